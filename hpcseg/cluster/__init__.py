@@ -1,0 +1,1 @@
+"""Cells to array tasks to states. The only package that imports submitit."""

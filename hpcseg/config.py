@@ -1,0 +1,357 @@
+"""Job files (TOML) in, frozen dataclasses out. Knows nothing of data, torch or clusters.
+
+A job file holds shared settings in the tables `[data]`, `[train]` and `[evaluate]`, and one or more `[[grid]]`
+tables. In a grid a list is an axis and a scalar a fixed setting; each grid is the product of its axes, and the
+job is the union of its grids.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import itertools
+import json
+import re
+import tomllib
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hpcseg.errors import ConfigError
+
+SPLITS = ("shuffled", "blocked")
+PRECISIONS = ("auto", "fp32", "bf16")
+_GRID_SPEC = re.compile(r"([1-9]\d*)x([1-9]\d*)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """Which tiles of the packed slices are used, and how they are divided into sets."""
+
+    tiles: str = "small"
+    """"small" (upper-left tile), "large" (3 x 3 from the upper left), or any grid as "ROWSxCOLUMNS"."""
+    tile_size: int = 128
+    """Edge of a tile in pixels."""
+    split: str = "shuffled"
+    """"shuffled" (the paper's: single tiles at random) or "blocked" (contiguous runs of slices)."""
+    split_seed: int = 0
+    """Seed of the split alone, so that cells with other training seeds share their test set."""
+    gap_slices: int = 2
+    """Slices left out between two sets of a blocked split."""
+
+    def __post_init__(self) -> None:
+        self.grid()
+        _check(self.tile_size >= 8, "data.tile_size", self.tile_size, "at least 8 pixels")
+        _check(self.split in SPLITS, "data.split", self.split, f"one of {', '.join(SPLITS)}")
+        _check(self.split_seed >= 0, "data.split_seed", self.split_seed, "0 or more")
+        _check(self.gap_slices >= 1, "data.gap_slices", self.gap_slices, "at least 1, or neighbours would meet")
+
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the tile grid; raises ConfigError for a spec that is none."""
+        if self.tiles in ("small", "large"):
+            return (1, 1) if self.tiles == "small" else (3, 3)
+        spec = _GRID_SPEC.fullmatch(self.tiles)
+        if spec is None:
+            raise ConfigError(
+                f'data.tiles is "{self.tiles}", but it must be "small", "large" or a grid like "2x3" (rows x columns).'
+            )
+        return int(spec[1]), int(spec[2])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """How one U-Net is trained. Defaults are the paper's (its section on model and training)."""
+
+    width: int = 64
+    """Channels of the first block; each level down doubles them."""
+    depth: int = 4
+    """How often the U-Net halves the resolution."""
+    batch_norm: bool = True
+    """Batch normalisation after each 3 x 3 convolution."""
+    epochs: int = 15
+    """Passes over the training set."""
+    batch_size: int = 25
+    """Tiles per optimizer step, summed over all ranks."""
+    learning_rate: float = 1e-3
+    """Adam's step size."""
+    weight_decay: float = 0.0
+    """L2 penalty added to the gradient (Adam's classic form, not AdamW's)."""
+    noise_fraction: float = 0.0
+    """Share of training and validation tiles that get noise, 0..1: the columns of Table 2."""
+    noise_sigma_max: float = 10_000.0
+    """Upper end of the uniform distribution of a noisy tile's sigma, in counts."""
+    seed: int = 0
+    """Decides initial weights, epoch order and noise."""
+    precision: str = "auto"
+    """"bf16" (autocast), "fp32", or "auto": bf16 where the hardware multiplies in it."""
+
+    def __post_init__(self) -> None:
+        _check(self.width >= 1, "train.width", self.width, "at least 1 channel")
+        _check(1 <= self.depth <= 8, "train.depth", self.depth, "between 1 and 8")
+        _check(self.epochs >= 1, "train.epochs", self.epochs, "at least 1")
+        _check(self.batch_size >= 1, "train.batch_size", self.batch_size, "at least 1 tile")
+        _check(self.learning_rate > 0, "train.learning_rate", self.learning_rate, "above 0")
+        _check(self.weight_decay >= 0, "train.weight_decay", self.weight_decay, "0 or more")
+        if not 0.0 <= self.noise_fraction <= 1.0:
+            raise ConfigError(
+                f"train.noise_fraction is {self.noise_fraction:g}, but it is a share between 0 and 1. "
+                f"For per cent write {self.noise_fraction / 100:g}."
+            )
+        _check(self.noise_sigma_max >= 0, "train.noise_sigma_max", self.noise_sigma_max, "0 counts or more")
+        _check(self.seed >= 0, "train.seed", self.seed, "0 or more")
+        _check(self.precision in PRECISIONS, "train.precision", self.precision, f"one of {', '.join(PRECISIONS)}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluateConfig:
+    """At which noise levels a trained model meets the test set."""
+
+    table_sigma: float = 5_000.0
+    """Sigma in counts of the noisy test set of Table 2."""
+    sweep_max: float = 0.0
+    """Last sigma of the sweep of Figure 7, in counts; 0: no sweep."""
+    sweep_step: float = 1_000.0
+    """Distance between two sigmas of the sweep, in counts."""
+    seed: int = 0
+    """Seed of the test noise alone, so that all cells meet the same noisy test set."""
+
+    def __post_init__(self) -> None:
+        _check(self.table_sigma >= 0, "evaluate.table_sigma", self.table_sigma, "0 counts or more")
+        _check(self.sweep_max >= 0, "evaluate.sweep_max", self.sweep_max, "0 counts or more")
+        _check(self.sweep_step > 0, "evaluate.sweep_step", self.sweep_step, "above 0 counts")
+        _check(self.seed >= 0, "evaluate.seed", self.seed, "0 or more")
+
+    def sigmas(self) -> tuple[float, ...]:
+        """All sigmas in counts, ascending: 0, the table's, and the sweep from 0 to its last point."""
+        points = int(self.sweep_max / self.sweep_step + 1e-9) + 1 if self.sweep_max else 0
+        return tuple(sorted({0.0, self.table_sigma} | {i * self.sweep_step for i in range(points)}))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NeedsConfig:
+    """What one cell needs from a cluster. How a site spells it is a profile's matter."""
+
+    gpus: int = 1
+    """GPUs per node; one rank each."""
+    nodes: int = 1
+    """Nodes per cell."""
+    minutes: int = 60
+    """Time limit of one cell's job in minutes; a cell that reaches it goes on in a requeued job."""
+    memory_gib: float = 16.0
+    """Host memory per node in GiB."""
+    cpus_per_task: int = 4
+    """Cores per rank."""
+
+    def __post_init__(self) -> None:
+        _check(self.gpus >= 0, "needs.gpus", self.gpus, "0 or more")
+        for name in ("nodes", "minutes", "cpus_per_task"):
+            _check(getattr(self, name) >= 1, f"needs.{name}", getattr(self, name), "at least 1")
+        _check(self.memory_gib > 0, "needs.memory_gib", self.memory_gib, "above 0")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReportConfig:
+    """What `hpcseg report` builds from the records of this job."""
+
+    tables: tuple[str, ...] = ("table1", "table2")
+    """Names of tables."""
+    figures: tuple[str, ...] = ("figure3", "figure7")
+    """Names of figures."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CellConfig:
+    """All settings of one cell: one training and the evaluation of its model."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+    def name(self) -> str:
+        """The readable part of the cell's id, such as `large-shuffled-p050-w64-s0`.
+
+        Depends on this cell alone, so that a job which grows another axis keeps the ids of its cells. Settings
+        without a fixed place appear when they differ from their default; the batch size never does.
+        """
+        data, train = self.data, self.train
+        per_cent = f"{100 * train.noise_fraction:g}".zfill(3)
+        parts = [data.tiles, data.split, f"p{per_cent}", f"w{train.width}", f"s{train.seed}"]
+        placed = {"tiles", "split", "noise_fraction", "width", "seed", "batch_size"}
+        for section in (data, train):
+            for item in dataclasses.fields(section):
+                value = getattr(section, item.name)
+                if item.name not in placed and value != item.default:
+                    parts.append(f"{item.name}-{value:g}" if isinstance(value, float) else f"{item.name}-{value}")
+        return "-".join(parts).replace("_", "-").lower()
+
+    def cell_id(self, *, data_sha256: str, code_sha256: str) -> str:
+        """`name()` and eight hex digits of everything that decides the trained model.
+
+        Evaluation settings are left out: they are stored with the evaluation, so that a longer sweep does not
+        train the model again.
+        """
+        decides = {
+            "data": dataclasses.asdict(self.data),
+            "train": dataclasses.asdict(self.train),
+            "data_sha256": data_sha256,
+            "code_sha256": code_sha256,
+        }
+        return f"{self.name()}-{digest(decides)[:8]}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobConfig:
+    """A whole job file: its cells in order, what they need, and what is reported."""
+
+    name: str
+    title: str
+    cells: tuple[CellConfig, ...]
+    needs: NeedsConfig
+    report: ReportConfig
+
+
+def digest(value: Any) -> str:
+    """SHA-256 (hex) of a JSON-like value in canonical form (sorted keys, no spaces)."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def cell_from_dict(table: Mapping[str, Any], where: str) -> CellConfig:
+    """The cell whose `dataclasses.asdict` was stored; raises ConfigError with `where` for anything else."""
+    cell: CellConfig = build_config(CellConfig, table, where)
+    return cell
+
+
+def find_job(job: str) -> Path:
+    """The job file for a path, or for the name of one that ships with hpcseg.
+
+    Raises:
+        ConfigError: there is none; the message lists the names that exist.
+    """
+    path = Path(job)
+    if path.suffix == ".toml" or path.parent != Path("."):
+        if path.is_file():
+            return path
+        raise ConfigError(f"There is no job file {path}.")
+    known = {found.stem: found for found in sorted(shipped_folder("jobs").glob("*.toml"))}
+    if job in known:
+        return known[job]
+    raise ConfigError(
+        f'There is no job "{job}". Shipped jobs are {", ".join(known)}; give the path of a .toml file for your own.'
+    )
+
+
+def shipped_folder(name: str) -> Path:
+    """A data folder that ships with hpcseg ("jobs", "profiles"), from a wheel or from a checkout."""
+    package = Path(__file__).parent
+    in_checkout = {"jobs": "jobs", "profiles": "slurm/profiles"}[name]
+    installed = package / name
+    return installed if installed.is_dir() else package.parent / in_checkout
+
+
+def load_job(path: Path) -> JobConfig:
+    """Read and check a job file.
+
+    Raises:
+        ConfigError: not TOML, an unknown key, a wrong type, a value out of range, or two equal cells.
+    """
+    document = read_toml(path)
+    sections = ("data", "train", "evaluate")
+    _refuse_unknown(document, ("title", *sections, "needs", "report", "grid"), str(path))
+    shared = {name: document.get(name, {}) for name in sections}
+    grids = document.get("grid", {})
+    grids = [grids] if isinstance(grids, dict) else grids
+    cells: list[CellConfig] = []
+    for number, grid in enumerate(grids, start=1):
+        where = f"{path}, grid {number}"
+        if not isinstance(grid, dict):
+            raise ConfigError(f"{where}: a grid is a table of settings, not {grid!r}.")
+        cells += [build_config(CellConfig, cell, where) for cell in _expand(shared, grid, where)]
+    trained = [(cell.data, cell.train) for cell in cells]
+    for index, cell in enumerate(cells):
+        if trained.index(trained[index]) != index:
+            raise ConfigError(f"{path}: the cell {cell.name()} is described twice; each may appear once.")
+    return JobConfig(
+        name=path.stem,
+        title=str(document.get("title", path.stem)),
+        cells=tuple(cells),
+        needs=build_config(NeedsConfig, document.get("needs", {}), f"{path}, [needs]"),
+        report=build_config(ReportConfig, document.get("report", {}), f"{path}, [report]"),
+    )
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file as a dictionary; raises ConfigError naming the file and the line that is wrong."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}.") from None
+
+
+def _expand(shared: Mapping[str, Any], grid: Mapping[str, Any], where: str) -> Iterator[dict[str, dict[str, Any]]]:
+    """The product of the axes of one grid over the shared settings."""
+    _refuse_unknown(grid, tuple(shared), where)
+    axes: list[list[tuple[str, str, Any]]] = []
+    for section, settings in grid.items():
+        if not isinstance(settings, dict):
+            raise ConfigError(f"{where}: {section} must be a table, as in {section}.SETTING = [values].")
+        for key, values in settings.items():
+            values = values if isinstance(values, list) else [values]
+            if not values:
+                raise ConfigError(f"{where}: the axis {section}.{key} is empty.")
+            axes.append([(section, key, value) for value in values])
+    for point in itertools.product(*axes):
+        cell = {section: dict(settings) for section, settings in shared.items()}
+        for section, key, value in point:
+            cell[section][key] = value
+        yield cell
+
+
+def build_config(cls: type[Any], table: Mapping[str, Any], where: str) -> Any:
+    """A config dataclass from a table: strict about keys and types, recursive for nested configs."""
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{where}: expected a table of settings, found {table!r}.")
+    hints = typing.get_type_hints(cls)
+    _refuse_unknown(table, tuple(hints), where)
+    values = {key: _convert(hints[key], value, f"{where}: {key}") for key, value in table.items()}
+    try:
+        return cls(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return build_config(typing.cast(type[Any], hint), value, where)
+    if isinstance(hint, types.UnionType):  # only X | None is used
+        hint = next(part for part in typing.get_args(hint) if part is not type(None))
+        return None if value is None else _convert(hint, value, where)
+    if typing.get_origin(hint) is tuple:
+        if isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
+            return tuple(value)
+        raise ConfigError(f"{where} must be a list of texts, found {value!r}.")
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not hint:
+        names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+        raise ConfigError(f"{where} must be {names[hint]}, found {value!r}.")
+    return value
+
+
+def _refuse_unknown(table: Mapping[str, Any], valid: tuple[str, ...], where: str) -> None:
+    for key in table:
+        if key not in valid:
+            close = difflib.get_close_matches(key, valid, n=1)
+            hint = f' Did you mean "{close[0]}"?' if close else ""
+            raise ConfigError(f'{where}: unknown key "{key}".{hint} Valid keys are {", ".join(valid)}.')
+
+
+def _check(holds: bool, name: str, value: object, rule: str) -> None:
+    if not holds:
+        shown = f'"{value}"' if isinstance(value, str) else value
+        raise ConfigError(f"{name} is {shown}, but it must be {rule}.")

@@ -1,0 +1,1 @@
+"""TIFF slices to HDF5 to tiles to device batches."""

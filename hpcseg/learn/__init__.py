@@ -1,0 +1,1 @@
+"""Batches to a trained U-Net to confusion matrices. Never knows about Slurm."""

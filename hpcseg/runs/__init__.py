@@ -1,0 +1,1 @@
+"""One cell of a grid, from its settings to its record."""

@@ -1,0 +1,138 @@
+"""A job file and a packed data set in, cells with stable ids and their file-based states out. No torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from hpcseg import __version__
+from hpcseg.config import CellConfig, JobConfig, cell_from_dict
+from hpcseg.errors import ConfigError, IncompleteError
+from hpcseg.runs.provenance import code_sha256, command_line, now
+from hpcseg.runs.record import SCHEMA, CellFolder, RunFolder, read_json, write_json
+
+State = Literal["missing", "started", "trained", "finished", "failed"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a run: its settings and its folder."""
+
+    config: CellConfig
+    folder: CellFolder
+
+    @property
+    def id(self) -> str:
+        """The name of its folder."""
+        return self.folder.id
+
+    def state(self) -> State:
+        """What the cell's files say: the first of finished, trained, failed, started, missing that holds."""
+        if self.evaluated():
+            return "finished"
+        if self.folder.failure_file.exists():
+            return "failed"
+        if self.trained():
+            return "trained"
+        return "started" if self.folder.events_file.exists() else "missing"
+
+    def trained(self) -> bool:
+        """The training is finished and its model is there (or the evaluation, where only records were kept)."""
+        return self.folder.training_file.exists() and (self.folder.model_file.exists() or self.evaluated())
+
+    def evaluated(self) -> bool:
+        """The evaluation is finished and was made with this cell's evaluation settings."""
+        if not (self.folder.evaluation_file.exists() and self.folder.training_file.exists()):
+            return False
+        try:
+            stored = read_json(self.folder.evaluation_file)
+        except IncompleteError:
+            return False
+        return bool(stored.get("settings") == dataclasses.asdict(self.config.evaluate))
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The cells of a run with the data and the code that they are for."""
+
+    run: RunFolder
+    job: JobConfig
+    data_file: Path
+    data_sha256: str
+    code_sha256: str
+    cells: tuple[Cell, ...]
+
+
+def plan(job: JobConfig, run: RunFolder, data_file: Path, data_sha256: str) -> Grid:
+    """Expand a job into the cells of a run; writes nothing.
+
+    Args:
+        job: the parsed job file.
+        run: where the run lives or will live.
+        data_file: the packed HDF5 file.
+        data_sha256: the checksum that the file states about its pixels.
+    """
+    code = code_sha256()
+    cells = tuple(
+        Cell(config, run.cell(config.cell_id(data_sha256=data_sha256, code_sha256=code))) for config in job.cells
+    )
+    if not cells:
+        raise ConfigError(f'The job "{job.name}" has no cells: give its file a [[grid]] table.')
+    return Grid(run, job, data_file, data_sha256, code, cells)
+
+
+def write_plan(grid: Grid) -> None:
+    """Write grid.json and every cell's config.json: all that a cell needs to run, before anything runs."""
+    for cell in grid.cells:
+        write_json(
+            cell.folder.config_file,
+            {
+                "schema": SCHEMA,
+                "id": cell.id,
+                "job": grid.job.name,
+                **dataclasses.asdict(cell.config),
+                # Relative, so that a record names no machine and a run folder can move with its data.
+                "data_file": os.path.relpath(grid.data_file.resolve(), cell.folder.path.resolve()),
+                "data_sha256": grid.data_sha256,
+                "code_sha256": grid.code_sha256,
+            },
+        )
+    write_json(
+        grid.run.grid_file,
+        {
+            "schema": SCHEMA,
+            "job": grid.job.name,
+            "title": grid.job.title,
+            "hpcseg_version": __version__,
+            "command": command_line(),
+            "time": now(),
+            "data_sha256": grid.data_sha256,
+            "code_sha256": grid.code_sha256,
+            "needs": dataclasses.asdict(grid.job.needs),
+            "report": dataclasses.asdict(grid.job.report),
+            "cells": [{"id": cell.id, **dataclasses.asdict(cell.config)} for cell in grid.cells],
+        },
+    )
+
+
+def read_cells(run: RunFolder) -> tuple[Cell, ...]:
+    """The cells that a run's grid.json lists, in its order.
+
+    Raises:
+        IncompleteError: the run has no readable grid.json.
+    """
+    grid = read_json(run.grid_file)
+    return tuple(_cell(run.cell(entry["id"]), entry, str(run.grid_file)) for entry in grid["cells"])
+
+
+def read_cell(folder: CellFolder) -> Cell:
+    """A cell from its folder's config.json; raises IncompleteError where there is none."""
+    return _cell(folder, read_json(folder.config_file), str(folder.config_file))
+
+
+def _cell(folder: CellFolder, entry: dict[str, Any], where: str) -> Cell:
+    settings = {name: entry[name] for name in ("data", "train", "evaluate")}
+    return Cell(cell_from_dict(settings, where), folder)

@@ -1,0 +1,197 @@
+"""The files of a run: their names, how they are written, how they are read. No torch, no cluster.
+
+    RUN/grid.json                      the cells that belong to the run, the data and the code behind them
+    RUN/submissions.jsonl              one line per array task handed to Slurm
+    RUN/slurm/                         sbatch scripts, logs and pickles of submitit
+    RUN/report/                        what `hpcseg report` builds
+    RUN/cells/CELL/config.json         all settings of the cell, written before anything runs
+                   metrics.jsonl       one line per epoch; the same bits for the same cell
+                   events.jsonl        what happened when: starts, resumes, stops, seconds per epoch
+                   progress.json       heartbeat of a cell that runs
+                   checkpoint.pt       where a killed training goes on
+                   model.pt            the trained weights
+                   training.json       exists when the training is finished
+                   evaluation.json     exists when the evaluation is finished
+                   failure.json        why the last attempt ended, if it failed
+
+The JSON files alone are a complete record: `hpcseg report --publish` copies exactly them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hpcseg.errors import HpcsegError, IncompleteError
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class CellFolder:
+    """The folder of one cell; owns the names of all its files."""
+
+    path: Path
+
+    @property
+    def id(self) -> str:
+        """The cell's id is the folder's name."""
+        return self.path.name
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def events_file(self) -> Path:
+        return self.path / "events.jsonl"
+
+    @property
+    def progress_file(self) -> Path:
+        return self.path / "progress.json"
+
+    @property
+    def checkpoint_file(self) -> Path:
+        return self.path / "checkpoint.pt"
+
+    @property
+    def model_file(self) -> Path:
+        return self.path / "model.pt"
+
+    @property
+    def training_file(self) -> Path:
+        return self.path / "training.json"
+
+    @property
+    def evaluation_file(self) -> Path:
+        return self.path / "evaluation.json"
+
+    @property
+    def failure_file(self) -> Path:
+        return self.path / "failure.json"
+
+    @property
+    def lock_file(self) -> Path:
+        return self.path / "lock"
+
+    def record_files(self) -> tuple[Path, ...]:
+        """The small files that make up the cell's published record."""
+        return (self.config_file, self.metrics_file, self.events_file, self.training_file, self.evaluation_file)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run of a job."""
+
+    path: Path
+
+    @property
+    def grid_file(self) -> Path:
+        return self.path / "grid.json"
+
+    @property
+    def submissions_file(self) -> Path:
+        return self.path / "submissions.jsonl"
+
+    @property
+    def lock_file(self) -> Path:
+        return self.path / "lock"
+
+    @property
+    def slurm(self) -> Path:
+        return self.path / "slurm"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report"
+
+    def cell(self, cell_id: str) -> CellFolder:
+        """The folder of a cell by its id."""
+        return CellFolder(self.path / "cells" / cell_id)
+
+    def cell_folders(self) -> list[CellFolder]:
+        """All cell folders that exist, sorted by id, whether or not the grid still lists them."""
+        return [CellFolder(path) for path in sorted((self.path / "cells").glob("*/")) if path.is_dir()]
+
+
+def newest_run(runs: Path) -> RunFolder:
+    """The run under `runs` whose grid was planned last.
+
+    Raises:
+        IncompleteError: there is no run.
+    """
+    grids = sorted(runs.glob("*/grid.json"), key=lambda path: path.stat().st_mtime)
+    if not grids:
+        raise IncompleteError(f"There is no run under {runs}/. Start one with `hpcseg grid`, or name one with --run.")
+    return RunFolder(grids[-1].parent)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file so that a reader, or a crash, sees the old content or the new and never a part."""
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file aside, flush it to the disk and rename it into place.
+
+    Raises:
+        HpcsegError: the file system refuses (full, read-only, no permission).
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with aside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise HpcsegError(f"{path} cannot be written: {error.strerror}.") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file of a run.
+
+    Raises:
+        IncompleteError: it is not there, or holds no JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise IncompleteError(f"{path} cannot be read: {error.strerror}.") from None
+    except ValueError as error:
+        raise IncompleteError(f"{path} is damaged: {error}. Delete it, then run `hpcseg grid` again.") from None
+    if not isinstance(content, dict):
+        raise IncompleteError(f"{path} holds no record. Delete it, then run `hpcseg grid` again.")
+    return content
+
+
+def append_event(path: Path, event: str, **details: Any) -> None:
+    """Append one line `{"time": ..., "event": ..., ...}` to an events file; times are UTC seconds since 1970."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = json.dumps({"time": round(time.time(), 3), "event": event, **details})
+    with path.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """All complete lines of a .jsonl file; an unfinished last line (a crash) is left out, no file is no lines."""
+    if not path.exists():
+        return []
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            continue
+    return lines
