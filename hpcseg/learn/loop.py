@@ -1,0 +1,226 @@
+"""The training loop: tiles and settings in, a trained model and one line per epoch out.
+
+    fit -> for each epoch: for each step: stop or save if it is time, then step -> validate -> one line
+
+Stopping and saving happen between two steps and nowhere else. All ranks decide it together, so that none enters a
+collective that the others have left.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
+
+from hpcseg.config import TrainConfig
+from hpcseg.data.batches import TileSet, epoch_order, rank_share
+from hpcseg.errors import HpcsegError
+from hpcseg.learn import checkpoint
+from hpcseg.learn.evaluate import validate
+from hpcseg.learn.precision import autocast
+from hpcseg.learn.ranks import Ranks
+from hpcseg.learn.syncnorm import synchronise
+
+# A kill loses at most this and one write of the checkpoint, together well under a minute.
+SECONDS_BETWEEN_CHECKPOINTS = 30.0
+_GO_ON, _SAVE, _STOP = 0, 1, 2
+
+
+class OnEpoch(Protocol):
+    """Told of every finished epoch, on every rank."""
+
+    def __call__(self, history: list[dict[str, Any]], seconds: float, tiles: int) -> None:
+        """`history` has one line per epoch so far.
+
+        `seconds` and `tiles` are what this start spent on the training steps of the last epoch, which a stop may
+        have cut in two.
+        """
+
+
+@dataclass
+class Position:
+    """How far a training has come: all of a checkpoint but the tensors of model and optimizer."""
+
+    epoch: int = 0
+    """Finished epochs."""
+    step: int = 0
+    """Finished steps of the epoch under way."""
+    seconds: float = 0.0
+    """Time spent so far, over all starts."""
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """One line per finished epoch, as in metrics.jsonl."""
+
+
+@dataclass
+class Trainer:
+    """One cell's training on one rank; `fit` runs it to its end or to a stop."""
+
+    config: TrainConfig
+    model: nn.Module
+    training: TileSet
+    validation: TileSet
+    classes: int
+    precision: str
+    ranks: Ranks
+    checkpoint_file: Path
+    should_stop: Callable[[], bool]
+    on_step: Callable[[Position, int], None]
+    """Told of every finished step, and of the number of steps per epoch."""
+    on_epoch: OnEpoch
+
+    def __post_init__(self) -> None:
+        self.position = Position()
+        self.model.to(self.ranks.device, memory_format=torch.channels_last)
+        self.optimizer = torch.optim.Adam(
+            self.model.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay, fused=True
+        )
+        self.steps = -(-len(self.training) // self.config.batch_size)
+        # Loss and correct pixels of each step: a vector, not a running sum, so that the sum of an epoch is rounded
+        # in the same order whether or not a checkpoint came between, and no step waits for a number.
+        self.sums = torch.zeros(self.steps, 2, dtype=torch.float64, device=self.ranks.device)
+        self._saved_at = time.monotonic()
+
+    def fit(self) -> bool:
+        """Train from the checkpoint, or from the start, to the last epoch.
+
+        Returns:
+            True when all epochs are done; False when `should_stop` ended it, with the checkpoint written.
+
+        Raises:
+            HpcsegError: the loss is not a number, or the checkpoint is unreadable or another cell's.
+        """
+        self._resume()
+        runner = self._distribute()
+        while self.position.epoch < self.config.epochs:
+            if not self._train_epoch(runner):
+                return False
+            self._finish_epoch()
+        return True
+
+    def _train_epoch(self, runner: nn.Module) -> bool:
+        self._epoch_started = self._counted_to = time.monotonic()
+        self._first_step = self.position.step
+        order = epoch_order(len(self.training), seed=self.config.seed, epoch=self.position.epoch)
+        while self.position.step < self.steps:
+            action = self._agree()
+            if action != _GO_ON:
+                self._save()
+            if action == _STOP:
+                return False
+            start = self.position.step * self.config.batch_size
+            batch = order[start : start + self.config.batch_size]
+            self._train_step(runner, batch)
+            self.position.step += 1
+            self.on_step(self.position, self.steps)
+        return True
+
+    def _train_step(self, runner: nn.Module, batch: np.ndarray) -> None:
+        rows = torch.from_numpy(rank_share(batch, self.ranks.rank, self.ranks.world_size)).to(self.ranks.device)
+        images, labels = self.training.take(rows)
+        with autocast(self.precision, self.ranks.device):
+            scores = runner(images.contiguous(memory_format=torch.channels_last))
+        loss = functional.cross_entropy(scores.float(), labels, reduction="sum")
+        pixels = len(batch) * labels.shape[1] * labels.shape[2]
+        # DistributedDataParallel averages over ranks; parts of unequal size weigh right only as a sum.
+        (loss * (self.ranks.world_size / pixels)).backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        sums = self.sums[self.position.step]
+        sums[0] = loss.detach()
+        sums[1] = (scores.detach().argmax(1) == labels).sum()
+
+    def _finish_epoch(self) -> None:
+        self._gather_sums()
+        loss, correct = (self.sums.sum(0) / self.training.labels.numel()).tolist()
+        seconds = time.monotonic() - self._epoch_started
+        tiles = len(self.training) - self._first_step * self.config.batch_size
+        self.position.epoch += 1
+        self.position.step = 0
+        self.sums.zero_()
+        if not np.isfinite(loss):
+            raise HpcsegError(
+                f"The training loss became {loss} in epoch {self.position.epoch}. "
+                "Lower train.learning_rate, or set train.precision to fp32."
+            )
+        validation_loss, confusion = validate(
+            self.model, self.validation, classes=self.classes, precision=self.precision, ranks=self.ranks
+        )
+        self._count_time()
+        self.position.history.append(
+            {
+                "epoch": self.position.epoch,
+                "step": self.position.epoch * self.steps,
+                "train_loss": loss,
+                "train_accuracy": correct,
+                "validation_loss": validation_loss,
+                "validation_confusion": confusion.tolist(),
+            }
+        )
+        self.on_epoch(self.position.history, seconds, tiles)
+
+    def _agree(self) -> int:
+        """What all ranks do before the next step: the most urgent of their wishes."""
+        wish = _GO_ON
+        if self.ranks.is_main and time.monotonic() - self._saved_at > SECONDS_BETWEEN_CHECKPOINTS:
+            wish = _SAVE
+        return self.ranks.largest(_STOP if self.should_stop() else wish)
+
+    def _gather_sums(self) -> None:
+        """Give every rank the per-step sums of all ranks."""
+        self.ranks.sum_(self.sums)
+
+    def _count_time(self) -> None:
+        now = time.monotonic()
+        self.position.seconds += now - self._counted_to
+        self._counted_to = now
+
+    def _save(self) -> None:
+        self._count_time()
+        self._gather_sums()
+        if self.ranks.is_main:
+            checkpoint.save(
+                self.checkpoint_file,
+                {
+                    "config": _settings(self.config),
+                    "model": self.model.state_dict(),
+                    "optimizer": self.optimizer.state_dict(),
+                    "sums": self.sums,
+                    "position": vars(self.position),
+                },
+            )
+        else:
+            # Rank 0 goes on with the sums so far, so the others' must not be counted again.
+            self.sums.zero_()
+        self._saved_at = time.monotonic()
+
+    def _resume(self) -> None:
+        if not self.checkpoint_file.exists():
+            return
+        content = checkpoint.load(self.checkpoint_file)
+        if content["config"] != _settings(self.config):
+            raise HpcsegError(f"{self.checkpoint_file} belongs to other settings. Delete it to start afresh.")
+        self.model.load_state_dict(content["model"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.position = Position(**content["position"])
+        if self.ranks.is_main:
+            self.sums.copy_(content["sums"])
+
+    def _distribute(self) -> nn.Module:
+        """The model as the steps call it: over all ranks where there are several."""
+        if self.ranks.world_size == 1:
+            return self.model
+        self.model = synchronise(self.model, self.ranks.device)
+        # Running statistics are equal on all ranks already, so buffers need no broadcast.
+        return DistributedDataParallel(self.model, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def _settings(config: TrainConfig) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in config.__dataclass_fields__}

@@ -1,0 +1,66 @@
+"""progress.json: what a running cell says about itself, every few seconds, for anyone who looks."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from typing import Any
+
+import numpy as np
+
+from hpcseg.learn import metrics
+from hpcseg.learn.precision import device_name
+from hpcseg.learn.ranks import Ranks
+from hpcseg.runs.grid import Cell
+from hpcseg.runs.record import write_json
+
+_SECONDS_BETWEEN_HEARTBEATS = 5.0
+
+
+def describe_process(ranks: Ranks) -> dict[str, Any]:
+    """Where this rank runs: host, process, Slurm job, device."""
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
+        "world_size": ranks.world_size,
+        "device": device_name(ranks.device),
+    }
+
+
+class Heartbeat:
+    """Writes progress.json every few seconds, from rank 0, so that anyone can see how far the cell is."""
+
+    def __init__(self, cell: Cell, stage: str, ranks: Ranks) -> None:
+        self._cell = cell
+        self._stage = stage
+        self._active = ranks.is_main
+        self._where = describe_process(ranks)
+        self._written = 0.0
+        self._previous = time.monotonic()
+
+    def beat(self, history: list[dict[str, Any]], *, epoch: int, step: int, steps_per_epoch: int) -> None:
+        """Called after every step; most calls only look at the clock."""
+        now = time.monotonic()
+        seconds, self._previous = now - self._previous, now
+        if not self._active or now - self._written < _SECONDS_BETWEEN_HEARTBEATS:
+            return
+        self._written = now
+        validation = history[-1]["validation_confusion"] if history else None
+        write_json(
+            self._cell.folder.progress_file,
+            {
+                "stage": self._stage,
+                "epoch": epoch,
+                "epochs": self._cell.config.train.epochs if self._stage == "train" else 1,
+                "step": step,
+                "steps_per_epoch": steps_per_epoch,
+                "seconds_per_step": round(seconds, 4),
+                "validation_accuracy": None if validation is None else metrics.accuracy(np.array(validation)),
+                "host": self._where["host"],
+                "pid": self._where["pid"],
+                "job_id": self._where["slurm_job_id"],
+                "time": round(time.time(), 3),
+            },
+        )
