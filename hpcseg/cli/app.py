@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import click
 import typer
 
 from hpcseg import __version__
 from hpcseg.cli import console
+from hpcseg.cli.grid import grid
 from hpcseg.cli.pack import info, pack
 from hpcseg.errors import HpcsegError
 
@@ -16,8 +16,8 @@ from hpcseg.errors import HpcsegError
 class ErrorsAsText(typer.core.TyperGroup):
     """Ends a command that meets an HpcsegError with one line on stderr and the error's exit code."""
 
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; see the class."""
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; see the class. The context is click's, which typer brings in one form or another."""
         try:
             return super().invoke(ctx)
         except HpcsegError as error:
@@ -50,6 +50,7 @@ def _options(
 
 app.command(rich_help_panel="Data")(pack)
 app.command(rich_help_panel="Data")(info)
+app.command(rich_help_panel="Experiment")(grid)
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ from hpcseg.data.batches import TileSet, epoch_order, rank_share
 from hpcseg.errors import HpcsegError
 from hpcseg.learn import checkpoint
 from hpcseg.learn.evaluate import validate
-from hpcseg.learn.precision import autocast
+from hpcseg.learn.precision import autocast, to_device
 from hpcseg.learn.ranks import Ranks
 from hpcseg.learn.syncnorm import synchronise
 
@@ -78,7 +78,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.position = Position()
-        self.model.to(self.ranks.device, memory_format=torch.channels_last)
+        to_device(self.model, self.ranks.device)
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay, fused=True
         )
@@ -130,7 +130,7 @@ class Trainer:
         loss = functional.cross_entropy(scores.float(), labels, reduction="sum")
         pixels = len(batch) * labels.shape[1] * labels.shape[2]
         # DistributedDataParallel averages over ranks; parts of unequal size weigh right only as a sum.
-        (loss * (self.ranks.world_size / pixels)).backward()
+        torch.autograd.backward(loss * (self.ranks.world_size / pixels))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         sums = self.sums[self.position.step]

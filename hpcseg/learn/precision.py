@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import nn
 
 
 def resolve_precision(wanted: str, device: torch.device) -> str:
@@ -20,6 +21,12 @@ def resolve_precision(wanted: str, device: torch.device) -> str:
 def autocast(precision: str, device: torch.device) -> torch.autocast:
     """The autocast context for a resolved precision."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def to_device(model: nn.Module, device: torch.device) -> None:
+    """Move a model and lay its weights out as the convolutions want them (channels last)."""
+    model.to(device)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's annotations
 
 
 def device_name(device: torch.device) -> str:

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -167,11 +168,11 @@ def join(environment: RankEnvironment, folder: Path) -> Iterator[Ranks]:
     dist.destroy_process_group()
 
 
-def _meet(environment: RankEnvironment, meeting: Path) -> dist.Store:
+def _meet(environment: RankEnvironment, meeting: Path) -> Any:
     """A store that all ranks of this launch share: rank 0 opens it, the others follow the published address."""
     if environment.rank == 0:
         nonce = uuid.uuid4().hex
-        store = dist.TCPStore("0.0.0.0", 0, is_master=True, wait_for_workers=False, timeout=_PATIENCE)
+        store = _tcp_store("0.0.0.0", 0, serves=True, timeout=_PATIENCE)
         store.set("nonce", nonce)
         # The node's name for its peers: the scheduler's where there is one, since a host may not know its own alias.
         host = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
@@ -184,9 +185,7 @@ def _meet(environment: RankEnvironment, meeting: Path) -> dist.Store:
         # The file may be a crashed start's: only a store that answers with the published nonce is this start's.
         with contextlib.suppress(OSError, ValueError, KeyError, RuntimeError):
             address = json.loads(meeting.read_text())
-            store = dist.TCPStore(
-                address["host"], address["port"], is_master=False, wait_for_workers=False, timeout=timedelta(seconds=10)
-            )
+            store = _tcp_store(address["host"], address["port"], serves=False, timeout=timedelta(seconds=10))
             if store.get("nonce").decode() == address["nonce"]:
                 store.set_timeout(_PATIENCE)
                 return store
@@ -194,4 +193,10 @@ def _meet(environment: RankEnvironment, meeting: Path) -> dist.Store:
     raise HpcsegError(
         f"Rank {environment.rank} waited {_PATIENCE.total_seconds() / 60:.0f} minutes for rank 0 to publish its "
         f"address in {meeting.parent}. Is the run folder on a file system that all nodes see?"
+    )
+
+
+def _tcp_store(host: str, port: int, *, serves: bool, timeout: timedelta) -> Any:
+    return dist.TCPStore(  # type: ignore[attr-defined]  # missing in torch's annotations
+        host, port, is_master=serves, wait_for_workers=False, timeout=timeout
     )

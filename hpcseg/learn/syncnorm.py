@@ -19,7 +19,7 @@ _PIXELS = (0, 2, 3)
 def synchronise(model: nn.Module, device: torch.device) -> nn.Module:
     """Replace every batch normalisation by one over all ranks of the default process group; weights are kept."""
     if device.type == "cuda":
-        synchronised: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        synchronised: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         return synchronised
     for module in model.modules():
         if type(module) is nn.BatchNorm2d:
@@ -42,7 +42,8 @@ class CpuSyncBatchNorm(nn.BatchNorm2d):
             self.num_batches_tracked.add_(1)
             self.running_mean.lerp_(mean, momentum)
             self.running_var.lerp_(variance * (pixels / (pixels - 1)), momentum)
-        normalised: torch.Tensor = _Normalise.apply(features, self.weight, self.bias, mean, variance, pixels, self.eps)
+        arguments = (features, self.weight, self.bias, mean, variance, pixels, self.eps)
+        normalised: torch.Tensor = _Normalise.apply(*arguments)  # type: ignore[no-untyped-call]
         return normalised
 
 

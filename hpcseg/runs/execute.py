@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from torch import nn
 
 from hpcseg.data.batches import TileSource, open_source, test_set, training_set
@@ -21,7 +20,7 @@ from hpcseg.errors import HpcsegError, IncompleteError
 from hpcseg.learn import checkpoint, metrics
 from hpcseg.learn.evaluate import sweep
 from hpcseg.learn.loop import Position, Trainer
-from hpcseg.learn.precision import device_name, resolve_precision
+from hpcseg.learn.precision import device_name, resolve_precision, to_device
 from hpcseg.learn.ranks import Ranks, join, read_environment
 from hpcseg.learn.unet import build_unet
 from hpcseg.runs import provenance
@@ -139,7 +138,7 @@ def _train(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> Outcome
                 "validation_confusion": position.history[-1]["validation_confusion"],
                 "split_sha256": source.split.sha256(),
                 "model_sha256": checkpoint.weights_sha256(weights),
-                "provenance": provenance.collect(device=device_name(ranks.device)),
+                "provenance": _provenance(cell, ranks),
             },
         )
         append_event(cell.folder.events_file, "trained", seconds=round(position.seconds, 3))
@@ -160,7 +159,7 @@ def _evaluate(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> Outc
         raise HpcsegError(
             f"{cell.folder.model_file} is not the model of training.json. Delete both, then run `hpcseg grid` again."
         )
-    model.to(ranks.device, memory_format=torch.channels_last)
+    to_device(model, ranks.device)
     settings = cell.config.evaluate
     sigmas = settings.sigmas()
     precision = training["precision"]
@@ -190,7 +189,7 @@ def _evaluate(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> Outc
                 "precision": precision,
                 "world_size": ranks.world_size,
                 "seconds": seconds,
-                "provenance": provenance.collect(device=device_name(ranks.device)),
+                "provenance": _provenance(cell, ranks),
             },
         )
         append_event(cell.folder.events_file, "evaluated", seconds=seconds)
@@ -231,6 +230,11 @@ def _point(sigma: float, confusion: np.ndarray) -> dict[str, Any]:
         "iou": [_finite(value) for value in metrics.iou_per_class(confusion)],
         "dice": [_finite(value) for value in metrics.dice_per_class(confusion)],
     }
+
+
+def _provenance(cell: Cell, ranks: Ranks) -> dict[str, Any]:
+    planned = read_json(cell.folder.config_file)
+    return provenance.collect(device=device_name(ranks.device), command=planned["command"])
 
 
 def _finite(value: float) -> float | None:

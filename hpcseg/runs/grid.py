@@ -98,6 +98,7 @@ def write_plan(grid: Grid) -> None:
                 "data_file": os.path.relpath(grid.data_file.resolve(), cell.folder.path.resolve()),
                 "data_sha256": grid.data_sha256,
                 "code_sha256": grid.code_sha256,
+                "command": command_line(),
             },
         )
     write_json(

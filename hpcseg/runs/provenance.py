@@ -19,8 +19,18 @@ from typing import Any
 from hpcseg import __version__
 
 _PACKAGE = Path(__file__).parents[1]
-# Settings, data, training and evaluation decide a cell's numbers; the rest of hpcseg only moves them about.
-_DECIDES = ("config.py", "data/tiles.py", "data/splits.py", "data/noise.py", "data/batches.py", "learn/*.py")
+# These decide a cell's numbers, given its settings and its data; the rest of hpcseg only moves them about.
+_DECIDES = (
+    "data/tiles.py",
+    "data/splits.py",
+    "data/noise.py",
+    "data/batches.py",
+    "learn/precision.py",
+    "learn/unet.py",
+    "learn/syncnorm.py",
+    "learn/loop.py",
+    "learn/evaluate.py",
+)
 
 
 @functools.cache
@@ -31,9 +41,8 @@ def code_sha256() -> str:
     described better.
     """
     whole = hashlib.sha256()
-    for pattern in _DECIDES:
-        for path in sorted(_PACKAGE.glob(pattern)):
-            whole.update(f"{path.relative_to(_PACKAGE).as_posix()}\n{_bare(path)}\n".encode())
+    for name in _DECIDES:
+        whole.update(f"{name}\n{_bare(_PACKAGE / name)}\n".encode())
     return whole.hexdigest()
 
 
@@ -48,13 +57,18 @@ def _bare(path: Path) -> str:
     return ast.unparse(tree)
 
 
-def collect(*, device: str) -> dict[str, Any]:
-    """All that a record says about where and with what it was made; `device` names the processor or GPU."""
+def collect(*, device: str, command: str) -> dict[str, Any]:
+    """All that a record says about where and with what it was made.
+
+    Args:
+        device: name of the processor or GPU.
+        command: what the user typed; a job's own command line is the scheduler's affair.
+    """
     return {
         "hpcseg_version": __version__,
         "code_sha256": code_sha256(),
         "commit": commit(),
-        "command": command_line(),
+        "command": command,
         "python": platform.python_version(),
         "torch": metadata.version("torch"),
         "numpy": metadata.version("numpy"),
@@ -74,7 +88,8 @@ def now() -> str:
 
 def command_line() -> str:
     """The command as it was typed, with the program's name in place of its path."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    program = Path(sys.argv[0]).name
+    return shlex.join(["hpcseg" if program == "__main__.py" else program, *sys.argv[1:]])
 
 
 @functools.cache

@@ -2,7 +2,7 @@
 
     RUN/grid.json                      the cells that belong to the run, the data and the code behind them
     RUN/submissions.jsonl              one line per array task handed to Slurm
-    RUN/slurm/                         sbatch scripts, logs and pickles of submitit
+    RUN/logs/                          logs, sbatch scripts and pickles of submitit
     RUN/report/                        what `hpcseg report` builds
     RUN/cells/CELL/config.json         all settings of the cell, written before anything runs
                    metrics.jsonl       one line per epoch; the same bits for the same cell
@@ -107,8 +107,8 @@ class RunFolder:
         return self.path / "lock"
 
     @property
-    def slurm(self) -> Path:
-        return self.path / "slurm"
+    def logs(self) -> Path:
+        return self.path / "logs"
 
     @property
     def report(self) -> Path:

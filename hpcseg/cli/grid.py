@@ -1,0 +1,142 @@
+"""The verb `grid`: run every cell of a job that is not finished, on a cluster or here."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hpcseg.cli import console
+from hpcseg.cli.pack import DEFAULT_DATASET
+
+if TYPE_CHECKING:
+    from hpcseg.cluster.profile import Profile, Resources
+    from hpcseg.runs.grid import Grid
+
+RUNS = Path("runs")
+_SLURM = "Slurm"
+
+
+def grid(
+    job: Annotated[str, typer.Option(help="Name of a shipped job, or the path of a job file.")] = "paper",
+    data: Annotated[Path, typer.Option(help="The packed data set.")] = DEFAULT_DATASET,
+    run: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="runs/JOB")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the cells and the sbatch scripts, do nothing.")
+    ] = False,
+    local: Annotated[
+        bool | None, typer.Option("--local/--slurm", help="Where to run.", show_default="Slurm if sbatch is there")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Cells at a time on this machine.", show_default="one per GPU, else one")
+    ] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="Name of a cluster profile, or its path.", rich_help_panel=_SLURM)
+    ] = None,
+    partition: Annotated[str | None, typer.Option(rich_help_panel=_SLURM)] = None,
+    account: Annotated[str | None, typer.Option(rich_help_panel=_SLURM)] = None,
+    qos: Annotated[str | None, typer.Option(rich_help_panel=_SLURM)] = None,
+    constraint: Annotated[str | None, typer.Option(rich_help_panel=_SLURM)] = None,
+    nodes: Annotated[int | None, typer.Option(help="Nodes per cell.", rich_help_panel=_SLURM)] = None,
+    gpus_per_node: Annotated[int | None, typer.Option(help="One rank each.", rich_help_panel=_SLURM)] = None,
+    ranks_per_node: Annotated[
+        int | None, typer.Option(help="Ranks per node, where there are no GPUs.", rich_help_panel=_SLURM)
+    ] = None,
+    cpus_per_task: Annotated[int | None, typer.Option(help="Cores per rank.", rich_help_panel=_SLURM)] = None,
+    mem: Annotated[float | None, typer.Option(help="Memory per node in GiB.", rich_help_panel=_SLURM)] = None,
+    time: Annotated[int | None, typer.Option(help="Time limit of a job in minutes.", rich_help_panel=_SLURM)] = None,
+    setup: Annotated[
+        list[str] | None, typer.Option(help="Shell line before the command; repeatable.", rich_help_panel=_SLURM)
+    ] = None,
+    throttle: Annotated[int | None, typer.Option(help="Cells that may run at once.", rich_help_panel=_SLURM)] = None,
+    resubmit: Annotated[
+        bool, typer.Option("--resubmit", help="Submit cells whose Slurm state is unknown.", rich_help_panel=_SLURM)
+    ] = False,
+) -> None:
+    """Run every cell of a job that is not finished: as Slurm arrays, or one after the other on this machine."""
+    from hpcseg.cluster.profile import Profile, load_profile, resolve
+    from hpcseg.config import find_job, load_job
+    from hpcseg.data.store import read_info
+    from hpcseg.runs.grid import plan
+    from hpcseg.runs.record import RunFolder
+
+    described = load_job(find_job(job))
+    planned = plan(described, RunFolder(run or RUNS / described.name), data, read_info(data).data_sha256)
+    options = Profile(
+        partition=partition,
+        account=account,
+        qos=qos,
+        constraint=constraint,
+        nodes=nodes,
+        gpus_per_node=gpus_per_node,
+        ranks_per_node=ranks_per_node,
+        cpus_per_task=cpus_per_task,
+        memory_gib=mem,
+        minutes=time,
+        setup=tuple(setup) if setup else None,
+        throttle=throttle,
+    )
+    resources = resolve(described.needs, load_profile(profile) if profile else Profile(), options)
+    _show_plan(planned)
+    if local is None:
+        local = shutil.which("sbatch") is None
+    if local:
+        _run_here(planned, resources, options, workers=workers, dry_run=dry_run)
+    else:
+        _submit(planned, resources, dry_run=dry_run, resubmit=resubmit)
+
+
+def _show_plan(grid: Grid) -> None:
+    states = [cell.state() for cell in grid.cells]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
+    console.stdout.print(f"{grid.job.title}: {len(grid.cells)} cells in {grid.run.path} ({counts})", markup=False)
+
+
+def _run_here(grid: Grid, resources: Resources, options: Profile, *, workers: int | None, dry_run: bool) -> None:
+    from hpcseg.cli.queue_view import QueueView
+    from hpcseg.cluster.local import find_slots, run_locally
+    from hpcseg.runs.grid import write_plan
+
+    waiting = [cell for cell in grid.cells if not cell.evaluated()]
+    if dry_run:
+        for cell in grid.cells:
+            console.stdout.print(f"  {cell.id}  {cell.state()}", markup=False)
+        console.stdout.print("These cells would run here, one after the other; no sbatch is involved.")
+        return
+    write_plan(grid)
+    if not waiting:
+        console.stdout.print("Every cell is finished, nothing to do.\nNext: hpcseg report" + _run_option(grid))
+        return
+    # What a job needs of a cluster is no wish for this machine; only the command line is.
+    slots = find_slots(workers, options.gpus_per_node or 1)
+    ranks = options.ranks_per_node or max(1, len(slots[0]))
+    with QueueView(len(grid.cells), len(grid.cells) - len(waiting)) as view:
+        try:
+            summary = run_locally(waiting, grid.run, slots=slots, ranks=ranks, on_event=view.show)
+        except KeyboardInterrupt:
+            console.stderr.print("Stopped. The same command goes on where the cells are.")
+            raise typer.Exit(130) from None
+    for text, ids in (("failed", summary.failed), ("run by another process", summary.busy)):
+        for cell_id in ids:
+            console.stdout.print(f"  {cell_id}: {text}", markup=False)
+    console.stdout.print(f"{len(summary.finished)} cells finished, {len(summary.failed)} failed.")
+    console.stdout.print(f"Next: hpcseg report{_run_option(grid)}")
+    if summary.failed:
+        raise typer.Exit(1)
+
+
+def _submit(grid: Grid, resources: Resources, *, dry_run: bool, resubmit: bool) -> None:
+    from hpcseg.cluster.submit import submit_missing
+
+    submission = submit_missing(grid, resources, dry_run=dry_run, resubmit=resubmit)
+    for line in submission.lines():
+        console.stdout.print(line, markup=False)
+    if not dry_run:
+        console.stdout.print(f"Next: hpcseg status{_run_option(grid)}, then hpcseg report{_run_option(grid)}")
+
+
+def _run_option(grid: Grid) -> str:
+    """The --run option that names this run, empty where the newest under runs/ is it."""
+    return "" if grid.run.path == RUNS / grid.job.name else f" --run {grid.run.path}"

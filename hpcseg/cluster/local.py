@@ -1,0 +1,186 @@
+"""Cells in, cells done, on this machine: a bounded queue over submitit's local executor, which has none itself.
+
+A slot runs one cell at a time: its training, then its evaluation. What became of a cell is read from its files,
+since the executor calls every ended process finished.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import submitit
+
+from hpcseg.cluster.worker import CellTask
+from hpcseg.errors import ConfigError, IncompleteError
+from hpcseg.runs.grid import Cell
+from hpcseg.runs.record import RunFolder, read_json
+
+EventKind = Literal["started", "progress", "finished", "failed", "busy"]
+OnEvent = Callable[[EventKind, Cell, dict[str, Any]], None]
+
+_SECONDS_BETWEEN_LOOKS = 0.5
+# submitit ends a local job at its limit; a cell here has none, and a month is as good.
+_NO_LIMIT_MINUTES = 30 * 24 * 60
+# After one rank has failed, the others wait for it in vain.
+_SECONDS_FOR_OTHER_RANKS = 15.0
+
+
+@dataclass
+class Summary:
+    """Ids of the cells by what became of them."""
+
+    finished: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    busy: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Running:
+    cell: Cell
+    stage: Literal["train", "evaluate"]
+    job: submitit.Job[str]
+    progress: float = 0.0
+    failed_at: float | None = None
+
+
+def find_slots(workers: int | None, gpus_per_cell: int) -> list[tuple[int, ...]]:
+    """One entry per cell that may run at a time: the indices of its GPUs, none on a machine without.
+
+    Args:
+        workers: how many cells at a time; None: one per GPU (or per group of `gpus_per_cell`), else one.
+        gpus_per_cell: GPUs of one cell, at least 1 where the machine has any.
+
+    Raises:
+        ConfigError: fewer GPUs than one cell needs.
+    """
+    gpus = _visible_gpus()
+    if not gpus:
+        return [()] * (workers or 1)
+    size = max(1, gpus_per_cell)
+    groups = [tuple(gpus[start : start + size]) for start in range(0, len(gpus) - size + 1, size)]
+    if not groups:
+        raise ConfigError(f"One cell wants {size} GPUs, but {len(gpus)} are visible here. Lower --gpus-per-node.")
+    return [groups[slot % len(groups)] for slot in range(workers or len(groups))]
+
+
+def run_locally(
+    cells: Sequence[Cell], run: RunFolder, *, slots: Sequence[tuple[int, ...]], ranks: int, on_event: OnEvent
+) -> Summary:
+    """Train and evaluate cells, one per slot at a time, until all are finished or have failed.
+
+    Args:
+        cells: of the run, with their config.json written; finished ones are passed over.
+        run: where logs go.
+        slots: from `find_slots`.
+        ranks: processes per cell.
+        on_event: told what happens; details are the content of progress.json, or of failure.json with "log".
+
+    Returns:
+        What became of each cell. A failed cell never stops the others. KeyboardInterrupt ends all running cells
+        and is raised again.
+    """
+    if len(slots) > 1:
+        cores = len(os.sched_getaffinity(0))
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // (len(slots) * ranks))))
+    waiting = deque(cells)
+    running: dict[int, _Running] = {}
+    summary = Summary()
+    try:
+        while waiting or running:
+            for slot, gpus in enumerate(slots):
+                if slot not in running and waiting:
+                    running[slot] = _start(waiting.popleft(), run, gpus, ranks)
+                    on_event("started", running[slot].cell, {"stage": running[slot].stage})
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+            for slot, current in list(running.items()):
+                if not _look(current, on_event):
+                    continue
+                del running[slot]
+                if _conclude(current, summary, on_event):
+                    waiting.appendleft(current.cell)
+    finally:
+        for current in running.values():
+            current.job.cancel()
+    return summary
+
+
+def _start(cell: Cell, run: RunFolder, gpus: tuple[int, ...], ranks: int) -> _Running:
+    executor = submitit.LocalExecutor(run.logs)
+    executor.update_parameters(
+        timeout_min=_NO_LIMIT_MINUTES,
+        tasks_per_node=ranks,
+        gpus_per_node=len(gpus),
+        visible_gpus=gpus,
+        stderr_to_stdout=True,
+    )
+    stage: Literal["train", "evaluate"] = "evaluate" if cell.trained() else "train"
+    return _Running(cell, stage, executor.submit(CellTask(str(cell.folder.path.resolve()), stage)))
+
+
+def _look(current: _Running, on_event: OnEvent) -> bool:
+    """Whether the job has ended; passes progress on, and ends a job of which a rank has failed."""
+    if current.job.done():
+        return True
+    try:
+        progress = read_json(current.cell.folder.progress_file)
+    except IncompleteError:
+        progress = {"time": 0.0}
+    if progress["time"] > current.progress:
+        current.progress = progress["time"]
+        on_event("progress", current.cell, progress)
+    if current.cell.folder.failure_file.exists():
+        now = time.monotonic()
+        current.failed_at = current.failed_at or now
+        if now - current.failed_at > _SECONDS_FOR_OTHER_RANKS:
+            current.job.cancel()
+    return False
+
+
+def _conclude(current: _Running, summary: Summary, on_event: OnEvent) -> bool:
+    """Book an ended job; True if the cell has its next stage before it."""
+    cell = current.cell
+    if cell.evaluated():
+        summary.finished.append(cell.id)
+        on_event("finished", cell, {})
+        return False
+    if current.stage == "train" and cell.trained():
+        return True
+    if _was_busy(current.job):
+        summary.busy.append(cell.id)
+        on_event("busy", cell, {})
+        return False
+    try:
+        failure = read_json(cell.folder.failure_file)
+    except IncompleteError:
+        failure = {"error": "the process ended without a word, perhaps killed for its memory"}
+    summary.failed.append(cell.id)
+    on_event("failed", cell, {**failure, "log": str(current.job.paths.stdout)})
+    return False
+
+
+def _was_busy(job: submitit.Job[str]) -> bool:
+    if not job.paths.result_pickle.exists():
+        return False
+    # The pickle was written by the process that we started a moment ago, in our own run folder.
+    return job.exception() is None and "busy" in job.results()
+
+
+def _visible_gpus() -> list[int]:
+    """Indices of the GPUs that this process may use, without loading torch."""
+    inherited = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if inherited is not None and all(part.strip().isdigit() for part in inherited.split(",")):
+        return [int(part) for part in inherited.split(",")]
+    if inherited == "" or shutil.which("nvidia-smi") is None:
+        return []
+    try:
+        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return list(range(sum(line.startswith("GPU ") for line in listing.stdout.splitlines())))

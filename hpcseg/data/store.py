@@ -1,0 +1,307 @@
+"""The packed data set: one HDF5 file of full slices, labels as class indices, and what identifies them.
+
+    /slices              (N, H, W) source dtype, little-endian, uncompressed, in chunks of one 128 x 128 tile
+    /labels              (N, H, W) uint8 class index, gzip
+    /table/...           one row per slice: number, names, SHA-256 of pixels and of original labels, class counts,
+                         lowest and highest grey value
+    attributes           format, schema_version, class_values, full_scale, data_sha256, hpcseg_version, command, created
+
+The only module that imports h5py. A file is opened, read and closed within one call, since an HDF5 handle that
+crosses a fork reads wrong data without a word.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+# Lustre and many NFS mounts have no locks, and nobody writes into a packed file. Must be set before the import.
+os.environ.setdefault("HDF5_USE_FILE_LOCKING", "FALSE")
+
+import h5py
+import numpy as np
+
+from hpcseg import __version__
+from hpcseg.errors import DatasetError, HpcsegError
+
+FORMAT = "hpcseg-dataset"
+SCHEMA_VERSION = 1
+_CHUNK = 128
+_TEXT_COLUMNS = ("image_names", "label_names", "image_sha256", "label_sha256")
+_NUMBER_COLUMNS = ("numbers", "class_counts", "grey_min", "grey_max")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SliceTable:
+    """One row per slice, N rows."""
+
+    numbers: np.ndarray
+    """(N,) int64, from the file names."""
+    image_names: tuple[str, ...]
+    label_names: tuple[str, ...]
+    image_sha256: tuple[str, ...]
+    """SHA-256 of the raw little-endian pixels of the source."""
+    label_sha256: tuple[str, ...]
+    """The same of the labels with their original values."""
+    class_counts: np.ndarray
+    """(N, C) int64, pixels of each class."""
+    grey_min: np.ndarray
+    """(N,) float64, in counts."""
+    grey_max: np.ndarray
+    """(N,) float64, in counts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetInfo(SliceTable):
+    """All of a packed file but its pixels."""
+
+    path: Path
+    shape: tuple[int, int, int]
+    """Slices, height, width."""
+    dtype: str
+    label_dtype: str
+    """Of the original labels; labels are stored as uint8 class indices."""
+    class_values: tuple[int, ...]
+    """Original label value of class 0, 1, ..."""
+    full_scale: float
+    """Grey values are divided by this before they meet a model."""
+    data_sha256: str
+    """Identifies the contents, whatever the files were called and however they were compressed."""
+    hpcseg_version: str
+    command: str
+    created: str
+
+
+class Writer:
+    """Takes the slices of a new file one after the other; made by `create`."""
+
+    def __init__(
+        self, file: h5py.File, values: np.ndarray, slices: int, shape: tuple[int, int], dtype: np.dtype
+    ) -> None:
+        chunks = (1, min(_CHUNK, shape[0]), min(_CHUNK, shape[1]))
+        self._images = file.create_dataset(
+            "slices", (slices, *shape), dtype=dtype.newbyteorder("<"), chunks=chunks, fillvalue=0
+        )
+        self._labels = file.create_dataset(
+            "labels", (slices, *shape), dtype="u1", chunks=chunks, compression="gzip", compression_opts=1
+        )
+        self._values = values
+        self._rows: list[tuple[str, str, np.ndarray, float, float]] = []
+
+    def add(self, image: np.ndarray, label: np.ndarray) -> None:
+        """Append one slice (H, W) and its label (H, W) with the original values."""
+        index = len(self._rows)
+        classes = np.searchsorted(self._values, label).astype(np.uint8)
+        self._images[index] = image
+        self._labels[index] = classes
+        counts = np.bincount(classes.ravel(), minlength=len(self._values))
+        self._rows.append((pixels_sha256(image), pixels_sha256(label), counts, float(image.min()), float(image.max())))
+
+    def table(self, numbers: list[int], image_names: list[str], label_names: list[str]) -> SliceTable:
+        """The table of the slices added so far, with their numbers and names."""
+        image_sha256, label_sha256, counts, grey_min, grey_max = zip(*self._rows, strict=True)
+        return SliceTable(
+            numbers=np.array(numbers, dtype=np.int64),
+            image_names=tuple(image_names),
+            label_names=tuple(label_names),
+            image_sha256=image_sha256,
+            label_sha256=label_sha256,
+            class_counts=np.array(counts, dtype=np.int64),
+            grey_min=np.array(grey_min),
+            grey_max=np.array(grey_max),
+        )
+
+
+@contextlib.contextmanager
+def create(path: Path) -> Iterator[h5py.File]:
+    """A new HDF5 file that appears under its name only when it is whole, and not at all on an error.
+
+    Raises:
+        HpcsegError: the file system refuses (full, read-only, no permission).
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with h5py.File(aside, "w", libver=("v110", "v110")) as file:
+            yield file
+        with aside.open("rb+") as written:
+            os.fsync(written.fileno())
+        aside.replace(path)
+    except (OSError, RuntimeError) as error:  # h5py raises RuntimeError where closing a file meets a full disk
+        raise HpcsegError(
+            f"{path} cannot be written: {str(error).splitlines()[0]}. Is there space and permission?"
+        ) from None
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def finish(
+    file: h5py.File,
+    table: SliceTable,
+    *,
+    class_values: np.ndarray,
+    label_dtype: np.dtype,
+    full_scale: float,
+    command: str,
+) -> None:
+    """Write the table and the attributes that make a file of slices a data set."""
+    group = file.create_group("table")
+    for name in _TEXT_COLUMNS:
+        group.create_dataset(name, data=list(getattr(table, name)), dtype=h5py.string_dtype())
+    for name in _NUMBER_COLUMNS:
+        group.create_dataset(name, data=getattr(table, name))
+    slices = file["slices"]
+    identity = {
+        "class_values": [int(value) for value in class_values],
+        "full_scale": full_scale,
+        "dtype": slices.dtype.name,
+        "shape": slices.shape,
+        "numbers": table.numbers.tolist(),
+        "image_sha256": table.image_sha256,
+        "label_sha256": table.label_sha256,
+    }
+    file.attrs.update(
+        {
+            "format": FORMAT,
+            "schema_version": SCHEMA_VERSION,
+            "class_values": np.asarray(class_values, dtype=np.int64),
+            "label_dtype": label_dtype.name,
+            "full_scale": full_scale,
+            "data_sha256": hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest(),
+            "hpcseg_version": __version__,
+            "command": command,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+    )
+
+
+def read_info(path: Path) -> DatasetInfo:
+    """All of a packed file but its pixels.
+
+    Raises:
+        DatasetError: there is no such file, or it is none of ours, too new, or cut short.
+    """
+    with _opened(path) as file:
+        table = {name: tuple(file["table"][name].asstr()[:].tolist()) for name in _TEXT_COLUMNS}
+        numbers = {name: file["table"][name][:] for name in _NUMBER_COLUMNS}
+        attributes = file.attrs
+        slices, height, width = file["slices"].shape
+        return DatasetInfo(
+            **table,
+            **numbers,
+            path=path,
+            shape=(slices, height, width),
+            dtype=file["slices"].dtype.name,
+            label_dtype=str(attributes["label_dtype"]),
+            class_values=tuple(int(value) for value in attributes["class_values"]),
+            full_scale=float(attributes["full_scale"]),
+            **{name: str(attributes[name]) for name in ("data_sha256", "hpcseg_version", "command", "created")},
+        )
+
+
+def read_tiles(path: Path, table: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cut tiles out of the packed slices; each slice is read at most once, in the order of the file.
+
+    Args:
+        path: the packed file.
+        table: (T, 3) int64 rows (slice index, y, x).
+        size: edge of a tile in pixels.
+
+    Returns:
+        Tiles (T, size, size) in the slices' dtype, and labels (T, size, size) uint8 class indices.
+
+    Raises:
+        DatasetError: as `read_info`.
+    """
+    with _opened(path) as file:
+        images = np.empty((len(table), size, size), dtype=file["slices"].dtype.newbyteorder("="))
+        labels = np.empty((len(table), size, size), dtype=np.uint8)
+        order = np.argsort(table[:, 0], kind="stable")
+        starts = np.flatnonzero(np.diff(table[order, 0], prepend=-1))
+        for rows in np.split(order, starts[1:]):
+            index, tops, lefts = table[rows[0], 0], table[rows, 1], table[rows, 2]
+            top, left = tops.min(), lefts.min()
+            window = (index, slice(top, tops.max() + size), slice(left, lefts.max() + size))
+            image, label = file["slices"][window], file["labels"][window]
+            for row, y, x in zip(rows, tops - top, lefts - left, strict=True):
+                images[row] = image[y : y + size, x : x + size]
+                labels[row] = label[y : y + size, x : x + size]
+    return images, labels
+
+
+def verify(path: Path, on_slice: Callable[[int, int], None]) -> None:
+    """Hash every slice and label again and compare with what was packed.
+
+    Args:
+        path: the packed file.
+        on_slice: told how many slices of how many are done.
+
+    Raises:
+        DatasetError: as `read_info`, or the first slice or label that is not what was packed.
+    """
+    info = read_info(path)
+    values = np.array(info.class_values).astype(info.label_dtype)
+    with _opened(path) as file:
+        for index in range(info.shape[0]):
+            try:
+                image, classes = file["slices"][index], file["labels"][index]
+            except OSError as error:
+                raise _damaged(path, f"slice {index} cannot be read ({error})") from None
+            if pixels_sha256(image) != info.image_sha256[index]:
+                raise _damaged(path, f"the pixels of {info.image_names[index]} are not those that were packed")
+            if classes.max() >= len(values) or pixels_sha256(values[classes]) != info.label_sha256[index]:
+                raise _damaged(path, f"the label {info.label_names[index]} is not the one that was packed")
+            on_slice(index + 1, info.shape[0])
+
+
+def pixels_sha256(pixels: np.ndarray) -> str:
+    """SHA-256 (hex) of an array's values, row by row, little-endian."""
+    return hashlib.sha256(np.ascontiguousarray(pixels, dtype=pixels.dtype.newbyteorder("<")).tobytes()).hexdigest()
+
+
+def info_as_json(info: DatasetInfo) -> dict[str, object]:
+    """The summary of a packed file as plain values."""
+    whole = dataclasses.asdict(info)
+    for column in (*_TEXT_COLUMNS, *_NUMBER_COLUMNS, "path"):
+        whole.pop(column)
+    shares = info.class_counts.sum(0) / info.class_counts.sum()
+    return {
+        "file": info.path.name,
+        **whole,
+        "class_shares": [round(float(share), 6) for share in shares],
+        "grey_min": float(info.grey_min.min()),
+        "grey_max": float(info.grey_max.max()),
+    }
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[h5py.File]:
+    if not path.is_file():
+        raise DatasetError(f"There is no packed data set {path}. Make one with `hpcseg pack DATA/ -o {path}`.")
+    try:
+        file = h5py.File(path, "r")
+    except OSError:
+        raise _damaged(path, "it is no HDF5 file, or was cut short") from None
+    with file:
+        if file.attrs.get("format") != FORMAT:
+            raise DatasetError(f"{path} was not written by hpcseg. Make a data set with `hpcseg pack`.")
+        version = int(file.attrs["schema_version"])
+        if version > SCHEMA_VERSION:
+            raise DatasetError(
+                f"{path} has schema version {version}, but this hpcseg {__version__} reads up to {SCHEMA_VERSION}. "
+                "Update hpcseg, or pack the slices again."
+            )
+        try:
+            yield file
+        except KeyError as error:
+            raise _damaged(path, f"it lacks {error}") from None
+
+
+def _damaged(path: Path, what: str) -> DatasetError:
+    return DatasetError(f"{path} is damaged: {what}. Pack the slices again with `hpcseg pack --force`.")

@@ -1,0 +1,190 @@
+"""TIFF files in, numbered slices out. Every fault of a folder is found and told in one go. No h5py, no torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import tifffile
+
+from hpcseg.errors import DatasetError
+
+_SUFFIXES = {".tif", ".tiff"}
+_FAULTS_SHOWN = 10
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Page:
+    """One slice of a source: where it lies, and what its header says."""
+
+    path: Path
+    page: int
+    number: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def name(self) -> str:
+        """The file's name, with the page where a file has several."""
+        return self.path.name if self.page < 0 else f"{self.path.name}#{self.page + 1}"
+
+    def read(self) -> np.ndarray:
+        """Decode the slice: (H, W), native byte order.
+
+        Raises:
+            DatasetError: the pixels cannot be decoded, or are not finite.
+        """
+        try:
+            pixels = np.asarray(tifffile.imread(self.path, key=max(self.page, 0)))
+        except Exception as error:  # tifffile and its codecs share no base class for damaged files
+            raise DatasetError(f"{self.path}: the pixels of {self.name} cannot be decoded ({_first(error)}).") from None
+        if pixels.shape != self.shape:
+            raise DatasetError(f"{self.path}: {self.name} decodes to {pixels.shape}, but its header says {self.shape}.")
+        if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+            raise DatasetError(f"{self.path}: {self.name} holds NaN or infinite values. Replace them, then pack again.")
+        return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+
+
+def find_pages(source: Path) -> list[Page]:
+    """All slices of a folder of single-page TIFFs, or of one multi-page stack, by ascending number.
+
+    The number of a slice is the last run of digits in its file's name, or its page in a stack, from 1.
+
+    Raises:
+        DatasetError: nothing there, or faults in names or headers; the message lists them.
+    """
+    if source.is_file():
+        return _stack_pages(source)
+    if not source.is_dir():
+        raise DatasetError(f"There is no folder or TIFF stack {source}.")
+    paths = sorted(path for path in source.iterdir() if path.suffix.lower() in _SUFFIXES and path.is_file())
+    if not paths:
+        raise DatasetError(f"{source} holds no .tif or .tiff files.")
+    if len(paths) == 1 and _header(paths[0])[0] > 1:
+        return _stack_pages(paths[0])
+    faults, pages = _Faults(source), []
+    by_number: dict[int, Path] = {}
+    for path in paths:
+        digits = re.findall(r"\d+", path.stem)
+        if not digits:
+            faults.add(f"{path.name} has no number in its name")
+            continue
+        number = int(digits[-1])
+        if number in by_number:
+            faults.add(f"{path.name} and {by_number[number].name} both have the number {number}")
+            continue
+        by_number[number] = path
+        try:
+            count, shape, dtype = _header(path)
+        except DatasetError as error:
+            faults.add(str(error))
+            continue
+        if count != 1:
+            faults.add(f"{path.name} has {count} pages; a folder holds one slice per file")
+            continue
+        pages.append(Page(path, -1, number, shape, dtype))
+    faults.check(pages)
+    faults.raise_if_any()
+    return sorted(pages, key=lambda page: page.number)
+
+
+def pair(images: list[Page], labels: list[Page]) -> list[tuple[Page, Page]]:
+    """Image and label of the same number, by ascending number.
+
+    Raises:
+        DatasetError: a number has no partner, labels are not whole numbers, or the shapes differ.
+    """
+    faults = _Faults(images[0].path.parent)
+    label_of = {page.number: page for page in labels}
+    image_numbers = {page.number for page in images}
+    for page in images:
+        if page.number not in label_of:
+            faults.add(f"{page.name} (number {page.number}) has no label")
+    for page in labels:
+        if page.number not in image_numbers:
+            faults.add(f"label {page.name} (number {page.number}) has no image")
+    if labels[0].dtype.kind not in "ui":
+        faults.add(f"labels are {labels[0].dtype}, but a class is a whole number ({labels[0].name})")
+    if images[0].shape != labels[0].shape:
+        faults.add(f"images are {_size(images[0])}, labels {_size(labels[0])} pixels ({labels[0].name})")
+    faults.raise_if_any()
+    return [(page, label_of[page.number]) for page in images]
+
+
+def check_images(pages: list[Page]) -> None:
+    """Refuse grey values that no noise level is defined for; raises DatasetError naming a file."""
+    if pages[0].dtype not in (np.dtype("u1"), np.dtype("u2"), np.dtype("f4")):
+        raise DatasetError(
+            f"{pages[0].path} holds {pages[0].dtype} grey values; uint8, uint16 and float32 are understood. "
+            "Convert the slices, then pack again."
+        )
+
+
+class _Faults:
+    """Collects what is wrong with a source, to tell it in one error."""
+
+    def __init__(self, source: Path) -> None:
+        self._source = source
+        self._texts: list[str] = []
+
+    def add(self, text: str) -> None:
+        self._texts.append(text)
+
+    def check(self, pages: list[Page]) -> None:
+        """Every slice must look like the first."""
+        for page in pages:
+            first = pages[0]
+            if len(page.shape) != 2:
+                self.add(f"{page.name} is not a grey-value image: its shape is {page.shape}")
+            elif (page.shape, page.dtype) != (first.shape, first.dtype):
+                self.add(f"{page.name} is {_size(page)} {page.dtype}, but {first.name} is {_size(first)} {first.dtype}")
+
+    def raise_if_any(self) -> None:
+        if not self._texts:
+            return
+        more = len(self._texts) - _FAULTS_SHOWN
+        shown = "; ".join(self._texts[:_FAULTS_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+        raise DatasetError(f"{self._source} cannot be packed: {shown}.")
+
+
+def _stack_pages(path: Path) -> list[Page]:
+    faults = _Faults(path)
+    pages = _opened(
+        path,
+        lambda tif: [
+            Page(path, index, index + 1, tuple(page.shape), np.dtype(page.dtype).newbyteorder("="))
+            for index, page in enumerate(tif.pages)
+        ],
+    )
+    faults.check(pages)
+    faults.raise_if_any()
+    return pages
+
+
+def _header(path: Path) -> tuple[int, tuple[int, ...], np.dtype]:
+    def first(tif: tifffile.TiffFile) -> tuple[int, tuple[int, ...], np.dtype]:
+        page = tif.pages[0]
+        return len(tif.pages), tuple(page.shape), np.dtype(page.dtype).newbyteorder("=")
+
+    return _opened(path, first)
+
+
+def _opened(path: Path, use: Callable[[tifffile.TiffFile], _T]) -> _T:
+    try:
+        with tifffile.TiffFile(path) as tif:
+            return use(tif)
+    except Exception as error:  # tifffile raises its own errors, struct.error, IndexError, ... for damaged files
+        raise DatasetError(f"{path} is not a readable TIFF file ({_first(error)})") from None
+
+
+def _size(page: Page) -> str:
+    return " x ".join(str(length) for length in page.shape)
+
+
+def _first(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0] or type(error).__name__

@@ -1,0 +1,70 @@
+"""Starts real ranks for a test: N processes that meet over gloo, as submitit's local executor would start them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import traceback
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any, timeout: float = 240) -> list[Any]:
+    """`function(*arguments)` in each of `world_size` processes; their answers in the order of the ranks."""
+    context = multiprocessing.get_context("spawn")
+    answers = context.SimpleQueue()
+    launch = uuid.uuid4().hex
+    processes = [
+        context.Process(target=_rank, args=(rank, world_size, launch, answers, function, arguments))
+        for rank in range(world_size)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout)
+    alive = [process for process in processes if process.is_alive()]
+    for process in alive:
+        process.kill()
+    received: dict[int, tuple[bool, Any]] = {}
+    while not answers.empty():
+        rank, good, answer = answers.get()
+        received[rank] = (good, answer)
+    for rank, (good, answer) in sorted(received.items()):
+        assert good, f"rank {rank} failed:\n{answer}"
+    assert len(received) == world_size and not alive, f"only ranks {sorted(received)} of {world_size} answered"
+    return [received[rank][1] for rank in range(world_size)]
+
+
+def _rank(
+    rank: int, world_size: int, launch: str, answers: Any, function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> None:
+    os.environ.update(
+        SUBMITIT_EXECUTOR="local",
+        SUBMITIT_LOCAL_JOB_ID=launch,
+        SUBMITIT_LOCAL_NTASKS=str(world_size),
+        SUBMITIT_LOCAL_GLOBALID=str(rank),
+        SUBMITIT_LOCAL_LOCALID=str(rank),
+        OMP_NUM_THREADS="1",
+    )
+    try:
+        answers.put((rank, True, function(*arguments)))
+    except BaseException:
+        answers.put((rank, False, traceback.format_exc()))
+
+
+def run_cell_stage(folder: Path, stage: str, stop_after_steps: int | None = None) -> str:
+    """`run_cell` in this rank, stopped on rank 0 alone after a number of questions, as by a signal."""
+    from hpcseg.runs.execute import run_cell
+    from hpcseg.runs.record import CellFolder
+
+    asked = 0
+
+    def should_stop() -> bool:
+        nonlocal asked
+        asked += 1
+        on_main = os.environ["SUBMITIT_LOCAL_GLOBALID"] == "0"
+        return stop_after_steps is not None and on_main and asked > stop_after_steps
+
+    return run_cell(CellFolder(folder), stage, should_stop=should_stop)

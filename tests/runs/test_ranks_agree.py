@@ -1,0 +1,94 @@
+"""One, two and three ranks do the same experiment; a stopped one goes on as if it had been left alone."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "learn"))
+
+from rank_runner import run_cell_stage, run_ranks
+
+from hpcseg.config import CellConfig, DataConfig, EvaluateConfig, JobConfig, NeedsConfig, ReportConfig, TrainConfig
+from hpcseg.data.store import read_info
+from hpcseg.runs.grid import Cell, plan, write_plan
+from hpcseg.runs.record import RunFolder
+
+
+def make_cell(folder: Path, dataset: Path, **train: object) -> Cell:
+    # 22 training tiles in batches of 7: the last batch is one tile, so that of three ranks two get none of it.
+    settings = {
+        "width": 4,
+        "depth": 2,
+        "epochs": 2,
+        "batch_size": 7,
+        "noise_fraction": 0.5,
+        "precision": "fp32",
+        **train,
+    }
+    config = CellConfig(
+        data=DataConfig(tiles="1x2", tile_size=64),
+        train=TrainConfig(**settings),
+        evaluate=EvaluateConfig(sweep_max=2000),
+    )
+    job = JobConfig(name="test", title="test", cells=(config,), needs=NeedsConfig(), report=ReportConfig())
+    grid = plan(job, RunFolder(folder), dataset, read_info(dataset).data_sha256)
+    write_plan(grid)
+    return grid.cells[0]
+
+
+def weights(cell: Cell) -> dict[str, torch.Tensor]:
+    return torch.load(cell.folder.model_file, weights_only=True)
+
+
+def metrics(cell: Cell) -> list[dict]:
+    return [json.loads(line) for line in cell.folder.metrics_file.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, tiny_dataset):
+    cells = {}
+    for ranks in (1, 2, 3):
+        cells[ranks] = make_cell(tmp_path_factory.mktemp(f"ranks{ranks}"), tiny_dataset)
+        assert set(run_ranks(ranks, run_cell_stage, cells[ranks].folder.path, "train")) == {"finished"}
+    return cells
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_losses_and_weights_of_more_ranks_agree_to_rounding(trained, ranks):
+    for one, several in zip(metrics(trained[1]), metrics(trained[ranks]), strict=True):
+        # fp32 has 24 bits; sums over a batch and 8 steps of Adam stay within a few hundred units of rounding.
+        assert several["train_loss"] == pytest.approx(one["train_loss"], rel=1e-4)
+        assert several["validation_loss"] == pytest.approx(one["validation_loss"], rel=1e-3)
+        assert np.sum(several["validation_confusion"]) == np.sum(one["validation_confusion"])
+    for name, tensor in weights(trained[1]).items():
+        torch.testing.assert_close(weights(trained[ranks])[name], tensor, rtol=5e-3, atol=5e-3)
+
+
+def test_several_ranks_give_equal_confusion_matrices_for_equal_weights(trained, tmp_path, tiny_dataset):
+    matrices = []
+    for ranks in (1, 2, 3):
+        cell = make_cell(tmp_path / str(ranks), tiny_dataset)
+        for file in ("model_file", "training_file"):
+            getattr(cell.folder, file).write_bytes(getattr(trained[1].folder, file).read_bytes())
+        assert set(run_ranks(ranks, run_cell_stage, cell.folder.path, "evaluate")) == {"finished"}
+        points = json.loads(cell.folder.evaluation_file.read_text())["points"]
+        matrices.append([point["confusion"] for point in points])
+    assert matrices[0] == matrices[1] == matrices[2]
+    assert np.sum(matrices[0][0]) == 5 * 64 * 64, "32 tiles leave 5 for the test, each counted once"
+
+
+@pytest.mark.parametrize(("ranks", "steps"), [(1, 1), (1, 6), (2, 5)])
+def test_a_stopped_training_goes_on_as_if_it_had_been_left_alone(trained, tmp_path, tiny_dataset, ranks, steps):
+    cell = make_cell(tmp_path, tiny_dataset)
+    assert set(run_ranks(ranks, run_cell_stage, cell.folder.path, "train", steps)) == {"stopped"}
+    assert cell.folder.checkpoint_file.exists() and not cell.folder.training_file.exists()
+    assert set(run_ranks(ranks, run_cell_stage, cell.folder.path, "train")) == {"finished"}
+    assert cell.folder.metrics_file.read_bytes() == trained[ranks].folder.metrics_file.read_bytes()
+    for name, tensor in weights(trained[ranks]).items():
+        assert torch.equal(weights(cell)[name], tensor), name
