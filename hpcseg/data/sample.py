@@ -10,10 +10,10 @@ import tifffile
 # Of the real sample (a solid oxide cell): shares of pore and grey phase, label values, and about its grey values.
 _SHARES = (0.295, 0.434)
 _LABEL_VALUES = np.array([0, 128, 255], dtype=np.uint8)
-_PHASE_COUNTS = np.array([22_000.0, 31_000.0, 40_000.0])
+_PHASE_COUNTS = np.array([25_000.0, 31_500.0, 38_000.0])
 _STRUCTURE_PIXELS = 9.0
-_SHADING_COUNTS = 3_500.0
-_NOISE_COUNTS = 1_800.0
+_SHADING_COUNTS = 3_000.0
+_NOISE_COUNTS = 1_100.0
 
 
 def write_sample(folder: Path, *, slices: int, size: int, seed: int) -> None:
@@ -30,7 +30,9 @@ def write_sample(folder: Path, *, slices: int, size: int, seed: int) -> None:
         seed: of the structure.
     """
     rng = np.random.default_rng(seed)
-    field = _smooth(rng.standard_normal((slices, size, size), dtype=np.float32), _STRUCTURE_PIXELS)
+    # The low-pass is periodic; slices beyond the last keep the two ends of the stack from being neighbours.
+    beyond = round(4 * _STRUCTURE_PIXELS)
+    field = _smooth(rng.standard_normal((slices + beyond, size, size), dtype=np.float32), _STRUCTURE_PIXELS)[:slices]
     low, high = np.quantile(field, np.cumsum(_SHARES))
     phases = (field > low).astype(np.int64) + (field > high)
     y, x = np.mgrid[0:size, 0:size] / size

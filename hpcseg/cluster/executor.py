@@ -1,0 +1,107 @@
+"""Resources in, a submitit Slurm executor out, with the flags that submitit and Slurm need but do not set."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import submitit
+
+from hpcseg.cluster.profile import Resources
+
+# submitit counts down every job that reached its time limit, and gives up at 0; a cell may need many limits.
+_MOST_TIMEOUTS = 1000
+# Time for the last step, the checkpoint and the requeue, before Slurm ends the job.
+_MOST_SIGNAL_SECONDS = 120
+
+
+def cell_executor(
+    folder: Path, resources: Resources, *, name: str, throttle: int | None, dependency: str | None = None
+) -> submitit.SlurmExecutor:
+    """An executor for the cells of one array.
+
+    Args:
+        folder: for scripts, logs and pickles; seen by all nodes.
+        resources: of one cell.
+        name: of the job, as squeue shows it.
+        throttle: array tasks that may run at once; None: no limit of ours.
+        dependency: as sbatch spells it.
+    """
+    additional: dict[str, Any] = {"requeue": True}
+    if dependency is not None:
+        # Else an evaluation whose training failed would stand in the queue for ever.
+        additional["kill-on-invalid-dep"] = "yes"
+    gpus = resources.gpus_per_node
+    if gpus and resources.gpu_syntax == "gpus-per-node":
+        additional["gpus-per-node"] = gpus
+    elif gpus and resources.gpu_syntax == "gres":
+        additional["gres"] = f"gpu:{gpus}"
+    elif gpus and resources.gpu_syntax == "gpus-per-task":
+        additional["gpus-per-task"] = math.ceil(gpus / resources.ranks_per_node)
+    if throttle is not None:
+        additional["array_parallelism"] = throttle
+    return _executor(
+        folder,
+        resources,
+        name=name,
+        dependency=dependency,
+        nodes=resources.nodes,
+        ntasks_per_node=resources.ranks_per_node,
+        cpus_per_task=resources.cpus_per_task,
+        mem=_memory(resources.memory_gib),
+        srun_args=[
+            # srun does not inherit it since Slurm 22.05, and every rank would get one core.
+            f"--cpus-per-task={resources.cpus_per_task}",
+            # Else the other ranks wait for a dead one until the time limit.
+            "--kill-on-bad-exit=1",
+        ],
+        additional=additional,
+    )
+
+
+def report_executor(folder: Path, resources: Resources, *, name: str, dependency: str) -> submitit.SlurmExecutor:
+    """An executor for the report of a run: one core, no GPU asked for, the same partition and account."""
+    return _executor(
+        folder,
+        resources,
+        name=name,
+        dependency=dependency,
+        nodes=1,
+        ntasks_per_node=1,
+        cpus_per_task=1,
+        mem=_memory(min(2.0, resources.memory_gib)),
+        srun_args=["--cpus-per-task=1"],
+        additional={"requeue": True},
+    )
+
+
+def _executor(
+    folder: Path, resources: Resources, *, name: str, dependency: str | None, additional: dict[str, Any], **own: Any
+) -> submitit.SlurmExecutor:
+    executor = submitit.SlurmExecutor(folder, max_num_timeout=_MOST_TIMEOUTS)
+    parallel = additional.pop("array_parallelism", None)
+    parameters = {
+        "job_name": name,
+        "partition": resources.partition,
+        "account": resources.account,
+        "qos": resources.qos,
+        "constraint": resources.constraint,
+        "dependency": dependency,
+        # The limit must be submitit's own parameter, since it decides by it whether a job timed out.
+        "time": resources.minutes,
+        "signal_delay_s": min(_MOST_SIGNAL_SECONDS, resources.minutes * 60 // 4),
+        "setup": list(resources.setup) or None,
+        "stderr_to_stdout": True,
+        "additional_parameters": additional,
+        **own,
+    }
+    if parallel is not None:
+        parameters["array_parallelism"] = parallel
+    # None must be said aloud: the default writes a wckey that clusters without it refuse.
+    executor.update_parameters(wckey=None, **{key: value for key, value in parameters.items() if value is not None})
+    return executor
+
+
+def _memory(gib: float) -> str:
+    return f"{math.ceil(gib * 1024)}M"

@@ -1,0 +1,124 @@
+"""What Slurm says about jobs: squeue first, then sacct, then scontrol, whichever answers.
+
+A site may hide its accounting, and a daemon may hang, so every call is short and may fail. A state that is not known
+to be an end is never taken for one.
+"""
+
+from __future__ import annotations
+
+import getpass
+import re
+import subprocess
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+_SECONDS = 20
+_ENDED = {
+    "BOOT_FAIL",
+    "CANCELLED",
+    "COMPLETED",
+    "DEADLINE",
+    "FAILED",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "PREEMPTED",
+    "REVOKED",
+    "TIMEOUT",
+}
+
+
+@dataclass(frozen=True)
+class JobState:
+    """One job or array task as Slurm sees it."""
+
+    state: str
+    reason: str = ""
+    node: str = ""
+
+    @property
+    def ended(self) -> bool:
+        """Whether Slurm will do nothing more about it."""
+        return self.state.split()[0].rstrip("+") in _ENDED
+
+
+def ask(job_ids: Iterable[str]) -> dict[str, JobState] | None:
+    """States of jobs and array tasks by id ("123", "123_4").
+
+    Returns:
+        A state for every id that Slurm still knows, or None when no command answered. An id that is absent is
+        neither waiting nor running.
+    """
+    wanted = set(job_ids)
+    if not wanted:
+        return {}
+    for question in (_squeue, _sacct, _scontrol):
+        states = question(wanted)
+        if states is not None:
+            return {job_id: state for job_id, state in states.items() if job_id in wanted}
+    return None
+
+
+def history(job_ids: Iterable[str]) -> dict[str, JobState]:
+    """How ended jobs ended, as far as accounting tells; no answer is no entry."""
+    wanted = set(job_ids)
+    return {job_id: state for job_id, state in (_sacct(wanted) or {}).items() if job_id in wanted} if wanted else {}
+
+
+def max_array_size() -> int | None:
+    """The site's MaxArraySize (largest array index + 1), or None when scontrol does not answer."""
+    text = _run(["scontrol", "show", "config"])
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", text or "", flags=re.MULTILINE)
+    return int(found[1]) if found else None
+
+
+def _squeue(_: set[str]) -> dict[str, JobState] | None:
+    # All of the user's jobs: asked for single ids, squeue fails when one of them has left its memory.
+    return _parse(
+        ["squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i|%T|%r|%N"],
+        lambda line: (line[0], JobState(line[1], "" if line[2] == "None" else line[2], line[3])),
+    )
+
+
+def _sacct(wanted: set[str]) -> dict[str, JobState] | None:
+    bases = ",".join(sorted({job_id.split("_")[0] for job_id in wanted}))
+    return _parse(
+        [
+            "sacct",
+            "--noheader",
+            "--parsable2",
+            "--allocations",
+            "--array",
+            f"--jobs={bases}",
+            "--format=JobID,State,NodeList",
+        ],
+        lambda line: (line[0], JobState(line[1], "", "" if line[2] == "None assigned" else line[2])),
+    )
+
+
+def _scontrol(_: set[str]) -> dict[str, JobState] | None:
+    text = _run(["scontrol", "--oneliner", "show", "job"])
+    if text is None:
+        return None
+    states = {}
+    for line in text.splitlines():
+        fields = dict(part.split("=", 1) for part in line.split() if "=" in part)
+        job_id = fields.get("JobId", "")
+        if "ArrayTaskId" in fields:
+            job_id = f"{fields['ArrayJobId']}_{fields['ArrayTaskId']}"
+        states[job_id] = JobState(fields.get("JobState", ""), fields.get("Reason", ""), fields.get("NodeList", ""))
+    return states
+
+
+def _parse(command: list[str], read: Callable[[list[str]], tuple[str, JobState]]) -> dict[str, JobState] | None:
+    text = _run(command)
+    if text is None:
+        return None
+    return dict(read(line.split("|")) for line in text.splitlines() if line.count("|") >= 2)
+
+
+def _run(command: list[str]) -> str | None:
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout

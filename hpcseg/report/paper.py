@@ -1,0 +1,92 @@
+"""The published numbers, each with its table or figure, as frozen data. Knows nothing of our records.
+
+Desvig-Forss, Petersen, Woulhøj Jakobsen: "Automating the Segmentation of X-ray Images with Deep Neural Networks"
+(DTU, 2023). Nothing here is computed, and nothing of ours is compared against anything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+Dataset = Literal["validation", "test"]
+
+NOISE_FRACTIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""The columns of Table 2."""
+
+TABLE_SIGMA = 5_000.0
+"""Sigma of Table 2's noisy test set, in counts (from Figure 6's caption)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """One accuracy that the paper states."""
+
+    source: str
+    """Table or figure."""
+    dataset: Dataset
+    """The set that was measured."""
+    tiles: str
+    """"small" or "large"."""
+    noise_fraction: float
+    """Share of training and validation images with noise, 0..1."""
+    sigma: float | None
+    """Noise of the test set in counts; None for validation, which has the noise of training."""
+    accuracy: float
+    """Share of pixels whose class is right."""
+
+
+def _row(dataset: Dataset, tiles: str, *accuracies: float) -> tuple[Published, ...]:
+    sigma = TABLE_SIGMA if dataset == "test" else None
+    return tuple(
+        Published("Table 2", dataset, tiles, fraction, sigma, accuracy)
+        for fraction, accuracy in zip(NOISE_FRACTIONS, accuracies, strict=True)
+    )
+
+
+TABLE_1 = (
+    Published("Table 1", "validation", "small", 0.0, None, 0.990),
+    Published("Table 1", "test", "small", 0.0, 0.0, 0.968),
+    Published("Table 1", "validation", "large", 0.0, None, 0.991),
+    Published("Table 1", "test", "large", 0.0, 0.0, 0.990),
+)
+"""Baseline, no noise anywhere, in the paper's order."""
+
+TABLE_2 = (
+    *_row("test", "small", 0.844, 0.863, 0.841, 0.866, 0.869),
+    *_row("validation", "small", 0.987, 0.977, 0.972, 0.970, 0.967),
+    *_row("test", "large", 0.545, 0.936, 0.954, 0.957, 0.960),
+    *_row("validation", "large", 0.990, 0.982, 0.981, 0.977, 0.977),
+)
+"""Noise on a share of the training and validation images and on all test images, in the paper's order."""
+
+FIGURE_7_TILES = "large"
+FIGURE_7_NOISE_FRACTION = 0.5
+FIGURE_7_SIGMA_MAX = 30_000.0
+"""Figure 7 is the large model of 50 % noise at test sigmas from 0 to this."""
+
+FIGURE_7_FLAT_UNTIL = 9_000.0
+"""Figure 7 is described as flat to about this sigma."""
+
+FIGURE_7_END = Published("Figure 7", "test", FIGURE_7_TILES, FIGURE_7_NOISE_FRACTION, FIGURE_7_SIGMA_MAX, 0.49)
+"""Described as "a little under 0.50"; 0.49 is where that is drawn, not a number of the paper."""
+
+SETTINGS: Mapping[str, object] = MappingProxyType(
+    {
+        "data.tile_size": 128,
+        "train.width": 64,
+        "train.depth": 4,
+        "train.batch_norm": True,
+        "train.epochs": 15,
+        "train.learning_rate": 1e-3,
+        "train.weight_decay": 0.0,
+        "train.noise_sigma_max": 10_000.0,
+        "evaluate.table_sigma": TABLE_SIGMA,
+    }
+)
+"""The paper's settings, under the names of a job file."""
+
+BATCH_SIZE: Mapping[str, int] = MappingProxyType({"small": 25, "large": 64})
+"""The paper's batch size, by tiles."""
