@@ -10,6 +10,9 @@ from hpcseg import __version__
 from hpcseg.cli import console
 from hpcseg.cli.grid import grid
 from hpcseg.cli.pack import info, pack
+from hpcseg.cli.report import report
+from hpcseg.cli.status import status
+from hpcseg.cli.train import train
 from hpcseg.errors import HpcsegError
 
 
@@ -51,6 +54,9 @@ def _options(
 app.command(rich_help_panel="Data")(pack)
 app.command(rich_help_panel="Data")(info)
 app.command(rich_help_panel="Experiment")(grid)
+app.command(rich_help_panel="Experiment")(status)
+app.command(rich_help_panel="Experiment")(train)
+app.command(rich_help_panel="Experiment")(report)
 
 
 def main() -> None:

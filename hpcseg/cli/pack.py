@@ -88,10 +88,11 @@ def _show(info: DatasetInfo) -> None:
     shares = summary["class_shares"]
     assert isinstance(shares, list)
     classes = ", ".join(f"{value}: {share:.1%}" for value, share in zip(info.class_values, shares, strict=True))
+    numbers, low, high = info.numbers, summary["grey_min"], summary["grey_max"]
     lines = {
         "File": str(info.path),
-        "Slices": f"{slices} of {height} x {width} pixels, {info.dtype}, numbers {info.numbers[0]} to {info.numbers[-1]}",
-        "Grey values": f"{summary['grey_min']:g} to {summary['grey_max']:g}, divided by {info.full_scale:g} for a model",
+        "Slices": f"{slices} of {height} x {width} pixels, {info.dtype}, numbers {numbers[0]} to {numbers[-1]}",
+        "Grey values": f"{low:g} to {high:g}, divided by {info.full_scale:g} for a model",
         "Classes": f"{classes}  (label value: share of pixels)",
         "Tiles": ", ".join(f"{name} {_tiles(info, DataConfig(tiles=name))}" for name in ("small", "large")),
         "Data hash": info.data_sha256,

@@ -15,7 +15,8 @@ from hpcseg.data import store
 from hpcseg.data.tiff import Page, check_images, find_pages, pair
 from hpcseg.errors import DatasetError
 
-_In, _Out = TypeVar("_In"), TypeVar("_Out")
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
 _MOST_CLASSES = 256
 
 

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 # Lustre and many NFS mounts have no locks, and nobody writes into a packed file. Must be set before the import.
 os.environ.setdefault("HDF5_USE_FILE_LOCKING", "FALSE")
@@ -188,20 +189,22 @@ def read_info(path: Path) -> DatasetInfo:
         DatasetError: there is no such file, or it is none of ours, too new, or cut short.
     """
     with _opened(path) as file:
-        table = {name: tuple(file["table"][name].asstr()[:].tolist()) for name in _TEXT_COLUMNS}
-        numbers = {name: file["table"][name][:] for name in _NUMBER_COLUMNS}
+        columns: dict[str, Any] = {name: tuple(file["table"][name].asstr()[:].tolist()) for name in _TEXT_COLUMNS}
+        columns |= {name: file["table"][name][:] for name in _NUMBER_COLUMNS}
         attributes = file.attrs
+        texts: dict[str, Any] = {
+            name: str(attributes[name])
+            for name in ("label_dtype", "data_sha256", "hpcseg_version", "command", "created")
+        }
         slices, height, width = file["slices"].shape
         return DatasetInfo(
-            **table,
-            **numbers,
+            **columns,
+            **texts,
             path=path,
             shape=(slices, height, width),
             dtype=file["slices"].dtype.name,
-            label_dtype=str(attributes["label_dtype"]),
             class_values=tuple(int(value) for value in attributes["class_values"]),
             full_scale=float(attributes["full_scale"]),
-            **{name: str(attributes[name]) for name in ("data_sha256", "hpcseg_version", "command", "created")},
         )
 
 

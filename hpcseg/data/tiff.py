@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 import tifffile
@@ -15,7 +15,7 @@ from hpcseg.errors import DatasetError
 
 _SUFFIXES = {".tif", ".tiff"}
 _FAULTS_SHOWN = 10
-_T = TypeVar("_T")
+_MOST_DIGITS = 18  # of a 64-bit integer
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def find_pages(source: Path) -> list[Page]:
     paths = sorted(path for path in source.iterdir() if path.suffix.lower() in _SUFFIXES and path.is_file())
     if not paths:
         raise DatasetError(f"{source} holds no .tif or .tiff files.")
-    if len(paths) == 1 and _header(paths[0])[0] > 1:
+    if len(paths) == 1 and len(_headers(paths[0])) > 1:
         return _stack_pages(paths[0])
     faults, pages = _Faults(source), []
     by_number: dict[int, Path] = {}
@@ -75,19 +75,22 @@ def find_pages(source: Path) -> list[Page]:
             faults.add(f"{path.name} has no number in its name")
             continue
         number = int(digits[-1])
+        if len(str(number)) > _MOST_DIGITS:
+            faults.add(f"{path.name} has a number of more than {_MOST_DIGITS} digits")
+            continue
         if number in by_number:
             faults.add(f"{path.name} and {by_number[number].name} both have the number {number}")
             continue
         by_number[number] = path
         try:
-            count, shape, dtype = _header(path)
+            headers = _headers(path)
         except DatasetError as error:
             faults.add(str(error))
             continue
-        if count != 1:
-            faults.add(f"{path.name} has {count} pages; a folder holds one slice per file")
+        if len(headers) != 1:
+            faults.add(f"{path.name} has {len(headers)} pages; a folder holds one slice per file")
             continue
-        pages.append(Page(path, -1, number, shape, dtype))
+        pages.append(Page(path, -1, number, *headers[0]))
     faults.check(pages)
     faults.raise_if_any()
     return sorted(pages, key=lambda page: page.number)
@@ -154,32 +157,36 @@ class _Faults:
 
 def _stack_pages(path: Path) -> list[Page]:
     faults = _Faults(path)
-    pages = _opened(
-        path,
-        lambda tif: [
-            Page(path, index, index + 1, tuple(page.shape), np.dtype(page.dtype).newbyteorder("="))
-            for index, page in enumerate(tif.pages)
-        ],
-    )
+    pages = [Page(path, index, index + 1, *header) for index, header in enumerate(_headers(path))]
     faults.check(pages)
     faults.raise_if_any()
     return pages
 
 
-def _header(path: Path) -> tuple[int, tuple[int, ...], np.dtype]:
-    def first(tif: tifffile.TiffFile) -> tuple[int, tuple[int, ...], np.dtype]:
-        page = tif.pages[0]
-        return len(tif.pages), tuple(page.shape), np.dtype(page.dtype).newbyteorder("=")
-
-    return _opened(path, first)
-
-
-def _opened(path: Path, use: Callable[[tifffile.TiffFile], _T]) -> _T:
+def _headers(path: Path) -> list[tuple[tuple[int, ...], np.dtype]]:
+    """Shape and native dtype of every page; raises DatasetError for a file that is damaged or not all there."""
     try:
         with tifffile.TiffFile(path) as tif:
-            return use(tif)
+            headers = [_header(page, tif.filehandle.size) for page in tif.pages]
+            if len(headers) == 1 and (tif.is_imagej or tif.is_shaped):
+                shape, _ = headers[0]
+                if tif.series[0].size != math.prod(shape):
+                    raise ValueError(f"one page header for {tif.series[0].shape}; save it with one page per slice")
+            return headers
     except Exception as error:  # tifffile raises its own errors, struct.error, IndexError, ... for damaged files
         raise DatasetError(f"{path} is not a readable TIFF file ({_first(error)})") from None
+
+
+def _header(page: Any, file_bytes: int) -> tuple[tuple[int, ...], np.dtype]:
+    """Refuses what tifffile decodes without a word: it fills missing strips with zeros, and lzw just ends early."""
+    if page.dtype is None:
+        raise ValueError("its pixel format is unknown")
+    if 0 in page.databytecounts:
+        raise ValueError("strips are missing")
+    missing = max(map(sum, zip(page.dataoffsets, page.databytecounts, strict=True))) - file_bytes
+    if missing > 0:
+        raise ValueError(f"it was cut short: {missing} bytes are missing")
+    return tuple(page.shape), np.dtype(page.dtype).newbyteorder("=")
 
 
 def _size(page: Page) -> str:

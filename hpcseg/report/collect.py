@@ -158,9 +158,11 @@ def collect(run: RunFolder) -> Records:
     """Read every record of a run; what cannot be used becomes a hole.
 
     Raises:
-        IncompleteError: the folder has no readable grid.json.
+        IncompleteError: the folder has no grid.json that this version can read.
     """
     plan = read_json(run.grid_file)
+    if plan.get("schema") != SCHEMA:
+        raise IncompleteError(f"{run.grid_file} is of schema {plan.get('schema')}; this hpcseg reads schema {SCHEMA}.")
     rows = tuple(_row(cell, plan) for cell in read_cells(run))
     groups = _groups(rows)
     positions, left_out = _select(groups)
@@ -268,7 +270,8 @@ def _check_code(record: Mapping[str, Any], plan: Mapping[str, Any], verb: str, d
     code = (record.get("provenance") or {}).get("code_sha256")
     if code != plan["code_sha256"]:
         raise _Refused(
-            f"it was {verb} with other code ({_short(code)}) than grid.json has ({_short(plan['code_sha256'])}).", delete
+            f"it was {verb} with other code ({_short(code)}) than grid.json has ({_short(plan['code_sha256'])}).",
+            delete,
         )
 
 

@@ -1,7 +1,7 @@
-"""The published numbers, each with its table or figure, as frozen data. Knows nothing of our records.
+"""The published numbers, each with its table or figure, and the published settings. Knows nothing of our records.
 
 Desvig-Forss, Petersen, Woulhøj Jakobsen: "Automating the Segmentation of X-ray Images with Deep Neural Networks"
-(DTU, 2023). Nothing here is computed, and nothing of ours is compared against anything else.
+(DTU, 2023).
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
+
+from hpcseg.config import CellConfig
 
 Dataset = Literal["validation", "test"]
 
@@ -90,3 +92,21 @@ SETTINGS: Mapping[str, object] = MappingProxyType(
 
 BATCH_SIZE: Mapping[str, int] = MappingProxyType({"small": 25, "large": 64})
 """The paper's batch size, by tiles."""
+
+
+def deviations(config: CellConfig) -> list[str]:
+    """Where a cell's settings are not the paper's, such as "train.width 16 (paper 64)"."""
+    settings = dict(SETTINGS)
+    if config.data.tiles in BATCH_SIZE:
+        settings["train.batch_size"] = BATCH_SIZE[config.data.tiles]
+    found = []
+    for name, published in settings.items():
+        section, key = name.split(".")
+        value = getattr(getattr(config, section), key)
+        if value != published:
+            found.append(f"{name} {_plain(value)} (paper {_plain(published)})")
+    return found
+
+
+def _plain(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

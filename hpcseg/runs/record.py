@@ -22,6 +22,7 @@ from __future__ import annotations
 import json
 import os
 import time
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,7 +147,8 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         HpcsegError: the file system refuses (full, read-only, no permission).
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # No process id: ranks of several hosts may write the same file.
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with aside.open("w", encoding="utf-8") as file:

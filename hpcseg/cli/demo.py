@@ -1,0 +1,39 @@
+"""The verb `demo`: the three commands on a synthetic sample, as a user would type them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hpcseg.cli import console
+from hpcseg.cli.grid import grid
+from hpcseg.cli.pack import pack
+from hpcseg.cli.report import report
+
+_SLICES = 40
+_SIZE = 256
+_SEED = 2023
+
+
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Where everything goes; may exist, then it goes on.")] = Path("demo"),
+) -> None:
+    """Make a synthetic three-phase sample, then pack it, train on it and report: about two minutes on two cores."""
+    from hpcseg.data.sample import write_sample
+
+    dataset, run = folder / "dataset.h5", folder / "runs" / "demo"
+    if not dataset.exists():
+        console.stdout.print(f"Making {_SLICES} slices of {_SIZE} x {_SIZE} pixels in {folder}", markup=False)
+        write_sample(folder, slices=_SLICES, size=_SIZE, seed=_SEED)
+        _announce(f"hpcseg pack {folder} -o {dataset}")
+        pack(folder, output=dataset)
+    _announce(f"hpcseg grid --job demo --local --data {dataset} --run {run}")
+    grid(job="demo", local=True, data=dataset, run=run)
+    _announce(f"hpcseg report --run {run}")
+    report(run=run)
+
+
+def _announce(command: str) -> None:
+    console.stdout.print(f"\n[bold]$ {command}[/bold]")

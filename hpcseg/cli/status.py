@@ -1,0 +1,63 @@
+"""The verb `status`: where every cell of a run stands."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hpcseg.cli import console
+from hpcseg.cli.grid import RUNS
+
+_COLOURS = {"finished": "green", "failed": "red", "running": "cyan", "evaluating": "cyan", "queued": "yellow"}
+
+
+def status(
+    run: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="the newest in runs/")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show each cell's state, epoch, validation accuracy, time left, job and node."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from hpcseg.cluster.states import run_status
+    from hpcseg.runs.record import RunFolder, newest_run
+
+    folder = RunFolder(run) if run else newest_run(RUNS)
+    cells, answered = run_status(folder)
+    states = [cell.state for cell in cells]
+    counts = {state: states.count(state) for state in sorted(set(states))}
+    if as_json:
+        content = {"run": str(folder.path), "counts": counts, "cells": [dataclasses.asdict(cell) for cell in cells]}
+        console.stdout.print(json.dumps(content, indent=1), markup=False)
+        return
+    columns: dict[str, list[str]] = {
+        "Cell": [cell.cell for cell in cells],
+        "State": [f"[{_COLOURS.get(cell.state, 'default')}]{escape(cell.state)}[/]" for cell in cells],
+        "Epoch": [f"{cell.epoch}/{cell.epochs}" for cell in cells],
+        "Validation": ["" if (value := cell.validation_accuracy) is None else f"{value:.4f}" for cell in cells],
+        "Left": [_duration(cell.seconds_left) for cell in cells],
+        "Job": [cell.job_id or "" for cell in cells],
+        "Node": [cell.node or "" for cell in cells],
+        "Note": [escape(cell.note) for cell in cells],
+    }
+    table = Table(title=escape(str(folder.path)), title_justify="left", box=None, pad_edge=False)
+    shown = {name: texts for name, texts in columns.items() if any(texts)}
+    for name in shown:
+        table.add_column(name, no_wrap=name != "Note", overflow="fold")
+    for row in zip(*shown.values(), strict=True):
+        table.add_row(*row)
+    console.stdout.print(table)
+    if not answered:
+        console.stderr.print("Slurm does not answer; this is what the files say.")
+    console.stdout.print(", ".join(f"{count} {state}" for state, count in counts.items()))
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    minutes = seconds / 60
+    return f"{minutes / 60:.1f} h" if minutes >= 90 else f"{minutes:.0f} min" if minutes >= 1 else f"{seconds:.0f} s"

@@ -1,0 +1,44 @@
+"""The verb `train`: one cell in this process, for debugging, for torchrun, and for schedulers other than Slurm."""
+
+from __future__ import annotations
+
+import fnmatch
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hpcseg.cli import console
+from hpcseg.cli.grid import RUNS
+from hpcseg.cli.pack import DEFAULT_DATASET
+from hpcseg.errors import ConfigError
+
+
+def train(
+    cell: Annotated[str, typer.Argument(help="Id of a cell, or a pattern that fits one: 'large-*-p050-*'.")],
+    job: Annotated[str, typer.Option(help="Name of a shipped job, or the path of a job file.")] = "paper",
+    data: Annotated[Path, typer.Option(help="The packed data set.")] = DEFAULT_DATASET,
+    run: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="runs/JOB")] = None,
+) -> None:
+    """Train and evaluate one cell in this process, or in this one rank of torchrun or srun."""
+    from hpcseg.config import find_job, load_job
+    from hpcseg.data.store import read_info
+    from hpcseg.learn.ranks import read_environment
+    from hpcseg.runs.execute import Stage, run_cell
+    from hpcseg.runs.grid import plan, write_plan
+    from hpcseg.runs.record import RunFolder
+
+    described = load_job(find_job(job))
+    grid = plan(described, RunFolder(run or RUNS / described.name), data, read_info(data).data_sha256)
+    chosen = [candidate for candidate in grid.cells if fnmatch.fnmatchcase(candidate.id, cell)]
+    if len(chosen) != 1:
+        listing = "\n  ".join(candidate.id for candidate in (chosen or grid.cells))
+        raise ConfigError(f'"{cell}" fits {len(chosen)} cells of {job}, but it must fit one of:\n  {listing}')
+    write_plan(grid)
+    stages: tuple[Stage, ...] = ("train", "evaluate")
+    for stage in stages:
+        if run_cell(chosen[0].folder, stage, should_stop=lambda: False) == "busy":
+            console.stderr.print(f"{chosen[0].id}: another process is running it.")
+            raise typer.Exit(1)
+    if read_environment().rank == 0:
+        console.stdout.print(f"{chosen[0].id}: finished, recorded in {chosen[0].folder.path}", markup=False)

@@ -1,0 +1,75 @@
+"""Ratios of a confusion matrix, against counts that are worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from hpcseg.learn import metrics
+
+# Rows true, columns predicted. 20 pixels, 8 + 5 + 3 = 16 right.
+#   class 0: TP 8, FN 2 (row), FP 1 (column);  class 1: TP 5, FN 1, FP 2;  class 2: TP 3, FN 1, FP 1.
+COUNTS = np.array([[8, 2, 0], [0, 5, 1], [1, 0, 3]])
+
+
+def test_accuracy_iou_and_dice_of_a_matrix_worked_out_by_hand():
+    assert metrics.accuracy(COUNTS) == 16 / 20
+    np.testing.assert_allclose(metrics.iou_per_class(COUNTS), [8 / 11, 5 / 8, 3 / 5])
+    np.testing.assert_allclose(metrics.dice_per_class(COUNTS), [16 / 19, 10 / 13, 6 / 8])
+    assert metrics.mean_iou(COUNTS) == pytest.approx((8 / 11 + 5 / 8 + 3 / 5) / 3)
+
+
+def test_a_class_in_neither_labels_nor_predictions_is_nan_and_left_out_of_the_mean():
+    counts = np.array([[6, 2, 0], [0, 4, 0], [0, 0, 0]])
+    iou = metrics.iou_per_class(counts)
+
+    np.testing.assert_allclose(iou, [6 / 8, 4 / 6, math.nan])
+    np.testing.assert_allclose(metrics.dice_per_class(counts), [12 / 14, 8 / 10, math.nan])
+    assert metrics.mean_iou(counts) == pytest.approx((6 / 8 + 4 / 6) / 2)
+
+
+def test_a_class_that_is_only_predicted_is_there_and_counts_as_zero():
+    counts = np.array([[6, 2], [0, 0]])
+    np.testing.assert_allclose(metrics.iou_per_class(counts), [6 / 8, 0])
+    assert metrics.mean_iou(counts) == pytest.approx(3 / 8)
+
+
+def test_no_pixels_have_no_ratio():
+    empty = np.zeros((3, 3), dtype=np.int64)
+    assert math.isnan(metrics.accuracy(empty))
+    assert math.isnan(metrics.mean_iou(empty))
+    assert np.isnan(metrics.dice_per_class(empty)).all()
+
+
+def test_rows_and_columns_are_not_interchangeable_in_meaning_but_iou_is_symmetric():
+    np.testing.assert_allclose(metrics.iou_per_class(COUNTS.T), metrics.iou_per_class(COUNTS))
+
+
+def test_counts_of_small_unsigned_types_do_not_overflow():
+    # Twice 200 pixels is more than a uint8 holds.
+    counts = np.array([[200, 100], [0, 200]], dtype=np.uint8)
+    assert metrics.accuracy(counts) == 400 / 500
+    np.testing.assert_allclose(metrics.dice_per_class(counts), [400 / 500, 400 / 500])
+
+
+def test_counts_of_a_large_test_set_stay_exact():
+    pixels = 2**53
+    counts = np.array([[pixels, 0], [0, pixels]], dtype=np.int64)
+    assert metrics.accuracy(counts) == 1.0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.array([1, 2, 3]),
+        np.zeros((2, 3), dtype=np.int64),
+        np.zeros((2, 2)),
+        np.array([[1, -1], [0, 1]]),
+    ],
+)
+def test_what_is_no_confusion_matrix_is_refused(wrong):
+    for ratio in (metrics.accuracy, metrics.iou_per_class, metrics.dice_per_class, metrics.mean_iou):
+        with pytest.raises(ValueError, match="confusion matrix"):
+            ratio(wrong)

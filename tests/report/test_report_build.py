@@ -1,0 +1,202 @@
+"""The report as a whole: files, figures, publishing, the command line, and what it must not import."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+from test_report_records import TINY_JOB, finish, plan, tiny_run
+from typer.testing import CliRunner
+
+from hpcseg.cli.app import app
+from hpcseg.errors import ConfigError, IncompleteError
+from hpcseg.report.build import build_report, publish
+from hpcseg.report.collect import collect
+from hpcseg.report.figures import figure3, figure7
+from hpcseg.runs.grid import Grid
+from hpcseg.runs.record import RunFolder
+
+LARGE = '[[grid]]\ndata.tiles = "large"\ntrain.noise_fraction = [0.0, 0.5, 1.0]\ntrain.seed = [0, 1]\n'
+BLOCKED = '[[grid]]\ndata.tiles = "large"\ndata.split = "blocked"\ntrain.noise_fraction = 0.5\n'
+EVERYTHING = [
+    *("cells.csv", "figure3.png", "figure3.svg", "figure7.png", "figure7.svg"),
+    *("table1.csv", "table2.csv", "tables.md"),
+]
+
+
+def whole_run(folder: Path) -> Grid:
+    """A run that fills both tables and both figures in part, two seeds for large."""
+    grid = plan(folder, TINY_JOB + LARGE + BLOCKED)
+    for cell in grid.cells:
+        finish(cell, lambda config, sigma: 980 + config.train.seed - int((sigma or 0) / 50))
+    return grid
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_report_has_all_tables_and_figures_and_leaves_no_aside_files(tmp_path):
+    report = build_report(whole_run(tmp_path / "run").run, tmp_path / "out")
+
+    assert names(tmp_path / "out") == EVERYTHING
+    assert sorted(path.name for path in report.written) == EVERYTHING
+    assert report.holes == ()
+    assert [line for line in report.headlines if line.startswith("Table 1, accuracy: validation (small) 0.980 (0.990)")]
+
+
+def test_figures_are_pictures_with_ink_and_the_same_bytes_again(tmp_path):
+    grid = whole_run(tmp_path / "run")
+    for folder in ("a", "b"):
+        build_report(grid.run, tmp_path / folder)
+
+    for name in ("figure3", "figure7"):
+        picture = matplotlib.image.imread(tmp_path / "a" / f"{name}.png")
+        assert min(picture.shape[:2]) > 400
+        assert 0.01 < (picture[..., :3].min(axis=2) < 0.9).mean() < 0.5
+        assert ElementTree.parse(tmp_path / "a" / f"{name}.svg").getroot().tag.endswith("svg")
+    for name in EVERYTHING:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+
+
+def test_figure7_shows_the_mean_over_seeds_of_both_splits_and_the_papers_points(tmp_path):
+    drawn = figure7(collect(whole_run(tmp_path / "run").run))
+    (axes,) = drawn.figure.axes
+    curves = {str(line.get_label()): line for line in axes.lines}
+
+    (shuffled,) = [line for label, line in curves.items() if "shuffled" in label]
+    np.testing.assert_array_equal(shuffled.get_xdata(), [0, 5000, 10_000, 20_000])
+    # Seeds 0 and 1: 980 and 981 right pixels of 1000, less 100, 200 and 400 with the noise.
+    np.testing.assert_allclose(shuffled.get_ydata(), [0.9805, 0.8805, 0.7805, 0.5805])
+    assert "n=2" in str(shuffled.get_label())
+    (blocked,) = [line for label, line in curves.items() if "blocked" in label]
+    assert blocked.get_color() != shuffled.get_color()
+    points = [line.get_xydata().tolist() for label, line in curves.items() if label.startswith("paper")]
+    assert [[5000, 0.954]] in points and [[30_000, 0.49]] in points and [[9000, 0], [9000, 1]] in points
+    assert sorted(text.get_text() for text in axes.texts) == ["0 %", "100 %"]
+    assert drawn.holes == ()
+
+
+def test_figure3_has_a_panel_pair_per_data_set_with_the_epochs_as_recorded(tmp_path):
+    drawn = figure3(collect(whole_run(tmp_path / "run").run))
+    assert len(drawn.figure.axes) == 4
+
+    loss, _, accuracy, _ = drawn.figure.axes
+    assert [line.get_ydata().tolist() for line in loss.lines] == [[1.0, 0.5], [1.2, 0.6]]
+    # Validation accuracy is counted from its confusion matrix: 980 of 1000 pixels in both epochs.
+    assert [line.get_ydata().tolist() for line in accuracy.lines] == [[0.5, 0.75], [0.98, 0.98]]
+
+
+def test_a_figure_without_data_is_a_hole_and_its_old_files_go(tmp_path):
+    grid = whole_run(tmp_path / "run")
+    build_report(grid.run, tmp_path / "out")
+    for cell in grid.cells:
+        if cell.config.data.tiles == "large":
+            cell.folder.evaluation_file.unlink()
+
+    report = build_report(grid.run, tmp_path / "out")
+
+    assert [name for name in EVERYTHING if "figure7" not in name] == names(tmp_path / "out")
+    assert [str(hole) for hole in report.holes if hole.subject == "figure7" and grid.cells[4].id in hole.reason]
+
+
+@pytest.mark.parametrize("kind", ["tables", "figures"])
+def test_an_unknown_report_name_is_refused_with_the_valid_ones(tmp_path, kind):
+    grid = tiny_run(tmp_path / "run", TINY_JOB + f'[report]\n{kind} = ["table9"]\n')
+    with pytest.raises(ConfigError, match=r"table9.*(table1, table2|figure3, figure7)"):
+        build_report(grid.run, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_job_chooses_its_tables_and_figures(tmp_path):
+    grid = tiny_run(tmp_path / "run", TINY_JOB + '[report]\ntables = ["table1"]\nfigures = []\n')
+    assert build_report(grid.run, tmp_path / "out").holes == ()
+    assert names(tmp_path / "out") == ["cells.csv", "table1.csv", "tables.md"]
+
+
+def test_nothing_finished_is_an_error_that_says_what_to_do(tmp_path):
+    grid = plan(tmp_path / "run")
+    finish(grid.cells[0], lambda *_: 990, evaluated=False)
+    with pytest.raises(IncompleteError, match=r"no finished cell.*trained, but not evaluated.*hpcseg grid --job tiny"):
+        build_report(grid.run, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_published_folder_rebuilds_the_same_csvs_byte_for_byte(tmp_path):
+    grid = whole_run(tmp_path / "run")
+    grid.cells[0].folder.evaluation_file.unlink()
+    grid.cells[1].folder.failure_file.write_text('{"error": "no longer true"}')
+    grid.cells[2].folder.model_file.write_bytes(b"weights")
+    build_report(grid.run, tmp_path / "from_run")
+    publish(grid.run, tmp_path / "published")
+    published = RunFolder(tmp_path / "published")
+    shutil.rmtree(tmp_path / "run")
+
+    build_report(published, tmp_path / "again")
+
+    for name in ("table1.csv", "table2.csv", "cells.csv"):
+        wanted = (tmp_path / "from_run" / name).read_bytes()
+        assert (tmp_path / "published" / name).read_bytes() == wanted
+        assert (tmp_path / "again" / name).read_bytes() == wanted
+    kinds = {path.suffix for path in (tmp_path / "published").rglob("*") if path.is_file()}
+    assert kinds == {".json", ".jsonl", ".csv", ".md", ".png", ".svg"}
+
+
+def test_publishing_again_takes_back_what_the_run_no_longer_has(tmp_path):
+    grid = tiny_run(tmp_path / "run")
+    publish(grid.run, tmp_path / "published")
+    grid.cells[0].folder.evaluation_file.unlink()
+
+    report = publish(grid.run, tmp_path / "published")
+
+    assert grid.cells[0].id in [hole.subject for hole in report.holes]
+
+
+def test_publishing_over_a_run_or_over_another_job_is_refused(tmp_path):
+    grid = tiny_run(tmp_path / "run")
+    with pytest.raises(ConfigError, match="run folder"):
+        publish(grid.run, tmp_path / "run")
+    other = plan(tmp_path / "other", name="second")
+    other.cells[0].folder.model_file.write_bytes(b"weights")
+    with pytest.raises(ConfigError, match="run folder"):
+        publish(grid.run, tmp_path / "other")
+    other.cells[0].folder.model_file.unlink()
+    with pytest.raises(ConfigError, match=r'"second".*"tiny"'):
+        publish(grid.run, tmp_path / "other")
+
+
+def test_the_command_takes_the_newest_run_and_prints_numbers_holes_and_files(tmp_path, monkeypatch):
+    grid = tiny_run(tmp_path / "runs" / "tiny")
+    grid.cells[1].folder.evaluation_file.unlink()
+    monkeypatch.chdir(tmp_path)
+
+    result = CliRunner().invoke(app, ["report", "--publish", "results/tiny"])
+
+    assert result.exit_code == 0, result.output
+    assert "Table 1, accuracy: validation (small) 0.990 (0.990), test (small) 0.968 (0.968)" in result.output
+    assert f"{grid.cells[1].id}: it is trained, but not evaluated." in result.output
+    assert "wrote runs/tiny/report/tables.md" in result.output
+    assert "wrote results/tiny/tables.md" in result.output
+    assert (tmp_path / "results/tiny/cells" / grid.cells[0].id / "training.json").exists()
+
+
+def test_the_command_without_a_finished_cell_exits_with_5(tmp_path):
+    plan(tmp_path / "run")
+    result = CliRunner().invoke(app, ["report", "--run", str(tmp_path / "run"), "-o", str(tmp_path / "out")])
+    assert result.exit_code == 5
+    assert "hpcseg grid --job tiny" in result.output
+
+
+def test_a_report_loads_no_torch_h5py_or_submitit():
+    program = (
+        "import sys, hpcseg.report.build, hpcseg.cli.report;"
+        "print([name for name in ('torch', 'h5py', 'submitit', 'matplotlib.pyplot') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,260 @@
+"""Collecting records. The helpers at the top write the run folders of all tests of this folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hpcseg.config import CellConfig, load_job
+from hpcseg.errors import IncompleteError
+from hpcseg.report.collect import Hole, Records, collect, mean_and_spread
+from hpcseg.runs.grid import Cell, Grid, write_plan
+from hpcseg.runs.record import RunFolder, write_json
+
+DATA, CODE = "d" * 64, "c" * 64
+TINY_JOB = """
+title = "Tiny"
+[train]
+width = 8
+epochs = 2
+[evaluate]
+sweep_max = 20000
+sweep_step = 10000
+[[grid]]
+data.tiles = "small"
+train.noise_fraction = [0.0, 0.5]
+"""
+
+Accuracy = Callable[[CellConfig, float | None], int]
+"""A cell's right pixels of 1000: at a sigma of the test noise, or for None in validation."""
+
+
+def confusion(right: int) -> list[list[int]]:
+    """1000 pixels of class 0, some of them taken for class 1; class 2 is absent."""
+    return [[right, 1000 - right, 0], [0, 0, 0], [0, 0, 0]]
+
+
+def plan(folder: Path, toml: str = TINY_JOB, name: str = "tiny") -> Grid:
+    """The grid.json and config.json files of a job, without any result."""
+    folder.mkdir(parents=True, exist_ok=True)
+    job_file = folder.parent / f"{name}.toml"
+    job_file.write_text(toml)
+    job, run = load_job(job_file), RunFolder(folder)
+    cells = [Cell(config, run.cell(config.cell_id(data_sha256=DATA, code_sha256=CODE))) for config in job.cells]
+    grid = Grid(run, job, folder.parent / "data.h5", DATA, CODE, tuple(cells))
+    write_plan(grid)
+    return grid
+
+
+def finish(cell: Cell, right: Accuracy, *, evaluated: bool = True) -> None:
+    """Write the records that a finished cell has."""
+    config = cell.config
+    made = {
+        "precision": "fp32",
+        "world_size": 2,
+        "provenance": {"code_sha256": CODE, "commit": "0123456789abcdef-dirty", "host": "node1", "device": "CPU"},
+    }
+    validation = confusion(right(config, None))
+    epochs = [
+        {
+            "epoch": epoch,
+            "step": 10 * epoch,
+            "train_loss": 1 / epoch,
+            "train_accuracy": 1 - 0.5 / epoch,
+            "validation_loss": 1.2 / epoch,
+            "validation_confusion": validation,
+        }
+        for epoch in range(1, config.train.epochs + 1)
+    ]
+    cell.folder.metrics_file.write_text("".join(json.dumps(line) + "\n" for line in epochs))
+    cell.folder.events_file.write_text('{"time": 1.0, "event": "start"}\n')
+    training = {
+        "schema": 1,
+        "id": cell.id,
+        "epochs": len(epochs),
+        "steps": 10 * len(epochs),
+        "train_tiles": 350,
+        "validation_tiles": 75,
+        "parameters": 31_043_523,
+        "seconds": 100.25,
+        "validation_loss": epochs[-1]["validation_loss"],
+        "validation_confusion": validation,
+        "split_sha256": "5",
+        "model_sha256": f"model of {cell.id}",
+        **made,
+    }
+    write_json(cell.folder.training_file, training)
+    points = [{"sigma": sigma, "confusion": confusion(right(config, sigma))} for sigma in config.evaluate.sigmas()]
+    evaluation = {
+        "schema": 1,
+        "id": cell.id,
+        "settings": dataclasses.asdict(config.evaluate),
+        "model_sha256": f"model of {cell.id}",
+        "test_tiles": 75,
+        "class_values": [0, 128, 255],
+        "points": points,
+        "seconds": 2.0,
+        **made,
+    }
+    if evaluated:
+        write_json(cell.folder.evaluation_file, evaluation)
+
+
+def tiny_run(folder: Path, toml: str = TINY_JOB) -> Grid:
+    """A finished run: validation 990, clean test 968, 500 right pixels at every other sigma."""
+    grid = plan(folder, toml)
+    for cell in grid.cells:
+        finish(cell, lambda _, sigma: {None: 990, 0.0: 968}.get(sigma, 500))
+    return grid
+
+
+def change(file: Path, **values: object) -> None:
+    """Replace keys of a JSON file."""
+    write_json(file, {**json.loads(file.read_text()), **values})
+
+
+def holes_by_cell(records: Records) -> dict[str, Hole]:
+    return {hole.subject: hole for hole in records.holes}
+
+
+def test_ratios_come_from_the_counts_and_not_from_what_a_record_says_about_them(tmp_path):
+    grid = tiny_run(tmp_path / "run")
+    file = grid.cells[0].folder.evaluation_file
+    points = json.loads(file.read_text())["points"]
+    change(file, points=[{**point, "accuracy": 0.123} for point in points])
+
+    row = collect(grid.run).rows[0]
+
+    assert row.validation_accuracy() == 0.990
+    assert row.test_accuracy(0.0) == 0.968
+    assert row.test_accuracy(5000.0) == 0.500
+    assert row.hole is None
+
+
+def test_mean_and_sample_standard_deviation_over_seeds(tmp_path):
+    grid = plan(tmp_path / "run", TINY_JOB + "train.seed = [0, 1, 2]\n")
+    for cell in grid.cells:
+        finish(cell, lambda config, _: 900 + 10 * config.train.seed)
+
+    groups = collect(grid.run).groups
+
+    assert [[row.config.train.seed for row in group.rows] for group in groups] == [[0, 1, 2], [0, 1, 2]]
+    values = tuple(row.test_accuracy(0.0) for row in groups[0].rows)
+    # 0.90, 0.91, 0.92: deviations -0.01, 0, 0.01, so the sum of squares 0.0002 over n - 1 = 2 is 0.01 squared.
+    assert mean_and_spread(values) == pytest.approx((0.91, 0.01))
+    assert mean_and_spread(values[:1]) == (0.90, None)
+    assert mean_and_spread(()) == (None, None)
+
+
+def test_a_deleted_evaluation_is_a_hole_and_leaves_the_validation(tmp_path):
+    grid = tiny_run(tmp_path / "run")
+    cell = grid.cells[1]
+    cell.folder.evaluation_file.unlink()
+
+    records = collect(grid.run)
+
+    assert list(holes_by_cell(records)) == [cell.id]
+    assert "trained, but not evaluated" in str(records.holes[0])
+    assert "hpcseg grid --job tiny" in str(records.holes[0])
+    assert records.rows[1].validation_accuracy() == 0.990
+    assert records.rows[1].test_accuracy(0.0) is None
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "words"),
+    [
+        ("config.json", {"data_sha256": "e" * 64}, "other data (eeeeeeee)"),
+        ("config.json", {"code_sha256": "e" * 64}, "other code (eeeeeeee)"),
+        ("config.json", {"train": {}}, "other settings"),
+        ("training.json", {"provenance": {"code_sha256": "e" * 64}}, "trained with other code (eeeeeeee)"),
+        ("training.json", {"provenance": {}}, "trained with other code (not stated)"),
+        ("training.json", {"validation_confusion": [[1, 2], [3]]}, "training.json is damaged"),
+        ("training.json", {"id": "another"}, "cell another"),
+        ("evaluation.json", {"provenance": {"code_sha256": "e" * 64}}, "evaluated with other code"),
+        ("evaluation.json", {"model_sha256": "of before"}, "evaluated with another model"),
+        ("evaluation.json", {"settings": {}}, "evaluated with other settings"),
+        ("evaluation.json", {"points": []}, "evaluation.json is damaged"),
+        ("evaluation.json", {"schema": 2}, "schema 2"),
+    ],
+)
+def test_a_record_that_does_not_belong_to_the_grid_is_a_hole_with_its_reason(tmp_path, file, values, words):
+    grid = tiny_run(tmp_path / "run")
+    cell = grid.cells[0]
+    change(cell.folder.path / file, **values)
+
+    records = collect(grid.run)
+
+    assert list(holes_by_cell(records)) == [cell.id]
+    assert words in records.holes[0].reason
+    assert records.rows[0].evaluation is None
+    assert (records.rows[0].training is None) == (file != "evaluation.json")
+    assert records.rows[1].hole is None
+
+
+def test_a_failed_cell_is_a_hole_with_its_error(tmp_path):
+    grid = plan(tmp_path / "run")
+    write_json(grid.cells[0].folder.failure_file, {"error": "OutOfMemoryError: 80 GiB"})
+
+    holes = collect(grid.run).holes
+
+    assert [hole.subject for hole in holes] == [cell.id for cell in grid.cells]
+    assert "OutOfMemoryError: 80 GiB" in holes[0].reason
+    assert "not started" in holes[1].reason
+
+
+def test_cell_folders_outside_the_grid_are_counted_and_named(tmp_path):
+    grid = tiny_run(tmp_path / "run")
+    shutil.copytree(grid.cells[0].folder.path, tmp_path / "run" / "cells" / "small-of-old-code")
+
+    records = collect(grid.run)
+
+    assert len(records.rows) == 2
+    assert [note for note in records.notes if "small-of-old-code" in note and note.startswith("1 cell folder")]
+
+
+def test_an_ablation_is_left_out_of_the_positions_and_named(tmp_path):
+    grid = tiny_run(tmp_path / "run", TINY_JOB + '[[grid]]\ndata.tiles = "small"\ntrain.batch_norm = false\n')
+    ablation = grid.cells[2]
+
+    records = collect(grid.run)
+
+    assert [group.rows[0].id for group in records.positions.values()] == [cell.id for cell in grid.cells[:2]]
+    assert [note for note in records.notes if ablation.id in note and "Left out" in note]
+    assert len(records.rows) == 3
+
+
+def test_seeds_with_and_without_a_sweep_are_one_group(tmp_path):
+    more = '[[grid]]\ndata.tiles = "small"\ntrain.seed = 1\nevaluate.sweep_max = 0\n'
+    grid = tiny_run(tmp_path / "run", TINY_JOB + more)
+
+    records = collect(grid.run)
+
+    assert len(records.positions["small", "shuffled", 0.0].rows) == 2
+    assert records.notes == ()
+
+
+def test_cells_of_one_split_that_were_trained_on_two_are_noted(tmp_path):
+    grid = tiny_run(tmp_path / "run")
+    change(grid.cells[0].folder.training_file, split_sha256="6")
+    assert [note for note in collect(grid.run).notes if "different splits" in note]
+
+
+def test_epochs_need_every_line_of_the_metrics(tmp_path):
+    grid = tiny_run(tmp_path / "run")
+    file = grid.cells[0].folder.metrics_file
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))
+
+    rows = collect(grid.run).rows
+
+    assert rows[0].training.epochs == ()
+    assert [epoch.train_loss for epoch in rows[1].training.epochs] == [1.0, 0.5]
+
+
+def test_a_folder_without_a_grid_is_named(tmp_path):
+    with pytest.raises(IncompleteError, match=r"grid\.json"):
+        collect(RunFolder(tmp_path))

@@ -1,0 +1,82 @@
+"""A real Slurm for the tests of this folder: the one of slurm/testcluster, or any in which SLURM_CONF points."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hpcseg.runs.record import read_lines
+
+
+def slurm(*command: str) -> str:
+    """A Slurm command's output."""
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+class Cluster:
+    """Runs hpcseg against the cluster as a user would, in a folder of its own."""
+
+    def __init__(self, folder: Path, dataset: Path) -> None:
+        self.folder = folder
+        self.dataset = dataset
+
+    def hpcseg(self, *arguments: str) -> str:
+        command = [sys.executable, "-m", "hpcseg", *arguments]
+        answer = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=120)
+        assert answer.returncode == 0, f"{arguments}: {answer.stdout}{answer.stderr}"
+        return answer.stdout
+
+    def grid(self, job: str, run: str, *options: str) -> str:
+        return self.hpcseg(
+            "grid", "--slurm", "--job", job, "--data", str(self.dataset), "--profile", "testcluster", "--run", run,
+            "--time", "10", *options,
+        )  # fmt: skip
+
+    def states(self, run: str) -> dict[str, str]:
+        cells = json.loads(self.hpcseg("status", "--run", run, "--json"))["cells"]
+        return {cell["cell"]: cell["state"] for cell in cells}
+
+    def jobs(self, run: str, stage: str) -> list[str]:
+        lines = read_lines(self.folder / run / "submissions.jsonl")
+        return [line["job_id"] for line in lines if line["stage"] == stage]
+
+    def logs(self, run: str) -> str:
+        return "\n".join(f"== {path.name}\n{path.read_text()}" for path in (self.folder / run / "logs").glob("*.out"))
+
+    def wait(self, what: str, holds: Callable[[], bool], *, seconds: float = 300) -> None:
+        """Wait until something holds, releasing the pause that Slurm makes before it starts a requeued job."""
+        deadline = time.monotonic() + seconds
+        while not holds():
+            queue = slurm("squeue", "--noheader", "--array", "--format=%i %r")
+            for job_id in [line.split()[0] for line in queue.splitlines() if line.endswith("BeginTime")]:
+                subprocess.run(["scontrol", "update", f"jobid={job_id}", "starttime=now"], check=False)
+            assert time.monotonic() < deadline, f"{what}: not after {seconds} s; the queue:\n{queue}"
+            time.sleep(0.5)
+
+    def wait_finished(self, run: str, *, seconds: float = 300) -> None:
+        self.wait(
+            f"all cells of {run} finished", lambda: set(self.states(run).values()) == {"finished"}, seconds=seconds
+        )
+
+    def wait_queue_empty(self, *, seconds: float = 120) -> None:
+        self.wait("an empty queue", lambda: not slurm("squeue", "--noheader"), seconds=seconds)
+
+
+@pytest.fixture
+def cluster(tmp_path, tiny_dataset) -> Cluster:
+    try:
+        nodes = slurm("sinfo", "--noheader", "--Node", "--partition=gpu")
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = f'no Slurm answers ({error}); eval "$(slurm/testcluster/up)" brings one up'
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    assert len(nodes.splitlines()) >= 2, "the tests need two nodes"
+    return Cluster(tmp_path, tiny_dataset)

@@ -1,0 +1,54 @@
+"""The smoke grid through a real Slurm: arrays, a chained evaluation, a report, and nothing submitted twice."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from conftest import slurm
+
+pytestmark = pytest.mark.slurm
+
+
+def test_a_grid_trains_evaluates_and_reports_and_is_submitted_once(cluster):
+    said = cluster.grid("smoke", "runs/smoke")
+    assert "Submitted 5 jobs" in said  # two trainings, two evaluations, one report
+    training, evaluation = cluster.jobs("runs/smoke", "train"), cluster.jobs("runs/smoke", "evaluate")
+    assert [job.split("_")[1] for job in training + evaluation] == ["0", "1", "0", "1"], "two arrays from index 0"
+    assert "Nothing to submit" in cluster.grid("smoke", "runs/smoke"), "while the first runs"
+
+    cluster.wait_finished("runs/smoke")
+    cluster.wait_queue_empty()
+    report = cluster.folder / "runs/smoke/report/tables.md"
+    assert report.exists(), cluster.logs("runs/smoke")
+    accounted = slurm("sacct", "-nPX", f"--jobs={training[0].split('_')[0]}", "--format=State").split()
+    assert accounted == ["COMPLETED", "COMPLETED"]
+
+    assert "Nothing to submit" in cluster.grid("smoke", "runs/smoke"), "after it has finished"
+    cell = next((cluster.folder / "runs/smoke/cells").glob("*p050*"))
+    (cell / "evaluation.json").unlink()
+    before = (cell / "training.json").read_bytes()
+    said = cluster.grid("smoke", "runs/smoke")
+    assert "Submitted 2 jobs" in said and f"{cell.name} evaluate" in said  # the evaluation, and the report anew
+    cluster.wait_finished("runs/smoke")
+    assert (cell / "training.json").read_bytes() == before
+    cluster.wait_queue_empty()
+
+
+def test_two_nodes_train_one_cell_together(cluster):
+    cluster.grid("smoke", "runs/two", "--nodes", "2")
+    cluster.wait_finished("runs/two")
+    for cell in (cluster.folder / "runs/two/cells").iterdir():
+        assert json.loads((cell / "training.json").read_text())["world_size"] == 2
+        assert json.loads((cell / "evaluation.json").read_text())["world_size"] == 2
+    nodes = slurm("sacct", "-nPX", f"--jobs={cluster.jobs('runs/two', 'train')[0]}", "--format=NNodes").split()
+    assert nodes == ["2"]
+    cluster.wait_queue_empty()
+
+
+def test_a_dry_run_shows_the_scripts_and_leaves_nothing_behind(cluster):
+    said = cluster.grid("smoke", "runs/dry", "--dry-run", "--setup", "module load cuda", "--throttle", "1")
+    assert "#SBATCH --array=0-1%1" in said and "aftercorr:" in said and "\nmodule load cuda\n" in said
+    assert "--kill-on-bad-exit=1" in said and "--cpus-per-task=1 " in said and "wckey" not in said
+    assert not (cluster.folder / "runs").exists()
+    assert slurm("squeue", "--noheader") == ""
