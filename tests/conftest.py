@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from hpcseg.data.pack import pack
 from hpcseg.data.sample import write_sample
+
+_BESIDE_CHECKOUT = Path(__file__).parents[2] / "shared" / "soc"
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +26,31 @@ def tiny_dataset(tiny_folder) -> Path:
     """The packed file of `tiny_folder`."""
     pack(tiny_folder / "data", tiny_folder / "labels", tiny_folder / "tiny.h5", command="test")
     return tiny_folder / "tiny.h5"
+
+
+@pytest.fixture(scope="session")
+def soc() -> Path:
+    """The 500 real slices and labels: HPCSEG_DATA, or ../shared/soc beside the repository."""
+    return _there(Path(os.environ.get("HPCSEG_DATA") or _BESIDE_CHECKOUT))
+
+
+@pytest.fixture(scope="session")
+def soc_original(soc) -> Path:
+    """A few of the real files byte for byte as published (PackBits, 16 rows per strip)."""
+    return _there(soc.with_name("soc-original"))
+
+
+@pytest.fixture(scope="session")
+def soc_dataset(soc, tmp_path_factory) -> Path:
+    """The packed file of all real slices."""
+    path = tmp_path_factory.mktemp("soc") / "soc.h5"
+    pack(soc / "data", soc / "labels", path, command="test")
+    return path
+
+
+def _there(folder: Path) -> Path:
+    """The folder; without it a test is skipped, but in continuous integration it fails, so that none is lost."""
+    if not (folder / "data").is_dir():
+        tell = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
+        tell(f"needs the real data, and there is no {folder / 'data'} (set HPCSEG_DATA)")
+    return folder

@@ -8,6 +8,7 @@ import typer
 
 from hpcseg import __version__
 from hpcseg.cli import console
+from hpcseg.cli.demo import demo
 from hpcseg.cli.grid import grid
 from hpcseg.cli.pack import info, pack
 from hpcseg.cli.report import report
@@ -51,6 +52,7 @@ def _options(
     pass
 
 
+app.command(rich_help_panel="Start")(demo)
 app.command(rich_help_panel="Data")(pack)
 app.command(rich_help_panel="Data")(info)
 app.command(rich_help_panel="Experiment")(grid)

@@ -42,7 +42,7 @@ def report(
         console.stdout.print(f"{len(built.holes)} {'hole' if len(built.holes) == 1 else 'holes'}:")
     for hole in built.holes:
         console.stdout.print(f"  {hole}", markup=False)
-    if built.holes:
+    if built.planned_with:
         console.stdout.print(f"The run was planned with: {built.planned_with}", markup=False)
     for path in written:
         console.stdout.print(f"wrote {path}", markup=False)

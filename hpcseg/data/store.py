@@ -252,10 +252,7 @@ def verify(path: Path, on_slice: Callable[[int, int], None]) -> None:
     values = np.array(info.class_values).astype(info.label_dtype)
     with _opened(path) as file:
         for index in range(info.shape[0]):
-            try:
-                image, classes = file["slices"][index], file["labels"][index]
-            except OSError as error:
-                raise _damaged(path, f"slice {index} cannot be read ({error})") from None
+            image, classes = file["slices"][index], file["labels"][index]
             if pixels_sha256(image) != info.image_sha256[index]:
                 raise _damaged(path, f"the pixels of {info.image_names[index]} are not those that were packed")
             if classes.max() >= len(values) or pixels_sha256(values[classes]) != info.label_sha256[index]:
@@ -294,16 +291,18 @@ def _opened(path: Path) -> Iterator[h5py.File]:
     with file:
         if file.attrs.get("format") != FORMAT:
             raise DatasetError(f"{path} was not written by hpcseg. Make a data set with `hpcseg pack`.")
-        version = int(file.attrs["schema_version"])
-        if version > SCHEMA_VERSION:
-            raise DatasetError(
-                f"{path} has schema version {version}, but this hpcseg {__version__} reads up to {SCHEMA_VERSION}. "
-                "Update hpcseg, or pack the slices again."
-            )
         try:
+            version = int(file.attrs["schema_version"])
+            if version > SCHEMA_VERSION:
+                raise DatasetError(
+                    f"{path} has schema version {version}, but this hpcseg {__version__} reads up to {SCHEMA_VERSION}. "
+                    "Update hpcseg, or pack the slices again."
+                )
             yield file
         except KeyError as error:
             raise _damaged(path, f"it lacks {error}") from None
+        except OSError as error:
+            raise _damaged(path, f"it cannot be read ({error})") from None
 
 
 def _damaged(path: Path, what: str) -> DatasetError:

@@ -35,8 +35,8 @@ class Report:
     """Our numbers with the paper's in brackets, one line per row of a table."""
     notes: tuple[str, ...]
     holes: tuple[Hole, ...]
-    planned_with: str
-    """The command that planned the run; again, it runs what is missing."""
+    planned_with: str | None
+    """The command that planned the run: again, it runs the missing cells. None when no cell is missing."""
 
 
 def build_report(run: RunFolder, out: Path) -> Report:
@@ -73,7 +73,8 @@ def build_report(run: RunFolder, out: Path) -> Report:
         (out / name).unlink(missing_ok=True)
     headlines = tuple(line for table in tables for line in _headlines(table))
     paths = tuple(out / name for name in (*written, *pictures))
-    return Report(paths, headlines, _notes(records), holes, records.plan["command"])
+    command = records.plan["command"] if records.holes else None
+    return Report(paths, headlines, _notes(records), holes, command)
 
 
 def publish(run: RunFolder, folder: Path) -> Report:
@@ -119,8 +120,8 @@ def _document(records: Records, tables: list[Table], drawn: Mapping[str, Picture
     parts.append(cells_markdown(records, numbers))
     parts.append("## Holes")
     parts.append("\n".join(f"{number}. {_as_markdown(hole)}" for number, hole in enumerate(holes, start=1)) or "None.")
-    if holes:
-        parts.append(f"The run was planned with `{records.plan['command']}`; the same command runs what is missing.")
+    if records.holes:
+        parts.append(f"The run was planned with `{records.plan['command']}`.")
     if notes := _notes(records):
         parts.append("## Notes\n\n" + "\n".join(f"- {note}" for note in notes))
     parts.append("## What this was made from")

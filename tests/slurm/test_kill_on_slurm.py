@@ -49,7 +49,9 @@ def test_killed_requeued_and_timed_out_trainings_end_with_the_weights_of_one_lef
     killed = cluster.jobs("killed", "train")[0]
     slurm("scancel", "--signal=KILL", killed)
     slurm("scontrol", "requeue", cluster.jobs("requeued", "train")[0])
-    cluster.wait("the end of the killed job", lambda: killed not in slurm("squeue", "--noheader", "--format=%i").split())
+    cluster.wait(
+        "the end of the killed job", lambda: killed not in slurm("squeue", "--noheader", "--format=%i").split()
+    )
     assert not (cells["killed"] / "training.json").exists(), "it was killed too late to show anything"
     assert "Submitted 3 jobs" in cluster.grid(str(job), "killed")
 

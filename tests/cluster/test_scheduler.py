@@ -1,0 +1,65 @@
+"""What is made of Slurm's answers, with stand-ins for its commands: the real ones are used in tests/slurm."""
+
+from __future__ import annotations
+
+import stat
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpcseg.cluster import scheduler
+from hpcseg.cluster.scheduler import JobState
+from hpcseg.cluster.submit import chunks
+
+
+@pytest.fixture
+def commands(tmp_path, monkeypatch):
+    """Puts executables with given outputs on PATH; None is one that fails."""
+
+    def put(**outputs: str | None) -> None:
+        for name, output in outputs.items():
+            script = tmp_path / name
+            text = "exit 1" if output is None else f"cat <<'X'\n{output}\nX"
+            script.write_text(f"#!/bin/sh\n{text}\n")
+            script.chmod(script.stat().st_mode | stat.S_IEXEC)
+
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    return put
+
+
+def test_squeue_is_believed_first_and_an_absent_job_is_gone(commands):
+    commands(squeue="7_0|RUNNING|None|n1\n9|PENDING|Resources|\n", sacct="7_1|RUNNING|n2")
+    assert scheduler.ask(["7_0", "7_1"]) == {"7_0": JobState("RUNNING", "", "n1")}
+
+
+def test_sacct_answers_where_squeue_does_not_and_scontrol_last(commands):
+    commands(squeue=None, sacct="7_1|CANCELLED by 0|n2", scontrol="JobId=8 ArrayJobId=7 ArrayTaskId=1 JobState=PENDING")
+    assert scheduler.ask(["7_1"])["7_1"].ended
+    commands(sacct=None)
+    assert scheduler.ask(["7_1"]) == {"7_1": JobState("PENDING")}
+
+
+def test_no_answer_is_not_an_empty_answer(commands):
+    commands(squeue=None, sacct=None, scontrol=None)
+    assert scheduler.ask(["7"]) is None
+    assert scheduler.history(["7"]) == {}
+    assert scheduler.max_array_size() is None
+
+
+@pytest.mark.parametrize("state", ["PENDING", "RUNNING", "SUSPENDED", "RESV_DEL_HOLD", "SOMETHING_NEW"])
+def test_a_state_that_is_not_known_to_be_an_end_is_none(state):
+    assert not JobState(state).ended
+
+
+def test_max_array_size_is_read_from_the_configuration(commands):
+    commands(scontrol="MaxArraySize            = 1001\nMaxDBDMsgs = 20012")
+    assert scheduler.max_array_size() == 1001
+
+
+@given(cells=st.integers(0, 500), largest=st.integers(1, 60))
+def test_chunks_keep_every_cell_in_order_and_none_is_too_large(cells, largest):
+    parts = chunks(list(range(cells)), largest)
+    assert [cell for part in parts for cell in part] == list(range(cells))
+    assert all(1 <= len(part) <= largest for part in parts)
+    assert len(parts) == -(-cells // largest)

@@ -1,0 +1,247 @@
+"""Slices come out of any TIFF layout as they went in, in the order of their numbers; faulty sources are refused."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hpcseg.data.tiff import check_images, find_pages, pair
+from hpcseg.errors import DatasetError
+
+COMPRESSIONS = (None, "packbits", "lzw", "zlib", "jpegxl")
+HEIGHT, WIDTH = 37, 50  # neither a multiple of 16, so that the last strip is a short one
+
+
+def slices(count: int, dtype: str) -> np.ndarray:
+    """Random grey values with flat runs, over the whole range of the dtype."""
+    rng = np.random.default_rng(1)
+    values = rng.random((count, HEIGHT, WIDTH)) * (1 if dtype == "float32" else np.iinfo(dtype).max)
+    values[:, :, 20:35] = values[:, :1, :1]
+    return values.astype(dtype)
+
+
+def write_folder(folder: Path, stack: np.ndarray, **options) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, pixels in enumerate(stack):
+        tifffile.imwrite(folder / f"slice{index + 1:03d}.tif", pixels, **options)
+    return folder
+
+
+def read_all(source: Path) -> np.ndarray:
+    return np.stack([page.read() for page in find_pages(source)])
+
+
+def one_slice(folder: Path, name: str, value: int = 7) -> None:
+    tifffile.imwrite(folder / name, np.full((4, 5), value, dtype=np.uint16))
+
+
+# jpegxl: the encoder writes no big-endian pixels.
+@pytest.mark.parametrize(
+    ("dtype", "byteorder", "compression"),
+    [
+        parts
+        for parts in itertools.product(("uint8", "uint16", "float32"), "<>", COMPRESSIONS)
+        if parts[1:] != (">", "jpegxl")
+    ],
+)
+def test_a_folder_reads_back_what_was_written(tmp_path, dtype, byteorder, compression):
+    stack = slices(2, dtype)
+    write_folder(tmp_path, stack, byteorder=byteorder, compression=compression, rowsperstrip=16)
+
+    read = read_all(tmp_path)
+
+    np.testing.assert_array_equal(read, stack)
+    assert read.dtype == np.dtype(dtype)
+    assert read.dtype.isnative
+
+
+@pytest.mark.parametrize("bigtiff", [False, True])
+@pytest.mark.parametrize(
+    ("byteorder", "compression"),
+    [(order, name) for order, name in itertools.product("<>", COMPRESSIONS) if (order, name) != (">", "jpegxl")],
+)
+def test_a_stack_reads_back_its_pages_numbered_from_1(tmp_path, byteorder, compression, bigtiff):
+    stack = slices(3, "uint16")
+    file = tmp_path / "stack.tif"
+    tifffile.imwrite(
+        file, stack, byteorder=byteorder, compression=compression, bigtiff=bigtiff, photometric="minisblack"
+    )
+
+    assert [page.number for page in find_pages(file)] == [1, 2, 3]
+    assert [page.name for page in find_pages(file)] == ["stack.tif#1", "stack.tif#2", "stack.tif#3"]
+    np.testing.assert_array_equal(read_all(file), stack)
+
+
+def test_a_tiled_tiff_reads_back_what_was_written(tmp_path):
+    stack = slices(2, "uint16")
+    write_folder(tmp_path, stack, tile=(16, 32), compression="zlib")
+    np.testing.assert_array_equal(read_all(tmp_path), stack)
+
+
+def test_a_folder_with_one_multi_page_file_is_a_stack(tmp_path):
+    stack = slices(3, "uint8")
+    tifffile.imwrite(tmp_path / "labels_2024.tif", stack, photometric="minisblack")
+    np.testing.assert_array_equal(read_all(tmp_path), stack)
+
+
+def test_slices_come_by_number_not_by_name(tmp_path):
+    for number in (10, 9, 1, 100):
+        one_slice(tmp_path, f"scan2_{number}.TIF", number)
+    assert [page.number for page in find_pages(tmp_path)] == [1, 9, 10, 100]
+    assert read_all(tmp_path)[:, 0, 0].tolist() == [1, 9, 10, 100]
+
+
+def test_other_files_and_folders_beside_the_slices_are_left_alone(tmp_path):
+    one_slice(tmp_path, "a1.tif")
+    (tmp_path / "Thumbs.db").write_bytes(b"")
+    (tmp_path / "old2.tif").mkdir()
+    assert [page.name for page in find_pages(tmp_path)] == ["a1.tif"]
+
+
+@settings(max_examples=25, deadline=None, derandomize=True, database=None)
+@given(
+    numbers=st.lists(st.integers(0, 99_999), min_size=1, max_size=6, unique=True),
+    image_prefix=st.sampled_from(["", "SOCprist", "v2_scan 7-", "ü\n'\"\\"]),
+    label_prefix=st.sampled_from(["slice__", "3d_", "x.1."]),
+    image_zeros=st.integers(0, 8),
+    label_zeros=st.integers(0, 8),
+)
+def test_every_image_meets_the_label_of_its_own_number(numbers, image_prefix, label_prefix, image_zeros, label_zeros):
+    with tempfile.TemporaryDirectory() as folder:
+        images, labels = Path(folder, "images"), Path(folder, "labels")
+        images.mkdir()
+        labels.mkdir()
+        for number in numbers:
+            pixels = np.full((2, 2), number, dtype=np.uint32)
+            tifffile.imwrite(images / f"{image_prefix}{number:0{image_zeros}d}.tiff", pixels)
+            tifffile.imwrite(labels / f"{label_prefix}{number:0{label_zeros}d}.tif", pixels)
+
+        pairs = pair(find_pages(images), find_pages(labels))
+
+        assert [image.read()[0, 0] for image, _ in pairs] == sorted(numbers)
+        assert [label.read()[0, 0] for _, label in pairs] == sorted(numbers)
+
+
+def test_numbers_without_a_partner_are_named_from_both_sides(tmp_path):
+    for folder, numbers in (("images", (1, 2, 3)), ("labels", (2, 3, 4))):
+        (tmp_path / folder).mkdir()
+        for number in numbers:
+            one_slice(tmp_path / folder, f"{folder}{number}.tif")
+
+    with pytest.raises(DatasetError) as error:
+        pair(find_pages(tmp_path / "images"), find_pages(tmp_path / "labels"))
+
+    assert "images1.tif (number 1) has no label" in str(error.value)
+    assert "labels4.tif (number 4) has no image" in str(error.value)
+
+
+def test_all_faults_of_a_folder_come_in_one_message(tmp_path):
+    one_slice(tmp_path, "a1.tif")
+    one_slice(tmp_path, "b1.tif")
+    one_slice(tmp_path, "nameless.tif")
+    (tmp_path / "a2.tif").write_bytes(b"")
+    tifffile.imwrite(tmp_path / "a3.tif", np.zeros((4, 6), dtype=np.uint16))
+    tifffile.imwrite(tmp_path / "a4.tif", np.zeros((2, 4, 5), dtype=np.uint16), photometric="minisblack")
+
+    with pytest.raises(DatasetError) as error:
+        find_pages(tmp_path)
+
+    message = str(error.value)
+    for text in (
+        "b1.tif and a1.tif both have the number 1",
+        "nameless.tif has no number",
+        f"{tmp_path / 'a2.tif'} is not a readable TIFF file",
+        "a3.tif is 4 x 6 uint16, but a1.tif is 4 x 5 uint16",
+        "a4.tif has 2 pages",
+    ):
+        assert text in message
+
+
+def test_of_many_faults_ten_are_told_and_the_rest_counted(tmp_path):
+    for index in range(14):
+        one_slice(tmp_path, f"{chr(ord('a') + index)}.tif")
+    with pytest.raises(DatasetError, match="has no number.*; and 4 more"):
+        find_pages(tmp_path)
+
+
+def test_a_number_beyond_64_bits_is_refused(tmp_path):
+    one_slice(tmp_path, "scan20240131235959123456.tif")
+    with pytest.raises(DatasetError, match="scan20240131235959123456.tif has a number of more than 18 digits"):
+        find_pages(tmp_path)
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+@pytest.mark.parametrize("missing", [1, 300])
+def test_a_file_that_was_cut_short_is_refused_at_the_first_look(tmp_path, compression, missing):
+    file = write_folder(tmp_path, slices(1, "uint16"), compression=compression) / "slice001.tif"
+    file.write_bytes(file.read_bytes()[:-missing])
+    with pytest.raises(DatasetError, match=rf"slice001.tif .*cut short: {missing} bytes are missing"):
+        find_pages(tmp_path)
+
+
+def test_a_file_with_a_strip_left_out_is_refused(tmp_path):
+    # A sparse TIFF: offset and byte count of a strip are 0. tifffile reads zeros there.
+    file = write_folder(tmp_path, slices(1, "uint16"), rowsperstrip=16) / "slice001.tif"
+    with tifffile.TiffFile(file, mode="r+") as tif:
+        for tag in ("StripOffsets", "StripByteCounts"):
+            values = list(tif.pages[0].tags[tag].value)
+            tif.pages[0].tags[tag].overwrite([*values[:-1], 0])
+    with pytest.raises(DatasetError, match=r"slice001.tif .*strips are missing"):
+        find_pages(tmp_path)
+
+
+@pytest.mark.parametrize("imagej", [False, True])
+def test_a_stack_with_one_header_for_many_slices_is_not_taken_for_one_slice(tmp_path, imagej):
+    tifffile.imwrite(
+        tmp_path / "stack.tif", slices(3, "uint16"), truncate=True, imagej=imagej, photometric="minisblack"
+    )
+    with pytest.raises(DatasetError, match=r"stack.tif .*one page header for \(3, 37, 50\)"):
+        find_pages(tmp_path / "stack.tif")
+
+
+def test_pixels_that_cannot_be_decoded_are_refused_with_the_files_name(tmp_path):
+    file = write_folder(tmp_path, slices(1, "uint16"), compression="zlib") / "slice001.tif"
+    whole = bytearray(file.read_bytes())
+    whole[-200:-100] = bytes(100)
+    file.write_bytes(whole)
+    with pytest.raises(DatasetError, match=r"slice001.tif cannot be decoded"):
+        find_pages(tmp_path)[0].read()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_grey_values_that_are_no_numbers_are_refused_with_the_files_name(tmp_path, value):
+    stack = slices(1, "float32")
+    stack[0, 5, 6] = value
+    page = find_pages(write_folder(tmp_path, stack))[0]
+    with pytest.raises(DatasetError, match=r"slice001.tif holds NaN or infinite"):
+        page.read()
+
+
+@pytest.mark.parametrize("dtype", ["int16", "uint32", "float64", "bool"])
+def test_grey_values_of_other_types_are_refused(tmp_path, dtype):
+    pages = find_pages(write_folder(tmp_path, np.ones((1, 4, 5), dtype=dtype)))
+    with pytest.raises(DatasetError, match=rf"slice001.tif holds {dtype} grey values"):
+        check_images(pages)
+
+
+@pytest.mark.parametrize("photometric", ["rgb", "minisblack"])
+def test_colour_slices_are_refused(tmp_path, photometric):
+    shape, planar = ((4, 5, 3), "contig") if photometric == "rgb" else ((3, 4, 5), "separate")
+    tifffile.imwrite(tmp_path / "a1.tif", np.zeros(shape, "u1"), photometric=photometric, planarconfig=planar)
+    with pytest.raises(DatasetError, match=r"a1.tif is not a grey-value image"):
+        find_pages(tmp_path)
+
+
+def test_a_missing_and_an_empty_source_are_told_apart(tmp_path):
+    with pytest.raises(DatasetError, match=r"There is no folder or TIFF stack .*nowhere"):
+        find_pages(tmp_path / "nowhere")
+    (tmp_path / "notes.txt").write_text("no slice")
+    with pytest.raises(DatasetError, match=r"holds no .tif or .tiff files"):
+        find_pages(tmp_path)
