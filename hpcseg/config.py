@@ -236,11 +236,11 @@ def find_job(job: str) -> Path:
         if path.is_file():
             return path
         raise ConfigError(f"There is no job file {path}.")
-    known = {found.stem: found for found in sorted(shipped_folder("jobs").glob("*.toml"))}
+    known = {found.stem: found for found in shipped_folder("jobs").glob("*.toml")}
     if job in known:
         return known[job]
     raise ConfigError(
-        f'There is no job "{job}". Shipped jobs are {", ".join(known)}; give the path of a .toml file for your own.'
+        f'There is no job "{job}". Shipped jobs are {", ".join(sorted(known))}; give the path of a .toml file for your own.'
     )
 
 

@@ -89,10 +89,10 @@ def load_profile(name: str) -> Profile:
     """
     path = Path(name)
     if path.suffix != ".toml":
-        known = {found.stem: found for found in sorted(shipped_folder("profiles").glob("*.toml"))}
+        known = {found.stem: found for found in shipped_folder("profiles").glob("*.toml")}
         if name not in known:
             raise ConfigError(
-                f'There is no profile "{name}". Shipped profiles are {", ".join(known)}; give the path of a .toml '
+                f'There is no profile "{name}". Shipped profiles are {", ".join(sorted(known))}; give the path of a .toml '
                 "file for your own."
             )
         path = known[name]

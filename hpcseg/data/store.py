@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import io
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -35,6 +36,7 @@ from hpcseg.errors import DatasetError, HpcsegError
 FORMAT = "hpcseg-dataset"
 SCHEMA_VERSION = 1
 _CHUNK = 128
+_TRIED_BYTES = 1_000_000
 _TEXT_COLUMNS = ("image_names", "label_names", "image_sha256", "label_sha256")
 _NUMBER_COLUMNS = ("numbers", "class_counts", "grey_min", "grey_max")
 
@@ -129,17 +131,19 @@ def create(path: Path) -> Iterator[h5py.File]:
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with h5py.File(aside, "w", libver=("v110", "v110")) as file:
-            yield file
-        with aside.open("rb+") as written:
-            os.fsync(written.fileno())
+        with _Target(aside) as target:
+            target.try_out()
+            with h5py.File(target, "w", libver=("v110", "v110")) as file:
+                yield file
+            target.finish()
         aside.replace(path)
-    except (OSError, RuntimeError) as error:  # h5py raises RuntimeError where closing a file meets a full disk
+    except OSError as error:
         raise HpcsegError(
-            f"{path} cannot be written: {str(error).splitlines()[0]}. Is there space and permission?"
+            f"{path} cannot be written: {error.strerror or error}. Is there space and permission?"
         ) from None
     finally:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            aside.unlink()
 
 
 def finish(
@@ -278,6 +282,46 @@ def info_as_json(info: DatasetInfo) -> dict[str, object]:
         "grey_min": float(info.grey_min.min()),
         "grey_max": float(info.grey_max.max()),
     }
+
+
+class _Target(io.FileIO):
+    """The file that HDF5 writes through. Keeps the first error for `finish` and swallows what comes after it.
+
+    HDF5 must not meet an error itself (full disk, quota): it cannot close such a file, and crashes at exit.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "w+")
+        self._error: OSError | None = None
+
+    def try_out(self) -> None:
+        """Raises the OSError of a disk that is full before HDF5 writes its first page, without which it crashes too."""
+        self.write(bytes(_TRIED_BYTES))
+        self.truncate(0)
+        self.seek(0)
+        self.finish()
+
+    def write(self, data: Any) -> int:
+        left = memoryview(data)
+        try:
+            while left and self._error is None:
+                left = left[super().write(left) :]
+        except OSError as error:
+            self._error = error
+        return len(data)
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self._error = self._error or error
+            return self.tell()
+
+    def finish(self) -> None:
+        """Bring all to the disk; raises the OSError that writing met."""
+        if self._error is not None:
+            raise self._error
+        os.fsync(self.fileno())
 
 
 @contextlib.contextmanager

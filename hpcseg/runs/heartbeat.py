@@ -37,16 +37,18 @@ class Heartbeat:
         self._stage = stage
         self._active = ranks.is_main
         self._where = describe_process(ranks)
-        self._written = 0.0
-        self._previous = time.monotonic()
+        self._written = time.monotonic()
+        self._steps = 0
+        self._beaten = False
 
     def beat(self, history: list[dict[str, Any]], *, epoch: int, step: int, steps_per_epoch: int) -> None:
-        """Called after every step; most calls only look at the clock."""
+        """Called after every step; most calls only look at the clock. The first writes at once."""
         now = time.monotonic()
-        seconds, self._previous = now - self._previous, now
-        if not self._active or now - self._written < _SECONDS_BETWEEN_HEARTBEATS:
+        self._steps += 1
+        elapsed = now - self._written
+        if not self._active or (self._beaten and elapsed < _SECONDS_BETWEEN_HEARTBEATS):
             return
-        self._written = now
+        seconds, self._steps, self._written, self._beaten = elapsed / self._steps, 0, now, True
         validation = history[-1]["validation_confusion"] if history else None
         write_json(
             self._cell.folder.progress_file,

@@ -1,0 +1,115 @@
+"""`hpcseg grid` on this machine, through the command line: what a user without a cluster does."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from hpcseg.cli.app import app
+
+JOB = """
+[data]
+tile_size = 64
+[train]
+width = 4
+depth = 2
+epochs = 2
+batch_size = 4
+precision = "fp32"
+[needs]
+gpus = 0
+[[grid]]
+data.tiles = ["1x1", "1x2"]
+"""
+
+
+@pytest.fixture
+def job(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    (tmp_path / "tiny.toml").write_text(JOB)
+    return tmp_path
+
+
+def hpcseg(*arguments: str, code: int = 0) -> str:
+    answer = CliRunner().invoke(app, list(arguments))
+    assert answer.exit_code == code, answer.output
+    return answer.output
+
+
+def grid(dataset, *options: str, code: int = 0) -> str:
+    return hpcseg("grid", "--local", "--job", "tiny.toml", "--data", str(dataset), *options, code=code)
+
+
+def states(run: str = "runs/tiny") -> list[str]:
+    return [cell["state"] for cell in json.loads(hpcseg("status", "--run", run, "--json"))["cells"]]
+
+
+def test_a_grid_runs_once_and_again_only_what_is_missing(job, tiny_dataset):
+    assert "2 cells finished, 0 failed" in grid(tiny_dataset)
+    assert states() == ["finished", "finished"]
+    cells = sorted((job / "runs/tiny/cells").iterdir())
+    kept = {path: path.stat().st_mtime_ns for cell in cells for path in cell.glob("*.json*")}
+
+    assert "nothing to do" in grid(tiny_dataset)
+    assert {path: path.stat().st_mtime_ns for path in kept if path.name != "config.json"} == {
+        path: time for path, time in kept.items() if path.name != "config.json"
+    }
+    (cells[0] / "evaluation.json").unlink()
+    assert "1 cells finished" in grid(tiny_dataset)
+    assert (cells[0] / "training.json").stat().st_mtime_ns == kept[cells[0] / "training.json"], "trained once only"
+
+
+def test_two_ranks_of_submitits_local_executor_train_one_cell(job, tiny_dataset):
+    grid(tiny_dataset, "--ranks-per-node", "2", "--run", "two")
+    for cell in (job / "two/cells").iterdir():
+        assert json.loads((cell / "training.json").read_text())["world_size"] == 2
+
+
+def test_a_failed_cell_stops_no_other_and_says_why(job, tiny_dataset):
+    grid(tiny_dataset, "--dry-run")
+    (job / "tiny.toml").write_text(JOB.replace("[train]", "[train]\nlearning_rate = 1e38"))
+    said = grid(tiny_dataset, code=1)
+    assert said.count("training loss became") == 2, "both cells fail, the second after the first"
+    assert "0 cells finished, 2 failed" in said and ".out" in said
+    assert states() == ["failed", "failed"]
+
+
+def test_a_cell_that_another_process_runs_is_passed_over(job, tiny_dataset):
+    grid(tiny_dataset)
+    cell = sorted((job / "runs/tiny/cells").iterdir())[0]
+    (cell / "evaluation.json").unlink()
+    with (cell / "lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert f"{cell.name}: run by another process" in grid(tiny_dataset)
+    assert not (cell / "evaluation.json").exists()
+
+
+def test_a_cell_of_changed_data_is_another_cell(job, tiny_dataset, tiny_folder):
+    grid(tiny_dataset, "--dry-run")
+    hpcseg("pack", str(tiny_folder), "-o", "same.h5")
+    (job / "other").mkdir()
+    from hpcseg.data.sample import write_sample
+
+    write_sample(job / "other", slices=16, size=128, seed=1)
+    hpcseg("pack", str(job / "other"), "-o", "other.h5")
+    listing = grid(tiny_dataset, "--dry-run")
+    assert grid("same.h5", "--dry-run") == listing, "the same pixels, packed again"
+    assert grid("other.h5", "--dry-run") != listing
+
+
+def test_torchrun_trains_a_cell_on_two_ranks(job, tiny_dataset):
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "hpcseg", "train",
+        "1x2-*", "--job", "tiny.toml", "--data", str(tiny_dataset), "--run", "torchrun",
+    ]  # fmt: skip
+    answer = subprocess.run(command, cwd=job, env=os.environ, capture_output=True, text=True, timeout=240)
+    assert answer.returncode == 0, answer.stderr
+    (record,) = (job / "torchrun/cells").glob("1x2-*/training.json")
+    assert json.loads(record.read_text())["world_size"] == 2

@@ -1,0 +1,134 @@
+"""Tiles on a device, the order in which they are used, and which rank does which part."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from hpcseg.config import DataConfig, TrainConfig
+from hpcseg.data import batches, store
+from hpcseg.errors import ConfigError, DatasetError
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def source(tiny_dataset):
+    """64 tiles of 64 x 64 pixels: 16 slices with 2 x 2 each."""
+    return batches.open_source(tiny_dataset, DataConfig(tiles="2x2", tile_size=64))
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("size", [25, 64, 3, 2, 1])
+def test_the_ranks_shares_are_the_batch_in_order_and_differ_by_one_at_most(size, ranks):
+    batch = np.random.default_rng(0).permutation(1000)[:size]
+    shares = [batches.rank_share(batch, rank, ranks) for rank in range(ranks)]
+    np.testing.assert_array_equal(np.concatenate(shares), batch)
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_25_tiles_are_13_and_12_on_two_ranks():
+    assert [len(batches.rank_share(np.arange(25), rank, 2)) for rank in (0, 1)] == [13, 12]
+
+
+@pytest.mark.parametrize("tiles", [1, 31, 32, 33, 75, 675])
+def test_evaluation_chunks_are_the_same_on_any_number_of_ranks_and_hold_each_tile_once(tiles):
+    alone = [chunk.tolist() for chunk in batches.evaluation_chunks(tiles, 0, 1)]
+    assert [row for chunk in alone for row in chunk] == list(range(tiles))
+    for ranks in (2, 3, 5):
+        parts = [[chunk.tolist() for chunk in batches.evaluation_chunks(tiles, rank, ranks)] for rank in range(ranks)]
+        assert sorted(chunk for part in parts for chunk in part) == alone
+
+
+def test_epochs_visit_every_tile_once_in_an_order_of_their_own():
+    orders = [
+        batches.epoch_order(100, seed=seed, epoch=epoch).tolist() for seed, epoch in ((0, 0), (0, 1), (1, 0), (1, 1))
+    ]
+    assert all(sorted(order) == list(range(100)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 4
+    assert batches.epoch_order(100, seed=1, epoch=0).tolist() == orders[2]
+
+
+def test_a_source_lays_out_all_tiles_and_reads_those_of_its_rows(source, tiny_dataset):
+    assert len(source.table) == 64
+    assert source.classes == 3
+    rows = np.array([63, 0, 17])
+    counts, labels, keys = source.read(rows)
+    # Row 17 is tile 1 of slice index 4, whose number is 5.
+    assert keys.tolist() == [[16, 64, 64], [1, 0, 0], [5, 0, 64]]
+    expected_counts, expected_labels = store.read_tiles(
+        tiny_dataset, np.array([(15, 64, 64), (0, 0, 0), (4, 0, 64)]), 64
+    )
+    np.testing.assert_array_equal(counts, expected_counts)
+    np.testing.assert_array_equal(labels, expected_labels)
+
+
+def test_clean_tiles_are_divided_by_65535(source):
+    rows = source.split.train
+    counts, labels, _ = source.read(rows)
+    tiles = batches.training_set(source, rows, TrainConfig(), CPU)
+    assert (tiles.images.shape, tiles.images.dtype) == ((len(rows), 1, 64, 64), torch.float32)
+    np.testing.assert_array_equal(tiles.images.numpy()[:, 0], counts.astype(np.float32) / np.float32(65_535))
+    np.testing.assert_array_equal(tiles.labels.numpy(), labels)
+    assert tiles.labels.dtype == torch.uint8
+
+
+def test_noise_is_added_in_counts_before_the_division(source):
+    rows = np.arange(32)
+    noisy = batches.training_set(source, rows, TrainConfig(noise_fraction=1.0, noise_sigma_max=10_000), CPU)
+    clean = batches.training_set(source, rows, TrainConfig(), CPU)
+    deviations = (noisy.images - clean.images).std(dim=(1, 2, 3)) * 65_535
+    # 32 sigmas of U(0, 10000): mean 5000 with a standard error of 10000 / sqrt(12 x 32) = 510.
+    assert float(deviations.mean()) == pytest.approx(5_000, abs=4 * 510)
+    # The largest may exceed 10000 by the error of a deviation of 4096 pixels, 1.1 %.
+    assert float(deviations.max()) < 10_000 * (1 + 4 * 0.011)
+
+
+def test_a_training_tile_is_the_same_in_any_order_and_company(source):
+    config = TrainConfig(noise_fraction=0.5, seed=9)
+    rows = source.split.train
+    whole = batches.training_set(source, rows, config, CPU)
+    order = np.random.default_rng(2).permutation(len(rows))[:11]
+    part = batches.training_set(source, rows[order], config, CPU)
+    assert torch.equal(part.images, whole.images[order])
+    assert torch.equal(part.labels, whole.labels[order])
+
+
+def test_taking_rows_gives_images_and_labels_for_the_loss(source):
+    tiles = batches.training_set(source, np.arange(10), TrainConfig(), CPU)
+    images, labels = tiles.take(torch.tensor([7, 2]))
+    assert torch.equal(images, tiles.images[[7, 2]])
+    assert torch.equal(labels, tiles.labels[[7, 2]].long())
+    assert labels.dtype == torch.int64
+
+
+def test_all_noise_levels_of_the_test_set_share_one_draw(source):
+    tests = batches.test_set(source, seed=4, device=CPU)
+    rows = torch.arange(len(tests))
+    clean, labels = tests.take(rows, 0.0)
+    counts, expected_labels, _ = source.read(source.split.test)
+    np.testing.assert_array_equal(clean.numpy()[:, 0], counts.astype(np.float32) / np.float32(65_535))
+    np.testing.assert_array_equal(labels.numpy(), expected_labels)
+
+    unit = (tests.take(rows, 65_535.0)[0] - clean).numpy()
+    # 10 tiles of 4096 pixels: standard error of the deviation 1 / sqrt(2 x 40960).
+    assert unit.std() == pytest.approx(1, rel=4 / np.sqrt(2 * unit.size))
+    for sigma in (1_000.0, 5_000.0, 30_000.0):
+        noisy = (tests.take(rows, sigma)[0] - clean).numpy()
+        # Three roundings in float32 of numbers up to 6, so within a few units of 6 x 2**-24.
+        np.testing.assert_allclose(noisy, unit * sigma / 65_535, atol=4 * 6 * 2**-24)
+
+
+def test_the_evaluations_seed_alone_decides_the_test_noise(source):
+    once, again, other = (batches.test_set(source, seed=seed, device=CPU) for seed in (4, 4, 5))
+    assert torch.equal(once.unit, again.unit)
+    assert not torch.equal(once.unit, other.unit)
+    assert torch.equal(once.clean.images, other.clean.images)
+
+
+def test_tiles_that_do_not_fit_and_too_few_slices_are_refused(tiny_dataset):
+    with pytest.raises(ConfigError, match="at most 128"):
+        batches.open_source(tiny_dataset, DataConfig(tile_size=129))
+    with pytest.raises(DatasetError, match="too few for a blocked split"):
+        batches.open_source(tiny_dataset, DataConfig(split="blocked", gap_slices=5))

@@ -1,0 +1,108 @@
+"""Three disjoint sets: the paper's shares when shuffled, no neighbours across sets when blocked."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from hpcseg.data.splits import split_tiles
+from hpcseg.errors import DatasetError
+
+
+def table_of(slices, tiles_per_slice):
+    return np.array([(index, 0, 8 * tile) for index in range(slices) for tile in range(tiles_per_slice)])
+
+
+def sets(split):
+    return split.train, split.validation, split.test
+
+
+def slices_of(table, split):
+    return [sorted(set(table[rows, 0].tolist())) for rows in sets(split)]
+
+
+@pytest.mark.parametrize(
+    ("tiles_per_slice", "sizes"),
+    # 70, 15 and 15 per cent of 500 and of 4500.
+    [(1, (350, 75, 75)), (9, (3150, 675, 675))],
+)
+def test_shuffled_sets_have_the_papers_sizes_and_are_all_tiles_once(tiles_per_slice, sizes):
+    table = table_of(500, tiles_per_slice)
+    split = split_tiles(table, policy="shuffled", seed=0, gap_slices=2)
+    assert tuple(len(rows) for rows in sets(split)) == sizes
+    assert sorted(np.concatenate(sets(split)).tolist()) == list(range(len(table)))
+    assert all((np.diff(rows) > 0).all() for rows in sets(split))
+
+
+def test_shuffled_takes_each_tile_for_itself():
+    table = table_of(500, 9)
+    train, _, test = slices_of(table, split_tiles(table, policy="shuffled", seed=0, gap_slices=2))
+    # A slice without any of its 9 tiles in training has a chance of 0.3**9: 0.01 of 500 slices.
+    assert len(train) >= 499
+    # With at least one in the test set: 1 - 0.85**9 = 0.77, give or take four standard deviations of 9 slices.
+    assert len(test) == pytest.approx(500 * 0.768, abs=4 * 9.4)
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize(("slices", "gap_slices"), [(500, 2), (500, 7), (20, 1), (31, 3)])
+def test_blocked_sets_keep_their_distance_whatever_the_seed(slices, gap_slices, seed):
+    table = table_of(slices, 2)
+    split = split_tiles(table, policy="blocked", seed=seed, gap_slices=gap_slices)
+    for one, other in itertools.combinations(slices_of(table, split), 2):
+        closest = min(abs(a - b) for a, b in itertools.product(one, other))
+        assert closest > gap_slices
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_blocked_sets_are_single_runs_on_the_ring_with_all_tiles_of_their_slices(seed):
+    table = table_of(100, 4)
+    split = split_tiles(table, policy="blocked", seed=seed, gap_slices=3)
+    # 100 slices less three gaps of 3 are 91: 70 % are 64, 15 % are 14, the rest is 13.
+    assert [len(part) for part in slices_of(table, split)] == [64, 14, 13]
+    for part, rows in zip(slices_of(table, split), sets(split), strict=True):
+        assert len(rows) == 4 * len(part)
+        # A run on the ring has one slice whose successor is not in it.
+        assert sum((index + 1) % 100 not in part for index in part) == 1
+
+
+def test_blocked_works_on_the_order_of_slices_where_a_table_leaves_some_out():
+    table = table_of(60, 1)
+    table[:, 0] *= 10
+    train, validation, test = slices_of(table, split_tiles(table, policy="blocked", seed=1, gap_slices=2))
+    assert [len(train), len(validation), len(test)] == [38, 8, 8]  # of 54
+    assert not set(train) & set(validation) | set(train) & set(test) | set(validation) & set(test)
+
+
+@pytest.mark.parametrize("policy", ["shuffled", "blocked"])
+def test_the_seed_alone_decides_the_split(policy):
+    table = table_of(200, 2)
+    once, again, other = (split_tiles(table, policy=policy, seed=seed, gap_slices=2) for seed in (3, 3, 4))
+    for one, two in zip(sets(once), sets(again), strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert once.sha256() == again.sha256()
+    assert once.sha256() != other.sha256()
+    assert set(once.test) != set(other.test)
+
+
+def test_the_split_of_a_seed_stays_what_it_was_when_records_were_written():
+    # Pinned: another numpy or another platform must not move tiles between the sets.
+    split = split_tiles(table_of(40, 1), policy="shuffled", seed=0, gap_slices=2)
+    assert split.test.tolist() == [1, 4, 5, 17, 29, 38]
+
+
+def test_the_hash_tells_where_one_set_ends_and_the_next_begins():
+    table = table_of(100, 1)
+    shuffled = split_tiles(table, policy="shuffled", seed=0, gap_slices=2)
+    moved = type(shuffled)(train=shuffled.train, validation=shuffled.test, test=shuffled.validation)
+    assert moved.sha256() != shuffled.sha256()
+
+
+@pytest.mark.parametrize(
+    ("slices", "policy", "gap_slices"),
+    [(2, "shuffled", 2), (1, "shuffled", 2), (9, "blocked", 3), (10, "blocked", 3), (6, "blocked", 2)],
+)
+def test_too_few_slices_for_three_sets_are_refused_with_their_number(slices, policy, gap_slices):
+    with pytest.raises(DatasetError, match=rf"{slices} tiles on {slices} slices are too few for a {policy} split"):
+        split_tiles(table_of(slices, 1), policy=policy, seed=0, gap_slices=gap_slices)

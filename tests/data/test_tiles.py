@@ -1,0 +1,83 @@
+"""Where tiles lie: the paper's two grids on its slices of 501 x 501, and grids that do not fit side by side."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hpcseg.data.tiles import tile_corners, tile_table
+from hpcseg.errors import ConfigError
+
+
+def test_small_is_the_upper_left_tile():
+    assert tile_corners(501, 501, rows=1, columns=1, size=128).tolist() == [[0, 0]]
+
+
+def test_large_is_three_by_three_side_by_side_from_the_upper_left_row_by_row():
+    assert tile_corners(501, 501, rows=3, columns=3, size=128).tolist() == [
+        [0, 0],
+        [0, 128],
+        [0, 256],
+        [128, 0],
+        [128, 128],
+        [128, 256],
+        [256, 0],
+        [256, 128],
+        [256, 256],
+    ]
+
+
+def test_tiles_that_do_not_fit_side_by_side_overlap_evenly_and_reach_the_far_edge():
+    corners = tile_corners(501, 501, rows=4, columns=4, size=128)
+    # 4 x 128 = 512 > 501: steps of (501 - 128) / 3 = 124.33, rounded.
+    assert sorted(set(corners[:, 0].tolist())) == [0, 124, 249, 373]
+    assert sorted(set(corners[:, 1].tolist())) == [0, 124, 249, 373]
+    assert len(corners) == 16
+    covered = np.zeros((501, 501), dtype=bool)
+    for y, x in corners:
+        covered[y : y + 128, x : x + 128] = True
+    assert covered.all()
+
+
+def test_rows_and_columns_are_laid_out_apart():
+    # 2 x 40 fit on 100 rows, 3 x 40 do not fit on 60 columns.
+    assert tile_corners(100, 60, rows=2, columns=3, size=40).tolist() == [
+        [0, 0],
+        [0, 10],
+        [0, 20],
+        [40, 0],
+        [40, 10],
+        [40, 20],
+    ]
+
+
+def test_tiles_that_fill_the_slice_exactly_do_not_overlap():
+    assert tile_corners(128, 256, rows=2, columns=4, size=64)[-1].tolist() == [64, 192]
+
+
+@pytest.mark.parametrize(("height", "width"), [(501, 501), (128, 200), (37, 129)])
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 7])
+def test_every_tile_lies_within_its_slice(height, width, count):
+    corners = tile_corners(height, width, rows=count, columns=count, size=30)
+    assert corners.min() >= 0
+    assert corners[:, 0].max() + 30 <= height
+    assert corners[:, 1].max() + 30 <= width
+    assert len({tuple(corner) for corner in corners.tolist()}) == count * count
+
+
+@pytest.mark.parametrize(("height", "width"), [(127, 501), (501, 127)])
+def test_a_tile_larger_than_the_slice_is_refused_with_the_largest_that_fits(height, width):
+    with pytest.raises(ConfigError, match=rf"128 x 128 pixels do not fit .* {height} x {width}.* at most 127"):
+        tile_corners(height, width, rows=1, columns=1, size=128)
+
+
+def test_more_tiles_than_positions_are_refused_with_the_number_that_fits():
+    assert len(tile_corners(10, 10, rows=1, columns=3, size=8)) == 3
+    with pytest.raises(ConfigError, match=r"4 columns of 8-pixel tiles on 10 pixels .* at most 3"):
+        tile_corners(10, 10, rows=1, columns=4, size=8)
+
+
+def test_the_table_holds_each_corner_on_each_slice():
+    table = tile_table(3, np.array([[0, 0], [0, 5]]))
+    assert table.tolist() == [[0, 0, 0], [0, 0, 5], [1, 0, 0], [1, 0, 5], [2, 0, 0], [2, 0, 5]]
+    assert table.dtype == np.int64

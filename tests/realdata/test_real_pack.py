@@ -1,0 +1,82 @@
+"""The 500 real slices and labels go into the packed file bit for bit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tifffile
+
+from hpcseg.config import DataConfig
+from hpcseg.data.batches import open_source
+from hpcseg.data.pack import pack
+from hpcseg.data.store import read_info, read_tiles, verify
+
+pytestmark = pytest.mark.realdata
+
+
+@pytest.fixture(scope="module")
+def published(soc):
+    """SHA-256 of the pixels of every file as published: {"data/SOCprist0001.tiff": ..., ...}."""
+    lines = (soc / "pixels.sha256").read_text().splitlines()
+    return {name: digest for digest, name in (line.split(maxsplit=1) for line in lines)}
+
+
+def test_the_pixels_of_all_1000_files_have_their_published_hashes(soc_dataset, published):
+    info = read_info(soc_dataset)
+    packed = {f"data/{name}": digest for name, digest in zip(info.image_names, info.image_sha256, strict=True)}
+    packed |= {f"labels/{name}": digest for name, digest in zip(info.label_names, info.label_sha256, strict=True)}
+    assert len(packed) == 1000
+    assert packed == published
+    assert info.numbers.tolist() == list(range(1, 501))
+    assert info.shape == (500, 501, 501)
+
+
+def test_the_packed_file_verifies(soc_dataset):
+    verify(soc_dataset, lambda *_: None)
+
+
+def test_the_packbits_originals_have_the_same_hashes(soc_original, published, tmp_path):
+    info = pack(soc_original / "data", soc_original / "labels", tmp_path / "original.h5", command="test")
+    assert len(info.image_names) >= 3
+    for name, digest in zip(info.image_names, info.image_sha256, strict=True):
+        assert digest == published[f"data/{name}"]
+    for name, digest in zip(info.label_names, info.label_sha256, strict=True):
+        assert digest == published[f"labels/{name}"]
+
+
+def test_class_shares_are_those_of_the_labels(soc_dataset):
+    info = read_info(soc_dataset)
+    shares = 100 * info.class_counts.sum(0) / info.class_counts.sum()
+    assert info.class_values == (0, 128, 255)
+    # 29.5, 43.4 and 27.2 per cent, given to one place.
+    assert shares == pytest.approx([29.5, 43.4, 27.2], abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("tiles", "sizes"),
+    # "500" and "4500" tiles of the paper, divided 70 / 15 / 15.
+    [("small", (350, 75, 75)), ("large", (3150, 675, 675))],
+)
+def test_small_and_large_have_the_papers_numbers_of_tiles(soc_dataset, tiles, sizes):
+    source = open_source(soc_dataset, DataConfig(tiles=tiles))
+    assert len(source.table) == sum(sizes)
+    assert (len(source.split.train), len(source.split.validation), len(source.split.test)) == sizes
+
+
+def test_a_blocked_split_of_the_real_slices_keeps_its_sets_apart(soc_dataset):
+    source = open_source(soc_dataset, DataConfig(tiles="large", split="blocked"))
+    train, validation, test = (
+        set(source.table[rows, 0].tolist()) for rows in (source.split.train, source.split.validation, source.split.test)
+    )
+    # 494 slices besides three gaps of 2.
+    assert (len(train), len(validation), len(test)) == (346, 74, 74)
+    beside = {index + step for index in train for step in (-2, -1, 0, 1, 2)}
+    assert not beside & (validation | test)
+
+
+def test_the_small_tile_of_a_slice_is_its_upper_left_corner(soc, soc_dataset):
+    tiles, labels = read_tiles(soc_dataset, np.array([(119, 0, 0)]), 128)
+    slice_120 = tifffile.imread(soc / "data" / "SOCprist0120.tiff")
+    label_120 = tifffile.imread(soc / "labels" / "slice__120.tif")
+    np.testing.assert_array_equal(tiles[0], slice_120[:128, :128])
+    np.testing.assert_array_equal(np.array([0, 128, 255])[labels[0]], label_120[:128, :128])
