@@ -12,6 +12,7 @@ import difflib
 import hashlib
 import itertools
 import json
+import math
 import re
 import tomllib
 import types
@@ -240,7 +241,8 @@ def find_job(job: str) -> Path:
     if job in known:
         return known[job]
     raise ConfigError(
-        f'There is no job "{job}". Shipped jobs are {", ".join(sorted(known))}; give the path of a .toml file for your own.'
+        f'There is no job "{job}". Shipped jobs are {", ".join(sorted(known))}; give the path of a .toml file for '
+        "your own."
     )
 
 
@@ -262,8 +264,13 @@ def load_job(path: Path) -> JobConfig:
     sections = ("data", "train", "evaluate")
     _refuse_unknown(document, ("title", *sections, "needs", "report", "grid"), str(path))
     shared = {name: document.get(name, {}) for name in sections}
+    for name, settings in shared.items():
+        if not isinstance(settings, dict):
+            raise ConfigError(f"{path}: {name} must be a table of settings, found {settings!r}.")
     grids = document.get("grid", {})
     grids = [grids] if isinstance(grids, dict) else grids
+    if not isinstance(grids, list) or not grids:
+        raise ConfigError(f"{path}: grid must be a table, or several as [[grid]], found {grids!r}.")
     cells: list[CellConfig] = []
     for number, grid in enumerate(grids, start=1):
         where = f"{path}, grid {number}"
@@ -286,7 +293,7 @@ def load_job(path: Path) -> JobConfig:
 def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file as a dictionary; raises ConfigError naming the file and the line that is wrong."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -337,6 +344,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         raise ConfigError(f"{where} must be a list of texts, found {value!r}.")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{where} must be a finite number, found {value}.")
     if type(value) is not hint:
         names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
         raise ConfigError(f"{where} must be {names[hint]}, found {value!r}.")

@@ -339,3 +339,26 @@ def test_a_digest_does_not_depend_on_the_order_of_keys():
     expected = "fbb68c4db7e0dd9e9fbcbf26036734a369258770a834b80de564070cb402a13a"
     assert digest({"b": [2.5, None], "a": 1}) == expected
     assert digest({"a": 1, "b": [2.5, None]}) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("data = 3", "data must be a table of settings, found 3"),
+        ("grid = 3", "grid must be a table"),
+        ("grid = []", "grid must be a table"),
+        ("[evaluate]\nsweep_max = inf", "sweep_max must be a finite number"),
+        ("[train]\nnoise_fraction = nan", "noise_fraction must be a finite number"),
+    ],
+)
+def test_values_that_are_no_settings_are_refused_by_name(tmp_path, text, said):
+    path = tmp_path / "job.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        load_job(path)
+
+
+def test_a_byte_order_mark_does_no_harm(tmp_path):
+    path = tmp_path / "job.toml"
+    path.write_bytes(b"\xef\xbb\xbf[grid]\ntrain.seed = [0, 1]\n")
+    assert len(load_job(path).cells) == 2

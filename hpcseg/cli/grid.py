@@ -112,6 +112,11 @@ def _run_here(grid: Grid, resources: Resources, options: Profile, *, workers: in
     # What a job needs of a cluster is no wish for this machine; only the command line is.
     slots = find_slots(workers, options.gpus_per_node or 1)
     ranks = options.ranks_per_node or max(1, len(slots[0]))
+    if resources.gpus_per_node and not slots[0]:
+        console.stderr.print(
+            f"{grid.job.name} is meant for GPUs and there is none here, so this takes long. `--job paper-cpu` is the "
+            "paper's experiment at a width for CPUs."
+        )
     with QueueView(len(grid.cells), len(grid.cells) - len(waiting)) as view:
         try:
             summary = run_locally(waiting, grid.run, slots=slots, ranks=ranks, on_event=view.show)

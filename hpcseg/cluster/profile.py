@@ -92,8 +92,8 @@ def load_profile(name: str) -> Profile:
         known = {found.stem: found for found in shipped_folder("profiles").glob("*.toml")}
         if name not in known:
             raise ConfigError(
-                f'There is no profile "{name}". Shipped profiles are {", ".join(sorted(known))}; give the path of a .toml '
-                "file for your own."
+                f'There is no profile "{name}". Shipped profiles are {", ".join(sorted(known))}; give the path of a '
+                ".toml file for your own."
             )
         path = known[name]
     profile: Profile = build_config(Profile, read_toml(path), str(path))

@@ -29,6 +29,7 @@ _T = TypeVar("_T")
 # Slurm's own default, for a site whose scontrol does not answer.
 _USUAL_ARRAY_SIZE = 1001
 _TRIES = 3
+_FINISHED = "finished"
 _SECONDS_BETWEEN_TRIES = 5.0
 
 
@@ -46,7 +47,7 @@ class Submission:
 
     def lines(self) -> list[str]:
         """The submission as text for a person."""
-        lines = [f"  {cell_id}: {why}" for cell_id, why in self.left_alone.items()]
+        lines = [f"  {cell_id}: {why}" for cell_id, why in self.left_alone.items() if why != _FINISHED]
         if self.dry_run:
             return [
                 *lines,
@@ -105,7 +106,7 @@ def _missing(grid: Grid, submission: Submission, *, resubmit: bool) -> Work:
     states = scheduler.ask(jobs.values())
     for cell in grid.cells:
         if cell.evaluated():
-            submission.left_alone[cell.id] = "finished"
+            submission.left_alone[cell.id] = _FINISHED
             continue
         alive = {}
         for stage in ("train", "evaluate"):

@@ -1,0 +1,44 @@
+"""What each launcher says is understood; nothing else reads it."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from hpcseg.learn.ranks import read_environment
+
+CORES = len(os.sched_getaffinity(0))
+
+
+def test_no_launcher_is_one_rank_with_all_cores():
+    environment = read_environment({})
+    assert (environment.rank, environment.world_size, environment.threads) == (0, 1, CORES)
+    assert read_environment({"OMP_NUM_THREADS": "1"}).threads == 1
+
+
+def test_a_step_of_srun_has_its_tasks_as_ranks_and_its_granted_cores():
+    environment = read_environment(
+        {
+            "SLURM_JOB_ID": "12", "SLURM_STEP_ID": "0", "SLURM_RESTART_COUNT": "2", "SLURM_STEP_NUM_TASKS": "4",
+            "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_CPUS_PER_TASK": "1",
+        }
+    )  # fmt: skip
+    assert (environment.rank, environment.local_rank, environment.world_size) == (3, 1, 4)
+    assert (environment.threads, environment.launch) == (1, "12-2-0")
+
+
+@pytest.mark.parametrize("environ", [{"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_JOB_ID": "12"}])
+def test_a_batch_script_or_an_interactive_shell_is_one_rank(environ):
+    assert read_environment(environ).world_size == 1
+
+
+def test_torchrun_brings_its_own_rendezvous_and_its_one_thread_is_not_believed():
+    environment = read_environment(
+        {
+            "TORCHELASTIC_RUN_ID": "x", "RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+            "OMP_NUM_THREADS": "1",
+        }
+    )  # fmt: skip
+    assert environment.rendezvous_by_environment and environment.rank == 1
+    assert environment.threads == max(1, CORES // 2)

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import ast
+import os
+
+import pytest
+
+from hpcseg.errors import HpcsegError, IncompleteError
+from hpcseg.runs import provenance
+from hpcseg.runs.record import append_event, newest_run, read_json, read_lines, write_json
+
+
+def test_a_json_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    write_json(path, {"a": 1})
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(HpcsegError, match=r"a\.json cannot be written: No space left on device"):
+        write_json(path, {"a": 2})
+    assert read_json(path) == {"a": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '"text"'])
+def test_a_damaged_record_is_named_with_the_way_out(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(IncompleteError, match=r"a\.json .*Delete it"):
+        read_json(tmp_path / "a.json")
+
+
+def test_an_unfinished_last_line_is_left_out(tmp_path):
+    path = tmp_path / "events.jsonl"
+    append_event(path, "start", epoch=1)
+    with path.open("a") as file:
+        file.write('{"event": "epo')
+    assert [line["event"] for line in read_lines(path)] == ["start"]
+    assert read_lines(tmp_path / "none.jsonl") == []
+
+
+def test_the_newest_run_is_the_one_planned_last(tmp_path):
+    for age, name in ((100, "a"), (50, "b"), (200, "c")):
+        write_json(tmp_path / name / "grid.json", {})
+        os.utime(tmp_path / name / "grid.json", (1e9 - age, 1e9 - age))
+    assert newest_run(tmp_path).path.name == "b"
+
+
+def test_the_code_hash_sees_code_and_not_its_description(tmp_path):
+    def bare(text: str) -> str:
+        path = tmp_path / "module.py"
+        path.write_text(text)
+        return provenance._bare(path)
+
+    plain = "def f(x):\n    return x + 1\n"
+    described = '"""A module."""\n# a comment\n\ndef f(x):\n    """Doc."""\n    return (x + 1)\n'
+    assert bare(plain) == bare(described)
+    assert bare(plain) != bare(plain.replace("1", "2"))
+    ast.parse(bare('class A:\n    """Only a docstring."""\n'))
+
+
+def test_every_module_that_the_code_hash_covers_exists():
+    assert len(provenance.code_sha256()) == 64
