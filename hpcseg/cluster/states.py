@@ -64,7 +64,7 @@ def _status(cell: Cell, jobs: dict[tuple[str, str], str], slurm: dict[str, JobSt
     if state == "failed":
         note = str(read_json(cell.folder.failure_file)["error"])
     if state != "finished":
-        if progress is not None:
+        if progress is not None and not (state == "failed" and _failed_after(cell, progress)):
             state = "running" if progress["stage"] == "train" else "evaluating"
             left = _seconds_left(progress)
             job_id = progress["job_id"] and (job_id or progress["job_id"])
@@ -96,6 +96,11 @@ def _fresh_progress(cell: Cell) -> dict[str, Any] | None:
         return None
     patience = max(_SECONDS_TO_CALL_IT_STOPPED, 3 * progress["seconds_per_step"])
     return progress if time.time() - progress["time"] < patience else None
+
+
+def _failed_after(cell: Cell, progress: dict[str, Any]) -> bool:
+    """A rank may fail while rank 0 does not know yet, or while the next attempt is already running."""
+    return bool(read_json(cell.folder.failure_file)["time"] > progress["time"])
 
 
 def _seconds_left(progress: dict[str, Any]) -> float:

@@ -1,8 +1,8 @@
 """Which rank this process is, on which device, and how the ranks meet. The only reader of RANK, SLURM_* and the like.
 
-Launchers that are understood: none (one process), torchrun, submitit's local executor, and srun. Ranks of srun and
-submitit meet through a file in a shared folder, in which rank 0 publishes a port that was free when it took it; a
-port computed from the job id, as launchers do it, is taken when two jobs share a node.
+Launchers that are understood: none (one process), torchrun, submitit's local executor, and srun. The ranks meet through a
+file in a shared folder, in which rank 0 publishes a port that was free when it took it: a port computed from the job
+id is taken when two jobs share a node, and torchrun's own store still holds the addresses of an earlier group.
 """
 
 from __future__ import annotations
@@ -39,8 +39,6 @@ class RankEnvironment:
     """Threads for this rank's arithmetic."""
     launch: str = "single"
     """Names this start of this job: the same on all its ranks, different for every requeue."""
-    rendezvous_by_environment: bool = False
-    """torchrun has agreed on an address already."""
 
 
 def read_environment(environ: Mapping[str, str] = os.environ) -> RankEnvironment:
@@ -55,7 +53,7 @@ def read_environment(environ: Mapping[str, str] = os.environ) -> RankEnvironment
             world_size=int(environ["WORLD_SIZE"]),
             # torchrun sets OMP_NUM_THREADS=1 unasked, so it is no wish of the user's.
             threads=max(1, cores // local),
-            rendezvous_by_environment=True,
+            launch=f"torchrun-{environ['TORCHELASTIC_RUN_ID']}-{environ.get('TORCHELASTIC_RESTART_COUNT', '0')}",
         )
     if environ.get("SUBMITIT_EXECUTOR") == "local":
         world_size = int(environ["SUBMITIT_LOCAL_NTASKS"])
@@ -150,19 +148,16 @@ def join(environment: RankEnvironment, folder: Path) -> Iterator[Ranks]:
         yield Ranks(environment, device, None)
         return
     backend = "nccl" if device.type == "cuda" else "gloo"
-    if environment.rendezvous_by_environment:
-        dist.init_process_group(backend, timeout=_PATIENCE)
-    else:
-        meeting = folder / f".rendezvous-{environment.launch}.json"
-        dist.init_process_group(
-            backend,
-            store=_meet(environment, meeting),
-            rank=environment.rank,
-            world_size=environment.world_size,
-            timeout=_PATIENCE,
-        )
-        if environment.rank == 0:
-            meeting.unlink(missing_ok=True)
+    meeting = folder / f".rendezvous-{environment.launch}.json"
+    dist.init_process_group(
+        backend,
+        store=_meet(environment, meeting),
+        rank=environment.rank,
+        world_size=environment.world_size,
+        timeout=_PATIENCE,
+    )
+    if environment.rank == 0:
+        meeting.unlink(missing_ok=True)
     control = dist.new_group(backend="gloo", timeout=_PATIENCE) if backend == "nccl" else dist.group.WORLD
     yield Ranks(environment, device, control)
     dist.destroy_process_group()

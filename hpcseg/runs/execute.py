@@ -58,10 +58,11 @@ def run_cell(folder: CellFolder, stage: Stage, *, should_stop: Callable[[], bool
                 return "busy"
             if ranks.is_main:
                 folder.failure_file.unlink(missing_ok=True)
-            outcome = _train(cell, ranks, should_stop) if stage == "train" else _evaluate(cell, ranks, should_stop)
-            if ranks.is_main:
-                folder.progress_file.unlink(missing_ok=True)
-            return outcome
+            try:
+                return (_train if stage == "train" else _evaluate)(cell, ranks, should_stop)
+            finally:
+                if ranks.is_main:
+                    folder.progress_file.unlink(missing_ok=True)
     except Exception as error:
         _record_failure(folder, stage, environment.rank, error)
         raise

@@ -107,9 +107,9 @@ def test_a_cell_of_changed_data_is_another_cell(job, tiny_dataset, tiny_folder):
 def test_torchrun_trains_a_cell_on_two_ranks(job, tiny_dataset):
     command = [
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "hpcseg", "train",
-        "1x2-*", "--job", "tiny.toml", "--data", str(tiny_dataset), "--run", "torchrun",
+        "1x2-*", "--job", "tiny.toml", "--data", str(tiny_dataset),
     ]  # fmt: skip
     answer = subprocess.run(command, cwd=job, env=os.environ, capture_output=True, text=True, timeout=240)
     assert answer.returncode == 0, answer.stderr
-    (record,) = (job / "torchrun/cells").glob("1x2-*/training.json")
+    (record,) = (job / "runs/tiny/cells").glob("1x2-*/training.json")
     assert json.loads(record.read_text())["world_size"] == 2

@@ -33,12 +33,12 @@ def test_a_batch_script_or_an_interactive_shell_is_one_rank(environ):
     assert read_environment(environ).world_size == 1
 
 
-def test_torchrun_brings_its_own_rendezvous_and_its_one_thread_is_not_believed():
+def test_torchruns_one_thread_is_not_believed():
     environment = read_environment(
         {
             "TORCHELASTIC_RUN_ID": "x", "RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
-            "OMP_NUM_THREADS": "1",
+            "TORCHELASTIC_RESTART_COUNT": "1", "OMP_NUM_THREADS": "1",
         }
     )  # fmt: skip
-    assert environment.rendezvous_by_environment and environment.rank == 1
+    assert (environment.rank, environment.world_size, environment.launch) == (1, 2, "torchrun-x-1")
     assert environment.threads == max(1, CORES // 2)
