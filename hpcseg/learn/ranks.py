@@ -1,8 +1,9 @@
 """Which rank this process is, on which device, and how the ranks meet. The only reader of RANK, SLURM_* and the like.
 
-Launchers that are understood: none (one process), torchrun, submitit's local executor, and srun. The ranks meet through a
-file in a shared folder, in which rank 0 publishes a port that was free when it took it: a port computed from the job
-id is taken when two jobs share a node, and torchrun's own store still holds the addresses of an earlier group.
+Launchers that are understood: none (one process), torchrun, submitit's local executor, and srun. The ranks meet
+through a file in a shared folder, in which rank 0 publishes a port that was free when it took it: a port computed
+from the job id is taken when two jobs share a node, and torchrun's own store still holds the addresses of an earlier
+group.
 """
 
 from __future__ import annotations
