@@ -7,13 +7,13 @@ training, so weights, optimizer state and position are all there is.
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from hpcseg.errors import HpcsegError
+from hpcseg.files import replacing
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
@@ -22,16 +22,8 @@ def save(path: Path, content: dict[str, Any]) -> None:
     Raises:
         HpcsegError: the file system refuses.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with aside.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise HpcsegError(f"{path} cannot be written: {error.strerror}.") from None
+    with replacing(path) as file:
+        torch.save(content, file)
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpcseg.errors import ConfigError, HpcsegError, IncompleteError
+from hpcseg.errors import ConfigError, IncompleteError
+from hpcseg.files import write_bytes
 from hpcseg.report import paper
 from hpcseg.report.collect import Hole, Records, collect
 from hpcseg.report.figures import FIGURES, SUFFIXES, Picture, draw
@@ -67,7 +67,7 @@ def build_report(run: RunFolder, out: Path) -> Report:
     for name, text in written.items():
         write_text(out / name, text)
     for name, content in pictures.items():
-        _write_bytes(out / name, content)
+        write_bytes(out / name, content)
     possible = {f"{name}.csv" for name in TABLES} | {f"{name}.{suffix}" for name in FIGURES for suffix in SUFFIXES}
     for name in possible - set(written) - set(pictures):
         (out / name).unlink(missing_ok=True)
@@ -99,10 +99,10 @@ def publish(run: RunFolder, folder: Path) -> Report:
         copies = target.cell(row.id).record_files()
         for source, copy in zip(row.cell.folder.record_files(), copies, strict=True):
             if source.exists():
-                _write_bytes(copy, source.read_bytes())
+                write_bytes(copy, source.read_bytes())
             else:
                 copy.unlink(missing_ok=True)
-    _write_bytes(target.grid_file, run.grid_file.read_bytes())
+    write_bytes(target.grid_file, run.grid_file.read_bytes())
     return build_report(target, folder)
 
 
@@ -194,18 +194,3 @@ def _headlines(table: Table) -> list[str]:
         if numbers:
             lines.append(f"{table.title.split(':')[0]}, {label}: {', '.join(numbers)}")
     return lines
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    """What `write_text` does, for bytes."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise HpcsegError(f"{path} cannot be written: {error.strerror}.") from None

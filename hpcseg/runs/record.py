@@ -20,15 +20,14 @@ The JSON files alone are a complete record: `hpcseg report --publish` copies exa
 from __future__ import annotations
 
 import json
-import os
 import time
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpcseg.errors import HpcsegError, IncompleteError
+from hpcseg.errors import IncompleteError
+from hpcseg.files import write_bytes
 
 SCHEMA = 1
 
@@ -142,23 +141,8 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file aside, flush it to the disk and rename it into place.
-
-    Raises:
-        HpcsegError: the file system refuses (full, read-only, no permission).
-    """
-    # No process id: ranks of several hosts may write the same file.
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise HpcsegError(f"{path} cannot be written: {error.strerror}.") from None
+    """Write a text file so that it is seen whole or not at all; raises HpcsegError where the file system refuses."""
+    write_bytes(path, text.encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:
