@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,10 +13,10 @@ from hpcseg.cli import console
 from hpcseg.errors import ConfigError
 
 if TYPE_CHECKING:
-    from hpcseg.config import DataConfig
     from hpcseg.data.store import DatasetInfo
 
 DEFAULT_DATASET = Path("dataset.h5")
+_TILE_GRIDS = ("small", "large")
 
 
 def pack(
@@ -33,30 +34,36 @@ def pack(
     force: Annotated[bool, typer.Option("--force", help="Replace an output that holds other data.")] = False,
 ) -> None:
     """Pack TIFF slices and their labels into one verified HDF5 file."""
+    from hpcseg.data.pack import is_packed
     from hpcseg.data.pack import pack as pack_slices
+    from hpcseg.data.store import read_info
     from hpcseg.runs.provenance import command_line
 
     images = images or (folder / "data" if folder else None)
     labels = labels or (folder / "labels" if folder else None)
     if images is None or labels is None:
         raise ConfigError("Name the folder that holds data/ and labels/, or give both --images and --labels.")
-    if output.exists() and not force:
-        raise ConfigError(
-            f"{output} exists already; `hpcseg info {output}` shows what it holds. Use it as it is, replace it with "
-            "--force, or write elsewhere with --output."
-        )
+    there = output.exists() and not force
     with console.progress_bar() as progress:
-        task = progress.add_task("Packing slices", total=None)
-        info = pack_slices(
-            images,
-            labels,
-            output,
-            command=command_line(),
-            on_slice=lambda done, total: progress.update(task, completed=done, total=total),
-        )
-    _show(info)
-    option = "" if output == DEFAULT_DATASET else f" --data {output}"
-    console.stdout.print(f"Next: hpcseg grid{option}")
+        task = progress.add_task("Comparing slices" if there else "Packing slices", total=None)
+
+        def on_slice(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        if not there:
+            content = pack_slices(images, labels, output, command=command_line(), on_slice=on_slice)
+        elif is_packed(images, labels, output, on_slice=on_slice):
+            content = read_info(output)
+        else:
+            raise ConfigError(
+                f"{output} exists already and does not hold these slices; `hpcseg info {shlex.quote(str(output))}` "
+                "shows what it holds. Replace it with --force, or write elsewhere with --output."
+            )
+    if there:
+        console.stderr.print("These slices and labels are there already; nothing was written.")
+    _show(content)
+    option = "" if output == DEFAULT_DATASET else f" --data {shlex.quote(str(output))}"
+    _print(f"Next: hpcseg grid{option}")
 
 
 def info(
@@ -69,7 +76,8 @@ def info(
 
     content = store.read_info(file)
     if as_json:
-        console.stdout.print(json.dumps(store.info_as_json(content), indent=1), markup=False)
+        tiles = {name: _tiles(content, name) for name in _TILE_GRIDS}
+        _print(json.dumps({**store.info_as_json(content), "tiles": tiles}, indent=1))
     else:
         _show(content)
     if verify:
@@ -80,7 +88,6 @@ def info(
 
 
 def _show(info: DatasetInfo) -> None:
-    from hpcseg.config import DataConfig
     from hpcseg.data.store import info_as_json
 
     slices, height, width = info.shape
@@ -94,21 +101,29 @@ def _show(info: DatasetInfo) -> None:
         "Slices": f"{slices} of {height} x {width} pixels, {info.dtype}, numbers {numbers[0]} to {numbers[-1]}",
         "Grey values": f"{low:g} to {high:g}, divided by {info.full_scale:g} for a model",
         "Classes": f"{classes}  (label value: share of pixels)",
-        "Tiles": ", ".join(f"{name} {_tiles(info, DataConfig(tiles=name))}" for name in ("small", "large")),
+        "Tiles": ", ".join(f"{name} {_tiles(info, name) or 'does not fit (128 pixels)'}" for name in _TILE_GRIDS),
         "Data hash": info.data_sha256,
         "Packed": f"{info.created} by hpcseg {info.hpcseg_version}: {info.command}",
     }
     for name, text in lines.items():
         console.stdout.print(f"[bold]{name:<12}[/bold]", end="")
-        console.stdout.print(text, markup=False)
+        _print(text)
 
 
-def _tiles(info: DatasetInfo, config: DataConfig) -> str:
+def _print(text: str) -> None:
+    """Print as it stands: a name like `[red].h5` or `a:b:c.h5` is neither markup nor an emoji."""
+    console.stdout.print(text, markup=False, emoji=False)
+
+
+def _tiles(info: DatasetInfo, name: str) -> int | None:
+    """Number of tiles in the grid of that name, or None where it does not fit on a slice."""
+    from hpcseg.config import DataConfig
     from hpcseg.data.tiles import tile_corners
 
+    config = DataConfig(tiles=name)
     rows, columns = config.grid()
     try:
         corners = tile_corners(*info.shape[1:], rows=rows, columns=columns, size=config.tile_size)
     except ConfigError:
-        return f"does not fit ({config.tile_size} pixels)"
-    return str(info.shape[0] * len(corners))
+        return None
+    return info.shape[0] * len(corners)

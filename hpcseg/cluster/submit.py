@@ -188,6 +188,7 @@ class _Sender:
             self._show(executor, ["report"])
             return
         job = _retry(lambda: executor.submit(ReportTask(str(self.grid.run.path.resolve()))))
+        ledger.book(self.grid.run, "report", [("all", job.job_id)])
         self.submission.jobs.append(("report", job.job_id))
 
     def _show(self, executor: submitit.SlurmExecutor, names: list[str]) -> str:

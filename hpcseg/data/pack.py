@@ -36,9 +36,7 @@ def pack(
         DatasetError: what cannot be packed, naming the files.
         HpcsegError: the output cannot be written; nothing is left under its name then.
     """
-    image_pages, label_pages = find_pages(images), find_pages(labels)
-    check_images(image_pages)
-    pairs = pair(image_pages, label_pages)
+    pairs = _find_pairs(images, labels)
     values = _label_values([label for _, label in pairs])
     first, dtype = pairs[0][0], pairs[0][0].dtype
     with store.create(output) as file:
@@ -60,6 +58,50 @@ def pack(
             command=command,
         )
     return store.read_info(output)
+
+
+def is_packed(
+    images: Path, labels: Path, output: Path, *, on_slice: Callable[[int, int], None] = lambda *_: None
+) -> bool:
+    """Whether a file holds exactly these slices and labels; stops at the first difference.
+
+    File names and compression do not count, and neither does damage to the packed pixels: that is `store.verify`.
+
+    Args:
+        images: as for `pack`.
+        labels: as for `pack`.
+        output: the file; one that hpcseg cannot read holds something else.
+        on_slice: told how many slices of how many are compared.
+
+    Raises:
+        DatasetError: the slices or labels cannot be packed at all.
+    """
+    try:
+        info = store.read_info(output)
+    except DatasetError:
+        return False
+    pairs = _find_pairs(images, labels)
+    image, label = pairs[0]
+    numbers = [page.number for page, _ in pairs]
+    if (numbers, image.shape, image.dtype.name, label.dtype.name) != (
+        info.numbers.tolist(),
+        info.shape[1:],
+        info.dtype,
+        info.label_dtype,
+    ):
+        return False
+    packed = zip(info.image_sha256, info.label_sha256, strict=True)
+    for done, (pixels, hashes) in enumerate(zip(_ahead(_read_pair, pairs), packed, strict=True), start=1):
+        if (store.pixels_sha256(pixels[0]), store.pixels_sha256(pixels[1])) != hashes:
+            return False
+        on_slice(done, len(pairs))
+    return True
+
+
+def _find_pairs(images: Path, labels: Path) -> list[tuple[Page, Page]]:
+    image_pages, label_pages = find_pages(images), find_pages(labels)
+    check_images(image_pages)
+    return pair(image_pages, label_pages)
 
 
 def _read_pair(pages: tuple[Page, Page]) -> tuple[np.ndarray, np.ndarray]:

@@ -18,7 +18,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -162,15 +162,9 @@ def finish(
     for name in _NUMBER_COLUMNS:
         group.create_dataset(name, data=getattr(table, name))
     slices = file["slices"]
-    identity = {
-        "class_values": [int(value) for value in class_values],
-        "full_scale": full_scale,
-        "dtype": slices.dtype.name,
-        "shape": slices.shape,
-        "numbers": table.numbers.tolist(),
-        "image_sha256": table.image_sha256,
-        "label_sha256": table.label_sha256,
-    }
+    data_sha256 = _data_sha256(
+        table, class_values=class_values.tolist(), full_scale=full_scale, dtype=slices.dtype.name, shape=slices.shape
+    )
     file.attrs.update(
         {
             "format": FORMAT,
@@ -178,7 +172,7 @@ def finish(
             "class_values": np.asarray(class_values, dtype=np.int64),
             "label_dtype": label_dtype.name,
             "full_scale": full_scale,
-            "data_sha256": hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest(),
+            "data_sha256": data_sha256,
             "hpcseg_version": __version__,
             "command": command,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -231,7 +225,7 @@ def read_tiles(path: Path, table: np.ndarray, size: int) -> tuple[np.ndarray, np
         labels = np.empty((len(table), size, size), dtype=np.uint8)
         order = np.argsort(table[:, 0], kind="stable")
         starts = np.flatnonzero(np.diff(table[order, 0], prepend=-1))
-        for rows in np.split(order, starts[1:]):
+        for rows in np.split(order, starts[1:]) if len(table) else []:
             index, tops, lefts = table[rows[0], 0], table[rows, 1], table[rows, 2]
             top, left = tops.min(), lefts.min()
             window = (index, slice(top, tops.max() + size), slice(left, lefts.max() + size))
@@ -243,7 +237,7 @@ def read_tiles(path: Path, table: np.ndarray, size: int) -> tuple[np.ndarray, np
 
 
 def verify(path: Path, on_slice: Callable[[int, int], None]) -> None:
-    """Hash every slice and label again and compare with what was packed.
+    """Hash every slice and label again, and what else identifies the data, and compare with what was packed.
 
     Args:
         path: the packed file.
@@ -262,6 +256,11 @@ def verify(path: Path, on_slice: Callable[[int, int], None]) -> None:
             if classes.max() >= len(values) or pixels_sha256(values[classes]) != info.label_sha256[index]:
                 raise _damaged(path, f"the label {info.label_names[index]} is not the one that was packed")
             on_slice(index + 1, info.shape[0])
+    identity = _data_sha256(
+        info, class_values=info.class_values, full_scale=info.full_scale, dtype=info.dtype, shape=info.shape
+    )
+    if identity != info.data_sha256:
+        raise _damaged(path, "its class values, full scale or slice numbers are not those that were packed")
 
 
 def pixels_sha256(pixels: np.ndarray) -> str:
@@ -282,6 +281,22 @@ def info_as_json(info: DatasetInfo) -> dict[str, object]:
         "grey_min": float(info.grey_min.min()),
         "grey_max": float(info.grey_max.max()),
     }
+
+
+def _data_sha256(
+    table: SliceTable, *, class_values: Sequence[int], full_scale: float, dtype: str, shape: tuple[int, ...]
+) -> str:
+    """SHA-256 (hex) of all that decides what a model meets. A change of its form gives every cell a new id."""
+    identity = {
+        "class_values": list(class_values),
+        "full_scale": full_scale,
+        "dtype": dtype,
+        "shape": shape,
+        "numbers": table.numbers.tolist(),
+        "image_sha256": table.image_sha256,
+        "label_sha256": table.label_sha256,
+    }
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 class _Target(io.FileIO):
@@ -330,6 +345,8 @@ def _opened(path: Path) -> Iterator[h5py.File]:
         raise DatasetError(f"There is no packed data set {path}. Make one with `hpcseg pack DATA/ -o {path}`.")
     try:
         file = h5py.File(path, "r")
+    except PermissionError:
+        raise DatasetError(f"{path} may not be read by you. Ask its owner, or pack the slices elsewhere.") from None
     except OSError:
         raise _damaged(path, "it is no HDF5 file, or was cut short") from None
     with file:

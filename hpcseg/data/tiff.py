@@ -62,7 +62,11 @@ def find_pages(source: Path) -> list[Page]:
         return _stack_pages(source)
     if not source.is_dir():
         raise DatasetError(f"There is no folder or TIFF stack {source}.")
-    paths = sorted(path for path in source.iterdir() if path.suffix.lower() in _SUFFIXES and path.is_file())
+    try:
+        # A link that leads nowhere is no file either, but a slice that would be missed.
+        paths = sorted(path for path in source.iterdir() if path.suffix.lower() in _SUFFIXES and not path.is_dir())
+    except OSError as error:
+        raise DatasetError(f"{source} cannot be listed: {error.strerror}.") from None
     if not paths:
         raise DatasetError(f"{source} holds no .tif or .tiff files.")
     if len(paths) == 1 and len(_headers(paths[0])) > 1:
@@ -139,10 +143,10 @@ class _Faults:
         self._texts.append(text)
 
     def check(self, pages: list[Page]) -> None:
-        """Every slice must look like the first."""
+        """Every slice must look like the first grey-value image."""
+        first = next((page for page in pages if len(page.shape) == 2), None)
         for page in pages:
-            first = pages[0]
-            if len(page.shape) != 2:
+            if first is None or len(page.shape) != 2:
                 self.add(f"{page.name} is not a grey-value image: its shape is {page.shape}")
             elif (page.shape, page.dtype) != (first.shape, first.dtype):
                 self.add(f"{page.name} is {_size(page)} {page.dtype}, but {first.name} is {_size(first)} {first.dtype}")

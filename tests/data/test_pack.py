@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import shlex
 import subprocess
 import sys
 
@@ -74,6 +75,12 @@ def test_pack_writes_what_info_then_verifies(good, output):
     # 40 x 48 pixels are 640 times the three values.
     assert summary["class_shares"] == pytest.approx([1 / 3] * 3, abs=1e-6)
     assert (summary["grey_min"], summary["grey_max"]) == (1000, 1049)
+    assert summary["tiles"] == {"small": None, "large": None}
+
+
+def test_info_counts_the_tiles_of_each_size(tiny_dataset):
+    # 16 slices of 128 x 128 pixels: one tile each.
+    assert json.loads(hpcseg("info", tiny_dataset, "--json").stdout)["tiles"] == {"small": 16, "large": None}
 
 
 def test_info_shows_the_shares_for_people_too(good, output):
@@ -142,7 +149,7 @@ def test_a_class_that_only_one_slice_has_is_a_class_of_all(good, output):
 
 
 @pytest.mark.parametrize(
-    "name", ["with space", "it's", 'say "x"', "new\nline", "back\\slash", "Ü 試料 🧪", "-o", "[red]"]
+    "name", ["with space", "it's", 'say "x"', "new\nline", "back\\slash", "Ü 試料 🧪", "-o", "[red]", "[-red]", "a:b:c"]
 )
 def test_folder_names_of_any_kind_work(good, tmp_path, name):
     folder = good.rename(tmp_path / name)
@@ -152,6 +159,23 @@ def test_folder_names_of_any_kind_work(good, tmp_path, name):
     checked = hpcseg("info", "--verify", "--", output)
     assert checked.exit_code == 0, checked.output
     assert store.read_tiles(output, np.array([(1, 0, 0)]), 8)[0][0, 0, 0] == 1000
+
+
+@pytest.mark.parametrize("name", ["a b.h5", "it's.h5", "[red].h5", "[/red]", "a:b:c.h5"])
+def test_the_next_command_names_the_output_as_a_shell_reads_it(good, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / f"{name}.h5"
+    path.parent.mkdir(exist_ok=True)  # "[/red].h5" is a file in a folder "["
+    result = hpcseg("pack", good, "-o", path)
+    assert result.exit_code == 0, result.output
+    *_, command = result.stdout.splitlines()
+    assert shlex.split(command) == ["Next:", "hpcseg", "grid", "--data", str(path)]
+
+
+def test_the_default_output_needs_no_option_in_the_next_command(good, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert hpcseg("pack", good).stdout.endswith("\nNext: hpcseg grid\n")
+    assert (tmp_path / "dataset.h5").is_file()
 
 
 @pytest.mark.parametrize("name", ["new\nline", "Ü 試料 🧪", "[red]"])
@@ -303,6 +327,42 @@ def test_an_existing_output_stays_as_it_is_without_force(good, output):
     assert f"{output} exists already" in result.stderr
     assert "--force" in result.stderr
     assert output.read_bytes() == b"precious"
+
+
+def test_an_output_that_holds_the_same_data_is_left_as_it_is(good, output):
+    assert hpcseg("pack", good, "-o", output).exit_code == 0
+    before = output.stat().st_mtime_ns, output.read_bytes()
+    for file in (good / "data").iterdir():  # other names and compression, the same data
+        tifffile.imwrite(file.with_name(f"renamed_{file.name}"), tifffile.imread(file), compression="zlib")
+        file.unlink()
+    result = hpcseg("pack", good, "-o", output)
+    assert result.exit_code == 0
+    assert "there already; nothing was written" in result.stderr
+    assert "Next: hpcseg grid --data" in result.stdout
+    assert (output.stat().st_mtime_ns, output.read_bytes()) == before
+
+
+@pytest.mark.parametrize("changed", ["pixel", "label", "number", "label type", "a slice more"])
+def test_an_output_that_holds_other_data_stays_as_it_is_without_force(good, output, changed):
+    assert hpcseg("pack", good, "-o", output).exit_code == 0
+    before = output.read_bytes()
+    if changed == "pixel":
+        write_image(good, 3, value=1001)
+    elif changed == "label":
+        write_label(good, 3, values=(128, 0, 255))
+    elif changed == "label type":
+        for number in (1, 2, 3):
+            write_label(good, number, dtype="uint16")
+    else:
+        write_image(good, 4)
+        write_label(good, 4)
+        if changed == "number":
+            (good / "data" / "image3.tif").unlink()
+            (good / "labels" / "label3.tif").unlink()
+    result = hpcseg("pack", good, "-o", output)
+    assert result.exit_code == 2
+    assert f"{output} exists already and does not hold these slices" in result.stderr
+    assert output.read_bytes() == before
 
 
 def test_force_replaces_an_output_only_with_a_whole_one(good, output):

@@ -104,6 +104,11 @@ def test_tiles_are_those_of_numpy_slicing_in_the_order_that_was_asked_for(packed
     assert (tiles.dtype, classes.dtype) == (np.uint16, np.uint8)
 
 
+def test_no_tiles_are_none(packed):
+    tiles, classes = store.read_tiles(packed, np.empty((0, 3), dtype=np.int64), 16)
+    assert tiles.shape == classes.shape == (0, 16, 16)
+
+
 def test_each_slice_is_read_once_however_the_table_is_shuffled(packed, monkeypatch):
     seen = []
     read = h5py.Dataset.__getitem__
@@ -140,6 +145,27 @@ def test_verify_finds_a_label_that_is_no_class(packed):
         store.verify(packed, lambda *_: None)
 
 
+@pytest.mark.parametrize("part", ["full_scale", "table/numbers", "data_sha256"])
+def test_verify_finds_a_change_beside_the_pixels(packed, part):
+    with h5py.File(packed, "r+") as file:
+        if part == "full_scale":
+            file.attrs[part] = 255.0
+        elif part == "data_sha256":
+            file.attrs[part] = 64 * "0"
+        else:
+            file[part][0] = 99
+    with pytest.raises(DatasetError, match="its class values, full scale or slice numbers are not those"):
+        store.verify(packed, lambda *_: None)
+
+
+def test_verify_finds_pixels_that_were_changed_together_with_their_hash(packed):
+    with h5py.File(packed, "r+") as file:
+        file["slices"][3, 41, 17] += 1
+        file["table/image_sha256"][3] = sha256(file["slices"][3])
+    with pytest.raises(DatasetError, match=r"packed.h5 is damaged"):
+        store.verify(packed, lambda *_: None)
+
+
 def test_labels_that_cannot_be_decompressed_are_an_error_that_says_so(packed):
     with h5py.File(packed) as file:
         chunk = file["labels"].id.get_chunk_info(2)
@@ -158,6 +184,15 @@ def test_labels_that_cannot_be_decompressed_are_an_error_that_says_so(packed):
 def test_a_file_that_was_cut_short_is_refused(packed, keep):
     packed.write_bytes(packed.read_bytes()[:keep])
     with pytest.raises(DatasetError, match=r"packed.h5 is damaged: it is no HDF5 file, or was cut short"):
+        store.read_info(packed)
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(packed, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")  # tests may run as root, whom no file mode stops
+
+    monkeypatch.setattr(h5py, "File", refuse)
+    with pytest.raises(DatasetError, match=r"packed.h5 may not be read by you"):
         store.read_info(packed)
 
 

@@ -98,6 +98,24 @@ def test_other_files_and_folders_beside_the_slices_are_left_alone(tmp_path):
     assert [page.name for page in find_pages(tmp_path)] == ["a1.tif"]
 
 
+def test_a_link_to_a_slice_is_one_and_a_link_to_nowhere_is_refused(tmp_path):
+    one_slice(tmp_path, "a1.tif")
+    (tmp_path / "a2.tif").symlink_to("a1.tif")
+    assert [page.number for page in find_pages(tmp_path)] == [1, 2]
+    (tmp_path / "a3.tif").symlink_to("gone.tif")
+    with pytest.raises(DatasetError, match=r"a3.tif is not a readable TIFF file \(.*No such file"):
+        find_pages(tmp_path)
+
+
+def test_a_folder_that_may_not_be_listed_is_refused(tmp_path, monkeypatch):
+    def refuse(_):
+        raise PermissionError(13, "Permission denied")  # tests may run as root, whom no file mode stops
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(DatasetError, match=r"cannot be listed: Permission denied"):
+        find_pages(tmp_path)
+
+
 @settings(max_examples=25, deadline=None, derandomize=True, database=None)
 @given(
     numbers=st.lists(st.integers(0, 99_999), min_size=1, max_size=6, unique=True),
@@ -228,7 +246,10 @@ def test_grey_values_of_other_types_are_refused(tmp_path, dtype):
 def test_colour_slices_are_refused(tmp_path, photometric):
     shape, planar = ((4, 5, 3), "contig") if photometric == "rgb" else ((3, 4, 5), "separate")
     tifffile.imwrite(tmp_path / "a1.tif", np.zeros(shape, "u1"), photometric=photometric, planarconfig=planar)
-    with pytest.raises(DatasetError, match=r"a1.tif is not a grey-value image"):
+    for number in (2, 3):
+        tifffile.imwrite(tmp_path / f"a{number}.tif", np.zeros((4, 5), "u1"))
+    # The colour slice is at fault, not those that differ from it.
+    with pytest.raises(DatasetError, match=r"cannot be packed: a1.tif is not a grey-value image: its shape is [^;]*$"):
         find_pages(tmp_path)
 
 

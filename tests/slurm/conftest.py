@@ -65,8 +65,14 @@ class Cluster:
             f"all cells of {run} finished", lambda: set(self.states(run).values()) == {"finished"}, seconds=seconds
         )
 
-    def wait_queue_empty(self, *, seconds: float = 120) -> None:
-        self.wait("an empty queue", lambda: not slurm("squeue", "--noheader"), seconds=seconds)
+    def wait_left(self, run: str, *, seconds: float = 120) -> None:
+        """Wait until no job of a run is in the queue; others' jobs are no concern of ours."""
+        ours = {line["job_id"] for line in read_lines(self.folder / run / "submissions.jsonl")}
+
+        def left() -> bool:
+            return not ours & set(slurm("squeue", "--noheader", "--array", "--format=%i").split())
+
+        self.wait(f"the end of all jobs of {run}", left, seconds=seconds)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ def test_a_grid_trains_evaluates_and_reports_and_is_submitted_once(cluster):
     assert "Nothing to submit" in cluster.grid("smoke", "runs/smoke"), "while the first runs"
 
     cluster.wait_finished("runs/smoke")
-    cluster.wait_queue_empty()
+    cluster.wait_left("runs/smoke")
     report = cluster.folder / "runs/smoke/report/tables.md"
     assert report.exists(), cluster.logs("runs/smoke")
     accounted = slurm("sacct", "-nPX", f"--jobs={training[0].split('_')[0]}", "--format=State").split()
@@ -32,7 +32,7 @@ def test_a_grid_trains_evaluates_and_reports_and_is_submitted_once(cluster):
     assert "Submitted 2 jobs" in said and f"{cell.name} evaluate" in said  # the evaluation, and the report anew
     cluster.wait_finished("runs/smoke")
     assert (cell / "training.json").read_bytes() == before
-    cluster.wait_queue_empty()
+    cluster.wait_left("runs/smoke")
 
 
 def test_two_nodes_train_one_cell_together(cluster):
@@ -43,7 +43,7 @@ def test_two_nodes_train_one_cell_together(cluster):
         assert json.loads((cell / "evaluation.json").read_text())["world_size"] == 2
     nodes = slurm("sacct", "-nPX", f"--jobs={cluster.jobs('runs/two', 'train')[0]}", "--format=NNodes").split()
     assert nodes == ["2"]
-    cluster.wait_queue_empty()
+    cluster.wait_left("runs/two")
 
 
 def test_a_dry_run_shows_the_scripts_and_leaves_nothing_behind(cluster):
@@ -51,4 +51,3 @@ def test_a_dry_run_shows_the_scripts_and_leaves_nothing_behind(cluster):
     assert "#SBATCH --array=0-1%1" in said and "aftercorr:" in said and "\nmodule load cuda\n" in said
     assert "--kill-on-bad-exit=1" in said and "--cpus-per-task=1 " in said and "wckey" not in said
     assert not (cluster.folder / "runs").exists()
-    assert slurm("squeue", "--noheader") == ""

@@ -64,7 +64,7 @@ def test_killed_requeued_and_timed_out_trainings_end_with_the_weights_of_one_lef
         assert events.count("start") == 1 and events.count("resume") >= 1, f"{run}: {events}"
         weights = torch.load(cells[run] / "model.pt", weights_only=True)
         assert all(torch.equal(weights[name], tensor) for name, tensor in expected.items()), run
-        for file in ("metrics.jsonl",):
-            assert (cells[run] / file).read_bytes() == (cells["alone"] / file).read_bytes(), f"{run}: {file}"
+        assert (cells[run] / "metrics.jsonl").read_bytes() == (cells["alone"] / "metrics.jsonl").read_bytes(), run
     assert "stop" in [event["event"] for event in read_lines(cells["timed-out"] / "events.jsonl")]
-    cluster.wait_queue_empty()
+    for run in cells:
+        cluster.wait_left(run)
