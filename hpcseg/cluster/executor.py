@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,6 @@ def cell_executor(
         additional["gres"] = f"gpu:{gpus}"
     elif gpus and resources.gpu_syntax == "gpus-per-task":
         additional["gpus-per-task"] = math.ceil(gpus / resources.ranks_per_node)
-    if throttle is not None:
-        additional["array_parallelism"] = throttle
     return _executor(
         folder,
         resources,
@@ -57,6 +56,8 @@ def cell_executor(
             "--kill-on-bad-exit=1",
         ],
         additional=additional,
+        # submitit's default would let 256 tasks run at once.
+        array_parallelism=throttle or sys.maxsize,
     )
 
 
@@ -80,7 +81,6 @@ def _executor(
     folder: Path, resources: Resources, *, name: str, dependency: str | None, additional: dict[str, Any], **own: Any
 ) -> submitit.SlurmExecutor:
     executor = submitit.SlurmExecutor(folder, max_num_timeout=_MOST_TIMEOUTS)
-    parallel = additional.pop("array_parallelism", None)
     parameters = {
         "job_name": name,
         "partition": resources.partition,
@@ -96,8 +96,6 @@ def _executor(
         "additional_parameters": additional,
         **own,
     }
-    if parallel is not None:
-        parameters["array_parallelism"] = parallel
     # None must be said aloud: the default writes a wckey that clusters without it refuse.
     executor.update_parameters(wckey=None, **{key: value for key, value in parameters.items() if value is not None})
     return executor

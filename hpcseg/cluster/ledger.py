@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Iterator
 
 from hpcseg.errors import SchedulerError
+from hpcseg.runs.provenance import command_line
 from hpcseg.runs.record import RunFolder, append_event, read_lines
 
 _SECONDS_FOR_LOCK = 120.0
@@ -21,7 +22,9 @@ def submitted(run: RunFolder) -> dict[tuple[str, str], str]:
 def book(run: RunFolder, stage: str, jobs: Iterable[tuple[str, str]]) -> None:
     """Write down (cell id, job id) of what was just submitted."""
     for cell_id, job_id in jobs:
-        append_event(run.submissions_file, "submitted", cell=cell_id, stage=stage, job_id=job_id)
+        append_event(
+            run.submissions_file, "submitted", cell=cell_id, stage=stage, job_id=job_id, command=command_line()
+        )
 
 
 @contextlib.contextmanager
@@ -45,4 +48,7 @@ def locked(run: RunFolder) -> Iterator[None]:
                         "minutes. Wait for it, or end it, then try again."
                     ) from None
                 time.sleep(0.2)
+            except OSError:
+                # Some shared file systems have no locks; there the cells' own files and the queue must do.
+                break
         yield

@@ -6,13 +6,17 @@ since the executor calls every ended process finished.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import submitit
@@ -30,6 +34,10 @@ _SECONDS_BETWEEN_LOOKS = 0.5
 _NO_LIMIT_MINUTES = 30 * 24 * 60
 # After one rank has failed, the others wait for it in vain.
 _SECONDS_FOR_OTHER_RANKS = 15.0
+# At the end of a stage rank 0 stays longer, to write the model.
+_SECONDS_BETWEEN_ENDS = 60.0
+# submitit's controller gives its ranks a second to end.
+_SECONDS_TO_END = 10.0
 
 
 @dataclass
@@ -46,8 +54,12 @@ class _Running:
     cell: Cell
     stage: Literal["train", "evaluate"]
     job: submitit.Job[str]
+    ranks: int
     progress: float = 0.0
+    complete: bool = False
+    """All ranks have been seen alive."""
     failed_at: float | None = None
+    lost_at: float | None = None
 
 
 def find_slots(workers: int | None, gpus_per_cell: int) -> list[tuple[int, ...]]:
@@ -83,8 +95,8 @@ def run_locally(
         on_event: told what happens; details are the content of progress.json, or of failure.json with "log".
 
     Returns:
-        What became of each cell. A failed cell never stops the others. KeyboardInterrupt ends all running cells
-        and is raised again.
+        What became of each cell. A failed cell never stops the others. KeyboardInterrupt, and with it the signals
+        of a closed terminal and of a shutdown, ends all running cells and is raised again.
     """
     if len(slots) > 1:
         cores = len(os.sched_getaffinity(0))
@@ -92,22 +104,22 @@ def run_locally(
     waiting = deque(cells)
     running: dict[int, _Running] = {}
     summary = Summary()
-    try:
-        while waiting or running:
-            for slot, gpus in enumerate(slots):
-                if slot not in running and waiting:
-                    running[slot] = _start(waiting.popleft(), run, gpus, ranks)
-                    on_event("started", running[slot].cell, {"stage": running[slot].stage})
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
-            for slot, current in list(running.items()):
-                if not _look(current, on_event):
-                    continue
-                del running[slot]
-                if _conclude(current, summary, on_event):
-                    waiting.appendleft(current.cell)
-    finally:
-        for current in running.values():
-            current.job.cancel()
+    with _signals_like_ctrl_c():
+        try:
+            while waiting or running:
+                for slot, gpus in enumerate(slots):
+                    if slot not in running and waiting:
+                        running[slot] = _start(waiting.popleft(), run, gpus, ranks)
+                        on_event("started", running[slot].cell, {"stage": running[slot].stage})
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
+                for slot, current in list(running.items()):
+                    if not _look(current, on_event):
+                        continue
+                    del running[slot]
+                    if _conclude(current, summary, on_event):
+                        waiting.appendleft(current.cell)
+        finally:
+            _end([current.job for current in running.values()])
     return summary
 
 
@@ -121,7 +133,7 @@ def _start(cell: Cell, run: RunFolder, gpus: tuple[int, ...], ranks: int) -> _Ru
         stderr_to_stdout=True,
     )
     stage: Literal["train", "evaluate"] = "evaluate" if cell.trained() else "train"
-    return _Running(cell, stage, executor.submit(CellTask(str(cell.folder.path.resolve()), stage)))
+    return _Running(cell, stage, executor.submit(CellTask(str(cell.folder.path.resolve()), stage)), ranks)
 
 
 def _look(current: _Running, on_event: OnEvent) -> bool:
@@ -135,12 +147,52 @@ def _look(current: _Running, on_event: OnEvent) -> bool:
     if progress["time"] > current.progress:
         current.progress = progress["time"]
         on_event("progress", current.cell, progress)
+    now = time.monotonic()
     if current.cell.folder.failure_file.exists():
-        now = time.monotonic()
         current.failed_at = current.failed_at or now
-        if now - current.failed_at > _SECONDS_FOR_OTHER_RANKS:
-            current.job.cancel()
+    alive = _live_ranks(current.job)
+    current.complete = current.complete or alive == current.ranks
+    if current.complete and alive is not None and alive < current.ranks:
+        # Killed, perhaps for its memory: it left no word.
+        current.lost_at = current.lost_at or now
+    if (current.failed_at is not None and now - current.failed_at > _SECONDS_FOR_OTHER_RANKS) or (
+        current.lost_at is not None and now - current.lost_at > _SECONDS_BETWEEN_ENDS
+    ):
+        _end([current.job])
     return False
+
+
+def _live_ranks(job: submitit.Job[str]) -> int | None:
+    """How many ranks of a job are alive: the children of its controller, which is the job's id; None: unknown."""
+    try:
+        return len(Path(f"/proc/{job.job_id}/task/{job.job_id}/children").read_text().split())
+    except OSError:
+        return None
+
+
+def _end(jobs: Sequence[submitit.Job[str]]) -> None:
+    """End jobs and wait for it, so that the cells are free when this returns."""
+    for job in jobs:
+        job.cancel()
+    deadline = time.monotonic() + _SECONDS_TO_END
+    while time.monotonic() < deadline and not all(job.done() for job in jobs):
+        time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def _signals_like_ctrl_c() -> Iterator[None]:
+    """SIGTERM and SIGHUP as KeyboardInterrupt, unless the caller has other plans with them (nohup)."""
+    inherited = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    taken = [number for number, handler in inherited.items() if handler is signal.SIG_DFL]
+    if threading.current_thread() is not threading.main_thread():
+        taken = []
+    for number in taken:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _conclude(current: _Running, summary: Summary, on_event: OnEvent) -> bool:

@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-_SECONDS = 20
+_SECONDS = 10
 _ENDED = {
     "BOOT_FAIL",
     "CANCELLED",
@@ -38,7 +38,8 @@ class JobState:
     @property
     def ended(self) -> bool:
         """Whether Slurm will do nothing more about it."""
-        return self.state.split()[0].rstrip("+") in _ENDED
+        # "CANCELLED by 0", "CANCELLED+"
+        return self.state.partition(" ")[0].rstrip("+") in _ENDED
 
 
 def ask(job_ids: Iterable[str]) -> dict[str, JobState] | None:
@@ -102,11 +103,24 @@ def _scontrol(_: set[str]) -> dict[str, JobState] | None:
     states = {}
     for line in text.splitlines():
         fields = dict(part.split("=", 1) for part in line.split() if "=" in part)
-        job_id = fields.get("JobId", "")
-        if "ArrayTaskId" in fields:
-            job_id = f"{fields['ArrayJobId']}_{fields['ArrayTaskId']}"
-        states[job_id] = JobState(fields.get("JobState", ""), fields.get("Reason", ""), fields.get("NodeList", ""))
+        reason = fields.get("Reason", "None").replace("None", "")
+        node = fields.get("NodeList", "").replace("(null)", "")
+        state = JobState(fields.get("JobState", ""), reason, node)
+        for job_id in _scontrol_ids(fields):
+            states[job_id] = state
     return states
+
+
+def _scontrol_ids(fields: dict[str, str]) -> list[str]:
+    """The ids behind one line of scontrol, which keeps the waiting tasks of an array together: 0,2-5%2."""
+    if "ArrayTaskId" not in fields:
+        return [fields.get("JobId", "")]
+    ids = []
+    for part in fields["ArrayTaskId"].partition("%")[0].split(","):
+        first, _, last = part.partition("-")
+        if first.isdigit():
+            ids += [f"{fields['ArrayJobId']}_{task}" for task in range(int(first), int(last or first) + 1)]
+    return ids
 
 
 def _parse(command: list[str], read: Callable[[list[str]], tuple[str, JobState]]) -> dict[str, JobState] | None:

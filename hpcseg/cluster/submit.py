@@ -8,9 +8,11 @@ sbatch has answered. Whatever interrupts that, the next call finds and submits t
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
@@ -20,7 +22,7 @@ from hpcseg.cluster import ledger, scheduler
 from hpcseg.cluster.executor import cell_executor, report_executor
 from hpcseg.cluster.profile import Resources
 from hpcseg.cluster.worker import CellTask, ReportTask
-from hpcseg.errors import SchedulerError
+from hpcseg.errors import ConfigError, SchedulerError
 from hpcseg.runs.grid import Cell, Grid, write_plan
 
 Stage = Literal["train", "evaluate"]
@@ -81,8 +83,14 @@ def submit_missing(grid: Grid, resources: Resources, *, dry_run: bool, resubmit:
         resubmit: submit cells of which Slurm does not tell whether they still run.
 
     Raises:
+        ConfigError: a node has fewer GPUs than ranks.
         SchedulerError: there is no Slurm here, or sbatch refused; what it said is in the message.
     """
+    if 0 < resources.gpus_per_node < resources.ranks_per_node:
+        raise ConfigError(
+            f"{resources.ranks_per_node} ranks per node would share {resources.gpus_per_node} GPUs, but each needs one "
+            "of its own. Give both the same number, or no GPUs (--gpus-per-node 0)."
+        )
     if shutil.which("srun") is None or shutil.which("sbatch") is None:
         raise SchedulerError("There is no Slurm here: sbatch and srun are not on PATH. Leave --slurm out to run here.")
     submission = Submission(dry_run)
@@ -108,34 +116,32 @@ def _missing(grid: Grid, submission: Submission, *, resubmit: bool) -> Work:
         if cell.evaluated():
             submission.left_alone[cell.id] = _FINISHED
             continue
-        alive = {}
-        for stage in ("train", "evaluate"):
-            job_id = jobs.get((cell.id, stage))
-            if job_id is None or (stage == "train" and cell.trained()):
-                continue
-            if states is None and not resubmit:
-                submission.left_alone[cell.id] = (
-                    f"submitted as job {job_id}, and neither squeue nor sacct nor scontrol answers. Submit it again "
-                    "with --resubmit if you know that it is gone"
-                )
-                break
-            state = (states or {}).get(job_id)
-            if state is not None and not state.ended:
-                alive[stage] = job_id
-                submission.left_alone[cell.id] = f"{stage} is job {job_id}, {state.state.lower()}"
-        if cell.id in submission.left_alone and not alive:
+        stages = ("evaluate",) if cell.trained() else ("train", "evaluate")
+        known = {stage: jobs[cell.id, stage] for stage in stages if (cell.id, stage) in jobs}
+        if known and states is None and not resubmit:
+            submission.left_alone[cell.id] = (
+                f"submitted as job {', '.join(known.values())}, and neither squeue nor sacct nor scontrol answers. "
+                "Submit it again with --resubmit if you know that it is gone"
+            )
             continue
+        found = {stage: (states or {}).get(job_id) for stage, job_id in known.items()}
+        alive = {stage: state for stage, state in found.items() if state is not None and not state.ended}
+        if not cell.trained() and "train" not in alive and "evaluate" in alive and alive["evaluate"].state == "PENDING":
+            # It waits for a training that has died, in vain, and Slurm removes it in its own time.
+            del alive["evaluate"]
+        for stage, state in alive.items():
+            submission.left_alone[cell.id] = f"{stage} is job {known[stage]}, {state.state.lower()}"
         if "evaluate" in alive:
             continue
         if "train" in alive:
-            work.follow.append((cell, alive["train"]))
+            work.follow.append((cell, known["train"]))
         else:
             (work.evaluate if cell.trained() else work.train).append(cell)
     return work
 
 
 def _submit(grid: Grid, resources: Resources, work: Work, submission: Submission) -> None:
-    largest = resources.max_array_size or scheduler.max_array_size() or _USUAL_ARRAY_SIZE
+    largest = _largest_array(resources)
     arrays = chunks(work.train, largest)
     throttle = max(1, resources.throttle // len(arrays)) if resources.throttle and arrays else resources.throttle
     sender = _Sender(grid, resources, throttle, submission)
@@ -151,6 +157,12 @@ def _submit(grid: Grid, resources: Resources, work: Work, submission: Submission
         evaluations.append(sender.send([cell], "evaluate", dependency=f"afterok:{training}"))
     if evaluations:
         sender.send_report("afterany:" + ":".join(evaluations))
+
+
+def _largest_array(resources: Resources) -> int:
+    known = resources.max_array_size or scheduler.max_array_size()
+    # 0: the site has switched arrays off, and one task is submitted as a plain job.
+    return _USUAL_ARRAY_SIZE if known is None else max(1, known)
 
 
 @dataclass
@@ -209,7 +221,12 @@ def _retry(call: Callable[[], _T]) -> _T:
     """Call sbatch again when its socket timed out; every other refusal is the user's to mend."""
     for attempt in range(1, _TRIES + 1):
         try:
-            return call()
+            with _as_from_a_login_shell():
+                return call()
+        except submitit.core.utils.FailedSubmissionError as error:
+            raise SchedulerError(f"sbatch did not name the job that it submitted: {error}") from None
+        except OSError as error:
+            raise SchedulerError(f"The job cannot be written: {error}.") from None
         except submitit.core.utils.FailedJobError as error:
             said = str(error)
             if "timed out" not in said.lower() or attempt == _TRIES:
@@ -217,3 +234,18 @@ def _retry(call: Callable[[], _T]) -> _T:
                 raise SchedulerError(f"sbatch refused the job: {' '.join(words).strip()}") from None
             time.sleep(_SECONDS_BETWEEN_TRIES)
     raise AssertionError("unreachable")
+
+
+@contextlib.contextmanager
+def _as_from_a_login_shell() -> Iterator[None]:
+    """Hide what Slurm has told a job about itself: sbatch takes some of it for wishes, the new job for its own.
+
+    submitit's `clean_env` would take SLURM_CONF, and a user's own SBATCH_ variables, as well.
+    """
+    inside = "SLURM_JOB_ID" in os.environ
+    names = [name for name in os.environ if name.startswith("SLURM_") and name not in ("SLURM_CONF", "SLURM_CLUSTERS")]
+    hidden = {name: os.environ.pop(name) for name in names} if inside else {}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)

@@ -11,12 +11,12 @@ import signal
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import submitit
 
-# How long a rank waits for rank 0 to requeue the job, which ends all ranks.
-_SECONDS_TO_REQUEUE = 120.0
+# How long a rank waits to be ended: by rank 0's requeue, or by Slurm after the grace time of a preemption.
+_SECONDS_TO_BE_ENDED = 600.0
 
 
 class CellTask:
@@ -73,8 +73,9 @@ class _StopFlag:
     """Callable that says whether the scheduler wants this process to stop."""
 
     def __init__(self) -> None:
+        self._environment = submitit.JobEnvironment()
         # submitit lets every deployment choose its signal, so its own answer is taken.
-        self._requeue_signal: int = submitit.JobEnvironment._usr_sig()
+        self._requeue_signal: int = self._environment._usr_sig()
         self._received: set[int] = set()
         self._submitits = signal.signal(self._requeue_signal, self._note)
         signal.signal(signal.SIGTERM, self._note)
@@ -85,16 +86,26 @@ class _StopFlag:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._received.add(number)
 
-    def hand_over(self) -> None:
-        """Leave the process after the checkpoint was written; never returns.
+    def hand_over(self) -> NoReturn:
+        """Leave the process after the checkpoint was written.
 
-        After submitit's signal the job goes back into the queue. SIGTERM alone is scancel, or a preemption after
-        which Slurm requeues by itself: a job that came back from scancel would surprise its owner.
+        After submitit's signal the job goes back into the queue. SIGTERM alone is scancel, whose job must not come
+        back, or a preemption without that signal. Slurm requeues a preempted job by itself, but only one that is
+        still there at the end of its grace time: a job that leaves on SIGTERM has failed. So it waits to be ended.
         """
-        if self._requeue_signal not in self._received:
-            raise SystemExit(f"stopped by {signal.Signals(min(self._received)).name}; the checkpoint is written")
-        assert callable(self._submitits)
-        self._submitits(self._requeue_signal, None)  # exits on rank 0, returns on the others
-        # A rank that ended first would make srun kill rank 0 before it has requeued (--kill-on-bad-exit).
-        time.sleep(_SECONDS_TO_REQUEUE)
-        raise SystemExit(f"rank 0 did not requeue the job within {_SECONDS_TO_REQUEUE:.0f} s")
+        deadline = time.monotonic() + (0 if self._environment.cluster == "local" else _SECONDS_TO_BE_ENDED)
+        asked = False
+        while True:
+            # The signal may follow SIGTERM, or have reached another rank first.
+            if self._requeue_signal in self._received and not asked:
+                asked = True
+                assert callable(self._submitits)
+                self._submitits(self._requeue_signal, None)  # exits on rank 0, returns on the others
+            if time.monotonic() >= deadline:
+                break
+            time.sleep(0.5)
+        if self._environment.global_rank:
+            # Ending in error first would make srun kill rank 0 before it has requeued (--kill-on-bad-exit).
+            raise SystemExit(0)
+        # Not 0: to Slurm that would be a finished training, and its evaluation would start.
+        raise SystemExit("stopped by the scheduler; the checkpoint is written")

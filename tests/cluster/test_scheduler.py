@@ -40,6 +40,14 @@ def test_sacct_answers_where_squeue_does_not_and_scontrol_last(commands):
     assert scheduler.ask(["7_1"]) == {"7_1": JobState("PENDING")}
 
 
+def test_scontrol_keeps_the_waiting_tasks_of_an_array_together(commands):
+    waiting = "JobId=9 ArrayJobId=7 ArrayTaskId=0,2-4%2 JobName=x JobState=PENDING Reason=Priority NodeList=(null)"
+    commands(squeue=None, sacct=None, scontrol=waiting)
+    assert scheduler.ask([f"7_{task}" for task in range(6)]) == {
+        f"7_{task}": JobState("PENDING", "Priority") for task in (0, 2, 3, 4)
+    }
+
+
 def test_no_answer_is_not_an_empty_answer(commands):
     commands(squeue=None, sacct=None, scontrol=None)
     assert scheduler.ask(["7"]) is None
@@ -47,7 +55,7 @@ def test_no_answer_is_not_an_empty_answer(commands):
     assert scheduler.max_array_size() is None
 
 
-@pytest.mark.parametrize("state", ["PENDING", "RUNNING", "SUSPENDED", "RESV_DEL_HOLD", "SOMETHING_NEW"])
+@pytest.mark.parametrize("state", ["PENDING", "RUNNING", "SUSPENDED", "RESV_DEL_HOLD", "SOMETHING_NEW", ""])
 def test_a_state_that_is_not_known_to_be_an_end_is_none(state):
     assert not JobState(state).ended
 

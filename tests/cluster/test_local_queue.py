@@ -1,0 +1,136 @@
+"""The queue on this machine when something goes wrong: a rank that dies without a word, Ctrl-C, a closed terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cloudpickle
+import pytest
+
+from hpcseg.cluster import local
+from hpcseg.cluster.local import find_slots, run_locally
+from hpcseg.config import find_job, load_job
+from hpcseg.errors import ConfigError
+from hpcseg.runs.grid import Grid, plan, write_plan
+from hpcseg.runs.record import RunFolder
+
+ENDLESS = """
+[data]
+tile_size = 64
+[train]
+width = 4
+depth = 2
+epochs = 100000
+batch_size = 4
+precision = "fp32"
+[needs]
+gpus = 0
+[[grid]]
+train.seed = 0
+"""
+
+
+class Stub:
+    """In CellTask's place: notes when it ran; what a rank does is decided by the test."""
+
+    behaviour = "sleeps"
+
+    def __init__(self, cell: str, stage: str) -> None:
+        self.cell = Path(cell)
+        self.behaviour = type(self).behaviour
+
+    def __call__(self) -> str:
+        rank = int(os.environ["SUBMITIT_LOCAL_GLOBALID"])
+        with (self.cell.parent / "log").open("a") as log:
+            log.write(f"start {time.monotonic()}\n")
+        if self.behaviour == "rank 1 dies" and rank == 1:
+            time.sleep(2)  # until all ranks have been seen
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(600 if self.behaviour == "rank 1 dies" else 1.5)
+        with (self.cell.parent / "log").open("a") as log:
+            log.write(f"end {time.monotonic()}\n")
+        return "finished"
+
+
+@pytest.fixture
+def grid(tmp_path) -> Grid:
+    planned = plan(load_job(find_job("demo")), RunFolder(tmp_path / "run"), tmp_path / "data.h5", "0" * 64)
+    write_plan(planned)
+    return planned
+
+
+@pytest.fixture
+def stub(monkeypatch):
+    # The module of a test cannot be imported by the job, so the class itself goes into the pickle.
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    monkeypatch.setattr(local, "CellTask", Stub)
+    yield Stub
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+def test_a_rank_that_is_killed_does_not_leave_the_others_hanging(grid, stub, monkeypatch):
+    monkeypatch.setattr(stub, "behaviour", "rank 1 dies")
+    monkeypatch.setattr(local, "_SECONDS_BETWEEN_ENDS", 1.0)
+    said = []
+    started = time.monotonic()
+    summary = run_locally(
+        grid.cells[:1], grid.run, slots=[()], ranks=2, on_event=lambda kind, cell, details: said.append((kind, details))
+    )
+    assert time.monotonic() - started < 60
+    assert summary.failed == [grid.cells[0].id]
+    assert "ended without a word" in said[-1][1]["error"] and Path(said[-1][1]["log"]).exists()
+
+
+def test_no_more_cells_run_at_once_than_there_are_slots(grid, stub):
+    run_locally(grid.cells, grid.run, slots=[(), ()], ranks=1, on_event=lambda *_: None)
+    lines = [line.split() for line in (grid.run.path / "cells/log").read_text().splitlines()]
+    at_once, most = 0, 0
+    for kind, _ in sorted(lines, key=lambda line: float(line[1])):
+        at_once += 1 if kind == "start" else -1
+        most = max(most, at_once)
+    assert len(lines) == 2 * len(grid.cells) == 8 and most == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_grid_leaves_no_process_and_a_cell_that_goes_on(tmp_path, tiny_dataset, number):
+    (tmp_path / "endless.toml").write_text(ENDLESS)
+    command = [
+        sys.executable, "-m", "hpcseg", "grid", "--local", "--job", "endless.toml", "--data", str(tiny_dataset),
+        "--run", "run",
+    ]  # fmt: skip
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("run/cells/*/metrics.jsonl")):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.2)
+        process.send_signal(number)
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and "goes on where the cells are" in said
+    (cell,) = tmp_path.glob("run/cells/*/")
+    with (cell / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises where a rank is still alive
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, 0)
+        pytest.fail("a process of the grid's session is left")
+    assert not (cell / "failure.json").exists()
+
+
+def test_gpus_are_shared_out_in_groups_and_workers_may_share_them(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3,5,7")
+    assert find_slots(None, 1) == [(2,), (3,), (5,), (7,)]
+    assert find_slots(None, 2) == [(2, 3), (5, 7)]
+    assert find_slots(1, 2) == [(2, 3)]
+    assert find_slots(6, 1) == [(2,), (3,), (5,), (7,), (2,), (3,)]
+    with pytest.raises(ConfigError, match="One cell wants 5 GPUs, but 4"):
+        find_slots(None, 5)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert find_slots(None, 1) == [()] and find_slots(3, 1) == [(), (), ()]

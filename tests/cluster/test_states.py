@@ -1,0 +1,166 @@
+"""One state per cell: what its files say first, then what Slurm adds, and Slurm may be silent."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from typer.testing import CliRunner
+
+from hpcseg.cli.app import app
+from hpcseg.cluster import ledger, scheduler, states
+from hpcseg.cluster.scheduler import JobState
+from hpcseg.cluster.states import CellStatus, run_status
+from hpcseg.config import find_job, load_job
+from hpcseg.runs.grid import Grid, plan, write_plan
+from hpcseg.runs.record import RunFolder, append_event, write_json
+
+
+@pytest.fixture
+def grid(tmp_path) -> Grid:
+    planned = plan(load_job(find_job("smoke")), RunFolder(tmp_path / "run"), tmp_path / "data.h5", "0" * 64)
+    write_plan(planned)
+    return planned
+
+
+@pytest.fixture
+def slurm(monkeypatch):
+    """Sets what squeue (None: no answer) and the accounting say."""
+
+    def says(queue: dict[str, JobState] | None, accounting: dict[str, JobState] | None = None) -> None:
+        monkeypatch.setattr(states.shutil, "which", lambda name: f"/usr/bin/{name}")
+        monkeypatch.setattr(scheduler, "ask", lambda ids: queue)
+        monkeypatch.setattr(scheduler, "history", lambda ids: accounting or {})
+
+    return says
+
+
+def first(grid: Grid) -> CellStatus:
+    return run_status(grid.run)[0][0]
+
+
+def submit(grid: Grid, stage: str = "train") -> None:
+    ledger.book(grid.run, stage, [(grid.cells[0].id, "100_0")])
+
+
+def beat(grid: Grid, *, age: float = 0.0, job_id: str | None = "345", pid: int = 1, host: str = "n1") -> None:
+    folder = grid.cells[0].folder
+    append_event(folder.events_file, "start")
+    write_json(
+        folder.progress_file,
+        {
+            "stage": "train", "epoch": 2, "epochs": 4, "step": 5, "steps_per_epoch": 10, "seconds_per_step": 2.0,
+            "validation_accuracy": None, "host": host, "pid": pid, "job_id": job_id, "time": time.time() - age,
+        },
+    )  # fmt: skip
+
+
+def test_a_cell_without_files_is_missing(grid):
+    assert [cell.state for cell in run_status(grid.run)[0]] == ["missing", "missing"]
+
+
+def test_a_waiting_cell_says_what_it_waits_for(grid, slurm):
+    submit(grid)
+    slurm({"100_0": JobState("PENDING", "Resources")})
+    assert (first(grid).state, first(grid).note, first(grid).job_id) == ("queued", "Resources", "100_0")
+
+
+def test_a_running_cell_shows_its_rest_and_its_node(grid, slurm):
+    submit(grid)
+    beat(grid)
+    slurm({"100_0": JobState("RUNNING", "", "n2")})
+    # 40 steps in all, 15 of them done, 2 s each.
+    assert (first(grid).state, first(grid).seconds_left, first(grid).node) == ("running", 50.0, "n2")
+
+
+def test_a_running_cell_without_slurms_word_is_known_from_its_heartbeat(grid, slurm):
+    submit(grid)
+    beat(grid)
+    slurm(None)
+    cells, answered = run_status(grid.run)
+    assert (cells[0].state, cells[0].node, answered) == ("running", "n1", False)
+
+
+@pytest.mark.parametrize(("state", "shown"), [("PENDING", "queued"), ("CANCELLED by 0", "stopped")])
+def test_slurm_corrects_an_old_heartbeat_of_its_own_job(grid, slurm, state, shown):
+    submit(grid)
+    beat(grid, age=40)
+    slurm({"100_0": JobState(state)})
+    assert first(grid).state == shown
+
+
+def test_a_heartbeat_that_stopped_is_a_stopped_cell(grid, slurm):
+    beat(grid, age=1000)
+    assert first(grid).state == "stopped"
+
+
+def test_a_heartbeat_of_a_process_that_is_gone_from_this_machine_counts_nothing(grid):
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    beat(grid, job_id=None, pid=ended.pid, host=socket.gethostname())
+    assert first(grid).state == "stopped"
+    beat(grid, job_id=None, host=socket.gethostname())  # process 1 lives
+    assert first(grid).state == "running"
+
+
+def test_a_state_that_nobody_foresaw_is_shown_as_it_is(grid, slurm):
+    submit(grid)
+    slurm({"100_0": JobState("RESV_DEL_HOLD", "odd")})
+    assert (first(grid).state, first(grid).note) == ("resv_del_hold", "odd")
+
+
+def test_accounting_tells_how_a_cell_died_that_left_no_word(grid, slurm):
+    submit(grid)
+    append_event(grid.cells[0].folder.events_file, "start")
+    slurm({}, {"100_0": JobState("OUT_OF_MEMORY")})
+    assert (first(grid).state, first(grid).note) == ("stopped", "its job ended as out_of_memory")
+
+
+def test_a_failed_cell_says_why_until_it_is_queued_again(grid, slurm):
+    submit(grid)
+    write_json(grid.cells[0].folder.failure_file, {"error": "ValueError: no"})
+    slurm({})
+    assert (first(grid).state, first(grid).note) == ("failed", "ValueError: no")
+    slurm({"100_0": JobState("PENDING", "Priority")})
+    assert (first(grid).state, first(grid).note) == ("queued", "Priority")
+
+
+def test_the_later_of_a_failure_and_a_heartbeat_is_believed(grid):
+    beat(grid, age=10)
+    write_json(grid.cells[0].folder.failure_file, {"error": "ValueError: no", "time": time.time() - 5})
+    assert first(grid).state == "failed", "another rank has failed"
+    beat(grid)
+    assert (first(grid).state, first(grid).note) == ("running", ""), "the next attempt"
+
+
+def test_silence_is_asked_for_once(grid, monkeypatch):
+    asked = []
+    monkeypatch.setattr(states.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(scheduler, "_run", lambda command: asked.append(command[0]))
+    submit(grid)
+    assert run_status(grid.run)[1] is False
+    assert asked == ["squeue", "sacct", "scontrol"]
+
+
+def test_status_prints_a_table_and_json(grid, slurm, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    submit(grid)
+    slurm({"100_0": JobState("PENDING", "Resources")})
+    said = CliRunner().invoke(app, ["status", "--run", str(grid.run.path)]).output
+    assert "queued" in said and "100_0" in said and "1 missing, 1 queued" in said
+    content = json.loads(CliRunner().invoke(app, ["status", "--run", str(grid.run.path), "--json"]).output)
+    assert content["counts"] == {"missing": 1, "queued": 1}
+    assert content["cells"][0]["job_id"] == "100_0"
+
+
+def test_status_loads_no_torch(grid):
+    code = (
+        "import sys; from hpcseg.cluster.states import run_status; from hpcseg.runs.record import RunFolder\n"
+        f"from pathlib import Path; run_status(RunFolder(Path({str(grid.run.path)!r})))\n"
+        "assert 'torch' not in sys.modules and 'h5py' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

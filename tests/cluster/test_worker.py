@@ -1,0 +1,113 @@
+"""What a task does when the scheduler signals: the signal sets a flag, the cell stops, submitit's handler follows."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import time
+
+import pytest
+import submitit
+
+from hpcseg.cluster import worker
+from hpcseg.cluster.worker import CellTask, ReportTask
+from hpcseg.runs import execute
+
+
+@pytest.fixture
+def in_job(monkeypatch):
+    """The environment of a rank, and a handler in submitit's place that notes its calls and returns."""
+    called = []
+
+    def enter(cluster: str = "slurm", rank: int = 0):
+        monkeypatch.setenv("SUBMITIT_EXECUTOR", cluster)
+        prefix = {"slurm": "SLURM", "local": "SUBMITIT_LOCAL"}[cluster]
+        monkeypatch.setenv(f"{prefix}_JOB_ID", "1")
+        monkeypatch.setenv("SLURM_PROCID" if cluster == "slurm" else "SUBMITIT_LOCAL_GLOBALID", str(rank))
+        return called
+
+    monkeypatch.setattr(worker, "_SECONDS_TO_BE_ENDED", 1.0)
+    before = {number: signal.getsignal(number) for number in (signal.SIGUSR2, signal.SIGTERM)}
+    signal.signal(signal.SIGUSR2, lambda number, frame: called.append(number))
+    yield enter
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def stops_on(monkeypatch, *signals: int) -> None:
+    """A cell that gets signals while it runs, and stops when it is asked to."""
+
+    def run_cell(folder, stage, *, should_stop):
+        assert not should_stop()
+        for number in signals:
+            os.kill(os.getpid(), number)
+        return "stopped" if should_stop() else "finished"
+
+    monkeypatch.setattr(execute, "run_cell", run_cell)
+
+
+def test_a_task_that_nobody_stops_returns_its_outcome(in_job, monkeypatch):
+    in_job()
+    stops_on(monkeypatch)
+    assert CellTask("/cell", "train")() == "finished"
+
+
+def test_the_requeue_signal_stops_the_cell_first_and_reaches_submitit_after_it(in_job, monkeypatch):
+    called = in_job()
+    stops_on(monkeypatch, signal.SIGUSR2)
+    with pytest.raises(SystemExit):
+        CellTask("/cell", "train")()
+    assert called == [signal.SIGUSR2], "once, by hand"
+
+
+def test_another_rank_waits_to_be_ended_and_does_not_end_in_error(in_job, monkeypatch):
+    in_job(rank=1)
+    stops_on(monkeypatch, signal.SIGUSR2)
+    started = time.monotonic()
+    with pytest.raises(SystemExit) as left:
+        CellTask("/cell", "train")()
+    assert left.value.code == 0 and time.monotonic() - started >= 1
+
+
+def test_sigterm_alone_requeues_nothing_and_is_no_success(in_job, monkeypatch):
+    called = in_job()
+    stops_on(monkeypatch, signal.SIGTERM)
+    started = time.monotonic()
+    with pytest.raises(SystemExit) as left:
+        CellTask("/cell", "train")()
+    assert called == [] and left.value.code not in (0, None)
+    assert time.monotonic() - started >= 1, "a preempted job that leaves by itself is not requeued"
+
+
+def test_the_requeue_signal_may_follow_sigterm(in_job, monkeypatch):
+    called = in_job()
+    stops_on(monkeypatch, signal.SIGTERM)
+    before = signal.getsignal(signal.SIGALRM)
+    signal.signal(signal.SIGALRM, lambda number, frame: os.kill(os.getpid(), signal.SIGUSR2))
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    try:
+        with pytest.raises(SystemExit):
+            CellTask("/cell", "train")()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert called == [signal.SIGUSR2]
+
+
+def test_on_this_machine_sigterm_ends_the_task_at_once(in_job, monkeypatch):
+    monkeypatch.setattr(worker, "_SECONDS_TO_BE_ENDED", 60.0)
+    in_job("local")
+    stops_on(monkeypatch, signal.SIGTERM)
+    started = time.monotonic()
+    with pytest.raises(SystemExit):
+        CellTask("/cell", "train")()
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("task", [CellTask("/cell", "evaluate"), ReportTask("/run")])
+def test_a_task_survives_pickling_and_asks_for_itself_again(task):
+    copy = pickle.loads(pickle.dumps(task))
+    assert vars(copy) == vars(task)
+    again = task.checkpoint()
+    assert isinstance(again, submitit.helpers.DelayedSubmission) and again.function is task
+    assert hasattr(type(task), "checkpoint"), "submitit looks for it there"
