@@ -302,9 +302,11 @@ def _epochs(cell: Cell, epochs: int) -> tuple[Epoch, ...]:
 def _why_unfinished(cell: Cell) -> str:
     if cell.folder.failure_file.exists():
         try:
-            return f"its last attempt failed: {read_json(cell.folder.failure_file).get('error')}"
+            error = str(read_json(cell.folder.failure_file).get("error"))
         except IncompleteError:
             return "its last attempt failed."
+        # On one line: CUDA's errors have several, which would end the list of holes.
+        return f"its last attempt failed: {' '.join(error.split()).rstrip('.')}."
     if cell.folder.training_file.exists():
         return "it is trained, but not evaluated."
     return "it is started, but not finished." if cell.folder.events_file.exists() else "it is not started."

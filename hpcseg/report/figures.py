@@ -143,7 +143,10 @@ class Picture:
 
 def draw(name: str, records: Records) -> Picture:
     """One figure by its name."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context():
+        # A user's matplotlibrc must not decide how a published figure looks.
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
         drawn = FIGURES[name](records)
         files = {}
         if drawn.figure:
@@ -206,7 +209,9 @@ def _draw_others(axes: Axes, curves: Mapping[tuple[str, float], _Curve]) -> None
         height = max(end, height + _LABEL_HEIGHT)
         axes.annotate(
             name, (sigma, end), (paper.FIGURE_7_SIGMA_MAX * 1.02, height), color=_GREYS[0], fontsize=8, va="center",
-            annotation_clip=False, arrowprops={"arrowstyle": "-", "color": _GREYS[-1], "linewidth": 0.5},
+            annotation_clip=False,
+            # To the left edge of the name: a line to its middle would run through the names below.
+            arrowprops={"arrowstyle": "-", "color": _GREYS[-1], "linewidth": 0.5, "relpos": (0, 0.5)},
         )  # fmt: skip
 
 

@@ -115,6 +115,11 @@ def send(grid: Grid, *, dry_run: bool = False, resubmit: bool = False, **options
     return submit_missing(grid, resources(grid, **options), dry_run=dry_run, resubmit=resubmit).lines()
 
 
+def booked(grid: Grid) -> list[tuple[str, str, str]]:
+    """Stage, cell and job of every line of the ledger."""
+    return [(line["stage"], line["cell"], line["job_id"]) for line in read_lines(grid.run.submissions_file)]
+
+
 def train(grid: Grid, index: int) -> None:
     folder = grid.cells[index].folder
     write_json(folder.training_file, {})
@@ -158,13 +163,13 @@ def test_evaluations_follow_their_trainings_and_the_report_follows_all(slurm, gr
     assert slurm.options("dependency") == [None, "aftercorr:100", "afterany:101"]
     assert slurm.options("kill-on-invalid-dep") == [None, "yes", None]
     assert slurm.options("job-name") == [f"hpcseg-smoke-{what}" for what in ("train", "evaluate", "report")]
-    booked = [(line["stage"], line["cell"], line["job_id"]) for line in read_lines(grid.run.submissions_file)]
     first, second = grid.cells
-    assert booked == [
+    assert booked(grid) == [
         ("train", first.id, "100_0"),
         ("train", second.id, "100_1"),
         ("evaluate", first.id, "101_0"),
         ("evaluate", second.id, "101_1"),
+        ("report", "all", "102"),
     ]
 
 
@@ -174,7 +179,7 @@ def test_arrays_are_cut_at_the_sites_limit_and_share_the_throttle(slurm, grid):
     # An array of one task is a plain job, behind which aftercorr would have nothing to count.
     assert slurm.options("array") == [None] * 5
     assert slurm.options("dependency") == [None, "afterok:100", None, "afterok:102", "afterany:101:103"]
-    assert {line["job_id"] for line in read_lines(grid.run.submissions_file)} == {"100", "101", "102", "103"}
+    assert [job_id for _, _, job_id in booked(grid)] == ["100", "101", "102", "103", "104"]
 
 
 def test_a_site_without_arrays_gets_plain_jobs(slurm, grid):
@@ -211,7 +216,7 @@ def test_what_died_is_submitted_again_and_what_runs_is_not(slurm, grid):
     send(grid)
     slurm.queue("100_1|RUNNING|None|n1", "101_1|PENDING|Dependency|")
     assert send(grid)[-1] == "Submitted 3 jobs."
-    assert [line["job_id"] for line in read_lines(grid.run.submissions_file)][4:] == ["103", "104"]
+    assert [job_id for _, _, job_id in booked(grid)][5:] == ["103", "104", "105"]
 
 
 def test_an_evaluation_that_waits_for_a_dead_training_holds_nothing_up(slurm, grid):
@@ -265,7 +270,7 @@ def test_sbatchs_own_words_are_in_the_error(slurm, grid):
     slurm.command("sbatch", 'echo "sbatch: error: invalid partition specified: gpuu" >&2; exit 1')
     with pytest.raises(SchedulerError, match="invalid partition specified: gpuu"):
         send(grid)
-    assert read_lines(grid.run.submissions_file) == []
+    assert booked(grid) == []
 
 
 def test_a_socket_that_times_out_is_tried_again(slurm, grid):

@@ -8,6 +8,7 @@ import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+import matplotlib
 import matplotlib.image
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from hpcseg.cli.app import app
 from hpcseg.errors import ConfigError, IncompleteError
 from hpcseg.report.build import build_report, publish
 from hpcseg.report.collect import collect
-from hpcseg.report.figures import figure3, figure7
+from hpcseg.report.figures import draw, figure3, figure7
 from hpcseg.runs.grid import Grid
 from hpcseg.runs.record import RunFolder
 
@@ -63,6 +64,16 @@ def test_figures_are_pictures_with_ink_and_the_same_bytes_again(tmp_path):
         assert ElementTree.parse(tmp_path / "a" / f"{name}.svg").getroot().tag.endswith("svg")
     for name in EVERYTHING:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+
+
+def test_a_users_matplotlibrc_changes_no_figure_and_is_left_as_it_was(tmp_path):
+    records = collect(whole_run(tmp_path / "run").run)
+    users = {"savefig.bbox": "tight", "axes.facecolor": "yellow", "lines.linestyle": ":", "svg.fonttype": "none"}
+    for name in ("figure3", "figure7"):
+        wanted = draw(name, records).files
+        with matplotlib.rc_context(users):
+            assert draw(name, records).files == wanted, name
+            assert {key: matplotlib.rcParams[key] for key in users} == users
 
 
 def test_figure7_shows_the_mean_over_seeds_of_both_splits_and_the_papers_points(tmp_path):

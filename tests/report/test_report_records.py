@@ -207,6 +207,17 @@ def test_a_failed_cell_is_a_hole_with_its_error(tmp_path):
     assert "not started" in holes[1].reason
 
 
+def test_an_error_of_several_lines_is_one_line_of_the_holes(tmp_path):
+    grid = plan(tmp_path / "run")
+    write_json(grid.cells[0].folder.failure_file, {"error": "RuntimeError: out of memory\n\n# not a heading\n"})
+    write_json(grid.cells[1].folder.failure_file, {"error": "HpcsegError: The disk is full."})
+
+    holes = collect(grid.run).holes
+
+    assert holes[0].reason == "its last attempt failed: RuntimeError: out of memory # not a heading."
+    assert holes[1].reason == "its last attempt failed: HpcsegError: The disk is full."
+
+
 def test_cell_folders_outside_the_grid_are_counted_and_named(tmp_path):
     grid = tiny_run(tmp_path / "run")
     shutil.copytree(grid.cells[0].folder.path, tmp_path / "run" / "cells" / "small-of-old-code")

@@ -53,10 +53,15 @@ class Cluster:
     def wait(self, what: str, holds: Callable[[], bool], *, seconds: float = 300) -> None:
         """Wait until something holds, releasing the pause that Slurm makes before it starts a requeued job."""
         deadline = time.monotonic() + seconds
+        held: dict[str, float] = {}
         while not holds():
             queue = slurm("squeue", "--noheader", "--array", "--format=%i %r")
-            for job_id in [line.split()[0] for line in queue.splitlines() if line.endswith("BeginTime")]:
-                subprocess.run(["scontrol", "update", f"jobid={job_id}", "starttime=now"], check=False)
+            paused = [line.split()[0] for line in queue.splitlines() if line.endswith("BeginTime")]
+            held = {job_id: held.get(job_id, time.monotonic()) for job_id in paused}
+            for job_id, since in held.items():
+                # The pause is there for a reason: a node refuses a job that it has killed within the same second.
+                if time.monotonic() - since > 3:
+                    subprocess.run(["scontrol", "update", f"jobid={job_id}", "starttime=now"], check=False)
             assert time.monotonic() < deadline, f"{what}: not after {seconds} s; the queue:\n{queue}"
             time.sleep(0.5)
 
