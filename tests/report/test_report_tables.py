@@ -1,4 +1,4 @@
-"""Table 1, Table 2 and the cells' table. Published numbers are typed in again from PAPER.md."""
+"""Table 1, Table 2 and the cells' table. Published numbers are typed in again from the paper."""
 
 from __future__ import annotations
 
