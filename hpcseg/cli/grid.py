@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -144,4 +145,4 @@ def _submit(grid: Grid, resources: Resources, *, dry_run: bool, resubmit: bool) 
 
 def _run_option(grid: Grid) -> str:
     """The --run option that names this run, empty where the newest under runs/ is it."""
-    return "" if grid.run.path == RUNS / grid.job.name else f" --run {grid.run.path}"
+    return "" if grid.run.path == RUNS / grid.job.name else f" --run {shlex.quote(str(grid.run.path))}"

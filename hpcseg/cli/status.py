@@ -36,7 +36,7 @@ def status(
         return
     columns: dict[str, list[str]] = {
         "Cell": [cell.cell for cell in cells],
-        "State": [f"[{_COLOURS.get(cell.state, 'default')}]{escape(cell.state)}[/]" for cell in cells],
+        "State": [escape(cell.state) for cell in cells],
         "Epoch": [f"{cell.epoch}/{cell.epochs}" for cell in cells],
         "Validation": ["" if (value := cell.validation_accuracy) is None else f"{value:.4f}" for cell in cells],
         "Left": [_duration(cell.seconds_left) for cell in cells],
@@ -47,9 +47,12 @@ def status(
     table = Table(title=escape(str(folder.path)), title_justify="left", box=None, pad_edge=False)
     shown = {name: texts for name, texts in columns.items() if any(texts)}
     for name in shown:
-        table.add_column(name, no_wrap=name != "Note", overflow="fold")
-    for row in zip(*shown.values(), strict=True):
-        table.add_row(*row)
+        # Where nobody looks at a screen, a line per cell, as long as it is.
+        width = None if console.stdout.is_terminal else max(map(len, shown[name]))
+        table.add_column(name, no_wrap=name not in ("Cell", "Note"), overflow="fold", min_width=width)
+    for state, row in zip(states, zip(*shown.values(), strict=True), strict=True):
+        colour = _COLOURS.get(state)
+        table.add_row(*(f"[{colour}]{text}[/]" if colour and text == state else text for text in row))
     console.stdout.print(table)
     if not answered:
         console.stderr.print("Slurm does not answer; this is what the files say.")

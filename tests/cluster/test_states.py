@@ -147,11 +147,13 @@ def test_silence_is_asked_for_once(grid, monkeypatch):
 
 
 def test_status_prints_a_table_and_json(grid, slurm, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "60")
     submit(grid)
     slurm({"100_0": JobState("PENDING", "Resources")})
     said = CliRunner().invoke(app, ["status", "--run", str(grid.run.path)]).output
-    assert "queued" in said and "100_0" in said and "1 missing, 1 queued" in said
+    rows = said.splitlines()[2:]
+    assert rows[0].split() == [grid.cells[0].id, "queued", "0/2", "100_0", "Resources"], "whole, where it is piped"
+    assert rows[2] == "1 missing, 1 queued"
     content = json.loads(CliRunner().invoke(app, ["status", "--run", str(grid.run.path), "--json"]).output)
     assert content["counts"] == {"missing": 1, "queued": 1}
     assert content["cells"][0]["job_id"] == "100_0"

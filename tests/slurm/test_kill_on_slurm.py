@@ -47,7 +47,8 @@ def test_killed_requeued_and_timed_out_trainings_end_with_the_weights_of_one_lef
     for run in ("killed", "requeued"):
         cluster.wait(f"a checkpoint of {run}", lambda run=run: (cells[run] / "checkpoint.pt").exists())
     killed = cluster.jobs("killed", "train")[0]
-    slurm("scancel", "--signal=KILL", killed)
+    # The step, not the job: that would get SIGTERM first, and time to write a checkpoint.
+    slurm("scancel", "--signal=KILL", f"{killed}.0")
     slurm("scontrol", "requeue", cluster.jobs("requeued", "train")[0])
     cluster.wait(
         "the end of the killed job", lambda: killed not in slurm("squeue", "--noheader", "--format=%i").split()
@@ -65,6 +66,7 @@ def test_killed_requeued_and_timed_out_trainings_end_with_the_weights_of_one_lef
         weights = torch.load(cells[run] / "model.pt", weights_only=True)
         assert all(torch.equal(weights[name], tensor) for name, tensor in expected.items()), run
         assert (cells[run] / "metrics.jsonl").read_bytes() == (cells["alone"] / "metrics.jsonl").read_bytes(), run
-    assert "stop" in [event["event"] for event in read_lines(cells["timed-out"] / "events.jsonl")]
+    stopped = {run: "stop" in [event["event"] for event in read_lines(cells[run] / "events.jsonl")] for run in cells}
+    assert stopped["timed-out"] and not stopped["killed"], "one was asked to stop, the other was not"
     for run in cells:
         cluster.wait_left(run)
