@@ -34,7 +34,7 @@ def demo(
     grid(job="demo", local=True, data=dataset, run=run)
     _announce(f"hpcseg report --run {run}")
     report(run=run)
-    console.stdout.print("\nThe sample is synthetic, so the paper's numbers beside it only show where they would stand.")
+    console.stdout.print("\nThe sample is synthetic, so the paper's numbers only show where they would stand.")
     console.stdout.print(f"The report: {RunFolder(run).report / 'tables.md'}", markup=False)
 
 
