@@ -13,8 +13,8 @@ from hpcseg.errors import HpcsegError
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes its name when the block ends, and leaves nothing behind when the block fails.
+def aside(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write under; the file there takes its place when the block ends, and goes when it fails.
 
     Args:
         path: the final name; its folder is made if it is missing.
@@ -23,19 +23,27 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         HpcsegError: the file system refuses (full, read-only, no permission).
     """
     # No process id: ranks of several hosts may write the same file.
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
+        yield temporary
+        temporary.replace(path)
     except OSError as error:
-        raise HpcsegError(f"{path} cannot be written: {error.strerror}.") from None
+        raise HpcsegError(
+            f"{path} cannot be written: {error.strerror or error}. Is there space and permission?"
+        ) from None
     finally:
         with contextlib.suppress(OSError):
-            aside.unlink()
+            temporary.unlink()
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that is flushed to the disk and takes its name when the block ends; otherwise as `aside`."""
+    with aside(path) as temporary, temporary.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -25,7 +25,7 @@ class ErrorsAsText(typer.core.TyperGroup):
         try:
             return super().invoke(ctx)
         except HpcsegError as error:
-            console.stderr.print(f"error: {error}", style="bold red", markup=False)
+            console.stderr.print(f"error: {error}", style="bold red")
             raise typer.Exit(error.exit_code) from None
 
 

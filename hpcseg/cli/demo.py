@@ -26,7 +26,7 @@ def demo(
 
     dataset, run = folder / "dataset.h5", folder / "runs" / "demo"
     if not dataset.exists():
-        console.stdout.print(f"Making {_SLICES} slices of {_SIZE} x {_SIZE} pixels in {folder}", markup=False)
+        console.stdout.print(f"Making {_SLICES} slices of {_SIZE} x {_SIZE} pixels in {folder}")
         write_sample(folder, slices=_SLICES, size=_SIZE, seed=_SEED)
         _announce(f"hpcseg pack {folder} -o {dataset}")
         pack(folder, output=dataset)
@@ -35,8 +35,8 @@ def demo(
     _announce(f"hpcseg report --run {run}")
     report(run=run)
     console.stdout.print("\nThe sample is synthetic, so the paper's numbers only show where they would stand.")
-    console.stdout.print(f"The report: {RunFolder(run).report / 'tables.md'}", markup=False)
+    console.stdout.print(f"The report: {RunFolder(run).report / 'tables.md'}")
 
 
 def _announce(command: str) -> None:
-    console.stdout.print(f"\n[bold]$ {command}[/bold]")
+    console.stdout.print(f"\n$ {command}", style="bold")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,12 +10,12 @@ import typer
 
 from hpcseg.cli import console
 from hpcseg.cli.pack import DEFAULT_DATASET
+from hpcseg.cli.runs import plan_run, run_option
 
 if TYPE_CHECKING:
     from hpcseg.cluster.profile import Profile, Resources
     from hpcseg.runs.grid import Grid
 
-RUNS = Path("runs")
 _SLURM = "Slurm"
 
 
@@ -58,13 +57,8 @@ def grid(
 ) -> None:
     """Run every cell of a job that is not finished: as Slurm arrays, or one after the other on this machine."""
     from hpcseg.cluster.profile import Profile, load_profile, resolve
-    from hpcseg.config import find_job, load_job
-    from hpcseg.data.store import read_info
-    from hpcseg.runs.grid import plan
-    from hpcseg.runs.record import RunFolder
 
-    described = load_job(find_job(job))
-    planned = plan(described, RunFolder(run or RUNS / described.name), data, read_info(data).data_sha256)
+    planned = plan_run(job, data, run)
     options = Profile(
         partition=partition,
         account=account,
@@ -79,7 +73,7 @@ def grid(
         setup=tuple(setup) if setup else None,
         throttle=throttle,
     )
-    resources = resolve(described.needs, load_profile(profile) if profile else Profile(), options)
+    resources = resolve(planned.job.needs, load_profile(profile) if profile else Profile(), options)
     _show_plan(planned)
     if local is None:
         local = shutil.which("sbatch") is None
@@ -92,7 +86,7 @@ def grid(
 def _show_plan(grid: Grid) -> None:
     states = [cell.state() for cell in grid.cells]
     counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
-    console.stdout.print(f"{grid.job.title}: {len(grid.cells)} cells in {grid.run.path} ({counts})", markup=False)
+    console.stdout.print(f"{grid.job.title}: {len(grid.cells)} cells in {grid.run.path} ({counts})")
 
 
 def _run_here(grid: Grid, resources: Resources, options: Profile, *, workers: int | None, dry_run: bool) -> None:
@@ -103,12 +97,12 @@ def _run_here(grid: Grid, resources: Resources, options: Profile, *, workers: in
     waiting = [cell for cell in grid.cells if not cell.evaluated()]
     if dry_run:
         for cell in grid.cells:
-            console.stdout.print(f"  {cell.id}  {cell.state()}", markup=False)
+            console.stdout.print(f"  {cell.id}  {cell.state()}")
         console.stdout.print("These cells would run here, one after the other; no sbatch is involved.")
         return
     write_plan(grid)
     if not waiting:
-        console.stdout.print("Every cell is finished, nothing to do.\nNext: hpcseg report" + _run_option(grid))
+        console.stdout.print("Every cell is finished, nothing to do.\nNext: hpcseg report" + run_option(grid))
         return
     # What a job needs of a cluster is no wish for this machine; only the command line is.
     slots = find_slots(workers, options.gpus_per_node or 1)
@@ -126,9 +120,9 @@ def _run_here(grid: Grid, resources: Resources, options: Profile, *, workers: in
             raise typer.Exit(130) from None
     for text, ids in (("failed", summary.failed), ("run by another process", summary.busy)):
         for cell_id in ids:
-            console.stdout.print(f"  {cell_id}: {text}", markup=False)
+            console.stdout.print(f"  {cell_id}: {text}")
     console.stdout.print(f"{len(summary.finished)} cells finished, {len(summary.failed)} failed.")
-    console.stdout.print(f"Next: hpcseg report{_run_option(grid)}")
+    console.stdout.print(f"Next: hpcseg report{run_option(grid)}")
     if summary.failed:
         raise typer.Exit(1)
 
@@ -138,11 +132,6 @@ def _submit(grid: Grid, resources: Resources, *, dry_run: bool, resubmit: bool) 
 
     submission = submit_missing(grid, resources, dry_run=dry_run, resubmit=resubmit)
     for line in submission.lines():
-        console.stdout.print(line, markup=False)
+        console.stdout.print(line)
     if not dry_run:
-        console.stdout.print(f"Next: hpcseg status{_run_option(grid)}, then hpcseg report{_run_option(grid)}")
-
-
-def _run_option(grid: Grid) -> str:
-    """The --run option that names this run, empty where the newest under runs/ is it."""
-    return "" if grid.run.path == RUNS / grid.job.name else f" --run {shlex.quote(str(grid.run.path))}"
+        console.stdout.print(f"Next: hpcseg status{run_option(grid)}, then hpcseg report{run_option(grid)}")

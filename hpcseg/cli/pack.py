@@ -63,7 +63,7 @@ def pack(
         console.stderr.print("These slices and labels are there already; nothing was written.")
     _show(content)
     option = "" if output == DEFAULT_DATASET else f" --data {shlex.quote(str(output))}"
-    _print(f"Next: hpcseg grid{option}")
+    console.stdout.print(f"Next: hpcseg grid{option}")
 
 
 def info(
@@ -77,7 +77,7 @@ def info(
     content = store.read_info(file)
     if as_json:
         tiles = {name: _tiles(content, name) for name in _TILE_GRIDS}
-        _print(json.dumps({**store.info_as_json(content), "tiles": tiles}, indent=1))
+        console.stdout.print(json.dumps({**store.info_as_json(content), "tiles": tiles}, indent=1))
     else:
         _show(content)
     if verify:
@@ -106,13 +106,8 @@ def _show(info: DatasetInfo) -> None:
         "Packed": f"{info.created} by hpcseg {info.hpcseg_version}: {info.command}",
     }
     for name, text in lines.items():
-        console.stdout.print(f"[bold]{name:<12}[/bold]", end="")
-        _print(text)
-
-
-def _print(text: str) -> None:
-    """Print as it stands: a name like `[red].h5` or `a:b:c.h5` is neither markup nor an emoji."""
-    console.stdout.print(text, markup=False, emoji=False)
+        console.stdout.print(f"{name:<12}", style="bold", end="")
+        console.stdout.print(text)
 
 
 def _tiles(info: DatasetInfo, name: str) -> int | None:

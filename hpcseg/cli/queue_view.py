@@ -87,4 +87,4 @@ class QueueView:
             self._progress.remove_task(self._bars.pop(cell_id))
 
     def _say(self, text: str) -> None:
-        self._progress.console.print(text, markup=False)
+        self._progress.console.print(text)

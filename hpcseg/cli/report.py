@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hpcseg.cli import console
-from hpcseg.cli.grid import RUNS
+from hpcseg.cli.runs import find_run
 
 
 def report(
@@ -25,24 +25,23 @@ def report(
     """Build Table 1, Table 2, Figure 3 and Figure 7 from the records of a run, beside the paper's numbers."""
     from hpcseg.report.build import build_report
     from hpcseg.report.build import publish as publish_records
-    from hpcseg.runs.record import RunFolder, newest_run
 
-    folder = RunFolder(run) if run else newest_run(RUNS)
+    folder = find_run(run)
     built = build_report(folder, out or folder.report)
     written = list(built.written)
     if publish:
         written += publish_records(folder, publish).written
     for line in built.headlines:
-        console.stdout.print(line, markup=False)
+        console.stdout.print(line)
     if built.headlines:
         console.stdout.print("(in brackets: the paper)")
     for note in built.notes:
-        console.stdout.print(f"Note: {note}", markup=False)
+        console.stdout.print(f"Note: {note}")
     if built.holes:
         console.stdout.print(f"{len(built.holes)} {'hole' if len(built.holes) == 1 else 'holes'}:")
     for hole in built.holes:
-        console.stdout.print(f"  {hole}", markup=False)
+        console.stdout.print(f"  {hole}")
     if built.planned_with:
-        console.stdout.print(f"The run was planned with: {built.planned_with}", markup=False)
+        console.stdout.print(f"The run was planned with: {built.planned_with}")
     for path in written:
-        console.stdout.print(f"wrote {path}", markup=False)
+        console.stdout.print(f"wrote {path}")

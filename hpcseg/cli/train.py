@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from hpcseg.cli import console
-from hpcseg.cli.grid import RUNS
 from hpcseg.cli.pack import DEFAULT_DATASET
+from hpcseg.cli.runs import plan_run
 from hpcseg.errors import ConfigError
 
 
@@ -21,15 +21,11 @@ def train(
     run: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="runs/JOB")] = None,
 ) -> None:
     """Train and evaluate one cell in this process, or in this one rank of torchrun or srun."""
-    from hpcseg.config import find_job, load_job
-    from hpcseg.data.store import read_info
     from hpcseg.learn.ranks import read_environment
     from hpcseg.runs.execute import Stage, run_cell
-    from hpcseg.runs.grid import plan, write_plan
-    from hpcseg.runs.record import RunFolder
+    from hpcseg.runs.grid import write_plan
 
-    described = load_job(find_job(job))
-    grid = plan(described, RunFolder(run or RUNS / described.name), data, read_info(data).data_sha256)
+    grid = plan_run(job, data, run)
     chosen = [candidate for candidate in grid.cells if fnmatch.fnmatchcase(candidate.id, cell)]
     if len(chosen) != 1:
         listing = "\n  ".join(candidate.id for candidate in (chosen or grid.cells))
@@ -41,4 +37,4 @@ def train(
             console.stderr.print(f"{chosen[0].id}: another process is running it.")
             raise typer.Exit(1)
     if read_environment().rank == 0:
-        console.stdout.print(f"{chosen[0].id}: finished, recorded in {chosen[0].folder.path}", markup=False)
+        console.stdout.print(f"{chosen[0].id}: finished, recorded in {chosen[0].folder.path}")

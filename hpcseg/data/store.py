@@ -31,7 +31,8 @@ import h5py
 import numpy as np
 
 from hpcseg import __version__
-from hpcseg.errors import DatasetError, HpcsegError
+from hpcseg.errors import DatasetError
+from hpcseg.files import aside
 
 FORMAT = "hpcseg-dataset"
 SCHEMA_VERSION = 1
@@ -129,21 +130,11 @@ def create(path: Path) -> Iterator[h5py.File]:
     Raises:
         HpcsegError: the file system refuses (full, read-only, no permission).
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with _Target(aside) as target:
-            target.try_out()
-            with h5py.File(target, "w", libver=("v110", "v110")) as file:
-                yield file
-            target.finish()
-        aside.replace(path)
-    except OSError as error:
-        raise HpcsegError(
-            f"{path} cannot be written: {error.strerror or error}. Is there space and permission?"
-        ) from None
-    finally:
-        with contextlib.suppress(OSError):
-            aside.unlink()
+    with aside(path) as temporary, _Target(temporary) as target:
+        target.try_out()
+        with h5py.File(target, "w", libver=("v110", "v110")) as file:
+            yield file
+        target.finish()
 
 
 def finish(

@@ -304,12 +304,17 @@ def test_labels_without_images_are_a_question_of_usage(good):
     assert "--images" in result.stderr
 
 
-@pytest.mark.parametrize("folder", ["nowhere", "file"])
-def test_an_output_folder_that_is_none_is_an_error_that_names_the_output(good, tmp_path, folder):
+def test_an_output_folder_that_is_missing_is_made(good, tmp_path):
+    output = tmp_path / "new" / "folder" / "packed.h5"
+    assert hpcseg("pack", good, "-o", output).exit_code == 0
+    assert list(output.parent.iterdir()) == [output]
+
+
+def test_an_output_folder_that_is_a_file_is_an_error_that_names_the_output(good, tmp_path):
     (tmp_path / "file").write_text("")
-    result = hpcseg("pack", good, "-o", tmp_path / folder / "packed.h5")
+    result = hpcseg("pack", good, "-o", tmp_path / "file" / "packed.h5")
     assert result.exit_code == 1
-    assert f"{tmp_path / folder / 'packed.h5'} cannot be written" in result.stderr
+    assert f"{tmp_path / 'file' / 'packed.h5'} cannot be written" in result.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "good"]
 
 
