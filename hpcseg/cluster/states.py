@@ -16,7 +16,7 @@ from hpcseg.cluster import ledger, scheduler
 from hpcseg.cluster.scheduler import JobState
 from hpcseg.errors import IncompleteError
 from hpcseg.learn.metrics import accuracy
-from hpcseg.runs.grid import Cell, read_cells
+from hpcseg.runs.grid import Cell, planned_cells, read_plan
 from hpcseg.runs.record import RunFolder, read_json, read_lines
 
 # A heartbeat comes every few seconds, later only where a step takes longer.
@@ -49,7 +49,7 @@ def run_status(run: RunFolder) -> tuple[list[CellStatus], bool]:
     Raises:
         IncompleteError: the run has no grid.json.
     """
-    cells = read_cells(run)
+    cells = planned_cells(run, read_plan(run))
     jobs = ledger.submitted(run)
     open_cells = {cell.id for cell in cells if not cell.evaluated()}
     wanted = {job_id for (cell_id, _), job_id in jobs.items() if cell_id in open_cells}

@@ -23,7 +23,8 @@ from hpcseg.report.tables import (
     table_csv,
     table_markdown,
 )
-from hpcseg.runs.record import RunFolder, read_json, write_text
+from hpcseg.runs.grid import read_plan
+from hpcseg.runs.record import RunFolder, write_text
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def publish(run: RunFolder, folder: Path) -> Report:
     if target.path.resolve() == run.path.resolve() or any(target.path.glob("cells/*/*.pt")):
         raise ConfigError(f"{folder} is a run folder, and publishing would overwrite its records. Publish elsewhere.")
     job = records.plan["job"]
-    there = read_json(target.grid_file)["job"] if target.grid_file.exists() else job
+    there = read_plan(target)["job"] if target.grid_file.exists() else job
     if there != job:
         raise ConfigError(f'{folder} holds the job "{there}", but this run is of "{job}". Publish into another folder.')
     for row in records.rows:

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from hpcseg.config import CellConfig, digest
-from hpcseg.errors import IncompleteError
 from hpcseg.learn import metrics
-from hpcseg.runs.grid import Cell, State, read_cells
-from hpcseg.runs.record import SCHEMA, RunFolder, read_json, read_lines
+from hpcseg.report.accept import Evaluation, Refused, Training, accept_evaluation, accept_training
+from hpcseg.runs.grid import Cell, State, planned_cells, read_plan
+from hpcseg.runs.record import RunFolder
 
 Position = tuple[str, str, float]
 """Tiles, split and noise fraction: where a group stands in the paper's tables."""
@@ -37,36 +37,6 @@ class Hole:
 
     def __str__(self) -> str:
         return f"{self.subject}: {self.reason} {self.remedy}"
-
-
-@dataclass(frozen=True, eq=False)
-class Epoch:
-    """One line of metrics.jsonl."""
-
-    train_loss: float
-    train_accuracy: float
-    validation_loss: float
-    validation_accuracy: float
-
-
-@dataclass(frozen=True, eq=False)
-class Training:
-    """An accepted training.json."""
-
-    record: Mapping[str, Any]
-    confusion: np.ndarray
-    """Of the validation set after the last epoch."""
-    epochs: tuple[Epoch, ...]
-    """Empty where metrics.jsonl has not exactly the epochs 1, 2, ... of the training."""
-
-
-@dataclass(frozen=True, eq=False)
-class Evaluation:
-    """An accepted evaluation.json."""
-
-    record: Mapping[str, Any]
-    confusion: Mapping[float, np.ndarray]
-    """Of the test set, by sigma in counts, ascending."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,10 +130,8 @@ def collect(run: RunFolder) -> Records:
     Raises:
         IncompleteError: the folder has no grid.json that this version can read.
     """
-    plan = read_json(run.grid_file)
-    if plan.get("schema") != SCHEMA:
-        raise IncompleteError(f"{run.grid_file} is of schema {plan.get('schema')}; this hpcseg reads schema {SCHEMA}.")
-    rows = tuple(_row(cell, plan) for cell in read_cells(run))
+    plan = read_plan(run)
+    rows = tuple(_row(cell, plan) for cell in planned_cells(run, plan))
     groups = _groups(rows)
     positions, left_out = _select(groups)
     listed = {row.id for row in rows}
@@ -177,143 +145,15 @@ def collect(run: RunFolder) -> Records:
     return Records(plan, rows, groups, positions, tuple(notes))
 
 
-# What the tables print: a record without it is refused at the door and not half-way through a table.
-_BOTH = ("seconds", "precision", "world_size", "model_sha256")
-_TRAINING_KEYS = (*_BOTH, "epochs", "steps", "parameters", "train_tiles", "validation_tiles", "validation_loss")
-_EVALUATION_KEYS = (*_BOTH, "test_tiles", "class_values")
-
-
-class _Refused(Exception):
-    """A record that is there and cannot be used: the reason, and what to delete first ("" for nothing)."""
-
-    def __init__(self, reason: str, delete: str = "") -> None:
-        super().__init__(reason)
-        self.delete = delete
-
-
 def _row(cell: Cell, plan: Mapping[str, Any]) -> Row:
     training = evaluation = hole = None
     try:
-        training = _training(cell, plan)
-        evaluation = _evaluation(cell, plan, training)
-    except _Refused as refused:
+        training = accept_training(cell, plan)
+        evaluation = accept_evaluation(cell, plan, training)
+    except Refused as refused:
         first = f"Delete {refused.delete}, then run" if refused.delete else "Run"
         hole = Hole(cell.id, str(refused), f"{first} `hpcseg grid --job {plan['job']}`.")
     return Row(cell, cell.state(), training, evaluation, hole)
-
-
-def _training(cell: Cell, plan: Mapping[str, Any]) -> Training:
-    folder = cell.folder
-    if not folder.training_file.exists():
-        raise _Refused(_why_unfinished(cell))
-    whole = f"cells/{cell.id}"
-    config = _read(cell, "config.json", whole)
-    for key, word in (("data_sha256", "other data"), ("code_sha256", "other code")):
-        if config.get(key) != plan[key]:
-            raise _Refused(f"its config.json is of {word} ({_short(config.get(key))}) than grid.json.", whole)
-    planned = dataclasses.asdict(cell.config)
-    if any(config.get(section) != planned[section] for section in ("data", "train")):
-        raise _Refused("its config.json has other settings than grid.json.", whole)
-    record = _read(cell, "training.json", whole)
-    _check_code(record, plan, "trained", whole)
-    try:
-        confusion = _confusion(record["validation_confusion"])
-        _require(record, _TRAINING_KEYS)
-    except (KeyError, TypeError, ValueError) as error:
-        raise _Refused(f"its training.json is damaged ({error}).", whole) from None
-    return Training(record, confusion, _epochs(cell, record["epochs"]))
-
-
-def _evaluation(cell: Cell, plan: Mapping[str, Any], training: Training) -> Evaluation:
-    file = f"cells/{cell.id}/evaluation.json"
-    if not cell.folder.evaluation_file.exists():
-        raise _Refused(_why_unfinished(cell))
-    record = _read(cell, "evaluation.json", file)
-    if record.get("settings") != dataclasses.asdict(cell.config.evaluate):
-        raise _Refused("it was evaluated with other settings than grid.json has.")
-    if record.get("model_sha256") != training.record["model_sha256"]:
-        raise _Refused("it was evaluated with another model than training.json describes.", file)
-    _check_code(record, plan, "evaluated", file)
-    try:
-        _require(record, _EVALUATION_KEYS)
-        confusion = {float(point["sigma"]): _confusion(point["confusion"]) for point in record["points"]}
-        if any(len(matrix) != len(record["class_values"]) for matrix in (training.confusion, *confusion.values())):
-            raise ValueError("its confusion matrices are not of its classes")
-        if tuple(confusion) != cell.config.evaluate.sigmas():
-            raise ValueError("its sigmas are not those of its settings")
-    except (KeyError, TypeError, ValueError) as error:
-        raise _Refused(f"its evaluation.json is damaged ({error}).", file) from None
-    return Evaluation(record, confusion)
-
-
-def _read(cell: Cell, name: str, delete: str) -> dict[str, Any]:
-    try:
-        record = read_json(cell.folder.path / name)
-    except IncompleteError:
-        raise _Refused(f"its {name} cannot be read.", delete) from None
-    if record.get("schema") != SCHEMA or record.get("id") != cell.id:
-        raise _Refused(
-            f"its {name} is of schema {record.get('schema')} and cell {record.get('id')}, not of schema {SCHEMA} and "
-            "this cell.",
-            delete,
-        )
-    return record
-
-
-def _require(record: Mapping[str, Any], keys: tuple[str, ...]) -> None:
-    for key in keys:
-        if key not in record:
-            raise KeyError(key)
-
-
-def _check_code(record: Mapping[str, Any], plan: Mapping[str, Any], verb: str, delete: str) -> None:
-    code = (record.get("provenance") or {}).get("code_sha256")
-    if code != plan["code_sha256"]:
-        raise _Refused(
-            f"it was {verb} with other code ({_short(code)}) than grid.json has ({_short(plan['code_sha256'])}).",
-            delete,
-        )
-
-
-def _confusion(stored: Any) -> np.ndarray:
-    matrix = np.array(stored)
-    metrics.accuracy(matrix)  # raises ValueError for what is no confusion matrix
-    return matrix
-
-
-def _epochs(cell: Cell, epochs: int) -> tuple[Epoch, ...]:
-    lines = read_lines(cell.folder.metrics_file)
-    try:
-        if [line["epoch"] for line in lines] != list(range(1, epochs + 1)):
-            return ()
-        return tuple(
-            Epoch(
-                line["train_loss"],
-                line["train_accuracy"],
-                line["validation_loss"],
-                metrics.accuracy(_confusion(line["validation_confusion"])),
-            )
-            for line in lines
-        )
-    except (KeyError, TypeError, ValueError):
-        return ()
-
-
-def _why_unfinished(cell: Cell) -> str:
-    if cell.folder.failure_file.exists():
-        try:
-            error = str(read_json(cell.folder.failure_file).get("error"))
-        except IncompleteError:
-            return "its last attempt failed."
-        # On one line: CUDA's errors have several, which would end the list of holes.
-        return f"its last attempt failed: {' '.join(error.split()).rstrip('.')}."
-    if cell.folder.training_file.exists():
-        return "it is trained, but not evaluated."
-    return "it is started, but not finished." if cell.folder.events_file.exists() else "it is not started."
-
-
-def _short(sha256: object) -> str:
-    return str(sha256)[:8] if sha256 else "not stated"
 
 
 def _groups(rows: tuple[Row, ...]) -> tuple[Group, ...]:

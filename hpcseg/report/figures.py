@@ -15,7 +15,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from hpcseg.config import SPLITS
 from hpcseg.report import paper
-from hpcseg.report.collect import Epoch, Group, Hole, Records, Row
+from hpcseg.report.accept import Epoch
+from hpcseg.report.collect import Group, Hole, Records, Row
 
 # Okabe and Ito's colours, which stay apart for colour-blind readers.
 _COLOURS = {"shuffled": "#0072B2", "blocked": "#D55E00"}
@@ -190,7 +191,10 @@ def _draw_main(axes: Axes, split: str, curve: _Curve) -> None:
     label = f"ours, {100 * paper.FIGURE_7_NOISE_FRACTION:g} % noise, {split} split"
     if seeds > 1:
         label += f" (mean ± s.d., n={seeds})"
-    axes.plot(curve.sigmas, curve.accuracy.mean(0), "o-", color=colour, markersize=3.2, linewidth=1.6, label=label)
+    axes.plot(
+        curve.sigmas, curve.accuracy.mean(0), "o-", color=colour, markersize=3.2, linewidth=1.6, clip_on=False,
+        label=label,
+    )  # fmt: skip
     _band(axes, curve.sigmas, curve.accuracy, colour)
 
 

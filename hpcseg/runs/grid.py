@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from hpcseg import __version__
 from hpcseg.config import CellConfig, JobConfig, cell_from_dict
 from hpcseg.errors import ConfigError, IncompleteError
 from hpcseg.runs.provenance import code_sha256, command_line, now
-from hpcseg.runs.record import SCHEMA, CellFolder, RunFolder, read_json, write_json
+from hpcseg.runs.record import SCHEMA, CellFolder, RunFolder, check_types, read_json, write_json
 
 State = Literal["missing", "started", "trained", "finished", "failed"]
 
@@ -119,21 +120,47 @@ def write_plan(grid: Grid) -> None:
     )
 
 
-def read_cells(run: RunFolder) -> tuple[Cell, ...]:
-    """The cells that a run's grid.json lists, in its order.
+_PLAN = {
+    **dict.fromkeys(("job", "title", "hpcseg_version", "command", "time", "data_sha256", "code_sha256"), str),
+    **dict.fromkeys(("needs", "report"), dict),
+    "cells": list,
+}
+_SECTIONS = ("data", "train", "evaluate")
+
+
+def read_plan(run: RunFolder) -> dict[str, Any]:
+    """The content of a run's grid.json.
 
     Raises:
-        IncompleteError: the run has no readable grid.json.
+        IncompleteError: the run has none that this version can read.
     """
-    grid = read_json(run.grid_file)
-    return tuple(_cell(run.cell(entry["id"]), entry, str(run.grid_file)) for entry in grid["cells"])
+    plan = read_json(run.grid_file)
+    if plan.get("schema") != SCHEMA:
+        raise IncompleteError(f"{run.grid_file} is of schema {plan.get('schema')}; this hpcseg reads schema {SCHEMA}.")
+    try:
+        check_types(plan, _PLAN)
+        for entry in plan["cells"]:
+            check_types(entry, {"id": str, **dict.fromkeys(_SECTIONS, dict)})
+            if entry["id"] in ("", ".", "..") or Path(entry["id"]).name != entry["id"]:
+                raise ValueError(f"{entry['id']!r} is no id of a cell")
+    except (TypeError, ValueError) as error:
+        raise IncompleteError(f"{run.grid_file} is damaged: {error}. Run `hpcseg grid` again.") from None
+    return plan
+
+
+def planned_cells(run: RunFolder, plan: Mapping[str, Any]) -> tuple[Cell, ...]:
+    """The cells of a run, in the order of its grid.json, whose content `plan` is."""
+    return tuple(_cell(run.cell(entry["id"]), entry, run.grid_file) for entry in plan["cells"])
 
 
 def read_cell(folder: CellFolder) -> Cell:
-    """A cell from its folder's config.json; raises IncompleteError where there is none."""
-    return _cell(folder, read_json(folder.config_file), str(folder.config_file))
+    """A cell from its folder's config.json; raises IncompleteError where there is none that can be read."""
+    return _cell(folder, read_json(folder.config_file), folder.config_file)
 
 
-def _cell(folder: CellFolder, entry: dict[str, Any], where: str) -> Cell:
-    settings = {name: entry[name] for name in ("data", "train", "evaluate")}
-    return Cell(cell_from_dict(settings, where), folder)
+def _cell(folder: CellFolder, entry: Mapping[str, Any], where: Path) -> Cell:
+    try:
+        check_types(entry, dict.fromkeys(_SECTIONS, dict))
+    except ValueError as error:
+        raise IncompleteError(f"{where} is damaged: {error}. Run `hpcseg grid` again.") from None
+    return Cell(cell_from_dict({name: entry[name] for name in _SECTIONS}, str(where)), folder)

@@ -162,6 +162,20 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def check_types(record: Mapping[str, Any], types: Mapping[str, type]) -> None:
+    """See that a record has keys of given types; where float is asked for, an integer does.
+
+    Raises:
+        ValueError: it has not; in words that fit behind a colon.
+    """
+    for key, wanted in types.items():
+        if key not in record:
+            raise ValueError(f"it has no {key}")
+        value = record[key]
+        if not isinstance(value, (int, float) if wanted is float else wanted) or isinstance(value, bool):
+            raise ValueError(f"{key} is {value!r}")
+
+
 def append_event(path: Path, event: str, **details: Any) -> None:
     """Append one line `{"time": ..., "event": ..., ...}` to an events file; times are UTC seconds since 1970."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -174,6 +174,11 @@ def test_a_deleted_evaluation_is_a_hole_and_leaves_the_validation(tmp_path):
         ("training.json", {"provenance": {"code_sha256": "e" * 64}}, "trained with other code (eeeeeeee)"),
         ("training.json", {"provenance": {}}, "trained with other code (not stated)"),
         ("training.json", {"validation_confusion": [[1, 2], [3]]}, "training.json is damaged"),
+        ("training.json", {"provenance": None}, "training.json is damaged (provenance is None)"),
+        ("training.json", {"seconds": "long"}, "training.json is damaged (seconds is 'long')"),
+        ("training.json", {"epochs": 2.5}, "training.json is damaged (epochs is 2.5)"),
+        ("evaluation.json", {"precision": 16}, "evaluation.json is damaged (precision is 16)"),
+        ("evaluation.json", {"points": [7]}, "evaluation.json is damaged"),
         ("training.json", {"id": "another"}, "cell another"),
         ("evaluation.json", {"provenance": {"code_sha256": "e" * 64}}, "evaluated with other code"),
         ("evaluation.json", {"model_sha256": "of before"}, "evaluated with another model"),
@@ -264,6 +269,34 @@ def test_epochs_need_every_line_of_the_metrics(tmp_path):
 
     assert rows[0].training.epochs == ()
     assert [epoch.train_loss for epoch in rows[1].training.epochs] == [1.0, 0.5]
+
+
+@pytest.mark.parametrize("loss", ["low", None, [1]])
+def test_a_line_of_the_metrics_with_another_type_in_it_is_no_epoch(tmp_path, loss):
+    grid = tiny_run(tmp_path / "run")
+    file = grid.cells[0].folder.metrics_file
+    lines = [{**json.loads(line), "train_loss": loss} for line in file.read_text().splitlines()]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert collect(grid.run).rows[0].training.epochs == ()
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"schema": 2}, "schema 2"),
+        ({"cells": None}, "cells is None"),
+        ({"cells": [7]}, "is damaged"),
+        ({"cells": [{"id": "a", "data": {}, "train": {}}]}, "it has no evaluate"),
+        ({"cells": [{"id": "../a", "data": {}, "train": {}, "evaluate": {}}]}, "'../a' is no id of a cell"),
+        ({"data_sha256": 7}, "data_sha256 is 7"),
+    ],
+)
+def test_a_grid_that_cannot_be_used_is_named_with_what_is_wrong(tmp_path, values, words):
+    grid = tiny_run(tmp_path / "run")
+    change(grid.run.grid_file, **values)
+    with pytest.raises(IncompleteError, match=r"grid\.json") as caught:
+        collect(grid.run)
+    assert words in str(caught.value)
 
 
 def test_a_folder_without_a_grid_is_named(tmp_path):

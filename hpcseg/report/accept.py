@@ -1,0 +1,174 @@
+"""One cell's record files in, accepted records out: what is damaged, or of other data, code or model, is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hpcseg.errors import IncompleteError
+from hpcseg.learn import metrics
+from hpcseg.runs.grid import Cell
+from hpcseg.runs.record import SCHEMA, check_types, read_json, read_lines
+
+# What the tables print, and of which type: a record without it is refused here and not half-way through a table.
+_BOTH = {"seconds": float, "precision": str, "world_size": int, "model_sha256": str, "provenance": dict}
+_COUNTS = ("epochs", "steps", "parameters", "train_tiles", "validation_tiles")
+_TRAINING = {**_BOTH, **dict.fromkeys(_COUNTS, int), "validation_loss": float}
+_EVALUATION = {**_BOTH, "test_tiles": int, "class_values": list, "points": list}
+
+
+@dataclass(frozen=True, eq=False)
+class Epoch:
+    """One line of metrics.jsonl."""
+
+    train_loss: float
+    train_accuracy: float
+    validation_loss: float
+    validation_accuracy: float
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """An accepted training.json."""
+
+    record: Mapping[str, Any]
+    confusion: np.ndarray
+    """Of the validation set after the last epoch."""
+    epochs: tuple[Epoch, ...]
+    """Empty where metrics.jsonl has not exactly the epochs 1, 2, ... of the training."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """An accepted evaluation.json."""
+
+    record: Mapping[str, Any]
+    confusion: Mapping[float, np.ndarray]
+    """Of the test set, by sigma in counts, ascending."""
+
+
+class Refused(Exception):
+    """A record that is not there or cannot be used: the reason, and what to delete first ("" for nothing)."""
+
+    def __init__(self, reason: str, delete: str = "") -> None:
+        super().__init__(reason)
+        self.delete = delete
+
+
+def accept_training(cell: Cell, plan: Mapping[str, Any]) -> Training:
+    """The training record of a cell; raises Refused.
+
+    Args:
+        cell: as grid.json describes it.
+        plan: the content of grid.json.
+    """
+    folder = cell.folder
+    if not folder.training_file.exists():
+        raise Refused(_why_unfinished(cell))
+    whole = f"cells/{cell.id}"
+    config = _read(cell, "config.json", whole)
+    for key, word in (("data_sha256", "other data"), ("code_sha256", "other code")):
+        if config.get(key) != plan[key]:
+            raise Refused(f"its config.json is of {word} ({_short(config.get(key))}) than grid.json.", whole)
+    planned = dataclasses.asdict(cell.config)
+    if any(config.get(section) != planned[section] for section in ("data", "train")):
+        raise Refused("its config.json has other settings than grid.json.", whole)
+    record = _read(cell, "training.json", whole)
+    try:
+        check_types(record, _TRAINING)
+        _check_code(record, plan, "trained", whole)
+        confusion = _confusion(record["validation_confusion"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise Refused(f"its training.json is damaged ({error}).", whole) from None
+    return Training(record, confusion, _epochs(cell, record["epochs"]))
+
+
+def accept_evaluation(cell: Cell, plan: Mapping[str, Any], training: Training) -> Evaluation:
+    """The evaluation record of a cell, of the model that `training` describes; raises Refused."""
+    file = f"cells/{cell.id}/evaluation.json"
+    if not cell.folder.evaluation_file.exists():
+        raise Refused(_why_unfinished(cell))
+    record = _read(cell, "evaluation.json", file)
+    if record.get("settings") != dataclasses.asdict(cell.config.evaluate):
+        raise Refused("it was evaluated with other settings than grid.json has.")
+    if record.get("model_sha256") != training.record["model_sha256"]:
+        raise Refused("it was evaluated with another model than training.json describes.", file)
+    try:
+        check_types(record, _EVALUATION)
+        _check_code(record, plan, "evaluated", file)
+        confusion = {float(point["sigma"]): _confusion(point["confusion"]) for point in record["points"]}
+        if any(len(matrix) != len(record["class_values"]) for matrix in (training.confusion, *confusion.values())):
+            raise ValueError("its confusion matrices are not of its classes")
+        if tuple(confusion) != cell.config.evaluate.sigmas():
+            raise ValueError("its sigmas are not those of its settings")
+    except (KeyError, TypeError, ValueError) as error:
+        raise Refused(f"its evaluation.json is damaged ({error}).", file) from None
+    return Evaluation(record, confusion)
+
+
+def _read(cell: Cell, name: str, delete: str) -> dict[str, Any]:
+    try:
+        record = read_json(cell.folder.path / name)
+    except IncompleteError:
+        raise Refused(f"its {name} cannot be read.", delete) from None
+    if record.get("schema") != SCHEMA or record.get("id") != cell.id:
+        raise Refused(
+            f"its {name} is of schema {record.get('schema')} and cell {record.get('id')}, not of schema {SCHEMA} and "
+            "this cell.",
+            delete,
+        )
+    return record
+
+
+def _check_code(record: Mapping[str, Any], plan: Mapping[str, Any], verb: str, delete: str) -> None:
+    code = record["provenance"].get("code_sha256")
+    if code != plan["code_sha256"]:
+        raise Refused(
+            f"it was {verb} with other code ({_short(code)}) than grid.json has ({_short(plan['code_sha256'])}).",
+            delete,
+        )
+
+
+def _confusion(stored: Any) -> np.ndarray:
+    matrix = np.array(stored)
+    metrics.accuracy(matrix)  # raises ValueError for what is no confusion matrix
+    return matrix
+
+
+def _epochs(cell: Cell, epochs: int) -> tuple[Epoch, ...]:
+    lines = read_lines(cell.folder.metrics_file)
+    try:
+        if [line["epoch"] for line in lines] != list(range(1, epochs + 1)):
+            return ()
+        return tuple(
+            Epoch(
+                float(line["train_loss"]),
+                float(line["train_accuracy"]),
+                float(line["validation_loss"]),
+                metrics.accuracy(_confusion(line["validation_confusion"])),
+            )
+            for line in lines
+        )
+    except (KeyError, TypeError, ValueError):
+        return ()
+
+
+def _why_unfinished(cell: Cell) -> str:
+    if cell.folder.failure_file.exists():
+        try:
+            error = str(read_json(cell.folder.failure_file).get("error"))
+        except IncompleteError:
+            return "its last attempt failed."
+        # On one line: CUDA's errors have several, which would end the list of holes.
+        return f"its last attempt failed: {' '.join(error.split()).rstrip('.')}."
+    if cell.folder.training_file.exists():
+        return "it is trained, but not evaluated."
+    return "it is started, but not finished." if cell.folder.events_file.exists() else "it is not started."
+
+
+def _short(sha256: object) -> str:
+    return str(sha256)[:8] if sha256 else "not stated"
