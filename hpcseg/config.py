@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import itertools
 import json
 import math
+import os.path
 import re
+import reprlib
+import stat
 import tomllib
 import types
 import typing
@@ -26,7 +30,10 @@ from hpcseg.errors import ConfigError
 
 SPLITS = ("shuffled", "blocked")
 PRECISIONS = ("auto", "fp32", "bf16")
-_GRID_SPEC = re.compile(r"([1-9]\d*)x([1-9]\d*)")
+_GRID_SPEC = re.compile(r"([1-9][0-9]{0,2})x([1-9][0-9]{0,2})")
+_MOST_CELLS = 10_000
+_MOST_SWEPT = 10_000
+_MOST_CHANNELS = 4_096
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +65,8 @@ class DataConfig:
         spec = _GRID_SPEC.fullmatch(self.tiles)
         if spec is None:
             raise ConfigError(
-                f'data.tiles is "{self.tiles}", but it must be "small", "large" or a grid like "2x3" (rows x columns).'
+                f'data.tiles is "{self.tiles}", but it must be "small", "large" or a grid like "2x3" (rows x columns, '
+                "at most 999 each)."
             )
         return int(spec[1]), int(spec[2])
 
@@ -91,7 +99,7 @@ class TrainConfig:
     """"bf16" (autocast), "fp32", or "auto": bf16 where the hardware multiplies in it."""
 
     def __post_init__(self) -> None:
-        _check(self.width >= 1, "train.width", self.width, "at least 1 channel")
+        _check(1 <= self.width <= _MOST_CHANNELS, "train.width", self.width, f"between 1 and {_MOST_CHANNELS} channels")
         _check(1 <= self.depth <= 8, "train.depth", self.depth, "between 1 and 8")
         _check(self.epochs >= 1, "train.epochs", self.epochs, "at least 1")
         _check(self.batch_size >= 1, "train.batch_size", self.batch_size, "at least 1 tile")
@@ -124,6 +132,9 @@ class EvaluateConfig:
         _check(self.table_sigma >= 0, "evaluate.table_sigma", self.table_sigma, "0 counts or more")
         _check(self.sweep_max >= 0, "evaluate.sweep_max", self.sweep_max, "0 counts or more")
         _check(self.sweep_step > 0, "evaluate.sweep_step", self.sweep_step, "above 0 counts")
+        finest = self.sweep_max / _MOST_SWEPT
+        rule = f"at least {finest:g}, for a sweep of at most {_MOST_SWEPT} levels"
+        _check(self.sweep_step >= finest, "evaluate.sweep_step", self.sweep_step, rule)
         _check(self.seed >= 0, "evaluate.seed", self.seed, "0 or more")
 
     def sigmas(self) -> tuple[float, ...]:
@@ -234,7 +245,7 @@ def find_job(job: str) -> Path:
     """
     path = Path(job)
     if path.suffix == ".toml" or path.parent != Path("."):
-        if path.is_file():
+        if os.path.isfile(path):  # Path.is_file raises where a name is too long or a folder may not be entered
             return path
         raise ConfigError(f"There is no job file {path}.")
     known = {found.stem: found for found in shipped_folder("jobs").glob("*.toml")}
@@ -258,8 +269,10 @@ def load_job(path: Path) -> JobConfig:
     """Read and check a job file.
 
     Raises:
-        ConfigError: not TOML, an unknown key, a wrong type, a value out of range, or two equal cells.
+        ConfigError: not TOML, an unknown key, a wrong type, a value out of range, too many cells, or two equal ones.
     """
+    if path.stem in (".", ".."):
+        raise ConfigError(f'{path}: a run is called like its job file, and cannot be "{path.stem}". Rename the file.')
     document = read_toml(path)
     sections = ("data", "train", "evaluate")
     _refuse_unknown(document, ("title", *sections, "needs", "report", "grid"), str(path))
@@ -271,19 +284,22 @@ def load_job(path: Path) -> JobConfig:
     grids = [grids] if isinstance(grids, dict) else grids
     if not isinstance(grids, list) or not grids:
         raise ConfigError(f"{path}: grid must be a table, or several as [[grid]], found {grids!r}.")
+    axes = [_axes(shared, grid, f"{path}, grid {number}") for number, grid in enumerate(grids, start=1)]
+    count = sum(math.prod(len(values) for _, _, values in grid) for grid in axes)
+    if count > _MOST_CELLS:
+        raise ConfigError(f"{path}: the grids have {count} cells, and a job may have {_MOST_CELLS}. Make several jobs.")
     cells: list[CellConfig] = []
-    for number, grid in enumerate(grids, start=1):
-        where = f"{path}, grid {number}"
-        if not isinstance(grid, dict):
-            raise ConfigError(f"{where}: a grid is a table of settings, not {grid!r}.")
-        cells += [build_config(CellConfig, cell, where) for cell in _expand(shared, grid, where)]
-    trained = [(cell.data, cell.train) for cell in cells]
-    for index, cell in enumerate(cells):
-        if trained.index(trained[index]) != index:
-            raise ConfigError(f"{path}: the cell {cell.name()} is described twice; each may appear once.")
+    described: set[tuple[DataConfig, TrainConfig]] = set()
+    for number, grid in enumerate(axes, start=1):
+        for settings in _expand(shared, grid):
+            cell: CellConfig = build_config(CellConfig, settings, f"{path}, grid {number}")
+            if (cell.data, cell.train) in described:
+                raise ConfigError(f"{path}: the cell {cell.name()} is described twice; each may appear once.")
+            described.add((cell.data, cell.train))
+            cells.append(cell)
     return JobConfig(
         name=path.stem,
-        title=str(document.get("title", path.stem)),
+        title=_convert(str, document.get("title", path.stem), f"{path}: title"),
         cells=tuple(cells),
         needs=build_config(NeedsConfig, document.get("needs", {}), f"{path}, [needs]"),
         report=build_config(ReportConfig, document.get("report", {}), f"{path}, [report]"),
@@ -293,17 +309,21 @@ def load_job(path: Path) -> JobConfig:
 def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file as a dictionary; raises ConfigError naming the file and the line that is wrong."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would wait, and a device may never end
+            raise ConfigError(f"{path} is no regular file. Give the path of a TOML file.")
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # of tomllib, of UTF-8, and of Python for numbers and nesting
         raise ConfigError(f"{path} is not valid TOML: {error}.") from None
 
 
-def _expand(shared: Mapping[str, Any], grid: Mapping[str, Any], where: str) -> Iterator[dict[str, dict[str, Any]]]:
-    """The product of the axes of one grid over the shared settings."""
+def _axes(shared: Mapping[str, Any], grid: Any, where: str) -> list[tuple[str, str, list[Any]]]:
+    """Section, key and values of each axis of one grid; a scalar is an axis of one value."""
+    if not isinstance(grid, dict):
+        raise ConfigError(f"{where}: a grid is a table of settings, not {grid!r}.")
     _refuse_unknown(grid, tuple(shared), where)
-    axes: list[list[tuple[str, str, Any]]] = []
+    axes = []
     for section, settings in grid.items():
         if not isinstance(settings, dict):
             raise ConfigError(f"{where}: {section} must be a table, as in {section}.SETTING = [values].")
@@ -311,10 +331,15 @@ def _expand(shared: Mapping[str, Any], grid: Mapping[str, Any], where: str) -> I
             values = values if isinstance(values, list) else [values]
             if not values:
                 raise ConfigError(f"{where}: the axis {section}.{key} is empty.")
-            axes.append([(section, key, value) for value in values])
-    for point in itertools.product(*axes):
+            axes.append((section, key, values))
+    return axes
+
+
+def _expand(shared: Mapping[str, Any], axes: list[tuple[str, str, list[Any]]]) -> Iterator[dict[str, dict[str, Any]]]:
+    """The product of the axes of one grid over the shared settings."""
+    for point in itertools.product(*(values for _, _, values in axes)):
         cell = {section: dict(settings) for section, settings in shared.items()}
-        for section, key, value in point:
+        for (section, key, _), value in zip(axes, point, strict=True):
             cell[section][key] = value
         yield cell
 
@@ -323,13 +348,18 @@ def build_config(cls: type[Any], table: Mapping[str, Any], where: str) -> Any:
     """A config dataclass from a table: strict about keys and types, recursive for nested configs."""
     if not isinstance(table, Mapping):
         raise ConfigError(f"{where}: expected a table of settings, found {table!r}.")
-    hints = typing.get_type_hints(cls)
+    hints = _type_hints(typing.cast(typing.Hashable, cls))  # which mypy does not see in type[Any]
     _refuse_unknown(table, tuple(hints), where)
     values = {key: _convert(hints[key], value, f"{where}: {key}") for key, value in table.items()}
     try:
         return cls(**values)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
+
+
+@functools.cache
+def _type_hints(cls: Any) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
@@ -342,13 +372,15 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
             return tuple(value)
         raise ConfigError(f"{where} must be a list of texts, found {value!r}.")
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ConfigError(f"{where} must be a number of 64 bits, found one of {value.bit_length()}.")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{where} must be a finite number, found {value}.")
     if type(value) is not hint:
         names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-        raise ConfigError(f"{where} must be {names[hint]}, found {value!r}.")
+        raise ConfigError(f"{where} must be {names[hint]}, found {reprlib.repr(value)}.")
     return value
 
 

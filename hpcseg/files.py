@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import uuid
 from collections.abc import Iterator
@@ -20,11 +21,13 @@ def aside(path: Path) -> Iterator[Path]:
         path: the final name; its folder is made if it is missing.
 
     Raises:
-        HpcsegError: the file system refuses (full, read-only, no permission).
+        HpcsegError: the file system refuses (full, read-only, no permission), or there is a folder of that name.
     """
     # No process id: ranks of several hosts may write the same file.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
+        if path.is_dir():  # which the rename would meet only when all is written
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         temporary.replace(path)
@@ -38,15 +41,28 @@ def aside(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that is flushed to the disk and takes its name when the block ends; otherwise as `aside`."""
+def replacing(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
+    """A file to write that takes its name when the block ends; otherwise as `aside`.
+
+    Args:
+        path: the final name.
+        durable: bring it to the disk first. Without, a loss of power may leave an empty file; thousands of small files
+            that can be made again are not worth the wait.
+    """
     with aside(path) as temporary, temporary.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
+        try:
+            yield file
+        except RuntimeError as error:
+            # torch.save ends with an error of its own on the way out of the one that it met (full disk).
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
     """Write a whole file with `replacing`."""
-    with replacing(path) as file:
+    with replacing(path, durable=durable) as file:
         file.write(content)

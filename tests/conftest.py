@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from slice_folder import write_image, write_label
 
 from hpcseg.data.pack import pack
 from hpcseg.data.sample import write_sample
@@ -28,6 +31,22 @@ def tiny_dataset(tiny_folder) -> Path:
     return tiny_folder / "tiny.h5"
 
 
+@pytest.fixture
+def good(tmp_path) -> Path:
+    """Three slices with labels in tmp_path/good, for a test to spoil."""
+    for number in (1, 2, 3):
+        write_image(tmp_path / "good", number)
+        write_label(tmp_path / "good", number)
+    return tmp_path / "good"
+
+
+@pytest.fixture
+def output(tmp_path) -> Path:
+    """Where a test packs to: in a folder that is empty before."""
+    (tmp_path / "out").mkdir()
+    return tmp_path / "out" / "packed.h5"
+
+
 @pytest.fixture(scope="session")
 def soc() -> Path:
     """The 500 real slices and labels: HPCSEG_DATA, or ../shared/soc beside the repository."""
@@ -46,6 +65,23 @@ def soc_dataset(soc, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("soc") / "soc.h5"
     pack(soc / "data", soc / "labels", path, command="test")
     return path
+
+
+@pytest.fixture
+def disk(tmp_path) -> Iterator[Callable[[str], Path]]:
+    """Mounts a disk of its own with options of tmpfs, such as `size=64k` or `ro`."""
+    folder = tmp_path / "disk"
+
+    def mount(options: str) -> Path:
+        folder.mkdir()
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"a small disk cannot be mounted here: {done.stderr.strip()}")
+        return folder
+
+    yield mount
+    if folder.is_mount():
+        subprocess.run(["umount", folder], check=True)
 
 
 def _there(folder: Path) -> Path:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from typing import Annotated, Any
 
 import typer
 
 from hpcseg import __version__
 from hpcseg.cli import console
+from hpcseg.cli.cancel import cancel
+from hpcseg.cli.clean import clean
 from hpcseg.cli.demo import demo
 from hpcseg.cli.grid import grid
+from hpcseg.cli.logs import logs
 from hpcseg.cli.pack import info, pack
 from hpcseg.cli.report import report
+from hpcseg.cli.retry import retry
 from hpcseg.cli.status import status
 from hpcseg.cli.train import train
 from hpcseg.errors import HpcsegError
@@ -25,8 +31,14 @@ class ErrorsAsText(typer.core.TyperGroup):
         try:
             return super().invoke(ctx)
         except HpcsegError as error:
-            console.stderr.print(f"error: {error}", style="bold red")
-            raise typer.Exit(error.exit_code) from None
+            code, text = error.exit_code, str(error)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            # Every name on a command line can be too long, a folder that nobody may enter, on a disk that is gone.
+            code, text = HpcsegError.exit_code, f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        console.stderr.print(f"error: {text}", style="bold red")
+        raise typer.Exit(code)
 
 
 app = typer.Typer(
@@ -57,10 +69,18 @@ app.command(rich_help_panel="Data")(pack)
 app.command(rich_help_panel="Data")(info)
 app.command(rich_help_panel="Experiment")(grid)
 app.command(rich_help_panel="Experiment")(status)
-app.command(rich_help_panel="Experiment")(train)
 app.command(rich_help_panel="Experiment")(report)
+app.command(rich_help_panel="Operation")(logs)
+app.command(rich_help_panel="Operation")(retry)
+app.command(rich_help_panel="Operation")(cancel)
+app.command(rich_help_panel="Operation")(clean)
+app.command(rich_help_panel="Operation")(train)
 
 
 def main() -> None:
     """The console script `hpcseg`."""
+    for stream in (sys.stdout, sys.stderr):
+        # A file name need not be text in the terminal's encoding.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     app()

@@ -13,11 +13,12 @@ import numpy as np
 
 from hpcseg.data import store
 from hpcseg.data.tiff import Page, check_images, find_pages, pair
-from hpcseg.errors import DatasetError
+from hpcseg.errors import ConfigError, DatasetError
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 _MOST_CLASSES = 256
+_LARGEST_LABEL = int(np.iinfo(np.int64).max)  # class values are kept as int64
 
 
 def pack(
@@ -34,14 +35,19 @@ def pack(
 
     Raises:
         DatasetError: what cannot be packed, naming the files.
+        ConfigError: the output is one of the slices or labels.
         HpcsegError: the output cannot be written; nothing is left under its name then.
     """
     pairs = _find_pairs(images, labels)
+    if os.path.exists(output) and any(page.path.samefile(output) for pages in pairs for page in pages):
+        raise ConfigError(f"{output} is one of the slices or labels to pack. Write elsewhere with --output.")
     values = _label_values([label for _, label in pairs])
     first, dtype = pairs[0][0], pairs[0][0].dtype
     with store.create(output) as file:
         writer = store.Writer(file, values, len(pairs), (first.shape[0], first.shape[1]), dtype)
-        for done, (image, label) in enumerate(_ahead(_read_pair, pairs), start=1):
+        for done, ((_, page), (image, label)) in enumerate(zip(pairs, _ahead(_read_pair, pairs), strict=True), start=1):
+            if not np.isin(label, values).all():
+                raise DatasetError(f"{page.path}: {page.name} was changed while it was packed. Pack again.")
             writer.add(image, label)
             on_slice(done, len(pairs))
         table = writer.table(
@@ -118,6 +124,10 @@ def _label_values(pages: list[Page]) -> np.ndarray:
                 f"{page.path}: with {page.name} the labels have more than {_MOST_CLASSES} different values. "
                 "Labels hold one whole number per class; are these grey values?"
             )
+    if max(seen) > _LARGEST_LABEL:
+        raise DatasetError(
+            f"Labels in {pages[0].path.parent} have the value {max(seen)}; at most {_LARGEST_LABEL} fits."
+        )
     if len(seen) < 2:
         raise DatasetError(f"All labels in {pages[0].path.parent} have the one value {min(seen)}; classes need two.")
     return np.array(sorted(seen), dtype=pages[0].dtype)

@@ -149,7 +149,8 @@ def finish(
     """Write the table and the attributes that make a file of slices a data set."""
     group = file.create_group("table")
     for name in _TEXT_COLUMNS:
-        group.create_dataset(name, data=list(getattr(table, name)), dtype=h5py.string_dtype())
+        texts = [_as_utf8(text) for text in getattr(table, name)]
+        group.create_dataset(name, data=texts, dtype=h5py.string_dtype())
     for name in _NUMBER_COLUMNS:
         group.create_dataset(name, data=getattr(table, name))
     slices = file["slices"]
@@ -165,7 +166,7 @@ def finish(
             "full_scale": full_scale,
             "data_sha256": data_sha256,
             "hpcseg_version": __version__,
-            "command": command,
+            "command": _as_utf8(command),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         }
     )
@@ -175,26 +176,21 @@ def read_info(path: Path) -> DatasetInfo:
     """All of a packed file but its pixels.
 
     Raises:
-        DatasetError: there is no such file, or it is none of ours, too new, or cut short.
+        DatasetError: there is no such file, or it is none of ours, too new, cut short, or its parts do not belong
+            together.
     """
     with _opened(path) as file:
-        columns: dict[str, Any] = {name: tuple(file["table"][name].asstr()[:].tolist()) for name in _TEXT_COLUMNS}
-        columns |= {name: file["table"][name][:] for name in _NUMBER_COLUMNS}
-        attributes = file.attrs
-        texts: dict[str, Any] = {
-            name: str(attributes[name])
-            for name in ("label_dtype", "data_sha256", "hpcseg_version", "command", "created")
-        }
-        slices, height, width = file["slices"].shape
-        return DatasetInfo(
-            **columns,
-            **texts,
-            path=path,
-            shape=(slices, height, width),
-            dtype=file["slices"].dtype.name,
-            class_values=tuple(int(value) for value in attributes["class_values"]),
-            full_scale=float(attributes["full_scale"]),
-        )
+        try:
+            info = _read_info(file, path)
+        # A part of another kind, type or length; h5py raises RuntimeError for what HDF5 has no words for.
+        except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+            raise _damaged(path, f"it is not laid out as a data set is ({error})") from None
+    identity = _data_sha256(
+        info, class_values=info.class_values, full_scale=info.full_scale, dtype=info.dtype, shape=info.shape
+    )
+    if identity != info.data_sha256:
+        raise _damaged(path, "its class values, full scale or slice numbers are not those that were packed")
+    return info
 
 
 def read_tiles(path: Path, table: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -228,7 +224,7 @@ def read_tiles(path: Path, table: np.ndarray, size: int) -> tuple[np.ndarray, np
 
 
 def verify(path: Path, on_slice: Callable[[int, int], None]) -> None:
-    """Hash every slice and label again, and what else identifies the data, and compare with what was packed.
+    """Hash every slice and label again, and compare with what was packed.
 
     Args:
         path: the packed file.
@@ -247,11 +243,6 @@ def verify(path: Path, on_slice: Callable[[int, int], None]) -> None:
             if classes.max() >= len(values) or pixels_sha256(values[classes]) != info.label_sha256[index]:
                 raise _damaged(path, f"the label {info.label_names[index]} is not the one that was packed")
             on_slice(index + 1, info.shape[0])
-    identity = _data_sha256(
-        info, class_values=info.class_values, full_scale=info.full_scale, dtype=info.dtype, shape=info.shape
-    )
-    if identity != info.data_sha256:
-        raise _damaged(path, "its class values, full scale or slice numbers are not those that were packed")
 
 
 def pixels_sha256(pixels: np.ndarray) -> str:
@@ -272,6 +263,36 @@ def info_as_json(info: DatasetInfo) -> dict[str, object]:
         "grey_min": float(info.grey_min.min()),
         "grey_max": float(info.grey_max.max()),
     }
+
+
+def _read_info(file: h5py.File, path: Path) -> DatasetInfo:
+    """Decode all but the pixels; raises ValueError where sizes or types do not belong together."""
+    attributes, images, labels = file.attrs, file["slices"], file["labels"]
+    class_values = tuple(int(value) for value in attributes["class_values"])
+    slices, height, width = images.shape
+    if min(images.shape) < 1 or labels.shape != images.shape or labels.dtype != np.uint8:
+        raise ValueError(f"slices are {images.shape}, labels {labels.shape} {labels.dtype}")
+    columns: dict[str, Any] = {}
+    for name in (*_TEXT_COLUMNS, *_NUMBER_COLUMNS):
+        column = file["table"][name]
+        wanted = (slices, len(class_values)) if name == "class_counts" else (slices,)
+        if column.shape != wanted or (name in _NUMBER_COLUMNS and column.dtype.kind not in "if"):
+            raise ValueError(f"table/{name} is {column.shape} {column.dtype}, and there are {slices} slices")
+        columns[name] = tuple(column.asstr()[:].tolist()) if name in _TEXT_COLUMNS else column[:]
+    texts: dict[str, Any] = {
+        name: str(attributes[name]) for name in ("label_dtype", "data_sha256", "hpcseg_version", "command", "created")
+    }
+    if np.dtype(texts["label_dtype"]).kind not in "ui" or (columns["class_counts"].sum(1) != height * width).any():
+        raise ValueError("its labels are no whole numbers, or not all counted")
+    return DatasetInfo(
+        **columns,
+        **texts,
+        path=path,
+        shape=(slices, height, width),
+        dtype=images.dtype.name,
+        class_values=class_values,
+        full_scale=float(attributes["full_scale"]),
+    )
 
 
 def _data_sha256(
@@ -330,9 +351,14 @@ class _Target(io.FileIO):
         os.fsync(self.fileno())
 
 
+def _as_utf8(text: str) -> str:
+    """HDF5 takes UTF-8 alone; a byte of a file name that is none is written as an escape."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[h5py.File]:
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file raises where a name is too long or a folder may not be entered
         raise DatasetError(f"There is no packed data set {path}. Make one with `hpcseg pack DATA/ -o {path}`.")
     try:
         file = h5py.File(path, "r")
@@ -341,10 +367,12 @@ def _opened(path: Path) -> Iterator[h5py.File]:
     except OSError:
         raise _damaged(path, "it is no HDF5 file, or was cut short") from None
     with file:
-        if file.attrs.get("format") != FORMAT:
-            raise DatasetError(f"{path} was not written by hpcseg. Make a data set with `hpcseg pack`.")
         try:
-            version = int(file.attrs["schema_version"])
+            if str(file.attrs.get("format")) != FORMAT:
+                raise DatasetError(f"{path} was not written by hpcseg. Make a data set with `hpcseg pack`.")
+            version = file.attrs["schema_version"]
+            if not isinstance(version, np.integer) or version < 1:
+                raise _damaged(path, f"its schema version is {version}")
             if version > SCHEMA_VERSION:
                 raise DatasetError(
                     f"{path} has schema version {version}, but this hpcseg {__version__} reads up to {SCHEMA_VERSION}. "

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import os.path
 import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,8 @@ from hpcseg.errors import DatasetError
 _SUFFIXES = {".tif", ".tiff"}
 _FAULTS_SHOWN = 10
 _MOST_DIGITS = 18  # of a 64-bit integer
+# tifffile logs what it makes of a damaged file; whether that will do is decided, and told, here.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
 @dataclass(frozen=True)
@@ -58,9 +63,9 @@ def find_pages(source: Path) -> list[Page]:
     Raises:
         DatasetError: nothing there, or faults in names or headers; the message lists them.
     """
-    if source.is_file():
+    if os.path.isfile(source):  # Path.is_file raises where a name is too long or a folder may not be entered
         return _stack_pages(source)
-    if not source.is_dir():
+    if not os.path.isdir(source):
         raise DatasetError(f"There is no folder or TIFF stack {source}.")
     try:
         # A link that leads nowhere is no file either, but a slice that would be missed.
@@ -170,8 +175,17 @@ def _stack_pages(path: Path) -> list[Page]:
 def _headers(path: Path) -> list[tuple[tuple[int, ...], np.dtype]]:
     """Shape and native dtype of every page; raises DatasetError for a file that is damaged or not all there."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ValueError("it is no regular file")  # opening a pipe would wait for its writer
         with tifffile.TiffFile(path) as tif:
-            headers = [_header(page, tif.filehandle.size) for page in tif.pages]
+            headers, offsets = [], set()
+            for page in tif.pages:
+                if page.offset in offsets:
+                    raise ValueError("its list of pages is a ring")
+                offsets.add(page.offset)
+                headers.append(_header(page, tif.filehandle.size))
+            if not headers:
+                raise ValueError("it has no pages")
             if len(headers) == 1 and (tif.is_imagej or tif.is_shaped):
                 shape, _ = headers[0]
                 if tif.series[0].size != math.prod(shape):
@@ -185,7 +199,9 @@ def _header(page: Any, file_bytes: int) -> tuple[tuple[int, ...], np.dtype]:
     """Refuses what tifffile decodes without a word: it fills missing strips with zeros, and lzw just ends early."""
     if page.dtype is None:
         raise ValueError("its pixel format is unknown")
-    if 0 in page.databytecounts:
+    if 0 in page.shape:
+        raise ValueError("it has no pixels")
+    if 0 in page.databytecounts or len(page.databytecounts) < math.prod(page.chunked):
         raise ValueError("strips are missing")
     missing = max(map(sum, zip(page.dataoffsets, page.databytecounts, strict=True))) - file_bytes
     if missing > 0:

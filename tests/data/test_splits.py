@@ -6,6 +6,8 @@ import itertools
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hpcseg.data.splits import split_tiles
 from hpcseg.errors import DatasetError
@@ -106,3 +108,38 @@ def test_the_hash_tells_where_one_set_ends_and_the_next_begins():
 def test_too_few_slices_for_three_sets_are_refused_with_their_number(slices, policy, gap_slices):
     with pytest.raises(DatasetError, match=rf"{slices} tiles on {slices} slices are too few for a {policy} split"):
         split_tiles(table_of(slices, 1), policy=policy, seed=0, gap_slices=gap_slices)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@given(
+    slices=st.integers(1, 60),
+    tiles_per_slice=st.integers(1, 4),
+    policy=st.sampled_from(["shuffled", "blocked"]),
+    seed=st.integers(0, 2**63 - 1),
+    gap_slices=st.integers(1, 8),
+)
+def test_any_split_is_three_disjoint_sets_of_their_shares_or_refused(slices, tiles_per_slice, policy, seed, gap_slices):
+    table = table_of(slices, tiles_per_slice)
+    try:
+        split = split_tiles(table, policy=policy, seed=seed, gap_slices=gap_slices)
+    except DatasetError as error:
+        assert f"{len(table)} tiles on {slices} slices are too few" in str(error)
+        # Of 7 there are 5, 1 and 1.
+        assert (len(table) if policy == "shuffled" else slices - 3 * gap_slices) < 7
+        return
+    rows = np.concatenate(sets(split))
+    assert len(np.unique(rows)) == len(rows)
+    used = len(table) if policy == "shuffled" else (slices - 3 * gap_slices) * tiles_per_slice
+    assert len(rows) == used
+    # Rounded to whole tiles, or to whole slices with all of their tiles.
+    whole = 1 if policy == "shuffled" else tiles_per_slice
+    for part, share in zip(sets(split), (0.70, 0.15, 0.15), strict=True):
+        assert len(part) > 0
+        assert (np.diff(part) > 0).all()
+        assert len(part) == pytest.approx(share * used, abs=1.01 * whole)
+    if policy == "blocked":
+        # On the ring, where the last slice is next to the first.
+        for one, other in itertools.permutations(slices_of(table, split), 2):
+            assert min((a - b) % slices for a, b in itertools.product(one, other)) > gap_slices
+    again = split_tiles(table, policy=policy, seed=seed, gap_slices=gap_slices)
+    assert again.sha256() == split.sha256()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hpcseg.data.tiles import tile_corners, tile_table
 from hpcseg.errors import ConfigError
@@ -81,3 +83,44 @@ def test_the_table_holds_each_corner_on_each_slice():
     table = tile_table(3, np.array([[0, 0], [0, 5]]))
     assert table.tolist() == [[0, 0, 0], [0, 0, 5], [1, 0, 0], [1, 0, 5], [2, 0, 0], [2, 0, 5]]
     assert table.dtype == np.int64
+
+
+edges = st.integers(1, 60)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@given(height=edges, width=edges, rows=st.integers(1, 12), columns=st.integers(1, 12), size=st.integers(1, 40))
+def test_any_grid_is_laid_out_whole_within_the_slice_or_refused(height, width, rows, columns, size):
+    fits = size <= min(height, width) and rows <= height - size + 1 and columns <= width - size + 1
+    try:
+        corners = tile_corners(height, width, rows=rows, columns=columns, size=size)
+    except ConfigError:
+        assert not fits
+        return
+    assert fits
+    assert corners.shape == (rows * columns, 2)
+    assert corners.dtype == np.int64
+    for axis, (count, length) in enumerate(((rows, height), (columns, width))):
+        positions = np.unique(corners[:, axis])
+        assert len(positions) == count
+        assert positions[0] == 0
+        assert positions[-1] + size <= length
+        steps = np.diff(positions)
+        if count * size <= length:
+            assert (steps == size).all()
+        elif count > 1:  # spread evenly up to rounding, without a gap, to the far edge
+            assert positions[-1] + size == length
+            assert steps.max() - steps.min() <= 1
+            assert steps.max() <= size
+    # Row by row: sorted by y, then by x.
+    assert corners.tolist() == sorted(corners.tolist())
+
+
+@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@given(
+    slices=st.integers(0, 20),
+    corners=st.lists(st.tuples(st.integers(0, 99), st.integers(0, 99)), min_size=1, max_size=8, unique=True),
+)
+def test_any_table_has_every_corner_on_every_slice_once_and_slices_in_order(slices, corners):
+    table = tile_table(slices, np.array(corners, dtype=np.int64))
+    assert table.tolist() == [[index, y, x] for index in range(slices) for y, x in corners]

@@ -139,7 +139,9 @@ def test_nothing_finished_is_an_error_that_says_what_to_do(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_published_folder_rebuilds_the_same_csvs_byte_for_byte(tmp_path):
+def test_a_published_folder_rebuilds_the_same_csvs_byte_for_byte(tmp_path, monkeypatch):
+    monkeypatch.setattr("hpcseg.runs.grid.diff", lambda: "what was changed in the checkout")
+    monkeypatch.setattr("hpcseg.runs.grid.diff_sha256", lambda: "d" * 64)
     grid = whole_run(tmp_path / "run")
     grid.cells[0].folder.evaluation_file.unlink()
     grid.cells[1].folder.failure_file.write_text('{"error": "no longer true"}')
@@ -156,7 +158,7 @@ def test_a_published_folder_rebuilds_the_same_csvs_byte_for_byte(tmp_path):
         assert (tmp_path / "published" / name).read_bytes() == wanted
         assert (tmp_path / "again" / name).read_bytes() == wanted
     kinds = {path.suffix for path in (tmp_path / "published").rglob("*") if path.is_file()}
-    assert kinds == {".json", ".jsonl", ".csv", ".md", ".png", ".svg"}
+    assert kinds == {".json", ".jsonl", ".csv", ".md", ".png", ".svg", ".diff"}
 
 
 def test_publishing_again_takes_back_what_the_run_no_longer_has(tmp_path):

@@ -1,0 +1,173 @@
+"""Where `hpcseg pack` writes: what is there stays unless it is replaced by a whole file, and a disk may be full."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from slice_folder import hpcseg, write_image, write_label
+
+from hpcseg.data import store
+from hpcseg.data.pack import pack
+from hpcseg.errors import HpcsegError
+
+
+def test_an_output_folder_that_is_missing_is_made(good, tmp_path):
+    output = tmp_path / "new" / "folder" / "packed.h5"
+    assert hpcseg("pack", good, "-o", output).exit_code == 0
+    assert list(output.parent.iterdir()) == [output]
+
+
+def test_an_output_folder_that_is_a_file_is_an_error_that_names_the_output(good, tmp_path):
+    (tmp_path / "file").write_text("")
+    result = hpcseg("pack", good, "-o", tmp_path / "file" / "packed.h5")
+    assert result.exit_code == 1
+    assert f"{tmp_path / 'file' / 'packed.h5'} cannot be written" in result.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "good"]
+
+
+def test_an_output_folder_that_takes_no_files_is_an_error_that_names_the_output(good):
+    # /proc/self is read-only for everyone, root included.
+    result = hpcseg("pack", good, "-o", "/proc/self/packed.h5")
+    assert result.exit_code == 1
+    assert "/proc/self/packed.h5 cannot be written" in result.stderr
+
+
+def test_an_existing_output_stays_as_it_is_without_force(good, output):
+    output.write_bytes(b"precious")
+    result = hpcseg("pack", good, "-o", output)
+    assert result.exit_code == 2
+    assert f"{output} exists already" in result.stderr
+    assert "--force" in result.stderr
+    assert output.read_bytes() == b"precious"
+
+
+def test_an_output_that_holds_the_same_data_is_left_as_it_is(good, output):
+    assert hpcseg("pack", good, "-o", output).exit_code == 0
+    before = output.stat().st_mtime_ns, output.read_bytes()
+    for file in (good / "data").iterdir():  # other names and compression, the same data
+        tifffile.imwrite(file.with_name(f"renamed_{file.name}"), tifffile.imread(file), compression="zlib")
+        file.unlink()
+    result = hpcseg("pack", good, "-o", output)
+    assert result.exit_code == 0
+    assert "there already; nothing was written" in result.stderr
+    assert "Next: hpcseg grid --data" in result.stdout
+    assert (output.stat().st_mtime_ns, output.read_bytes()) == before
+
+
+@pytest.mark.parametrize("changed", ["pixel", "label", "number", "label type", "a slice more"])
+def test_an_output_that_holds_other_data_stays_as_it_is_without_force(good, output, changed):
+    assert hpcseg("pack", good, "-o", output).exit_code == 0
+    before = output.read_bytes()
+    if changed == "pixel":
+        write_image(good, 3, value=1001)
+    elif changed == "label":
+        write_label(good, 3, values=(128, 0, 255))
+    elif changed == "label type":
+        for number in (1, 2, 3):
+            write_label(good, number, dtype="uint16")
+    else:
+        write_image(good, 4)
+        write_label(good, 4)
+        if changed == "number":
+            (good / "data" / "image3.tif").unlink()
+            (good / "labels" / "label3.tif").unlink()
+    result = hpcseg("pack", good, "-o", output)
+    assert result.exit_code == 2
+    assert f"{output} exists already and does not hold these slices" in result.stderr
+    assert output.read_bytes() == before
+
+
+def test_force_replaces_an_output_only_with_a_whole_one(good, output):
+    assert hpcseg("pack", good, "-o", output).exit_code == 0
+    before = output.read_bytes()
+    file = good / "data" / "image3.tif"
+    tifffile.imwrite(file, tifffile.imread(file), compression="zlib")
+    with file.open("rb+") as damaged:
+        damaged.seek(-20, 2)
+        damaged.write(bytes(20))
+    assert hpcseg("pack", good, "-o", output, "--force").exit_code == 3
+    assert output.read_bytes() == before
+    assert list(output.parent.iterdir()) == [output]
+
+    write_image(good, 3, value=2000)
+    assert hpcseg("pack", good, "-o", output, "--force").exit_code == 0
+    assert store.read_info(output).grey_max.tolist() == [1049, 1049, 2049]
+
+
+# A limit on the size of a file stands for a disk that is full from the start, after some slices, and at the end.
+@pytest.mark.parametrize("limit", [0, 8_000, 1_100_000, 2_200_000])
+def test_a_full_disk_ends_in_one_line_and_leaves_nothing(good, output, limit):
+    for number in (1, 2, 3):  # 720 kB each, 2.16 MB in all, and labels and tables beside
+        write_image(good, number, shape=(600, 600))
+        write_label(good, number, shape=(600, 600), values=np.random.default_rng(number).integers(0, 250, 360_000))
+    result = subprocess.run(
+        [sys.executable, "-m", "hpcseg", "pack", str(good), "-o", str(output)],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode == 1
+    assert result.stderr == f"error: {output} cannot be written: File too large. Is there space and permission?\n"
+    assert list(output.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("size", ["64k", "1m", "2200k"])
+def test_a_disk_that_is_too_small_ends_in_one_line_and_keeps_the_old_file(good, disk, size):
+    for number in (1, 2, 3):  # 720 kB each, 2.16 MB in all, and labels and tables beside
+        write_image(good, number, shape=(600, 600))
+        write_label(good, number, shape=(600, 600), values=np.random.default_rng(number).integers(0, 250, 360_000))
+    output = disk(f"size={size}") / "packed.h5"
+    output.write_bytes(b"the old one")
+    result = subprocess.run(
+        [sys.executable, "-m", "hpcseg", "pack", good, "-o", output, "--force"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode == 1
+    assert (
+        result.stderr == f"error: {output} cannot be written: No space left on device. Is there space and permission?\n"
+    )
+    assert list(output.parent.iterdir()) == [output]
+    assert output.read_bytes() == b"the old one"
+
+
+def test_a_read_only_disk_is_an_error_that_names_the_output(good, disk):
+    output = disk("ro") / "packed.h5"
+    result = hpcseg("pack", good, "-o", output)
+    assert result.exit_code == 1
+    assert (
+        result.stderr == f"error: {output} cannot be written: Read-only file system. Is there space and permission?\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["folder", ".", "/", "name too long"])
+def test_an_output_that_can_be_no_file_is_refused_before_a_slice_is_packed(good, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    output = Path("n" * 250 if name == "name too long" else name)  # with what is added while it is written
+    packed = []
+    with pytest.raises(HpcsegError, match=r"cannot be written: (Is a directory|File name too long)"):
+        pack(good / "data", good / "labels", output, command="test", on_slice=lambda *done: packed.append(done))
+    assert packed == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "good"]
+
+
+@pytest.mark.parametrize("kind", ["the file", "a link to it"])
+def test_an_output_that_is_one_of_the_slices_is_refused_even_with_force(good, kind):
+    slice_file = good / "data" / "image2.tif"
+    before = slice_file.read_bytes()
+    output = slice_file if kind == "the file" else good / "packed.h5"
+    if kind == "a link to it":
+        output.hardlink_to(slice_file)
+    result = hpcseg("pack", good, "-o", output, "--force")
+    assert result.exit_code == 2
+    assert f"{output} is one of the slices or labels to pack" in result.stderr
+    assert slice_file.read_bytes() == before

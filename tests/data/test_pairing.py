@@ -1,0 +1,134 @@
+"""Slices and labels that are no pairs: the message names the files, and nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from slice_folder import hpcseg, refused, write_image
+
+from hpcseg.data import store
+from hpcseg.data.tiff import find_pages, pair
+from hpcseg.errors import DatasetError
+
+
+def test_an_image_without_a_label_is_refused(good, output):
+    (good / "labels" / "label2.tif").unlink()
+    assert "image2.tif (number 2) has no label" in refused(good, output)
+
+
+def test_a_label_without_an_image_is_refused(good, output):
+    (good / "data" / "image3.tif").unlink()
+    assert "label label3.tif (number 3) has no image" in refused(good, output)
+
+
+def test_two_images_of_one_number_are_refused(good, output):
+    write_image(good, "02")
+    message = refused(good, output)
+    assert "image2.tif" in message
+    assert "image02.tif" in message
+
+
+def test_an_image_without_a_number_is_refused(good, output):
+    write_image(good, "mean")
+    assert "imagemean.tif has no number" in refused(good, output)
+
+
+def test_a_missing_folder_is_refused(good, output):
+    assert str(good / "nowhere" / "data") in refused(good / "nowhere", output)
+
+
+def test_an_empty_folder_is_refused(good, output):
+    for file in (good / "labels").iterdir():
+        file.unlink()
+    assert f"{good / 'labels'} holds no .tif or .tiff files" in refused(good, output)
+
+
+def test_labels_without_images_are_a_question_of_usage(good):
+    result = hpcseg("pack", "--labels", good / "labels")
+    assert result.exit_code == 2
+    assert "--images" in result.stderr
+
+
+def test_more_pages_in_a_stack_of_images_than_labels_are_refused(good, output):
+    stack = good / "stack.tif"
+    tifffile.imwrite(stack, np.zeros((4, 40, 48), "uint16"), photometric="minisblack")
+    result = hpcseg("pack", "--images", stack, "--labels", good / "labels", "-o", output)
+    assert result.exit_code == 3
+    assert "stack.tif#4 (number 4) has no label" in result.stderr
+    assert list(output.parent.iterdir()) == []
+
+
+def test_pages_of_different_shapes_in_a_stack_are_refused(good, output):
+    stack = good / "stack.tif"
+    with tifffile.TiffWriter(stack) as writer:
+        for height in (40, 41, 40):
+            writer.write(np.zeros((height, 48), "uint16"))
+    result = hpcseg("pack", "--images", stack, "--labels", good / "labels", "-o", output)
+    assert result.exit_code == 3
+    assert "stack.tif#2 is 41 x 48 uint16, but stack.tif#1 is 40 x 48 uint16" in result.stderr
+    assert list(output.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("source", ["a pipe", "a name that is too long", "a link to itself"])
+def test_a_source_that_is_neither_folder_nor_file_is_refused(good, output, source):
+    path = good / ("n" * 300 if source == "a name that is too long" else "images")
+    if source == "a pipe":
+        os.mkfifo(path)
+    elif source == "a link to itself":
+        path.symlink_to(path)
+    result = hpcseg("pack", "--images", path, "--labels", good / "labels", "-o", output)
+    assert result.exit_code == 3
+    assert result.stderr == f"error: There is no folder or TIFF stack {path}.\n"
+
+
+def test_a_name_that_is_no_utf_8_is_packed_with_its_bytes_as_escapes(good, output):
+    for folder, name in (("data", "image2.tif"), ("labels", "label2.tif")):
+        os.rename(good / folder / name, os.fsencode(good / folder) + b"/\xff2.tif")
+    result = hpcseg("pack", good, "-o", output)
+    assert result.exit_code == 0, result.output
+    assert store.read_info(output).image_names == ("image1.tif", r"\udcff2.tif", "image3.tif")
+
+
+def test_a_folder_that_is_no_utf_8_is_packed(good, output):
+    folder = os.fsdecode(os.fsencode(good) + b"\xff")
+    good.rename(folder)
+    command = [sys.executable, "-m", "hpcseg", "pack", folder, "-o", output]
+    assert subprocess.run(command, capture_output=True, timeout=60).returncode == 0
+    assert r"\udcff" in store.read_info(output).command
+
+
+numbers = st.lists(st.integers(0, 30), min_size=1, max_size=5)
+
+
+@settings(max_examples=30, deadline=None, derandomize=True, database=None)
+@given(images=numbers, labels=numbers)
+def test_slices_and_labels_are_pairs_or_every_odd_one_is_named(images, labels):
+    """A number may come twice on a side, written with another number of zeros, or on one side alone."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for side, of_side in (("data", images), ("labels", labels)):
+            (folder / side).mkdir()
+            for zeros, number in enumerate(of_side):
+                tifffile.imwrite(folder / side / f"{side}-{number:0{zeros + 2}d}.tif", np.array([[number, 1]], "uint8"))
+
+        try:
+            pairs = pair(find_pages(folder / "data"), find_pages(folder / "labels"))
+        except DatasetError as error:
+            if any(len(set(side)) < len(side) for side in (images, labels)):
+                assert "both have the number" in str(error)
+            else:
+                odd = set(images) ^ set(labels)
+                assert odd
+                assert all(f"(number {number})" in str(error) for number in odd)
+        else:
+            assert [image.number for image, _ in pairs] == sorted(images) == sorted(labels)
+            assert all(image.read()[0, 0] == label.read()[0, 0] for image, label in pairs)
