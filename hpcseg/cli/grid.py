@@ -14,7 +14,8 @@ from hpcseg.cli.runs import plan_run, run_option
 
 if TYPE_CHECKING:
     from hpcseg.cluster.profile import Profile, Resources
-    from hpcseg.runs.grid import Grid
+    from hpcseg.cluster.sender import Submission
+    from hpcseg.runs.grid import Cell, Grid
 
 _SLURM = "Slurm"
 
@@ -50,13 +51,19 @@ def grid(
     setup: Annotated[
         list[str] | None, typer.Option(help="Shell line before the command; repeatable.", rich_help_panel=_SLURM)
     ] = None,
+    exclude: Annotated[str | None, typer.Option(help="Nodes not to use.", rich_help_panel=_SLURM)] = None,
     throttle: Annotated[int | None, typer.Option(help="Cells that may run at once.", rich_help_panel=_SLURM)] = None,
+    tries: Annotated[
+        int | None,
+        typer.Option(help="Jobs a cell gets where the cluster fails it.", show_default="3", rich_help_panel=_SLURM),
+    ] = None,
     resubmit: Annotated[
         bool, typer.Option("--resubmit", help="Submit cells whose Slurm state is unknown.", rich_help_panel=_SLURM)
     ] = False,
 ) -> None:
     """Run every cell of a job that is not finished: as Slurm arrays, or one after the other on this machine."""
     from hpcseg.cluster.profile import Profile, load_profile, resolve
+    from hpcseg.cluster.submit import submit_missing
 
     planned = plan_run(job, data, run)
     options = Profile(
@@ -64,6 +71,7 @@ def grid(
         account=account,
         qos=qos,
         constraint=constraint,
+        exclude=exclude,
         nodes=nodes,
         gpus_per_node=gpus_per_node,
         ranks_per_node=ranks_per_node,
@@ -72,15 +80,17 @@ def grid(
         minutes=time,
         setup=tuple(setup) if setup else None,
         throttle=throttle,
+        tries=tries,
     )
     resources = resolve(planned.job.needs, load_profile(profile) if profile else Profile(), options)
     _show_plan(planned)
     if local is None:
         local = shutil.which("sbatch") is None
     if local:
-        _run_here(planned, resources, options, workers=workers, dry_run=dry_run)
+        # What a job needs of a cluster is no wish for this machine; only the command line is.
+        _run_missing_here(planned, resources, options, workers=workers, dry_run=dry_run)
     else:
-        _submit(planned, resources, dry_run=dry_run, resubmit=resubmit)
+        show_submission(submit_missing(planned, resources, dry_run=dry_run, resubmit=resubmit), planned)
 
 
 def _show_plan(grid: Grid) -> None:
@@ -89,32 +99,64 @@ def _show_plan(grid: Grid) -> None:
     console.stdout.print(f"{grid.job.title}: {len(grid.cells)} cells in {grid.run.path} ({counts})")
 
 
-def _run_here(grid: Grid, resources: Resources, options: Profile, *, workers: int | None, dry_run: bool) -> None:
-    from hpcseg.cli.queue_view import QueueView
-    from hpcseg.cluster.local import find_slots, run_locally
+def _run_missing_here(
+    grid: Grid, resources: Resources, options: Profile, *, workers: int | None, dry_run: bool
+) -> None:
     from hpcseg.runs.grid import write_plan
 
-    waiting = [cell for cell in grid.cells if not cell.evaluated()]
     if dry_run:
         for cell in grid.cells:
             console.stdout.print(f"  {cell.id}  {cell.state()}")
         console.stdout.print("These cells would run here, one after the other; no sbatch is involved.")
         return
     write_plan(grid)
+    waiting = [cell for cell in grid.cells if not cell.evaluated()]
     if not waiting:
-        console.stdout.print("Every cell is finished, nothing to do.\nNext: hpcseg report" + run_option(grid))
+        console.stdout.print(f"Every cell is finished, nothing to do.\nNext: hpcseg report{run_option(grid)}")
         return
-    # What a job needs of a cluster is no wish for this machine; only the command line is.
-    slots = find_slots(workers, options.gpus_per_node or 1)
-    ranks = options.ranks_per_node or max(1, len(slots[0]))
-    if resources.gpus_per_node and not slots[0]:
+    run_here(
+        grid,
+        waiting,
+        workers=workers,
+        gpus_per_cell=options.gpus_per_node or 1,
+        ranks=options.ranks_per_node,
+        for_gpus=resources.gpus_per_node > 0,
+    )
+
+
+def run_here(
+    grid: Grid,
+    cells: list[Cell],
+    *,
+    workers: int | None = None,
+    gpus_per_cell: int = 1,
+    ranks: int | None = None,
+    for_gpus: bool = False,
+) -> None:
+    """Run cells on this machine and show how it goes; exits with 1 when one fails, with 130 on Ctrl-C.
+
+    Args:
+        grid: whose plan is written.
+        cells: of it, unfinished.
+        workers: cells at a time; None: one per GPU, else one.
+        gpus_per_cell: where there are GPUs.
+        ranks: per cell; None: one per GPU, else one.
+        for_gpus: the job is meant for them, so it is said when there is none.
+    """
+    from hpcseg.cli.queue_view import QueueView
+    from hpcseg.cluster.local import find_slots, run_locally
+
+    slots = find_slots(workers, gpus_per_cell)
+    if for_gpus and not slots[0]:
         console.stderr.print(
             f"{grid.job.name} is meant for GPUs and there is none here, so this takes long. `--job paper-cpu` is the "
             "paper's experiment at a width for CPUs."
         )
-    with QueueView(len(grid.cells), len(grid.cells) - len(waiting)) as view:
+    with QueueView(len(grid.cells), len(grid.cells) - len(cells)) as view:
         try:
-            summary = run_locally(waiting, grid.run, slots=slots, ranks=ranks, on_event=view.show)
+            summary = run_locally(
+                cells, grid.run, slots=slots, ranks=ranks or max(1, len(slots[0])), on_event=view.show
+            )
         except KeyboardInterrupt:
             console.stderr.print("Stopped. The same command goes on where the cells are.")
             raise typer.Exit(130) from None
@@ -122,16 +164,15 @@ def _run_here(grid: Grid, resources: Resources, options: Profile, *, workers: in
         for cell_id in ids:
             console.stdout.print(f"  {cell_id}: {text}")
     console.stdout.print(f"{len(summary.finished)} cells finished, {len(summary.failed)} failed.")
-    console.stdout.print(f"Next: hpcseg report{run_option(grid)}")
     if summary.failed:
+        console.stdout.print(f"Next: hpcseg logs --failed{run_option(grid)}, then hpcseg retry{run_option(grid)}")
         raise typer.Exit(1)
+    console.stdout.print(f"Next: hpcseg report{run_option(grid)}")
 
 
-def _submit(grid: Grid, resources: Resources, *, dry_run: bool, resubmit: bool) -> None:
-    from hpcseg.cluster.submit import submit_missing
-
-    submission = submit_missing(grid, resources, dry_run=dry_run, resubmit=resubmit)
+def show_submission(submission: Submission, grid: Grid) -> None:
+    """Print what was submitted and what to run next."""
     for line in submission.lines():
         console.stdout.print(line)
-    if not dry_run:
+    if not submission.dry_run:
         console.stdout.print(f"Next: hpcseg status{run_option(grid)}, then hpcseg report{run_option(grid)}")

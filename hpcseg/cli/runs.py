@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import fnmatch
 import shlex
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from hpcseg.errors import ConfigError
 
 if TYPE_CHECKING:
     from hpcseg.runs.grid import Grid
     from hpcseg.runs.record import RunFolder
 
 RUNS = Path("runs")
+_MOST_LISTED = 20
 
 
 def plan_run(job: str, data: Path, run: Path | None) -> Grid:
@@ -20,14 +25,22 @@ def plan_run(job: str, data: Path, run: Path | None) -> Grid:
         job: as the option --job.
         data: the packed data set.
         run: folder of the run; None for runs/JOB.
+
+    Raises:
+        ConfigError: the job cannot be used, or its tiles do not fit on these slices.
+        DatasetError: the data set cannot be used, or is too small for a split.
     """
     from hpcseg.config import find_job, load_job
+    from hpcseg.data.layout import lay_out
     from hpcseg.data.store import read_info
     from hpcseg.runs.grid import plan
     from hpcseg.runs.record import RunFolder
 
-    described = load_job(find_job(job))
-    return plan(described, RunFolder(run or RUNS / described.name), data, read_info(data).data_sha256)
+    described, info = load_job(find_job(job)), read_info(data)
+    # Now and not in every job, hours later.
+    for config in dict.fromkeys(cell.data for cell in described.cells):
+        lay_out(info.shape, config)
+    return plan(described, RunFolder(run or RUNS / described.name), data, info.data_sha256)
 
 
 def find_run(run: Path | None) -> RunFolder:
@@ -35,6 +48,29 @@ def find_run(run: Path | None) -> RunFolder:
     from hpcseg.runs.record import RunFolder, newest_run
 
     return RunFolder(run) if run else newest_run(RUNS)
+
+
+def choose_cells(ids: Iterable[str], patterns: Sequence[str] | None, what: str) -> list[str]:
+    """The ids that fit any of the patterns (fnmatch's: `large-*-p050-*`), in their order; no pattern: all.
+
+    Args:
+        ids: of the cells to choose from.
+        patterns: from the command line.
+        what: they are, for the error.
+
+    Raises:
+        ConfigError: a pattern fits none.
+    """
+    known = list(ids)
+    if not patterns:
+        return known
+    for pattern in patterns:
+        if not fnmatch.filter(known, pattern):
+            listing = "".join(f"\n  {cell_id}" for cell_id in known[:_MOST_LISTED])
+            more = f"\n  and {len(known) - _MOST_LISTED} more" if len(known) > _MOST_LISTED else ""
+            there = f"There are:{listing}{more}" if known else "There is none at all."
+            raise ConfigError(f'No {what} fits "{pattern}". {there}')
+    return [cell_id for cell_id in known if any(fnmatch.fnmatchcase(cell_id, pattern) for pattern in patterns)]
 
 
 def run_option(grid: Grid) -> str:

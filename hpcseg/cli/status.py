@@ -4,38 +4,93 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hpcseg.cli import console
-from hpcseg.cli.runs import find_run
+from hpcseg.cli.runs import RUNS, find_run
 
-_COLOURS = {"finished": "green", "failed": "red", "running": "cyan", "evaluating": "cyan", "queued": "yellow"}
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from hpcseg.cluster.states import RunStatus
+    from hpcseg.runs.record import RunFolder
+
+_SECONDS_BETWEEN_LOOKS = 5.0
+# Title, header, summary and prompt.
+_LINES_BELOW = 5
+_ALIVE = {"running", "evaluating", "queued"}
+_COLOURS = {
+    "finished": "green",
+    "failed": "red",
+    "stopped": "red",
+    "running": "cyan",
+    "evaluating": "cyan",
+    "queued": "yellow",
+}
 
 
 def status(
     run: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="the newest in runs/")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again every few seconds until all have ended.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show each cell's state, epoch, validation accuracy, time left, job and node."""
-    from rich.table import Table
-    from rich.text import Text
-
     from hpcseg.cluster.states import run_status
 
     folder = find_run(run)
-    cells, answered = run_status(folder)
-    states = [cell.state for cell in cells]
-    counts = {state: states.count(state) for state in sorted(set(states))}
     if as_json:
-        content = {"run": str(folder.path), "counts": counts, "cells": [dataclasses.asdict(cell) for cell in cells]}
-        console.stdout.print(json.dumps(content, indent=1))
-        return
+        console.stdout.print(json.dumps(_as_json(run_status(folder)), indent=1))
+    elif watch:
+        _watch(folder)
+    else:
+        found = run_status(folder)
+        console.stdout.print(_table(found, whole=not console.stdout.is_terminal))
+        _print_summary(found)
+
+
+def _watch(folder: RunFolder) -> None:
+    from rich.live import Live
+
+    from hpcseg.cluster.states import run_status
+
+    with Live(console=console.stdout, screen=False, auto_refresh=False) as live:
+        try:
+            while True:
+                found = run_status(folder)
+                live.update(_table(found, whole=False, rows=console.stdout.height - _LINES_BELOW), refresh=True)
+                if not _ALIVE & set(found.counts()):
+                    break
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
+        except KeyboardInterrupt:
+            pass
+    _print_summary(found)
+
+
+def _as_json(found: RunStatus) -> dict[str, object]:
+    return {
+        "run": str(found.run.path),
+        "slurm_answers": found.answered,
+        "counts": found.counts(),
+        "cells": [dataclasses.asdict(cell) for cell in found.status],
+    }
+
+
+def _table(found: RunStatus, *, whole: bool, rows: int | None = None) -> Table:
+    """One row per cell; not `whole`: cut to the screen, and at most `rows`, those first that run or need a look."""
+    from rich.table import Table
+    from rich.text import Text
+
+    cells = found.status
+    if rows is not None and len(cells) > rows:
+        cells = tuple(sorted(cells, key=lambda cell: cell.state in ("finished", "missing", "queued"))[: max(1, rows)])
     columns: dict[str, list[str]] = {
         "Cell": [cell.cell for cell in cells],
-        "State": states,
+        "State": [cell.state for cell in cells],
         "Epoch": [f"{cell.epoch}/{cell.epochs}" for cell in cells],
         "Validation": ["" if (value := cell.validation_accuracy) is None else f"{value:.4f}" for cell in cells],
         "Left": [_duration(cell.seconds_left) for cell in cells],
@@ -43,18 +98,25 @@ def status(
         "Node": [cell.node or "" for cell in cells],
         "Note": [cell.note for cell in cells],
     }
-    table = Table(title=str(folder.path), title_justify="left", box=None, pad_edge=False)
+    table = Table(title=str(found.run.path), title_justify="left", box=None, pad_edge=False)
     shown = {name: texts for name, texts in columns.items() if any(texts)}
     for name in shown:
         # Where nobody looks at a screen, a line per cell, as long as it is.
-        width = None if console.stdout.is_terminal else max(map(len, shown[name]))
+        width = max(map(len, shown[name])) if whole else None
         table.add_column(name, no_wrap=name not in ("Cell", "Note"), overflow="fold", min_width=width)
-    for state, row in zip(states, zip(*shown.values(), strict=True), strict=True):
-        table.add_row(*(Text(text, style=_COLOURS.get(state, "")) if text == state else text for text in row))
-    console.stdout.print(table)
-    if not answered:
+    for cell, row in zip(cells, zip(*shown.values(), strict=True), strict=True):
+        table.add_row(*(Text(text, style=_COLOURS.get(text, "")) if text == cell.state else text for text in row))
+    return table
+
+
+def _print_summary(found: RunStatus) -> None:
+    counts = found.counts()
+    if not found.answered:
         console.stderr.print("Slurm does not answer; this is what the files say.")
     console.stdout.print(", ".join(f"{count} {state}" for state, count in counts.items()))
+    if found.failures:
+        option = "" if found.run.path.parent == RUNS else f" --run {shlex.quote(str(found.run.path))}"
+        console.stdout.print(f"Next: hpcseg logs --failed{option}, then hpcseg retry{option}")
 
 
 def _duration(seconds: float | None) -> str:

@@ -22,8 +22,8 @@ def train(
 ) -> None:
     """Train and evaluate one cell in this process, or in this one rank of torchrun or srun."""
     from hpcseg.learn.ranks import read_environment
-    from hpcseg.runs.execute import Stage, run_cell
-    from hpcseg.runs.grid import write_plan
+    from hpcseg.runs.execute import run_cell
+    from hpcseg.runs.grid import Stage, write_plan
 
     grid = plan_run(job, data, run)
     chosen = [candidate for candidate in grid.cells if fnmatch.fnmatchcase(candidate.id, cell)]

@@ -18,7 +18,7 @@ _MOST_SIGNAL_SECONDS = 120
 
 
 def cell_executor(
-    folder: Path, resources: Resources, *, name: str, throttle: int | None, dependency: str | None = None
+    folder: Path, resources: Resources, *, name: str, throttle: int | None, comment: str, dependency: str | None = None
 ) -> submitit.SlurmExecutor:
     """An executor for the cells of one array.
 
@@ -27,6 +27,7 @@ def cell_executor(
         resources: of one cell.
         name: of the job, as squeue shows it.
         throttle: array tasks that may run at once; None: no limit of ours.
+        comment: of the job, by which the ledger finds it.
         dependency: as sbatch spells it.
     """
     additional: dict[str, Any] = {"requeue": True}
@@ -44,6 +45,7 @@ def cell_executor(
         folder,
         resources,
         name=name,
+        comment=comment,
         dependency=dependency,
         nodes=resources.nodes,
         ntasks_per_node=resources.ranks_per_node,
@@ -61,12 +63,15 @@ def cell_executor(
     )
 
 
-def report_executor(folder: Path, resources: Resources, *, name: str, dependency: str) -> submitit.SlurmExecutor:
+def report_executor(
+    folder: Path, resources: Resources, *, name: str, comment: str, dependency: str
+) -> submitit.SlurmExecutor:
     """An executor for the report of a run: one core, no GPU asked for, the same partition and account."""
     return _executor(
         folder,
         resources,
         name=name,
+        comment=comment,
         dependency=dependency,
         nodes=1,
         ntasks_per_node=1,
@@ -87,6 +92,7 @@ def _executor(
         "account": resources.account,
         "qos": resources.qos,
         "constraint": resources.constraint,
+        "exclude": resources.exclude,
         "dependency": dependency,
         # The limit must be submitit's own parameter, since it decides by it whether a job timed out.
         "time": resources.minutes,

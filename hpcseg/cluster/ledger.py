@@ -1,11 +1,25 @@
-"""submissions.jsonl: which job was submitted for which cell and stage, and the lock under which it grows."""
+"""submissions.jsonl: which job was handed out for which cells, and the lock under which it grows.
+
+    {"event": "announced", "token": T, "stage": S, "cells": [...]}     just before sbatch, which gets T as its comment
+    {"event": "submitted", "token": T, "stage": S, "cells": [...], "job": "123", "user": U}      task i is cells[i]
+    {"event": "withdrawn", "token": T}                                 an announcement whose answer was lost, tidied up
+    {"event": "started", "stage": S, "cells": [CELL], "job": "4711", "host": H}                  on this machine
+    {"event": "cancelled", "cells": [...]}                             by the user, so not to be tried again unasked
+
+Jobs are looked up by these lines, so a state needs neither a database nor a process that stays alive.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import time
-from collections.abc import Iterable, Iterator
+import getpass
+import socket
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from hpcseg.errors import SchedulerError
 from hpcseg.runs.provenance import command_line
@@ -14,41 +28,152 @@ from hpcseg.runs.record import RunFolder, append_event, read_lines
 _SECONDS_FOR_LOCK = 120.0
 
 
-def submitted(run: RunFolder) -> dict[tuple[str, str], str]:
-    """The id of the job that was submitted last for each (cell id, stage)."""
-    return {(line["cell"], line["stage"]): line["job_id"] for line in read_lines(run.submissions_file)}
+@dataclass(frozen=True)
+class Booked:
+    """The job that was handed out last for one stage of one cell."""
+
+    job_id: str
+    """As squeue shows it ("123", "123_4"); of a local job the process id."""
+    host: str | None
+    """Of a local job; None: Slurm has it."""
+    cancelled: bool
+    """The user has cancelled it."""
 
 
-def book(run: RunFolder, stage: str, jobs: Iterable[tuple[str, str]]) -> None:
-    """Write down (cell id, job id) of what was just submitted."""
-    for cell_id, job_id in jobs:
-        append_event(
-            run.submissions_file, "submitted", cell=cell_id, stage=stage, job_id=job_id, command=command_line()
-        )
+@dataclass(frozen=True)
+class Ledger:
+    """What submissions.jsonl says."""
+
+    jobs: Mapping[tuple[str, str], Booked]
+    """By (cell id, stage)."""
+    tries: Mapping[tuple[str, str], int]
+    """How many jobs were handed out for (cell id, stage)."""
+    reports: tuple[str, ...]
+    """Ids of the report jobs."""
+    users: tuple[str, ...]
+    """Who has submitted."""
+    unanswered: tuple[str, ...]
+    """Tokens of announcements of which it is not known whether sbatch took them."""
+
+    def slurm_jobs(self) -> dict[tuple[str, str], str]:
+        """Ids of the jobs that Slurm has, by (cell id, stage)."""
+        return {key: booked.job_id for key, booked in self.jobs.items() if booked.host is None}
+
+
+def read(run: RunFolder) -> Ledger:
+    """The ledger of a run; empty where nothing was handed out yet."""
+    jobs: dict[tuple[str, str], Booked] = {}
+    tries: Counter[tuple[str, str]] = Counter()
+    reports, users, unanswered = [], [getpass.getuser()], []
+    for line in read_lines(run.submissions_file):
+        event = line.get("event")
+        if event == "announced":
+            unanswered.append(line["token"])
+        elif event == "withdrawn":
+            unanswered.remove(line["token"])
+        elif event == "cancelled":
+            unwanted = set(line["cells"])
+            for key, booked in jobs.items():
+                if key[0] in unwanted:
+                    jobs[key] = Booked(booked.job_id, booked.host, cancelled=True)
+        elif event in ("submitted", "started"):
+            if line.get("token") in unanswered:
+                unanswered.remove(line["token"])
+            if line.get("user") not in (None, *users):
+                users.append(line["user"])
+            if line["stage"] == "report":
+                reports.append(line["job"])
+                continue
+            for job_id, cell_id in zip(task_ids(line["job"], len(line["cells"])), line["cells"], strict=True):
+                jobs[cell_id, line["stage"]] = Booked(job_id, line.get("host"), cancelled=False)
+                tries[cell_id, line["stage"]] += 1
+    return Ledger(jobs, tries, tuple(reports), tuple(users), tuple(unanswered))
+
+
+def task_ids(base: str, tasks: int) -> list[str]:
+    """Ids of an array's tasks as squeue shows them; an array of one task is a plain job."""
+    return [f"{base}_{task}" for task in range(tasks)] if tasks > 1 else [base]
+
+
+def announce(run: RunFolder, stage: str, cells: Sequence[str]) -> str:
+    """Write down that these cells are about to be submitted; returns the token that the job must carry."""
+    token = f"hpcseg-{uuid.uuid4().hex[:12]}"
+    append_event(run.submissions_file, "announced", token=token, stage=stage, cells=list(cells))
+    return token
+
+
+def book(run: RunFolder, token: str, stage: str, cells: Sequence[str], base: str) -> None:
+    """Write down that Slurm took these cells as the tasks of one array, in this order.
+
+    Args:
+        run: of the cells.
+        token: from `announce`.
+        stage: "train", "evaluate" or "report".
+        cells: their ids; none for a report.
+        base: id of the job, without a task.
+    """
+    append_event(
+        run.submissions_file,
+        "submitted",
+        token=token,
+        stage=stage,
+        cells=list(cells),
+        job=base,
+        user=getpass.getuser(),
+        command=command_line(),
+    )
+
+
+def withdraw(run: RunFolder, token: str) -> None:
+    """Write down that an announcement has come to nothing."""
+    append_event(run.submissions_file, "withdrawn", token=token)
+
+
+def book_local(run: RunFolder, stage: str, cell: str, job_id: str) -> None:
+    """Write down that a cell was started on this machine."""
+    append_event(
+        run.submissions_file,
+        "started",
+        stage=stage,
+        cells=[cell],
+        job=job_id,
+        host=socket.gethostname(),
+        command=command_line(),
+    )
+
+
+def book_cancelled(run: RunFolder, cells: Sequence[str]) -> None:
+    """Write down that the user does not want these cells any more."""
+    append_event(run.submissions_file, "cancelled", cells=list(cells), command=command_line())
 
 
 @contextlib.contextmanager
 def locked(run: RunFolder) -> Iterator[None]:
     """Hold the run's lock, so that two `hpcseg grid` at one moment submit one after the other.
 
+    The kernel's lock, which ends with its process and works between the nodes of NFS and Lustre; where a file system
+    has none, a file that says who holds it, on which host.
+
     Raises:
         SchedulerError: another process holds it for two minutes.
     """
     run.path.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + _SECONDS_FOR_LOCK
-    with run.lock_file.open("w") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise SchedulerError(
-                        f"Another `hpcseg grid` has been submitting to {run.path} for {_SECONDS_FOR_LOCK / 60:.0f} "
-                        "minutes. Wait for it, or end it, then try again."
-                    ) from None
-                time.sleep(0.2)
-            except OSError:
-                # Some shared file systems have no locks; there the cells' own files and the queue must do.
-                break
+    lock: BaseFileLock = FileLock(run.lock_file, timeout=_SECONDS_FOR_LOCK)
+    try:
+        try:
+            lock.acquire()
+        except OSError as error:
+            if isinstance(error, Timeout):
+                raise
+            # NFS whose lock daemon is missing; a system call that is missing is filelock's own affair.
+            lock = SoftFileLock(run.lock_file.with_suffix(".held"), timeout=_SECONDS_FOR_LOCK)
+            lock.acquire()
+    except Timeout:
+        raise SchedulerError(
+            f"Another `hpcseg` has been submitting to {run.path} for {_SECONDS_FOR_LOCK / 60:.0f} minutes. Wait for "
+            f"it, or end it, then try again. If there is none, on no host, delete {lock.lock_file}."
+        ) from None
+    try:
         yield
+    finally:
+        lock.release()

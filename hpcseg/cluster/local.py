@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 import submitit
 
+from hpcseg.cluster import ledger
 from hpcseg.cluster.worker import CellTask
 from hpcseg.errors import ConfigError, IncompleteError
 from hpcseg.runs.grid import Cell
@@ -133,7 +134,9 @@ def _start(cell: Cell, run: RunFolder, gpus: tuple[int, ...], ranks: int) -> _Ru
         stderr_to_stdout=True,
     )
     stage: Literal["train", "evaluate"] = "evaluate" if cell.trained() else "train"
-    return _Running(cell, stage, executor.submit(CellTask(str(cell.folder.path.resolve()), stage)), ranks)
+    job = executor.submit(CellTask(str(cell.folder.path.resolve()), stage))
+    ledger.book_local(run, stage, cell.id, str(job.job_id))
+    return _Running(cell, stage, job, ranks)
 
 
 def _look(current: _Running, on_event: OnEvent) -> bool:

@@ -29,6 +29,8 @@ class Profile:
     """Quality of service."""
     constraint: str | None = None
     """Node features, as sbatch spells them."""
+    exclude: str | None = None
+    """Nodes that must not be used, as sbatch spells them."""
     gpu_syntax: str | None = None
     """How GPUs are asked for: "gpus-per-node", "gres", "gpus-per-task", or "none" where a partition implies them."""
     gpus_per_node: int | None = None
@@ -49,11 +51,14 @@ class Profile:
     """Most tasks of one array; None: what `scontrol show config` says."""
     throttle: int | None = None
     """Array tasks that may run at once; None: as many as the site allows."""
+    tries: int | None = None
+    """Jobs that a cell gets before it is left to the user, where it fails for the cluster's sake; None: 3."""
 
     def __post_init__(self) -> None:
         if self.gpu_syntax is not None and self.gpu_syntax not in GPU_SYNTAXES:
             raise ConfigError(f'gpu_syntax is "{self.gpu_syntax}", but it must be one of {", ".join(GPU_SYNTAXES)}.')
-        for name in ("ranks_per_node", "nodes", "cpus_per_task", "memory_gib", "minutes", "max_array_size", "throttle"):
+        whole = ("ranks_per_node", "nodes", "cpus_per_task", "minutes", "max_array_size", "throttle", "tries")
+        for name in (*whole, "memory_gib"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ConfigError(f"{name} is {value}, but it must be above 0.")
@@ -69,6 +74,7 @@ class Resources:
     account: str | None
     qos: str | None
     constraint: str | None
+    exclude: str | None
     gpu_syntax: str
     gpus_per_node: int
     ranks_per_node: int
@@ -79,6 +85,7 @@ class Resources:
     setup: tuple[str, ...]
     max_array_size: int | None
     throttle: int | None
+    tries: int
 
 
 def load_profile(name: str) -> Profile:
@@ -110,6 +117,7 @@ def resolve(needs: NeedsConfig, profile: Profile, options: Profile) -> Resources
         "memory_gib": needs.memory_gib,
         "minutes": needs.minutes,
         "setup": (),
+        "tries": 3,
     }
     for field in dataclasses.fields(Profile):
         decided.setdefault(field.name, None)

@@ -9,10 +9,15 @@ from __future__ import annotations
 import getpass
 import re
 import subprocess
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from hpcseg.errors import SchedulerError
+
 _SECONDS = 10
+_SECONDS_TO_CANCEL = 60
+_IDS_PER_CALL = 500
 _ENDED = {
     "BOOT_FAIL",
     "CANCELLED",
@@ -42,8 +47,12 @@ class JobState:
         return self.state.partition(" ")[0].rstrip("+") in _ENDED
 
 
-def ask(job_ids: Iterable[str]) -> dict[str, JobState] | None:
+def ask(job_ids: Iterable[str], users: Sequence[str] = ()) -> dict[str, JobState] | None:
     """States of jobs and array tasks by id ("123", "123_4").
+
+    Args:
+        job_ids: whose.
+        users: who may have submitted them; nobody named: the caller.
 
     Returns:
         A state for every id that Slurm still knows, or None when no command answered. An id that is absent is
@@ -52,7 +61,7 @@ def ask(job_ids: Iterable[str]) -> dict[str, JobState] | None:
     wanted = set(job_ids)
     if not wanted:
         return {}
-    for question in (_squeue, _sacct, _scontrol):
+    for question in (lambda ids: _squeue(users), _sacct, _scontrol):
         states = question(wanted)
         if states is not None:
             return {job_id: state for job_id, state in states.items() if job_id in wanted}
@@ -72,10 +81,49 @@ def max_array_size() -> int | None:
     return int(found[1]) if found else None
 
 
-def _squeue(_: set[str]) -> dict[str, JobState] | None:
-    # All of the user's jobs: asked for single ids, squeue fails when one of them has left its memory.
+def with_comment(comment: str) -> set[str] | None:
+    """Ids (without tasks) of the jobs in the queue that carry this comment; None when squeue does not answer."""
+    text = _run(["squeue", "--noheader", f"--user={getpass.getuser()}", "--format=%F|%k"])
+    if text is None:
+        return None
+    return {job_id for job_id, _, found in (line.partition("|") for line in text.splitlines()) if found == comment}
+
+
+def cancel(job_ids: Iterable[str]) -> None:
+    """Take jobs out of the queue, or end them; a job that has ended already is no error.
+
+    Raises:
+        SchedulerError: scancel is not there or fails; what it said is in the message.
+    """
+    wanted = sorted(job_ids)
+    # A command line has a limit of its own.
+    for start in range(0, len(wanted), _IDS_PER_CALL):
+        command = ["scancel", "--quiet", *wanted[start : start + _IDS_PER_CALL]]
+        try:
+            subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS_TO_CANCEL, check=True)
+        except subprocess.CalledProcessError as error:
+            said = " ".join(error.stderr.split())
+            if said and "Invalid job id" not in said and "already completing or completed" not in said:
+                raise SchedulerError(f"scancel failed: {said}") from None
+        except (OSError, subprocess.SubprocessError) as error:
+            raise SchedulerError(f"scancel failed: {error}. Try again.") from None
+
+
+def end_of_job(job_id: str) -> float | None:
+    """When a running job reaches its time limit, in seconds since 1970; None where none is known."""
+    said = (_run(["squeue", "--noheader", f"--jobs={job_id}", "--format=%e"]) or "").strip()
+    try:
+        return time.mktime(time.strptime(said, "%Y-%m-%dT%H:%M:%S"))
+    except ValueError:
+        # "NONE", "N/A", or no answer
+        return None
+
+
+def _squeue(users: Sequence[str]) -> dict[str, JobState] | None:
+    # All of these users' jobs: asked for single ids, squeue fails when one of them has left its memory.
+    whose = ",".join(users or [getpass.getuser()])
     return _parse(
-        ["squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i|%T|%r|%N"],
+        ["squeue", "--noheader", "--array", f"--user={whose}", "--format=%i|%T|%r|%N"],
         lambda line: (line[0], JobState(line[1], "" if line[2] == "None" else line[2], line[3])),
     )
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import socket
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from hpcseg.cluster import ledger, scheduler
+from hpcseg.cluster.failures import CANCELLED, Failure, diagnose
+from hpcseg.cluster.ledger import Ledger
 from hpcseg.cluster.scheduler import JobState
 from hpcseg.errors import IncompleteError
 from hpcseg.learn.metrics import accuracy
@@ -21,7 +23,6 @@ from hpcseg.runs.record import RunFolder, read_json, read_lines
 
 # A heartbeat comes every few seconds, later only where a step takes longer.
 _SECONDS_TO_CALL_IT_STOPPED = 90.0
-_SECONDS_AGAINST_SLURM = 20.0
 _WAITING = ("PENDING", "REQUEUED", "CONFIGURING")
 
 
@@ -31,7 +32,7 @@ class CellStatus:
 
     cell: str
     state: str
-    """finished, failed, running, evaluating, queued, stopped, trained, missing, or a Slurm state as it is."""
+    """finished, failed, cancelled, running, evaluating, queued, stopped, trained, missing, or Slurm's word as it is."""
     epoch: int
     epochs: int
     validation_accuracy: float | None
@@ -39,52 +40,84 @@ class CellStatus:
     """Estimated from the time per step; None where nothing runs."""
     job_id: str | None
     node: str | None
+    tries: int
+    """Jobs that were handed out for the stage where it stands."""
     note: str
     """Why it waits, or how it failed."""
 
 
-def run_status(run: RunFolder) -> tuple[list[CellStatus], bool]:
-    """The state of every cell of a run, and whether Slurm answered (True where it was not needed).
+@dataclass(frozen=True)
+class RunStatus:
+    """The cells of a run at one moment."""
+
+    run: RunFolder
+    cells: tuple[Cell, ...]
+    status: tuple[CellStatus, ...]
+    """Of each cell."""
+    failures: Mapping[str, Failure]
+    """By cell id: of those that were tried, did not finish and are not known to run or to wait."""
+    ledger: Ledger
+    answered: bool
+    """Slurm has answered, or was not needed."""
+
+    def counts(self) -> dict[str, int]:
+        """Number of cells by state, sorted."""
+        states = [cell.state for cell in self.status]
+        return {state: states.count(state) for state in sorted(set(states))}
+
+
+def run_status(run: RunFolder) -> RunStatus:
+    """The state of every cell of a run.
 
     Raises:
-        IncompleteError: the run has no grid.json.
+        IncompleteError: the run has no grid.json that can be read.
     """
     cells = planned_cells(run, read_plan(run))
-    jobs = ledger.submitted(run)
+    booked = ledger.read(run)
+    jobs = booked.slurm_jobs()
     open_cells = {cell.id for cell in cells if not cell.evaluated()}
     wanted = {job_id for (cell_id, _), job_id in jobs.items() if cell_id in open_cells}
-    answers = scheduler.ask(wanted) if wanted and shutil.which("squeue") else {}
+    answers = scheduler.ask(wanted, booked.users) if wanted and shutil.which("squeue") else {}
     # Where no command has answered, a fourth would only make the user wait.
     endings = scheduler.history(wanted - set(answers)) if answers is not None else {}
-    return [_status(cell, jobs, {**endings, **(answers or {})}) for cell in cells], answers is not None
+    slurm = {**endings, **(answers or {})}
+    status, failures = [], {}
+    for cell in cells:
+        found, failure = _status(cell, booked, slurm, answered=answers is not None, logs=run.logs)
+        status.append(found)
+        if failure:
+            failures[cell.id] = failure
+    return RunStatus(run, cells, tuple(status), failures, booked, answers is not None)
 
 
-def _status(cell: Cell, jobs: dict[tuple[str, str], str], slurm: dict[str, JobState]) -> CellStatus:
+def _status(
+    cell: Cell, booked: Ledger, slurm: dict[str, JobState], *, answered: bool, logs: Path
+) -> tuple[CellStatus, Failure | None]:
     state: str = cell.state()
     history = read_lines(cell.folder.metrics_file)
     stage = "evaluate" if cell.trained() else "train"
-    job_id = jobs.get((cell.id, stage))
-    job = slurm.get(job_id) if job_id else None
-    progress = _fresh_progress(cell, job)
-    failure: dict[str, Any] = {}
-    if state == "failed":
-        with contextlib.suppress(IncompleteError):  # a new attempt has just removed it
-            failure = read_json(cell.folder.failure_file)
-    note, left = str(failure.get("error", "")), None
-    if state != "finished":
-        # A rank may fail while rank 0 does not know yet, or while the next attempt is already running.
-        if progress is not None and progress["time"] >= failure.get("time", 0.0):
-            state, note = ("running" if progress["stage"] == "train" else "evaluating"), ""
-            left = _seconds_left(progress)
-            job_id = progress["job_id"] and (job_id or progress["job_id"])
-        elif job is not None and not job.ended:
-            state, note = ("queued" if job.state in _WAITING else job.state.lower()), job.reason
-        elif state in ("started", "missing", "trained") and job is not None:
-            # Killed without a word: only Slurm knows how.
-            state, note = "stopped" if state == "started" else state, f"its job ended as {job.state.lower()}"
-        elif state == "started":
-            state = "stopped"
-    return CellStatus(
+    last = booked.jobs.get((cell.id, stage))
+    job = slurm.get(last.job_id) if last and last.host is None else None
+    # Absent from the queue is as good as ended; an older job's word says nothing of a heartbeat of today.
+    gone = last is not None and last.host is None and answered and (job is None or job.ended or job.state in _WAITING)
+    progress = _fresh_progress(cell, last.job_id if last and gone else None)
+    job_id, node, note, left, failure = last.job_id if last else None, None, "", None, None
+    if progress is not None and state != "finished" and progress["time"] >= _failed_at(cell):
+        state = "running" if progress["stage"] == "train" else "evaluating"
+        left, node = _seconds_left(progress), progress["host"]
+        job_id = job_id or progress["job_id"]
+    elif job is not None and not job.ended and state != "finished":
+        state, note = ("queued" if job.state in _WAITING else job.state.lower()), job.reason
+    elif state == "finished" or (state in ("missing", "trained") and last is None):
+        pass
+    elif not answered and last is not None and last.host is None and state != "failed":
+        note = f"submitted as job {last.job_id}, of which Slurm says nothing"
+    else:
+        failure = diagnose(cell, job_id, job, cancelled=last is not None and last.cancelled, logs=logs)
+        # A job that never began has left nothing to stop.
+        state = "cancelled" if failure.kind is CANCELLED else "stopped" if state == "started" else state
+        note, node = f"{failure.kind.name}: {failure.text}" if failure.text else failure.kind.name, failure.node
+    found = CellStatus(
         cell=cell.id,
         state=state,
         epoch=len(history),
@@ -92,21 +125,35 @@ def _status(cell: Cell, jobs: dict[tuple[str, str], str], slurm: dict[str, JobSt
         validation_accuracy=accuracy(np.array(history[-1]["validation_confusion"])) if history else None,
         seconds_left=left,
         job_id=job_id,
-        node=(job.node if job and job.node else None) or (progress["host"] if progress else None),
+        node=(job.node if job and job.node else None) or node,
+        tries=booked.tries.get((cell.id, stage), 0),
         note=note,
     )
+    return found, failure
 
 
-def _fresh_progress(cell: Cell, job: JobState | None) -> dict[str, Any] | None:
-    """The heartbeat of a cell that runs now; None where it is old, or where its process is known to be gone."""
+def _failed_at(cell: Cell) -> float:
+    """When the last attempt failed, in UTC seconds; 0 where none has."""
+    try:
+        return float(read_json(cell.folder.failure_file).get("time") or 0.0)
+    except IncompleteError:
+        return 0.0
+
+
+def _fresh_progress(cell: Cell, gone: str | None) -> dict[str, Any] | None:
+    """The heartbeat of a cell that runs now; None where it is old, or where its process or its job is gone.
+
+    Args:
+        cell: the cell.
+        gone: id of a job of which Slurm says that it does not run.
+    """
     try:
         progress = read_json(cell.folder.progress_file)
     except IncompleteError:
         return None
-    # Slurm may know better, if it is this job that wrote the heartbeat and not one of an interactive session.
-    gone = progress["job_id"] is not None and job is not None and (job.ended or job.state in _WAITING)
-    patience = max(_SECONDS_AGAINST_SLURM if gone else _SECONDS_TO_CALL_IT_STOPPED, 3 * progress["seconds_per_step"])
-    if time.time() - progress["time"] > patience:
+    if gone is not None and progress["job_id"] == gone:
+        return None
+    if time.time() - progress["time"] > max(_SECONDS_TO_CALL_IT_STOPPED, 3 * progress["seconds_per_step"]):
         return None
     here = progress["job_id"] is None and progress["host"] == socket.gethostname()
     return None if here and not Path(f"/proc/{progress['pid']}").exists() else progress

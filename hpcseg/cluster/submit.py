@@ -8,57 +8,22 @@ sbatch has answered. Whatever interrupts that, the next call finds and submits t
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shutil
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, TypeVar
-
-import submitit
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import TypeVar
 
 from hpcseg.cluster import ledger, scheduler
-from hpcseg.cluster.executor import cell_executor, report_executor
 from hpcseg.cluster.profile import Resources
-from hpcseg.cluster.worker import CellTask, ReportTask
+from hpcseg.cluster.sender import NoRoomError, Sender, Submission, tidy_up
 from hpcseg.errors import ConfigError, SchedulerError
 from hpcseg.runs.grid import Cell, Grid, write_plan
+from hpcseg.runs.record import write_json
 
-Stage = Literal["train", "evaluate"]
 _T = TypeVar("_T")
 
 # Slurm's own default, for a site whose scontrol does not answer.
 _USUAL_ARRAY_SIZE = 1001
-_TRIES = 3
-_FINISHED = "finished"
-_SECONDS_BETWEEN_TRIES = 5.0
-
-
-@dataclass
-class Submission:
-    """What a call submitted, or would submit, and what it left alone."""
-
-    dry_run: bool
-    jobs: list[tuple[str, str]] = field(default_factory=list)
-    """(cell id and stage, job id) in the order of submission."""
-    scripts: list[str] = field(default_factory=list)
-    """The sbatch scripts; filled in a dry run."""
-    left_alone: dict[str, str] = field(default_factory=dict)
-    """Cell id to why nothing was submitted for it."""
-
-    def lines(self) -> list[str]:
-        """The submission as text for a person."""
-        lines = [f"  {cell_id}: {why}" for cell_id, why in self.left_alone.items() if why != _FINISHED]
-        if self.dry_run:
-            return [
-                *lines,
-                *(f"  {what}" for what, _ in self.jobs),
-                *self.scripts,
-                "Nothing was submitted (--dry-run).",
-            ]
-        lines += [f"  {what}: job {job_id}" for what, job_id in self.jobs]
-        return [*lines, f"Submitted {len(self.jobs)} jobs." if self.jobs else "Nothing to submit."]
 
 
 @dataclass(frozen=True)
@@ -73,7 +38,9 @@ class Work:
     """Their training (job id) is in Slurm, but no evaluation: a call was interrupted between the two."""
 
 
-def submit_missing(grid: Grid, resources: Resources, *, dry_run: bool, resubmit: bool) -> Submission:
+def submit_missing(
+    grid: Grid, resources: Resources, *, dry_run: bool, resubmit: bool, only: Collection[str] | None = None
+) -> Submission:
     """Submit what is neither finished nor in Slurm already.
 
     Args:
@@ -81,6 +48,7 @@ def submit_missing(grid: Grid, resources: Resources, *, dry_run: bool, resubmit:
         resources: of one cell.
         dry_run: build everything, submit nothing, write nothing.
         resubmit: submit cells of which Slurm does not tell whether they still run.
+        only: ids of the cells that may be submitted; None: all.
 
     Raises:
         ConfigError: a node has fewer GPUs than ranks.
@@ -95,26 +63,26 @@ def submit_missing(grid: Grid, resources: Resources, *, dry_run: bool, resubmit:
         raise SchedulerError("There is no Slurm here: sbatch and srun are not on PATH. Leave --slurm out to run here.")
     submission = Submission(dry_run)
     if dry_run:
-        _submit(grid, resources, _missing(grid, submission, resubmit=resubmit), submission)
+        _submit(grid, resources, _missing(grid, submission, resubmit=resubmit, only=only), submission)
         return submission
     with ledger.locked(grid.run):
+        tidy_up(grid.run)
         write_plan(grid)
-        _submit(grid, resources, _missing(grid, submission, resubmit=resubmit), submission)
+        # Whoever tries again later, a job or `hpcseg retry`, asks for the same.
+        write_json(grid.run.resources_file, asdict(resources))
+        _submit(grid, resources, _missing(grid, submission, resubmit=resubmit, only=only), submission)
     return submission
 
 
-def chunks(cells: Sequence[Cell], largest: int) -> list[list[Cell]]:
-    """Cells in arrays of at most `largest` tasks; every array's indices start at 0."""
-    return [list(cells[start : start + largest]) for start in range(0, len(cells), largest)]
-
-
-def _missing(grid: Grid, submission: Submission, *, resubmit: bool) -> Work:
+def _missing(grid: Grid, submission: Submission, *, resubmit: bool, only: Collection[str] | None) -> Work:
     work = Work([], [], [])
-    jobs = ledger.submitted(grid.run)
-    states = scheduler.ask(jobs.values())
+    booked = ledger.read(grid.run)
+    jobs = booked.slurm_jobs()
+    states = scheduler.ask(jobs.values(), booked.users)
     for cell in grid.cells:
         if cell.evaluated():
-            submission.left_alone[cell.id] = _FINISHED
+            continue
+        if only is not None and cell.id not in only:
             continue
         stages = ("evaluate",) if cell.trained() else ("train", "evaluate")
         known = {stage: jobs[cell.id, stage] for stage in stages if (cell.id, stage) in jobs}
@@ -142,110 +110,55 @@ def _missing(grid: Grid, submission: Submission, *, resubmit: bool) -> Work:
 
 def _submit(grid: Grid, resources: Resources, work: Work, submission: Submission) -> None:
     largest = _largest_array(resources)
-    arrays = chunks(work.train, largest)
-    throttle = max(1, resources.throttle // len(arrays)) if resources.throttle and arrays else resources.throttle
-    sender = _Sender(grid, resources, throttle, submission)
-    evaluations = []
-    for cells in arrays:
-        base = sender.send(cells, "train", dependency=None)
-        # An array of one task is no array, and aftercorr knows arrays only.
-        condition = "aftercorr" if len(cells) > 1 else "afterok"
-        evaluations.append(sender.send(cells, "evaluate", dependency=f"{condition}:{base}"))
-    for cells in chunks(work.evaluate, largest):
-        evaluations.append(sender.send(cells, "evaluate", dependency=None))
-    for cell, training in work.follow:
-        evaluations.append(sender.send([cell], "evaluate", dependency=f"afterok:{training}"))
-    if evaluations:
-        sender.send_report("afterany:" + ":".join(evaluations))
+    arrays = -(-len(work.train) // largest)
+    throttle = max(1, resources.throttle // arrays) if resources.throttle and arrays else resources.throttle
+    sender = Sender(grid, resources, throttle, submission)
+    evaluations: list[str] = []
+    try:
+        for cells, base in in_arrays(work.train, largest, lambda part: sender.send(part, "train", dependency=None)):
+            # An array of one task is no array, and aftercorr knows arrays only.
+            condition = "aftercorr" if len(cells) > 1 else "afterok"
+            evaluations.append(sender.send(cells, "evaluate", dependency=f"{condition}:{base}"))
+        for _, base in in_arrays(work.evaluate, largest, lambda part: sender.send(part, "evaluate", dependency=None)):
+            evaluations.append(base)
+        for cell, training in work.follow:
+            evaluations.append(sender.send([cell], "evaluate", dependency=f"afterok:{training}"))
+        if evaluations:
+            sender.send_report("afterany:" + ":".join(evaluations))
+    except NoRoomError as error:
+        # What is in the queue runs; the rest is submitted by the next call.
+        submission.no_room = str(error)
+
+
+def in_arrays(items: Sequence[_T], largest: int, send: Callable[[list[_T]], str]) -> Iterator[tuple[list[_T], str]]:
+    """Submit items in as few arrays as the site takes, in their order.
+
+    Args:
+        items: what the tasks are for.
+        largest: most tasks of one array, at least 1.
+        send: submits one array and returns the id of its job; raises NoRoomError where a smaller one might fit.
+
+    Yields:
+        Each array's items, and the id of its job.
+
+    Raises:
+        NoRoomError: not even one task more is taken.
+    """
+    left = list(items)
+    while left:
+        part = left[:largest]
+        try:
+            job_id = send(part)
+        except NoRoomError:
+            if len(part) == 1:
+                raise
+            largest = len(part) // 2
+            continue
+        left = left[len(part) :]
+        yield part, job_id
 
 
 def _largest_array(resources: Resources) -> int:
     known = resources.max_array_size or scheduler.max_array_size()
     # 0: the site has switched arrays off, and one task is submitted as a plain job.
     return _USUAL_ARRAY_SIZE if known is None else max(1, known)
-
-
-@dataclass
-class _Sender:
-    """Sends arrays of one grid to Slurm, or shows what it would send."""
-
-    grid: Grid
-    resources: Resources
-    throttle: int | None
-    submission: Submission
-
-    def send(self, cells: list[Cell], stage: Stage, *, dependency: str | None) -> str:
-        """Submit one array; returns the base id of its job."""
-        executor = cell_executor(
-            self.grid.run.logs,
-            self.resources,
-            name=f"hpcseg-{self.grid.job.name}-{stage}",
-            throttle=self.throttle,
-            dependency=dependency,
-        )
-        tasks = [CellTask(str(cell.folder.path.resolve()), stage) for cell in cells]
-        names = [f"{cell.id} {stage}" for cell in cells]
-        if self.submission.dry_run:
-            return self._show(executor, names)
-        jobs = _retry(lambda: _submit_array(executor, tasks))
-        ledger.book(self.grid.run, stage, [(cell.id, job.job_id) for cell, job in zip(cells, jobs, strict=True)])
-        self.submission.jobs += [(name, job.job_id) for name, job in zip(names, jobs, strict=True)]
-        return str(jobs[0].job_id).split("_")[0]
-
-    def send_report(self, dependency: str) -> None:
-        """Submit the report job."""
-        name = f"hpcseg-{self.grid.job.name}-report"
-        executor = report_executor(self.grid.run.logs, self.resources, name=name, dependency=dependency)
-        if self.submission.dry_run:
-            self._show(executor, ["report"])
-            return
-        job = _retry(lambda: executor.submit(ReportTask(str(self.grid.run.path.resolve()))))
-        ledger.book(self.grid.run, "report", [("all", job.job_id)])
-        self.submission.jobs.append(("report", job.job_id))
-
-    def _show(self, executor: submitit.SlurmExecutor, names: list[str]) -> str:
-        if len(names) > 1:
-            executor.parameters["map_count"] = len(names)
-        self.submission.scripts.append(executor._make_submission_file_text(executor._submitit_command_str, ""))
-        self.submission.jobs += [(name, "") for name in names]
-        return f"<id of {executor.parameters['job_name']}>"
-
-
-def _submit_array(executor: submitit.SlurmExecutor, tasks: list[CellTask]) -> list[submitit.Job[str]]:
-    with executor.batch():
-        jobs = [executor.submit(task) for task in tasks]
-    return jobs
-
-
-def _retry(call: Callable[[], _T]) -> _T:
-    """Call sbatch again when its socket timed out; every other refusal is the user's to mend."""
-    for attempt in range(1, _TRIES + 1):
-        try:
-            with _as_from_a_login_shell():
-                return call()
-        except submitit.core.utils.FailedSubmissionError as error:
-            raise SchedulerError(f"sbatch did not name the job that it submitted: {error}") from None
-        except OSError as error:
-            raise SchedulerError(f"The job cannot be written: {error}.") from None
-        except submitit.core.utils.FailedJobError as error:
-            said = str(error)
-            if "timed out" not in said.lower() or attempt == _TRIES:
-                words = [line for line in said.splitlines() if "sbatch" in line] or said.splitlines()
-                raise SchedulerError(f"sbatch refused the job: {' '.join(words).strip()}") from None
-            time.sleep(_SECONDS_BETWEEN_TRIES)
-    raise AssertionError("unreachable")
-
-
-@contextlib.contextmanager
-def _as_from_a_login_shell() -> Iterator[None]:
-    """Hide what Slurm has told a job about itself: sbatch takes some of it for wishes, the new job for its own.
-
-    submitit's `clean_env` would take SLURM_CONF, and a user's own SBATCH_ variables, as well.
-    """
-    inside = "SLURM_JOB_ID" in os.environ
-    names = [name for name in os.environ if name.startswith("SLURM_") and name not in ("SLURM_CONF", "SLURM_CLUSTERS")]
-    hidden = {name: os.environ.pop(name) for name in names} if inside else {}
-    try:
-        yield
-    finally:
-        os.environ.update(hidden)

@@ -14,8 +14,8 @@ import torch
 
 from hpcseg.config import DataConfig, TrainConfig
 from hpcseg.data import noise, store
-from hpcseg.data.splits import Split, split_tiles
-from hpcseg.data.tiles import tile_corners, tile_table
+from hpcseg.data.layout import lay_out
+from hpcseg.data.splits import Split
 
 # Tiles per forward pass outside training. Fixed, and whole chunks go to ranks, so that a chunk's arithmetic, and
 # with it the confusion matrix, is the same on any number of ranks.
@@ -70,11 +70,7 @@ def open_source(path: Path, config: DataConfig) -> TileSource:
         ConfigError: the tiles do not fit on the slices.
     """
     info = store.read_info(path)
-    slices, height, width = info.shape
-    rows, columns = config.grid()
-    corners = tile_corners(height, width, rows=rows, columns=columns, size=config.tile_size)
-    table = tile_table(slices, corners)
-    split = split_tiles(table, policy=config.split, seed=config.split_seed, gap_slices=config.gap_slices)
+    table, split = lay_out(info.shape, config)
     return TileSource(info, table, split, config.tile_size)
 
 

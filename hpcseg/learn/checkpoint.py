@@ -7,6 +7,9 @@ training, so weights, optimizer state and position are all there is.
 from __future__ import annotations
 
 import hashlib
+import os
+import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +19,23 @@ from hpcseg.errors import HpcsegError
 from hpcseg.files import replacing
 
 
-def save(path: Path, content: dict[str, Any]) -> None:
+def save(path: Path, content: dict[str, Any], previous: Path | None = None) -> None:
     """Write tensors and plain values so that a crash leaves the old file or the new, never a part.
+
+    Args:
+        path: the file.
+        content: what `torch.load` reads with `weights_only=True`.
+        previous: where the old file goes once the new one is on the disk; None: it goes.
 
     Raises:
         HpcsegError: the file system refuses.
     """
     with replacing(path) as file:
         torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+        if previous is not None and path.exists():
+            path.replace(previous)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -33,6 +45,11 @@ def load(path: Path) -> dict[str, Any]:
         HpcsegError: the file is damaged or no checkpoint.
     """
     try:
+        # torch takes the bytes as they are; the checksums that it wrote beside them are a zip file's own.
+        with zipfile.ZipFile(path) as whole:
+            damaged = whole.testzip()
+        if damaged is not None:
+            raise ValueError(f"the checksum of {damaged} is wrong")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch names no common base for what a damaged file raises
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -42,6 +59,22 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise HpcsegError(f"{path} is no checkpoint of hpcseg. Delete it, and the cell starts afresh.")
     return content
+
+
+def load_newest(files: Sequence[Path]) -> tuple[dict[str, Any] | None, list[str]]:
+    """The first file that can be read, and what was wrong with those before it.
+
+    Args:
+        files: newest first; missing ones are passed over.
+    """
+    complaints: list[str] = []
+    for path in files:
+        if path.exists():
+            try:
+                return load(path), complaints
+            except HpcsegError as error:
+                complaints.append(str(error))
+    return None, complaints
 
 
 def weights_sha256(state: dict[str, torch.Tensor]) -> str:

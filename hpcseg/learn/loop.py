@@ -1,6 +1,6 @@
 """The training loop: tiles and settings in, a trained model and one line per epoch out.
 
-    fit -> for each epoch: for each step: stop or save if it is time, then step -> validate -> one line
+    restore -> fit -> for each epoch: for each step: stop or save if it is time, then step -> validate -> one line
 
 Stopping and saving happen between two steps and nowhere else. All ranks decide it together, so that none enters a
 collective that the others have left.
@@ -29,8 +29,6 @@ from hpcseg.learn.precision import autocast, to_device
 from hpcseg.learn.ranks import Ranks
 from hpcseg.learn.syncnorm import synchronise
 
-# A kill loses at most this and one write of the checkpoint, together well under a minute.
-SECONDS_BETWEEN_CHECKPOINTS = 30.0
 _GO_ON, _SAVE, _STOP = 0, 1, 2
 
 
@@ -71,6 +69,9 @@ class Trainer:
     precision: str
     ranks: Ranks
     checkpoint_file: Path
+    previous_checkpoint_file: Path
+    seconds_between_checkpoints: float
+    """A kill loses at most this and one write of the checkpoint."""
     should_stop: Callable[[], bool]
     on_step: Callable[[Position, int], None]
     """Told of every finished step, and of the number of steps per epoch."""
@@ -89,21 +90,46 @@ class Trainer:
         self._saved_at = time.monotonic()
 
     def fit(self) -> bool:
-        """Train from the checkpoint, or from the start, to the last epoch.
+        """Train from where `restore` has put it, or from the start, to the last epoch.
 
         Returns:
             True when all epochs are done; False when `should_stop` ended it, with the checkpoint written.
 
         Raises:
-            HpcsegError: the loss is not a number, or the checkpoint is unreadable or another cell's.
+            HpcsegError: the loss is not a number.
         """
-        self._resume()
         runner = self._distribute()
         while self.position.epoch < self.config.epochs:
             if not self._train_epoch(runner):
                 return False
             self._finish_epoch()
         return True
+
+    def restore(self) -> list[str]:
+        """Go to where the newest checkpoint that can be read says; without any, stay at the start.
+
+        Returns:
+            What was wrong with newer checkpoints. A start from further back ends in the same bits.
+
+        Raises:
+            HpcsegError: the checkpoint is another cell's, or the ranks do not see the same one.
+        """
+        content, complaints = checkpoint.load_newest((self.checkpoint_file, self.previous_checkpoint_file))
+        if content is not None:
+            if content["config"] != _settings(self.config):
+                raise HpcsegError(f"{self.checkpoint_file} belongs to other settings. Delete it to start afresh.")
+            self.model.load_state_dict(content["model"])
+            self.optimizer.load_state_dict(content["optimizer"])
+            self.position = Position(**content["position"])
+            if self.ranks.is_main:
+                self.sums.copy_(content["sums"])
+        reached = self.position.epoch * self.steps + self.position.step
+        if self.ranks.largest(reached) != -self.ranks.largest(-reached):
+            raise HpcsegError(
+                f"The ranks read different checkpoints from {self.checkpoint_file.parent}. Does every node see the "
+                "same file system? Start the cell again; it goes on from what is there then."
+            )
+        return complaints
 
     def _train_epoch(self, runner: nn.Module) -> bool:
         self._epoch_started = self._counted_to = time.monotonic()
@@ -169,7 +195,7 @@ class Trainer:
     def _agree(self) -> int:
         """What all ranks do before the next step: the most urgent of their wishes."""
         wish = _GO_ON
-        if self.ranks.is_main and time.monotonic() - self._saved_at > SECONDS_BETWEEN_CHECKPOINTS:
+        if self.ranks.is_main and time.monotonic() - self._saved_at > self.seconds_between_checkpoints:
             wish = _SAVE
         return self.ranks.largest(_STOP if self.should_stop() else wish)
 
@@ -195,23 +221,12 @@ class Trainer:
                     "sums": self.sums,
                     "position": vars(self.position),
                 },
+                previous=self.previous_checkpoint_file,
             )
         else:
             # Rank 0 goes on with the sums so far, so the others' must not be counted again.
             self.sums.zero_()
         self._saved_at = time.monotonic()
-
-    def _resume(self) -> None:
-        if not self.checkpoint_file.exists():
-            return
-        content = checkpoint.load(self.checkpoint_file)
-        if content["config"] != _settings(self.config):
-            raise HpcsegError(f"{self.checkpoint_file} belongs to other settings. Delete it to start afresh.")
-        self.model.load_state_dict(content["model"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        self.position = Position(**content["position"])
-        if self.ranks.is_main:
-            self.sums.copy_(content["sums"])
 
     def _distribute(self) -> nn.Module:
         """The model as the steps call it: over all ranks where there are several."""

@@ -82,7 +82,7 @@ def accept_training(cell: Cell, plan: Mapping[str, Any]) -> Training:
         check_types(record, _TRAINING)
         _check_code(record, plan, "trained", whole)
         confusion = _confusion(record["validation_confusion"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise Refused(f"its training.json is damaged ({error}).", whole) from None
     return Training(record, confusion, _epochs(cell, record["epochs"]))
 
@@ -105,7 +105,7 @@ def accept_evaluation(cell: Cell, plan: Mapping[str, Any], training: Training) -
             raise ValueError("its confusion matrices are not of its classes")
         if tuple(confusion) != cell.config.evaluate.sigmas():
             raise ValueError("its sigmas are not those of its settings")
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise Refused(f"its evaluation.json is damaged ({error}).", file) from None
     return Evaluation(record, confusion)
 
@@ -153,7 +153,7 @@ def _epochs(cell: Cell, epochs: int) -> tuple[Epoch, ...]:
             )
             for line in lines
         )
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return ()
 
 

@@ -83,7 +83,8 @@ def publish(run: RunFolder, folder: Path) -> Report:
 
     Args:
         run: the run, with at least one finished cell.
-        folder: gets grid.json, cells/CELL/*.json(l) and the report. Records that the run no longer has go from it.
+        folder: gets grid.json, code-*.diff, cells/CELL/*.json(l) and the report. Records that the run no longer has
+            go from it.
 
     Raises:
         ConfigError: the folder is a run itself, or holds what was published of another job.
@@ -103,6 +104,8 @@ def publish(run: RunFolder, folder: Path) -> Report:
                 write_bytes(copy, source.read_bytes())
             else:
                 copy.unlink(missing_ok=True)
+    for source in sorted(run.path.glob("code-*.diff")):
+        write_bytes(target.path / source.name, source.read_bytes())
     write_bytes(target.grid_file, run.grid_file.read_bytes())
     return build_report(target, folder)
 

@@ -7,7 +7,6 @@ import dataclasses
 import fcntl
 import json
 import os
-import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
@@ -16,19 +15,19 @@ import numpy as np
 from torch import nn
 
 from hpcseg.data.batches import TileSource, open_source, test_set, training_set
-from hpcseg.errors import HpcsegError, IncompleteError
+from hpcseg.errors import ConfigError, HpcsegError, IncompleteError
 from hpcseg.learn import checkpoint, metrics
 from hpcseg.learn.evaluate import sweep
 from hpcseg.learn.loop import Position, Trainer
-from hpcseg.learn.precision import device_name, resolve_precision, to_device
+from hpcseg.learn.precision import resolve_precision, to_device
 from hpcseg.learn.ranks import Ranks, join, read_environment
 from hpcseg.learn.unet import build_unet
 from hpcseg.runs import provenance
-from hpcseg.runs.grid import Cell, read_cell
-from hpcseg.runs.heartbeat import Heartbeat, describe_process
-from hpcseg.runs.record import SCHEMA, CellFolder, append_event, read_json, write_json, write_text
+from hpcseg.runs.grid import Cell, Stage, read_cell
+from hpcseg.runs.heartbeat import Heartbeat
+from hpcseg.runs.machine import describe_process, device_facts, peak_memory_mib
+from hpcseg.runs.record import SCHEMA, CellFolder, append_event, read_json, read_lines, write_json, write_text
 
-Stage = Literal["train", "evaluate"]
 Outcome = Literal["finished", "stopped", "busy"]
 
 
@@ -47,7 +46,7 @@ def run_cell(folder: CellFolder, stage: Stage, *, should_stop: Callable[[], bool
     Raises:
         HpcsegError: anything that the user can mend; failure.json has the text, as for every other exception.
     """
-    environment = read_environment()
+    environment, started = read_environment(), time.time()
     cell = read_cell(folder)
     if cell.evaluated() or (stage == "train" and cell.trained()):
         return "finished"
@@ -64,7 +63,7 @@ def run_cell(folder: CellFolder, stage: Stage, *, should_stop: Callable[[], bool
                 if ranks.is_main:
                     folder.progress_file.unlink(missing_ok=True)
     except Exception as error:
-        _record_failure(folder, stage, environment.rank, error)
+        _record_failure(folder, stage, environment.rank, error, started)
         raise
 
 
@@ -104,19 +103,25 @@ def _train(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> Outcome
         precision=precision,
         ranks=ranks,
         checkpoint_file=cell.folder.checkpoint_file,
+        previous_checkpoint_file=cell.folder.previous_checkpoint_file,
+        seconds_between_checkpoints=_seconds_between_checkpoints(),
         should_stop=should_stop,
         on_step=on_step,
         on_epoch=on_epoch,
     )
+    complaints = trainer.restore()
+    position = trainer.position
     if ranks.is_main:
-        resumes = cell.folder.checkpoint_file.exists()
+        for complaint in complaints:
+            append_event(cell.folder.events_file, "damaged", what=complaint)
+        resumes = position.epoch or position.step
         append_event(cell.folder.events_file, "resume" if resumes else "start", **describe_process(ranks))
     finished = trainer.fit()
-    position = trainer.position
     if not finished:
         if ranks.is_main:
             append_event(cell.folder.events_file, "stop", epoch=position.epoch, step=position.step)
         return "stopped"
+    memory = peak_memory_mib(ranks)
     if ranks.is_main:
         weights = trainer.model.state_dict()
         checkpoint.save(cell.folder.model_file, weights)
@@ -135,6 +140,8 @@ def _train(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> Outcome
                 "precision": precision,
                 "world_size": ranks.world_size,
                 "seconds": round(position.seconds, 3),
+                "peak_memory_mib": memory,
+                "starts": _starts(cell.folder),
                 "validation_loss": position.history[-1]["validation_loss"],
                 "validation_confusion": position.history[-1]["validation_confusion"],
                 "split_sha256": source.split.sha256(),
@@ -144,6 +151,7 @@ def _train(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> Outcome
         )
         append_event(cell.folder.events_file, "trained", seconds=round(position.seconds, 3))
         cell.folder.checkpoint_file.unlink(missing_ok=True)
+        cell.folder.previous_checkpoint_file.unlink(missing_ok=True)
     return "finished"
 
 
@@ -175,6 +183,7 @@ def _evaluate(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> Outc
     confusion = sweep(model, tiles, sigmas, classes=source.classes, precision=precision, ranks=ranks, on_sigma=on_sigma)
     if confusion is None:
         return "stopped"
+    memory = peak_memory_mib(ranks)
     if ranks.is_main:
         seconds = round(time.monotonic() - started, 3)
         write_json(
@@ -190,6 +199,7 @@ def _evaluate(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> Outc
                 "precision": precision,
                 "world_size": ranks.world_size,
                 "seconds": seconds,
+                "peak_memory_mib": memory,
                 "provenance": _provenance(cell, ranks),
             },
         )
@@ -235,7 +245,14 @@ def _point(sigma: float, confusion: np.ndarray) -> dict[str, Any]:
 
 def _provenance(cell: Cell, ranks: Ranks) -> dict[str, Any]:
     planned = read_json(cell.folder.config_file)
-    return provenance.collect(device=device_name(ranks.device), command=planned["command"])
+    return provenance.collect(
+        device=device_facts(ranks.device), command=planned["command"], data_sha256=planned["data_sha256"]
+    )
+
+
+def _starts(folder: CellFolder) -> list[dict[str, Any]]:
+    """Where and when the training began and went on: every job, every requeue."""
+    return [line for line in read_lines(folder.events_file) if line.get("event") in ("start", "resume")]
 
 
 def _finite(value: float) -> float | None:
@@ -260,11 +277,24 @@ def _source(cell: Cell) -> TileSource:
     return source
 
 
+def _seconds_between_checkpoints() -> float:
+    """HPCSEG_CHECKPOINT_SECONDS, 30 where it is not set; it decides no number, so it is no setting of a cell."""
+    wish = os.environ.get("HPCSEG_CHECKPOINT_SECONDS", "30")
+    try:
+        return max(0.0, float(wish))
+    except ValueError:
+        raise ConfigError(f'HPCSEG_CHECKPOINT_SECONDS is "{wish}", but it must be a number of seconds.') from None
+
+
 def _write_metrics(folder: CellFolder, history: list[dict[str, Any]]) -> None:
     write_text(folder.metrics_file, "".join(json.dumps(line) + "\n" for line in history))
 
 
-def _record_failure(folder: CellFolder, stage: Stage, rank: int, error: Exception) -> None:
+def _record_failure(folder: CellFolder, stage: Stage, rank: int, error: Exception, started: float) -> None:
+    with contextlib.suppress(IncompleteError):
+        # What failed first is the cause; ranks that lose their peer for it only follow.
+        if read_json(folder.failure_file).get("time", 0.0) >= started:
+            return
     # A full disk may be the failure itself, so writing about it may fail as well; the log has it then.
     with contextlib.suppress(HpcsegError):
         write_json(
@@ -273,8 +303,8 @@ def _record_failure(folder: CellFolder, stage: Stage, rank: int, error: Exceptio
                 "stage": stage,
                 "error": f"{type(error).__name__}: {error}",
                 "rank": rank,
-                "host": socket.gethostname(),
-                "job_id": os.environ.get("SLURM_JOB_ID"),
+                "host": provenance.node_name(),
+                "job_id": provenance.slurm_job()["slurm_job_id"],
                 "time": round(time.time(), 3),
             },
         )

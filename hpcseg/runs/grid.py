@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hpcseg import __version__
-from hpcseg.config import CellConfig, JobConfig, cell_from_dict
+from hpcseg.config import CellConfig, JobConfig, NeedsConfig, ReportConfig, build_config, cell_from_dict
 from hpcseg.errors import ConfigError, IncompleteError
-from hpcseg.runs.provenance import code_sha256, command_line, now
-from hpcseg.runs.record import SCHEMA, CellFolder, RunFolder, check_types, read_json, write_json
+from hpcseg.runs.provenance import code_sha256, command_line, commit, diff, diff_sha256, now
+from hpcseg.runs.record import SCHEMA, CellFolder, RunFolder, check_types, read_json, write_json, write_text
 
+Stage = Literal["train", "evaluate"]
 State = Literal["missing", "started", "trained", "finished", "failed"]
 
 
@@ -88,20 +89,22 @@ def plan(job: JobConfig, run: RunFolder, data_file: Path, data_sha256: str) -> G
 def write_plan(grid: Grid) -> None:
     """Write grid.json and every cell's config.json: all that a cell needs to run, before anything runs."""
     for cell in grid.cells:
-        write_json(
-            cell.folder.config_file,
-            {
-                "schema": SCHEMA,
-                "id": cell.id,
-                "job": grid.job.name,
-                **dataclasses.asdict(cell.config),
-                # Relative, so that a record names no machine and a run folder can move with its data.
-                "data_file": os.path.relpath(grid.data_file.resolve(), cell.folder.path.resolve()),
-                "data_sha256": grid.data_sha256,
-                "code_sha256": grid.code_sha256,
-                "command": command_line(),
-            },
-        )
+        content = {
+            "schema": SCHEMA,
+            "id": cell.id,
+            "job": grid.job.name,
+            **dataclasses.asdict(cell.config),
+            # Relative, so that a record names no machine and a run folder can move with its data.
+            "data_file": os.path.relpath(grid.data_file.resolve(), cell.folder.path.resolve()),
+            "data_sha256": grid.data_sha256,
+            "code_sha256": grid.code_sha256,
+        }
+        # A cell keeps the command that planned it first; and thousands of files need not be written each time.
+        if not _says(cell.folder.config_file, content):
+            write_json(cell.folder.config_file, {**content, "command": command_line()}, durable=False)
+    changed = diff_sha256()
+    if changed:
+        write_text(grid.run.diff_file(changed), diff())
     write_json(
         grid.run.grid_file,
         {
@@ -113,11 +116,22 @@ def write_plan(grid: Grid) -> None:
             "time": now(),
             "data_sha256": grid.data_sha256,
             "code_sha256": grid.code_sha256,
+            "commit": commit(),
+            "diff_sha256": changed,
             "needs": dataclasses.asdict(grid.job.needs),
             "report": dataclasses.asdict(grid.job.report),
             "cells": [{"id": cell.id, **dataclasses.asdict(cell.config)} for cell in grid.cells],
         },
     )
+
+
+def _says(file: Path, content: Mapping[str, Any]) -> bool:
+    """Whether a JSON file has these values already, whatever else it has."""
+    try:
+        there = read_json(file)
+    except IncompleteError:
+        return False
+    return all(key in there and there[key] == value for key, value in content.items())
 
 
 _PLAN = {
@@ -151,6 +165,27 @@ def read_plan(run: RunFolder) -> dict[str, Any]:
 def planned_cells(run: RunFolder, plan: Mapping[str, Any]) -> tuple[Cell, ...]:
     """The cells of a run, in the order of its grid.json, whose content `plan` is."""
     return tuple(_cell(run.cell(entry["id"]), entry, run.grid_file) for entry in plan["cells"])
+
+
+def read_grid(run: RunFolder) -> Grid:
+    """The grid as it was planned, from its files; what `plan` and `write_plan` made.
+
+    Raises:
+        IncompleteError: the run has no grid.json, or its first cell no config.json, that this version can read.
+        ConfigError: a setting in them is none of this version's.
+    """
+    content, where = read_plan(run), str(run.grid_file)
+    cells = planned_cells(run, content)
+    first = read_json(cells[0].folder.config_file)
+    data_file = (cells[0].folder.path / str(first.get("data_file"))).resolve()
+    job = JobConfig(
+        name=content["job"],
+        title=content["title"],
+        cells=tuple(cell.config for cell in cells),
+        needs=build_config(NeedsConfig, content["needs"], where),
+        report=build_config(ReportConfig, content["report"], where),
+    )
+    return Grid(run, job, data_file, content["data_sha256"], content["code_sha256"], cells)
 
 
 def read_cell(folder: CellFolder) -> Cell:

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 from typing import Any
 
 import numpy as np
 
 from hpcseg.learn import metrics
-from hpcseg.learn.precision import device_name
 from hpcseg.learn.ranks import Ranks
 from hpcseg.runs.grid import Cell
+from hpcseg.runs.machine import describe_process
 from hpcseg.runs.record import write_json
 
 _SECONDS_BETWEEN_HEARTBEATS = 5.0
-
-
-def describe_process(ranks: Ranks) -> dict[str, Any]:
-    """Where this rank runs: host, process, Slurm job, device."""
-    return {
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
-        "world_size": ranks.world_size,
-        "device": device_name(ranks.device),
-    }
 
 
 class Heartbeat:

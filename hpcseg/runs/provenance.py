@@ -11,6 +11,7 @@ import shlex
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -23,6 +24,7 @@ _PACKAGE = Path(__file__).parents[1]
 _DECIDES = (
     "data/tiles.py",
     "data/splits.py",
+    "data/layout.py",
     "data/noise.py",
     "data/batches.py",
     "learn/precision.py",
@@ -57,27 +59,44 @@ def _bare(path: Path) -> str:
     return ast.unparse(tree)
 
 
-def collect(*, device: str, command: str) -> dict[str, Any]:
+def collect(*, device: Mapping[str, Any], command: str, data_sha256: str) -> dict[str, Any]:
     """All that a record says about where and with what it was made.
 
     Args:
-        device: name of the processor or GPU.
+        device: `machine.device_facts`.
         command: what the user typed; a job's own command line is the scheduler's affair.
+        data_sha256: of the packed data set.
     """
     return {
         "hpcseg_version": __version__,
         "code_sha256": code_sha256(),
+        "data_sha256": data_sha256,
         "commit": commit(),
+        "diff_sha256": diff_sha256(),
         "command": command,
         "python": platform.python_version(),
         "torch": metadata.version("torch"),
         "numpy": metadata.version("numpy"),
         "host": socket.gethostname(),
         "cores": len(os.sched_getaffinity(0)),
-        "device": device,
-        "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
-        "slurm_restart_count": os.environ.get("SLURM_RESTART_COUNT"),
+        "system": platform.platform(),
+        **device,
+        **slurm_job(),
         "time": now(),
+    }
+
+
+def node_name() -> str:
+    """This machine as the scheduler calls it, which may be another name than its own."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+
+
+def slurm_job() -> dict[str, Any]:
+    """The Slurm job of this process, as squeue names it, and how often it was requeued; None where there is none."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return {
+        "slurm_job_id": f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID"),
+        "slurm_restart_count": os.environ.get("SLURM_RESTART_COUNT"),
     }
 
 
@@ -95,18 +114,26 @@ def command_line() -> str:
 @functools.cache
 def commit() -> str | None:
     """The commit of the checkout that hpcseg runs from, with "-dirty" where it was changed; None for a wheel."""
+    head = _git("rev-parse", "HEAD")
+    return head and head.strip() + ("-dirty" if diff() else "")
+
+
+@functools.cache
+def diff() -> str:
+    """What was changed in the checkout since its commit, as `git diff` shows it; empty for a wheel."""
+    return _git("diff", "HEAD") or ""
+
+
+def _git(*arguments: str) -> str | None:
     if not (_PACKAGE.parent / ".git").exists():
         return None
-    git = ["git", "-C", str(_PACKAGE.parent)]
+    command = ["git", "-C", str(_PACKAGE.parent), *arguments]
     try:
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=30)
-        changes = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no"],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=30,
-        )
-    except (OSError, subprocess.SubprocessError):
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+    except (OSError, UnicodeDecodeError, subprocess.SubprocessError):
         return None
-    return head.stdout.strip() + ("-dirty" if changes.stdout.strip() else "")
+
+
+def diff_sha256() -> str | None:
+    """SHA-256 (hex) of `diff`; None where there is none."""
+    return hashlib.sha256(diff().encode()).hexdigest() if diff() else None

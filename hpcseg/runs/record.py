@@ -1,7 +1,9 @@
 """The files of a run: their names, how they are written, how they are read. No torch, no cluster.
 
     RUN/grid.json                      the cells that belong to the run, the data and the code behind them
-    RUN/submissions.jsonl              one line per array task handed to Slurm
+    RUN/code-HASH.diff                 what was changed in the checkout, where it was not clean
+    RUN/submissions.jsonl              one line per job that was handed out, here or to Slurm
+    RUN/resources.json                 what a cell's job asked of Slurm last
     RUN/logs/                          logs, sbatch scripts and pickles of submitit
     RUN/report/                        what `hpcseg report` builds
     RUN/cells/CELL/config.json         all settings of the cell, written before anything runs
@@ -9,6 +11,7 @@
                    events.jsonl        what happened when: starts, resumes, stops, seconds per epoch
                    progress.json       heartbeat of a cell that runs
                    checkpoint.pt       where a killed training goes on
+                   checkpoint-previous.pt   the one before, should that be damaged
                    model.pt            the trained weights
                    training.json       exists when the training is finished
                    evaluation.json     exists when the evaluation is finished
@@ -64,6 +67,10 @@ class CellFolder:
         return self.path / "checkpoint.pt"
 
     @property
+    def previous_checkpoint_file(self) -> Path:
+        return self.path / "checkpoint-previous.pt"
+
+    @property
     def model_file(self) -> Path:
         return self.path / "model.pt"
 
@@ -98,9 +105,17 @@ class RunFolder:
     def grid_file(self) -> Path:
         return self.path / "grid.json"
 
+    def diff_file(self, diff_sha256: str) -> Path:
+        """What was changed in the checkout since its commit, when the run was planned."""
+        return self.path / f"code-{diff_sha256[:8]}.diff"
+
     @property
     def submissions_file(self) -> Path:
         return self.path / "submissions.jsonl"
+
+    @property
+    def resources_file(self) -> Path:
+        return self.path / "resources.json"
 
     @property
     def lock_file(self) -> Path:
@@ -135,14 +150,19 @@ def newest_run(runs: Path) -> RunFolder:
     return RunFolder(grids[-1].parent)
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, Any], *, durable: bool = True) -> None:
     """Write a JSON file so that a reader, or a crash, sees the old content or the new and never a part."""
-    write_text(path, json.dumps(content, indent=1) + "\n")
+    write_text(path, json.dumps(content, indent=1) + "\n", durable=durable)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file so that it is seen whole or not at all; raises HpcsegError where the file system refuses."""
-    write_bytes(path, text.encode())
+def write_text(path: Path, text: str, *, durable: bool = True) -> None:
+    """Write a text file so that it is seen whole or not at all; `durable` as in `files.replacing`.
+
+    Raises:
+        HpcsegError: the file system refuses.
+    """
+    # A command line in it may name a file that is no text.
+    write_bytes(path, text.encode(errors="backslashreplace"), durable=durable)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -155,7 +175,7 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise IncompleteError(f"{path} cannot be read: {error.strerror}.") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise IncompleteError(f"{path} is damaged: {error}. Delete it, then run `hpcseg grid` again.") from None
     if not isinstance(content, dict):
         raise IncompleteError(f"{path} holds no record. Delete it, then run `hpcseg grid` again.")
@@ -189,9 +209,11 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            lines.append(json.loads(line))
-        except ValueError:
+            line = json.loads(text)
+        except (ValueError, RecursionError):
             continue
+        if isinstance(line, dict):
+            lines.append(line)
     return lines

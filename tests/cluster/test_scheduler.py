@@ -5,12 +5,10 @@ from __future__ import annotations
 import stat
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from hpcseg.cluster import scheduler
 from hpcseg.cluster.scheduler import JobState
-from hpcseg.cluster.submit import chunks
+from hpcseg.errors import SchedulerError
 
 
 @pytest.fixture
@@ -65,9 +63,40 @@ def test_max_array_size_is_read_from_the_configuration(commands):
     assert scheduler.max_array_size() == 1001
 
 
-@given(cells=st.integers(0, 500), largest=st.integers(1, 60))
-def test_chunks_keep_every_cell_in_order_and_none_is_too_large(cells, largest):
-    parts = chunks(list(range(cells)), largest)
-    assert [cell for part in parts for cell in part] == list(range(cells))
-    assert all(1 <= len(part) <= largest for part in parts)
-    assert len(parts) == -(-cells // largest)
+def test_squeue_is_asked_for_all_who_submitted(commands, tmp_path):
+    commands(squeue="")
+    (tmp_path / "squeue").write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\n')
+    scheduler.ask(["7"], ["ann", "bob"])
+    assert "--user=ann,bob" in (tmp_path / "asked").read_text()
+
+
+def test_jobs_are_found_by_their_comment(commands):
+    commands(squeue="7|hpcseg-abc\n7|hpcseg-abc\n8|hpcseg-abcd\n9|(null)")
+    assert scheduler.with_comment("hpcseg-abc") == {"7"}
+    commands(squeue=None)
+    assert scheduler.with_comment("hpcseg-abc") is None, "not the same as none"
+
+
+def test_jobs_are_cancelled_in_commands_of_a_bearable_length(commands, tmp_path, monkeypatch):
+    monkeypatch.setattr(scheduler, "_IDS_PER_CALL", 2)
+    commands(scancel="")
+    (tmp_path / "scancel").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+    scheduler.cancel(["1", "2", "3"])
+    assert (tmp_path / "asked").read_text() == "--quiet 1 2\n--quiet 3\n"
+
+
+def test_a_job_that_has_ended_already_is_no_error_and_a_refusal_is_one(commands, tmp_path):
+    commands(scancel="")
+    (tmp_path / "scancel").write_text("#!/bin/sh\necho 'scancel: error: Invalid job id 7' >&2; exit 1\n")
+    scheduler.cancel(["7"])
+    (tmp_path / "scancel").write_text("#!/bin/sh\necho 'scancel: error: Access/permission denied' >&2; exit 1\n")
+    with pytest.raises(SchedulerError, match="permission denied"):
+        scheduler.cancel(["7"])
+
+
+@pytest.mark.parametrize(
+    ("said", "known"), [("2026-11-23T08:30:00", True), ("NONE", False), ("", False), (None, False)]
+)
+def test_the_end_of_a_job_is_known_where_it_has_one(commands, said, known):
+    commands(squeue=said)
+    assert (scheduler.end_of_job("7") is not None) == known

@@ -33,18 +33,18 @@ def slurm(monkeypatch):
 
     def says(queue: dict[str, JobState] | None, accounting: dict[str, JobState] | None = None) -> None:
         monkeypatch.setattr(states.shutil, "which", lambda name: f"/usr/bin/{name}")
-        monkeypatch.setattr(scheduler, "ask", lambda ids: queue)
+        monkeypatch.setattr(scheduler, "ask", lambda ids, users: queue)
         monkeypatch.setattr(scheduler, "history", lambda ids: accounting or {})
 
     return says
 
 
 def first(grid: Grid) -> CellStatus:
-    return run_status(grid.run)[0][0]
+    return run_status(grid.run).status[0]
 
 
 def submit(grid: Grid, stage: str = "train") -> None:
-    ledger.book(grid.run, stage, [(grid.cells[0].id, "100_0")])
+    ledger.book(grid.run, "", stage, [cell.id for cell in grid.cells], "100")
 
 
 def beat(grid: Grid, *, age: float = 0.0, job_id: str | None = "345", pid: int = 1, host: str = "n1") -> None:
@@ -60,7 +60,7 @@ def beat(grid: Grid, *, age: float = 0.0, job_id: str | None = "345", pid: int =
 
 
 def test_a_cell_without_files_is_missing(grid):
-    assert [cell.state for cell in run_status(grid.run)[0]] == ["missing", "missing"]
+    assert [cell.state for cell in run_status(grid.run).status] == ["missing", "missing"]
 
 
 def test_a_waiting_cell_says_what_it_waits_for(grid, slurm):
@@ -81,16 +81,18 @@ def test_a_running_cell_without_slurms_word_is_known_from_its_heartbeat(grid, sl
     submit(grid)
     beat(grid)
     slurm(None)
-    cells, answered = run_status(grid.run)
-    assert (cells[0].state, cells[0].node, answered) == ("running", "n1", False)
+    found = run_status(grid.run)
+    assert (found.status[0].state, found.status[0].node, found.answered) == ("running", "n1", False)
 
 
-@pytest.mark.parametrize(("state", "shown"), [("PENDING", "queued"), ("CANCELLED by 0", "stopped")])
-def test_slurm_corrects_an_old_heartbeat_of_its_own_job(grid, slurm, state, shown):
+@pytest.mark.parametrize(("state", "shown"), [("PENDING", "queued"), ("CANCELLED by 0", "cancelled")])
+def test_slurm_corrects_the_heartbeat_of_its_own_job_at_once(grid, slurm, state, shown):
     submit(grid)
-    beat(grid, age=40)
+    beat(grid, job_id="100_0")
     slurm({"100_0": JobState(state)})
     assert first(grid).state == shown
+    beat(grid, job_id="345")
+    assert first(grid).state == "running", "an interactive session, of which this job knows nothing"
 
 
 def test_a_heartbeat_that_stopped_is_a_stopped_cell(grid, slurm):
@@ -117,14 +119,14 @@ def test_accounting_tells_how_a_cell_died_that_left_no_word(grid, slurm):
     submit(grid)
     append_event(grid.cells[0].folder.events_file, "start")
     slurm({}, {"100_0": JobState("OUT_OF_MEMORY")})
-    assert (first(grid).state, first(grid).note) == ("stopped", "its job ended as out_of_memory")
+    assert (first(grid).state, first(grid).note) == ("stopped", "out of host memory")
 
 
 def test_a_failed_cell_says_why_until_it_is_queued_again(grid, slurm):
     submit(grid)
     write_json(grid.cells[0].folder.failure_file, {"error": "ValueError: no"})
     slurm({})
-    assert (first(grid).state, first(grid).note) == ("failed", "ValueError: no")
+    assert (first(grid).state, first(grid).note) == ("failed", "error: ValueError: no")
     slurm({"100_0": JobState("PENDING", "Priority")})
     assert (first(grid).state, first(grid).note) == ("queued", "Priority")
 
@@ -142,7 +144,7 @@ def test_silence_is_asked_for_once(grid, monkeypatch):
     monkeypatch.setattr(states.shutil, "which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(scheduler, "_run", lambda command: asked.append(command[0]))
     submit(grid)
-    assert run_status(grid.run)[1] is False
+    assert run_status(grid.run).answered is False
     assert asked == ["squeue", "sacct", "scontrol"]
 
 

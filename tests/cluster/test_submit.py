@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from hpcseg.cluster import ledger, submit
+from hpcseg.cluster import ledger, sender
 from hpcseg.cluster.profile import Profile, Resources, resolve
-from hpcseg.cluster.submit import submit_missing
+from hpcseg.cluster.sender import NoRoomError
+from hpcseg.cluster.submit import in_arrays, submit_missing
 from hpcseg.config import find_job, load_job
 from hpcseg.errors import ConfigError, SchedulerError
 from hpcseg.runs.grid import Grid, plan, write_plan
@@ -24,6 +28,7 @@ TRAINING = """\
 # Parameters
 #SBATCH --account=project
 #SBATCH --array=0-1%1
+#SBATCH --comment=TOKEN
 #SBATCH --constraint='a100|h100'
 #SBATCH --cpus-per-task=1
 #SBATCH --gpus-per-node=2
@@ -97,7 +102,7 @@ def slurm(tmp_path, monkeypatch) -> FakeSlurm:
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
-    monkeypatch.setattr(submit, "_SECONDS_BETWEEN_TRIES", 0.0)
+    monkeypatch.setattr(sender, "_SECONDS_BETWEEN_TRIES", 0.0)
     return FakeSlurm(folder)
 
 
@@ -116,8 +121,15 @@ def send(grid: Grid, *, dry_run: bool = False, resubmit: bool = False, **options
 
 
 def booked(grid: Grid) -> list[tuple[str, str, str]]:
-    """Stage, cell and job of every line of the ledger."""
-    return [(line["stage"], line["cell"], line["job_id"]) for line in read_lines(grid.run.submissions_file)]
+    """Stage, cell and job of everything that the ledger says was submitted."""
+    lines = [line for line in read_lines(grid.run.submissions_file) if line["event"] == "submitted"]
+    return [
+        (line["stage"], cell_id, job_id)
+        for line in lines
+        for cell_id, job_id in zip(
+            line["cells"] or ["all"], ledger.task_ids(line["job"], len(line["cells"])), strict=True
+        )
+    ]
 
 
 def train(grid: Grid, index: int) -> None:
@@ -139,7 +151,8 @@ def test_the_sbatch_script_of_the_trainings(slurm, grid):
         setup=("module load cuda", "source site.sh"), throttle=1,
     )  # fmt: skip
     logs = str(grid.run.logs.resolve())
-    assert slurm.scripts()[0].replace(logs, "LOGS").replace(sys.executable, "PYTHON") == TRAINING
+    script = re.sub(r"hpcseg-[0-9a-f]{12}", "TOKEN", slurm.scripts()[0])
+    assert script.replace(logs, "LOGS").replace(sys.executable, "PYTHON") == TRAINING
 
 
 @pytest.mark.parametrize(
@@ -263,7 +276,7 @@ def test_a_dry_run_shows_cells_and_scripts_and_touches_nothing(slurm, grid):
 def test_a_dry_run_shows_the_script_that_sbatch_gets(slurm, grid):
     shown = submit_missing(grid, resources(grid), dry_run=True, resubmit=False).scripts[0]
     send(grid)
-    assert shown == slurm.scripts()[0]
+    assert shown.replace("hpcseg-dry-run", "TOKEN") == re.sub(r"hpcseg-[0-9a-f]{12}", "TOKEN", slurm.scripts()[0])
 
 
 def test_sbatchs_own_words_are_in_the_error(slurm, grid):
@@ -273,13 +286,63 @@ def test_sbatchs_own_words_are_in_the_error(slurm, grid):
     assert booked(grid) == []
 
 
-def test_a_socket_that_times_out_is_tried_again(slurm, grid):
+def test_a_socket_that_times_out_is_tried_again_and_what_was_taken_all_the_same_is_taken_back(slurm, grid):
+    slurm.command("scancel", 'echo "$@" >> cancelled')
+    # The first array is taken, and only its answer is lost: squeue shows it with the comment of its script.
     slurm.command(
         "sbatch",
-        'test -e once || { touch once; echo "sbatch: error: Batch job submission failed: Socket timed out on '
-        'send/recv operation" >&2; exit 1; }\n' + slurm.folder.joinpath("sbatch").read_text(),
+        'test -e once || { touch once; sed -n "s/#SBATCH --comment=/90|/p" "$1" > queue\n'
+        'echo "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation" >&2; exit 1; }\n'
+        + slurm.folder.joinpath("sbatch").read_text(),
     )
     assert send(grid)[-1] == "Submitted 5 jobs."
+    assert (slurm.folder / "cancelled").read_text() == "--quiet 90\n"
+    assert ledger.read(grid.run).unanswered == ()
+
+
+def test_what_a_call_did_not_live_to_write_down_is_taken_back_by_the_next(slurm, grid):
+    write_plan(grid)
+    token = ledger.announce(grid.run, "train", [cell.id for cell in grid.cells])
+    slurm.command("scancel", 'echo "$@" >> cancelled')
+    slurm.queue(f"90|{token}", "91|of another")
+    assert send(grid)[-1] == "Submitted 5 jobs."
+    assert (slurm.folder / "cancelled").read_text() == "--quiet 90\n"
+    assert ledger.read(grid.run).unanswered == ()
+
+
+def test_where_squeue_is_silent_what_was_announced_is_not_forgotten(slurm, grid):
+    write_plan(grid)
+    ledger.announce(grid.run, "train", [cell.id for cell in grid.cells])
+    slurm.silent()
+    send(grid, resubmit=True)
+    assert len(ledger.read(grid.run).unanswered) == 1
+
+
+def test_a_site_with_room_for_few_jobs_gets_smaller_arrays_and_the_rest_waits(slurm, tmp_path):
+    many = tmp_path / "many.toml"
+    many.write_text("[data]\ntile_size = 64\n[[grid]]\ntrain.seed = [0, 1, 2, 3, 4, 5, 6]\n")
+    grid = plan(load_job(many), RunFolder(tmp_path / "run"), tmp_path / "data.h5", "0" * 64)
+    # Room for 5 tasks in all: 7 do not fit, 3 do, their evaluations do not.
+    slurm.command(
+        "sbatch",
+        "size=$(sed -n 's/#SBATCH --array=0-\\([0-9]*\\).*/\\1/p' \"$1\"); size=$((${size:-0} + 1)); "
+        "used=$(cat used 2>/dev/null || echo 0)\n"
+        'if [ $((used + size)) -gt 5 ]; then echo "sbatch: error: QOSMaxSubmitJobPerUserLimit" >&2; '
+        'echo "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit limit)" >&2; '
+        "exit 1; fi; echo $((used + size)) > used\n" + slurm.folder.joinpath("sbatch").read_text(),
+    )
+    said = send(grid)
+    assert said[-2] == "Submitted 3 jobs." and "QOSMaxSubmitJobPerUserLimit" in said[-1]
+    assert [(stage, job_id) for stage, _, job_id in booked(grid)] == [("train", f"100_{task}") for task in range(3)]
+    (slurm.folder / "used").write_text("-100")
+    slurm.queue(*(f"100_{task}|RUNNING|None|n1" for task in range(3)))
+    # Four trainings with their evaluations, the evaluations of the three that run, and the report.
+    assert send(grid)[-1] == "Submitted 12 jobs."
+
+
+def test_only_some_cells_may_be_asked_for(slurm, grid):
+    submission = submit_missing(grid, resources(grid), dry_run=False, resubmit=False, only={grid.cells[1].id})
+    assert [sent.cells for sent in submission.sent] == [(grid.cells[1].id,), (grid.cells[1].id,), ()]
 
 
 def test_an_answer_without_a_job_id_is_an_error(slurm, grid):
@@ -319,8 +382,8 @@ def test_two_calls_at_one_moment_submit_once(slurm, grid):
         f"run = RunFolder(Path({str(grid.run.path)!r}))\n"
         "with ledger.locked(run):\n"
         "    print('locked', flush=True); time.sleep(2)\n"
-        f"    ledger.book(run, 'train', [({grid.cells[0].id!r}, '90_0'), ({grid.cells[1].id!r}, '90_1')])\n"
-        f"    ledger.book(run, 'evaluate', [({grid.cells[0].id!r}, '91_0'), ({grid.cells[1].id!r}, '91_1')])\n"
+        f"    ledger.book(run, '', 'train', {[cell.id for cell in grid.cells]!r}, '90')\n"
+        f"    ledger.book(run, '', 'evaluate', {[cell.id for cell in grid.cells]!r}, '91')\n"
     )
     slurm.queue(*(f"9{job}_{task}|PENDING|None|" for job in (0, 1) for task in (0, 1)))
     with subprocess.Popen([sys.executable, "-c", call], stdout=subprocess.PIPE, text=True) as other:
@@ -333,7 +396,7 @@ def test_two_calls_at_one_moment_submit_once(slurm, grid):
 
 def test_a_lock_that_stays_held_ends_with_an_explanation(slurm, grid, monkeypatch):
     monkeypatch.setattr(ledger, "_SECONDS_FOR_LOCK", 0.3)
-    with ledger.locked(grid.run), pytest.raises(SchedulerError, match="Another `hpcseg grid`"):
+    with ledger.locked(grid.run), pytest.raises(SchedulerError, match="Another `hpcseg`"):
         send(grid)
 
 
@@ -341,4 +404,28 @@ def test_the_ledger_survives_an_unfinished_line(slurm, grid):
     send(grid)
     with grid.run.submissions_file.open("a") as file:
         file.write(json.dumps({"cell": grid.cells[0].id})[:-4])
-    assert ledger.submitted(grid.run)[grid.cells[0].id, "train"] == "100_0"
+    assert ledger.read(grid.run).slurm_jobs()[grid.cells[0].id, "train"] == "100_0"
+
+
+@given(items=st.integers(0, 500), largest=st.integers(1, 60), room=st.integers(1, 60))
+def test_arrays_keep_every_item_in_order_and_none_is_too_large(items, largest, room):
+    sent = []
+
+    def send(part: list[int]) -> str:
+        if len(part) > room:
+            raise NoRoomError("no room")
+        sent.append(part)
+        return str(len(sent))
+
+    parts = list(in_arrays(range(items), largest, send))
+    assert [item for part, _ in parts for item in part] == list(range(items))
+    assert all(1 <= len(part) <= min(largest, room) for part, _ in parts)
+    assert [part for part, _ in parts] == sent
+
+
+def test_a_site_without_any_room_is_an_error_and_not_a_loop():
+    def send(part: list[int]) -> str:
+        raise NoRoomError("no room")
+
+    with pytest.raises(NoRoomError):
+        list(in_arrays(range(10), 5, send))

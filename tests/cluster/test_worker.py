@@ -111,3 +111,29 @@ def test_a_task_survives_pickling_and_asks_for_itself_again(task):
     again = task.checkpoint()
     assert isinstance(again, submitit.helpers.DelayedSubmission) and again.function is task
     assert hasattr(type(task), "checkpoint"), "submitit looks for it there"
+
+
+@pytest.mark.parametrize(("seconds_left", "step", "stops"), [(30, 0.0, False), (30, 12.0, True), (8, 0.0, True)])
+def test_a_cell_leaves_before_its_time_limit_when_the_next_steps_would_not_fit(
+    in_job, monkeypatch, seconds_left, step, stops
+):
+    called = in_job()
+    clock = [1000.0]
+    monkeypatch.setattr(worker.time, "time", lambda: clock[0])
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(1000 + seconds_left + int(step)))
+    asked = []
+
+    def run_cell(folder, stage, *, should_stop):
+        asked.append(should_stop())
+        clock[0] += step
+        asked.append(should_stop())
+        return "stopped" if asked[-1] else "finished"
+
+    monkeypatch.setattr(execute, "run_cell", run_cell)
+    if stops:
+        with pytest.raises(SystemExit):
+            CellTask("/cell", "train")()
+    else:
+        CellTask("/cell", "train")()
+    assert asked == [False, stops], "never before the first step, or a short limit would never be long enough"
+    assert called == ([signal.SIGUSR2] if stops else []), "it is requeued as on the signal"

@@ -17,6 +17,30 @@ def test_what_is_saved_is_loaded_bit_by_bit_and_nothing_else_is_left(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
 
 
+def test_one_wrong_bit_among_the_weights_is_noticed(tmp_path):
+    checkpoint.save(tmp_path / "a.pt", {"weights": torch.zeros(10_000)})
+    whole = bytearray((tmp_path / "a.pt").read_bytes())
+    whole[len(whole) // 2] ^= 1
+    (tmp_path / "a.pt").write_bytes(whole)
+    with pytest.raises(HpcsegError, match=r"the checksum of .* is wrong"):
+        checkpoint.load(tmp_path / "a.pt")
+
+
+def test_the_one_before_is_kept_and_used_where_the_newest_is_damaged(tmp_path):
+    files = newest, previous = tmp_path / "a.pt", tmp_path / "b.pt"
+    assert checkpoint.load_newest(files) == (None, [])
+    for epoch in (1, 2, 3):
+        checkpoint.save(newest, {"epoch": epoch}, previous)
+    assert checkpoint.load_newest(files) == ({"epoch": 3}, [])
+    newest.write_bytes(newest.read_bytes()[:50])
+    content, complaints = checkpoint.load_newest(files)
+    assert content == {"epoch": 2} and len(complaints) == 1 and str(newest) in complaints[0]
+    newest.unlink()  # as when a crash comes between the two renames
+    assert checkpoint.load_newest(files) == ({"epoch": 2}, [])
+    previous.write_bytes(b"")
+    assert checkpoint.load_newest(files)[0] is None
+
+
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", pickle.dumps(print)])
 def test_a_damaged_file_or_one_with_code_is_refused_by_name(tmp_path, content):
     (tmp_path / "a.pt").write_bytes(content)

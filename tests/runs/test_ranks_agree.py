@@ -17,7 +17,7 @@ from rank_runner import run_cell_stage, run_ranks
 from hpcseg.config import CellConfig, DataConfig, EvaluateConfig, JobConfig, NeedsConfig, ReportConfig, TrainConfig
 from hpcseg.data.store import read_info
 from hpcseg.runs.grid import Cell, plan, write_plan
-from hpcseg.runs.record import RunFolder
+from hpcseg.runs.record import RunFolder, read_lines
 
 
 def make_cell(folder: Path, dataset: Path, **train: object) -> Cell:
@@ -92,3 +92,29 @@ def test_a_stopped_training_goes_on_as_if_it_had_been_left_alone(trained, tmp_pa
     assert cell.folder.metrics_file.read_bytes() == trained[ranks].folder.metrics_file.read_bytes()
     for name, tensor in weights(trained[ranks]).items():
         assert torch.equal(weights(cell)[name], tensor), name
+
+
+def test_a_damaged_checkpoint_costs_time_and_changes_nothing(trained, tmp_path, tiny_dataset):
+    cell = make_cell(tmp_path, tiny_dataset)
+    for steps in (2, 3):  # the second stop keeps the first one's checkpoint
+        assert set(run_ranks(1, run_cell_stage, cell.folder.path, "train", steps)) == {"stopped"}
+    cell.folder.checkpoint_file.write_bytes(cell.folder.checkpoint_file.read_bytes()[:-1000])
+    assert set(run_ranks(1, run_cell_stage, cell.folder.path, "train")) == {"finished"}
+    events = read_lines(cell.folder.events_file)
+    (damaged,) = [event for event in events if event["event"] == "damaged"]
+    assert "checkpoint.pt cannot be read as a checkpoint" in damaged["what"]
+    assert [event["event"] for event in events].count("start") == 1, "it went on from the one before"
+    for name, tensor in weights(trained[1]).items():
+        assert torch.equal(weights(cell)[name], tensor), name
+    assert not list(cell.folder.path.glob("checkpoint*")), "a finished training needs none"
+
+
+def test_a_training_that_goes_on_with_another_number_of_ranks_agrees_to_rounding(trained, tmp_path, tiny_dataset):
+    cell = make_cell(tmp_path, tiny_dataset)
+    assert set(run_ranks(2, run_cell_stage, cell.folder.path, "train", 5)) == {"stopped"}
+    assert set(run_ranks(1, run_cell_stage, cell.folder.path, "train")) == {"finished"}
+    record = json.loads(cell.folder.training_file.read_text())
+    assert [start["world_size"] for start in record["starts"]] == [2, 1]
+    assert record["peak_memory_mib"]["host"] > 50
+    for one, mixed in zip(metrics(trained[1]), metrics(cell), strict=True):
+        assert mixed["train_loss"] == pytest.approx(one["train_loss"], rel=1e-4)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from hpcseg.cluster.ledger import task_ids
 from hpcseg.runs.record import read_lines
 
 
@@ -44,8 +45,12 @@ class Cluster:
         return {cell["cell"]: cell["state"] for cell in cells}
 
     def jobs(self, run: str, stage: str) -> list[str]:
+        lines = self._submitted(run)
+        return [job for line in lines if line["stage"] == stage for job in task_ids(line["job"], len(line["cells"]))]
+
+    def _submitted(self, run: str) -> list[dict]:
         lines = read_lines(self.folder / run / "submissions.jsonl")
-        return [line["job_id"] for line in lines if line["stage"] == stage]
+        return [line for line in lines if line["event"] == "submitted"]
 
     def logs(self, run: str) -> str:
         return "\n".join(f"== {path.name}\n{path.read_text()}" for path in (self.folder / run / "logs").glob("*.out"))
@@ -72,10 +77,11 @@ class Cluster:
 
     def wait_left(self, run: str, *, seconds: float = 120) -> None:
         """Wait until no job of a run is in the queue; others' jobs are no concern of ours."""
-        ours = {line["job_id"] for line in read_lines(self.folder / run / "submissions.jsonl")}
 
         def left() -> bool:
-            return not ours & set(slurm("squeue", "--noheader", "--array", "--format=%i").split())
+            # Looked up each time: the report job may submit something itself.
+            ours = {line["job"] for line in self._submitted(run)}
+            return not ours & set(slurm("squeue", "--noheader", "--array", "--format=%F").split())
 
         self.wait(f"the end of all jobs of {run}", left, seconds=seconds)
 

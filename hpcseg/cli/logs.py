@@ -1,0 +1,88 @@
+"""The verb `logs`: what a cell's job has written, without its job id."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from hpcseg.cli import console
+from hpcseg.cli.runs import choose_cells, find_run
+from hpcseg.errors import ConfigError, IncompleteError
+
+if TYPE_CHECKING:
+    from hpcseg.cluster.states import RunStatus
+
+_LINES = 30
+_SECONDS_BETWEEN_QUESTIONS = 10.0
+
+
+def logs(
+    cells: Annotated[list[str] | None, typer.Argument(help="Ids or patterns.", show_default=False)] = None,
+    run: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="the newest in runs/")] = None,
+    rank: Annotated[int | None, typer.Option(min=0, help="Whose log.", show_default="the failed one, else 0")] = None,
+    stage: Annotated[
+        Literal["train", "evaluate"] | None, typer.Option(help="Of which job.", show_default="where the cell stands")
+    ] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="Of every failed cell: why, and its last lines.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Show new lines as long as the cell runs.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many lines of each.")] = _LINES,
+) -> None:
+    """Show the last lines of cells' logs."""
+    from hpcseg.cluster.logs import rank_logs, tail
+    from hpcseg.cluster.states import run_status
+
+    status = run_status(find_run(run))
+    if not cells and not failed:
+        raise ConfigError("Name the cells whose logs you want, by id or pattern ('large-*'), or say --failed.")
+    ids = list(status.failures) if failed else [cell.cell for cell in status.status]
+    chosen = choose_cells(ids, cells, "failed cell" if failed else "cell")
+    if follow and len(chosen) != 1:
+        raise ConfigError(f"--follow needs one cell, but these are {len(chosen)}. Name one.")
+    jobs = {cell.cell: cell.job_id for cell in status.status}
+    for cell_id in chosen:
+        failure, job_id = status.failures.get(cell_id), jobs[cell_id]
+        if stage is not None:
+            booked = status.ledger.jobs.get((cell_id, stage))
+            job_id = booked.job_id if booked else None
+        wanted = rank if rank is not None else (failure.rank if failure else 0)
+        there = rank_logs(status.run.logs, job_id) if job_id else {}
+        console.stdout.print(f"== {cell_id}" + (f", rank {wanted} of job {job_id}" if job_id else ""), style="bold")
+        if failure:
+            text = f": {failure.text}" if failure.text else ""
+            console.stdout.print(f"{failure.kind.name}{text}\n{failure.kind.remedy}")
+        if wanted not in there:
+            known = f"It has logs of rank {', '.join(map(str, there))}." if there else "Its job has written none yet."
+            if not failed:
+                raise IncompleteError(f"{cell_id} has no log of rank {wanted}. {known}")
+            console.stdout.print(known)
+        elif follow:
+            _follow(there[wanted], status, cell_id)
+        else:
+            console.stdout.print("\n".join(tail(there[wanted]).splitlines()[-lines:]))
+    if failed and not chosen:
+        console.stdout.print("No cell has failed.")
+
+
+def _follow(path: Path, status: RunStatus, cell_id: str) -> None:
+    import time
+
+    from hpcseg.cluster.logs import follow
+    from hpcseg.cluster.states import run_status
+
+    looked, alive = time.monotonic(), True
+
+    def goes_on() -> bool:
+        nonlocal looked, alive
+        # Slurm is asked for the whole run, so not at every look into the file.
+        if time.monotonic() - looked > _SECONDS_BETWEEN_QUESTIONS:
+            now = {cell.cell: cell.state for cell in run_status(status.run).status}
+            looked, alive = time.monotonic(), now[cell_id] not in ("finished", "failed", "stopped", "cancelled")
+        return alive
+
+    try:
+        for line in follow(path, goes_on):
+            console.stdout.print(line)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None

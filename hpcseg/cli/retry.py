@@ -1,0 +1,52 @@
+"""The verb `retry`: submit again what failed, and nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hpcseg.cli import console
+from hpcseg.cli.grid import run_here, show_submission
+from hpcseg.cli.runs import choose_cells, find_run
+
+
+def retry(
+    cells: Annotated[list[str] | None, typer.Argument(help="Ids or patterns; none: all that failed.")] = None,
+    run: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="the newest in runs/")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be tried again, do nothing.")] = False,
+    mem: Annotated[float | None, typer.Option(min=0.1, help="GiB per node.", show_default="as before")] = None,
+    time: Annotated[int | None, typer.Option(min=1, help="Time limit in minutes.", show_default="as before")] = None,
+    exclude: Annotated[str | None, typer.Option(help="One more node not to use, or several: n1,n2.")] = None,
+) -> None:
+    """Submit the failed cells of a run again, with what they asked for before; or run them here again."""
+    from hpcseg.cluster.retry import read_resources, without_nodes
+    from hpcseg.cluster.states import run_status
+    from hpcseg.cluster.submit import submit_missing
+    from hpcseg.runs.grid import read_grid
+
+    folder = find_run(run)
+    grid, status, resources = read_grid(folder), run_status(folder), read_resources(folder)
+    chosen = choose_cells(status.failures, cells, "failed cell")
+    failures = {cell_id: status.failures[cell_id] for cell_id in chosen}
+    for cell_id, failure in failures.items():
+        console.stdout.print(f"  {cell_id}: {failure.kind.name}. {failure.kind.remedy}")
+    if not failures:
+        console.stdout.print("No cell has failed, nothing to do.")
+        return
+    if resources is None:
+        waiting = [cell for cell in grid.cells if cell.id in failures]
+        if dry_run:
+            console.stdout.print("These cells would run here again.")
+        else:
+            run_here(grid, waiting)
+        return
+    resources = dataclasses.replace(
+        without_nodes(resources, failures, exclude),
+        memory_gib=resources.memory_gib if mem is None else mem,
+        minutes=resources.minutes if time is None else time,
+    )
+    submission = submit_missing(grid, resources, dry_run=dry_run, resubmit=False, only=set(failures))
+    show_submission(submission, grid)

@@ -1,0 +1,42 @@
+"""What a run leaves behind that nobody needs: pickles, scripts, logs of superseded jobs, files of crashed writers."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from hpcseg.cluster.states import RunStatus
+
+_SECONDS_TO_BE_OLD = 3600.0
+_ASIDE = re.compile(r"\..+\.[0-9a-f]{8}\.tmp|\.rendezvous-.+")
+
+
+def leftovers(status: RunStatus) -> Iterator[Path]:
+    """Files of a run that can go: never a result, never what a job that waits or runs still needs.
+
+    Args:
+        status: of the run, a moment ago.
+    """
+    run, booked = status.run, status.ledger
+    alive = {cell.cell for cell in status.status} - set(status.failures)
+    alive -= {cell.id for cell in status.cells if cell.evaluated()}
+    waiting = [job.job_id for (cell_id, _), job in booked.jobs.items() if cell_id in alive]
+    # A report job may still wait for them. 123_4_submitted.pkl is of task 4 of job 123: all of an array goes together.
+    in_use = {job_id.split("_")[0] for job_id in (*waiting, *booked.reports[-1:])}
+    last = {job.job_id.split("_")[0] for job in booked.jobs.values()}
+    for path in sorted(run.logs.glob("*")):
+        job_id = path.name.split("_")[0]
+        kept = job_id in in_use or (path.suffix == ".out" and job_id in last)
+        if path.is_file() and not kept and _is_old(path):
+            yield path
+    for folder in run.cell_folders():
+        yield from (path for path in sorted(folder.path.glob(".*")) if _ASIDE.fullmatch(path.name) and _is_old(path))
+
+
+def _is_old(path: Path) -> bool:
+    try:
+        return time.time() - path.stat().st_mtime > _SECONDS_TO_BE_OLD
+    except OSError:
+        return False

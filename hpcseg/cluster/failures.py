@@ -1,0 +1,162 @@
+"""Why a cell's job ended, and what is done about it: its files, its logs and Slurm's last word in, one kind out."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from hpcseg.cluster.logs import last_attempt, rank_logs
+from hpcseg.cluster.scheduler import JobState
+from hpcseg.errors import IncompleteError
+from hpcseg.runs.grid import Cell
+from hpcseg.runs.record import read_json
+
+Action = Literal["resume", "other node", "give up"]
+"""What the follow-up job does, as long as there are tries left: submit the cell again, submit it again without the node
+where it failed, or leave it to the user."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of failure, how it is recognised, and what is done about it."""
+
+    name: str
+    action: Action
+    remedy: str
+    """What the user can do, as a sentence."""
+    states: tuple[str, ...] = ()
+    """Slurm's states that mean it."""
+    said: str = ""
+    """Regular expression for what the failed process, or Slurm in its log, has said."""
+
+
+CANCELLED = Kind(
+    "cancelled",
+    "give up",
+    "Run `hpcseg retry` to submit it again.",
+    ("CANCELLED",),
+    # Of the job: that its step was cancelled is said as well where srun ends the other ranks of a dead one.
+    r"JOB \S+ ON \S+ CANCELLED AT \S+ \*\*\*",
+)
+KILLED = Kind(
+    "killed without a word", "resume", "Where it happens again, look for memory: `sacct -j JOB -o MaxRSS`, then --mem."
+)
+_OTHER = Kind("error", "give up", "Mend what the error names, then run `hpcseg retry`.")
+
+_COMPLAINT = re.compile(r"error|exception|kill|CANCELLED AT|Xid", re.IGNORECASE)
+
+# In the order of precedence: a rank that ran out of memory makes the others complain of lost connections.
+KINDS = (
+    Kind(
+        "out of GPU memory",
+        "give up",
+        "Give a cell more GPUs (--gpus-per-node), or lower train.batch_size or train.width.",
+        said=r"CUDA out of memory|OutOfMemoryError|CUDNN_STATUS_ALLOC_FAILED|CUBLAS_STATUS_ALLOC_FAILED",
+    ),
+    Kind(
+        "out of host memory",
+        "give up",
+        "Ask for more memory: `hpcseg retry --mem GIB`.",
+        ("OUT_OF_MEMORY",),
+        r"oom[-_ ]kill|out[- ]of[- ]memory|MemoryError|[Cc]annot allocate memory|exceeded memory limit",
+    ),
+    Kind(
+        "disk full",
+        "give up",
+        "Make room, or raise the quota, then run `hpcseg retry`.",
+        said=r"No space left on device|Disk quota exceeded|File too large",
+    ),
+    Kind(
+        "loss not finite",
+        "give up",
+        "Lower train.learning_rate, or set train.precision to fp32.",
+        said=r"The training loss became",
+    ),
+    Kind(
+        "GPU fault",
+        "other node",
+        "Exclude the node (`hpcseg retry --exclude NODE`), and tell its administrators.",
+        said=r"CUDA error|uncorrectable ECC|CUDA-capable device|no NVIDIA driver|NVML|Xid",
+    ),
+    Kind("node failure", "resume", "Run `hpcseg retry`.", ("NODE_FAIL", "BOOT_FAIL"), r"DUE TO NODE FAILURE"),
+    Kind(
+        "time limit",
+        "resume",
+        "Run `hpcseg retry`, it goes on from its checkpoint; --time MINUTES gives it more at once.",
+        ("TIMEOUT", "DEADLINE"),
+        r"DUE TO TIME LIMIT|timed-out too many times",
+    ),
+    Kind(
+        "preempted",
+        "resume",
+        "Run `hpcseg retry`, or use a partition that is not preempted.",
+        ("PREEMPTED",),
+        r"DUE TO PREEMPTION",
+    ),
+    CANCELLED,
+    Kind(
+        "communication between ranks",
+        "resume",
+        "Look at the log of the other ranks (`hpcseg logs CELL --rank N`): one of them may have died first.",
+        said=r"nccl|NCCL|[Gg]loo|Dist(Backend|Network)Error|Connection (closed|reset|refused)|minutes for rank 0",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How the last attempt at a cell ended."""
+
+    kind: Kind
+    text: str
+    """What was said, on one line; empty where nothing was."""
+    node: str | None
+    rank: int
+    """Whose log tells most."""
+    log: Path | None
+
+
+def diagnose(cell: Cell, job_id: str | None, job: JobState | None, *, cancelled: bool, logs: Path) -> Failure:
+    """Name why an unfinished cell no longer runs.
+
+    Args:
+        cell: the cell.
+        job_id: of its last job, if it had one.
+        job: how Slurm says that it ended, if it does.
+        cancelled: the user has cancelled it.
+        logs: folder of the logs.
+    """
+    try:
+        record: dict[str, Any] = read_json(cell.folder.failure_file)
+    except IncompleteError:
+        record = {}
+    found = {rank: (path, _complaints(path)) for rank, path in rank_logs(logs, job_id).items()} if job_id else {}
+    error = " ".join(str(record.get("error", "")).split())
+    rank = int(record.get("rank") or 0)
+    kind = CANCELLED if cancelled else _kind(error, [text for _, text in found.values()], job)
+    spoken = re.compile(kind.said) if kind.said else None
+    text = error
+    if spoken and not spoken.search(error):
+        # Another rank, or Slurm, has said what it was.
+        for number, (_, log) in found.items():
+            lines = [line for line in log.splitlines() if spoken.search(line)]
+            if lines:
+                rank, text = number, lines[-1].strip()
+                break
+    node = record.get("host") or (job.node if job and job.node else None)
+    return Failure(kind, text, node, rank, found[rank][0] if rank in found else None)
+
+
+def _complaints(log: Path) -> str:
+    """The lines of a log that speak of an error: gloo and NCCL also write where all is well."""
+    return "\n".join(line for line in last_attempt(log).splitlines() if _COMPLAINT.search(line))
+
+
+def _kind(error: str, logs: list[str], job: JobState | None) -> Kind:
+    state = job.state.partition(" ")[0].rstrip("+") if job else ""
+    for kind in KINDS:
+        if state in kind.states or (kind.said and any(re.search(kind.said, text) for text in (error, *logs))):
+            return kind
+    return _OTHER if error else KILLED

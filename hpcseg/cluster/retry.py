@@ -1,0 +1,77 @@
+"""Failed cells in, new jobs out: what a user asks for with `hpcseg retry`, and what the follow-up job does unasked."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from hpcseg.cluster.failures import Failure
+from hpcseg.cluster.profile import Resources
+from hpcseg.cluster.sender import Submission
+from hpcseg.cluster.states import RunStatus, run_status
+from hpcseg.cluster.submit import submit_missing
+from hpcseg.config import build_config
+from hpcseg.errors import IncompleteError, SchedulerError
+from hpcseg.runs.grid import read_grid
+from hpcseg.runs.provenance import code_sha256
+from hpcseg.runs.record import RunFolder, read_json
+
+
+def read_resources(run: RunFolder) -> Resources | None:
+    """What the cells of a run asked of Slurm last; None where none was submitted there.
+
+    Raises:
+        IncompleteError: the record is damaged.
+        ConfigError: it has a key that this version does not know.
+    """
+    if not run.resources_file.exists():
+        return None
+    resources: Resources = build_config(Resources, read_json(run.resources_file), str(run.resources_file))
+    return resources
+
+
+def without_nodes(resources: Resources, failures: Mapping[str, Failure], more: str | None = None) -> Resources:
+    """The same resources without the nodes that are to blame for failures, and without `more` (n1,n2)."""
+    to_blame = {failure.node for failure in failures.values() if failure.kind.action == "other node" and failure.node}
+    # In order and once each; node lists such as n[1,2] have commas of their own, and sbatch takes a name twice.
+    parts = dict.fromkeys(part for part in (resources.exclude, more, *sorted(to_blame)) if part)
+    return dataclasses.replace(resources, exclude=",".join(parts) or None)
+
+
+def worth_a_try(status: RunStatus, tries: int) -> dict[str, Failure]:
+    """The failures that ask for no decision of the user's, of cells with tries left."""
+    handed_out = {cell.cell: cell.tries for cell in status.status}
+    return {
+        cell_id: failure
+        for cell_id, failure in status.failures.items()
+        if failure.kind.action != "give up" and handed_out[cell_id] < tries
+    }
+
+
+def follow_up(run: RunFolder) -> Submission | None:
+    """Submit again what failed for the cluster's sake, and what the site's limits left no room for.
+
+    Runs in the job that follows all others. None where nothing may be submitted: the run's code is no longer the one
+    that is installed, so the cells would refuse to run.
+
+    Raises:
+        SchedulerError: sbatch refuses.
+    """
+    grid = read_grid(run)
+    resources = read_resources(run)
+    if resources is None:
+        raise IncompleteError(f"{run.resources_file} is gone. Run `hpcseg grid` again.")
+    if grid.code_sha256 != code_sha256():
+        return None
+    status = run_status(run)
+    failures = worth_a_try(status, resources.tries)
+    never_submitted = {cell.cell for cell in status.status if cell.state in ("missing", "trained") and not cell.tries}
+    only = never_submitted | set(failures)
+    elsewhere = without_nodes(resources, failures)
+    try:
+        return submit_missing(grid, elsewhere, dry_run=False, resubmit=False, only=only)
+    except SchedulerError:
+        if elsewhere == resources:
+            raise
+        # The partition may have too few nodes to leave one out.
+        return submit_missing(grid, resources, dry_run=False, resubmit=False, only=only)

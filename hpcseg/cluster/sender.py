@@ -1,0 +1,226 @@
+"""Cells in, one array in Slurm and its line in the ledger out; or, in a dry run, the script that would be sent.
+
+An answer of sbatch can get lost: its socket times out though the job was taken, or the caller dies before it can write
+the job down. So every array is announced in the ledger first and carries the announcement's token as its comment. What
+was announced and never answered is taken back out of the queue before its cells are looked at again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import submitit
+
+from hpcseg.cluster import ledger, scheduler
+from hpcseg.cluster.executor import cell_executor, report_executor
+from hpcseg.cluster.profile import Resources
+from hpcseg.cluster.worker import CellTask, ReportTask
+from hpcseg.errors import SchedulerError
+from hpcseg.runs.grid import Cell, Grid, Stage
+from hpcseg.runs.record import RunFolder
+
+_T = TypeVar("_T")
+
+_TRIES = 3
+_SECONDS_BETWEEN_TRIES = 5.0
+_MOST_LINES = 20
+_DRY_RUN_TOKEN = "hpcseg-dry-run"
+# What sbatch says when the site's limits leave no room for so many jobs: a smaller array may fit.
+_NO_ROOM = re.compile(r"(Max|Grp)Submit|MaxJobCount|job submit limit|array tasks? limit", re.IGNORECASE)
+
+
+class _Unanswered(SchedulerError):
+    """It is not known whether sbatch took the job."""
+
+
+class NoRoomError(SchedulerError):
+    """The site lets this user submit no more jobs now."""
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One array, or a single job."""
+
+    stage: str
+    cells: tuple[str, ...]
+    """Ids; task i is for cells[i]. Empty for the report."""
+    job_id: str
+    """Without a task; of a dry run a placeholder."""
+
+    def lines(self) -> list[str]:
+        """Its tasks for a person: one line each, or one for all where they are many."""
+        if not self.cells:
+            return [f"  {self.stage}: job {self.job_id}"]
+        ids = ledger.task_ids(self.job_id, len(self.cells))
+        if len(ids) > _MOST_LINES:
+            return [f"  {self.stage} of {len(ids)} cells: jobs {ids[0]} to {ids[-1]}"]
+        return [f"  {cell} {self.stage}: job {job_id}" for cell, job_id in zip(self.cells, ids, strict=True)]
+
+
+@dataclass
+class Submission:
+    """What a call submitted, or would submit, and what it left alone."""
+
+    dry_run: bool
+    sent: list[Sent] = field(default_factory=list)
+    """In the order of submission."""
+    scripts: list[str] = field(default_factory=list)
+    """The sbatch scripts; filled in a dry run."""
+    left_alone: dict[str, str] = field(default_factory=dict)
+    """Cell id to why nothing was submitted for it, though it is not finished."""
+    no_room: str = ""
+    """What sbatch said when the site's limits left no room for the rest."""
+
+    @property
+    def jobs(self) -> int:
+        """How many jobs and array tasks were submitted."""
+        return sum(len(sent.cells) or 1 for sent in self.sent)
+
+    def lines(self) -> list[str]:
+        """The submission as text for a person."""
+        lines = [f"  {cell_id}: {why}" for cell_id, why in self.left_alone.items()]
+        if len(lines) > _MOST_LINES:
+            lines = [*lines[:_MOST_LINES], f"  ... and {len(lines) - _MOST_LINES} more cells like these"]
+        lines += [line for sent in self.sent for line in sent.lines()]
+        if self.dry_run:
+            return [*lines, *self.scripts, "Nothing was submitted (--dry-run)."]
+        lines.append(f"Submitted {self.jobs} jobs." if self.sent else "Nothing to submit.")
+        if self.no_room:
+            lines.append(f"The rest has to wait for room: {self.no_room}")
+        return lines
+
+
+@dataclass
+class Sender:
+    """Sends arrays of one grid to Slurm, or shows what it would send."""
+
+    grid: Grid
+    resources: Resources
+    throttle: int | None
+    submission: Submission
+
+    def send(self, cells: Sequence[Cell], stage: Stage, *, dependency: str | None) -> str:
+        """Submit one array; returns the base id of its job.
+
+        Raises:
+            NoRoomError: the site's limits leave no room for so many.
+            SchedulerError: sbatch refused for another reason.
+        """
+        ids = [cell.id for cell in cells]
+        tasks = [CellTask(str(cell.folder.path.resolve()), stage) for cell in cells]
+
+        def submit(token: str) -> str:
+            executor = self._cell_executor(stage, dependency, token)
+            with executor.batch():
+                jobs = [executor.submit(task) for task in tasks]
+            return str(jobs[0].job_id).split("_")[0]
+
+        if self.submission.dry_run:
+            return self._show(self._cell_executor(stage, dependency, _DRY_RUN_TOKEN), stage, ids)
+        return self._booked(stage, ids, submit)
+
+    def send_report(self, dependency: str) -> None:
+        """Submit the job that follows all others: it tries again what failed for the cluster's sake, and reports."""
+
+        def executor(token: str) -> submitit.SlurmExecutor:
+            name = f"hpcseg-{self.grid.job.name}-report"
+            return report_executor(self.grid.run.logs, self.resources, name=name, dependency=dependency, comment=token)
+
+        if self.submission.dry_run:
+            self._show(executor(_DRY_RUN_TOKEN), "report", [])
+            return
+        task = ReportTask(str(self.grid.run.path.resolve()))
+        self._booked("report", [], lambda token: str(executor(token).submit(task).job_id))
+
+    def _cell_executor(self, stage: Stage, dependency: str | None, token: str) -> submitit.SlurmExecutor:
+        return cell_executor(
+            self.grid.run.logs,
+            self.resources,
+            name=f"hpcseg-{self.grid.job.name}-{stage}",
+            throttle=self.throttle,
+            dependency=dependency,
+            comment=token,
+        )
+
+    def _booked(self, stage: str, ids: Sequence[str], submit: Callable[[str], str]) -> str:
+        run = self.grid.run
+        token = ledger.announce(run, stage, ids)
+        try:
+            base = _with_patience(lambda: submit(token), lambda: _take_back(token))
+        except _Unanswered:
+            raise
+        except SchedulerError:
+            # sbatch has said no in words, so nothing of it is in the queue.
+            ledger.withdraw(run, token)
+            raise
+        ledger.book(run, token, stage, ids, base)
+        self.submission.sent.append(Sent(stage, tuple(ids), base))
+        return base
+
+    def _show(self, executor: submitit.SlurmExecutor, stage: str, ids: Sequence[str]) -> str:
+        if len(ids) > 1:
+            executor.parameters["map_count"] = len(ids)
+        self.submission.scripts.append(executor._make_submission_file_text(executor._submitit_command_str, ""))
+        base = f"<id of {executor.parameters['job_name']}>"
+        self.submission.sent.append(Sent(stage, tuple(ids), base))
+        return base
+
+
+def tidy_up(run: RunFolder) -> None:
+    """Take back what a call announced and did not live to write down; where squeue is silent it stays for later."""
+    for token in ledger.read(run).unanswered:
+        if _take_back(token):
+            ledger.withdraw(run, token)
+
+
+def _take_back(token: str) -> bool:
+    """Cancel what carries this token; False when that is not known to have happened."""
+    found = scheduler.with_comment(token)
+    if found is None:
+        return False
+    scheduler.cancel(found)
+    return True
+
+
+def _with_patience(call: Callable[[], _T], take_back: Callable[[], bool]) -> _T:
+    """Call sbatch again when its socket timed out; every other refusal is the user's to mend."""
+    for attempt in range(1, _TRIES + 1):
+        try:
+            with _as_from_a_login_shell():
+                return call()
+        except submitit.core.utils.FailedSubmissionError as error:
+            raise _Unanswered(f"sbatch did not name the job that it submitted: {error}") from None
+        except OSError as error:
+            raise SchedulerError(f"The job cannot be written: {error}.") from None
+        except submitit.core.utils.FailedJobError as error:
+            said = str(error)
+            words = " ".join([line for line in said.splitlines() if "sbatch" in line] or said.splitlines()).strip()
+            if "timed out" not in said.lower():
+                kind = NoRoomError if _NO_ROOM.search(said) else SchedulerError
+                raise kind(f"sbatch refused the job: {words}") from None
+            # The job may have been taken all the same.
+            if not take_back() or attempt == _TRIES:
+                raise _Unanswered(f"sbatch does not answer: {words}. Try again later; nothing is doubled.") from None
+            time.sleep(_SECONDS_BETWEEN_TRIES)
+    raise AssertionError("unreachable")
+
+
+@contextlib.contextmanager
+def _as_from_a_login_shell() -> Iterator[None]:
+    """Hide what Slurm has told a job about itself: sbatch takes some of it for wishes, the new job for its own.
+
+    submitit's `clean_env` would take SLURM_CONF, and a user's own SBATCH_ variables, as well.
+    """
+    inside = "SLURM_JOB_ID" in os.environ
+    names = [name for name in os.environ if name.startswith("SLURM_") and name not in ("SLURM_CONF", "SLURM_CLUSTERS")]
+    hidden = {name: os.environ.pop(name) for name in names} if inside else {}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)

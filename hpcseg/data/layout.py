@@ -1,0 +1,29 @@
+"""A packed file's shape and a DataConfig in, the table of its tiles and their division into three sets out."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hpcseg.config import DataConfig
+from hpcseg.data.splits import Split, split_tiles
+from hpcseg.data.tiles import tile_corners, tile_table
+
+
+def lay_out(shape: tuple[int, int, int], config: DataConfig) -> tuple[np.ndarray, Split]:
+    """Which tiles there are, and which set each belongs to. Reads no pixels.
+
+    Args:
+        shape: slices, height and width of the packed file.
+        config: the tile grid and the split.
+
+    Returns:
+        (T, 3) int64 rows (slice index, y, x), and the sets as rows of that table.
+
+    Raises:
+        ConfigError: the tiles do not fit on the slices.
+        DatasetError: too few slices for the split.
+    """
+    slices, height, width = shape
+    rows, columns = config.grid()
+    table = tile_table(slices, tile_corners(height, width, rows=rows, columns=columns, size=config.tile_size))
+    return table, split_tiles(table, policy=config.split, seed=config.split_seed, gap_slices=config.gap_slices)

@@ -1,0 +1,143 @@
+"""Why a cell ended: from its failure.json, its logs and Slurm's last word, in the order in which they are believed."""
+
+from __future__ import annotations
+
+import pytest
+
+from hpcseg.cluster.failures import KINDS, Failure, diagnose
+from hpcseg.cluster.logs import follow, last_attempt, rank_logs, tail
+from hpcseg.cluster.scheduler import JobState
+from hpcseg.config import CellConfig
+from hpcseg.runs.grid import Cell
+from hpcseg.runs.record import CellFolder, write_json
+
+BEGINNING = "submitit INFO - Starting with JobEnvironment(job_id=7)\n"
+
+
+@pytest.fixture
+def cell(tmp_path) -> Cell:
+    return Cell(CellConfig(), CellFolder(tmp_path / "cells" / "a"))
+
+
+@pytest.fixture
+def explain(cell, tmp_path):
+    """Diagnoses a cell with this error in failure.json, these logs by rank, and this word of Slurm's."""
+
+    def of(error: str | None = None, *, logs: dict[int, str] | None = None, state: str | None = None, rank: int = 0):
+        if error is not None:
+            write_json(cell.folder.failure_file, {"error": error, "rank": rank, "host": "n1", "time": 1.0})
+        for number, text in (logs or {}).items():
+            (tmp_path / f"7_{number}_log.out").write_text(BEGINNING + text)
+        job = JobState(state, "", "n2") if state else None
+        return diagnose(cell, "7", job, cancelled=False, logs=tmp_path)
+
+    return of
+
+
+def seen(failure: Failure) -> tuple[str, str]:
+    return failure.kind.name, failure.kind.action
+
+
+@pytest.mark.parametrize(
+    ("error", "name", "action"),
+    [
+        ("OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB", "out of GPU memory", "give up"),
+        ("MemoryError: ", "out of host memory", "give up"),
+        ("HpcsegError: /x/model.pt cannot be written: No space left on device.", "disk full", "give up"),
+        ("HpcsegError: The training loss became nan in epoch 3.", "loss not finite", "give up"),
+        ("AcceleratorError: CUDA error: uncorrectable ECC error encountered", "GPU fault", "other node"),
+        ("DistBackendError: NCCL error in: ProcessGroupNCCL.cpp", "communication between ranks", "resume"),
+        ("RuntimeError: [gloo/pair.cc:5] Connection closed by peer", "communication between ranks", "resume"),
+        ("HpcsegError: data.h5 holds other data than when the cell was planned.", "error", "give up"),
+        ("ValueError: whatever", "error", "give up"),
+    ],
+)
+def test_what_a_process_has_said_names_the_kind(explain, error, name, action):
+    failure = explain(error)
+    assert seen(failure) == (name, action)
+    assert failure.text == error.strip() and failure.node == "n1"
+
+
+@pytest.mark.parametrize(
+    ("state", "name", "action"),
+    [
+        ("OUT_OF_MEMORY", "out of host memory", "give up"),
+        ("NODE_FAIL", "node failure", "resume"),
+        ("TIMEOUT", "time limit", "resume"),
+        ("PREEMPTED", "preempted", "resume"),
+        ("CANCELLED by 1000", "cancelled", "give up"),
+        ("FAILED", "killed without a word", "resume"),
+        (None, "killed without a word", "resume"),
+    ],
+)
+def test_slurms_last_word_names_the_kind_of_a_job_that_left_none(explain, state, name, action):
+    assert seen(explain(state=state)) == (name, action)
+
+
+def test_the_rank_that_ran_out_of_memory_is_the_cause_and_not_those_who_lost_it(explain):
+    failure = explain(
+        "RuntimeError: [gloo/pair.cc:5] Connection closed by peer",
+        logs={
+            0: "Connection closed by peer\n",
+            1: "fine\nslurmstepd: error: Detected 1 oom_kill event in StepId=7.0\n",
+        },
+    )
+    assert seen(failure) == ("out of host memory", "give up")
+    assert (failure.rank, failure.text) == (1, "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0")
+    assert failure.log is not None and failure.log.name == "7_1_log.out"
+
+
+def test_slurm_names_the_cause_in_its_log_where_there_is_no_accounting(explain):
+    limit = "slurmstepd: error: *** STEP 7.0 ON n1 CANCELLED AT 2026-01-01T00:00:00 DUE TO TIME LIMIT ***\n"
+    assert seen(explain(logs={0: limit}))[0] == "time limit"
+    step = "slurmstepd: error: *** STEP 7.0 ON n1 CANCELLED AT 2026-01-01T00:00:00 ***\n"
+    assert seen(explain(logs={0: step}))[0] == "killed without a word", "srun ends the ranks that a dead one leaves"
+    assert seen(explain(logs={0: step + step.replace("STEP 7.0", "JOB 7")}))[0] == "cancelled"
+
+
+def test_what_libraries_write_where_all_is_well_is_no_failure(explain):
+    assert seen(explain(logs={0: "[Gloo] Rank 0 is connected to 1 peer ranks\nNCCL version 2.21\n"}))[0] == (
+        "killed without a word"
+    )
+
+
+def test_an_earlier_attempt_in_the_same_log_is_past(explain, tmp_path):
+    earlier = "slurmstepd: error: Detected 1 oom_kill event\n"
+    assert seen(explain(logs={0: earlier + BEGINNING + "training\n"}))[0] == "killed without a word"
+
+
+def test_every_kind_says_what_the_user_can_do():
+    for kind in KINDS:
+        assert kind.remedy.endswith(".") and kind.action in ("resume", "other node", "give up")
+        assert kind.states or kind.said
+
+
+def test_the_logs_of_a_job_are_those_of_its_ranks_and_no_other_jobs(tmp_path):
+    for name in ("7_0_log.out", "7_10_log.out", "7_2_log.out", "7_1_0_log.out", "77_0_log.out", "7_0_result.pkl"):
+        (tmp_path / name).touch()
+    assert [path.name for path in rank_logs(tmp_path, "7").values()] == ["7_0_log.out", "7_2_log.out", "7_10_log.out"]
+    assert [path.name for path in rank_logs(tmp_path, "7_1").values()] == ["7_1_0_log.out"]
+
+
+def test_a_long_log_is_read_from_its_end_and_a_missing_one_is_empty(tmp_path):
+    (tmp_path / "log").write_text("".join(f"line {number}\n" for number in range(20_000)))
+    lines = tail(tmp_path / "log").splitlines()
+    assert lines[-1] == "line 19999" and lines[0].startswith("line 1") and len(lines) < 10_000
+    assert tail(tmp_path / "none") == "" and last_attempt(tmp_path / "none") == ""
+
+
+def test_a_followed_log_shows_what_comes_and_ends_with_its_job(tmp_path, monkeypatch):
+    monkeypatch.setattr("hpcseg.cluster.logs._SECONDS_BETWEEN_LOOKS", 0.0)
+    log = tmp_path / "log"
+    log.write_text("one\n")
+    asked = 0
+
+    def goes_on() -> bool:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            with log.open("a") as file:
+                file.write("two\n")
+        return asked < 3
+
+    assert list(follow(log, goes_on)) == ["one", "two"]

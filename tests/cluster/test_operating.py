@@ -1,0 +1,261 @@
+"""retry, logs, cancel and clean as a user types them, on a run whose Slurm is a stand-in."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from test_submit import FakeSlurm
+from typer.testing import CliRunner, Result
+
+from hpcseg.cli.app import app
+from hpcseg.cluster import ledger
+from hpcseg.cluster.profile import Profile, resolve
+from hpcseg.cluster.retry import follow_up, read_resources
+from hpcseg.cluster.submit import submit_missing
+from hpcseg.config import find_job, load_job
+from hpcseg.runs.grid import Grid, plan, read_grid, write_plan
+from hpcseg.runs.record import RunFolder, append_event, write_json
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch) -> FakeSlurm:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    fake = FakeSlurm(folder)
+    fake.command("scancel", 'echo "$@" >> cancelled')
+    return fake
+
+
+@pytest.fixture
+def grid(tmp_path) -> Grid:
+    """The demo's cells, planned; no data is needed to submit them."""
+    planned = plan(load_job(find_job("demo")), RunFolder(tmp_path / "run"), tmp_path / "data.h5", "0" * 64)
+    write_plan(planned)
+    return planned
+
+
+def hpcseg(grid: Grid, verb: str, *arguments: str) -> Result:
+    return CliRunner().invoke(app, [verb, *arguments, "--run", str(grid.run.path)])
+
+
+def submit(grid: Grid, **options: object) -> None:
+    resources = resolve(grid.job.needs, Profile(), Profile(**options))  # type: ignore[arg-type]
+    submit_missing(grid, resources, dry_run=False, resubmit=False)
+
+
+def fail(grid: Grid, index: int, error: str, host: str = "n1") -> None:
+    folder = grid.cells[index].folder
+    append_event(folder.events_file, "start")
+    write_json(folder.failure_file, {"error": error, "rank": 0, "host": host, "time": time.time()})
+
+
+def cells_of_last_array(slurm: FakeSlurm, grid: Grid) -> list[str]:
+    lines = [json.loads(line) for line in grid.run.submissions_file.read_text().splitlines()]
+    return [line["cells"] for line in lines if line["event"] == "submitted" and line["stage"] == "train"][-1]
+
+
+def test_a_grid_is_read_back_as_it_was_planned(grid):
+    assert read_grid(grid.run) == grid
+
+
+def test_retry_submits_the_failed_cells_only_and_asks_for_the_same(slurm, grid):
+    submit(grid, partition="gpu", memory_gib=3.0)
+    scripts = len(slurm.scripts())
+    fail(grid, 1, "ValueError: no")
+    slurm.queue(*(f"100_{task}|RUNNING|None|n1" for task in range(len(grid.cells)) if task != 1))
+    said = hpcseg(grid, "retry")
+    assert said.exit_code == 0, said.output
+    assert cells_of_last_array(slurm, grid) == [grid.cells[1].id]
+    assert "#SBATCH --partition=gpu" in slurm.scripts()[scripts] and "#SBATCH --mem=3072M" in slurm.scripts()[scripts]
+
+
+def test_retry_takes_more_memory_and_fewer_nodes(slurm, grid):
+    submit(grid)
+    scripts = len(slurm.scripts())
+    for index in range(len(grid.cells)):
+        fail(grid, index, "AcceleratorError: CUDA error: uncorrectable ECC error", host="n7")
+    slurm.queue()
+    hpcseg(grid, "retry", "--mem", "9", "--time", "77", "--exclude", "n3")
+    script = slurm.scripts()[scripts]
+    assert "--exclude=n3,n7" in script and "--mem=9216M" in script and "--time=77" in script
+    remembered = read_resources(grid.run)
+    assert remembered is not None and remembered.exclude == "n3,n7"
+
+
+def test_retry_of_chosen_cells_leaves_the_others(slurm, grid):
+    submit(grid)
+    for index in range(len(grid.cells)):
+        fail(grid, index, "ValueError: no")
+    slurm.queue()
+    hpcseg(grid, "retry", grid.cells[0].id)
+    assert cells_of_last_array(slurm, grid) == [grid.cells[0].id]
+    said = hpcseg(grid, "retry", "nothing-*")
+    assert said.exit_code == 2 and 'No failed cell fits "nothing-*"' in said.output
+
+
+def test_retry_without_failures_does_nothing(slurm, grid):
+    submit(grid)
+    slurm.queue(*(f"100_{task}|RUNNING|None|n1" for task in range(len(grid.cells))))
+    before = len(slurm.scripts())
+    assert "No cell has failed" in hpcseg(grid, "retry").output
+    assert len(slurm.scripts()) == before
+
+
+def test_the_follow_up_tries_again_what_the_cluster_is_to_blame_for_and_gives_up_after_some_tries(slurm, grid):
+    submit(grid, tries=2)
+    fail(grid, 0, "AcceleratorError: CUDA error: uncorrectable ECC error", host="n9")
+    fail(grid, 1, "ValueError: no")
+    slurm.queue()
+    submission = follow_up(grid.run)
+    tried = {cell for sent in submission.sent for cell in sent.cells}
+    assert grid.cells[0].id in tried and grid.cells[1].id not in tried
+    assert any("--exclude=n9" in script for script in slurm.scripts())
+    fail(grid, 0, "DistBackendError: NCCL")
+    assert follow_up(grid.run).sent == [], "two tries are two tries"
+
+
+def test_the_follow_up_uses_all_nodes_where_none_can_be_left_out(slurm, grid):
+    submit(grid)
+    fail(grid, 0, "AcceleratorError: CUDA error: uncorrectable ECC error", host="n9")
+    slurm.queue()
+    sbatch = slurm.folder.joinpath("sbatch").read_text()
+    refuses = (
+        'grep -q exclude "$1" && { echo "sbatch: error: Requested node configuration is not available" >&2; exit 1; }'
+    )
+    slurm.command("sbatch", f"{refuses}\n{sbatch}")
+    assert grid.cells[0].id in {cell for sent in follow_up(grid.run).sent for cell in sent.cells}
+
+
+def test_the_follow_up_submits_what_there_was_no_room_for(slurm, grid):
+    resources = resolve(grid.job.needs, Profile(), Profile())
+    submit_missing(grid, resources, dry_run=False, resubmit=False, only={grid.cells[0].id})
+    slurm.queue("100|RUNNING|None|n1", "101|PENDING|Dependency|")
+    tried = {cell for sent in follow_up(grid.run).sent for cell in sent.cells}
+    assert tried == {cell.id for cell in grid.cells[1:]}
+
+
+def test_the_follow_up_leaves_a_run_of_other_code_alone(slurm, grid, monkeypatch):
+    submit(grid)
+    monkeypatch.setattr("hpcseg.cluster.retry.code_sha256", lambda: "other")
+    slurm.queue()
+    assert follow_up(grid.run) is None
+
+
+def test_cancel_ends_the_jobs_of_chosen_cells_and_the_follow_up_does_not_bring_them_back(slurm, grid):
+    submit(grid)
+    slurm.queue(*(f"{job}_{task}|RUNNING|None|n1" for job in (100, 101) for task in range(len(grid.cells))))
+    said = hpcseg(grid, "cancel", grid.cells[1].id)
+    assert said.exit_code == 0 and "Cancelled 1 cells" in said.output
+    assert (slurm.folder / "cancelled").read_text() == "--quiet 100_1 101_1\n"
+    slurm.queue(
+        *(f"{job}_{task}|RUNNING|None|n1" for job in (100, 101) for task in range(len(grid.cells)) if task != 1)
+    )
+    states = {cell["cell"]: cell["state"] for cell in json.loads(hpcseg(grid, "status", "--json").stdout)["cells"]}
+    assert states[grid.cells[1].id] == "cancelled"
+    assert follow_up(grid.run).sent == []
+    assert "Submitted" in hpcseg(grid, "retry").output, "but the user may"
+
+
+def test_cancel_of_the_whole_run_takes_its_report_too_and_a_dry_run_takes_nothing(slurm, grid):
+    submit(grid)
+    slurm.queue(*(f"{job}_{task}|PENDING|None|" for job in (100, 101) for task in range(len(grid.cells))))
+    assert "Nothing was cancelled" in hpcseg(grid, "cancel", "--dry-run").output
+    assert not (slurm.folder / "cancelled").exists()
+    hpcseg(grid, "cancel")
+    assert "102" in (slurm.folder / "cancelled").read_text().split()
+    slurm.queue()
+    assert "None of these cells waits or runs" in hpcseg(grid, "cancel").output
+
+
+def test_cancel_tells_a_local_cell_to_stop(grid):
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
+        folder = grid.cells[0].folder
+        append_event(folder.events_file, "start")
+        ledger.book_local(grid.run, "train", grid.cells[0].id, "1")
+        write_json(
+            folder.progress_file,
+            {
+                "stage": "train", "epoch": 1, "epochs": 2, "step": 1, "steps_per_epoch": 2, "seconds_per_step": 1.0,
+                "validation_accuracy": None, "host": socket.gethostname(), "pid": process.pid, "job_id": None,
+                "time": time.time(),
+            },
+        )  # fmt: skip
+        said = hpcseg(grid, "cancel", grid.cells[0].id)
+        assert f"process {process.pid} on this machine" in said.output
+        assert process.wait(10) == -signal.SIGTERM
+
+
+@pytest.fixture
+def failed(slurm, grid) -> Grid:
+    """Cell 0 has failed on rank 1, and both ranks have logs; cell 1 runs."""
+    submit(grid)
+    slurm.queue("100_1|RUNNING|None|n1")
+    fail(grid, 0, "ValueError: no")
+    write_json(
+        grid.cells[0].folder.failure_file, {"error": "ValueError: no", "rank": 1, "host": "n1", "time": time.time()}
+    )
+    for task, rank in ((0, 0), (0, 1), (1, 0)):
+        (grid.run.logs / f"100_{task}_{rank}_log.out").write_text(f"first\nlast words of task {task} rank {rank}\n")
+    return grid
+
+
+def test_logs_shows_the_rank_that_failed_unless_another_is_asked_for(failed):
+    first, second = failed.cells[0].id, failed.cells[1].id
+    said = hpcseg(failed, "logs", first).output
+    assert "last words of task 0 rank 1" in said and "rank 0" not in said and "error: ValueError: no" in said
+    assert "last words of task 0 rank 0" in hpcseg(failed, "logs", first, "--rank", "0").output
+    assert hpcseg(failed, "logs", second, "-n", "1").output.splitlines()[-1] == "last words of task 1 rank 0"
+    assert "first" not in hpcseg(failed, "logs", second, "-n", "1").output
+
+
+def test_logs_of_the_failed_cells_need_no_names(failed):
+    said = hpcseg(failed, "logs", "--failed").output
+    assert failed.cells[0].id in said and failed.cells[1].id not in said
+
+
+def test_logs_that_are_not_there_end_in_a_sentence(failed):
+    said = hpcseg(failed, "logs", failed.cells[0].id, "--rank", "5")
+    assert said.exit_code == 5 and "It has logs of rank 0, 1." in said.output
+    assert hpcseg(failed, "logs").exit_code == 2
+    assert hpcseg(failed, "logs", "*", "--follow").exit_code == 2
+
+
+def test_clean_removes_old_leftovers_and_no_result_no_last_log_and_nothing_of_a_running_job(failed):
+    logs, cell = failed.run.logs, failed.cells[0].folder
+    kept = [logs / "100_0_0_log.out", logs / "100_1_submitted.pkl", cell.config_file, cell.events_file]
+    gone = [
+        logs / "99_0_log.out",
+        logs / "99_submitted.pkl",
+        logs / "submission_file_ab.sh",
+        cell.path / ".a.12345678.tmp",
+    ]
+    for path in (*kept, *gone):
+        path.touch()
+        os.utime(path, (0, 0))
+    young = logs / "98_submitted.pkl"
+    young.touch()
+    assert "Would remove" in hpcseg(failed, "clean", "--dry-run").output and all(path.exists() for path in gone)
+    before = {path for path in Path(failed.run.path).rglob("*") if path.is_file()}
+    assert hpcseg(failed, "clean").exit_code == 0
+    assert before - {path for path in Path(failed.run.path).rglob("*") if path.is_file()} == set(gone)
+    assert young.exists()
+
+
+def test_clean_does_not_guess_where_slurm_is_silent(failed, slurm):
+    slurm.silent()
+    assert hpcseg(failed, "clean").exit_code == 4
+
+
+def test_status_can_be_watched_until_nothing_runs_any_more(failed, slurm):
+    slurm.queue()
+    said = hpcseg(failed, "status", "--watch")
+    assert said.exit_code == 0 and "1 failed" in said.output and "hpcseg retry" in said.output

@@ -1,0 +1,115 @@
+"""What a user does to a grid in a real Slurm: cancel, retry, two grids at once, a silent accounting, a failing cell."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slurm
+
+# Two cells that take a while, one of which has a learning rate at which the loss overflows.
+JOB = """
+[data]
+tile_size = 64
+tiles = "2x2"
+[train]
+width = 8
+depth = 2
+epochs = 20
+batch_size = 8
+precision = "fp32"
+[needs]
+gpus = 0
+[[grid]]
+train.learning_rate = [0.001, 1e30]
+"""
+
+
+def test_one_failed_cell_stops_no_other_and_says_why(cluster):
+    (cluster.folder / "two.toml").write_text(JOB)
+    cluster.grid("two.toml", "run")
+    cluster.wait_left("run", seconds=300)
+    cells = {cell["cell"]: cell for cell in json.loads(cluster.hpcseg("status", "--run", "run", "--json"))["cells"]}
+    good, bad = sorted(cells, key=lambda name: "learning-rate" in name)
+    assert cells[good]["state"] == "finished"
+    assert cells[bad]["state"] == "failed" and "loss not finite" in cells[bad]["note"]
+    said = cluster.hpcseg("logs", "--run", "run", "--failed")
+    assert bad in said and "Lower train.learning_rate" in said and "The training loss became" in said
+    assert len(cluster.jobs("run", "train")) == 2, "what the user has to mend is not tried again unasked"
+    report = (cluster.folder / "run/report/tables.md").read_text()
+    assert bad in report
+    assert "Submitted 3 jobs" in cluster.hpcseg("retry", "--run", "run"), "but the user may, and one cell it is"
+    cluster.wait_left("run", seconds=300)
+
+
+def test_a_cancelled_cell_stays_away_until_it_is_asked_for_and_goes_on_then(cluster):
+    (cluster.folder / "one.toml").write_text(JOB.replace(", 1e30", ""))
+    cluster.grid("one.toml", "run")
+    cell = next((cluster.folder / "run/cells").iterdir())
+    cluster.wait("the first epoch", lambda: (cell / "metrics.jsonl").exists())
+    assert "Cancelled 1 cells" in cluster.hpcseg("cancel", "--run", "run", "*")
+    cluster.wait_left("run")
+    assert cluster.states("run") == {cell.name: "cancelled"}
+    assert len(cluster.jobs("run", "train")) == 1
+    cluster.hpcseg("retry", "--run", "run")
+    cluster.wait_finished("run")
+    cluster.wait_left("run")
+
+
+def test_two_grids_at_one_moment_submit_every_cell_once(cluster):
+    command = [
+        sys.executable, "-m", "hpcseg", "grid", "--slurm", "--job", "smoke", "--data", str(cluster.dataset),
+        "--profile", "testcluster", "--run", "run", "--time", "10",
+    ]  # fmt: skip
+    calls = [subprocess.Popen(command, cwd=cluster.folder, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    said = [call.communicate(timeout=120)[0] for call in calls]
+    assert [call.returncode for call in calls] == [0, 0, 0]
+    assert sorted("Submitted 5 jobs" in text for text in said) == [False, False, True]
+    assert len(cluster.jobs("run", "train")) == 2
+    cluster.wait_finished("run")
+    cluster.wait_left("run")
+
+
+@pytest.fixture
+def accounting_asleep():
+    """slurmdbd stopped in its tracks: what asks it hangs."""
+    pid = int((Path(os.environ["SLURM_CONF"]).parent / "slurmdbd.pid").read_text())
+    assert Path(f"/proc/{pid}/comm").read_text().strip() == "slurmdbd"
+    os.kill(pid, signal.SIGSTOP)
+    yield
+    os.kill(pid, signal.SIGCONT)
+
+
+def whole_life(cluster) -> None:
+    """grid, status, retry and report, each in bearable time."""
+    (cluster.folder / "two.toml").write_text(JOB.replace("epochs = 20", "epochs = 2"))
+    started = time.monotonic()
+    cluster.grid("two.toml", "run")
+    cluster.hpcseg("status", "--run", "run")
+    assert time.monotonic() - started < 90
+    cluster.wait_left("run", seconds=300)
+    states = cluster.states("run")
+    assert sorted(states.values()) == ["failed", "finished"], states
+    assert "Submitted 3 jobs" in cluster.hpcseg("retry", "--run", "run")
+    cluster.wait_left("run", seconds=300)
+    cluster.hpcseg("report", "--run", "run")
+
+
+def test_everything_works_with_slurmdbd_stopped(cluster, accounting_asleep):
+    whole_life(cluster)
+
+
+def test_everything_works_with_a_sacct_that_hangs(cluster, tmp_path, monkeypatch):
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "sacct").write_text("#!/bin/sh\nexec sleep 1000\n")
+    (folder / "sacct").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    whole_life(cluster)
