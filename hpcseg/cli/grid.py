@@ -87,7 +87,6 @@ def grid(
     if local is None:
         local = shutil.which("sbatch") is None
     if local:
-        # What a job needs of a cluster is no wish for this machine; only the command line is.
         _run_missing_here(planned, resources, options, workers=workers, dry_run=dry_run)
     else:
         show_submission(submit_missing(planned, resources, dry_run=dry_run, resubmit=resubmit), planned)
@@ -114,6 +113,7 @@ def _run_missing_here(
     if not waiting:
         console.stdout.print(f"Every cell is finished, nothing to do.\nNext: hpcseg report{run_option(grid)}")
         return
+    # What a job needs of a cluster is no wish for this machine; only the command line is.
     run_here(
         grid,
         waiting,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import time
 from collections.abc import Mapping
@@ -77,7 +76,7 @@ def run_status(run: RunFolder) -> RunStatus:
     jobs = booked.slurm_jobs()
     open_cells = {cell.id for cell in cells if not cell.evaluated()}
     wanted = {job_id for (cell_id, _), job_id in jobs.items() if cell_id in open_cells}
-    answers = scheduler.ask(wanted, booked.users) if wanted and shutil.which("squeue") else {}
+    answers = scheduler.ask(wanted, booked.users) if wanted else {}
     # Where no command has answered, a fourth would only make the user wait.
     endings = scheduler.history(wanted - set(answers)) if answers is not None else {}
     slurm = {**endings, **(answers or {})}

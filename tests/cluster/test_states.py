@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from hpcseg.cli.app import app
-from hpcseg.cluster import ledger, scheduler, states
+from hpcseg.cluster import ledger, scheduler
 from hpcseg.cluster.scheduler import JobState
 from hpcseg.cluster.states import CellStatus, run_status
 from hpcseg.config import find_job, load_job
@@ -32,7 +32,6 @@ def slurm(monkeypatch):
     """Sets what squeue (None: no answer) and the accounting say."""
 
     def says(queue: dict[str, JobState] | None, accounting: dict[str, JobState] | None = None) -> None:
-        monkeypatch.setattr(states.shutil, "which", lambda name: f"/usr/bin/{name}")
         monkeypatch.setattr(scheduler, "ask", lambda ids, users: queue)
         monkeypatch.setattr(scheduler, "history", lambda ids: accounting or {})
 
@@ -139,9 +138,16 @@ def test_the_later_of_a_failure_and_a_heartbeat_is_believed(grid):
     assert (first(grid).state, first(grid).note) == ("running", ""), "the next attempt"
 
 
+def test_on_a_machine_without_slurm_the_heartbeat_is_believed(grid, monkeypatch, tmp_path):
+    submit(grid)
+    beat(grid, job_id="100_0")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = run_status(grid.run)
+    assert (found.status[0].state, found.answered, dict(found.failures)) == ("running", False, {})
+
+
 def test_silence_is_asked_for_once(grid, monkeypatch):
     asked = []
-    monkeypatch.setattr(states.shutil, "which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(scheduler, "_run", lambda command: asked.append(command[0]))
     submit(grid)
     assert run_status(grid.run).answered is False
