@@ -9,6 +9,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hpcseg.cli import console
+from hpcseg.cli.options import (
+    Account,
+    Constraint,
+    CpusPerTask,
+    Exclude,
+    GpusPerNode,
+    Mem,
+    Nodes,
+    Partition,
+    ProfileName,
+    Qos,
+    RanksPerNode,
+    Setup,
+    Time,
+)
 from hpcseg.cli.pack import DEFAULT_DATASET
 from hpcseg.cli.runs import plan_run, run_option
 
@@ -33,25 +48,19 @@ def grid(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Cells at a time on this machine.", show_default="one per GPU, else one")
     ] = None,
-    profile: Annotated[
-        str | None, typer.Option(help="Name of a cluster profile, or its path.", rich_help_panel=_SLURM)
-    ] = None,
-    partition: Annotated[str | None, typer.Option(rich_help_panel=_SLURM)] = None,
-    account: Annotated[str | None, typer.Option(rich_help_panel=_SLURM)] = None,
-    qos: Annotated[str | None, typer.Option(rich_help_panel=_SLURM)] = None,
-    constraint: Annotated[str | None, typer.Option(rich_help_panel=_SLURM)] = None,
-    nodes: Annotated[int | None, typer.Option(help="Nodes per cell.", rich_help_panel=_SLURM)] = None,
-    gpus_per_node: Annotated[int | None, typer.Option(help="One rank each.", rich_help_panel=_SLURM)] = None,
-    ranks_per_node: Annotated[
-        int | None, typer.Option(help="Ranks per node, where there are no GPUs.", rich_help_panel=_SLURM)
-    ] = None,
-    cpus_per_task: Annotated[int | None, typer.Option(help="Cores per rank.", rich_help_panel=_SLURM)] = None,
-    mem: Annotated[float | None, typer.Option(help="Memory per node in GiB.", rich_help_panel=_SLURM)] = None,
-    time: Annotated[int | None, typer.Option(help="Time limit of a job in minutes.", rich_help_panel=_SLURM)] = None,
-    setup: Annotated[
-        list[str] | None, typer.Option(help="Shell line before the command; repeatable.", rich_help_panel=_SLURM)
-    ] = None,
-    exclude: Annotated[str | None, typer.Option(help="Nodes not to use.", rich_help_panel=_SLURM)] = None,
+    profile: ProfileName = None,
+    partition: Partition = None,
+    account: Account = None,
+    qos: Qos = None,
+    constraint: Constraint = None,
+    exclude: Exclude = None,
+    nodes: Nodes = None,
+    gpus_per_node: GpusPerNode = None,
+    ranks_per_node: RanksPerNode = None,
+    cpus_per_task: CpusPerTask = None,
+    mem: Mem = None,
+    time: Time = None,
+    setup: Setup = None,
     throttle: Annotated[int | None, typer.Option(help="Cells that may run at once.", rich_help_panel=_SLURM)] = None,
     tries: Annotated[
         int | None,

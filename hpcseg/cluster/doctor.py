@@ -1,0 +1,180 @@
+"""Checks of a cluster before anything is submitted: on the login node, and on a compute node through one short job."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from hpcseg.cluster.check import Check
+from hpcseg.cluster.doctor_node import check_node
+from hpcseg.cluster.executor import cell_executor
+from hpcseg.cluster.profile import Resources
+
+_SECONDS_FOR_A_COMMAND = 10
+_LITTLE, _VERY_LITTLE = 2_000_000_000, 100_000_000
+_FEW_FILES = 10_000
+_USABLE = re.compile("idle|mix|alloc|comp|plan|resv")
+
+
+def check_cluster(resources: Resources, folder: Path, data: Path | None, *, wait: float | None) -> Iterator[Check]:
+    """Check one thing after the other, what needs no job first.
+
+    Args:
+        resources: of one cell, as `hpcseg grid` would ask for them.
+        folder: in which runs are kept; made where it is missing.
+        data: the packed data set, if there is one.
+        wait: seconds for the short job to begin and to end; None: none is submitted.
+    """
+    commands = _commands()
+    yield commands
+    room = _folder(folder)
+    yield room
+    if "failed" in (commands.verdict, room.verdict):
+        return
+    controller = _controller()
+    yield controller
+    if controller.verdict == "failed":
+        return
+    yield _partition(resources)
+    accepted = _accepted(resources, folder)
+    yield accepted
+    yield _accounting()
+    yield from _configuration()
+    if wait is None or accepted.verdict == "failed":
+        yield Check("Compute node", "not checked", "No job was submitted.")
+    else:
+        yield from check_node(resources, folder, data, wait)
+
+
+def _commands() -> Check:
+    missing = [name for name in ("sbatch", "srun", "squeue", "scontrol", "scancel") if shutil.which(name) is None]
+    if missing:
+        what = f"{', '.join(missing)} not on PATH."
+        return Check("Slurm", "failed", what, "Log in to a node that submits jobs, or load your site's slurm module.")
+    return Check("Slurm", "ok", "sbatch, srun, squeue, scontrol and scancel are here.")
+
+
+def _folder(folder: Path) -> Check:
+    probe = folder / f".hpcseg-doctor-{uuid.uuid4().hex[:8]}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_text("x")
+        probe.unlink()
+    except OSError as error:
+        remedy = "Name a folder of yours on a file system that all nodes see, with --run."
+        return Check("Run folder", "failed", f"{folder} cannot be written to: {error.strerror}.", remedy)
+    space, files = shutil.disk_usage(folder).free, os.statvfs(folder).f_favail
+    told = f"{folder} can be written to; {space / 1e9:.1f} GB are free."
+    remedy = "A cell needs about 12 bytes per parameter for its checkpoints: 1 GB at width 64. Make room, or use --run."
+    if space < _LITTLE:
+        return Check("Run folder", "failed" if space < _VERY_LITTLE else "warning", told, remedy)
+    if 0 < files < _FEW_FILES:
+        told = f"{told} Only {files} more files may be made there."
+        return Check("Run folder", "warning", told, "A cell makes ten files. Ask for a larger quota, or use --run.")
+    return Check("Run folder", "ok", told)
+
+
+def _controller() -> Check:
+    said, answered = _ask(["scontrol", "ping"])
+    if answered and "UP" in said:
+        return Check("Controller", "ok", "slurmctld answers.")
+    return Check("Controller", "failed", f"slurmctld does not answer: {said}", "Try later, or ask your administrators.")
+
+
+def _partition(resources: Resources) -> Check:
+    said, answered = _ask(["sinfo", "--noheader", "--format=%P|%a|%D|%T"])
+    if not answered:
+        return Check("Partition", "not checked", f"sinfo does not answer: {said}")
+    lines = [line.split("|") for line in said.splitlines() if line.count("|") == 3]
+    names = sorted({line[0].rstrip("*") for line in lines})
+    wanted = resources.partition
+    if wanted is None:
+        default = [line[0].rstrip("*") for line in lines if line[0].endswith("*")]
+        if not default:
+            told = f"This site has no default partition. There are {', '.join(names)}."
+            return Check("Partition", "failed", told, "Name one: --partition, or partition in a profile.")
+        wanted = default[0]
+    found = [line for line in lines if line[0].rstrip("*") in wanted.split(",")]
+    if not found:
+        told = f'There is no partition "{wanted}". There are {", ".join(names)}.'
+        return Check("Partition", "failed", told, "Name one of them: --partition, or partition in a profile.")
+    usable = sum(int(nodes) for _, up, nodes, state in found if up == "up" and _USABLE.match(state))
+    if not usable:
+        told = f"{wanted} has no node that can run jobs now."
+        return Check("Partition", "failed", told, "Take another (--partition); `sinfo -R` has the reason.")
+    return Check("Partition", "ok", f"{wanted} is up, with {usable} nodes in use or free.")
+
+
+def _accepted(resources: Resources, folder: Path) -> Check:
+    """Whether sbatch would take the very script of a cell."""
+    executor = cell_executor(folder, resources, name="hpcseg-doctor", throttle=None, comment="hpcseg-doctor")
+    script = folder / f".hpcseg-doctor-{uuid.uuid4().hex[:8]}.sh"
+    try:
+        script.write_text(executor._make_submission_file_text("true", ""))
+        said, answered = _ask(["sbatch", "--test-only", str(script)])
+    finally:
+        script.unlink(missing_ok=True)
+    if answered:
+        return Check("A cell's job", "ok", "sbatch would take it: partition, account, QoS, GPUs, memory and time.")
+    words = " ".join(line for line in said.splitlines() if "error" in line) or said
+    remedies = {
+        r"account": "Name an account that may be charged: --account, or account in a profile (`sacctmgr show assoc`).",
+        r"[Qq]o[Ss]|QOS": "Name a QoS that you may use: --qos, or qos in a profile.",
+        r"wckey": "Your site wants a wckey: export SBATCH_WCKEY=NAME.",
+        r"time limit": "Ask for less: --time MINUTES; cells that need longer are requeued and go on.",
+        r"partition": "Name another: --partition, or partition in a profile.",
+        r"node configuration|[Gg]res|GRES|memory|CPU|feature": (
+            "No node has what a cell asks for. Ask for less (--gpus-per-node, --mem, --cpus-per-task, --nodes, "
+            "--constraint), or spell it as your site does (gpu_syntax in a profile)."
+        ),
+    }
+    remedy = next((text for pattern, text in remedies.items() if re.search(pattern, words)), "See `man sbatch`.")
+    return Check("A cell's job", "failed", f"sbatch refuses it: {words}", remedy)
+
+
+def _accounting() -> Check:
+    said, answered = _ask(["sacct", "--noheader", "--allocations", "--starttime=now-1minute"])
+    if answered:
+        return Check("Accounting", "ok", "sacct answers.")
+    told = f"sacct does not answer ({said}). Cells are followed by their files and squeue; how one died is less clear."
+    return Check("Accounting", "warning", told, "Nothing has to be done.")
+
+
+def _configuration() -> Iterator[Check]:
+    said, answered = _ask(["scontrol", "show", "config"])
+    if not answered:
+        yield Check("Site's settings", "not checked", f"scontrol does not show them: {said}")
+        return
+    site = {name.strip(): value.strip() for name, _, value in (line.partition("=") for line in said.splitlines())}
+    size = site.get("MaxArraySize", "1001")
+    yield Check("Arrays", "ok", f"At most {size} tasks each; a larger grid becomes several.")
+    if site.get("JobRequeue") == "0":
+        told = "This site does not requeue jobs unasked (JobRequeue=0); ours ask for it."
+        yield Check("Requeue", "warning", told, "Where a cell does not come back after its time limit: hpcseg retry.")
+    else:
+        yield Check("Requeue", "ok", "Jobs may go back into the queue.")
+    preempts = site.get("PreemptType", "(null)") not in ("(null)", "preempt/none")
+    if preempts and "preempt_send_user_signal" not in site.get("SlurmctldParameters", ""):
+        told = "A preempted cell is not told so before SIGTERM, so it may lose up to 30 seconds of work."
+        yield Check("Preemption", "warning", told, "Nothing has to be done; HPCSEG_CHECKPOINT_SECONDS=10 loses less.")
+    else:
+        yield Check(
+            "Preemption", "ok", "A preempted cell is told in time." if preempts else "No job is preempted here."
+        )
+
+
+def _ask(command: list[str]) -> tuple[str, bool]:
+    """What a command says, and whether it succeeded in time."""
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS_FOR_A_COMMAND)
+    except subprocess.TimeoutExpired:
+        return f"{command[0]} takes longer than {_SECONDS_FOR_A_COMMAND} seconds", False
+    except OSError as error:
+        return f"{command[0]}: {error.strerror}", False
+    said = answer.stdout if answer.returncode == 0 else answer.stderr or answer.stdout
+    return said.strip(), answer.returncode == 0

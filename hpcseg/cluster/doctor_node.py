@@ -1,0 +1,191 @@
+"""Checks on a compute node: one short job with a cell's resources, and what its ranks report."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import submitit
+from filelock import FileLock
+
+from hpcseg.cluster import scheduler
+from hpcseg.cluster.check import Check
+from hpcseg.cluster.executor import cell_executor
+from hpcseg.cluster.logs import last_attempt, rank_logs
+from hpcseg.cluster.probe import HELD, TOKEN, Probe
+from hpcseg.cluster.profile import Resources
+from hpcseg.errors import IncompleteError, SchedulerError
+from hpcseg.runs.provenance import code_sha256
+from hpcseg.runs.record import read_json
+
+_PROBE_MINUTES = 5
+_LITTLE = 100_000_000
+# The last files of a job may need a moment to be seen here.
+_SECONDS_TO_BE_SEEN = 5.0
+
+
+def check_node(resources: Resources, folder: Path, data: Path | None, wait: float) -> Iterator[Check]:
+    """Submit one short job with a cell's resources, and compare what its ranks find with what they should.
+
+    Args:
+        resources: of one cell.
+        folder: in which runs are kept.
+        data: the packed data set, if there is one.
+        wait: seconds for the job to begin and to end.
+    """
+    room = folder / f"doctor-{uuid.uuid4().hex[:8]}"
+    try:
+        room.mkdir(parents=True)
+        token = uuid.uuid4().hex
+        (room / TOKEN).write_text(token)
+        with FileLock(room / HELD, timeout=0):
+            yield from _probe(resources, room, data, token, wait)
+    except OSError as error:
+        yield Check("Compute node", "not checked", f"{room} cannot be written to: {error.strerror}.")
+    finally:
+        shutil.rmtree(room, ignore_errors=True)
+
+
+def _probe(resources: Resources, room: Path, data: Path | None, token: str, wait: float) -> Iterator[Check]:
+    short = dataclasses.replace(resources, minutes=min(_PROBE_MINUTES, resources.minutes))
+    executor = cell_executor(room / "logs", short, name="hpcseg-doctor", throttle=None, comment="hpcseg-doctor")
+    try:
+        job = executor.submit(Probe(str(room.resolve()), str(data.resolve()) if data else None))
+    except submitit.core.utils.FailedJobError as error:
+        yield Check("Compute node", "failed", f"sbatch refuses a job: {error}", "See what it says.")
+        return
+    job_id = str(job.job_id)
+    world_size = resources.nodes * resources.ranks_per_node
+    state = _wait(job_id, room, world_size, wait)
+    found = _found(room)
+    if len(found) < world_size:
+        yield _lost(job_id, state, room, found, world_size)
+    try:
+        scheduler.cancel([job_id])
+    except SchedulerError as error:
+        yield Check("Compute node", "warning", f"The short job {job_id} may still be there: {error}")
+    if found:
+        yield from _judge(found, resources, token, data)
+
+
+def _wait(job_id: str, room: Path, world_size: int, seconds: float) -> scheduler.JobState | None:
+    """Until all ranks have written, the job has ended, or the time is over; Slurm's last word of the job."""
+    deadline, state, seen_at = time.monotonic() + seconds, None, time.monotonic()
+    while time.monotonic() < deadline and len(_found(room)) < world_size:
+        states = scheduler.ask([job_id])
+        if states is not None:
+            state = states.get(job_id)
+        if state is not None and not state.ended:
+            seen_at = time.monotonic()
+        elif time.monotonic() - seen_at > _SECONDS_TO_BE_SEEN:
+            break
+        time.sleep(0.5)
+    return state
+
+
+def _lost(
+    job_id: str, state: scheduler.JobState | None, room: Path, found: Sequence[dict[str, Any]], world_size: int
+) -> Check:
+    """Why not all ranks have written."""
+    if state is not None and state.state == "PENDING":
+        told = f"The short job {job_id} waits ({state.reason}), so nothing was found out on a node."
+        return Check("Compute node", "not checked", told, "Wait longer (--wait SECONDS), or take a quieter partition.")
+    logs = "\n".join(last_attempt(path) for path in rank_logs(room / "logs", job_id).values())
+    errors = [line.strip() for line in logs.splitlines() if re.search("error|not found|denied|No such", line, re.I)]
+    if errors:
+        told = f"{world_size - len(found)} of {world_size} ranks did not get to their end: {errors[-1]}"
+        remedy = "Does the node see this Python and this folder? Load what it needs with --setup."
+        return Check("Compute node", "failed", told, remedy)
+    told = f"The short job {job_id} left nothing in {room.parent}, not even a log."
+    remedy = "The node does not see that folder. Use one on a shared file system: --run."
+    return Check("Compute node", "failed", told, remedy)
+
+
+def _found(room: Path) -> list[dict[str, Any]]:
+    found = []
+    for path in sorted(room.glob("rank-*.json")):
+        try:
+            found.append(read_json(path))
+        except IncompleteError:
+            continue
+    return found
+
+
+def _judge(found: Sequence[dict[str, Any]], resources: Resources, token: str, data: Path | None) -> Iterator[Check]:
+    nodes = ", ".join(sorted({rank["node"] for rank in found}))
+    first = found[0]
+    if any(rank["token"] != token for rank in found):
+        told = f"{nodes} sees another folder of that name, or an old copy of it."
+        yield Check("Shared folder", "failed", told, "Use one on a file system that all nodes share: --run.")
+    else:
+        yield Check("Shared folder", "ok", f"{nodes}: what is written and renamed there is seen here, and the reverse.")
+    seen = [rank["lock_seen"] for rank in found]
+    if all(seen):
+        yield Check("Locks", "ok", "A lock that is held here is seen there.")
+    else:
+        told = "A lock that is held here is not seen there, so the ledger alone keeps two launches of a cell apart."
+        remedy = "Submit a run from one machine at a time, and let nobody use `hpcseg train` on it meanwhile."
+        yield Check("Locks", "warning", told, remedy)
+    if any(rank["code_sha256"] != code_sha256() for rank in found):
+        told = f"{nodes} runs another hpcseg ({first['hpcseg']}, {first['executable']}) than this one."
+        yield Check("Software", "failed", told, "Use one installation for both; look at your --setup lines.")
+    else:
+        yield Check("Software", "ok", f"Python {first['python']}, torch {first['torch']}, the same hpcseg as here.")
+    yield _cores(found, resources)
+    yield _gpus(found, resources)
+    wrong = [rank["meeting"] for rank in found if rank["meeting"]]
+    sizes = {rank["world_size"] for rank in found}
+    expected = resources.nodes * resources.ranks_per_node
+    if sizes != {expected}:
+        told = f"The ranks count {', '.join(map(str, sizes))} of them, not {expected}."
+        yield Check("Ranks", "failed", told, "srun starts other tasks than were asked for. Ask your administrators.")
+    elif wrong:
+        remedy = "Ranks meet over TCP: export GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME with --setup, as your site says."
+        yield Check("Ranks", "failed", f"They do not find each other: {wrong[0]}", remedy)
+    else:
+        yield Check("Ranks", "ok", "One rank." if expected == 1 else f"{expected} ranks meet and add up right.")
+    if data is not None:
+        damaged = [rank["data"] for rank in found if rank["data"]]
+        if damaged:
+            yield Check("Data set", "failed", f"From a node: {damaged[0]}", "Put it on a shared file system.")
+        else:
+            yield Check("Data set", "ok", f"{data} can be read from a node.")
+    if all(rank["scontrol"] for rank in found):
+        yield Check("Requeue from a node", "ok", "scontrol is there.")
+    else:
+        told = f"{nodes} has no scontrol on its PATH, so a cell cannot put itself back into the queue."
+        yield Check("Requeue from a node", "failed", told, "Add Slurm's bin folder to PATH with --setup.")
+    space = min(rank["temporary_bytes"] for rank in found)
+    if space < _LITTLE:
+        told = f"The temporary folder has {space / 1e6:.0f} MB left."
+        yield Check("Temporary folder", "warning", told, "Set another with --setup 'export TMPDIR=...'.")
+
+
+def _cores(found: Sequence[dict[str, Any]], resources: Resources) -> Check:
+    cores = min(rank["cores"] for rank in found)
+    if cores < resources.cpus_per_task:
+        told = f"A rank gets {cores} of the {resources.cpus_per_task} cores that it asks for."
+        remedy = "Ask for what there is (--cpus-per-task), or look for a --setup line that binds to cores."
+        return Check("Cores", "failed", told, remedy)
+    return Check("Cores", "ok", f"A rank gets the {resources.cpus_per_task} cores that it asks for.")
+
+
+def _gpus(found: Sequence[dict[str, Any]], resources: Resources) -> Check:
+    if not resources.gpus_per_node:
+        return Check("GPUs", "ok", "None are asked for.")
+    seen = min(rank["gpus"] for rank in found)
+    if found[0]["cuda"] is None:
+        told = f"torch {found[0]['torch']} is built for CPUs, so the GPUs would be idle."
+        remedy = "Install a CUDA build of torch (see the README), or ask for no GPUs: --gpus-per-node 0."
+        return Check("GPUs", "failed", told, remedy)
+    if seen == 0 or (seen > 1 and seen < resources.ranks_per_node):
+        told = f"torch sees {seen} GPUs on a node, for {resources.ranks_per_node} ranks."
+        remedy = "Spell the GPUs as your site does (gpu_syntax in a profile); is the driver new enough for this torch?"
+        return Check("GPUs", "failed", told, remedy)
+    return Check("GPUs", "ok", f"torch sees {seen} for {resources.ranks_per_node} ranks on a node.")

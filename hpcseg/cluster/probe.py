@@ -1,0 +1,110 @@
+"""What a compute node finds when a job of ours starts there. Runs in every rank of one short job of `hpcseg doctor`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+TOKEN = "token"
+HELD = "held.lock"
+
+
+class Probe:
+    """Looks around on a node and writes what it finds; pickled at submission, so it imports late.
+
+    Args:
+        folder: absolute path, in the run folder; holds the file TOKEN, and HELD, which the login node has locked.
+        data: absolute path of the packed data set; None: there is none yet.
+    """
+
+    def __init__(self, folder: str, data: str | None) -> None:
+        self.folder = folder
+        self.data = data
+
+    def __call__(self) -> None:
+        """Write FOLDER/rank-N.json."""
+        from hpcseg.learn.ranks import read_environment
+        from hpcseg.runs.record import write_json
+
+        folder, environment = Path(self.folder), read_environment()
+        found = _facts(folder, self.data)
+        found |= _meeting(folder)
+        write_json(folder / f"rank-{environment.rank}.json", found)
+
+
+def _facts(folder: Path, data: str | None) -> dict[str, Any]:
+    import platform
+
+    import torch
+
+    from hpcseg import __version__
+    from hpcseg.runs.provenance import code_sha256, node_name
+
+    try:
+        token: str | None = (folder / TOKEN).read_text()
+    except OSError:
+        token = None
+    return {
+        "node": node_name(),
+        "python": platform.python_version(),
+        "executable": sys.executable,
+        "hpcseg": __version__,
+        "code_sha256": code_sha256(),
+        "token": token,
+        "lock_seen": _lock_seen(folder / HELD),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "gpus": torch.cuda.device_count(),
+        "cores": len(os.sched_getaffinity(0)),
+        "scontrol": shutil.which("scontrol") is not None,
+        "temporary_bytes": shutil.disk_usage(tempfile.gettempdir()).free,
+        "data": _data(data),
+    }
+
+
+def _lock_seen(path: Path) -> bool | None:
+    """Whether the lock that the login node holds is seen from here; None where the file system has none."""
+    from filelock import FileLock, Timeout
+
+    try:
+        with FileLock(path, timeout=0, fallback_to_soft=False):
+            return False
+    except Timeout:
+        return True
+    except OSError:
+        return None
+
+
+def _data(path: str | None) -> str | None:
+    """What is wrong with the packed data set as it is seen from here; None: nothing."""
+    if path is None:
+        return None
+    from hpcseg.data import store
+    from hpcseg.errors import HpcsegError
+
+    try:
+        store.read_info(Path(path))
+    except HpcsegError as error:
+        return str(error)
+    return None
+
+
+def _meeting(folder: Path) -> dict[str, Any]:
+    """Whether the ranks find each other, and add up what they know."""
+    from hpcseg.learn.ranks import join, read_environment
+
+    environment = read_environment()
+    try:
+        import torch
+
+        with join(environment, folder) as ranks:
+            total = ranks.sum_(torch.tensor([float(ranks.rank + 1)], device=ranks.device))
+            expected = environment.world_size * (environment.world_size + 1) / 2
+            wrong = None if float(total) == expected else f"a sum over the ranks is {float(total)}, not {expected}"
+    except Exception as error:  # whatever it is, it is what the user has to know
+        wrong = " ".join(str(error).split())
+    return {"world_size": environment.world_size, "meeting": wrong}
