@@ -184,18 +184,28 @@ def _end(jobs: Sequence[submitit.Job[str]]) -> None:
 
 @contextlib.contextmanager
 def _signals_like_ctrl_c() -> Iterator[None]:
-    """SIGTERM and SIGHUP as KeyboardInterrupt, unless the caller has other plans with them (nohup)."""
+    """SIGTERM and SIGHUP as KeyboardInterrupt, unless the caller has other plans with them (nohup).
+
+    A script's `hpcseg grid &` ignores SIGINT. Programs that it starts would inherit that, and could not be ended.
+    """
     inherited = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     taken = [number for number, handler in inherited.items() if handler is signal.SIG_DFL]
     if threading.current_thread() is not threading.main_thread():
-        taken = []
+        yield
+        return
     for number in taken:
         signal.signal(number, signal.default_int_handler)
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if ignored:
+        # As deaf as before, but a handler, unlike SIG_IGN, does not outlive the start of another program.
+        signal.signal(signal.SIGINT, lambda *_: None)
     try:
         yield
     finally:
         for number in taken:
             signal.signal(number, signal.SIG_DFL)
+        if ignored:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _conclude(current: _Running, summary: Summary, on_event: OnEvent) -> bool:

@@ -75,7 +75,15 @@ def stub(monkeypatch):
     cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
 
-def test_a_rank_that_is_killed_does_not_leave_the_others_hanging(grid, stub, monkeypatch):
+@pytest.fixture(params=[signal.default_int_handler, signal.SIG_IGN], ids=["foreground", "background of a script"])
+def sigint(request):
+    """What a shell has left SIGINT at: a script's `hpcseg grid &` ignores it."""
+    before = signal.signal(signal.SIGINT, request.param)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_rank_that_is_killed_does_not_leave_the_others_hanging(grid, stub, monkeypatch, sigint):
     monkeypatch.setattr(stub, "behaviour", "rank 1 dies")
     monkeypatch.setattr(local, "_SECONDS_BETWEEN_ENDS", 1.0)
     said = []
