@@ -45,6 +45,7 @@ class CellTask:
         outcome = run_cell(CellFolder(Path(self.cell)), self.stage, should_stop=stop)
         if outcome == "stopped":
             stop.hand_over()
+        stop.no_more()
         return outcome
 
     def checkpoint(self) -> Any:
@@ -116,6 +117,14 @@ class _StopFlag:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._received.add(number)
+
+    def no_more(self) -> None:
+        """The work is done: a signal that comes while the process ends must not make a failed job of it.
+
+        Python's own handlers are gone by then, and the default of both signals is death.
+        """
+        for number in (self._requeue_signal, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
 
     def hand_over(self) -> NoReturn:
         """Leave the process after the checkpoint was written.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -14,6 +16,8 @@ import pytest
 
 from hpcseg.cluster.ledger import task_ids
 from hpcseg.runs.record import read_lines
+
+UP = Path(__file__).parents[2] / "slurm" / "testcluster" / "up"
 
 
 def slurm(*command: str) -> str:
@@ -28,9 +32,10 @@ class Cluster:
         self.folder = folder
         self.dataset = dataset
 
-    def hpcseg(self, *arguments: str) -> str:
+    def hpcseg(self, *arguments: str, threads: int | None = None) -> str:
         command = [sys.executable, "-m", "hpcseg", *arguments]
-        answer = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=120)
+        environment = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
+        answer = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=120)
         assert answer.returncode == 0, f"{arguments}: {answer.stdout}{answer.stderr}"
         return answer.stdout
 
@@ -39,6 +44,21 @@ class Cluster:
             "grid", "--slurm", "--job", job, "--data", str(self.dataset), "--profile", "testcluster", "--run", run,
             "--time", "10", *options,
         )  # fmt: skip
+
+    def job_that_takes(self, seconds: float, text: str) -> Path:
+        """The file of a job of one cell whose training takes about so long on one core of this machine.
+
+        Args:
+            seconds: of training.
+            text: the job, with EPOCHS for their number.
+        """
+        path = self.folder / "long.toml"
+        path.write_text(text.replace("EPOCHS", "20"))
+        self.hpcseg("train", "*", "--job", str(path), "--data", str(self.dataset), "--run", "measured", threads=1)
+        (cell,) = (self.folder / "measured" / "cells").iterdir()
+        epochs = [event["seconds"] for event in read_lines(cell / "events.jsonl") if event["event"] == "epoch"]
+        path.write_text(text.replace("EPOCHS", str(math.ceil(seconds / statistics.median(epochs)))))
+        return path
 
     def states(self, run: str) -> dict[str, str]:
         cells = json.loads(self.hpcseg("status", "--run", run, "--json"))["cells"]
@@ -86,8 +106,9 @@ class Cluster:
         self.wait(f"the end of all jobs of {run}", left, seconds=seconds)
 
 
-@pytest.fixture
-def cluster(tmp_path, tiny_dataset) -> Cluster:
+@pytest.fixture(scope="session")
+def live_slurm() -> None:
+    """Skips where no Slurm answers, which fails in CI, and brings back one that answers and does nothing else."""
     try:
         nodes = slurm("sinfo", "--noheader", "--Node", "--partition=gpu")
     except (OSError, subprocess.SubprocessError) as error:
@@ -96,4 +117,42 @@ def cluster(tmp_path, tiny_dataset) -> Cluster:
             pytest.fail(reason)
         pytest.skip(reason)
     assert len(nodes.splitlines()) >= 2, "the tests need two nodes"
+    folder = Path(os.environ.get("SLURM_CONF", "")).parent
+    if (folder / "hpcseg-testcluster").exists():
+        # Minutes have passed since it came up.
+        subprocess.run([UP, folder], check=True, stdout=subprocess.DEVNULL, timeout=300)
+
+
+@pytest.fixture
+def cluster(live_slurm, tmp_path, tiny_dataset) -> Cluster:
     return Cluster(tmp_path, tiny_dataset)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Adds what Slurm says to the report of a test that failed: without it nobody can tell the test's fault from it."""
+    outcome = yield
+    report = outcome.get_result()
+    if report.failed and item.get_closest_marker("slurm"):
+        for command in (
+            ["sinfo", "--Node", "--long"],
+            ["squeue", "--array", "--format=%i %j %T %r %N %V %S"],
+            [
+                "sacct",
+                "--allocations",
+                "--starttime=now-20minutes",
+                "--format=JobID,JobName%25,State%20,Submit,Start,End",
+            ],
+        ):
+            report.sections.append((" ".join(command), _said(command)))
+        log = Path(os.environ.get("SLURM_CONF", "")).parent / "slurmctld.log"
+        if log.exists():
+            report.sections.append((log.name, "\n".join(log.read_text().splitlines()[-20:])))
+
+
+def _said(command: list[str]) -> str:
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.SubprocessError) as error:
+        return str(error)
+    return "\n".join((answer.stdout + answer.stderr).splitlines()[-25:])

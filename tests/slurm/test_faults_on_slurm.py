@@ -20,7 +20,9 @@ from hpcseg.runs.record import read_json, read_lines
 pytestmark = pytest.mark.slurm
 
 KILLS = 20
-# Without batch norm the ranks meet once a step; long enough for twenty pieces of a second or two each.
+# Long enough for twenty pieces of a second or two each.
+SECONDS = 60
+# Without batch norm the ranks meet once a step.
 JOB = """
 [data]
 tile_size = 64
@@ -29,7 +31,7 @@ tiles = "2x2"
 width = 8
 depth = 2
 batch_norm = false
-epochs = 240
+epochs = EPOCHS
 batch_size = 8
 precision = "fp32"
 noise_fraction = 0.5
@@ -57,9 +59,9 @@ def rank_processes(run: Path) -> list[int]:
 def test_twenty_random_kills_leave_no_trace_in_the_result(cluster, monkeypatch):
     # So that each piece between two kills gets somewhere.
     monkeypatch.setenv("HPCSEG_CHECKPOINT_SECONDS", "0.3")
-    (cluster.folder / "long.toml").write_text(JOB)
+    job = cluster.job_that_takes(SECONDS, JOB)
     for run in ("alone", "struck"):
-        cluster.grid("long.toml", run, "--nodes", "2", "--tries", "100")
+        cluster.grid(str(job), run, "--nodes", "2", "--tries", "100")
     alone, struck = (next((cluster.folder / run / "cells").iterdir()) for run in ("alone", "struck"))
 
     def kill_a_rank(job_id: str) -> None:
@@ -114,7 +116,7 @@ def test_twenty_random_kills_leave_no_trace_in_the_result(cluster, monkeypatch):
 
 def test_a_node_that_goes_down_gives_its_cell_back_and_the_cell_goes_on(cluster, monkeypatch):
     monkeypatch.setenv("HPCSEG_CHECKPOINT_SECONDS", "0.3")
-    (cluster.folder / "long.toml").write_text(JOB.replace("epochs = 240", "epochs = 30"))
+    (cluster.folder / "long.toml").write_text(JOB.replace("EPOCHS", "30"))
     cluster.grid("long.toml", "run")
     cell = next((cluster.folder / "run" / "cells").iterdir())
     cluster.wait("a checkpoint", lambda: (cell / "checkpoint.pt").exists())

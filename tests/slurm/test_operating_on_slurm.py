@@ -50,7 +50,8 @@ def test_one_failed_cell_stops_no_other_and_says_why(cluster):
 
 
 def test_a_cancelled_cell_stays_away_until_it_is_asked_for_and_goes_on_then(cluster):
-    (cluster.folder / "one.toml").write_text(JOB.replace(", 1e30", ""))
+    long = JOB.replace(", 1e30", "").replace("epochs = 20", "epochs = 100")
+    (cluster.folder / "one.toml").write_text(long)
     cluster.grid("one.toml", "run")
     cell = next((cluster.folder / "run/cells").iterdir())
     cluster.wait("the first epoch", lambda: (cell / "metrics.jsonl").exists())

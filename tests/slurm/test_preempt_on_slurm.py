@@ -22,7 +22,7 @@ tiles = "2x2"
 width = 8
 depth = 2
 batch_norm = false
-epochs = 60
+epochs = 120
 batch_size = 8
 precision = "fp32"
 [needs]
