@@ -363,6 +363,11 @@ def _type_hints(cls: Any) -> dict[str, Any]:
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
+    # Most values are right, and a grid of ten thousand cells has a quarter of a million of them.
+    if type(value) is hint and (
+        hint in (str, bool) or (hint is float and math.isfinite(value)) or (hint is int and -(2**63) <= value < 2**63)
+    ):
+        return value
     if dataclasses.is_dataclass(hint):
         return build_config(typing.cast(type[Any], hint), value, where)
     if isinstance(hint, types.UnionType):  # only X | None is used

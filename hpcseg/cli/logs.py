@@ -30,7 +30,7 @@ def logs(
     lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many lines of each.")] = _LINES,
 ) -> None:
     """Show the last lines of cells' logs."""
-    from hpcseg.cluster.logs import rank_logs, tail
+    from hpcseg.cluster.logs import find_logs, tail
     from hpcseg.cluster.states import run_status
 
     status = run_status(find_run(run))
@@ -41,13 +41,14 @@ def logs(
     if follow and len(chosen) != 1:
         raise ConfigError(f"--follow needs one cell, but these are {len(chosen)}. Name one.")
     jobs = {cell.cell: cell.job_id for cell in status.status}
+    found = find_logs(status.run.logs)
     for cell_id in chosen:
         failure, job_id = status.failures.get(cell_id), jobs[cell_id]
         if stage is not None:
             booked = status.ledger.jobs.get((cell_id, stage))
             job_id = booked.job_id if booked else None
         wanted = rank if rank is not None else (failure.rank if failure else 0)
-        there = rank_logs(status.run.logs, job_id) if job_id else {}
+        there = found.get(job_id or "", {})
         console.stdout.print(f"== {cell_id}" + (f", rank {wanted} of job {job_id}" if job_id else ""), style="bold")
         if failure:
             text = f": {failure.text}" if failure.text else ""

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shlex
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,12 +18,14 @@ from hpcseg.cli.runs import RUNS, find_run
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from hpcseg.cluster.states import RunStatus
+    from hpcseg.cluster.states import CellStatus, RunStatus
     from hpcseg.runs.record import RunFolder
 
 _SECONDS_BETWEEN_LOOKS = 5.0
 # Title, header, summary and prompt.
 _LINES_BELOW = 5
+# A table of more rows takes longer to lay out than to find.
+_MOST_ROWS = 500
 _ALIVE = {"running", "evaluating", "queued"}
 _COLOURS = {
     "finished": "green",
@@ -49,7 +52,10 @@ def status(
         _watch(folder)
     else:
         found = run_status(folder)
-        console.stdout.print(_table(found, whole=not console.stdout.is_terminal))
+        if console.stdout.is_terminal and len(found.status) <= _MOST_ROWS:
+            console.stdout.print(_table(found))
+        else:
+            console.stdout.print("\n".join(_lines(found)))
         _print_summary(found)
 
 
@@ -62,7 +68,7 @@ def _watch(folder: RunFolder) -> None:
         try:
             while True:
                 found = run_status(folder)
-                live.update(_table(found, whole=False, rows=console.stdout.height - _LINES_BELOW), refresh=True)
+                live.update(_table(found, rows=console.stdout.height - _LINES_BELOW), refresh=True)
                 if not _ALIVE & set(found.counts()):
                     break
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
@@ -80,14 +86,34 @@ def _as_json(found: RunStatus) -> dict[str, object]:
     }
 
 
-def _table(found: RunStatus, *, whole: bool, rows: int | None = None) -> Table:
-    """One row per cell; not `whole`: cut to the screen, and at most `rows`, those first that run or need a look."""
+def _table(found: RunStatus, *, rows: int | None = None) -> Table:
+    """One row per cell, as wide as the screen; at most `rows`, those first that run or need a look."""
     from rich.table import Table
     from rich.text import Text
 
     cells = found.status
     if rows is not None and len(cells) > rows:
         cells = tuple(sorted(cells, key=lambda cell: cell.state in ("finished", "missing", "queued"))[: max(1, rows)])
+    shown = _columns(cells)
+    table = Table(title=str(found.run.path), title_justify="left", box=None, pad_edge=False)
+    for name in shown:
+        table.add_column(name, no_wrap=name not in ("Cell", "Note"), overflow="fold")
+    for cell, row in zip(cells, zip(*shown.values(), strict=True), strict=True):
+        table.add_row(*(Text(text, style=_COLOURS.get(text, "")) if text == cell.state else text for text in row))
+    return table
+
+
+def _lines(found: RunStatus) -> Iterator[str]:
+    """The same for a file or a pipe, or of more rows than a screen is for: a line per cell, as long as it is."""
+    yield str(found.run.path)
+    columns = [[name, *texts] for name, texts in _columns(found.status).items()]
+    widths = [max(map(len, column)) for column in columns]
+    for row in zip(*columns, strict=True):
+        yield "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _columns(cells: Sequence[CellStatus]) -> dict[str, list[str]]:
+    """The columns that have anything in them, by heading."""
     columns: dict[str, list[str]] = {
         "Cell": [cell.cell for cell in cells],
         "State": [cell.state for cell in cells],
@@ -98,15 +124,7 @@ def _table(found: RunStatus, *, whole: bool, rows: int | None = None) -> Table:
         "Node": [cell.node or "" for cell in cells],
         "Note": [cell.note for cell in cells],
     }
-    table = Table(title=str(found.run.path), title_justify="left", box=None, pad_edge=False)
-    shown = {name: texts for name, texts in columns.items() if any(texts)}
-    for name in shown:
-        # Where nobody looks at a screen, a line per cell, as long as it is.
-        width = max(map(len, shown[name])) if whole else None
-        table.add_column(name, no_wrap=name not in ("Cell", "Note"), overflow="fold", min_width=width)
-    for cell, row in zip(cells, zip(*shown.values(), strict=True), strict=True):
-        table.add_row(*(Text(text, style=_COLOURS.get(text, "")) if text == cell.state else text for text in row))
-    return table
+    return {name: texts for name, texts in columns.items() if any(texts)}
 
 
 def _print_summary(found: RunStatus) -> None:

@@ -34,18 +34,20 @@ def cancel_cells(status: RunStatus, cells: Collection[str], *, whole: bool, dry_
     """
     run, booked = status.run, status.ledger
     states = {cell.cell: cell.state for cell in status.status}
+    in_slurm: dict[str, list[str]] = {}
+    for (owner, _), job in booked.slurm_jobs().items():
+        # The evaluation waits behind the training.
+        in_slurm.setdefault(owner, []).append(job)
     here: list[int] = []
     jobs: list[str] = []
     found: dict[str, str] = {}
     for cell in status.cells:
         if cell.id not in cells or states[cell.id] in _ENDED:
             continue
-        # The evaluation waits behind the training.
-        in_slurm = [job for (owner, _), job in booked.slurm_jobs().items() if owner == cell.id]
         process = _process_here(cell)
-        if in_slurm:
-            jobs += in_slurm
-            found[cell.id] = f"job {', '.join(in_slurm)}"
+        if cell.id in in_slurm:
+            jobs += in_slurm[cell.id]
+            found[cell.id] = f"job {', '.join(in_slurm[cell.id])}"
         elif process is not None:
             here.append(process)
             found[cell.id] = f"process {process} on this machine"

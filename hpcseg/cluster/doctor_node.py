@@ -17,7 +17,7 @@ from filelock import FileLock
 from hpcseg.cluster import scheduler
 from hpcseg.cluster.check import Check
 from hpcseg.cluster.executor import cell_executor
-from hpcseg.cluster.logs import last_attempt, rank_logs
+from hpcseg.cluster.logs import find_logs, last_attempt
 from hpcseg.cluster.probe import HELD, TOKEN, Probe
 from hpcseg.cluster.profile import Resources
 from hpcseg.errors import IncompleteError, SchedulerError
@@ -96,7 +96,7 @@ def _lost(
     if state is not None and state.state == "PENDING":
         told = f"The short job {job_id} waits ({state.reason}), so nothing was found out on a node."
         return Check("Compute node", "not checked", told, "Wait longer (--wait SECONDS), or take a quieter partition.")
-    logs = "\n".join(last_attempt(path) for path in rank_logs(room / "logs", job_id).values())
+    logs = "\n".join(last_attempt(path) for path in find_logs(room / "logs").get(job_id, {}).values())
     errors = [line.strip() for line in logs.splitlines() if re.search("error|not found|denied|No such", line, re.I)]
     if errors:
         told = f"{world_size - len(found)} of {world_size} ranks did not get to their end: {errors[-1]}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from hpcseg.cluster.logs import last_attempt, rank_logs
+from hpcseg.cluster.logs import Logs, last_attempt
 from hpcseg.cluster.scheduler import JobState
 from hpcseg.errors import IncompleteError
 from hpcseg.runs.grid import Cell
@@ -118,7 +118,7 @@ class Failure:
     log: Path | None
 
 
-def diagnose(cell: Cell, job_id: str | None, job: JobState | None, *, cancelled: bool, logs: Path) -> Failure:
+def diagnose(cell: Cell, job_id: str | None, job: JobState | None, *, cancelled: bool, logs: Logs) -> Failure:
     """Name why an unfinished cell no longer runs.
 
     Args:
@@ -126,13 +126,13 @@ def diagnose(cell: Cell, job_id: str | None, job: JobState | None, *, cancelled:
         job_id: of its last job, if it had one.
         job: how Slurm says that it ended, if it does.
         cancelled: the user has cancelled it.
-        logs: folder of the logs.
+        logs: of the run.
     """
     try:
         record: dict[str, Any] = read_json(cell.folder.failure_file)
     except IncompleteError:
         record = {}
-    found = {rank: (path, _complaints(path)) for rank, path in rank_logs(logs, job_id).items()} if job_id else {}
+    found = {rank: (path, _complaints(path)) for rank, path in logs.get(job_id or "", {}).items()}
     error = " ".join(str(record.get("error", "")).split())
     rank = int(record.get("rank") or 0)
     kind = CANCELLED if cancelled else _kind(error, [text for _, text in found.values()], job)

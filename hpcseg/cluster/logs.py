@@ -5,22 +5,31 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 _TAIL_BYTES = 64 * 1024
 _SECONDS_BETWEEN_LOOKS = 0.5
 # What submitit writes when a rank begins.
 _BEGINNING = "Starting with JobEnvironment("
+_NAME = re.compile(r"(\d+(?:_\d+)?)_(\d+)_log\.out")
+
+Logs = Mapping[str, Mapping[int, Path]]
+"""Log files by job id and rank."""
 
 
-def rank_logs(folder: Path, job_id: str) -> dict[int, Path]:
-    """The log files of a job by rank, in order; empty where it has written none yet."""
-    pattern = re.compile(rf"{re.escape(job_id)}_(\d+)_log\.out")
-    found = {
-        int(match[1]): path for path in folder.glob(f"{job_id}_*_log.out") if (match := pattern.fullmatch(path.name))
-    }
-    return dict(sorted(found.items()))
+def find_logs(folder: Path) -> Logs:
+    """All logs in a folder, which is listed once: with ten thousand cells it holds as many files."""
+    found: dict[str, dict[int, Path]] = {}
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return {}
+    for name in names:
+        match = _NAME.fullmatch(name)
+        if match:
+            found.setdefault(match[1], {})[int(match[2])] = folder / name
+    return {job_id: dict(sorted(ranks.items())) for job_id, ranks in found.items()}
 
 
 def tail(path: Path) -> str:

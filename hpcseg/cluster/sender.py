@@ -31,7 +31,9 @@ _TRIES = 3
 _SECONDS_BETWEEN_TRIES = 5.0
 _MOST_LINES = 20
 _DRY_RUN_TOKEN = "hpcseg-dry-run"
-# What sbatch says when the site's limits leave no room for so many jobs: a smaller array may fit.
+# What sbatch says, after two minutes of trying, when the controller has as many jobs as it can hold (MaxJobCount).
+_FULL = re.compile(r"temporarily unable to accept job|queue full|Resource temporarily unavailable", re.IGNORECASE)
+# What it says when the site's limits leave no room for so many jobs: a smaller array may fit.
 _NO_ROOM = re.compile(r"(Max|Grp)Submit|MaxJobCount|job submit limit|array tasks? limit", re.IGNORECASE)
 
 
@@ -40,7 +42,11 @@ class _Unanswered(SchedulerError):
 
 
 class NoRoomError(SchedulerError):
-    """The site lets this user submit no more jobs now."""
+    """The site lets this user submit no more jobs now, or not so many."""
+
+
+class FullError(NoRoomError):
+    """The controller takes no job at all now."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +208,7 @@ def _with_patience(call: Callable[[], _T], take_back: Callable[[], bool]) -> _T:
             said = str(error)
             words = " ".join([line for line in said.splitlines() if "sbatch" in line] or said.splitlines()).strip()
             if "timed out" not in said.lower():
-                kind = NoRoomError if _NO_ROOM.search(said) else SchedulerError
+                kind = FullError if _FULL.search(said) else NoRoomError if _NO_ROOM.search(said) else SchedulerError
                 raise kind(f"sbatch refused the job: {words}") from None
             # The job may have been taken all the same.
             if not take_back() or attempt == _TRIES:

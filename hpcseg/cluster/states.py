@@ -14,6 +14,7 @@ import numpy as np
 from hpcseg.cluster import ledger, scheduler
 from hpcseg.cluster.failures import CANCELLED, Failure, diagnose
 from hpcseg.cluster.ledger import Ledger
+from hpcseg.cluster.logs import Logs, find_logs
 from hpcseg.cluster.scheduler import JobState
 from hpcseg.errors import IncompleteError
 from hpcseg.learn.metrics import accuracy
@@ -80,9 +81,10 @@ def run_status(run: RunFolder) -> RunStatus:
     # Where no command has answered, a fourth would only make the user wait.
     endings = scheduler.history(wanted - set(answers)) if answers is not None else {}
     slurm = {**endings, **(answers or {})}
+    logs = find_logs(run.logs)
     status, failures = [], {}
     for cell in cells:
-        found, failure = _status(cell, booked, slurm, answered=answers is not None, logs=run.logs)
+        found, failure = _status(cell, booked, slurm, answered=answers is not None, logs=logs)
         status.append(found)
         if failure:
             failures[cell.id] = failure
@@ -90,7 +92,7 @@ def run_status(run: RunFolder) -> RunStatus:
 
 
 def _status(
-    cell: Cell, booked: Ledger, slurm: dict[str, JobState], *, answered: bool, logs: Path
+    cell: Cell, booked: Ledger, slurm: dict[str, JobState], *, answered: bool, logs: Logs
 ) -> tuple[CellStatus, Failure | None]:
     state: str = cell.state()
     history = read_lines(cell.folder.metrics_file)

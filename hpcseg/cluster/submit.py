@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from hpcseg.cluster import ledger, scheduler
 from hpcseg.cluster.profile import Resources
-from hpcseg.cluster.sender import NoRoomError, Sender, Submission, tidy_up
+from hpcseg.cluster.sender import FullError, NoRoomError, Sender, Submission, tidy_up
 from hpcseg.errors import ConfigError, SchedulerError
 from hpcseg.runs.grid import Cell, Grid, write_plan
 from hpcseg.runs.record import write_json
@@ -143,14 +143,15 @@ def in_arrays(items: Sequence[_T], largest: int, send: Callable[[list[_T]], str]
 
     Raises:
         NoRoomError: not even one task more is taken.
+        FullError: nothing is taken at all; to find that out for smaller arrays would take minutes each.
     """
     left = list(items)
     while left:
         part = left[:largest]
         try:
             job_id = send(part)
-        except NoRoomError:
-            if len(part) == 1:
+        except NoRoomError as error:
+            if len(part) == 1 or isinstance(error, FullError):
                 raise
             largest = len(part) // 2
             continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hpcseg.cluster.failures import KINDS, Failure, diagnose
-from hpcseg.cluster.logs import follow, last_attempt, rank_logs, tail
+from hpcseg.cluster.logs import find_logs, follow, last_attempt, tail
 from hpcseg.cluster.scheduler import JobState
 from hpcseg.config import CellConfig
 from hpcseg.runs.grid import Cell
@@ -29,7 +29,7 @@ def explain(cell, tmp_path):
         for number, text in (logs or {}).items():
             (tmp_path / f"7_{number}_log.out").write_text(BEGINNING + text)
         job = JobState(state, "", "n2") if state else None
-        return diagnose(cell, "7", job, cancelled=False, logs=tmp_path)
+        return diagnose(cell, "7", job, cancelled=False, logs=find_logs(tmp_path))
 
     return of
 
@@ -115,8 +115,10 @@ def test_every_kind_says_what_the_user_can_do():
 def test_the_logs_of_a_job_are_those_of_its_ranks_and_no_other_jobs(tmp_path):
     for name in ("7_0_log.out", "7_10_log.out", "7_2_log.out", "7_1_0_log.out", "77_0_log.out", "7_0_result.pkl"):
         (tmp_path / name).touch()
-    assert [path.name for path in rank_logs(tmp_path, "7").values()] == ["7_0_log.out", "7_2_log.out", "7_10_log.out"]
-    assert [path.name for path in rank_logs(tmp_path, "7_1").values()] == ["7_1_0_log.out"]
+    logs = find_logs(tmp_path)
+    assert [path.name for path in logs["7"].values()] == ["7_0_log.out", "7_2_log.out", "7_10_log.out"]
+    assert [path.name for path in logs["7_1"].values()] == ["7_1_0_log.out"]
+    assert find_logs(tmp_path / "none") == {}
 
 
 def test_a_long_log_is_read_from_its_end_and_a_missing_one_is_empty(tmp_path):

@@ -423,6 +423,18 @@ def test_arrays_keep_every_item_in_order_and_none_is_too_large(items, largest, r
     assert [part for part, _ in parts] == sent
 
 
+def test_a_controller_that_is_full_is_asked_once_and_the_rest_waits(slurm, grid):
+    slurm.command(
+        "sbatch",
+        'echo call >> calls; echo "sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying" >&2; '
+        'echo "sbatch: error: Batch job submission failed: Resource temporarily unavailable" >&2; exit 1\n',
+    )
+    said = send(grid)
+    # Each call of sbatch tries for two minutes by itself, so halving the array would take for ever.
+    assert (slurm.folder / "calls").read_text() == "call\n"
+    assert said[-2] == "Nothing to submit." and "has to wait for room" in said[-1]
+
+
 def test_a_site_without_any_room_is_an_error_and_not_a_loop():
     def send(part: list[int]) -> str:
         raise NoRoomError("no room")
