@@ -35,8 +35,8 @@ class TileSet:
     def __len__(self) -> int:
         return len(self.images)
 
-    def take(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The tiles of `rows` (B,) int64 on the device, with labels as int64 for the loss."""
+    def take(self, rows: torch.Tensor | slice) -> tuple[torch.Tensor, torch.Tensor]:
+        """The tiles of `rows`, (B,) int64 on the device or a slice, with labels as int64 for the loss."""
         return self.images[rows], self.labels[rows].long()
 
 
@@ -98,8 +98,8 @@ class NoisyTestSet:
     def __len__(self) -> int:
         return len(self.clean)
 
-    def take(self, rows: torch.Tensor, sigma: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """The tiles of `rows` (B,) int64 at one noise level in counts, with labels as int64."""
+    def take(self, rows: slice, sigma: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """The tiles of `rows` at one noise level in counts, with labels as int64."""
         images, labels = self.clean.take(rows)
         return torch.add(images, self.unit[rows], alpha=sigma / self.full_scale), labels
 
@@ -118,13 +118,13 @@ def epoch_order(tiles: int, *, seed: int, epoch: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch]))).permutation(tiles)
 
 
-def rank_share(batch: np.ndarray, rank: int, world_size: int) -> np.ndarray:
+def rank_share(batch: torch.Tensor, rank: int, world_size: int) -> torch.Tensor:
     """A rank's part of a global batch: contiguous parts whose sizes differ by at most one (25 on 2: 13 and 12)."""
-    return np.array_split(batch, world_size)[rank]
+    return batch.tensor_split(world_size)[rank]
 
 
-def evaluation_chunks(tiles: int, rank: int, world_size: int) -> Iterator[np.ndarray]:
+def evaluation_chunks(tiles: int, rank: int, world_size: int) -> Iterator[slice]:
     """The chunks of tile rows that a rank evaluates: over all ranks each tile exactly once, none padded."""
     for number, start in enumerate(range(0, tiles, EVALUATION_CHUNK)):
         if number % world_size == rank:
-            yield np.arange(start, min(start + EVALUATION_CHUNK, tiles))
+            yield slice(start, min(start + EVALUATION_CHUNK, tiles))

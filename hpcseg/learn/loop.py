@@ -17,7 +17,6 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from hpcseg.config import TrainConfig
@@ -25,8 +24,9 @@ from hpcseg.data.batches import TileSet, epoch_order, rank_share
 from hpcseg.errors import HpcsegError
 from hpcseg.learn import checkpoint
 from hpcseg.learn.evaluate import validate
-from hpcseg.learn.precision import autocast, to_device
+from hpcseg.learn.precision import to_device
 from hpcseg.learn.ranks import Ranks
+from hpcseg.learn.step import TrainStep
 from hpcseg.learn.syncnorm import synchronise
 
 _GO_ON, _SAVE, _STOP = 0, 1, 2
@@ -98,9 +98,9 @@ class Trainer:
         Raises:
             HpcsegError: the loss is not a number.
         """
-        runner = self._distribute()
+        step = TrainStep(self._distribute(), self.optimizer, precision=self.precision, world_size=self.ranks.world_size)
         while self.position.epoch < self.config.epochs:
-            if not self._train_epoch(runner):
+            if not self._train_epoch(step):
                 return False
             self._finish_epoch()
         return True
@@ -131,10 +131,12 @@ class Trainer:
             )
         return complaints
 
-    def _train_epoch(self, runner: nn.Module) -> bool:
+    def _train_epoch(self, step: TrainStep) -> bool:
         self._epoch_started = self._counted_to = time.monotonic()
         self._first_step = self.position.step
         order = epoch_order(len(self.training), seed=self.config.seed, epoch=self.position.epoch)
+        # Once per epoch, so that no step sends anything to the device.
+        rows = torch.from_numpy(order).to(self.ranks.device)
         while self.position.step < self.steps:
             action = self._agree()
             if action != _GO_ON:
@@ -142,26 +144,13 @@ class Trainer:
             if action == _STOP:
                 return False
             start = self.position.step * self.config.batch_size
-            batch = order[start : start + self.config.batch_size]
-            self._train_step(runner, batch)
+            batch = rows[start : start + self.config.batch_size]
+            images, labels = self.training.take(rank_share(batch, self.ranks.rank, self.ranks.world_size))
+            sums = self.sums[self.position.step]
+            sums[0], sums[1] = step(images, labels, pixels=len(batch) * labels.shape[1:].numel())
             self.position.step += 1
             self.on_step(self.position, self.steps)
         return True
-
-    def _train_step(self, runner: nn.Module, batch: np.ndarray) -> None:
-        rows = torch.from_numpy(rank_share(batch, self.ranks.rank, self.ranks.world_size)).to(self.ranks.device)
-        images, labels = self.training.take(rows)
-        with autocast(self.precision, self.ranks.device):
-            scores = runner(images.contiguous(memory_format=torch.channels_last))
-        loss = functional.cross_entropy(scores.float(), labels, reduction="sum")
-        pixels = len(batch) * labels.shape[1] * labels.shape[2]
-        # DistributedDataParallel averages over ranks; parts of unequal size weigh right only as a sum.
-        torch.autograd.backward(loss * (self.ranks.world_size / pixels))
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        sums = self.sums[self.position.step]
-        sums[0] = loss.detach()
-        sums[1] = (scores.detach().argmax(1) == labels).sum()
 
     def _finish_epoch(self) -> None:
         self._gather_sums()

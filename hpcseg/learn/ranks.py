@@ -24,6 +24,7 @@ import torch
 import torch.distributed as dist
 
 from hpcseg.errors import HpcsegError
+from hpcseg.learn.memory import keep_freed_memory
 
 # A rank that waits longer than this for the others gives up, so that a dead rank never holds a job to its limit.
 _PATIENCE = timedelta(minutes=10)
@@ -144,6 +145,7 @@ def join(environment: RankEnvironment, folder: Path) -> Iterator[Ranks]:
         HpcsegError: the others did not come within ten minutes.
     """
     torch.set_num_threads(environment.threads)
+    keep_freed_memory()
     device = choose_device(environment.local_rank)
     if environment.world_size == 1:
         yield Ranks(environment, device, None)

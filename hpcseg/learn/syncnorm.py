@@ -13,8 +13,6 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn import functional
 
-_PIXELS = (0, 2, 3)
-
 
 def synchronise(model: nn.Module, device: torch.device) -> nn.Module:
     """Replace every batch normalisation by one over all ranks of the default process group; weights are kept."""
@@ -52,7 +50,10 @@ def _global_statistics(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
     channels, pixels = features.shape[1], features.numel() // features.shape[1]
     own = torch.zeros(3, channels, dtype=torch.float64)
     if pixels:
-        variance, mean = torch.var_mean(features.detach().float(), dim=_PIXELS, correction=0)
+        # The kernel of torch's own batch normalisation: one pass, in float32 also over bf16. With float32 running
+        # statistics its answers are float32, and with momentum 0 it leaves those alone.
+        untouched = torch.zeros(channels), torch.zeros(channels)
+        mean, variance = torch.ops.aten.batch_norm_update_stats(features.detach(), *untouched, 0.0)
         own = torch.stack([torch.full_like(mean, pixels), mean, variance]).double()
     every = [torch.empty_like(own) for _ in range(dist.get_world_size())]
     dist.all_gather(every, own)
@@ -78,20 +79,29 @@ class _Normalise(torch.autograd.Function):
         pixels: float,
         eps: float,
     ) -> torch.Tensor:
-        ctx.save_for_backward(features, weight, mean, torch.rsqrt(variance + eps))
-        ctx.pixels = pixels
+        ctx.save_for_backward(features, weight, mean, variance)
+        ctx.pixels, ctx.eps = pixels, eps
         return functional.batch_norm(features, mean, variance, weight, bias, training=False, eps=eps)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        features, weight, mean, inverse = ctx.saved_tensors
-        gradient = gradients[0].float()
-        shape = (1, -1, 1, 1)
-        normalised = (features.float() - mean.view(shape)) * inverse.view(shape)
-        sums = torch.stack([gradient.sum(_PIXELS), (gradient * normalised).sum(_PIXELS)])
-        bias_gradient, weight_gradient = sums.clone()
+        features, weight, mean, variance = ctx.saved_tensors
+        if features.numel():
+            # As if the statistics were constants: gradient x weight / deviation, and this rank's sums of gradient x
+            # normalised features and of gradient.
+            towards_features, weight_gradient, bias_gradient = torch.ops.aten.native_batch_norm_backward(
+                gradients[0], features, weight, mean, variance, None, None, False, ctx.eps, [True, True, True]
+            )
+        else:
+            towards_features = torch.zeros_like(features)
+            weight_gradient, bias_gradient = torch.zeros_like(weight), torch.zeros_like(weight)
+        sums = torch.stack([bias_gradient, weight_gradient]).double()
         dist.all_reduce(sums)
-        sums /= ctx.pixels
-        towards_features = gradient - sums[0].view(shape) - normalised * sums[1].view(shape)
-        towards_features *= (weight * inverse).view(shape)
-        return towards_features.to(features.dtype), weight_gradient, bias_gradient, None, None, None, None
+        of_gradient, of_product = (sums / ctx.pixels).float()
+        # That they depend on the features takes away weight / deviation x (mean gradient + normalised features x
+        # mean product): a line through the features for each channel, which the forward kernel draws in one pass.
+        scale = weight * torch.rsqrt(variance + ctx.eps)
+        towards_features += functional.batch_norm(
+            features, mean, variance, -scale * of_product, -scale * of_gradient, training=False, eps=ctx.eps
+        )
+        return towards_features, weight_gradient, bias_gradient, None, None, None, None

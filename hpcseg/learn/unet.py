@@ -21,6 +21,27 @@ class DoubleConv(nn.Sequential):
         super().__init__(*layers)
 
 
+class UpConv(nn.ConvTranspose2d):
+    """2 x 2 up-convolution with stride 2, which doubles height and width.
+
+    No two of its terms meet in one output pixel, so it is one matrix product over the pixels. Computed as that it takes
+    a fraction of the time that the general kernel for transposed convolutions takes on a CPU.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, kernel_size=2, stride=2)
+
+    def forward(self, features: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
+        """(B, C, H, W) to (B, outputs, 2 H, 2 W), in channels-last layout; `output_size` is not used."""
+        assert self.bias is not None
+        batch, channels, height, width = features.shape
+        # One row of the matrix per output channel of each of the 2 x 2 output pixels.
+        weight = self.weight.permute(2, 3, 1, 0).reshape(-1, channels)
+        pixels = functional.linear(features.permute(0, 2, 3, 1), weight, self.bias.repeat(4))
+        pixels = pixels.view(batch, height, width, 2, 2, self.out_channels).permute(0, 1, 3, 2, 4, 5)
+        return pixels.reshape(batch, 2 * height, 2 * width, self.out_channels).permute(0, 3, 1, 2)
+
+
 class UNet(nn.Module):
     """Grey slices or tiles in, one score per class and pixel out.
 
@@ -39,9 +60,7 @@ class UNet(nn.Module):
             DoubleConv(inputs, outputs, batch_norm=batch_norm)
             for inputs, outputs in zip([1, *channels], channels, strict=False)
         )
-        self.up = nn.ModuleList(
-            nn.ConvTranspose2d(2 * outputs, outputs, kernel_size=2, stride=2) for outputs in reversed(channels[:-1])
-        )
+        self.up = nn.ModuleList(UpConv(2 * outputs, outputs) for outputs in reversed(channels[:-1]))
         self.merge = nn.ModuleList(
             DoubleConv(2 * outputs, outputs, batch_norm=batch_norm) for outputs in reversed(channels[:-1])
         )

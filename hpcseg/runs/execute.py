@@ -174,13 +174,13 @@ def _evaluate(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> Outc
     precision = training["precision"]
     heartbeat = Heartbeat(cell, "evaluate", ranks)
 
-    def on_sigma(index: int) -> bool:
-        heartbeat.beat([], epoch=1, step=index, steps_per_epoch=len(sigmas))
+    def on_chunk(done: int, of: int) -> bool:
+        heartbeat.beat([], epoch=1, step=done, steps_per_epoch=of)
         return bool(ranks.largest(should_stop()))
 
     started = time.monotonic()
     tiles = test_set(source, seed=settings.seed, device=ranks.device)
-    confusion = sweep(model, tiles, sigmas, classes=source.classes, precision=precision, ranks=ranks, on_sigma=on_sigma)
+    confusion = sweep(model, tiles, sigmas, classes=source.classes, precision=precision, ranks=ranks, on_chunk=on_chunk)
     if confusion is None:
         return "stopped"
     memory = peak_memory_mib(ranks)

@@ -22,22 +22,25 @@ def source(tiny_dataset):
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 @pytest.mark.parametrize("size", [25, 64, 3, 2, 1])
 def test_the_ranks_shares_are_the_batch_in_order_and_differ_by_one_at_most(size, ranks):
-    batch = np.random.default_rng(0).permutation(1000)[:size]
+    batch = torch.from_numpy(np.random.default_rng(0).permutation(1000)[:size])
     shares = [batches.rank_share(batch, rank, ranks) for rank in range(ranks)]
-    np.testing.assert_array_equal(np.concatenate(shares), batch)
+    assert torch.equal(torch.cat(shares), batch)
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 def test_25_tiles_are_13_and_12_on_two_ranks():
-    assert [len(batches.rank_share(np.arange(25), rank, 2)) for rank in (0, 1)] == [13, 12]
+    assert [len(batches.rank_share(torch.arange(25), rank, 2)) for rank in (0, 1)] == [13, 12]
 
 
 @pytest.mark.parametrize("tiles", [1, 31, 32, 33, 75, 675])
 def test_evaluation_chunks_are_the_same_on_any_number_of_ranks_and_hold_each_tile_once(tiles):
-    alone = [chunk.tolist() for chunk in batches.evaluation_chunks(tiles, 0, 1)]
+    def rows(rank: int, ranks: int) -> list[list[int]]:
+        return [list(range(tiles))[chunk] for chunk in batches.evaluation_chunks(tiles, rank, ranks)]
+
+    alone = rows(0, 1)
     assert [row for chunk in alone for row in chunk] == list(range(tiles))
     for ranks in (2, 3, 5):
-        parts = [[chunk.tolist() for chunk in batches.evaluation_chunks(tiles, rank, ranks)] for rank in range(ranks)]
+        parts = [rows(rank, ranks) for rank in range(ranks)]
         assert sorted(chunk for part in parts for chunk in part) == alone
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from hpcseg.learn.unet import build_unet
+from hpcseg.learn.unet import UpConv, build_unet
 
 
 def unet(**settings):
@@ -52,3 +52,19 @@ def test_a_padded_image_scores_as_it_does_alone_where_it_is_not_near_the_edge():
         whole, cut = model(image), model(image[..., :61, :63])
     # Depth 2 with 3x3 convolutions sees at most 22 pixels to each side; beyond that the padding is out of sight.
     torch.testing.assert_close(cut[..., :36, :36], whole[..., :36, :36], rtol=1e-4, atol=1e-5)
+
+
+def test_the_up_convolution_is_torchs_transposed_convolution_and_has_its_gradients():
+    ours = UpConv(6, 3)
+    theirs = nn.ConvTranspose2d(6, 3, kernel_size=2, stride=2)
+    theirs.load_state_dict(ours.state_dict())
+    features = torch.randn(2, 6, 5, 4)
+    inputs = [features.clone().requires_grad_() for _ in range(2)]
+    outputs = [module(part) for module, part in zip((ours, theirs), inputs, strict=True)]
+    torch.testing.assert_close(*outputs)
+    towards = torch.randn_like(outputs[0])
+    for output in outputs:
+        output.backward(towards)
+    torch.testing.assert_close(inputs[0].grad, inputs[1].grad)
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, other.grad)

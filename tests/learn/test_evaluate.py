@@ -1,0 +1,119 @@
+"""The sweep's shortcuts (batch normalisation folded in, noise added on the device) change no more than rounding."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from hpcseg.config import DataConfig
+from hpcseg.data import batches, noise
+from hpcseg.learn.evaluate import count_confusion, folded, sweep, validate
+from hpcseg.learn.precision import to_device
+from hpcseg.learn.ranks import RankEnvironment, Ranks
+from hpcseg.learn.unet import UNet, build_unet
+
+CPU = torch.device("cpu")
+ALONE = Ranks(RankEnvironment(), CPU, None)
+SIGMAS = (0.0, 3_000.0, 20_000.0)
+
+
+@pytest.fixture(scope="module")
+def source(tiny_dataset):
+    return batches.open_source(tiny_dataset, DataConfig(tiles="2x2", tile_size=64))
+
+
+@pytest.fixture(scope="module")
+def model(source) -> UNet:
+    """A network whose batch normalisations have seen data, and scores that are no longer all alike."""
+    model = build_unet(classes=3, width=8, depth=2, batch_norm=True, seed=0)
+    to_device(model, CPU)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    counts, labels, _ = source.read(np.arange(16))
+    images = torch.from_numpy(counts.astype(np.float32) / 65535).unsqueeze(1)
+    for _ in range(40):
+        optimizer.zero_grad()
+        torch.autograd.backward(functional.cross_entropy(model(images), torch.from_numpy(labels).long()))
+        optimizer.step()
+    return model
+
+
+def test_confusion_counts_true_rows_and_predicted_columns():
+    labels, predicted = torch.tensor([[0, 0, 1], [2, 2, 2]]), torch.tensor([[0, 1, 1], [2, 0, 0]])
+    assert count_confusion(labels, predicted, 3).tolist() == [[1, 1, 0], [0, 1, 0], [2, 0, 1]]
+
+
+def test_a_folded_network_scores_as_the_whole_one_and_leaves_it_alone(model):
+    before = copy.deepcopy(model.state_dict())
+    lean, images = folded(model), torch.rand(2, 1, 64, 64)
+    assert model.training and not lean.training
+    assert not any("BatchNorm" in type(module).__name__ for module in lean.modules())
+    with torch.inference_mode():
+        whole = copy.deepcopy(model).eval()(images)
+        # Ten layers, each with a rounding of 2**-24 of sums of some hundred terms.
+        torch.testing.assert_close(lean(images), whole, rtol=1e-4, atol=1e-4)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_network_without_batch_normalisation_is_left_as_it_is():
+    model = build_unet(classes=3, width=4, depth=1, batch_norm=False, seed=0)
+    images = torch.rand(1, 1, 16, 16)
+    assert torch.equal(folded(model)(images), model(images))
+
+
+def plain_sweep(model: UNet, source: batches.TileSource) -> np.ndarray:
+    """One noise level after the other, tile by tile, with numpy's noise and numpy's counting."""
+    counts, labels, keys = source.read(source.split.test)
+    unit = noise.test_noise(keys, size=64, seed=0)
+    matrices = np.zeros((len(SIGMAS), 3, 3), dtype=np.int64)
+    whole = copy.deepcopy(model).eval()
+    for index, sigma in enumerate(SIGMAS):
+        for image, drawn, label in zip(counts, unit, labels, strict=True):
+            noisy = torch.from_numpy(((image + sigma * drawn) / 65535).astype(np.float32))
+            with torch.inference_mode():
+                predicted = whole(noisy[None, None]).argmax(1)[0].numpy()
+            np.add.at(matrices[index], (label, predicted), 1)
+    return matrices
+
+
+def test_a_sweep_counts_what_the_plain_way_counts(model, source):
+    asked = []
+    found = sweep(
+        model,
+        batches.test_set(source, seed=0, device=CPU),
+        SIGMAS,
+        classes=3,
+        precision="fp32",
+        ranks=ALONE,
+        on_chunk=lambda done, of: asked.append((done, of)) or False,
+    )
+    expected = plain_sweep(model, source)
+    assert found.sum() == expected.sum() == len(source.split.test) * 64 * 64 * len(SIGMAS)
+    # Rounding may turn a pixel whose two best scores are equal to six digits.
+    assert np.abs(found - expected).sum() <= 2 * 1e-4 * expected.sum()
+    assert len({tuple(matrix.ravel()) for matrix in found}) == 3, "the noise levels differ"
+    assert asked == [(number, len(asked)) for number in range(len(asked))]
+
+
+def test_a_sweep_that_is_told_to_stop_has_no_result(model, source):
+    tiles = batches.test_set(source, seed=0, device=CPU)
+    answers = iter((False, True))
+    found = sweep(model, tiles, SIGMAS, classes=3, precision="fp32", ranks=ALONE, on_chunk=lambda *_: next(answers))
+    assert found is None
+
+
+def test_validation_is_the_mean_loss_per_pixel_and_leaves_the_model_in_training(model, source):
+    counts, labels, _ = source.read(source.split.validation)
+    images = torch.from_numpy(counts.astype(np.float32) / 65535).unsqueeze(1)
+    tiles = batches.TileSet(images, torch.from_numpy(labels))
+    loss, confusion = validate(model, tiles, classes=3, precision="fp32", ranks=ALONE)
+    assert model.training
+    with torch.inference_mode():
+        scores = copy.deepcopy(model).eval()(images)
+        expected = functional.cross_entropy(scores, tiles.labels.long())
+    assert loss == pytest.approx(float(expected), rel=1e-4)
+    assert confusion.sum() == labels.size
+    assert np.trace(confusion) == pytest.approx(int((scores.argmax(1) == tiles.labels).sum()), abs=1e-4 * labels.size)

@@ -1,0 +1,34 @@
+"""A step's update, loss and right pixels are those of the textbook's loop."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch.nn import functional
+
+from hpcseg.learn.step import TrainStep
+from hpcseg.learn.unet import build_unet
+
+
+def test_a_step_is_that_of_a_plain_loop():
+    ours = build_unet(classes=3, width=4, depth=2, batch_norm=True, seed=0)
+    theirs = copy.deepcopy(ours)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(5, 1, 16, 16, generator=generator)
+    labels = torch.randint(0, 3, (5, 16, 16), generator=generator)
+
+    step = TrainStep(ours, torch.optim.SGD(ours.parameters(), lr=0.1), precision="fp32", world_size=1)
+    loss, right = step(images, labels, pixels=labels.numel())
+
+    optimizer = torch.optim.SGD(theirs.parameters(), lr=0.1)
+    scores = theirs(images)
+    expected = functional.cross_entropy(scores, labels)
+    torch.autograd.backward(expected)
+    optimizer.step()
+
+    torch.testing.assert_close(loss / labels.numel(), expected.detach(), rtol=1e-5, atol=0)
+    assert int(right) == int((scores.argmax(1) == labels).sum())
+    for name, tensor in ours.state_dict().items():
+        torch.testing.assert_close(tensor, theirs.state_dict()[name], rtol=1e-4, atol=1e-6)
+    assert all(parameter.grad is None for parameter in ours.parameters())
