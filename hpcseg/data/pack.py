@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -12,13 +13,20 @@ from typing import TypeVar
 import numpy as np
 
 from hpcseg.data import store
+from hpcseg.data.encode import EncodedSlice, encode, pixels_sha256
 from hpcseg.data.tiff import Page, check_images, find_pages, pair
+from hpcseg.data.writer import create
 from hpcseg.errors import ConfigError, DatasetError
+from hpcseg.memory import keep_freed_memory
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
+_Pair = tuple[Page, Page]
 _MOST_CLASSES = 256
 _LARGEST_LABEL = int(np.iinfo(np.int64).max)  # class values are kept as int64
+_LABELS_LOOKED_AT = 32
+_BYTES_IN_FLIGHT = 256 * 2**20
+_MOST_PER_THREAD = 3
 
 
 def pack(
@@ -38,32 +46,64 @@ def pack(
         ConfigError: the output is one of the slices or labels.
         HpcsegError: the output cannot be written; nothing is left under its name then.
     """
+    keep_freed_memory()
     pairs = _find_pairs(images, labels)
     if os.path.exists(output) and any(page.path.samefile(output) for pages in pairs for page in pages):
         raise ConfigError(f"{output} is one of the slices or labels to pack. Write elsewhere with --output.")
-    values = _label_values([label for _, label in pairs])
-    first, dtype = pairs[0][0], pairs[0][0].dtype
-    with store.create(output) as file:
-        writer = store.Writer(file, values, len(pairs), (first.shape[0], first.shape[1]), dtype)
-        for done, ((_, page), (image, label)) in enumerate(zip(pairs, _ahead(_read_pair, pairs), strict=True), start=1):
-            if not np.isin(label, values).all():
-                raise DatasetError(f"{page.path}: {page.name} was changed while it was packed. Pack again.")
-            writer.add(image, label)
+    # Classes are known only when all labels were seen, and reading all of them first takes long. So what a few labels
+    # have is taken for all there is; a slice that has more shows itself, and only then the rest is looked at.
+    few = pairs[:: -(-len(pairs) // _LABELS_LOOKED_AT)]
+    values = _label_values(few)
+    if len(values) < 2:
+        values = _label_values(pairs)
+        if len(values) < 2:
+            folder = pairs[0][1].path.parent
+            raise DatasetError(f"All labels in {folder} have the one value {values[0]}; classes need two.")
+    try:
+        _write(pairs, values, output, command=command, on_slice=on_slice)
+    except _UnknownLabelError:
+        try:
+            _write(pairs, _label_values(pairs), output, command=command, on_slice=on_slice)
+        except _UnknownLabelError as error:
+            page = error.page
+            raise DatasetError(f"{page.path}: {page.name} was changed while it was packed. Pack again.") from None
+    return store.read_info(output)
+
+
+class _UnknownLabelError(Exception):
+    def __init__(self, page: Page) -> None:
+        super().__init__(page.name)
+        self.page = page
+
+
+def _write(
+    pairs: list[_Pair],
+    values: np.ndarray,
+    output: Path,
+    *,
+    command: str,
+    on_slice: Callable[[int, int], None],
+) -> None:
+    """Write the whole file, if labels have these values and no others; raises _UnknownLabelError otherwise."""
+    first = pairs[0][0]
+
+    def encoded(pages: _Pair) -> EncodedSlice:
+        if (ready := encode(*_read_pair(pages), values)) is None:
+            raise _UnknownLabelError(pages[1])
+        return ready
+
+    with create(output, slices=len(pairs), shape=(first.shape[0], first.shape[1]), dtype=first.dtype) as writer:
+        for done, ready in enumerate(_ahead(encoded, pairs, at_most=_at_once(pairs[0])), start=1):
+            writer.add(ready)
             on_slice(done, len(pairs))
-        table = writer.table(
-            [image.number for image, _ in pairs],
-            [image.name for image, _ in pairs],
-            [label.name for _, label in pairs],
-        )
-        store.finish(
-            file,
-            table,
+        writer.finish(
+            numbers=[image.number for image, _ in pairs],
+            image_names=[image.name for image, _ in pairs],
+            label_names=[label.name for _, label in pairs],
             class_values=values,
             label_dtype=pairs[0][1].dtype,
-            full_scale=_full_scale(dtype, table),
             command=command,
         )
-    return store.read_info(output)
 
 
 def is_packed(
@@ -97,27 +137,34 @@ def is_packed(
     ):
         return False
     packed = zip(info.image_sha256, info.label_sha256, strict=True)
-    for done, (pixels, hashes) in enumerate(zip(_ahead(_read_pair, pairs), packed, strict=True), start=1):
-        if (store.pixels_sha256(pixels[0]), store.pixels_sha256(pixels[1])) != hashes:
+    found = _ahead(_hash_pair, pairs, at_most=_at_once(pairs[0]))
+    for done, (hashes, wanted) in enumerate(zip(found, packed, strict=True), start=1):
+        if hashes != wanted:
             return False
         on_slice(done, len(pairs))
     return True
 
 
-def _find_pairs(images: Path, labels: Path) -> list[tuple[Page, Page]]:
+def _find_pairs(images: Path, labels: Path) -> list[_Pair]:
     image_pages, label_pages = find_pages(images), find_pages(labels)
     check_images(image_pages)
     return pair(image_pages, label_pages)
 
 
-def _read_pair(pages: tuple[Page, Page]) -> tuple[np.ndarray, np.ndarray]:
+def _read_pair(pages: _Pair) -> tuple[np.ndarray, np.ndarray]:
     return pages[0].read(), pages[1].read()
 
 
-def _label_values(pages: list[Page]) -> np.ndarray:
-    """All label values, ascending. Takes a pass of its own: classes are known only when all labels were seen."""
+def _hash_pair(pages: _Pair) -> tuple[str, str]:
+    image, label = _read_pair(pages)
+    return pixels_sha256(image), pixels_sha256(label)
+
+
+def _label_values(pairs: list[_Pair]) -> np.ndarray:
+    """All values of these labels, ascending."""
+    pages = [label for _, label in pairs]
     seen: set[int] = set()
-    for page, values in zip(pages, _ahead(_unique, pages), strict=True):
+    for page, values in zip(pages, _ahead(_distinct, pages, at_most=_at_once(pairs[0])), strict=True):
         seen.update(values)
         if len(seen) > _MOST_CLASSES:
             raise DatasetError(
@@ -128,33 +175,34 @@ def _label_values(pages: list[Page]) -> np.ndarray:
         raise DatasetError(
             f"Labels in {pages[0].path.parent} have the value {max(seen)}; at most {_LARGEST_LABEL} fits."
         )
-    if len(seen) < 2:
-        raise DatasetError(f"All labels in {pages[0].path.parent} have the one value {min(seen)}; classes need two.")
     return np.array(sorted(seen), dtype=pages[0].dtype)
 
 
-def _unique(page: Page) -> list[int]:
-    values: list[int] = np.unique(page.read()).tolist()
-    return values
+def _distinct(page: Page) -> list[int]:
+    """The values of a label; of more than classes may be, some. Quicker than sorting the pixels, where they are few."""
+    left, found = page.read().ravel(), list[int]()
+    while left.size and len(found) <= _MOST_CLASSES:
+        found.append(int(left[0]))
+        left = left[left != left[0]]
+    return found
 
 
-def _full_scale(dtype: np.dtype, table: store.SliceTable) -> float:
-    """What grey values are divided by: the largest of the dtype, or of the data where the dtype has no natural end."""
-    if dtype.kind == "u":
-        return float(np.iinfo(dtype).max)
-    largest = float(max(np.abs(table.grey_min).max(), np.abs(table.grey_max).max()))
-    return largest or 1.0
+def _at_once(pages: _Pair) -> int:
+    """How many slices may be in memory: a slice is there as it was read, and once more while it is worked on."""
+    image, label = pages
+    pixels = math.prod(image.shape)
+    return max(1, _BYTES_IN_FLIGHT // (2 * pixels * (image.dtype.itemsize + label.dtype.itemsize)))
 
 
-def _ahead(read: Callable[[_In], _Out], items: Iterable[_In]) -> Iterator[_Out]:
-    """Results of `read` in order, computed by a thread per core at most two items per thread ahead."""
-    threads = len(os.sched_getaffinity(0))
+def _ahead(work: Callable[[_In], _Out], items: Iterable[_In], *, at_most: int) -> Iterator[_Out]:
+    """Results of `work` in order, computed by a thread per core; at most so many items are begun and not yet used."""
+    threads = min(len(os.sched_getaffinity(0)), at_most)
     waiting: deque[Future[_Out]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:
             for item in items:
-                waiting.append(pool.submit(read, item))
-                if len(waiting) > 2 * threads:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) >= min(at_most, _MOST_PER_THREAD * threads):
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

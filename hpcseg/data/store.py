@@ -6,8 +6,8 @@
                          lowest and highest grey value
     attributes           format, schema_version, class_values, full_scale, data_sha256, hpcseg_version, command, created
 
-The only module that imports h5py. A file is opened, read and closed within one call, since an HDF5 handle that
-crosses a fork reads wrong data without a word.
+Written by `hpcseg.data.writer`. A file is opened, read and closed within one call, since an HDF5 handle that crosses a
+fork reads wrong data without a word.
 """
 
 from __future__ import annotations
@@ -15,31 +15,24 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import io
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-# Lustre and many NFS mounts have no locks, and nobody writes into a packed file. Must be set before the import.
-os.environ.setdefault("HDF5_USE_FILE_LOCKING", "FALSE")
-
-import h5py
 import numpy as np
 
 from hpcseg import __version__
+from hpcseg.data.encode import pixels_sha256
+from hpcseg.data.hdf5 import h5py
 from hpcseg.errors import DatasetError
-from hpcseg.files import aside
 
 FORMAT = "hpcseg-dataset"
 SCHEMA_VERSION = 1
-_CHUNK = 128
-_TRIED_BYTES = 1_000_000
-_TEXT_COLUMNS = ("image_names", "label_names", "image_sha256", "label_sha256")
-_NUMBER_COLUMNS = ("numbers", "class_counts", "grey_min", "grey_max")
+TEXT_COLUMNS = ("image_names", "label_names", "image_sha256", "label_sha256")
+NUMBER_COLUMNS = ("numbers", "class_counts", "grey_min", "grey_max")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,95 +76,6 @@ class DatasetInfo(SliceTable):
     created: str
 
 
-class Writer:
-    """Takes the slices of a new file one after the other; made by `create`."""
-
-    def __init__(
-        self, file: h5py.File, values: np.ndarray, slices: int, shape: tuple[int, int], dtype: np.dtype
-    ) -> None:
-        chunks = (1, min(_CHUNK, shape[0]), min(_CHUNK, shape[1]))
-        self._images = file.create_dataset(
-            "slices", (slices, *shape), dtype=dtype.newbyteorder("<"), chunks=chunks, fillvalue=0
-        )
-        self._labels = file.create_dataset(
-            "labels", (slices, *shape), dtype="u1", chunks=chunks, compression="gzip", compression_opts=1
-        )
-        self._values = values
-        self._rows: list[tuple[str, str, np.ndarray, float, float]] = []
-
-    def add(self, image: np.ndarray, label: np.ndarray) -> None:
-        """Append one slice (H, W) and its label (H, W) with the original values."""
-        index = len(self._rows)
-        classes = np.searchsorted(self._values, label).astype(np.uint8)
-        self._images[index] = image
-        self._labels[index] = classes
-        counts = np.bincount(classes.ravel(), minlength=len(self._values))
-        self._rows.append((pixels_sha256(image), pixels_sha256(label), counts, float(image.min()), float(image.max())))
-
-    def table(self, numbers: list[int], image_names: list[str], label_names: list[str]) -> SliceTable:
-        """The table of the slices added so far, with their numbers and names."""
-        image_sha256, label_sha256, counts, grey_min, grey_max = zip(*self._rows, strict=True)
-        return SliceTable(
-            numbers=np.array(numbers, dtype=np.int64),
-            image_names=tuple(image_names),
-            label_names=tuple(label_names),
-            image_sha256=image_sha256,
-            label_sha256=label_sha256,
-            class_counts=np.array(counts, dtype=np.int64),
-            grey_min=np.array(grey_min),
-            grey_max=np.array(grey_max),
-        )
-
-
-@contextlib.contextmanager
-def create(path: Path) -> Iterator[h5py.File]:
-    """A new HDF5 file that appears under its name only when it is whole, and not at all on an error.
-
-    Raises:
-        HpcsegError: the file system refuses (full, read-only, no permission).
-    """
-    with aside(path) as temporary, _Target(temporary) as target:
-        target.try_out()
-        with h5py.File(target, "w", libver=("v110", "v110")) as file:
-            yield file
-        target.finish()
-
-
-def finish(
-    file: h5py.File,
-    table: SliceTable,
-    *,
-    class_values: np.ndarray,
-    label_dtype: np.dtype,
-    full_scale: float,
-    command: str,
-) -> None:
-    """Write the table and the attributes that make a file of slices a data set."""
-    group = file.create_group("table")
-    for name in _TEXT_COLUMNS:
-        texts = [_as_utf8(text) for text in getattr(table, name)]
-        group.create_dataset(name, data=texts, dtype=h5py.string_dtype())
-    for name in _NUMBER_COLUMNS:
-        group.create_dataset(name, data=getattr(table, name))
-    slices = file["slices"]
-    data_sha256 = _data_sha256(
-        table, class_values=class_values.tolist(), full_scale=full_scale, dtype=slices.dtype.name, shape=slices.shape
-    )
-    file.attrs.update(
-        {
-            "format": FORMAT,
-            "schema_version": SCHEMA_VERSION,
-            "class_values": np.asarray(class_values, dtype=np.int64),
-            "label_dtype": label_dtype.name,
-            "full_scale": full_scale,
-            "data_sha256": data_sha256,
-            "hpcseg_version": __version__,
-            "command": _as_utf8(command),
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-    )
-
-
 def read_info(path: Path) -> DatasetInfo:
     """All of a packed file but its pixels.
 
@@ -185,7 +89,7 @@ def read_info(path: Path) -> DatasetInfo:
         # A part of another kind, type or length; h5py raises RuntimeError for what HDF5 has no words for.
         except (AttributeError, TypeError, ValueError, RuntimeError) as error:
             raise _damaged(path, f"it is not laid out as a data set is ({error})") from None
-    identity = _data_sha256(
+    identity = identity_sha256(
         info, class_values=info.class_values, full_scale=info.full_scale, dtype=info.dtype, shape=info.shape
     )
     if identity != info.data_sha256:
@@ -245,15 +149,10 @@ def verify(path: Path, on_slice: Callable[[int, int], None]) -> None:
             on_slice(index + 1, info.shape[0])
 
 
-def pixels_sha256(pixels: np.ndarray) -> str:
-    """SHA-256 (hex) of an array's values, row by row, little-endian."""
-    return hashlib.sha256(np.ascontiguousarray(pixels, dtype=pixels.dtype.newbyteorder("<")).tobytes()).hexdigest()
-
-
 def info_as_json(info: DatasetInfo) -> dict[str, object]:
     """The summary of a packed file as plain values."""
     whole = dataclasses.asdict(info)
-    for column in (*_TEXT_COLUMNS, *_NUMBER_COLUMNS, "path"):
+    for column in (*TEXT_COLUMNS, *NUMBER_COLUMNS, "path"):
         whole.pop(column)
     shares = info.class_counts.sum(0) / info.class_counts.sum()
     return {
@@ -273,12 +172,12 @@ def _read_info(file: h5py.File, path: Path) -> DatasetInfo:
     if min(images.shape) < 1 or labels.shape != images.shape or labels.dtype != np.uint8:
         raise ValueError(f"slices are {images.shape}, labels {labels.shape} {labels.dtype}")
     columns: dict[str, Any] = {}
-    for name in (*_TEXT_COLUMNS, *_NUMBER_COLUMNS):
+    for name in (*TEXT_COLUMNS, *NUMBER_COLUMNS):
         column = file["table"][name]
         wanted = (slices, len(class_values)) if name == "class_counts" else (slices,)
-        if column.shape != wanted or (name in _NUMBER_COLUMNS and column.dtype.kind not in "if"):
+        if column.shape != wanted or (name in NUMBER_COLUMNS and column.dtype.kind not in "if"):
             raise ValueError(f"table/{name} is {column.shape} {column.dtype}, and there are {slices} slices")
-        columns[name] = tuple(column.asstr()[:].tolist()) if name in _TEXT_COLUMNS else column[:]
+        columns[name] = tuple(column.asstr()[:].tolist()) if name in TEXT_COLUMNS else column[:]
     texts: dict[str, Any] = {
         name: str(attributes[name]) for name in ("label_dtype", "data_sha256", "hpcseg_version", "command", "created")
     }
@@ -295,7 +194,7 @@ def _read_info(file: h5py.File, path: Path) -> DatasetInfo:
     )
 
 
-def _data_sha256(
+def identity_sha256(
     table: SliceTable, *, class_values: Sequence[int], full_scale: float, dtype: str, shape: tuple[int, ...]
 ) -> str:
     """SHA-256 (hex) of all that decides what a model meets. A change of its form gives every cell a new id."""
@@ -309,51 +208,6 @@ def _data_sha256(
         "label_sha256": table.label_sha256,
     }
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-
-
-class _Target(io.FileIO):
-    """The file that HDF5 writes through. Keeps the first error for `finish` and swallows what comes after it.
-
-    HDF5 must not meet an error itself (full disk, quota): it cannot close such a file, and crashes at exit.
-    """
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, "w+")
-        self._error: OSError | None = None
-
-    def try_out(self) -> None:
-        """Raises the OSError of a disk that is full before HDF5 writes its first page, without which it crashes too."""
-        self.write(bytes(_TRIED_BYTES))
-        self.truncate(0)
-        self.seek(0)
-        self.finish()
-
-    def write(self, data: Any) -> int:
-        left = memoryview(data)
-        try:
-            while left and self._error is None:
-                left = left[super().write(left) :]
-        except OSError as error:
-            self._error = error
-        return len(data)
-
-    def truncate(self, size: int | None = None) -> int:
-        try:
-            return super().truncate(size)
-        except OSError as error:
-            self._error = self._error or error
-            return self.tell()
-
-    def finish(self) -> None:
-        """Bring all to the disk; raises the OSError that writing met."""
-        if self._error is not None:
-            raise self._error
-        os.fsync(self.fileno())
-
-
-def _as_utf8(text: str) -> str:
-    """HDF5 takes UTF-8 alone; a byte of a file name that is none is written as an escape."""
-    return text.encode(errors="backslashreplace").decode()
 
 
 @contextlib.contextmanager

@@ -29,7 +29,10 @@ class Page:
 
     path: Path
     page: int
+    """In a file of several, from 0; -1 for the only one."""
     number: int
+    offset: int
+    """Of its header in the file, so that reading a page of a long stack does not walk along those before it."""
     shape: tuple[int, ...]
     dtype: np.dtype
 
@@ -45,7 +48,10 @@ class Page:
             DatasetError: the pixels cannot be decoded, or are not finite.
         """
         try:
-            pixels = np.asarray(tifffile.imread(self.path, key=max(self.page, 0)))
+            with tifffile.TiffFile(self.path) as tif:
+                tif.filehandle.seek(self.offset)
+                # One thread: slices are read by several.
+                pixels = np.asarray(tifffile.TiffPage(tif, max(self.page, 0)).asarray(maxworkers=1))
         except Exception as error:  # tifffile and its codecs share no base class for damaged files
             raise DatasetError(f"{self.path}: the pixels of {self.name} cannot be decoded ({_first(error)}).") from None
         if pixels.shape != self.shape:
@@ -172,8 +178,8 @@ def _stack_pages(path: Path) -> list[Page]:
     return pages
 
 
-def _headers(path: Path) -> list[tuple[tuple[int, ...], np.dtype]]:
-    """Shape and native dtype of every page; raises DatasetError for a file that is damaged or not all there."""
+def _headers(path: Path) -> list[tuple[int, tuple[int, ...], np.dtype]]:
+    """Offset, shape and native dtype of every page; raises DatasetError for a file that is damaged or not all there."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise ValueError("it is no regular file")  # opening a pipe would wait for its writer
@@ -187,7 +193,7 @@ def _headers(path: Path) -> list[tuple[tuple[int, ...], np.dtype]]:
             if not headers:
                 raise ValueError("it has no pages")
             if len(headers) == 1 and (tif.is_imagej or tif.is_shaped):
-                shape, _ = headers[0]
+                _, shape, _ = headers[0]
                 if tif.series[0].size != math.prod(shape):
                     raise ValueError(f"one page header for {tif.series[0].shape}; save it with one page per slice")
             return headers
@@ -195,7 +201,7 @@ def _headers(path: Path) -> list[tuple[tuple[int, ...], np.dtype]]:
         raise DatasetError(f"{path} is not a readable TIFF file ({_first(error)})") from None
 
 
-def _header(page: Any, file_bytes: int) -> tuple[tuple[int, ...], np.dtype]:
+def _header(page: Any, file_bytes: int) -> tuple[int, tuple[int, ...], np.dtype]:
     """Refuses what tifffile decodes without a word: it fills missing strips with zeros, and lzw just ends early."""
     if page.dtype is None:
         raise ValueError("its pixel format is unknown")
@@ -206,7 +212,7 @@ def _header(page: Any, file_bytes: int) -> tuple[tuple[int, ...], np.dtype]:
     missing = max(map(sum, zip(page.dataoffsets, page.databytecounts, strict=True))) - file_bytes
     if missing > 0:
         raise ValueError(f"it was cut short: {missing} bytes are missing")
-    return tuple(page.shape), np.dtype(page.dtype).newbyteorder("=")
+    return page.offset, tuple(page.shape), np.dtype(page.dtype).newbyteorder("=")
 
 
 def _size(page: Page) -> str:

@@ -8,6 +8,7 @@ collective that the others have left.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -98,9 +99,8 @@ class Trainer:
         Raises:
             HpcsegError: the loss is not a number.
         """
-        step = TrainStep(self._distribute(), self.optimizer, precision=self.precision, world_size=self.ranks.world_size)
         while self.position.epoch < self.config.epochs:
-            if not self._train_epoch(step):
+            if not self._train_epoch():
                 return False
             self._finish_epoch()
         return True
@@ -131,7 +131,13 @@ class Trainer:
             )
         return complaints
 
-    def _train_epoch(self, step: TrainStep) -> bool:
+    @functools.cached_property
+    def _step(self) -> TrainStep:
+        """The step, over all ranks; made once, since the ranks meet for it."""
+        model = self._distribute()
+        return TrainStep(model, self.optimizer, precision=self.precision, world_size=self.ranks.world_size)
+
+    def _train_epoch(self) -> bool:
         self._epoch_started = self._counted_to = time.monotonic()
         self._first_step = self.position.step
         order = epoch_order(len(self.training), seed=self.config.seed, epoch=self.position.epoch)
@@ -147,7 +153,7 @@ class Trainer:
             batch = rows[start : start + self.config.batch_size]
             images, labels = self.training.take(rank_share(batch, self.ranks.rank, self.ranks.world_size))
             sums = self.sums[self.position.step]
-            sums[0], sums[1] = step(images, labels, pixels=len(batch) * labels.shape[1:].numel())
+            sums[0], sums[1] = self._step(images, labels, pixels=len(batch) * labels.shape[1:].numel())
             self.position.step += 1
             self.on_step(self.position, self.steps)
         return True

@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 
 from hpcseg.errors import HpcsegError
-from hpcseg.learn.memory import keep_freed_memory
+from hpcseg.memory import keep_freed_memory
 
 # A rank that waits longer than this for the others gives up, so that a dead rank never holds a job to its limit.
 _PATIENCE = timedelta(minutes=10)

@@ -192,9 +192,11 @@ def test_a_label_that_changes_while_it_is_packed_is_refused(good, output):
         write_image(good, number)
         write_label(good, number)
 
+    fresh = iter((77, 78))
+
     def change(done, _):
-        if done == 1:
-            write_label(good, 40, values=(0, 77))
+        if done == 1:  # of the first pass, and of the one after the new value was found
+            write_label(good, 40, values=(0, next(fresh)))
 
     with pytest.raises(DatasetError, match=r"label40.tif was changed while it was packed"):
         pack(good / "data", good / "labels", output, command="test", on_slice=change)

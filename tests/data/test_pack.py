@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import time
 
 import h5py
 import numpy as np
@@ -13,6 +14,7 @@ from slice_folder import hpcseg, write_image, write_label
 
 from hpcseg.data import store
 from hpcseg.data.pack import pack
+from hpcseg.data.tiff import Page
 
 
 def test_pack_writes_what_info_then_verifies(good, output):
@@ -100,6 +102,64 @@ def test_a_class_that_only_one_slice_has_is_a_class_of_all(good, output):
     info = pack(good / "data", good / "labels", output, command="test")
     assert info.class_values == (0, 77, 128, 255)
     assert info.class_counts[:, 1].tolist() == [0, 0, 40 * 48 // 2]
+
+
+def test_a_class_is_found_in_a_label_that_was_not_looked_at_first(good, output):
+    for number in range(4, 81):  # every third is looked at: 1, 4, 7, ...
+        write_image(good, number)
+        write_label(good, number)
+    write_label(good, 80, values=(0, 77))
+    passes = []
+    info = pack(
+        good / "data", good / "labels", output, command="test", on_slice=lambda done, _: passes.append(done == 1)
+    )
+    assert info.class_values == (0, 77, 128, 255)
+    assert info.class_counts[:, 1].tolist() == [0] * 79 + [40 * 48 // 2]
+    assert sum(passes) == 2
+    store.verify(output, lambda *_: None)
+
+
+def test_one_value_in_the_labels_looked_at_first_and_another_later(good, output):
+    for number in range(1, 81):
+        write_image(good, number)
+        write_label(good, number, values=(7,))
+    write_label(good, 80, values=(7, 9))
+    assert pack(good / "data", good / "labels", output, command="test").class_values == (7, 9)
+
+
+@pytest.mark.parametrize("shape", [(130, 260), (128, 129), (5, 400), (300, 128)])
+def test_slices_that_are_no_whole_number_of_chunks(tmp_path, output, shape):
+    rng = np.random.default_rng(0)
+    image, label = rng.integers(0, 65_535, shape, dtype=np.uint16), rng.integers(0, 4, shape, dtype=np.uint8)
+    for name, pixels in (("data", image), ("labels", label)):
+        (tmp_path / name).mkdir()
+        tifffile.imwrite(tmp_path / name / "1.tif", pixels)
+    pack(tmp_path / "data", tmp_path / "labels", output, command="test")
+    with h5py.File(output) as file:
+        assert np.array_equal(file["slices"][0], image)
+        assert np.array_equal(file["labels"][0], label)
+    store.verify(output, lambda *_: None)
+
+
+def test_few_slices_are_in_memory_however_slow_the_disk_is(good, output, monkeypatch):
+    monkeypatch.setattr("hpcseg.data.pack._BYTES_IN_FLIGHT", 4 * 2 * 40 * 48 * (2 + 1))  # four slices
+    for number in range(4, 31):
+        write_image(good, number)
+        write_label(good, number)
+    begun, in_flight = [], []
+    read = Page.read
+
+    def counted(page):
+        begun.append(page.path.parent.name)
+        return read(page)
+
+    def slow(done, _):
+        time.sleep(0.02)
+        in_flight.append(begun.count("data") - (done - 1))
+
+    monkeypatch.setattr(Page, "read", counted)
+    pack(good / "data", good / "labels", output, command="test", on_slice=slow)
+    assert max(in_flight) == 4
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ _LARGEST_INT = 2**31 - 1
 def keep_freed_memory() -> None:
     """Let the C library keep what is freed for the next step, where it is glibc.
 
-    By default it maps every large tensor anew and gives it back at once, and the kernel clears the same pages again in
-    each step: 5 to 10 % of a training step on a CPU. The price is that a process stays as large as it once was.
+    By default it maps every large array anew and gives it back at once, and the kernel clears the same pages again for
+    each step or slice: 5 to 10 % of a training step on a CPU. The price is that a process stays as large as it was.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

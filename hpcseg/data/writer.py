@@ -1,0 +1,223 @@
+"""Encoded slices in, the packed file of `hpcseg.data.store` out: whole, or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import os
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpcseg import __version__
+from hpcseg.data.encode import COMPRESSION_LEVEL, EncodedSlice, chunk_shape
+from hpcseg.data.hdf5 import h5py
+from hpcseg.data.store import (
+    FORMAT,
+    NUMBER_COLUMNS,
+    SCHEMA_VERSION,
+    TEXT_COLUMNS,
+    SliceTable,
+    identity_sha256,
+)
+from hpcseg.files import aside
+
+_TRIED_BYTES = 1_000_000
+
+
+@contextlib.contextmanager
+def create(path: Path, *, slices: int, shape: tuple[int, int], dtype: np.dtype) -> Iterator[Writer]:
+    """A writer of a new file that appears under its name only when it is whole, and not at all on an error.
+
+    Args:
+        path: of the file; replaced if it exists.
+        slices: how many will be added.
+        shape: height and width of each.
+        dtype: of the grey values.
+
+    Raises:
+        HpcsegError: the file system refuses (full, read-only, no permission).
+    """
+    with aside(path) as temporary, _Target(temporary) as target:
+        target.try_out()
+        with h5py.File(target, "w", libver=("v110", "v110")) as file:
+            yield Writer(file, target, slices, shape, dtype)
+        target.finish()
+
+
+class Writer:
+    """Takes the slices of a new file one after the other, and then what they are called."""
+
+    def __init__(self, file: h5py.File, target: _Target, slices: int, shape: tuple[int, int], dtype: np.dtype) -> None:
+        self._file = file
+        self._target = target
+        chunks = (1, *chunk_shape(shape))
+        self._first_image, self._image_bytes = _lay_out_images(file, (slices, *shape), chunks, dtype)
+        self._labels = file.create_dataset(
+            "labels",
+            (slices, *shape),
+            dtype="u1",
+            chunks=chunks,
+            compression="gzip",
+            compression_opts=COMPRESSION_LEVEL,
+        )
+        self._corners = [(y, x) for y in range(0, shape[0], chunks[1]) for x in range(0, shape[1], chunks[2])]
+        self._added: list[tuple[str, str, np.ndarray, float, float]] = []
+
+    def add(self, encoded: EncodedSlice) -> None:
+        """Append one slice."""
+        index = len(self._added)
+        self._target.write_at(self._first_image + index * self._image_bytes, encoded.image_chunks)
+        for corner, chunk in zip(self._corners, encoded.label_chunks, strict=True):
+            self._labels.id.write_direct_chunk((index, *corner), chunk)
+        self._added.append(
+            (encoded.image_sha256, encoded.label_sha256, encoded.class_counts, encoded.grey_min, encoded.grey_max)
+        )
+
+    def finish(
+        self,
+        *,
+        numbers: Sequence[int],
+        image_names: Sequence[str],
+        label_names: Sequence[str],
+        class_values: np.ndarray,
+        label_dtype: np.dtype,
+        command: str,
+    ) -> None:
+        """Write the table and the attributes that make a file of slices a data set.
+
+        Args:
+            numbers: of the slices, from the file names.
+            image_names: of their sources.
+            label_names: of the labels' sources.
+            class_values: (C,) original label value of class 0, 1, ...
+            label_dtype: of the original labels.
+            command: what the user typed, for the record.
+        """
+        image_sha256, label_sha256, counts, grey_min, grey_max = zip(*self._added, strict=True)
+        table = SliceTable(
+            numbers=np.array(numbers, dtype=np.int64),
+            image_names=tuple(image_names),
+            label_names=tuple(label_names),
+            image_sha256=image_sha256,
+            label_sha256=label_sha256,
+            class_counts=np.array(counts, dtype=np.int64),
+            grey_min=np.array(grey_min),
+            grey_max=np.array(grey_max),
+        )
+        group = self._file.create_group("table")
+        for name in TEXT_COLUMNS:
+            texts = [_as_utf8(text) for text in getattr(table, name)]
+            group.create_dataset(name, data=texts, dtype=h5py.string_dtype())
+        for name in NUMBER_COLUMNS:
+            group.create_dataset(name, data=getattr(table, name))
+        images = self._file["slices"]
+        full_scale = _full_scale(images.dtype, table)
+        data_sha256 = identity_sha256(
+            table,
+            class_values=class_values.tolist(),
+            full_scale=full_scale,
+            dtype=images.dtype.name,
+            shape=images.shape,
+        )
+        self._file.attrs.update(
+            {
+                "format": FORMAT,
+                "schema_version": SCHEMA_VERSION,
+                "class_values": np.asarray(class_values, dtype=np.int64),
+                "label_dtype": label_dtype.name,
+                "full_scale": full_scale,
+                "data_sha256": data_sha256,
+                "hpcseg_version": __version__,
+                "command": _as_utf8(command),
+                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            }
+        )
+
+
+def _lay_out_images(
+    file: h5py.File, shape: tuple[int, int, int], chunks: tuple[int, int, int], dtype: np.dtype
+) -> tuple[int, int]:
+    """Where in the file the first slice goes, and bytes per slice.
+
+    Room for all chunks is taken at once, which lets them lie one behind the other, row by row and slice by slice. So a
+    slice can be written in one go instead of chunk by chunk.
+    """
+    plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plan.set_chunk(chunks)
+    plan.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    plan.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    kind = h5py.h5t.py_create(dtype.newbyteorder("<"), logical=True)
+    h5py.h5d.create(file.id, b"slices", kind, h5py.h5s.create_simple(shape), plan)
+    images = file["slices"].id
+    grid = [-(-length // edge) for length, edge in zip(shape, chunks, strict=True)]
+    corner = tuple((length - 1) * edge for length, edge in zip(grid, chunks, strict=True))
+    first, last = images.get_chunk_info_by_coord((0, 0, 0)), images.get_chunk_info_by_coord(corner)
+    assert last.byte_offset == first.byte_offset + (math.prod(grid) - 1) * first.size
+    return first.byte_offset, grid[1] * grid[2] * first.size
+
+
+def _full_scale(dtype: np.dtype, table: SliceTable) -> float:
+    """What grey values are divided by: the largest of the dtype, or of the data where the dtype has no natural end."""
+    if dtype.kind == "u":
+        return float(np.iinfo(dtype).max)
+    largest = float(max(np.abs(table.grey_min).max(), np.abs(table.grey_max).max()))
+    return largest or 1.0
+
+
+class _Target(io.FileIO):
+    """The file that HDF5 writes through. Keeps the first error for `finish` and swallows what comes after it.
+
+    HDF5 must not meet an error itself (full disk, quota): it cannot close such a file, and crashes at exit.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "w+")
+        self._error: OSError | None = None
+
+    def try_out(self) -> None:
+        """Raises the OSError of a disk that is full before HDF5 writes its first page, without which it crashes too."""
+        self.write(bytes(_TRIED_BYTES))
+        self.truncate(0)
+        self.seek(0)
+        self.finish()
+
+    def write(self, data: Any) -> int:
+        left = memoryview(data)
+        try:
+            while left and self._error is None:
+                left = left[super().write(left) :]
+        except OSError as error:
+            self._error = error
+        return len(data)
+
+    def write_at(self, offset: int, data: Any) -> None:
+        """Write past HDF5; raises the OSError itself."""
+        left, at = memoryview(data).cast("B"), offset
+        while left:
+            written = os.pwrite(self.fileno(), left, at)
+            left, at = left[written:], at + written
+        # Begin to bring it to the disk, which otherwise idles until gigabytes have gathered in memory.
+        os.posix_fadvise(self.fileno(), offset, at - offset, os.POSIX_FADV_DONTNEED)
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self._error = self._error or error
+            return self.tell()
+
+    def finish(self) -> None:
+        """Bring all to the disk; raises the OSError that writing met."""
+        if self._error is not None:
+            raise self._error
+        os.fsync(self.fileno())
+
+
+def _as_utf8(text: str) -> str:
+    """HDF5 takes UTF-8 alone; a byte of a file name that is none is written as an escape."""
+    return text.encode(errors="backslashreplace").decode()
