@@ -10,6 +10,7 @@ import typer
 
 from hpcseg import __version__
 from hpcseg.cli import console
+from hpcseg.cli.bench import bench
 from hpcseg.cli.cancel import cancel
 from hpcseg.cli.clean import clean
 from hpcseg.cli.demo import demo
@@ -72,6 +73,7 @@ app.command(rich_help_panel="Experiment")(grid)
 app.command(rich_help_panel="Experiment")(status)
 app.command(rich_help_panel="Experiment")(report)
 app.command(rich_help_panel="Operation")(doctor)
+app.command(rich_help_panel="Operation")(bench)
 app.command(rich_help_panel="Operation")(logs)
 app.command(rich_help_panel="Operation")(retry)
 app.command(rich_help_panel="Operation")(cancel)

@@ -25,7 +25,7 @@ from hpcseg.cli.options import (
     Time,
 )
 from hpcseg.cli.pack import DEFAULT_DATASET
-from hpcseg.cli.runs import plan_run, run_option
+from hpcseg.cli.runs import RUNS, plan_run, run_option
 
 if TYPE_CHECKING:
     from hpcseg.cluster.profile import Profile, Resources
@@ -99,12 +99,29 @@ def grid(
         _run_missing_here(planned, resources, options, workers=workers, dry_run=dry_run)
     else:
         show_submission(submit_missing(planned, resources, dry_run=dry_run, resubmit=resubmit), planned)
+    if dry_run:
+        _show_estimate(planned, on_gpu=not local and resources.gpus_per_node > 0)
 
 
 def _show_plan(grid: Grid) -> None:
     states = [cell.state() for cell in grid.cells]
     counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
     console.stdout.print(f"{grid.job.title}: {len(grid.cells)} cells in {grid.run.path} ({counts})")
+
+
+def _show_estimate(grid: Grid, *, on_gpu: bool) -> None:
+    """Print how long the unfinished cells take, if a bench was made on such a device."""
+    from hpcseg.bench.estimate import estimate, find_bench
+    from hpcseg.data.store import read_info
+
+    waiting = [cell.config for cell in grid.cells if not cell.evaluated()]
+    record = find_bench(RUNS, gpu=on_gpu)
+    if record is None:
+        console.stdout.print(
+            f"How long they take, `hpcseg bench` on a {'GPU node' if on_gpu else 'machine'} will tell."
+        )
+    elif waiting:
+        console.stdout.print(estimate(waiting, read_info(grid.data_file).shape, record).text())
 
 
 def _run_missing_here(

@@ -197,12 +197,10 @@ class _Target(io.FileIO):
 
     def write_at(self, offset: int, data: Any) -> None:
         """Write past HDF5; raises the OSError itself."""
-        left, at = memoryview(data).cast("B"), offset
+        left = memoryview(data).cast("B")
         while left:
-            written = os.pwrite(self.fileno(), left, at)
-            left, at = left[written:], at + written
-        # Begin to bring it to the disk, which otherwise idles until gigabytes have gathered in memory.
-        os.posix_fadvise(self.fileno(), offset, at - offset, os.POSIX_FADV_DONTNEED)
+            written = os.pwrite(self.fileno(), left, offset)
+            left, offset = left[written:], offset + written
 
     def truncate(self, size: int | None = None) -> int:
         try:

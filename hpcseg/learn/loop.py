@@ -9,6 +9,7 @@ collective that the others have left.
 from __future__ import annotations
 
 import functools
+import inspect
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -228,8 +229,12 @@ class Trainer:
         if self.ranks.world_size == 1:
             return self.model
         self.model = synchronise(self.model, self.ranks.device)
-        # Running statistics are equal on all ranks already, so buffers need no broadcast.
-        return DistributedDataParallel(self.model, broadcast_buffers=False, gradient_as_bucket_view=True)
+        # Running statistics are equal on all ranks already, so buffers need no broadcast (torch 2.13 has a new name).
+        known = inspect.signature(DistributedDataParallel).parameters
+        switch: dict[str, Any] = {
+            "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False
+        }
+        return DistributedDataParallel(self.model, gradient_as_bucket_view=True, **switch)
 
 
 def _settings(config: TrainConfig) -> dict[str, Any]:

@@ -1,0 +1,85 @@
+"""A job and a bench's record in, how long its cells take out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hpcseg.config import CellConfig
+from hpcseg.data.layout import lay_out
+from hpcseg.errors import IncompleteError
+from hpcseg.runs.record import read_json
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """How long cells take on the device of a bench, one at a time."""
+
+    seconds: tuple[float, ...]
+    """Of each cell: its training with validation, and its evaluation. Start-up is not in it."""
+    device: str
+    time: str
+    """When the bench was made."""
+
+    def text(self) -> str:
+        """For a person."""
+        hours, longest = sum(self.seconds) / 3600, max(self.seconds) / 60
+        return (
+            f"About {_duration(hours * 60)} on {self.device} in all, at most {_duration(longest)} a cell, going by the "
+            f"bench of {self.time[:10]} there."
+        )
+
+
+def bench_file(runs: Path, device: str) -> Path:
+    """Where the record of a device's bench is kept."""
+    return runs / f"bench-{re.sub('[^a-z0-9]+', '-', device.lower()).strip('-')}.json"
+
+
+def find_bench(runs: Path, *, gpu: bool) -> dict[str, Any] | None:
+    """The newest bench record under `runs` of a GPU, or of a CPU; None where there is none that can be read."""
+    found = []
+    for path in runs.glob("bench-*.json"):
+        try:
+            record = read_json(path)
+        except IncompleteError:
+            continue
+        on_gpu = not str(record.get("provenance", {}).get("device", "CPU")).startswith("CPU")
+        if on_gpu == gpu and record.get("training") and record.get("sweep"):
+            found.append(record)
+    return max(found, key=lambda record: str(record["provenance"]["time"]), default=None)
+
+
+def estimate(cells: Iterable[CellConfig], shape: tuple[int, int, int], record: dict[str, Any]) -> Estimate:
+    """How long the cells take.
+
+    Args:
+        cells: of a job.
+        shape: slices, height and width of the data set.
+        record: of a bench with training and sweep.
+    """
+    seconds = []
+    for cell in cells:
+        _, split = lay_out(shape, cell.data)
+        area = (cell.data.tile_size / record["tile_size"]) ** 2
+        trained = cell.train.epochs * len(split.train)
+        evaluated = cell.train.epochs * len(split.validation) + len(cell.evaluate.sigmas()) * len(split.test)
+        rates = [_rate(record[part], cell.train.width) for part in ("training", "sweep")]
+        seconds.append(area * (trained / rates[0] + evaluated / rates[1]))
+    of = record["provenance"]
+    return Estimate(tuple(seconds), str(of["device"]), str(of["time"]))
+
+
+def _rate(widths: dict[str, Any], width: int) -> float:
+    """Tiles per second at a width; where it was not measured, from the nearest: the work grows with its square."""
+    nearest = min(widths, key=lambda measured: abs(int(measured) - width))
+    return float(widths[nearest]["tiles_per_second"]["ours"] * (int(nearest) / width) ** 2)
+
+
+def _duration(minutes: float) -> str:
+    if minutes >= 90:
+        return f"{minutes / 60:.1f} hours"
+    whole = max(1, round(minutes))
+    return f"{whole} minute{'s' if whole > 1 else ''}"

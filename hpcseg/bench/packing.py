@@ -1,0 +1,155 @@
+"""How fast slices go into a packed file, against decoding alone, writing alone, and the loop that people write."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+
+from hpcseg.bench.contender import Contender, started
+from hpcseg.bench.measure import Piece, rate, take_turns
+from hpcseg.bench.plain import plain_pack
+from hpcseg.data.pack import pack
+from hpcseg.data.sample import write_sample
+from hpcseg.data.tiff import find_pages
+from hpcseg.errors import HpcsegError
+
+OURS, DECODE, WRITE, PLAIN = "pack", "decode", "write", "plain loop"
+_HERE = "hpcseg.bench.packing"
+_PATCH, _PATCHES = 256, 4
+_BLOCK_BYTES = 8 * 2**20
+
+
+def measure_packing(folder: Path, *, slices: int, size: int, rounds: int) -> dict[str, Any]:
+    """Bytes of decoded pixels per second of `OURS`, `DECODE`, `WRITE` and `PLAIN`, which take turns.
+
+    `DECODE` reads all slices and labels with a thread per core and drops them; `WRITE` brings as many bytes to the disk
+    as the packed file has. pack does both, so it cannot exceed the slower of the two.
+
+    Args:
+        folder: gets two stacks of 3 bytes per pixel in all, and the packed files.
+        slices: of the stacks.
+        size: height and width in pixels, a multiple of 256.
+        rounds: pieces that count of each.
+
+    Raises:
+        HpcsegError: the folder's file system refuses, or packing fails.
+    """
+    _write_stacks(folder, slices=slices, size=size)
+    memory = _peak_memory(folder)
+    packed = folder / "packed.h5"
+    contenders = {
+        name: Contender(f"{_HERE}:{build}", {"folder": str(folder), "source_bytes": slices * size**2 * 3, **more})
+        for name, build, more in (
+            (OURS, "pack_piece", {}),
+            (DECODE, "decode_piece", {}),
+            (WRITE, "write_piece", {"file_bytes": packed.stat().st_size}),
+            (PLAIN, "plain_piece", {}),
+        )
+    }
+    with started(contenders) as pieces:
+        rates = take_turns(pieces, rounds=rounds)
+    slower = min((DECODE, WRITE), key=rates.median)
+    return {
+        "slices": slices,
+        "size": size,
+        "file_bytes": packed.stat().st_size,
+        "bytes_per_second": {name: rates.median(name) for name in rates.rounds},
+        "slower": slower,
+        "against the slower": rates.ratio(OURS, slower),
+        "against the plain loop": rates.ratio(OURS, PLAIN),
+        "peak_memory_mib": memory,
+    }
+
+
+@contextlib.contextmanager
+def pack_piece(folder: str, source_bytes: int) -> Iterator[Piece]:
+    """All of `hpcseg pack` but its start."""
+    images, labels = _stacks(Path(folder))
+    yield lambda: rate(source_bytes, lambda: pack(images, labels, Path(folder) / "packed.h5", command="bench"))
+
+
+@contextlib.contextmanager
+def decode_piece(folder: str, source_bytes: int) -> Iterator[Piece]:
+    """Read every slice and label, in as many threads as there are cores."""
+
+    def work() -> None:
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            pages = itertools.chain(*map(find_pages, _stacks(Path(folder))))
+            collections.deque(pool.map(lambda page: page.read().nbytes, pages), maxlen=0)
+
+    yield lambda: rate(source_bytes, work)
+
+
+@contextlib.contextmanager
+def write_piece(folder: str, source_bytes: int, file_bytes: int) -> Iterator[Piece]:
+    """Bring as many bytes to the disk as the packed file has."""
+    path = Path(folder) / "written"
+    # Not zeros, which some disks do not write at all.
+    block = os.urandom(_BLOCK_BYTES)
+
+    def work() -> None:
+        with path.open("wb", buffering=0) as file:
+            for _ in range(file_bytes // len(block)):
+                file.write(block)
+            file.write(block[: file_bytes % len(block)])
+            os.fsync(file.fileno())
+        path.unlink()
+
+    yield lambda: rate(source_bytes, work)
+
+
+@contextlib.contextmanager
+def plain_piece(folder: str, source_bytes: int) -> Iterator[Piece]:
+    """The loop that people write."""
+    images, labels = _stacks(Path(folder))
+    yield lambda: rate(source_bytes, lambda: plain_pack(images, labels, Path(folder) / "plain.h5"))
+
+
+def _stacks(folder: Path) -> tuple[Path, Path]:
+    return folder / "images.tif", folder / "labels.tif"
+
+
+def _write_stacks(folder: Path, *, slices: int, size: int) -> None:
+    """Two stacks of a synthetic sample whose slices all differ: uint16 grey values, uint8 labels, not compressed."""
+    write_sample(folder, slices=_PATCHES, size=_PATCH, seed=0)
+    for path, name in zip(_stacks(folder), ("data", "labels"), strict=True):
+        patches = [np.tile(page.read(), (size // _PATCH, size // _PATCH)) for page in find_pages(folder / name)]
+        with tifffile.TiffWriter(path, bigtiff=True) as stack:
+            for index in range(slices):
+                stack.write(
+                    np.roll(patches[index % _PATCHES], index, axis=1),
+                    photometric="minisblack",
+                    contiguous=False,
+                    metadata=None,
+                )
+
+
+def _peak_memory(folder: Path) -> int:
+    """Largest resident set of `hpcseg pack` on the stacks, MiB."""
+    images, labels = _stacks(folder)
+    command = [sys.executable, "-m", "hpcseg", "pack", "--images", str(images), "--labels", str(labels)]
+    process = subprocess.Popen(
+        [*command, "--output", str(folder / "packed.h5"), "--force"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    with process.stderr as stderr:
+        said = stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise HpcsegError(f"`hpcseg pack` failed in the bench: {said.strip()}")
+    return round(usage.ru_maxrss / 1024)

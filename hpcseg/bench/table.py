@@ -1,0 +1,80 @@
+"""A bench's record in, Markdown and the name of the bottleneck out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+_ENOUGH = 0.95
+_MOSTLY = 0.6
+
+
+def as_markdown(record: dict[str, Any]) -> str:
+    """The record as tables, each with what it was measured on."""
+    return "\n".join(_lines(record)) + "\n"
+
+
+def bottleneck(part: dict[str, Any]) -> str:
+    """What a training or a sweep waits for most, of one width."""
+    against, share = part["against no data work"], part["share of the peak"]
+    if against < _ENOUGH:
+        return f"what is around the network: {1 - against:.0%} of the time are not spent in it"
+    if share > _MOSTLY:
+        return "the convolutions, which run close to the hardware's peak"
+    return "the network's smaller layers and its memory traffic: the convolutions alone could be faster"
+
+
+def _lines(record: dict[str, Any]) -> Iterator[str]:
+    of = record["provenance"]
+    yield f"{of['device']}, {of['cores']} cores, torch {of['torch']}, {record['precision']}, hpcseg {of['commit']}."
+    yield f"`{of['command']}`, {of['time']}. Medians of {record['rounds']} rounds in which all take turns."
+    for name, unit in (("training", "trained"), ("sweep", "evaluated")):
+        if name in record:
+            yield from _against(name, unit, record[name])
+    yield ""
+    yield "| peak of the hardware | GFLOP/s |"
+    yield "|---|---|"
+    for name, rate in record["hardware"]["operations_per_second"].items():
+        yield f"| {name} | {rate / 1e9:.0f} |"
+    for width, part in record.get("scaling", {}).items():
+        yield ""
+        yield f"| training, width {width}, batch {part['batch_size']} | tiles/s | against one rank |"
+        yield "|---|---|---|"
+        for name, rate in part["tiles_per_second"].items():
+            ratio = part["against one rank"].get(name)
+            yield f"| {name} | {rate:.1f} | {'' if ratio is None else f'{ratio:.2f}'} |"
+    if "pack" in record:
+        part = record["pack"]
+        yield ""
+        yield "| pack | MB/s |"
+        yield "|---|---|"
+        for name, rate in part["bytes_per_second"].items():
+            yield f"| {name} | {rate / 1e6:.0f} |"
+        yield ""
+        yield (
+            f"pack has {part['against the slower']:.2f} times the speed of the slower of decoding and writing "
+            f"({part['slower']}), {part['against the plain loop']:.2f} times that of the plain loop, and takes at most "
+            f"{part['peak_memory_mib']} MiB of memory. {part['slices']} slices of {part['size']} x {part['size']} "
+            "pixels; MB of decoded pixels."
+        )
+    if "startup" in record:
+        yield ""
+        yield "| start-up | seconds |"
+        yield "|---|---|"
+        for name, seconds in record["startup"]["seconds"].items():
+            yield f"| {name} | {seconds:.2f} |"
+
+
+def _against(name: str, unit: str, widths: dict[str, Any]) -> Iterator[str]:
+    contenders = list(next(iter(widths.values()))["tiles_per_second"])
+    yield ""
+    heads = " | ".join([*contenders, *(f"ours / {other}" for other in contenders[1:]), "of the peak"])
+    yield f"| {name}: tiles {unit} per second | {heads} |"
+    yield "|---" * (len(contenders) + 4) + "|"
+    for width, part in widths.items():
+        rates = " | ".join(f"{rate:.1f}" for rate in part["tiles_per_second"].values())
+        plain, resident = part["against the plain loop"], part["against no data work"]
+        yield f"| width {width} | {rates} | {plain:.2f} | {resident:.3f} | {part['share of the peak']:.0%} |"
+    yield ""
+    for width, part in widths.items():
+        yield f"Width {width} waits for {bottleneck(part)}."

@@ -1,0 +1,173 @@
+"""Training: our trainer, the loop that people write, and our step alone on one batch that is there already."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from hpcseg.bench.contender import Contender, started
+from hpcseg.bench.measure import Piece, Rates, rate, take_turns
+from hpcseg.bench.plain import PlainTraining, TilesOnDisk
+from hpcseg.config import DataConfig, TrainConfig
+from hpcseg.data.batches import TileSource, open_source, training_set
+from hpcseg.learn.loop import Trainer
+from hpcseg.learn.precision import resolve_precision
+from hpcseg.learn.ranks import Ranks, choose_device, join, read_environment
+from hpcseg.learn.step import TrainStep
+from hpcseg.learn.unet import UNet, build_unet
+
+OURS, PLAIN, RESIDENT = "ours", "plain loop", "resident batch"
+ONE_RANK = "1 rank"
+_NO_CHECKPOINT_SECONDS = 1e9
+_HERE = "hpcseg.bench.training"
+
+
+def measure_training(data: Path, *, width: int, batch_size: int, steps: int, rounds: int) -> Rates:
+    """Tiles per second of `OURS`, `PLAIN` and `RESIDENT`, which take turns.
+
+    Args:
+        data: the packed data set.
+        width: channels of the network's first block.
+        batch_size: tiles per step.
+        steps: of a piece; the plain loop, which is slower, takes a third.
+        rounds: pieces that count of each.
+    """
+    work = {"data": str(data), "width": width, "batch_size": batch_size}
+    contenders = {
+        OURS: Contender(f"{_HERE}:our_piece", {**work, "steps": steps}),
+        PLAIN: Contender(f"{_HERE}:plain_piece", {**work, "steps": max(1, steps // 3)}),
+        RESIDENT: Contender(f"{_HERE}:resident_piece", {**work, "steps": steps}),
+    }
+    with started(contenders) as pieces:
+        return take_turns(pieces, rounds=rounds)
+
+
+def measure_ranks(
+    data: Path, *, width: int, batch_size: int, steps: int, world_sizes: Sequence[int], rounds: int
+) -> Rates:
+    """Tiles per second of our trainer with all cores in `ONE_RANK`, and with the same cores divided between ranks.
+
+    Args:
+        data: the packed data set.
+        width: channels of the network's first block.
+        batch_size: tiles per step, over all ranks.
+        steps: of a piece.
+        world_sizes: numbers of ranks to compare with one.
+        rounds: pieces that count of each.
+    """
+    work = {"data": str(data), "width": width, "batch_size": batch_size, "steps": steps}
+    contenders = {ONE_RANK: Contender(f"{_HERE}:our_piece", work)}
+    for size in world_sizes:
+        contenders[f"{size} ranks"] = Contender(f"{_HERE}:our_piece", work, size)
+    # All ranks of all contenders find the folder in which they meet by this process's choice.
+    with tempfile.TemporaryDirectory() as folder:
+        met = {
+            name: dataclasses.replace(contender, arguments={**contender.arguments, "folder": folder})
+            for name, contender in contenders.items()
+        }
+        with started(met) as pieces:
+            return take_turns(pieces, rounds=rounds)
+
+
+def settings(width: int, batch_size: int) -> TrainConfig:
+    """The training that is measured: the paper's, with half of the tiles noisy."""
+    return TrainConfig(width=width, batch_size=batch_size, noise_fraction=0.5, epochs=1)
+
+
+def network(source: TileSource, config: TrainConfig) -> UNet:
+    """The network that is measured, with its first weights."""
+    return build_unet(classes=source.classes, width=config.width, depth=config.depth, batch_norm=True, seed=0)
+
+
+def plain_network(source: TileSource, config: TrainConfig) -> UNet:
+    """The same with torch's own kernel for its up-convolutions, as people would build it."""
+    model = network(source, config)
+    for module in model.up:
+        module.__class__ = nn.ConvTranspose2d
+    return model
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until a device has done all that was asked of it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@contextlib.contextmanager
+def our_piece(data: str, width: int, batch_size: int, steps: int, folder: str | None = None) -> Iterator[Piece]:
+    """An epoch of `steps` batches of our trainer, from the order of the tiles to the sums at its end."""
+    with contextlib.ExitStack() as stack:
+        meeting = Path(folder or stack.enter_context(tempfile.TemporaryDirectory()))
+        trainer = _trainer(
+            data, width, batch_size, steps, meeting, stack.enter_context(join(read_environment(), meeting))
+        )
+        told: list[float] = []
+
+        def on_epoch(history: list[dict[str, Any]], seconds: float, tiles: int) -> None:
+            told.append(tiles / seconds)
+
+        trainer.on_epoch = on_epoch
+
+        def piece() -> float:
+            trainer.config = dataclasses.replace(trainer.config, epochs=trainer.position.epoch + 1)
+            trainer.fit()
+            return told[-1]
+
+        yield piece
+
+
+@contextlib.contextmanager
+def resident_piece(data: str, width: int, batch_size: int, steps: int) -> Iterator[Piece]:
+    """Our step on one batch that never changes: no order, no gather, no record. What the trainer cannot exceed."""
+    with tempfile.TemporaryDirectory() as folder, join(read_environment(), Path(folder)) as ranks:
+        ours = _trainer(data, width, batch_size, 1, Path(folder), ranks)
+        images, labels = ours.training.take(slice(None))
+        step = TrainStep(ours.model, ours.optimizer, precision=ours.precision, world_size=1)
+
+        def work() -> None:
+            for _ in range(steps):
+                step(images, labels, pixels=labels.numel())
+            synchronise(ranks.device)
+
+        yield lambda: rate(steps * batch_size, work)
+
+
+@contextlib.contextmanager
+def plain_piece(data: str, width: int, batch_size: int, steps: int) -> Iterator[Piece]:
+    """The loop that people write."""
+    environment = read_environment()
+    torch.set_num_threads(environment.threads)
+    source, config = open_source(Path(data), DataConfig(tiles="large")), settings(width, batch_size)
+    disk = TilesOnDisk(source, source.split.train, sigma=config.noise_sigma_max, fixed=False)
+    training = PlainTraining(
+        plain_network(source, config), disk, batch_size=batch_size, device=choose_device(environment.local_rank)
+    )
+    yield lambda: rate(steps * batch_size, lambda: training.steps(steps))
+
+
+def _trainer(data: str, width: int, batch_size: int, steps: int, folder: Path, ranks: Ranks) -> Trainer:
+    """Our trainer over the first tiles of the training set; it writes no checkpoint."""
+    source, config = open_source(Path(data), DataConfig(tiles="large")), settings(width, batch_size)
+    return Trainer(
+        config=config,
+        model=network(source, config),
+        training=training_set(source, source.split.train[: steps * batch_size], config, ranks.device),
+        # One tile: what is measured are the steps, and evaluation has a bench of its own.
+        validation=training_set(source, source.split.validation[:1], config, ranks.device),
+        classes=source.classes,
+        precision=resolve_precision(config.precision, ranks.device),
+        ranks=ranks,
+        checkpoint_file=folder / "checkpoint.pt",
+        previous_checkpoint_file=folder / "checkpoint-previous.pt",
+        seconds_between_checkpoints=_NO_CHECKPOINT_SECONDS,
+        should_stop=lambda: False,
+        on_step=lambda *_: None,
+        on_epoch=lambda *_: None,
+    )

@@ -1,0 +1,131 @@
+"""All measurements of one bench as one JSON-like record: what was measured, medians, ratios, shares of the peak."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hpcseg.bench import hardware, startup, sweeping, training
+from hpcseg.bench.hardware import count_operations
+from hpcseg.bench.measure import Rates
+from hpcseg.bench.packing import measure_packing
+from hpcseg.config import DataConfig
+from hpcseg.data.batches import EVALUATION_CHUNK, open_source
+from hpcseg.learn.precision import resolve_precision
+from hpcseg.learn.ranks import Ranks
+from hpcseg.runs.machine import device_facts
+from hpcseg.runs.provenance import collect, command_line
+
+SCHEMA = 1
+PARTS = ("training", "sweep", "scaling", "pack", "startup")
+# At the hardware's peak; a network takes two or three times as long. Enough steps for what comes once per epoch to be
+# as small as it is in a real one.
+_SECONDS_PER_PIECE = 3.0
+# As many slices as keep it to seconds; a size of which tens fit into memory.
+_SLICES, _SIZE = 64, 1024
+# The paper's batch for its large data set, which any small number of ranks can divide.
+_BATCH_OF_RANKS = 64
+
+
+def run_bench(
+    data: Path,
+    *,
+    widths: Sequence[int],
+    batch_size: int,
+    parts: Sequence[str],
+    ranks: Ranks,
+    rounds: int,
+    on_part: Callable[[str], None],
+) -> dict[str, Any]:
+    """Measure this machine.
+
+    Args:
+        data: the packed data set, of slices that hold the 3 x 3 grid of 128 x 128 tiles.
+        widths: of the networks.
+        batch_size: tiles per training step.
+        parts: of `PARTS`, which to measure.
+        ranks: of this process, which is alone; its device is the one that is measured.
+        rounds: pieces that count of each contender.
+        on_part: told what begins.
+    """
+    source = open_source(data, DataConfig(tiles="large"))
+    precision = resolve_precision("auto", ranks.device)
+    on_part("what the hardware can do")
+    peak = hardware.measure_peak(ranks.device, precision, rounds=rounds)
+    record: dict[str, Any] = {
+        "schema": SCHEMA,
+        "precision": precision,
+        "rounds": rounds,
+        "batch_size": batch_size,
+        "tile_size": source.size,
+        "provenance": collect(
+            device=device_facts(ranks.device), command=command_line(), data_sha256=source.info.data_sha256
+        ),
+        "hardware": {"operations_per_second": _medians(peak)},
+    }
+    best = max(record["hardware"]["operations_per_second"].values())
+    cores = len(os.sched_getaffinity(0))
+    for width in widths:
+        model = training.network(source, training.settings(width, batch_size))
+        evaluation, step = count_operations(model, source.size)
+        # As many as the hardware would do in a piece's time.
+        steps = _at_least_one(_SECONDS_PER_PIECE * best / (step * batch_size))
+        if "training" in parts:
+            on_part(f"training, width {width}")
+            rates = training.measure_training(data, width=width, batch_size=batch_size, steps=steps, rounds=rounds)
+            record.setdefault("training", {})[str(width)] = _against(rates, training, step, best)
+        if "sweep" in parts:
+            on_part(f"sweep, width {width}")
+            chunks = _at_least_one(_SECONDS_PER_PIECE * best / (evaluation * 3 * EVALUATION_CHUNK))
+            rates = sweeping.measure_sweep(data, width=width, chunks=chunks, rounds=rounds)
+            record.setdefault("sweep", {})[str(width)] = _against(rates, sweeping, evaluation, best)
+        if "scaling" in parts and ranks.device.type == "cpu" and cores > 1:
+            on_part(f"one rank against several, width {width}")
+            rates = training.measure_ranks(
+                data,
+                width=width,
+                batch_size=_BATCH_OF_RANKS,
+                steps=_at_least_one(_SECONDS_PER_PIECE * best / (step * _BATCH_OF_RANKS)),
+                world_sizes=sorted({2, cores}),
+                rounds=rounds,
+            )
+            others = [name for name in rates.rounds if name != training.ONE_RANK]
+            record.setdefault("scaling", {})[str(width)] = {
+                "batch_size": _BATCH_OF_RANKS,
+                "tiles_per_second": _medians(rates),
+                "against one rank": {name: rates.ratio(name, training.ONE_RANK) for name in others},
+            }
+    if "pack" in parts:
+        on_part("pack")
+        with tempfile.TemporaryDirectory(dir=data.resolve().parent) as folder:
+            record["pack"] = measure_packing(Path(folder), slices=_SLICES, size=_SIZE, rounds=rounds)
+    if "startup" in parts:
+        on_part("start-up")
+        rates = startup.measure_startup(data, tile_size=source.size, rounds=rounds)
+        record["startup"] = {"seconds": {name: 1 / value for name, value in _medians(rates).items()}}
+    return record
+
+
+def _at_least_one(number: float) -> int:
+    return max(1, round(number))
+
+
+def _medians(rates: Rates) -> dict[str, float]:
+    return {name: rates.median(name) for name in rates.rounds}
+
+
+def _against(rates: Rates, contenders: Any, operations: int, peak: float) -> dict[str, Any]:
+    """One width's measurement: `contenders` is the module that names OURS, PLAIN and RESIDENT."""
+    ours = rates.median(contenders.OURS)
+    return {
+        "tiles_per_second": _medians(rates),
+        "spread": {name: rates.spread(name) for name in rates.rounds},
+        "against the plain loop": rates.ratio(contenders.OURS, contenders.PLAIN),
+        "against no data work": rates.ratio(contenders.OURS, contenders.RESIDENT),
+        "operations_per_tile": operations,
+        "operations_per_second": ours * operations,
+        "share of the peak": ours * operations / peak,
+    }

@@ -1,0 +1,62 @@
+"""The verb `bench`: how fast this machine is, and how much of that hpcseg gets out of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hpcseg.cli import console
+from hpcseg.cli.pack import DEFAULT_DATASET
+from hpcseg.cli.runs import RUNS
+from hpcseg.errors import ConfigError
+
+
+def bench(
+    data: Annotated[Path, typer.Option(help="The packed data set.")] = DEFAULT_DATASET,
+    width: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Channels of the first block; may be given again.", show_default="16"),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Tiles per training step.")] = 25,
+    part: Annotated[
+        list[str] | None,
+        typer.Option(help="training, sweep, scaling, pack or startup; may be given again.", show_default="all"),
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each contender that count.")] = 5,
+    run: Annotated[Path, typer.Option(help="Folder in which runs, and this record, are kept.")] = RUNS,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Measure this machine: trainer, sweep, ranks, pack and start-up, against plain loops and the hardware's peak.
+
+    The record is what `hpcseg grid --dry-run` estimates its time from.
+    """
+    from hpcseg.bench.estimate import bench_file
+    from hpcseg.bench.table import as_markdown
+    from hpcseg.bench.whole import PARTS, run_bench
+    from hpcseg.learn.ranks import join, read_environment
+    from hpcseg.runs.record import write_json
+
+    unknown = set(part or ()) - set(PARTS)
+    if unknown:
+        raise ConfigError(f'There is no part "{min(unknown)}" of a bench. There are {", ".join(PARTS)}.')
+    environment = read_environment()
+    if environment.world_size > 1:
+        raise ConfigError("A bench starts its ranks itself. Run it in one process.")
+    run.mkdir(parents=True, exist_ok=True)
+    with join(environment, run) as ranks:
+        record = run_bench(
+            data,
+            widths=width or [16],
+            batch_size=batch_size,
+            parts=part or PARTS,
+            ranks=ranks,
+            rounds=rounds,
+            on_part=lambda text: console.stderr.print(f"measuring {text}"),
+        )
+    file = bench_file(run, record["provenance"]["device"])
+    write_json(file, record)
+    console.stdout.print(json.dumps(record, indent=1) if as_json else as_markdown(record), end="")
+    console.stderr.print(f"The record: {file}")

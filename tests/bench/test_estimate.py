@@ -1,0 +1,74 @@
+"""How long cells take, worked out by hand from a bench's rates."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from hpcseg.bench.estimate import bench_file, estimate, find_bench
+from hpcseg.config import find_job, load_job
+
+SHAPE = (500, 501, 501)
+
+
+def _record(device="CPU of a test", time="2026-01-02T03:04:05+00:00", rate=10.0):
+    return {
+        "tile_size": 128,
+        "provenance": {"device": device, "time": time},
+        "training": {"16": {"tiles_per_second": {"ours": rate}}},
+        "sweep": {"16": {"tiles_per_second": {"ours": 4 * rate}}},
+    }
+
+
+def _cells(**settings):
+    return [
+        cell
+        for cell in load_job(find_job("paper-cpu")).cells
+        if cell.data.tiles == "large" and all(getattr(cell.train, k) == v for k, v in settings.items())
+    ]
+
+
+def test_seconds_are_tiles_by_rates():
+    (cell, *_) = _cells(noise_fraction=0.5)
+    (seconds,) = estimate([cell], SHAPE, _record()).seconds
+    epochs, sigmas = cell.train.epochs, len(cell.evaluate.sigmas())
+    # 4500 tiles: 70 % are trained on, 15 % validate each epoch, 15 % meet every noise level.
+    assert seconds == pytest.approx(epochs * 3150 / 10 + (epochs * 675 + sigmas * 675) / 40)
+
+
+def test_a_width_that_was_not_measured_costs_as_much_more_as_it_multiplies():
+    (cell, *_) = _cells(noise_fraction=0.5)
+    record = _record()
+    for part in ("training", "sweep"):
+        record[part] = {"32": record[part]["16"]}
+    (at_16,) = estimate([cell], SHAPE, _record()).seconds
+    (from_32,) = estimate([cell], SHAPE, record).seconds
+    assert from_32 == pytest.approx(at_16 / 4)
+
+
+def test_the_text_has_the_sum_the_longest_and_where_it_was_measured():
+    cells = _cells(noise_fraction=0.5)
+    text = estimate(cells, SHAPE, _record(rate=1000.0)).text()
+    assert "CPU of a test" in text
+    assert "2026-01-02" in text
+    assert "minutes" in text
+
+
+def test_the_newest_bench_of_the_kind_is_found_and_others_are_passed_over(tmp_path):
+    assert find_bench(tmp_path, gpu=False) is None
+    records = {
+        "old": _record("CPU x", "2026-01-01T00:00:00+00:00"),
+        "new": _record("CPU x", "2026-01-03T00:00:00+00:00"),
+        "gpu": _record("NVIDIA y", "2026-01-02T00:00:00+00:00"),
+        "half": {"provenance": {"device": "CPU x", "time": "2027-01-01T00:00:00+00:00"}},
+    }
+    for name, record in records.items():
+        (tmp_path / f"bench-{name}.json").write_text(json.dumps(record))
+    (tmp_path / "bench-damaged.json").write_text("{")
+    assert find_bench(tmp_path, gpu=False) == records["new"]
+    assert find_bench(tmp_path, gpu=True) == records["gpu"]
+
+
+def test_a_device_has_a_file_of_its_own(tmp_path):
+    assert bench_file(tmp_path, "NVIDIA H200 (141 GB)").name == "bench-nvidia-h200-141-gb.json"

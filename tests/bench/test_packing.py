@@ -1,0 +1,35 @@
+"""The bench of pack on two small stacks."""
+
+from __future__ import annotations
+
+import pytest
+
+from hpcseg.bench import packing
+from hpcseg.data import store
+from hpcseg.errors import HpcsegError
+
+
+def test_pack_takes_turns_with_decoding_writing_and_the_plain_loop(tmp_path):
+    found = packing.measure_packing(tmp_path, slices=3, size=256, rounds=1)
+    assert set(found["bytes_per_second"]) == {packing.OURS, packing.DECODE, packing.WRITE, packing.PLAIN}
+    assert all(rate > 0 for rate in found["bytes_per_second"].values())
+    assert found["slower"] in (packing.DECODE, packing.WRITE)
+    slower = found["bytes_per_second"][found["slower"]]
+    assert found["against the slower"] == pytest.approx(found["bytes_per_second"][packing.OURS] / slower)
+    assert 20 < found["peak_memory_mib"] < 1000
+
+    store.verify(tmp_path / "packed.h5", lambda *_: None)
+    info = store.read_info(tmp_path / "packed.h5")
+    assert info.shape == (3, 256, 256)
+    assert len(set(info.image_sha256)) == 3
+    assert found["file_bytes"] == (tmp_path / "packed.h5").stat().st_size
+
+
+def test_a_pack_that_fails_is_told_with_its_reason(tmp_path, monkeypatch):
+    def damaged(folder, *, slices, size):
+        for path in packing._stacks(folder):
+            path.write_bytes(b"no TIFF")
+
+    monkeypatch.setattr(packing, "_write_stacks", damaged)
+    with pytest.raises(HpcsegError, match=r"failed in the bench: error: .*images.tif is not a readable TIFF"):
+        packing.measure_packing(tmp_path, slices=3, size=256, rounds=1)
