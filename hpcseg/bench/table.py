@@ -26,7 +26,8 @@ def bottleneck(part: dict[str, Any]) -> str:
 
 def _lines(record: dict[str, Any]) -> Iterator[str]:
     of = record["provenance"]
-    yield f"{of['device']}, {of['cores']} cores, torch {of['torch']}, {record['precision']}, hpcseg {of['commit']}."
+    machine = ", ".join(filter(None, [of["device"], of.get("processor")]))
+    yield f"{machine}, {of['cores']} cores, torch {of['torch']}, {record['precision']}, hpcseg {of['commit']}."
     yield f"`{of['command']}`, {of['time']}. Medians of {record['rounds']} rounds in which all take turns."
     for name, unit in (("training", "trained"), ("sweep", "evaluated")):
         if name in record:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -25,6 +26,9 @@ def bench(
         list[str] | None,
         typer.Option(help="training, sweep, scaling, pack or startup; may be given again.", show_default="all"),
     ] = None,
+    device: Annotated[
+        Literal["cpu", "cuda"] | None, typer.Option(help="What to measure.", show_default="a GPU where there is one")
+    ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Turns of each contender that count.")] = 5,
     run: Annotated[Path, typer.Option(help="Folder in which runs, and this record, are kept.")] = RUNS,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -42,11 +46,15 @@ def bench(
     unknown = set(part or ()) - set(PARTS)
     if unknown:
         raise ConfigError(f'There is no part "{min(unknown)}" of a bench. There are {", ".join(PARTS)}.')
+    if device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the contenders' processes inherit it
     environment = read_environment()
     if environment.world_size > 1:
         raise ConfigError("A bench starts its ranks itself. Run it in one process.")
     run.mkdir(parents=True, exist_ok=True)
     with join(environment, run) as ranks:
+        if device == "cuda" and ranks.device.type == "cpu":
+            raise ConfigError("torch finds no GPU here. Leave --device out to measure the CPU.")
         record = run_bench(
             data,
             widths=width or [16],

@@ -15,32 +15,47 @@ COMPRESSION_LEVEL = 1
 
 
 @dataclass(frozen=True)
-class EncodedSlice:
-    """One slice, ready to be written."""
+class EncodedImage:
+    """The grey values of a slice, ready to be written."""
 
-    image_chunks: np.ndarray
+    chunks: np.ndarray
     """(chunks, height, width), source dtype, little-endian."""
-    label_chunks: list[bytes]
-    """Compressed class indices of every chunk, row by row."""
-    class_counts: np.ndarray
-    """(C,) int64, pixels of each class."""
-    image_sha256: str
-    label_sha256: str
-    """Of the label with its original values."""
+    sha256: str
     grey_min: float
     grey_max: float
 
 
-def encode(image: np.ndarray, label: np.ndarray, values: np.ndarray) -> EncodedSlice | None:
-    """All of packing a slice that needs no file; safe to call from several threads.
+@dataclass(frozen=True)
+class EncodedLabel:
+    """The label of a slice, ready to be written."""
+
+    chunks: list[bytes]
+    """Compressed class indices of every chunk, row by row."""
+    sha256: str
+    """With its original values."""
+    class_counts: np.ndarray
+    """(C,) int64, pixels of each class."""
+
+
+def encode_image(image: np.ndarray) -> EncodedImage:
+    """All of packing grey values (H, W) that needs no file; safe to call from several threads, as is the other."""
+    return EncodedImage(
+        chunks=_chunks(image.astype(image.dtype.newbyteorder("<"), copy=False), image.shape),
+        sha256=pixels_sha256(image),
+        grey_min=float(image.min()),
+        grey_max=float(image.max()),
+    )
+
+
+def encode_label(label: np.ndarray, values: np.ndarray) -> EncodedLabel | None:
+    """All of packing a label that needs no file.
 
     Args:
-        image: (H, W) grey values.
-        label: (H, W) original label values.
+        label: (H, W) original values.
         values: (C,) original values, ascending, of class 0, 1, ...
 
     Returns:
-        The slice, or None if its label has a value that is not among `values`.
+        None if the label has a value that is not among `values`.
     """
     counts = np.zeros(len(values), dtype=np.int64)
     compressed = []
@@ -50,15 +65,7 @@ def encode(image: np.ndarray, label: np.ndarray, values: np.ndarray) -> EncodedS
         compressed += [_compress(chunk) for chunk in _chunks(classes, label.shape)]
     if counts.sum() != label.size:
         return None
-    return EncodedSlice(
-        image_chunks=_chunks(image.astype(image.dtype.newbyteorder("<"), copy=False), image.shape),
-        label_chunks=compressed,
-        class_counts=counts,
-        image_sha256=pixels_sha256(image),
-        label_sha256=pixels_sha256(label),
-        grey_min=float(image.min()),
-        grey_max=float(image.max()),
-    )
+    return EncodedLabel(chunks=compressed, sha256=pixels_sha256(label), class_counts=counts)
 
 
 def pixels_sha256(pixels: np.ndarray) -> str:

@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 
 from hpcseg.data import store
-from hpcseg.data.encode import EncodedSlice, encode, pixels_sha256
+from hpcseg.data.encode import EncodedLabel, encode_image, encode_label, pixels_sha256
 from hpcseg.data.tiff import Page, check_images, find_pages, pair
 from hpcseg.data.writer import create
 from hpcseg.errors import ConfigError, DatasetError
@@ -87,14 +87,17 @@ def _write(
     """Write the whole file, if labels have these values and no others; raises _UnknownLabelError otherwise."""
     first = pairs[0][0]
 
-    def encoded(pages: _Pair) -> EncodedSlice:
-        if (ready := encode(*_read_pair(pages), values)) is None:
-            raise _UnknownLabelError(pages[1])
-        return ready
-
     with create(output, slices=len(pairs), shape=(first.shape[0], first.shape[1]), dtype=first.dtype) as writer:
-        for done, ready in enumerate(_ahead(encoded, pairs, at_most=_at_once(pairs[0])), start=1):
-            writer.add(ready)
+
+        def work(index: int) -> EncodedLabel:
+            image, label = _read_pair(pairs[index])
+            if (encoded := encode_label(label, values)) is None:
+                raise _UnknownLabelError(pairs[index][1])
+            writer.add_image(index, encode_image(image))
+            return encoded
+
+        for done, label in enumerate(_ahead(work, range(len(pairs)), at_most=_at_once(pairs[0])), start=1):
+            writer.add_label(label)
             on_slice(done, len(pairs))
         writer.finish(
             numbers=[image.number for image, _ in pairs],

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from hpcseg import __version__
-from hpcseg.data.encode import COMPRESSION_LEVEL, EncodedSlice, chunk_shape
+from hpcseg.data.encode import COMPRESSION_LEVEL, EncodedImage, EncodedLabel, chunk_shape
 from hpcseg.data.hdf5 import h5py
 from hpcseg.data.store import (
     FORMAT,
@@ -27,6 +27,7 @@ from hpcseg.data.store import (
 from hpcseg.files import aside
 
 _TRIED_BYTES = 1_000_000
+_GATHERED_BYTES = 1048576
 
 
 @contextlib.contextmanager
@@ -50,7 +51,7 @@ def create(path: Path, *, slices: int, shape: tuple[int, int], dtype: np.dtype) 
 
 
 class Writer:
-    """Takes the slices of a new file one after the other, and then what they are called."""
+    """Takes the slices of a new file, and then what they are called."""
 
     def __init__(self, file: h5py.File, target: _Target, slices: int, shape: tuple[int, int], dtype: np.dtype) -> None:
         self._file = file
@@ -66,17 +67,20 @@ class Writer:
             compression_opts=COMPRESSION_LEVEL,
         )
         self._corners = [(y, x) for y in range(0, shape[0], chunks[1]) for x in range(0, shape[1], chunks[2])]
-        self._added: list[tuple[str, str, np.ndarray, float, float]] = []
+        self._added_images: list[tuple[str, float, float]] = [("", 0.0, 0.0)] * slices
+        self._added_labels: list[tuple[str, np.ndarray]] = []
 
-    def add(self, encoded: EncodedSlice) -> None:
-        """Append one slice."""
-        index = len(self._added)
-        self._target.write_at(self._first_image + index * self._image_bytes, encoded.image_chunks)
-        for corner, chunk in zip(self._corners, encoded.label_chunks, strict=True):
+    def add_image(self, index: int, image: EncodedImage) -> None:
+        """Write the grey values of a slice; safe to call from several threads, in any order."""
+        self._target.write_at(self._first_image + index * self._image_bytes, image.chunks)
+        self._added_images[index] = (image.sha256, image.grey_min, image.grey_max)
+
+    def add_label(self, label: EncodedLabel) -> None:
+        """Append the label of the next slice; for one thread alone, as HDF5 is."""
+        index = len(self._added_labels)
+        for corner, chunk in zip(self._corners, label.chunks, strict=True):
             self._labels.id.write_direct_chunk((index, *corner), chunk)
-        self._added.append(
-            (encoded.image_sha256, encoded.label_sha256, encoded.class_counts, encoded.grey_min, encoded.grey_max)
-        )
+        self._added_labels.append((label.sha256, label.class_counts))
 
     def finish(
         self,
@@ -98,7 +102,8 @@ class Writer:
             label_dtype: of the original labels.
             command: what the user typed, for the record.
         """
-        image_sha256, label_sha256, counts, grey_min, grey_max = zip(*self._added, strict=True)
+        image_sha256, grey_min, grey_max = zip(*self._added_images, strict=True)
+        label_sha256, counts = zip(*self._added_labels, strict=True)
         table = SliceTable(
             numbers=np.array(numbers, dtype=np.int64),
             image_names=tuple(image_names),
@@ -172,12 +177,16 @@ def _full_scale(dtype: np.dtype, table: SliceTable) -> float:
 class _Target(io.FileIO):
     """The file that HDF5 writes through. Keeps the first error for `finish` and swallows what comes after it.
 
-    HDF5 must not meet an error itself (full disk, quota): it cannot close such a file, and crashes at exit.
+    HDF5 must not meet an error itself (full disk, quota): it cannot close such a file, and crashes at exit. And it
+    writes chunk by chunk: what lies one behind the other is gathered, since every call that the kernel answers makes
+    this thread queue for the interpreter again.
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, "w+")
         self._error: OSError | None = None
+        self._start = 0
+        self._gathered = bytearray()
 
     def try_out(self) -> None:
         """Raises the OSError of a disk that is full before HDF5 writes its first page, without which it crashes too."""
@@ -186,14 +195,23 @@ class _Target(io.FileIO):
         self.seek(0)
         self.finish()
 
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        if self._gathered and whence == os.SEEK_SET and offset == self._start + len(self._gathered):
+            return offset
+        self._drain()
+        return super().seek(offset, whence)
+
     def write(self, data: Any) -> int:
-        left = memoryview(data)
-        try:
-            while left and self._error is None:
-                left = left[super().write(left) :]
-        except OSError as error:
-            self._error = error
+        if not self._gathered:
+            self._start = self.tell()
+        self._gathered += data
+        if len(self._gathered) >= _GATHERED_BYTES:
+            self._drain()
         return len(data)
+
+    def readinto(self, buffer: Any) -> int | None:
+        self._drain()
+        return super().readinto(buffer)
 
     def write_at(self, offset: int, data: Any) -> None:
         """Write past HDF5; raises the OSError itself."""
@@ -203,6 +221,7 @@ class _Target(io.FileIO):
             left, offset = left[written:], offset + written
 
     def truncate(self, size: int | None = None) -> int:
+        self._drain()
         try:
             return super().truncate(size)
         except OSError as error:
@@ -211,9 +230,19 @@ class _Target(io.FileIO):
 
     def finish(self) -> None:
         """Bring all to the disk; raises the OSError that writing met."""
+        self._drain()
         if self._error is not None:
             raise self._error
         os.fsync(self.fileno())
+
+    def _drain(self) -> None:
+        left = memoryview(bytes(self._gathered))
+        self._gathered.clear()
+        try:
+            while left and self._error is None:
+                left = left[super().write(left) :]
+        except OSError as error:
+            self._error = error
 
 
 def _as_utf8(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import socket
@@ -19,7 +20,17 @@ def device_facts(device: torch.device) -> dict[str, Any]:
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         return {"device": name, "cuda": torch.version.cuda, "driver": _driver_version()}
-    return {"device": f"CPU, {torch.get_num_threads()} threads"}
+    return {"device": f"CPU, {torch.get_num_threads()} threads", "processor": _processor()}
+
+
+def _processor() -> str | None:
+    """The processor's name, where Linux tells it."""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
+        for line in file:
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    return None
 
 
 def describe_process(ranks: Ranks) -> dict[str, Any]:

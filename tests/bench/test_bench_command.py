@@ -86,10 +86,12 @@ def test_a_dry_run_says_how_long_the_cells_take_once_the_machine_is_measured(mea
     ("arguments", "message"),
     [
         (("--part", "espresso"), 'There is no part "espresso" of a bench. There are training, sweep,'),
+        (("--device", "cuda"), "torch finds no GPU here. Leave --device out"),
         (("--data", "none.h5"), "There is no packed data set none.h5"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.chdir(tmp_path)
     answer = hpcseg("bench", *arguments)
     assert answer.exit_code in (2, 3)
