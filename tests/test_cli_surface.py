@@ -24,7 +24,7 @@ SURFACE = {
         "job", "data", "run", "wait", "no_job", "as_json", "profile", "partition", "account", "qos", "constraint",
         "exclude", "nodes", "gpus_per_node", "ranks_per_node", "cpus_per_task", "mem", "time", "setup",
     },
-    "bench": {"data", "width", "batch_size", "part", "device", "rounds", "run", "as_json"},
+    "bench": {"data", "width", "batch_size", "part", "device", "seconds", "rounds", "run", "as_json"},
     "status": {"run", "watch", "as_json"},
     "logs": {"cells", "run", "rank", "stage", "failed", "follow", "lines"},
     "retry": {"cells", "run", "dry_run", "mem", "time", "exclude"},

@@ -1,4 +1,4 @@
-"""A contender of the bench: a process, or one per rank, that does a piece of its work for every line that it reads.
+"""A contender of the bench: a process, or one per rank, that does as many steps as the next line on stdin says.
 
 Processes of their own, so that what one does to its memory allocator or its threads is nothing to the others.
 """
@@ -36,7 +36,7 @@ class Contender:
 
 @contextlib.contextmanager
 def started(contenders: Mapping[str, Contender]) -> Iterator[dict[str, Piece]]:
-    """Start the contenders' processes, and end them; in between each piece is one turn.
+    """Start the contenders' processes, and end them; in between calling a piece is one turn.
 
     Raises:
         HpcsegError: a process has died; it has told why on stderr.
@@ -77,13 +77,13 @@ def _start(contender: Contender, launch: str, rank: int) -> subprocess.Popen[str
     )
 
 
-def _turn(name: str, ranks: Sequence[subprocess.Popen[str]]) -> float:
+def _turn(name: str, ranks: Sequence[subprocess.Popen[str]], steps: int) -> float:
     """One piece of all ranks together; units per second."""
     answers = []
     with contextlib.suppress(BrokenPipeError):
         for process in ranks:
             assert process.stdin is not None
-            process.stdin.write("go\n")
+            process.stdin.write(f"{steps}\n")
             process.stdin.flush()
         for process in ranks:
             assert process.stdout is not None
@@ -99,8 +99,8 @@ def _serve(build: str, arguments: Mapping[str, Any]) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     with getattr(importlib.import_module(module), function)(**arguments) as piece:
-        for _ in sys.stdin:
-            print(piece(), file=answers, flush=True)
+        for steps in sys.stdin:
+            print(piece(int(steps)), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -28,8 +28,8 @@ class Estimate:
         """For a person."""
         hours, longest = sum(self.seconds) / 3600, max(self.seconds) / 60
         return (
-            f"About {_duration(hours * 60)} on {self.device} in all, at most {_duration(longest)} a cell, going by the "
-            f"bench of {self.time[:10]} there."
+            f"About {_duration(hours * 60)} in all, and at most {_duration(longest)} a cell, going by the bench of "
+            f"{self.time[:10]} ({self.device})."
         )
 
 

@@ -37,11 +37,11 @@ def count_operations(model: UNet, size: int) -> tuple[int, int]:
     return evaluation, evaluation + backward.get_total_flops()
 
 
-def measure_peak(device: torch.device, precision: str, *, rounds: int) -> Rates:
+def measure_peak(device: torch.device, precision: str, *, seconds: float, rounds: int) -> Rates:
     """Floating-point operations per second of a large `MATRIX` product and of a 3 x 3 `CONVOLUTION`, in turns."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     on_gpu = device.type == "cuda"
-    edge, batch, repeats = (8192, 256, 10) if on_gpu else (2048, 16, 4)
+    edge, batch = (8192, 256) if on_gpu else (2048, 16)
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> torch.Tensor:
@@ -53,21 +53,24 @@ def measure_peak(device: torch.device, precision: str, *, rounds: int) -> Rates:
     images = random(batch, channels, pixels, pixels).contiguous(memory_format=torch.channels_last)
     weight = random(channels, channels, 3, 3).contiguous(memory_format=torch.channels_last)
 
-    def multiply() -> None:
-        for _ in range(repeats):
+    def multiply(times: int) -> None:
+        for _ in range(times):
             torch.mm(left, right)
         synchronise(device)
 
-    def convolve() -> None:
-        for _ in range(repeats):
+    def convolve(times: int) -> None:
+        for _ in range(times):
             functional.conv2d(images, weight, padding=1)
         synchronise(device)
 
     with torch.inference_mode():
         return take_turns(
             {
-                MATRIX: lambda: rate(repeats * 2 * edge**3, multiply),
-                CONVOLUTION: lambda: rate(repeats * 2 * batch * (channels * pixels) ** 2 * 9, convolve),
+                MATRIX: lambda times: rate(times * 2 * edge**3, lambda: multiply(times)),
+                CONVOLUTION: lambda times: rate(
+                    times * 2 * batch * (channels * pixels) ** 2 * 9, lambda: convolve(times)
+                ),
             },
+            seconds=seconds,
             rounds=rounds,
         )

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-Piece = Callable[[], float]
-"""Does a piece of work of half a second or so; returns units per second (tiles, bytes, operations)."""
+Piece = Callable[[int], float]
+"""Does some steps of a work; returns units per second (tiles, bytes, operations)."""
 
 
 @dataclass(frozen=True)
@@ -35,27 +35,39 @@ class Rates:
         return (high - low) / self.median(name)
 
 
-def take_turns(
-    contenders: Mapping[str, Piece], *, rounds: int, on_round: Callable[[int, int], None] = lambda *_: None
-) -> Rates:
-    """Let every contender do its piece once per round, and one round more before, which does not count.
+def take_turns(contenders: Mapping[str, Piece], *, seconds: float, rounds: int) -> Rates:
+    """Let every contender do a piece per round.
 
     Args:
         contenders: by name.
-        rounds: that count, at least 1.
-        on_round: told how many rounds of how many are done.
+        seconds: that a piece takes, about; one step, if that takes longer. How many steps these are is found out first,
+            in pieces that do not count.
+        rounds: at least 1.
     """
+    counts = {name: _steps_of(piece, seconds) for name, piece in contenders.items()}
     rates: dict[str, list[float]] = {name: [] for name in contenders}
     names = list(contenders)
-    for number in range(rounds + 1):
+    for number in range(rounds):
         # Each goes first in turn: who follows whom decides what is left in the caches.
         first = number % len(names)
         for name in names[first:] + names[:first]:
-            rate = contenders[name]()
-            if number:
-                rates[name].append(rate)
-        on_round(number + 1, rounds + 1)
+            rates[name].append(contenders[name](counts[name]))
     return Rates({name: tuple(found) for name, found in rates.items()})
+
+
+def _steps_of(piece: Piece, seconds: float) -> int:
+    started = time.perf_counter()
+    piece(1)  # the first of all loads and allocates
+    if time.perf_counter() - started > 10 * seconds:
+        return 1
+    steps = 1
+    while True:
+        started = time.perf_counter()
+        piece(steps)
+        took = time.perf_counter() - started
+        if took > seconds / 3:
+            return max(1, round(steps * seconds / took))
+        steps *= 2
 
 
 def rate(units: float, work: Callable[[], object]) -> float:

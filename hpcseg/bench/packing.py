@@ -8,7 +8,7 @@ import itertools
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ _PATCH, _PATCHES = 256, 4
 _BLOCK_BYTES = 8 * 2**20
 
 
-def measure_packing(folder: Path, *, slices: int, size: int, rounds: int) -> dict[str, Any]:
+def measure_packing(folder: Path, *, slices: int, size: int, seconds: float, rounds: int) -> dict[str, Any]:
     """Bytes of decoded pixels per second of `OURS`, `DECODE`, `WRITE` and `PLAIN`, which take turns.
 
     `DECODE` reads all slices and labels with a thread per core and drops them; `WRITE` brings as many bytes to the disk
@@ -40,7 +40,8 @@ def measure_packing(folder: Path, *, slices: int, size: int, rounds: int) -> dic
         folder: gets two stacks of 3 bytes per pixel in all, and the packed files.
         slices: of the stacks.
         size: height and width in pixels, a multiple of 256.
-        rounds: pieces that count of each.
+        seconds: of a piece; packing everything once, if that takes longer.
+        rounds: pieces of each.
 
     Raises:
         HpcsegError: the folder's file system refuses, or packing fails.
@@ -58,7 +59,7 @@ def measure_packing(folder: Path, *, slices: int, size: int, rounds: int) -> dic
         )
     }
     with started(contenders) as pieces:
-        rates = take_turns(pieces, rounds=rounds)
+        rates = take_turns(pieces, seconds=seconds, rounds=rounds)
     slower = min((DECODE, WRITE), key=rates.median)
     return {
         "slices": slices,
@@ -76,7 +77,10 @@ def measure_packing(folder: Path, *, slices: int, size: int, rounds: int) -> dic
 def pack_piece(folder: str, source_bytes: int) -> Iterator[Piece]:
     """All of `hpcseg pack` but its start."""
     images, labels = _stacks(Path(folder))
-    yield lambda: rate(source_bytes, lambda: pack(images, labels, Path(folder) / "packed.h5", command="bench"))
+    packed = Path(folder) / "packed.h5"
+    yield lambda times: rate(
+        times * source_bytes, lambda: _repeat(times, lambda: pack(images, labels, packed, command="bench"))
+    )
 
 
 @contextlib.contextmanager
@@ -88,7 +92,7 @@ def decode_piece(folder: str, source_bytes: int) -> Iterator[Piece]:
             pages = itertools.chain(*map(find_pages, _stacks(Path(folder))))
             collections.deque(pool.map(lambda page: page.read().nbytes, pages), maxlen=0)
 
-    yield lambda: rate(source_bytes, work)
+    yield lambda times: rate(times * source_bytes, lambda: _repeat(times, work))
 
 
 @contextlib.contextmanager
@@ -106,14 +110,20 @@ def write_piece(folder: str, source_bytes: int, file_bytes: int) -> Iterator[Pie
             os.fsync(file.fileno())
         path.unlink()
 
-    yield lambda: rate(source_bytes, work)
+    yield lambda times: rate(times * source_bytes, lambda: _repeat(times, work))
 
 
 @contextlib.contextmanager
 def plain_piece(folder: str, source_bytes: int) -> Iterator[Piece]:
     """The loop that people write."""
     images, labels = _stacks(Path(folder))
-    yield lambda: rate(source_bytes, lambda: plain_pack(images, labels, Path(folder) / "plain.h5"))
+    plain = Path(folder) / "plain.h5"
+    yield lambda times: rate(times * source_bytes, lambda: _repeat(times, lambda: plain_pack(images, labels, plain)))
+
+
+def _repeat(times: int, work: Callable[[], object]) -> None:
+    for _ in range(times):
+        work()
 
 
 def _stacks(folder: Path) -> tuple[Path, Path]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from hpcseg.bench.measure import Rates, take_turns
@@ -28,13 +30,14 @@ train.seed = 0
 """
 
 
-def measure_startup(data: Path, *, tile_size: int, rounds: int) -> Rates:
+def measure_startup(data: Path, *, tile_size: int, seconds: float, rounds: int) -> Rates:
     """How often per second a command could start: `HELP`, and `FIRST_STEP` with the data set on this machine's device.
 
     Args:
         data: the packed data set.
         tile_size: of the training that is started.
-        rounds: that count.
+        seconds: of a piece.
+        rounds: pieces of each.
 
     Raises:
         HpcsegError: a command fails.
@@ -49,14 +52,20 @@ def measure_startup(data: Path, *, tile_size: int, rounds: int) -> Rates:
             _call("train", "*", "--job", str(folder / "startup.toml"), "--data", str(data), "--run", str(run))
             (cell,) = (run / "cells").iterdir()
             first = next(line for line in read_lines(cell / "events.jsonl") if line["event"] == "start")
-            return 1 / float(first["time"] - started)
+            return float(first["time"] - started)
 
-        def help_() -> float:
+        def first_word() -> float:
             started = time.perf_counter()
             _call("--help")
-            return 1 / (time.perf_counter() - started)
+            return time.perf_counter() - started
 
-        return take_turns({HELP: help_, FIRST_STEP: first_step}, rounds=rounds)
+        starts = {HELP: first_word, FIRST_STEP: first_step}
+        pieces = {name: functools.partial(_starts_per_second, start) for name, start in starts.items()}
+        return take_turns(pieces, seconds=seconds, rounds=rounds)
+
+
+def _starts_per_second(start: Callable[[], float], times: int) -> float:
+    return times / sum(start() for _ in range(times))
 
 
 def _call(*arguments: str) -> None:

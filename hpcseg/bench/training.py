@@ -29,28 +29,27 @@ _NO_CHECKPOINT_SECONDS = 1e9
 _HERE = "hpcseg.bench.training"
 
 
-def measure_training(data: Path, *, width: int, batch_size: int, steps: int, rounds: int) -> Rates:
+def measure_training(data: Path, *, width: int, batch_size: int, seconds: float, rounds: int) -> Rates:
     """Tiles per second of `OURS`, `PLAIN` and `RESIDENT`, which take turns.
 
     Args:
         data: the packed data set.
         width: channels of the network's first block.
         batch_size: tiles per step.
-        steps: of a piece; the plain loop, which is slower, takes a third.
-        rounds: pieces that count of each.
+        seconds: of a piece.
+        rounds: pieces of each.
     """
     work = {"data": str(data), "width": width, "batch_size": batch_size}
     contenders = {
-        OURS: Contender(f"{_HERE}:our_piece", {**work, "steps": steps}),
-        PLAIN: Contender(f"{_HERE}:plain_piece", {**work, "steps": max(1, steps // 3)}),
-        RESIDENT: Contender(f"{_HERE}:resident_piece", {**work, "steps": steps}),
+        name: Contender(f"{_HERE}:{build}", work)
+        for name, build in ((OURS, "our_piece"), (PLAIN, "plain_piece"), (RESIDENT, "resident_piece"))
     }
     with started(contenders) as pieces:
-        return take_turns(pieces, rounds=rounds)
+        return take_turns(pieces, seconds=seconds, rounds=rounds)
 
 
 def measure_ranks(
-    data: Path, *, width: int, batch_size: int, steps: int, world_sizes: Sequence[int], rounds: int
+    data: Path, *, width: int, batch_size: int, world_sizes: Sequence[int], seconds: float, rounds: int
 ) -> Rates:
     """Tiles per second of our trainer with all cores in `ONE_RANK`, and with the same cores divided between ranks.
 
@@ -58,11 +57,11 @@ def measure_ranks(
         data: the packed data set.
         width: channels of the network's first block.
         batch_size: tiles per step, over all ranks.
-        steps: of a piece.
         world_sizes: numbers of ranks to compare with one.
-        rounds: pieces that count of each.
+        seconds: of a piece.
+        rounds: pieces of each.
     """
-    work = {"data": str(data), "width": width, "batch_size": batch_size, "steps": steps}
+    work = {"data": str(data), "width": width, "batch_size": batch_size}
     contenders = {ONE_RANK: Contender(f"{_HERE}:our_piece", work)}
     for size in world_sizes:
         contenders[f"{size} ranks"] = Contender(f"{_HERE}:our_piece", work, size)
@@ -73,7 +72,7 @@ def measure_ranks(
             for name, contender in contenders.items()
         }
         with started(met) as pieces:
-            return take_turns(pieces, rounds=rounds)
+            return take_turns(pieces, seconds=seconds, rounds=rounds)
 
 
 def settings(width: int, batch_size: int) -> TrainConfig:
@@ -101,46 +100,52 @@ def synchronise(device: torch.device) -> None:
 
 
 @contextlib.contextmanager
-def our_piece(data: str, width: int, batch_size: int, steps: int, folder: str | None = None) -> Iterator[Piece]:
-    """An epoch of `steps` batches of our trainer, from the order of the tiles to the sums at its end."""
+def our_piece(data: str, width: int, batch_size: int, folder: str | None = None) -> Iterator[Piece]:
+    """Our trainer, from the order of the tiles to the sums at the end of an epoch: so many steps, or whole epochs."""
     with contextlib.ExitStack() as stack:
         meeting = Path(folder or stack.enter_context(tempfile.TemporaryDirectory()))
-        trainer = _trainer(
-            data, width, batch_size, steps, meeting, stack.enter_context(join(read_environment(), meeting))
-        )
-        told: list[float] = []
+        ranks = stack.enter_context(join(read_environment(), meeting))
+        trainers: dict[int, Trainer] = {}
 
-        def on_epoch(history: list[dict[str, Any]], seconds: float, tiles: int) -> None:
-            told.append(tiles / seconds)
+        def piece(steps: int) -> float:
+            if steps not in trainers:
+                trainers.clear()
+                trainers[steps] = _trainer(data, width, batch_size, steps, meeting, ranks)
+            trainer = trainers[steps]
+            tiles_trained, took = 0, 0.0
 
-        trainer.on_epoch = on_epoch
+            def on_epoch(history: list[dict[str, Any]], seconds: float, tiles: int) -> None:
+                nonlocal tiles_trained, took
+                tiles_trained += tiles
+                took += seconds
 
-        def piece() -> float:
-            trainer.config = dataclasses.replace(trainer.config, epochs=trainer.position.epoch + 1)
+            trainer.on_epoch = on_epoch
+            epochs = max(1, round(steps / trainer.steps))
+            trainer.config = dataclasses.replace(trainer.config, epochs=trainer.position.epoch + epochs)
             trainer.fit()
-            return told[-1]
+            return tiles_trained / took
 
         yield piece
 
 
 @contextlib.contextmanager
-def resident_piece(data: str, width: int, batch_size: int, steps: int) -> Iterator[Piece]:
+def resident_piece(data: str, width: int, batch_size: int) -> Iterator[Piece]:
     """Our step on one batch that never changes: no order, no gather, no record. What the trainer cannot exceed."""
     with tempfile.TemporaryDirectory() as folder, join(read_environment(), Path(folder)) as ranks:
         ours = _trainer(data, width, batch_size, 1, Path(folder), ranks)
         images, labels = ours.training.take(slice(None))
         step = TrainStep(ours.model, ours.optimizer, precision=ours.precision, world_size=1)
 
-        def work() -> None:
+        def work(steps: int) -> None:
             for _ in range(steps):
                 step(images, labels, pixels=labels.numel())
             synchronise(ranks.device)
 
-        yield lambda: rate(steps * batch_size, work)
+        yield lambda steps: rate(steps * batch_size, lambda: work(steps))
 
 
 @contextlib.contextmanager
-def plain_piece(data: str, width: int, batch_size: int, steps: int) -> Iterator[Piece]:
+def plain_piece(data: str, width: int, batch_size: int) -> Iterator[Piece]:
     """The loop that people write."""
     environment = read_environment()
     torch.set_num_threads(environment.threads)
@@ -149,7 +154,7 @@ def plain_piece(data: str, width: int, batch_size: int, steps: int) -> Iterator[
     training = PlainTraining(
         plain_network(source, config), disk, batch_size=batch_size, device=choose_device(environment.local_rank)
     )
-    yield lambda: rate(steps * batch_size, lambda: training.steps(steps))
+    yield lambda steps: rate(steps * batch_size, lambda: training.steps(steps))
 
 
 def _trainer(data: str, width: int, batch_size: int, steps: int, folder: Path, ranks: Ranks) -> Trainer:

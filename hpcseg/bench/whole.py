@@ -13,7 +13,7 @@ from hpcseg.bench.hardware import count_operations
 from hpcseg.bench.measure import Rates
 from hpcseg.bench.packing import measure_packing
 from hpcseg.config import DataConfig
-from hpcseg.data.batches import EVALUATION_CHUNK, open_source
+from hpcseg.data.batches import open_source
 from hpcseg.learn.precision import resolve_precision
 from hpcseg.learn.ranks import Ranks
 from hpcseg.runs.machine import device_facts
@@ -21,9 +21,6 @@ from hpcseg.runs.provenance import collect, command_line
 
 SCHEMA = 1
 PARTS = ("training", "sweep", "scaling", "pack", "startup")
-# At the hardware's peak; a network takes two or three times as long. Enough steps for what comes once per epoch to be
-# as small as it is in a real one.
-_SECONDS_PER_PIECE = 3.0
 # As many slices as keep it to seconds; a size of which tens fit into memory.
 _SLICES, _SIZE = 64, 1024
 # The paper's batch for its large data set, which any small number of ranks can divide.
@@ -37,6 +34,7 @@ def run_bench(
     batch_size: int,
     parts: Sequence[str],
     ranks: Ranks,
+    seconds: float,
     rounds: int,
     on_part: Callable[[str], None],
 ) -> dict[str, Any]:
@@ -48,16 +46,18 @@ def run_bench(
         batch_size: tiles per training step.
         parts: of `PARTS`, which to measure.
         ranks: of this process, which is alone; its device is the one that is measured.
-        rounds: pieces that count of each contender.
+        seconds: that a piece of a contender takes, or one step if that is longer.
+        rounds: pieces of each contender.
         on_part: told what begins.
     """
     source = open_source(data, DataConfig(tiles="large"))
     precision = resolve_precision("auto", ranks.device)
     on_part("what the hardware can do")
-    peak = hardware.measure_peak(ranks.device, precision, rounds=rounds)
+    peak = hardware.measure_peak(ranks.device, precision, seconds=seconds, rounds=rounds)
     record: dict[str, Any] = {
         "schema": SCHEMA,
         "precision": precision,
+        "seconds": seconds,
         "rounds": rounds,
         "batch_size": batch_size,
         "tile_size": source.size,
@@ -71,16 +71,13 @@ def run_bench(
     for width in widths:
         model = training.network(source, training.settings(width, batch_size))
         evaluation, step = count_operations(model, source.size)
-        # As many as the hardware would do in a piece's time.
-        steps = _at_least_one(_SECONDS_PER_PIECE * best / (step * batch_size))
         if "training" in parts:
             on_part(f"training, width {width}")
-            rates = training.measure_training(data, width=width, batch_size=batch_size, steps=steps, rounds=rounds)
+            rates = training.measure_training(data, width=width, batch_size=batch_size, seconds=seconds, rounds=rounds)
             record.setdefault("training", {})[str(width)] = _against(rates, training, step, best)
         if "sweep" in parts:
             on_part(f"sweep, width {width}")
-            chunks = _at_least_one(_SECONDS_PER_PIECE * best / (evaluation * 3 * EVALUATION_CHUNK))
-            rates = sweeping.measure_sweep(data, width=width, chunks=chunks, rounds=rounds)
+            rates = sweeping.measure_sweep(data, width=width, seconds=seconds, rounds=rounds)
             record.setdefault("sweep", {})[str(width)] = _against(rates, sweeping, evaluation, best)
         if "scaling" in parts and ranks.device.type == "cpu" and cores > 1:
             on_part(f"one rank against several, width {width}")
@@ -88,8 +85,8 @@ def run_bench(
                 data,
                 width=width,
                 batch_size=_BATCH_OF_RANKS,
-                steps=_at_least_one(_SECONDS_PER_PIECE * best / (step * _BATCH_OF_RANKS)),
                 world_sizes=sorted({2, cores}),
+                seconds=seconds,
                 rounds=rounds,
             )
             others = [name for name in rates.rounds if name != training.ONE_RANK]
@@ -101,16 +98,12 @@ def run_bench(
     if "pack" in parts:
         on_part("pack")
         with tempfile.TemporaryDirectory(dir=data.resolve().parent) as folder:
-            record["pack"] = measure_packing(Path(folder), slices=_SLICES, size=_SIZE, rounds=rounds)
+            record["pack"] = measure_packing(Path(folder), slices=_SLICES, size=_SIZE, seconds=seconds, rounds=rounds)
     if "startup" in parts:
         on_part("start-up")
-        rates = startup.measure_startup(data, tile_size=source.size, rounds=rounds)
+        rates = startup.measure_startup(data, tile_size=source.size, seconds=seconds, rounds=rounds)
         record["startup"] = {"seconds": {name: 1 / value for name, value in _medians(rates).items()}}
     return record
-
-
-def _at_least_one(number: float) -> int:
-    return max(1, round(number))
 
 
 def _medians(rates: Rates) -> dict[str, float]:

@@ -29,7 +29,8 @@ def bench(
     device: Annotated[
         Literal["cpu", "cuda"] | None, typer.Option(help="What to measure.", show_default="a GPU where there is one")
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Turns of each contender that count.")] = 5,
+    seconds: Annotated[float, typer.Option(min=0.01, help="Length of a contender's turn.")] = 4,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each contender.")] = 5,
     run: Annotated[Path, typer.Option(help="Folder in which runs, and this record, are kept.")] = RUNS,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -61,6 +62,7 @@ def bench(
             batch_size=batch_size,
             parts=part or PARTS,
             ranks=ranks,
+            seconds=seconds,
             rounds=rounds,
             on_part=lambda text: console.stderr.print(f"measuring {text}"),
         )

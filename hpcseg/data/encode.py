@@ -79,7 +79,7 @@ def chunk_shape(shape: tuple[int, int]) -> tuple[int, int]:
 
 
 def _compress(chunk: np.ndarray) -> bytes:
-    # Half the size and less time than zlib's own way for this level.
+    # Smaller, and in less time, than zlib's own way for this level.
     stream = zlib.compressobj(COMPRESSION_LEVEL, strategy=zlib.Z_RLE)
     return stream.compress(chunk.data) + stream.flush()
 

@@ -22,7 +22,7 @@ bench() {
     local options=()
     for width in ${WIDTHS:-16 64}; do options+=(--width "$width"); done
     for part in ${PARTS:-training sweep startup}; do options+=(--part "$part"); done
-    hpcseg bench --data "$data" --run "$out/runs" --rounds 3 "${options[@]}" --json > "$out/bench.json"
+    hpcseg bench --data "$data" --run "$out/runs" --rounds 3 --seconds 2 "${options[@]}" --json > "$out/bench.json"
 }
 
 # What the GPU does while the job runs: one line per second of name, use, memory and power.

@@ -29,9 +29,9 @@ from hpcseg.learn.ranks import read_environment
 from hpcseg.learn.step import TrainStep
 from hpcseg.memory import keep_freed_memory
 from hpcseg.runs.machine import device_facts
-from hpcseg.runs.provenance import collect, command_line
+from hpcseg.runs.provenance import collect
 
-WIDTH, BATCH, STEPS, ROUNDS = 16, 25, 6, 7
+WIDTH, BATCH, ROUNDS = 16, 25, 7
 CPU = torch.device("cpu")
 STEP = "training step, as it is"
 WITHOUT = {
@@ -72,11 +72,11 @@ def step_piece(data: str, without: str) -> Iterator[Piece]:
     step = TrainStep(model, optimizer, precision=precision, world_size=1)
     images, labels = training_set(source, source.split.train[:BATCH], config, CPU).take(slice(None))
 
-    def work() -> None:
-        for _ in range(STEPS):
+    def work(steps: int) -> None:
+        for _ in range(steps):
             step(images, labels, pixels=labels.numel())
 
-    yield lambda: rate(STEPS * BATCH, work)
+    yield lambda steps: rate(steps * BATCH, lambda: work(steps))
 
 
 @contextlib.contextmanager
@@ -90,12 +90,12 @@ def pass_piece(data: str, fold: bool) -> Iterator[Piece]:
     model = folded(model) if fold else model
     images = torch.rand(EVALUATION_CHUNK, 1, source.size, source.size).to(memory_format=torch.channels_last)
 
-    def work() -> None:
+    def work(steps: int) -> None:
         with torch.inference_mode(), autocast(resolve_precision("auto", CPU), CPU):
-            for _ in range(STEPS):
+            for _ in range(steps):
                 model(images)
 
-    yield lambda: rate(STEPS * EVALUATION_CHUNK, work)
+    yield lambda steps: rate(steps * EVALUATION_CHUNK, lambda: work(steps))
 
 
 def main() -> None:
@@ -112,12 +112,12 @@ def main() -> None:
     identity = open_source(Path(data), DataConfig(tiles="large")).info.data_sha256
     torch.set_num_threads(read_environment().threads)
     record: dict[str, Any] = {
-        "provenance": collect(device=device_facts(CPU), command=command_line(), data_sha256=identity),
+        "provenance": collect(device=device_facts(CPU), command="results/bench/tried.py DATASET", data_sha256=identity),
         "rounds": ROUNDS,
     }
     for base, contenders in ((STEP, steps), (SCORES, passes)):
         with started(contenders) as pieces:
-            rates = take_turns(pieces, rounds=ROUNDS)
+            rates = take_turns(pieces, seconds=4, rounds=ROUNDS)
         record[base] = {
             "tiles_per_second": {name: rates.median(name) for name in contenders},
             "speed that is left": {name: rates.ratio(name, base) for name in contenders if name != base},

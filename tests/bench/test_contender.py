@@ -15,9 +15,9 @@ from hpcseg.errors import HpcsegError
 def number(value):
     """A piece that prints, as work does, and answers with its rank as well."""
 
-    def piece():
+    def piece(steps):
         print("42 tiles, says the work")
-        return value + int(os.environ["RANK"]) + 10 * int(os.environ["WORLD_SIZE"])
+        return 100 * steps + value + int(os.environ["RANK"]) + 10 * int(os.environ["WORLD_SIZE"])
 
     yield piece
 
@@ -25,7 +25,7 @@ def number(value):
 @contextlib.contextmanager
 def mortal():
     """A piece that ends its process."""
-    yield lambda: os._exit(3)
+    yield lambda steps: os._exit(3)
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +35,7 @@ def importable(monkeypatch):
 
 def test_a_piece_is_a_turn_in_another_process_and_rank_0_answers():
     with started({"one": Contender("test_contender:number", {"value": 1}), "two": _two_ranks()}) as pieces:
-        assert [pieces["one"](), pieces["two"](), pieces["one"]()] == [11, 25, 11]
+        assert [pieces["one"](1), pieces["two"](1), pieces["one"](3)] == [111, 125, 311]
 
 
 def _two_ranks():
@@ -45,5 +45,5 @@ def _two_ranks():
 def test_a_contender_that_dies_is_named():
     dead = pytest.raises(HpcsegError, match='contender "mortal" of the bench has died')
     with dead, started({"mortal": Contender("test_contender:mortal", {})}) as pieces:
-        pieces["mortal"]()
-        pieces["mortal"]()
+        pieces["mortal"](1)
+        pieces["mortal"](1)

@@ -10,7 +10,7 @@ from hpcseg.errors import HpcsegError
 
 
 def test_pack_takes_turns_with_decoding_writing_and_the_plain_loop(tmp_path):
-    found = packing.measure_packing(tmp_path, slices=3, size=256, rounds=1)
+    found = packing.measure_packing(tmp_path, slices=3, size=256, seconds=0.01, rounds=1)
     assert set(found["bytes_per_second"]) == {packing.OURS, packing.DECODE, packing.WRITE, packing.PLAIN}
     assert all(rate > 0 for rate in found["bytes_per_second"].values())
     assert found["slower"] in (packing.DECODE, packing.WRITE)
@@ -32,4 +32,4 @@ def test_a_pack_that_fails_is_told_with_its_reason(tmp_path, monkeypatch):
 
     monkeypatch.setattr(packing, "_write_stacks", damaged)
     with pytest.raises(HpcsegError, match=r"failed in the bench: error: .*images.tif is not a readable TIFF"):
-        packing.measure_packing(tmp_path, slices=3, size=256, rounds=1)
+        packing.measure_packing(tmp_path, slices=3, size=256, seconds=0.01, rounds=1)
