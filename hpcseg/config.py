@@ -1,9 +1,4 @@
-"""Job files (TOML) in, frozen dataclasses out. Knows nothing of data, torch or clusters.
-
-A job file holds shared settings in the tables `[data]`, `[train]` and `[evaluate]`, and one or more `[[grid]]`
-tables. In a grid a list is an axis and a scalar a fixed setting; each grid is the product of its axes, and the
-job is the union of its grids.
-"""
+"""The settings of a cell and of a job as frozen dataclasses, made from tables. Knows nothing of files or torch."""
 
 from __future__ import annotations
 
@@ -11,27 +6,23 @@ import dataclasses
 import difflib
 import functools
 import hashlib
-import itertools
 import json
 import math
-import os.path
 import re
 import reprlib
-import stat
-import tomllib
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from hpcseg.errors import ConfigError
 
 SPLITS = ("shuffled", "blocked")
 PRECISIONS = ("auto", "fp32", "bf16")
+NOISE_MODELS = ("gaussian", "uniform", "poisson", "salt-and-pepper")
+AUGMENTATIONS = ("none", "flips", "symmetries")
 _GRID_SPEC = re.compile(r"([1-9][0-9]{0,2})x([1-9][0-9]{0,2})")
-_MOST_CELLS = 10_000
 _MOST_SWEPT = 10_000
 _MOST_CHANNELS = 4_096
 
@@ -50,6 +41,8 @@ class DataConfig:
     """Seed of the split alone, so that cells with other training seeds share their test set."""
     gap_slices: int = 2
     """Slices left out between two sets of a blocked split."""
+    train_slices: int = 0
+    """Train on the tiles of this many slices only; 0: of all. The same slices are in every larger number."""
 
     def __post_init__(self) -> None:
         self.grid()
@@ -57,6 +50,7 @@ class DataConfig:
         _check(self.split in SPLITS, "data.split", self.split, f"one of {', '.join(SPLITS)}")
         _check(self.split_seed >= 0, "data.split_seed", self.split_seed, "0 or more")
         _check(self.gap_slices >= 1, "data.gap_slices", self.gap_slices, "at least 1, or neighbours would meet")
+        _check(self.train_slices >= 0, "data.train_slices", self.train_slices, "0 (all) or more")
 
     def grid(self) -> tuple[int, int]:
         """Rows and columns of the tile grid; raises ConfigError for a spec that is none."""
@@ -93,6 +87,13 @@ class TrainConfig:
     """Share of training and validation tiles that get noise, 0..1: the columns of Table 2."""
     noise_sigma_max: float = 10_000.0
     """Upper end of the uniform distribution of a noisy tile's sigma, in counts."""
+    noise_model: str = "gaussian"
+    """One of `NOISE_MODELS`, or several as "gaussian+poisson": each noisy tile has one of them, by lot."""
+    noise_each_epoch: bool = False
+    """Draw the noise of the training tiles anew in every epoch. The paper's is drawn once (our reading)."""
+    augment: str = "none"
+    """"flips" (each tile mirrored by lot, up-down and left-right) or "symmetries" (these and quarter turns), drawn
+    anew in every epoch."""
     seed: int = 0
     """Decides initial weights, epoch order and noise."""
     precision: str = "auto"
@@ -111,13 +112,37 @@ class TrainConfig:
                 f"For per cent write {self.noise_fraction / 100:g}."
             )
         _check(self.noise_sigma_max >= 0, "train.noise_sigma_max", self.noise_sigma_max, "0 counts or more")
+        noise_models(self.noise_model, "train.noise_model")
+        _check(self.augment in AUGMENTATIONS, "train.augment", self.augment, f"one of {', '.join(AUGMENTATIONS)}")
         _check(self.seed >= 0, "train.seed", self.seed, "0 or more")
         _check(self.precision in PRECISIONS, "train.precision", self.precision, f"one of {', '.join(PRECISIONS)}")
 
 
+@dataclass(frozen=True, slots=True)
+class NoiseLevel:
+    """The noise of one version of the test set."""
+
+    sigma: float
+    """Standard deviation in counts, at half of the full scale where it depends on the grey value."""
+    model: str = "gaussian"
+    """One of `NOISE_MODELS`."""
+    fraction: float | None = None
+    """None: every tile has noise of `sigma`. Else this share of the tiles has noise, each of its own U(0, sigma)."""
+
+    @property
+    def mixed(self) -> bool:
+        """Whether clean and noisy tiles stand side by side."""
+        return self.fraction is not None
+
+    @property
+    def key(self) -> str:
+        """Names the level in records: "gaussian-5000", or "gaussian-10000-p0.5" for a mixed one."""
+        return f"{self.model}-{self.sigma:g}" + (f"-p{self.fraction:g}" if self.fraction is not None else "")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluateConfig:
-    """At which noise levels a trained model meets the test set."""
+    """At which noise levels a trained model meets the test set, and what else is looked at."""
 
     table_sigma: float = 5_000.0
     """Sigma in counts of the noisy test set of Table 2."""
@@ -125,6 +150,16 @@ class EvaluateConfig:
     """Last sigma of the sweep of Figure 7, in counts; 0: no sweep."""
     sweep_step: float = 1_000.0
     """Distance between two sigmas of the sweep, in counts."""
+    other_noise: str = ""
+    """Further models of noise that all test tiles meet at `table_sigma`, as "uniform+poisson"."""
+    mixed_fraction: float = 0.0
+    """Share of noisy tiles in a further test set of clean and noisy ones; 0: no such set."""
+    mixed_sigma_max: float = 10_000.0
+    """Upper end of the uniform distribution of sigma in that set, in counts."""
+    whole_slices: bool = False
+    """Segment the whole slices that test tiles come from as well (Figure 9), without noise."""
+    examples: bool = False
+    """Keep some pictures for Figures 1, 4, 5, 6, 8 and 9: test tiles, and with `whole_slices` a slice."""
     seed: int = 0
     """Seed of the test noise alone, so that all cells meet the same noisy test set."""
 
@@ -135,12 +170,38 @@ class EvaluateConfig:
         finest = self.sweep_max / _MOST_SWEPT
         rule = f"at least {finest:g}, for a sweep of at most {_MOST_SWEPT} levels"
         _check(self.sweep_step >= finest, "evaluate.sweep_step", self.sweep_step, rule)
+        if self.other_noise:
+            others = noise_models(self.other_noise, "evaluate.other_noise")
+            rule = "of other models than gaussian, which is always there"
+            _check("gaussian" not in others, "evaluate.other_noise", self.other_noise, rule)
+        _check(0 <= self.mixed_fraction < 1, "evaluate.mixed_fraction", self.mixed_fraction, "0, or a share below 1")
+        _check(self.mixed_sigma_max > 0, "evaluate.mixed_sigma_max", self.mixed_sigma_max, "above 0 counts")
         _check(self.seed >= 0, "evaluate.seed", self.seed, "0 or more")
 
     def sigmas(self) -> tuple[float, ...]:
         """All sigmas in counts, ascending: 0, the table's, and the sweep from 0 to its last point."""
         points = int(self.sweep_max / self.sweep_step + 1e-9) + 1 if self.sweep_max else 0
         return tuple(sorted({0.0, self.table_sigma} | {i * self.sweep_step for i in range(points)}))
+
+    def mixed(self) -> NoiseLevel | None:
+        """The test set of clean and noisy tiles, where there is one."""
+        return NoiseLevel(self.mixed_sigma_max, fraction=self.mixed_fraction) if self.mixed_fraction else None
+
+    def others(self) -> tuple[NoiseLevel, ...]:
+        """The test sets with another model of noise."""
+        names = noise_models(self.other_noise, "evaluate.other_noise") if self.other_noise else ()
+        return tuple(NoiseLevel(self.table_sigma, name) for name in names)
+
+    def levels(self) -> tuple[NoiseLevel, ...]:
+        """All versions of the test set: Gaussian at `sigmas()`, then `others()`, then `mixed()`."""
+        mixed = self.mixed()
+        gaussian = tuple(NoiseLevel(sigma) for sigma in self.sigmas())
+        return (*gaussian, *self.others(), *((mixed,) if mixed else ()))
+
+    def headline_levels(self) -> tuple[NoiseLevel, ...]:
+        """The levels that tables are made of: all but those that only the sweep has."""
+        swept = {NoiseLevel(sigma) for sigma in self.sigmas() if sigma not in (0.0, self.table_sigma)}
+        return tuple(level for level in self.levels() if level not in swept)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -198,7 +259,7 @@ class CellConfig:
                 value = getattr(section, item.name)
                 if item.name not in placed and value != item.default:
                     parts.append(f"{item.name}-{value:g}" if isinstance(value, float) else f"{item.name}-{value}")
-        return "-".join(parts).replace("_", "-").lower()
+        return "-".join(parts).replace("_", "-").replace("+", "-and-").lower()
 
     def cell_id(self, *, data_sha256: str, code_sha256: str) -> str:
         """`name()` and eight hex digits of everything that decides the trained model.
@@ -215,15 +276,16 @@ class CellConfig:
         return f"{self.name()}-{digest(decides)[:8]}"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class JobConfig:
-    """A whole job file: its cells in order, what they need, and what is reported."""
-
-    name: str
-    title: str
-    cells: tuple[CellConfig, ...]
-    needs: NeedsConfig
-    report: ReportConfig
+def noise_models(names: str, where: str) -> tuple[str, ...]:
+    """The models in "gaussian+poisson", each once; raises ConfigError with `where` for anything else."""
+    found = tuple(names.split("+"))
+    for name in found:
+        if name not in NOISE_MODELS or found.count(name) > 1:
+            raise ConfigError(
+                f'{where} is "{names}", but it must be one of {", ".join(NOISE_MODELS)}, or several of them joined '
+                'by "+".'
+            )
+    return found
 
 
 def digest(value: Any) -> str:
@@ -237,111 +299,12 @@ def cell_from_dict(table: Mapping[str, Any], where: str) -> CellConfig:
     return cell
 
 
-def find_job(job: str) -> Path:
-    """The job file for a path, or for the name of one that ships with hpcseg.
-
-    Raises:
-        ConfigError: there is none; the message lists the names that exist.
-    """
-    path = Path(job)
-    if path.suffix == ".toml" or path.parent != Path("."):
-        if os.path.isfile(path):  # Path.is_file raises where a name is too long or a folder may not be entered
-            return path
-        raise ConfigError(f"There is no job file {path}.")
-    known = {found.stem: found for found in shipped_folder("jobs").glob("*.toml")}
-    if job in known:
-        return known[job]
-    raise ConfigError(
-        f'There is no job "{job}". Shipped jobs are {", ".join(sorted(known))}; give the path of a .toml file for '
-        "your own."
-    )
-
-
-def shipped_folder(name: str) -> Path:
-    """A data folder that ships with hpcseg ("jobs", "profiles"), from a wheel or from a checkout."""
-    package = Path(__file__).parent
-    in_checkout = {"jobs": "jobs", "profiles": "slurm/profiles"}[name]
-    installed = package / name
-    return installed if installed.is_dir() else package.parent / in_checkout
-
-
-def load_job(path: Path) -> JobConfig:
-    """Read and check a job file.
-
-    Raises:
-        ConfigError: not TOML, an unknown key, a wrong type, a value out of range, too many cells, or two equal ones.
-    """
-    if path.stem in (".", ".."):
-        raise ConfigError(f'{path}: a run is called like its job file, and cannot be "{path.stem}". Rename the file.')
-    document = read_toml(path)
-    sections = ("data", "train", "evaluate")
-    _refuse_unknown(document, ("title", *sections, "needs", "report", "grid"), str(path))
-    shared = {name: document.get(name, {}) for name in sections}
-    for name, settings in shared.items():
-        if not isinstance(settings, dict):
-            raise ConfigError(f"{path}: {name} must be a table of settings, found {settings!r}.")
-    grids = document.get("grid", {})
-    grids = [grids] if isinstance(grids, dict) else grids
-    if not isinstance(grids, list) or not grids:
-        raise ConfigError(f"{path}: grid must be a table, or several as [[grid]], found {grids!r}.")
-    axes = [_axes(shared, grid, f"{path}, grid {number}") for number, grid in enumerate(grids, start=1)]
-    count = sum(math.prod(len(values) for _, _, values in grid) for grid in axes)
-    if count > _MOST_CELLS:
-        raise ConfigError(f"{path}: the grids have {count} cells, and a job may have {_MOST_CELLS}. Make several jobs.")
-    cells: list[CellConfig] = []
-    described: set[tuple[DataConfig, TrainConfig]] = set()
-    for number, grid in enumerate(axes, start=1):
-        for settings in _expand(shared, grid):
-            cell: CellConfig = build_config(CellConfig, settings, f"{path}, grid {number}")
-            if (cell.data, cell.train) in described:
-                raise ConfigError(f"{path}: the cell {cell.name()} is described twice; each may appear once.")
-            described.add((cell.data, cell.train))
-            cells.append(cell)
-    return JobConfig(
-        name=path.stem,
-        title=_convert(str, document.get("title", path.stem), f"{path}: title"),
-        cells=tuple(cells),
-        needs=build_config(NeedsConfig, document.get("needs", {}), f"{path}, [needs]"),
-        report=build_config(ReportConfig, document.get("report", {}), f"{path}, [report]"),
-    )
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file as a dictionary; raises ConfigError naming the file and the line that is wrong."""
+def describes(table: Any, config: Any) -> bool:
+    """Whether a stored table is of this config; a setting that came after it was stored has its default."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would wait, and a device may never end
-            raise ConfigError(f"{path} is no regular file. Give the path of a TOML file.")
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from None
-    except (ValueError, RecursionError) as error:  # of tomllib, of UTF-8, and of Python for numbers and nesting
-        raise ConfigError(f"{path} is not valid TOML: {error}.") from None
-
-
-def _axes(shared: Mapping[str, Any], grid: Any, where: str) -> list[tuple[str, str, list[Any]]]:
-    """Section, key and values of each axis of one grid; a scalar is an axis of one value."""
-    if not isinstance(grid, dict):
-        raise ConfigError(f"{where}: a grid is a table of settings, not {grid!r}.")
-    _refuse_unknown(grid, tuple(shared), where)
-    axes = []
-    for section, settings in grid.items():
-        if not isinstance(settings, dict):
-            raise ConfigError(f"{where}: {section} must be a table, as in {section}.SETTING = [values].")
-        for key, values in settings.items():
-            values = values if isinstance(values, list) else [values]
-            if not values:
-                raise ConfigError(f"{where}: the axis {section}.{key} is empty.")
-            axes.append((section, key, values))
-    return axes
-
-
-def _expand(shared: Mapping[str, Any], axes: list[tuple[str, str, list[Any]]]) -> Iterator[dict[str, dict[str, Any]]]:
-    """The product of the axes of one grid over the shared settings."""
-    for point in itertools.product(*(values for _, _, values in axes)):
-        cell = {section: dict(settings) for section, settings in shared.items()}
-        for (section, key, _), value in zip(axes, point, strict=True):
-            cell[section][key] = value
-        yield cell
+        return bool(build_config(type(config), table, "") == config)
+    except ConfigError:
+        return False
 
 
 def build_config(cls: type[Any], table: Mapping[str, Any], where: str) -> Any:
@@ -349,8 +312,8 @@ def build_config(cls: type[Any], table: Mapping[str, Any], where: str) -> Any:
     if not isinstance(table, Mapping):
         raise ConfigError(f"{where}: expected a table of settings, found {table!r}.")
     hints = _type_hints(typing.cast(typing.Hashable, cls))  # which mypy does not see in type[Any]
-    _refuse_unknown(table, tuple(hints), where)
-    values = {key: _convert(hints[key], value, f"{where}: {key}") for key, value in table.items()}
+    refuse_unknown(table, tuple(hints), where)
+    values = {key: convert(hints[key], value, f"{where}: {key}") for key, value in table.items()}
     try:
         return cls(**values)
     except ConfigError as error:
@@ -362,7 +325,8 @@ def _type_hints(cls: Any) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
-def _convert(hint: Any, value: Any, where: str) -> Any:
+def convert(hint: Any, value: Any, where: str) -> Any:
+    """A value as the type of a field; raises ConfigError with `where` for what cannot be meant."""
     # Most values are right, and a grid of ten thousand cells has a quarter of a million of them.
     if type(value) is hint and (
         hint in (str, bool) or (hint is float and math.isfinite(value)) or (hint is int and -(2**63) <= value < 2**63)
@@ -372,7 +336,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return build_config(typing.cast(type[Any], hint), value, where)
     if isinstance(hint, types.UnionType):  # only X | None is used
         hint = next(part for part in typing.get_args(hint) if part is not type(None))
-        return None if value is None else _convert(hint, value, where)
+        return None if value is None else convert(hint, value, where)
     if typing.get_origin(hint) is tuple:
         if isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
             return tuple(value)
@@ -389,7 +353,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     return value
 
 
-def _refuse_unknown(table: Mapping[str, Any], valid: tuple[str, ...], where: str) -> None:
+def refuse_unknown(table: Mapping[str, Any], valid: tuple[str, ...], where: str) -> None:
+    """Raise ConfigError for the first key that is not valid, with the one that was perhaps meant."""
     for key in table:
         if key not in valid:
             close = difflib.get_close_matches(key, valid, n=1)

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from slice_folder import hpcseg
 
-from hpcseg.config import CellConfig, EvaluateConfig, load_job
+from hpcseg.config import CellConfig, EvaluateConfig
 from hpcseg.errors import ConfigError
+from hpcseg.jobfile import load_job
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ SURFACE = {
     "pack": {"folder", "output", "images", "labels", "force"},
     "info": {"file", "verify", "as_json"},
     "grid": {
-        "job", "data", "run", "dry_run", "local", "workers", "profile", "partition", "account", "qos", "constraint",
-        "nodes", "gpus_per_node", "ranks_per_node", "cpus_per_task", "mem", "time", "setup", "exclude", "throttle",
+        "job", "data", "run", "overrides", "dry_run", "local", "workers", "profile", "partition", "account", "qos",
+        "constraint", "nodes", "gpus_per_node", "ranks_per_node", "cpus_per_task", "mem", "time", "setup", "exclude", "throttle",
         "tries", "resubmit",
     },
     "doctor": {
@@ -30,7 +30,7 @@ SURFACE = {
     "retry": {"cells", "run", "dry_run", "mem", "time", "exclude"},
     "cancel": {"cells", "run", "dry_run"},
     "clean": {"run", "dry_run"},
-    "train": {"cell", "job", "data", "run"},
+    "train": {"cell", "job", "data", "run", "overrides"},
     "report": {"run", "out", "publish"},
 }  # fmt: skip
 
@@ -44,7 +44,11 @@ def test_verbs_and_options_are_these():
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["grid", "--job", "papre"], 2, 'There is no job "papre". Shipped jobs are demo, paper, paper-cpu, smoke'),
+        (
+            ["grid", "--job", "papre"],
+            2,
+            'There is no job "papre". Shipped jobs are demo, more-data, noise-models, paper, paper-cpu, seeds',
+        ),
         (["grid", "--data", "nowhere.h5"], 3, "There is no packed data set nowhere.h5"),
         (["info", "nowhere.h5"], 3, "There is no packed data set nowhere.h5"),
         (["pack"], 2, "Name the folder that holds data/ and labels/"),

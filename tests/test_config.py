@@ -15,11 +15,11 @@ from hpcseg.config import (
     NeedsConfig,
     TrainConfig,
     cell_from_dict,
+    describes,
     digest,
-    find_job,
-    load_job,
 )
 from hpcseg.errors import ConfigError
+from hpcseg.jobfile import find_job, load_job
 
 
 @pytest.fixture
@@ -215,6 +215,43 @@ def test_figure_7s_cells_are_swept_to_30000_counts(name):
             assert {0.0, 5_000.0} <= set(cell.evaluate.sigmas())
 
 
+def test_an_override_replaces_a_setting_in_shared_tables_and_in_every_grid(tmp_path):
+    path = tmp_path / "study.toml"
+    path.write_text(
+        "[train]\nwidth = 64\n[[grid]]\ntrain.width = [32, 16]\ntrain.seed = [0, 1]\n[[grid]]\ndata.tiles = 'large'"
+    )
+    assert [cell.train.width for cell in load_job(path).cells] == [32, 32, 16, 16, 64]
+    assert [cell.train.width for cell in load_job(path, ["train.width=8"]).cells] == [8, 8, 8]
+    job = load_job(path, ["train.width=[4, 8]", "data.split=blocked", "needs.gpus = 0"])
+    assert [(cell.train.width, cell.train.seed) for cell in job.cells] == [
+        (4, 0),
+        (4, 1),
+        (8, 0),
+        (8, 1),
+        (4, 0),
+        (8, 0),
+    ]
+    assert {cell.data.split for cell in job.cells} == {"blocked"}
+    assert job.needs.gpus == 0
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("train.width", "must be SECTION.KEY=VALUE with a section of data, train, evaluate, needs"),
+        ("width=8", "must be SECTION.KEY=VALUE"),
+        ("grid.width=8", "must be SECTION.KEY=VALUE"),
+        ("train.widht=8", 'unknown key "widht". Did you mean "width"?'),
+        ("train.width=wide", "width must be a whole number, found 'wide'"),
+        ("train.width=-1", "train.width is -1, but it must be between 1 and"),
+        ("needs.gpu=1", 'unknown key "gpu". Did you mean "gpus"?'),
+    ],
+)
+def test_a_wrong_override_is_refused_with_what_is_right(override, told):
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        load_job(find_job("smoke"), [override])
+
+
 def test_the_smoke_job_is_two_tiny_cells():
     cells = load_job(find_job("smoke")).cells
     assert [cell.train.noise_fraction for cell in cells] == [0.0, 0.5]
@@ -245,7 +282,7 @@ def test_sigmas_are_zero_the_tables_and_the_sweep_ascending_without_repeats():
 # --- names and ids
 
 OTHER = {
-    "data": {"tiles": "2x2", "tile_size": 64, "split": "blocked", "split_seed": 5, "gap_slices": 3},
+    "data": {"tiles": "2x2", "tile_size": 64, "split": "blocked", "split_seed": 5, "gap_slices": 3, "train_slices": 7},
     "train": {
         "width": 16,
         "depth": 3,
@@ -256,10 +293,23 @@ OTHER = {
         "weight_decay": 0.1,
         "noise_fraction": 0.5,
         "noise_sigma_max": 1.0,
+        "noise_model": "uniform+poisson",
+        "noise_each_epoch": True,
+        "augment": "flips",
         "seed": 4,
         "precision": "fp32",
     },
-    "evaluate": {"table_sigma": 1.0, "sweep_max": 10_000.0, "sweep_step": 10.0, "seed": 3},
+    "evaluate": {
+        "table_sigma": 1.0,
+        "sweep_max": 10_000.0,
+        "sweep_step": 10.0,
+        "other_noise": "uniform",
+        "mixed_fraction": 0.5,
+        "mixed_sigma_max": 1.0,
+        "whole_slices": True,
+        "examples": True,
+        "seed": 3,
+    },
 }
 
 
@@ -303,7 +353,34 @@ def test_other_data_and_other_code_change_the_id_but_not_the_name():
 
 def test_an_id_is_its_name_and_eight_hex_digits_and_stays_what_it_was():
     # Pinned: with another id, finished cells of existing run folders would be trained again.
-    assert cell_id(CellConfig()) == "small-shuffled-p000-w64-s0-b0cfeada"
+    assert cell_id(CellConfig()) == "small-shuffled-p000-w64-s0-d5ed4254"
+
+
+def test_the_levels_are_the_sweep_then_other_models_then_the_mixed_set():
+    config = EvaluateConfig(sweep_max=2_000, other_noise="uniform+salt-and-pepper", mixed_fraction=0.5)
+    assert [level.key for level in config.levels()] == [
+        *("gaussian-0", "gaussian-1000", "gaussian-2000", "gaussian-5000"),
+        *("uniform-5000", "salt-and-pepper-5000", "gaussian-10000-p0.5"),
+    ]
+    headlines = [level for level in config.levels() if level.key not in ("gaussian-1000", "gaussian-2000")]
+    assert list(config.headline_levels()) == headlines
+
+
+@pytest.mark.parametrize("models", ["", "pink", "gaussian+", "uniform+uniform", "gaussian, poisson"])
+def test_a_model_of_noise_that_is_none_is_refused_with_those_that_are(models):
+    with pytest.raises(ConfigError, match=r"train\.noise_model is .* gaussian, uniform, poisson, salt-and-pepper"):
+        TrainConfig(noise_model=models)
+
+
+def test_a_stored_table_describes_a_config_whether_or_not_it_has_the_settings_that_came_later():
+    stored = dataclasses.asdict(TrainConfig(width=8))
+    assert describes(stored, TrainConfig(width=8))
+    assert not describes(stored, TrainConfig(width=9))
+    older = {key: value for key, value in stored.items() if key != "noise_model"}
+    assert describes(older, TrainConfig(width=8))
+    assert not describes(older, TrainConfig(width=8, noise_model="poisson"))
+    assert not describes({**stored, "unheard_of": 1}, TrainConfig(width=8))
+    assert not describes(None, TrainConfig(width=8))
 
 
 def test_names_show_the_axes_of_the_paper_and_what_else_differs_from_the_default():

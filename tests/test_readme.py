@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcseg.config import find_job, load_job, shipped_folder
+from hpcseg.jobfile import find_job, load_job, shipped_folder
 
 ROOT = Path(__file__).parents[1]
 PAGES = [path for path in ROOT.rglob("*.md") if not {".venv", "runs", "demo"} & set(path.relative_to(ROOT).parts)]

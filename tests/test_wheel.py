@@ -20,7 +20,7 @@ def test_a_wheel_holds_the_jobs_and_profiles_and_finds_them(tmp_path):
     jobs = {path.name for path in (ROOT / "jobs").glob("*.toml")}
     assert {path.name for path in (site / "hpcseg/jobs").iterdir()} == jobs
     script = (
-        "from hpcseg.config import find_job, shipped_folder\n"
+        "from hpcseg.jobfile import find_job, shipped_folder\n"
         "print(find_job('paper'), shipped_folder('profiles') / 'example.toml')"
     )
     answer = subprocess.run(

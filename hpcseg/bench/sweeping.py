@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from hpcseg.bench.contender import Contender, started
 from hpcseg.bench.measure import Piece, Rates, rate, take_turns
 from hpcseg.bench.plain import TilesOnDisk, plain_evaluation
 from hpcseg.bench.training import network, plain_network, settings, synchronise
-from hpcseg.config import DataConfig
+from hpcseg.config import DataConfig, NoiseLevel
 from hpcseg.data.batches import EVALUATION_CHUNK, NoisyTestSet, TileSet, open_source, test_set
 from hpcseg.learn.evaluate import folded, sweep
 from hpcseg.learn.precision import autocast, resolve_precision, to_device
@@ -21,6 +22,7 @@ from hpcseg.learn.ranks import choose_device, join, read_environment
 
 OURS, PLAIN, RESIDENT = "ours", "plain loop", "resident chunk"
 _SIGMAS = (0.0, 5_000.0, 30_000.0)
+_LEVELS = tuple(NoiseLevel(sigma) for sigma in _SIGMAS)
 _HERE = "hpcseg.bench.sweeping"
 
 
@@ -47,7 +49,7 @@ def our_piece(data: str, width: int) -> Iterator[Piece]:
     """Our sweep, with the counting: a step is a chunk of the test set, at all noise levels."""
     source, config = open_source(Path(data), DataConfig(tiles="large")), settings(width, 1)
     with tempfile.TemporaryDirectory() as folder, join(read_environment(), Path(folder)) as ranks:
-        whole, model = test_set(source, seed=0, device=ranks.device), network(source, config)
+        whole, model = test_set(source, levels=_LEVELS, seed=0, device=ranks.device), network(source, config)
         to_device(model, ranks.device)
         precision = resolve_precision(config.precision, ranks.device)
 
@@ -56,7 +58,7 @@ def our_piece(data: str, width: int) -> Iterator[Piece]:
                 sweep(
                     model,
                     tiles,
-                    _SIGMAS,
+                    _LEVELS,
                     classes=source.classes,
                     precision=precision,
                     ranks=ranks,
@@ -66,7 +68,7 @@ def our_piece(data: str, width: int) -> Iterator[Piece]:
         def piece(steps: int) -> float:
             some = slice(0, steps * EVALUATION_CHUNK)
             clean = TileSet(whole.clean.images[some], whole.clean.labels[some])
-            tiles = NoisyTestSet(clean, whole.unit[some], whole.full_scale)
+            tiles = dataclasses.replace(whole, clean=clean, unit=whole.unit[some])
             times = max(1, round(steps * EVALUATION_CHUNK / len(tiles)))
             return rate(times * len(tiles) * len(_SIGMAS), lambda: work(tiles, times))
 

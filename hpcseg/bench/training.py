@@ -16,7 +16,7 @@ from hpcseg.bench.contender import Contender, started
 from hpcseg.bench.measure import Piece, Rates, rate, take_turns
 from hpcseg.bench.plain import PlainTraining, TilesOnDisk
 from hpcseg.config import DataConfig, TrainConfig
-from hpcseg.data.batches import TileSource, open_source, training_set
+from hpcseg.data.batches import TileSource, TrainingTiles, open_source, training_set
 from hpcseg.learn.loop import Trainer
 from hpcseg.learn.precision import resolve_precision
 from hpcseg.learn.ranks import Ranks, choose_device, join, read_environment
@@ -133,7 +133,7 @@ def resident_piece(data: str, width: int, batch_size: int) -> Iterator[Piece]:
     """Our step on one batch that never changes: no order, no gather, no record. What the trainer cannot exceed."""
     with tempfile.TemporaryDirectory() as folder, join(read_environment(), Path(folder)) as ranks:
         ours = _trainer(data, width, batch_size, 1, Path(folder), ranks)
-        images, labels = ours.training.take(slice(None))
+        images, labels = ours.training.of_epoch(0).take(slice(None))
         step = TrainStep(ours.model, ours.optimizer, precision=ours.precision, world_size=1)
 
         def work(steps: int) -> None:
@@ -163,7 +163,7 @@ def _trainer(data: str, width: int, batch_size: int, steps: int, folder: Path, r
     return Trainer(
         config=config,
         model=network(source, config),
-        training=training_set(source, source.split.train[: steps * batch_size], config, ranks.device),
+        training=TrainingTiles(source, source.split.train[: steps * batch_size], config, ranks.device),
         # One tile: what is measured are the steps, and evaluation has a bench of its own.
         validation=training_set(source, source.split.validation[:1], config, ranks.device),
         classes=source.classes,

@@ -56,7 +56,7 @@ def doctor(
     """Check the cluster before anything is submitted: on this machine, and in one short job on a compute node."""
     from hpcseg.cluster.doctor import check_cluster
     from hpcseg.cluster.profile import Profile, load_profile, resolve
-    from hpcseg.config import find_job, load_job
+    from hpcseg.jobfile import find_job, load_job
 
     options = Profile(
         partition=partition,

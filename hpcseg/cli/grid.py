@@ -21,6 +21,7 @@ from hpcseg.cli.options import (
     ProfileName,
     Qos,
     RanksPerNode,
+    Set,
     Setup,
     Time,
 )
@@ -39,6 +40,7 @@ def grid(
     job: Annotated[str, typer.Option(help="Name of a shipped job, or the path of a job file.")] = "paper",
     data: Annotated[Path, typer.Option(help="The packed data set.")] = DEFAULT_DATASET,
     run: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="runs/JOB")] = None,
+    overrides: Set = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the cells and the sbatch scripts, do nothing.")
     ] = False,
@@ -74,7 +76,7 @@ def grid(
     from hpcseg.cluster.profile import Profile, load_profile, resolve
     from hpcseg.cluster.submit import submit_missing
 
-    planned = plan_run(job, data, run)
+    planned = plan_run(job, data, run, overrides)
     options = Profile(
         partition=partition,
         account=account,

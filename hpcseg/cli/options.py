@@ -8,6 +8,10 @@ import typer
 
 _SLURM = "Slurm"
 
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Replace a setting of the job; repeatable."),
+]
 ProfileName = Annotated[
     str | None, typer.Option("--profile", help="Name of a cluster profile, or its path.", rich_help_panel=_SLURM)
 ]

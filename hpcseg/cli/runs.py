@@ -18,25 +18,26 @@ RUNS = Path("runs")
 _MOST_LISTED = 20
 
 
-def plan_run(job: str, data: Path, run: Path | None) -> Grid:
+def plan_run(job: str, data: Path, run: Path | None, overrides: Sequence[str] | None) -> Grid:
     """The grid of a job (a shipped one's name, or a path) over a packed data set; writes nothing.
 
     Args:
         job: as the option --job.
         data: the packed data set.
         run: folder of the run; None for runs/JOB.
+        overrides: as the option --set.
 
     Raises:
         ConfigError: the job cannot be used, or its tiles do not fit on these slices.
         DatasetError: the data set cannot be used, or is too small for a split.
     """
-    from hpcseg.config import find_job, load_job
     from hpcseg.data.layout import lay_out
     from hpcseg.data.store import read_info
+    from hpcseg.jobfile import find_job, load_job
     from hpcseg.runs.grid import plan
     from hpcseg.runs.record import RunFolder
 
-    described, info = load_job(find_job(job)), read_info(data)
+    described, info = load_job(find_job(job), overrides or ()), read_info(data)
     # Now and not in every job, hours later.
     for config in dict.fromkeys(cell.data for cell in described.cells):
         lay_out(info.shape, config)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from hpcseg.cli import console
+from hpcseg.cli.options import Set
 from hpcseg.cli.pack import DEFAULT_DATASET
 from hpcseg.cli.runs import plan_run
 from hpcseg.errors import ConfigError
@@ -19,13 +20,14 @@ def train(
     job: Annotated[str, typer.Option(help="Name of a shipped job, or the path of a job file.")] = "paper",
     data: Annotated[Path, typer.Option(help="The packed data set.")] = DEFAULT_DATASET,
     run: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="runs/JOB")] = None,
+    overrides: Set = None,
 ) -> None:
     """Train and evaluate one cell in this process, or in this one rank of torchrun or srun."""
     from hpcseg.learn.ranks import read_environment
     from hpcseg.runs.execute import run_cell
     from hpcseg.runs.grid import Stage, write_plan
 
-    grid = plan_run(job, data, run)
+    grid = plan_run(job, data, run, overrides)
     chosen = [candidate for candidate in grid.cells if fnmatch.fnmatchcase(candidate.id, cell)]
     if len(chosen) != 1:
         listing = "\n  ".join(candidate.id for candidate in (chosen or grid.cells))

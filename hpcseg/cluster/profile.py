@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpcseg.config import NeedsConfig, build_config, read_toml, shipped_folder
+from hpcseg.config import NeedsConfig, build_config
 from hpcseg.errors import ConfigError
+from hpcseg.jobfile import read_toml, shipped_folder
 
 GPU_SYNTAXES = ("gpus-per-node", "gres", "gpus-per-task", "none")
 

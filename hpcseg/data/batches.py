@@ -5,14 +5,14 @@ Rank and world size come in as plain numbers. Nothing here depends on them but w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from hpcseg.config import DataConfig, TrainConfig
+from hpcseg.config import DataConfig, NoiseLevel, TrainConfig, noise_models
 from hpcseg.data import noise, store
 from hpcseg.data.layout import lay_out
 from hpcseg.data.splits import Split
@@ -61,6 +61,15 @@ class TileSource:
         keys = np.column_stack([self.info.numbers[table[:, 0]], table[:, 1:]])
         return counts, labels, keys
 
+    def read_slice(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """One whole slice (H, W) and its labels (H, W) uint8, by its index in the file."""
+        counts, labels = store.read_slices(self.info.path, index, index + 1)
+        return counts[0], labels[0]
+
+    def test_slices(self) -> np.ndarray:
+        """(N,) int64 indices of the slices that test tiles come from, ascending."""
+        return np.unique(self.table[self.split.test, 0])
+
 
 def open_source(path: Path, config: DataConfig) -> TileSource:
     """Lay out the tiles of a packed file; reads no pixels.
@@ -75,47 +84,143 @@ def open_source(path: Path, config: DataConfig) -> TileSource:
 
 
 def training_set(source: TileSource, rows: np.ndarray, config: TrainConfig, device: torch.device) -> TileSet:
-    """Load training or validation tiles with the cell's noise, normalised by the full scale of the data.
+    """Load training or validation tiles with the cell's noise drawn once, normalised by the full scale of the data.
 
     Source: the paper's data section: noise first, then grey value / 65535, without clipping.
     """
     counts, labels, keys = source.read(rows)
-    noisy, _ = noise.training_noise(
-        counts, keys, fraction=config.noise_fraction, sigma_max=config.noise_sigma_max, seed=config.seed
-    )
-    images = torch.from_numpy(noisy / np.float32(source.info.full_scale)).unsqueeze(1)
-    return TileSet(images.to(device), torch.from_numpy(labels).to(device))
+    noisy = _with_noise(counts, keys, config, source.info.full_scale)
+    return TileSet(_normalised(noisy, source.info.full_scale, device), torch.from_numpy(labels).to(device))
+
+
+class TrainingTiles:
+    """The training tiles of a cell, epoch by epoch.
+
+    Without augmentation, and with noise that is drawn once, every epoch sees the same resident tiles.
+    """
+
+    def __init__(self, source: TileSource, rows: np.ndarray, config: TrainConfig, device: torch.device) -> None:
+        self._config, self._device, self._full_scale = config, device, source.info.full_scale
+        self._tiles = training_set(source, rows, config, device)
+        # The raw values are only needed where noise is drawn again.
+        self._raw = source.read(rows)[::2] if config.noise_each_epoch and config.noise_fraction else None
+
+    def __len__(self) -> int:
+        return len(self._tiles)
+
+    @property
+    def pixels(self) -> int:
+        """Of all tiles together."""
+        return self._tiles.labels.numel()
+
+    def of_epoch(self, epoch: int) -> TileSet:
+        """The tiles as epoch 0, 1, ... sees them: a function of the cell's seed and the epoch alone."""
+        tiles = self._tiles
+        if self._raw is not None:
+            noisy = _with_noise(*self._raw, self._config, self._full_scale, epoch)
+            tiles = TileSet(_normalised(noisy, self._full_scale, self._device), tiles.labels)
+        if self._config.augment != "none":
+            moves = epoch_symmetries(len(self), augment=self._config.augment, seed=self._config.seed, epoch=epoch)
+            tiles = transformed(tiles, moves)
+        return tiles
+
+
+def transformed(tiles: TileSet, moves: np.ndarray) -> TileSet:
+    """Tiles moved by symmetries of the square, images and labels alike.
+
+    Args:
+        tiles: T of them; left as they are.
+        moves: (T,) int64 in 0..7: a transposition where bit 2 is set, then mirrored up-down for bit 0 and left-right
+            for bit 1.
+    """
+    images, labels = tiles.images.clone(), tiles.labels.clone()
+    for move in range(1, 8):
+        rows = torch.from_numpy(np.flatnonzero(moves == move)).to(images.device)
+        mirrored = [axis for bit, axis in ((1, -2), (2, -1)) if move & bit]
+        for tensor in (images, labels):
+            part = tensor[rows]
+            tensor[rows] = (part.transpose(-2, -1) if move & 4 else part).flip(mirrored)
+    return TileSet(images, labels)
 
 
 @dataclass(frozen=True)
 class NoisyTestSet:
-    """Test tiles and their noise at sigma 1, resident on a device; `at(sigma)` is the set at one noise level."""
+    """Test tiles at all noise levels, resident on a device."""
 
     clean: TileSet
     unit: torch.Tensor
+    """(T, 1, S, S) float32, Gaussian noise at sigma 1: one draw for all its levels."""
+    others: Mapping[NoiseLevel, torch.Tensor]
+    """(T, 1, S, S) float32 images at the levels that are not clean tiles plus sigma times `unit`."""
+    slices: np.ndarray
+    """(T,) int64, the number of the slice that a tile comes from."""
     full_scale: float
 
     def __len__(self) -> int:
         return len(self.clean)
 
-    def take(self, rows: slice, sigma: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """The tiles of `rows` at one noise level in counts, with labels as int64."""
+    def take(self, rows: slice, level: NoiseLevel) -> tuple[torch.Tensor, torch.Tensor]:
+        """The tiles of `rows` at one noise level, with labels as int64."""
         images, labels = self.clean.take(rows)
-        return torch.add(images, self.unit[rows], alpha=sigma / self.full_scale), labels
+        if level in self.others:
+            return self.others[level][rows], labels
+        return torch.add(images, self.unit[rows], alpha=level.sigma / self.full_scale), labels
 
 
-def test_set(source: TileSource, *, seed: int, device: torch.device) -> NoisyTestSet:
-    """Load the test tiles and draw their noise once for all noise levels."""
+def test_set(source: TileSource, *, levels: Sequence[NoiseLevel], seed: int, device: torch.device) -> NoisyTestSet:
+    """Load the test tiles and draw their noise.
+
+    Args:
+        source: the packed tiles.
+        levels: at which the set is looked at; the Gaussian ones need not be named.
+        seed: the evaluation's.
+        device: of this rank.
+    """
     counts, labels, keys = source.read(source.split.test)
+    scale = source.info.full_scale
     unit = noise.test_noise(keys, size=source.size, seed=seed)
-    images = torch.from_numpy(counts.astype(np.float32) / np.float32(source.info.full_scale)).unsqueeze(1)
-    clean = TileSet(images.to(device), torch.from_numpy(labels).to(device))
-    return NoisyTestSet(clean, torch.from_numpy(unit).unsqueeze(1).to(device), source.info.full_scale)
+    others = {
+        level: _normalised(noise.noisy_tests(counts, keys, level, seed=seed, full_scale=scale), scale, device)
+        for level in levels
+        if level.mixed or level.model != "gaussian"
+    }
+    clean = TileSet(_normalised(counts, scale, device), torch.from_numpy(labels).to(device))
+    return NoisyTestSet(clean, torch.from_numpy(unit).unsqueeze(1).to(device), others, keys[:, 0], scale)
+
+
+def _with_noise(
+    counts: np.ndarray, keys: np.ndarray, config: TrainConfig, full_scale: float, epoch: int | None = None
+) -> np.ndarray:
+    noisy, _ = noise.training_noise(
+        counts,
+        keys,
+        fraction=config.noise_fraction,
+        sigma_max=config.noise_sigma_max,
+        seed=config.seed,
+        full_scale=full_scale,
+        models=noise_models(config.noise_model, "train.noise_model"),
+        epoch=epoch,
+    )
+    return noisy
+
+
+def _normalised(counts: np.ndarray, full_scale: float, device: torch.device) -> torch.Tensor:
+    images = torch.from_numpy(counts.astype(np.float32, copy=False) / np.float32(full_scale))
+    return images.unsqueeze(1).to(device)
 
 
 def epoch_order(tiles: int, *, seed: int, epoch: int) -> np.ndarray:
     """The order in which an epoch visits the training tiles, (tiles,) int64: a function of seed and epoch alone."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch]))).permutation(tiles)
+
+
+def epoch_symmetries(tiles: int, *, augment: str, seed: int, epoch: int) -> np.ndarray:
+    """How each training tile is moved in an epoch, (tiles,) int64 as `transformed` takes it.
+
+    "flips" draws from the four mirrorings, "symmetries" from all eight symmetries of the square.
+    """
+    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch, 1])))
+    return rng.integers(4 if augment == "flips" else 8, size=tiles)
 
 
 def rank_share(batch: torch.Tensor, rank: int, world_size: int) -> torch.Tensor:

@@ -26,4 +26,11 @@ def lay_out(shape: tuple[int, int, int], config: DataConfig) -> tuple[np.ndarray
     slices, height, width = shape
     rows, columns = config.grid()
     table = tile_table(slices, tile_corners(height, width, rows=rows, columns=columns, size=config.tile_size))
-    return table, split_tiles(table, policy=config.split, seed=config.split_seed, gap_slices=config.gap_slices)
+    split = split_tiles(
+        table,
+        policy=config.split,
+        seed=config.split_seed,
+        gap_slices=config.gap_slices,
+        train_slices=config.train_slices,
+    )
+    return table, split

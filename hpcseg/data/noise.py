@@ -1,46 +1,96 @@
 """Noise on raw grey values, in counts. Every draw is keyed by (seed, purpose, tile) and nothing else.
 
 A tile's noise is therefore the same whatever the batch size, the number of ranks, the device or the other tiles:
-it is drawn on the CPU, once, from a generator of its own.
+it is drawn on the CPU from a generator of its own.
+
+Sigma is the strength of every model: the standard deviation of the noise in counts, at half of the full scale where it
+depends on the grey value. So equal sigmas of different models can be compared.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 
+from hpcseg.config import NoiseLevel
 from hpcseg.errors import DatasetError
 
-Purpose = Literal["train", "test"]
-_PURPOSE_KEY: dict[Purpose, int] = {"train": 1, "test": 2}
+Purpose = Literal["train", "test", "train anew", "mixed test"]
+_PURPOSE_KEY: dict[Purpose, int] = {"train": 1, "test": 2, "train anew": 3, "mixed test": 4}
 
 
 def unit_noise(rng: np.random.Generator, size: int) -> np.ndarray:
-    """The noise of one tile at sigma 1, (size, size) float32. A second noise model is added here."""
+    """Gaussian noise of one tile at sigma 1, (size, size) float32."""
     return rng.standard_normal((size, size), dtype=np.float32)
 
 
-def tile_generator(seed: int, purpose: Purpose, tile: np.ndarray) -> np.random.Generator:
+def noisy_tile(
+    rng: np.random.Generator, counts: np.ndarray, sigma: np.floating | float, *, model: str, full_scale: float
+) -> np.ndarray:
+    """One tile with noise of one model. A further model is added here and to `config.NOISE_MODELS`.
+
+    Args:
+        rng: the tile's own.
+        counts: (S, S) grey values, 0 or more.
+        sigma: in counts.
+        model: "gaussian"; "uniform", of the same deviation; "poisson", shot noise whose variance grows with the grey
+            value; or "salt-and-pepper", pixels that are lost to 0 or to the full scale.
+        full_scale: largest grey value, in counts.
+
+    Returns:
+        (S, S) float32 in counts, not clipped.
+    """
+    noisy: np.ndarray = counts.astype(np.float32)
+    middle = full_scale / 2
+    if sigma == 0:
+        return noisy
+    if model == "gaussian":
+        noisy += np.float32(sigma) * unit_noise(rng, counts.shape[-1])
+    elif model == "uniform":
+        # A uniform distribution of deviation 1 reaches from -sqrt(3) to sqrt(3).
+        noisy += np.float32(sigma * np.sqrt(3)) * (2 * rng.random(counts.shape, dtype=np.float32) - 1)
+    elif model == "poisson":
+        counts_per_photon = sigma**2 / middle
+        noisy[:] = rng.poisson(noisy / counts_per_photon) * counts_per_photon
+    else:
+        assert model == "salt-and-pepper", model
+        draw, share = rng.random(counts.shape, dtype=np.float32), (sigma / middle) ** 2
+        noisy[draw < share] = full_scale
+        noisy[draw < share / 2] = 0
+    return noisy
+
+
+def tile_generator(seed: int, purpose: Purpose, tile: np.ndarray, epoch: int | None = None) -> np.random.Generator:
     """The generator of one tile.
 
     Args:
-        seed: the training seed ("train") or the evaluation's ("test").
+        seed: the training seed, or the evaluation's for tests.
         purpose: keeps the noise that a model has seen apart from the noise that it is tested with.
         tile: (3,) int64, the slice's number, y and x.
+        epoch: for noise that is drawn anew in every epoch.
     """
-    key = np.random.SeedSequence([seed, _PURPOSE_KEY[purpose], *(int(part) for part in tile)])
-    return np.random.Generator(np.random.Philox(key))
+    key = [seed, _PURPOSE_KEY[purpose], *(int(part) for part in tile)]
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key if epoch is None else [*key, epoch])))
 
 
 def training_noise(
-    counts: np.ndarray, tiles: np.ndarray, *, fraction: float, sigma_max: float, seed: int
+    counts: np.ndarray,
+    tiles: np.ndarray,
+    *,
+    fraction: float,
+    sigma_max: float,
+    seed: int,
+    full_scale: float,
+    models: Sequence[str] = ("gaussian",),
+    epoch: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Add noise to a share of the tiles, each with a sigma of its own, without clipping.
 
-    A tile gets noise with probability `fraction`, and then sigma = U(0, 1) x `sigma_max`. The decision, the sigma
-    and the noise of a tile come from its own generator in that order, so that the tiles that are noisy at one
-    fraction are noisy in the same way at every higher one.
+    A tile gets noise with probability `fraction`, and then sigma = U(0, 1) x `sigma_max` and one of the models by lot.
+    The decision, the sigma and the noise of a tile come from its own generator in that order, so that the tiles that
+    are noisy at one fraction are noisy in the same way at every higher one.
 
     Args:
         counts: (T, H, W) raw grey values.
@@ -48,6 +98,9 @@ def training_noise(
         fraction: probability of noise, 0..1.
         sigma_max: upper end of sigma, in counts.
         seed: the training seed.
+        full_scale: largest grey value, in counts.
+        models: of noise.
+        epoch: draw for this epoch; None: once for all.
 
     Returns:
         (T, H, W) float32 in counts, and (T,) float32 sigmas in counts (0: no noise).
@@ -60,13 +113,46 @@ def training_noise(
     _one_key_each(counts, tiles)
     noisy = counts.astype(np.float32)
     sigmas = np.zeros(len(counts), dtype=np.float32)
-    for index, tile in enumerate(tiles):
-        rng = tile_generator(seed, "train", tile)
+    purpose: Purpose = "train" if epoch is None else "train anew"
+    for index, tile in enumerate(tiles if fraction else ()):
+        rng = tile_generator(seed, purpose, tile, epoch)
         decision, share = rng.random(2)
         if decision < fraction:
             sigmas[index] = share * sigma_max
-            noisy[index] += sigmas[index] * unit_noise(rng, counts.shape[-1])
+            model = models[int(rng.integers(len(models)))] if len(models) > 1 else models[0]
+            noisy[index] = noisy_tile(rng, noisy[index], sigmas[index], model=model, full_scale=full_scale)
     return noisy, sigmas
+
+
+def noisy_tests(
+    counts: np.ndarray, tiles: np.ndarray, level: NoiseLevel, *, seed: int, full_scale: float
+) -> np.ndarray:
+    """The test tiles at a level that is no multiple of `test_noise`: of another model, or clean and noisy ones mixed.
+
+    Args:
+        counts: (T, S, S) raw grey values.
+        tiles: (T, 3) int64, slice number, y and x of each tile.
+        level: model, sigma in counts and share of noisy tiles.
+        seed: the evaluation's seed.
+        full_scale: largest grey value, in counts.
+
+    Returns:
+        (T, S, S) float32 in counts.
+
+    Raises:
+        DatasetError: there is not one key per tile.
+
+    Source: the paper's future work, 1 and 5.
+    """
+    _one_key_each(counts, tiles)
+    noisy = counts.astype(np.float32)
+    for index, tile in enumerate(tiles):
+        rng, sigma = tile_generator(seed, "mixed test" if level.mixed else "test", tile), level.sigma
+        if level.fraction is not None:
+            decision, share = rng.random(2)
+            sigma *= share if decision < level.fraction else 0.0
+        noisy[index] = noisy_tile(rng, noisy[index], sigma, model=level.model, full_scale=full_scale)
+    return noisy
 
 
 def test_noise(tiles: np.ndarray, *, size: int, seed: int) -> np.ndarray:

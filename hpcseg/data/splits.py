@@ -29,7 +29,7 @@ class Split:
         return whole.hexdigest()
 
 
-def split_tiles(table: np.ndarray, *, policy: str, seed: int, gap_slices: int) -> Split:
+def split_tiles(table: np.ndarray, *, policy: str, seed: int, gap_slices: int, train_slices: int = 0) -> Split:
     """Divide tiles 70 / 15 / 15 into training, validation and test set.
 
     `shuffled` is the paper's: every tile for itself, so that crops of one slice, and of neighbouring slices that
@@ -42,9 +42,11 @@ def split_tiles(table: np.ndarray, *, policy: str, seed: int, gap_slices: int) -
         policy: "shuffled" or "blocked".
         seed: of the split.
         gap_slices: slices between two blocks that no set gets; "blocked" only.
+        train_slices: keep the training tiles of this many slices only, 0: of all. They are drawn by lot, and those of
+            a smaller number are among those of every larger one. The other two sets stay as they are.
 
     Raises:
-        DatasetError: there are too few tiles or slices for three sets.
+        DatasetError: there are too few tiles or slices for three sets, or for `train_slices`.
 
     Source: the paper's data section (shuffled); what it did not see (blocked).
     """
@@ -63,7 +65,19 @@ def split_tiles(table: np.ndarray, *, policy: str, seed: int, gap_slices: int) -
     if min(len(part) for part in parts) == 0:
         what = f"{len(table)} tiles on {len(np.unique(table[:, 0]))} slices"
         raise DatasetError(f"{what} are too few for a {policy} split into three sets. Pack more slices.")
+    if train_slices:
+        parts[0] = _of_some_slices(table, parts[0], train_slices, seed)
     return Split(*(np.sort(part).astype(np.int64) for part in parts))
+
+
+def _of_some_slices(table: np.ndarray, rows: np.ndarray, count: int, seed: int) -> np.ndarray:
+    slices = np.unique(table[rows, 0])
+    if count > len(slices):
+        raise DatasetError(
+            f"data.train_slices is {count}, but the training tiles come from {len(slices)} slices. Ask for fewer."
+        )
+    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, 1])))
+    return rows[np.isin(table[rows, 0], rng.permutation(slices)[:count])]
 
 
 def _cut(count: int) -> tuple[int, int, int]:

@@ -127,6 +127,16 @@ def read_tiles(path: Path, table: np.ndarray, size: int) -> tuple[np.ndarray, np
     return images, labels
 
 
+def read_slices(path: Path, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+    """Whole slices start .. stop - 1: (K, H, W) grey values and (K, H, W) uint8 class indices.
+
+    Raises:
+        DatasetError: as `read_info`.
+    """
+    with _opened(path) as file:
+        return file["slices"][start:stop], file["labels"][start:stop]
+
+
 def verify(path: Path, on_slice: Callable[[int, int], None]) -> None:
     """Hash every slice and label again, and compare with what was packed.
 

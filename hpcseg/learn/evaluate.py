@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,7 +12,8 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from hpcseg.data.batches import NoisyTestSet, TileSet, evaluation_chunks
+from hpcseg.config import NoiseLevel
+from hpcseg.data.batches import NoisyTestSet, TileSet, TileSource, evaluation_chunks
 from hpcseg.learn.precision import autocast
 from hpcseg.learn.ranks import Ranks
 
@@ -64,16 +66,26 @@ def validate(
     return float(mean), ranks.sum_(confusion).cpu().numpy()
 
 
+@dataclass(frozen=True, eq=False)
+class Counts:
+    """What L noise levels of T test tiles gave."""
+
+    confusion: np.ndarray
+    """(L, C, C) int64."""
+    right: np.ndarray
+    """(L, T) int64, pixels of a tile whose class is right."""
+
+
 def sweep(
     model: nn.Module,
     tiles: NoisyTestSet,
-    sigmas: tuple[float, ...],
+    levels: Sequence[NoiseLevel],
     *,
     classes: int,
     precision: str,
     ranks: Ranks,
     on_chunk: Callable[[int, int], bool],
-) -> np.ndarray | None:
+) -> Counts | None:
     """Confusion matrices of one model at many noise levels.
 
     Called by all ranks, which share the work; every rank gets the sums. A tile meets all its noise levels while it is
@@ -81,8 +93,8 @@ def sweep(
 
     Args:
         model: in any mode; left as it is.
-        tiles: test tiles with their noise at sigma 1.
-        sigmas: S noise levels in counts.
+        tiles: test tiles with their noise.
+        levels: of noise, L of them.
         classes: C.
         precision: "bf16" or "fp32".
         ranks: of this cell.
@@ -90,23 +102,82 @@ def sweep(
             of all; True ends the sweep on all ranks.
 
     Returns:
-        (S, C, C) int64, or None if `on_chunk` ended the sweep.
+        The counts of all ranks together, or None if `on_chunk` ended the sweep.
     """
-    confusion = torch.zeros(len(sigmas), classes, classes, dtype=torch.int64, device=ranks.device)
+    confusion = torch.zeros(len(levels), classes, classes, dtype=torch.int64, device=ranks.device)
+    right = torch.zeros(len(levels), len(tiles), dtype=torch.int64, device=ranks.device)
     lean = folded(model)
     own = list(evaluation_chunks(len(tiles), ranks.rank, ranks.world_size))
     # Rank 0 has the most chunks. Whoever has none left still answers when all are asked.
     most = len(list(evaluation_chunks(len(tiles), 0, ranks.world_size)))
     with torch.inference_mode():
         for number in range(most):
-            for index, sigma in enumerate(sigmas):
-                if on_chunk(number * len(sigmas) + index, most * len(sigmas)):
+            for index, level in enumerate(levels):
+                if on_chunk(number * len(levels) + index, most * len(levels)):
                     return None
                 if number < len(own):
-                    images, labels = tiles.take(own[number], sigma)
+                    images, labels = tiles.take(own[number], level)
                     predicted = _scores(lean, images, precision).argmax(1)
                     confusion[index] += count_confusion(labels, predicted, classes)
+                    right[index, own[number]] = (predicted == labels).sum((1, 2))
+    return Counts(ranks.sum_(confusion).cpu().numpy(), ranks.sum_(right).cpu().numpy())
+
+
+def count_whole_slices(
+    model: nn.Module,
+    source: TileSource,
+    slices: np.ndarray,
+    *,
+    precision: str,
+    ranks: Ranks,
+    on_slice: Callable[[int, int], bool],
+) -> np.ndarray | None:
+    """Confusion matrices of whole slices without noise, each segmented in one piece.
+
+    Called by all ranks, which share the work; every rank gets the sums.
+
+    Args:
+        model: in any mode; left as it is.
+        source: where the slices are.
+        slices: (N,) int64 indices of slices.
+        precision: "bf16" or "fp32".
+        ranks: of this cell.
+        on_slice: as `on_chunk` of `sweep`, of slices.
+
+    Returns:
+        (N, C, C) int64, or None if `on_slice` ended it.
+
+    Source: Figure 9 of the paper.
+    """
+    confusion = torch.zeros(len(slices), source.classes, source.classes, dtype=torch.int64, device=ranks.device)
+    lean, most = folded(model), -(-len(slices) // ranks.world_size)
+    for number in range(most):
+        if on_slice(number, most):
+            return None
+        place = number * ranks.world_size + ranks.rank
+        if place < len(slices):
+            counts, classes = source.read_slice(int(slices[place]))
+            labels = torch.from_numpy(classes).to(ranks.device).long()
+            predicted = segment(lean, counts, source.info.full_scale, precision, ranks.device)
+            confusion[place] = count_confusion(labels, predicted, source.classes)
     return ranks.sum_(confusion).cpu().numpy()
+
+
+def segment(
+    lean: nn.Module, counts: np.ndarray, full_scale: float, precision: str, device: torch.device
+) -> torch.Tensor:
+    """(H, W) int64 class indices of one slice or tile of any size.
+
+    Args:
+        lean: a `folded` network on `device`.
+        counts: (H, W) grey values.
+        full_scale: grey values are divided by it.
+        precision: "bf16" or "fp32".
+        device: of the network.
+    """
+    image = torch.from_numpy(counts.astype(np.float32) / np.float32(full_scale)).to(device)
+    with torch.inference_mode():
+        return _scores(lean, image[None, None], precision)[0].argmax(0)
 
 
 def _scores(model: nn.Module, images: torch.Tensor, precision: str) -> torch.Tensor:

@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hpcseg.config import TrainConfig
-from hpcseg.data.batches import TileSet, epoch_order, rank_share
+from hpcseg.data.batches import TileSet, TrainingTiles, epoch_order, rank_share
 from hpcseg.errors import HpcsegError
 from hpcseg.learn import checkpoint
 from hpcseg.learn.evaluate import validate
@@ -65,7 +65,7 @@ class Trainer:
 
     config: TrainConfig
     model: nn.Module
-    training: TileSet
+    training: TrainingTiles
     validation: TileSet
     classes: int
     precision: str
@@ -144,6 +144,7 @@ class Trainer:
         order = epoch_order(len(self.training), seed=self.config.seed, epoch=self.position.epoch)
         # Once per epoch, so that no step sends anything to the device.
         rows = torch.from_numpy(order).to(self.ranks.device)
+        epoch = self.training.of_epoch(self.position.epoch)
         while self.position.step < self.steps:
             action = self._agree()
             if action != _GO_ON:
@@ -152,7 +153,7 @@ class Trainer:
                 return False
             start = self.position.step * self.config.batch_size
             batch = rows[start : start + self.config.batch_size]
-            images, labels = self.training.take(rank_share(batch, self.ranks.rank, self.ranks.world_size))
+            images, labels = epoch.take(rank_share(batch, self.ranks.rank, self.ranks.world_size))
             sums = self.sums[self.position.step]
             sums[0], sums[1] = self._step(images, labels, pixels=len(batch) * labels.shape[1:].numel())
             self.position.step += 1
@@ -161,7 +162,7 @@ class Trainer:
 
     def _finish_epoch(self) -> None:
         self._gather_sums()
-        loss, correct = (self.sums.sum(0) / self.training.labels.numel()).tolist()
+        loss, correct = (self.sums.sum(0) / self.training.pixels).tolist()
         seconds = time.monotonic() - self._epoch_started
         tiles = len(self.training) - self._first_step * self.config.batch_size
         self.position.epoch += 1

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from hpcseg.config import NoiseLevel, describes
 from hpcseg.errors import IncompleteError
 from hpcseg.learn import metrics
 from hpcseg.runs.grid import Cell
@@ -43,12 +45,27 @@ class Training:
 
 
 @dataclass(frozen=True, eq=False)
+class TestSlice:
+    """One line of slices.jsonl."""
+
+    number: int
+    pixels: int
+    """Of all its test tiles."""
+    right: Mapping[str, int]
+    """Right pixels of its test tiles, by the key of the noise level."""
+    whole: np.ndarray | None
+    """(C, C) int64 confusion matrix of the whole slice, where it was segmented."""
+
+
+@dataclass(frozen=True, eq=False)
 class Evaluation:
     """An accepted evaluation.json."""
 
     record: Mapping[str, Any]
-    confusion: Mapping[float, np.ndarray]
-    """Of the test set, by sigma in counts, ascending."""
+    confusion: Mapping[NoiseLevel, np.ndarray]
+    """Of the test set, by its noise, in the order of the settings."""
+    slices: tuple[TestSlice, ...]
+    """Of the slices that test tiles come from; none in a record of before they were kept."""
 
 
 class Refused(Exception):
@@ -74,8 +91,7 @@ def accept_training(cell: Cell, plan: Mapping[str, Any]) -> Training:
     for key, word in (("data_sha256", "other data"), ("code_sha256", "other code")):
         if config.get(key) != plan[key]:
             raise Refused(f"its config.json is of {word} ({_short(config.get(key))}) than grid.json.", whole)
-    planned = dataclasses.asdict(cell.config)
-    if any(config.get(section) != planned[section] for section in ("data", "train")):
+    if not (describes(config.get("data"), cell.config.data) and describes(config.get("train"), cell.config.train)):
         raise Refused("its config.json has other settings than grid.json.", whole)
     record = _read(cell, "training.json", whole)
     try:
@@ -93,21 +109,22 @@ def accept_evaluation(cell: Cell, plan: Mapping[str, Any], training: Training) -
     if not cell.folder.evaluation_file.exists():
         raise Refused(_why_unfinished(cell))
     record = _read(cell, "evaluation.json", file)
-    if record.get("settings") != dataclasses.asdict(cell.config.evaluate):
+    if not describes(record.get("settings"), cell.config.evaluate):
         raise Refused("it was evaluated with other settings than grid.json has.")
     if record.get("model_sha256") != training.record["model_sha256"]:
         raise Refused("it was evaluated with another model than training.json describes.", file)
     try:
         check_types(record, _EVALUATION)
         _check_code(record, plan, "evaluated", file)
-        confusion = {float(point["sigma"]): _confusion(point["confusion"]) for point in record["points"]}
+        confusion = {_level(point): _confusion(point["confusion"]) for point in record["points"]}
         if any(len(matrix) != len(record["class_values"]) for matrix in (training.confusion, *confusion.values())):
             raise ValueError("its confusion matrices are not of its classes")
-        if tuple(confusion) != cell.config.evaluate.sigmas():
-            raise ValueError("its sigmas are not those of its settings")
+        if tuple(confusion) != cell.config.evaluate.levels():
+            raise ValueError("its noise levels are not those of its settings")
+        slices = _slices(cell, record)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise Refused(f"its evaluation.json is damaged ({error}).", file) from None
-    return Evaluation(record, confusion)
+    return Evaluation(record, confusion, slices)
 
 
 def _read(cell: Cell, name: str, delete: str) -> dict[str, Any]:
@@ -137,6 +154,29 @@ def _confusion(stored: Any) -> np.ndarray:
     matrix = np.array(stored)
     metrics.accuracy(matrix)  # raises ValueError for what is no confusion matrix
     return matrix
+
+
+def _level(point: dict[str, Any]) -> NoiseLevel:
+    fraction = dict(point).get("fraction")
+    return NoiseLevel(
+        float(point["sigma"]), str(point.get("noise", "gaussian")), None if fraction is None else float(fraction)
+    )
+
+
+def _slices(cell: Cell, record: Mapping[str, Any]) -> tuple[TestSlice, ...]:
+    if "slices_sha256" not in record:
+        return ()
+    try:
+        content = cell.folder.slices_file.read_bytes()
+    except OSError as error:
+        raise ValueError(f"its slices.jsonl: {error.strerror}") from None
+    if hashlib.sha256(content).hexdigest() != record["slices_sha256"]:
+        raise ValueError("its slices.jsonl is another one")
+    lines = [json.loads(line) for line in content.splitlines()]
+    return tuple(
+        TestSlice(line["slice"], line["pixels"], line["right"], _confusion(line["whole"]) if "whole" in line else None)
+        for line in lines
+    )
 
 
 def _epochs(cell: Cell, epochs: int) -> tuple[Epoch, ...]:

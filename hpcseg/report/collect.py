@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcseg.config import CellConfig, digest
+from hpcseg.config import CellConfig, NoiseLevel, digest
 from hpcseg.learn import metrics
 from hpcseg.report.accept import Evaluation, Refused, Training, accept_evaluation, accept_training
 from hpcseg.runs.grid import Cell, State, planned_cells, read_plan
@@ -63,14 +63,14 @@ class Row:
         """Of the validation set after the last epoch; None for a hole."""
         return None if self.training is None else metrics.accuracy(self.training.confusion)
 
-    def test_accuracy(self, sigma: float) -> float | None:
-        """Of the test set at this sigma; None for a hole."""
-        confusion = self.test_confusion(sigma)
+    def test_accuracy(self, level: NoiseLevel) -> float | None:
+        """Of the test set with this noise; None for a hole, and where the cell does not have it."""
+        confusion = self.test_confusion(level)
         return None if confusion is None else metrics.accuracy(confusion)
 
-    def test_confusion(self, sigma: float) -> np.ndarray | None:
-        """Of the test set at this sigma; None for a hole."""
-        return None if self.evaluation is None else self.evaluation.confusion.get(sigma)
+    def test_confusion(self, level: NoiseLevel) -> np.ndarray | None:
+        """Of the test set with this noise; None for a hole, and where the cell does not have it."""
+        return None if self.evaluation is None else self.evaluation.confusion.get(level)
 
 
 @dataclass(frozen=True, eq=False)

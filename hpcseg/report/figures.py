@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from hpcseg.config import SPLITS
+from hpcseg.config import SPLITS, NoiseLevel
 from hpcseg.report import paper
 from hpcseg.report.accept import Epoch
 from hpcseg.report.collect import Group, Hole, Records, Row
@@ -181,7 +181,7 @@ def _plans_sweep(group: Group | None) -> bool:
 
 
 def _accuracy(row: Row, sigma: float) -> float:
-    accuracy = row.test_accuracy(sigma)
+    accuracy = row.test_accuracy(NoiseLevel(sigma))
     assert accuracy is not None
     return accuracy
 

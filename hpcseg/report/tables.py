@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcseg.config import SPLITS
+from hpcseg.config import SPLITS, NoiseLevel
 from hpcseg.learn import metrics
 from hpcseg.report import paper
 from hpcseg.report.collect import Records, Row, mean_and_spread
@@ -26,7 +26,7 @@ _CELL_COLUMNS = (
     *("epochs", "seconds", "precision", "ranks", "commit"),
 )
 _CLASS_COLUMNS = ("cell", "class", "IoU clean", "IoU noisy", "Dice clean", "Dice noisy")
-_CELLS_HEAD = "cell,tiles,split,noise_fraction,seed,set,sigma,measure,class_value,value,precision,world_size,commit"
+_CELLS_HEAD = "cell,tiles,split,noise_fraction,seed,set,noise,measure,class_value,value,precision,world_size,commit"
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,9 @@ def _entry(records: Records, split: str, published: paper.Published) -> Entry:
     if group and sigma:
         # The noise of Table 2 is what the job calls its table's; the caption says so where it is not the paper's.
         sigma = group.config.evaluate.table_sigma
-    measured = [(row.id, row.validation_accuracy() if sigma is None else row.test_accuracy(sigma)) for row in rows]
+    measured = [
+        (row.id, row.validation_accuracy() if sigma is None else row.test_accuracy(NoiseLevel(sigma))) for row in rows
+    ]
     return Entry(
         published,
         split,
@@ -275,7 +277,7 @@ def _class_lines(row: Row) -> list[list[str]]:
 
 
 def _clean_and_noisy(row: Row) -> tuple[np.ndarray | None, np.ndarray | None]:
-    return row.test_confusion(0.0), row.test_confusion(row.config.evaluate.table_sigma)
+    return row.test_confusion(NoiseLevel(0.0)), row.test_confusion(NoiseLevel(row.config.evaluate.table_sigma))
 
 
 def _observations(row: Row) -> Iterator[list[str]]:
@@ -294,9 +296,9 @@ def _observations(row: Row) -> Iterator[list[str]]:
     if row.evaluation:
         record, made = row.evaluation.record, _made(row.evaluation.record)
         yield [*who, "test", "", "test_tiles", "", str(record["test_tiles"]), *made]
-        for sigma, confusion in row.evaluation.confusion.items():
+        for level, confusion in row.evaluation.confusion.items():
             for line in _ratios(confusion, record["class_values"]):
-                yield [*who, "test", f"{sigma:g}", *line, *made]
+                yield [*who, "test", level.key, *line, *made]
 
 
 def _ratios(confusion: np.ndarray, classes: Sequence[int]) -> Iterator[list[str]]:

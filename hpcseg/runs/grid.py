@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hpcseg import __version__
-from hpcseg.config import CellConfig, JobConfig, NeedsConfig, ReportConfig, build_config, cell_from_dict
+from hpcseg.config import CellConfig, NeedsConfig, ReportConfig, build_config, cell_from_dict, describes
 from hpcseg.errors import ConfigError, IncompleteError
+from hpcseg.jobfile import JobConfig
 from hpcseg.runs.provenance import code_sha256, command_line, commit, diff, diff_sha256, now
 from hpcseg.runs.record import SCHEMA, CellFolder, RunFolder, check_types, read_json, write_json, write_text
 
@@ -53,7 +54,7 @@ class Cell:
             stored = read_json(self.folder.evaluation_file)
         except IncompleteError:
             return False
-        return bool(stored.get("settings") == dataclasses.asdict(self.config.evaluate))
+        return describes(stored.get("settings"), self.config.evaluate)
 
 
 @dataclass(frozen=True)

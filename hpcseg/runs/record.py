@@ -15,9 +15,11 @@
                    model.pt            the trained weights
                    training.json       exists when the training is finished
                    evaluation.json     exists when the evaluation is finished
+                   slices.jsonl        right pixels and whole slices' confusion matrices, one line per test slice
+                   examples.npz        pictures of some test tiles and of a slice, where the cell keeps them
                    failure.json        why the last attempt ended, if it failed
 
-The JSON files alone are a complete record: `hpcseg report --publish` copies exactly them.
+The small files of a cell are a complete record: `hpcseg report --publish` copies exactly them.
 """
 
 from __future__ import annotations
@@ -83,6 +85,14 @@ class CellFolder:
         return self.path / "evaluation.json"
 
     @property
+    def slices_file(self) -> Path:
+        return self.path / "slices.jsonl"
+
+    @property
+    def examples_file(self) -> Path:
+        return self.path / "examples.npz"
+
+    @property
     def failure_file(self) -> Path:
         return self.path / "failure.json"
 
@@ -92,7 +102,10 @@ class CellFolder:
 
     def record_files(self) -> tuple[Path, ...]:
         """The small files that make up the cell's published record."""
-        return (self.config_file, self.metrics_file, self.events_file, self.training_file, self.evaluation_file)
+        return (
+            *(self.config_file, self.metrics_file, self.events_file, self.training_file),
+            *(self.evaluation_file, self.slices_file, self.examples_file),
+        )
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from hpcseg.bench.estimate import bench_file, estimate, find_bench
-from hpcseg.config import find_job, load_job
+from hpcseg.jobfile import find_job, load_job
 
 SHAPE = (500, 501, 501)
 

@@ -16,8 +16,8 @@ import pytest
 
 from hpcseg.cluster import local
 from hpcseg.cluster.local import find_slots, run_locally
-from hpcseg.config import find_job, load_job
 from hpcseg.errors import ConfigError
+from hpcseg.jobfile import find_job, load_job
 from hpcseg.runs.grid import Grid, plan, write_plan
 from hpcseg.runs.record import RunFolder
 

@@ -20,7 +20,7 @@ from hpcseg.cluster import ledger
 from hpcseg.cluster.profile import Profile, resolve
 from hpcseg.cluster.retry import follow_up, read_resources
 from hpcseg.cluster.submit import submit_missing
-from hpcseg.config import find_job, load_job
+from hpcseg.jobfile import find_job, load_job
 from hpcseg.runs.grid import Grid, plan, read_grid, write_plan
 from hpcseg.runs.record import RunFolder, append_event, write_json
 

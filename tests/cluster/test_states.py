@@ -15,7 +15,7 @@ from hpcseg.cli.app import app
 from hpcseg.cluster import ledger, scheduler
 from hpcseg.cluster.scheduler import JobState
 from hpcseg.cluster.states import CellStatus, run_status
-from hpcseg.config import find_job, load_job
+from hpcseg.jobfile import find_job, load_job
 from hpcseg.runs.grid import Grid, plan, write_plan
 from hpcseg.runs.record import RunFolder, append_event, write_json
 

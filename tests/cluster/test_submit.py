@@ -17,8 +17,8 @@ from hpcseg.cluster import ledger, sender
 from hpcseg.cluster.profile import Profile, Resources, resolve
 from hpcseg.cluster.sender import NoRoomError
 from hpcseg.cluster.submit import in_arrays, submit_missing
-from hpcseg.config import find_job, load_job
 from hpcseg.errors import ConfigError, SchedulerError
+from hpcseg.jobfile import find_job, load_job
 from hpcseg.runs.grid import Grid, plan, write_plan
 from hpcseg.runs.record import RunFolder, read_lines, write_json
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from hpcseg.config import DataConfig, TrainConfig
-from hpcseg.data import batches, store
+from hpcseg.config import DataConfig, NoiseLevel, TrainConfig
+from hpcseg.data import batches, noise, store
 from hpcseg.errors import ConfigError, DatasetError
 
 CPU = torch.device("cpu")
@@ -98,6 +98,71 @@ def test_a_training_tile_is_the_same_in_any_order_and_company(source):
     assert torch.equal(part.labels, whole.labels[order])
 
 
+def test_every_epoch_sees_the_same_tiles_where_nothing_is_drawn_anew(source):
+    tiles = batches.TrainingTiles(source, source.split.train, TrainConfig(noise_fraction=0.5), CPU)
+    assert tiles.of_epoch(0) is tiles.of_epoch(7)
+    whole = batches.training_set(source, source.split.train, TrainConfig(noise_fraction=0.5), CPU)
+    assert torch.equal(tiles.of_epoch(0).images, whole.images)
+    assert len(tiles) == len(source.split.train)
+    assert tiles.pixels == len(tiles) * 64 * 64
+
+
+def test_noise_anew_in_each_epoch_depends_on_the_epoch_and_the_seed_alone(source):
+    config = TrainConfig(noise_fraction=1.0, noise_each_epoch=True)
+    tiles, again = (batches.TrainingTiles(source, source.split.train, config, CPU) for _ in range(2))
+    clean = batches.training_set(source, source.split.train, TrainConfig(), CPU)
+    for epoch in (0, 1):
+        assert torch.equal(tiles.of_epoch(epoch).images, again.of_epoch(epoch).images)
+        assert torch.equal(tiles.of_epoch(epoch).labels, clean.labels)
+        assert not torch.equal(tiles.of_epoch(epoch).images, clean.images)
+    assert not torch.equal(tiles.of_epoch(0).images, tiles.of_epoch(1).images)
+
+
+@pytest.mark.parametrize(("augment", "moves"), [("flips", 4), ("symmetries", 8)])
+def test_augmented_tiles_are_moved_with_their_labels_by_a_draw_of_the_epoch(source, augment, moves):
+    rows = source.split.train
+    tiles = batches.TrainingTiles(source, rows, TrainConfig(augment=augment), CPU)
+    plain = batches.training_set(source, rows, TrainConfig(), CPU)
+    epoch = tiles.of_epoch(3)
+    drawn = batches.epoch_symmetries(len(rows), augment=augment, seed=0, epoch=3)
+    assert set(drawn.tolist()) == set(range(moves))
+    for row, move in enumerate(drawn.tolist()):
+        for moved, still in ((epoch.images[row, 0], plain.images[row, 0]), (epoch.labels[row], plain.labels[row])):
+            expected = still.numpy().T if move & 4 else still.numpy()
+            expected = expected[::-1] if move & 1 else expected
+            expected = expected[:, ::-1] if move & 2 else expected
+            np.testing.assert_array_equal(moved.numpy(), expected)
+    assert not np.array_equal(drawn, batches.epoch_symmetries(len(rows), augment=augment, seed=0, epoch=4))
+    assert not np.array_equal(drawn, batches.epoch_symmetries(len(rows), augment=augment, seed=1, epoch=3))
+
+
+def test_the_eight_symmetries_are_all_different(source):
+    plain = batches.training_set(source, np.zeros(8, dtype=np.int64), TrainConfig(), CPU)
+    moved = batches.transformed(plain, np.arange(8)).images
+    assert len({image.numpy().tobytes() for image in moved}) == 8
+
+
+def test_other_levels_of_the_test_set_have_their_own_images(source):
+    levels = (NoiseLevel(5_000, "uniform"), NoiseLevel(10_000, fraction=0.5))
+    tests = batches.test_set(source, levels=(NoiseLevel(0), *levels), seed=4, device=CPU)
+    counts, _, keys = source.read(source.split.test)
+    np.testing.assert_array_equal(tests.slices, keys[:, 0])
+    for level in levels:
+        images, labels = tests.take(slice(None), level)
+        expected = noise.noisy_tests(counts, keys, level, seed=4, full_scale=65_535) / np.float32(65_535)
+        np.testing.assert_array_equal(images.numpy()[:, 0], expected)
+        assert torch.equal(labels, tests.clean.labels.long())
+
+
+def test_whole_slices_are_read_as_packed(source, tiny_dataset):
+    table = np.array([(4, 0, 0)])
+    counts, labels = source.read_slice(4)
+    expected_counts, expected_labels = store.read_tiles(tiny_dataset, table, min(counts.shape))
+    np.testing.assert_array_equal(counts[: expected_counts.shape[1], : expected_counts.shape[2]], expected_counts[0])
+    np.testing.assert_array_equal(labels[: expected_labels.shape[1], : expected_labels.shape[2]], expected_labels[0])
+    assert set(source.test_slices()) == set(source.table[source.split.test, 0])
+
+
 def test_taking_rows_gives_images_and_labels_for_the_loss(source):
     tiles = batches.training_set(source, np.arange(10), TrainConfig(), CPU)
     images, labels = tiles.take(torch.tensor([7, 2]))
@@ -107,24 +172,24 @@ def test_taking_rows_gives_images_and_labels_for_the_loss(source):
 
 
 def test_all_noise_levels_of_the_test_set_share_one_draw(source):
-    tests = batches.test_set(source, seed=4, device=CPU)
+    tests = batches.test_set(source, levels=(), seed=4, device=CPU)
     rows = torch.arange(len(tests))
-    clean, labels = tests.take(rows, 0.0)
+    clean, labels = tests.take(rows, NoiseLevel(0.0))
     counts, expected_labels, _ = source.read(source.split.test)
     np.testing.assert_array_equal(clean.numpy()[:, 0], counts.astype(np.float32) / np.float32(65_535))
     np.testing.assert_array_equal(labels.numpy(), expected_labels)
 
-    unit = (tests.take(rows, 65_535.0)[0] - clean).numpy()
+    unit = (tests.take(rows, NoiseLevel(65_535.0))[0] - clean).numpy()
     # 10 tiles of 4096 pixels: standard error of the deviation 1 / sqrt(2 x 40960).
     assert unit.std() == pytest.approx(1, rel=4 / np.sqrt(2 * unit.size))
     for sigma in (1_000.0, 5_000.0, 30_000.0):
-        noisy = (tests.take(rows, sigma)[0] - clean).numpy()
+        noisy = (tests.take(rows, NoiseLevel(sigma))[0] - clean).numpy()
         # Three roundings in float32 of numbers up to 6, so within a few units of 6 x 2**-24.
         np.testing.assert_allclose(noisy, unit * sigma / 65_535, atol=4 * 6 * 2**-24)
 
 
 def test_the_evaluations_seed_alone_decides_the_test_noise(source):
-    once, again, other = (batches.test_set(source, seed=seed, device=CPU) for seed in (4, 4, 5))
+    once, again, other = (batches.test_set(source, levels=(), seed=seed, device=CPU) for seed in (4, 4, 5))
     assert torch.equal(once.unit, again.unit)
     assert not torch.equal(once.unit, other.unit)
     assert torch.equal(once.clean.images, other.clean.images)

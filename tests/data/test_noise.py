@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from hpcseg.config import NoiseLevel
 from hpcseg.data import noise
 from hpcseg.errors import DatasetError
 
@@ -21,8 +22,12 @@ def flat(count, size=128, value=30_000):
     return np.full((count, size, size), value, dtype=np.uint16)
 
 
+def training_noise(counts, keys, **settings):
+    return noise.training_noise(counts, keys, full_scale=65_535, **settings)
+
+
 def test_every_noisy_tile_has_its_own_sigma_and_its_noise_is_gaussian_of_that_sigma():
-    noisy, sigmas = noise.training_noise(flat(40), keys_of(40), fraction=1.0, sigma_max=10_000, seed=0)
+    noisy, sigmas = training_noise(flat(40), keys_of(40), fraction=1.0, sigma_max=10_000, seed=0)
     assert noisy.dtype == sigmas.dtype == np.float32
     assert len(np.unique(sigmas)) == 40
     for tile, sigma in zip(noisy, sigmas, strict=True):
@@ -36,7 +41,7 @@ def test_every_noisy_tile_has_its_own_sigma_and_its_noise_is_gaussian_of_that_si
 
 def test_noise_is_not_clipped_at_either_end_of_the_grey_values():
     tiles = np.concatenate([flat(8, value=0), flat(8, value=65_535)])
-    noisy, sigmas = noise.training_noise(tiles, keys_of(16), fraction=1.0, sigma_max=10_000, seed=0)
+    noisy, sigmas = training_noise(tiles, keys_of(16), fraction=1.0, sigma_max=10_000, seed=0)
     # Half of the pixels of a clipped tile would be exactly at the end.
     assert np.mean(noisy[:8] < 0) == pytest.approx(0.5, abs=0.02)
     assert np.mean(noisy[8:] > 65_535) == pytest.approx(0.5, abs=0.02)
@@ -44,7 +49,7 @@ def test_noise_is_not_clipped_at_either_end_of_the_grey_values():
 
 
 def test_sigmas_are_uniform_up_to_the_maximum():
-    _, sigmas = noise.training_noise(flat(2000, size=1), keys_of(2000), fraction=1.0, sigma_max=10_000, seed=1)
+    _, sigmas = training_noise(flat(2000, size=1), keys_of(2000), fraction=1.0, sigma_max=10_000, seed=1)
     assert sigmas.min() >= 0
     assert sigmas.max() <= 10_000
     # Kolmogorov-Smirnov: of 2000 draws, beyond 1.95 / sqrt(2000) in one of 1000 samples.
@@ -54,34 +59,34 @@ def test_sigmas_are_uniform_up_to_the_maximum():
 
 @pytest.mark.parametrize("fraction", [0.25, 0.5, 0.75])
 def test_the_share_of_noisy_tiles_is_the_fraction(fraction):
-    _, sigmas = noise.training_noise(flat(2000, size=1), keys_of(2000), fraction=fraction, sigma_max=10_000, seed=0)
+    _, sigmas = training_noise(flat(2000, size=1), keys_of(2000), fraction=fraction, sigma_max=10_000, seed=0)
     error = np.sqrt(fraction * (1 - fraction) / 2000)
     assert np.mean(sigmas > 0) == pytest.approx(fraction, abs=4 * error)
 
 
 def test_no_fraction_is_no_noise():
-    noisy, sigmas = noise.training_noise(flat(50, size=4), keys_of(50), fraction=0.0, sigma_max=10_000, seed=0)
+    noisy, sigmas = training_noise(flat(50, size=4), keys_of(50), fraction=0.0, sigma_max=10_000, seed=0)
     np.testing.assert_array_equal(noisy, flat(50, size=4))
     assert not sigmas.any()
 
 
 def test_a_tile_is_noisy_in_the_same_way_alone_and_among_others_in_any_order():
     tiles, keys = flat(30, size=16), keys_of(30)
-    together, sigmas = noise.training_noise(tiles, keys, fraction=0.5, sigma_max=10_000, seed=7)
+    together, sigmas = training_noise(tiles, keys, fraction=0.5, sigma_max=10_000, seed=7)
     order = np.random.default_rng(0).permutation(30)
-    shuffled, _ = noise.training_noise(tiles[order], keys[order], fraction=0.5, sigma_max=10_000, seed=7)
+    shuffled, _ = training_noise(tiles[order], keys[order], fraction=0.5, sigma_max=10_000, seed=7)
     np.testing.assert_array_equal(shuffled, together[order])
     for index in (0, 13, 29):
-        alone, sigma = noise.training_noise(tiles[[index]], keys[[index]], fraction=0.5, sigma_max=10_000, seed=7)
+        alone, sigma = training_noise(tiles[[index]], keys[[index]], fraction=0.5, sigma_max=10_000, seed=7)
         np.testing.assert_array_equal(alone[0], together[index])
         assert sigma[0] == sigmas[index]
 
 
 def test_tiles_noisy_at_one_fraction_are_noisy_in_the_same_way_at_every_higher_one():
     tiles, keys = flat(200, size=4), keys_of(200)
-    lower, lower_sigmas = noise.training_noise(tiles, keys, fraction=0.25, sigma_max=10_000, seed=0)
+    lower, lower_sigmas = training_noise(tiles, keys, fraction=0.25, sigma_max=10_000, seed=0)
     for fraction in (0.5, 0.75, 1.0):
-        higher, higher_sigmas = noise.training_noise(tiles, keys, fraction=fraction, sigma_max=10_000, seed=0)
+        higher, higher_sigmas = training_noise(tiles, keys, fraction=fraction, sigma_max=10_000, seed=0)
         noisy = lower_sigmas > 0
         np.testing.assert_array_equal(higher[noisy], lower[noisy])
         assert (higher_sigmas > 0).sum() > noisy.sum()
@@ -116,6 +121,82 @@ def test_test_noise_is_standard_normal_and_the_same_alone_and_among_others():
     np.testing.assert_array_equal(noise.test_noise(keys_of(20)[[11]], size=128, seed=3)[0], together[11])
 
 
+@pytest.mark.parametrize("sigma", [1_000, 5_000, 10_000])
+@pytest.mark.parametrize("model", ["gaussian", "uniform", "poisson", "salt-and-pepper"])
+def test_every_model_has_deviation_sigma_and_no_bias_at_half_of_the_full_scale(model, sigma):
+    tile = np.full((256, 256), 32_768, dtype=np.uint16)
+    noisy = noise.noisy_tile(np.random.default_rng(1), tile, sigma, model=model, full_scale=65_536)
+    assert (noisy.shape, noisy.dtype) == (tile.shape, np.float32)
+    # Lost pixels deviate by 32768 each, so their number, of n, decides: relative error of a deviation 1 / (2 sqrt(n)).
+    lost = 65_536 * (sigma / 32_768) ** 2
+    error = 1 / np.sqrt(2 * 65_536) if model != "salt-and-pepper" else 1 / (2 * np.sqrt(lost))
+    assert noisy.std() == pytest.approx(sigma, rel=4 * error)
+    assert noisy.mean() == pytest.approx(32_768, abs=4 * sigma / 256)
+    assert not np.array_equal(noisy, tile)
+
+
+def test_uniform_noise_ends_where_its_deviation_says():
+    tile = np.zeros((256, 256), dtype=np.uint16)
+    noisy = noise.noisy_tile(np.random.default_rng(1), tile, 1_000, model="uniform", full_scale=65_535)
+    assert 1_700 < noisy.max() <= 1_000 * np.sqrt(3) + 1e-3
+    assert -1_000 * np.sqrt(3) - 1e-3 <= noisy.min() < -1_700
+
+
+def test_shot_noise_grows_with_the_root_of_the_grey_value_and_never_goes_below_zero():
+    dark, bright = (
+        noise.noisy_tile(
+            np.random.default_rng(1),
+            np.full((256, 256), value, dtype=np.uint16),
+            5_000,
+            model="poisson",
+            full_scale=65_536,
+        )
+        for value in (4_096, 16_384)
+    )
+    assert bright.std() / dark.std() == pytest.approx(2, rel=8 / np.sqrt(2 * 65_536))
+    assert dark.min() >= 0
+
+
+def test_salt_and_pepper_leaves_the_other_pixels_as_they_are():
+    tile = np.full((256, 256), 30_000, dtype=np.uint16)
+    noisy = noise.noisy_tile(np.random.default_rng(1), tile, 5_000, model="salt-and-pepper", full_scale=65_535)
+    assert set(np.unique(noisy)) == {0, 30_000, 65_535}
+    assert np.mean(noisy == 0) == pytest.approx(np.mean(noisy == 65_535), rel=0.2)
+
+
+def test_a_mixture_gives_each_noisy_tile_one_of_its_models_by_lot():
+    models = ("gaussian", "salt-and-pepper")
+    noisy, sigmas = training_noise(
+        flat(200, size=64), keys_of(200), fraction=1.0, sigma_max=10_000, seed=0, models=models
+    )
+    lost = np.array([np.isin(tile, (0, 65_535)).any() for tile in noisy[sigmas > 2_000]])
+    # Of 160 tiles; the standard error of a share of one half is 4 %.
+    assert lost.mean() == pytest.approx(0.5, abs=0.16)
+
+
+def test_noise_of_an_epoch_is_its_own_and_not_that_of_a_set_drawn_once():
+    tiles, keys = flat(20, size=64), keys_of(20)
+    draws = [
+        training_noise(tiles, keys, fraction=1.0, sigma_max=10_000, seed=0, epoch=epoch)[0] for epoch in (None, 0, 1, 0)
+    ]
+    np.testing.assert_array_equal(draws[1], draws[3])
+    for first, second in ((0, 1), (0, 2), (1, 2)):
+        correlation = np.corrcoef((draws[first] - 30_000).ravel(), (draws[second] - 30_000).ravel())[0, 1]
+        assert abs(correlation) < 5 / np.sqrt(tiles.size)
+
+
+def test_a_mixed_test_set_has_clean_tiles_and_noisy_ones_of_all_strengths():
+    level = NoiseLevel(10_000, fraction=0.5)
+    noisy = noise.noisy_tests(flat(400, size=16), keys_of(400), level, seed=0, full_scale=65_535)
+    deviations = (noisy - 30_000).std(axis=(1, 2))
+    # Standard error of a share of one half of 400: 2.5 %.
+    assert np.mean(deviations == 0) == pytest.approx(0.5, abs=0.1)
+    strong = deviations[deviations > 0]
+    # A deviation of 256 pixels has an error of 4.4 %, and 200 draws of U(0, 10000) a mean of 5000 +- 204.
+    assert strong.max() < 10_000 * 1.2
+    assert strong.mean() == pytest.approx(5_000, abs=4 * 204)
+
+
 def test_keys_that_are_not_one_per_tile_are_refused():
     with pytest.raises(DatasetError, match=r"3 tiles need one key .* got shape \(2, 3\)"):
-        noise.training_noise(flat(3, size=4), keys_of(2), fraction=1.0, sigma_max=1, seed=0)
+        training_noise(flat(3, size=4), keys_of(2), fraction=1.0, sigma_max=1, seed=0)

@@ -143,3 +143,24 @@ def test_any_split_is_three_disjoint_sets_of_their_shares_or_refused(slices, til
             assert min((a - b) % slices for a, b in itertools.product(one, other)) > gap_slices
     again = split_tiles(table, policy=policy, seed=seed, gap_slices=gap_slices)
     assert again.sha256() == split.sha256()
+
+
+@pytest.mark.parametrize("policy", ["shuffled", "blocked"])
+def test_fewer_training_slices_are_among_more_and_leave_the_other_sets_alone(policy):
+    table = table_of(60, 4)
+    whole, many, few = (
+        split_tiles(table, policy=policy, seed=1, gap_slices=2, train_slices=count) for count in (0, 20, 5)
+    )
+    assert len(np.unique(table[many.train, 0])) == 20
+    assert len(np.unique(table[few.train, 0])) == 5
+    assert set(few.train) < set(many.train) < set(whole.train)
+    # All training tiles of a slice that is kept.
+    assert set(few.train) == {row for row in whole.train.tolist() if table[row, 0] in table[few.train, 0]}
+    for split in (many, few):
+        np.testing.assert_array_equal(split.validation, whole.validation)
+        np.testing.assert_array_equal(split.test, whole.test)
+
+
+def test_more_training_slices_than_there_are_are_refused():
+    with pytest.raises(DatasetError, match=r"data\.train_slices is 61, but the training tiles come from \d+ slices"):
+        split_tiles(table_of(60, 4), policy="shuffled", seed=1, gap_slices=2, train_slices=61)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from hpcseg.config import DataConfig
+from hpcseg.config import DataConfig, NoiseLevel
 from hpcseg.data import batches, noise
 from hpcseg.learn.evaluate import count_confusion, folded, sweep, validate
 from hpcseg.learn.precision import to_device
@@ -19,6 +19,7 @@ from hpcseg.learn.unet import UNet, build_unet
 CPU = torch.device("cpu")
 ALONE = Ranks(RankEnvironment(), CPU, None)
 SIGMAS = (0.0, 3_000.0, 20_000.0)
+LEVELS = tuple(NoiseLevel(sigma) for sigma in SIGMAS)
 
 
 @pytest.fixture(scope="module")
@@ -83,14 +84,16 @@ def test_a_sweep_counts_what_the_plain_way_counts(model, source):
     asked = []
     found = sweep(
         model,
-        batches.test_set(source, seed=0, device=CPU),
-        SIGMAS,
+        batches.test_set(source, levels=(), seed=0, device=CPU),
+        LEVELS,
         classes=3,
         precision="fp32",
         ranks=ALONE,
         on_chunk=lambda done, of: asked.append((done, of)) or False,
     )
     expected = plain_sweep(model, source)
+    assert found.right.sum() == np.trace(found.confusion, axis1=1, axis2=2).sum()
+    found = found.confusion
     assert found.sum() == expected.sum() == len(source.split.test) * 64 * 64 * len(SIGMAS)
     # Rounding may turn a pixel whose two best scores are equal to six digits.
     assert np.abs(found - expected).sum() <= 2 * 1e-4 * expected.sum()
@@ -99,9 +102,9 @@ def test_a_sweep_counts_what_the_plain_way_counts(model, source):
 
 
 def test_a_sweep_that_is_told_to_stop_has_no_result(model, source):
-    tiles = batches.test_set(source, seed=0, device=CPU)
+    tiles = batches.test_set(source, levels=(), seed=0, device=CPU)
     answers = iter((False, True))
-    found = sweep(model, tiles, SIGMAS, classes=3, precision="fp32", ranks=ALONE, on_chunk=lambda *_: next(answers))
+    found = sweep(model, tiles, LEVELS, classes=3, precision="fp32", ranks=ALONE, on_chunk=lambda *_: next(answers))
     assert found is None
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from hpcseg.config import CellConfig, load_job
+from hpcseg.config import CellConfig, NoiseLevel
 from hpcseg.errors import IncompleteError
+from hpcseg.jobfile import load_job
 from hpcseg.report.collect import Hole, Records, collect, mean_and_spread
 from hpcseg.runs.grid import Cell, Grid, write_plan
 from hpcseg.runs.record import RunFolder, write_json
@@ -131,8 +132,8 @@ def test_ratios_come_from_the_counts_and_not_from_what_a_record_says_about_them(
     row = collect(grid.run).rows[0]
 
     assert row.validation_accuracy() == 0.990
-    assert row.test_accuracy(0.0) == 0.968
-    assert row.test_accuracy(5000.0) == 0.500
+    assert row.test_accuracy(NoiseLevel(0.0)) == 0.968
+    assert row.test_accuracy(NoiseLevel(5000.0)) == 0.500
     assert row.hole is None
 
 
@@ -144,7 +145,7 @@ def test_mean_and_sample_standard_deviation_over_seeds(tmp_path):
     groups = collect(grid.run).groups
 
     assert [[row.config.train.seed for row in group.rows] for group in groups] == [[0, 1, 2], [0, 1, 2]]
-    values = tuple(row.test_accuracy(0.0) for row in groups[0].rows)
+    values = tuple(row.test_accuracy(NoiseLevel(0.0)) for row in groups[0].rows)
     # 0.90, 0.91, 0.92: deviations -0.01, 0, 0.01, so the sum of squares 0.0002 over n - 1 = 2 is 0.01 squared.
     assert mean_and_spread(values) == pytest.approx((0.91, 0.01))
     assert mean_and_spread(values[:1]) == (0.90, None)
@@ -162,7 +163,7 @@ def test_a_deleted_evaluation_is_a_hole_and_leaves_the_validation(tmp_path):
     assert "trained, but not evaluated" in str(records.holes[0])
     assert "hpcseg grid --job tiny" in str(records.holes[0])
     assert records.rows[1].validation_accuracy() == 0.990
-    assert records.rows[1].test_accuracy(0.0) is None
+    assert records.rows[1].test_accuracy(NoiseLevel(0.0)) is None
 
 
 @pytest.mark.parametrize(

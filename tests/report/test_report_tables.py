@@ -152,7 +152,7 @@ def test_another_table_sigma_is_used_and_said(tmp_path):
 def test_cells_csv_has_one_measured_number_a_line_and_leaves_an_absent_class_empty(tmp_path):
     grid = tiny_run(tmp_path / "run")
     text = cells_csv(collect(grid.run))
-    first = {"cell": grid.cells[0].id, "set": "test", "sigma": "0"}
+    first = {"cell": grid.cells[0].id, "set": "test", "noise": "gaussian-0"}
 
     (accuracy,) = lines(text, **first, measure="accuracy")
     assert accuracy["value"] == "0.968000"

@@ -14,8 +14,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "learn"))
 
 from rank_runner import run_cell_stage, run_ranks
 
-from hpcseg.config import CellConfig, DataConfig, EvaluateConfig, JobConfig, NeedsConfig, ReportConfig, TrainConfig
+from hpcseg.config import CellConfig, DataConfig, EvaluateConfig, NeedsConfig, ReportConfig, TrainConfig
 from hpcseg.data.store import read_info
+from hpcseg.jobfile import JobConfig
 from hpcseg.runs.grid import Cell, plan, write_plan
 from hpcseg.runs.record import RunFolder, read_lines
 

@@ -1,0 +1,177 @@
+"""Job files (TOML) in, the cells that they describe out.
+
+A job file holds shared settings in the tables `[data]`, `[train]` and `[evaluate]`, and one or more `[[grid]]`
+tables. In a grid a list is an axis and a scalar a fixed setting; each grid is the product of its axes, and the
+job is the union of its grids.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os.path
+import stat
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hpcseg.config import (
+    CellConfig,
+    DataConfig,
+    NeedsConfig,
+    ReportConfig,
+    TrainConfig,
+    build_config,
+    convert,
+    refuse_unknown,
+)
+from hpcseg.errors import ConfigError
+
+_MOST_CELLS = 10_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobConfig:
+    """A whole job file: its cells in order, what they need, and what is reported."""
+
+    name: str
+    title: str
+    cells: tuple[CellConfig, ...]
+    needs: NeedsConfig
+    report: ReportConfig
+
+
+def find_job(job: str) -> Path:
+    """The job file for a path, or for the name of one that ships with hpcseg.
+
+    Raises:
+        ConfigError: there is none; the message lists the names that exist.
+    """
+    path = Path(job)
+    if path.suffix == ".toml" or path.parent != Path("."):
+        if os.path.isfile(path):  # Path.is_file raises where a name is too long or a folder may not be entered
+            return path
+        raise ConfigError(f"There is no job file {path}.")
+    known = {found.stem: found for found in shipped_folder("jobs").glob("*.toml")}
+    if job in known:
+        return known[job]
+    raise ConfigError(
+        f'There is no job "{job}". Shipped jobs are {", ".join(sorted(known))}; give the path of a .toml file for '
+        "your own."
+    )
+
+
+def shipped_folder(name: str) -> Path:
+    """A data folder that ships with hpcseg ("jobs", "profiles"), from a wheel or from a checkout."""
+    package = Path(__file__).parent
+    in_checkout = {"jobs": "jobs", "profiles": "slurm/profiles"}[name]
+    installed = package / name
+    return installed if installed.is_dir() else package.parent / in_checkout
+
+
+def load_job(path: Path, overrides: Sequence[str] = ()) -> JobConfig:
+    """Read and check a job file.
+
+    Args:
+        path: of a TOML file.
+        overrides: "SECTION.KEY=VALUE" each, with a TOML value, or a text without quotes. It replaces what the file has
+            in its shared settings and in every grid; a list becomes an axis.
+
+    Raises:
+        ConfigError: not TOML, an unknown key, a wrong type, a value out of range, too many cells, or two equal ones.
+    """
+    if path.stem in (".", ".."):
+        raise ConfigError(f'{path}: a run is called like its job file, and cannot be "{path.stem}". Rename the file.')
+    document = read_toml(path)
+    sections = ("data", "train", "evaluate")
+    for override in overrides:
+        _apply(document, override, (*sections, "needs"))
+    refuse_unknown(document, ("title", *sections, "needs", "report", "grid"), str(path))
+    shared = {name: document.get(name, {}) for name in sections}
+    for name, settings in shared.items():
+        if not isinstance(settings, dict):
+            raise ConfigError(f"{path}: {name} must be a table of settings, found {settings!r}.")
+    grids = document.get("grid", {})
+    grids = [grids] if isinstance(grids, dict) else grids
+    if not isinstance(grids, list) or not grids:
+        raise ConfigError(f"{path}: grid must be a table, or several as [[grid]], found {grids!r}.")
+    axes = [_axes(shared, grid, f"{path}, grid {number}") for number, grid in enumerate(grids, start=1)]
+    count = sum(math.prod(len(values) for _, _, values in grid) for grid in axes)
+    if count > _MOST_CELLS:
+        raise ConfigError(f"{path}: the grids have {count} cells, and a job may have {_MOST_CELLS}. Make several jobs.")
+    cells: list[CellConfig] = []
+    described: set[tuple[DataConfig, TrainConfig]] = set()
+    for number, grid in enumerate(axes, start=1):
+        for settings in _expand(shared, grid):
+            cell: CellConfig = build_config(CellConfig, settings, f"{path}, grid {number}")
+            if (cell.data, cell.train) in described:
+                raise ConfigError(f"{path}: the cell {cell.name()} is described twice; each may appear once.")
+            described.add((cell.data, cell.train))
+            cells.append(cell)
+    return JobConfig(
+        name=path.stem,
+        title=convert(str, document.get("title", path.stem), f"{path}: title"),
+        cells=tuple(cells),
+        needs=build_config(NeedsConfig, document.get("needs", {}), f"{path}, [needs]"),
+        report=build_config(ReportConfig, document.get("report", {}), f"{path}, [report]"),
+    )
+
+
+def _apply(document: dict[str, Any], override: str, sections: tuple[str, ...]) -> None:
+    """Put one override into a job file's content, wherever it stands there."""
+    name, equals, text = override.partition("=")
+    section, _, key = name.strip().partition(".")
+    if not equals or section not in sections or not key:
+        raise ConfigError(
+            f'--set is "{override}", but it must be SECTION.KEY=VALUE with a section of {", ".join(sections)}, such as '
+            "train.width=16."
+        )
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    grids = document.get("grid", {})
+    for table in [document] if section == "needs" else [grids] if isinstance(grids, dict) else grids:
+        # What is no table is refused later, in words that name the file.
+        if isinstance(table, dict) and isinstance(table.setdefault(section, {}), dict):
+            table[section][key] = value
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file as a dictionary; raises ConfigError naming the file and the line that is wrong."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would wait, and a device may never end
+            raise ConfigError(f"{path} is no regular file. Give the path of a TOML file.")
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from None
+    except (ValueError, RecursionError) as error:  # of tomllib, of UTF-8, and of Python for numbers and nesting
+        raise ConfigError(f"{path} is not valid TOML: {error}.") from None
+
+
+def _axes(shared: Mapping[str, Any], grid: Any, where: str) -> list[tuple[str, str, list[Any]]]:
+    """Section, key and values of each axis of one grid; a scalar is an axis of one value."""
+    if not isinstance(grid, dict):
+        raise ConfigError(f"{where}: a grid is a table of settings, not {grid!r}.")
+    refuse_unknown(grid, tuple(shared), where)
+    axes = []
+    for section, settings in grid.items():
+        if not isinstance(settings, dict):
+            raise ConfigError(f"{where}: {section} must be a table, as in {section}.SETTING = [values].")
+        for key, values in settings.items():
+            values = values if isinstance(values, list) else [values]
+            if not values:
+                raise ConfigError(f"{where}: the axis {section}.{key} is empty.")
+            axes.append((section, key, values))
+    return axes
+
+
+def _expand(shared: Mapping[str, Any], axes: list[tuple[str, str, list[Any]]]) -> Iterator[dict[str, dict[str, Any]]]:
+    """The product of the axes of one grid over the shared settings."""
+    for point in itertools.product(*(values for _, _, values in axes)):
+        cell = {section: dict(settings) for section, settings in shared.items()}
+        for (section, key, _), value in zip(axes, point, strict=True):
+            cell[section][key] = value
+        yield cell

@@ -1,0 +1,72 @@
+"""What a stage of a cell starts from: the tiles and the code that were planned, and the trained model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from hpcseg.data.batches import TileSource, open_source
+from hpcseg.errors import HpcsegError, IncompleteError
+from hpcseg.learn import checkpoint
+from hpcseg.learn.ranks import Ranks
+from hpcseg.learn.unet import build_unet
+from hpcseg.runs import provenance
+from hpcseg.runs.grid import Cell
+from hpcseg.runs.machine import device_facts
+from hpcseg.runs.record import read_json
+
+
+def planned_source(cell: Cell) -> TileSource:
+    """The tiles of a cell.
+
+    Raises:
+        HpcsegError: the packed file, or hpcseg itself, is not the one that the cell was planned with.
+        DatasetError: the packed file cannot be used.
+    """
+    stored = read_json(cell.folder.config_file)
+    path = cell.folder.path / stored["data_file"]
+    source = open_source(path.resolve(), cell.config.data)
+    if source.info.data_sha256 != stored["data_sha256"]:
+        raise HpcsegError(
+            f"{path.name} holds other data than when the cell {cell.id} was planned. Run `hpcseg grid` again: it "
+            "plans new cells for the new data and leaves the old ones alone."
+        )
+    if stored["code_sha256"] != provenance.code_sha256():
+        raise HpcsegError(
+            f"hpcseg was changed after the cell {cell.id} was planned, so its numbers would not be those of the "
+            "planned code. Run `hpcseg grid` again: it plans new cells for the new code."
+        )
+    return source
+
+
+def load_model(cell: Cell, classes: int) -> tuple[nn.Module, str]:
+    """A cell's trained U-Net on the CPU, and the SHA-256 of its weights.
+
+    Raises:
+        IncompleteError: the cell is not trained.
+        HpcsegError: the file is damaged, or holds another model.
+    """
+    if not cell.folder.model_file.exists():
+        raise IncompleteError(f"{cell.id} has no trained model yet. Run `hpcseg grid` first.")
+    config = cell.config.train
+    model = build_unet(
+        classes=classes, width=config.width, depth=config.depth, batch_norm=config.batch_norm, seed=config.seed
+    )
+    weights = checkpoint.load(cell.folder.model_file)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError:
+        raise HpcsegError(
+            f"{cell.folder.model_file} does not hold the U-Net that config.json describes. Delete it, then run "
+            "`hpcseg grid` again."
+        ) from None
+    return model, checkpoint.weights_sha256(weights)
+
+
+def planned_provenance(cell: Cell, ranks: Ranks) -> dict[str, Any]:
+    """Where what this process makes comes from, with the data and the command of the plan."""
+    planned = read_json(cell.folder.config_file)
+    return provenance.collect(
+        device=device_facts(ranks.device), command=planned["command"], data_sha256=planned["data_sha256"]
+    )

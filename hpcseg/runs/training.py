@@ -1,0 +1,128 @@
+"""The training of one cell, from wherever its files say that it stands to training.json. Runs on every rank."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from typing import Any
+
+from hpcseg.data.batches import TrainingTiles, training_set
+from hpcseg.errors import ConfigError
+from hpcseg.learn import checkpoint
+from hpcseg.learn.loop import Position, Trainer
+from hpcseg.learn.precision import resolve_precision
+from hpcseg.learn.ranks import Ranks
+from hpcseg.learn.unet import build_unet
+from hpcseg.runs.grid import Cell
+from hpcseg.runs.heartbeat import Heartbeat
+from hpcseg.runs.inputs import planned_provenance, planned_source
+from hpcseg.runs.machine import describe_process, peak_memory_mib
+from hpcseg.runs.record import SCHEMA, CellFolder, append_event, read_lines, write_json, write_text
+
+
+def train(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> bool:
+    """Train a cell and write its model and training.json; False where `should_stop` ended it, with a checkpoint."""
+    config = cell.config.train
+    source = planned_source(cell)
+    precision = resolve_precision(config.precision, ranks.device)
+    heartbeat = Heartbeat(cell, "train", ranks)
+
+    def on_step(position: Position, steps: int) -> None:
+        heartbeat.beat(position.history, epoch=position.epoch + 1, step=position.step, steps_per_epoch=steps)
+
+    def on_epoch(history: list[dict[str, Any]], seconds: float, tiles: int) -> None:
+        if ranks.is_main:
+            _write_metrics(cell.folder, history)
+            speed = round(tiles / seconds, 2)
+            append_event(
+                cell.folder.events_file,
+                "epoch",
+                epoch=len(history),
+                seconds=round(seconds, 3),
+                tiles_per_second=speed,
+            )
+
+    trainer = Trainer(
+        config=config,
+        model=build_unet(
+            classes=source.classes,
+            width=config.width,
+            depth=config.depth,
+            batch_norm=config.batch_norm,
+            seed=config.seed,
+        ),
+        training=TrainingTiles(source, source.split.train, config, ranks.device),
+        validation=training_set(source, source.split.validation, config, ranks.device),
+        classes=source.classes,
+        precision=precision,
+        ranks=ranks,
+        checkpoint_file=cell.folder.checkpoint_file,
+        previous_checkpoint_file=cell.folder.previous_checkpoint_file,
+        seconds_between_checkpoints=_seconds_between_checkpoints(),
+        should_stop=should_stop,
+        on_step=on_step,
+        on_epoch=on_epoch,
+    )
+    complaints = trainer.restore()
+    position = trainer.position
+    if ranks.is_main:
+        for complaint in complaints:
+            append_event(cell.folder.events_file, "damaged", what=complaint)
+        resumes = position.epoch or position.step
+        append_event(cell.folder.events_file, "resume" if resumes else "start", **describe_process(ranks))
+    finished = trainer.fit()
+    if not finished:
+        if ranks.is_main:
+            append_event(cell.folder.events_file, "stop", epoch=position.epoch, step=position.step)
+        return False
+    memory = peak_memory_mib(ranks)
+    if ranks.is_main:
+        weights = trainer.model.state_dict()
+        checkpoint.save(cell.folder.model_file, weights)
+        # Once more from the checkpoint's history: a start that only had the last line left to write has one too.
+        _write_metrics(cell.folder, position.history)
+        write_json(
+            cell.folder.training_file,
+            {
+                "schema": SCHEMA,
+                "id": cell.id,
+                "epochs": position.epoch,
+                "steps": position.epoch * trainer.steps,
+                "train_tiles": len(trainer.training),
+                "validation_tiles": len(trainer.validation),
+                "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
+                "precision": precision,
+                "world_size": ranks.world_size,
+                "seconds": round(position.seconds, 3),
+                "peak_memory_mib": memory,
+                "starts": _starts(cell.folder),
+                "validation_loss": position.history[-1]["validation_loss"],
+                "validation_confusion": position.history[-1]["validation_confusion"],
+                "split_sha256": source.split.sha256(),
+                "model_sha256": checkpoint.weights_sha256(weights),
+                "provenance": planned_provenance(cell, ranks),
+            },
+        )
+        append_event(cell.folder.events_file, "trained", seconds=round(position.seconds, 3))
+        cell.folder.checkpoint_file.unlink(missing_ok=True)
+        cell.folder.previous_checkpoint_file.unlink(missing_ok=True)
+    return True
+
+
+def _starts(folder: CellFolder) -> list[dict[str, Any]]:
+    """Where and when the training began and went on: every job, every requeue."""
+    return [line for line in read_lines(folder.events_file) if line.get("event") in ("start", "resume")]
+
+
+def _seconds_between_checkpoints() -> float:
+    """HPCSEG_CHECKPOINT_SECONDS, 30 where it is not set; it decides no number, so it is no setting of a cell."""
+    wish = os.environ.get("HPCSEG_CHECKPOINT_SECONDS", "30")
+    try:
+        return max(0.0, float(wish))
+    except ValueError:
+        raise ConfigError(f'HPCSEG_CHECKPOINT_SECONDS is "{wish}", but it must be a number of seconds.') from None
+
+
+def _write_metrics(folder: CellFolder, history: list[dict[str, Any]]) -> None:
+    write_text(folder.metrics_file, "".join(json.dumps(line) + "\n" for line in history))
