@@ -17,8 +17,8 @@ SURFACE = {
     "info": {"file", "verify", "as_json"},
     "grid": {
         "job", "data", "run", "overrides", "dry_run", "local", "workers", "profile", "partition", "account", "qos",
-        "constraint", "nodes", "gpus_per_node", "ranks_per_node", "cpus_per_task", "mem", "time", "setup", "exclude", "throttle",
-        "tries", "resubmit",
+        "constraint", "nodes", "gpus_per_node", "ranks_per_node", "cpus_per_task", "mem", "time", "setup", "exclude",
+        "throttle", "tries", "resubmit",
     },
     "doctor": {
         "job", "data", "run", "wait", "no_job", "as_json", "profile", "partition", "account", "qos", "constraint",

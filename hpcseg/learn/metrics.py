@@ -29,6 +29,12 @@ def dice_per_class(confusion: np.ndarray) -> np.ndarray:
     return _ratio(2 * np.diag(counts), counts.sum(0) + counts.sum(1))
 
 
+def recall_per_class(confusion: np.ndarray) -> np.ndarray:
+    """Share of a class's pixels that are found, (C,) float64: TP / (TP + FN)."""
+    counts = _checked(confusion)
+    return _ratio(np.diag(counts), counts.sum(1))
+
+
 def mean_iou(confusion: np.ndarray) -> float:
     """Mean of the classes' IoU over the classes that are there; NaN if none is."""
     ratios = iou_per_class(confusion)

@@ -11,20 +11,15 @@ from typing import Any
 from hpcseg.errors import ConfigError, IncompleteError
 from hpcseg.files import write_bytes
 from hpcseg.report import paper
+from hpcseg.report.cells import cells_csv, cells_markdown, short_commit
 from hpcseg.report.collect import Hole, Records, collect
 from hpcseg.report.figures import FIGURES, SUFFIXES, Picture, draw
-from hpcseg.report.tables import (
-    TABLES,
-    Table,
-    cells_csv,
-    cells_markdown,
-    markdown_table,
-    short_commit,
-    table_csv,
-    table_markdown,
-)
+from hpcseg.report.sheet import Sheet, markdown_table, sheet_markdown
+from hpcseg.report.tables import TABLES
 from hpcseg.runs.grid import read_plan
 from hpcseg.runs.record import RunFolder, write_text
+
+_OF_THE_PAPER = {"table1", "table2", "figure3", "figure7"}
 
 
 @dataclass(frozen=True)
@@ -62,7 +57,7 @@ def build_report(run: RunFolder, out: Path) -> Report:
     drawn = {name: draw(name, records) for name in wanted["figures"]}
     holes = (*records.holes, *(hole for picture in drawn.values() for hole in picture.holes))
 
-    written = {f"{table.name}.csv": table_csv(table) for table in tables} | {"cells.csv": cells_csv(records)}
+    written = {f"{table.name}.csv": table.csv for table in tables} | {"cells.csv": cells_csv(records)}
     pictures = {f"{name}.{suffix}": data for name, picture in drawn.items() for suffix, data in picture.files.items()}
     written["tables.md"] = _document(records, tables, drawn, holes)
     for name, text in written.items():
@@ -72,7 +67,7 @@ def build_report(run: RunFolder, out: Path) -> Report:
     possible = {f"{name}.csv" for name in TABLES} | {f"{name}.{suffix}" for name in FIGURES for suffix in SUFFIXES}
     for name in possible - set(written) - set(pictures):
         (out / name).unlink(missing_ok=True)
-    headlines = tuple(line for table in tables for line in _headlines(table))
+    headlines = tuple(line for table in tables for line in table.headlines)
     paths = tuple(out / name for name in (*written, *pictures))
     command = records.plan["command"] if records.holes else None
     return Report(paths, headlines, _notes(records), holes, command)
@@ -116,10 +111,10 @@ def _refuse_unknown(kind: str, names: Iterable[str], valid: Mapping[str, object]
             raise ConfigError(f'report.{kind}s names the {kind} "{name}". Valid names are {", ".join(valid)}.')
 
 
-def _document(records: Records, tables: list[Table], drawn: Mapping[str, Picture], holes: tuple[Hole, ...]) -> str:
+def _document(records: Records, tables: list[Sheet], drawn: Mapping[str, Picture], holes: tuple[Hole, ...]) -> str:
     numbers = {hole.subject: number for number, hole in enumerate(holes, start=1)}
     parts = [f"# {records.plan['title']}", "Written by `hpcseg report` from the cells' records."]
-    parts += [table_markdown(table, numbers) for table in tables]
+    parts += [sheet_markdown(table) for table in tables]
     parts += [f"## {found.title}\n\n![{found.title}]({name}.png)" for name, found in drawn.items() if found.files]
     parts.append(cells_markdown(records, numbers))
     parts.append("## Holes")
@@ -134,16 +129,17 @@ def _document(records: Records, tables: list[Table], drawn: Mapping[str, Picture
 
 
 def _notes(records: Records) -> tuple[str, ...]:
-    """What collecting noted, and which cells the paper has no place for."""
-    unplaced = [
-        row.id
+    """What collecting noted, and which cells the paper's tables have no place for."""
+    placed = {
+        group
         for (tiles, _, fraction), group in records.positions.items()
-        if tiles not in paper.BATCH_SIZE or fraction not in paper.NOISE_FRACTIONS
-        for row in group.rows
-    ]
-    if not unplaced:
+        if tiles in paper.BATCH_SIZE and fraction in paper.NOISE_FRACTIONS
+    }
+    unplaced = [row.id for group in records.groups if group not in placed for row in group.rows]
+    if not unplaced or not _OF_THE_PAPER & {*records.plan["report"]["tables"], *records.plan["report"]["figures"]}:
         return records.notes
-    return (*records.notes, f"Without a place in the paper's tables, see the table of cells: {', '.join(unplaced)}.")
+    what = "Not in Tables 1 and 2 and Figures 3 and 7, for their other settings"
+    return (*records.notes, f"{what}: {', '.join(unplaced)}.")
 
 
 def _as_markdown(hole: Hole) -> str:
@@ -184,17 +180,3 @@ def _counted(values: Iterable[str]) -> str:
 
 def _text(value: Any) -> str:
     return "unknown" if value is None else str(value)
-
-
-def _headlines(table: Table) -> list[str]:
-    """One line per row of the table that is compared with the paper: ours, the paper's in brackets."""
-    lines = []
-    for label, entries in table.blocks.get("shuffled", {}).items():
-        numbers = [
-            f"{column} {entry.ours:.3f} ({entry.published.accuracy:.3f})"
-            for column, entry in zip(table.columns, entries, strict=True)
-            if entry.ours is not None
-        ]
-        if numbers:
-            lines.append(f"{table.title.split(':')[0]}, {label}: {', '.join(numbers)}")
-    return lines

@@ -113,7 +113,7 @@ class Records:
     @property
     def remedy(self) -> str:
         """The sentence that fills an ordinary hole."""
-        return f"Run `hpcseg grid --job {self.plan['job']}`."
+        return _remedy(self.plan)
 
 
 def mean_and_spread(values: tuple[float, ...]) -> tuple[float | None, float | None]:
@@ -133,10 +133,10 @@ def collect(run: RunFolder) -> Records:
     plan = read_plan(run)
     rows = tuple(_row(cell, plan) for cell in planned_cells(run, plan))
     groups = _groups(rows)
-    positions, left_out = _select(groups)
+    positions = _select(groups)
     listed = {row.id for row in rows}
     unlisted = [folder.id for folder in run.cell_folders() if folder.id not in listed]
-    notes = [*left_out, *_split_notes(rows)]
+    notes = _split_notes(rows)
     if unlisted:
         notes.append(
             f"{len(unlisted)} cell folders belong to other code, other data or another job file than grid.json and "
@@ -152,8 +152,14 @@ def _row(cell: Cell, plan: Mapping[str, Any]) -> Row:
         evaluation = accept_evaluation(cell, plan, training)
     except Refused as refused:
         first = f"Delete {refused.delete}, then run" if refused.delete else "Run"
-        hole = Hole(cell.id, str(refused), f"{first} `hpcseg grid --job {plan['job']}`.")
+        hole = Hole(cell.id, str(refused), _remedy(plan, first))
     return Row(cell, cell.state(), training, evaluation, hole)
+
+
+def _remedy(plan: Mapping[str, Any], first: str = "Run") -> str:
+    """The command that planned the run, where it is one that runs cells."""
+    command = str(plan["command"])
+    return f"{first} `{command if command.startswith('hpcseg grid') else 'hpcseg grid --job ' + plan['job']}`."
 
 
 def _groups(rows: tuple[Row, ...]) -> tuple[Group, ...]:
@@ -163,8 +169,8 @@ def _groups(rows: tuple[Row, ...]) -> tuple[Group, ...]:
     return tuple(Group(tuple(same)) for same in members.values())
 
 
-def _select(groups: tuple[Group, ...]) -> tuple[dict[Position, Group], list[str]]:
-    """For each position the group of the tiles' most common other settings; and what that leaves out."""
+def _select(groups: tuple[Group, ...]) -> dict[Position, Group]:
+    """For each position the group of the tiles' most common other settings."""
     # A blocked split's gap is no setting of a shuffled one, so it does not decide which cells belong together.
     free = {"train.seed", "train.noise_fraction", "data.tiles", "data.split", "data.gap_slices"}
     recipes = [_settings(group.config, free) for group in groups]
@@ -172,15 +178,11 @@ def _select(groups: tuple[Group, ...]) -> tuple[dict[Position, Group], list[str]
     for group, recipe in zip(groups, recipes, strict=True):
         votes.setdefault(group.config.data.tiles, Counter())[recipe] += 1
     positions: dict[Position, Group] = {}
-    notes = []
     for group, recipe in zip(groups, recipes, strict=True):
         # Counter keeps the order of insertion, so among equals the first in the job file wins.
-        if recipe != votes[group.config.data.tiles].most_common(1)[0][0] or group.position in positions:
-            names = ", ".join(row.id for row in group.rows)
-            notes.append(f"Left out of the tables and figures, for their other settings: {names}.")
-        else:
-            positions[group.position] = group
-    return positions, notes
+        if recipe == votes[group.config.data.tiles].most_common(1)[0][0]:
+            positions.setdefault(group.position, group)
+    return positions
 
 
 def _settings(config: CellConfig, without: set[str]) -> str:

@@ -19,7 +19,8 @@ from hpcseg.cli.app import app
 from hpcseg.errors import ConfigError, IncompleteError
 from hpcseg.report.build import build_report, publish
 from hpcseg.report.collect import collect
-from hpcseg.report.figures import draw, figure3, figure7
+from hpcseg.report.curves import figure3, figure7
+from hpcseg.report.figures import draw
 from hpcseg.runs.grid import Grid
 from hpcseg.runs.record import RunFolder
 
@@ -120,7 +121,7 @@ def test_a_figure_without_data_is_a_hole_and_its_old_files_go(tmp_path):
 @pytest.mark.parametrize("kind", ["tables", "figures"])
 def test_an_unknown_report_name_is_refused_with_the_valid_ones(tmp_path, kind):
     grid = tiny_run(tmp_path / "run", TINY_JOB + f'[report]\n{kind} = ["table9"]\n')
-    with pytest.raises(ConfigError, match=r"table9.*(table1, table2|figure3, figure7)"):
+    with pytest.raises(ConfigError, match=r"table9.*(table1, table2|figure1, figure3, figure4)"):
         build_report(grid.run, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

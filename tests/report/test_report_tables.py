@@ -9,8 +9,9 @@ from pathlib import Path
 from test_report_records import TINY_JOB, change, finish, plan, tiny_run
 
 from hpcseg.report.build import build_report
+from hpcseg.report.cells import cells_csv
 from hpcseg.report.collect import Records, collect
-from hpcseg.report.tables import cells_csv, table1, table2, table_csv
+from hpcseg.report.paper_tables import table1, table2, table_csv
 
 BLOCKED = '[[grid]]\ndata.tiles = "small"\ndata.split = "blocked"\ntrain.noise_fraction = 0.5\n'
 
@@ -118,7 +119,7 @@ def test_an_ablation_does_not_move_the_tables(tmp_path):
     text = document(grid, tmp_path / "out")
 
     assert row_of(text, "accuracy, ours")[0] == "0.990"
-    assert f"Left out of the tables and figures, for their other settings: {grid.cells[2].id}." in text
+    assert f"Not in Tables 1 and 2 and Figures 3 and 7, for their other settings: {grid.cells[2].id}." in text
     # It stays in the table of cells.
     assert row_of(text.split("Per class")[0], f"`{grid.cells[2].id}`")[1] == "0.980"
 
@@ -127,7 +128,7 @@ def test_a_cell_that_the_paper_has_no_place_for_is_named(tmp_path):
     grid = tiny_run(tmp_path / "run", TINY_JOB + '[[grid]]\ndata.tiles = "2x3"\n')
     text = document(grid, tmp_path / "out")
 
-    assert f"Without a place in the paper's tables, see the table of cells: {grid.cells[2].id}." in text
+    assert f"Not in Tables 1 and 2 and Figures 3 and 7, for their other settings: {grid.cells[2].id}." in text
     assert row_of(text.split("Per class")[0], f"`{grid.cells[2].id}`")[1] == "0.990"
 
 

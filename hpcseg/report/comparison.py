@@ -1,0 +1,247 @@
+"""Groups of cells side by side: accuracy at every noise level, per class, on whole slices, and against its cost.
+
+These answer what the paper left open. A row is a group of cells that differ in their seed alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hpcseg.config import CellConfig, NoiseLevel
+from hpcseg.learn import metrics
+from hpcseg.report import paper
+from hpcseg.report.collect import Group, Records, Row, mean_and_spread
+from hpcseg.report.sheet import Part, Sheet, csv_text, fixed, over_seeds
+
+_CSV_HEAD = "table,group,column,mean,spread,seeds"
+_MANY_SLICES, _SOME_SLICES = "all test slices", "10 slices"
+# These are in a row's name, or are the same for all rows, or follow from the others.
+_NOT_NAMED = {"data.tiles", "data.split", "train.noise_fraction", "train.seed", "train.batch_size", "data.gap_slices"}
+
+Values = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row: the group's name, and for each column the numbers of its finished cells."""
+
+    label: str
+    shown: str
+    """The same without what the block's heading says."""
+    values: Mapping[str, Values]
+
+
+def group_label(group: Group, records: Records) -> str:
+    """What sets a group apart: tiles, split and noise fraction, and other settings where the job varies them."""
+    return f"{group.config.data.tiles}, {group.config.data.split}, {training_label(group, records)}"
+
+
+def training_label(group: Group, records: Records) -> str:
+    """`group_label` without tiles and split, for a place that has them in its heading."""
+    parts = [f"{100 * group.config.train.noise_fraction:g} % noise"]
+    settings, usual = _flat(group.config), _flat(CellConfig())
+    for name in _varied(records):
+        value, key = settings[name], name.split(".")[1].replace("_", " ")
+        if isinstance(value, bool):
+            parts += [f"{'' if value else 'no '}{key}"] if value != usual[name] else []
+        elif value != usual[name]:
+            parts.append(f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}")
+    return ", ".join(parts)
+
+
+def level_name(level: NoiseLevel) -> str:
+    """A noise level as a column's head."""
+    if level.fraction is not None:
+        return f"mixed: {100 * level.fraction:g} % up to {level.sigma:g}"
+    return "clean" if level.sigma == 0 else f"{level.model} {level.sigma:g}"
+
+
+def levels(records: Records) -> Sheet:
+    """Accuracy of every group at every noise level that tables show: which training is best where."""
+    columns: dict[str, Callable[[Row], float | None]] = {"validation": Row.validation_accuracy}
+    for level in _levels(records):
+        columns[level_name(level)] = _at(level)
+    caption = (
+        "Pixel accuracy on the test set at each noise level, mean ± standard deviation over seeds. Bold: the best of "
+        "its block; ≈: less than the two seed spreads away from it. Validation is with the cell's own training noise. "
+        "Mixed: that share of the test tiles is noisy, each with a sigma of its own up to the number."
+    )
+    return _sheet("levels", "Accuracy at every noise level", caption, records, columns, best=True)
+
+
+def classes(records: Records) -> Sheet:
+    """IoU, Dice and recall of every class, clean and noisy."""
+    values: list[int] = next((row.evaluation.record["class_values"] for row in records.rows if row.evaluation), [])
+    measures = (("IoU", metrics.iou_per_class), ("Dice", metrics.dice_per_class), ("recall", metrics.recall_per_class))
+    columns: dict[str, Callable[[Row], float | None]] = {}
+    for noise, level in (("clean", _clean), ("noisy", _noisy)):
+        for name, measure in measures:
+            for index, value in enumerate(values):
+                columns[f"{name} {value}, {noise}"] = _of_class(measure, index, level)
+    caption = (
+        "Per class (by its value in the label images), mean ± standard deviation over seeds; noisy is at the table's "
+        "sigma. A class that is absent has no ratio. The confusion matrices are in cells.csv and in the records."
+    )
+    sheet = _sheet("classes", "IoU, Dice and recall per class", caption, records, columns)
+    # A part per kind of noise, or the table is wider than any page.
+    parts = []
+    for part in sheet.parts:
+        for noise in ("clean", "noisy"):
+            places = [0, *(place for place, head in enumerate(part.head) if head.endswith(f", {noise}"))]
+            lines = tuple(tuple(line[place] for place in places) for line in part.lines)
+            head = tuple(part.head[place].removesuffix(f", {noise}") for place in places)
+            parts.append(Part(f"{part.heading}, {noise} test set", head, lines))
+    return dataclasses.replace(sheet, parts=tuple(parts))
+
+
+def whole_slices(records: Records) -> Sheet:
+    """Figure 9's number: accuracy on whole slices of models that were trained on tiles."""
+    columns = {
+        _SOME_SLICES: lambda row: whole_slice_accuracy(row, some=10),
+        _MANY_SLICES: whole_slice_accuracy,
+        "worst slice": lambda row: whole_slice_accuracy(row, worst=True),
+    }
+    caption = (
+        "Mean over slices of the pixel accuracy on whole slices without noise, each segmented in one piece; the paper "
+        f"has {paper.FIGURE_9_ACCURACY:.3f} over ten. The ten are evenly spaced over the test slices. Where the split "
+        "is shuffled, other tiles of a test slice may have been trained on; where it is blocked, none was."
+    )
+    return _sheet("whole_slices", "Figure 9: whole slices", caption, records, columns)
+
+
+def cost(records: Records) -> Sheet:
+    """Accuracy on whole slices against the data and the time that went into it."""
+    columns: dict[str, Callable[[Row], float | None]] = {
+        "whole slices": whole_slice_accuracy,
+        "validation": Row.validation_accuracy,
+        "training tiles": _from_training("train_tiles"),
+        "steps": _from_training("steps"),
+        "seconds": _from_training("seconds"),
+    }
+    caption = (
+        "Accuracy on whole test slices without noise, mean ± standard deviation over seeds, and what the training "
+        "took. Seconds are those of this run's machine, cells side by side; compare them with each other only. All "
+        "groups have the same test slices, so the first column is of the same pixels for all of them."
+    )
+    return _sheet("cost", "Accuracy against data and time", caption, records, columns, best=True)
+
+
+def _sheet(
+    name: str,
+    title: str,
+    caption: str,
+    records: Records,
+    columns: Mapping[str, Callable[[Row], float | None]],
+    *,
+    best: bool = False,
+) -> Sheet:
+    """One part per tiles and split, one line per group, one column per measure that any cell has."""
+    blocks: dict[str, list[Line]] = {}
+    for group in records.groups:
+        measured = {head: _values(group, measure) for head, measure in columns.items()}
+        # Cost compares ways to make tiles, so there they stand in one block.
+        data, label = group.config.data, training_label(group, records)
+        block, shown_label = (
+            (data.split, f"{data.tiles}, {label}") if name == "cost" else (f"{data.tiles}, {data.split}", label)
+        )
+        blocks.setdefault(block, []).append(Line(group_label(group, records), shown_label, measured))
+    shown = [head for head in columns if any(line.values[head] for lines in blocks.values() for line in lines)]
+    parts = tuple(
+        Part(
+            f"{block} split",
+            ("training", *shown),
+            tuple((line.shown, *(_text(line, head, lines if best else None) for head in shown)) for line in lines),
+        )
+        for block, lines in blocks.items()
+    )
+    observations = [
+        [name, line.label, head, fixed(mean), fixed(spread), str(len(line.values[head]))]
+        for lines in blocks.values()
+        for line in lines
+        for head in columns
+        for mean, spread in (mean_and_spread(line.values[head]),)
+        if mean is not None
+    ]
+    return Sheet(name, title, caption, parts, csv_text(_CSV_HEAD, observations))
+
+
+def _text(line: Line, head: str, rivals: Sequence[Line] | None) -> str:
+    """Mean and spread; bold for the best of the rivals, with a sign where the seeds cannot tell it from the best."""
+    values = line.values[head]
+    if head in ("training tiles", "steps", "seconds"):
+        return f"{np.mean(values):.0f}" if values else "-"
+    text = over_seeds(values)
+    if not rivals or not values or head == "validation":
+        return text
+    top = max((rival for rival in rivals if rival.values[head]), key=lambda rival: float(np.mean(rival.values[head])))
+    if top is line:
+        return f"**{text}**"
+    spreads = [mean_and_spread(of.values[head])[1] or 0.0 for of in (line, top)]
+    close = float(np.mean(top.values[head]) - np.mean(values)) <= sum(spreads)
+    return f"{text} ≈" if close and len(values) > 1 else text
+
+
+def _values(group: Group, measure: Callable[[Row], float | None]) -> Values:
+    found = (measure(row) for row in group.rows)
+    return tuple(value for value in found if value is not None and not np.isnan(value))
+
+
+def _levels(records: Records) -> list[NoiseLevel]:
+    """All headline levels that any cell of the job has, in the order of the settings."""
+    found = {level: None for group in records.groups for level in group.config.evaluate.headline_levels()}
+    return sorted(found, key=lambda level: (level.mixed, level.model != "gaussian"))
+
+
+def _at(level: NoiseLevel) -> Callable[[Row], float | None]:
+    return lambda row: row.test_accuracy(level)
+
+
+def _clean(row: Row) -> np.ndarray | None:
+    return row.test_confusion(NoiseLevel(0.0))
+
+
+def _noisy(row: Row) -> np.ndarray | None:
+    return row.test_confusion(NoiseLevel(row.config.evaluate.table_sigma))
+
+
+def _of_class(
+    measure: Callable[[np.ndarray], np.ndarray], index: int, confusion: Callable[[Row], np.ndarray | None]
+) -> Callable[[Row], float | None]:
+    def value(row: Row) -> float | None:
+        found = confusion(row)
+        return None if found is None else float(measure(found)[index])
+
+    return value
+
+
+def _from_training(key: str) -> Callable[[Row], float | None]:
+    return lambda row: None if row.training is None else float(row.training.record[key])
+
+
+def whole_slice_accuracy(row: Row, *, some: int | None = None, worst: bool = False) -> float | None:
+    """Mean (or lowest) accuracy over whole slices: over all of them, or over some that are evenly spaced."""
+    slices = [of.whole for of in row.evaluation.slices if of.whole is not None] if row.evaluation else []
+    if not slices:
+        return None
+    accuracies = np.array([metrics.accuracy(confusion) for confusion in slices])
+    if some is not None:
+        accuracies = accuracies[np.unique(np.linspace(0, len(accuracies) - 1, some).round().astype(int))]
+    return float(accuracies.min() if worst else accuracies.mean())
+
+
+def _flat(config: CellConfig) -> dict[str, object]:
+    return {
+        f"{section}.{key}": value
+        for section in ("data", "train")
+        for key, value in dataclasses.asdict(getattr(config, section)).items()
+    }
+
+
+def _varied(records: Records) -> list[str]:
+    """Settings that are not the same in all cells of the job, and are not in a row's name anyway."""
+    flat = [_flat(group.config) for group in records.groups]
+    return [name for name in flat[0] if name not in _NOT_NAMED and len({str(one[name]) for one in flat}) > 1]

@@ -1,0 +1,94 @@
+"""Accuracy on whole slices against the seconds of training, and against the number of labelled slices."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from hpcseg.report.collect import Group, Hole, Records
+from hpcseg.report.comparison import group_label, whole_slice_accuracy
+from hpcseg.report.drawn import Drawn
+
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+
+def cost(records: Records) -> Drawn:
+    """One point per group: mean over seeds, with its spread."""
+    title = "Accuracy on whole test slices against the time of training"
+    points = [(group, *_measured(group)) for group in records.groups]
+    points = [point for point in points if len(point[1])]
+    if not points:
+        return Drawn(title, None, (_nothing("cost", records),))
+    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+    axes = figure.subplots()
+    for index, (group, accuracy, seconds) in enumerate(points):
+        axes.errorbar(
+            seconds.mean(), accuracy.mean(), yerr=accuracy.std(ddof=1) if len(accuracy) > 1 else None,
+            marker=_MARKERS[index // len(_COLOURS) % len(_MARKERS)], color=_COLOURS[index % len(_COLOURS)],
+            markersize=6, linewidth=1, linestyle="none", label=group_label(group, records),
+        )  # fmt: skip
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: f"{seconds:g}"))
+    axes.set_xlabel("seconds of training")
+    axes.set_ylabel("accuracy on whole test slices")
+    figure.legend(loc="outside right upper", fontsize=7)
+    return Drawn(title, figure, ())
+
+
+def learning_curve(records: Records) -> Drawn:
+    """Accuracy against the number of training slices, for the settings that have several numbers of them."""
+    title = "Accuracy on whole test slices against the number of labelled slices"
+    curves: dict[str, list[tuple[int, np.ndarray]]] = {}
+    for group in records.groups:
+        accuracy, _ = _measured(group)
+        if len(accuracy):
+            name = ", ".join(part for part in group_label(group, records).split(", ") if "train slices" not in part)
+            curves.setdefault(name, []).append((_training_slices(group), accuracy))
+    curves = {name: sorted(points, key=lambda point: point[0]) for name, points in curves.items() if len(points) > 1}
+    if not curves:
+        return Drawn(title, None, (_nothing("learning_curve", records),))
+    figure = Figure(figsize=(6.6, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for index, (name, points) in enumerate(curves.items()):
+        slices = np.array([number for number, _ in points])
+        mean = np.array([accuracy.mean() for _, accuracy in points])
+        spread = np.array([accuracy.std(ddof=1) if len(accuracy) > 1 else 0.0 for _, accuracy in points])
+        colour, marker = _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]
+        axes.plot(slices, mean, color=colour, marker=marker, markersize=4, linewidth=1.4, label=name)
+        axes.fill_between(slices, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
+    ticks = sorted({number for points in curves.values() for number, _ in points})
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(FixedLocator([float(tick) for tick in ticks]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda slices, _: f"{slices:g}"))
+    axes.set_xlabel("labelled slices in training")
+    axes.set_ylabel("accuracy on whole test slices")
+    axes.legend()
+    return Drawn(title, figure, ())
+
+
+def _measured(group: Group) -> tuple[np.ndarray, np.ndarray]:
+    """Accuracy on whole slices and seconds of training of the finished cells, (seeds,) each."""
+    pairs = [
+        (accuracy, float(row.training.record["seconds"]))
+        for row in group.rows
+        if row.training and (accuracy := whole_slice_accuracy(row)) is not None
+    ]
+    return np.array([accuracy for accuracy, _ in pairs]), np.array([seconds for _, seconds in pairs])
+
+
+def _training_slices(group: Group) -> int:
+    """How many slices the training tiles come from; all have the same number of tiles in a blocked split."""
+    if group.config.data.train_slices:
+        return group.config.data.train_slices
+    rows, columns = group.config.data.grid()
+    tiles = next(int(row.training.record["train_tiles"]) for row in group.rows if row.training)
+    return round(tiles / (rows * columns))
+
+
+def _nothing(name: str, records: Records) -> Hole:
+    if any(group.config.evaluate.whole_slices for group in records.groups):
+        return Hole(name, "not enough cells are finished.", records.remedy)
+    return Hole(name, "the job segments no whole slices (evaluate.whole_slices).", "Choose a job that does.")
