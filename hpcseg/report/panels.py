@@ -5,6 +5,7 @@ The pictures are those that the cells' evaluations kept (`evaluate.examples`); n
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections.abc import Mapping, Sequence
 
@@ -146,12 +147,11 @@ def _kept(records: Records, name: str, groups: Sequence[Group], what: str) -> tu
         if row.evaluation is None:
             continue
         try:
-            with np.load(row.cell.folder.examples_file) as file:
+            with np.load(io.BytesIO(row.cell.folder.examples_file.read_bytes())) as file:
                 pictures = {name: file[name] for name in file.files}
-        except (OSError, ValueError, zipfile.BadZipFile):
-            return Hole(
-                "", f"examples.npz of {row.id} cannot be read.", f"Delete its evaluation.json. {records.remedy}"
-            )
+        except (OSError, EOFError, ValueError, zipfile.BadZipFile):
+            reason = f"examples.npz of {row.id} cannot be read."
+            return Hole(name, reason, f"Delete its evaluation.json. {records.remedy}")
         if what in pictures:
             return row, pictures
     if planned:

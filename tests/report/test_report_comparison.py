@@ -1,0 +1,210 @@
+"""Groups side by side, and pairs of them: numbers follow from the records, and chance is shown as what it is."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+
+import numpy as np
+import pytest
+from test_report_records import change, finish, plan
+
+from hpcseg.report.build import build_report
+from hpcseg.report.collect import collect
+from hpcseg.report.comparison import classes, cost, levels, whole_slices
+from hpcseg.report.differences import compare, differences
+from hpcseg.report.sheet import Sheet
+
+JOB = """
+[train]
+width = 8
+epochs = 1
+[evaluate]
+mixed_fraction = 0.5
+other_noise = "uniform"
+[report]
+tables = ["levels", "differences", "classes"]
+figures = []
+[[grid]]
+data.tiles = "small"
+train.noise_fraction = [0.0, 0.5]
+train.seed = [0, 1]
+"""
+KEYS = ("gaussian-0", "gaussian-5000", "uniform-5000", "gaussian-10000-p0.5")
+
+
+def matrix(right: int) -> list[list[int]]:
+    """1000 pixels of three classes: the wrong ones are of class 0 and taken for class 1."""
+    return [[right - 400, 1000 - right, 0], [0, 300, 0], [0, 0, 100]]
+
+
+def finish_with_slices(cell, right, *, slices=(3, 7), whole=()):
+    """Records of a finished cell with right(config, key) pixels of 1000 in its points, shared out over its slices."""
+    finish(cell, lambda *_: 900)
+    points = [
+        {
+            "noise": level.model,
+            "sigma": level.sigma,
+            "fraction": level.fraction,
+            "confusion": matrix(right(cell.config, level.key)),
+        }
+        for level in cell.config.evaluate.levels()
+    ]
+    lines = []
+    for place, number in enumerate(slices):
+        counts = {level.key: right(cell.config, level.key) // len(slices) for level in cell.config.evaluate.levels()}
+        line = {"slice": number, "pixels": 1000 // len(slices), "right": counts}
+        if whole:
+            line["whole"] = matrix(whole[place])
+        lines.append(json.dumps(line) + "\n")
+    cell.folder.slices_file.write_text("".join(lines))
+    sha256 = hashlib.sha256("".join(lines).encode()).hexdigest()
+    change(cell.folder.evaluation_file, points=points, slices_sha256=sha256)
+
+
+def observations(sheet: Sheet, **wanted: str) -> list[dict[str, str]]:
+    return [line for line in csv.DictReader(io.StringIO(sheet.csv)) if wanted.items() <= line.items()]
+
+
+def column(sheet: Sheet, head: str, part: int = 0) -> list[str]:
+    place = sheet.parts[part].head.index(head)
+    return [line[place] for line in sheet.parts[part].lines]
+
+
+@pytest.fixture
+def run(tmp_path):
+    """0 %: 950, 952 clean and 500, 600 noisy; 50 %: 951, 955 clean and 940, 942 at every noise."""
+    grid = plan(tmp_path / "run", JOB)
+
+    def right(config, key):
+        seed = config.train.seed
+        if config.train.noise_fraction:
+            return 951 + 4 * seed if key == "gaussian-0" else 940 + 2 * seed
+        return 950 + 2 * seed if key == "gaussian-0" else 500 + 100 * seed
+
+    for cell in grid.cells:
+        finish_with_slices(cell, right)
+    return grid.run
+
+
+def test_levels_have_mean_and_spread_mark_the_best_and_what_the_seeds_cannot_tell_from_it(run):
+    sheet = levels(collect(run))
+    assert sheet.parts[0].head == (
+        "training",
+        "validation",
+        "clean",
+        "gaussian 5000",
+        "uniform 5000",
+        "mixed: 50 % up to 10000",
+    )
+    assert [line[0] for line in sheet.parts[0].lines] == ["0 % noise", "50 % noise"]
+    # Clean: 0.951 and 0.953 with spreads of 0.001 and 0.003, so 0.002 apart and within; noisy: 0.55 and 0.941.
+    assert column(sheet, "clean") == ["0.951 ± 0.001 ≈", "**0.953 ± 0.003**"]
+    assert column(sheet, "gaussian 5000") == ["0.550 ± 0.071", "**0.941 ± 0.001**"]
+    (line,) = observations(sheet, group="small, shuffled, 50 % noise", column="clean")
+    assert (line["mean"], line["seeds"]) == ("0.953000", "2")
+    assert float(line["spread"]) == pytest.approx(np.std([0.951, 0.955], ddof=1), abs=1e-6)
+
+
+def test_differences_are_paired_by_seed_and_slice(run):
+    sheet = differences(collect(run))
+    (noisy,) = observations(sheet, noise="gaussian-5000")
+    assert (noisy["group"], noisy["against"]) == ("small, shuffled, 50 % noise", "small, shuffled, 0 % noise")
+    # Seeds: 940 - 500 = 440 and 942 - 600 = 342 of 1000.
+    assert float(noisy["difference"]) == pytest.approx(0.391)
+    assert float(noisy["seed_spread"]) == pytest.approx(np.std([0.440, 0.342], ddof=1), abs=1e-6)
+    (clean,) = observations(sheet, noise="gaussian-0")
+    # Seeds: 0 (950 // 2 and 951 // 2 are the same) and 0.002 (476 and 477 of 500 each).
+    assert float(clean["difference"]) == pytest.approx(0.001)
+    assert "≈" in column(sheet, "clean")[0]
+    assert "≈" not in column(sheet, "gaussian 5000")[0]
+
+
+def test_the_interval_is_that_of_a_mean_over_slices(tmp_path):
+    grid = plan(tmp_path / "run", JOB.replace("[0, 1]", "[0]"))
+    numbers = tuple(range(200))
+    draw = np.random.default_rng(5)
+    for cell in grid.cells:
+        finish_with_slices(cell, lambda *_: 900, slices=numbers)
+        gains = draw.normal(0, 1, 200).round().astype(int) if cell.config.train.noise_fraction else np.zeros(200, int)
+        lines = [
+            json.dumps({"slice": number, "pixels": 1000, "right": dict.fromkeys(KEYS, 900 + int(gain))}) + "\n"
+            for number, gain in zip(numbers, gains, strict=True)
+        ]
+        cell.folder.slices_file.write_text("".join(lines))
+        change(cell.folder.evaluation_file, slices_sha256=hashlib.sha256("".join(lines).encode()).hexdigest())
+    records = collect(grid.run)
+    found = compare(records.groups[1], records.groups[0], records.groups[0].config.evaluate.levels()[0])
+    # Normal theory: 1.96 standard errors of a mean of 200 on either side.
+    width = 2 * 1.96 * gains.std(ddof=1) / np.sqrt(200) / 1000
+    assert found.mean == pytest.approx(gains.mean() / 1000)
+    assert found.high - found.low == pytest.approx(width, rel=0.1)
+    assert found.low < found.mean < found.high
+    assert found.seed_spread is None and not found.within_seeds
+
+
+def test_other_test_slices_are_not_paired(run):
+    grid = collect(run)
+    cell = grid.rows[0].cell
+    text = cell.folder.slices_file.read_text().replace('"slice": 3', '"slice": 4')
+    cell.folder.slices_file.write_text(text)
+    change(cell.folder.evaluation_file, slices_sha256=hashlib.sha256(text.encode()).hexdigest())
+    (noisy,) = observations(differences(collect(run)), noise="gaussian-5000")
+    assert noisy["seeds"] == "1"
+
+
+def test_changed_counts_of_slices_make_the_cell_a_hole(run):
+    cell = collect(run).rows[0].cell
+    cell.folder.slices_file.write_text(cell.folder.slices_file.read_text().replace("475", "476"))
+    (hole,) = collect(run).holes
+    assert "slices.jsonl is another one" in hole.reason
+    cell.folder.slices_file.unlink()
+    (hole,) = collect(run).holes
+    assert "slices.jsonl: No such file" in hole.reason
+
+
+def test_classes_have_iou_dice_and_recall_of_every_class_clean_and_noisy(run):
+    sheet = classes(collect(run))
+    assert [part.heading for part in sheet.parts] == [
+        "small, shuffled split, clean test set",
+        "small, shuffled split, noisy test set",
+    ]
+    # 0 % clean, seeds 950 and 952 right of 1000: class 0 has 600 pixels, of which 550 and 552 are found, none too many.
+    (recall,) = observations(sheet, group="small, shuffled, 0 % noise", column="recall 0, clean")
+    assert float(recall["mean"]) == pytest.approx((550 / 600 + 552 / 600) / 2)
+    # Class 128 has 300 pixels, all found, and takes the 50 and 48 that class 0 lost.
+    (iou,) = observations(sheet, group="small, shuffled, 0 % noise", column="IoU 128, clean")
+    assert float(iou["mean"]) == pytest.approx((300 / 350 + 300 / 348) / 2, abs=1e-6)
+    (dice,) = observations(sheet, group="small, shuffled, 0 % noise", column="Dice 255, noisy")
+    assert float(dice["mean"]) == 1
+
+
+def test_whole_slices_and_cost_take_the_slices_that_were_segmented(tmp_path):
+    job = JOB.replace('other_noise = "uniform"', "whole_slices = true").replace(
+        '["levels", "differences", "classes"]\nfigures = []',
+        '["cost", "whole_slices"]\nfigures = ["cost", "learning_curve"]',
+    )
+    job += 'data.split = "blocked"\n[[grid]]\ndata.tiles = "small"\ndata.split = "blocked"\ndata.train_slices = 10\n'
+    grid = plan(tmp_path / "run", job)
+    for cell in grid.cells:
+        finish_with_slices(cell, lambda *_: 900, whole=(990, 970) if cell.config.train.noise_fraction else (980, 960))
+    records = collect(grid.run)
+    assert column(whole_slices(records), "all test slices") == ["0.970 ± 0.000", "0.980 ± 0.000", "0.970"]
+    assert column(whole_slices(records), "worst slice") == ["0.960 ± 0.000", "0.970 ± 0.000", "0.960"]
+    assert column(cost(records), "whole slices") == ["0.970 ± 0.000", "**0.980 ± 0.000**", "0.970"]
+    assert column(cost(records), "seconds") == ["100", "100", "100"]
+    assert [line[0] for line in cost(records).parts[0].lines][2] == "small, 0 % noise, train slices 10"
+    report = build_report(grid.run, tmp_path / "out")
+    assert {"cost.png", "learning_curve.svg", "cost.csv", "whole_slices.csv"} <= {path.name for path in report.written}
+    assert report.holes == ()
+
+
+def test_a_group_without_a_finished_cell_is_a_row_of_dashes_and_no_difference(run):
+    for row in collect(run).rows[2:]:
+        row.cell.folder.evaluation_file.unlink()
+        row.cell.folder.training_file.unlink()
+    records = collect(run)
+    assert levels(records).parts[0].lines[1] == ("50 % noise", "-", "-", "-", "-", "-")
+    assert differences(records).parts == ()

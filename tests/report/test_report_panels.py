@@ -1,0 +1,95 @@
+"""The figures of slices and tiles, from the pictures that an evaluation kept."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+from slice_folder import hpcseg
+
+from hpcseg.data.pack import pack
+from hpcseg.data.sample import write_sample
+from hpcseg.report.collect import collect
+from hpcseg.report.figures import draw
+from hpcseg.runs.record import RunFolder
+
+NAMES = ("figure1", "figure4", "figure5", "figure6", "figure8", "figure9")
+JOB = """
+[data]
+tiles = "large"
+tile_size = 16
+split = "blocked"
+[train]
+width = 2
+depth = 2
+epochs = 1
+batch_size = 64
+precision = "fp32"
+[evaluate]
+whole_slices = true
+examples = true
+[report]
+tables = []
+figures = ["figure1", "figure4", "figure5", "figure6", "figure8", "figure9"]
+[[grid]]
+train.noise_fraction = 0.5
+[[grid]]
+train.weight_decay = 1e-2
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> RunFolder:
+    folder = tmp_path_factory.mktemp("panels")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        Path("pictures.toml").write_text(JOB)
+        write_sample(folder, slices=16, size=50, seed=0)
+        pack(Path("data"), Path("labels"), Path("dataset.h5"), command="test")
+        result = hpcseg("grid", "--job", "pictures.toml", "--local")
+        assert result.exit_code == 0, result.output
+    return RunFolder(folder / "runs" / "pictures")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_figure_is_drawn_and_the_same_records_give_the_same_bytes(run, name):
+    once, again = (draw(name, collect(run)) for _ in range(2))
+    assert once.holes == ()
+    assert once.files == again.files
+    picture = matplotlib.image.imread(io.BytesIO(once.files["png"]))
+    # Not one flat colour: slices have black, grey and white in them.
+    assert picture[..., 0].std() > 0.1
+
+
+def test_the_figures_say_what_they_show(run):
+    records = collect(run)
+    accuracies = [row.test_accuracy(row.config.evaluate.levels()[1]) for row in records.rows]
+    assert f"all test tiles: {accuracies[0]:.3f}" in draw("figure6", records).title
+    assert f"all test tiles: {accuracies[1]:.3f}" in draw("figure8", records).title
+    assert "without noise" in draw("figure4", records).title
+
+
+@pytest.mark.parametrize("damage", [lambda file: file.unlink(), lambda file: file.write_bytes(file.read_bytes()[:99])])
+def test_pictures_that_are_gone_or_damaged_are_a_hole(run, damage):
+    cells = [row.cell for row in collect(run).rows]
+    kept = {cell: cell.folder.examples_file.read_bytes() for cell in cells}
+    try:
+        for cell in cells:
+            damage(cell.folder.examples_file)
+        for name in NAMES:
+            picture = draw(name, collect(run))
+            (hole,) = picture.holes
+            assert picture.files == {}
+            assert hole.subject == name and "examples.npz" in hole.reason
+    finally:
+        for cell, content in kept.items():
+            cell.folder.examples_file.write_bytes(content)
+
+
+def test_the_kept_arrays_hold_no_objects(run):
+    for row in collect(run).rows:
+        with np.load(row.cell.folder.examples_file, allow_pickle=False) as file:
+            assert all(file[name].dtype.kind in "uif" for name in file.files)
