@@ -194,8 +194,14 @@ def test_a_missing_job_is_told_with_the_shipped_names(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "width"), [("paper", 64), ("paper-cpu", 16)])
-def test_the_paper_is_eleven_cells(name, width):
-    cells = load_job(find_job(name)).cells
+def test_the_paper_is_eleven_cells_and_two_side_experiments(name, width):
+    everything = load_job(find_job(name)).cells
+    cells = [cell for cell in everything if cell.train.batch_norm and not cell.train.weight_decay]
+    others = {cell.name() for cell in everything if cell not in cells}
+    assert others == {
+        f"small-shuffled-p000-w{width}-s0-batch-norm-false",
+        f"large-shuffled-p000-w{width}-s0-weight-decay-0.01",
+    }
     described = {(cell.data.tiles, cell.data.split, cell.train.noise_fraction) for cell in cells}
     table_2 = itertools.product(("small", "large"), ("shuffled",), (0.0, 0.25, 0.5, 0.75, 1.0))
     assert described == {*table_2, ("large", "blocked", 0.5)}

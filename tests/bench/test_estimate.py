@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 
 from hpcseg.bench.estimate import bench_file, estimate, find_bench
+from hpcseg.config import CellConfig, DataConfig, EvaluateConfig, TrainConfig
 from hpcseg.jobfile import find_job, load_job
 
 SHAPE = (500, 501, 501)
@@ -30,11 +32,23 @@ def _cells(**settings):
 
 
 def test_seconds_are_tiles_by_rates():
-    (cell, *_) = _cells(noise_fraction=0.5)
+    (swept, *_) = _cells(noise_fraction=0.5)
+    cell = dataclasses.replace(swept, evaluate=EvaluateConfig(sweep_max=30_000, mixed_fraction=0.5))
     (seconds,) = estimate([cell], SHAPE, _record()).seconds
-    epochs, sigmas = cell.train.epochs, len(cell.evaluate.sigmas())
-    # 4500 tiles: 70 % are trained on, 15 % validate each epoch, 15 % meet every noise level.
-    assert seconds == pytest.approx(epochs * 3150 / 10 + (epochs * 675 + sigmas * 675) / 40)
+    epochs = cell.train.epochs
+    # 4500 tiles: 70 % are trained on, 15 % validate each epoch, 15 % meet the 31 levels of the sweep and the mixed one.
+    assert seconds == pytest.approx(epochs * 3150 / 10 + (epochs * 675 + 32 * 675) / 40)
+
+
+def test_whole_slices_cost_as_their_pixels():
+    blocked = DataConfig(tiles="large", split="blocked")
+    with_and_without = [
+        CellConfig(data=blocked, train=TrainConfig(width=16), evaluate=EvaluateConfig(whole_slices=whole))
+        for whole in (True, False)
+    ]
+    both = estimate(with_and_without, SHAPE, _record()).seconds
+    # 500 slices without three gaps of 2: 15 % of 494 are 74, and the rounding leaves 74 to the test set.
+    assert both[0] - both[1] == pytest.approx(74 * 501 * 501 / 128**2 / 40)
 
 
 def test_a_width_that_was_not_measured_costs_as_much_more_as_it_multiplies():
