@@ -1,0 +1,87 @@
+"""Takes away the code that handles a fault, one handler at a time, and looks which test notices.
+
+    python results/faults/audit.py OUT.md [PATTERN]            # all that need no Slurm
+    python results/faults/audit.py OUT.md PATTERN --slurm      # those that the tests on a real Slurm see
+
+Every change is made in a copy of the committed tree. A handler whose loss no test notices is printed as "SURVIVED", and
+the exit code is 1.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Handler(NamedTuple):
+    """The code that handles one fault."""
+
+    fault: str
+    file: str
+    there: str
+    instead: str
+    tests: str
+    """Arguments of pytest."""
+    slurm: bool = False
+
+
+def noticed(tree: Path, handler: Handler) -> str:
+    """The first test that fails without the handler; empty where none does."""
+    file = tree / "hpcseg" / handler.file
+    text = file.read_text()
+    if text.count(handler.there) < 1:
+        raise SystemExit(f"{handler.fault}: {handler.file} no longer has {handler.there!r}")
+    file.write_text(text.replace(handler.there, handler.instead))
+    try:
+        command = f"{sys.executable} -m pytest -q -x --no-header -p no:cacheprovider {handler.tests}"
+        done = subprocess.run(
+            command,
+            shell=True,
+            cwd=tree,
+            env={**os.environ, "PYTHONPATH": str(tree)},
+            capture_output=True,
+            text=True,
+            timeout=900,
+        )
+    except subprocess.TimeoutExpired:
+        return "(the tests never end)"
+    finally:
+        file.write_text(text)
+    found = re.search(r"^(?:FAILED|ERROR) \S*?([\w./]+::\S+|tests/\S+)", done.stdout, flags=re.MULTILINE)
+    if done.returncode == 0:
+        return ""
+    return found[1].split("[")[0] if found else f"exit code {done.returncode}"
+
+
+def main(out: str, pattern: str = "*", *, slurm: bool) -> int:
+    """Write the table of the handlers whose fault fits a pattern; returns the exit code."""
+    table = tomllib.loads(Path(__file__).with_name("handlers.toml").read_text())
+    handlers = [Handler(**one) for one in table["handler"]]
+    handlers = [one for one in handlers if one.slurm == slurm and fnmatch.fnmatch(one.fault, pattern)]
+    lines = ["| without what handles | in | this test fails |", "|---|---|---|"]
+    survived = 0
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder) / "main"
+        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(tree)], check=True)
+        (Path(folder) / "shared").symlink_to(ROOT.parent / "shared")
+        for number, handler in enumerate(handlers, start=1):
+            test = noticed(tree, handler)
+            survived += not test
+            lines.append(f"| {handler.fault} | {handler.file} | {test or '**none**'} |")
+            print(f"{number}/{len(handlers)} {handler.fault}: {test or 'SURVIVED'}", flush=True)
+            Path(out).write_text("\n".join(lines) + "\n")
+    return 1 if survived else 0
+
+
+if __name__ == "__main__":
+    arguments = [argument for argument in sys.argv[1:] if argument != "--slurm"]
+    raise SystemExit(main(*arguments, slurm="--slurm" in sys.argv))
