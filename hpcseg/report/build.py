@@ -14,6 +14,7 @@ from hpcseg.report import paper
 from hpcseg.report.cells import cells_csv, cells_markdown, short_commit
 from hpcseg.report.collect import Hole, Records, collect
 from hpcseg.report.figures import FIGURES, SUFFIXES, Picture, draw
+from hpcseg.report.page import page
 from hpcseg.report.sheet import Sheet, markdown_table, sheet_markdown
 from hpcseg.report.tables import TABLES
 from hpcseg.runs.grid import read_plan
@@ -60,6 +61,7 @@ def build_report(run: RunFolder, out: Path) -> Report:
     written = {f"{table.name}.csv": table.csv for table in tables} | {"cells.csv": cells_csv(records)}
     pictures = {f"{name}.{suffix}": data for name, picture in drawn.items() for suffix, data in picture.files.items()}
     written["tables.md"] = _document(records, tables, drawn, holes)
+    written["report.html"] = page(records, tables, drawn, holes, _notes(records), _origin(records))
     for name, text in written.items():
         write_text(out / name, text)
     for name, content in pictures.items():

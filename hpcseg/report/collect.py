@@ -94,6 +94,7 @@ class Group:
 class Records:
     """All that a report is built from."""
 
+    run: RunFolder
     plan: Mapping[str, Any]
     """The content of grid.json."""
     rows: tuple[Row, ...]
@@ -142,7 +143,7 @@ def collect(run: RunFolder) -> Records:
             f"{len(unlisted)} cell folders belong to other code, other data or another job file than grid.json and "
             f"were not read: {', '.join(unlisted)}."
         )
-    return Records(plan, rows, groups, positions, tuple(notes))
+    return Records(run, plan, rows, groups, positions, tuple(notes))
 
 
 def _row(cell: Cell, plan: Mapping[str, Any]) -> Row:

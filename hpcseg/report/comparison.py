@@ -32,6 +32,8 @@ class Line:
     label: str
     shown: str
     """The same without what the block's heading says."""
+    source: str
+    """The group's first cell."""
     values: Mapping[str, Values]
 
 
@@ -94,7 +96,8 @@ def classes(records: Records) -> Sheet:
             places = [0, *(place for place, head in enumerate(part.head) if head.endswith(f", {noise}"))]
             lines = tuple(tuple(line[place] for place in places) for line in part.lines)
             head = tuple(part.head[place].removesuffix(f", {noise}") for place in places)
-            parts.append(Part(f"{part.heading}, {noise} test set", head, lines))
+            sources = tuple((line[0],) * len(places) for line in part.sources)
+            parts.append(Part(f"{part.heading}, {noise} test set", head, lines, sources))
     return dataclasses.replace(sheet, parts=tuple(parts))
 
 
@@ -148,13 +151,14 @@ def _sheet(
         block, shown_label = (
             (data.split, f"{data.tiles}, {label}") if name == "cost" else (f"{data.tiles}, {data.split}", label)
         )
-        blocks.setdefault(block, []).append(Line(group_label(group, records), shown_label, measured))
+        blocks.setdefault(block, []).append(Line(group_label(group, records), shown_label, group.rows[0].id, measured))
     shown = [head for head in columns if any(line.values[head] for lines in blocks.values() for line in lines)]
     parts = tuple(
         Part(
             f"{block} split",
             ("training", *shown),
             tuple((line.shown, *(_text(line, head, lines if best else None) for head in shown)) for line in lines),
+            tuple((line.source,) * (1 + len(shown)) for line in lines),
         )
         for block, lines in blocks.items()
     )

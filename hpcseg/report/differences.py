@@ -46,7 +46,7 @@ def differences(records: Records) -> Sheet:
     levels.sort(key=lambda level: (level.mixed, level.model != "gaussian"))
     parts, observations = [], []
     for (tiles, split), pairs in _pairs(records).items():
-        lines = []
+        lines, sources = [], []
         for group, other in pairs:
             names = (group_label(group, records), group_label(other, records))
             found = [compare(group, other, level) for level in levels]
@@ -54,6 +54,7 @@ def differences(records: Records) -> Sheet:
                 continue
             shown = f"{training_label(group, records)} against {training_label(other, records)}"
             lines.append((shown, *("-" if one is None else _text(one) for one in found)))
+            sources.append((group.rows[0].id,) * (1 + len(levels)))
             for level, one in zip(levels, found, strict=True):
                 if one:
                     numbers = (one.mean, one.low, one.high, one.seed_spread)
@@ -61,7 +62,9 @@ def differences(records: Records) -> Sheet:
                         ["differences", *names, level.key, *map(fixed, numbers), str(one.seeds), str(one.slices)]
                     )
         if lines:
-            parts.append(Part(f"{tiles}, {split} split", ("training", *map(level_name, levels)), tuple(lines)))
+            parts.append(
+                Part(f"{tiles}, {split} split", ("training", *map(level_name, levels)), tuple(lines), tuple(sources))
+            )
     caption = (
         "Difference of pixel accuracy, with its 95 % interval over test slices (paired bootstrap, "
         f"{RESAMPLES} resamples of whole slices, seeds pooled). ≈: no larger than the spread of the difference over "

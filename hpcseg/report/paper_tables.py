@@ -26,6 +26,8 @@ class Entry:
     """One per finished cell, in the order of the job's seeds."""
     missing: tuple[str, ...]
     """Cells that the job has for this place and that are holes."""
+    source: str = ""
+    """The first of the cells that the job has for this place; "" for none."""
 
     @property
     def ours(self) -> float | None:
@@ -118,7 +120,11 @@ def paper_sheet(table: Table, records: Records) -> Sheet:
     for split, block in table.blocks.items():
         compared = split == "shuffled"
         lines: list[tuple[str, ...]] = []
+        sources: list[tuple[str, ...]] = []
         for label, entries in block.items():
+            nothing = ("",) * (1 + len(entries))
+            ours = ("", *(entry.source for entry in entries))
+            sources += [nothing, ours, nothing] if compared else [ours]
             if compared:
                 lines.append((f"{label}, paper", *(f"{entry.published.accuracy:.3f}" for entry in entries)))
             lines.append((f"{label}, ours", *(_shown(entry, numbers) for entry in entries)))
@@ -127,7 +133,7 @@ def paper_sheet(table: Table, records: Records) -> Sheet:
                 signed = ("-" if one is None else f"{round(one, 3) + 0.0:+.3f}" for one in differences)
                 lines.append(("difference", *signed))
         heading = "Shuffled split, beside the paper's" if compared else f"{split.capitalize()} split (not in the paper)"
-        parts.append(Part(heading, ("", *table.columns), tuple(lines)))
+        parts.append(Part(heading, ("", *table.columns), tuple(lines), tuple(sources)))
     return Sheet(table.name, table.title, table.caption, tuple(parts), table_csv(table), _headlines(table))
 
 
@@ -202,6 +208,7 @@ def _filled_in(group: Group | None, split: str, published: paper.Published) -> E
         sigma,
         tuple(value for _, value in measured if value is not None),
         tuple(cell for cell, value in measured if value is None),
+        rows[0].id if rows else "",
     )
 
 

@@ -19,6 +19,8 @@ class Part:
     """May be empty."""
     head: tuple[str, ...]
     lines: tuple[tuple[str, ...], ...]
+    sources: tuple[tuple[str, ...], ...] = ()
+    """For each text of each line the first cell of the group behind it, "" for none; empty: for no text at all."""
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def noticed(tree: Path, handler: Handler) -> str:
             env={**os.environ, "PYTHONPATH": str(tree)},
             capture_output=True,
             text=True,
-            timeout=900,
+            timeout=240,
         )
     except subprocess.TimeoutExpired:
         return "(the tests never end)"

@@ -28,7 +28,7 @@ LARGE = '[[grid]]\ndata.tiles = "large"\ntrain.noise_fraction = [0.0, 0.5, 1.0]\
 BLOCKED = '[[grid]]\ndata.tiles = "large"\ndata.split = "blocked"\ntrain.noise_fraction = 0.5\n'
 EVERYTHING = [
     *("cells.csv", "figure3.png", "figure3.svg", "figure7.png", "figure7.svg"),
-    *("table1.csv", "table2.csv", "tables.md"),
+    *("report.html", "table1.csv", "table2.csv", "tables.md"),
 ]
 
 
@@ -129,7 +129,7 @@ def test_an_unknown_report_name_is_refused_with_the_valid_ones(tmp_path, kind):
 def test_a_job_chooses_its_tables_and_figures(tmp_path):
     grid = tiny_run(tmp_path / "run", TINY_JOB + '[report]\ntables = ["table1"]\nfigures = []\n')
     assert build_report(grid.run, tmp_path / "out").holes == ()
-    assert names(tmp_path / "out") == ["cells.csv", "table1.csv", "tables.md"]
+    assert names(tmp_path / "out") == ["cells.csv", "report.html", "table1.csv", "tables.md"]
 
 
 def test_nothing_finished_is_an_error_that_says_what_to_do(tmp_path):
@@ -159,7 +159,7 @@ def test_a_published_folder_rebuilds_the_same_csvs_byte_for_byte(tmp_path, monke
         assert (tmp_path / "published" / name).read_bytes() == wanted
         assert (tmp_path / "again" / name).read_bytes() == wanted
     kinds = {path.suffix for path in (tmp_path / "published").rglob("*") if path.is_file()}
-    assert kinds == {".json", ".jsonl", ".csv", ".md", ".png", ".svg", ".diff"}
+    assert kinds == {".json", ".jsonl", ".csv", ".md", ".html", ".png", ".svg", ".diff"}
 
 
 def test_publishing_again_takes_back_what_the_run_no_longer_has(tmp_path):
