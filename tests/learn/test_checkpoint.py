@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -45,6 +46,29 @@ def test_the_one_before_is_kept_and_used_where_the_newest_is_damaged(tmp_path):
 def test_a_damaged_file_or_one_with_code_is_refused_by_name(tmp_path, content):
     (tmp_path / "a.pt").write_bytes(content)
     with pytest.raises(HpcsegError, match=r"a\.pt cannot be read as a checkpoint"):
+        checkpoint.load(tmp_path / "a.pt")
+
+
+class _Code:
+    """What another user could put into a file of a shared folder: unpickled, it touches a file."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return Path.touch, (self.target,)
+
+
+def test_code_in_a_file_that_torch_wrote_is_refused_and_not_run(tmp_path):
+    torch.save({"weights": _Code(tmp_path / "run")}, tmp_path / "a.pt")
+    with pytest.raises(HpcsegError, match=r"a\.pt cannot be read as a checkpoint"):
+        checkpoint.load(tmp_path / "a.pt")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_file_of_torch_that_holds_something_else_is_refused(tmp_path):
+    torch.save([1, 2, 3], tmp_path / "a.pt")
+    with pytest.raises(HpcsegError, match=r"a\.pt is no checkpoint of hpcseg"):
         checkpoint.load(tmp_path / "a.pt")
 
 
