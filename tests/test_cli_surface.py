@@ -18,7 +18,7 @@ SURFACE = {
     "grid": {
         "job", "data", "run", "overrides", "dry_run", "local", "workers", "profile", "partition", "account", "qos",
         "constraint", "nodes", "gpus_per_node", "ranks_per_node", "cpus_per_task", "mem", "time", "setup", "exclude",
-        "throttle", "tries", "resubmit",
+        "throttle", "tries", "resubmit", "as_json",
     },
     "doctor": {
         "job", "data", "run", "wait", "no_job", "as_json", "profile", "partition", "account", "qos", "constraint",
@@ -27,11 +27,11 @@ SURFACE = {
     "bench": {"data", "width", "batch_size", "part", "device", "seconds", "rounds", "run", "as_json"},
     "status": {"run", "watch", "as_json"},
     "logs": {"cells", "run", "rank", "stage", "failed", "follow", "lines"},
-    "retry": {"cells", "run", "dry_run", "mem", "time", "exclude"},
-    "cancel": {"cells", "run", "dry_run"},
+    "retry": {"cells", "run", "dry_run", "mem", "time", "exclude", "as_json"},
+    "cancel": {"cells", "run", "dry_run", "as_json"},
     "clean": {"run", "dry_run"},
     "train": {"cell", "job", "data", "run", "overrides"},
-    "report": {"run", "out", "publish"},
+    "report": {"run", "out", "publish", "as_json"},
 }  # fmt: skip
 
 

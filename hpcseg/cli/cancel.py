@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from hpcseg.cli import console
+from hpcseg.cli.options import AsJson
 from hpcseg.cli.runs import choose_cells, find_run
 
 
@@ -15,6 +16,7 @@ def cancel(
     cells: Annotated[list[str] | None, typer.Argument(help="Ids or patterns; none: the whole run.")] = None,
     run: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="the newest in runs/")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be cancelled, do nothing.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Cancel the jobs of a run's cells; `hpcseg retry` goes on from their checkpoints."""
     from hpcseg.cluster.cancel import cancel_cells
@@ -22,12 +24,14 @@ def cancel(
 
     status = run_status(find_run(run))
     chosen = choose_cells([cell.cell for cell in status.status], cells, "cell")
-    cancelled = cancel_cells(status, chosen, whole=not cells, dry_run=dry_run)
-    for cell_id, what in cancelled.items():
-        console.stdout.print(f"  {cell_id}: {what}")
-    if not cancelled:
-        console.stdout.print("None of these cells waits or runs, nothing to do.")
-    elif dry_run:
-        console.stdout.print("Nothing was cancelled (--dry-run).")
-    else:
-        console.stdout.print(f"Cancelled {len(cancelled)} cells. They go on where they are with: hpcseg retry")
+    with console.json_answer(as_json) as answer:
+        cancelled = cancel_cells(status, chosen, whole=not cells, dry_run=dry_run)
+        answer.update({"run": str(status.run.path), "dry_run": dry_run, "cancelled": cancelled})
+        for cell_id, what in cancelled.items():
+            console.stdout.print(f"  {cell_id}: {what}")
+        if not cancelled:
+            console.stdout.print("None of these cells waits or runs, nothing to do.")
+        elif dry_run:
+            console.stdout.print("Nothing was cancelled (--dry-run).")
+        else:
+            console.stdout.print(f"Cancelled {len(cancelled)} cells. They go on where they are with: hpcseg retry")

@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 # Text is printed as it stands: a name like `[red].h5` or `a:b:c.h5` is neither markup nor an emoji.
 stdout = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 stderr = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+
+@contextlib.contextmanager
+def json_answer(wanted: bool) -> Iterator[dict[str, Any]]:
+    """What a script reads of a verb: the dictionary that the block fills, as one JSON object on stdout.
+
+    Everything else that the block prints goes to stderr then. A block that fills in nothing, since it failed before it
+    could, prints no object. Where it is not wanted, nothing changes.
+    """
+    answer: dict[str, Any] = {}
+    stdout.stderr = wanted
+    try:
+        yield answer
+    finally:
+        stdout.stderr = False
+        if wanted and answer:
+            stdout.print(json.dumps(answer, indent=1))
 
 
 def progress_bar() -> Progress:

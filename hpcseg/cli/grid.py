@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hpcseg.cli import console
 from hpcseg.cli.options import (
     Account,
+    AsJson,
     Constraint,
     CpusPerTask,
     Exclude,
@@ -71,6 +73,7 @@ def grid(
     resubmit: Annotated[
         bool, typer.Option("--resubmit", help="Submit cells whose Slurm state is unknown.", rich_help_panel=_SLURM)
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run every cell of a job that is not finished: as Slurm arrays, or one after the other on this machine."""
     from hpcseg.cluster.profile import Profile, load_profile, resolve
@@ -94,15 +97,21 @@ def grid(
         tries=tries,
     )
     resources = resolve(planned.job.needs, load_profile(profile) if profile else Profile(), options)
-    _show_plan(planned)
     if local is None:
         local = shutil.which("sbatch") is None
-    if local:
-        _run_missing_here(planned, resources, options, workers=workers, dry_run=dry_run)
-    else:
-        show_submission(submit_missing(planned, resources, dry_run=dry_run, resubmit=resubmit), planned)
-    if dry_run:
-        _show_estimate(planned, on_gpu=not local and resources.gpus_per_node > 0)
+    with console.json_answer(as_json) as answer:
+        _show_plan(planned)
+        if local:
+            try:
+                _run_missing_here(planned, resources, options, workers=workers, dry_run=dry_run)
+            finally:
+                answer.update(cells_answer(planned))
+        else:
+            submission = submit_missing(planned, resources, dry_run=dry_run, resubmit=resubmit)
+            show_submission(submission, planned)
+            answer.update({**cells_answer(planned), **submission_answer(submission)})
+        if dry_run:
+            _show_estimate(planned, on_gpu=not local and resources.gpus_per_node > 0)
 
 
 def _show_plan(grid: Grid) -> None:
@@ -196,6 +205,25 @@ def run_here(
         console.stdout.print(f"Next: hpcseg logs --failed{run_option(grid)}, then hpcseg retry{run_option(grid)}")
         raise typer.Exit(1)
     console.stdout.print(f"Next: hpcseg report{run_option(grid)}")
+
+
+def cells_answer(grid: Grid) -> dict[str, Any]:
+    """The cells of a run for a script."""
+    return {
+        "run": str(grid.run.path),
+        "cells": [{"cell": cell.id, "state": cell.state()} for cell in grid.cells],
+    }
+
+
+def submission_answer(submission: Submission) -> dict[str, Any]:
+    """What was submitted for a script; of a dry run ids are placeholders, and `scripts` is what sbatch would get."""
+    return {
+        "dry_run": submission.dry_run,
+        "submitted": [dataclasses.asdict(sent) for sent in submission.sent],
+        "left_alone": submission.left_alone,
+        "no_room": submission.no_room,
+        "scripts": submission.scripts,
+    }
 
 
 def show_submission(submission: Submission, grid: Grid) -> None:

@@ -8,6 +8,7 @@ import typer
 
 _SLURM = "Slurm"
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and all else on stderr.")]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Replace a setting of the job; repeatable."),

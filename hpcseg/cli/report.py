@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hpcseg.cli import console
+from hpcseg.cli.options import AsJson
 from hpcseg.cli.runs import find_run
+
+if TYPE_CHECKING:
+    from hpcseg.report.build import Report
 
 
 def report(
@@ -21,16 +27,32 @@ def report(
     publish: Annotated[
         Path | None, typer.Option(help="Also copy the cells' small records and the report here.", show_default=False)
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Build Table 1, Table 2, Figure 3 and Figure 7 from the records of a run, beside the paper's numbers."""
+    """Build the tables and figures of a run from its records, beside the paper's numbers, and one page of them all."""
     from hpcseg.report.build import build_report
     from hpcseg.report.build import publish as publish_records
 
     folder = find_run(run)
-    built = build_report(folder, out or folder.report)
-    written = list(built.written)
-    if publish:
-        written += publish_records(folder, publish).written
+    with console.json_answer(as_json) as answer:
+        built = build_report(folder, out or folder.report)
+        written = list(built.written)
+        if publish:
+            written += publish_records(folder, publish).written
+        answer.update(
+            {
+                "run": str(folder.path),
+                "headlines": built.headlines,
+                "notes": built.notes,
+                "holes": [dataclasses.asdict(hole) for hole in built.holes],
+                "planned_with": built.planned_with,
+                "written": [str(path) for path in written],
+            }
+        )
+        _show(built, written)
+
+
+def _show(built: Report, written: Sequence[Path]) -> None:
     for line in built.headlines:
         console.stdout.print(line)
     if built.headlines:

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from hpcseg.cli import console
-from hpcseg.cli.grid import run_here, show_submission
+from hpcseg.cli.grid import cells_answer, run_here, show_submission, submission_answer
+from hpcseg.cli.options import AsJson
 from hpcseg.cli.runs import choose_cells, find_run
 
 
@@ -20,6 +21,7 @@ def retry(
     mem: Annotated[float | None, typer.Option(min=0.1, help="GiB per node.", show_default="as before")] = None,
     time: Annotated[int | None, typer.Option(min=1, help="Time limit in minutes.", show_default="as before")] = None,
     exclude: Annotated[str | None, typer.Option(help="One more node not to use, or several: n1,n2.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Submit the failed cells of a run again, with what they asked for before; or run them here again."""
     from hpcseg.cluster.retry import read_resources, without_nodes
@@ -31,22 +33,29 @@ def retry(
     grid, status, resources = read_grid(folder), run_status(folder), read_resources(folder)
     chosen = choose_cells(status.failures, cells, "failed cell")
     failures = {cell_id: status.failures[cell_id] for cell_id in chosen}
-    for cell_id, failure in failures.items():
-        console.stdout.print(f"  {cell_id}: {failure.kind.name}. {failure.kind.remedy}")
-    if not failures:
-        console.stdout.print("No cell has failed, nothing to do.")
-        return
-    if resources is None:
-        waiting = [cell for cell in grid.cells if cell.id in failures]
-        if dry_run:
-            console.stdout.print("These cells would run here again.")
+    with console.json_answer(as_json) as answer:
+        answer["failures"] = {
+            cell_id: {"kind": failure.kind.name, "text": failure.text, "remedy": failure.kind.remedy}
+            for cell_id, failure in failures.items()
+        }
+        for cell_id, failure in failures.items():
+            console.stdout.print(f"  {cell_id}: {failure.kind.name}. {failure.kind.remedy}")
+        if not failures:
+            console.stdout.print("No cell has failed, nothing to do.")
+        elif resources is None:
+            try:
+                if dry_run:
+                    console.stdout.print("These cells would run here again.")
+                else:
+                    run_here(grid, [cell for cell in grid.cells if cell.id in failures])
+            finally:
+                answer.update(cells_answer(grid))
         else:
-            run_here(grid, waiting)
-        return
-    resources = dataclasses.replace(
-        without_nodes(resources, failures, exclude),
-        memory_gib=resources.memory_gib if mem is None else mem,
-        minutes=resources.minutes if time is None else time,
-    )
-    submission = submit_missing(grid, resources, dry_run=dry_run, resubmit=False, only=set(failures))
-    show_submission(submission, grid)
+            resources = dataclasses.replace(
+                without_nodes(resources, failures, exclude),
+                memory_gib=resources.memory_gib if mem is None else mem,
+                minutes=resources.minutes if time is None else time,
+            )
+            submission = submit_missing(grid, resources, dry_run=dry_run, resubmit=False, only=set(failures))
+            show_submission(submission, grid)
+            answer.update({**cells_answer(grid), **submission_answer(submission)})

@@ -66,6 +66,14 @@ def test_a_grid_runs_once_and_again_only_what_is_missing(job, tiny_dataset):
     assert (cells[0] / "training.json").stat().st_mtime_ns == kept[cells[0] / "training.json"], "trained once only"
 
 
+def test_a_script_reads_the_cells_from_one_object(job, tiny_dataset):
+    options = ["grid", "--local", "--job", "tiny.toml", "--data", str(tiny_dataset), "--json"]
+    for more, state in ((["--dry-run"], "missing"), ([], "finished")):
+        said = CliRunner().invoke(app, [*options, *more])
+        assert [cell["state"] for cell in json.loads(said.stdout)["cells"]] == [state, state]
+        assert "2 cells in runs/tiny" in said.stderr
+
+
 def test_two_ranks_of_submitits_local_executor_train_one_cell(job, tiny_dataset):
     grid(tiny_dataset, "--ranks-per-node", "2", "--run", "two")
     for cell in (job / "two/cells").iterdir():

@@ -229,6 +229,23 @@ def test_logs_that_are_not_there_end_in_a_sentence(failed):
     assert hpcseg(failed, "logs", "*", "--follow").exit_code == 2
 
 
+def test_what_a_script_reads_is_one_object_on_stdout_and_the_rest_is_on_stderr(failed):
+    first, second = (cell.id for cell in failed.cells[:2])
+    tried = hpcseg(failed, "retry", first, "--dry-run", "--json")
+    answer = json.loads(tried.stdout)
+    assert list(answer["failures"]) == [first] and answer["failures"][first]["kind"] == "error"
+    assert [sent["cells"] for sent in answer["submitted"] if sent["stage"] == "train"] == [[first]]
+    assert answer["dry_run"] and answer["scripts"] and "Nothing was submitted" in tried.stderr
+    cancelled = hpcseg(failed, "cancel", second, "--dry-run", "--json")
+    assert list(json.loads(cancelled.stdout)["cancelled"]) == [second]
+    assert "Nothing was cancelled" in cancelled.stderr
+
+
+def test_an_error_is_no_object(failed):
+    said = hpcseg(failed, "cancel", "nothing*", "--json")
+    assert (said.exit_code, said.stdout) == (2, "") and said.stderr.startswith("error: ")
+
+
 def test_clean_removes_old_leftovers_and_no_result_no_last_log_and_nothing_of_a_running_job(failed):
     logs, cell = failed.run.logs, failed.cells[0].folder
     kept = [logs / "100_0_0_log.out", logs / "100_1_submitted.pkl", cell.config_file, cell.events_file]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -198,6 +199,16 @@ def test_the_command_takes_the_newest_run_and_prints_numbers_holes_and_files(tmp
     assert "wrote runs/tiny/report/tables.md" in result.output
     assert "wrote results/tiny/tables.md" in result.output
     assert (tmp_path / "results/tiny/cells" / grid.cells[0].id / "training.json").exists()
+
+
+def test_a_script_reads_holes_and_files_from_one_object(tmp_path):
+    grid = tiny_run(tmp_path / "run")
+    grid.cells[0].folder.evaluation_file.unlink()
+    said = CliRunner().invoke(app, ["report", "--run", str(grid.run.path), "--json"])
+    answer = json.loads(said.stdout)
+    assert answer["holes"][0]["subject"] == grid.cells[0].id
+    assert all(Path(path).is_file() for path in answer["written"])
+    assert "hole" in said.stderr
 
 
 def test_the_command_without_a_finished_cell_exits_with_5(tmp_path):
