@@ -67,7 +67,7 @@ def open_cell(folder: CellFolder, data: Path | None = None) -> Model:
             f"{folder.model_file} is not the model of training.json. Delete both, then run `hpcseg grid` again."
         )
     card = make_card(info, cell.config.data, cell.config.train, _training(cell, planned, record), model_sha256)
-    return Model(cell.id, card, network)
+    return Model(str(card.training["cell"]), card, network)
 
 
 def export(model: Model, file: Path) -> bytes:
@@ -165,7 +165,7 @@ def _training(cell: Cell, planned: Mapping[str, Any], record: Mapping[str, Any])
     if cell.folder.evaluation_file.exists():
         tests = read_json(cell.folder.evaluation_file).get("points", [])
     return {
-        "cell": cell.id,
+        "cell": str(planned.get("id", cell.id)),  # a folder may have been renamed
         "job": planned.get("job"),
         "command": planned.get("command"),
         **{name: planned.get(name) for name in ("data_sha256", "code_sha256")},
