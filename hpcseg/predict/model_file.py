@@ -70,6 +70,11 @@ def open_cell(folder: CellFolder, data: Path | None = None) -> Model:
     return Model(str(card.training["cell"]), card, network)
 
 
+def open_model(path: Path, data: Path | None = None) -> Model:
+    """The model of a cell's folder or of a model file; see `open_cell` and `open_file`."""
+    return open_cell(CellFolder(path.resolve()), data) if path.is_dir() else open_file(path)
+
+
 def export(model: Model, file: Path) -> bytes:
     """Write a model file; the same model gives the same bytes. Returns them.
 
