@@ -14,7 +14,7 @@ from torch import nn
 
 from hpcseg.learn.evaluate import folded
 from hpcseg.learn.precision import autocast, to_device
-from hpcseg.predict.geometry import pad, padded_length, tiles
+from hpcseg.predict.geometry import MARGIN, pad, padded_length, tiles
 from hpcseg.predict.model_file import Model
 
 # Values that a pass holds at its fullest, per pixel and channel of the first block (measured on a CPU: 3.9 to 4.8 on
@@ -84,7 +84,7 @@ class Network:
         Args:
             image: (H, W) float32, grey values as the network takes them.
         """
-        height, width = image.shape
+        inner = (slice(None), *(slice(MARGIN, MARGIN + length) for length in image.shape))
         padded = pad(image, *(padded_length(length, least=self._least, depth=self._depth) for length in image.shape))
         with torch.inference_mode():
             pixels = torch.from_numpy(np.ascontiguousarray(padded)).to(self._device)[None, None]
@@ -95,14 +95,14 @@ class Network:
                 and not (wishes.flips or wishes.probabilities or wishes.uncertainty)
             ):
                 # The softmax would not change which is the largest.
-                return Answer(self._scores(self._networks[0], pixels).argmax(0)[:height, :width].byte().cpu().numpy())
+                return Answer(self._scores(self._networks[0], pixels)[inner].argmax(0).byte().cpu().numpy())
             mean, squares = self._mean(pixels, edge)
-            mean = mean[:, :height, :width]
+            mean = mean[inner]
             classes = mean.argmax(0)
             entropy = -(mean * mean.clamp_min(1e-12).log()).sum(0) / math.log(self._classes)
             spread = None
             if squares is not None:
-                chosen = squares[:, :height, :width].gather(0, classes[None])[0]
+                chosen = squares[inner].gather(0, classes[None])[0]
                 spread = (chosen / len(self._networks)).sqrt()
             return Answer(
                 classes.byte().cpu().numpy(),

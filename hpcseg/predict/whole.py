@@ -189,30 +189,37 @@ class _Line:
         most = max(2, min(_MOST_AHEAD, _BYTES_IN_FLIGHT // (8 * largest)))
         writing: deque[Future[SliceResult]] = deque()
 
+        def commit() -> None:
+            nonlocal committed
+            now = time.monotonic()
+            self._target.sync()
+            self._journal.commit(now - committed)
+            committed = now
+
         def collect(left: int) -> None:
-            nonlocal written, committed
+            nonlocal written
             while len(writing) > left:
                 self._journal.add(writing.popleft().result())
                 written += 1
                 on_slice(written, len(slices))
-            now = time.monotonic()
-            if now - committed >= _SECONDS_BETWEEN_COMMITS or not left:
-                self._target.sync()
-                self._journal.commit(now - committed)
-                committed = now
+            if time.monotonic() - committed >= _SECONDS_BETWEEN_COMMITS:
+                commit()
 
         with ThreadPoolExecutor(1) as writer:
-            stopped = False
             try:
                 for index, image in ahead(self._read, slices, at_most=most):
                     writing.append(writer.submit(self._write, index, image, self._network.answer(image)))
                     collect(most)
-                    if stopped := should_stop():
+                    if should_stop():
                         break
+                collect(0)
             finally:
                 # After an error, or Ctrl-C, what is on its way still counts.
-                collect(0)
-        return not stopped or written == len(slices)
+                for result in writing:
+                    if result.exception() is None:
+                        self._journal.add(result.result())
+                commit()
+        return written == len(slices)
 
     def _read(self, index: int) -> tuple[int, np.ndarray]:
         pixels = self._prediction.volume.read(index)

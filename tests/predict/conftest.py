@@ -17,7 +17,7 @@ JOB = """
 [train]
 width = 4
 depth = 2
-epochs = 4
+epochs = 5
 batch_size = 4
 noise_fraction = 0.5
 [[grid]]
