@@ -9,12 +9,27 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from hpcseg.cli import console
+from hpcseg.cli.options import (
+    Account,
+    Constraint,
+    CpusPerTask,
+    Exclude,
+    Mem,
+    Partition,
+    ProfileName,
+    Qos,
+    Setup,
+    Time,
+)
 from hpcseg.cli.runs import find_cell, find_cells
+from hpcseg.errors import ConfigError
 
 if TYPE_CHECKING:
+    from hpcseg.cluster.profile import Resources
     from hpcseg.predict.whole import Request
 
 _MOST_LISTED = 3
+_SLURM = "Slurm"
 
 
 def predict(
@@ -62,6 +77,27 @@ def predict(
     data: Annotated[
         Path | None, typer.Option(help="The packed data set of a cell, should it have moved.", show_default=False)
     ] = None,
+    slurm: Annotated[
+        bool, typer.Option("--slurm", help="As Slurm jobs; so do --partition and --profile.", rich_help_panel=_SLURM)
+    ] = False,
+    parts: Annotated[int, typer.Option(min=1, help="Array tasks that share the volume.", rich_help_panel=_SLURM)] = 8,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the sbatch scripts, do nothing.", rich_help_panel=_SLURM)
+    ] = False,
+    profile: ProfileName = None,
+    partition: Partition = None,
+    account: Account = None,
+    qos: Qos = None,
+    constraint: Constraint = None,
+    exclude: Exclude = None,
+    gpus_per_node: Annotated[
+        int | None, typer.Option(min=0, max=1, help="0: on CPUs.", show_default="1", rich_help_panel=_SLURM)
+    ] = None,
+    cpus_per_task: CpusPerTask = None,
+    mem: Mem = None,
+    time: Time = None,
+    setup: Setup = None,
+    throttle: Annotated[int | None, typer.Option(help="Parts that may run at once.", rich_help_panel=_SLURM)] = None,
 ) -> None:
     """Segment a volume: labels under the input's names, phase fractions as a table. The same command goes on."""
     from hpcseg.predict.network import Wishes
@@ -85,7 +121,49 @@ def predict(
             tile=tile,
         ),
     )
-    _predict_here(request)
+    if not (slurm or partition or profile):
+        if dry_run:
+            raise ConfigError("--dry-run shows what Slurm would be asked. Add --slurm, --partition or --profile.")
+        _predict_here(request)
+        return
+    from hpcseg.cluster.profile import Profile, load_profile, resolve
+    from hpcseg.config import NeedsConfig
+
+    options = Profile(
+        partition=partition,
+        account=account,
+        qos=qos,
+        constraint=constraint,
+        exclude=exclude,
+        gpus_per_node=gpus_per_node,
+        cpus_per_task=cpus_per_task,
+        memory_gib=mem,
+        minutes=time,
+        setup=tuple(setup) if setup else None,
+        throttle=throttle,
+    )
+    resources = resolve(NeedsConfig(), load_profile(profile) if profile else Profile(), options)
+    _submit(request, resources, parts=parts, dry_run=dry_run)
+
+
+def _submit(request: Request, resources: Resources, *, parts: int, dry_run: bool) -> None:
+    from hpcseg.cluster.volume import submit_parts
+    from hpcseg.predict.whole import begin, finish
+    from hpcseg.runs.record import read_json
+
+    prediction = begin(request, write=not dry_run)
+    missing = len(prediction.missing())
+    if not missing and not dry_run:
+        # All parts are there, but perhaps nobody has joined them.
+        file = prediction.folder.record_file
+        show(read_json(file) if prediction.finished else finish(prediction), request.out)
+        return
+    console.stdout.print(f"{len(prediction.volume)} slices, {missing} to segment")
+    submission = submit_parts(prediction, resources, parts=parts, dry_run=dry_run)
+    for line in submission.lines():
+        console.stdout.print(line)
+    if not dry_run:
+        console.stdout.print("The same command shows the result when the jobs have ended, or submits what is missing.")
 
 
 def _predict_here(request: Request) -> None:
@@ -127,7 +205,7 @@ def show(record: dict[str, Any], out: Path) -> None:
     shares = ", ".join(f"{value}: {share:.2%}" for value, share in record["fractions"].items())
     slices = record["input"]["slices"]
     speed = f", {record['slices_per_second']:g} slices/s" if record["slices_per_second"] else ""
-    console.stdout.print(f"{slices} slices in {record['seconds']:.1f} s{speed} on {record['device']['device']}")
+    console.stdout.print(f"{slices} slices in {record['seconds']:.1f} s{speed} on {', '.join(record['devices'])}")
     console.stdout.print(f"Phase fractions (label value: share of pixels): {shares}")
     for name in (*record["files"], "prediction.json"):
         console.stdout.print(f"wrote {out / name}")

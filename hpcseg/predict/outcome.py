@@ -103,6 +103,10 @@ class OutFolder:
         """Seconds of work on slices, of all processes and starts."""
         return float(sum(line.get("seconds", 0.0) for line in self._lines()))
 
+    def starts(self) -> list[dict[str, Any]]:
+        """Where the work was done: device, precision, host of every start."""
+        return [line["start"] for line in self._lines() if "start" in line]
+
     def forget(self) -> None:
         """Drop what was said about slices: their files are gone."""
         for file in self._journals():
@@ -126,6 +130,8 @@ class OutFolder:
             **read_json(self.record_file),
             **record,
             "state": "finished",
+            "starts": (starts := self.starts()),
+            "devices": list(dict.fromkeys(start["device"] for start in starts)),
             "seconds": round(seconds, 3),
             "slices_per_second": round(len(names) / seconds, 3) if seconds else None,
             "fractions": {
@@ -165,6 +171,10 @@ class Journal:
         self._file = file
         self._waiting: list[SliceResult] = []
 
+    def begin(self, start: Mapping[str, Any]) -> None:
+        """Write down where the work is done."""
+        self._append([{"start": start}])
+
     def add(self, result: SliceResult) -> None:
         """A slice is written, and not yet known to be on the disk."""
         self._waiting.append(result)
@@ -175,13 +185,16 @@ class Journal:
             {"index": result.index, "counts": result.counts, "outside": round(result.outside, 6)}
             for result in self._waiting
         ]
-        text = "".join(json.dumps(line) + "\n" for line in [*lines, {"seconds": round(seconds, 4)}])
+        self._append([*lines, {"seconds": round(seconds, 4)}])
+        self._waiting.clear()
+
+    def _append(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        text = "".join(json.dumps(line) + "\n" for line in lines)
         # What a kill has left of a line is ended first, so that it spoils no other.
         with self._file.open("ab+") as file:
             if file.tell() and not _ends_with_newline(file):
                 text = "\n" + text
             file.write(text.encode())
-        self._waiting.clear()
 
 
 def _ends_with_newline(file: io.BufferedRandom) -> bool:

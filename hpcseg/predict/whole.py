@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from hpcseg.predict.outcome import SCHEMA, Journal, OutFolder, SliceResult
 from hpcseg.predict.volume import Volume, open_volume
 from hpcseg.runs import provenance
 from hpcseg.runs.machine import device_facts
-from hpcseg.runs.record import write_json
+from hpcseg.runs.record import read_json, write_json
 
 OnSlice = Callable[[int, int], None]
 _BYTES_IN_FLIGHT = 256 * 2**20
@@ -82,12 +82,13 @@ class Prediction:
         return open_target(self.folder.path, self.volume, self.layers)
 
 
-def begin(request: Request, *, on_slice: OnSlice = lambda *_: None) -> Prediction:
+def begin(request: Request, *, on_slice: OnSlice = lambda *_: None, write: bool = True) -> Prediction:
     """Open everything, decide how grey values are mapped, and write down what is asked.
 
     Args:
         request: what is asked; with the same, the prediction in its folder goes on.
         on_slice: told how many slices were read, where percentiles of the volume are asked for.
+        write: False: only look.
 
     Raises:
         ConfigError: the models do not belong together, the wishes cannot be met, or the folder holds something else.
@@ -117,13 +118,41 @@ def begin(request: Request, *, on_slice: OnSlice = lambda *_: None) -> Predictio
         mapping = mappings.decide(
             volume, card, range_=request.range_, percentiles=request.percentiles, on_slice=on_slice
         )
-        folder.path.mkdir(parents=True, exist_ok=True)
-        write_json(folder.record_file, _record(request, models, volume, mapping, layers, asked))
+        if write:
+            folder.path.mkdir(parents=True, exist_ok=True)
+            write_json(folder.record_file, _record(request, models, volume, mapping, layers, asked))
     prediction = Prediction(request, models, volume, mapping, folder, layers, finished=False)
-    if not prediction.target().prepare() and record is not None:
+    if write and not prediction.target().prepare() and record is not None:
         folder.forget()
     finished = record is not None and record.get("state") == "finished" and not prediction.missing()
     return Prediction(request, models, volume, mapping, folder, layers, finished)
+
+
+def read_request(out: Path) -> Request:
+    """The request that was written down in a folder; the prediction goes on with it.
+
+    Raises:
+        IncompleteError: there is none.
+    """
+    record = read_json(OutFolder(out).record_file)
+    asked = record["asked"]
+    return Request(
+        models=tuple(out / path for path in record["model_paths"]),
+        source=out / record["input"]["path"],
+        out=out,
+        dataset=asked["dataset"],
+        data=record["data_path"] and out / record["data_path"],
+        range_=asked["range"] and tuple(asked["range"]),
+        percentiles=asked["percentiles"] and tuple(asked["percentiles"]),
+        precision=asked["precision"],
+        wishes=Wishes(**{item.name: asked[item.name] for item in fields(Wishes)}),
+    )
+
+
+def part_of(missing: Sequence[int], slices: int, part: int, parts: int) -> list[int]:
+    """The missing slices of one part of a volume: of a run of slices, as long as the others' to one slice."""
+    first, end = slices * part // parts, slices * (part + 1) // parts
+    return [index for index in missing if first <= index < end]
 
 
 def work(
@@ -154,7 +183,9 @@ def work(
     precision = resolve_precision(prediction.request.precision, device)
     network = Network(prediction.models, prediction.request.wishes, device, precision)
     with prediction.folder.alone(part):
-        return _Line(prediction, network, prediction.folder.journal_file(part)).run(slices, on_slice, should_stop)
+        line = _Line(prediction, network, prediction.folder.journal_file(part))
+        line.journal.begin({**device_facts(device), "precision": precision, "host": provenance.node_name()})
+        return line.run(slices, on_slice, should_stop)
 
 
 def finish(prediction: Prediction) -> dict[str, Any]:
@@ -164,10 +195,7 @@ def finish(prediction: Prediction) -> dict[str, Any]:
     """
     target = prediction.target()
     target.finish()
-    device = choose_device(0)
     record = {
-        "device": device_facts(device),
-        "precision": resolve_precision(prediction.request.precision, device),
         "files": [*target.files(), prediction.folder.fractions_file.name],
         "finished": provenance.now(),
     }
@@ -181,7 +209,7 @@ class _Line:
         self._prediction, self._network = prediction, network
         self._card = prediction.models[0].card
         self._values = np.array(self._card.class_values).astype(self._card.label_dtype)
-        self._target, self._journal = prediction.target(), Journal(journal_file)
+        self._target, self.journal = prediction.target(), Journal(journal_file)
 
     def run(self, slices: Sequence[int], on_slice: OnSlice, should_stop: Callable[[], bool]) -> bool:
         committed, written = time.monotonic(), 0
@@ -193,13 +221,13 @@ class _Line:
             nonlocal committed
             now = time.monotonic()
             self._target.sync()
-            self._journal.commit(now - committed)
+            self.journal.commit(now - committed)
             committed = now
 
         def collect(left: int) -> None:
             nonlocal written
             while len(writing) > left:
-                self._journal.add(writing.popleft().result())
+                self.journal.add(writing.popleft().result())
                 written += 1
                 on_slice(written, len(slices))
             if time.monotonic() - committed >= _SECONDS_BETWEEN_COMMITS:
@@ -217,7 +245,7 @@ class _Line:
                 # After an error, or Ctrl-C, what is on its way still counts.
                 for result in writing:
                     if result.exception() is None:
-                        self._journal.add(result.result())
+                        self.journal.add(result.result())
                 commit()
         return written == len(slices)
 
