@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 
+import submitit
+
 from hpcseg.cluster import ledger, scheduler
 from hpcseg.cluster.executor import cell_executor, report_executor
 from hpcseg.cluster.profile import Resources
-from hpcseg.cluster.sender import Submission, send_array, send_job, tidy_up
+from hpcseg.cluster.sender import NoRoomError, Submission, send_array, send_job, tidy_up
 from hpcseg.cluster.submit import in_arrays, largest_array, require_slurm
 from hpcseg.cluster.worker import JoinTask, PredictTask
 from hpcseg.errors import ConfigError
@@ -69,19 +71,22 @@ def _submit(prediction: Prediction, run: RunFolder, resources: Resources, parts:
         wanted.pop(part_id, None)
     if not wanted:
         return
-    tasks, bases = dict(wanted), []
-    for _, base in in_arrays(
-        list(wanted),
-        largest_array(resources),
-        lambda ids: send_array(
-            run,
-            submission,
-            _STAGE,
-            {part_id: tasks[part_id] for part_id in ids},
-            lambda token: cell_executor(run.logs, resources, name=name, throttle=resources.throttle, comment=token),
-        ),
-    ):
-        bases.append(base)
+    bases: list[str] = []
+
+    def send(part_ids: list[str]) -> str:
+        def executor(token: str) -> submitit.SlurmExecutor:
+            return cell_executor(run.logs, resources, name=name, throttle=resources.throttle, comment=token)
+
+        return send_array(run, submission, _STAGE, {part_id: wanted[part_id] for part_id in part_ids}, executor)
+
+    try:
+        for _, base in in_arrays(list(wanted), largest_array(resources), send):
+            bases.append(base)
+    except NoRoomError as error:
+        # What is in the queue runs; the same command submits the rest.
+        submission.no_room = str(error)
+    if not bases:
+        return
     send_job(
         run,
         submission,

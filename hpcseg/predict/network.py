@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from hpcseg.errors import HpcsegError
 from hpcseg.learn.evaluate import folded
 from hpcseg.learn.precision import autocast, to_device
 from hpcseg.predict.geometry import MARGIN, pad, padded_length, tiles
@@ -83,7 +84,22 @@ class Network:
 
         Args:
             image: (H, W) float32, grey values as the network takes them.
+
+        Raises:
+            HpcsegError: it does not fit into memory.
         """
+        try:
+            return self._answer(image)
+        except RuntimeError as error:  # torch.OutOfMemoryError is one; on a CPU it is no more than a text
+            if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+                raise
+            edge = self.tile_edge(*image.shape) or max(image.shape)
+            raise HpcsegError(
+                f"A slice of {image.shape[0]} x {image.shape[1]} pixels does not fit into the memory of "
+                f"{self._device}. Take smaller tiles: --tile {max(_SMALLEST_TILE, edge // 2)}, in another --output."
+            ) from None
+
+    def _answer(self, image: np.ndarray) -> Answer:
         inner = (slice(None), *(slice(MARGIN, MARGIN + length) for length in image.shape))
         padded = pad(image, *(padded_length(length, least=self._least, depth=self._depth) for length in image.shape))
         with torch.inference_mode():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
 import os
 import re
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,7 @@ Form = Literal["folder", "stack", "hdf5"]
 _SUFFIXES = {".tif", ".tiff"}
 _MOST_LISTED = 10
 _PACKED_SLICES = "slices"
+_MOST_BYTES_KEPT = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -197,6 +200,7 @@ def _open_hdf5(source: Path, dataset: str | None) -> Volume:
                 raise ConfigError(_which_dataset(source, dataset, {name: item.shape for name, item in found.items()}))
             slices, height, width = found[wanted].shape
             dtype = found[wanted].dtype.newbyteorder("=")
+            thickness = (found[wanted].chunks or (1,))[0]
     except OSError as error:
         raise DatasetError(f"{source} is no HDF5 file that can be read ({first_line(error)}).") from None
     if dtype.kind not in "uif":
@@ -205,14 +209,24 @@ def _open_hdf5(source: Path, dataset: str | None) -> Volume:
     if packed and wanted == _PACKED_SLICES:
         names = read_info(source).image_names
 
-    def decode(index: int) -> np.ndarray:
+    # A chunk of many slices is decoded as a whole, so all of them are kept until the next one is wanted.
+    together = max(1, min(thickness, _MOST_BYTES_KEPT // (height * width * dtype.itemsize)))
+    lock = threading.Lock()
+
+    @functools.lru_cache(maxsize=1)
+    def slab(number: int) -> np.ndarray:
+        first = number * together
         try:
             with h5py.File(source, "r") as file:
-                return np.asarray(file[wanted][index]).astype(dtype, copy=False)
+                return np.asarray(file[wanted][first : first + together]).astype(dtype, copy=False)
         except (OSError, KeyError) as error:
-            raise DatasetError(
-                f"{source}: slice {index + 1} of {wanted} cannot be read ({first_line(error)})."
-            ) from None
+            what = f"{wanted} cannot be read from slice {first + 1} on ({first_line(error)})"
+            raise DatasetError(f"{source}: {what}.") from None
+
+    def decode(index: int) -> np.ndarray:
+        with lock:  # else each thread would read the same slab
+            pixels: np.ndarray = slab(index // together)[index % together]
+        return pixels
 
     shapes = ((height, width),) * slices
     return Volume(source, "hdf5", wanted, names, shapes, dtype, _identity(names, shapes, [source]), decode)

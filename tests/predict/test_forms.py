@@ -13,6 +13,7 @@ import tifffile
 from slice_folder import hpcseg
 
 from hpcseg.predict import layers
+from hpcseg.predict import volume as volumes
 from hpcseg.predict.model_file import Model, export, open_file
 from hpcseg.predict.network import Network, Wishes
 from hpcseg.predict.volume import open_volume
@@ -157,6 +158,16 @@ def test_an_hdf5_file_gives_an_hdf5_file(model_file, slices, expected, tmp_path)
     predict(model_file, tmp_path / "scan.h5", tmp_path / "other", "--dataset", "/other")
     with h5py.File(tmp_path / "other" / "labels.h5") as file:
         np.testing.assert_array_equal(file["labels"][:], expected[:2])
+
+
+@pytest.mark.parametrize("kept", [10**9, 67 * 90 * 2 * 2, 1])
+def test_chunks_of_many_slices_are_read_as_they_lie(slices, tmp_path, monkeypatch, kept):
+    monkeypatch.setattr(volumes, "_MOST_BYTES_KEPT", kept)
+    with h5py.File(tmp_path / "scan.h5", "w") as file:
+        file.create_dataset("a", data=slices, chunks=(3, 32, 32), compression="gzip")
+    volume = open_volume(tmp_path / "scan.h5")
+    for index in (0, 4, 2, 3, 1):
+        np.testing.assert_array_equal(volume.read(index), slices[index])
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "int64"])

@@ -7,6 +7,7 @@ import pytest
 import tifffile
 import torch
 
+from hpcseg.errors import HpcsegError
 from hpcseg.predict import network as networks
 from hpcseg.predict.model_file import open_file
 from hpcseg.predict.network import Network, Wishes
@@ -119,3 +120,14 @@ def test_values_as_bytes_are_255_times_the_values(models, image):
         one, other = getattr(half, name), getattr(byte, name)
         assert (one.dtype, other.dtype) == (np.float16, np.uint8)
         np.testing.assert_allclose(other / 255, one.astype(float), atol=0.5 / 255 + 1e-3)
+
+
+def test_a_slice_that_does_not_fit_after_all_is_told_with_the_way_out(models, image, monkeypatch):
+    network = Network(models[:1], Wishes(), CPU, "fp32")
+
+    def fails(*_):
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(network, "_scores", fails)
+    with pytest.raises(HpcsegError, match=r"101 x 83 pixels does not fit .* --tile 64"):
+        network.answer(image)
