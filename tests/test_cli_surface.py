@@ -31,6 +31,13 @@ SURFACE = {
     "cancel": {"cells", "run", "dry_run", "as_json"},
     "clean": {"run", "dry_run"},
     "train": {"cell", "job", "data", "run", "overrides"},
+    "export": {"cell", "output", "run", "data", "onnx", "force"},
+    "predict": {
+        "model", "volume", "output", "dataset", "range_", "percentiles", "ensemble", "flips", "probabilities",
+        "uncertainty", "spread", "float16", "tile", "precision", "run", "data", "slurm", "parts", "dry_run", "profile",
+        "partition", "account", "qos", "constraint", "exclude", "gpus_per_node", "cpus_per_task", "mem", "time",
+        "setup", "throttle",
+    },
     "report": {"run", "out", "publish", "as_json"},
 }  # fmt: skip
 
@@ -63,6 +70,10 @@ def test_verbs_and_options_are_these():
         (["cancel", "--run", "nowhere"], 5, "nowhere/grid.json"),
         (["clean", "--run", "nowhere"], 5, "nowhere/grid.json"),
         (["train", "small-*", "--data", "nowhere.h5"], 3, "There is no packed data set nowhere.h5"),
+        (["export", "small-*"], 5, "There is no run under runs/"),
+        (["predict", "small-*", "in", "-o", "out"], 5, "There is no run under runs/"),
+        (["predict", "m.safetensors", "in", "-o", "out"], 5, "There is no model file m.safetensors"),
+        (["predict", "x" * 300, "in", "-o", "out"], 5, "There is no run under runs/"),
     ],
 )
 def test_bad_input_ends_in_one_sentence_and_an_exit_code(tmp_path, monkeypatch, arguments, code, said):

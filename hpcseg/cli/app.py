@@ -15,9 +15,11 @@ from hpcseg.cli.cancel import cancel
 from hpcseg.cli.clean import clean
 from hpcseg.cli.demo import demo
 from hpcseg.cli.doctor import doctor
+from hpcseg.cli.export import export
 from hpcseg.cli.grid import grid
 from hpcseg.cli.logs import logs
 from hpcseg.cli.pack import info, pack
+from hpcseg.cli.predict import predict
 from hpcseg.cli.report import report
 from hpcseg.cli.retry import retry
 from hpcseg.cli.status import status
@@ -72,6 +74,8 @@ app.command(rich_help_panel="Data")(info)
 app.command(rich_help_panel="Experiment")(grid)
 app.command(rich_help_panel="Experiment")(status)
 app.command(rich_help_panel="Experiment")(report)
+app.command(rich_help_panel="Use a model")(predict)
+app.command(rich_help_panel="Use a model")(export)
 app.command(rich_help_panel="Operation")(doctor)
 app.command(rich_help_panel="Operation")(bench)
 app.command(rich_help_panel="Operation")(logs)

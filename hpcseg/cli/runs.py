@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import os.path
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from hpcseg.errors import ConfigError
 
 if TYPE_CHECKING:
     from hpcseg.runs.grid import Grid
-    from hpcseg.runs.record import RunFolder
+    from hpcseg.runs.record import CellFolder, RunFolder
 
 RUNS = Path("runs")
 _MOST_LISTED = 20
@@ -72,6 +73,35 @@ def choose_cells(ids: Iterable[str], patterns: Sequence[str] | None, what: str) 
             there = f"There are:{listing}{more}" if known else "There is none at all."
             raise ConfigError(f'No {what} fits "{pattern}". {there}')
     return [cell_id for cell_id in known if any(fnmatch.fnmatchcase(cell_id, pattern) for pattern in patterns)]
+
+
+def find_cell(cell: str, run: Path | None) -> CellFolder:
+    """The folder of one cell: named itself, or by an id or a pattern that fits one cell of a run.
+
+    Args:
+        cell: as it was typed.
+        run: folder of the run; None for the newest in runs/.
+
+    Raises:
+        ConfigError: it fits no cell, or several.
+        IncompleteError: there is no run.
+    """
+    found = find_cells(cell, run)
+    if len(found) > 1:
+        listing = "".join(f"\n  {folder.id}" for folder in found[:_MOST_LISTED])
+        raise ConfigError(f'"{cell}" fits {len(found)} cells, but it must fit one:{listing}')
+    return found[0]
+
+
+def find_cells(cell: str, run: Path | None) -> list[CellFolder]:
+    """As `find_cell`, for a pattern that may fit several."""
+    from hpcseg.runs.record import CellFolder
+
+    named = CellFolder(Path(cell).resolve())
+    if os.path.isfile(named.config_file):  # a name that is too long is no folder
+        return [named]
+    folders = {folder.id: folder for folder in find_run(run).cell_folders()}
+    return [folders[cell_id] for cell_id in choose_cells(folders, [cell], "cell")]
 
 
 def run_option(grid: Grid) -> str:

@@ -11,9 +11,9 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import submitit
 
@@ -120,16 +120,13 @@ class Sender:
         """
         ids = [cell.id for cell in cells]
         tasks = [CellTask(str(cell.folder.path.resolve()), stage) for cell in cells]
-
-        def submit(token: str) -> str:
-            executor = self._cell_executor(stage, dependency, token)
-            with executor.batch():
-                jobs = [executor.submit(task) for task in tasks]
-            return str(jobs[0].job_id).split("_")[0]
-
-        if self.submission.dry_run:
-            return self._show(self._cell_executor(stage, dependency, _DRY_RUN_TOKEN), stage, ids)
-        return self._booked(stage, ids, submit)
+        return send_array(
+            self.grid.run,
+            self.submission,
+            stage,
+            dict(zip(ids, tasks, strict=True)),
+            lambda token: self._cell_executor(stage, dependency, token),
+        )
 
     def send_report(self, dependency: str) -> None:
         """Submit the job that follows all others: it tries again what failed for the cluster's sake, and reports."""
@@ -138,11 +135,7 @@ class Sender:
             name = f"hpcseg-{self.grid.job.name}-report"
             return report_executor(self.grid.run.logs, self.resources, name=name, dependency=dependency, comment=token)
 
-        if self.submission.dry_run:
-            self._show(executor(_DRY_RUN_TOKEN), "report", [])
-            return
-        task = ReportTask(str(self.grid.run.path.resolve()))
-        self._booked("report", [], lambda token: str(executor(token).submit(task).job_id))
+        send_job(self.grid.run, self.submission, "report", ReportTask(str(self.grid.run.path.resolve())), executor)
 
     def _cell_executor(self, stage: Stage, dependency: str | None, token: str) -> submitit.SlurmExecutor:
         return cell_executor(
@@ -154,28 +147,76 @@ class Sender:
             comment=token,
         )
 
-    def _booked(self, stage: str, ids: Sequence[str], submit: Callable[[str], str]) -> str:
-        run = self.grid.run
-        token = ledger.announce(run, stage, ids)
-        try:
-            base = _with_patience(lambda: submit(token), lambda: _take_back(token))
-        except _Unanswered:
-            raise
-        except SchedulerError:
-            # sbatch has said no in words, so nothing of it is in the queue.
-            ledger.withdraw(run, token)
-            raise
-        ledger.book(run, token, stage, ids, base)
-        self.submission.sent.append(Sent(stage, tuple(ids), base))
-        return base
 
-    def _show(self, executor: submitit.SlurmExecutor, stage: str, ids: Sequence[str]) -> str:
-        if len(ids) > 1:
-            executor.parameters["map_count"] = len(ids)
-        self.submission.scripts.append(executor._make_submission_file_text(executor._submitit_command_str, ""))
-        base = f"<id of {executor.parameters['job_name']}>"
-        self.submission.sent.append(Sent(stage, tuple(ids), base))
-        return base
+def send_array(
+    run: RunFolder,
+    submission: Submission,
+    stage: str,
+    tasks: Mapping[str, Callable[[], Any]],
+    executor: Callable[[str], submitit.SlurmExecutor],
+) -> str:
+    """Submit tasks as one array and book it; returns the base id of its job.
+
+    Args:
+        run: in whose ledger it is booked.
+        submission: gets what was sent, or in a dry run what would be.
+        stage: of the tasks.
+        tasks: by the id of what each is for.
+        executor: makes one for an array with this comment.
+
+    Raises:
+        NoRoomError: the site's limits leave no room for so many.
+        SchedulerError: sbatch refused for another reason.
+    """
+
+    def submit(token: str) -> str:
+        sender = executor(token)
+        with sender.batch():
+            jobs = [sender.submit(task) for task in tasks.values()]
+        return str(jobs[0].job_id).split("_")[0]
+
+    if submission.dry_run:
+        return _show(submission, executor(_DRY_RUN_TOKEN), stage, list(tasks))
+    return _booked(run, submission, stage, list(tasks), submit)
+
+
+def send_job(
+    run: RunFolder,
+    submission: Submission,
+    stage: str,
+    task: Callable[[], Any],
+    executor: Callable[[str], submitit.SlurmExecutor],
+) -> str:
+    """As `send_array`, for one job that is for no cell."""
+    if submission.dry_run:
+        return _show(submission, executor(_DRY_RUN_TOKEN), stage, [])
+    return _booked(run, submission, stage, [], lambda token: str(executor(token).submit(task).job_id))
+
+
+def _booked(
+    run: RunFolder, submission: Submission, stage: str, ids: Sequence[str], submit: Callable[[str], str]
+) -> str:
+    token = ledger.announce(run, stage, ids)
+    try:
+        base = _with_patience(lambda: submit(token), lambda: _take_back(token))
+    except _Unanswered:
+        raise
+    except SchedulerError:
+        # sbatch has said no in words, so nothing of it is in the queue.
+        ledger.withdraw(run, token)
+        raise
+    ledger.book(run, token, stage, ids, base)
+    submission.sent.append(Sent(stage, tuple(ids), base))
+    return base
+
+
+def _show(submission: Submission, executor: submitit.SlurmExecutor, stage: str, ids: Sequence[str]) -> str:
+    if len(ids) > 1:
+        executor.parameters["map_count"] = len(ids)
+    submission.scripts.append(executor._make_submission_file_text(executor._submitit_command_str, ""))
+    base = f"<id of {executor.parameters['job_name']}>"
+    submission.sent.append(Sent(stage, tuple(ids), base))
+    return base
 
 
 def tidy_up(run: RunFolder) -> None:

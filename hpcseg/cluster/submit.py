@@ -59,8 +59,7 @@ def submit_missing(
             f"{resources.ranks_per_node} ranks per node would share {resources.gpus_per_node} GPUs, but each needs one "
             "of its own. Give both the same number, or no GPUs (--gpus-per-node 0)."
         )
-    if shutil.which("srun") is None or shutil.which("sbatch") is None:
-        raise SchedulerError("There is no Slurm here: sbatch and srun are not on PATH. Leave --slurm out to run here.")
+    require_slurm()
     submission = Submission(dry_run)
     if dry_run:
         _submit(grid, resources, _missing(grid, submission, resubmit=resubmit, only=only), submission)
@@ -72,6 +71,12 @@ def submit_missing(
         write_json(grid.run.resources_file, asdict(resources))
         _submit(grid, resources, _missing(grid, submission, resubmit=resubmit, only=only), submission)
     return submission
+
+
+def require_slurm() -> None:
+    """Raises SchedulerError where Slurm's commands are not on PATH."""
+    if shutil.which("srun") is None or shutil.which("sbatch") is None:
+        raise SchedulerError("There is no Slurm here: sbatch and srun are not on PATH. Leave --slurm out to run here.")
 
 
 def _missing(grid: Grid, submission: Submission, *, resubmit: bool, only: Collection[str] | None) -> Work:
@@ -109,7 +114,7 @@ def _missing(grid: Grid, submission: Submission, *, resubmit: bool, only: Collec
 
 
 def _submit(grid: Grid, resources: Resources, work: Work, submission: Submission) -> None:
-    largest = _largest_array(resources)
+    largest = largest_array(resources)
     arrays = -(-len(work.train) // largest)
     throttle = max(1, resources.throttle // arrays) if resources.throttle and arrays else resources.throttle
     sender = Sender(grid, resources, throttle, submission)
@@ -159,7 +164,8 @@ def in_arrays(items: Sequence[_T], largest: int, send: Callable[[list[_T]], str]
         yield part, job_id
 
 
-def _largest_array(resources: Resources) -> int:
+def largest_array(resources: Resources) -> int:
+    """Most tasks of one array, from the profile or from Slurm; at least 1."""
     known = resources.max_array_size or scheduler.max_array_size()
     # 0: the site has switched arrays off, and one task is submitted as a plain job.
     return _USUAL_ARRAY_SIZE if known is None else max(1, known)

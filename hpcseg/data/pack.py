@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import math
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
 from hpcseg.data import store
+from hpcseg.data.ahead import ahead
 from hpcseg.data.encode import EncodedLabel, encode_image, encode_label, pixels_sha256
 from hpcseg.data.tiff import Page, check_images, find_pages, pair
 from hpcseg.data.writer import create
 from hpcseg.errors import ConfigError, DatasetError
 from hpcseg.memory import keep_freed_memory
 
-_In = TypeVar("_In")
-_Out = TypeVar("_Out")
 _Pair = tuple[Page, Page]
 _MOST_CLASSES = 256
 _LARGEST_LABEL = int(np.iinfo(np.int64).max)  # class values are kept as int64
 _LABELS_LOOKED_AT = 32
 _BYTES_IN_FLIGHT = 256 * 2**20
-_MOST_PER_THREAD = 3
 
 
 def pack(
@@ -96,7 +91,7 @@ def _write(
             writer.add_image(index, encode_image(image))
             return encoded
 
-        for done, label in enumerate(_ahead(work, range(len(pairs)), at_most=_at_once(pairs[0])), start=1):
+        for done, label in enumerate(ahead(work, range(len(pairs)), at_most=_at_once(pairs[0])), start=1):
             writer.add_label(label)
             on_slice(done, len(pairs))
         writer.finish(
@@ -140,7 +135,7 @@ def is_packed(
     ):
         return False
     packed = zip(info.image_sha256, info.label_sha256, strict=True)
-    found = _ahead(_hash_pair, pairs, at_most=_at_once(pairs[0]))
+    found = ahead(_hash_pair, pairs, at_most=_at_once(pairs[0]))
     for done, (hashes, wanted) in enumerate(zip(found, packed, strict=True), start=1):
         if hashes != wanted:
             return False
@@ -167,7 +162,7 @@ def _label_values(pairs: list[_Pair]) -> np.ndarray:
     """All values of these labels, ascending."""
     pages = [label for _, label in pairs]
     seen: set[int] = set()
-    for page, values in zip(pages, _ahead(_distinct, pages, at_most=_at_once(pairs[0])), strict=True):
+    for page, values in zip(pages, ahead(_distinct, pages, at_most=_at_once(pairs[0])), strict=True):
         seen.update(values)
         if len(seen) > _MOST_CLASSES:
             raise DatasetError(
@@ -195,20 +190,3 @@ def _at_once(pages: _Pair) -> int:
     image, label = pages
     pixels = math.prod(image.shape)
     return max(1, _BYTES_IN_FLIGHT // (2 * pixels * (image.dtype.itemsize + label.dtype.itemsize)))
-
-
-def _ahead(work: Callable[[_In], _Out], items: Iterable[_In], *, at_most: int) -> Iterator[_Out]:
-    """Results of `work` in order, computed by a thread per core; at most so many items are begun and not yet used."""
-    threads = min(len(os.sched_getaffinity(0)), at_most)
-    waiting: deque[Future[_Out]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(work, item))
-                if len(waiting) >= min(at_most, _MOST_PER_THREAD * threads):
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()

@@ -53,11 +53,13 @@ class Page:
                 # One thread: slices are read by several.
                 pixels = np.asarray(tifffile.TiffPage(tif, max(self.page, 0)).asarray(maxworkers=1))
         except Exception as error:  # tifffile and its codecs share no base class for damaged files
-            raise DatasetError(f"{self.path}: the pixels of {self.name} cannot be decoded ({_first(error)}).") from None
+            raise DatasetError(
+                f"{self.path}: the pixels of {self.name} cannot be decoded ({first_line(error)})."
+            ) from None
         if pixels.shape != self.shape:
             raise DatasetError(f"{self.path}: {self.name} decodes to {pixels.shape}, but its header says {self.shape}.")
         if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
-            raise DatasetError(f"{self.path}: {self.name} holds NaN or infinite values. Replace them, then pack again.")
+            raise DatasetError(f"{self.path}: {self.name} holds NaN or infinite values. Replace them first.")
         return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
 
 
@@ -80,7 +82,7 @@ def find_pages(source: Path) -> list[Page]:
         raise DatasetError(f"{source} cannot be listed: {error.strerror}.") from None
     if not paths:
         raise DatasetError(f"{source} holds no .tif or .tiff files.")
-    if len(paths) == 1 and len(_headers(paths[0])) > 1:
+    if len(paths) == 1 and len(read_headers(paths[0])) > 1:
         return _stack_pages(paths[0])
     faults, pages = _Faults(source), []
     by_number: dict[int, Path] = {}
@@ -98,7 +100,7 @@ def find_pages(source: Path) -> list[Page]:
             continue
         by_number[number] = path
         try:
-            headers = _headers(path)
+            headers = read_headers(path)
         except DatasetError as error:
             faults.add(str(error))
             continue
@@ -172,13 +174,13 @@ class _Faults:
 
 def _stack_pages(path: Path) -> list[Page]:
     faults = _Faults(path)
-    pages = [Page(path, index, index + 1, *header) for index, header in enumerate(_headers(path))]
+    pages = [Page(path, index, index + 1, *header) for index, header in enumerate(read_headers(path))]
     faults.check(pages)
     faults.raise_if_any()
     return pages
 
 
-def _headers(path: Path) -> list[tuple[int, tuple[int, ...], np.dtype]]:
+def read_headers(path: Path) -> list[tuple[int, tuple[int, ...], np.dtype]]:
     """Offset, shape and native dtype of every page; raises DatasetError for a file that is damaged or not all there."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
@@ -198,7 +200,7 @@ def _headers(path: Path) -> list[tuple[int, tuple[int, ...], np.dtype]]:
                     raise ValueError(f"one page header for {tif.series[0].shape}; save it with one page per slice")
             return headers
     except Exception as error:  # tifffile raises its own errors, struct.error, IndexError, ... for damaged files
-        raise DatasetError(f"{path} is not a readable TIFF file ({_first(error)})") from None
+        raise DatasetError(f"{path} is not a readable TIFF file ({first_line(error)})") from None
 
 
 def _header(page: Any, file_bytes: int) -> tuple[int, tuple[int, ...], np.dtype]:
@@ -219,5 +221,6 @@ def _size(page: Page) -> str:
     return " x ".join(str(length) for length in page.shape)
 
 
-def _first(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of what an error says, or its name."""
     return (str(error).splitlines() or [type(error).__name__])[0] or type(error).__name__

@@ -95,6 +95,15 @@ def test_a_stopped_training_goes_on_as_if_it_had_been_left_alone(trained, tmp_pa
         assert torch.equal(weights(cell)[name], tensor), name
 
 
+def test_a_checkpoint_before_every_step_changes_nothing(trained, tmp_path, tiny_dataset, monkeypatch):
+    monkeypatch.setenv("HPCSEG_CHECKPOINT_SECONDS", "0")
+    cell = make_cell(tmp_path, tiny_dataset)
+    assert set(run_ranks(2, run_cell_stage, cell.folder.path, "train")) == {"finished"}
+    assert cell.folder.metrics_file.read_bytes() == trained[2].folder.metrics_file.read_bytes()
+    for name, tensor in weights(trained[2]).items():
+        assert torch.equal(weights(cell)[name], tensor), name
+
+
 def test_a_damaged_checkpoint_costs_time_and_changes_nothing(trained, tmp_path, tiny_dataset):
     cell = make_cell(tmp_path, tiny_dataset)
     for steps in (2, 3):  # the second stop keeps the first one's checkpoint

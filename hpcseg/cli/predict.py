@@ -1,0 +1,221 @@
+"""The verb `predict`: a trained model segments a volume."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from hpcseg.cli import console
+from hpcseg.cli.options import (
+    Account,
+    Constraint,
+    CpusPerTask,
+    Exclude,
+    Mem,
+    Partition,
+    ProfileName,
+    Qos,
+    Setup,
+    Time,
+)
+from hpcseg.cli.runs import find_cell, find_cells
+from hpcseg.errors import ConfigError
+
+if TYPE_CHECKING:
+    from hpcseg.cluster.profile import Resources
+    from hpcseg.predict.whole import Request
+
+_MOST_LISTED = 3
+_SLURM = "Slurm"
+
+
+def predict(
+    model: Annotated[str, typer.Argument(help="A model file, or a trained cell: its id, a pattern, its folder.")],
+    volume: Annotated[
+        Path,
+        typer.Argument(metavar="INPUT", help="Folder of TIFFs, multi-page TIFF, or HDF5 file."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the labels; goes on where it stopped.")],
+    dataset: Annotated[
+        str | None, typer.Option(help="3-D data set of an HDF5 file.", show_default="the only one")
+    ] = None,
+    range_: Annotated[
+        tuple[float, float] | None,
+        typer.Option("--range", metavar="LOW HIGH", help="Grey values that stand for 0 and the training's full scale."),
+    ] = None,
+    percentiles: Annotated[
+        tuple[float, float] | None,
+        typer.Option(metavar="LOW HIGH", help="Map the volume's percentiles to those of the training slices."),
+    ] = None,
+    ensemble: Annotated[
+        list[str] | None, typer.Option(help="More models, whose probabilities are averaged; repeatable.")
+    ] = None,
+    flips: Annotated[bool, typer.Option("--flips", help="Average over mirror images: four times the work.")] = False,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Also write the probability of each class.")
+    ] = False,
+    uncertainty: Annotated[
+        bool, typer.Option("--uncertainty", help="Also write the entropy: 0 sure, 1 nothing known.")
+    ] = False,
+    spread: Annotated[
+        bool, typer.Option("--spread", help="Also write the standard deviation over an ensemble.")
+    ] = False,
+    float16: Annotated[
+        bool, typer.Option("--float16", help="Write these as float16, 0 to 1, instead of uint8, 0 to 255.")
+    ] = False,
+    tile: Annotated[
+        int | None,
+        typer.Option(min=1, help="Edge of overlapping tiles.", show_default="whole slices if they fit"),
+    ] = None,
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16"], typer.Option(help="bf16 where the hardware multiplies in it, or as named.")
+    ] = "auto",
+    run: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="the newest in runs/")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="The packed data set of a cell, should it have moved.", show_default=False)
+    ] = None,
+    slurm: Annotated[
+        bool, typer.Option("--slurm", help="As Slurm jobs; so do --partition and --profile.", rich_help_panel=_SLURM)
+    ] = False,
+    parts: Annotated[int, typer.Option(min=1, help="Array tasks that share the volume.", rich_help_panel=_SLURM)] = 8,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the sbatch scripts, do nothing.", rich_help_panel=_SLURM)
+    ] = False,
+    profile: ProfileName = None,
+    partition: Partition = None,
+    account: Account = None,
+    qos: Qos = None,
+    constraint: Constraint = None,
+    exclude: Exclude = None,
+    gpus_per_node: Annotated[
+        int | None, typer.Option(min=0, max=1, help="0: on CPUs.", show_default="1", rich_help_panel=_SLURM)
+    ] = None,
+    cpus_per_task: CpusPerTask = None,
+    mem: Mem = None,
+    time: Time = None,
+    setup: Setup = None,
+    throttle: Annotated[int | None, typer.Option(help="Parts that may run at once.", rich_help_panel=_SLURM)] = None,
+) -> None:
+    """Segment a volume: labels under the input's names, phase fractions as a table. The same command goes on."""
+    from hpcseg.predict.network import Wishes
+    from hpcseg.predict.whole import Request
+
+    request = Request(
+        models=(_find_model(model, run), *(path for name in ensemble or () for path in _find_models(name, run))),
+        source=volume,
+        out=output,
+        dataset=dataset,
+        data=data,
+        range_=range_,
+        percentiles=percentiles,
+        precision=precision,
+        wishes=Wishes(
+            probabilities=probabilities,
+            uncertainty=uncertainty,
+            spread=spread,
+            float16=float16,
+            flips=flips,
+            tile=tile,
+        ),
+    )
+    if not (slurm or partition or profile):
+        if dry_run:
+            raise ConfigError("--dry-run shows what Slurm would be asked. Add --slurm, --partition or --profile.")
+        _predict_here(request)
+        return
+    from hpcseg.cluster.profile import Profile, load_profile, resolve
+    from hpcseg.config import NeedsConfig
+
+    options = Profile(
+        partition=partition,
+        account=account,
+        qos=qos,
+        constraint=constraint,
+        exclude=exclude,
+        gpus_per_node=gpus_per_node,
+        cpus_per_task=cpus_per_task,
+        memory_gib=mem,
+        minutes=time,
+        setup=tuple(setup) if setup else None,
+        throttle=throttle,
+    )
+    resources = resolve(NeedsConfig(), load_profile(profile) if profile else Profile(), options)
+    _submit(request, resources, parts=parts, dry_run=dry_run)
+
+
+def _submit(request: Request, resources: Resources, *, parts: int, dry_run: bool) -> None:
+    from hpcseg.cluster.volume import submit_parts
+    from hpcseg.predict.whole import begin, finish
+    from hpcseg.runs.record import read_json
+
+    prediction = begin(request, write=not dry_run)
+    missing = len(prediction.missing())
+    if not missing and not dry_run:
+        # All parts are there, but perhaps nobody has joined them.
+        file = prediction.folder.record_file
+        show(read_json(file) if prediction.finished else finish(prediction), request.out)
+        return
+    console.stdout.print(f"{len(prediction.volume)} slices, {missing} to segment")
+    submission = submit_parts(prediction, resources, parts=parts, dry_run=dry_run)
+    for line in submission.lines():
+        console.stdout.print(line)
+    if not dry_run:
+        console.stdout.print("The same command shows the result when the jobs have ended, or submits what is missing.")
+
+
+def _predict_here(request: Request) -> None:
+    from hpcseg.predict.whole import begin, finish, work
+    from hpcseg.runs.record import read_json
+
+    with console.progress_bar() as progress:
+        looking = progress.add_task("Reading grey values", total=None, visible=bool(request.percentiles))
+        prediction = begin(request, on_slice=lambda done, of: progress.update(looking, completed=done, total=of))
+        progress.update(looking, visible=False)
+        if prediction.finished:
+            console.stderr.print("This prediction is there already; nothing was written.")
+            record = read_json(prediction.folder.record_file)
+        else:
+            missing, slices = prediction.missing(), len(prediction.volume)
+            if len(missing) < slices:
+                console.stderr.print(f"{slices - len(missing)} of {slices} slices are there already.")
+            task = progress.add_task("Segmenting slices", total=slices, completed=slices - len(missing))
+            try:
+                work(prediction, missing, on_slice=lambda *_: progress.update(task, advance=1))
+            except KeyboardInterrupt:
+                console.stderr.print("Stopped. The same command goes on where it was.")
+                raise typer.Exit(130) from None
+            record = finish(prediction)
+    show(record, request.out)
+
+
+def show(record: dict[str, Any], out: Path) -> None:
+    """Print what a finished prediction has found."""
+    strange = record["slices_of_strange_grey_values"]
+    if strange:
+        more = f" and {len(strange) - _MOST_LISTED} more" if len(strange) > _MOST_LISTED else ""
+        console.stderr.print(
+            f"Note: more than 1 % of the grey values of {', '.join(strange[:_MOST_LISTED])}{more} are far outside of "
+            "what the model was trained on."
+        )
+    if record["mapping"]["kind"] != "as trained":
+        console.stdout.print(f"Grey values: {record['mapping']['counts']} = counts of the training")
+    shares = ", ".join(f"{value}: {share:.2%}" for value, share in record["fractions"].items())
+    slices = record["input"]["slices"]
+    speed = f", {record['slices_per_second']:g} slices/s" if record["slices_per_second"] else ""
+    console.stdout.print(f"{slices} slices in {record['seconds']:.1f} s{speed} on {', '.join(record['devices'])}")
+    console.stdout.print(f"Phase fractions (label value: share of pixels): {shares}")
+    for name in (*record["files"], "prediction.json"):
+        console.stdout.print(f"wrote {out / name}")
+
+
+def _find_model(model: str, run: Path | None) -> Path:
+    return Path(model) if os.path.isfile(model) or model.endswith(".safetensors") else find_cell(model, run).path
+
+
+def _find_models(models: str, run: Path | None) -> list[Path]:
+    if os.path.isfile(models) or models.endswith(".safetensors"):
+        return [Path(models)]
+    return [folder.path for folder in find_cells(models, run)]

@@ -1,0 +1,113 @@
+"""A prediction in, a Slurm array of its parts and a job that joins them out.
+
+Every part is a run of slices. All write into the files of the one prediction, each slice to its own place, and each
+has a journal of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import submitit
+
+from hpcseg.cluster import ledger, scheduler
+from hpcseg.cluster.executor import cell_executor, report_executor
+from hpcseg.cluster.profile import Resources
+from hpcseg.cluster.sender import NoRoomError, Submission, send_array, send_job, tidy_up
+from hpcseg.cluster.submit import in_arrays, largest_array, require_slurm
+from hpcseg.cluster.worker import JoinTask, PredictTask
+from hpcseg.errors import ConfigError
+from hpcseg.predict.whole import Prediction, part_of
+from hpcseg.runs.record import RunFolder
+
+_STAGE = "predict"
+# To the ledger the job behind all others is the report.
+_JOIN_STAGE = "report"
+
+
+def submit_parts(prediction: Prediction, resources: Resources, *, parts: int, dry_run: bool) -> Submission:
+    """Submit the parts that have missing slices and are not in Slurm already, and the job that joins them.
+
+    Args:
+        prediction: from `begin`.
+        resources: of one part.
+        parts: into which the whole volume is divided, in the order of its slices.
+        dry_run: build everything, submit nothing, write nothing.
+
+    Raises:
+        ConfigError: jobs of another division are in Slurm.
+        SchedulerError: there is no Slurm here, it does not answer, or sbatch refused.
+    """
+    require_slurm()
+    run = RunFolder(prediction.folder.path)
+    # A part is one process with one GPU.
+    resources = dataclasses.replace(resources, nodes=1, ranks_per_node=1, gpus_per_node=min(1, resources.gpus_per_node))
+    submission = Submission(dry_run)
+    if dry_run:
+        _submit(prediction, run, resources, parts, submission)
+        return submission
+    with ledger.locked(run):
+        tidy_up(run)
+        _submit(prediction, run, resources, parts, submission)
+    return submission
+
+
+def _submit(prediction: Prediction, run: RunFolder, resources: Resources, parts: int, submission: Submission) -> None:
+    out, name = str(prediction.folder.path.resolve()), "hpcseg-predict"
+    missing, slices = prediction.missing(), len(prediction.volume)
+    parts = min(parts, slices)
+    wanted = {
+        f"part-{part + 1}-of-{parts}": PredictTask(out, part, parts)
+        for part in range(parts)
+        if part_of(missing, slices, part, parts)
+    }
+    for part_id, state in _alive(run).items():
+        if not part_id.endswith(f"-of-{parts}"):
+            raise ConfigError(
+                f"{part_id} of {run.path} is in Slurm ({state}), so the volume cannot be divided into {parts} parts "
+                "now. Give the same --parts as before, or wait."
+            )
+        submission.left_alone[part_id] = state
+        wanted.pop(part_id, None)
+    if not wanted:
+        return
+    bases: list[str] = []
+
+    def send(part_ids: list[str]) -> str:
+        def executor(token: str) -> submitit.SlurmExecutor:
+            return cell_executor(run.logs, resources, name=name, throttle=resources.throttle, comment=token)
+
+        return send_array(run, submission, _STAGE, {part_id: wanted[part_id] for part_id in part_ids}, executor)
+
+    try:
+        for _, base in in_arrays(list(wanted), largest_array(resources), send):
+            bases.append(base)
+    except NoRoomError as error:
+        # What is in the queue runs; the same command submits the rest.
+        submission.no_room = str(error)
+    if not bases:
+        return
+    send_job(
+        run,
+        submission,
+        _JOIN_STAGE,
+        JoinTask(out),
+        lambda token: report_executor(
+            run.logs, resources, name=f"{name}-join", dependency="afterany:" + ":".join(bases), comment=token
+        ),
+    )
+
+
+def _alive(run: RunFolder) -> dict[str, str]:
+    """Parts whose jobs wait or run, and what Slurm says about them; where it is silent, all that were submitted."""
+    booked = ledger.read(run)
+    jobs = {part_id: job_id for (part_id, stage), job_id in booked.slurm_jobs().items() if stage == _STAGE}
+    states = scheduler.ask(jobs.values(), booked.users) if jobs else {}
+    if states is None:
+        return {part_id: f"submitted as job {job_id}, and Slurm does not answer" for part_id, job_id in jobs.items()}
+    found = {part_id: states.get(job_id) for part_id, job_id in jobs.items()}
+    return {
+        part_id: f"is job {jobs[part_id]}, {state.state.lower()}"
+        for part_id, state in found.items()
+        if state is not None and not state.ended
+    }

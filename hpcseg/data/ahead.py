@@ -1,0 +1,30 @@
+"""Work on a long list by a few threads, with a bounded part of it in memory. numpy and codecs let threads run."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+_MOST_PER_THREAD = 3
+
+
+def ahead(work: Callable[[_In], _Out], items: Iterable[_In], *, at_most: int) -> Iterator[_Out]:
+    """Results of `work` in order, computed by a thread per core; at most so many items are begun and not yet used."""
+    threads = min(len(os.sched_getaffinity(0)), at_most)
+    waiting: deque[Future[_Out]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) >= min(at_most, _MOST_PER_THREAD * threads):
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

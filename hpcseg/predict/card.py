@@ -1,0 +1,182 @@
+"""What must be known about a model to use it: what it takes, what it answers, how it was made. No torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hpcseg import __version__
+from hpcseg.config import DataConfig, TrainConfig, build_config
+from hpcseg.data.hdf5 import h5py
+from hpcseg.data.store import DatasetInfo
+from hpcseg.errors import ConfigError
+
+FORMAT = "hpcseg-model"
+SCHEMA = 1
+QUANTILES = 1001
+"""Of the training slices' grey values, evenly spaced from 0 to 100 %."""
+# Evenly spaced slices are enough for the quantiles of a volume, and a large one is not read again for them.
+_SLICES_LOOKED_AT = 64
+_BINS = 65_536
+_MOST_CLASSES = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCard:
+    """All of a model file but its weights."""
+
+    class_values: tuple[int, ...]
+    """Value in the training labels of class 0, 1, ..."""
+    label_dtype: str
+    """Of the training labels."""
+    grey_dtype: str
+    """Of the training slices."""
+    full_scale: float
+    """Grey values are divided by this before they meet the model."""
+    grey_quantiles: tuple[float, ...]
+    """(1001,) of the training slices' grey values without noise, in counts, at 0, 0.1, ... 100 %."""
+    data: DataConfig
+    """The tiles that the model was trained on."""
+    train: TrainConfig
+    """How it was trained: the network's settings are among these."""
+    training: Mapping[str, Any]
+    """The record of the training: cell, commit, hashes, accuracy."""
+    model_sha256: str
+    """Of names, types, shapes and values of the weights."""
+
+    @property
+    def grey_range(self) -> tuple[float, float]:
+        """Lowest and highest grey value that the training slices have, in counts, without noise."""
+        return self.grey_quantiles[0], self.grey_quantiles[-1]
+
+    def quantile(self, per_cent: float) -> float:
+        """The grey value of the training slices below which so many per cent of the pixels lie."""
+        return float(np.interp(per_cent, np.linspace(0, 100, QUANTILES), self.grey_quantiles))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as they stand in a model file."""
+        return {"format": FORMAT, "schema": SCHEMA, **dataclasses.asdict(self)}
+
+
+def read_card(content: Any) -> ModelCard:
+    """The card whose `as_dict` was stored.
+
+    Raises:
+        ValueError: it is none, or none that this version understands; in words that fit behind a colon.
+    """
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError("it was not written by `hpcseg export`")
+    if content.get("schema") != SCHEMA:
+        raise ValueError(f"its schema is {content.get('schema')!r}, and this hpcseg {__version__} reads {SCHEMA}")
+    names = {field.name for field in dataclasses.fields(ModelCard)}
+    if missing := names - set(content):
+        raise ValueError(f"it has no {min(missing)}")
+    try:
+        card = ModelCard(
+            class_values=tuple(_whole(value) for value in content["class_values"]),
+            label_dtype=np.dtype(str(content["label_dtype"])).name,
+            grey_dtype=np.dtype(str(content["grey_dtype"])).name,
+            full_scale=_finite(content["full_scale"]),
+            grey_quantiles=tuple(_finite(value) for value in content["grey_quantiles"]),
+            data=build_config(DataConfig, content["data"], "data"),
+            train=build_config(TrainConfig, content["train"], "train"),
+            training=dict(content["training"]),
+            model_sha256=str(content["model_sha256"]),
+        )
+    except (TypeError, ConfigError) as error:
+        raise ValueError(str(error)) from None
+    _check(card)
+    return card
+
+
+def make_card(
+    info: DatasetInfo, data: DataConfig, train: TrainConfig, training: Mapping[str, Any], model_sha256: str
+) -> ModelCard:
+    """The card of a model that was trained on a packed data set; reads some of its slices."""
+    return ModelCard(
+        class_values=info.class_values,
+        label_dtype=info.label_dtype,
+        grey_dtype=info.dtype,
+        full_scale=info.full_scale,
+        grey_quantiles=_quantiles(info),
+        data=data,
+        train=train,
+        training=training,
+        model_sha256=model_sha256,
+    )
+
+
+def _quantiles(info: DatasetInfo) -> tuple[float, ...]:
+    """Quantiles of evenly spaced slices; the first and the last are those of all slices."""
+    low, high = float(info.grey_min.min()), float(info.grey_max.max())
+    slices = info.shape[0]
+    chosen = np.unique(np.linspace(0, slices - 1, min(slices, _SLICES_LOOKED_AT)).round().astype(np.int64))
+    counts = GreyHistogram(low, high)
+    with h5py.File(info.path, "r") as file:
+        for index in chosen:
+            counts.add(file["slices"][index])
+    values = counts.quantiles(np.linspace(0, 1, QUANTILES))
+    values[0], values[-1] = low, high
+    return tuple(float(value) for value in values)
+
+
+class GreyHistogram:
+    """Counts grey values between two known ends, to tell quantiles of more pixels than fit into memory.
+
+    Args:
+        low: the lowest grey value that will be added.
+        high: the highest.
+    """
+
+    def __init__(self, low: float, high: float) -> None:
+        self._low = low
+        # Whole numbers that fit have a bin each, so their quantiles are exact.
+        self._width = 1.0 if float(low).is_integer() and high - low < _BINS else (high - low) / (_BINS - 1) or 1.0
+        self._counts = np.zeros(_BINS, dtype=np.int64)
+
+    def add(self, pixels: np.ndarray) -> None:
+        """Count the pixels of an array of any shape and number type."""
+        bins = np.rint((pixels.astype(np.float64) - self._low) / self._width).astype(np.int64)
+        self._counts += np.bincount(bins.clip(0, _BINS - 1).ravel(), minlength=_BINS)
+
+    def quantiles(self, shares: np.ndarray) -> np.ndarray:
+        """The grey value at each share (0..1) of the pixels: the lowest at or below which so many lie."""
+        total = np.cumsum(self._counts)
+        # A share of the last pixel, not of a pixel after it.
+        wanted = np.clip(np.ceil(np.asarray(shares) * total[-1]), 1, total[-1])
+        values: np.ndarray = self._low + self._width * np.searchsorted(total, wanted)
+        return values
+
+
+def _check(card: ModelCard) -> None:
+    """Refuse values that no export writes, before anything is made from them."""
+    if not 2 <= len(card.class_values) <= _MOST_CLASSES or list(card.class_values) != sorted(set(card.class_values)):
+        raise ValueError(f"its class values are {card.class_values[:9]}")
+    label, grey = np.dtype(card.label_dtype), np.dtype(card.grey_dtype)
+    if label.kind not in "ui" or any(
+        not np.iinfo(label).min <= value <= np.iinfo(label).max for value in card.class_values
+    ):
+        raise ValueError(f"its label type {label} does not hold its class values")
+    if grey not in (np.dtype("u1"), np.dtype("u2"), np.dtype("f4")):
+        raise ValueError(f"its grey values are {grey}")
+    if card.full_scale <= 0:
+        raise ValueError(f"its full scale is {card.full_scale}")
+    if len(card.grey_quantiles) != QUANTILES or np.any(np.diff(card.grey_quantiles) < 0):
+        raise ValueError("its grey values are no ascending quantiles")
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int:
+        raise TypeError(f"{value!r} is no whole number")
+    return value
+
+
+def _finite(value: Any) -> float:
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise TypeError(f"{value!r} is no finite number")
+    return float(value)

@@ -1,0 +1,214 @@
+"""Labels, probabilities, uncertainties of slices in, files in the form of the input out; slices in any order.
+
+    folder in    OUT/LAYER/NAME.tif      one file per slice under the input's name, each whole or not there
+    stack in     OUT/LAYER.tif           one multi-page TIFF, BigTIFF where it is large
+    HDF5 in      OUT/LAYER.h5            one data set of that name
+
+The pixels of a stack or a data set lie in one run, uncompressed. So the file is made at its full length with all its
+headers, a slice is written to its place, and the file gets its name when all slices are there. A process that is killed
+leaves the slices that it has written, and several processes can fill one file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import tifffile
+
+from hpcseg.data.hdf5 import h5py
+from hpcseg.errors import HpcsegError
+from hpcseg.files import aside, replacing
+from hpcseg.predict.tags import read_calibration
+from hpcseg.predict.volume import Volume
+
+# A classic TIFF has 32-bit offsets; headers and tags need some room as well.
+_LARGEST_CLASSIC_TIFF = 2**32 - 2**25
+_HEADER_BYTES = 512
+_COPIED_ATTRIBUTE_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One kind of value per pixel."""
+
+    name: str
+    dtype: np.dtype
+    meaning: str
+    """For the record: what a value says."""
+
+
+class Target(Protocol):
+    """Where the layers of a volume go."""
+
+    def prepare(self) -> bool:
+        """Make what must be there before a slice is written; False where it was not there yet."""
+
+    def has(self, index: int) -> bool:
+        """Whether files for all layers of a slice are there; those of a stack always are."""
+
+    def write(self, index: int, pixels: Mapping[str, np.ndarray]) -> None:
+        """Write a slice, (H, W) for each layer's name. Called again, it writes the same again."""
+
+    def sync(self) -> None:
+        """Bring to the disk what was written."""
+
+    def finish(self) -> None:
+        """Give the files their names: all slices are there."""
+
+    def files(self) -> list[str]:
+        """What was written, relative to OUT."""
+
+
+def open_target(out: Path, volume: Volume, layers: Sequence[Layer]) -> Target:
+    """The files of `layers` under `out`, in the form of the volume."""
+    return _Folder(out, volume, layers) if volume.form == "folder" else _Runs(out, volume, layers)
+
+
+class _Folder:
+    def __init__(self, out: Path, volume: Volume, layers: Sequence[Layer]) -> None:
+        self._folders = {layer: out / layer.name for layer in layers}
+        self._volume = volume
+
+    def prepare(self) -> bool:
+        there = all(folder.is_dir() for folder in self._folders.values())
+        for folder in self._folders.values():
+            folder.mkdir(parents=True, exist_ok=True)
+        return there
+
+    def has(self, index: int) -> bool:
+        return all((folder / self._volume.names[index]).exists() for folder in self._folders.values())
+
+    def write(self, index: int, pixels: Mapping[str, np.ndarray]) -> None:
+        calibration = read_calibration(self._volume.file_of(index))
+        for layer, folder in self._folders.items():
+            with replacing(folder / self._volume.names[index]) as file:
+                options = calibration.options(layer.dtype, 1)
+                tifffile.imwrite(
+                    file, pixels[layer.name].astype(layer.dtype, copy=False), compression="zlib", **options
+                )
+
+    def sync(self) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
+
+    def files(self) -> list[str]:
+        return [f"{folder.name}/" for folder in self._folders.values()]
+
+
+class _Runs:
+    """One file per layer, whose pixels lie in one run."""
+
+    def __init__(self, out: Path, volume: Volume, layers: Sequence[Layer]) -> None:
+        suffix = ".h5" if volume.form == "hdf5" else ".tif"
+        self._paths = {layer: out / (layer.name + suffix) for layer in layers}
+        self._volume = volume
+        self._shape = (len(volume), *volume.shapes[0])
+        self._opened: dict[str, tuple[int, int]] = {}
+        """File descriptor and place of the first pixel, by the layer's name."""
+
+    def prepare(self) -> bool:
+        there = True
+        for layer, path in self._paths.items():
+            if not path.exists() and not _unfinished(path).exists():
+                there = False
+                with aside(_unfinished(path)) as temporary:
+                    self._create(layer, temporary)
+        return there
+
+    def has(self, index: int) -> bool:
+        return True
+
+    def write(self, index: int, pixels: Mapping[str, np.ndarray]) -> None:
+        for layer, path in self._paths.items():
+            if layer.name not in self._opened:
+                self._opened[layer.name] = self._open(layer, path)
+            descriptor, first = self._opened[layer.name]
+            stored = np.ascontiguousarray(pixels[layer.name], dtype=layer.dtype.newbyteorder("<"))
+            left, at = memoryview(stored.data).cast("B"), first + index * stored.nbytes
+            try:
+                while left:
+                    written = os.pwrite(descriptor, left, at)
+                    left, at = left[written:], at + written
+            except OSError as error:
+                raise HpcsegError(
+                    f"{path} cannot be written: {error.strerror}. Is there space? The same command goes on then."
+                ) from None
+
+    def sync(self) -> None:
+        for descriptor, _ in self._opened.values():
+            os.fsync(descriptor)
+
+    def finish(self) -> None:
+        self.sync()
+        for descriptor, _ in self._opened.values():
+            os.close(descriptor)
+        self._opened.clear()
+        for path in self._paths.values():
+            with contextlib.suppress(FileNotFoundError):  # it has its name already
+                _unfinished(path).replace(path)
+
+    def files(self) -> list[str]:
+        return [path.name for path in self._paths.values()]
+
+    def _create(self, layer: Layer, path: Path) -> None:
+        if self._volume.form == "hdf5":
+            with h5py.File(path, "w") as file:
+                plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+                plan.set_layout(h5py.h5d.CONTIGUOUS)
+                plan.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+                plan.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+                kind = h5py.h5t.py_create(layer.dtype.newbyteorder("<"), logical=True)
+                h5py.h5d.create(file.id, layer.name.encode(), kind, h5py.h5s.create_simple(self._shape), plan)
+                file[layer.name].attrs.update(self._attributes())
+            return
+        calibration = read_calibration(self._volume.source)
+        size = math.prod(self._shape) * layer.dtype.itemsize + self._shape[0] * _HEADER_BYTES
+        options = calibration.options(layer.dtype, self._shape[0])
+        # ImageJ itself cannot open its own format as BigTIFF, but Fiji's Bio-Formats can.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tifffile.imwrite(
+                path,
+                shape=self._shape,
+                dtype=layer.dtype.newbyteorder("<"),
+                byteorder="<",
+                bigtiff=size > _LARGEST_CLASSIC_TIFF,
+                **options,
+            )
+
+    def _open(self, layer: Layer, path: Path) -> tuple[int, int]:
+        path = _unfinished(path) if _unfinished(path).exists() else path
+        if self._volume.form == "hdf5":
+            with h5py.File(path, "r") as file:
+                first = file[layer.name].id.get_offset()
+        else:
+            with tifffile.TiffFile(path) as tif:
+                first = tif.series[0].dataoffset
+        assert first is not None
+        return os.open(path, os.O_WRONLY), int(first)
+
+    def _attributes(self) -> dict[str, Any]:
+        """Small attributes of the data set, such as element_size_um."""
+        with h5py.File(self._volume.source, "r") as file:
+            attributes = file[self._volume.dataset].attrs
+            kept = {}
+            for name in attributes:
+                with contextlib.suppress(TypeError, OSError):  # of a type that numpy has not
+                    value = attributes[name]
+                    if isinstance(value, str) or (np.asarray(value).dtype.kind in "uifSU"):
+                        kept[name] = value
+            return {name: value for name, value in kept.items() if np.asarray(value).nbytes <= _COPIED_ATTRIBUTE_BYTES}
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(f".{path.name}.unfinished")

@@ -1,0 +1,182 @@
+"""A trained cell in, one file to keep or to give away out, and back. Safetensors: numbers and text, never code.
+
+FILE.safetensors     the weights as they were trained, and as text beside them the ModelCard
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+
+from hpcseg.data.store import DatasetInfo, read_info
+from hpcseg.errors import HpcsegError, IncompleteError
+from hpcseg.files import write_bytes
+from hpcseg.learn.checkpoint import weights_sha256
+from hpcseg.learn.metrics import accuracy
+from hpcseg.learn.unet import UNet
+from hpcseg.predict.card import ModelCard, make_card, read_card
+from hpcseg.runs.grid import Cell, read_cell
+from hpcseg.runs.inputs import load_model
+from hpcseg.runs.record import CellFolder, read_json
+
+SUFFIX = ".safetensors"
+_KEY = "hpcseg"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network on the CPU, as it was trained, and what is known about it."""
+
+    name: str
+    """Of the cell, or of the model file's cell."""
+    card: ModelCard
+    network: nn.Module
+
+
+def open_cell(folder: CellFolder, data: Path | None = None) -> Model:
+    """The model of a trained cell.
+
+    Args:
+        folder: of the cell.
+        data: the packed data set that it was trained on; None: where it was then.
+
+    Raises:
+        IncompleteError: the cell is not trained.
+        DatasetError: the data set is gone or damaged.
+        HpcsegError: the model's file is damaged, or the data set holds other data.
+    """
+    cell, planned = read_cell(folder), read_json(folder.config_file)
+    if not folder.training_file.exists():
+        raise IncompleteError(f"{cell.id} is not trained yet. Run `hpcseg grid` first.")
+    record = read_json(folder.training_file)
+    info = _data_set(cell, planned, data)
+    network, model_sha256 = load_model(cell, len(info.class_values))
+    if model_sha256 != record.get("model_sha256"):
+        raise HpcsegError(
+            f"{folder.model_file} is not the model of training.json. Delete both, then run `hpcseg grid` again."
+        )
+    card = make_card(info, cell.config.data, cell.config.train, _training(cell, planned, record), model_sha256)
+    return Model(str(card.training["cell"]), card, network)
+
+
+def open_model(path: Path, data: Path | None = None) -> Model:
+    """The model of a cell's folder or of a model file; see `open_cell` and `open_file`."""
+    return open_cell(CellFolder(path.resolve()), data) if path.is_dir() else open_file(path)
+
+
+def export(model: Model, file: Path) -> bytes:
+    """Write a model file; the same model gives the same bytes. Returns them.
+
+    Raises:
+        HpcsegError: the file system refuses.
+    """
+    content = as_bytes(model)
+    write_bytes(file, content)
+    return content
+
+
+def as_bytes(model: Model) -> bytes:
+    """What a model file of this model holds."""
+    weights = {name: tensor.detach().contiguous() for name, tensor in model.network.state_dict().items()}
+    # One entry, since the library keeps several in no order.
+    return safetensors.torch.save(weights, {_KEY: json.dumps(model.card.as_dict(), sort_keys=True)})
+
+
+def open_file(file: Path) -> Model:
+    """The model of a file that `export` wrote. Whatever the file holds, nothing of it is run.
+
+    Raises:
+        IncompleteError: there is no such file.
+        HpcsegError: it is no model file, or damaged, or of a version that this hpcseg does not read.
+    """
+    _refuse_others(file)
+    try:
+        with safetensors.safe_open(file, framework="pt") as content:
+            card = read_card(json.loads((content.metadata() or {}).get(_KEY, "null")))
+            # Without memory, so that a card that lies about the network costs nothing.
+            with torch.device("meta"):
+                network = UNet(
+                    classes=len(card.class_values),
+                    width=card.train.width,
+                    depth=card.train.depth,
+                    batch_norm=card.train.batch_norm,
+                )
+            wanted = network.state_dict()
+            if set(content.keys()) != set(wanted):
+                raise ValueError("its weights are not those of the U-Net that it describes")
+            weights = {name: content.get_tensor(name) for name in wanted}
+    except OSError as error:
+        raise HpcsegError(f"{file} cannot be read: {error.strerror or error}.") from None
+    except (safetensors.SafetensorError, ValueError, RecursionError) as error:
+        raise _damaged(file, str(error)) from None
+    for name, tensor in weights.items():
+        if (tensor.shape, tensor.dtype) != (wanted[name].shape, wanted[name].dtype):
+            raise _damaged(file, f"{name} is {tuple(tensor.shape)} {tensor.dtype}, not as it describes its U-Net")
+    if weights_sha256(weights) != card.model_sha256:
+        raise _damaged(file, "its weights are not those that were exported")
+    network.load_state_dict(weights, assign=True)
+    return Model(str(card.training.get("cell", file.stem)), card, network)
+
+
+def _refuse_others(file: Path) -> None:
+    """Say what a file is that is no safetensors file, where it is one of those that are met."""
+    if not os.path.exists(file):
+        raise IncompleteError(f"There is no model file {file}. Write one with `hpcseg export CELL`.")
+    if not stat.S_ISREG(file.stat().st_mode):
+        raise HpcsegError(f"{file} is no regular file. Name a model file or the folder of a cell.")
+    with file.open("rb") as opened:
+        start = opened.read(9)
+    # Eight bytes of length come first, and may be any; then the JSON begins.
+    if start[8:] != b"{" and (start[:2] == b"PK" or start[:1] == b"\x80"):
+        raise HpcsegError(
+            f"{file} is a PyTorch or pickle file, which can hold code, so it is not loaded. Is it the model.pt of a "
+            "cell? Then name the cell's folder instead."
+        )
+
+
+def _damaged(file: Path, what: str) -> HpcsegError:
+    return HpcsegError(f"{file} is no model file that can be used: {what}. Write it again with `hpcseg export CELL`.")
+
+
+def _data_set(cell: Cell, planned: Mapping[str, Any], data: Path | None) -> DatasetInfo:
+    path = data or (cell.folder.path / str(planned.get("data_file"))).resolve()
+    if not path.exists():
+        raise IncompleteError(
+            f"{path}, which {cell.id} was trained on, is not there, and it has the values of the labels. Say where it "
+            "is with --data FILE."
+        )
+    info = read_info(path)
+    if info.data_sha256 != planned.get("data_sha256"):
+        raise HpcsegError(
+            f"{path} holds other data than {cell.id} was trained on. Say where those are with --data FILE."
+        )
+    return info
+
+
+def _training(cell: Cell, planned: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of the training in a few lines; no path of the machine."""
+    provenance = record.get("provenance", {})
+    tests = []
+    if cell.folder.evaluation_file.exists():
+        tests = read_json(cell.folder.evaluation_file).get("points", [])
+    return {
+        "cell": str(planned.get("id", cell.id)),  # a folder may have been renamed
+        "job": planned.get("job"),
+        "command": planned.get("command"),
+        **{name: planned.get(name) for name in ("data_sha256", "code_sha256")},
+        **{name: provenance.get(name) for name in ("commit", "hpcseg_version", "torch", "device", "time")},
+        **{name: record.get(name) for name in ("epochs", "seconds", "precision", "train_tiles", "split_sha256")},
+        "validation_accuracy": accuracy(np.array(record["validation_confusion"])),
+        "test_accuracy": [{name: point[name] for name in ("sigma", "accuracy")} for point in tests],
+    }

@@ -1,0 +1,111 @@
+"""A model in, an ONNX file for other programs out, after its answers were compared with ours."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import json
+import logging
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hpcseg.errors import ConfigError, HpcsegError
+from hpcseg.files import write_bytes
+from hpcseg.learn.evaluate import folded
+from hpcseg.predict.model_file import Model
+
+_NEEDED = ("onnx", "onnxscript", "onnxruntime")
+# Of scores, which are of the order of 10; float32 in another order of summation.
+_MOST_DIFFERENCE = 1e-3
+_SIZES = (1, 3)
+
+
+def require() -> None:
+    """Refuse where the packages for ONNX are missing, before any work is done.
+
+    Raises:
+        ConfigError: naming the packages, and how to get them.
+    """
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"--onnx needs {', '.join(missing)}, not installed here. Install the extra: pip install 'hpcseg[onnx]'."
+        )
+
+
+def export_onnx(model: Model, file: Path) -> float:
+    """Write `file` with the input "images" (B, 1, H, W) float32 and the output "scores" (B, C, H, W).
+
+    Images are grey values divided by the card's full scale. H and W may be any multiples of 2**depth. The card is in
+    the file's metadata, under "hpcseg".
+
+    Returns:
+        The largest difference of a score between ONNX Runtime and ours, on random images of several sizes.
+
+    Raises:
+        ConfigError: the packages for ONNX are missing.
+        HpcsegError: the file's answers are not ours, or the file system refuses; then nothing is written.
+    """
+    require()
+    lean = folded(model.network)
+    content = _convert(lean, model)
+    difference = _compare(lean, content, 2**model.card.train.depth)
+    if not difference <= _MOST_DIFFERENCE:
+        raise HpcsegError(
+            f"{file} was not written: in ONNX Runtime its scores differ by up to {difference:.2g} from this model's. "
+            "Use the safetensors file."
+        )
+    write_bytes(file, content)
+    return difference
+
+
+def _convert(lean: torch.nn.Module, model: Model) -> bytes:
+    import onnx
+
+    multiple = 2**model.card.train.depth
+    # Of more than one image and no square, so that no length is taken for a constant or for another.
+    example = torch.zeros(2, 1, 4 * multiple, 6 * multiple)
+    rows, columns = torch.export.Dim("rows", min=1), torch.export.Dim("columns", min=1)
+    shapes = {"images": {0: torch.export.Dim("batch", min=1), 2: multiple * rows, 3: multiple * columns}}
+    # The exporter prints, warns and logs about its own affairs.
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        level = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+        try:
+            program = torch.onnx.export(
+                lean,
+                (example,),
+                input_names=["images"],
+                output_names=["scores"],
+                dynamic_shapes=shapes,
+                dynamo=True,
+            )
+        finally:
+            logging.disable(level)
+    assert program is not None
+    whole = program.model_proto
+    for key, value in {"hpcseg": json.dumps(model.card.as_dict(), sort_keys=True)}.items():
+        whole.metadata_props.append(onnx.StringStringEntryProto(key=key, value=value))
+    onnx.checker.check_model(whole)
+    return bytes(whole.SerializeToString())
+
+
+def _compare(lean: torch.nn.Module, content: bytes, multiple: int) -> float:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    rng = np.random.default_rng(0)
+    worst = 0.0
+    for batch in _SIZES:
+        for height, width in ((1, 1), (5, 3), (9, 16)):
+            images = rng.random((batch, 1, multiple * height, multiple * width), dtype=np.float32)
+            with torch.inference_mode():
+                ours = lean(torch.from_numpy(images)).numpy()
+            (theirs,) = session.run(["scores"], {"images": images})
+            worst = max(worst, float(np.abs(ours - theirs).max()) if ours.shape == theirs.shape else float("inf"))
+    return worst

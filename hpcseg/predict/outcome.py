@@ -1,0 +1,212 @@
+"""The folder of a prediction: what was asked, which slices are done, what came out. No torch.
+
+OUT/prediction.json     what was asked of which models on which input, and at the end speed and phase fractions
+OUT/slices.jsonl        one line per slice that is written: pixels of each class; of a part, slices-PART.jsonl
+OUT/fractions.csv       share of each class in each slice and in the volume, at the end
+OUT/labels...           and other layers, as in `hpcseg.predict.layers`
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import fcntl
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpcseg.errors import ConfigError, HpcsegError
+from hpcseg.runs.record import read_json, read_lines, write_json, write_text
+
+SCHEMA = 1
+_MOST_LISTED = 5
+
+
+@dataclass(frozen=True)
+class SliceResult:
+    """What is known about one slice that is written."""
+
+    index: int
+    counts: tuple[int, ...]
+    """Pixels of each class."""
+    outside: float
+    """Share of pixels far outside of the grey values of the training."""
+
+
+@dataclass(frozen=True)
+class OutFolder:
+    """Owns the names of the files of a prediction, except those of its layers."""
+
+    path: Path
+
+    @property
+    def record_file(self) -> Path:
+        """What was asked, and what came out."""
+        return self.path / "prediction.json"
+
+    @property
+    def fractions_file(self) -> Path:
+        """Phase fractions as a table."""
+        return self.path / "fractions.csv"
+
+    def journal_file(self, part: int | None) -> Path:
+        """The slices that one process has written."""
+        return self.path / ("slices.jsonl" if part is None else f"slices-{part:04d}.jsonl")
+
+    def record(self) -> dict[str, Any] | None:
+        """The content of prediction.json; None where there is none.
+
+        Raises:
+            ConfigError: the folder is in use for something else.
+        """
+        if not self.record_file.exists():
+            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+                raise ConfigError(
+                    f"{self.path} exists and is no prediction of hpcseg. Give a new folder to --output, and no file in "
+                    "it is ever overwritten."
+                )
+            return None
+        record = read_json(self.record_file)
+        if record.get("schema") != SCHEMA or not isinstance(record.get("asked"), dict):
+            raise ConfigError(f"{self.record_file} is none that this hpcseg reads. Give a new folder to --output.")
+        return record
+
+    def check_same(self, record: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+        """Refuse to mix two predictions; raises ConfigError naming what differs."""
+        # As a record has it: tuples are lists.
+        asked, before = json.loads(json.dumps(asked)), record["asked"]
+        different = [name for name in asked if before.get(name) != asked[name]]
+        if different:
+            shown = ", ".join(
+                f"{name} ({json.dumps(before.get(name))[:80]}, now {json.dumps(asked[name])[:80]})"
+                for name in different[:_MOST_LISTED]
+            )
+            raise ConfigError(
+                f"{self.path} holds a prediction that was asked otherwise: {shown}. Ask as before to go on with it, or "
+                "give another folder to --output."
+            )
+
+    def done(self) -> dict[int, SliceResult]:
+        """The slices that are written, by index, whichever process has written them."""
+        results = {}
+        for line in self._lines():
+            if "index" in line:
+                results[line["index"]] = SliceResult(line["index"], tuple(line["counts"]), line["outside"])
+        return results
+
+    def seconds(self) -> float:
+        """Seconds of work on slices, of all processes and starts."""
+        return float(sum(line.get("seconds", 0.0) for line in self._lines()))
+
+    def starts(self) -> list[dict[str, Any]]:
+        """Where the work was done: device, precision, host of every start."""
+        return [line["start"] for line in self._lines() if "start" in line]
+
+    def forget(self) -> None:
+        """Drop what was said about slices: their files are gone."""
+        for file in self._journals():
+            file.unlink()
+
+    def finish(self, record: Mapping[str, Any], names: Sequence[str], values: Sequence[int]) -> dict[str, Any]:
+        """Write the fractions and the finished record.
+
+        Args:
+            record: what is added to the record.
+            names: of all slices.
+            values: label value of each class.
+        """
+        done = self.done()
+        counts = np.array([done[index].counts for index in range(len(names))], dtype=np.int64)
+        write_text(self.fractions_file, _table(counts, names, values))
+        total = counts.sum(0)
+        strange = [names[index] for index in range(len(names)) if done[index].outside > 0.01]
+        seconds = self.seconds()
+        content = {
+            **read_json(self.record_file),
+            **record,
+            "state": "finished",
+            "starts": (starts := self.starts()),
+            "devices": list(dict.fromkeys(start["device"] for start in starts)),
+            "seconds": round(seconds, 3),
+            "slices_per_second": round(len(names) / seconds, 3) if seconds else None,
+            "fractions": {
+                str(value): int(count) / int(total.sum()) for value, count in zip(values, total, strict=True)
+            },
+            "pixels": {str(value): int(count) for value, count in zip(values, total, strict=True)},
+            "slices_of_strange_grey_values": strange,
+        }
+        write_json(self.record_file, content)
+        return content
+
+    @contextlib.contextmanager
+    def alone(self, part: int | None) -> Iterator[None]:
+        """Keep other processes from the same part; raises HpcsegError where one is at it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with self.journal_file(part).open("ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise HpcsegError(f"Another process is writing to {self.path}. Wait for it, or end it.") from None
+            except OSError:
+                pass  # a file system without locks
+            yield
+
+    def _journals(self) -> list[Path]:
+        return sorted(self.path.glob("slices*.jsonl"))
+
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        for file in self._journals():
+            yield from read_lines(file)
+
+
+class Journal:
+    """Appends the results of slices. A line says that a slice is on the disk, so it is brought there before."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._waiting: list[SliceResult] = []
+
+    def begin(self, start: Mapping[str, Any]) -> None:
+        """Write down where the work is done."""
+        self._append([{"start": start}])
+
+    def add(self, result: SliceResult) -> None:
+        """A slice is written, and not yet known to be on the disk."""
+        self._waiting.append(result)
+
+    def commit(self, seconds: float) -> None:
+        """All added slices are on the disk; `seconds` of work went by since the last call."""
+        lines = [
+            {"index": result.index, "counts": result.counts, "outside": round(result.outside, 6)}
+            for result in self._waiting
+        ]
+        self._append([*lines, {"seconds": round(seconds, 4)}])
+        self._waiting.clear()
+
+    def _append(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        # What a kill has left of a line is ended first, so that it spoils no other.
+        with self._file.open("ab+") as file:
+            if file.tell() and not _ends_with_newline(file):
+                text = "\n" + text
+            file.write(text.encode())
+
+
+def _ends_with_newline(file: io.BufferedRandom) -> bool:
+    file.seek(-1, io.SEEK_END)
+    return file.read(1) == b"\n"
+
+
+def _table(counts: np.ndarray, names: Sequence[str], values: Sequence[int]) -> str:
+    """fractions.csv: a row per slice, and the volume's at the end."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["slice", "pixels", *(f"fraction_{value}" for value in values)])
+    for name, row in [*zip(names, counts, strict=True), ("volume", counts.sum(0))]:
+        writer.writerow([name, row.sum(), *(f"{share:.9f}" for share in row / row.sum())])
+    return text.getvalue()

@@ -1,0 +1,68 @@
+"""What a TIFF says about the size of its pixels, so that what is made from it says the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+
+# Of ImageJ's metadata, what is about the sample and not about the display or the shape of the grey values.
+_KEPT = ("unit", "yunit", "zunit", "spacing", "xorigin", "yorigin", "zorigin", "finterval", "tunit", "Info")
+# ImageJ knows no others; a file of another type is a plain TIFF.
+_IMAGEJ_TYPES = {np.dtype("u1"), np.dtype("u2"), np.dtype("f4")}
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Resolution tags and ImageJ's metadata of a TIFF; empty where it has none."""
+
+    resolution: tuple[tuple[int, int], tuple[int, int]] | None = None
+    """XResolution and YResolution, each as numerator and denominator."""
+    unit: int = 1
+    """ResolutionUnit: 1 none, 2 inch, 3 cm."""
+    imagej: dict[str, Any] | None = None
+    """What is kept of ImageJ's metadata; None: the file is not ImageJ's."""
+    labels: tuple[str, ...] = field(default=())
+    """ImageJ's name of each slice of a stack."""
+
+    def options(self, dtype: np.dtype, slices: int) -> dict[str, Any]:
+        """What tifffile needs to write an image (1 slice) or a stack with the same calibration."""
+        options: dict[str, Any] = {"photometric": "minisblack", "metadata": None}
+        if self.resolution is not None:
+            options |= {"resolution": self.resolution, "resolutionunit": self.unit}
+        if self.imagej is not None and dtype in _IMAGEJ_TYPES:
+            metadata = {**self.imagej, "axes": "ZYX" if slices > 1 else "YX"}
+            if len(self.labels) == slices:
+                metadata["Labels"] = list(self.labels)
+            # ImageJ takes big-endian and little-endian; stacks are filled in as little-endian.
+            options |= {"imagej": True, "metadata": metadata}
+        return options
+
+
+def read_calibration(path: Path) -> Calibration:
+    """The calibration of a TIFF's first page; what cannot be understood is left out, since labels do without."""
+    try:
+        with tifffile.TiffFile(path) as tif:
+            tags, metadata = tif.pages.first.tags, tif.imagej_metadata
+            x, y, unit = (tags.valueof(name) for name in ("XResolution", "YResolution", "ResolutionUnit"))
+    except Exception:  # tifffile raises its own errors, struct.error, IndexError, ... for tags that are damaged
+        return Calibration()
+    kept = labels = None
+    if metadata is not None:
+        kept = {name: metadata[name] for name in _KEPT if name in metadata}
+        labels = metadata.get("Labels")
+    if not (_is_ratio(x) and _is_ratio(y)):
+        return Calibration(imagej=kept, labels=_texts(labels))
+    return Calibration((x, y), int(unit or 1), kept, _texts(labels))
+
+
+def _is_ratio(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and all(isinstance(part, int) for part in value) and all(value)
+
+
+def _texts(labels: Any) -> tuple[str, ...]:
+    labels = [labels] if isinstance(labels, str) else labels
+    return tuple(map(str, labels)) if isinstance(labels, list | tuple) else ()

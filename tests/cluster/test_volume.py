@@ -1,0 +1,172 @@
+"""A volume on a cluster: which parts are handed to sbatch, and that parts and join give what one process gives."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+import numpy as np
+import pytest
+import submitit
+import tifffile
+from slice_folder import hpcseg
+from test_submit import FakeSlurm
+
+from hpcseg.cluster.worker import JoinTask, PredictTask
+from hpcseg.config import DataConfig, TrainConfig
+from hpcseg.errors import IncompleteError
+from hpcseg.learn.checkpoint import weights_sha256
+from hpcseg.learn.unet import build_unet
+from hpcseg.predict.card import QUANTILES, ModelCard
+from hpcseg.predict.model_file import Model, export
+from hpcseg.predict.outcome import OutFolder
+from hpcseg.predict.whole import part_of
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch) -> FakeSlurm:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    return FakeSlurm(folder)
+
+
+@pytest.fixture
+def model_file(tmp_path):
+    """Of an untrained network, whose labels are as good as any for counting."""
+    train = TrainConfig(width=2, depth=1)
+    network = build_unet(classes=2, width=2, depth=1, batch_norm=True, seed=0)
+    card = ModelCard(
+        class_values=(1, 2),
+        label_dtype="uint8",
+        grey_dtype="uint16",
+        full_scale=65535.0,
+        grey_quantiles=tuple(np.linspace(0, 65535, QUANTILES)),
+        data=DataConfig(tile_size=16),
+        train=train,
+        training={"cell": "untrained"},
+        model_sha256=weights_sha256(network.state_dict()),
+    )
+    export(Model("untrained", card, network), tmp_path / "m.safetensors")
+    return tmp_path / "m.safetensors"
+
+
+@pytest.fixture
+def scan(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 65536, (10, 20, 30), dtype=np.uint16)
+    tifffile.imwrite(tmp_path / "scan.tif", pixels, photometric="minisblack")
+    return tmp_path / "scan.tif"
+
+
+@pytest.fixture
+def command(model_file, scan, tmp_path):
+    return ("predict", model_file, scan, "-o", tmp_path / "out", "--precision", "fp32")
+
+
+def test_parts_are_runs_of_slices_that_cover_the_volume():
+    for slices, parts in ((10, 3), (10, 10), (1, 1), (7, 4)):
+        found = [part_of(range(slices), slices, part, parts) for part in range(parts)]
+        assert [index for part in found for index in part] == list(range(slices))
+        assert max(map(len, found)) - min(map(len, found)) <= 1
+    assert part_of([0, 4, 9], 10, 1, 3) == [4]
+
+
+def test_an_array_of_parts_and_a_job_that_joins_them(slurm, command, tmp_path):
+    answer = hpcseg(*command, "--partition", "gpu", "--parts", 3, "--throttle", 2, "--time", 30, "--mem", 4)
+    assert answer.exit_code == 0 and "Submitted 4 jobs." in answer.output, answer.output
+    assert slurm.options("array") == ["0-2%2", None]
+    assert slurm.options("job-name") == ["hpcseg-predict", "hpcseg-predict-join"]
+    assert slurm.options("dependency") == [None, "afterany:100"]
+    assert slurm.options("partition") == ["gpu", "gpu"]
+    assert (slurm.options("gpus-per-node")[0], slurm.options("ntasks-per-node")[0]) == ("1", "1")
+    # What is in the queue is not submitted again, and no other division goes between.
+    slurm.queue(
+        "100_0|RUNNING|None|n1", "100_1|PENDING|Resources|", "100_2|PENDING|Resources|", "101|PENDING|Dependency|"
+    )
+    again = hpcseg(*command, "--partition", "gpu", "--parts", 3)
+    assert "part-1-of-3: is job 100_0, running" in again.output and "Nothing to submit." in again.output
+    other = hpcseg(*command, "--partition", "gpu", "--parts", 5)
+    assert other.exit_code == 2 and "Give the same --parts as before" in other.output
+    assert len(slurm.scripts()) == 2
+    # One task has died with its slices unwritten.
+    slurm.queue("100_0|RUNNING|None|n1", "100_2|PENDING|Resources|")
+    again = hpcseg(*command, "--partition", "gpu", "--parts", 3)
+    assert "part-2-of-3 predict: job 102" in again.output and len(slurm.scripts()) == 4
+
+
+def test_a_dry_run_writes_nothing(slurm, command, tmp_path):
+    before = sorted(tmp_path.iterdir())
+    answer = hpcseg(*command, "--partition", "gpu", "--dry-run")
+    assert (
+        answer.exit_code == 0
+        and "#SBATCH --partition=gpu" in answer.output
+        and "Nothing was submitted" in answer.output
+    )
+    assert sorted(tmp_path.iterdir()) == before and not slurm.scripts()
+    answer = hpcseg(*command, "--dry-run")
+    assert answer.exit_code == 2 and "--slurm" in answer.output
+
+
+def test_without_slurm_it_is_said(command, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    answer = hpcseg(*command, "--slurm")
+    assert answer.exit_code == 4 and "There is no Slurm here" in answer.output
+
+
+def test_parts_and_join_give_what_one_process_gives(slurm, command, model_file, scan, tmp_path, monkeypatch):
+    """With submitit's own local executor in the place of srun."""
+    assert hpcseg(*command, "--partition", "cpu", "--parts", 2).exit_code == 0
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+    out = str((tmp_path / "out").resolve())
+    executor = submitit.LocalExecutor(tmp_path / "logs")
+    executor.update_parameters(timeout_min=5)
+    first = executor.submit(PredictTask(out, 0, 2))
+    assert first.result() == "finished"
+    join = executor.submit(JoinTask(out))
+    with pytest.raises(submitit.core.utils.FailedJobError, match=r"5 slices of .* are missing"):
+        join.result()
+    assert executor.submit(PredictTask(out, 1, 2)).result() == "finished"
+    executor.submit(JoinTask(out)).result()
+    folder = OutFolder(tmp_path / "out")
+    assert [len(path.read_text().splitlines()) >= 6 for path in sorted(folder.path.glob("slices-*.jsonl"))] == [
+        True
+    ] * 2
+    assert hpcseg("predict", model_file, scan, "-o", tmp_path / "here", "--precision", "fp32").exit_code == 0
+    np.testing.assert_array_equal(
+        tifffile.imread(tmp_path / "out" / "labels.tif"), tifffile.imread(tmp_path / "here" / "labels.tif")
+    )
+    assert folder.fractions_file.read_text() == (tmp_path / "here" / "fractions.csv").read_text()
+    record = json.loads(folder.record_file.read_text())
+    assert record["state"] == "finished" and len(record["starts"]) == 2
+    # The same command, from the login node: it shows what came out.
+    answer = hpcseg(*command, "--partition", "cpu", "--parts", 2)
+    assert answer.exit_code == 0 and "Phase fractions" in answer.output
+
+
+def test_a_task_that_is_stopped_keeps_what_it_has_written(command, tmp_path, monkeypatch, slurm):
+    from hpcseg.cluster import worker
+
+    assert hpcseg(*command, "--partition", "cpu", "--parts", 1).exit_code == 0
+
+    class Stops:
+        asked = 0
+
+        def __call__(self):
+            self.asked += 1
+            return self.asked == 4
+
+        def hand_over(self):
+            raise SystemExit("handed over")
+
+        def no_more(self):
+            raise AssertionError("it was stopped")
+
+    monkeypatch.setattr(worker, "_StopFlag", Stops)
+    task = PredictTask(str(tmp_path / "out"), 0, 1)
+    with pytest.raises(SystemExit, match="handed over"):
+        task()
+    assert sorted(OutFolder(tmp_path / "out").done()) == [0, 1, 2, 3]
+    assert isinstance(task.checkpoint(), submitit.helpers.DelayedSubmission)
+    with pytest.raises(IncompleteError, match="6 slices"):
+        JoinTask(str(tmp_path / "out"))()

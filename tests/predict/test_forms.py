@@ -1,0 +1,296 @@
+"""Folders, stacks and HDF5 files go in, and come out in the same form: names, tags, types, sizes."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+
+import h5py
+import numpy as np
+import pytest
+import tifffile
+from slice_folder import hpcseg
+
+from hpcseg.predict import layers
+from hpcseg.predict import volume as volumes
+from hpcseg.predict.model_file import Model, export, open_file
+from hpcseg.predict.network import Network, Wishes
+from hpcseg.predict.volume import open_volume
+
+
+@pytest.fixture(scope="module")
+def slices(tiny_folder):
+    """(5, 67, 90) uint16 of the sample."""
+    files = [tiny_folder / "data" / f"sample{number:04d}.tiff" for number in range(1, 6)]
+    return np.stack([tifffile.imread(file)[:67, :90] for file in files])
+
+
+@pytest.fixture(scope="module")
+def expected(slices, model):
+    """The labels that belong to `slices`, slice by slice and without files."""
+    import torch
+
+    network = Network([model], Wishes(), torch.device("cpu"), "fp32")
+    classes = [network.answer((image / np.float32(65535)).astype(np.float32)).classes for image in slices]
+    return np.array([0, 128, 255], dtype=np.uint8)[np.stack(classes)]
+
+
+def predict(model_file, source, out, *options):
+    answer = hpcseg("predict", model_file, source, "-o", out, "--precision", "fp32", *options)
+    assert answer.exit_code == 0, answer.output
+    return answer
+
+
+def test_a_folder_keeps_names_sizes_and_resolution(model_file, slices, expected, tmp_path):
+    """Of slices of different sizes, whose names have no common form."""
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    names = ["10.tif", "2.TIFF", "scan_a.tif", "scan b, 3rd.tiff", "[red].tif"]
+    shapes = [(67, 90), (1, 90), (50, 33), (17, 17), (64, 64)]
+    for name, pixels, (height, width) in zip(names, slices, shapes, strict=True):
+        options = {"resolution": ((20000, 3), (20000, 3)), "resolutionunit": 3}
+        tifffile.imwrite(source / name, pixels[:height, :width], compression="lzw", metadata=None, **options)
+    tifffile.imwrite(source / "scan_a.tif", slices[2][:50, :33], metadata=None)
+    answer = predict(model_file, source, out)
+    assert sorted(path.name for path in (out / "labels").iterdir()) == sorted(names)
+    for name, shape in zip(names, shapes, strict=True):
+        with tifffile.TiffFile(out / "labels" / name) as tif:
+            page = tif.pages.first
+            assert (page.shape, page.dtype, len(tif.pages), tif.is_imagej) == (shape, np.uint8, 1, False)
+            if name != "scan_a.tif":
+                assert page.tags["XResolution"].value == page.tags["YResolution"].value == (20000, 3)
+                assert page.tags["ResolutionUnit"].value == 3
+    np.testing.assert_array_equal(tifffile.imread(out / "labels" / "10.tif"), expected[0])
+    record = json.loads((out / "prediction.json").read_text())
+    assert record["input"]["names"] == ["[red].tif", "scan_a.tif", "2.TIFF", "scan b, 3rd.tiff", "10.tif"]
+    assert "wrote" in answer.output and "slices/s" in answer.output
+
+
+def test_a_packed_data_set_is_predicted_as_its_folder(model_file, tiny_dataset, tiny_folder, tmp_path):
+    predict(model_file, tiny_folder / "data", tmp_path / "folder")
+    predict(model_file, tiny_dataset, tmp_path / "packed")
+    with h5py.File(tmp_path / "packed" / "labels.h5") as file:
+        labels = file["labels"][:]
+    assert (labels.shape, labels.dtype) == ((16, 128, 128), np.uint8)
+    names = json.loads((tmp_path / "packed" / "prediction.json").read_text())["input"]["names"]
+    for name, label in zip(names, labels, strict=True):
+        np.testing.assert_array_equal(tifffile.imread(tmp_path / "folder" / "labels" / name), label)
+    assert (tmp_path / "folder" / "fractions.csv").read_text() == (tmp_path / "packed" / "fractions.csv").read_text()
+
+
+@pytest.mark.parametrize("bigtiff", [False, True])
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+def test_a_stack_gives_a_stack(model_file, slices, expected, tmp_path, bigtiff, byteorder):
+    source = tmp_path / "scan.tif"
+    tifffile.imwrite(source, slices, bigtiff=bigtiff, byteorder=byteorder, photometric="minisblack", compression="zlib")
+    predict(model_file, source, tmp_path / "out")
+    with tifffile.TiffFile(tmp_path / "out" / "labels.tif") as tif:
+        assert (len(tif.pages), tif.is_bigtiff) == (5, False)
+        np.testing.assert_array_equal(tif.asarray(), expected)
+        for page, label in zip(tif.pages, expected, strict=True):
+            np.testing.assert_array_equal(page.asarray(), label)
+    table = (tmp_path / "out" / "fractions.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in table] == [
+        "slice",
+        *(f"scan.tif#{number}" for number in range(1, 6)),
+        "volume",
+    ]
+
+
+def test_large_labels_become_a_bigtiff(model_file, slices, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr(layers, "_LARGEST_CLASSIC_TIFF", 20_000)
+    tifffile.imwrite(
+        tmp_path / "scan.tif", slices, imagej=True, resolution=(2, 2), metadata={"unit": "um", "axes": "ZYX"}
+    )
+    predict(model_file, tmp_path / "scan.tif", tmp_path / "out")
+    with tifffile.TiffFile(tmp_path / "out" / "labels.tif") as tif:
+        assert tif.is_bigtiff and len(tif.pages) == 5 and tif.imagej_metadata["unit"] == "um"
+        np.testing.assert_array_equal(tif.asarray(), expected)
+
+
+def test_imagejs_calibration_is_kept_and_its_display_is_not(model_file, slices, expected, tmp_path):
+    kept = {"unit": "nm", "spacing": 18.2, "Info": "holder 7\n"}
+    metadata = {**kept, "axes": "ZYX", "Labels": [f"z{z}" for z in range(5)], "min": 17000.0, "max": 46000.0}
+    resolution = ((1000, 182), (1000, 182))
+    tifffile.imwrite(tmp_path / "scan.tif", slices, imagej=True, resolution=resolution, metadata=metadata)
+    (tmp_path / "single").mkdir()
+    tifffile.imwrite(tmp_path / "single" / "a.tif", slices[0], imagej=True, resolution=resolution, metadata=kept)
+    tifffile.imwrite(tmp_path / "single" / "b.tif", slices[1], imagej=True, resolution=resolution, metadata=kept)
+    predict(model_file, tmp_path / "scan.tif", tmp_path / "stack")
+    predict(model_file, tmp_path / "single", tmp_path / "folder")
+    for file, planes in (("stack/labels.tif", 5), ("folder/labels/b.tif", 1)):
+        with tifffile.TiffFile(tmp_path / file) as tif:
+            found = tif.imagej_metadata
+            assert {name: found[name] for name in kept} == kept
+            assert found["images"] == planes and "min" not in found and "max" not in found
+            assert tif.pages.first.tags["XResolution"].value == (500, 91) or found
+            x, y = (tif.pages.first.tags[name].value for name in ("XResolution", "YResolution"))
+            assert x == y and x[0] / x[1] == pytest.approx(1000 / 182)
+            if planes > 1:
+                assert found["slices"] == planes and found["Labels"] == metadata["Labels"]
+                assert tif.series[0].dataoffset is not None, "ImageJ reads its stacks as one run of pixels"
+
+
+def test_imagejs_large_stacks_with_one_header_are_read(model_file, slices, expected, tmp_path):
+    """Above 4 GB ImageJ writes the header of the first page only; the other pixels follow."""
+    tifffile.imwrite(tmp_path / "large.tif", slices, imagej=True, metadata={"axes": "ZYX"}, truncate=True)
+    with tifffile.TiffFile(tmp_path / "large.tif") as tif:
+        assert len(tif.pages) == 1
+    predict(model_file, tmp_path / "large.tif", tmp_path / "out")
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "out" / "labels.tif"), expected)
+
+
+def test_an_hdf5_file_gives_an_hdf5_file(model_file, slices, expected, tmp_path):
+    with h5py.File(tmp_path / "scan.h5", "w") as file:
+        file["entry/data/volume"] = slices
+        file["entry/data/dark"] = slices[0]
+        file["entry/data/volume"].attrs["element_size_um"] = [0.02, 0.01, 0.01]
+    predict(model_file, tmp_path / "scan.h5", tmp_path / "out")
+    with h5py.File(tmp_path / "out" / "labels.h5") as file:
+        assert (file["labels"].shape, file["labels"].dtype) == (slices.shape, np.uint8)
+        np.testing.assert_array_equal(file["labels"][:], expected)
+        assert file["labels"].attrs["element_size_um"].tolist() == [0.02, 0.01, 0.01]
+    with h5py.File(tmp_path / "scan.h5", "a") as file:
+        file["other"] = slices[:2].astype(">u2")
+    answer = hpcseg("predict", model_file, tmp_path / "scan.h5", "-o", tmp_path / "none")
+    assert answer.exit_code == 2 and "other (2, 67, 90)" in answer.output and "--dataset" in answer.output
+    predict(model_file, tmp_path / "scan.h5", tmp_path / "other", "--dataset", "/other")
+    with h5py.File(tmp_path / "other" / "labels.h5") as file:
+        np.testing.assert_array_equal(file["labels"][:], expected[:2])
+
+
+@pytest.mark.parametrize("kept", [10**9, 67 * 90 * 2 * 2, 1])
+def test_chunks_of_many_slices_are_read_as_they_lie(slices, tmp_path, monkeypatch, kept):
+    monkeypatch.setattr(volumes, "_MOST_BYTES_KEPT", kept)
+    with h5py.File(tmp_path / "scan.h5", "w") as file:
+        file.create_dataset("a", data=slices, chunks=(3, 32, 32), compression="gzip")
+    volume = open_volume(tmp_path / "scan.h5")
+    for index in (0, 4, 2, 3, 1):
+        np.testing.assert_array_equal(volume.read(index), slices[index])
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "int64"])
+def test_labels_have_the_values_and_the_type_of_the_training(model, slices, expected, tmp_path, dtype):
+    values = (1, 2, 100)
+    card = dataclasses.replace(model.card, class_values=values, label_dtype=dtype)
+    export(Model("relabelled", card, model.network), tmp_path / "m.safetensors")
+    tifffile.imwrite(
+        tmp_path / "scan.tif", slices[:2], imagej=True, metadata={"unit": "um", "axes": "ZYX"}, resolution=(2, 2)
+    )
+    predict(tmp_path / "m.safetensors", tmp_path / "scan.tif", tmp_path / "out")
+    labels = tifffile.imread(tmp_path / "out" / "labels.tif")
+    assert labels.dtype == dtype
+    np.testing.assert_array_equal(labels, np.array(values)[np.searchsorted([0, 128, 255], expected[:2])])
+
+
+def test_other_layers_have_the_form_of_the_input(model_files, slices, expected, tmp_path):
+    tifffile.imwrite(tmp_path / "scan.tif", slices, photometric="minisblack")
+    (tmp_path / "folder").mkdir()
+    for number, pixels in enumerate(slices):
+        tifffile.imwrite(tmp_path / "folder" / f"{number}.tif", pixels)
+    options = ("--probabilities", "--uncertainty", "--spread", "--ensemble", model_files[1])
+    predict(model_files[0], tmp_path / "scan.tif", tmp_path / "stack", *options)
+    predict(model_files[0], tmp_path / "folder", tmp_path / "files", *options, "--float16")
+    names = ["probability-0", "probability-128", "probability-255", "uncertainty", "spread", "labels"]
+    for name in names:
+        stack = tifffile.imread(tmp_path / "stack" / f"{name}.tif")
+        files = np.stack([tifffile.imread(tmp_path / "files" / name / f"{number}.tif") for number in range(5)])
+        if name == "labels":
+            np.testing.assert_array_equal(stack, files)
+        else:
+            assert (stack.dtype, files.dtype) == (np.uint8, np.float16)
+            np.testing.assert_allclose(stack / 255, files.astype(float), atol=0.5 / 255 + 1e-3)
+    probabilities = np.stack([tifffile.imread(tmp_path / "stack" / f"{name}.tif") for name in names[:3]])
+    assert np.abs(probabilities.astype(int).sum(0) - 255).max() <= 2
+    record = json.loads((tmp_path / "files" / "prediction.json").read_text())
+    assert list(record["layers"]) == ["labels", *names[:5]] and len(record["models"]) == 2
+
+
+def test_fractions_are_those_of_the_labels_and_sum_to_one(model_file, slices, tmp_path):
+    tifffile.imwrite(tmp_path / "scan.tif", slices, photometric="minisblack")
+    answer = predict(model_file, tmp_path / "scan.tif", tmp_path / "out")
+    labels = tifffile.imread(tmp_path / "out" / "labels.tif")
+    rows = list(csv.DictReader((tmp_path / "out" / "fractions.csv").read_text().splitlines()))
+    assert len(rows) == 6 and rows[-1]["slice"] == "volume"
+    for row, label in zip(rows, [*labels, labels], strict=True):
+        shares = {value: float(row[f"fraction_{value}"]) for value in (0, 128, 255)}
+        assert sum(shares.values()) == pytest.approx(1, abs=2e-9) and int(row["pixels"]) == label.size
+        assert shares == {value: pytest.approx((label == value).mean(), abs=1e-9) for value in shares}
+    record = json.loads((tmp_path / "out" / "prediction.json").read_text())
+    assert record["fractions"]["128"] == pytest.approx((labels == 128).mean())
+    assert f"128: {(labels == 128).mean():.2%}" in answer.output
+
+
+def spoil_colour(folder):
+    tifffile.imwrite(folder / "b.tif", np.zeros((8, 8, 3), np.uint8), photometric="rgb")
+
+
+def spoil_type(folder):
+    tifffile.imwrite(folder / "b.tif", np.zeros((8, 8), np.float32))
+
+
+def spoil_pages(folder):
+    tifffile.imwrite(folder / "b.tif", np.zeros((2, 8, 8), np.uint16), photometric="minisblack")
+
+
+def spoil_length(folder):
+    content = (folder / "a.tif").read_bytes()
+    (folder / "b.tif").write_bytes(content[: len(content) - 40])
+
+
+def spoil_kind(folder):
+    (folder / "b.tif").write_text("no image")
+
+
+@pytest.mark.parametrize("spoil", [spoil_colour, spoil_type, spoil_pages, spoil_length, spoil_kind])
+def test_a_folder_with_a_file_that_is_no_slice_is_refused_by_its_name(model_file, tmp_path, spoil):
+    (tmp_path / "in").mkdir()
+    tifffile.imwrite(tmp_path / "in" / "a.tif", np.full((8, 8), 30_000, np.uint16))
+    spoil(tmp_path / "in")
+    answer = hpcseg("predict", model_file, tmp_path / "in", "-o", tmp_path / "out")
+    assert answer.exit_code == 3 and "cannot be segmented" in answer.output and "b.tif" in answer.output
+    assert not (tmp_path / "out").exists()
+
+
+def no_finite_values(path):
+    tifffile.imwrite(path, np.full((2, 9, 9), np.nan, np.float32), photometric="minisblack")
+
+
+def channels(path):
+    tifffile.imwrite(path, np.zeros((2, 3, 9, 9), "u2"), imagej=True, metadata={"axes": "ZCYX"}, truncate=True)
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda path: None, "There is no folder, TIFF stack or HDF5 file"),
+        (lambda path: path.mkdir(), "holds no .tif or .tiff files"),
+        (lambda path: path.write_text("x"), "not a readable TIFF"),
+        (lambda path: path.write_bytes(b""), "not a readable TIFF"),
+        (no_finite_values, "NaN"),
+        (channels, "it has 3 channels"),
+    ],
+)
+def test_what_is_no_volume_is_refused(model_file, tmp_path, make, told):
+    make(tmp_path / "in.tif")
+    answer = hpcseg("predict", model_file, tmp_path / "in.tif", "-o", tmp_path / "out", "--range", "0", "1")
+    assert answer.exit_code == 3 and told in answer.output and "Traceback" not in answer.output
+
+
+def test_a_stack_is_read_page_by_page(slices, tmp_path):
+    tifffile.imwrite(tmp_path / "scan.tif", slices, photometric="minisblack")
+    volume = open_volume(tmp_path / "scan.tif")
+    assert (len(volume), volume.form, volume.names[4], set(volume.shapes)) == (5, "stack", "scan.tif#5", {(67, 90)})
+    np.testing.assert_array_equal(volume.read(3), slices[3])
+
+
+def test_a_model_file_needs_no_cell_and_a_cell_no_file(cells, model_file, slices, expected, tmp_path):
+    tifffile.imwrite(tmp_path / "scan.tif", slices, photometric="minisblack")
+    run = cells[0].path.parents[1]
+    for number, model in enumerate((cells[0].path, "*-s0-*")):
+        predict(model, tmp_path / "scan.tif", tmp_path / str(number), "--run", run)
+        np.testing.assert_array_equal(tifffile.imread(tmp_path / str(number) / "labels.tif"), expected)
+    answer = predict("*-s0-*", tmp_path / "scan.tif", tmp_path / "both", "--run", run, "--ensemble", "*-s1-*")
+    assert open_file(model_file).card.training["cell"] in (tmp_path / "both" / "prediction.json").read_text()
+    assert "slices/s" in answer.output

@@ -1,0 +1,104 @@
+"""Grey values of another kind are mapped as they are told, or refused; never guessed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import tifffile
+
+from hpcseg.errors import ConfigError, DatasetError
+from hpcseg.predict.mapping import decide, read_mapping, share_outside, volume_percentiles
+from hpcseg.predict.volume import open_volume
+
+
+@pytest.fixture
+def volume(tmp_path, tiny_folder):
+    """Makes a volume of four slices of the sample, changed by a function."""
+
+    def make(change):
+        (tmp_path / "volume").mkdir()
+        for number in (3, 6, 9, 12):
+            pixels = change(tifffile.imread(tiny_folder / "data" / f"sample{number:04d}.tiff"))
+            tifffile.imwrite(tmp_path / "volume" / f"s{number}.tif", pixels)
+        return open_volume(tmp_path / "volume")
+
+    return make
+
+
+def test_slices_like_the_trainings_are_taken_as_they_are(volume, model):
+    mapping = decide(volume(lambda pixels: pixels), model.card)
+    assert mapping.kind == "as trained"
+    image = mapping.apply(np.array([[0, 65535, 13107]], dtype=np.uint16), 65535)
+    assert image.dtype == np.float32 and image.tolist() == [[0, 1, np.float32(0.2)]]
+
+
+STRANGERS = {
+    "8 bit": lambda pixels: (pixels // 256).astype(np.uint8),
+    "float": lambda pixels: pixels.astype(np.float32) / 65535,
+    "8 bit in 16": lambda pixels: pixels // 256,
+    "brighter": lambda pixels: (pixels // 4 + 49000).astype(np.uint16),
+    "hardly any contrast": lambda pixels: (pixels // 50 + 30000).astype(np.uint16),
+    "constant": lambda pixels: np.full_like(pixels, 30000),
+}
+
+
+@pytest.mark.parametrize("change", STRANGERS.values(), ids=STRANGERS)
+def test_other_grey_values_are_refused_with_the_options_that_help(volume, model, change):
+    with pytest.raises(DatasetError, match=r"the model was trained on .*--range LOW HIGH.*--percentiles LOW HIGH"):
+        decide(volume(change), model.card)
+
+
+def test_a_range_is_that_of_a_conversion_to_the_trainings_type(volume, model):
+    mapping = decide(volume(STRANGERS["float"]), model.card, range_=(0.0, 1.0))
+    np.testing.assert_allclose(mapping.apply(np.array([0.0, 0.5, 1.0, 1.2]), 65535), [0, 0.5, 1, 1.2], rtol=1e-6)
+    assert mapping.meant == (0, 65535)
+    assert read_mapping(json.loads(json.dumps(mapping.as_dict()))) == mapping
+
+
+@pytest.mark.parametrize("change", [STRANGERS["8 bit"], STRANGERS["float"]], ids=["8 bit", "float"])
+def test_percentiles_of_the_volume_become_the_trainings(volume, model, change):
+    strangers = volume(change)
+    mapping = decide(strangers, model.card, percentiles=(1, 99))
+    pixels = np.stack([strangers.read(index) for index in range(len(strangers))])
+    low, high = np.percentile(pixels, (1, 99), method="inverted_cdf")
+    assert mapping.found == pytest.approx((low, high), abs=float(np.ptp(pixels)) / 30_000)
+    assert mapping.meant == (model.card.quantile(1), model.card.quantile(99))
+    mapped = mapping.apply(np.array(mapping.found), model.card.full_scale) * model.card.full_scale
+    np.testing.assert_allclose(mapped, mapping.meant, rtol=1e-6)
+    assert share_outside(mapping.apply(pixels, 65535), model.card) < 0.01
+    assert read_mapping(json.loads(json.dumps(mapping.as_dict()))) == mapping
+
+
+def test_percentiles_are_of_the_whole_volume_and_progress_is_told(volume):
+    strangers, told = volume(lambda pixels: pixels.astype(np.int32) - 40_000), []
+    found = volume_percentiles(strangers, (0, 100), lambda *done: told.append(done))
+    pixels = np.stack([strangers.read(index) for index in range(4)])
+    assert found == (pixels.min(), pixels.max())
+    assert told == [(done, 8) for done in range(1, 9)]
+
+
+def test_wishes_that_cannot_be_met_are_refused(volume, model):
+    flat = volume(STRANGERS["constant"])
+    with pytest.raises(ConfigError, match="Give one of them"):
+        decide(flat, model.card, range_=(0, 1), percentiles=(0, 100))
+    for range_ in ((1, 1), (2, 1), (0, float("inf")), (float("nan"), 1)):
+        with pytest.raises(ConfigError, match="LOW must be below HIGH"):
+            decide(flat, model.card, range_=range_)
+    for percentiles in ((-1, 99), (1, 101), (50, 50)):
+        with pytest.raises(ConfigError, match="0 <= LOW < HIGH <= 100"):
+            decide(flat, model.card, percentiles=percentiles)
+    with pytest.raises(DatasetError, match="nothing can be mapped by them"):
+        decide(flat, model.card, percentiles=(1, 99))
+
+
+def test_noise_of_the_training_is_no_stranger(volume, model):
+    rng = np.random.default_rng(0)
+    noisy = volume(lambda pixels: np.clip(pixels + rng.normal(0, 5000, pixels.shape), 0, 65535).astype(np.uint16))
+    assert model.card.train.noise_fraction > 0
+    assert decide(noisy, model.card).kind == "as trained"
+    clean = dataclasses.replace(model.card, train=dataclasses.replace(model.card.train, noise_fraction=0.0))
+    with pytest.raises(DatasetError):
+        decide(noisy, clean)

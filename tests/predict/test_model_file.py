@@ -1,0 +1,189 @@
+"""A model file gives back the bits of the trained cell, and nothing that it holds is ever run."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import struct
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from slice_folder import hpcseg
+
+from hpcseg.errors import HpcsegError, IncompleteError
+from hpcseg.learn import checkpoint
+from hpcseg.predict.card import GreyHistogram
+from hpcseg.predict.model_file import export, open_cell, open_file
+from hpcseg.runs.record import read_json
+
+
+def test_weights_come_back_bit_by_bit_and_answer_alike(cells, model_file, tmp_path):
+    cell, model = open_cell(cells[0]), open_file(model_file)
+    trained = checkpoint.load(cells[0].model_file)
+    assert trained.keys() == model.network.state_dict().keys()
+    for name, tensor in model.network.state_dict().items():
+        assert tensor.dtype == trained[name].dtype and torch.equal(tensor, trained[name]), name
+    image = torch.rand(1, 1, 36, 52)
+    with torch.inference_mode():
+        assert torch.equal(model.network.eval()(image), cell.network.eval()(image))
+    assert export(model, tmp_path / "again.safetensors") == model_file.read_bytes()
+
+
+def test_the_card_has_what_the_labels_and_slices_were(cells, model_file, tiny_dataset):
+    card = open_file(model_file).card
+    with h5py.File(tiny_dataset) as file:
+        pixels = file["slices"][:]
+    assert (card.class_values, card.label_dtype, card.grey_dtype, card.full_scale) == (
+        (0, 128, 255), "uint8", "uint16", 65535.0,
+    )  # fmt: skip
+    assert card.grey_range == (pixels.min(), pixels.max())
+    for per_cent in (1, 50, 99.5):
+        assert card.quantile(per_cent) == np.percentile(pixels, per_cent, method="inverted_cdf")
+    record = read_json(cells[0].training_file)
+    assert card.training["cell"] == cells[0].id and card.training["data_sha256"] == record["provenance"]["data_sha256"]
+    assert card.training["test_accuracy"][0]["sigma"] == 0
+    assert (card.train.width, card.train.depth, card.data.tile_size) == (4, 2, 64)
+    assert card.model_sha256 == record["model_sha256"]
+
+
+def test_quantiles_of_floats_are_right_to_a_bin():
+    values = np.random.default_rng(0).normal(5, 2, 100_000).astype(np.float32)
+    counts = GreyHistogram(float(values.min()), float(values.max()))
+    for part in np.split(values, 10):
+        counts.add(part)
+    width = (values.max() - values.min()) / 65_535
+    shares = np.array([0, 0.01, 0.5, 0.99, 1])
+    np.testing.assert_allclose(counts.quantiles(shares), np.quantile(values, shares), atol=2 * width)
+
+
+def header(content):
+    length = struct.unpack("<Q", content[:8])[0]
+    return json.loads(content[8 : 8 + length]), content[8 + length :]
+
+
+def with_header(table, rest):
+    text = json.dumps(table).encode()
+    return struct.pack("<Q", len(text)) + text + rest
+
+
+def with_card(content, **changes):
+    """The same file with a card that says something else."""
+    table, rest = header(content)
+    card = json.loads(table["__metadata__"]["hpcseg"])
+    for path, value in changes.items():
+        *sections, key = path.split("__")
+        at = card
+        for section in sections:
+            at = at[section]
+        at[key] = value
+    table["__metadata__"]["hpcseg"] = json.dumps(card)
+    return with_header(table, rest)
+
+
+class Hostile:
+    def __reduce__(self):
+        return (pytest.fail, ("code of a model file was run",))
+
+
+SPOILED = {
+    "empty": lambda content: b"",
+    "cut short": lambda content: content[: len(content) // 2],
+    "a header of all memory": lambda content: struct.pack("<Q", 2**62) + content[8:],
+    "text": lambda content: b"no model at all, only a few words",
+    "nested": lambda content: with_header({"__metadata__": {"hpcseg": "[" * 100_000}}, b""),
+    "no card": lambda content: with_header({}, b""),
+    "another's card": lambda content: with_header({"__metadata__": {"format": "pt"}}, b""),
+    "a weight changed": lambda content: content[:-1] + bytes([content[-1] ^ 1]),
+    "newer": lambda content: with_card(content, schema=99),
+    "other format": lambda content: with_card(content, format="elsewhere"),
+    "wider": lambda content: with_card(content, train__width=4096, train__depth=8),
+    "too wide": lambda content: with_card(content, train__width=10**12),
+    "a setting too many": lambda content: with_card(content, train__hidden=1),
+    "no classes": lambda content: with_card(content, class_values=[]),
+    "other classes": lambda content: with_card(content, class_values=[0, 128]),
+    "texts for classes": lambda content: with_card(content, class_values=["a", "b", "c"]),
+    "labels too large": lambda content: with_card(content, class_values=[0, 128, 300]),
+    "no dtype": lambda content: with_card(content, label_dtype="O"),
+    "unknown dtype": lambda content: with_card(content, grey_dtype="grey"),
+    "nothing to divide by": lambda content: with_card(content, full_scale=0),
+    "not finite": lambda content: with_card(content, full_scale=float("nan")),
+    "quantiles": lambda content: with_card(content, grey_quantiles=[1, 2]),
+    "no training": lambda content: with_card(content, training=None),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILED.values(), ids=SPOILED)
+def test_a_spoiled_file_is_refused_in_one_sentence(model_file, tmp_path, spoil):
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(spoil(model_file.read_bytes()))
+    with pytest.raises(HpcsegError, match=r"model\.safetensors is no model file that can be used: .*hpcseg export"):
+        open_file(file)
+
+
+def test_a_pickle_is_refused_unread(tmp_path, cells):
+    torch.save({"weights": Hostile()}, tmp_path / "model.pt")
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps(Hostile()))
+    for name in ("model.pt", "model.pkl"):
+        with pytest.raises(HpcsegError, match=r"can hold code, so it is not loaded.*cell's folder"):
+            open_file(tmp_path / name)
+    with pytest.raises(IncompleteError, match="There is no model file"):
+        open_file(tmp_path / "none")
+    with pytest.raises(HpcsegError, match="no regular file"):
+        open_file(tmp_path)
+
+
+def test_the_command_writes_the_file_and_replaces_no_other(cells, tmp_path, model_file):
+    file = tmp_path / "m.safetensors"
+    answer = hpcseg("export", cells[0].id, "--run", cells[0].path.parents[1], "-o", file)
+    assert answer.exit_code == 0 and "classes 0, 128, 255" in answer.output
+    assert file.read_bytes() == model_file.read_bytes()
+    assert hpcseg("export", cells[0].path, "-o", file).exit_code == 0
+    other = hpcseg("export", cells[1].path, "-o", file)
+    assert other.exit_code == 2 and "--force" in other.output
+    assert hpcseg("export", cells[1].path, "-o", file, "--force").exit_code == 0
+    several = hpcseg("export", "2x2-*", "--run", cells[0].path.parents[1], "-o", file)
+    assert several.exit_code == 2 and "fits 2 cells" in several.output
+
+
+def test_a_data_set_that_moved_is_named_or_asked_for(cells, tmp_path, tiny_dataset, good):
+    folder = type(cells[0])(tmp_path / "moved")
+    folder.path.mkdir()
+    for file in cells[0].path.iterdir():
+        (folder.path / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(IncompleteError, match="--data FILE"):
+        open_cell(folder)
+    assert open_cell(folder, tiny_dataset).card == open_cell(cells[0]).card
+    assert hpcseg("pack", good, "-o", tmp_path / "other.h5").exit_code == 0
+    with pytest.raises(HpcsegError, match="holds other data"):
+        open_cell(folder, tmp_path / "other.h5")
+
+
+def test_an_untrained_cell_is_told_so(cells, tmp_path):
+    (tmp_path / "cell").mkdir()
+    (tmp_path / "cell" / "config.json").write_bytes(cells[0].config_file.read_bytes())
+    with pytest.raises(IncompleteError, match="not trained yet"):
+        open_cell(type(cells[0])(tmp_path / "cell"))
+
+
+def test_onnx_without_its_packages_is_refused_before_work(cells, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    answer = hpcseg("export", cells[0].path, "-o", tmp_path / "m.safetensors", "--onnx")
+    assert answer.exit_code == 2 and "pip install 'hpcseg[onnx]'" in answer.output
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.filterwarnings("ignore")  # the exporter's own
+def test_onnx_answers_as_the_model_does(model, tmp_path):
+    pytest.importorskip("onnxscript", reason="needs the extra hpcseg[onnx]")
+    runtime = pytest.importorskip("onnxruntime", reason="needs the extra hpcseg[onnx]")
+    from hpcseg.predict.onnx_file import export_onnx
+
+    assert export_onnx(model, tmp_path / "m.onnx") < 1e-4
+    session = runtime.InferenceSession(tmp_path / "m.onnx")
+    image = np.random.default_rng(0).random((2, 1, 20, 44), dtype=np.float32)
+    (scores,) = session.run(["scores"], {"images": image})
+    with torch.inference_mode():
+        np.testing.assert_allclose(scores, model.network.eval()(torch.from_numpy(image)), atol=1e-4)
+    assert json.loads(session.get_modelmeta().custom_metadata_map["hpcseg"])["class_values"] == [0, 128, 255]

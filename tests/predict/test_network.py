@@ -1,0 +1,133 @@
+"""What the network says about a slice: the same for tiles as for the whole, for any size, averaged as it is told."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+from hpcseg.errors import HpcsegError
+from hpcseg.predict import network as networks
+from hpcseg.predict.model_file import open_file
+from hpcseg.predict.network import Network, Wishes
+
+CPU = torch.device("cpu")
+ALL = {"probabilities": True, "uncertainty": True, "float16": True}
+
+
+@pytest.fixture(scope="module")
+def models(model_files):
+    return [open_file(file) for file in model_files]
+
+
+@pytest.fixture(scope="module")
+def image(tiny_folder):
+    """An odd part of a slice, as a network takes it."""
+    return (tifffile.imread(tiny_folder / "data" / "sample0004.tiff")[:101, 20:103] / 65535).astype(np.float32)
+
+
+def answer(models, image, **wishes):
+    return Network(models, Wishes(**wishes), CPU, "fp32").answer(image)
+
+
+def plain(model, image):
+    """Probabilities of the model as it was trained, of a slice and four mirrored pixels around it."""
+    padded = np.pad(image, 4, mode="reflect")
+    assert not any(length % 4 for length in padded.shape) and min(padded.shape) >= 64
+    with torch.inference_mode():
+        return model.network.eval()(torch.from_numpy(padded)[None, None])[0].softmax(0).numpy()[:, 4:-4, 4:-4]
+
+
+def test_the_answer_is_the_trained_models(models, image):
+    even = np.ascontiguousarray(image[:64, :80])
+    found = answer(models[:1], even, **ALL)
+    expected = plain(models[0], even)
+    np.testing.assert_allclose(found.probabilities, expected, atol=2e-3)  # float16
+    np.testing.assert_array_equal(found.classes, expected.argmax(0))
+    assert len(np.unique(found.classes)) >= 2
+    entropy = -(expected * np.log(expected.clip(1e-12))).sum(0) / np.log(3)
+    np.testing.assert_allclose(found.uncertainty, entropy, atol=2e-3)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 83), (3, 5), (63, 64), (65, 64), (101, 83), (64, 7)])
+def test_slices_of_any_size_get_as_many_labels(models, image, shape):
+    found = answer(models[:1], np.ascontiguousarray(image[: shape[0], : shape[1]]))
+    assert found.classes.shape == shape and found.classes.dtype == np.uint8
+    assert found.probabilities is found.uncertainty is found.spread is None
+
+
+def test_what_lies_below_and_right_changes_little(models, image):
+    """The part above and to the left of the cut, further away than mirrored pixels reach, is exactly the same."""
+    whole, part = answer(models[:1], image, **ALL), answer(models[:1], np.ascontiguousarray(image[:70, :70]), **ALL)
+    from hpcseg.predict.geometry import reach
+
+    same = 70 - reach(2)
+    assert same > 30
+    np.testing.assert_allclose(part.probabilities[:, :same, :same], whole.probabilities[:, :same, :same], atol=1e-3)
+    assert (part.classes == whole.classes[:70, :70]).mean() > 0.97
+
+
+@pytest.mark.parametrize(("tile", "agreement"), [(32, 0.95), (48, 0.97), (64, 0.97), (88, 0.99), (5000, 1.0)])
+def test_tiles_are_blended_to_nearly_the_whole(models, image, tile, agreement):
+    whole, tiled = answer(models[:1], image, **ALL), answer(models[:1], image, tile=tile, **ALL)
+    assert (whole.classes == tiled.classes).mean() >= agreement
+    np.testing.assert_allclose(tiled.probabilities.astype(float).sum(0), 1, atol=5e-3)
+    difference = np.abs(whole.probabilities.astype(float) - tiled.probabilities)
+    assert difference.mean() < 0.02
+    # No seam: neighbouring pixels differ as much as in the whole.
+    jumps = [np.abs(np.diff(one.probabilities.astype(float), axis=1)).max() for one in (whole, tiled)]
+    assert jumps[1] < 1.2 * jumps[0] + 0.02
+
+
+def test_slices_that_do_not_fit_are_tiled_unasked(models, image, monkeypatch):
+    network = Network(models[:1], Wishes(**ALL), CPU, "fp32")
+    whole = network.answer(image)
+    assert network.tile_edge(112, 92) is None
+    monkeypatch.setattr(networks, "_free_bytes", lambda device: 2 * network._bytes_per_pixel * 64 * 64)
+    assert network.tile_edge(112, 92) == 64
+    assert (network.answer(image).classes == whole.classes).mean() > 0.97
+
+
+def test_an_ensemble_is_the_mean_and_its_spread_the_deviation(models, image):
+    even = np.ascontiguousarray(image[:64, :64])
+    found = answer(models, even, spread=True, **ALL)
+    each = np.stack([plain(model, even) for model in models])
+    np.testing.assert_allclose(found.probabilities, each.mean(0), atol=2e-3)
+    np.testing.assert_array_equal(found.classes, each.mean(0).argmax(0))
+    chosen = np.take_along_axis(each.std(0), found.classes[None].astype(int), 0)[0]
+    np.testing.assert_allclose(found.spread, chosen, atol=2e-3)
+    assert found.spread.max() > 0.01
+
+
+def test_flips_are_averaged_and_symmetric(models, image):
+    even = np.ascontiguousarray(image[:64, :64])
+    found = answer(models[:1], even, flips=True, **ALL)
+    each = [plain(models[0], even), plain(models[0], even[::-1].copy())[:, ::-1]]
+    each += [
+        plain(models[0], even[:, ::-1].copy())[..., ::-1],
+        plain(models[0], even[::-1, ::-1].copy())[:, ::-1, ::-1],
+    ]
+    np.testing.assert_allclose(found.probabilities, np.mean(each, 0), atol=2e-3)
+    mirrored = answer(models[:1], np.ascontiguousarray(even[:, ::-1]), flips=True, **ALL)
+    np.testing.assert_allclose(mirrored.probabilities[..., ::-1], found.probabilities, atol=2e-3)
+
+
+def test_values_as_bytes_are_255_times_the_values(models, image):
+    half = answer(models, image, spread=True, **ALL)
+    byte = answer(models, image, spread=True, **{**ALL, "float16": False})
+    for name in ("probabilities", "uncertainty", "spread"):
+        one, other = getattr(half, name), getattr(byte, name)
+        assert (one.dtype, other.dtype) == (np.float16, np.uint8)
+        np.testing.assert_allclose(other / 255, one.astype(float), atol=0.5 / 255 + 1e-3)
+
+
+def test_a_slice_that_does_not_fit_after_all_is_told_with_the_way_out(models, image, monkeypatch):
+    network = Network(models[:1], Wishes(), CPU, "fp32")
+
+    def fails(*_):
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(network, "_scores", fails)
+    with pytest.raises(HpcsegError, match=r"101 x 83 pixels does not fit .* --tile 64"):
+        network.answer(image)

@@ -1,0 +1,99 @@
+"""A model that was trained on crops segments whole real slices of 501 x 501, from any container."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import tifffile
+from slice_folder import hpcseg
+
+from hpcseg.data.store import read_info
+from hpcseg.jobfile import load_job
+from hpcseg.predict.model_file import export, open_cell
+from hpcseg.runs.execute import run_cell
+from hpcseg.runs.grid import plan, write_plan
+from hpcseg.runs.record import RunFolder
+
+pytestmark = pytest.mark.realdata
+JOB = """
+[train]
+width = 8
+depth = 2
+epochs = 2
+batch_size = 10
+precision = "fp32"
+noise_fraction = 0.25
+[[grid]]
+data.tiles = "small"
+"""
+
+
+@pytest.fixture(scope="module")
+def real_model(soc_dataset, tmp_path_factory):
+    """Trained for seconds on the upper left corner of every slice."""
+    folder = tmp_path_factory.mktemp("real")
+    (folder / "job.toml").write_text(JOB)
+    run = RunFolder(folder / "run")
+    grid = plan(load_job(folder / "job.toml"), run, soc_dataset, read_info(soc_dataset).data_sha256)
+    write_plan(grid)
+    assert run_cell(grid.cells[0].folder, "train", should_stop=lambda: False) == "finished"
+    export(open_cell(grid.cells[0].folder), folder / "model.safetensors")
+    return folder / "model.safetensors"
+
+
+def test_whole_slices_are_segmented_as_the_hand_did_it(real_model, soc, tmp_path):
+    (tmp_path / "in").mkdir()
+    numbers = (30, 250, 470)
+    for number in numbers:
+        (tmp_path / "in" / f"SOCprist{number:04d}.tiff").symlink_to(
+            (soc / "data" / f"SOCprist{number:04d}.tiff").resolve()
+        )
+    answer = hpcseg("predict", real_model, tmp_path / "in", "-o", tmp_path / "out")
+    assert answer.exit_code == 0, answer.output
+    right = []
+    for number in numbers:
+        labels = tifffile.imread(tmp_path / "out" / "labels" / f"SOCprist{number:04d}.tiff")
+        assert (labels.shape, labels.dtype) == ((501, 501), np.uint8)
+        right.append((labels == tifffile.imread(soc / "labels" / f"slice__{number:03d}.tif")).mean())
+    # Two thirds is what the two larger classes alone would give; 15 epochs at width 16 give 0.986.
+    assert np.mean(right) > 0.9, right
+    fractions = json.loads((tmp_path / "out" / "prediction.json").read_text())["fractions"]
+    # 29.5, 43.4 and 27.2 per cent in the labels of all slices.
+    assert [fractions[value] for value in ("0", "128", "255")] == pytest.approx([0.295, 0.434, 0.272], abs=0.08)
+
+
+def test_the_packbits_originals_keep_their_resolution_and_have_the_same_labels(real_model, soc, soc_original, tmp_path):
+    names = sorted(path.name for path in (soc_original / "data").iterdir())[:2]
+    for kind, folder in (("original", soc_original), ("soc", soc)):
+        (tmp_path / kind).mkdir()
+        for name in names:
+            (tmp_path / kind / name).symlink_to((folder / "data" / name).resolve())
+        command = ("predict", real_model, tmp_path / kind, "-o", tmp_path / f"{kind}-out", "--precision", "fp32")
+        assert hpcseg(*command).exit_code == 0
+    for name in names:
+        with tifffile.TiffFile(tmp_path / "original-out" / "labels" / name) as tif:
+            tags = tif.pages.first.tags
+            assert tags["XResolution"].value == tags["YResolution"].value == (72, 1)
+            assert tags["ResolutionUnit"].value == 2
+            labels = tif.asarray()
+        np.testing.assert_array_equal(labels, tifffile.imread(tmp_path / "soc-out" / "labels" / name))
+
+
+def test_eight_bit_copies_are_mapped_back(real_model, soc, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "same").mkdir()
+    name = "SOCprist0250.tiff"
+    pixels = tifffile.imread(soc / "data" / name)
+    tifffile.imwrite(tmp_path / "same" / name, pixels)
+    tifffile.imwrite(tmp_path / "in" / name, np.rint(pixels / 257).astype(np.uint8))
+    refused = hpcseg("predict", real_model, tmp_path / "in", "-o", tmp_path / "none")
+    assert refused.exit_code == 3 and "uint8 grey values, but the model was trained on uint16" in refused.output
+    assert hpcseg("predict", real_model, tmp_path / "same", "-o", tmp_path / "wanted").exit_code == 0
+    wanted = tifffile.imread(tmp_path / "wanted" / "labels" / name)
+    # The scale of the conversion is known; or it is not, and the histogram of the one slice has to do.
+    for options, agreement in ((("--range", 0, 255), 0.99), (("--percentiles", 0.5, 99.5), 0.95)):
+        out = tmp_path / options[0].strip("-")
+        assert hpcseg("predict", real_model, tmp_path / "in", "-o", out, *options).exit_code == 0
+        assert (tifffile.imread(out / "labels" / name) == wanted).mean() > agreement

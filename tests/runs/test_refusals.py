@@ -1,0 +1,156 @@
+"""A cell whose files do not belong together, or whose training comes to nothing: refused in words, and written down."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from hpcseg.cluster.failures import diagnose
+from hpcseg.config import CellConfig, DataConfig, NeedsConfig, ReportConfig, TrainConfig
+from hpcseg.data.store import read_info
+from hpcseg.errors import HpcsegError
+from hpcseg.jobfile import JobConfig
+from hpcseg.learn import checkpoint
+from hpcseg.learn.ranks import RankEnvironment, Ranks
+from hpcseg.runs import execute
+from hpcseg.runs.execute import run_cell
+from hpcseg.runs.grid import Cell, plan, write_plan
+from hpcseg.runs.record import RunFolder, write_json
+
+SETTINGS = {"width": 1, "depth": 1, "epochs": 1, "batch_size": 7, "precision": "fp32"}
+
+
+def make_cell(folder: Path, dataset: Path, **train: object) -> Cell:
+    config = CellConfig(data=DataConfig(tile_size=32), train=TrainConfig(**{**SETTINGS, **train}))
+    job = JobConfig(name="test", title="test", cells=(config,), needs=NeedsConfig(), report=ReportConfig())
+    grid = plan(job, RunFolder(folder), dataset, read_info(dataset).data_sha256)
+    write_plan(grid)
+    return grid.cells[0]
+
+
+@pytest.fixture
+def cell(tmp_path, tiny_dataset) -> Cell:
+    return make_cell(tmp_path / "run", tiny_dataset)
+
+
+@pytest.fixture
+def trained(cell) -> Cell:
+    assert run(cell) == "finished"
+    return cell
+
+
+def run(cell: Cell, stage: str = "train", *, steps: int | None = None) -> str:
+    answers = iter([False] * steps + [True] * 9) if steps is not None else iter(lambda: False, True)
+    return run_cell(cell.folder, stage, should_stop=lambda: next(answers))
+
+
+def change(file: Path, **values: object) -> None:
+    write_json(file, {**json.loads(file.read_text()), **values})
+
+
+def failure(cell: Cell) -> dict[str, object]:
+    return json.loads(cell.folder.failure_file.read_text())
+
+
+def test_a_checkpoint_of_other_settings_is_refused(cell):
+    assert run(cell, steps=1) == "stopped"
+    planned = json.loads(cell.folder.config_file.read_text())
+    change(cell.folder.config_file, train={**planned["train"], "learning_rate": 0.5})
+    with pytest.raises(HpcsegError, match=r"checkpoint\.pt belongs to other settings\. Delete it"):
+        run(cell)
+
+
+def test_a_loss_that_is_no_number_ends_the_training_and_is_named(tmp_path, tiny_dataset):
+    cell = make_cell(tmp_path / "run", tiny_dataset, learning_rate=1e30, epochs=2)
+    told = r"The training loss became (nan|inf) in epoch 1\. Lower train\.learning_rate"
+    with pytest.raises(HpcsegError, match=told):
+        run(cell)
+    assert not cell.folder.model_file.exists() and not cell.folder.training_file.exists()
+    assert diagnose(cell, None, None, cancelled=False, logs={}).kind.name == "loss not finite"
+
+
+def test_code_that_changed_after_the_plan_is_refused(cell):
+    change(cell.folder.config_file, code_sha256="0" * 64)
+    with pytest.raises(HpcsegError, match=r"hpcseg was changed after the cell .* was planned"):
+        run(cell)
+    assert "hpcseg was changed" in str(failure(cell)["error"])
+
+
+def test_a_model_that_is_not_the_trained_one_is_not_evaluated(trained):
+    weights = checkpoint.load(trained.folder.model_file)
+    checkpoint.save(trained.folder.model_file, {name: tensor + 1 for name, tensor in weights.items()})
+    with pytest.raises(HpcsegError, match=r"model\.pt is not the model of training\.json"):
+        run(trained, "evaluate")
+    assert not trained.folder.evaluation_file.exists()
+
+
+def test_a_model_of_another_network_is_not_evaluated(trained):
+    checkpoint.save(trained.folder.model_file, {"weight": torch.zeros(3)})
+    with pytest.raises(HpcsegError, match=r"model\.pt does not hold the U-Net that config\.json describes"):
+        run(trained, "evaluate")
+
+
+def test_tiles_that_are_divided_in_another_way_are_not_tested_on(trained):
+    change(trained.folder.training_file, split_sha256="0" * 64)
+    with pytest.raises(HpcsegError, match="the split of the tiles is no longer the one"):
+        run(trained, "evaluate")
+
+
+def test_metrics_that_a_crash_has_lost_are_written_again(tmp_path, tiny_dataset):
+    whole, cell = (make_cell(tmp_path / name, tiny_dataset, epochs=2) for name in ("whole", "cut"))
+    assert run(whole) == "finished"
+    steps = json.loads(whole.folder.training_file.read_text())["steps"]
+    assert run(cell, steps=steps - 1) == "stopped"
+    cell.folder.metrics_file.unlink()
+    assert run(cell) == "finished"
+    assert cell.folder.metrics_file.read_bytes() == whole.folder.metrics_file.read_bytes()
+
+
+def test_the_first_of_several_failures_is_kept(cell, monkeypatch):
+    def fail_after_another_rank(*_: object) -> bool:
+        write_json(cell.folder.failure_file, {"error": "CUDA out of memory", "rank": 3, "time": time.time()})
+        raise ConnectionError("Connection closed by peer")
+
+    monkeypatch.setattr(execute, "_STAGES", {"train": fail_after_another_rank})
+    with pytest.raises(ConnectionError):
+        run(cell)
+    assert (failure(cell)["error"], failure(cell)["rank"]) == ("CUDA out of memory", 3)
+
+
+def test_a_failure_of_an_earlier_start_is_not_taken_for_this_ones(cell, monkeypatch):
+    def fail(*_: object) -> bool:
+        raise ConnectionError("Connection closed by peer")
+
+    write_json(cell.folder.failure_file, {"error": "CUDA out of memory", "rank": 3, "time": time.time() - 60})
+    monkeypatch.setattr(execute, "_STAGES", {"train": fail})
+    with pytest.raises(ConnectionError):
+        run(cell)
+    assert failure(cell)["error"] == "ConnectionError: Connection closed by peer"
+
+
+def test_ranks_that_read_different_checkpoints_do_not_train_on(cell, monkeypatch):
+    class Disagreeing(Ranks):
+        """Another rank of the launch, on a node that sees an older file, is one step behind."""
+
+        def largest(self, value: float) -> int:
+            return int(value) + (value < 0)
+
+    assert run(cell, steps=1) == "stopped"
+    monkeypatch.setattr(execute, "join", lambda *_: _entered(Disagreeing(RankEnvironment(), torch.device("cpu"), None)))
+    with pytest.raises(HpcsegError, match="The ranks read different checkpoints"):
+        run(cell)
+
+
+class _entered:
+    def __init__(self, ranks: Ranks) -> None:
+        self.ranks = ranks
+
+    def __enter__(self) -> Ranks:
+        return self.ranks
+
+    def __exit__(self, *_: object) -> None:
+        return None
