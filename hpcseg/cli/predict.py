@@ -26,7 +26,7 @@ from hpcseg.errors import ConfigError
 
 if TYPE_CHECKING:
     from hpcseg.cluster.profile import Resources
-    from hpcseg.predict.whole import Request
+    from hpcseg.predict.request import Request
 
 _MOST_LISTED = 3
 _SLURM = "Slurm"
@@ -101,7 +101,7 @@ def predict(
 ) -> None:
     """Segment a volume: labels under the input's names, phase fractions as a table. The same command goes on."""
     from hpcseg.predict.network import Wishes
-    from hpcseg.predict.whole import Request
+    from hpcseg.predict.request import Request
 
     request = Request(
         models=(_find_model(model, run), *(path for name in ensemble or () for path in _find_models(name, run))),
@@ -148,7 +148,8 @@ def predict(
 
 def _submit(request: Request, resources: Resources, *, parts: int, dry_run: bool) -> None:
     from hpcseg.cluster.volume import submit_parts
-    from hpcseg.predict.whole import begin, finish
+    from hpcseg.predict.request import begin
+    from hpcseg.predict.whole import finish
     from hpcseg.runs.record import read_json
 
     prediction = begin(request, write=not dry_run)
@@ -167,7 +168,8 @@ def _submit(request: Request, resources: Resources, *, parts: int, dry_run: bool
 
 
 def _predict_here(request: Request) -> None:
-    from hpcseg.predict.whole import begin, finish, work
+    from hpcseg.predict.request import begin
+    from hpcseg.predict.whole import finish, work
     from hpcseg.runs.record import read_json
 
     with console.progress_bar() as progress:

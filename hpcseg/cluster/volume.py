@@ -17,7 +17,7 @@ from hpcseg.cluster.sender import NoRoomError, Submission, send_array, send_job,
 from hpcseg.cluster.submit import in_arrays, largest_array, require_slurm
 from hpcseg.cluster.worker import JoinTask, PredictTask
 from hpcseg.errors import ConfigError
-from hpcseg.predict.whole import Prediction, part_of
+from hpcseg.predict.request import Prediction, part_of
 from hpcseg.runs.record import RunFolder
 
 _STAGE = "predict"

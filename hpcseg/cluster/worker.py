@@ -105,7 +105,8 @@ class PredictTask:
 
     def __call__(self) -> str:
         """Write the slices of the part that are missing; returns "finished"."""
-        from hpcseg.predict.whole import begin, part_of, read_request, work
+        from hpcseg.predict.request import begin, part_of, read_request
+        from hpcseg.predict.whole import work
 
         stop = _StopFlag()
         prediction = begin(read_request(Path(self.out)))
@@ -133,7 +134,8 @@ class JoinTask:
     def __call__(self) -> None:
         """Finish the prediction; raises IncompleteError where slices are missing."""
         from hpcseg.errors import IncompleteError
-        from hpcseg.predict.whole import begin, finish, read_request
+        from hpcseg.predict.request import begin, read_request
+        from hpcseg.predict.whole import finish
 
         prediction = begin(read_request(Path(self.out)))
         missing = prediction.missing()

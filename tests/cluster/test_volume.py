@@ -21,7 +21,7 @@ from hpcseg.learn.unet import build_unet
 from hpcseg.predict.card import QUANTILES, ModelCard
 from hpcseg.predict.model_file import Model, export
 from hpcseg.predict.outcome import OutFolder
-from hpcseg.predict.whole import part_of
+from hpcseg.predict.request import part_of
 
 
 @pytest.fixture

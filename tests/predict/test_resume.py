@@ -98,12 +98,12 @@ def test_it_goes_on_after_an_error_and_ends_with_the_same(model_file, source, tm
 
 @pytest.mark.parametrize("form", ["folder", "stack"])
 def test_it_goes_on_after_a_kill(model_file, source, tmp_path, form):
-    arguments = [sys.executable, "-m", "hpcseg", "predict", model_file, source(form), "--flips", "--precision", "fp32"]
+    arguments = [sys.executable, "-m", "hpcseg", "predict", model_file, source(form), "--precision", "fp32"]
     out = OutFolder(tmp_path / "out")
     script = (
         "import sys, time\nfrom hpcseg.predict import whole\nfrom hpcseg.predict.network import Network\n"
         "whole._SECONDS_BETWEEN_COMMITS = 0\nanswer = Network.answer\n"
-        "Network.answer = lambda self, image: (time.sleep(0.2), answer(self, image))[1]\n"
+        "Network.answer = lambda self, image: (time.sleep(0.1), answer(self, image))[1]\n"
         "from hpcseg.cli.app import main\nmain()"
     )
     slow = [sys.executable, "-c", script, *map(str, arguments[3:]), "-o", str(out.path)]
@@ -207,7 +207,7 @@ def test_strange_slices_among_others_are_named(model_file, source, tmp_path):
 
 
 def test_memory_does_not_grow_with_the_number_of_slices(model_file, tmp_path):
-    """Peak of 40 slices and of 400; in one process, since the peak never falls."""
+    """Peak of 40 slices and of 340; in one process, since the peak never falls."""
     script = """
 import resource, sys
 from pathlib import Path
@@ -215,8 +215,8 @@ import numpy as np, tifffile
 from slice_folder import hpcseg
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-pixels = np.random.default_rng(0).integers(20000, 40000, (256, 256), dtype=np.uint16)
-for count in (40, 400):
+pixels = np.random.default_rng(0).integers(20000, 40000, (160, 160), dtype=np.uint16)
+for count in (40, 340):
     with tifffile.TiffWriter(f"{count}.tif") as tif:
         for _ in range(count):
             tif.write(pixels, metadata=None)
@@ -224,7 +224,8 @@ for count in (40, 400):
     assert answer.exit_code == 0, answer.output
     print(peak())
 """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    # One thread, since two wait for each other at every layer of so small a network.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", script, model_file],
         cwd=tmp_path,
@@ -234,5 +235,5 @@ for count in (40, 400):
         check=True,
     )
     few, many = map(float, done.stdout.split())
-    # 360 slices more are 45 MB as they are read, 90 MB as the network takes them, and 45 MB of labels and uncertainty.
-    assert many - few < 20, f"{few:.0f} MiB, then {many:.0f} MiB"
+    # 300 slices more are 15 MB as they are read, 31 MB as the network takes them, and 15 MB of labels and uncertainty.
+    assert many - few < 10, f"{few:.0f} MiB, then {many:.0f} MiB"

@@ -1,0 +1,217 @@
+"""What a user asks for in, looked at and written down out: everything opened, nothing predicted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpcseg.errors import ConfigError
+from hpcseg.predict import mapping as mappings
+from hpcseg.predict.layers import Layer, Target, open_target
+from hpcseg.predict.mapping import Mapping
+from hpcseg.predict.model_file import Model, open_model
+from hpcseg.predict.network import Wishes
+from hpcseg.predict.outcome import SCHEMA, OutFolder
+from hpcseg.predict.volume import Volume, open_volume
+from hpcseg.runs import provenance
+from hpcseg.runs.record import read_json, write_json
+
+OnSlice = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a user asks for."""
+
+    models: tuple[Path, ...]
+    """Model files, or folders of trained cells."""
+    source: Path
+    out: Path
+    dataset: str | None = None
+    data: Path | None = None
+    """The packed data set of the cells, should it have moved."""
+    range_: tuple[float, float] | None = None
+    percentiles: tuple[float, float] | None = None
+    precision: str = "auto"
+    wishes: Wishes = field(default_factory=Wishes)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A request that was looked at: everything opened, nothing predicted."""
+
+    request: Request
+    models: tuple[Model, ...]
+    volume: Volume
+    mapping: Mapping
+    folder: OutFolder
+    layers: tuple[Layer, ...]
+    finished: bool
+    """All was done before."""
+
+    def missing(self) -> list[int]:
+        """Indices of the slices that are not written."""
+        done, target = self.folder.done(), self.target()
+        return [index for index in range(len(self.volume)) if index not in done or not target.has(index)]
+
+    def target(self) -> Target:
+        """The files of its layers."""
+        return open_target(self.folder.path, self.volume, self.layers)
+
+
+def begin(request: Request, *, on_slice: OnSlice = lambda *_: None, write: bool = True) -> Prediction:
+    """Open everything, decide how grey values are mapped, and write down what is asked.
+
+    Args:
+        request: what is asked; with the same, the prediction in its folder goes on.
+        on_slice: told how many slices were read, where percentiles of the volume are asked for.
+        write: False: only look.
+
+    Raises:
+        ConfigError: the models do not belong together, the wishes cannot be met, or the folder holds something else.
+        DatasetError: the volume cannot be segmented, or its grey values are not those of the training.
+        HpcsegError: a model cannot be used, or the file system refuses.
+    """
+    models = tuple(open_model(path, request.data) for path in request.models)
+    _check_ensemble(models, request.wishes)
+    card = models[0].card
+    volume = open_volume(request.source, request.dataset)
+    folder = OutFolder(request.out)
+    asked = {
+        "models": [model.card.model_sha256 for model in models],
+        "input": volume.identity,
+        "dataset": volume.dataset,
+        "range": request.range_,
+        "percentiles": request.percentiles,
+        "precision": request.precision,
+        **asdict(request.wishes),
+    }
+    layers = _layers(models, request.wishes)
+    record = folder.record()
+    if record is not None:
+        folder.check_same(record, asked)
+        mapping = mappings.read_mapping(record["mapping"])
+    else:
+        mapping = mappings.decide(
+            volume, card, range_=request.range_, percentiles=request.percentiles, on_slice=on_slice
+        )
+        if write:
+            folder.path.mkdir(parents=True, exist_ok=True)
+            write_json(folder.record_file, _record(request, models, volume, mapping, layers, asked))
+    prediction = Prediction(request, models, volume, mapping, folder, layers, finished=False)
+    if write and not prediction.target().prepare() and record is not None:
+        folder.forget()
+    finished = record is not None and record.get("state") == "finished" and not prediction.missing()
+    return Prediction(request, models, volume, mapping, folder, layers, finished)
+
+
+def read_request(out: Path) -> Request:
+    """The request that was written down in a folder; the prediction goes on with it.
+
+    Raises:
+        IncompleteError: there is none.
+    """
+    record = read_json(OutFolder(out).record_file)
+    asked = record["asked"]
+    return Request(
+        models=tuple(out / path for path in record["model_paths"]),
+        source=out / record["input"]["path"],
+        out=out,
+        dataset=asked["dataset"],
+        data=record["data_path"] and out / record["data_path"],
+        range_=asked["range"] and tuple(asked["range"]),
+        percentiles=asked["percentiles"] and tuple(asked["percentiles"]),
+        precision=asked["precision"],
+        wishes=Wishes(**{item.name: asked[item.name] for item in fields(Wishes)}),
+    )
+
+
+def part_of(missing: Sequence[int], slices: int, part: int, parts: int) -> list[int]:
+    """The missing slices of one part of a volume: of a run of slices, as long as the others' to one slice."""
+    first, end = slices * part // parts, slices * (part + 1) // parts
+    return [index for index in missing if first <= index < end]
+
+
+def probability_layer(value: int) -> str:
+    """Name of the layer with the probability of a label value."""
+    return f"probability-{value}"
+
+
+def _check_ensemble(models: Sequence[Model], wishes: Wishes) -> None:
+    first = models[0].card
+    for model in models[1:]:
+        for what in ("class_values", "label_dtype", "grey_dtype", "full_scale"):
+            ours, theirs = getattr(first, what), getattr(model.card, what)
+            if ours != theirs:
+                raise ConfigError(
+                    f"{models[0].name} and {model.name} cannot be one ensemble: their {what.replace('_', ' ')} are "
+                    f"{ours} and {theirs}. Take models of one data set."
+                )
+    hashes = [model.card.model_sha256 for model in models]
+    if len(set(hashes)) < len(hashes):
+        raise ConfigError("The same model is given twice, and it would count twice. Give each model once.")
+    if wishes.spread and len(models) < 2:
+        raise ConfigError("--spread is the spread over several models. Give more with --ensemble.")
+
+
+def _layers(models: Sequence[Model], wishes: Wishes) -> tuple[Layer, ...]:
+    card = models[0].card
+    dtype, scale = (np.dtype("f2"), "") if wishes.float16 else (np.dtype("u1"), ", times 255")
+    layers = [Layer("labels", np.dtype(card.label_dtype), "values of the training labels")]
+    if wishes.probabilities:
+        layers += [
+            Layer(probability_layer(value), dtype, f"probability of {value}{scale}") for value in card.class_values
+        ]
+    if wishes.uncertainty:
+        layers.append(
+            Layer("uncertainty", dtype, f"entropy of the probabilities / log({len(card.class_values)}){scale}")
+        )
+    if wishes.spread:
+        what = f"standard deviation over {len(models)} models of the probability of the label{scale}"
+        layers.append(Layer("spread", dtype, what))
+    return tuple(layers)
+
+
+def _record(
+    request: Request,
+    models: Iterable[Model],
+    volume: Volume,
+    mapping: Mapping,
+    layers: Iterable[Layer],
+    asked: dict[str, Any],
+) -> dict[str, Any]:
+    """What is known before the first slice is predicted."""
+    out = request.out.resolve()
+    ours = provenance.collect(device={}, command=provenance.command_line(), data_sha256="")
+    kept = ("hpcseg_version", "commit", "diff_sha256", "command", "python", "torch", "numpy", "host", "cores", "system")
+    return {
+        "schema": SCHEMA,
+        "state": "started",
+        "asked": asked,
+        "input": {
+            # Relative, as in a cell's config.json.
+            "path": os.path.relpath(volume.source.resolve(), out),
+            "form": volume.form,
+            "dataset": volume.dataset,
+            "dtype": volume.dtype.name,
+            "slices": len(volume),
+            "shapes": [list(shape) for shape in sorted(set(volume.shapes))],
+            "names": list(volume.names),
+        },
+        "mapping": mapping.as_dict(),
+        "models": [{"name": model.name, "sha256": model.card.model_sha256, **_origin(model)} for model in models],
+        "model_paths": [os.path.relpath(path.resolve(), out) for path in request.models],
+        "data_path": request.data and os.path.relpath(request.data.resolve(), out),
+        "layers": {layer.name: {"dtype": layer.dtype.name, "meaning": layer.meaning} for layer in layers},
+        **{name: ours[name] for name in kept},
+        "time": ours["time"],
+    }
+
+
+def _origin(model: Model) -> dict[str, Any]:
+    return {name: model.card.training.get(name) for name in ("commit", "data_sha256", "code_sha256")}
