@@ -32,7 +32,8 @@ class DataConfig:
     """Which tiles of the packed slices are used, and how they are divided into sets."""
 
     tiles: str = "small"
-    """"small" (upper-left tile), "large" (3 x 3 from the upper left), or any grid as "ROWSxCOLUMNS"."""
+    """"small" (upper-left tile), "large" (3 x 3 from the upper left), any grid as "ROWSxCOLUMNS", or "cover": as few
+    tiles as cover whole slices, which overlap where they must."""
     tile_size: int = 128
     """Edge of a tile in pixels."""
     split: str = "shuffled"
@@ -45,22 +46,27 @@ class DataConfig:
     """Train on the tiles of this many slices only; 0: of all. The same slices are in every larger number."""
 
     def __post_init__(self) -> None:
-        self.grid()
+        self.grid(0, 0)
         _check(self.tile_size >= 8, "data.tile_size", self.tile_size, "at least 8 pixels")
         _check(self.split in SPLITS, "data.split", self.split, f"one of {', '.join(SPLITS)}")
         _check(self.split_seed >= 0, "data.split_seed", self.split_seed, "0 or more")
         _check(self.gap_slices >= 1, "data.gap_slices", self.gap_slices, "at least 1, or neighbours would meet")
         _check(self.train_slices >= 0, "data.train_slices", self.train_slices, "0 (all) or more")
 
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of the tile grid; raises ConfigError for a spec that is none."""
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the tile grid on slices of a size in pixels; raises ConfigError for a spec that is none.
+
+        The size matters for "cover" alone.
+        """
+        if self.tiles == "cover":
+            return -(-height // self.tile_size), -(-width // self.tile_size)
         if self.tiles in ("small", "large"):
             return (1, 1) if self.tiles == "small" else (3, 3)
         spec = _GRID_SPEC.fullmatch(self.tiles)
         if spec is None:
             raise ConfigError(
-                f'data.tiles is "{self.tiles}", but it must be "small", "large" or a grid like "2x3" (rows x columns, '
-                "at most 999 each)."
+                f'data.tiles is "{self.tiles}", but it must be "small", "large", "cover" or a grid like "2x3" (rows x '
+                "columns, at most 999 each)."
             )
         return int(spec[1]), int(spec[2])
 

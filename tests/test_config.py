@@ -116,8 +116,8 @@ def test_a_whole_number_is_a_number(job):
 @pytest.mark.parametrize(
     ("section", "setting", "value", "rule"),
     [
-        (DataConfig, "tiles", "medium", '"small", "large" or a grid like "2x3"'),
-        (DataConfig, "tiles", "0x3", '"small", "large" or a grid like "2x3"'),
+        (DataConfig, "tiles", "medium", '"small", "large", "cover" or a grid like "2x3"'),
+        (DataConfig, "tiles", "0x3", '"small", "large", "cover" or a grid like "2x3"'),
         (DataConfig, "tile_size", 7, "at least 8 pixels"),
         (DataConfig, "split", "random", "one of shuffled, blocked"),
         (DataConfig, "split_seed", -1, "0 or more"),
@@ -268,12 +268,17 @@ def test_the_smoke_job_is_two_tiny_cells():
 
 
 def test_grids_are_read_from_their_spec():
-    assert [DataConfig(tiles=tiles).grid() for tiles in ("small", "large", "2x3", "10x1")] == [
+    assert [DataConfig(tiles=tiles).grid(501, 501) for tiles in ("small", "large", "2x3", "10x1")] == [
         (1, 1),
         (3, 3),
         (2, 3),
         (10, 1),
     ]
+
+
+@pytest.mark.parametrize(("size", "tiles"), [((501, 501), (4, 4)), ((128, 128), (1, 1)), ((129, 300), (2, 3))])
+def test_a_cover_has_as_many_tiles_as_it_needs(size, tiles):
+    assert DataConfig(tiles="cover").grid(*size) == tiles
 
 
 def test_sigmas_are_zero_the_tables_and_the_sweep_ascending_without_repeats():

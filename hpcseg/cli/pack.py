@@ -116,7 +116,7 @@ def _tiles(info: DatasetInfo, name: str) -> int | None:
     from hpcseg.data.tiles import tile_corners
 
     config = DataConfig(tiles=name)
-    rows, columns = config.grid()
+    rows, columns = config.grid(*info.shape[1:])
     try:
         corners = tile_corners(*info.shape[1:], rows=rows, columns=columns, size=config.tile_size)
     except ConfigError:

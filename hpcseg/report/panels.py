@@ -32,7 +32,7 @@ _GRID_COLOUR = "#E69F00"
 def figure1(records: Records) -> Drawn:
     """One slice and its label with the 3 x 3 grid of tiles."""
     title = "Figure 1: a slice and its label, with the tiles of the large data set (outlined: the small one's)"
-    found = _kept(records, "figure1", _any_large(records), "slice")
+    found = _kept(records, "figure1", _any(records), "slice")
     if isinstance(found, Hole):
         return Drawn(title, None, (found,))
     row, pictures = found
@@ -42,7 +42,7 @@ def figure1(records: Records) -> Drawn:
     axes[0][0].set_title(f"slice {int(pictures['slice_number'])}")
     axes[0][1].set_title("label")
     size = row.config.data.tile_size
-    rows, columns = row.config.data.grid()
+    rows, columns = row.config.data.grid(*pictures["slice"].shape)
     for axis in axes[0]:
         for y, x in tile_corners(*pictures["slice"].shape, rows=rows, columns=columns, size=size):
             axis.add_patch(_square(x, y, size, 1.0))
@@ -53,13 +53,13 @@ def figure1(records: Records) -> Drawn:
 def figure4(records: Records) -> Drawn:
     """Test tiles without noise: input, label, prediction, errors."""
     title = "Figure 4: test tiles without noise, their labels, and what the model makes of them"
-    return _tiles(records, "figure4", title, _any_large(records), noisy=False)
+    return _tiles(records, "figure4", title, _any(records), noisy=False)
 
 
 def figure5(records: Records) -> Drawn:
     """One slice at several noise levels."""
     title = "Figure 5: one slice at several noise levels (sigma in counts)"
-    found = _kept(records, "figure5", _any_large(records), "slice")
+    found = _kept(records, "figure5", _any(records), "slice")
     if isinstance(found, Hole):
         return Drawn(title, None, (found,))
     _, pictures = found
@@ -95,7 +95,7 @@ def figure8(records: Records) -> Drawn:
 def figure9(records: Records) -> Drawn:
     """A whole slice, segmented in one piece by a model that was trained on tiles."""
     title = "Figure 9: a whole test slice, segmented in one piece by a model that was trained on tiles"
-    found = _kept(records, "figure9", _any_large(records), "slice")
+    found = _kept(records, "figure9", _any(records), "slice")
     if isinstance(found, Hole):
         return Drawn(title, None, (found,))
     row, pictures = found
@@ -136,8 +136,10 @@ def _large(records: Records, fraction: float) -> list[Group]:
     return [records.positions[place] for place in places if place in records.positions]
 
 
-def _any_large(records: Records) -> list[Group]:
-    return [group for fraction in paper.NOISE_FRACTIONS for group in _large(records, fraction)]
+def _any(records: Records) -> list[Group]:
+    """Table 2's large models first, then whatever else may have kept pictures."""
+    large = [group for fraction in paper.NOISE_FRACTIONS for group in _large(records, fraction)]
+    return [*large, *(group for group in records.groups if group not in large)]
 
 
 def _kept(records: Records, name: str, groups: Sequence[Group], what: str) -> tuple[Row, Pictures] | Hole:

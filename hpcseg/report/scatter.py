@@ -80,12 +80,15 @@ def _measured(group: Group) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _training_slices(group: Group) -> int:
-    """How many slices the training tiles come from; all have the same number of tiles in a blocked split."""
+    """How many slices the training tiles come from."""
     if group.config.data.train_slices:
         return group.config.data.train_slices
-    rows, columns = group.config.data.grid()
-    tiles = next(int(row.training.record["train_tiles"]) for row in group.rows if row.training)
-    return round(tiles / (rows * columns))
+    record = next(row.training.record for row in group.rows if row.training)
+    if "train_slices" in record:
+        return int(record["train_slices"])
+    # A record of before that was counted has a grid of a fixed number of tiles, which a blocked split keeps together.
+    rows, columns = group.config.data.grid(0, 0)
+    return round(int(record["train_tiles"]) / (rows * columns))
 
 
 def _nothing(name: str, records: Records) -> Hole:

@@ -7,6 +7,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from hpcseg.data.batches import TrainingTiles, training_set
 from hpcseg.errors import ConfigError
 from hpcseg.learn import checkpoint
@@ -90,6 +92,7 @@ def train(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> bool:
                 "epochs": position.epoch,
                 "steps": position.epoch * trainer.steps,
                 "train_tiles": len(trainer.training),
+                "train_slices": len(np.unique(source.table[source.split.train, 0])),
                 "validation_tiles": len(trainer.validation),
                 "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
                 "precision": precision,

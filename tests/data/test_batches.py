@@ -163,6 +163,14 @@ def test_whole_slices_are_read_as_packed(source, tiny_dataset):
     assert set(source.test_slices()) == set(source.table[source.split.test, 0])
 
 
+def test_a_cover_reaches_every_pixel_of_a_slice(tiny_dataset):
+    cover = batches.open_source(tiny_dataset, DataConfig(tiles="cover", tile_size=48))
+    seen = np.zeros(cover.info.shape, dtype=bool)
+    for index, y, x in cover.table:
+        seen[index, y : y + 48, x : x + 48] = True
+    assert seen.all()
+
+
 def test_taking_rows_gives_images_and_labels_for_the_loss(source):
     tiles = batches.training_set(source, np.arange(10), TrainConfig(), CPU)
     images, labels = tiles.take(torch.tensor([7, 2]))
