@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
+import tifffile
 from conftest import slurm
+
+from hpcseg.data.store import read_slices
 
 pytestmark = pytest.mark.slurm
 
@@ -51,3 +54,19 @@ def test_a_dry_run_shows_the_scripts_and_leaves_nothing_behind(cluster):
     assert "#SBATCH --array=0-1%1" in said and "aftercorr:" in said and "\nmodule load cuda\n" in said
     assert "--kill-on-bad-exit=1" in said and "--cpus-per-task=1 " in said and "wckey" not in said
     assert not (cluster.folder / "runs").exists()
+
+
+def test_a_trained_cell_segments_a_volume_in_parts_and_a_job_joins_them(cluster):
+    pixels, _ = read_slices(cluster.dataset, 0, 6)
+    tifffile.imwrite(cluster.folder / "scan.tif", pixels, photometric="minisblack")
+    cluster.hpcseg("train", "*p050*", "--job", "smoke", "--data", str(cluster.dataset), "--run", "one")
+    (cell,) = (path for path in (cluster.folder / "one/cells").glob("*p050*"))
+    command = ("predict", str(cell), "scan.tif", "--precision", "fp32")
+    on_slurm = (*command, "-o", "parts", "--profile", "testcluster", "--parts", "3", "--time", "5")
+    assert "Submitted 4 jobs" in cluster.hpcseg(*on_slurm)
+    cluster.wait("the joined labels", lambda: (cluster.folder / "parts/prediction.json").exists())
+    cluster.hpcseg(*command, "-o", "whole")
+    for name in ("scan.tif", "fractions.csv"):
+        (joined,), (whole,) = (list((cluster.folder / out).rglob(name)) for out in ("parts", "whole"))
+        assert joined.read_bytes() == whole.read_bytes()
+    assert "parts" in cluster.hpcseg(*on_slurm), "the same command shows the result"
