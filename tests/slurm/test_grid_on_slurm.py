@@ -64,9 +64,10 @@ def test_a_trained_cell_segments_a_volume_in_parts_and_a_job_joins_them(cluster)
     command = ("predict", str(cell), "scan.tif", "--precision", "fp32")
     on_slurm = (*command, "-o", "parts", "--profile", "testcluster", "--parts", "3", "--time", "5")
     assert "Submitted 4 jobs" in cluster.hpcseg(*on_slurm)
-    cluster.wait("the joined labels", lambda: (cluster.folder / "parts/prediction.json").exists())
+    record = cluster.folder / "parts/prediction.json"
+    cluster.wait("the joined labels", lambda: json.loads(record.read_text())["state"] == "finished")
     cluster.hpcseg(*command, "-o", "whole")
-    for name in ("scan.tif", "fractions.csv"):
-        (joined,), (whole,) = (list((cluster.folder / out).rglob(name)) for out in ("parts", "whole"))
+    for name in ("labels.tif", "fractions.csv"):
+        joined, whole = (cluster.folder / out / name for out in ("parts", "whole"))
         assert joined.read_bytes() == whole.read_bytes()
     assert "parts" in cluster.hpcseg(*on_slurm), "the same command shows the result"
