@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 _SECONDS = 200
+_SECONDS_ON_SLURM = 600
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -56,7 +57,7 @@ def noticed(tree: Path, handler: Handler) -> str:
             start_new_session=True,
         )
         try:
-            code = process.wait(_SECONDS)
+            code = process.wait(_SECONDS_ON_SLURM if handler.slurm else _SECONDS)
         except subprocess.TimeoutExpired:
             # Ranks that wait for each other wait for ever; they are children of the tests.
             os.killpg(process.pid, signal.SIGKILL)
