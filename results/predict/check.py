@@ -1,0 +1,43 @@
+"""Compares predicted labels with the hand-made ones, on the slices that no training tile came near to.
+
+    python results/predict/check.py OUT LABELS DATASET > check.json
+
+OUT is a folder that `hpcseg predict` wrote of a folder of slices, LABELS the folder of hand-made labels, DATASET the
+packed file of the same slices. The model was trained with the blocked split of seed 0; its test slices are counted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import tifffile
+
+from hpcseg.config import DataConfig
+from hpcseg.data.batches import open_source
+from hpcseg.data.tiff import find_pages
+
+
+def check(out: Path, labels: Path, dataset: Path) -> dict[str, object]:
+    """Accuracy per test slice and over all of them."""
+    source = open_source(dataset, DataConfig(tiles="large", split="blocked"))
+    numbers = [int(number) for number in source.info.numbers[source.test_slices()]]
+    predicted, meant = ({page.number: page for page in find_pages(folder)} for folder in (out / "labels", labels))
+    pairs = [(tifffile.imread(predicted[number].path), meant[number].read()) for number in numbers]
+    right = np.array([np.mean(ours == theirs) for ours, theirs in pairs])
+    record = json.loads((out / "prediction.json").read_text())
+    return {
+        "test_slices": [min(numbers), max(numbers), len(numbers)],
+        "accuracy": float(right.mean()),
+        "worst_slice": float(right.min()),
+        "label_dtype": str(pairs[0][0].dtype),
+        "model": record["models"][0],
+        "slices": record["input"]["slices"],
+        **{key: record[key] for key in ("seconds", "slices_per_second", "peak_memory_mib", "command") if key in record},
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(check(*map(Path, sys.argv[1:4])), indent=1))
