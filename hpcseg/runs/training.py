@@ -82,8 +82,6 @@ def train(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> bool:
     if ranks.is_main:
         weights = trainer.model.state_dict()
         checkpoint.save(cell.folder.model_file, weights)
-        # Once more from the checkpoint's history: a start that only had the last line left to write has one too.
-        _write_metrics(cell.folder, position.history)
         write_json(
             cell.folder.training_file,
             {

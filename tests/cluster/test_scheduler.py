@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import time
 
 import pytest
 
@@ -51,6 +52,15 @@ def test_no_answer_is_not_an_empty_answer(commands):
     assert scheduler.ask(["7"]) is None
     assert scheduler.history(["7"]) == {}
     assert scheduler.max_array_size() is None
+
+
+def test_a_command_that_hangs_is_as_one_that_fails(commands, tmp_path, monkeypatch):
+    monkeypatch.setattr(scheduler, "_SECONDS", 0.5)
+    commands(squeue="", sacct="7_1|CANCELLED by 0|n2")
+    (tmp_path / "squeue").write_text("#!/bin/sh\nexec sleep 20\n")
+    before = time.monotonic()
+    assert scheduler.ask(["7_1"])["7_1"].ended
+    assert time.monotonic() - before < 10
 
 
 @pytest.mark.parametrize("state", ["PENDING", "RUNNING", "SUSPENDED", "RESV_DEL_HOLD", "SOMETHING_NEW", ""])

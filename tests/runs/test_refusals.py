@@ -19,7 +19,7 @@ from hpcseg.learn.ranks import RankEnvironment, Ranks
 from hpcseg.runs import execute
 from hpcseg.runs.execute import run_cell
 from hpcseg.runs.grid import Cell, plan, write_plan
-from hpcseg.runs.record import RunFolder, write_json
+from hpcseg.runs.record import RunFolder, read_lines, write_json
 
 SETTINGS = {"width": 1, "depth": 1, "epochs": 1, "batch_size": 7, "precision": "fp32"}
 
@@ -108,6 +108,24 @@ def test_metrics_that_a_crash_has_lost_are_written_again(tmp_path, tiny_dataset)
     cell.folder.metrics_file.unlink()
     assert run(cell) == "finished"
     assert cell.folder.metrics_file.read_bytes() == whole.folder.metrics_file.read_bytes()
+
+
+def test_a_crash_loses_no_more_than_what_came_after_the_last_checkpoint(tmp_path, tiny_dataset, monkeypatch):
+    whole, cell = (make_cell(tmp_path / name, tiny_dataset, epochs=3) for name in ("whole", "struck"))
+    assert run(whole) == "finished"
+    monkeypatch.setenv("HPCSEG_CHECKPOINT_SECONDS", "0")
+    asked = iter(range(5))
+    with pytest.raises(StopIteration):  # as sudden as a kill: nobody is told to stop, and nothing is tidied up
+        run_cell(cell.folder, "train", should_stop=lambda: next(asked) < 0)
+    assert run(cell) == "finished"
+    events = [event["event"] for event in read_lines(cell.folder.events_file)]
+    assert events.count("start") == events.count("resume") == 1
+    # Five questions were asked before it, in epochs of two steps: two epochs are finished, and none is done again.
+    assert events.count("epoch") == 3
+    assert cell.folder.metrics_file.read_bytes() == whole.folder.metrics_file.read_bytes()
+    assert checkpoint.weights_sha256(checkpoint.load(cell.folder.model_file)) == checkpoint.weights_sha256(
+        checkpoint.load(whole.folder.model_file)
+    )
 
 
 def test_the_first_of_several_failures_is_kept(cell, monkeypatch):
