@@ -186,7 +186,17 @@ def test_evaluations_follow_their_trainings_and_the_report_follows_all(slurm, gr
     ]
 
 
-def test_arrays_are_cut_at_the_sites_limit_and_share_the_throttle(slurm, grid):
+def test_arrays_are_cut_at_the_sites_limit_and_share_the_throttle(slurm, tmp_path):
+    many = tmp_path / "many.toml"
+    many.write_text("[data]\ntile_size = 64\n[[grid]]\ntrain.seed = [0, 1, 2, 3, 4, 5, 6]\n")
+    grid = plan(load_job(many), RunFolder(tmp_path / "run"), tmp_path / "data.h5", "0" * 64)
+    slurm.command("scontrol", 'echo "MaxArraySize = 3"')
+    send(grid, throttle=6)
+    # Three arrays of trainings may run two tasks each at once, the evaluations behind them likewise; the report is one.
+    assert slurm.options("array") == ["0-2%2", "0-2%2", "0-2%2", "0-2%2", None, None, None]
+
+
+def test_arrays_of_one_task_are_plain_jobs(slurm, grid):
     slurm.command("scontrol", 'echo "MaxArraySize = 1"')
     send(grid, throttle=2)
     # An array of one task is a plain job, behind which aftercorr would have nothing to count.
