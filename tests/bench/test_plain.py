@@ -10,7 +10,7 @@ import torch
 
 from hpcseg.bench.plain import PlainTraining, TilesOnDisk, plain_evaluation, plain_pack
 from hpcseg.bench.training import network, plain_network, settings
-from hpcseg.config import DataConfig
+from hpcseg.config import DataConfig, NoiseLevel
 from hpcseg.data import batches
 from hpcseg.data.pack import pack
 from hpcseg.data.tiff import find_pages
@@ -45,10 +45,10 @@ def test_its_network_computes_what_ours_does(source):
 def test_its_evaluation_has_our_accuracy(source, tmp_path):
     config = settings(4, 2)
     with join(read_environment(), tmp_path) as ranks:
-        confusion = sweep(
+        counts = sweep(
             network(source, config),
-            batches.test_set(source, seed=0, device=CPU),
-            (0.0,),
+            batches.test_set(source, levels=(), seed=0, device=CPU),
+            (NoiseLevel(0.0),),
             classes=source.classes,
             precision="fp32",
             ranks=ranks,
@@ -56,7 +56,7 @@ def test_its_evaluation_has_our_accuracy(source, tmp_path):
         )
     disk = TilesOnDisk(source, source.split.test, sigma=0, fixed=True)
     accuracy = plain_evaluation(plain_network(source, config), disk, batch_size=4, device=CPU)
-    assert accuracy == pytest.approx(np.trace(confusion[0]) / np.sum(confusion), abs=1e-3)
+    assert accuracy == pytest.approx(np.trace(counts.confusion[0]) / np.sum(counts.confusion), abs=1e-3)
 
 
 def test_its_training_learns(source):
