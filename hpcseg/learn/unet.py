@@ -17,7 +17,7 @@ class DoubleConv(nn.Sequential):
             layers.append(nn.Conv2d(channels, outputs, kernel_size=3, padding=1, bias=not batch_norm))
             if batch_norm:
                 layers.append(nn.BatchNorm2d(outputs))
-            layers.append(nn.ReLU(inplace=True))
+            layers.append(nn.ReLU())
         super().__init__(*layers)
 
 
