@@ -115,8 +115,8 @@ def _status(
         note = f"submitted as job {last.job_id}, of which Slurm says nothing"
     else:
         failure = diagnose(cell, job_id, job, cancelled=last is not None and last.cancelled, logs=logs)
-        # A job that never began has left nothing to stop.
-        state = "cancelled" if failure.kind is CANCELLED else "stopped" if state == "started" else state
+        # A job that ended before the cell wrote a word has failed all the same.
+        state = "cancelled" if failure.kind is CANCELLED else "stopped" if state == "started" else "failed"
         note, node = f"{failure.kind.name}: {failure.text}" if failure.text else failure.kind.name, failure.node
     found = CellStatus(
         cell=cell.id,

@@ -275,4 +275,4 @@ def test_clean_does_not_guess_where_slurm_is_silent(failed, slurm):
 def test_status_can_be_watched_until_nothing_runs_any_more(failed, slurm):
     slurm.queue()
     said = hpcseg(failed, "status", "--watch")
-    assert said.exit_code == 0 and "1 failed" in said.output and "hpcseg retry" in said.output
+    assert said.exit_code == 0 and "4 failed" in said.output and "hpcseg retry" in said.output

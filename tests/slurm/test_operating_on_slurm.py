@@ -64,6 +64,21 @@ def test_a_cancelled_cell_stays_away_until_it_is_asked_for_and_goes_on_then(clus
     cluster.wait_left("run")
 
 
+def test_a_cell_that_slurm_kills_for_its_memory_is_named_and_goes_on_with_more(cluster):
+    (cluster.folder / "one.toml").write_text(JOB.replace(", 1e30", ""))
+    # torch alone takes more than this.
+    cluster.grid("one.toml", "run", "--mem", "0.15")
+    cluster.wait_left("run", seconds=300)
+    (cell,) = json.loads(cluster.hpcseg("status", "--run", "run", "--json"))["cells"]
+    assert cell["state"] == "failed" and "out of host memory" in cell["note"], cluster.logs("run")
+    said = cluster.hpcseg("logs", "--run", "run", "--failed")
+    assert "exceeded memory limit" in said and "hpcseg retry --mem" in said
+    assert len(cluster.jobs("run", "train")) == 1, "what would be killed again is not tried again unasked"
+    cluster.hpcseg("retry", "--run", "run", "--mem", "2")
+    cluster.wait_finished("run")
+    cluster.wait_left("run")
+
+
 def test_two_grids_at_one_moment_submit_every_cell_once(cluster):
     command = [
         sys.executable, "-m", "hpcseg", "grid", "--slurm", "--job", "smoke", "--data", str(cluster.dataset),
