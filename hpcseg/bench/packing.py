@@ -25,12 +25,17 @@ from hpcseg.data.tiff import find_pages
 from hpcseg.errors import HpcsegError
 
 OURS, DECODE, WRITE, PLAIN = "pack", "decode", "write", "plain loop"
+COMPRESSIONS = {"none": None, "PackBits": "packbits", "deflate": "zlib", "JPEG XL": "jpegxl"}
+"""How stacks may be compressed: as they leave a detector, as the paper's slices are, as most programs do it, and as it
+is done where room is short. What decoding costs spans two orders of magnitude."""
 _HERE = "hpcseg.bench.packing"
 _PATCH, _PATCHES = 256, 4
 _BLOCK_BYTES = 8 * 2**20
 
 
-def measure_packing(folder: Path, *, slices: int, size: int, seconds: float, rounds: int) -> dict[str, Any]:
+def measure_packing(
+    folder: Path, *, compression: str, slices: int, size: int, seconds: float, rounds: int
+) -> dict[str, Any]:
     """Bytes of decoded pixels per second of `OURS`, `DECODE`, `WRITE` and `PLAIN`, which take turns.
 
     `DECODE` reads all slices and labels with a thread per core and drops them; `WRITE` brings as many bytes to the disk
@@ -38,6 +43,7 @@ def measure_packing(folder: Path, *, slices: int, size: int, seconds: float, rou
 
     Args:
         folder: gets two stacks of 3 bytes per pixel in all, and the packed files.
+        compression: of the stacks, a key of `COMPRESSIONS`.
         slices: of the stacks.
         size: height and width in pixels, a multiple of 256.
         seconds: of a piece; packing everything once, if that takes longer.
@@ -46,7 +52,7 @@ def measure_packing(folder: Path, *, slices: int, size: int, seconds: float, rou
     Raises:
         HpcsegError: the folder's file system refuses, or packing fails.
     """
-    _write_stacks(folder, slices=slices, size=size)
+    _write_stacks(folder, compression=compression, slices=slices, size=size)
     memory = _peak_memory(folder)
     packed = folder / "packed.h5"
     contenders = {
@@ -130,8 +136,8 @@ def _stacks(folder: Path) -> tuple[Path, Path]:
     return folder / "images.tif", folder / "labels.tif"
 
 
-def _write_stacks(folder: Path, *, slices: int, size: int) -> None:
-    """Two stacks of a synthetic sample whose slices all differ: uint16 grey values, uint8 labels, not compressed."""
+def _write_stacks(folder: Path, *, compression: str, slices: int, size: int) -> None:
+    """Two stacks of a synthetic sample whose slices all differ: uint16 grey values, uint8 labels."""
     write_sample(folder, slices=_PATCHES, size=_PATCH, seed=0)
     for path, name in zip(_stacks(folder), ("data", "labels"), strict=True):
         patches = [np.tile(page.read(), (size // _PATCH, size // _PATCH)) for page in find_pages(folder / name)]
@@ -140,6 +146,7 @@ def _write_stacks(folder: Path, *, slices: int, size: int) -> None:
                 stack.write(
                     np.roll(patches[index % _PATCHES], index, axis=1),
                     photometric="minisblack",
+                    compression=COMPRESSIONS[compression],
                     contiguous=False,
                     metadata=None,
                 )

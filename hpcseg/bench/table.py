@@ -45,19 +45,7 @@ def _lines(record: dict[str, Any]) -> Iterator[str]:
             ratio = part["against one rank"].get(name)
             yield f"| {name} | {rate:.1f} | {'' if ratio is None else f'{ratio:.2f}'} |"
     if "pack" in record:
-        part = record["pack"]
-        yield ""
-        yield "| pack | MB/s |"
-        yield "|---|---|"
-        for name, rate in part["bytes_per_second"].items():
-            yield f"| {name} | {rate / 1e6:.0f} |"
-        yield ""
-        yield (
-            f"pack has {part['against the slower']:.2f} times the speed of the slower of decoding and writing "
-            f"({part['slower']}), {part['against the plain loop']:.2f} times that of the plain loop, and takes at most "
-            f"{part['peak_memory_mib']} MiB of memory. {part['slices']} slices of {part['size']} x {part['size']} "
-            "pixels; MB of decoded pixels."
-        )
+        yield from _pack(record["pack"])
     if "startup" in record:
         yield ""
         yield "| start-up | seconds |"
@@ -79,3 +67,20 @@ def _against(name: str, unit: str, widths: dict[str, Any]) -> Iterator[str]:
     yield ""
     for width, part in widths.items():
         yield f"Width {width} waits for {bottleneck(part)}."
+
+
+def _pack(compressions: dict[str, Any]) -> Iterator[str]:
+    first = next(iter(compressions.values()))
+    contenders = list(first["bytes_per_second"])
+    yield ""
+    yield (
+        f"| pack: MB of decoded pixels per second | {' | '.join(contenders)} "
+        "| pack / the slower of decode and write | pack / plain loop | peak memory, MiB |"
+    )
+    yield "|---" * (len(contenders) + 4) + "|"
+    for compression, part in compressions.items():
+        rates = " | ".join(f"{rate / 1e6:.0f}" for rate in part["bytes_per_second"].values())
+        slower, plain = part["against the slower"], part["against the plain loop"]
+        yield f"| compression {compression} | {rates} | {slower:.2f} | {plain:.2f} | {part['peak_memory_mib']} |"
+    yield ""
+    yield f"{first['slices']} slices of {first['size']} x {first['size']} pixels: 2 bytes grey value, 1 byte label."

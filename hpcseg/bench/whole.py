@@ -11,7 +11,7 @@ from typing import Any
 from hpcseg.bench import hardware, startup, sweeping, training
 from hpcseg.bench.hardware import count_operations
 from hpcseg.bench.measure import Rates
-from hpcseg.bench.packing import measure_packing
+from hpcseg.bench.packing import COMPRESSIONS, measure_packing
 from hpcseg.config import DataConfig
 from hpcseg.data.batches import open_source
 from hpcseg.learn.precision import resolve_precision
@@ -19,7 +19,7 @@ from hpcseg.learn.ranks import Ranks
 from hpcseg.runs.machine import device_facts
 from hpcseg.runs.provenance import collect, command_line
 
-SCHEMA = 1
+SCHEMA = 2
 PARTS = ("training", "sweep", "scaling", "pack", "startup")
 # As many slices as keep it to seconds; a size of which tens fit into memory.
 _SLICES, _SIZE = 64, 1024
@@ -96,9 +96,12 @@ def run_bench(
                 "against one rank": {name: rates.ratio(name, training.ONE_RANK) for name in others},
             }
     if "pack" in parts:
-        on_part("pack")
-        with tempfile.TemporaryDirectory(dir=data.resolve().parent) as folder:
-            record["pack"] = measure_packing(Path(folder), slices=_SLICES, size=_SIZE, seconds=seconds, rounds=rounds)
+        for compression in COMPRESSIONS:
+            on_part(f"pack, compression {compression}")
+            with tempfile.TemporaryDirectory(dir=data.resolve().parent) as folder:
+                record.setdefault("pack", {})[compression] = measure_packing(
+                    Path(folder), compression=compression, slices=_SLICES, size=_SIZE, seconds=seconds, rounds=rounds
+                )
     if "startup" in parts:
         on_part("start-up")
         rates = startup.measure_startup(data, tile_size=source.size, seconds=seconds, rounds=rounds)

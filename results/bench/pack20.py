@@ -24,6 +24,6 @@ with tempfile.TemporaryDirectory(dir=sys.argv[1]) as folder:
             device=device_facts(torch.device("cpu")), command="results/bench/pack20.py FOLDER", data_sha256=""
         ),
         "rounds": 1,
-        "pack": measure_packing(Path(folder), slices=1667, size=2048, seconds=1, rounds=1),
+        "pack": measure_packing(Path(folder), compression="none", slices=1667, size=2048, seconds=1, rounds=1),
     }
 print(json.dumps(record, indent=1))

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import pytest
+import tifffile
 
 from hpcseg.bench import packing
 from hpcseg.data import store
 from hpcseg.errors import HpcsegError
 
 
-def test_pack_takes_turns_with_decoding_writing_and_the_plain_loop(tmp_path):
-    found = packing.measure_packing(tmp_path, slices=3, size=256, seconds=0.01, rounds=1)
+@pytest.mark.parametrize("compression", packing.COMPRESSIONS)
+def test_pack_takes_turns_with_decoding_writing_and_the_plain_loop(tmp_path, compression):
+    found = packing.measure_packing(tmp_path, compression=compression, slices=3, size=256, seconds=0.01, rounds=1)
+    with tifffile.TiffFile(tmp_path / "images.tif") as stack:
+        assert stack.pages[0].compression.name == {
+            "none": "NONE", "PackBits": "PACKBITS", "deflate": "ADOBE_DEFLATE", "JPEG XL": "JPEGXL"
+        }[compression]  # fmt: skip
     assert set(found["bytes_per_second"]) == {packing.OURS, packing.DECODE, packing.WRITE, packing.PLAIN}
     assert all(rate > 0 for rate in found["bytes_per_second"].values())
     assert found["slower"] in (packing.DECODE, packing.WRITE)
@@ -26,10 +32,10 @@ def test_pack_takes_turns_with_decoding_writing_and_the_plain_loop(tmp_path):
 
 
 def test_a_pack_that_fails_is_told_with_its_reason(tmp_path, monkeypatch):
-    def damaged(folder, *, slices, size):
+    def damaged(folder, *, compression, slices, size):
         for path in packing._stacks(folder):
             path.write_bytes(b"no TIFF")
 
     monkeypatch.setattr(packing, "_write_stacks", damaged)
     with pytest.raises(HpcsegError, match=r"failed in the bench: error: .*images.tif is not a readable TIFF"):
-        packing.measure_packing(tmp_path, slices=3, size=256, seconds=0.01, rounds=1)
+        packing.measure_packing(tmp_path, compression="none", slices=3, size=256, seconds=0.01, rounds=1)
