@@ -75,7 +75,7 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Cells that differ in nothing but train.seed (and in how far their sweeps go)."""
+    """Cells that differ in nothing but train.seed (and in how far their sweeps go, and which of them keep pictures)."""
 
     rows: tuple[Row, ...]
 
@@ -187,8 +187,8 @@ def _select(groups: tuple[Group, ...]) -> dict[Position, Group]:
 
 
 def _settings(config: CellConfig, without: set[str]) -> str:
-    """A digest of all settings but some; how far a sweep goes changes no number that two cells share."""
-    without = without | {"evaluate.sweep_max", "evaluate.sweep_step"}
+    """A digest of all settings but some; a longer sweep and pictures change no number that two cells share."""
+    without = without | {"evaluate.sweep_max", "evaluate.sweep_step", "evaluate.examples"}
     return digest(
         {
             f"{section}.{key}": value

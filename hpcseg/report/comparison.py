@@ -144,7 +144,8 @@ def _sheet(
 ) -> Sheet:
     """One part per tiles and split, one line per group, one column per measure that any cell has."""
     blocks: dict[str, list[Line]] = {}
-    for group in records.groups:
+    # Job files may list the fractions in any order.
+    for group in sorted(records.groups, key=lambda group: group.config.train.noise_fraction):
         measured = {head: _values(group, measure) for head, measure in columns.items()}
         # Cost compares ways to make tiles, so there they stand in one block.
         data, label = group.config.data, training_label(group, records)

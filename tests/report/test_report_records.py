@@ -245,13 +245,14 @@ def test_an_ablation_is_left_out_of_the_positions_and_named(tmp_path):
     assert [group.rows[0].id for group in records.groups][2:] == [ablation.id]
 
 
-def test_seeds_with_and_without_a_sweep_are_one_group(tmp_path):
-    more = '[[grid]]\ndata.tiles = "small"\ntrain.seed = 1\nevaluate.sweep_max = 0\n'
-    grid = tiny_run(tmp_path / "run", TINY_JOB + more)
+@pytest.mark.parametrize("more", ["evaluate.sweep_max = 0", "evaluate.examples = true"])
+def test_seeds_with_and_without_a_sweep_or_pictures_are_one_group(tmp_path, more):
+    grid = tiny_run(tmp_path / "run", f'{TINY_JOB}[[grid]]\ndata.tiles = "small"\ntrain.seed = 1\n{more}\n')
 
     records = collect(grid.run)
 
     assert len(records.positions["small", "shuffled", 0.0].rows) == 2
+    assert len(records.groups) == 2
     assert records.notes == ()
 
 
