@@ -231,10 +231,12 @@ def _caption(records: Records, *, noisy: bool) -> str:
     if any(len(group.rows) > 1 for group in records.positions.values()):
         parts.append("Over seeds: mean ± sample standard deviation (n).")
     by_tiles = {tiles: paper.deviations(group.config) for (tiles, _, _), group in records.positions.items()}
+    among: dict[str, list[str]] = {}
+    for tiles, found in by_tiles.items():
+        if found and tiles in paper.BATCH_SIZE:
+            among.setdefault(", ".join(found), []).append(tiles)
     parts += [
-        f"Settings of {tiles} that are not the paper's: {', '.join(found)}."
-        for tiles, found in by_tiles.items()
-        if found and tiles in paper.BATCH_SIZE
+        f"Settings of {' and '.join(tiles)} that are not the paper's: {found}." for found, tiles in among.items()
     ]
     return " ".join(parts)
 
