@@ -103,7 +103,7 @@ def grid(
         _show_plan(planned)
         if local:
             try:
-                _run_missing_here(planned, resources, options, workers=workers, dry_run=dry_run)
+                _run_missing_here(planned, resources, options, workers=workers, dry_run=dry_run, resubmit=resubmit)
             finally:
                 answer.update(cells_answer(planned))
         else:
@@ -136,8 +136,9 @@ def _show_estimate(grid: Grid, *, on_gpu: bool) -> None:
 
 
 def _run_missing_here(
-    grid: Grid, resources: Resources, options: Profile, *, workers: int | None, dry_run: bool
+    grid: Grid, resources: Resources, options: Profile, *, workers: int | None, dry_run: bool, resubmit: bool
 ) -> None:
+    from hpcseg.cluster.submit import in_slurm
     from hpcseg.runs.grid import write_plan
 
     if dry_run:
@@ -149,6 +150,13 @@ def _run_missing_here(
     waiting = [cell for cell in grid.cells if not cell.evaluated()]
     if not waiting:
         console.stdout.print(f"Every cell is finished, nothing to do.\nNext: hpcseg report{run_option(grid)}")
+        return
+    left_alone = in_slurm(grid, resubmit=resubmit)
+    waiting = [cell for cell in waiting if cell.id not in left_alone]
+    for cell_id, why in left_alone.items():
+        console.stdout.print(f"  {cell_id}: {why}")
+    if not waiting:
+        console.stdout.print(f"Slurm has all that are not finished.\nNext: hpcseg status{run_option(grid)}")
         return
     # What a job needs of a cluster is no wish for this machine; only the command line is.
     run_here(

@@ -26,7 +26,9 @@ _SECONDS_BETWEEN_LOOKS = 5.0
 _LINES_BELOW = 5
 # A table of more rows takes longer to lay out than to find.
 _MOST_ROWS = 500
-_ALIVE = {"running", "evaluating", "queued"}
+# A cell of a local grid may have ended one stage and not yet begun the next; and squeue may miss its time once.
+_LOOKS_TO_BE_SURE = 2
+_LOOKS_WITHOUT_AN_ANSWER = 12
 _COLOURS = {
     "finished": "green",
     "failed": "red",
@@ -62,14 +64,16 @@ def status(
 def _watch(folder: RunFolder) -> None:
     from rich.live import Live
 
-    from hpcseg.cluster.states import run_status
+    from hpcseg.cluster.states import ENDED, run_status
 
+    quiet = 0
     with Live(console=console.stdout, screen=False, auto_refresh=False) as live:
         try:
             while True:
                 found = run_status(folder)
                 live.update(_table(found, rows=console.stdout.height - _LINES_BELOW), refresh=True)
-                if not _ALIVE & set(found.counts()):
+                quiet = quiet + 1 if set(found.counts()) <= ENDED else 0
+                if quiet >= (_LOOKS_TO_BE_SURE if found.answered else _LOOKS_WITHOUT_AN_ANSWER):
                     break
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
         except KeyboardInterrupt:

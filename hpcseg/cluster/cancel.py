@@ -9,12 +9,10 @@ import socket
 from collections.abc import Collection
 
 from hpcseg.cluster import ledger, scheduler
-from hpcseg.cluster.states import RunStatus
+from hpcseg.cluster.states import ENDED, RunStatus
 from hpcseg.errors import IncompleteError
 from hpcseg.runs.grid import Cell
 from hpcseg.runs.record import read_json
-
-_ENDED = ("finished", "failed", "stopped", "cancelled", "missing", "trained")
 
 
 def cancel_cells(status: RunStatus, cells: Collection[str], *, whole: bool, dry_run: bool) -> dict[str, str]:
@@ -42,7 +40,9 @@ def cancel_cells(status: RunStatus, cells: Collection[str], *, whole: bool, dry_
     jobs: list[str] = []
     found: dict[str, str] = {}
     for cell in status.cells:
-        if cell.id not in cells or states[cell.id] in _ENDED:
+        # Where Slurm is silent, what it was given may still wait there.
+        unknown = not status.answered and cell.id in in_slurm and states[cell.id] != "finished"
+        if cell.id not in cells or (states[cell.id] in ENDED and not unknown):
             continue
         process = _process_here(cell)
         if cell.id in in_slurm:
@@ -61,7 +61,7 @@ def cancel_cells(status: RunStatus, cells: Collection[str], *, whole: bool, dry_
         ledger.book_cancelled(run, list(found))
     scheduler.cancel(jobs)
     for process in here:
-        # Its handler sees to the checkpoint.
+        # A grid's cell writes its checkpoint first; `hpcseg train` has one that is half a minute old at most.
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGTERM)
     return found

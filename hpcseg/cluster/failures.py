@@ -40,12 +40,18 @@ CANCELLED = Kind(
     # Of the job: that its step was cancelled is said as well where srun ends the other ranks of a dead one.
     r"JOB \S+ ON \S+ CANCELLED AT \S+ \*\*\*",
 )
+BUSY = Kind(
+    "busy",
+    "resume",
+    "Wait for the other process, or end it, then run `hpcseg retry`.",
+    said=r"another process is still running this cell",
+)
 KILLED = Kind(
     "killed without a word", "resume", "Where it happens again, look for memory: `sacct -j JOB -o MaxRSS`, then --mem."
 )
 _OTHER = Kind("error", "give up", "Mend what the error names, then run `hpcseg retry`.")
 
-_COMPLAINT = re.compile(r"error|exception|kill|CANCELLED AT|Xid", re.IGNORECASE)
+_COMPLAINT = re.compile(r"error|exception|kill|CANCELLED AT|Xid|another process", re.IGNORECASE)
 
 # In the order of precedence: a rank that ran out of memory makes the others complain of lost connections.
 KINDS = (
@@ -96,6 +102,7 @@ KINDS = (
         r"DUE TO PREEMPTION",
     ),
     CANCELLED,
+    BUSY,
     Kind(
         "communication between ranks",
         "resume",

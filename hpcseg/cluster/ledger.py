@@ -69,7 +69,8 @@ def read(run: RunFolder) -> Ledger:
         event = line.get("event")
         if event == "announced":
             unanswered.append(line["token"])
-        elif event == "withdrawn":
+        elif event == "withdrawn" and line["token"] in unanswered:
+            # A full disk may have lost the announcement.
             unanswered.remove(line["token"])
         elif event == "cancelled":
             unwanted = set(line["cells"])

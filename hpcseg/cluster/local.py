@@ -56,6 +56,8 @@ class _Running:
     stage: Literal["train", "evaluate"]
     job: submitit.Job[str]
     ranks: int
+    started: float
+    """In UTC seconds; what failure.json says of an earlier attempt is older."""
     progress: float = 0.0
     complete: bool = False
     """All ranks have been seen alive."""
@@ -134,9 +136,10 @@ def _start(cell: Cell, run: RunFolder, gpus: tuple[int, ...], ranks: int) -> _Ru
         stderr_to_stdout=True,
     )
     stage: Literal["train", "evaluate"] = "evaluate" if cell.trained() else "train"
+    started = time.time()
     job = executor.submit(CellTask(str(cell.folder.path.resolve()), stage))
     ledger.book_local(run, stage, cell.id, str(job.job_id))
-    return _Running(cell, stage, job, ranks)
+    return _Running(cell, stage, job, ranks, started)
 
 
 def _look(current: _Running, on_event: OnEvent) -> bool:
@@ -151,7 +154,7 @@ def _look(current: _Running, on_event: OnEvent) -> bool:
         current.progress = progress["time"]
         on_event("progress", current.cell, progress)
     now = time.monotonic()
-    if current.cell.folder.failure_file.exists():
+    if _failure(current) is not None:
         current.failed_at = current.failed_at or now
     alive = _live_ranks(current.job)
     current.complete = current.complete or alive == current.ranks
@@ -221,13 +224,19 @@ def _conclude(current: _Running, summary: Summary, on_event: OnEvent) -> bool:
         summary.busy.append(cell.id)
         on_event("busy", cell, {})
         return False
-    try:
-        failure = read_json(cell.folder.failure_file)
-    except IncompleteError:
-        failure = {"error": "the process ended without a word, perhaps killed for its memory"}
+    failure = _failure(current) or {"error": "the process ended without a word, perhaps killed for its memory"}
     summary.failed.append(cell.id)
     on_event("failed", cell, {**failure, "log": str(current.job.paths.stdout)})
     return False
+
+
+def _failure(current: _Running) -> dict[str, Any] | None:
+    """What this attempt says of its failure; an earlier one's word stays until the new ranks have met."""
+    try:
+        failure = read_json(current.cell.folder.failure_file)
+    except IncompleteError:
+        return None
+    return failure if failure.get("time", 0.0) >= current.started else None
 
 
 def _was_busy(job: submitit.Job[str]) -> bool:
@@ -240,9 +249,17 @@ def _was_busy(job: submitit.Job[str]) -> bool:
 def _visible_gpus() -> list[int]:
     """Indices of the GPUs that this process may use, without loading torch."""
     inherited = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if inherited is not None and all(part.strip().isdigit() for part in inherited.split(",")):
-        return [int(part) for part in inherited.split(",")]
-    if inherited == "" or shutil.which("nvidia-smi") is None:
+    if inherited is not None:
+        listed = [part.strip() for part in inherited.split(",")]
+        if all(part.isdigit() for part in listed):
+            return [int(part) for part in listed]
+        if listed[0] in ("", "-1"):
+            return []
+        raise ConfigError(
+            f"CUDA_VISIBLE_DEVICES is {inherited}, but cells are given GPUs by their numbers. Set it to numbers of "
+            "`nvidia-smi -L`, such as 0,1."
+        )
+    if shutil.which("nvidia-smi") is None:
         return []
     try:
         listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=True)

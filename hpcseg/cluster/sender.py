@@ -82,6 +82,8 @@ class Submission:
     """Cell id to why nothing was submitted for it, though it is not finished."""
     no_room: str = ""
     """What sbatch said when the site's limits left no room for the rest."""
+    no_report: bool = False
+    """Not even for the report job, which would submit the rest."""
 
     @property
     def jobs(self) -> int:
@@ -99,6 +101,11 @@ class Submission:
         lines.append(f"Submitted {self.jobs} jobs." if self.sent else "Nothing to submit.")
         if self.no_room:
             lines.append(f"The rest has to wait for room: {self.no_room}")
+            lines.append(
+                "Run `hpcseg grid` again when there is some."
+                if self.no_report or not self.sent
+                else "The report job will submit it, or the next `hpcseg grid`."
+            )
         return lines
 
 

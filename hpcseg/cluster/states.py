@@ -13,7 +13,7 @@ import numpy as np
 
 from hpcseg.cluster import ledger, scheduler
 from hpcseg.cluster.failures import CANCELLED, Failure, diagnose
-from hpcseg.cluster.ledger import Ledger
+from hpcseg.cluster.ledger import Booked, Ledger
 from hpcseg.cluster.logs import Logs, find_logs
 from hpcseg.cluster.scheduler import JobState
 from hpcseg.errors import IncompleteError
@@ -24,6 +24,8 @@ from hpcseg.runs.record import RunFolder, read_json, read_lines
 # A heartbeat comes every few seconds, later only where a step takes longer.
 _SECONDS_TO_CALL_IT_STOPPED = 90.0
 _WAITING = ("PENDING", "REQUEUED", "CONFIGURING")
+ENDED = frozenset({"finished", "failed", "stopped", "cancelled", "missing", "trained"})
+"""States in which nothing of a cell runs or waits. Any other word, Slurm's own too, is no end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +111,9 @@ def _status(
         job_id = job_id or progress["job_id"]
     elif job is not None and not job.ended and state != "finished":
         state, note = ("queued" if job.state in _WAITING else job.state.lower()), job.reason
+    elif last is not None and state != "finished" and _starts_here(last):
+        # It loads its data, or validates; its heart beats between steps only.
+        state, node = ("running" if stage == "train" else "evaluating"), last.host
     elif state == "finished" or (state in ("missing", "trained") and last is None):
         pass
     elif not answered and last is not None and last.host is None and state != "failed":
@@ -131,6 +136,16 @@ def _status(
         note=note,
     )
     return found, failure
+
+
+def _starts_here(last: Booked) -> bool:
+    """Whether a local job's process is alive on this machine, under submitit's command: numbers are used again."""
+    if last.host != socket.gethostname():
+        return False
+    try:
+        return b"submitit" in Path(f"/proc/{last.job_id}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def _failed_at(cell: Cell) -> float:

@@ -2,6 +2,8 @@
 
     training array  --aftercorr-->  evaluation array  --afterany-->  report job
 
+Where the site's limits leave no room for all, the report job follows what there was room for, and submits the rest.
+
 Under the run's lock: look what the files and Slurm say, submit what is missing, write each array down as soon as
 sbatch has answered. Whatever interrupts that, the next call finds and submits the rest.
 """
@@ -48,7 +50,8 @@ def submit_missing(
         resources: of one cell.
         dry_run: build everything, submit nothing, write nothing.
         resubmit: submit cells of which Slurm does not tell whether they still run.
-        only: ids of the cells that may be submitted; None: all.
+        only: ids of the cells that may be submitted, of a run that was planned before, whose plan is left as it is;
+            None: all, and the plan is written.
 
     Raises:
         ConfigError: a node has fewer GPUs than ranks.
@@ -66,11 +69,24 @@ def submit_missing(
         return submission
     with ledger.locked(grid.run):
         tidy_up(grid.run)
-        write_plan(grid)
+        if only is None:
+            write_plan(grid)
         # Whoever tries again later, a job or `hpcseg retry`, asks for the same.
         write_json(grid.run.resources_file, asdict(resources))
         _submit(grid, resources, _missing(grid, submission, resubmit=resubmit, only=only), submission)
     return submission
+
+
+def in_slurm(grid: Grid, *, resubmit: bool) -> dict[str, str]:
+    """Cell id to why Slurm has it already, or may have: what a queue on this machine leaves alone.
+
+    Args:
+        grid: of the run.
+        resubmit: cells of which Slurm does not tell whether they still run are not left alone.
+    """
+    looked = Submission(dry_run=True)
+    _missing(grid, looked, resubmit=resubmit, only=None)
+    return looked.left_alone
 
 
 def require_slurm() -> None:
@@ -118,21 +134,47 @@ def _submit(grid: Grid, resources: Resources, work: Work, submission: Submission
     arrays = -(-len(work.train) // largest)
     throttle = max(1, resources.throttle // arrays) if resources.throttle and arrays else resources.throttle
     sender = Sender(grid, resources, throttle, submission)
-    evaluations: list[str] = []
+    # The last jobs of all cells: what the report waits for.
+    last: list[str] = []
     try:
         for cells, base in in_arrays(work.train, largest, lambda part: sender.send(part, "train", dependency=None)):
-            # An array of one task is no array, and aftercorr knows arrays only.
-            condition = "aftercorr" if len(cells) > 1 else "afterok"
-            evaluations.append(sender.send(cells, "evaluate", dependency=f"{condition}:{base}"))
+            last.append(base)
+            last[-1] = _evaluate_behind(sender, cells, base)
         for _, base in in_arrays(work.evaluate, largest, lambda part: sender.send(part, "evaluate", dependency=None)):
-            evaluations.append(base)
-        for cell, training in work.follow:
-            evaluations.append(sender.send([cell], "evaluate", dependency=f"afterok:{training}"))
-        if evaluations:
-            sender.send_report("afterany:" + ":".join(evaluations))
+            last.append(base)
+        for cells, base in _by_training(work.follow):
+            last.append(_evaluate_behind(sender, cells, base))
     except NoRoomError as error:
-        # What is in the queue runs; the rest is submitted by the next call.
         submission.no_room = str(error)
+    if not last:
+        return
+    try:
+        sender.send_report("afterany:" + ":".join(last))
+    except NoRoomError as error:
+        submission.no_room = str(error)
+        submission.no_report = True
+
+
+def _evaluate_behind(sender: Sender, cells: Sequence[Cell], training: str) -> str:
+    """Submit the evaluations of cells behind the tasks 0, 1, ... of their training, or behind one plain job."""
+    # An array of one task is no array, and aftercorr knows arrays only.
+    condition = "aftercorr" if len(cells) > 1 else "afterok"
+    return sender.send(cells, "evaluate", dependency=f"{condition}:{training}")
+
+
+def _by_training(follow: Sequence[tuple[Cell, str]]) -> Iterator[tuple[list[Cell], str]]:
+    """Cells whose trainings are all tasks of one array together, in its order; others alone with the task's id."""
+    arrays: dict[str, dict[int, Cell]] = {}
+    for cell, training in follow:
+        base, _, task = training.partition("_")
+        arrays.setdefault(base, {})[int(task or 0)] = cell
+    for base, tasks in arrays.items():
+        if len(tasks) > 1 and sorted(tasks) == list(range(len(tasks))):
+            yield [tasks[task] for task in range(len(tasks))], base
+    for cell, training in follow:
+        tasks = arrays[training.partition("_")[0]]
+        if len(tasks) == 1 or sorted(tasks) != list(range(len(tasks))):
+            yield [cell], training
 
 
 def in_arrays(items: Sequence[_T], largest: int, send: Callable[[list[_T]], str]) -> Iterator[tuple[list[_T], str]]:

@@ -37,7 +37,10 @@ class CellTask:
         self.stage = stage
 
     def __call__(self) -> str:
-        """Run in one rank; returns "finished" or "busy". A stopped cell does not return: see `_StopFlag.hand_over`."""
+        """Run in one rank; returns "finished", or outside Slurm "busy".
+
+        A stopped cell does not return: see `_StopFlag.hand_over`.
+        """
         from hpcseg.runs.execute import run_cell
         from hpcseg.runs.record import CellFolder
 
@@ -46,6 +49,9 @@ class CellTask:
         if outcome == "stopped":
             stop.hand_over()
         stop.no_more()
+        if outcome == "busy" and submitit.JobEnvironment().cluster == "slurm":
+            # To Slurm a return would be a finished training, and its evaluation would start.
+            raise SystemExit(f"another process is still running this cell ({self.stage})")
         return outcome
 
     def checkpoint(self) -> Any:

@@ -46,7 +46,9 @@ class RankEnvironment:
 def read_environment(environ: Mapping[str, str] = os.environ) -> RankEnvironment:
     """The rank environment that the launcher described in environment variables."""
     cores = len(os.sched_getaffinity(0))
-    limit = int(environ.get("OMP_NUM_THREADS") or cores)
+    # OpenMP takes a list, one number per level of nesting; ours is the first.
+    wish = (environ.get("OMP_NUM_THREADS") or "").split(",")[0].strip()
+    limit = int(wish) if wish.isdigit() and int(wish) else cores
     if "TORCHELASTIC_RUN_ID" in environ:
         local = int(environ["LOCAL_WORLD_SIZE"])
         return RankEnvironment(

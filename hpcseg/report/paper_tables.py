@@ -235,9 +235,7 @@ def _caption(records: Records, *, noisy: bool) -> str:
     for tiles, found in by_tiles.items():
         if found and tiles in paper.BATCH_SIZE:
             among.setdefault(", ".join(found), []).append(tiles)
-    parts += [
-        f"Settings of {' and '.join(tiles)} that are not the paper's: {found}." for found, tiles in among.items()
-    ]
+    parts += [f"Settings of {' and '.join(tiles)} that are not the paper's: {found}." for found, tiles in among.items()]
     return " ".join(parts)
 
 

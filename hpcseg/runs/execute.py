@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Literal
@@ -13,10 +14,11 @@ from hpcseg.learn.ranks import Ranks, join, read_environment
 from hpcseg.runs import provenance
 from hpcseg.runs.evaluation import evaluate
 from hpcseg.runs.grid import Cell, Stage, read_cell
-from hpcseg.runs.record import CellFolder, read_json, write_json
+from hpcseg.runs.record import CellFolder, RunFolder, read_json, write_json, write_text
 from hpcseg.runs.training import train
 
 Outcome = Literal["finished", "stopped", "busy"]
+_SECONDS_FOR_AN_EARLIER_START = 120.0
 _STAGES: Mapping[Stage, Callable[[Cell, Ranks, Callable[[], bool]], bool]] = {"train": train, "evaluate": evaluate}
 
 
@@ -36,6 +38,8 @@ def run_cell(folder: CellFolder, stage: Stage, *, should_stop: Callable[[], bool
         HpcsegError: anything that the user can mend; failure.json has the text, as for every other exception.
     """
     environment, started = read_environment(), time.time()
+    # Looked at now, and kept: what the checkout becomes while this runs is not what runs.
+    provenance.commit()
     cell = read_cell(folder)
     if cell.evaluated() or (stage == "train" and cell.trained()):
         return "finished"
@@ -46,6 +50,7 @@ def run_cell(folder: CellFolder, stage: Stage, *, should_stop: Callable[[], bool
                 return "busy"
             if ranks.is_main:
                 folder.failure_file.unlink(missing_ok=True)
+                _keep_diff(RunFolder(folder.path.parents[1]))
             try:
                 return "finished" if _STAGES[stage](cell, ranks, should_stop) else "stopped"
             finally:
@@ -54,6 +59,13 @@ def run_cell(folder: CellFolder, stage: Stage, *, should_stop: Callable[[], bool
     except Exception as error:
         _record_failure(folder, stage, environment.rank, error, started)
         raise
+
+
+def _keep_diff(run: RunFolder) -> None:
+    """What was changed in the checkout that runs, where the plan has not written down the same."""
+    changed = provenance.diff_sha256()
+    if changed and not run.diff_file(changed).exists():
+        write_text(run.diff_file(changed), provenance.diff())
 
 
 def _record_failure(folder: CellFolder, stage: Stage, rank: int, error: Exception, started: float) -> None:
@@ -82,13 +94,20 @@ def _lock(folder: CellFolder, ranks: Ranks) -> Iterator[bool]:
     if not ranks.is_main:
         yield True
         return
+    # A job that Slurm has put back into the queue may start before the processes of its last start are gone.
+    patience = _SECONDS_FOR_AN_EARLIER_START if "SLURM_JOB_ID" in os.environ else 0.0
+    deadline = time.monotonic() + patience
     with folder.lock_file.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        except OSError:
-            # Some shared file systems have no locks; the ledger of submissions keeps cells apart there.
-            pass
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    yield False
+                    return
+                time.sleep(0.5)
+            except OSError:
+                # Some shared file systems have no locks; the ledger of submissions keeps cells apart there.
+                break
         yield True

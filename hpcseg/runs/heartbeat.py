@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Any
 
 import numpy as np
 
+from hpcseg.errors import HpcsegError
 from hpcseg.learn import metrics
 from hpcseg.learn.ranks import Ranks
 from hpcseg.runs.grid import Cell
@@ -37,19 +39,19 @@ class Heartbeat:
             return
         seconds, self._steps, self._written, self._beaten = elapsed / self._steps, 0, now, True
         validation = history[-1]["validation_confusion"] if history else None
-        write_json(
-            self._cell.folder.progress_file,
-            {
-                "stage": self._stage,
-                "epoch": epoch,
-                "epochs": self._cell.config.train.epochs if self._stage == "train" else 1,
-                "step": step,
-                "steps_per_epoch": steps_per_epoch,
-                "seconds_per_step": round(seconds, 4),
-                "validation_accuracy": None if validation is None else metrics.accuracy(np.array(validation)),
-                "host": self._where["host"],
-                "pid": self._where["pid"],
-                "job_id": self._where["slurm_job_id"],
-                "time": round(time.time(), 3),
-            },
-        )
+        content = {
+            "stage": self._stage,
+            "epoch": epoch,
+            "epochs": self._cell.config.train.epochs if self._stage == "train" else 1,
+            "step": step,
+            "steps_per_epoch": steps_per_epoch,
+            "seconds_per_step": round(seconds, 4),
+            "validation_accuracy": None if validation is None else metrics.accuracy(np.array(validation)),
+            "host": self._where["host"],
+            "pid": self._where["pid"],
+            "job_id": self._where["slurm_job_id"],
+            "time": round(time.time(), 3),
+        }
+        # A disk that is full for a moment must not end a training that has nothing else to write now.
+        with contextlib.suppress(HpcsegError):
+            write_json(self._cell.folder.progress_file, content, durable=False)

@@ -114,9 +114,13 @@ def command_line() -> str:
 
 @functools.cache
 def commit() -> str | None:
-    """The commit of the checkout that hpcseg runs from, with "-dirty" where it was changed; None for a wheel."""
+    """The commit of the checkout that hpcseg runs from; None for a wheel.
+
+    With "-dirty" where a file of it was changed, or one was added to the package.
+    """
     head = _git("rev-parse", "HEAD")
-    return head and head.strip() + ("-dirty" if diff() else "")
+    new = _git("ls-files", "--others", "--exclude-standard", "--", str(_PACKAGE))
+    return head and head.strip() + ("-dirty" if diff() or new else "")
 
 
 @functools.cache

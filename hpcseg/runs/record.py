@@ -25,6 +25,7 @@ The small files of a cell are a complete record: `hpcseg report --publish` copie
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -210,11 +211,19 @@ def check_types(record: Mapping[str, Any], types: Mapping[str, type]) -> None:
 
 
 def append_event(path: Path, event: str, **details: Any) -> None:
-    """Append one line `{"time": ..., "event": ..., ...}` to an events file; times are UTC seconds since 1970."""
+    """Append one line `{"time": ..., "event": ..., ...}` to an events file; times are UTC seconds since 1970.
+
+    It is on the disk when this returns. What a crash or a full disk has left of a line before it is lost alone.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    line = json.dumps({"time": round(time.time(), 3), "event": event, **details})
-    with path.open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
+    line = json.dumps({"time": round(time.time(), 3), "event": event, **details}).encode() + b"\n"
+    with path.open("a+b") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            line = line if file.read(1) == b"\n" else b"\n" + line
+        file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Callable
@@ -25,9 +26,10 @@ from hpcseg.runs.record import SCHEMA, CellFolder, append_event, read_lines, wri
 
 def train(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> bool:
     """Train a cell and write its model and training.json; False where `should_stop` ended it, with a checkpoint."""
-    config = cell.config.train
     source = planned_source(cell)
-    precision = resolve_precision(config.precision, ranks.device)
+    precision = resolve_precision(cell.config.train.precision, ranks.device)
+    # "auto" is decided once: a checkpoint of one precision does not go on in another, on a node of another kind.
+    config = dataclasses.replace(cell.config.train, precision=precision)
     heartbeat = Heartbeat(cell, "train", ranks)
 
     def on_step(position: Position, steps: int) -> None:

@@ -19,7 +19,7 @@ from hpcseg.cluster.local import find_slots, run_locally
 from hpcseg.errors import ConfigError
 from hpcseg.jobfile import find_job, load_job
 from hpcseg.runs.grid import Grid, plan, write_plan
-from hpcseg.runs.record import RunFolder
+from hpcseg.runs.record import RunFolder, write_json
 
 ENDLESS = """
 [data]
@@ -154,3 +154,13 @@ def test_gpus_are_shared_out_in_groups_and_workers_may_share_them(monkeypatch):
         find_slots(None, 5)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert find_slots(None, 1) == [()] and find_slots(3, 1) == [(), (), ()]
+
+
+def test_what_failed_before_is_no_failure_of_the_attempt_that_runs(grid, stub, monkeypatch):
+    monkeypatch.setattr(local, "_SECONDS_FOR_OTHER_RANKS", 0.0)
+    cell = grid.cells[0]
+    write_json(cell.folder.failure_file, {"error": "of yesterday", "rank": 0, "time": time.time() - 100})
+    told = []
+    run_locally([cell], grid.run, slots=[()], ranks=1, on_event=lambda kind, of, details: told.append(details))
+    assert (cell.folder.path.parent / "log").read_text().count("end") == 1, "it was not ended by us"
+    assert "of yesterday" not in str(told)

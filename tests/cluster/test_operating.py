@@ -241,6 +241,21 @@ def test_what_a_script_reads_is_one_object_on_stdout_and_the_rest_is_on_stderr(f
     assert "Nothing was cancelled" in cancelled.stderr
 
 
+def test_where_slurm_is_silent_cancel_still_ends_what_was_handed_out(failed, slurm):
+    slurm.silent()
+    said = hpcseg(failed, "cancel", "*")
+    assert said.exit_code == 0, said.output
+    assert {word for word in (slurm.folder / "cancelled").read_text().split() if "_" in word} == {
+        f"{job}_{task}" for job in (100, 101) for task in range(4)
+    }
+
+
+def test_trying_again_leaves_the_plan_of_the_run_as_it_is(failed):
+    before = failed.run.grid_file.read_bytes(), failed.run.grid_file.stat().st_mtime_ns
+    assert hpcseg(failed, "retry", failed.cells[0].id).exit_code == 0
+    assert (failed.run.grid_file.read_bytes(), failed.run.grid_file.stat().st_mtime_ns) == before
+
+
 def test_an_error_is_no_object(failed):
     said = hpcseg(failed, "cancel", "nothing*", "--json")
     assert (said.exit_code, said.stdout) == (2, "") and said.stderr.startswith("error: ")

@@ -11,6 +11,7 @@ import time
 import pytest
 from typer.testing import CliRunner
 
+from hpcseg.cli import status
 from hpcseg.cli.app import app
 from hpcseg.cluster import ledger, scheduler
 from hpcseg.cluster.scheduler import JobState
@@ -174,3 +175,35 @@ def test_status_loads_no_torch(grid):
         "assert 'torch' not in sys.modules and 'h5py' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_local_cell_that_has_not_taken_a_step_yet_runs(grid):
+    # As submitit starts it: its number and its command are all that there is while torch is loaded.
+    command = [sys.executable, "-c", "import sys; sys.stdin.read()", "submitit"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        ledger.book_local(grid.run, "train", grid.cells[0].id, str(process.pid))
+        assert (first(grid).state, first(grid).note) == ("running", "")
+        process.communicate()
+    assert (first(grid).state, first(grid).note) == ("failed", "killed without a word")
+
+
+def test_an_announcement_that_a_full_disk_has_lost_may_still_be_withdrawn(grid):
+    ledger.withdraw(grid.run, "hpcseg-lost")
+    assert ledger.read(grid.run).unanswered == ()
+    assert first(grid).state == "missing"
+
+
+def test_watching_goes_on_while_a_state_is_none_of_the_ends(grid, slurm, monkeypatch):
+    monkeypatch.setattr(status, "_SECONDS_BETWEEN_LOOKS", 0.0)
+    submit(grid)
+    answers = [JobState("SUSPENDED"), None, JobState("PENDING"), *[JobState("CANCELLED by 0")] * 2]
+    looks = []
+
+    def ask(ids, users):
+        looks.append(answers[len(looks)])
+        return None if looks[-1] is None else {"100_0": looks[-1], "100_1": JobState("FAILED")}
+
+    monkeypatch.setattr(scheduler, "ask", ask)
+    monkeypatch.setattr(scheduler, "history", lambda ids: {})
+    said = CliRunner().invoke(app, ["status", "--run", str(grid.run.path), "--watch"])
+    assert said.exit_code == 0 and len(looks) == len(answers)

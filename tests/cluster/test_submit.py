@@ -265,7 +265,20 @@ def test_a_call_that_was_cut_off_between_two_arrays_is_repaired_by_the_next(slur
     slurm.accept()
     slurm.queue("100_0|RUNNING|None|n1", "100_1|RUNNING|None|n1")
     assert send(grid)[-1] == "Submitted 3 jobs."
-    assert slurm.options("dependency")[1:] == ["afterok:100_0", "afterok:100_1", "afterany:101:102"]
+    assert slurm.options("dependency")[1:] == ["aftercorr:100", "afterany:101"]
+    tasks = {job_id: cell for _, cell, job_id in booked(grid)}
+    assert [tasks[f"101_{task}"] for task in (0, 1)] == [tasks[f"100_{task}"] for task in (0, 1)]
+
+
+def test_an_evaluation_is_put_behind_its_own_training_where_the_others_of_the_array_are_done(slurm, grid):
+    send(grid)
+    train(grid, 0)
+    evaluate(grid, 0)
+    lines = grid.run.submissions_file.read_text().splitlines(keepends=True)
+    grid.run.submissions_file.write_text("".join(line for line in lines if '"stage": "train"' in line))
+    slurm.queue("100_1|RUNNING|None|n1")
+    assert send(grid)[-1] == "Submitted 2 jobs."
+    assert slurm.options("dependency")[3:] == ["afterok:100_1", "afterany:103"]
 
 
 def test_a_finished_grid_needs_no_jobs(slurm, grid):
@@ -342,12 +355,24 @@ def test_a_site_with_room_for_few_jobs_gets_smaller_arrays_and_the_rest_waits(sl
         "exit 1; fi; echo $((used + size)) > used\n" + slurm.folder.joinpath("sbatch").read_text(),
     )
     said = send(grid)
-    assert said[-2] == "Submitted 3 jobs." and "QOSMaxSubmitJobPerUserLimit" in said[-1]
-    assert [(stage, job_id) for stage, _, job_id in booked(grid)] == [("train", f"100_{task}") for task in range(3)]
+    assert said[-3] == "Submitted 4 jobs." and "QOSMaxSubmitJobPerUserLimit" in said[-2] and "report job" in said[-1]
+    sent = [(stage, job_id) for stage, _, job_id in booked(grid)]
+    assert sent == [*(("train", f"100_{task}") for task in range(3)), ("report", "101")]
+    assert slurm.options("dependency")[-1] == "afterany:100", "the job that submits the rest waits for what is there"
     (slurm.folder / "used").write_text("-100")
     slurm.queue(*(f"100_{task}|RUNNING|None|n1" for task in range(3)))
     # Four trainings with their evaluations, the evaluations of the three that run, and the report.
     assert send(grid)[-1] == "Submitted 12 jobs."
+
+
+def test_where_not_even_the_report_job_has_room_the_user_is_told_to_come_back(slurm, grid):
+    slurm.command(
+        "sbatch",
+        'if [ -e 101.script ]; then echo "sbatch: error: QOSMaxSubmitJobPerUserLimit" >&2; exit 1; fi\n'
+        + slurm.folder.joinpath("sbatch").read_text(),
+    )
+    said = send(grid)
+    assert said[-3] == "Submitted 4 jobs." and said[-1] == "Run `hpcseg grid` again when there is some."
 
 
 def test_only_some_cells_may_be_asked_for(slurm, grid):
@@ -442,7 +467,7 @@ def test_a_controller_that_is_full_is_asked_once_and_the_rest_waits(slurm, grid)
     said = send(grid)
     # Each call of sbatch tries for two minutes by itself, so halving the array would take for ever.
     assert (slurm.folder / "calls").read_text() == "call\n"
-    assert said[-2] == "Nothing to submit." and "has to wait for room" in said[-1]
+    assert said[-3] == "Nothing to submit." and "has to wait for room" in said[-2] and "`hpcseg grid`" in said[-1]
 
 
 def test_a_site_without_any_room_is_an_error_and_not_a_loop():

@@ -36,6 +36,16 @@ def test_an_unfinished_last_line_is_left_out(tmp_path):
     assert read_lines(tmp_path / "none.jsonl") == []
 
 
+def test_what_a_full_disk_left_of_a_line_takes_no_other_line_with_it(tmp_path):
+    path = tmp_path / "events.jsonl"
+    append_event(path, "start")
+    with path.open("a") as file:
+        file.write('{"event": "epo')
+    append_event(path, "resume")
+    append_event(path, "epoch")
+    assert [line["event"] for line in read_lines(path)] == ["start", "resume", "epoch"]
+
+
 def test_the_newest_run_is_the_one_planned_last(tmp_path):
     for age, name in ((100, "a"), (50, "b"), (200, "c")):
         write_json(tmp_path / name / "grid.json", {})
