@@ -24,12 +24,25 @@ class Estimate:
     time: str
     """When the bench was made."""
 
-    def text(self) -> str:
-        """For a person."""
-        hours, longest = sum(self.seconds) / 3600, max(self.seconds) / 60
+    @property
+    def hours(self) -> float:
+        """Of the device, for all cells."""
+        return sum(self.seconds) / 3600
+
+    def text(self, *, at_once: int) -> str:
+        """For a person.
+
+        Args:
+            at_once: cells that run side by side, each on a device of its own.
+        """
+        longest = max(self.seconds) / 60
+        at_once = min(at_once, len(self.seconds))
+        of = "hours" if self.device.startswith("CPU") else "GPU-hours"
+        alone = f"About {_duration(self.hours * 60)} for {len(self.seconds)} cells ({self.hours:.2g} {of})"
+        beside = f"{_duration(max(longest, self.hours * 60 / at_once))} with {at_once} at a time"
         return (
-            f"About {_duration(hours * 60)} in all, and at most {_duration(longest)} a cell, going by the bench of "
-            f"{self.time[:10]} ({self.device})."
+            f"{alone}{f', {beside}' if at_once > 1 else ''}, and at most {_duration(longest)} a cell, going by the "
+            f"bench of {self.time[:10]} ({self.device})."
         )
 
 

@@ -29,6 +29,7 @@ def bench(
     device: Annotated[
         Literal["cpu", "cuda"] | None, typer.Option(help="What to measure.", show_default="a GPU where there is one")
     ] = None,
+    job: Annotated[str | None, typer.Option(help="Say how long the cells of this job would take here.")] = None,
     seconds: Annotated[float, typer.Option(min=0.01, help="Length of a contender's turn.")] = 4,
     rounds: Annotated[int, typer.Option(min=1, help="Turns of each contender.")] = 5,
     run: Annotated[Path, typer.Option(help="Folder in which runs, and this record, are kept.")] = RUNS,
@@ -38,15 +39,20 @@ def bench(
 
     The record is what `hpcseg grid --dry-run` estimates its time from.
     """
-    from hpcseg.bench.estimate import bench_file
+    from hpcseg.bench.estimate import bench_file, estimate
     from hpcseg.bench.table import as_markdown
     from hpcseg.bench.whole import PARTS, run_bench
+    from hpcseg.data.store import read_info
+    from hpcseg.jobfile import find_job, load_job
     from hpcseg.learn.ranks import join, read_environment
     from hpcseg.runs.record import write_json
 
     unknown = set(part or ()) - set(PARTS)
     if unknown:
         raise ConfigError(f'There is no part "{min(unknown)}" of a bench. There are {", ".join(PARTS)}.')
+    cells = load_job(find_job(job)).cells if job else ()
+    if cells and part and not {"training", "sweep"} <= set(part):
+        raise ConfigError("How long a job takes is told from the parts training and sweep. Name both, or no part.")
     if device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the contenders' processes inherit it
     environment = read_environment()
@@ -68,5 +74,10 @@ def bench(
         )
     file = bench_file(run, record["provenance"]["device"])
     write_json(file, record)
+    if cells:
+        expected = estimate(cells, read_info(data).shape, record)
+        record["estimate"] = {"job": job, "cells": len(cells), "hours": expected.hours}
     console.stdout.print(json.dumps(record, indent=1) if as_json else as_markdown(record), end="")
+    if cells and not as_json:
+        console.stdout.print(f"\nThe job {job}: {expected.text(at_once=1)}")
     console.stderr.print(f"The record: {file}")

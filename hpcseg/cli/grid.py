@@ -111,7 +111,8 @@ def grid(
             show_submission(submission, planned)
             answer.update({**cells_answer(planned), **submission_answer(submission)})
         if dry_run:
-            _show_estimate(planned, on_gpu=not local and resources.gpus_per_node > 0)
+            at_once = resources.throttle or len(planned.cells)
+            _show_estimate(planned, on_gpu=not local and resources.gpus_per_node > 0, at_once=1 if local else at_once)
 
 
 def _show_plan(grid: Grid) -> None:
@@ -120,7 +121,7 @@ def _show_plan(grid: Grid) -> None:
     console.stdout.print(f"{grid.job.title}: {len(grid.cells)} cells in {grid.run.path} ({counts})")
 
 
-def _show_estimate(grid: Grid, *, on_gpu: bool) -> None:
+def _show_estimate(grid: Grid, *, on_gpu: bool, at_once: int) -> None:
     """Print how long the unfinished cells take, if a bench was made on such a device."""
     from hpcseg.bench.estimate import estimate, find_bench
     from hpcseg.data.store import read_info
@@ -132,7 +133,7 @@ def _show_estimate(grid: Grid, *, on_gpu: bool) -> None:
             f"How long they take, `hpcseg bench` on a {'GPU node' if on_gpu else 'machine'} will tell."
         )
     elif waiting:
-        console.stdout.print(estimate(waiting, read_info(grid.data_file).shape, record).text())
+        console.stdout.print(estimate(waiting, read_info(grid.data_file).shape, record).text(at_once=at_once))
 
 
 def _run_missing_here(

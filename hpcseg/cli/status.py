@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hpcseg.cli import console
-from hpcseg.cli.runs import RUNS, find_run
+from hpcseg.cli.runs import RUNS, choose_cells, find_run
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -40,20 +40,19 @@ _COLOURS = {
 
 
 def status(
+    cells: Annotated[list[str] | None, typer.Argument(help="Ids or patterns; all without.", show_default=False)] = None,
     run: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="the newest in runs/")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Look again every few seconds until all have ended.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show each cell's state, epoch, validation accuracy, time left, job and node."""
-    from hpcseg.cluster.states import run_status
-
     folder = find_run(run)
     if as_json:
-        console.stdout.print(json.dumps(_as_json(run_status(folder)), indent=1))
+        console.stdout.print(json.dumps(_as_json(_look(folder, cells)), indent=1))
     elif watch:
-        _watch(folder)
+        _watch(folder, cells)
     else:
-        found = run_status(folder)
+        found = _look(folder, cells)
         if console.stdout.is_terminal and len(found.status) <= _MOST_ROWS:
             console.stdout.print(_table(found))
         else:
@@ -61,16 +60,30 @@ def status(
         _print_summary(found)
 
 
-def _watch(folder: RunFolder) -> None:
+def _look(folder: RunFolder, patterns: Sequence[str] | None) -> RunStatus:
+    """The state of the cells that were asked for."""
+    from hpcseg.cluster.states import run_status
+
+    found = run_status(folder)
+    chosen = set(choose_cells([cell.id for cell in found.cells], patterns, "cell"))
+    return dataclasses.replace(
+        found,
+        cells=tuple(cell for cell in found.cells if cell.id in chosen),
+        status=tuple(cell for cell in found.status if cell.cell in chosen),
+        failures={cell: failure for cell, failure in found.failures.items() if cell in chosen},
+    )
+
+
+def _watch(folder: RunFolder, patterns: Sequence[str] | None) -> None:
     from rich.live import Live
 
-    from hpcseg.cluster.states import ENDED, run_status
+    from hpcseg.cluster.states import ENDED
 
     quiet = 0
     with Live(console=console.stdout, screen=False, auto_refresh=False) as live:
         try:
             while True:
-                found = run_status(folder)
+                found = _look(folder, patterns)
                 live.update(_table(found, rows=console.stdout.height - _LINES_BELOW), refresh=True)
                 quiet = quiet + 1 if set(found.counts()) <= ENDED else 0
                 if quiet >= (_LOOKS_TO_BE_SURE if found.answered else _LOOKS_WITHOUT_AN_ANSWER):

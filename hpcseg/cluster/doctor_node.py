@@ -125,6 +125,17 @@ def _judge(found: Sequence[dict[str, Any]], resources: Resources, token: str, da
         yield Check("Shared folder", "failed", told, "Use one on a file system that all nodes share: --run.")
     else:
         yield Check("Shared folder", "ok", f"{nodes}: what is written and renamed there is seen here, and the reverse.")
+    torn = [rank["renames"] for rank in found if rank["renames"]]
+    if torn:
+        told = f"Who reads a file there while it is replaced meets {torn[0]}, so records could be read half."
+        yield Check("Renames", "failed", told, "Renames must be atomic: use another file system for --run.")
+    else:
+        yield Check("Renames", "ok", "Who reads a file while it is replaced sees the old one or the new one.")
+    if all(rank["hdf5_locks"] for rank in found):
+        yield Check("HDF5 locks", "ok", "HDF5 can lock files there.")
+    else:
+        told = "HDF5 cannot lock files there. hpcseg does without; other programs fail to open what is packed."
+        yield Check("HDF5 locks", "warning", told, "For those, export HDF5_USE_FILE_LOCKING=FALSE.")
     seen = [rank["lock_seen"] for rank in found]
     if all(seen):
         yield Check("Locks", "ok", "A lock that is held here is seen there.")
@@ -161,6 +172,11 @@ def _judge(found: Sequence[dict[str, Any]], resources: Resources, token: str, da
     else:
         told = f"{nodes} has no scontrol on its PATH, so a cell cannot put itself back into the queue."
         yield Check("Requeue from a node", "failed", told, "Add Slurm's bin folder to PATH with --setup.")
+    if all(rank["sacct"] for rank in found):
+        yield Check("Accounting from a node", "ok", "sacct is there.")
+    else:
+        told = f"{nodes} has no sacct on its PATH, so the report job does not know how a cell without a word has died."
+        yield Check("Accounting from a node", "warning", told, "Nothing has to be done, or add it with --setup.")
     space = min(rank["temporary_bytes"] for rank in found)
     if space < _LITTLE:
         told = f"The temporary folder has {space / 1e6:.0f} MB left."

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 TOKEN = "token"
 HELD = "held.lock"
+_SECONDS_OF_RENAMES = 0.5
 
 
 class Probe:
@@ -61,6 +66,9 @@ def _facts(folder: Path, data: str | None) -> dict[str, Any]:
         "gpus": torch.cuda.device_count(),
         "cores": len(os.sched_getaffinity(0)),
         "scontrol": shutil.which("scontrol") is not None,
+        "sacct": shutil.which("sacct") is not None,
+        "renames": _renames(folder),
+        "hdf5_locks": _hdf5_locks(folder),
         "temporary_bytes": shutil.disk_usage(tempfile.gettempdir()).free,
         "data": _data(data),
     }
@@ -77,6 +85,43 @@ def _lock_seen(path: Path) -> bool | None:
         return True
     except OSError:
         return None
+
+
+def _renames(folder: Path) -> str | None:
+    """What a reader meets while a file is replaced again and again; None: always the old content or the new."""
+    path, aside = folder / f"renamed-{os.getpid()}", folder / f"aside-{os.getpid()}"
+    contents = [letter * 2**16 for letter in (b"a", b"b")]
+    path.write_bytes(contents[0])
+    ended = threading.Event()
+
+    def replace() -> None:
+        for content in itertools.cycle(contents):
+            if ended.is_set():
+                return
+            aside.write_bytes(content)
+            aside.replace(path)
+
+    writer = threading.Thread(target=replace)
+    writer.start()
+    try:
+        deadline = time.monotonic() + _SECONDS_OF_RENAMES
+        while time.monotonic() < deadline:
+            try:
+                if path.read_bytes() not in contents:
+                    return "a part of a file"
+            except OSError as error:
+                return str(error.strerror)
+        return None
+    finally:
+        ended.set()
+        writer.join()
+
+
+def _hdf5_locks(folder: Path) -> bool:
+    """Whether HDF5 can lock a file here, as other programs than ours want to."""
+    command = [sys.executable, "-c", f"import h5py; h5py.File({str(folder / f'{os.getpid()}.h5')!r}, 'w').close()"]
+    environment = {**os.environ, "HDF5_USE_FILE_LOCKING": "TRUE"}
+    return subprocess.run(command, env=environment, capture_output=True, timeout=60).returncode == 0
 
 
 def _data(path: str | None) -> str | None:

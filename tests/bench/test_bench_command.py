@@ -76,7 +76,7 @@ def test_a_dry_run_says_how_long_the_cells_take_once_the_machine_is_measured(mea
         (here / "runs" / file.name).write_text(file.read_text())
         after = hpcseg(*call)
     assert after.exit_code == 0, after.output
-    assert "About 1 minute in all" in after.stdout
+    assert "About 1 minute for 2 cells" in after.stdout
     assert json.loads(answer.stdout)["provenance"]["device"] in after.stdout
 
 

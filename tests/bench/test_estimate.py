@@ -63,10 +63,14 @@ def test_a_width_that_was_not_measured_costs_as_much_more_as_it_multiplies():
 
 def test_the_text_has_the_sum_the_longest_and_where_it_was_measured():
     cells = _cells(noise_fraction=0.5)
-    text = estimate(cells, SHAPE, _record(rate=1000.0)).text()
-    assert "CPU of a test" in text
-    assert "2026-01-02" in text
-    assert "minutes" in text
+    assert len(cells) == 2
+    found = estimate(cells, SHAPE, _record(rate=20.0))
+    assert found.text(at_once=1) == (
+        f"About {found.hours:.1f} hours for 2 cells ({found.hours:.2g} hours), and at most "
+        f"{max(found.seconds) / 60:.0f} minutes a cell, going by the bench of 2026-01-02 (CPU of a test)."
+    )
+    on_gpu = estimate(cells, SHAPE, _record("NVIDIA y", rate=20.0)).text(at_once=8)
+    assert f"{max(found.seconds) / 60:.0f} minutes with 2 at a time" in on_gpu and "GPU-hours" in on_gpu
 
 
 def test_the_newest_bench_of_the_kind_is_found_and_others_are_passed_over(tmp_path):

@@ -166,6 +166,10 @@ def test_status_prints_a_table_and_json(grid, slurm, monkeypatch):
     content = json.loads(CliRunner().invoke(app, ["status", "--run", str(grid.run.path), "--json"]).output)
     assert content["counts"] == {"failed": 1, "queued": 1}
     assert content["cells"][0]["job_id"] == "100_0"
+    second = grid.cells[1].id
+    content = json.loads(CliRunner().invoke(app, ["status", second, "--run", str(grid.run.path), "--json"]).output)
+    assert [cell["cell"] for cell in content["cells"]] == [second] and content["counts"] == {"failed": 1}
+    assert CliRunner().invoke(app, ["status", "none-*", "--run", str(grid.run.path)]).exit_code == 2
 
 
 def test_status_loads_no_torch(grid):
