@@ -240,6 +240,8 @@ class ReportConfig:
     """Names of tables."""
     figures: tuple[str, ...] = ("figure3", "figure7")
     """Names of figures."""
+    questions: tuple[str, ...] = ()
+    """What the job is to answer, in sentences that name where the answer stands; they open the report."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

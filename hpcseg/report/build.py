@@ -116,6 +116,7 @@ def _refuse_unknown(kind: str, names: Iterable[str], valid: Mapping[str, object]
 def _document(records: Records, tables: list[Sheet], drawn: Mapping[str, Picture], holes: tuple[Hole, ...]) -> str:
     numbers = {hole.subject: number for number, hole in enumerate(holes, start=1)}
     parts = [f"# {records.plan['title']}", "Written by `hpcseg report` from the cells' records."]
+    parts += ["\n".join(f"- {question}" for question in records.questions)] if records.questions else []
     parts += [sheet_markdown(table) for table in tables]
     parts += [f"## {found.title}\n\n![{found.title}]({name}.png)" for name, found in drawn.items() if found.files]
     parts.append(cells_markdown(records, numbers))

@@ -106,9 +106,13 @@ def _observations(row: Row) -> Iterator[list[str]]:
 def _ratios(confusion: np.ndarray, classes: Sequence[int]) -> Iterator[list[str]]:
     yield ["accuracy", "", fixed(metrics.accuracy(confusion))]
     yield ["mean_iou", "", fixed(metrics.mean_iou(confusion))]
-    for measure, ratio in (("iou", metrics.iou_per_class), ("dice", metrics.dice_per_class)):
+    of_classes = {"iou": metrics.iou_per_class, "dice": metrics.dice_per_class, "recall": metrics.recall_per_class}
+    for measure, ratio in of_classes.items():
         for value, of_class in zip(classes, ratio(confusion), strict=True):
             yield [measure, str(value), fixed(float(of_class))]
+    for value, counts in zip(classes, confusion.tolist(), strict=True):
+        for predicted, count in zip(classes, counts, strict=True):
+            yield [f"pixels taken for {predicted}", str(value), str(count)]
 
 
 def _made(record: Mapping[str, Any]) -> list[str]:

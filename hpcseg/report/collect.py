@@ -112,6 +112,11 @@ class Records:
         return tuple(row.hole for row in self.rows if row.hole)
 
     @property
+    def questions(self) -> tuple[str, ...]:
+        """What the job is to answer."""
+        return tuple(self.plan["report"].get("questions", ()))
+
+    @property
     def remedy(self) -> str:
         """The sentence that fills an ordinary hole."""
         return _remedy(self.plan)

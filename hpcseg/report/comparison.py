@@ -64,40 +64,47 @@ def level_name(level: NoiseLevel) -> str:
 
 def levels(records: Records) -> Sheet:
     """Accuracy of every group at every noise level that tables show: which training is best where."""
-    columns: dict[str, Callable[[Row], float | None]] = {"validation": Row.validation_accuracy}
-    for level in _levels(records):
-        columns[level_name(level)] = _at(level)
     caption = (
         "Pixel accuracy on the test set at each noise level, mean ± standard deviation over seeds. Bold: the best of "
         "its block; ≈: less than the two seed spreads away from it. Validation is with the cell's own training noise. "
         "Mixed: that share of the test tiles is noisy, each with a sigma of its own up to the number."
     )
-    return _sheet("levels", "Accuracy at every noise level", caption, records, columns, best=True)
+    return _sheet("levels", "Accuracy at every noise level", caption, records, headline_columns(records), best=True)
+
+
+def headline_columns(records: Records) -> dict[str, Callable[[Row], float | None]]:
+    """Accuracy in validation and at every noise level that tables show, by the column's head."""
+    levels = {level_name(level): _at(level) for level in _levels(records)}
+    return {"validation": Row.validation_accuracy, **levels}
 
 
 def classes(records: Records) -> Sheet:
-    """IoU, Dice and recall of every class, clean and noisy."""
+    """Accuracy, mean IoU, and IoU, Dice and recall of every class: on clean and noisy tiles, and on whole slices."""
     values: list[int] = next((row.evaluation.record["class_values"] for row in records.rows if row.evaluation), [])
     measures = (("IoU", metrics.iou_per_class), ("Dice", metrics.dice_per_class), ("recall", metrics.recall_per_class))
     columns: dict[str, Callable[[Row], float | None]] = {}
-    for noise, level in (("clean", _clean), ("noisy", _noisy)):
+    for noise, level in _SETS.items():
+        columns[f"accuracy, {noise}"] = _ratio_of(metrics.accuracy, level)
+        columns[f"mean IoU, {noise}"] = _ratio_of(metrics.mean_iou, level)
         for name, measure in measures:
             for index, value in enumerate(values):
                 columns[f"{name} {value}, {noise}"] = _of_class(measure, index, level)
     caption = (
-        "Per class (by its value in the label images), mean ± standard deviation over seeds; noisy is at the table's "
-        "sigma. A class that is absent has no ratio. The confusion matrices are in cells.csv and in the records."
+        "Accuracy, mean IoU, and ratios per class (by its value in the label images), mean ± standard deviation over "
+        "seeds; noisy is at the table's sigma, whole slices are without noise. A class that is absent has no ratio. "
+        "The confusion matrices behind them are in cells.csv."
     )
     sheet = _sheet("classes", "IoU, Dice and recall per class", caption, records, columns)
     # A part per kind of noise, or the table is wider than any page.
     parts = []
     for part in sheet.parts:
-        for noise in ("clean", "noisy"):
+        for noise in _SETS:
             places = [0, *(place for place, head in enumerate(part.head) if head.endswith(f", {noise}"))]
             lines = tuple(tuple(line[place] for place in places) for line in part.lines)
             head = tuple(part.head[place].removesuffix(f", {noise}") for place in places)
             sources = tuple((line[0],) * len(places) for line in part.sources)
-            parts.append(Part(f"{part.heading}, {noise} test set", head, lines, sources))
+            if len(places) > 1:
+                parts.append(Part(f"{part.heading}, {noise}", head, lines, sources))
     return dataclasses.replace(sheet, parts=tuple(parts))
 
 
@@ -123,11 +130,11 @@ def cost(records: Records) -> Sheet:
         "validation": Row.validation_accuracy,
         "training tiles": _from_training("train_tiles"),
         "steps": _from_training("steps"),
-        "seconds": _from_training("seconds"),
+        "seconds": _device_seconds,
     }
     caption = (
         "Accuracy on whole test slices without noise, mean ± standard deviation over seeds, and what the training "
-        "took. Seconds are those of this run's machine, cells side by side; compare them with each other only. All "
+        "took. Seconds, times ranks, are those of this run's machine; compare them with each other only. All "
         "groups have the same test slices, so the first column is of the same pixels for all of them."
     )
     return _sheet("cost", "Accuracy against data and time", caption, records, columns, best=True)
@@ -146,7 +153,7 @@ def _sheet(
     blocks: dict[str, list[Line]] = {}
     # Job files may list the fractions in any order.
     for group in sorted(records.groups, key=lambda group: group.config.train.noise_fraction):
-        measured = {head: _values(group, measure) for head, measure in columns.items()}
+        measured = {head: values_of(group, measure) for head, measure in columns.items()}
         # Cost compares ways to make tiles, so there they stand in one block.
         data, label = group.config.data, training_label(group, records)
         block, shown_label = (
@@ -190,7 +197,8 @@ def _text(line: Line, head: str, rivals: Sequence[Line] | None) -> str:
     return f"{text} ≈" if close and len(values) > 1 else text
 
 
-def _values(group: Group, measure: Callable[[Row], float | None]) -> Values:
+def values_of(group: Group, measure: Callable[[Row], float | None]) -> Values:
+    """What is measured of the finished cells of a group, one number per seed."""
     found = (measure(row) for row in group.rows)
     return tuple(value for value in found if value is not None and not np.isnan(value))
 
@@ -213,6 +221,29 @@ def _noisy(row: Row) -> np.ndarray | None:
     return row.test_confusion(NoiseLevel(row.config.evaluate.table_sigma))
 
 
+def _whole(row: Row) -> np.ndarray | None:
+    """Confusion matrix of all whole test slices together, without noise."""
+    found = [of.whole for of in row.evaluation.slices if of.whole is not None] if row.evaluation else []
+    return np.sum(found, axis=0) if found else None
+
+
+_SETS: Mapping[str, Callable[[Row], np.ndarray | None]] = {
+    "clean test set": _clean,
+    "noisy test set": _noisy,
+    "whole test slices": _whole,
+}
+
+
+def _ratio_of(
+    measure: Callable[[np.ndarray], float], confusion: Callable[[Row], np.ndarray | None]
+) -> Callable[[Row], float | None]:
+    def value(row: Row) -> float | None:
+        found = confusion(row)
+        return None if found is None else measure(found)
+
+    return value
+
+
 def _of_class(
     measure: Callable[[np.ndarray], np.ndarray], index: int, confusion: Callable[[Row], np.ndarray | None]
 ) -> Callable[[Row], float | None]:
@@ -225,6 +256,10 @@ def _of_class(
 
 def _from_training(key: str) -> Callable[[Row], float | None]:
     return lambda row: None if row.training is None else float(row.training.record[key])
+
+
+def _device_seconds(row: Row) -> float | None:
+    return None if row.training is None else float(row.training.record["seconds"] * row.training.record["world_size"])
 
 
 def whole_slice_accuracy(row: Row, *, some: int | None = None, worst: bool = False) -> float | None:

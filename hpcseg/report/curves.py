@@ -30,7 +30,7 @@ def figure3(records: Records) -> Drawn:
     """Loss and accuracy per epoch without noise: a column for small and one for large."""
     title = "Figure 3: loss and accuracy per epoch, without noise"
     columns: list[tuple[Group, list[tuple[Epoch, ...]]]] = []
-    holes = []
+    holes, sources = [], list[str]()
     for tiles in paper.BATCH_SIZE:
         group = next((found for split in SPLITS if (found := records.positions.get((tiles, split, 0.0)))), None)
         if group is None:
@@ -39,6 +39,7 @@ def figure3(records: Records) -> Drawn:
         runs = [row.training.epochs for row in group.rows if row.training and row.training.epochs]
         if runs:
             columns.append((group, runs))
+            sources += [row.id for row in group.rows if row.training and row.training.epochs]
         trained = [row for row in group.rows if row.training]
         holes += [_no_epochs(records, row) for row in trained if row.training and not row.training.epochs]
         if not trained:
@@ -60,7 +61,7 @@ def figure3(records: Records) -> Drawn:
     axes[0, 0].yaxis.set_major_formatter(FuncFormatter(lambda loss, _: f"{loss:g}"))
     axes[0, 0].yaxis.set_minor_formatter(NullFormatter())
     axes[0, 0].legend()
-    return Drawn(title, figure, tuple(holes))
+    return Drawn(title, figure, tuple(holes), tuple(sources))
 
 
 def figure7(records: Records) -> Drawn:
@@ -98,7 +99,9 @@ def figure7(records: Records) -> Drawn:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda sigma, _: f"{sigma:,.0f}"))
     # Outside, because where the curves leave room is not known beforehand.
     figure.legend(loc="outside upper left", ncols=2, columnspacing=1.5)
-    return Drawn(title, figure, tuple(holes))
+    shown = [records.positions[position] for position in sweeps if position[0] == place[0]]
+    sources = [row.id for group in shown for row in group.rows if row.evaluation]
+    return Drawn(title, figure, tuple(holes), tuple(sources))
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,3 +16,5 @@ class Drawn:
     title: str
     figure: Figure | None
     holes: tuple[Hole, ...]
+    sources: tuple[str, ...] = ()
+    """Ids of the cells that it shows."""

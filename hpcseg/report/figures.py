@@ -53,6 +53,8 @@ class Picture:
     title: str
     files: Mapping[str, bytes]
     holes: tuple[Hole, ...]
+    sources: tuple[str, ...]
+    """Ids of the cells that it shows."""
 
 
 def draw(name: str, records: Records) -> Picture:
@@ -68,4 +70,4 @@ def draw(name: str, records: Records) -> Picture:
                 buffer = io.BytesIO()
                 drawn.figure.savefig(buffer, format=suffix, dpi=150, metadata=metadata)
                 files[suffix] = buffer.getvalue()
-    return Picture(drawn.title, files, drawn.holes)
+    return Picture(drawn.title, files, drawn.holes, drawn.sources)

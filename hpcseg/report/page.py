@@ -69,6 +69,7 @@ def page(
             "<header>",
             f"<h1>{title}</h1>",
             f'<p class="lead">{html.escape(_LEAD)}</p>',
+            *_questions(records.questions),
             '<nav aria-label="Contents"><ul>',
             *(f'<li><a href="#{html.escape(anchor)}">{inline(text)}</a></li>' for anchor, text in contents),
             "</ul></nav>",
@@ -82,6 +83,12 @@ def page(
             "",
         ]
     )
+
+
+def _questions(questions: Sequence[str]) -> list[str]:
+    if not questions:
+        return []
+    return ["<p>What it is to answer:</p>", f"<ul>{''.join(f'<li>{inline(text)}</li>' for text in questions)}</ul>"]
 
 
 def _sheet(sheet: Sheet) -> str:
@@ -99,7 +106,9 @@ def _part(part: Part, label: str) -> str:
         sources = part.sources[number] if part.sources else ("",) * len(line)
         kind = "paper" if line[0].endswith(", paper") else "difference" if line[0] == "difference" else ""
         cells = "".join(f"<td>{_number(text, source)}</td>" for text, source in zip(line[1:], sources[1:], strict=True))
-        body.append(f'<tr{f" class={kind!r}" if kind else ""}><th scope="row">{inline(line[0])}</th>{cells}</tr>')
+        # A row that compares two groups leads to the second by its name.
+        name = _number(line[0], sources[0]) if sources[0] not in sources[1:] else inline(line[0])
+        body.append(f'<tr{f" class={kind!r}" if kind else ""}><th scope="row">{name}</th>{cells}</tr>')
     return box(head_row(map(inline, part.head)), body, label)
 
 
@@ -117,10 +126,12 @@ def _figure(name: str, picture: Picture) -> str:
     data = base64.b64encode(content).decode("ascii")
     title = html.escape(picture.title)
     number, _, rest = title.partition(": ")
+    links = [f'<a href="#cell-{html.escape(one)}"><code>{html.escape(one)}</code></a>' for one in picture.sources]
+    shown = f"<details><summary>The cells behind it</summary><div><p>{', '.join(links)}</p></div></details>"
     return (
         f'<section id="figure-{html.escape(name)}"><h2>{number}</h2>'
-        f'<figure><img src="data:image/{kind};base64,{data}" alt="{title}">'
-        f"<figcaption>{rest[:1].upper() + rest[1:]}</figcaption></figure></section>"
+        f'<figure><div class="drawing"><img src="data:image/{kind};base64,{data}" alt="{title}"></div>'
+        f"<figcaption>{rest[:1].upper() + rest[1:]}</figcaption></figure>{shown}</section>"
     )
 
 

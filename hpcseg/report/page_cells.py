@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -105,26 +105,37 @@ def _origin(row: Row, records: Records) -> str:
     starts = [line for line in read_lines(row.cell.folder.events_file) if line.get("event") in ("start", "resume")]
     memory = ", ".join(f"{name} {value} MiB" for name, value in (record.get("peak_memory_mib") or {}).items())
     facts: list[tuple[str, Any]] = [
-        ("commit", short_commit(place.get("commit"))),
-        ("code hash", place.get("code_sha256")),
         ("data hash", records.plan["data_sha256"]),
         ("weights hash", record["model_sha256"]),
         ("command", place.get("command")),
-        ("device", f"{place.get('device')}, {record['world_size']} rank(s), {record['precision']}"),
-        ("host", place.get("host")),
-        ("Slurm job", place.get("slurm_job_id") or "none, run without Slurm"),
-        ("starts", _starts(starts)),
         ("training", f"{record['seconds']:.0f} s, {record['steps']} steps, {record['train_tiles']} tiles"),
-        ("evaluation", f"{row.evaluation.record['seconds']:.0f} s" if row.evaluation else None),
-        ("peak memory", memory),
-        ("versions", ", ".join(f"{name} {place.get(name)}" for name in ("hpcseg_version", "python", "torch", "numpy"))),
+        ("its starts", _starts(starts)),
+        ("its peak memory", memory),
+        *((f"its {name}", value) for name, value in _place(record)),
     ]
+    if row.evaluation:
+        made = row.evaluation.record
+        facts.append(("evaluation", f"{made['seconds']:.0f} s, {made['test_tiles']} tiles"))
+        facts += [(f"its {name}", value) for name, value in _place(made)]
     lines = [
         f'<tr><th scope="row">{name}</th><td><code>{html.escape(str(value))}</code></td></tr>'
         for name, value in facts
         if value
     ]
     return box("", lines, f"Origin of {row.id}", text=True)
+
+
+def _place(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Where and with what a training or an evaluation was made."""
+    place = record["provenance"]
+    return [
+        ("commit", short_commit(place.get("commit"))),
+        ("code hash", place.get("code_sha256")),
+        ("device", f"{place.get('device')}, {record['world_size']} rank(s), {record['precision']}"),
+        ("host", place.get("host")),
+        ("Slurm job", place.get("slurm_job_id") or "none, run without Slurm"),
+        ("versions", ", ".join(f"{name} {place.get(name)}" for name in ("hpcseg_version", "python", "torch", "numpy"))),
+    ]
 
 
 def _starts(starts: Sequence[dict[str, Any]]) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import html
+import itertools
+import math
 import re
 
 from hpcseg.report.collect import Records, Row
@@ -36,18 +38,23 @@ def cost_section(records: Records) -> str:
 
 
 def queue_seconds(run: RunFolder) -> dict[str, float]:
-    """Seconds from a submission to Slurm to the start of its training, by cell; over all its submissions."""
-    waits: dict[str, float] = {}
+    """Seconds from a submission to Slurm to the start of its training, by cell; over all its submissions.
+
+    A submission whose job never started, since it was cancelled, has none.
+    """
+    submitted: dict[str, list[float]] = {}
     for line in read_lines(run.submissions_file):
-        if line.get("event") != "submitted" or line.get("stage") != "train":
-            continue
-        for cell_id in line.get("cells", ()):
-            events = read_lines(run.cell(cell_id).events_file)
-            started = [
-                one["time"] for one in events if one.get("event") in ("start", "resume") and one["time"] >= line["time"]
-            ]
-            if started:
-                waits[cell_id] = waits.get(cell_id, 0.0) + min(started) - line["time"]
+        if line.get("event") == "submitted" and line.get("stage") == "train":
+            for cell_id in line.get("cells", ()):
+                submitted.setdefault(cell_id, []).append(line["time"])
+    waits: dict[str, float] = {}
+    for cell_id, times in submitted.items():
+        events = read_lines(run.cell(cell_id).events_file)
+        started = [one["time"] for one in events if one.get("event") in ("start", "resume")]
+        for begin, end in itertools.pairwise([*times, math.inf]):
+            first = min((time for time in started if begin <= time < end), default=None)
+            if first is not None:
+                waits[cell_id] = waits.get(cell_id, 0.0) + first - begin
     return waits
 
 

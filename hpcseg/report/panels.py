@@ -47,7 +47,7 @@ def figure1(records: Records) -> Drawn:
         for y, x in tile_corners(*pictures["slice"].shape, rows=rows, columns=columns, size=size):
             axis.add_patch(_square(x, y, size, 1.0))
         axis.add_patch(_square(0, 0, size, 2.5))
-    return Drawn(title, figure, ())
+    return Drawn(title, figure, (), (row.id,))
 
 
 def figure4(records: Records) -> Drawn:
@@ -62,7 +62,7 @@ def figure5(records: Records) -> Drawn:
     found = _kept(records, "figure5", _any(records), "slice")
     if isinstance(found, Hole):
         return Drawn(title, None, (found,))
-    _, pictures = found
+    row, pictures = found
     counts = pictures["slice"]
     # The same draw at all levels, as in the sweep.
     unit = np.random.default_rng(0).standard_normal(counts.shape, dtype=np.float32)
@@ -70,7 +70,7 @@ def figure5(records: Records) -> Drawn:
     for axis, sigma in zip(axes[0], _SHOWN_SIGMAS, strict=True):
         _grey(axis, counts + np.float32(sigma) * unit, _range(counts))
         axis.set_title(f"{sigma:g}")
-    return Drawn(title, figure, ())
+    return Drawn(title, figure, (), (row.id,))
 
 
 def figure6(records: Records) -> Drawn:
@@ -104,7 +104,7 @@ def figure9(records: Records) -> Drawn:
     accuracy = float((pictures["slice_label"] == pictures["slice_prediction"]).mean())
     axes[0][2].set_title(f"prediction: {accuracy:.3f}")
     axes[0][0].set_ylabel(f"slice {int(pictures['slice_number'])}, {row.config.data.split} split", fontsize=7)
-    return Drawn(title, figure, ())
+    return Drawn(title, figure, (), (row.id,))
 
 
 def _tiles(records: Records, name: str, title: str, groups: Sequence[Group], *, noisy: bool) -> Drawn:
@@ -127,7 +127,7 @@ def _tiles(records: Records, name: str, title: str, groups: Sequence[Group], *, 
     accuracy = row.test_accuracy(NoiseLevel(sigma))
     assert accuracy is not None
     said = f"{title} ({row.config.data.split} split, seed {row.config.train.seed}; all test tiles: {accuracy:.3f})"
-    return Drawn(said, figure, ())
+    return Drawn(said, figure, (), (row.id,))
 
 
 def _large(records: Records, fraction: float) -> list[Group]:

@@ -31,10 +31,10 @@ def cost(records: Records) -> Drawn:
         )  # fmt: skip
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: f"{seconds:g}"))
-    axes.set_xlabel("seconds of training")
+    axes.set_xlabel("seconds of training, times ranks")
     axes.set_ylabel("accuracy on whole test slices")
     figure.legend(loc="outside right upper", fontsize=7)
-    return Drawn(title, figure, ())
+    return Drawn(title, figure, (), _sources(records))
 
 
 def learning_curve(records: Records) -> Drawn:
@@ -66,13 +66,17 @@ def learning_curve(records: Records) -> Drawn:
     axes.set_xlabel("labelled slices in training")
     axes.set_ylabel("accuracy on whole test slices")
     axes.legend()
-    return Drawn(title, figure, ())
+    return Drawn(title, figure, (), _sources(records))
+
+
+def _sources(records: Records) -> tuple[str, ...]:
+    return tuple(row.id for row in records.rows if whole_slice_accuracy(row) is not None)
 
 
 def _measured(group: Group) -> tuple[np.ndarray, np.ndarray]:
-    """Accuracy on whole slices and seconds of training of the finished cells, (seeds,) each."""
+    """Accuracy on whole slices and seconds of training times ranks of the finished cells, (seeds,) each."""
     pairs = [
-        (accuracy, float(row.training.record["seconds"]))
+        (accuracy, float(row.training.record["seconds"]) * row.training.record["world_size"])
         for row in group.rows
         if row.training and (accuracy := whole_slice_accuracy(row)) is not None
     ]

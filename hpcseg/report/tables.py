@@ -9,6 +9,7 @@ from hpcseg.report.comparison import classes, cost, levels, whole_slices
 from hpcseg.report.differences import differences
 from hpcseg.report.paper_tables import Table, batch_norm, paper_sheet, table1, table2, weight_decay
 from hpcseg.report.sheet import Sheet
+from hpcseg.report.splits import splits
 
 
 def _of_the_paper(table: Callable[[Records], Table]) -> Callable[[Records], Sheet]:
@@ -20,6 +21,7 @@ TABLES: Mapping[str, Callable[[Records], Sheet]] = {
     "table2": _of_the_paper(table2),
     "batch_norm": _of_the_paper(batch_norm),
     "weight_decay": _of_the_paper(weight_decay),
+    "splits": splits,
     "differences": differences,
     "levels": levels,
     "classes": classes,

@@ -16,6 +16,7 @@ from hpcseg.report.collect import collect
 from hpcseg.report.comparison import classes, cost, levels, whole_slices
 from hpcseg.report.differences import compare, differences
 from hpcseg.report.sheet import Sheet
+from hpcseg.report.splits import splits
 
 JOB = """
 [train]
@@ -122,13 +123,14 @@ def test_differences_are_paired_by_seed_and_slice(run):
     assert "≈" not in column(sheet, "gaussian 5000")[0]
 
 
-def test_the_interval_is_that_of_a_mean_over_slices(tmp_path):
+@pytest.mark.parametrize(("alike", "slices"), [(1, 400), (20, 400)])
+def test_the_interval_is_that_of_a_mean_over_slices_of_which_neighbours_are_alike(tmp_path, alike, slices):
     grid = plan(tmp_path / "run", JOB.replace("[0, 1]", "[0]"))
-    numbers = tuple(range(200))
-    draw = np.random.default_rng(5)
+    numbers = tuple(range(slices))
+    drawn = np.repeat(np.random.default_rng(5).normal(0, 5, slices // alike).round().astype(int), alike)
     for cell in grid.cells:
         finish_with_slices(cell, lambda *_: 900, slices=numbers)
-        gains = draw.normal(0, 1, 200).round().astype(int) if cell.config.train.noise_fraction else np.zeros(200, int)
+        gains = drawn if cell.config.train.noise_fraction else np.zeros(slices, int)
         lines = [
             json.dumps({"slice": number, "pixels": 1000, "right": dict.fromkeys(KEYS, 900 + int(gain))}) + "\n"
             for number, gain in zip(numbers, gains, strict=True)
@@ -137,12 +139,40 @@ def test_the_interval_is_that_of_a_mean_over_slices(tmp_path):
         change(cell.folder.evaluation_file, slices_sha256=hashlib.sha256("".join(lines).encode()).hexdigest())
     records = collect(grid.run)
     found = compare(records.groups[1], records.groups[0], records.groups[0].config.evaluate.levels()[0])
-    # Normal theory: 1.96 standard errors of a mean of 200 on either side.
-    width = 2 * 1.96 * gains.std(ddof=1) / np.sqrt(200) / 1000
-    assert found.mean == pytest.approx(gains.mean() / 1000)
-    assert found.high - found.low == pytest.approx(width, rel=0.1)
+    # Normal theory: 1.96 standard errors on either side, of a mean of as many as are independent. Blocks of 15 see
+    # 15 / 20 to 20 / 20 of what runs of 20 share, and an interval from some tens of blocks is right to about a third.
+    error = drawn.std() / 1000 / np.sqrt(slices / alike)
+    width = (found.high - found.low) / (2 * 1.96 * error)
+    assert 0.65 < width < 1.35
+    assert found.mean == pytest.approx(drawn.mean() / 1000)
     assert found.low < found.mean < found.high
     assert found.seed_spread is None and not found.within_seeds
+
+
+def test_the_training_that_the_tables_show_is_what_others_are_compared_with(tmp_path):
+    other = '[[grid]]\ndata.tiles = "small"\ntrain.weight_decay = 0.01\n'
+    grid = plan(tmp_path / "run", JOB.replace("[[grid]]", f"{other}[[grid]]", 1))
+    for cell in grid.cells:
+        finish_with_slices(cell, lambda *_: 900)
+    against = {line["against"] for line in observations(differences(collect(grid.run)))}
+    assert against == {"small, shuffled, 0 % noise"}
+
+
+def test_both_splits_stand_side_by_side_with_what_lies_between_them(tmp_path):
+    job = JOB.replace('data.tiles = "small"', 'data.tiles = "small"\ndata.split = ["shuffled", "blocked"]')
+    grid = plan(tmp_path / "run", job)
+    for cell in grid.cells:
+        # Seeds 0 and 1: 900 and 910 shuffled, 880 and 890 blocked.
+        right = 900 + 10 * cell.config.train.seed - (20 if cell.config.data.split == "blocked" else 0)
+        finish_with_slices(cell, lambda *_, right=right: right)
+    sheet = splits(collect(grid.run))
+    clean = next(part for part in sheet.parts if part.heading == "clean")
+    assert clean.head == ("training", "shuffled", "blocked", "blocked - shuffled")
+    assert clean.lines[0] == ("small, 0 % noise", "0.905 ± 0.007", "0.885 ± 0.007", "-0.020")
+    assert [line[0] for line in clean.lines] == ["small, 0 % noise", "small, 50 % noise"]
+    assert clean.sources[0][1] != clean.sources[0][2], "each number leads to its own cells"
+    (line,) = observations(sheet, group="small, 0 % noise", measure="clean")
+    assert (line["shuffled"], line["blocked"], line["difference"]) == ("0.905000", "0.885000", "-0.020000")
 
 
 def test_other_test_slices_are_not_paired(run):
@@ -172,12 +202,12 @@ def test_classes_have_iou_dice_and_recall_of_every_class_clean_and_noisy(run):
         "small, shuffled split, noisy test set",
     ]
     # 0 % clean, seeds 950 and 952 right of 1000: class 0 has 600 pixels, of which 550 and 552 are found, none too many.
-    (recall,) = observations(sheet, group="small, shuffled, 0 % noise", column="recall 0, clean")
+    (recall,) = observations(sheet, group="small, shuffled, 0 % noise", column="recall 0, clean test set")
     assert float(recall["mean"]) == pytest.approx((550 / 600 + 552 / 600) / 2)
     # Class 128 has 300 pixels, all found, and takes the 50 and 48 that class 0 lost.
-    (iou,) = observations(sheet, group="small, shuffled, 0 % noise", column="IoU 128, clean")
+    (iou,) = observations(sheet, group="small, shuffled, 0 % noise", column="IoU 128, clean test set")
     assert float(iou["mean"]) == pytest.approx((300 / 350 + 300 / 348) / 2, abs=1e-6)
-    (dice,) = observations(sheet, group="small, shuffled, 0 % noise", column="Dice 255, noisy")
+    (dice,) = observations(sheet, group="small, shuffled, 0 % noise", column="Dice 255, noisy test set")
     assert float(dice["mean"]) == 1
 
 
@@ -194,7 +224,7 @@ def test_whole_slices_and_cost_take_the_slices_that_were_segmented(tmp_path):
     assert column(whole_slices(records), "all test slices") == ["0.970 ± 0.000", "0.970", "0.980 ± 0.000"], "by noise"
     assert column(whole_slices(records), "worst slice") == ["0.960 ± 0.000", "0.960", "0.970 ± 0.000"]
     assert column(cost(records), "whole slices") == ["0.970 ± 0.000", "0.970", "**0.980 ± 0.000**"]
-    assert column(cost(records), "seconds") == ["100", "100", "100"]
+    assert column(cost(records), "seconds") == ["200", "200", "200"], "100 s of two ranks each"
     assert [line[0] for line in cost(records).parts[0].lines][1] == "small, 0 % noise, train slices 10"
     report = build_report(grid.run, tmp_path / "out")
     assert {"cost.png", "learning_curve.svg", "cost.csv", "whole_slices.csv"} <= {path.name for path in report.written}
