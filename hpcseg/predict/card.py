@@ -23,6 +23,9 @@ QUANTILES = 1001
 # Evenly spaced slices are enough for the quantiles of a volume, and a large one is not read again for them.
 _SLICES_LOOKED_AT = 64
 _BINS = 65_536
+# So many bins at least between the two shares that are looked for; of a card, between those of the bulk of its values.
+_LEAST_BINS = 1_000
+_BULK = (0.001, 0.999)
 _MOST_CLASSES = 256
 
 
@@ -116,10 +119,13 @@ def _quantiles(info: DatasetInfo) -> tuple[float, ...]:
     low, high = float(info.grey_min.min()), float(info.grey_max.max())
     slices = info.shape[0]
     chosen = np.unique(np.linspace(0, slices - 1, min(slices, _SLICES_LOOKED_AT)).round().astype(np.int64))
-    counts = GreyHistogram(low, high)
+    finer: GreyHistogram | None = GreyHistogram(low, high)
     with h5py.File(info.path, "r") as file:
-        for index in chosen:
-            counts.add(file["slices"][index])
+        while finer is not None:
+            counts = finer
+            for index in chosen:
+                counts.add(file["slices"][index])
+            finer = counts.finer(_BULK)
     values = counts.quantiles(np.linspace(0, 1, QUANTILES))
     values[0], values[-1] = low, high
     return tuple(float(value) for value in values)
@@ -129,20 +135,31 @@ class GreyHistogram:
     """Counts grey values between two known ends, to tell quantiles of more pixels than fit into memory.
 
     Args:
-        low: the lowest grey value that will be added.
-        high: the highest.
+        low: the lowest grey value that is told from lower ones.
+        high: the highest that is told from higher ones.
     """
 
     def __init__(self, low: float, high: float) -> None:
         self._low = low
         # Whole numbers that fit have a bin each, so their quantiles are exact.
-        self._width = 1.0 if float(low).is_integer() and high - low < _BINS else (high - low) / (_BINS - 1) or 1.0
+        self._exact = float(low).is_integer() and high - low < _BINS
+        self._width = 1.0 if self._exact else (high - low) / (_BINS - 1) or 1.0
         self._counts = np.zeros(_BINS, dtype=np.int64)
 
     def add(self, pixels: np.ndarray) -> None:
         """Count the pixels of an array of any shape and number type."""
         bins = np.rint((pixels.astype(np.float64) - self._low) / self._width).astype(np.int64)
         self._counts += np.bincount(bins.clip(0, _BINS - 1).ravel(), minlength=_BINS)
+
+    def finer(self, shares: tuple[float, float]) -> GreyHistogram | None:
+        """One to count again with, about two shares (0..1) alone; None where the bins are fine enough for them.
+
+        A hot pixel stretches the ends so far that all others fall into a few bins.
+        """
+        low, high = self.quantiles(np.array(shares)).tolist()
+        if self._width <= max(high - low, 1e-9 * max(abs(low), abs(high))) / _LEAST_BINS or self._exact:
+            return None
+        return GreyHistogram(low - self._width, high + self._width)
 
     def quantiles(self, shares: np.ndarray) -> np.ndarray:
         """The grey value at each share (0..1) of the pixels: the lowest at or below which so many lie."""

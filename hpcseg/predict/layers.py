@@ -119,7 +119,8 @@ class _Runs:
     def prepare(self) -> bool:
         there = True
         for layer, path in self._paths.items():
-            if not path.exists() and not _unfinished(path).exists():
+            # In this order: a finish between the two looks moves the one to the other.
+            if not _unfinished(path).exists() and not path.exists():
                 there = False
                 with aside(_unfinished(path)) as temporary:
                     self._create(layer, temporary)

@@ -123,7 +123,10 @@ def _between(
 def volume_percentiles(
     volume: Volume, shares: tuple[float, float], on_slice: Callable[[int, int], None]
 ) -> tuple[float, float]:
-    """Grey values of a whole volume at two shares in per cent; one pass, or two where its type has too many values."""
+    """Grey values of a whole volume at two shares in per cent.
+
+    One pass; two where its type has too many values, and more where a few of them lie far from all others.
+    """
     if volume.dtype.kind in "ui" and volume.dtype.itemsize <= 2:
         limits = np.iinfo(volume.dtype)
         low, high, passes = float(limits.min), float(limits.max), 1
@@ -133,12 +136,16 @@ def volume_percentiles(
         for done, (slice_low, slice_high) in enumerate(ends, start=1):
             low, high = min(low, slice_low), max(high, slice_high)
             on_slice(done, 2 * len(volume))
-    counts = GreyHistogram(low, high)
-    before = (passes - 1) * len(volume)
-    for done, pixels in enumerate(ahead(volume.read, range(len(volume)), at_most=_SLICES_AHEAD), start=1):
-        counts.add(pixels)
-        on_slice(before + done, passes * len(volume))
-    found = counts.quantiles(np.array(shares) / 100)
+    wanted = (shares[0] / 100, shares[1] / 100)
+    counts: GreyHistogram | None = GreyHistogram(low, high)
+    while counts is not None:
+        before = (passes - 1) * len(volume)
+        for done, pixels in enumerate(ahead(volume.read, range(len(volume)), at_most=_SLICES_AHEAD), start=1):
+            counts.add(pixels)
+            on_slice(before + done, passes * len(volume))
+        found = counts.quantiles(np.array(wanted))
+        counts = counts.finer(wanted)
+        passes += 1
     return float(found[0]), float(found[1])
 
 

@@ -178,5 +178,7 @@ def _training(cell: Cell, planned: Mapping[str, Any], record: Mapping[str, Any])
         **{name: provenance.get(name) for name in ("commit", "hpcseg_version", "torch", "device", "time")},
         **{name: record.get(name) for name in ("epochs", "seconds", "precision", "train_tiles", "split_sha256")},
         "validation_accuracy": accuracy(np.array(record["validation_confusion"])),
-        "test_accuracy": [{name: point[name] for name in ("sigma", "accuracy")} for point in tests],
+        "test_accuracy": [
+            {name: point.get(name) for name in ("noise", "sigma", "fraction", "accuracy")} for point in tests
+        ],
     }

@@ -22,6 +22,7 @@ from hpcseg.predict.model_file import Model
 # 1024 x 1024 pixels and more), and besides them per class.
 _VALUES_PER_CHANNEL = 6
 _FLOATS_PER_CLASS = 8
+_SUMS_OF_A_SLICE = 4
 # Of the memory that is free; the rest is for slices on their way, and for other people.
 _SHARE_OF_MEMORY = 0.5
 _SMALLEST_TILE = 64
@@ -78,6 +79,13 @@ class Network:
         self._depth = max(model.card.train.depth for model in models)
         self._least = card.data.tile_size
         self._bytes_per_pixel = max(_bytes_per_pixel(model, precision) for model in models)
+        # Looked at once, so that all slices of this process are cut in the same way, and its record can say how.
+        self._budget = _SHARE_OF_MEMORY * _free_bytes(device)
+
+    @property
+    def largest_whole(self) -> int | None:
+        """Most pixels of a slice that is taken whole; None: tiles of a given edge are asked for."""
+        return None if self._wishes.tile is not None else int(self._budget / self._bytes_per_pixel)
 
     def answer(self, image: np.ndarray) -> Answer:
         """Segment one slice.
@@ -133,9 +141,11 @@ class Network:
         if self._wishes.tile is not None:
             edge = max(2 * multiple, -(-self._wishes.tile // multiple) * multiple)
         else:
-            pixels = int(_SHARE_OF_MEMORY * _free_bytes(self._device) / self._bytes_per_pixel)
-            if height * width <= pixels:
+            if height * width * self._bytes_per_pixel <= self._budget:
                 return None
+            # What is added up over models, flips and tiles is as large as the slice.
+            left = self._budget - _SUMS_OF_A_SLICE * self._classes * 4 * height * width
+            pixels = max(0, int(left / self._bytes_per_pixel))
             edge = max(_SMALLEST_TILE, 2 * multiple, math.isqrt(pixels) // multiple * multiple)
         return edge if edge < max(height, width) else None
 

@@ -13,6 +13,7 @@ import csv
 import fcntl
 import io
 import json
+import resource
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,6 +104,10 @@ class OutFolder:
         """Seconds of work on slices, of all processes and starts."""
         return float(sum(line.get("seconds", 0.0) for line in self._lines()))
 
+    def peak_memory_mib(self) -> int:
+        """The most host memory that any of the processes has held."""
+        return max((int(line.get("peak_memory_mib", 0)) for line in self._lines()), default=0)
+
     def starts(self) -> list[dict[str, Any]]:
         """Where the work was done: device, precision, host of every start."""
         return [line["start"] for line in self._lines() if "start" in line]
@@ -134,6 +139,7 @@ class OutFolder:
             "devices": list(dict.fromkeys(start["device"] for start in starts)),
             "seconds": round(seconds, 3),
             "slices_per_second": round(len(names) / seconds, 3) if seconds else None,
+            "peak_memory_mib": self.peak_memory_mib(),
             "fractions": {
                 str(value): int(count) / int(total.sum()) for value, count in zip(values, total, strict=True)
             },
@@ -145,15 +151,22 @@ class OutFolder:
 
     @contextlib.contextmanager
     def alone(self, part: int | None) -> Iterator[None]:
-        """Keep other processes from the same part; raises HpcsegError where one is at it."""
+        """Keep other processes from the same part, or from the whole; raises HpcsegError where one is at it.
+
+        A part holds a share of the whole's lock, so that parts work side by side and the whole works alone.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
-        with self.journal_file(part).open("ab") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise HpcsegError(f"Another process is writing to {self.path}. Wait for it, or end it.") from None
-            except OSError:
-                pass  # a file system without locks
+        with contextlib.ExitStack() as held:
+            locks = [(self.journal_file(None), fcntl.LOCK_EX if part is None else fcntl.LOCK_SH)]
+            locks += [] if part is None else [(self.journal_file(part), fcntl.LOCK_EX)]
+            for path, kind in locks:
+                file = held.enter_context(path.open("ab"))
+                try:
+                    fcntl.flock(file, kind | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise HpcsegError(f"Another process is writing to {self.path}. Wait for it, or end it.") from None
+                except OSError:
+                    pass  # a file system without locks
             yield
 
     def _journals(self) -> list[Path]:
@@ -185,7 +198,8 @@ class Journal:
             {"index": result.index, "counts": result.counts, "outside": round(result.outside, 6)}
             for result in self._waiting
         ]
-        self._append([*lines, {"seconds": round(seconds, 4)}])
+        peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        self._append([*lines, {"seconds": round(seconds, 4), "peak_memory_mib": peak}])
         self._waiting.clear()
 
     def _append(self, lines: Sequence[Mapping[str, Any]]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,11 @@ def begin(request: Request, *, on_slice: OnSlice = lambda *_: None, write: bool 
         DatasetError: the volume cannot be segmented, or its grey values are not those of the training.
         HpcsegError: a model cannot be used, or the file system refuses.
     """
-    models = tuple(open_model(path, request.data) for path in request.models)
+    # A pattern of an ensemble may fit the first model as well; each counts once.
+    opened = [(open_model(path, request.data), path) for path in request.models]
+    once = {model.card.model_sha256: (model, path) for model, path in reversed(opened)}
+    models, paths = zip(*reversed(once.values()), strict=True)
+    request = replace(request, models=paths)
     _check_ensemble(models, request.wishes)
     card = models[0].card
     volume = open_volume(request.source, request.dataset)
@@ -152,9 +156,6 @@ def _check_ensemble(models: Sequence[Model], wishes: Wishes) -> None:
                     f"{models[0].name} and {model.name} cannot be one ensemble: their {what.replace('_', ' ')} are "
                     f"{ours} and {theirs}. Take models of one data set."
                 )
-    hashes = [model.card.model_sha256 for model in models]
-    if len(set(hashes)) < len(hashes):
-        raise ConfigError("The same model is given twice, and it would count twice. Give each model once.")
     if wishes.spread and len(models) < 2:
         raise ConfigError("--spread is the spread over several models. Give more with --ensemble.")
 

@@ -10,7 +10,10 @@ import numpy as np
 import tifffile
 
 # Of ImageJ's metadata, what is about the sample and not about the display or the shape of the grey values.
-_KEPT = ("unit", "yunit", "zunit", "spacing", "xorigin", "yorigin", "zorigin", "finterval", "tunit", "Info")
+_KEPT = (
+    *("unit", "yunit", "zunit", "spacing", "xorigin", "yorigin", "zorigin", "finterval", "fps", "tunit", "loop"),
+    *("Info", "Properties", "ROI", "Overlays"),
+)
 # ImageJ knows no others; a file of another type is a plain TIFF.
 _IMAGEJ_TYPES = {np.dtype("u1"), np.dtype("u2"), np.dtype("f4")}
 
@@ -27,6 +30,8 @@ class Calibration:
     """What is kept of ImageJ's metadata; None: the file is not ImageJ's."""
     labels: tuple[str, ...] = field(default=())
     """ImageJ's name of each slice of a stack."""
+    in_time: bool = False
+    """ImageJ calls the slices of the stack frames."""
 
     def options(self, dtype: np.dtype, slices: int) -> dict[str, Any]:
         """What tifffile needs to write an image (1 slice) or a stack with the same calibration."""
@@ -34,7 +39,7 @@ class Calibration:
         if self.resolution is not None:
             options |= {"resolution": self.resolution, "resolutionunit": self.unit}
         if self.imagej is not None and dtype in _IMAGEJ_TYPES:
-            metadata = {**self.imagej, "axes": "ZYX" if slices > 1 else "YX"}
+            metadata = {**self.imagej, "axes": ("TYX" if self.in_time else "ZYX") if slices > 1 else "YX"}
             if len(self.labels) == slices:
                 metadata["Labels"] = list(self.labels)
             # ImageJ takes big-endian and little-endian; stacks are filled in as little-endian.
@@ -54,9 +59,10 @@ def read_calibration(path: Path) -> Calibration:
     if metadata is not None:
         kept = {name: metadata[name] for name in _KEPT if name in metadata}
         labels = metadata.get("Labels")
+    in_time = (metadata or {}).get("frames", 1) > 1
     if not (_is_ratio(x) and _is_ratio(y)):
-        return Calibration(imagej=kept, labels=_texts(labels))
-    return Calibration((x, y), int(unit or 1), kept, _texts(labels))
+        return Calibration(imagej=kept, labels=_texts(labels), in_time=in_time)
+    return Calibration((x, y), int(unit or 1), kept, _texts(labels), in_time)
 
 
 def _is_ratio(value: Any) -> bool:

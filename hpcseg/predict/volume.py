@@ -128,7 +128,7 @@ def _open_stack(source: Path) -> Volume:
     if raw is not None:
         return raw
     pages = [Page(source, index, index + 1, *header) for index, header in enumerate(read_headers(source))]
-    _check(source, pages, [])
+    _check(source, pages, _one_channel(_channels(source)))
     if len({page.shape for page in pages}) > 1:
         shapes = ", ".join(sorted({" x ".join(map(str, page.shape)) for page in pages}))
         raise DatasetError(f"{source} has pages of several sizes ({shapes}). Put them into a folder of single files.")
@@ -161,7 +161,7 @@ def _one_header(source: Path) -> Volume | None:
     if start is None or missing > 0:
         raise DatasetError(f"{source} is not a readable TIFF file: it is one page, and {missing} bytes are missing.")
     pages = [Page(source, index, index + 1, 0, shape, stored.newbyteorder("=")) for index in range(slices)]
-    _check(source, pages, [f"it has {channels} channels; save the one to segment"] if channels > 1 else [])
+    _check(source, pages, _one_channel(channels))
 
     def decode(index: int) -> np.ndarray:
         pixels = np.fromfile(
@@ -170,6 +170,24 @@ def _one_header(source: Path) -> Volume | None:
         return pixels.reshape(shape).astype(stored.newbyteorder("="), copy=False)
 
     return _volume(source, "stack", pages, [source], decode)
+
+
+def _channels(source: Path) -> int:
+    """How many channels a stack's metadata tell of, each of which would look like a slice; 1 where they tell none."""
+    try:
+        with tifffile.TiffFile(source) as tif:
+            if tif.is_imagej:
+                return int((tif.imagej_metadata or {}).get("channels", 1))
+            if tif.is_ome:
+                series = tif.series[0]
+                return int(dict(zip(series.axes, series.shape, strict=True)).get("C", 1))
+    except Exception:  # tifffile raises its own errors, struct.error, IndexError, ... for metadata that are damaged
+        return 1
+    return 1
+
+
+def _one_channel(channels: int) -> list[str]:
+    return [f"it has {channels} channels; save the one to segment"] if channels > 1 else []
 
 
 def _check(source: Path, pages: list[Page], faults: list[str]) -> None:

@@ -64,7 +64,8 @@ def work(
     network = Network(prediction.models, prediction.request.wishes, device, precision)
     with prediction.folder.alone(part):
         line = _Line(prediction, network, prediction.folder.journal_file(part))
-        line.journal.begin({**device_facts(device), "precision": precision, "host": provenance.node_name()})
+        where = {**device_facts(device), "precision": precision, "host": provenance.node_name()}
+        line.journal.begin({**where, "largest_whole_slice": network.largest_whole})
         return line.run(slices, on_slice, should_stop)
 
 

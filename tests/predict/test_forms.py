@@ -132,6 +132,16 @@ def test_imagejs_calibration_is_kept_and_its_display_is_not(model_file, slices, 
                 assert tif.series[0].dataoffset is not None, "ImageJ reads its stacks as one run of pixels"
 
 
+def test_a_stack_in_time_stays_one(model_file, slices, tmp_path):
+    metadata = {"axes": "TYX", "finterval": 2.5, "Properties": {"sample": "SOC"}}
+    tifffile.imwrite(tmp_path / "time.tif", slices, imagej=True, metadata=metadata)
+    assert hpcseg("predict", model_file, tmp_path / "time.tif", "-o", tmp_path / "out").exit_code == 0
+    with tifffile.TiffFile(tmp_path / "out" / "labels.tif") as tif:
+        found = tif.imagej_metadata
+    assert found["frames"] == len(slices) and "slices" not in found
+    assert found["finterval"] == 2.5 and found["Properties"] == {"sample": "SOC"}
+
+
 def test_imagejs_large_stacks_with_one_header_are_read(model_file, slices, expected, tmp_path):
     """Above 4 GB ImageJ writes the header of the first page only; the other pixels follow."""
     tifffile.imwrite(tmp_path / "large.tif", slices, imagej=True, metadata={"axes": "ZYX"}, truncate=True)
@@ -261,6 +271,14 @@ def channels(path):
     tifffile.imwrite(path, np.zeros((2, 3, 9, 9), "u2"), imagej=True, metadata={"axes": "ZCYX"}, truncate=True)
 
 
+def channels_of_pages(path):
+    tifffile.imwrite(path, np.zeros((2, 3, 9, 9), "u2"), imagej=True, metadata={"axes": "ZCYX"})
+
+
+def channels_of_ome(path):
+    tifffile.imwrite(path, np.zeros((2, 3, 9, 9), "u2"), ome=True, metadata={"axes": "ZCYX"})
+
+
 @pytest.mark.parametrize(
     ("make", "told"),
     [
@@ -270,6 +288,8 @@ def channels(path):
         (lambda path: path.write_bytes(b""), "not a readable TIFF"),
         (no_finite_values, "NaN"),
         (channels, "it has 3 channels"),
+        (channels_of_pages, "it has 3 channels"),
+        (channels_of_ome, "it has 3 channels"),
     ],
 )
 def test_what_is_no_volume_is_refused(model_file, tmp_path, make, told):

@@ -80,6 +80,18 @@ def test_percentiles_are_of_the_whole_volume_and_progress_is_told(volume):
     assert told == [(done, 8) for done in range(1, 9)]
 
 
+def test_a_hot_pixel_does_not_spoil_the_percentiles_of_all_others(volume):
+    def hot(pixels):
+        pixels = pixels.astype(np.float32) / 65_535
+        pixels[0, 0] = 1e6
+        return pixels
+
+    strangers = volume(hot)
+    pixels = np.stack([strangers.read(index) for index in range(4)])
+    found = volume_percentiles(strangers, (1, 99), lambda *_: None)
+    assert found == pytest.approx(np.percentile(pixels, (1, 99), method="inverted_cdf"), abs=1e-3 * 0.2)
+
+
 def test_wishes_that_cannot_be_met_are_refused(volume, model):
     flat = volume(STRANGERS["constant"])
     with pytest.raises(ConfigError, match="Give one of them"):

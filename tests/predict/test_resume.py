@@ -182,6 +182,23 @@ def test_two_processes_do_not_write_to_one_folder(model_file, source, tmp_path):
     assert answer.exit_code == 1 and "Another process is writing" in answer.output
 
 
+def test_the_whole_and_a_part_of_it_are_not_written_at_the_same_time(tmp_path):
+    folder = OutFolder(tmp_path / "out")
+    with folder.alone(0), folder.alone(1), pytest.raises(HpcsegError, match="Another process"), folder.alone(None):
+        pass
+    with folder.alone(None), pytest.raises(HpcsegError, match="Another process"), folder.alone(0):
+        pass
+
+
+def test_a_model_that_is_given_twice_counts_once(model_files, source, tmp_path):
+    first, second = model_files
+    twice = ("--ensemble", first, "--ensemble", second)
+    assert hpcseg("predict", first, source("folder"), "-o", tmp_path / "out", *twice).exit_code == 0
+    record = json.loads((tmp_path / "out" / "prediction.json").read_text())
+    assert len(record["models"]) == len(record["model_paths"]) == 2
+    assert record["peak_memory_mib"] > 50
+
+
 def test_the_record_says_where_the_labels_come_from(model_file, source, tmp_path):
     volume = source("folder", count=2)
     for path in volume.iterdir():
