@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import threading
 import time
 from pathlib import Path
 
@@ -172,3 +174,17 @@ class _entered:
 
     def __exit__(self, *_: object) -> None:
         return None
+
+
+def test_a_start_under_slurm_waits_for_the_processes_of_the_last_one(cell, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    with cell.folder.lock_file.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        ends = threading.Timer(1.0, lambda: fcntl.flock(held, fcntl.LOCK_UN))
+        ends.start()
+        assert run(cell) == "finished"
+        ends.join()
+    monkeypatch.setattr(execute, "_SECONDS_FOR_AN_EARLIER_START", 0.1)
+    with cell.folder.lock_file.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert run(cell, "evaluate") == "busy"
