@@ -77,7 +77,9 @@ def run_status(run: RunFolder) -> RunStatus:
     cells = planned_cells(run, read_plan(run))
     booked = ledger.read(run)
     jobs = booked.slurm_jobs()
-    open_cells = {cell.id for cell in cells if not cell.evaluated()}
+    # Reads files, and of ten thousand cells that takes a while.
+    states = {cell.id: cell.state() for cell in cells}
+    open_cells = {cell_id for cell_id, state in states.items() if state != "finished"}
     wanted = {job_id for (cell_id, _), job_id in jobs.items() if cell_id in open_cells}
     answers = scheduler.ask(wanted, booked.users) if wanted else {}
     # Where no command has answered, a fourth would only make the user wait.
@@ -86,7 +88,7 @@ def run_status(run: RunFolder) -> RunStatus:
     logs = find_logs(run.logs)
     status, failures = [], {}
     for cell in cells:
-        found, failure = _status(cell, booked, slurm, answered=answers is not None, logs=logs)
+        found, failure = _status(cell, states[cell.id], booked, slurm, answered=answers is not None, logs=logs)
         status.append(found)
         if failure:
             failures[cell.id] = failure
@@ -94,18 +96,17 @@ def run_status(run: RunFolder) -> RunStatus:
 
 
 def _status(
-    cell: Cell, booked: Ledger, slurm: dict[str, JobState], *, answered: bool, logs: Logs
+    cell: Cell, state: str, booked: Ledger, slurm: dict[str, JobState], *, answered: bool, logs: Logs
 ) -> tuple[CellStatus, Failure | None]:
-    state: str = cell.state()
     history = read_lines(cell.folder.metrics_file)
-    stage = "evaluate" if cell.trained() else "train"
+    stage = "evaluate" if state in ("finished", "trained") or cell.trained() else "train"
     last = booked.jobs.get((cell.id, stage))
     job = slurm.get(last.job_id) if last and last.host is None else None
     # Absent from the queue is as good as ended; an older job's word says nothing of a heartbeat of today.
     gone = last is not None and last.host is None and answered and (job is None or job.ended or job.state in _WAITING)
-    progress = _fresh_progress(cell, last.job_id if last and gone else None)
+    progress = _fresh_progress(cell, last.job_id if last and gone else None) if state != "finished" else None
     job_id, node, note, left, failure = last.job_id if last else None, None, "", None, None
-    if progress is not None and state != "finished" and progress["time"] >= _failed_at(cell):
+    if progress is not None and progress["time"] >= _failed_at(cell):
         state = "running" if progress["stage"] == "train" else "evaluating"
         left, node = _seconds_left(progress), progress["host"]
         job_id = job_id or progress["job_id"]

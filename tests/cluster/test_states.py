@@ -200,7 +200,7 @@ def test_an_announcement_that_a_full_disk_has_lost_may_still_be_withdrawn(grid):
 def test_watching_goes_on_while_a_state_is_none_of_the_ends(grid, slurm, monkeypatch):
     monkeypatch.setattr(status, "_SECONDS_BETWEEN_LOOKS", 0.0)
     submit(grid)
-    answers = [JobState("SUSPENDED"), None, JobState("PENDING"), *[JobState("CANCELLED by 0")] * 2]
+    answers = [*[JobState("SUSPENDED")] * 2, None, JobState("PENDING"), *[JobState("CANCELLED by 0")] * 2]
     looks = []
 
     def ask(ids, users):
