@@ -25,8 +25,10 @@ from hpcseg.runs.grid import Cell
 from hpcseg.runs.heartbeat import Heartbeat
 from hpcseg.runs.inputs import load_model, planned_provenance, planned_source
 from hpcseg.runs.machine import peak_memory_mib
+from hpcseg.runs.provenance import slurm_job
 from hpcseg.runs.record import SCHEMA, append_event, read_json, write_json, write_text
 
+_MOST_RESTARTS = 10
 _EXAMPLES = 3
 """Tiles that are kept as pictures, evenly spaced over the test set."""
 
@@ -38,6 +40,13 @@ def evaluate(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> bool:
         HpcsegError: the split or the model is not the one of the training.
         IncompleteError: there is no model.
     """
+    restarts = int(slurm_job()["slurm_restart_count"] or 0)
+    if restarts >= _MOST_RESTARTS:
+        # An evaluation begins afresh each time, so its job would come back for ever.
+        raise HpcsegError(
+            f"The evaluation of {cell.id} was begun {restarts} times in one job and never came to its end: the time "
+            "limit is too short for it. Run `hpcseg retry --time MINUTES`."
+        )
     training = read_json(cell.folder.training_file)
     source = planned_source(cell)
     if source.split.sha256() != training["split_sha256"]:
