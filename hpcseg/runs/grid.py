@@ -13,7 +13,15 @@ from hpcseg import __version__
 from hpcseg.config import CellConfig, NeedsConfig, ReportConfig, build_config, cell_from_dict, describes
 from hpcseg.errors import ConfigError, IncompleteError
 from hpcseg.jobfile import JobConfig
-from hpcseg.runs.provenance import code_sha256, command_line, commit, diff, diff_sha256, now
+from hpcseg.runs.provenance import (
+    code_sha256,
+    command_line,
+    commit,
+    diff,
+    diff_sha256,
+    now,
+    running_code_sha256,
+)
 from hpcseg.runs.record import SCHEMA, CellFolder, RunFolder, check_types, read_json, write_json, write_text
 
 Stage = Literal["train", "evaluate"]
@@ -99,10 +107,12 @@ def write_plan(grid: Grid) -> None:
             "data_file": os.path.relpath(grid.data_file.resolve(), cell.folder.path.resolve()),
             "data_sha256": grid.data_sha256,
             "code_sha256": grid.code_sha256,
+            "running_code_sha256": running_code_sha256(),
         }
         # A cell keeps the command that planned it first; and thousands of files need not be written each time.
-        if not _says(cell.folder.config_file, content):
-            write_json(cell.folder.config_file, {**content, "command": command_line()}, durable=False)
+        file = cell.folder.config_file
+        if not _says(file, content) and not (file.exists() and cell.evaluated()):
+            write_json(file, {**content, "command": command_line()}, durable=False)
     changed = diff_sha256()
     if changed:
         write_text(grid.run.diff_file(changed), diff())

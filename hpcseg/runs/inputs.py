@@ -37,6 +37,11 @@ def planned_source(cell: Cell) -> TileSource:
             f"hpcseg was changed after the cell {cell.id} was planned, so its numbers would not be those of the "
             "planned code. Run `hpcseg grid` again: it plans new cells for the new code."
         )
+    if stored.get("running_code_sha256") not in (None, provenance.running_code_sha256()):
+        raise HpcsegError(
+            f"hpcseg was changed after the cell {cell.id} was planned, though not in what decides its numbers. Run "
+            "`hpcseg grid` again: it takes the change over and goes on with the same cells."
+        )
     return source
 
 

@@ -49,6 +49,21 @@ def code_sha256() -> str:
     return whole.hexdigest()
 
 
+@functools.cache
+def running_code_sha256() -> str:
+    """SHA-256 over every module that a cell's process runs: also what only moves its numbers about, and its config.
+
+    A change there is no other experiment, so it is no part of a cell's id; but a queued job must not meet it unasked.
+    """
+    whole = hashlib.sha256()
+    modules = [_PACKAGE / f"{name}.py" for name in ("config", "files", "memory")]
+    for folder in ("data", "learn", "runs"):
+        modules += sorted((_PACKAGE / folder).glob("*.py"))
+    for path in modules:
+        whole.update(f"{path.relative_to(_PACKAGE).as_posix()}\n{_bare(path)}\n".encode())
+    return whole.hexdigest()
+
+
 def _bare(path: Path) -> str:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):

@@ -20,7 +20,7 @@ from hpcseg.learn import checkpoint
 from hpcseg.learn.ranks import RankEnvironment, Ranks
 from hpcseg.runs import execute
 from hpcseg.runs.execute import run_cell
-from hpcseg.runs.grid import Cell, plan, write_plan
+from hpcseg.runs.grid import Cell, plan, read_grid, write_plan
 from hpcseg.runs.record import RunFolder, read_lines, write_json
 
 SETTINGS = {"width": 1, "depth": 1, "epochs": 1, "batch_size": 7, "precision": "fp32"}
@@ -80,6 +80,20 @@ def test_code_that_changed_after_the_plan_is_refused(cell):
     with pytest.raises(HpcsegError, match=r"hpcseg was changed after the cell .* was planned"):
         run(cell)
     assert "hpcseg was changed" in str(failure(cell)["error"])
+
+
+def test_a_change_that_decides_no_number_is_taken_over_by_planning_again(cell):
+    change(cell.folder.config_file, running_code_sha256="0" * 64)
+    with pytest.raises(
+        HpcsegError, match=r"was planned, though not in what decides its numbers. Run `hpcseg grid` again"
+    ):
+        run(cell)
+    write_plan(read_grid(RunFolder(cell.folder.path.parents[1])))
+    assert run(cell) == "finished" and run(cell, "evaluate") == "finished"
+    change(cell.folder.config_file, running_code_sha256="0" * 64)
+    before = cell.folder.config_file.read_bytes()
+    write_plan(read_grid(RunFolder(cell.folder.path.parents[1])))
+    assert cell.folder.config_file.read_bytes() == before, "a finished cell keeps what it was planned with"
 
 
 def test_a_model_that_is_not_the_trained_one_is_not_evaluated(trained):
