@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from hpcseg.errors import ConfigError, HpcsegError
-from hpcseg.runs.record import read_json, read_lines, write_json, write_text
+from hpcseg.runs.record import append_lines, read_json, read_lines, write_json, write_text
 
 SCHEMA = 1
 _MOST_LISTED = 5
@@ -186,7 +186,7 @@ class Journal:
 
     def begin(self, start: Mapping[str, Any]) -> None:
         """Write down where the work is done."""
-        self._append([{"start": start}])
+        append_lines(self._file, [{"start": start}], durable=False)
 
     def add(self, result: SliceResult) -> None:
         """A slice is written, and not yet known to be on the disk."""
@@ -199,21 +199,8 @@ class Journal:
             for result in self._waiting
         ]
         peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-        self._append([*lines, {"seconds": round(seconds, 4), "peak_memory_mib": peak}])
+        append_lines(self._file, [*lines, {"seconds": round(seconds, 4), "peak_memory_mib": peak}], durable=False)
         self._waiting.clear()
-
-    def _append(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        text = "".join(json.dumps(line) + "\n" for line in lines)
-        # What a kill has left of a line is ended first, so that it spoils no other.
-        with self._file.open("ab+") as file:
-            if file.tell() and not _ends_with_newline(file):
-                text = "\n" + text
-            file.write(text.encode())
-
-
-def _ends_with_newline(file: io.BufferedRandom) -> bool:
-    file.seek(-1, io.SEEK_END)
-    return file.read(1) == b"\n"
 
 
 def _table(counts: np.ndarray, names: Sequence[str], values: Sequence[int]) -> str:

@@ -27,7 +27,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -216,14 +216,26 @@ def append_event(path: Path, event: str, **details: Any) -> None:
     It is on the disk when this returns. What a crash or a full disk has left of a line before it is lost alone.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    line = json.dumps({"time": round(time.time(), 3), "event": event, **details}).encode() + b"\n"
+    append_lines(path, [{"time": round(time.time(), 3), "event": event, **details}], durable=True)
+
+
+def append_lines(path: Path, lines: Iterable[Mapping[str, Any]], *, durable: bool) -> None:
+    """Append lines to a .jsonl file; what a crash has left of a line before is ended first, so it spoils no other.
+
+    Args:
+        path: of the file, in a folder that exists.
+        lines: one object each.
+        durable: they are on the disk when this returns.
+    """
+    text = "".join(json.dumps(line) + "\n" for line in lines).encode()
     with path.open("a+b") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
-            line = line if file.read(1) == b"\n" else b"\n" + line
-        file.write(line)
-        file.flush()
-        os.fsync(file.fileno())
+            text = text if file.read(1) == b"\n" else b"\n" + text
+        file.write(text)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
