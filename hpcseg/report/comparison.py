@@ -92,7 +92,7 @@ def classes(records: Records) -> Sheet:
     caption = (
         "Accuracy, mean IoU, and ratios per class (by its value in the label images), mean ± standard deviation over "
         "seeds; noisy is at the table's sigma, whole slices are without noise. A class that is absent has no ratio. "
-        "The confusion matrices behind them are in cells.csv."
+        "The confusion matrices of tiles are in cells.csv, those of whole slices in the cells' slices.jsonl."
     )
     sheet = _sheet("classes", "IoU, Dice and recall per class", caption, records, columns)
     # A part per kind of noise, or the table is wider than any page.
@@ -223,8 +223,13 @@ def _noisy(row: Row) -> np.ndarray | None:
 
 def _whole(row: Row) -> np.ndarray | None:
     """Confusion matrix of all whole test slices together, without noise."""
-    found = [of.whole for of in row.evaluation.slices if of.whole is not None] if row.evaluation else []
+    found = _whole_matrices(row)
     return np.sum(found, axis=0) if found else None
+
+
+def _whole_matrices(row: Row) -> list[np.ndarray]:
+    """Confusion matrices of the whole test slices that were segmented; none for a hole."""
+    return [of.whole for of in row.evaluation.slices if of.whole is not None] if row.evaluation else []
 
 
 _SETS: Mapping[str, Callable[[Row], np.ndarray | None]] = {
@@ -264,7 +269,7 @@ def _device_seconds(row: Row) -> float | None:
 
 def whole_slice_accuracy(row: Row, *, some: int | None = None, worst: bool = False) -> float | None:
     """Mean (or lowest) accuracy over whole slices: over all of them, or over some that are evenly spaced."""
-    slices = [of.whole for of in row.evaluation.slices if of.whole is not None] if row.evaluation else []
+    slices = _whole_matrices(row)
     if not slices:
         return None
     accuracies = np.array([metrics.accuracy(confusion) for confusion in slices])
