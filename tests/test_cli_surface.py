@@ -26,10 +26,10 @@ SURFACE = {
     },
     "bench": {"data", "width", "batch_size", "part", "device", "job", "seconds", "rounds", "run", "as_json"},
     "status": {"cells", "run", "watch", "as_json"},
-    "logs": {"cells", "run", "rank", "stage", "failed", "follow", "lines"},
+    "logs": {"cells", "run", "rank", "stage", "failed", "follow", "lines", "as_json"},
     "retry": {"cells", "run", "dry_run", "mem", "time", "exclude", "as_json"},
     "cancel": {"cells", "run", "dry_run", "as_json"},
-    "clean": {"run", "dry_run"},
+    "clean": {"cells", "run", "dry_run", "as_json"},
     "train": {"cell", "job", "data", "run", "overrides"},
     "export": {"cell", "output", "run", "data", "onnx", "force"},
     "predict": {

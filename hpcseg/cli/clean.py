@@ -8,12 +8,15 @@ from typing import Annotated
 import typer
 
 from hpcseg.cli import console
-from hpcseg.cli.runs import find_run
+from hpcseg.cli.options import AsJson
+from hpcseg.cli.runs import choose_cells, find_run
 
 
 def clean(
+    cells: Annotated[list[str] | None, typer.Argument(help="Ids or patterns; none: the whole run.")] = None,
     run: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="the newest in runs/")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would go, remove nothing.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Remove pickles, scripts and superseded logs that are an hour old; never results, never the last log of a cell."""
     from hpcseg.cluster.clean import leftovers
@@ -23,11 +26,16 @@ def clean(
     status = run_status(find_run(run))
     if not status.answered:
         raise SchedulerError("Slurm does not answer, so it is not known which jobs still need their files. Try later.")
-    size = number = 0
-    for path in leftovers(status):
-        number, size = number + 1, size + path.stat().st_size
-        if dry_run:
-            console.stdout.print(f"  {path}")
-        else:
-            path.unlink(missing_ok=True)
-    console.stdout.print(f"{'Would remove' if dry_run else 'Removed'} {number} files, {size / 1e6:.1f} MB.")
+    chosen = choose_cells([cell.cell for cell in status.status], cells, "cell") if cells else None
+    found = {path: path.stat().st_size for path in leftovers(status, chosen)}
+    with console.json_answer(as_json) as answer:
+        for path in found:
+            if dry_run:
+                console.stdout.print(f"  {path}")
+            else:
+                path.unlink(missing_ok=True)
+        size = sum(found.values())
+        answer.update(
+            {"run": str(status.run.path), "dry_run": dry_run, "files": [str(p) for p in found], "bytes": size}
+        )
+        console.stdout.print(f"{'Would remove' if dry_run else 'Removed'} {len(found)} files, {size / 1e6:.1f} MB.")

@@ -139,7 +139,7 @@ def _show_estimate(grid: Grid, *, on_gpu: bool, at_once: int) -> None:
 def _run_missing_here(
     grid: Grid, resources: Resources, options: Profile, *, workers: int | None, dry_run: bool, resubmit: bool
 ) -> None:
-    from hpcseg.cluster.submit import in_slurm
+    from hpcseg.cluster.missing import find_missing
     from hpcseg.runs.grid import write_plan
 
     if dry_run:
@@ -152,7 +152,7 @@ def _run_missing_here(
     if not waiting:
         console.stdout.print(f"Every cell is finished, nothing to do.\nNext: hpcseg report{run_option(grid)}")
         return
-    left_alone = in_slurm(grid, resubmit=resubmit)
+    left_alone = find_missing(grid, resubmit=resubmit).left_alone
     waiting = [cell for cell in waiting if cell.id not in left_alone]
     for cell_id, why in left_alone.items():
         console.stdout.print(f"  {cell_id}: {why}")

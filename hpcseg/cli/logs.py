@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from hpcseg.cli import console
+from hpcseg.cli.options import AsJson
 from hpcseg.cli.runs import choose_cells, find_run
 from hpcseg.errors import ConfigError, IncompleteError
 
@@ -28,6 +29,7 @@ def logs(
     failed: Annotated[bool, typer.Option("--failed", help="Of every failed cell: why, and its last lines.")] = False,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Show new lines as long as the cell runs.")] = False,
     lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many lines of each.")] = _LINES,
+    as_json: AsJson = False,
 ) -> None:
     """Show the last lines of cells' logs."""
     from hpcseg.cluster.logs import find_logs, tail
@@ -38,32 +40,52 @@ def logs(
         raise ConfigError("Name the cells whose logs you want, by id or pattern ('large-*'), or say --failed.")
     ids = list(status.failures) if failed else [cell.cell for cell in status.status]
     chosen = choose_cells(ids, cells, "failed cell" if failed else "cell")
-    if follow and len(chosen) != 1:
-        raise ConfigError(f"--follow needs one cell, but these are {len(chosen)}. Name one.")
+    if follow and (as_json or len(chosen) != 1):
+        raise ConfigError(
+            "--follow has no end that --json could wait for. Leave one of them out."
+            if as_json
+            else f"--follow needs one cell, but these are {len(chosen)}. Name one."
+        )
     jobs = {cell.cell: cell.job_id for cell in status.status}
     found = find_logs(status.run.logs)
-    for cell_id in chosen:
-        failure, job_id = status.failures.get(cell_id), jobs[cell_id]
-        if stage is not None:
-            booked = status.ledger.jobs.get((cell_id, stage))
-            job_id = booked.job_id if booked else None
-        wanted = rank if rank is not None else (failure.rank if failure else 0)
-        there = found.get(job_id or "", {})
-        console.stdout.print(f"== {cell_id}" + (f", rank {wanted} of job {job_id}" if job_id else ""), style="bold")
-        if failure:
-            text = f": {failure.text}" if failure.text else ""
-            console.stdout.print(f"{failure.kind.name}{text}\n{failure.kind.remedy}")
-        if wanted not in there:
-            known = f"It has logs of rank {', '.join(map(str, there))}." if there else "Its job has written none yet."
-            if not failed:
-                raise IncompleteError(f"{cell_id} has no log of rank {wanted}. {known}")
-            console.stdout.print(known)
-        elif follow:
-            _follow(there[wanted], status, cell_id)
-        else:
-            console.stdout.print("\n".join(tail(there[wanted]).splitlines()[-lines:]))
-    if failed and not chosen:
-        console.stdout.print("No cell has failed.")
+    with console.json_answer(as_json) as answer:
+        answer.update({"run": str(status.run.path), "cells": []})
+        for cell_id in chosen:
+            failure, job_id = status.failures.get(cell_id), jobs[cell_id]
+            if stage is not None:
+                booked = status.ledger.jobs.get((cell_id, stage))
+                job_id = booked.job_id if booked else None
+            wanted = rank if rank is not None else (failure.rank if failure else 0)
+            there = found.get(job_id or "", {})
+            log = there.get(wanted)
+            console.stdout.print(f"== {cell_id}" + (f", rank {wanted} of job {job_id}" if job_id else ""), style="bold")
+            if failure:
+                text = f": {failure.text}" if failure.text else ""
+                console.stdout.print(f"{failure.kind.name}{text}\n{failure.kind.remedy}")
+            last = tail(log).splitlines()[-lines:] if log and not follow else []
+            answer["cells"].append(
+                {
+                    "cell": cell_id,
+                    "job_id": job_id,
+                    "rank": wanted,
+                    "log": str(log) if log else None,
+                    "failure": {"kind": failure.kind.name, "text": failure.text} if failure else None,
+                    "lines": last,
+                }
+            )
+            if log is None:
+                known = (
+                    f"It has logs of rank {', '.join(map(str, there))}." if there else "Its job has written none yet."
+                )
+                if not (failed or as_json):
+                    raise IncompleteError(f"{cell_id} has no log of rank {wanted}. {known}")
+                console.stdout.print(known)
+            elif follow:
+                _follow(log, status, cell_id)
+            else:
+                console.stdout.print("\n".join(last))
+        if failed and not chosen:
+            console.stdout.print("No cell has failed.")
 
 
 def _follow(path: Path, status: RunStatus, cell_id: str) -> None:

@@ -6,10 +6,12 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from pathlib import Path
 
 from hpcseg.cluster import ledger, scheduler
-from hpcseg.cluster.states import ENDED, RunStatus
+from hpcseg.cluster.ledger import Booked
+from hpcseg.cluster.states import ENDED, RunStatus, lives_here
 from hpcseg.errors import IncompleteError
 from hpcseg.runs.grid import Cell
 from hpcseg.runs.record import read_json
@@ -21,7 +23,8 @@ def cancel_cells(status: RunStatus, cells: Collection[str], *, whole: bool, dry_
     Args:
         status: of the run, a moment ago.
         cells: ids.
-        whole: the report job as well, which else would follow the others.
+        whole: the report job as well, which else would follow the others, and a `hpcseg grid` on this machine, which
+            else would start the next cell.
         dry_run: only say what would be done.
 
     Returns:
@@ -36,7 +39,7 @@ def cancel_cells(status: RunStatus, cells: Collection[str], *, whole: bool, dry_
     for (owner, _), job in booked.slurm_jobs().items():
         # The evaluation waits behind the training.
         in_slurm.setdefault(owner, []).append(job)
-    here: list[int] = []
+    here: list[tuple[int, signal.Signals]] = []
     jobs: list[str] = []
     found: dict[str, str] = {}
     for cell in status.cells:
@@ -44,26 +47,32 @@ def cancel_cells(status: RunStatus, cells: Collection[str], *, whole: bool, dry_
         unknown = not status.answered and cell.id in in_slurm and states[cell.id] != "finished"
         if cell.id not in cells or (states[cell.id] in ENDED and not unknown):
             continue
+        started = [job for (owner, _), job in booked.jobs.items() if owner == cell.id and lives_here(job)]
         process = _process_here(cell)
         if cell.id in in_slurm:
             jobs += in_slurm[cell.id]
             found[cell.id] = f"job {', '.join(in_slurm[cell.id])}"
         elif process is not None:
-            here.append(process)
+            # A grid's cell writes its checkpoint first; `hpcseg train` has one that is half a minute old at most.
+            here.append((process, signal.SIGTERM))
             found[cell.id] = f"process {process} on this machine"
+        elif started:
+            # It loads its data, and there is nothing to save. submitit's process takes this as the end of its ranks.
+            here.append((int(started[0].job_id), signal.SIGINT))
+            found[cell.id] = f"process {started[0].job_id} on this machine"
         else:
             found[cell.id] = "runs on another machine, and has to be ended there"
     if whole and found:
         jobs += booked.reports[-1:]
+        here = [(queue, signal.SIGTERM) for queue in _queues_here(booked.jobs.values())] + here
     if dry_run or not found:
         return found
     with ledger.locked(run):
         ledger.book_cancelled(run, list(found))
     scheduler.cancel(jobs)
-    for process in here:
-        # A grid's cell writes its checkpoint first; `hpcseg train` has one that is half a minute old at most.
+    for process, number in here:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(process, signal.SIGTERM)
+            os.kill(process, number)
     return found
 
 
@@ -76,3 +85,15 @@ def _process_here(cell: Cell) -> int | None:
     if progress.get("job_id") is None and progress.get("host") == socket.gethostname():
         return int(progress["pid"])
     return None
+
+
+def _queues_here(jobs: Iterable[Booked]) -> set[int]:
+    """The `hpcseg grid` on this machine whose local jobs are alive: the parents of their processes."""
+    found = set()
+    for job in filter(lives_here, jobs):
+        with contextlib.suppress(OSError):
+            # "pid (name) state ppid ...", and a name may hold anything.
+            parent = Path(f"/proc/{job.job_id}/stat").read_text().rpartition(")")[2].split()[1]
+            if b"hpcseg" in Path(f"/proc/{parent}/cmdline").read_bytes():
+                found.add(int(parent))
+    return found

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from hpcseg.cluster.ledger import Ledger
 from hpcseg.cluster.states import RunStatus
 
 _SECONDS_TO_BE_OLD = 3600.0
 _ASIDE = re.compile(r"\..+\.[0-9a-f]{8}\.tmp|\.rendezvous-.+")
 
 
-def leftovers(status: RunStatus) -> Iterator[Path]:
+def leftovers(status: RunStatus, chosen: Collection[str] | None = None) -> Iterator[Path]:
     """Files of a run that can go: never a result, never what a job that waits or runs still needs.
 
     Args:
         status: of the run, a moment ago.
+        chosen: ids of the cells whose files may go, and no file that another cell shares; None: of the whole run.
     """
     run, booked = status.run, status.ledger
     alive = {cell.cell for cell in status.status} - set(status.failures)
@@ -29,10 +31,20 @@ def leftovers(status: RunStatus) -> Iterator[Path]:
     for path in sorted(run.logs.glob("*")):
         job_id = path.name.split("_")[0]
         kept = job_id in in_use or (path.suffix == ".out" and job_id in last)
-        if path.is_file() and not kept and _is_old(path):
+        if path.is_file() and not kept and _is_old(path) and (chosen is None or _is_of(path, chosen, booked)):
             yield path
     for folder in run.cell_folders():
+        if chosen is not None and folder.id not in chosen:
+            continue
         yield from (path for path in sorted(folder.path.glob(".*")) if _ASIDE.fullmatch(path.name) and _is_old(path))
+
+
+def _is_of(path: Path, chosen: Collection[str], booked: Ledger) -> bool:
+    """Whether a file of submitit belongs to chosen cells alone."""
+    # 123_4_0_log.out is of task 4 of an array, rank 0; 123_0_log.out is of a job without tasks, rank 0.
+    job_id, second, _ = f"{path.name}__".split("_", 2)
+    owners = booked.owners.get(f"{job_id}_{second}") or booked.owners.get(job_id)
+    return owners is not None and owners <= set(chosen)
 
 
 def _is_old(path: Path) -> bool:

@@ -46,6 +46,8 @@ class Ledger:
 
     jobs: Mapping[tuple[str, str], Booked]
     """By (cell id, stage)."""
+    owners: Mapping[str, frozenset[str]]
+    """Cells of every job that ever was, by the job's id, and of an array also by the array's."""
     tries: Mapping[tuple[str, str], int]
     """How many jobs were handed out for (cell id, stage)."""
     reports: tuple[str, ...]
@@ -63,6 +65,7 @@ class Ledger:
 def read(run: RunFolder) -> Ledger:
     """The ledger of a run; empty where nothing was handed out yet."""
     jobs: dict[tuple[str, str], Booked] = {}
+    owners: dict[str, frozenset[str]] = {}
     tries: Counter[tuple[str, str]] = Counter()
     reports, users, unanswered = [], [getpass.getuser()], []
     for line in read_lines(run.submissions_file):
@@ -85,10 +88,12 @@ def read(run: RunFolder) -> Ledger:
             if line["stage"] == "report":
                 reports.append(line["job"])
                 continue
+            owners[line["job"]] = frozenset(line["cells"])
             for job_id, cell_id in zip(task_ids(line["job"], len(line["cells"])), line["cells"], strict=True):
                 jobs[cell_id, line["stage"]] = Booked(job_id, line.get("host"), cancelled=False)
                 tries[cell_id, line["stage"]] += 1
-    return Ledger(jobs, tries, tuple(reports), tuple(users), tuple(unanswered))
+                owners[job_id] = frozenset([cell_id])
+    return Ledger(jobs, owners, tries, tuple(reports), tuple(users), tuple(unanswered))
 
 
 def task_ids(base: str, tasks: int) -> list[str]:

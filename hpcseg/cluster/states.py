@@ -95,6 +95,16 @@ def run_status(run: RunFolder) -> RunStatus:
     return RunStatus(run, cells, tuple(status), failures, booked, answers is not None)
 
 
+def lives_here(job: Booked) -> bool:
+    """Whether a local job's process is alive on this machine, under submitit's command: numbers are used again."""
+    if job.host != socket.gethostname():
+        return False
+    try:
+        return b"submitit" in Path(f"/proc/{job.job_id}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
 def _status(
     cell: Cell, state: str, booked: Ledger, slurm: dict[str, JobState], *, answered: bool, logs: Logs
 ) -> tuple[CellStatus, Failure | None]:
@@ -112,7 +122,7 @@ def _status(
         job_id = job_id or progress["job_id"]
     elif job is not None and not job.ended and state != "finished":
         state, note = ("queued" if job.state in _WAITING else job.state.lower()), job.reason
-    elif last is not None and state != "finished" and _starts_here(last):
+    elif last is not None and state != "finished" and lives_here(last):
         # It loads its data, or validates; its heart beats between steps only.
         state, node = ("running" if stage == "train" else "evaluating"), last.host
     elif state == "finished" or (state in ("missing", "trained") and last is None):
@@ -137,16 +147,6 @@ def _status(
         note=note,
     )
     return found, failure
-
-
-def _starts_here(last: Booked) -> bool:
-    """Whether a local job's process is alive on this machine, under submitit's command: numbers are used again."""
-    if last.host != socket.gethostname():
-        return False
-    try:
-        return b"submitit" in Path(f"/proc/{last.job_id}/cmdline").read_bytes()
-    except OSError:
-        return False
 
 
 def _failed_at(cell: Cell) -> float:

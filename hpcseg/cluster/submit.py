@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TypeVar
 
 from hpcseg.cluster import ledger, scheduler
+from hpcseg.cluster.missing import Missing, find_missing
 from hpcseg.cluster.profile import Resources
 from hpcseg.cluster.sender import FullError, NoRoomError, Sender, Submission, tidy_up
 from hpcseg.errors import ConfigError, SchedulerError
@@ -26,18 +27,6 @@ _T = TypeVar("_T")
 
 # Slurm's own default, for a site whose scontrol does not answer.
 _USUAL_ARRAY_SIZE = 1001
-
-
-@dataclass(frozen=True)
-class Work:
-    """What is missing of a grid, by how it is submitted."""
-
-    train: list[Cell]
-    """Need a training, and an evaluation behind it."""
-    evaluate: list[Cell]
-    """Are trained and need an evaluation."""
-    follow: list[tuple[Cell, str]]
-    """Their training (job id) is in Slurm, but no evaluation: a call was interrupted between the two."""
 
 
 def submit_missing(
@@ -63,30 +52,15 @@ def submit_missing(
             "of its own. Give both the same number, or no GPUs (--gpus-per-node 0)."
         )
     require_slurm()
-    submission = Submission(dry_run)
     if dry_run:
-        _submit(grid, resources, _missing(grid, submission, resubmit=resubmit, only=only), submission)
-        return submission
+        return _submit(grid, resources, find_missing(grid, resubmit=resubmit, only=only), dry_run=True)
     with ledger.locked(grid.run):
         tidy_up(grid.run)
         if only is None:
             write_plan(grid)
         # Whoever tries again later, a job or `hpcseg retry`, asks for the same.
         write_json(grid.run.resources_file, asdict(resources))
-        _submit(grid, resources, _missing(grid, submission, resubmit=resubmit, only=only), submission)
-    return submission
-
-
-def in_slurm(grid: Grid, *, resubmit: bool) -> dict[str, str]:
-    """Cell id to why Slurm has it already, or may have: what a queue on this machine leaves alone.
-
-    Args:
-        grid: of the run.
-        resubmit: cells of which Slurm does not tell whether they still run are not left alone.
-    """
-    looked = Submission(dry_run=True)
-    _missing(grid, looked, resubmit=resubmit, only=None)
-    return looked.left_alone
+        return _submit(grid, resources, find_missing(grid, resubmit=resubmit, only=only), dry_run=False)
 
 
 def require_slurm() -> None:
@@ -95,64 +69,34 @@ def require_slurm() -> None:
         raise SchedulerError("There is no Slurm here: sbatch and srun are not on PATH. Leave --slurm out to run here.")
 
 
-def _missing(grid: Grid, submission: Submission, *, resubmit: bool, only: Collection[str] | None) -> Work:
-    work = Work([], [], [])
-    booked = ledger.read(grid.run)
-    jobs = booked.slurm_jobs()
-    states = scheduler.ask(jobs.values(), booked.users)
-    for cell in grid.cells:
-        if cell.evaluated():
-            continue
-        if only is not None and cell.id not in only:
-            continue
-        stages = ("evaluate",) if cell.trained() else ("train", "evaluate")
-        known = {stage: jobs[cell.id, stage] for stage in stages if (cell.id, stage) in jobs}
-        if known and states is None and not resubmit:
-            submission.left_alone[cell.id] = (
-                f"submitted as job {', '.join(known.values())}, and neither squeue nor sacct nor scontrol answers. "
-                "Submit it again with --resubmit if you know that it is gone"
-            )
-            continue
-        found = {stage: (states or {}).get(job_id) for stage, job_id in known.items()}
-        alive = {stage: state for stage, state in found.items() if state is not None and not state.ended}
-        if not cell.trained() and "train" not in alive and "evaluate" in alive and alive["evaluate"].state == "PENDING":
-            # It waits for a training that has died, in vain, and Slurm removes it in its own time.
-            del alive["evaluate"]
-        for stage, state in alive.items():
-            submission.left_alone[cell.id] = f"{stage} is job {known[stage]}, {state.state.lower()}"
-        if "evaluate" in alive:
-            continue
-        if "train" in alive:
-            work.follow.append((cell, known["train"]))
-        else:
-            (work.evaluate if cell.trained() else work.train).append(cell)
-    return work
-
-
-def _submit(grid: Grid, resources: Resources, work: Work, submission: Submission) -> None:
+def _submit(grid: Grid, resources: Resources, missing: Missing, *, dry_run: bool) -> Submission:
+    submission = Submission(dry_run, left_alone=missing.left_alone)
     largest = largest_array(resources)
-    arrays = -(-len(work.train) // largest)
+    arrays = -(-len(missing.train) // largest)
     throttle = max(1, resources.throttle // arrays) if resources.throttle and arrays else resources.throttle
     sender = Sender(grid, resources, throttle, submission)
     # The last jobs of all cells: what the report waits for.
     last: list[str] = []
     try:
-        for cells, base in in_arrays(work.train, largest, lambda part: sender.send(part, "train", dependency=None)):
+        for cells, base in in_arrays(missing.train, largest, lambda part: sender.send(part, "train", dependency=None)):
             last.append(base)
             last[-1] = _evaluate_behind(sender, cells, base)
-        for _, base in in_arrays(work.evaluate, largest, lambda part: sender.send(part, "evaluate", dependency=None)):
+        for _, base in in_arrays(
+            missing.evaluate, largest, lambda part: sender.send(part, "evaluate", dependency=None)
+        ):
             last.append(base)
-        for cells, base in _by_training(work.follow):
+        for cells, base in _by_training(missing.follow):
             last.append(_evaluate_behind(sender, cells, base))
     except NoRoomError as error:
         submission.no_room = str(error)
     if not last:
-        return
+        return submission
     try:
         sender.send_report("afterany:" + ":".join(last))
     except NoRoomError as error:
         submission.no_room = str(error)
         submission.no_report = True
+    return submission
 
 
 def _evaluate_behind(sender: Sender, cells: Sequence[Cell], training: str) -> str:

@@ -15,10 +15,12 @@ import cloudpickle
 import pytest
 
 from hpcseg.cluster import local
+from hpcseg.cluster.cancel import cancel_cells
 from hpcseg.cluster.local import find_slots, run_locally
+from hpcseg.cluster.states import run_status
 from hpcseg.errors import ConfigError
 from hpcseg.jobfile import find_job, load_job
-from hpcseg.runs.grid import Grid, plan, write_plan
+from hpcseg.runs.grid import Cell, Grid, plan, write_plan
 from hpcseg.runs.record import RunFolder, write_json
 
 ENDLESS = """
@@ -142,6 +144,46 @@ def test_an_interrupted_grid_leaves_no_process_and_a_cell_that_goes_on(tmp_path,
         assert time.monotonic() < deadline, f"left running: {left}"
         time.sleep(0.2)
     assert not (cell / "failure.json").exists()
+
+
+def hpcseg(folder: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "hpcseg", *arguments, "--run", str(folder / "run")]
+
+
+def test_cancelling_a_local_run_ends_its_queue_and_one_cell_is_followed_by_the_next(tmp_path, tiny_dataset):
+    (tmp_path / "endless.toml").write_text(ENDLESS.replace("train.seed = 0", "train.seed = [0, 1, 2]"))
+    command = hpcseg(tmp_path, "grid", "--local", "--job", str(tmp_path / "endless.toml"), "--data", str(tiny_dataset))
+
+    def wait_for(cells: int) -> None:
+        deadline = time.monotonic() + 120
+        while len(list(tmp_path.glob("run/cells/*/metrics.jsonl"))) < cells:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.2)
+
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        wait_for(1)
+        subprocess.run(hpcseg(tmp_path, "cancel", "*-s0-*"), check=True, stdout=subprocess.DEVNULL)
+        wait_for(2)
+        subprocess.run(hpcseg(tmp_path, "cancel"), check=True, stdout=subprocess.DEVNULL)
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and "goes on where the cells are" in said
+    assert len(list(tmp_path.glob("run/cells/*/metrics.jsonl"))) == 2, "the third was never begun"
+    assert session(process.pid) == []
+
+
+def test_cancel_ends_a_local_cell_that_has_no_heartbeat_yet(grid, stub, monkeypatch):
+    monkeypatch.setattr(stub, "behaviour", "rank 1 dies")  # rank 0 sleeps
+    cancelled = []
+
+    def cancel(kind: str, cell: Cell, details: object) -> None:
+        if kind == "started":
+            cancelled.append(cancel_cells(run_status(grid.run), [cell.id], whole=False, dry_run=False))
+
+    started = time.monotonic()
+    run_locally(grid.cells[:1], grid.run, slots=[()], ranks=1, on_event=cancel)
+    assert "on this machine" in cancelled[0][grid.cells[0].id] and time.monotonic() - started < 60
 
 
 def test_gpus_are_shared_out_in_groups_and_workers_may_share_them(monkeypatch):

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_submit import FakeSlurm
+from fake_slurm import FakeSlurm
 from typer.testing import CliRunner, Result
 
 from hpcseg.cli.app import app
@@ -23,16 +23,6 @@ from hpcseg.cluster.submit import submit_missing
 from hpcseg.jobfile import find_job, load_job
 from hpcseg.runs.grid import Grid, plan, read_grid, write_plan
 from hpcseg.runs.record import RunFolder, append_event, write_json
-
-
-@pytest.fixture
-def slurm(tmp_path, monkeypatch) -> FakeSlurm:
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
-    fake = FakeSlurm(folder)
-    fake.command("scancel", 'echo "$@" >> cancelled')
-    return fake
 
 
 @pytest.fixture
@@ -241,6 +231,17 @@ def test_what_a_script_reads_is_one_object_on_stdout_and_the_rest_is_on_stderr(f
     assert "Nothing was cancelled" in cancelled.stderr
 
 
+def test_a_script_gets_a_logs_path_and_its_last_lines(failed):
+    first, second = (cell.id for cell in failed.cells[:2])
+    of_first, of_second = json.loads(hpcseg(failed, "logs", first, second, "-n", "1", "--json").stdout)["cells"]
+    assert of_first["cell"] == first and of_first["rank"] == 1 and of_first["failure"]["text"] == "ValueError: no"
+    assert of_first["lines"] == ["last words of task 0 rank 1"]
+    assert of_second["failure"] is None and of_second["log"] == str(failed.run.logs / "100_1_0_log.out")
+    (without,) = json.loads(hpcseg(failed, "logs", failed.cells[2].id, "--json").stdout)["cells"]
+    assert without["log"] is None and without["lines"] == []
+    assert hpcseg(failed, "logs", first, "--follow", "--json").exit_code == 2
+
+
 def test_where_slurm_is_silent_cancel_still_ends_what_was_handed_out(failed, slurm):
     slurm.silent()
     said = hpcseg(failed, "cancel", "*")
@@ -280,6 +281,24 @@ def test_clean_removes_old_leftovers_and_no_result_no_last_log_and_nothing_of_a_
     assert hpcseg(failed, "clean").exit_code == 0
     assert before - {path for path in Path(failed.run.path).rglob("*") if path.is_file()} == set(gone)
     assert young.exists()
+
+
+def test_clean_of_one_cell_takes_nothing_that_another_shares(failed, slurm):
+    slurm.queue()
+    ledger.book(failed.run, "", "train", [failed.cells[0].id], "200")
+    ledger.book(failed.run, "", "train", [cell.id for cell in failed.cells[:2]], "300")
+    logs, temporary = failed.run.logs, ".a.12345678.tmp"
+    gone = [logs / "100_0_submitted.pkl", logs / "200_0_log.out", failed.cells[0].folder.path / temporary]
+    kept = [
+        logs / "100_1_submitted.pkl", logs / "100_submitted.pkl", logs / "99_0_log.out", logs / "300_0_0_log.out",
+        failed.cells[1].folder.path / temporary,
+    ]  # fmt: skip
+    for path in (*kept, *gone):
+        path.touch()
+        os.utime(path, (0, 0))
+    said = json.loads(hpcseg(failed, "clean", failed.cells[0].id, "--json").stdout)
+    assert set(said["files"]) == {str(path) for path in gone}
+    assert not any(path.exists() for path in gone) and all(path.exists() for path in kept)
 
 
 def test_clean_does_not_guess_where_slurm_is_silent(failed, slurm):

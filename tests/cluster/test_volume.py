@@ -11,7 +11,6 @@ import pytest
 import submitit
 import tifffile
 from slice_folder import hpcseg
-from test_submit import FakeSlurm
 
 from hpcseg.cluster.worker import JoinTask, PredictTask
 from hpcseg.config import DataConfig, TrainConfig
@@ -22,14 +21,6 @@ from hpcseg.predict.card import QUANTILES, ModelCard
 from hpcseg.predict.model_file import Model, export
 from hpcseg.predict.outcome import OutFolder
 from hpcseg.predict.request import part_of
-
-
-@pytest.fixture
-def slurm(tmp_path, monkeypatch) -> FakeSlurm:
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
-    return FakeSlurm(folder)
 
 
 @pytest.fixture

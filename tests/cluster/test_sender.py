@@ -1,0 +1,124 @@
+"""The script that sbatch gets, and what becomes of its answers."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+import pytest
+from fake_slurm import booked, send
+
+from hpcseg.cluster import ledger
+from hpcseg.errors import SchedulerError
+from hpcseg.runs.grid import write_plan
+
+TRAINING = """\
+#!/bin/bash
+
+# Parameters
+#SBATCH --account=project
+#SBATCH --array=0-1%1
+#SBATCH --comment=TOKEN
+#SBATCH --constraint='a100|h100'
+#SBATCH --cpus-per-task=1
+#SBATCH --gpus-per-node=2
+#SBATCH --job-name=hpcseg-smoke-train
+#SBATCH --mem=1024M
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=2
+#SBATCH --open-mode=append
+#SBATCH --output=LOGS/%A_%a_0_log.out
+#SBATCH --partition=gpu
+#SBATCH --qos=normal
+#SBATCH --requeue
+#SBATCH --signal=USR2@75
+#SBATCH --time=5
+
+# setup
+module load cuda
+source site.sh
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+srun --unbuffered --output LOGS/%A_%a_%t_log.out --cpus-per-task=1 --kill-on-bad-exit=1 PYTHON -u -m submitit.core._submit LOGS
+"""  # noqa: E501
+
+
+def test_the_sbatch_script_of_the_trainings(slurm, grid):
+    send(
+        grid, partition="gpu", account="project", qos="normal", constraint="a100|h100", nodes=2, gpus_per_node=2,
+        setup=("module load cuda", "source site.sh"), throttle=1,
+    )  # fmt: skip
+    logs = str(grid.run.logs.resolve())
+    script = re.sub(r"hpcseg-[0-9a-f]{12}", "TOKEN", slurm.scripts()[0])
+    assert script.replace(logs, "LOGS").replace(sys.executable, "PYTHON") == TRAINING
+
+
+@pytest.mark.parametrize(
+    ("syntax", "line"),
+    [("gpus-per-node", "--gpus-per-node=2"), ("gres", "--gres=gpu:2"), ("gpus-per-task", "--gpus-per-task=1")],
+)
+def test_gpus_are_asked_for_as_the_site_wants(slurm, grid, syntax, line):
+    send(grid, gpus_per_node=2, gpu_syntax=syntax)
+    options = [line for line in slurm.scripts()[0].splitlines() if line.startswith("#SBATCH --g")]
+    assert options == [f"#SBATCH {line}"]
+
+
+def test_a_site_that_implies_its_gpus_is_asked_for_none(slurm, grid):
+    send(grid, gpus_per_node=2, gpu_syntax="none")
+    assert "--gpu" not in slurm.scripts()[0] and "--gres" not in slurm.scripts()[0]
+    assert slurm.options("ntasks-per-node")[0] == "2"
+
+
+def test_sbatchs_own_words_are_in_the_error(slurm, grid):
+    slurm.command("sbatch", 'echo "sbatch: error: invalid partition specified: gpuu" >&2; exit 1')
+    with pytest.raises(SchedulerError, match="invalid partition specified: gpuu"):
+        send(grid)
+    assert booked(grid) == []
+
+
+def test_a_socket_that_times_out_is_tried_again_and_what_was_taken_all_the_same_is_taken_back(slurm, grid):
+    # The first array is taken, and only its answer is lost: squeue shows it with the comment of its script.
+    slurm.command(
+        "sbatch",
+        'test -e once || { touch once; sed -n "s/#SBATCH --comment=/90|/p" "$1" > queue\n'
+        'echo "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation" >&2; exit 1; }\n'
+        + slurm.folder.joinpath("sbatch").read_text(),
+    )
+    assert send(grid)[-1] == "Submitted 5 jobs."
+    assert (slurm.folder / "cancelled").read_text() == "--quiet 90\n"
+    assert ledger.read(grid.run).unanswered == ()
+
+
+def test_what_a_call_did_not_live_to_write_down_is_taken_back_by_the_next(slurm, grid):
+    write_plan(grid)
+    token = ledger.announce(grid.run, "train", [cell.id for cell in grid.cells])
+    slurm.queue(f"90|{token}", "91|of another")
+    assert send(grid)[-1] == "Submitted 5 jobs."
+    assert (slurm.folder / "cancelled").read_text() == "--quiet 90\n"
+    assert ledger.read(grid.run).unanswered == ()
+
+
+def test_where_squeue_is_silent_what_was_announced_is_not_forgotten(slurm, grid):
+    write_plan(grid)
+    ledger.announce(grid.run, "train", [cell.id for cell in grid.cells])
+    slurm.silent()
+    send(grid, resubmit=True)
+    assert len(ledger.read(grid.run).unanswered) == 1
+
+
+def test_an_answer_without_a_job_id_is_an_error(slurm, grid):
+    slurm.command("sbatch", "echo hello")
+    with pytest.raises(SchedulerError, match="did not name the job"):
+        send(grid)
+
+
+def test_a_job_inside_a_job_inherits_nothing_of_it(slurm, grid, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_MEM_PER_CPU", "100")
+    monkeypatch.setenv("SLURM_CONF", "/etc/other.conf")
+    monkeypatch.setenv("SBATCH_ACCOUNT", "mine")
+    send(grid)
+    seen = (slurm.folder / "100.env").read_text()
+    assert "SLURM_MEM_PER_CPU" not in seen and "SLURM_JOB_ID" not in seen
+    assert "SLURM_CONF=/etc/other.conf" in seen and "SBATCH_ACCOUNT=mine" in seen
