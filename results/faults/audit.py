@@ -66,6 +66,8 @@ def noticed(tree: Path, handler: Handler) -> str:
             file.write_text(text)
         output.seek(0)
         said = output.read()
+    if code < 0 or code > 128:
+        return "(a signal ends the tests)"
     if code not in (0, 1):
         raise SystemExit(f"{handler.fault}: pytest cannot run {handler.tests}: {said}")
     if code == 0:
