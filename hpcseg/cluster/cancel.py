@@ -39,6 +39,8 @@ def cancel_cells(status: RunStatus, cells: Collection[str], *, whole: bool, dry_
     for (owner, _), job in booked.slurm_jobs().items():
         # The evaluation waits behind the training.
         in_slurm.setdefault(owner, []).append(job)
+    # At most one stage of a cell runs.
+    started = {owner: job for (owner, _), job in booked.jobs.items() if lives_here(job)}
     here: list[tuple[int, signal.Signals]] = []
     jobs: list[str] = []
     found: dict[str, str] = {}
@@ -47,7 +49,6 @@ def cancel_cells(status: RunStatus, cells: Collection[str], *, whole: bool, dry_
         unknown = not status.answered and cell.id in in_slurm and states[cell.id] != "finished"
         if cell.id not in cells or (states[cell.id] in ENDED and not unknown):
             continue
-        started = [job for (owner, _), job in booked.jobs.items() if owner == cell.id and lives_here(job)]
         process = _process_here(cell)
         if cell.id in in_slurm:
             jobs += in_slurm[cell.id]
@@ -56,10 +57,10 @@ def cancel_cells(status: RunStatus, cells: Collection[str], *, whole: bool, dry_
             # A grid's cell writes its checkpoint first; `hpcseg train` has one that is half a minute old at most.
             here.append((process, signal.SIGTERM))
             found[cell.id] = f"process {process} on this machine"
-        elif started:
+        elif cell.id in started:
             # It loads its data, and there is nothing to save. submitit's process takes this as the end of its ranks.
-            here.append((int(started[0].job_id), signal.SIGINT))
-            found[cell.id] = f"process {started[0].job_id} on this machine"
+            here.append((int(started[cell.id].job_id), signal.SIGINT))
+            found[cell.id] = f"process {started[cell.id].job_id} on this machine"
         else:
             found[cell.id] = "runs on another machine, and has to be ended there"
     if whole and found:
