@@ -119,7 +119,14 @@ def session(leader: int) -> list[str]:
     return alive
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.fixture(params=[signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def number(request):
+    """A signal that a new process does not ignore, though the tests themselves may run under nohup or behind a `&`."""
+    before = signal.signal(request.param, signal.default_int_handler)
+    yield request.param
+    signal.signal(request.param, before)
+
+
 def test_an_interrupted_grid_leaves_no_process_and_a_cell_that_goes_on(tmp_path, tiny_dataset, number):
     (tmp_path / "endless.toml").write_text(ENDLESS)
     command = [
