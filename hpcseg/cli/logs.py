@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,6 +14,7 @@ from hpcseg.cli.runs import choose_cells, find_run
 from hpcseg.errors import ConfigError, IncompleteError
 
 if TYPE_CHECKING:
+    from hpcseg.cluster.failures import Failure
     from hpcseg.cluster.states import RunStatus
 
 _LINES = 30
@@ -58,11 +60,14 @@ def logs(
             wanted = rank if rank is not None else (failure.rank if failure else 0)
             there = found.get(job_id or "", {})
             log = there.get(wanted)
-            console.stdout.print(f"== {cell_id}" + (f", rank {wanted} of job {job_id}" if job_id else ""), style="bold")
-            if failure:
-                text = f": {failure.text}" if failure.text else ""
-                console.stdout.print(f"{failure.kind.name}{text}\n{failure.kind.remedy}")
-            last = tail(log).splitlines()[-lines:] if log and not follow else []
+            _introduce(cell_id, failure, f", rank {wanted} of job {job_id}" if job_id else "")
+            if log is None and not (failed or as_json):
+                raise IncompleteError(f"{cell_id} has no log of rank {wanted}. {_which(there)}")
+            if log is not None and follow:
+                _follow(log, status, cell_id)
+                return
+            last = tail(log).splitlines()[-lines:] if log else []
+            console.stdout.print("\n".join(last) if log else _which(there))
             answer["cells"].append(
                 {
                     "cell": cell_id,
@@ -73,19 +78,18 @@ def logs(
                     "lines": last,
                 }
             )
-            if log is None:
-                known = (
-                    f"It has logs of rank {', '.join(map(str, there))}." if there else "Its job has written none yet."
-                )
-                if not (failed or as_json):
-                    raise IncompleteError(f"{cell_id} has no log of rank {wanted}. {known}")
-                console.stdout.print(known)
-            elif follow:
-                _follow(log, status, cell_id)
-            else:
-                console.stdout.print("\n".join(last))
         if failed and not chosen:
             console.stdout.print("No cell has failed.")
+
+
+def _introduce(cell_id: str, failure: Failure | None, whose: str) -> None:
+    console.stdout.print(f"== {cell_id}{whose}", style="bold")
+    if failure:
+        console.stdout.print(f"{failure.summary}\n{failure.kind.remedy}")
+
+
+def _which(there: Mapping[int, Path]) -> str:
+    return f"It has logs of rank {', '.join(map(str, there))}." if there else "Its job has written none yet."
 
 
 def _follow(path: Path, status: RunStatus, cell_id: str) -> None:

@@ -33,7 +33,7 @@ def cancel_cells(status: RunStatus, cells: Collection[str], *, whole: bool, dry_
     Raises:
         SchedulerError: scancel refuses.
     """
-    run, booked = status.run, status.ledger
+    run, booked, wanted = status.run, status.ledger, frozenset(cells)
     states = {cell.cell: cell.state for cell in status.status}
     in_slurm: dict[str, list[str]] = {}
     for (owner, _), job in booked.slurm_jobs().items():
@@ -47,7 +47,7 @@ def cancel_cells(status: RunStatus, cells: Collection[str], *, whole: bool, dry_
     for cell in status.cells:
         # Where Slurm is silent, what it was given may still wait there.
         unknown = not status.answered and cell.id in in_slurm and states[cell.id] != "finished"
-        if cell.id not in cells or (states[cell.id] in ENDED and not unknown):
+        if cell.id not in wanted or (states[cell.id] in ENDED and not unknown):
             continue
         process = _process_here(cell)
         if cell.id in in_slurm:
@@ -65,7 +65,7 @@ def cancel_cells(status: RunStatus, cells: Collection[str], *, whole: bool, dry_
             found[cell.id] = "runs on another machine, and has to be ended there"
     if whole and found:
         jobs += booked.reports[-1:]
-        here = [(queue, signal.SIGTERM) for queue in _queues_here(booked.jobs.values())] + here
+        here = [(queue, signal.SIGTERM) for queue in _queues_here(started.values())] + here
     if dry_run or not found:
         return found
     with ledger.locked(run):
@@ -88,10 +88,10 @@ def _process_here(cell: Cell) -> int | None:
     return None
 
 
-def _queues_here(jobs: Iterable[Booked]) -> set[int]:
-    """The `hpcseg grid` on this machine whose local jobs are alive: the parents of their processes."""
+def _queues_here(started: Iterable[Booked]) -> set[int]:
+    """The `hpcseg grid` that have started local jobs which are alive: the parents of their processes."""
     found = set()
-    for job in filter(lives_here, jobs):
+    for job in started:
         with contextlib.suppress(OSError):
             # "pid (name) state ppid ...", and a name may hold anything.
             parent = Path(f"/proc/{job.job_id}/stat").read_text().rpartition(")")[2].split()[1]

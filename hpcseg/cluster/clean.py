@@ -22,6 +22,7 @@ def leftovers(status: RunStatus, chosen: Collection[str] | None = None) -> Itera
         chosen: ids of the cells whose files may go, and no file that another cell shares; None: of the whole run.
     """
     run, booked = status.run, status.ledger
+    wanted = None if chosen is None else frozenset(chosen)
     alive = {cell.cell for cell in status.status} - set(status.failures)
     alive -= {cell.id for cell in status.cells if cell.evaluated()}
     waiting = [job.job_id for (cell_id, _), job in booked.jobs.items() if cell_id in alive]
@@ -31,20 +32,20 @@ def leftovers(status: RunStatus, chosen: Collection[str] | None = None) -> Itera
     for path in sorted(run.logs.glob("*")):
         job_id = path.name.split("_")[0]
         kept = job_id in in_use or (path.suffix == ".out" and job_id in last)
-        if path.is_file() and not kept and _is_old(path) and (chosen is None or _is_of(path, chosen, booked)):
+        if path.is_file() and not kept and _is_old(path) and (wanted is None or _is_of(path, wanted, booked)):
             yield path
     for folder in run.cell_folders():
-        if chosen is not None and folder.id not in chosen:
+        if wanted is not None and folder.id not in wanted:
             continue
         yield from (path for path in sorted(folder.path.glob(".*")) if _ASIDE.fullmatch(path.name) and _is_old(path))
 
 
-def _is_of(path: Path, chosen: Collection[str], booked: Ledger) -> bool:
-    """Whether a file of submitit belongs to chosen cells alone."""
+def _is_of(path: Path, wanted: frozenset[str], booked: Ledger) -> bool:
+    """Whether a file of submitit belongs to these cells alone."""
     # 123_4_0_log.out is of task 4 of an array, rank 0; 123_0_log.out is of a job without tasks, rank 0.
     job_id, second, _ = f"{path.name}__".split("_", 2)
     owners = booked.owners.get(f"{job_id}_{second}") or booked.owners.get(job_id)
-    return owners is not None and owners <= set(chosen)
+    return owners is not None and owners <= wanted
 
 
 def _is_old(path: Path) -> bool:

@@ -124,6 +124,11 @@ class Failure:
     """Whose log tells most."""
     log: Path | None
 
+    @property
+    def summary(self) -> str:
+        """The kind, and what was said where anything was."""
+        return f"{self.kind.name}: {self.text}" if self.text else self.kind.name
+
 
 def diagnose(cell: Cell, job_id: str | None, job: JobState | None, *, cancelled: bool, logs: Logs) -> Failure:
     """Name why an unfinished cell no longer runs.

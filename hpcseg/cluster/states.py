@@ -133,7 +133,7 @@ def _status(
         failure = diagnose(cell, job_id, job, cancelled=last is not None and last.cancelled, logs=logs)
         # A job that ended before the cell wrote a word has failed all the same.
         state = "cancelled" if failure.kind is CANCELLED else "stopped" if state == "started" else "failed"
-        note, node = f"{failure.kind.name}: {failure.text}" if failure.text else failure.kind.name, failure.node
+        note, node = failure.summary, failure.node
     found = CellStatus(
         cell=cell.id,
         state=state,

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import cloudpickle
@@ -127,19 +128,31 @@ def number(request):
     signal.signal(request.param, before)
 
 
-def test_an_interrupted_grid_leaves_no_process_and_a_cell_that_goes_on(tmp_path, tiny_dataset, number):
-    (tmp_path / "endless.toml").write_text(ENDLESS)
-    command = [
-        sys.executable, "-m", "hpcseg", "grid", "--local", "--job", "endless.toml", "--data", str(tiny_dataset),
-        "--run", "run",
-    ]  # fmt: skip
+def hpcseg(folder: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "hpcseg", *arguments, "--run", str(folder / "run")]
+
+
+@contextlib.contextmanager
+def endless_grid(folder: Path, dataset: Path, seeds: str) -> Iterator[subprocess.Popen[str]]:
+    """`hpcseg grid --local` of cells that never end, in a session of its own."""
+    (folder / "endless.toml").write_text(ENDLESS.replace("train.seed = 0", f"train.seed = {seeds}"))
+    command = hpcseg(folder, "grid", "--local", "--job", str(folder / "endless.toml"), "--data", str(dataset))
     with subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
-        deadline = time.monotonic() + 120
-        while not list(tmp_path.glob("run/cells/*/metrics.jsonl")):
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.2)
+        yield process
+
+
+def wait_for_cells(process: subprocess.Popen[str], folder: Path, number: int) -> None:
+    deadline = time.monotonic() + 120
+    while len(list(folder.glob("run/cells/*/metrics.jsonl"))) < number:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def test_an_interrupted_grid_leaves_no_process_and_a_cell_that_goes_on(tmp_path, tiny_dataset, number):
+    with endless_grid(tmp_path, tiny_dataset, "0") as process:
+        wait_for_cells(process, tmp_path, 1)
         process.send_signal(number)
         deadline = time.monotonic() + 60
         said = process.communicate(timeout=60)[1]
@@ -153,26 +166,11 @@ def test_an_interrupted_grid_leaves_no_process_and_a_cell_that_goes_on(tmp_path,
     assert not (cell / "failure.json").exists()
 
 
-def hpcseg(folder: Path, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "hpcseg", *arguments, "--run", str(folder / "run")]
-
-
 def test_cancelling_a_local_run_ends_its_queue_and_one_cell_is_followed_by_the_next(tmp_path, tiny_dataset):
-    (tmp_path / "endless.toml").write_text(ENDLESS.replace("train.seed = 0", "train.seed = [0, 1, 2]"))
-    command = hpcseg(tmp_path, "grid", "--local", "--job", str(tmp_path / "endless.toml"), "--data", str(tiny_dataset))
-
-    def wait_for(cells: int) -> None:
-        deadline = time.monotonic() + 120
-        while len(list(tmp_path.glob("run/cells/*/metrics.jsonl"))) < cells:
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.2)
-
-    with subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
-        wait_for(1)
+    with endless_grid(tmp_path, tiny_dataset, "[0, 1, 2]") as process:
+        wait_for_cells(process, tmp_path, 1)
         subprocess.run(hpcseg(tmp_path, "cancel", "*-s0-*"), check=True, stdout=subprocess.DEVNULL)
-        wait_for(2)
+        wait_for_cells(process, tmp_path, 2)
         subprocess.run(hpcseg(tmp_path, "cancel"), check=True, stdout=subprocess.DEVNULL)
         said = process.communicate(timeout=60)[1]
     assert process.returncode == 130 and "goes on where the cells are" in said

@@ -12,12 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
-from fake_slurm import FakeSlurm
+from fake_slurm import FakeSlurm, resources, send
 from typer.testing import CliRunner, Result
 
 from hpcseg.cli.app import app
 from hpcseg.cluster import ledger
-from hpcseg.cluster.profile import Profile, resolve
 from hpcseg.cluster.retry import follow_up, read_resources
 from hpcseg.cluster.submit import submit_missing
 from hpcseg.jobfile import find_job, load_job
@@ -37,11 +36,6 @@ def hpcseg(grid: Grid, verb: str, *arguments: str) -> Result:
     return CliRunner().invoke(app, [verb, *arguments, "--run", str(grid.run.path)])
 
 
-def submit(grid: Grid, **options: object) -> None:
-    resources = resolve(grid.job.needs, Profile(), Profile(**options))  # type: ignore[arg-type]
-    submit_missing(grid, resources, dry_run=False, resubmit=False)
-
-
 def fail(grid: Grid, index: int, error: str, host: str = "n1") -> None:
     folder = grid.cells[index].folder
     append_event(folder.events_file, "start")
@@ -58,7 +52,7 @@ def test_a_grid_is_read_back_as_it_was_planned(grid):
 
 
 def test_retry_submits_the_failed_cells_only_and_asks_for_the_same(slurm, grid):
-    submit(grid, partition="gpu", memory_gib=3.0)
+    send(grid, partition="gpu", memory_gib=3.0)
     scripts = len(slurm.scripts())
     fail(grid, 1, "ValueError: no")
     slurm.queue(*(f"100_{task}|RUNNING|None|n1" for task in range(len(grid.cells)) if task != 1))
@@ -69,7 +63,7 @@ def test_retry_submits_the_failed_cells_only_and_asks_for_the_same(slurm, grid):
 
 
 def test_retry_takes_more_memory_and_fewer_nodes(slurm, grid):
-    submit(grid)
+    send(grid)
     scripts = len(slurm.scripts())
     for index in range(len(grid.cells)):
         fail(grid, index, "AcceleratorError: CUDA error: uncorrectable ECC error", host="n7")
@@ -82,7 +76,7 @@ def test_retry_takes_more_memory_and_fewer_nodes(slurm, grid):
 
 
 def test_retry_of_chosen_cells_leaves_the_others(slurm, grid):
-    submit(grid)
+    send(grid)
     for index in range(len(grid.cells)):
         fail(grid, index, "ValueError: no")
     slurm.queue()
@@ -93,7 +87,7 @@ def test_retry_of_chosen_cells_leaves_the_others(slurm, grid):
 
 
 def test_retry_without_failures_does_nothing(slurm, grid):
-    submit(grid)
+    send(grid)
     slurm.queue(*(f"100_{task}|RUNNING|None|n1" for task in range(len(grid.cells))))
     before = len(slurm.scripts())
     assert "No cell has failed" in hpcseg(grid, "retry").output
@@ -101,7 +95,7 @@ def test_retry_without_failures_does_nothing(slurm, grid):
 
 
 def test_the_follow_up_tries_again_what_the_cluster_is_to_blame_for_and_gives_up_after_some_tries(slurm, grid):
-    submit(grid, tries=2)
+    send(grid, tries=2)
     fail(grid, 0, "AcceleratorError: CUDA error: uncorrectable ECC error", host="n9")
     fail(grid, 1, "ValueError: no")
     slurm.queue()
@@ -114,7 +108,7 @@ def test_the_follow_up_tries_again_what_the_cluster_is_to_blame_for_and_gives_up
 
 
 def test_the_follow_up_uses_all_nodes_where_none_can_be_left_out(slurm, grid):
-    submit(grid)
+    send(grid)
     fail(grid, 0, "AcceleratorError: CUDA error: uncorrectable ECC error", host="n9")
     slurm.queue()
     sbatch = slurm.folder.joinpath("sbatch").read_text()
@@ -126,22 +120,21 @@ def test_the_follow_up_uses_all_nodes_where_none_can_be_left_out(slurm, grid):
 
 
 def test_the_follow_up_submits_what_there_was_no_room_for(slurm, grid):
-    resources = resolve(grid.job.needs, Profile(), Profile())
-    submit_missing(grid, resources, dry_run=False, resubmit=False, only={grid.cells[0].id})
+    submit_missing(grid, resources(grid), dry_run=False, resubmit=False, only={grid.cells[0].id})
     slurm.queue("100|RUNNING|None|n1", "101|PENDING|Dependency|")
     tried = {cell for sent in follow_up(grid.run).sent for cell in sent.cells}
     assert tried == {cell.id for cell in grid.cells[1:]}
 
 
 def test_the_follow_up_leaves_a_run_of_other_code_alone(slurm, grid, monkeypatch):
-    submit(grid)
+    send(grid)
     monkeypatch.setattr("hpcseg.cluster.retry.code_sha256", lambda: "other")
     slurm.queue()
     assert follow_up(grid.run) is None
 
 
 def test_cancel_ends_the_jobs_of_chosen_cells_and_the_follow_up_does_not_bring_them_back(slurm, grid):
-    submit(grid)
+    send(grid)
     slurm.queue(*(f"{job}_{task}|RUNNING|None|n1" for job in (100, 101) for task in range(len(grid.cells))))
     said = hpcseg(grid, "cancel", grid.cells[1].id)
     assert said.exit_code == 0 and "Cancelled 1 cells" in said.output
@@ -156,7 +149,7 @@ def test_cancel_ends_the_jobs_of_chosen_cells_and_the_follow_up_does_not_bring_t
 
 
 def test_cancel_of_the_whole_run_takes_its_report_too_and_a_dry_run_takes_nothing(slurm, grid):
-    submit(grid)
+    send(grid)
     slurm.queue(*(f"{job}_{task}|PENDING|None|" for job in (100, 101) for task in range(len(grid.cells))))
     assert "Nothing was cancelled" in hpcseg(grid, "cancel", "--dry-run").output
     assert not (slurm.folder / "cancelled").exists()
@@ -187,7 +180,7 @@ def test_cancel_tells_a_local_cell_to_stop(grid):
 @pytest.fixture
 def failed(slurm, grid) -> Grid:
     """Cell 0 has failed on rank 1, and both ranks have logs; cell 1 runs."""
-    submit(grid)
+    send(grid)
     slurm.queue("100_1|RUNNING|None|n1")
     fail(grid, 0, "ValueError: no")
     write_json(
