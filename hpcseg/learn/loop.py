@@ -229,7 +229,7 @@ class Trainer:
         """The model as the steps call it: over all ranks where there are several."""
         if self.ranks.world_size == 1:
             return self.model
-        self.model = synchronise(self.model, self.ranks.device)
+        self.model = synchronise(self.model, self.ranks)
         # Running statistics are equal on all ranks already, so buffers need no broadcast (torch 2.13 has a new name).
         known = inspect.signature(DistributedDataParallel).parameters
         switch: dict[str, Any] = {

@@ -24,6 +24,7 @@ import torch
 import torch.distributed as dist
 
 from hpcseg.errors import HpcsegError
+from hpcseg.learn.exchange import Exchange, connect
 from hpcseg.memory import keep_freed_memory
 
 # A rank that waits longer than this for the others gives up, so that a dead rank never holds a job to its limit.
@@ -107,11 +108,11 @@ def choose_device(local_rank: int) -> torch.device:
 class Ranks:
     """The ranks of one cell as its code sees them: who am I, and the few things that all do together."""
 
-    def __init__(self, environment: RankEnvironment, device: torch.device, control: dist.ProcessGroup | None) -> None:
+    def __init__(self, environment: RankEnvironment, device: torch.device, exchange: Exchange | None) -> None:
         self.rank = environment.rank
         self.world_size = environment.world_size
         self.device = device
-        self._control = control
+        self._exchange = exchange
 
     @property
     def is_main(self) -> bool:
@@ -120,11 +121,11 @@ class Ranks:
 
     def largest(self, value: int) -> int:
         """The largest of all ranks' values. Goes over the CPU, so it does not wait for a GPU."""
-        if self.world_size == 1:
-            return value
-        holder = torch.tensor([value])
-        dist.all_reduce(holder, op=dist.ReduceOp.MAX, group=self._control)
-        return int(holder)
+        return int(self.gather(torch.tensor(value)).max())
+
+    def gather(self, own: torch.Tensor) -> torch.Tensor:
+        """A small CPU tensor of every rank, (world size, *shape of one); raises ConnectionError if one has ended."""
+        return own.unsqueeze(0) if self._exchange is None else self._exchange.gather(own)
 
     def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
         """Sum a tensor over all ranks, in place; returns it."""
@@ -154,18 +155,27 @@ def join(environment: RankEnvironment, folder: Path) -> Iterator[Ranks]:
         return
     backend = "nccl" if device.type == "cuda" else "gloo"
     meeting = folder / f".rendezvous-{environment.launch}.json"
+    store = _meet(environment, meeting)
     dist.init_process_group(
         backend,
-        store=_meet(environment, meeting),
+        store=store,
         rank=environment.rank,
         world_size=environment.world_size,
         timeout=_PATIENCE,
     )
+    exchange = connect(
+        store, rank=environment.rank, world_size=environment.world_size, host=_host(), patience=_PATIENCE
+    )
     if environment.rank == 0:
         meeting.unlink(missing_ok=True)
-    control = dist.new_group(backend="gloo", timeout=_PATIENCE) if backend == "nccl" else dist.group.WORLD
-    yield Ranks(environment, device, control)
+    yield Ranks(environment, device, exchange)
+    exchange.close()
     dist.destroy_process_group()
+
+
+def _host() -> str:
+    """This node's name for its peers: the scheduler's where there is one, since a host may not know its own alias."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
 def _meet(environment: RankEnvironment, meeting: Path) -> Any:
@@ -174,10 +184,8 @@ def _meet(environment: RankEnvironment, meeting: Path) -> Any:
         nonce = uuid.uuid4().hex
         store = _tcp_store("0.0.0.0", 0, serves=True, timeout=_PATIENCE)
         store.set("nonce", nonce)
-        # The node's name for its peers: the scheduler's where there is one, since a host may not know its own alias.
-        host = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
         aside = meeting.with_suffix(".tmp")
-        aside.write_text(json.dumps({"host": host, "port": store.port, "nonce": nonce}))
+        aside.write_text(json.dumps({"host": _host(), "port": store.port, "nonce": nonce}))
         aside.replace(meeting)
         return store
     deadline = time.monotonic() + _PATIENCE.total_seconds()
