@@ -107,7 +107,8 @@ KINDS = (
         "communication between ranks",
         "resume",
         "Look at the log of the other ranks (`hpcseg logs CELL --rank N`): one of them may have died first.",
-        said=r"nccl|NCCL|[Gg]loo|Dist(Backend|Network)Error|Connection (closed|reset|refused)|minutes for rank 0",
+        said=r"nccl|NCCL|[Gg]loo|Dist(Backend|Network)Error|Connection (closed|reset|refused)|minutes for rank \d"
+        r"|has ended before rank",
     ),
 )
 

@@ -109,6 +109,10 @@ class Exchange:
             poll.register(self._peers[peer], events)
         poll.poll(1000 * seconds)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Exchange:
+        """A copy of a network that is synchronised speaks over the same connections."""
+        return self
+
     def close(self) -> None:
         """Hang up."""
         for connection in self._peers.values():
