@@ -108,7 +108,7 @@ KINDS = (
         "resume",
         "Look at the log of the other ranks (`hpcseg logs CELL --rank N`): one of them may have died first.",
         said=r"nccl|NCCL|[Gg]loo|Dist(Backend|Network)Error|Connection (closed|reset|refused)|minutes for rank \d"
-        r"|has ended before rank",
+        r"|has ended before rank|cannot reach rank",
     ),
 )
 

@@ -130,7 +130,7 @@ def connect(store: Store, *, rank: int, world_size: int, host: str, patience: ti
         patience: how long to wait for the others, here and later.
 
     Raises:
-        OSError: another rank cannot be reached, or did not come in time.
+        ConnectionError: another rank cannot be reached, or did not come in time.
     """
     peers: dict[int, socket.socket] = {}
     # Whoever else knocks does not know the token.
@@ -140,11 +140,22 @@ def connect(store: Store, *, rank: int, world_size: int, host: str, patience: ti
         store.set(f"exchange-{rank}", json.dumps({"host": host, "port": listener.getsockname()[1], "token": token}))
         for peer in range(rank):
             address = json.loads(store.get(f"exchange-{peer}"))
-            peers[peer] = socket.create_connection((address["host"], address["port"]), patience.total_seconds())
-            peers[peer].sendall(f"{address['token']}{rank:0{_RANK_DIGITS}}".encode())
-        while len(peers) < world_size - 1:
+            where = address["host"], address["port"]
+            try:
+                peers[peer] = socket.create_connection(where, patience.total_seconds())
+                peers[peer].sendall(f"{address['token']}{rank:0{_RANK_DIGITS}}".encode())
+            except OSError as error:
+                raise ConnectionError(
+                    f"Rank {rank} cannot reach rank {peer} at {where[0]}, port {where[1]} ({error}). Do the nodes of a "
+                    "job know each other's names, and may they open ports to each other?"
+                ) from None
+        while missing := set(range(world_size)) - {rank} - peers.keys():
             listener.settimeout(max(0.0, deadline - time.monotonic()))
-            connection, _ = listener.accept()
+            try:
+                connection, _ = listener.accept()
+            except (TimeoutError, BlockingIOError):
+                minutes = patience.total_seconds() / 60
+                raise ConnectionError(f"Rank {rank} waited {minutes:.0f} minutes for rank {min(missing)}.") from None
             said = _greeting(connection)
             if said.startswith(token):
                 peers[int(said.removeprefix(token))] = connection

@@ -49,6 +49,7 @@ def seen(failure: Failure) -> tuple[str, str]:
         ("DistBackendError: NCCL error in: ProcessGroupNCCL.cpp", "communication between ranks", "resume"),
         ("RuntimeError: [gloo/pair.cc:5] Connection closed by peer", "communication between ranks", "resume"),
         ("ConnectionError: Rank 1 has ended before rank 0 was done. Its log", "communication between ranks", "resume"),
+        ("ConnectionError: Rank 1 cannot reach rank 0 at n1, port 5000 (t", "communication between ranks", "resume"),
         ("ConnectionError: Rank 2 waited 10 minutes for rank 1.", "communication between ranks", "resume"),
         ("HpcsegError: data.h5 holds other data than when the cell was planned.", "error", "give up"),
         ("ValueError: whatever", "error", "give up"),

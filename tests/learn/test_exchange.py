@@ -92,6 +92,17 @@ def test_a_rank_that_does_not_come_is_waited_for_as_long_as_was_said():
         ranks[0].gather(torch.zeros(1))
 
 
+def test_a_rank_that_cannot_be_reached_or_does_not_knock_is_named():
+    store = Store()
+    with socket.create_server(("localhost", 0)) as closed:
+        port = closed.getsockname()[1]
+    store.set("exchange-0", json.dumps({"host": "localhost", "port": port, "token": ""}))
+    with pytest.raises(ConnectionError, match=f"Rank 1 cannot reach rank 0 at localhost, port {port}"):
+        _connect(store, 1, 2, 5)
+    with pytest.raises(ConnectionError, match=r"Rank 0 waited .* for rank 1"):
+        _connect(store, 0, 2, 0.2)
+
+
 def test_who_else_knocks_is_sent_away(monkeypatch):
     monkeypatch.setattr(exchange, "_SECONDS_TO_GREET", 0.2)
     store = Store()
