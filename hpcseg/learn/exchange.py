@@ -17,24 +17,15 @@ import socket
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any
 
 import torch
+import torch.distributed as dist
 
 _AWAKE_SECONDS = 0.02
 _TOKEN_BYTES = 16
 _RANK_DIGITS = 8
 _SECONDS_TO_GREET = 5.0
-
-
-class Store(Protocol):
-    """What the ranks share when they meet: torch's stores are such."""
-
-    def set(self, key: str, value: str, /) -> Any:
-        """Make a value known to all ranks."""
-
-    def get(self, key: str, /) -> bytes:
-        """A value, as soon as it is known."""
 
 
 class Exchange:
@@ -75,9 +66,7 @@ class Exchange:
                 continue
             waited = time.monotonic() - started
             if waited > self._patience:
-                raise ConnectionError(
-                    f"Rank {self._rank} waited {self._patience / 60:.0f} minutes for rank {min(to_come or to_send)}."
-                )
+                raise _too_late(self._rank, min(to_come or to_send), self._patience)
             if waited < _AWAKE_SECONDS:
                 os.sched_yield()
             else:
@@ -119,7 +108,14 @@ class Exchange:
             connection.close()
 
 
-def connect(store: Store, *, rank: int, world_size: int, host: str, patience: timedelta) -> Exchange:
+def connect(
+    store: dist.Store,  # type: ignore[name-defined]  # missing in torch's annotations
+    *,
+    rank: int,
+    world_size: int,
+    host: str,
+    patience: timedelta,
+) -> Exchange:
     """Connect this rank with every other one; all ranks do it together.
 
     Args:
@@ -154,14 +150,17 @@ def connect(store: Store, *, rank: int, world_size: int, host: str, patience: ti
             try:
                 connection, _ = listener.accept()
             except (TimeoutError, BlockingIOError):
-                minutes = patience.total_seconds() / 60
-                raise ConnectionError(f"Rank {rank} waited {minutes:.0f} minutes for rank {min(missing)}.") from None
+                raise _too_late(rank, min(missing), patience.total_seconds()) from None
             said = _greeting(connection)
             if said.startswith(token):
                 peers[int(said.removeprefix(token))] = connection
             else:
                 connection.close()
     return Exchange(rank, peers, patience)
+
+
+def _too_late(rank: int, peer: int, seconds: float) -> ConnectionError:
+    return ConnectionError(f"Rank {rank} waited {seconds / 60:.0f} minutes for rank {peer}.")
 
 
 def _greeting(connection: socket.socket) -> str:

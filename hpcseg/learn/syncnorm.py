@@ -98,8 +98,6 @@ class _Normalise(torch.autograd.Function):
                 gradient, features, weight, mean, variance, None, None, False, ctx.eps, [False, True, True]
             )
         sums = ctx.ranks.gather(torch.stack([bias_gradient, weight_gradient]).double()).sum(0)
-        if not features.numel():
-            return torch.zeros_like(features), weight_gradient, bias_gradient, None, None, None, None, None
         of_gradient, of_product = (sums / ctx.pixels).float()
         # weight / deviation x (gradient - mean gradient - normalised features x mean product): for each channel a line
         # through the gradient, which the forward kernel draws in one pass, and a multiple of the features, added into a

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,36 +12,19 @@ from datetime import timedelta
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from hpcseg.learn import exchange
 from hpcseg.learn.exchange import Exchange, connect
 
 
-class Store:
-    """What torch's store does for the ranks, in one process."""
-
-    def __init__(self) -> None:
-        self._values: dict[str, bytes] = {}
-        self._changed = threading.Condition()
-
-    def set(self, key: str, value: str) -> None:
-        with self._changed:
-            self._values[key] = value.encode()
-            self._changed.notify_all()
-
-    def get(self, key: str) -> bytes:
-        with self._changed:
-            assert self._changed.wait_for(lambda: key in self._values, timeout=20)
-            return self._values[key]
-
-
-def _connect(store: Store, rank: int, world_size: int, seconds: float) -> Exchange:
+def _connect(store: dist.Store, rank: int, world_size: int, seconds: float) -> Exchange:
     return connect(store, rank=rank, world_size=world_size, host="localhost", patience=timedelta(seconds=seconds))
 
 
 @contextlib.contextmanager
 def _ranks(world_size: int, *, patience: float = 20) -> Iterator[list[Exchange]]:
-    store = Store()
+    store = dist.HashStore()
     with ThreadPoolExecutor(world_size) as pool, contextlib.ExitStack() as stack:
         ranks = list(pool.map(lambda rank: _connect(store, rank, world_size, patience), range(world_size)))
         for rank in ranks:
@@ -93,7 +75,7 @@ def test_a_rank_that_does_not_come_is_waited_for_as_long_as_was_said():
 
 
 def test_a_rank_that_cannot_be_reached_or_does_not_knock_is_named():
-    store = Store()
+    store = dist.HashStore()
     with socket.create_server(("localhost", 0)) as closed:
         port = closed.getsockname()[1]
     store.set("exchange-0", json.dumps({"host": "localhost", "port": port, "token": ""}))
@@ -105,7 +87,7 @@ def test_a_rank_that_cannot_be_reached_or_does_not_knock_is_named():
 
 def test_who_else_knocks_is_sent_away(monkeypatch):
     monkeypatch.setattr(exchange, "_SECONDS_TO_GREET", 0.2)
-    store = Store()
+    store = dist.HashStore()
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(_connect, store, 0, 2, 20)
         address = json.loads(store.get("exchange-0"))
