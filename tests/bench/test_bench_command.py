@@ -72,8 +72,12 @@ def test_a_dry_run_says_how_long_the_cells_take_once_the_machine_is_measured(mea
         patch.chdir(here)
         before = hpcseg(*call)
         assert "`hpcseg bench` on a machine will tell" in before.stdout
+        record = json.loads(file.read_text())
+        for part in ("training", "sweep"):
+            # The estimate must not depend on how busy the machine of the test is.
+            record[part]["4"]["tiles_per_second"]["ours"] = 100.0
         (here / "runs").mkdir()
-        (here / "runs" / file.name).write_text(file.read_text())
+        (here / "runs" / file.name).write_text(json.dumps(record))
         after = hpcseg(*call)
     assert after.exit_code == 0, after.output
     assert "About 1 minute for 2 cells" in after.stdout
