@@ -134,7 +134,7 @@ def resident_piece(data: str, width: int, batch_size: int) -> Iterator[Piece]:
     with tempfile.TemporaryDirectory() as folder, join(read_environment(), Path(folder)) as ranks:
         ours = _trainer(data, width, batch_size, 1, Path(folder), ranks)
         images, labels = ours.training.of_epoch(0).take(slice(None))
-        step = TrainStep(ours.model, ours.optimizer, precision=ours.precision, world_size=1)
+        step = TrainStep(ours.model, ours.optimizer, precision=ours.precision)
 
         def work(steps: int) -> None:
             for _ in range(steps):

@@ -3,7 +3,7 @@
 gloo hands an exchange to threads of its own and lets the caller sleep, so a few hundred bytes take one to two
 milliseconds between cores that were busy. On CPU ranks a training step has dozens of such exchanges, one behind the
 other (batch normalisation), and everything waits for them. Here the caller sends and listens itself, and stays awake as
-long as a rank that is not late needs. Large tensors, such as gradients, are gloo's and nccl's.
+long as a rank that is not late needs. Large tensors, such as gradients, go other ways.
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ from hpcseg.learn import checkpoint
 from hpcseg.learn.evaluate import validate
 from hpcseg.learn.precision import to_device
 from hpcseg.learn.ranks import Ranks
+from hpcseg.learn.sharded import share_update
 from hpcseg.learn.step import TrainStep
 from hpcseg.learn.syncnorm import synchronise
 
@@ -135,8 +136,14 @@ class Trainer:
     @functools.cached_property
     def _step(self) -> TrainStep:
         """The step, over all ranks; made once, since the ranks meet for it."""
-        model = self._distribute()
-        return TrainStep(model, self.optimizer, precision=self.precision, world_size=self.ranks.world_size)
+        if self.ranks.world_size == 1:
+            return TrainStep(self.model, self.optimizer, precision=self.precision)
+        self.model = synchronise(self.model, self.ranks)
+        shared = share_update(list(self.model.parameters()), self.optimizer, self.ranks)
+        if shared is not None:
+            return TrainStep(self.model, shared, precision=self.precision)
+        model, ranks = _distribute(self.model), self.ranks.world_size
+        return TrainStep(model, self.optimizer, precision=self.precision, averaged_over=ranks)
 
     def _train_epoch(self) -> bool:
         self._epoch_started = self._counted_to = time.monotonic()
@@ -225,17 +232,12 @@ class Trainer:
             self.sums.zero_()
         self._saved_at = time.monotonic()
 
-    def _distribute(self) -> nn.Module:
-        """The model as the steps call it: over all ranks where there are several."""
-        if self.ranks.world_size == 1:
-            return self.model
-        self.model = synchronise(self.model, self.ranks)
-        # Running statistics are equal on all ranks already, so buffers need no broadcast (torch 2.13 has a new name).
-        known = inspect.signature(DistributedDataParallel).parameters
-        switch: dict[str, Any] = {
-            "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False
-        }
-        return DistributedDataParallel(self.model, gradient_as_bucket_view=True, **switch)
+
+def _distribute(model: nn.Module) -> DistributedDataParallel:
+    # Running statistics are equal on all ranks already, so buffers need no broadcast (torch 2.13 has a new name).
+    known = inspect.signature(DistributedDataParallel).parameters
+    switch: dict[str, Any] = {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
+    return DistributedDataParallel(model, gradient_as_bucket_view=True, **switch)
 
 
 def _settings(config: TrainConfig) -> dict[str, Any]:

@@ -127,6 +127,10 @@ class Ranks:
         """A small CPU tensor of every rank, (world size, *shape of one); raises ConnectionError if one has ended."""
         return own.unsqueeze(0) if self._exchange is None else self._exchange.gather(own)
 
+    def wait(self) -> None:
+        """Wait until all ranks are here; on the CPU, as `largest` is."""
+        self.largest(0)
+
     def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
         """Sum a tensor over all ranks, in place; returns it."""
         if self.world_size > 1:

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import nn
 from torch.nn import functional
 
 from hpcseg.learn.precision import autocast
+
+
+class Optimizer(Protocol):
+    """What a step needs of torch's optimizers and of whatever takes their place."""
+
+    def step(self) -> object:
+        """Update the weights."""
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
 
 
 class TrainStep:
@@ -16,14 +28,14 @@ class TrainStep:
         model: as the steps call it, over all ranks where there are several.
         optimizer: of its weights.
         precision: "bf16" or "fp32".
-        world_size: number of ranks that share a batch.
+        averaged_over: number of ranks whose gradients are averaged before the update; 1 where they are summed.
     """
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, *, precision: str, world_size: int) -> None:
+    def __init__(self, model: nn.Module, optimizer: Optimizer, *, precision: str, averaged_over: int = 1) -> None:
         self.model = model
         self.optimizer = optimizer
         self.precision = precision
-        self.world_size = world_size
+        self.averaged_over = averaged_over
 
     def __call__(self, images: torch.Tensor, labels: torch.Tensor, *, pixels: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Take one step.
@@ -40,8 +52,8 @@ class TrainStep:
         with autocast(self.precision, images.device):
             scores = self.model(images.contiguous(memory_format=torch.channels_last))
         loss = functional.cross_entropy(scores.float(), labels, reduction="sum")
-        # DistributedDataParallel averages over ranks; parts of unequal size weigh right only as a sum.
-        torch.autograd.backward(loss * (self.world_size / pixels))
+        # Parts of unequal size weigh right only as a sum.
+        torch.autograd.backward(loss * (self.averaged_over / pixels))
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         return loss.detach(), (scores.detach().argmax(1) == labels).sum()

@@ -30,6 +30,7 @@ _DECIDES = (
     "learn/precision.py",
     "learn/unet.py",
     "learn/syncnorm.py",
+    "learn/sharded.py",
     "learn/step.py",
     "learn/loop.py",
     "learn/evaluate.py",

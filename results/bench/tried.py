@@ -69,7 +69,7 @@ def step_piece(data: str, without: str) -> Iterator[Piece]:
         to_device(model, CPU)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=without != "fused_adam")
     precision = "fp32" if without == "bf16" else resolve_precision("auto", CPU)
-    step = TrainStep(model, optimizer, precision=precision, world_size=1)
+    step = TrainStep(model, optimizer, precision=precision)
     images, labels = training_set(source, source.split.train[:BATCH], config, CPU).take(slice(None))
 
     def work(steps: int) -> None:

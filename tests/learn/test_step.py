@@ -18,7 +18,7 @@ def test_a_step_is_that_of_a_plain_loop():
     images = torch.rand(5, 1, 16, 16, generator=generator)
     labels = torch.randint(0, 3, (5, 16, 16), generator=generator)
 
-    step = TrainStep(ours, torch.optim.SGD(ours.parameters(), lr=0.1), precision="fp32", world_size=1)
+    step = TrainStep(ours, torch.optim.SGD(ours.parameters(), lr=0.1), precision="fp32")
     loss, right = step(images, labels, pixels=labels.numel())
 
     optimizer = torch.optim.SGD(theirs.parameters(), lr=0.1)
