@@ -28,14 +28,14 @@ class ShardedUpdate:
     """Takes the place of an optimizer in a step: sums the gradients over ranks, and updates all weights once.
 
     Args:
-        memory: zeros that all ranks see, float32, of `_floats_needed`.
+        memory: zeros that all ranks see, with room for `_floats_needed`.
         parameters: of the model; they move into the memory, where rank 0's are everybody's.
         optimizer: Adam over the same; its moments move too, so that any rank can save all of them.
         ranks: all of them on this host.
     """
 
     def __init__(
-        self, memory: torch.Tensor, parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer, ranks: Ranks
+        self, memory: mmap.mmap, parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer, ranks: Ranks
     ) -> None:
         self._parameters = parameters
         self._optimizer = optimizer
@@ -104,7 +104,7 @@ def share_update(
             stack.callback(os.close, file)
         if ranks.largest(int(file < 0)):
             return None
-        memory = torch.frombuffer(mmap.mmap(file, size), dtype=torch.float32)
+        memory = mmap.mmap(file, size)
     return ShardedUpdate(memory, parameters, optimizer, ranks)
 
 
@@ -141,16 +141,18 @@ def _open(path: str) -> int:
 
 
 class _Room:
-    """Deals out a memory, each piece on cache lines of its own."""
+    """Deals out a memory in float32, each piece on cache lines of its own."""
 
-    def __init__(self, memory: torch.Tensor) -> None:
-        self._left = memory
+    def __init__(self, memory: mmap.mmap) -> None:
+        self._memory = memory
+        self._dealt = 0
 
     def like(self, tensor: torch.Tensor) -> torch.Tensor:
         """A tensor of the same shape and the same order in memory."""
-        piece = self._left[: tensor.numel()].as_strided(tensor.shape, tensor.stride())
-        self._left = self._left[_aligned(tensor.numel()) :]
-        return piece
+        # With a storage of its own: a file with the tensor in it holds all of its storage.
+        piece = torch.frombuffer(self._memory, dtype=torch.float32, count=tensor.numel(), offset=4 * self._dealt)
+        self._dealt += _aligned(tensor.numel())
+        return piece.as_strided(tensor.shape, tensor.stride())
 
 
 def _aligned(floats: int) -> int:

@@ -72,6 +72,8 @@ def test_losses_and_weights_of_more_ranks_agree_to_rounding(trained, ranks):
         assert np.sum(several["validation_confusion"]) == np.sum(one["validation_confusion"])
     for name, tensor in weights(trained[1]).items():
         torch.testing.assert_close(weights(trained[ranks])[name], tensor, rtol=5e-3, atol=5e-3)
+    sizes = [trained[count].folder.model_file.stat().st_size for count in (1, ranks)]
+    assert sizes[0] == sizes[1], "the file holds the weights and nothing else"
 
 
 def test_several_ranks_give_equal_confusion_matrices_for_equal_weights(trained, tmp_path, tiny_dataset):
