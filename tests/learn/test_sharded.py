@@ -48,16 +48,12 @@ def _on_one_rank_of(folder: Path, parts: list[int]):
         assert shared is not None
         _steps(model, shared, _images().split(parts)[ranks.rank])
         left = [parameter.grad is None for parameter in model.parameters()]
-        return model.state_dict(), optimizer.state_dict()["state"], left
+        moments = [_lists(state) for state in optimizer.state_dict()["state"].values()]
+        return _lists(model.state_dict()), moments, left
 
 
-def _lists(tensors) -> list:
-    return [tensor.tolist() for tensor in tensors]
-
-
-def _as_lists(folder: Path, parts: list[int]):
-    weights, moments, left = _on_one_rank_of(folder, parts)
-    return _lists(weights.values()), [_lists(state.values()) for state in moments.values()], left
+def _lists(tensors: dict[str, torch.Tensor]) -> list:
+    return [tensor.tolist() for tensor in tensors.values()]
 
 
 @pytest.mark.parametrize("parts", [[4, 3], [5, 2, 0]])
@@ -65,7 +61,7 @@ def test_all_ranks_have_the_weights_and_moments_of_one_rank(tmp_path, parts):
     model = _network()
     optimizer = _adam(model)
     _steps(model, optimizer, _images())
-    for weights, moments, left in run_ranks(len(parts), _as_lists, tmp_path, parts):
+    for weights, moments, left in run_ranks(len(parts), _on_one_rank_of, tmp_path, parts):
         for found, wanted in zip(weights, model.state_dict().values(), strict=True):
             torch.testing.assert_close(torch.tensor(found), wanted, rtol=1e-4, atol=1e-5)
         for found, wanted in zip(moments, optimizer.state_dict()["state"].values(), strict=True):
