@@ -6,8 +6,11 @@ import collections
 import contextlib
 import itertools
 import os
+import re
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,29 +20,33 @@ import numpy as np
 import tifffile
 
 from hpcseg.bench.contender import Contender, started
+from hpcseg.bench.decoding import decode
 from hpcseg.bench.measure import Piece, rate, take_turns
 from hpcseg.bench.plain import plain_pack
-from hpcseg.data.pack import pack
+from hpcseg.data.pack import find_pairs, pack, processes_for
 from hpcseg.data.sample import write_sample
+from hpcseg.data.spread import spread
 from hpcseg.data.tiff import find_pages
 from hpcseg.errors import HpcsegError
 
-OURS, DECODE, WRITE, PLAIN = "pack", "decode", "write", "plain loop"
+OURS, DECODE, THREADS, WRITE, PLAIN = "pack", "decode", "decode by threads", "write", "plain loop"
 COMPRESSIONS = {"none": None, "PackBits": "packbits", "deflate": "zlib", "JPEG XL": "jpegxl"}
 """How stacks may be compressed: as they leave a detector, as the paper's slices are, as most programs do it, and as it
 is done where room is short. What decoding costs spans two orders of magnitude."""
 _HERE = "hpcseg.bench.packing"
 _PATCH, _PATCHES = 256, 4
-_BLOCK_BYTES = 8 * 2**20
+_BLOCK_BYTES = 2**20  # as pack does; more at once is slower
+_SECONDS_BETWEEN_LOOKS = 0.02
 
 
 def measure_packing(
     folder: Path, *, compression: str, slices: int, size: int, seconds: float, rounds: int
 ) -> dict[str, Any]:
-    """Bytes of decoded pixels per second of `OURS`, `DECODE`, `WRITE` and `PLAIN`, which take turns.
+    """Bytes of decoded pixels per second of `OURS`, `DECODE`, `THREADS`, `WRITE` and `PLAIN`, which take turns.
 
-    `DECODE` reads all slices and labels with a thread per core and drops them; `WRITE` brings as many bytes to the disk
-    as the packed file has. pack does both, so it cannot exceed the slower of the two.
+    `DECODE` reads all slices and labels with as many processes as pack does and drops them, and `THREADS` with a thread
+    per core; `WRITE` brings as many bytes to the disk as the packed file has. pack reads and writes, so it cannot
+    exceed the slower of the two.
 
     Args:
         folder: gets two stacks of 3 bytes per pixel in all, and the packed files.
@@ -60,13 +67,14 @@ def measure_packing(
         for name, build, more in (
             (OURS, "pack_piece", {}),
             (DECODE, "decode_piece", {}),
+            (THREADS, "threads_piece", {}),
             (WRITE, "write_piece", {"file_bytes": packed.stat().st_size}),
             (PLAIN, "plain_piece", {}),
         )
     }
     with started(contenders) as pieces:
         rates = take_turns(pieces, seconds=seconds, rounds=rounds)
-    slower = min((DECODE, WRITE), key=rates.median)
+    slower, slower_by_threads = (min((decode, WRITE), key=rates.median) for decode in (DECODE, THREADS))
     return {
         "slices": slices,
         "size": size,
@@ -74,6 +82,7 @@ def measure_packing(
         "bytes_per_second": {name: rates.median(name) for name in rates.rounds},
         "slower": slower,
         "against the slower": rates.ratio(OURS, slower),
+        "against the slower, decoding by threads": rates.ratio(OURS, slower_by_threads),
         "against the plain loop": rates.ratio(OURS, PLAIN),
         "peak_memory_mib": memory,
     }
@@ -91,6 +100,17 @@ def pack_piece(folder: str, source_bytes: int) -> Iterator[Piece]:
 
 @contextlib.contextmanager
 def decode_piece(folder: str, source_bytes: int) -> Iterator[Piece]:
+    """Read every slice and label, by as many processes as pack takes."""
+
+    def work() -> None:
+        pairs = find_pairs(*_stacks(Path(folder)))
+        collections.deque(spread(decode, pairs, processes=processes_for(pairs)), maxlen=0)
+
+    yield lambda times: rate(times * source_bytes, lambda: _repeat(times, work))
+
+
+@contextlib.contextmanager
+def threads_piece(folder: str, source_bytes: int) -> Iterator[Piece]:
     """Read every slice and label, in as many threads as there are cores."""
 
     def work() -> None:
@@ -153,20 +173,31 @@ def _write_stacks(folder: Path, *, compression: str, slices: int, size: int) -> 
 
 
 def _peak_memory(folder: Path) -> int:
-    """Largest resident set of `hpcseg pack` on the stacks, MiB."""
+    """Memory of `hpcseg pack` on the stacks, MiB: the largest resident sets of its processes, added."""
     images, labels = _stacks(folder)
     command = [sys.executable, "-m", "hpcseg", "pack", "--images", str(images), "--labels", str(labels)]
-    process = subprocess.Popen(
-        [*command, "--output", str(folder / "packed.h5"), "--force"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
-    with process.stderr as stderr:
-        said = stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise HpcsegError(f"`hpcseg pack` failed in the bench: {said.strip()}")
-    return round(usage.ru_maxrss / 1024)
+    with tempfile.TemporaryFile("w+") as stderr:
+        process = subprocess.Popen(
+            [*command, "--output", str(folder / "packed.h5"), "--force"], stdout=subprocess.DEVNULL, stderr=stderr
+        )
+        peaks: dict[str, int] = {}
+        while process.poll() is None:
+            peaks |= _peaks(process.pid)
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        if process.returncode:
+            stderr.seek(0)
+            raise HpcsegError(f"`hpcseg pack` failed in the bench: {stderr.read().strip()}")
+    return round(sum(peaks.values()) / 2**10)
+
+
+def _peaks(parent: int) -> dict[str, int]:
+    """Largest resident set so far of a process and its children, KiB."""
+    found = {}
+    # One that ends meanwhile was looked at before; the kernel keeps its largest size until then.
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+        for process in (str(parent), *children):
+            status = Path(f"/proc/{process}/status").read_text()
+            if peak := re.search(r"VmHWM:\s+(\d+) kB", status):
+                found[process] = int(peak[1])
+    return found

@@ -21,8 +21,8 @@ from hpcseg.runs.provenance import collect, command_line
 
 SCHEMA = 2
 PARTS = ("training", "sweep", "scaling", "pack", "startup")
-# About as large as the paper's, and as many as keep it to seconds: pack looks at 32 labels before it begins.
-_SLICES, _SIZE = 256, 512
+# About as large as the paper's, and as many.
+_SLICES, _SIZE = 512, 512
 # The paper's batch for its large data set, which any small number of ranks can divide.
 _BATCH_OF_RANKS = 64
 

@@ -15,14 +15,12 @@ COMPRESSION_LEVEL = 1
 
 
 @dataclass(frozen=True)
-class EncodedImage:
-    """The grey values of a slice, ready to be written."""
+class GreyValues:
+    """What the table of a packed file says about the grey values of a slice."""
 
-    chunks: np.ndarray
-    """(chunks, height, width), source dtype, little-endian."""
     sha256: str
-    grey_min: float
-    grey_max: float
+    least: float
+    largest: float
 
 
 @dataclass(frozen=True)
@@ -37,14 +35,10 @@ class EncodedLabel:
     """(C,) int64, pixels of each class."""
 
 
-def encode_image(image: np.ndarray) -> EncodedImage:
-    """All of packing grey values (H, W) that needs no file; safe to call from several threads, as is the other."""
-    return EncodedImage(
-        chunks=_chunks(image.astype(image.dtype.newbyteorder("<"), copy=False), image.shape),
-        sha256=pixels_sha256(image),
-        grey_min=float(image.min()),
-        grey_max=float(image.max()),
-    )
+def encode_image(image: np.ndarray) -> tuple[np.ndarray, GreyValues]:
+    """Chunks of grey values (H, W), (chunks, height, width) in little-endian order, and what is to be known of them."""
+    chunks = _chunks(image.astype(image.dtype.newbyteorder("<"), copy=False), image.shape)
+    return chunks, GreyValues(sha256=pixels_sha256(image), least=float(image.min()), largest=float(image.max()))
 
 
 def encode_label(label: np.ndarray, values: np.ndarray) -> EncodedLabel | None:

@@ -10,18 +10,18 @@ from pathlib import Path
 import numpy as np
 
 from hpcseg.data import store
-from hpcseg.data.ahead import ahead
-from hpcseg.data.encode import EncodedLabel, encode_image, encode_label, pixels_sha256
+from hpcseg.data.pairs import MOST_CLASSES, Packing, Pair, hash_pair, label_values
+from hpcseg.data.spread import spread
 from hpcseg.data.tiff import Page, check_images, find_pages, pair
 from hpcseg.data.writer import create
 from hpcseg.errors import ConfigError, DatasetError
 from hpcseg.memory import keep_freed_memory
 
-_Pair = tuple[Page, Page]
-_MOST_CLASSES = 256
 _LARGEST_LABEL = int(np.iinfo(np.int64).max)  # class values are kept as int64
-_LABELS_LOOKED_AT = 32
+_LABEL_STEP, _MOST_LABELS_LOOKED_AT = 16, 32
 _BYTES_IN_FLIGHT = 256 * 2**20
+_MOST_PROCESSES = 8  # of 70 MB without a slice; together they keep more than one disk busy
+_PIXELS_PER_PROCESS = 2**24  # what is done by the time that a process has started
 
 
 def pack(
@@ -42,15 +42,15 @@ def pack(
         HpcsegError: the output cannot be written; nothing is left under its name then.
     """
     keep_freed_memory()
-    pairs = _find_pairs(images, labels)
+    pairs = find_pairs(images, labels)
     if os.path.exists(output) and any(page.path.samefile(output) for pages in pairs for page in pages):
         raise ConfigError(f"{output} is one of the slices or labels to pack. Write elsewhere with --output.")
     # Classes are known only when all labels were seen, and reading all of them first takes long. So what a few labels
     # have is taken for all there is; a slice that has more shows itself, and only then the rest is looked at.
-    few = pairs[:: -(-len(pairs) // _LABELS_LOOKED_AT)]
-    values = _label_values(few)
+    few = pairs[:: max(_LABEL_STEP, -(-len(pairs) // _MOST_LABELS_LOOKED_AT))]
+    values = _all_values(few)
     if len(values) < 2:
-        values = _label_values(pairs)
+        values = _all_values(pairs)
         if len(values) < 2:
             folder = pairs[0][1].path.parent
             raise DatasetError(f"All labels in {folder} have the one value {values[0]}; classes need two.")
@@ -58,7 +58,7 @@ def pack(
         _write(pairs, values, output, command=command, on_slice=on_slice)
     except _UnknownLabelError:
         try:
-            _write(pairs, _label_values(pairs), output, command=command, on_slice=on_slice)
+            _write(pairs, _all_values(pairs), output, command=command, on_slice=on_slice)
         except _UnknownLabelError as error:
             page = error.page
             raise DatasetError(f"{page.path}: {page.name} was changed while it was packed. Pack again.") from None
@@ -72,7 +72,7 @@ class _UnknownLabelError(Exception):
 
 
 def _write(
-    pairs: list[_Pair],
+    pairs: list[Pair],
     values: np.ndarray,
     output: Path,
     *,
@@ -81,18 +81,12 @@ def _write(
 ) -> None:
     """Write the whole file, if labels have these values and no others; raises _UnknownLabelError otherwise."""
     first = pairs[0][0]
-
     with create(output, slices=len(pairs), shape=(first.shape[0], first.shape[1]), dtype=first.dtype) as writer:
-
-        def work(index: int) -> EncodedLabel:
-            image, label = _read_pair(pairs[index])
-            if (encoded := encode_label(label, values)) is None:
-                raise _UnknownLabelError(pairs[index][1])
-            writer.add_image(index, encode_image(image))
-            return encoded
-
-        for done, label in enumerate(ahead(work, range(len(pairs)), at_most=_at_once(pairs[0])), start=1):
-            writer.add_label(label)
+        packed = spread(Packing(writer.images, values), list(enumerate(pairs)), processes=processes_for(pairs))
+        for done, ((_, page), (grey, label)) in enumerate(zip(pairs, packed, strict=True), start=1):
+            if label is None:
+                raise _UnknownLabelError(page)
+            writer.add(grey, label)
             on_slice(done, len(pairs))
         writer.finish(
             numbers=[image.number for image, _ in pairs],
@@ -124,7 +118,7 @@ def is_packed(
         info = store.read_info(output)
     except DatasetError:
         return False
-    pairs = _find_pairs(images, labels)
+    pairs = find_pairs(images, labels)
     image, label = pairs[0]
     numbers = [page.number for page, _ in pairs]
     if (numbers, image.shape, image.dtype.name, label.dtype.name) != (
@@ -135,7 +129,7 @@ def is_packed(
     ):
         return False
     packed = zip(info.image_sha256, info.label_sha256, strict=True)
-    found = ahead(_hash_pair, pairs, at_most=_at_once(pairs[0]))
+    found = spread(hash_pair, pairs, processes=processes_for(pairs))
     for done, (hashes, wanted) in enumerate(zip(found, packed, strict=True), start=1):
         if hashes != wanted:
             return False
@@ -143,30 +137,31 @@ def is_packed(
     return True
 
 
-def _find_pairs(images: Path, labels: Path) -> list[_Pair]:
+def processes_for(pairs: list[Pair]) -> int:
+    """How many are worth their start, and have room for a slice as it was read, and once more while it is worked on."""
+    image, label = pairs[0]
+    pixels = math.prod(image.shape)
+    room = _BYTES_IN_FLIGHT // (2 * pixels * (image.dtype.itemsize + label.dtype.itemsize))
+    worth = len(pairs) * pixels // _PIXELS_PER_PROCESS
+    return min(len(os.sched_getaffinity(0)), _MOST_PROCESSES, room, worth)
+
+
+def find_pairs(images: Path, labels: Path) -> list[Pair]:
+    """Slices and their labels by ascending number; DatasetError for what cannot be packed, naming the files."""
     image_pages, label_pages = find_pages(images), find_pages(labels)
     check_images(image_pages)
     return pair(image_pages, label_pages)
 
 
-def _read_pair(pages: _Pair) -> tuple[np.ndarray, np.ndarray]:
-    return pages[0].read(), pages[1].read()
-
-
-def _hash_pair(pages: _Pair) -> tuple[str, str]:
-    image, label = _read_pair(pages)
-    return pixels_sha256(image), pixels_sha256(label)
-
-
-def _label_values(pairs: list[_Pair]) -> np.ndarray:
+def _all_values(pairs: list[Pair]) -> np.ndarray:
     """All values of these labels, ascending."""
     pages = [label for _, label in pairs]
     seen: set[int] = set()
-    for page, values in zip(pages, ahead(_distinct, pages, at_most=_at_once(pairs[0])), strict=True):
+    for page, values in zip(pages, spread(label_values, pages, processes=processes_for(pairs)), strict=True):
         seen.update(values)
-        if len(seen) > _MOST_CLASSES:
+        if len(seen) > MOST_CLASSES:
             raise DatasetError(
-                f"{page.path}: with {page.name} the labels have more than {_MOST_CLASSES} different values. "
+                f"{page.path}: with {page.name} the labels have more than {MOST_CLASSES} different values. "
                 "Labels hold one whole number per class; are these grey values?"
             )
     if max(seen) > _LARGEST_LABEL:
@@ -174,19 +169,3 @@ def _label_values(pairs: list[_Pair]) -> np.ndarray:
             f"Labels in {pages[0].path.parent} have the value {max(seen)}; at most {_LARGEST_LABEL} fits."
         )
     return np.array(sorted(seen), dtype=pages[0].dtype)
-
-
-def _distinct(page: Page) -> list[int]:
-    """The values of a label; of more than classes may be, some. Quicker than sorting the pixels, where they are few."""
-    left, found = page.read().ravel(), list[int]()
-    while left.size and len(found) <= _MOST_CLASSES:
-        found.append(int(left[0]))
-        left = left[left != left[0]]
-    return found
-
-
-def _at_once(pages: _Pair) -> int:
-    """How many slices may be in memory: a slice is there as it was read, and once more while it is worked on."""
-    image, label = pages
-    pixels = math.prod(image.shape)
-    return max(1, _BYTES_IN_FLIGHT // (2 * pixels * (image.dtype.itemsize + label.dtype.itemsize)))

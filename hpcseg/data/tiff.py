@@ -49,9 +49,12 @@ class Page:
         """
         try:
             with tifffile.TiffFile(self.path) as tif:
-                tif.filehandle.seek(self.offset)
-                # One thread: slices are read by several.
-                pixels = np.asarray(tifffile.TiffPage(tif, max(self.page, 0)).asarray(maxworkers=1))
+                page = tif.pages.first  # which is read with the file
+                if page.offset != self.offset:
+                    tif.filehandle.seek(self.offset)
+                    page = tifffile.TiffPage(tif, max(self.page, 0))
+                # One thread: slices are read by several threads or processes.
+                pixels = np.asarray(page.asarray(maxworkers=1))
         except Exception as error:  # tifffile and its codecs share no base class for damaged files
             raise DatasetError(
                 f"{self.path}: the pixels of {self.name} cannot be decoded ({first_line(error)})."

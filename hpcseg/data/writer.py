@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from hpcseg import __version__
-from hpcseg.data.encode import COMPRESSION_LEVEL, EncodedImage, EncodedLabel, chunk_shape
+from hpcseg.data.encode import COMPRESSION_LEVEL, EncodedLabel, GreyValues, chunk_shape
 from hpcseg.data.hdf5 import h5py
+from hpcseg.data.pairs import ImageRoom
 from hpcseg.data.store import (
     FORMAT,
     NUMBER_COLUMNS,
@@ -46,18 +47,18 @@ def create(path: Path, *, slices: int, shape: tuple[int, int], dtype: np.dtype) 
     with aside(path) as temporary, _Target(temporary) as target:
         target.try_out()
         with h5py.File(target, "w", libver=("v110", "v110")) as file:
-            yield Writer(file, target, slices, shape, dtype)
+            yield Writer(file, temporary, slices, shape, dtype)
         target.finish()
 
 
 class Writer:
     """Takes the slices of a new file, and then what they are called."""
 
-    def __init__(self, file: h5py.File, target: _Target, slices: int, shape: tuple[int, int], dtype: np.dtype) -> None:
+    def __init__(self, file: h5py.File, path: Path, slices: int, shape: tuple[int, int], dtype: np.dtype) -> None:
         self._file = file
-        self._target = target
         chunks = (1, *chunk_shape(shape))
-        self._first_image, self._image_bytes = _lay_out_images(file, (slices, *shape), chunks, dtype)
+        self.images = ImageRoom(path, *_lay_out_images(file, (slices, *shape), chunks, dtype))
+        """Where grey values go, past HDF5; in any order and by any process."""
         self._labels = file.create_dataset(
             "labels",
             (slices, *shape),
@@ -67,19 +68,15 @@ class Writer:
             compression_opts=COMPRESSION_LEVEL,
         )
         self._corners = [(y, x) for y in range(0, shape[0], chunks[1]) for x in range(0, shape[1], chunks[2])]
-        self._added_images: list[tuple[str, float, float]] = [("", 0.0, 0.0)] * slices
+        self._grey: list[GreyValues] = []
         self._added_labels: list[tuple[str, np.ndarray]] = []
 
-    def add_image(self, index: int, image: EncodedImage) -> None:
-        """Write the grey values of a slice; safe to call from several threads, in any order."""
-        self._target.write_at(self._first_image + index * self._image_bytes, image.chunks)
-        self._added_images[index] = (image.sha256, image.grey_min, image.grey_max)
-
-    def add_label(self, label: EncodedLabel) -> None:
-        """Append the label of the next slice; for one thread alone, as HDF5 is."""
-        index = len(self._added_labels)
+    def add(self, grey: GreyValues, label: EncodedLabel) -> None:
+        """Append the label of the next slice, and what is to be known of its grey values."""
+        index = len(self._grey)
         for corner, chunk in zip(self._corners, label.chunks, strict=True):
             self._labels.id.write_direct_chunk((index, *corner), chunk)
+        self._grey.append(grey)
         self._added_labels.append((label.sha256, label.class_counts))
 
     def finish(
@@ -102,17 +99,16 @@ class Writer:
             label_dtype: of the original labels.
             command: what the user typed, for the record.
         """
-        image_sha256, grey_min, grey_max = zip(*self._added_images, strict=True)
         label_sha256, counts = zip(*self._added_labels, strict=True)
         table = SliceTable(
             numbers=np.array(numbers, dtype=np.int64),
             image_names=tuple(image_names),
             label_names=tuple(label_names),
-            image_sha256=image_sha256,
+            image_sha256=tuple(grey.sha256 for grey in self._grey),
             label_sha256=label_sha256,
             class_counts=np.array(counts, dtype=np.int64),
-            grey_min=np.array(grey_min),
-            grey_max=np.array(grey_max),
+            grey_min=np.array([grey.least for grey in self._grey]),
+            grey_max=np.array([grey.largest for grey in self._grey]),
         )
         group = self._file.create_group("table")
         for name in TEXT_COLUMNS:
@@ -212,13 +208,6 @@ class _Target(io.FileIO):
     def readinto(self, buffer: Any) -> int | None:
         self._drain()
         return super().readinto(buffer)
-
-    def write_at(self, offset: int, data: Any) -> None:
-        """Write past HDF5; raises the OSError itself."""
-        left = memoryview(data).cast("B")
-        while left:
-            written = os.pwrite(self.fileno(), left, offset)
-            left, offset = left[written:], offset + written
 
     def truncate(self, size: int | None = None) -> int:
         self._drain()

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hpcseg.data.ahead import ahead
 from hpcseg.errors import ConfigError, DatasetError
+from hpcseg.predict.ahead import ahead
 from hpcseg.predict.card import GreyHistogram, ModelCard
 from hpcseg.predict.volume import Volume
 

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from hpcseg.data.ahead import ahead
 from hpcseg.learn.precision import resolve_precision
 from hpcseg.learn.ranks import choose_device, read_environment
 from hpcseg.memory import keep_freed_memory
+from hpcseg.predict.ahead import ahead
 from hpcseg.predict.mapping import share_outside
 from hpcseg.predict.network import Answer, Network
 from hpcseg.predict.outcome import Journal, SliceResult

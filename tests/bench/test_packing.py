@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+
 import pytest
 import tifffile
 
@@ -17,11 +22,15 @@ def test_pack_takes_turns_with_decoding_writing_and_the_plain_loop(tmp_path, com
         assert stack.pages[0].compression.name == {
             "none": "NONE", "PackBits": "PACKBITS", "deflate": "ADOBE_DEFLATE", "JPEG XL": "JPEGXL"
         }[compression]  # fmt: skip
-    assert set(found["bytes_per_second"]) == {packing.OURS, packing.DECODE, packing.WRITE, packing.PLAIN}
+    everyone = {packing.OURS, packing.DECODE, packing.THREADS, packing.WRITE, packing.PLAIN}
+    assert set(found["bytes_per_second"]) == everyone
     assert all(rate > 0 for rate in found["bytes_per_second"].values())
     assert found["slower"] in (packing.DECODE, packing.WRITE)
     slower = found["bytes_per_second"][found["slower"]]
     assert found["against the slower"] == pytest.approx(found["bytes_per_second"][packing.OURS] / slower)
+    slower = min(found["bytes_per_second"][name] for name in (packing.THREADS, packing.WRITE))
+    by_threads = found["against the slower, decoding by threads"]
+    assert by_threads == pytest.approx(found["bytes_per_second"][packing.OURS] / slower)
     assert 20 < found["peak_memory_mib"] < 1000
 
     store.verify(tmp_path / "packed.h5", lambda *_: None)
@@ -39,3 +48,18 @@ def test_a_pack_that_fails_is_told_with_its_reason(tmp_path, monkeypatch):
     monkeypatch.setattr(packing, "_write_stacks", damaged)
     with pytest.raises(HpcsegError, match=r"failed in the bench: error: .*images.tif is not a readable TIFF"):
         packing.measure_packing(tmp_path, compression="none", slices=3, size=256, seconds=0.01, rounds=1)
+
+
+def test_memory_is_that_of_a_process_and_its_children():
+    fill = f"{sys.executable} -c 'import time; held = bytearray(50 * 2**20); print(flush=True); time.sleep(60)'"
+    parent = subprocess.Popen(["sh", "-c", f"{fill} & {fill} & wait"], stdout=subprocess.PIPE, process_group=0)
+    try:
+        parent.stdout.readline()
+        parent.stdout.readline()
+        peaks = packing._peaks(parent.pid)
+        assert len(peaks) == 3
+        assert 100 < sum(peaks.values()) / 2**10 < 200
+    finally:
+        os.killpg(parent.pid, signal.SIGKILL)
+        parent.communicate()
+    assert packing._peaks(parent.pid) == {}

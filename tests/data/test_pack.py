@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
-import time
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -13,8 +14,9 @@ import tifffile
 from slice_folder import hpcseg, write_image, write_label
 
 from hpcseg.data import store
-from hpcseg.data.pack import pack
+from hpcseg.data.pack import is_packed, pack, processes_for
 from hpcseg.data.tiff import Page
+from hpcseg.errors import DatasetError
 
 
 def test_pack_writes_what_info_then_verifies(good, output):
@@ -141,25 +143,65 @@ def test_slices_that_are_no_whole_number_of_chunks(tmp_path, output, shape):
     store.verify(output, lambda *_: None)
 
 
-def test_few_slices_are_in_memory_however_slow_the_disk_is(good, output, monkeypatch):
-    monkeypatch.setattr("hpcseg.data.pack._BYTES_IN_FLIGHT", 4 * 2 * 40 * 48 * (2 + 1))  # four slices
-    for number in range(4, 31):
-        write_image(good, number)
-        write_label(good, number)
-    begun, in_flight = [], []
-    read = Page.read
+@pytest.mark.parametrize(
+    ("slices", "edge", "wanted"),
+    [
+        (3, 40, 0),  # done before a process has started
+        (64, 512, 1),
+        (64, 2048, 8),
+        (64, 4096, 2),  # of 96 MiB with what they are worked on
+        (2, 16384, 0),  # one slice is more than may be in memory beside another
+    ],
+)
+def test_as_many_processes_as_are_worth_their_start_and_have_room(monkeypatch, slices, edge, wanted):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(64)))
+    image = Page(Path("a.tif"), -1, 1, 8, (edge, edge), np.dtype("u2"))
+    assert processes_for([(image, dataclasses.replace(image, dtype=np.dtype("u1")))] * slices) == wanted
 
-    def counted(page):
-        begun.append(page.path.parent.name)
-        return read(page)
 
-    def slow(done, _):
-        time.sleep(0.02)
-        in_flight.append(begun.count("data") - (done - 1))
+@pytest.fixture
+def several(monkeypatch):
+    """Lets pack start two processes for a few small slices."""
+    monkeypatch.setattr("hpcseg.data.pack.processes_for", lambda pairs: 2)
 
-    monkeypatch.setattr(Page, "read", counted)
-    pack(good / "data", good / "labels", output, command="test", on_slice=slow)
-    assert max(in_flight) == 4
+
+def test_several_processes_write_what_one_does(good, tmp_path, several):
+    for number in range(4, 12):
+        write_image(good, number, shape=(300, 200))
+        write_label(good, number, shape=(300, 200))
+    for number in (1, 2, 3):
+        write_image(good, number, shape=(300, 200))
+        write_label(good, number, shape=(300, 200), values=(0, number))
+    told = []
+    info = pack(
+        good / "data",
+        good / "labels",
+        tmp_path / "several.h5",
+        command="test",
+        on_slice=lambda done, total: told.append((done, total)),
+    )
+    store.verify(tmp_path / "several.h5", lambda *_: None)
+    assert told[-11:] == [(done, 11) for done in range(1, 12)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hpcseg.data.pack.processes_for", lambda pairs: 1)
+        alone = pack(good / "data", good / "labels", tmp_path / "one.h5", command="test")
+    assert info.data_sha256 == alone.data_sha256
+    assert is_packed(good / "data", good / "labels", tmp_path / "one.h5")
+    write_image(good, 11, shape=(300, 200), value=3)
+    assert not is_packed(good / "data", good / "labels", tmp_path / "one.h5")
+
+
+def test_a_damaged_slice_is_named_by_whichever_process_meets_it(good, output, several):
+    rng = np.random.default_rng(0)
+    tifffile.imwrite(good / "data" / "image2.tif", rng.integers(0, 9, (40, 48), dtype=np.uint16), compression="zlib")
+    content = bytearray((good / "data" / "image2.tif").read_bytes())
+    with tifffile.TiffFile(good / "data" / "image2.tif") as tif:
+        first = tif.pages[0].dataoffsets[0]
+    content[first : first + 40] = bytes(40)
+    (good / "data" / "image2.tif").write_bytes(content)
+    with pytest.raises(DatasetError, match=r"image2.tif: the pixels of image2.tif cannot be decoded"):
+        pack(good / "data", good / "labels", output, command="test")
+    assert list(output.parent.iterdir()) == []
 
 
 @pytest.mark.parametrize(

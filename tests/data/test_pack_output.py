@@ -101,13 +101,18 @@ def test_force_replaces_an_output_only_with_a_whole_one(good, output):
 
 
 # A limit on the size of a file stands for a disk that is full from the start, after some slices, and at the end.
+@pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("limit", [0, 8_000, 1_100_000, 2_200_000])
-def test_a_full_disk_ends_in_one_line_and_leaves_nothing(good, output, limit):
+def test_a_full_disk_ends_in_one_line_and_leaves_nothing(good, output, limit, processes):
     for number in (1, 2, 3):  # 720 kB each, 2.16 MB in all, and labels and tables beside
         write_image(good, number, shape=(600, 600))
         write_label(good, number, shape=(600, 600), values=np.random.default_rng(number).integers(0, 250, 360_000))
+    script = (
+        f"import hpcseg.data.pack as pack; pack.processes_for = lambda pairs: {processes};"
+        "from hpcseg.cli.app import main; main()"
+    )
     result = subprocess.run(
-        [sys.executable, "-m", "hpcseg", "pack", str(good), "-o", str(output)],
+        [sys.executable, "-c", script, "pack", str(good), "-o", str(output)],
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
         capture_output=True,
         text=True,
