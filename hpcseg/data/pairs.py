@@ -13,7 +13,7 @@ from hpcseg.data.tiff import Page
 
 MOST_CLASSES = 256
 Pair = tuple[Page, Page]
-_PIECE_BYTES = 2**20  # of 8 MiB at once, ext4 makes ten times the work
+_PIECE_BYTES = 2**20  # 8 MiB in one call took up to ten times as long on ext4
 
 
 @dataclass(frozen=True)

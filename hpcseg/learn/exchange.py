@@ -119,7 +119,7 @@ def connect(
     """Connect this rank with every other one; all ranks do it together.
 
     Args:
-        store: in which they leave their addresses.
+        store: in which they leave their addresses; it waits for them as long as it was told.
         rank: this one.
         world_size: how many there are.
         host: this node's name, as the other nodes know it.
@@ -135,7 +135,11 @@ def connect(
     with socket.create_server(("", 0), backlog=world_size) as listener:
         store.set(f"exchange-{rank}", json.dumps({"host": host, "port": listener.getsockname()[1], "token": token}))
         for peer in range(rank):
-            address = json.loads(store.get(f"exchange-{peer}"))
+            try:
+                address = json.loads(store.get(f"exchange-{peer}"))
+            except RuntimeError as error:  # torch's own, after the store's patience or when it is gone
+                reason = str(error).partition("\n")[0]
+                raise ConnectionError(f"Rank {rank} was told no address by rank {peer} ({reason}).") from None
             where = address["host"], address["port"]
             try:
                 peers[peer] = socket.create_connection(where, patience.total_seconds())

@@ -85,6 +85,13 @@ def test_a_rank_that_cannot_be_reached_or_does_not_knock_is_named():
         _connect(store, 0, 2, 0.2)
 
 
+def test_a_rank_that_ends_before_it_has_left_its_address_is_named():
+    store = dist.HashStore()
+    store.set_timeout(timedelta(seconds=0.2))
+    with pytest.raises(ConnectionError, match=r"Rank 1 was told no address by rank 0 \(.*[tT]imeout"):
+        _connect(store, 1, 2, 5)
+
+
 def test_who_else_knocks_is_sent_away(monkeypatch):
     monkeypatch.setattr(exchange, "_SECONDS_TO_GREET", 0.2)
     store = dist.HashStore()
