@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import tifffile
 
 
 def with_process(number):
@@ -36,3 +37,7 @@ def leave_a_trace(item):
 def wait_and_leave_a_trace(item):
     time.sleep(0.05)
     return leave_a_trace(item)
+
+
+def where_tifffile_is(_):
+    return tifffile.__file__

@@ -35,7 +35,7 @@ COMPRESSIONS = {"none": None, "PackBits": "packbits", "deflate": "zlib", "JPEG X
 is done where room is short. What decoding costs spans two orders of magnitude."""
 _HERE = "hpcseg.bench.packing"
 _PATCH, _PATCHES = 256, 4
-_BLOCK_BYTES = 2**20  # as pack does; more at once is slower
+_BLOCK_BYTES = 2**20  # as pack does
 _SECONDS_BETWEEN_LOOKS = 0.02
 
 
@@ -74,7 +74,7 @@ def measure_packing(
     }
     with started(contenders) as pieces:
         rates = take_turns(pieces, seconds=seconds, rounds=rounds)
-    slower, slower_by_threads = (min((decode, WRITE), key=rates.median) for decode in (DECODE, THREADS))
+    slower, slower_by_threads = (min((name, WRITE), key=rates.median) for name in (DECODE, THREADS))
     return {
         "slices": slices,
         "size": size,
@@ -173,31 +173,30 @@ def _write_stacks(folder: Path, *, compression: str, slices: int, size: int) -> 
 
 
 def _peak_memory(folder: Path) -> int:
-    """Memory of `hpcseg pack` on the stacks, MiB: the largest resident sets of its processes, added."""
+    """Memory of `hpcseg pack` on the stacks, MiB: the largest resident sets of processes that were there together."""
     images, labels = _stacks(folder)
     command = [sys.executable, "-m", "hpcseg", "pack", "--images", str(images), "--labels", str(labels)]
     with tempfile.TemporaryFile("w+") as stderr:
         process = subprocess.Popen(
             [*command, "--output", str(folder / "packed.h5"), "--force"], stdout=subprocess.DEVNULL, stderr=stderr
         )
-        peaks: dict[str, int] = {}
+        peak = 0
         while process.poll() is None:
-            peaks |= _peaks(process.pid)
+            peak = max(peak, sum(_peaks(process.pid)))
             time.sleep(_SECONDS_BETWEEN_LOOKS)
         if process.returncode:
             stderr.seek(0)
             raise HpcsegError(f"`hpcseg pack` failed in the bench: {stderr.read().strip()}")
-    return round(sum(peaks.values()) / 2**10)
+    return round(peak / 2**10)
 
 
-def _peaks(parent: int) -> dict[str, int]:
-    """Largest resident set so far of a process and its children, KiB."""
-    found = {}
-    # One that ends meanwhile was looked at before; the kernel keeps its largest size until then.
+def _peaks(parent: int) -> list[int]:
+    """Largest resident set so far of a process and of each of its children, KiB; without what ends meanwhile."""
+    found = []
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
         for process in (str(parent), *children):
             status = Path(f"/proc/{process}/status").read_text()
             if peak := re.search(r"VmHWM:\s+(\d+) kB", status):
-                found[process] = int(peak[1])
+                found.append(int(peak[1]))
     return found

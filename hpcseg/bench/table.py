@@ -75,7 +75,8 @@ def _pack(compressions: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield (
         f"| pack: MB of decoded pixels per second | {' | '.join(contenders)} "
-        "| pack / the slower of decode and write | decoding by threads | pack / plain loop | peak memory, MiB |"
+        "| pack / the slower of decode and write | pack / the slower of decode by threads and write "
+        "| pack / plain loop | peak memory, MiB |"
     )
     yield "|---" * (len(contenders) + 5) + "|"
     for compression, part in compressions.items():

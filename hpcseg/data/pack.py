@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from hpcseg.memory import keep_freed_memory
 _LARGEST_LABEL = int(np.iinfo(np.int64).max)  # class values are kept as int64
 _LABEL_STEP, _MOST_LABELS_LOOKED_AT = 16, 32
 _BYTES_IN_FLIGHT = 256 * 2**20
-_MOST_PROCESSES = 8  # of 70 MB without a slice; together they keep more than one disk busy
+_MOST_PROCESSES = 8  # of 40 MB without a slice; together they keep more than one disk busy
 _PIXELS_PER_PROCESS = 2**24  # what is done by the time that a process has started
 
 
@@ -82,12 +83,13 @@ def _write(
     """Write the whole file, if labels have these values and no others; raises _UnknownLabelError otherwise."""
     first = pairs[0][0]
     with create(output, slices=len(pairs), shape=(first.shape[0], first.shape[1]), dtype=first.dtype) as writer:
-        packed = spread(Packing(writer.images, values), list(enumerate(pairs)), processes=processes_for(pairs))
-        for done, ((_, page), (grey, label)) in enumerate(zip(pairs, packed, strict=True), start=1):
-            if label is None:
-                raise _UnknownLabelError(page)
-            writer.add(grey, label)
-            on_slice(done, len(pairs))
+        work = Packing(writer.images, values)
+        with contextlib.closing(spread(work, list(enumerate(pairs)), processes=processes_for(pairs))) as packed:
+            for done, ((_, page), (grey, label)) in enumerate(zip(pairs, packed, strict=True), start=1):
+                if label is None:
+                    raise _UnknownLabelError(page)
+                writer.add(grey, label)
+                on_slice(done, len(pairs))
         writer.finish(
             numbers=[image.number for image, _ in pairs],
             image_names=[image.name for image, _ in pairs],
@@ -129,11 +131,11 @@ def is_packed(
     ):
         return False
     packed = zip(info.image_sha256, info.label_sha256, strict=True)
-    found = spread(hash_pair, pairs, processes=processes_for(pairs))
-    for done, (hashes, wanted) in enumerate(zip(found, packed, strict=True), start=1):
-        if hashes != wanted:
-            return False
-        on_slice(done, len(pairs))
+    with contextlib.closing(spread(hash_pair, pairs, processes=processes_for(pairs))) as found:
+        for done, (hashes, wanted) in enumerate(zip(found, packed, strict=True), start=1):
+            if hashes != wanted:
+                return False
+            on_slice(done, len(pairs))
     return True
 
 
@@ -157,13 +159,14 @@ def _all_values(pairs: list[Pair]) -> np.ndarray:
     """All values of these labels, ascending."""
     pages = [label for _, label in pairs]
     seen: set[int] = set()
-    for page, values in zip(pages, spread(label_values, pages, processes=processes_for(pairs)), strict=True):
-        seen.update(values)
-        if len(seen) > MOST_CLASSES:
-            raise DatasetError(
-                f"{page.path}: with {page.name} the labels have more than {MOST_CLASSES} different values. "
-                "Labels hold one whole number per class; are these grey values?"
-            )
+    with contextlib.closing(spread(label_values, pages, processes=processes_for(pairs))) as found:
+        for page, values in zip(pages, found, strict=True):
+            seen.update(values)
+            if len(seen) > MOST_CLASSES:
+                raise DatasetError(
+                    f"{page.path}: with {page.name} the labels have more than {MOST_CLASSES} different values. "
+                    "Labels hold one whole number per class; are these grey values?"
+                )
     if max(seen) > _LARGEST_LABEL:
         raise DatasetError(
             f"Labels in {pages[0].path.parent} have the value {max(seen)}; at most {_LARGEST_LABEL} fits."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +12,11 @@ import numpy as np
 
 from hpcseg.data.encode import EncodedLabel, GreyValues, encode_image, encode_label, pixels_sha256
 from hpcseg.data.tiff import Page
+from hpcseg.files import begin_writing
 
 MOST_CLASSES = 256
 Pair = tuple[Page, Page]
-_PIECE_BYTES = 2**20  # 8 MiB in one call took up to ten times as long on ext4
+_PIECE_BYTES = 2**20  # one call for all of a large slice takes longer on ext4, up to ten times
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,20 @@ class ImageRoom:
     def write(self, index: int, chunks: np.ndarray) -> None:
         """Write a slice; raises OSError. Others may write other slices at the same time."""
         left, offset = chunks.data.cast("B"), self.first_byte + index * self.slice_bytes
-        with self.path.open("r+b", buffering=0) as file:
-            while left:
-                written = os.pwrite(file.fileno(), left[:_PIECE_BYTES], offset)
-                # Has the kernel begin to bring it to the disk, instead of all at once when everything is written.
-                os.posix_fadvise(file.fileno(), offset, written, os.POSIX_FADV_DONTNEED)
-                left, offset = left[written:], offset + written
+        while left:
+            written = os.pwrite(self._file.fileno(), left[:_PIECE_BYTES], offset)
+            begin_writing(self._file.fileno(), offset, written)
+            left, offset = left[written:], offset + written
+
+    @functools.cached_property
+    def _file(self) -> io.FileIO:
+        # Kept open, since closing a file on NFS waits until the server has all of it.
+        return self.path.open("r+b", buffering=0)
+
+    def close(self) -> None:
+        """Close the file if this process has written to it."""
+        if "_file" in vars(self):
+            self._file.close()
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,9 @@ def create(path: Path, *, slices: int, shape: tuple[int, int], dtype: np.dtype) 
     with aside(path) as temporary, _Target(temporary) as target:
         target.try_out()
         with h5py.File(target, "w", libver=("v110", "v110")) as file:
-            yield Writer(file, temporary, slices, shape, dtype)
+            writer = Writer(file, temporary, slices, shape, dtype)
+            with contextlib.closing(writer.images):
+                yield writer
         target.finish()
 
 
@@ -174,8 +176,7 @@ class _Target(io.FileIO):
     """The file that HDF5 writes through. Keeps the first error for `finish` and swallows what comes after it.
 
     HDF5 must not meet an error itself (full disk, quota): it cannot close such a file, and crashes at exit. And it
-    writes chunk by chunk: what lies one behind the other is gathered, since every call that the kernel answers makes
-    this thread queue for the interpreter again.
+    writes chunk by chunk: what lies one behind the other is gathered.
     """
 
     def __init__(self, path: Path) -> None:

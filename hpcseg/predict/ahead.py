@@ -1,4 +1,4 @@
-"""Work on a long list by a few threads, with a bounded part of it in memory. numpy and codecs let threads run."""
+"""Work on a long list by a few threads, for answers that are large: whole slices, a bounded part of them in memory."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """pack of a stack of 20 GB: bytes per second, and peak memory.
 
-    python results/bench/pack20.py FOLDER > results/bench/pack.json
+    python results/bench/pack20.py FOLDER > pack.json
 
 FOLDER needs 70 GB. What is measured, and against what: hpcseg/bench/packing.py.
 """

@@ -58,8 +58,8 @@ def test_memory_is_that_of_a_process_and_its_children():
         parent.stdout.readline()
         peaks = packing._peaks(parent.pid)
         assert len(peaks) == 3
-        assert 100 < sum(peaks.values()) / 2**10 < 200
+        assert 100 < sum(peaks) / 2**10 < 200
     finally:
         os.killpg(parent.pid, signal.SIGKILL)
         parent.communicate()
-    assert packing._peaks(parent.pid) == {}
+    assert packing._peaks(parent.pid) == []

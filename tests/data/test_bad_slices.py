@@ -188,7 +188,7 @@ def test_label_values_beyond_64_bits_are_refused(good, output):
 
 
 def test_a_label_that_changes_while_it_is_packed_is_refused(good, output):
-    for number in range(4, 41):  # more than are read ahead
+    for number in range(4, 41):  # of which the last is not among those looked at first
         write_image(good, number)
         write_label(good, number)
 

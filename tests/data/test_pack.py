@@ -107,7 +107,7 @@ def test_a_class_that_only_one_slice_has_is_a_class_of_all(good, output):
 
 
 def test_a_class_is_found_in_a_label_that_was_not_looked_at_first(good, output):
-    for number in range(4, 81):  # every third is looked at: 1, 4, 7, ...
+    for number in range(4, 81):  # every sixteenth is looked at: 1, 17, 33, ...
         write_image(good, number)
         write_label(good, number)
     write_label(good, 80, values=(0, 77))

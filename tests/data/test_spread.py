@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,15 +14,10 @@ from pathlib import Path
 
 import pytest
 import spread_work
+import tifffile
 
 from hpcseg.data.spread import spread
 from hpcseg.errors import HpcsegError
-
-
-@pytest.fixture(autouse=True)
-def importable(monkeypatch):
-    paths = [str(Path(spread_work.__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
 
 
 def wait_for(condition):
@@ -72,16 +70,66 @@ def test_an_error_of_the_work_arrives_in_its_turn(processes):
 
 def test_a_process_that_is_killed_is_an_error_that_says_so():
     answers = spread(spread_work.be_killed_at_seven, range(20), processes=2)
-    with pytest.raises(HpcsegError, match=r"was ended \(SIGKILL\). If the node ran out of memory"):
+    with pytest.raises(HpcsegError, match="was ended: SIGKILL; was there too little memory"):
+        list(answers)
+
+
+def test_a_process_that_is_killed_in_the_middle_of_an_answer_is_an_error_that_says_so(tmp_path):
+    answers = spread(spread_work.leave_a_trace, [(str(tmp_path), number) for number in range(40)], processes=2)
+    next(answers)
+    wait_for(lambda: len(list(tmp_path.iterdir())) == 3)  # 0 is taken, 1 and 2 wait for room in the pipes
+    time.sleep(0.5)
+    os.kill(next(int(path.name.partition("-")[2]) for path in tmp_path.glob("1-*")), signal.SIGKILL)
+    with pytest.raises(HpcsegError, match="was ended: SIGKILL"):
         list(answers)
 
 
 def test_a_process_that_cannot_start_is_an_error_that_says_so(monkeypatch, capfd):
-    monkeypatch.setenv("PYTHONPATH", "")
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if not Path(path, "spread_work.py").exists()])
     answers = spread(spread_work.with_process, range(20), processes=2)
-    with pytest.raises(HpcsegError, match=r"was ended \(exit code 1\)"):
+    with pytest.raises(HpcsegError, match="was ended: exit code 1; what it said is above"):
         list(answers)
     assert "No module named 'spread_work'" in capfd.readouterr().err
+
+
+def test_a_process_that_ends_before_it_has_heard_all_of_its_work_is_an_error_that_says_so(monkeypatch):
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    answers = spread(len, [bytes(2**20)] * 4, processes=2)  # more than fits into a pipe that nobody reads
+    with pytest.raises(HpcsegError, match="was ended: exit code 1"):
+        list(answers)
+
+
+def test_a_process_that_cannot_be_started_is_an_error_that_says_why(monkeypatch):
+    start = subprocess.Popen
+    started = []
+
+    def once(*arguments, **options):
+        if started:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        started.append(start(*arguments, **options))
+        return started[0]
+
+    monkeypatch.setattr(subprocess, "Popen", once)
+    answers = spread(spread_work.with_process, range(20), processes=2)
+    with pytest.raises(HpcsegError, match="cannot be started: Resource temporarily unavailable"):
+        next(answers)
+    assert started[0].returncode == -signal.SIGKILL
+
+
+def test_a_process_whose_parent_ends_while_it_tells_the_work_ends_without_a_word():
+    for told in (b"", pickle.dumps([1, 2, 3])[:-3]):
+        helper = subprocess.run(
+            [sys.executable, "-c", "from hpcseg.data.spread import help_out; help_out()", "[]", "1"],
+            input=told,
+            capture_output=True,
+        )
+        assert (helper.returncode, helper.stdout, helper.stderr) == (0, b"", b"")
+
+
+def test_processes_find_modules_where_their_parent_does_and_nowhere_else(tmp_path, monkeypatch):
+    (tmp_path / "tifffile.py").write_text("raise SystemExit('the one in the current folder')")
+    monkeypatch.chdir(tmp_path)
+    assert list(spread(spread_work.where_tifffile_is, range(2), processes=2)) == [tifffile.__file__] * 2
 
 
 def test_nothing_is_done_far_ahead_of_its_turn(tmp_path):
@@ -94,7 +142,7 @@ def test_nothing_is_done_far_ahead_of_its_turn(tmp_path):
     answers.close()
 
 
-def test_who_takes_no_more_ends_the_processes(tmp_path):
+def test_who_takes_no_more_ends_the_processes():
     answers = spread(spread_work.with_process, range(10_000), processes=2)
     by = {next(answers)[1] for _ in range(2)}
     answers.close()
@@ -104,7 +152,8 @@ def test_who_takes_no_more_ends_the_processes(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_processes_end_with_their_parent_whatever_ends_it(tmp_path, number):
     script = (
-        "import sys, spread_work; from hpcseg.data.spread import spread;"
+        f"import sys; sys.path[:] = {sys.path}; import spread_work;"
+        " from hpcseg.data.spread import spread;"
         "items = [(sys.argv[1], number) for number in range(10_000)];"
         "list(spread(spread_work.wait_and_leave_a_trace, items, processes=2))"
     )
