@@ -79,6 +79,6 @@ def begin_writing(file: int, offset: int, size: int) -> None:
         offset: of the first.
         size: how many.
     """
-    # posix_fadvise, which Python knows, does so too, but interrupts all cores of the node each time.
+    # posix_fadvise, which Python knows, does so too, but Linux then has other cores give up their page lists first.
     with contextlib.suppress(OSError, AttributeError):  # no such call outside of Linux
         ctypes.CDLL(None).sync_file_range(file, ctypes.c_int64(offset), ctypes.c_int64(size), _SYNC_FILE_RANGE_WRITE)
