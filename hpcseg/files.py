@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import uuid
@@ -12,8 +11,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 from hpcseg.errors import HpcsegError
-
-_SYNC_FILE_RANGE_WRITE = 2
 
 
 @contextlib.contextmanager
@@ -69,16 +66,3 @@ def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
     """Write a whole file with `replacing`."""
     with replacing(path, durable=durable) as file:
         file.write(content)
-
-
-def begin_writing(file: int, offset: int, size: int) -> None:
-    """Have the kernel begin to bring these bytes of a file to the disk, so that a flush at the end waits for little.
-
-    Args:
-        file: descriptor.
-        offset: of the first.
-        size: how many.
-    """
-    # posix_fadvise, which Python knows, does so too, but Linux then has other cores give up their page lists first.
-    with contextlib.suppress(OSError, AttributeError):  # no such call outside of Linux
-        ctypes.CDLL(None).sync_file_range(file, ctypes.c_int64(offset), ctypes.c_int64(size), _SYNC_FILE_RANGE_WRITE)

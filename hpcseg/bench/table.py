@@ -75,13 +75,13 @@ def _pack(compressions: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield (
         f"| pack: MB of decoded pixels per second | {' | '.join(contenders)} "
-        "| pack / the slower of decode and write | pack / the slower of decode by threads and write "
+        "| pack / the slower of decode and write | pack / the slower of decode and direct write "
         "| pack / plain loop | peak memory, MiB |"
     )
     yield "|---" * (len(contenders) + 5) + "|"
     for compression, part in compressions.items():
         rates = " | ".join(f"{rate / 1e6:.0f}" for rate in part["bytes_per_second"].values())
-        against = ("against the slower", "against the slower, decoding by threads", "against the plain loop")
+        against = ("against the slower", "against the slower, writing directly", "against the plain loop")
         ratios = " | ".join(f"{part[name]:.2f}" for name in against)
         yield f"| compression {compression} | {rates} | {ratios} | {part['peak_memory_mib']} |"
     yield ""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import io
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +10,10 @@ import numpy as np
 
 from hpcseg.data.encode import EncodedLabel, GreyValues, encode_image, encode_label, pixels_sha256
 from hpcseg.data.tiff import Page
-from hpcseg.files import begin_writing
+from hpcseg.direct import DirectFile, page_aligned
 
 MOST_CLASSES = 256
 Pair = tuple[Page, Page]
-_PIECE_BYTES = 2**20  # one call for all of a large slice takes longer on ext4, up to ten times
 
 
 @dataclass(frozen=True)
@@ -25,20 +22,24 @@ class ImageRoom:
 
     path: Path
     first_byte: int
-    slice_bytes: int
-
-    def write(self, index: int, chunks: np.ndarray) -> None:
-        """Write a slice; raises OSError. Others may write other slices at the same time."""
-        left, offset = chunks.data.cast("B"), self.first_byte + index * self.slice_bytes
-        while left:
-            written = os.pwrite(self._file.fileno(), left[:_PIECE_BYTES], offset)
-            begin_writing(self._file.fileno(), offset, written)
-            left, offset = left[written:], offset + written
+    grid: tuple[int, int, int, int]
+    """Of the chunks of a slice: rows, columns, height and width of each."""
+    dtype: np.dtype
+    """As in the file."""
 
     @functools.cached_property
-    def _file(self) -> io.FileIO:
+    def chunks(self) -> np.ndarray:
+        """For one slice, in the shape of `grid`: to be filled, then written."""
+        return page_aligned(self.grid, self.dtype)
+
+    def write(self, index: int) -> None:
+        """Write what is in `chunks`; raises OSError. Others may write other slices at the same time."""
+        self._file.write(self.chunks.data.cast("B"), self.first_byte + index * self.chunks.nbytes)
+
+    @functools.cached_property
+    def _file(self) -> DirectFile:
         # Kept open, since closing a file on NFS waits until the server has all of it.
-        return self.path.open("r+b", buffering=0)
+        return DirectFile(self.path)
 
     def close(self) -> None:
         """Close the file if this process has written to it."""
@@ -57,8 +58,8 @@ class Packing:
         """For a slice of this index."""
         index, (image, label) = item
         pixels, marked = image.read(), label.read()
-        chunks, grey = encode_image(pixels)
-        self.images.write(index, chunks)
+        grey = encode_image(pixels, self.images.chunks)
+        self.images.write(index)
         return grey, encode_label(marked, self.class_values)
 
 

@@ -1,7 +1,7 @@
 """The packed data set: one HDF5 file of full slices, labels as class indices, and what identifies them.
 
     /slices              (N, H, W) source dtype, little-endian, uncompressed, in chunks of one 128 x 128 tile
-    /labels              (N, H, W) uint8 class index, gzip
+    /labels              (N, H, W) uint8 class index, gzip, in chunks of whole rows
     /table/...           one row per slice: number, names, SHA-256 of pixels and of original labels, class counts,
                          lowest and highest grey value
     attributes           format, schema_version, class_values, full_scale, data_sha256, hpcseg_version, command, created

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from hpcseg import __version__
-from hpcseg.data.encode import COMPRESSION_LEVEL, EncodedLabel, GreyValues, chunk_shape
+from hpcseg.data.encode import COMPRESSION_LEVEL, EncodedLabel, GreyValues, chunk_grid, label_chunk_rows
 from hpcseg.data.hdf5 import h5py
 from hpcseg.data.pairs import ImageRoom
 from hpcseg.data.store import (
@@ -25,6 +25,7 @@ from hpcseg.data.store import (
     SliceTable,
     identity_sha256,
 )
+from hpcseg.direct import PAGE_BYTES
 from hpcseg.files import aside
 
 _TRIED_BYTES = 1_000_000
@@ -46,7 +47,7 @@ def create(path: Path, *, slices: int, shape: tuple[int, int], dtype: np.dtype) 
     """
     with aside(path) as temporary, _Target(temporary) as target:
         target.try_out()
-        with h5py.File(target, "w", libver=("v110", "v110")) as file:
+        with h5py.File(target, "w", libver=("v110", "v110"), **_alignment(shape, dtype)) as file:
             writer = Writer(file, temporary, slices, shape, dtype)
             with contextlib.closing(writer.images):
                 yield writer
@@ -58,26 +59,27 @@ class Writer:
 
     def __init__(self, file: h5py.File, path: Path, slices: int, shape: tuple[int, int], dtype: np.dtype) -> None:
         self._file = file
-        chunks = (1, *chunk_shape(shape))
-        self.images = ImageRoom(path, *_lay_out_images(file, (slices, *shape), chunks, dtype))
+        grid, label_rows = chunk_grid(shape), label_chunk_rows(shape)
+        dtype = dtype.newbyteorder("<")
+        first_byte = _lay_out_images(file, (slices, *shape), (1, *grid[2:]), dtype)
+        self.images = ImageRoom(path, first_byte, grid, dtype)
         """Where grey values go, past HDF5; in any order and by any process."""
         self._labels = file.create_dataset(
             "labels",
             (slices, *shape),
             dtype="u1",
-            chunks=chunks,
+            chunks=(1, label_rows, shape[1]),
             compression="gzip",
             compression_opts=COMPRESSION_LEVEL,
         )
-        self._corners = [(y, x) for y in range(0, shape[0], chunks[1]) for x in range(0, shape[1], chunks[2])]
         self._grey: list[GreyValues] = []
         self._added_labels: list[tuple[str, np.ndarray]] = []
 
     def add(self, grey: GreyValues, label: EncodedLabel) -> None:
         """Append the label of the next slice, and what is to be known of its grey values."""
         index = len(self._grey)
-        for corner, chunk in zip(self._corners, label.chunks, strict=True):
-            self._labels.id.write_direct_chunk((index, *corner), chunk)
+        for number, chunk in enumerate(label.chunks):
+            self._labels.id.write_direct_chunk((index, number * self._labels.chunks[1], 0), chunk)
         self._grey.append(grey)
         self._added_labels.append((label.sha256, label.class_counts))
 
@@ -142,10 +144,17 @@ class Writer:
         )
 
 
-def _lay_out_images(
-    file: h5py.File, shape: tuple[int, int, int], chunks: tuple[int, int, int], dtype: np.dtype
-) -> tuple[int, int]:
-    """Where in the file the first slice goes, and bytes per slice.
+def _alignment(shape: tuple[int, int], dtype: np.dtype) -> dict[str, int]:
+    """Has the grey values begin with a page of the file, as direct writes want it, if their chunks are whole pages."""
+    chunk_bytes = math.prod(chunk_grid(shape)[2:]) * dtype.itemsize
+    # Chunks of another size would each begin with a page, and not lie one behind the other.
+    if chunk_bytes % PAGE_BYTES:
+        return {}
+    return {"alignment_threshold": chunk_bytes, "alignment_interval": PAGE_BYTES}
+
+
+def _lay_out_images(file: h5py.File, shape: tuple[int, int, int], chunks: tuple[int, int, int], dtype: np.dtype) -> int:
+    """Where in the file the first slice goes.
 
     Room for all chunks is taken at once, which lets them lie one behind the other, row by row and slice by slice. So a
     slice can be written in one go instead of chunk by chunk.
@@ -154,14 +163,14 @@ def _lay_out_images(
     plan.set_chunk(chunks)
     plan.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     plan.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    kind = h5py.h5t.py_create(dtype.newbyteorder("<"), logical=True)
+    kind = h5py.h5t.py_create(dtype, logical=True)
     h5py.h5d.create(file.id, b"slices", kind, h5py.h5s.create_simple(shape), plan)
     images = file["slices"].id
     grid = [-(-length // edge) for length, edge in zip(shape, chunks, strict=True)]
     corner = tuple((length - 1) * edge for length, edge in zip(grid, chunks, strict=True))
     first, last = images.get_chunk_info_by_coord((0, 0, 0)), images.get_chunk_info_by_coord(corner)
     assert last.byte_offset == first.byte_offset + (math.prod(grid) - 1) * first.size
-    return first.byte_offset, grid[1] * grid[2] * first.size
+    return int(first.byte_offset)
 
 
 def _full_scale(dtype: np.dtype, table: SliceTable) -> float:
