@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import os
@@ -104,6 +105,12 @@ def test_a_write_that_was_cut_short_is_gone_on_with(tmp_path, pixels, calls, mon
     assert _write(tmp_path / "file", (pixels, 0)) == pixels.tobytes()
     assert calls[0]  # and what is left begins within a page
     assert not any(calls[2:])
+
+
+def test_without_sync_file_range_the_flush_does_it_all(tmp_path, pixels, monkeypatch):
+    monkeypatch.setattr(os, "major", lambda device: 0)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: object())  # macOS
+    assert _write(tmp_path / "file", (pixels, 0)) == pixels.tobytes()
 
 
 def test_a_full_disk_is_the_callers_to_tell(tmp_path, pixels, monkeypatch):

@@ -26,9 +26,11 @@ from hpcseg.cli.status import status
 from hpcseg.cli.train import train
 from hpcseg.errors import HpcsegError
 
+_STOPPED = 130  # as a shell says of a program that Ctrl-C has ended
+
 
 class ErrorsAsText(typer.core.TyperGroup):
-    """Ends a command that meets an HpcsegError with one line on stderr and the error's exit code."""
+    """Ends a command that meets an HpcsegError, or Ctrl-C, with one line on stderr and an exit code that says so."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; see the class. The context is click's, which typer brings in one form or another."""
@@ -36,6 +38,8 @@ class ErrorsAsText(typer.core.TyperGroup):
             return super().invoke(ctx)
         except HpcsegError as error:
             code, text = error.exit_code, str(error)
+        except KeyboardInterrupt:
+            code, text = _STOPPED, "stopped"
         except BrokenPipeError:
             raise
         except OSError as error:

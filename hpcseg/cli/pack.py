@@ -38,13 +38,14 @@ def pack(
     from hpcseg.data.pack import pack as pack_slices
     from hpcseg.data.store import read_info
     from hpcseg.runs.provenance import command_line
+    from hpcseg.signals import like_ctrl_c
 
     images = images or (folder / "data" if folder else None)
     labels = labels or (folder / "labels" if folder else None)
     if images is None or labels is None:
         raise ConfigError("Name the folder that holds data/ and labels/, or give both --images and --labels.")
     there = output.exists() and not force
-    with console.progress_bar() as progress:
+    with like_ctrl_c(), console.progress_bar() as progress:
         task = progress.add_task("Comparing slices" if there else "Packing slices", total=None)
 
         def on_slice(done: int, total: int) -> None:

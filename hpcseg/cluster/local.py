@@ -6,15 +6,12 @@ since the executor calls every ended process finished.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-import signal
 import subprocess
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +23,7 @@ from hpcseg.cluster.worker import CellTask
 from hpcseg.errors import ConfigError, IncompleteError
 from hpcseg.runs.grid import Cell
 from hpcseg.runs.record import RunFolder, read_json
+from hpcseg.signals import like_ctrl_c
 
 EventKind = Literal["started", "progress", "finished", "failed", "busy"]
 OnEvent = Callable[[EventKind, Cell, dict[str, Any]], None]
@@ -107,7 +105,7 @@ def run_locally(
     waiting = deque(cells)
     running: dict[int, _Running] = {}
     summary = Summary()
-    with _signals_like_ctrl_c():
+    with like_ctrl_c():
         try:
             while waiting or running:
                 for slot, gpus in enumerate(slots):
@@ -183,32 +181,6 @@ def _end(jobs: Sequence[submitit.Job[str]]) -> None:
     deadline = time.monotonic() + _SECONDS_TO_END
     while time.monotonic() < deadline and not all(job.done() for job in jobs):
         time.sleep(0.1)
-
-
-@contextlib.contextmanager
-def _signals_like_ctrl_c() -> Iterator[None]:
-    """SIGTERM and SIGHUP as KeyboardInterrupt, unless the caller has other plans with them (nohup).
-
-    A script's `hpcseg grid &` ignores SIGINT. Programs that it starts would inherit that, and could not be ended.
-    """
-    inherited = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    taken = [number for number, handler in inherited.items() if handler is signal.SIG_DFL]
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    for number in taken:
-        signal.signal(number, signal.default_int_handler)
-    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    if ignored:
-        # As deaf as before, but a handler, unlike SIG_IGN, does not outlive the start of another program.
-        signal.signal(signal.SIGINT, lambda *_: None)
-    try:
-        yield
-    finally:
-        for number in taken:
-            signal.signal(number, signal.SIG_DFL)
-        if ignored:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _conclude(current: _Running, summary: Summary, on_event: OnEvent) -> bool:

@@ -23,7 +23,8 @@ _LABEL_STEP, _MOST_LABELS_LOOKED_AT = 16, 32
 _BYTES_IN_FLIGHT = 256 * 2**20
 _MOST_PROCESSES = 8  # of 40 MB without a slice; together they keep more than one disk busy
 _PIXELS_PER_PROCESS = 2**24  # what is done by the time that a process has started
-_LONG = 16  # times that much for every core
+_LONG = 16  # times that much for every core, and so many more are worth it
+_WAITING = 2
 
 
 def pack(
@@ -147,8 +148,8 @@ def processes_for(pairs: list[Pair]) -> int:
     room = _BYTES_IN_FLIGHT // (2 * pixels * (image.dtype.itemsize + label.dtype.itemsize))
     worth = len(pairs) * pixels // _PIXELS_PER_PROCESS
     cores = len(os.sched_getaffinity(0))
-    # One more than cores, for the time that another waits for the disk.
-    wanted = cores + 1 if worth >= _LONG * cores else cores
+    # More than cores, for the time that one waits for what it reads and another for what it writes.
+    wanted = cores + _WAITING if worth >= _LONG * cores else cores
     return min(wanted, _MOST_PROCESSES, room, worth)
 
 

@@ -172,7 +172,7 @@ def test_slices_whose_chunks_are_whole_pages_lie_on_pages(tmp_path, output, edge
         (64, 64, 4096, 2),  # of 96 MiB with what they are worked on
         (64, 2, 16384, 0),  # one slice is more than may be in memory beside another
         (2, 64, 2048, 2),
-        (2, 128, 2048, 3),  # long enough for one that works while another writes
+        (2, 128, 2048, 4),  # long enough for some that work while others wait for the disk
     ],
 )
 def test_as_many_processes_as_are_worth_their_start_and_have_room(monkeypatch, cores, slices, edge, wanted):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -98,6 +99,35 @@ def test_force_replaces_an_output_only_with_a_whole_one(good, output):
     write_image(good, 3, value=2000)
     assert hpcseg("pack", good, "-o", output, "--force").exit_code == 0
     assert store.read_info(output).grey_max.tolist() == [1049, 1049, 2049]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_whoever_stops_it_leaves_nothing_of_a_new_file_and_all_of_the_old_one(good, output, number, processes):
+    output.write_bytes(b"the old one")
+    script = (
+        "import time; import hpcseg.data.pack as pack; from hpcseg.data.writer import Writer;"
+        f"pack.processes_for = lambda pairs: {processes};"
+        "add = Writer.add;"
+        "Writer.add = lambda *given: (add(*given), print('one is packed', flush=True), time.sleep(60));"
+        "from hpcseg.cli.app import main; main()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, "pack", good, "-o", output, "--force"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(
+            number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        ),
+    ) as process:
+        assert process.stdout.readline() == "one is packed\n"
+        assert len(list(output.parent.iterdir())) == 2
+        process.send_signal(number)
+        _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (130, "error: stopped\n")
+    assert list(output.parent.iterdir()) == [output]
+    assert output.read_bytes() == b"the old one"
 
 
 # A limit on the size of a file stands for a disk that is full from the start, after some slices, and at the end.
