@@ -157,7 +157,13 @@ def test_processes_end_with_their_parent_whatever_ends_it(tmp_path, number):
         "items = [(sys.argv[1], number) for number in range(10_000)];"
         "list(spread(spread_work.wait_and_leave_a_trace, items, processes=2))"
     )
-    parent = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stderr=subprocess.PIPE, text=True)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)],
+        stderr=subprocess.PIPE,
+        text=True,
+        # Tests that a shell has started behind & ignore Ctrl-C, and so would what they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     wait_for(lambda: len(list(tmp_path.iterdir())) >= 4)
     by = {int(path.name.partition("-")[2]) for path in tmp_path.iterdir()}
     assert len(by) == 2
