@@ -77,9 +77,9 @@ class Writer:
 
     def add(self, grey: GreyValues, label: EncodedLabel) -> None:
         """Append the label of the next slice, and what is to be known of its grey values."""
-        index = len(self._grey)
+        index, rows = len(self._grey), self._labels.chunks[1]
         for number, chunk in enumerate(label.chunks):
-            self._labels.id.write_direct_chunk((index, number * self._labels.chunks[1], 0), chunk)
+            self._labels.id.write_direct_chunk((index, number * rows, 0), chunk)
         self._grey.append(grey)
         self._added_labels.append((label.sha256, label.class_counts))
 
