@@ -171,7 +171,7 @@ class Agreement:
         self._ranks = ranks
         self._wish = 0
         self._steps = self._left = 1
-        self._asked = time.monotonic()
+        self._asked: float | None = None
 
     def __call__(self, wish: int) -> int:
         """Called by every rank before each step; the answer is the same on all of them.
@@ -185,8 +185,9 @@ class Agreement:
         self._left -= 1
         if self._left:
             return 0
-        microseconds_per_step = int(1e6 * (time.monotonic() - self._asked) / self._steps)
-        agreed, slowest = self._ranks.largest_each([self._wish, microseconds_per_step])
+        # Before the first step nobody knows how long one takes.
+        seconds = _SECONDS_ALONE if self._asked is None else (time.monotonic() - self._asked) / self._steps
+        agreed, slowest = self._ranks.largest_each([self._wish, int(1e6 * seconds)])
         self._steps = self._left = max(1, min(_MOST_STEPS_ALONE, int(1e6 * _SECONDS_ALONE / max(1, slowest))))
         self._wish, self._asked = 0, time.monotonic()
         return agreed

@@ -44,6 +44,7 @@ class Watch:
         self._thread = threading.Thread(target=self._look, name="watch of the ranks", daemon=True)
 
     def __enter__(self) -> None:
+        self._store.add(f"alive/{self._rank}", 1)
         self._thread.start()
 
     def __exit__(
@@ -89,7 +90,7 @@ class Watch:
         for other, (before, missed) in signs.items():
             given = self._store.add(f"alive/{other}", 0)
             signs[other] = given, missed + 1 if given == before else 0
-            # One that still loads its libraries has not begun, so it is not silent.
+            # One that is still on its way here has not begun, so it is not silent.
             if self._store.add(f"ended/{other}", 0) or (given and signs[other][1] > _SIGNS_TO_MISS):
                 return other
         return None

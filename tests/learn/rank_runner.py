@@ -11,8 +11,13 @@ from pathlib import Path
 from typing import Any
 
 
-def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any, timeout: float = 240) -> list[Any]:
-    """`function(*arguments)` in each of `world_size` processes; their answers in the order of the ranks."""
+def run_ranks(
+    world_size: int, function: Callable[..., Any], *arguments: Any, timeout: float = 240, dies: int | None = None
+) -> list[Any]:
+    """`function(*arguments)` in each of `world_size` processes; their answers in the order of the ranks.
+
+    The rank `dies` is to end without an answer.
+    """
     context = multiprocessing.get_context("spawn")
     answers = context.SimpleQueue()
     launch = uuid.uuid4().hex
@@ -33,8 +38,9 @@ def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any, ti
         received[rank] = (good, answer)
     for rank, (good, answer) in sorted(received.items()):
         assert good, f"rank {rank} failed:\n{answer}"
-    assert len(received) == world_size and not alive, f"only ranks {sorted(received)} of {world_size} answered"
-    return [received[rank][1] for rank in range(world_size)]
+    expected = [rank for rank in range(world_size) if rank != dies]
+    assert sorted(received) == expected and not alive, f"ranks {sorted(received)} of {world_size} answered"
+    return [received[rank][1] for rank in expected]
 
 
 def _rank(

@@ -74,6 +74,32 @@ def test_losses_and_weights_of_more_ranks_agree_to_rounding(trained, ranks):
     assert sizes[0] == sizes[1], "the file holds the weights and nothing else"
 
 
+def _called_in_a_step(folder: Path) -> tuple[str, set[str]]:
+    """The type of what a step calls, and those of its batch normalisations."""
+    from hpcseg.learn import loop
+
+    found = []
+
+    class Step(loop.TrainStep):
+        def __init__(self, model, *rest, **named):
+            found.append(
+                (type(model).__name__, {type(m).__name__ for m in model.modules() if "Norm" in type(m).__name__})
+            )
+            super().__init__(model, *rest, **named)
+
+    loop.TrainStep = Step
+    assert run_cell_stage(folder, "train") == "finished"
+    return found[0]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "model", "norm"), [(1, "UNet", "BatchNorm2d"), (2, "DistributedDataParallel", "SyncBatchNorm")]
+)
+def test_several_ranks_call_torchs_own_ddp(tmp_path, tiny_dataset, ranks, model, norm):
+    cell = make_cell(tmp_path, tiny_dataset, epochs=1)
+    assert run_ranks(ranks, _called_in_a_step, cell.folder.path) == [(model, {norm})] * ranks
+
+
 def test_several_ranks_give_equal_confusion_matrices_for_equal_weights(trained, tmp_path, tiny_dataset):
     matrices = []
     for ranks in (1, 2, 3):

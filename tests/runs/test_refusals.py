@@ -16,8 +16,8 @@ from hpcseg.config import CellConfig, DataConfig, NeedsConfig, ReportConfig, Tra
 from hpcseg.data.store import read_info
 from hpcseg.errors import HpcsegError
 from hpcseg.jobfile import JobConfig
-from hpcseg.learn import checkpoint
-from hpcseg.learn.ranks import RankEnvironment, Ranks
+from hpcseg.learn import checkpoint, precision
+from hpcseg.learn.ranks import Ranks
 from hpcseg.runs import execute
 from hpcseg.runs.execute import run_cell
 from hpcseg.runs.grid import Cell, plan, read_grid, write_plan
@@ -62,8 +62,10 @@ def test_a_checkpoint_of_other_settings_is_refused(cell):
     assert run(cell, steps=1) == "stopped"
     planned = json.loads(cell.folder.config_file.read_text())
     change(cell.folder.config_file, train={**planned["train"], "learning_rate": 0.5})
-    with pytest.raises(HpcsegError, match=r"checkpoint\.pt belongs to other settings\. Delete it"):
+    differs = r"checkpoint\.pt is not of this cell: train\.learning_rate is 0\.001 there and 0\.5 here\."
+    with pytest.raises(HpcsegError, match=differs):
         run(cell)
+    assert cell.folder.checkpoint_file.exists(), "nothing is thrown away"
 
 
 def test_a_loss_that_is_no_number_ends_the_training_and_is_named(tmp_path, tiny_dataset):
@@ -73,6 +75,39 @@ def test_a_loss_that_is_no_number_ends_the_training_and_is_named(tmp_path, tiny_
         run(cell)
     assert not cell.folder.model_file.exists() and not cell.folder.training_file.exists()
     assert diagnose(cell, None, None, cancelled=False, logs={}).kind.name == "loss not finite"
+
+
+def test_a_loss_that_is_no_number_is_in_no_checkpoint(tmp_path, tiny_dataset, monkeypatch):
+    monkeypatch.setenv("HPCSEG_CHECKPOINT_SECONDS", "0")
+    cell = make_cell(tmp_path / "run", tiny_dataset, learning_rate=1e30, epochs=3, batch_size=1)
+    with pytest.raises(HpcsegError, match=r"The training loss became not finite \((sums|model\.\S+|optimizer\.\S+)\)"):
+        run(cell)
+    assert checkpoint.not_finite(checkpoint.load(cell.folder.checkpoint_file)) is None
+
+
+def test_a_training_goes_on_in_the_precision_that_it_began_in(tmp_path, tiny_dataset, monkeypatch):
+    for number, (first, then) in enumerate([("bf16", "fp32"), ("fp32", "bf16"), ("fp16", "bf16")]):
+        cell, other = (make_cell(tmp_path / f"{name}{number}", tiny_dataset, precision="auto") for name in ("a", "b"))
+        monkeypatch.setattr(precision, "resolve_precision", lambda wanted, device, first=first: first)
+        assert run(other) == "finished"
+        assert run(cell, steps=1) == "stopped"
+        monkeypatch.setattr(precision, "resolve_precision", lambda wanted, device, then=then: then)
+        assert run(cell) == "finished"
+        records = [json.loads(made.folder.training_file.read_text()) for made in (cell, other)]
+        assert [record["precision"] for record in records] == [first, first]
+        assert [start["precision"] for start in records[0]["starts"]] == [first, first]
+        assert records[0]["model_sha256"] == records[1]["model_sha256"]
+        assert run(cell, "evaluate") == "finished"
+        assert json.loads(cell.folder.evaluation_file.read_text())["precision"] == first
+
+
+def test_the_factor_of_a_scaled_loss_goes_on_as_it_was(tmp_path, tiny_dataset):
+    whole, cut = (make_cell(tmp_path / name, tiny_dataset, precision="fp16", epochs=4) for name in ("whole", "cut"))
+    assert run(whole) == "finished"
+    assert run(cut, steps=3) == "stopped"
+    assert checkpoint.load(cut.folder.checkpoint_file)["scaler"]["_growth_tracker"] == 3, "three steps were finite"
+    assert run(cut) == "finished"
+    assert cut.folder.metrics_file.read_bytes() == whole.folder.metrics_file.read_bytes()
 
 
 def test_code_that_changed_after_the_plan_is_refused(cell):
@@ -174,7 +209,7 @@ def test_ranks_that_read_different_checkpoints_do_not_train_on(cell, monkeypatch
             return int(value) + (value < 0)
 
     assert run(cell, steps=1) == "stopped"
-    monkeypatch.setattr(execute, "join", lambda *_: _entered(Disagreeing(RankEnvironment(), torch.device("cpu"), None)))
+    monkeypatch.setattr(execute, "join", lambda *_: _entered(Disagreeing()))
     with pytest.raises(HpcsegError, match="The ranks read different checkpoints"):
         run(cell)
 

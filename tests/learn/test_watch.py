@@ -1,0 +1,72 @@
+"""A rank that dies, fails or hangs ends the others within a minute, and they say which it was."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from rank_runner import _rank, run_ranks
+
+SECONDS = 60
+
+
+def _what_the_others_say(folder: Path, trouble: str) -> str | None:
+    from hpcseg.errors import HpcsegError
+    from hpcseg.learn.ranks import join, read_environment
+
+    try:
+        with join(read_environment(), folder) as ranks:
+            ranks.wait()
+            if ranks.rank == 1:
+                if trouble == "killed":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                raise HpcsegError("rank 1 has no disk left")
+            # In the middle of a step, whose exchange the other never enters.
+            ranks.sum_(torch.zeros(1000))
+    except (ConnectionError, HpcsegError) as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize(("trouble", "dies"), [("killed", 1), ("failed", None)])
+def test_a_rank_that_ends_is_named_by_all_others(tmp_path, trouble, dies):
+    started = time.monotonic()
+    said = run_ranks(3, _what_the_others_say, tmp_path, trouble, dies=dies)
+    assert time.monotonic() - started < SECONDS
+    if trouble == "failed":
+        assert said.pop(1) == "rank 1 has no disk left"
+    assert said == [f"Rank 1 has ended before rank {rank} was done. Its log says why." for rank in (0, 2)]
+
+
+def _waits_where_python_cannot_interrupt(folder: Path) -> None:
+    from hpcseg.learn import watch
+    from hpcseg.learn.ranks import join, read_environment
+
+    watch._SECONDS_PER_SIGN, watch._SECONDS_TO_LEAVE = 0.5, 1.0
+
+    with join(read_environment(), folder) as ranks:
+        ranks.wait()
+        if ranks.rank == 1:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        time.sleep(10 * SECONDS)
+
+
+def test_a_rank_that_waits_for_a_silent_one_is_ended(tmp_path, capfd):
+    context = multiprocessing.get_context("spawn")
+    answers = context.SimpleQueue()
+    arguments = ("silent", answers, _waits_where_python_cannot_interrupt, (tmp_path,))
+    waiting, silent = (context.Process(target=_rank, args=(rank, 2, *arguments)) for rank in (0, 1))
+    started = time.monotonic()
+    for process in (waiting, silent):
+        process.start()
+    waiting.join(2 * SECONDS)
+    took = time.monotonic() - started
+    silent.kill()
+    silent.join()
+    assert waiting.exitcode == 1 and took < SECONDS + 15, "the libraries of both are loaded first"
+    assert "error: Rank 1 has ended before rank 0 was done" in capfd.readouterr().err
