@@ -225,7 +225,7 @@ def join(environment: RankEnvironment, folder: Path) -> Iterator[Ranks]:
             _refuse_shared_gpu(store, rank, world_size, device)
         dist.init_process_group(
             # Small things between ranks are on the CPU, whatever device they compute on.
-            "cpu:gloo,cuda:nccl" if on_gpu else "cpu:gloo",
+            "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
             store=store,
             rank=rank,
             world_size=world_size,
