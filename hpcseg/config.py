@@ -165,6 +165,8 @@ class EvaluateConfig:
     """Upper end of the uniform distribution of sigma in that set, in counts."""
     whole_slices: bool = False
     """Segment the whole slices that test tiles come from as well (Figure 9), without noise."""
+    tile: int = 0
+    """Edge in pixels of the overlapping tiles that these are cut into; 0: not at all, or what fits into memory."""
     examples: bool = False
     """Keep some pictures for Figures 1, 4, 5, 6, 8 and 9: test tiles, and with `whole_slices` a slice."""
     seed: int = 0
@@ -183,6 +185,7 @@ class EvaluateConfig:
             _check("gaussian" not in others, "evaluate.other_noise", self.other_noise, rule)
         _check(0 <= self.mixed_fraction < 1, "evaluate.mixed_fraction", self.mixed_fraction, "0, or a share below 1")
         _check(self.mixed_sigma_max > 0, "evaluate.mixed_sigma_max", self.mixed_sigma_max, "above 0 counts")
+        _check(self.tile >= 0, "evaluate.tile", self.tile, "0, or an edge in pixels")
         _check(self.seed >= 0, "evaluate.seed", self.seed, "0 or more")
 
     def sigmas(self) -> tuple[float, ...]:

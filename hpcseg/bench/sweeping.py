@@ -16,7 +16,7 @@ from hpcseg.bench.plain import TilesOnDisk, plain_evaluation
 from hpcseg.bench.training import network, plain_network, settings, synchronise
 from hpcseg.config import DataConfig, NoiseLevel
 from hpcseg.data.batches import EVALUATION_CHUNK, NoisyTestSet, TileSet, open_source, test_set
-from hpcseg.learn.evaluate import folded, sweep
+from hpcseg.learn.evaluate import Sweep, folded
 from hpcseg.learn.precision import autocast, resolve_precision, to_device
 from hpcseg.learn.ranks import choose_device, join, read_environment
 
@@ -55,15 +55,10 @@ def our_piece(data: str, width: int) -> Iterator[Piece]:
 
         def work(tiles: NoisyTestSet, times: int) -> None:
             for _ in range(times):
-                sweep(
-                    model,
-                    tiles,
-                    _LEVELS,
-                    classes=source.classes,
-                    precision=precision,
-                    ranks=ranks,
-                    on_chunk=lambda *_: False,
-                )
+                sweep = Sweep(model, tiles, _LEVELS, classes=source.classes, precision=precision)
+                for number in range(len(sweep)):
+                    sweep.count(number)
+            synchronise(ranks.device)
 
         def piece(steps: int) -> float:
             some = slice(0, steps * EVALUATION_CHUNK)

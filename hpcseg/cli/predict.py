@@ -71,8 +71,9 @@ def predict(
         typer.Option(min=1, help="Edge of overlapping tiles.", show_default="whole slices if they fit"),
     ] = None,
     precision: Annotated[
-        Literal["auto", "fp32", "bf16"], typer.Option(help="bf16 where the hardware multiplies in it, or as named.")
-    ] = "auto",
+        Literal["fp32", "bf16"] | None,
+        typer.Option(help="Of the convolutions.", show_default="the training's, as its evaluation was counted"),
+    ] = None,
     run: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="the newest in runs/")] = None,
     data: Annotated[
         Path | None, typer.Option(help="The packed data set of a cell, should it have moved.", show_default=False)
@@ -100,8 +101,8 @@ def predict(
     throttle: Annotated[int | None, typer.Option(help="Parts that may run at once.", rich_help_panel=_SLURM)] = None,
 ) -> None:
     """Segment a volume: labels under the input's names, phase fractions as a table. The same command goes on."""
-    from hpcseg.predict.network import Wishes
     from hpcseg.predict.request import Request
+    from hpcseg.segment.network import Wishes
 
     request = Request(
         models=(_find_model(model, run), *(path for name in ensemble or () for path in _find_models(name, run))),

@@ -24,7 +24,8 @@ def leftovers(status: RunStatus, chosen: Collection[str] | None = None) -> Itera
     run, booked = status.run, status.ledger
     wanted = None if chosen is None else frozenset(chosen)
     alive = {cell.cell for cell in status.status} - set(status.failures)
-    alive -= {cell.id for cell in status.cells if cell.evaluated()}
+    evaluated = {cell.id for cell in status.cells if cell.evaluated()}
+    alive -= evaluated
     waiting = [job.job_id for (cell_id, _), job in booked.jobs.items() if cell_id in alive]
     # A report job may still wait for them. 123_4_submitted.pkl is of task 4 of job 123: all of an array goes together.
     in_use = {job_id.split("_")[0] for job_id in (*waiting, *booked.reports[-1:])}
@@ -37,6 +38,9 @@ def leftovers(status: RunStatus, chosen: Collection[str] | None = None) -> Itera
     for folder in run.cell_folders():
         if wanted is not None and folder.id not in wanted:
             continue
+        if folder.id in evaluated and folder.evaluation_checkpoint_file.exists():
+            # The evaluation takes it away itself, unless it is killed between its record and that.
+            yield folder.evaluation_checkpoint_file
         yield from (path for path in sorted(folder.path.glob(".*")) if _ASIDE.fullmatch(path.name) and _is_old(path))
 
 

@@ -17,7 +17,7 @@ from hpcseg.cluster.ledger import Booked, Ledger
 from hpcseg.cluster.logs import Logs, find_logs
 from hpcseg.cluster.scheduler import JobState
 from hpcseg.errors import IncompleteError
-from hpcseg.learn.metrics import accuracy
+from hpcseg.metrics import accuracy
 from hpcseg.runs.grid import Cell, planned_cells, read_plan
 from hpcseg.runs.record import RunFolder, read_json, read_lines
 

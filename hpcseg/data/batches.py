@@ -206,7 +206,7 @@ def _with_noise(
 
 
 def _normalised(counts: np.ndarray, full_scale: float, device: torch.device) -> torch.Tensor:
-    images = torch.from_numpy(counts.astype(np.float32, copy=False) / np.float32(full_scale))
+    images = torch.from_numpy(store.normalised(counts, full_scale))
     return images.unsqueeze(1).to(device)
 
 

@@ -76,6 +76,11 @@ class DatasetInfo(SliceTable):
     created: str
 
 
+def normalised(counts: np.ndarray, full_scale: float) -> np.ndarray:
+    """Grey values of any shape as a network takes them: float32, divided by the full scale of the data."""
+    return counts.astype(np.float32, copy=False) / np.float32(full_scale)
+
+
 def read_info(path: Path) -> DatasetInfo:
     """All of a packed file but its pixels.
 

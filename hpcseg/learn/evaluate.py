@@ -1,10 +1,9 @@
-"""A model and tiles in, summed integer confusion matrices out; each tile counts exactly once on any number of ranks."""
+"""A model and tiles in, integer confusion matrices out; each tile counts exactly once on any number of ranks."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -13,27 +12,33 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from hpcseg.config import NoiseLevel
-from hpcseg.data.batches import NoisyTestSet, TileSet, TileSource, evaluation_chunks
+from hpcseg.data.batches import NoisyTestSet, TileSet, evaluation_chunks
 from hpcseg.learn.precision import autocast
 from hpcseg.learn.ranks import Ranks
+
+_MATRICES = 64
+"""Confusion matrices that the rows of pixels are shared out to while they are counted."""
 
 
 def count_confusion(labels: torch.Tensor, predicted: torch.Tensor, classes: int) -> torch.Tensor:
     """(C, C) int64 confusion matrix on the tensors' device: rows are true classes, columns predicted ones.
 
     Args:
-        labels: any shape, int64 class indices.
+        labels: (..., H, W) int64 class indices.
         predicted: the same shape, int64.
         classes: C.
     """
-    cells = (labels * classes + predicted).flatten()
-    # Not bincount, which on a GPU waits for the largest value.
-    counts = torch.zeros(classes**2, dtype=torch.int64, device=cells.device)
-    return counts.scatter_add_(0, cells, torch.ones_like(cells)).view(classes, classes)
+    pairs = (labels * classes + predicted).flatten(0, -2)
+    # Not bincount, which on a GPU waits for the largest value; and not one counter per pair of classes, for which
+    # hundreds of thousands of atomic additions would queue up there.
+    matrix = torch.arange(len(pairs), device=pairs.device) % _MATRICES
+    places = (pairs + matrix[:, None] * classes**2).flatten()
+    counts = torch.zeros(_MATRICES * classes**2, dtype=torch.int64, device=pairs.device)
+    return counts.scatter_add_(0, places, torch.ones_like(places)).view(_MATRICES, classes, classes).sum(0)
 
 
 def folded(model: nn.Module) -> nn.Module:
-    """A copy in evaluation mode whose batch normalisations are part of the convolutions before them.
+    """A copy in evaluation mode whose batch normalisations, synchronised or not, are part of the convolutions before.
 
     Its scores are the model's to rounding, with a third of the memory traffic.
     """
@@ -41,7 +46,7 @@ def folded(model: nn.Module) -> nn.Module:
     for block in [module for module in lean.modules() if isinstance(module, nn.Sequential)]:
         for index, module in enumerate(block):
             before = block[index - 1]
-            if isinstance(module, nn.BatchNorm2d) and isinstance(before, nn.Conv2d):
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and isinstance(before, nn.Conv2d):
                 block[index - 1], block[index] = fuse_conv_bn_eval(before, module), nn.Identity()
     return lean
 
@@ -60,124 +65,52 @@ def validate(
         for rows in evaluation_chunks(len(tiles), ranks.rank, ranks.world_size):
             images, labels = tiles.take(rows)
             scores = _scores(lean, images, precision)
-            loss += functional.cross_entropy(scores, labels, reduction="sum")
+            # reduction="sum" adds with atomics on a GPU, in another order each time.
+            loss += functional.cross_entropy(scores, labels, reduction="none").sum()
             confusion += count_confusion(labels, scores.argmax(1), classes)
     mean = ranks.sum_(loss) / tiles.labels.numel()
     return float(mean), ranks.sum_(confusion).cpu().numpy()
 
 
-@dataclass(frozen=True, eq=False)
-class Counts:
-    """What L noise levels of T test tiles gave."""
+class Sweep:
+    """One model on T test tiles at L noise levels, in pieces that are counted in any order and on any rank.
 
-    confusion: np.ndarray
-    """(L, C, C) int64."""
-    right: np.ndarray
-    """(L, T) int64, pixels of a tile whose class is right."""
-
-
-def sweep(
-    model: nn.Module,
-    tiles: NoisyTestSet,
-    levels: Sequence[NoiseLevel],
-    *,
-    classes: int,
-    precision: str,
-    ranks: Ranks,
-    on_chunk: Callable[[int, int], bool],
-) -> Counts | None:
-    """Confusion matrices of one model at many noise levels.
-
-    Called by all ranks, which share the work; every rank gets the sums. A tile meets all its noise levels while it is
-    at hand, and counts stay on the device until the end.
+    A piece is a chunk of tiles at one noise level. Counts stay on the device until someone asks for them.
 
     Args:
-        model: in any mode; left as it is.
+        model: on the device of the tiles, in any mode; left as it is.
         tiles: test tiles with their noise.
         levels: of noise, L of them.
         classes: C.
-        precision: "bf16" or "fp32".
-        ranks: of this cell.
-        on_chunk: called by every rank equally often, with the number of passes over a chunk of tiles that are done and
-            of all; True ends the sweep on all ranks.
-
-    Returns:
-        The counts of all ranks together, or None if `on_chunk` ended the sweep.
+        precision: the model's, as `autocast` takes it.
     """
-    confusion = torch.zeros(len(levels), classes, classes, dtype=torch.int64, device=ranks.device)
-    right = torch.zeros(len(levels), len(tiles), dtype=torch.int64, device=ranks.device)
-    lean = folded(model)
-    own = list(evaluation_chunks(len(tiles), ranks.rank, ranks.world_size))
-    # Rank 0 has the most chunks. Whoever has none left still answers when all are asked.
-    most = len(list(evaluation_chunks(len(tiles), 0, ranks.world_size)))
-    with torch.inference_mode():
-        for number in range(most):
-            for index, level in enumerate(levels):
-                if on_chunk(number * len(levels) + index, most * len(levels)):
-                    return None
-                if number < len(own):
-                    images, labels = tiles.take(own[number], level)
-                    predicted = _scores(lean, images, precision).argmax(1)
-                    confusion[index] += count_confusion(labels, predicted, classes)
-                    right[index, own[number]] = (predicted == labels).sum((1, 2))
-    return Counts(ranks.sum_(confusion).cpu().numpy(), ranks.sum_(right).cpu().numpy())
 
+    def __init__(
+        self, model: nn.Module, tiles: NoisyTestSet, levels: Sequence[NoiseLevel], *, classes: int, precision: str
+    ) -> None:
+        self._lean, self._tiles, self._levels, self._precision = folded(model), tiles, levels, precision
+        self._chunks = list(evaluation_chunks(len(tiles), 0, 1))
+        device = tiles.unit.device
+        self.confusion = torch.zeros(len(levels), classes, classes, dtype=torch.int64, device=device)
+        """(L, C, C) int64, of the pieces that were counted here."""
+        self.right = torch.zeros(len(levels), len(tiles), dtype=torch.int64, device=device)
+        """(L, T) int64, pixels of a tile whose class is right."""
 
-def count_whole_slices(
-    model: nn.Module,
-    source: TileSource,
-    slices: np.ndarray,
-    *,
-    precision: str,
-    ranks: Ranks,
-    on_slice: Callable[[int, int], bool],
-) -> np.ndarray | None:
-    """Confusion matrices of whole slices without noise, each segmented in one piece.
+    def __len__(self) -> int:
+        return len(self._chunks) * len(self._levels)
 
-    Called by all ranks, which share the work; every rank gets the sums.
+    def count(self, piece: int) -> None:
+        """Add one piece, 0 to `len` - 1, to the counts. A tile meets its noise levels one after the other."""
+        chunk, level = divmod(piece, len(self._levels))
+        predicted, labels = self.predict(self._chunks[chunk], self._levels[level])
+        self.confusion[level] += count_confusion(labels, predicted, self.confusion.shape[-1])
+        self.right[level, self._chunks[chunk]] = (predicted == labels).sum((1, 2))
 
-    Args:
-        model: in any mode; left as it is.
-        source: where the slices are.
-        slices: (N,) int64 indices of slices.
-        precision: "bf16" or "fp32".
-        ranks: of this cell.
-        on_slice: as `on_chunk` of `sweep`, of slices.
-
-    Returns:
-        (N, C, C) int64, or None if `on_slice` ended it.
-
-    Source: Figure 9 of the paper.
-    """
-    confusion = torch.zeros(len(slices), source.classes, source.classes, dtype=torch.int64, device=ranks.device)
-    lean, most = folded(model), -(-len(slices) // ranks.world_size)
-    for number in range(most):
-        if on_slice(number, most):
-            return None
-        place = number * ranks.world_size + ranks.rank
-        if place < len(slices):
-            counts, classes = source.read_slice(int(slices[place]))
-            labels = torch.from_numpy(classes).to(ranks.device).long()
-            predicted = segment(lean, counts, source.info.full_scale, precision, ranks.device)
-            confusion[place] = count_confusion(labels, predicted, source.classes)
-    return ranks.sum_(confusion).cpu().numpy()
-
-
-def segment(
-    lean: nn.Module, counts: np.ndarray, full_scale: float, precision: str, device: torch.device
-) -> torch.Tensor:
-    """(H, W) int64 class indices of one slice or tile of any size.
-
-    Args:
-        lean: a `folded` network on `device`.
-        counts: (H, W) grey values.
-        full_scale: grey values are divided by it.
-        precision: "bf16" or "fp32".
-        device: of the network.
-    """
-    image = torch.from_numpy(counts.astype(np.float32) / np.float32(full_scale)).to(device)
-    with torch.inference_mode():
-        return _scores(lean, image[None, None], precision)[0].argmax(0)
+    def predict(self, rows: slice, level: NoiseLevel) -> tuple[torch.Tensor, torch.Tensor]:
+        """Predicted and true classes of some tiles at a noise level, (B, S, S) int64 both."""
+        images, labels = self._tiles.take(rows, level)
+        with torch.inference_mode():
+            return _scores(self._lean, images, self._precision).argmax(1), labels
 
 
 def _scores(model: nn.Module, images: torch.Tensor, precision: str) -> torch.Tensor:

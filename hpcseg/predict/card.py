@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from hpcseg import __version__
-from hpcseg.config import DataConfig, TrainConfig, build_config
+from hpcseg.config import PRECISIONS, DataConfig, TrainConfig, build_config
 from hpcseg.data.hdf5 import h5py
 from hpcseg.data.store import DatasetInfo
 from hpcseg.errors import ConfigError
@@ -27,6 +27,8 @@ _BINS = 65_536
 _LEAST_BINS = 1_000
 _BULK = (0.001, 0.999)
 _MOST_CLASSES = 256
+# "auto" is a wish; what came of it is in the record of the training.
+_PRECISIONS = tuple(name for name in PRECISIONS if name != "auto")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,11 @@ class ModelCard:
     """The record of the training: cell, commit, hashes, accuracy."""
     model_sha256: str
     """Of names, types, shapes and values of the weights."""
+
+    @property
+    def precision(self) -> str:
+        """What the model was trained and evaluated in."""
+        return str(self.training["precision"])
 
     @property
     def grey_range(self) -> tuple[float, float]:
@@ -181,6 +188,8 @@ def _check(card: ModelCard) -> None:
         raise ValueError(f"its label type {label} does not hold its class values")
     if grey not in (np.dtype("u1"), np.dtype("u2"), np.dtype("f4")):
         raise ValueError(f"its grey values are {grey}")
+    if card.training.get("precision") not in _PRECISIONS:
+        raise ValueError(f"its precision is {card.training.get('precision')!r}, not one of {', '.join(_PRECISIONS)}")
     if card.full_scale <= 0:
         raise ValueError(f"its full scale is {card.full_scale}")
     if len(card.grey_quantiles) != QUANTILES or np.any(np.diff(card.grey_quantiles) < 0):

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from hpcseg.data.store import normalised
 from hpcseg.errors import ConfigError, DatasetError
 from hpcseg.predict.ahead import ahead
 from hpcseg.predict.card import GreyHistogram, ModelCard
@@ -43,7 +44,7 @@ class Mapping:
     def apply(self, pixels: np.ndarray, full_scale: float) -> np.ndarray:
         """(H, W) grey values to (H, W) float32 as the network takes them: counts of the training / full scale."""
         if self.kind == "as trained":
-            return pixels.astype(np.float32) / np.float32(full_scale)
+            return normalised(pixels, full_scale)
         # float32 has too few digits for the values of some types.
         counts = pixels.astype(np.float64) * self.scale + self.offset
         return (counts / full_scale).astype(np.float32)

@@ -23,12 +23,13 @@ from hpcseg.data.store import DatasetInfo, read_info
 from hpcseg.errors import HpcsegError, IncompleteError
 from hpcseg.files import write_bytes
 from hpcseg.learn.checkpoint import weights_sha256
-from hpcseg.learn.metrics import accuracy
 from hpcseg.learn.unet import UNet
+from hpcseg.metrics import accuracy
 from hpcseg.predict.card import ModelCard, make_card, read_card
 from hpcseg.runs.grid import Cell, read_cell
 from hpcseg.runs.inputs import load_model
 from hpcseg.runs.record import CellFolder, read_json
+from hpcseg.segment.network import TrainedUNet
 
 SUFFIX = ".safetensors"
 _KEY = "hpcseg"
@@ -42,6 +43,18 @@ class Model:
     """Of the cell, or of the model file's cell."""
     card: ModelCard
     network: nn.Module
+
+    def trained(self, precision: str | None = None) -> TrainedUNet:
+        """What a segmentation needs of it; `precision` in place of the training's, where it is given."""
+        train = self.card.train
+        return TrainedUNet(
+            network=self.network,
+            classes=len(self.card.class_values),
+            width=train.width,
+            depth=train.depth,
+            tile_size=self.card.data.tile_size,
+            precision=precision or self.card.precision,
+        )
 
 
 def open_cell(folder: CellFolder, data: Path | None = None) -> Model:

@@ -15,11 +15,11 @@ from hpcseg.predict import mapping as mappings
 from hpcseg.predict.layers import Layer, Target, open_target
 from hpcseg.predict.mapping import Mapping
 from hpcseg.predict.model_file import Model, open_model
-from hpcseg.predict.network import Wishes
 from hpcseg.predict.outcome import SCHEMA, OutFolder
 from hpcseg.predict.volume import Volume, open_volume
 from hpcseg.runs import provenance
 from hpcseg.runs.record import read_json, write_json
+from hpcseg.segment.network import Wishes
 
 OnSlice = Callable[[int, int], None]
 
@@ -37,7 +37,8 @@ class Request:
     """The packed data set of the cells, should it have moved."""
     range_: tuple[float, float] | None = None
     percentiles: tuple[float, float] | None = None
-    precision: str = "auto"
+    precision: str | None = None
+    """None: of each model its training's, so that labels are those that its evaluation counted."""
     wishes: Wishes = field(default_factory=Wishes)
 
 

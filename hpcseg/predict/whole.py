@@ -18,16 +18,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from hpcseg.learn.precision import resolve_precision
 from hpcseg.learn.ranks import choose_device, read_environment
 from hpcseg.memory import keep_freed_memory
 from hpcseg.predict.ahead import ahead
 from hpcseg.predict.mapping import share_outside
-from hpcseg.predict.network import Answer, Network
 from hpcseg.predict.outcome import Journal, SliceResult
 from hpcseg.predict.request import OnSlice, Prediction, probability_layer
 from hpcseg.runs import provenance
 from hpcseg.runs.machine import device_facts
+from hpcseg.segment.network import Answer, Network
 
 _BYTES_IN_FLIGHT = 256 * 2**20
 _MOST_AHEAD = 8
@@ -60,11 +59,12 @@ def work(
     torch.set_num_threads(environment.threads)
     keep_freed_memory()
     device = choose_device(environment.local_rank)
-    precision = resolve_precision(prediction.request.precision, device)
-    network = Network(prediction.models, prediction.request.wishes, device, precision)
+    models = [model.trained(prediction.request.precision) for model in prediction.models]
+    network = Network(models, prediction.request.wishes, device)
     with prediction.folder.alone(part):
         line = _Line(prediction, network, prediction.folder.journal_file(part))
-        where = {**device_facts(device), "precision": precision, "host": provenance.node_name()}
+        precisions = ", ".join(dict.fromkeys(model.precision for model in models))
+        where = {**device_facts(device), "precision": precisions, "host": provenance.node_name()}
         line.journal.begin({**where, "largest_whole_slice": network.largest_whole})
         return line.run(slices, on_slice, should_stop)
 
@@ -117,7 +117,8 @@ class _Line:
         with ThreadPoolExecutor(1) as writer:
             try:
                 for index, image in ahead(self._read, slices, at_most=most):
-                    writing.append(writer.submit(self._write, index, image, self._network.answer(image)))
+                    answer = self._network.answer(image, self._network.tile_edge(*image.shape))
+                    writing.append(writer.submit(self._write, index, image, answer))
                     collect(most)
                     if should_stop():
                         break

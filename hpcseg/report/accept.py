@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from hpcseg import metrics
 from hpcseg.config import NoiseLevel, describes
 from hpcseg.errors import IncompleteError
-from hpcseg.learn import metrics
 from hpcseg.runs.grid import Cell
 from hpcseg.runs.record import SCHEMA, check_types, read_json, read_lines
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from hpcseg import metrics
 from hpcseg.config import NoiseLevel
-from hpcseg.learn import metrics
 from hpcseg.report.collect import Records, Row
 from hpcseg.report.sheet import csv_text, fixed, markdown_table
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from hpcseg import metrics
 from hpcseg.config import CellConfig, NoiseLevel, digest
-from hpcseg.learn import metrics
 from hpcseg.report.accept import Evaluation, Refused, Training, accept_evaluation, accept_training
 from hpcseg.runs.grid import Cell, State, planned_cells, read_plan
 from hpcseg.runs.record import RunFolder

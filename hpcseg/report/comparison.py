@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hpcseg import metrics
 from hpcseg.config import CellConfig, NoiseLevel
-from hpcseg.learn import metrics
 from hpcseg.report import paper
 from hpcseg.report.collect import Group, Records, Row, mean_and_spread
 from hpcseg.report.sheet import Part, Sheet, csv_text, fixed, over_seeds

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from hpcseg import metrics
 from hpcseg.config import CellConfig, NoiseLevel
-from hpcseg.learn import metrics
 from hpcseg.report.accept import Epoch
 from hpcseg.report.cells import short_commit
 from hpcseg.report.collect import Group, Records, Row

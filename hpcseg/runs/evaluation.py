@@ -6,47 +6,42 @@ import dataclasses
 import hashlib
 import io
 import json
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from torch import nn
 
+from hpcseg import metrics
 from hpcseg.config import EvaluateConfig, NoiseLevel
-from hpcseg.data.batches import NoisyTestSet, TileSource, test_set
+from hpcseg.data.batches import TileSource, test_set
 from hpcseg.errors import HpcsegError
 from hpcseg.files import write_bytes
-from hpcseg.learn import metrics
-from hpcseg.learn.evaluate import Counts, count_whole_slices, folded, segment, sweep
+from hpcseg.learn.evaluate import Sweep
 from hpcseg.learn.precision import to_device
 from hpcseg.learn.ranks import Ranks
+from hpcseg.runs.counting import Counting, read_counts
 from hpcseg.runs.grid import Cell
 from hpcseg.runs.heartbeat import Heartbeat
-from hpcseg.runs.inputs import load_model, planned_provenance, planned_source
-from hpcseg.runs.machine import peak_memory_mib
-from hpcseg.runs.provenance import slurm_job
+from hpcseg.runs.inputs import load_model, planned_provenance, planned_source, seconds_between_checkpoints
+from hpcseg.runs.machine import describe_process, peak_memory_mib
 from hpcseg.runs.record import SCHEMA, append_event, read_json, write_json, write_text
+from hpcseg.segment.network import Network, TrainedUNet, Wishes
+from hpcseg.segment.slices import WholeSlices
 
-_MOST_RESTARTS = 10
 _EXAMPLES = 3
 """Tiles that are kept as pictures, evenly spaced over the test set."""
+_NO_EDGE = 2**31
+"""Stands for a slice that is taken whole, where the smallest edge of all ranks is wanted."""
 
 
 def evaluate(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> bool:
-    """Evaluate a trained cell and write evaluation.json; False where `should_stop` ended it, with nothing written.
+    """Evaluate a trained cell and write evaluation.json; False where `should_stop` ended it, with a checkpoint.
 
     Raises:
         HpcsegError: the split or the model is not the one of the training.
         IncompleteError: there is no model.
     """
-    restarts = int(slurm_job()["slurm_restart_count"] or 0)
-    if restarts >= _MOST_RESTARTS:
-        # An evaluation begins afresh each time, so its job would come back for ever.
-        raise HpcsegError(
-            f"The evaluation of {cell.id} was begun {restarts} times in one job and never came to its end: the time "
-            "limit is too short for it. Run `hpcseg retry --time MINUTES`."
-        )
     training = read_json(cell.folder.training_file)
     source = planned_source(cell)
     if source.split.sha256() != training["split_sha256"]:
@@ -59,34 +54,54 @@ def evaluate(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> bool:
         raise HpcsegError(
             f"{cell.folder.model_file} is not the model of training.json. Delete both, then run `hpcseg grid` again."
         )
-    to_device(model, ranks.device)
-    settings = cell.config.evaluate
-    levels = settings.levels()
+    settings, precision = cell.config.evaluate, training["precision"]
+    belongs = {
+        "model": model_sha256,
+        "data": source.info.data_sha256,
+        "split": training["split_sha256"],
+        "settings": dataclasses.asdict(settings),
+        "precision": precision,
+    }
+    kept = _kept_counts(cell, belongs) if ranks.is_main else None
+    # Before the model moves: see `Network`.
+    network = Network([_trained(cell, model, source, precision)], Wishes(tile=settings.tile or None), ranks.device)
+    edge = _agreed_edge(network.tile_edge(*source.info.shape[1:]), kept, ranks)
     whole = source.test_slices() if settings.whole_slices else np.empty(0, dtype=np.int64)
-    precision = training["precision"]
-    heartbeat = Heartbeat(cell, "evaluate", ranks)
-
-    def on_part(done: int, of: int) -> bool:
-        heartbeat.beat([], epoch=1, step=done, steps_per_epoch=of)
-        return bool(ranks.largest(should_stop()))
-
-    started = time.monotonic()
+    slices = WholeSlices(network, source, whole, edge=edge, device=ranks.device)
+    to_device(model, ranks.device)
+    levels = settings.levels()
     tiles = test_set(source, levels=levels, seed=settings.seed, device=ranks.device)
-    counts = sweep(model, tiles, levels, classes=source.classes, precision=precision, ranks=ranks, on_chunk=on_part)
-    if counts is None:
-        return False
-    of_slices = count_whole_slices(model, source, whole, precision=precision, ranks=ranks, on_slice=on_part)
-    if of_slices is None:
+    sweep = Sweep(model, tiles, levels, classes=source.classes, precision=precision)
+    heartbeat = Heartbeat(cell, "evaluate", ranks)
+    counting = Counting(
+        (sweep, slices),
+        {"confusion": sweep.confusion, "right": sweep.right, "slices": slices.confusion},
+        ranks,
+        file=cell.folder.evaluation_checkpoint_file,
+        belongs=belongs,
+        kept={"edge": edge},
+        seconds_between_checkpoints=seconds_between_checkpoints(),
+        should_stop=should_stop,
+        on_piece=lambda done, of: heartbeat.beat([], epoch=1, step=done, steps_per_epoch=of),
+    )
+    counting.restore(kept)
+    if ranks.is_main:
+        where = describe_process(ranks)
+        append_event(cell.folder.events_file, "evaluate", done=counting.done, pieces=counting.pieces, **where)
+    if not counting.run():
+        if ranks.is_main:
+            append_event(cell.folder.events_file, "evaluation stopped", done=counting.done, pieces=counting.pieces)
         return False
     memory = peak_memory_mib(ranks)
     if ranks.is_main:
-        by_slice = _by_slice(source, settings, tiles, counts, dict(zip(whole.tolist(), of_slices, strict=True)))
+        confusion, right = sweep.confusion.cpu().numpy(), sweep.right.cpu().numpy()
+        by_slice = _by_slice(source, settings, right, dict(zip(whole.tolist(), slices.confusion.tolist(), strict=True)))
         write_text(cell.folder.slices_file, by_slice)
         if settings.examples:
-            write_bytes(cell.folder.examples_file, _examples(model, source, tiles, settings, precision, ranks))
+            write_bytes(cell.folder.examples_file, _examples(source, settings, sweep, slices))
         else:
             cell.folder.examples_file.unlink(missing_ok=True)
-        seconds = round(time.monotonic() - started, 3)
+        seconds = round(counting.seconds, 3)
         write_json(
             cell.folder.evaluation_file,
             {
@@ -96,8 +111,9 @@ def evaluate(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> bool:
                 "model_sha256": model_sha256,
                 "test_tiles": len(tiles),
                 "class_values": list(source.info.class_values),
-                "points": [_point(level, matrix) for level, matrix in zip(levels, counts.confusion, strict=True)],
+                "points": [_point(level, matrix) for level, matrix in zip(levels, confusion, strict=True)],
                 "slices_sha256": hashlib.sha256(by_slice.encode()).hexdigest(),
+                "tile_edge": edge if settings.whole_slices else None,
                 "precision": precision,
                 "world_size": ranks.world_size,
                 "seconds": seconds,
@@ -106,15 +122,48 @@ def evaluate(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> bool:
             },
         )
         append_event(cell.folder.events_file, "evaluated", seconds=seconds)
+        cell.folder.evaluation_checkpoint_file.unlink(missing_ok=True)
     return True
+
+
+def _kept_counts(cell: Cell, belongs: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Where an earlier start came to; what cannot be gone on with is told in the cell's events."""
+    kept, complaint = read_counts(cell.folder.evaluation_checkpoint_file, belongs)
+    if complaint is not None:
+        append_event(cell.folder.events_file, "damaged", what=complaint)
+    return kept
+
+
+def _trained(cell: Cell, model: nn.Module, source: TileSource, precision: str) -> TrainedUNet:
+    return TrainedUNet(
+        network=model,
+        classes=source.classes,
+        width=cell.config.train.width,
+        depth=cell.config.train.depth,
+        tile_size=source.size,
+        precision=precision,
+    )
+
+
+def _agreed_edge(own: int | None, kept: dict[str, Any] | None, ranks: Ranks) -> int | None:
+    """Edge of tiles for all slices on all ranks, in this start and the next; None: they are taken whole.
+
+    Args:
+        own: what this rank's memory, or the setting, asks for.
+        kept: on rank 0, the checkpoint with which the evaluation goes on.
+        ranks: whose smallest edge counts, where there is no checkpoint.
+    """
+    if ranks.largest(kept is not None):
+        return ranks.largest(kept["edge"] or 0 if kept else 0) or None
+    smallest = -ranks.largest(-(own or _NO_EDGE))
+    return None if smallest == _NO_EDGE else smallest
 
 
 def _by_slice(
     source: TileSource,
     settings: EvaluateConfig,
-    tiles: NoisyTestSet,
-    counts: Counts,
-    whole: dict[int, np.ndarray],
+    right: np.ndarray,
+    whole: dict[int, list[list[int]]],
 ) -> str:
     """slices.jsonl: for each slice that test tiles come from, their right pixels at the levels that tables show."""
     levels = settings.levels()
@@ -126,52 +175,41 @@ def _by_slice(
         line: dict[str, Any] = {
             "slice": int(source.info.numbers[index]),
             "pixels": int(rows.sum()) * source.size**2,
-            "right": {levels[level].key: int(counts.right[level, rows].sum()) for level in shown},
+            "right": {levels[level].key: int(right[level, rows].sum()) for level in shown},
         }
         if index in whole:
-            line["whole"] = whole[index].tolist()
+            line["whole"] = whole[index]
         lines.append(json.dumps(line) + "\n")
     return "".join(lines)
 
 
-def _examples(
-    model: nn.Module,
-    source: TileSource,
-    tiles: NoisyTestSet,
-    settings: EvaluateConfig,
-    precision: str,
-    ranks: Ranks,
-) -> bytes:
+def _examples(source: TileSource, settings: EvaluateConfig, sweep: Sweep, slices: WholeSlices) -> bytes:
     """examples.npz: some test tiles with their predictions at sigma 0 and at the table's, and a whole slice.
 
     Tiles are as they were packed; their noise follows from `keys` and the evaluation's seed.
     """
-    lean, scale = folded(model), source.info.full_scale
-    rows = np.unique(np.linspace(0, len(tiles) - 1, _EXAMPLES).round().astype(np.int64))
-    counts, labels, keys = source.read(source.split.test[rows])
-    at_levels = [
-        [
-            segment(lean, tiles.take(slice(row, row + 1), level)[0][0, 0].cpu().numpy(), 1.0, precision, ranks.device)
-            for row in rows.tolist()
-        ]
+    tests = source.split.test
+    rows = np.unique(np.linspace(0, len(tests) - 1, _EXAMPLES).round().astype(np.int64))
+    counts, labels, keys = source.read(tests[rows])
+    predictions = [
+        [sweep.predict(slice(row, row + 1), level)[0][0].cpu().numpy() for row in rows.tolist()]
         for level in (NoiseLevel(0.0), NoiseLevel(settings.table_sigma))
     ]
     arrays: dict[str, Any] = {
-        "full_scale": np.array(scale),
+        "full_scale": np.array(source.info.full_scale),
         "tiles": counts,
         "tile_labels": labels,
         "tile_keys": keys,
-        "tile_predictions": np.array([[found.cpu().numpy() for found in level] for level in at_levels], dtype=np.uint8),
+        "tile_predictions": np.array(predictions, dtype=np.uint8),
     }
     if settings.whole_slices:
         index = int(source.test_slices()[len(source.test_slices()) // 2])
         image, label = source.read_slice(index)
-        predicted = segment(lean, image, scale, precision, ranks.device).cpu().numpy().astype(np.uint8)
         arrays |= {
             "slice_number": np.array(source.info.numbers[index]),
             "slice": image,
             "slice_label": label,
-            "slice_prediction": predicted,
+            "slice_prediction": slices.predict(image),
         }
     packed = io.BytesIO()
     np.savez_compressed(packed, **arrays)

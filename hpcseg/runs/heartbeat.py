@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from hpcseg import metrics
 from hpcseg.errors import HpcsegError
-from hpcseg.learn import metrics
 from hpcseg.learn.ranks import Ranks
 from hpcseg.runs.grid import Cell
 from hpcseg.runs.machine import describe_process

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from torch import nn
 
 from hpcseg.data.batches import TileSource, open_source
-from hpcseg.errors import HpcsegError, IncompleteError
+from hpcseg.errors import ConfigError, HpcsegError, IncompleteError
 from hpcseg.learn import checkpoint
 from hpcseg.learn.ranks import Ranks
 from hpcseg.learn.unet import build_unet
@@ -75,3 +76,12 @@ def planned_provenance(cell: Cell, ranks: Ranks) -> dict[str, Any]:
     return provenance.collect(
         device=device_facts(ranks.device), command=planned["command"], data_sha256=planned["data_sha256"]
     )
+
+
+def seconds_between_checkpoints() -> float:
+    """HPCSEG_CHECKPOINT_SECONDS, 30 where it is not set; it decides no number, so it is no setting of a cell."""
+    wish = os.environ.get("HPCSEG_CHECKPOINT_SECONDS", "30")
+    try:
+        return max(0.0, float(wish))
+    except ValueError:
+        raise ConfigError(f'HPCSEG_CHECKPOINT_SECONDS is "{wish}", but it must be a number of seconds.') from None

@@ -34,6 +34,9 @@ _DECIDES = (
     "learn/step.py",
     "learn/loop.py",
     "learn/evaluate.py",
+    "segment/geometry.py",
+    "segment/network.py",
+    "segment/slices.py",
 )
 
 
@@ -57,8 +60,8 @@ def running_code_sha256() -> str:
     A change there is no other experiment, so it is no part of a cell's id; but a queued job must not meet it unasked.
     """
     whole = hashlib.sha256()
-    modules = [_PACKAGE / f"{name}.py" for name in ("config", "files", "memory")]
-    for folder in ("data", "learn", "runs"):
+    modules = [_PACKAGE / f"{name}.py" for name in ("config", "files", "memory", "metrics")]
+    for folder in ("data", "learn", "segment", "runs"):
         modules += sorted((_PACKAGE / folder).glob("*.py"))
     for path in modules:
         whole.update(f"{path.relative_to(_PACKAGE).as_posix()}\n{_bare(path)}\n".encode())

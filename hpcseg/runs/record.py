@@ -12,6 +12,7 @@
                    progress.json       heartbeat of a cell that runs
                    checkpoint.pt       where a killed training goes on
                    checkpoint-previous.pt   the one before, should that be damaged
+                   evaluation-checkpoint.pt where a killed evaluation goes on
                    model.pt            the trained weights
                    training.json       exists when the training is finished
                    evaluation.json     exists when the evaluation is finished
@@ -72,6 +73,10 @@ class CellFolder:
     @property
     def previous_checkpoint_file(self) -> Path:
         return self.path / "checkpoint-previous.pt"
+
+    @property
+    def evaluation_checkpoint_file(self) -> Path:
+        return self.path / "evaluation-checkpoint.pt"
 
     @property
     def model_file(self) -> Path:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from hpcseg.data.batches import TrainingTiles, training_set
-from hpcseg.errors import ConfigError
 from hpcseg.learn import checkpoint
 from hpcseg.learn.loop import Position, Trainer
 from hpcseg.learn.precision import agree_on_precision
@@ -19,7 +17,7 @@ from hpcseg.learn.ranks import Ranks
 from hpcseg.learn.unet import build_unet
 from hpcseg.runs.grid import Cell
 from hpcseg.runs.heartbeat import Heartbeat
-from hpcseg.runs.inputs import planned_provenance, planned_source
+from hpcseg.runs.inputs import planned_provenance, planned_source, seconds_between_checkpoints
 from hpcseg.runs.machine import describe_process, peak_memory_mib
 from hpcseg.runs.record import SCHEMA, CellFolder, append_event, read_json, read_lines, write_json, write_text
 
@@ -65,7 +63,7 @@ def train(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> bool:
         ranks=ranks,
         checkpoint_file=cell.folder.checkpoint_file,
         previous_checkpoint_file=cell.folder.previous_checkpoint_file,
-        seconds_between_checkpoints=_seconds_between_checkpoints(),
+        seconds_between_checkpoints=seconds_between_checkpoints(),
         should_stop=should_stop,
         on_step=on_step,
         on_epoch=on_epoch,
@@ -132,15 +130,6 @@ def _origin(cell: Cell) -> dict[str, Any]:
 def _starts(folder: CellFolder) -> list[dict[str, Any]]:
     """Where and when the training began and went on: every job, every requeue."""
     return [line for line in read_lines(folder.events_file) if line.get("event") in ("start", "resume")]
-
-
-def _seconds_between_checkpoints() -> float:
-    """HPCSEG_CHECKPOINT_SECONDS, 30 where it is not set; it decides no number, so it is no setting of a cell."""
-    wish = os.environ.get("HPCSEG_CHECKPOINT_SECONDS", "30")
-    try:
-        return max(0.0, float(wish))
-    except ValueError:
-        raise ConfigError(f'HPCSEG_CHECKPOINT_SECONDS is "{wish}", but it must be a number of seconds.') from None
 
 
 def _write_metrics(folder: CellFolder, history: list[dict[str, Any]]) -> None:

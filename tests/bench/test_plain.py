@@ -14,8 +14,7 @@ from hpcseg.config import DataConfig, NoiseLevel
 from hpcseg.data import batches
 from hpcseg.data.pack import pack
 from hpcseg.data.tiff import find_pages
-from hpcseg.learn.evaluate import sweep
-from hpcseg.learn.ranks import join, read_environment
+from hpcseg.learn.evaluate import Sweep
 
 CPU = torch.device("cpu")
 
@@ -42,21 +41,16 @@ def test_its_network_computes_what_ours_does(source):
     torch.testing.assert_close(plain(images), ours(images), rtol=1e-3, atol=1e-4)
 
 
-def test_its_evaluation_has_our_accuracy(source, tmp_path):
+def test_its_evaluation_has_our_accuracy(source):
     config = settings(4, 2)
-    with join(read_environment(), tmp_path) as ranks:
-        counts = sweep(
-            network(source, config),
-            batches.test_set(source, levels=(), seed=0, device=CPU),
-            (NoiseLevel(0.0),),
-            classes=source.classes,
-            precision="fp32",
-            ranks=ranks,
-            on_chunk=lambda *_: False,
-        )
+    tiles = batches.test_set(source, levels=(), seed=0, device=CPU)
+    sweep = Sweep(network(source, config), tiles, (NoiseLevel(0.0),), classes=source.classes, precision="fp32")
+    for piece in range(len(sweep)):
+        sweep.count(piece)
+    counts = sweep.confusion[0].numpy()
     disk = TilesOnDisk(source, source.split.test, sigma=0, fixed=True)
     accuracy = plain_evaluation(plain_network(source, config), disk, batch_size=4, device=CPU)
-    assert accuracy == pytest.approx(np.trace(counts.confusion[0]) / np.sum(counts.confusion), abs=1e-3)
+    assert accuracy == pytest.approx(np.trace(counts) / np.sum(counts), abs=1e-3)
 
 
 def test_its_training_learns(source):

@@ -7,11 +7,12 @@ import copy
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
 from hpcseg.config import DataConfig, NoiseLevel
 from hpcseg.data import batches, noise
-from hpcseg.learn.evaluate import count_confusion, folded, sweep, validate
+from hpcseg.learn.evaluate import Sweep, count_confusion, folded, validate
 from hpcseg.learn.precision import to_device
 from hpcseg.learn.ranks import Ranks
 from hpcseg.learn.unet import UNet, build_unet
@@ -47,6 +48,41 @@ def test_confusion_counts_true_rows_and_predicted_columns():
     assert count_confusion(labels, predicted, 3).tolist() == [[1, 1, 0], [0, 1, 0], [2, 0, 1]]
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (32, 16, 16), (501, 77), (2, 100, 3)])
+@pytest.mark.parametrize("classes", [2, 3, 40])
+def test_every_pixel_is_counted_once_in_slices_of_any_shape(shape, classes):
+    rng = np.random.default_rng(0)
+    labels, predicted = rng.integers(classes, size=(2, *shape))
+    expected = np.zeros((classes, classes), dtype=np.int64)
+    np.add.at(expected, (labels, predicted), 1)
+    found = count_confusion(torch.from_numpy(labels), torch.from_numpy(predicted), classes)
+    np.testing.assert_array_equal(found.numpy(), expected)
+
+
+class OurNorm(nn.BatchNorm2d):
+    """A subclass, as a norm that the ranks share is one."""
+
+
+def with_subclass(model: UNet) -> nn.Module:
+    """A copy whose batch normalisations are of another class, with the same numbers."""
+    other = copy.deepcopy(model)
+    for module in other.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = OurNorm
+    return other
+
+
+@pytest.mark.parametrize("converted", [nn.SyncBatchNorm.convert_sync_batchnorm, with_subclass])
+def test_synchronised_norms_are_folded_to_the_same_bits(model, converted):
+    other = converted(copy.deepcopy(model))
+    assert {type(m) for m in other.modules()} & {nn.SyncBatchNorm, OurNorm}
+    found, expected = folded(other), folded(model)
+    assert not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in found.modules())
+    images = torch.rand(1, 1, 32, 32)
+    with torch.inference_mode():
+        assert torch.equal(found(images), expected(images))
+
+
 def test_a_folded_network_scores_as_the_whole_one_and_leaves_it_alone(model):
     before = copy.deepcopy(model.state_dict())
     lean, images = folded(model), torch.rand(2, 1, 64, 64)
@@ -80,32 +116,21 @@ def plain_sweep(model: UNet, source: batches.TileSource) -> np.ndarray:
     return matrices
 
 
-def test_a_sweep_counts_what_the_plain_way_counts(model, source):
-    asked = []
-    found = sweep(
-        model,
-        batches.test_set(source, levels=(), seed=0, device=CPU),
-        LEVELS,
-        classes=3,
-        precision="fp32",
-        ranks=ALONE,
-        on_chunk=lambda done, of: asked.append((done, of)) or False,
-    )
-    expected = plain_sweep(model, source)
-    assert found.right.sum() == np.trace(found.confusion, axis1=1, axis2=2).sum()
-    found = found.confusion
+def test_a_sweep_counts_what_the_plain_way_counts_in_any_order(model, source):
+    tiles = batches.test_set(source, levels=(), seed=0, device=CPU)
+    whole, halves = (Sweep(model, tiles, LEVELS, classes=3, precision="fp32") for _ in range(2))
+    assert len(whole) == len(SIGMAS) * -(-len(tiles) // batches.EVALUATION_CHUNK)
+    for piece in range(len(whole)):
+        whole.count(piece)
+    for piece in [*range(1, len(halves), 2), *range(0, len(halves), 2)]:
+        halves.count(piece)
+    assert torch.equal(whole.confusion, halves.confusion) and torch.equal(whole.right, halves.right)
+    found, expected = whole.confusion.numpy(), plain_sweep(model, source)
+    assert whole.right.sum() == np.trace(found, axis1=1, axis2=2).sum()
     assert found.sum() == expected.sum() == len(source.split.test) * 64 * 64 * len(SIGMAS)
     # Rounding may turn a pixel whose two best scores are equal to six digits.
     assert np.abs(found - expected).sum() <= 2 * 1e-4 * expected.sum()
     assert len({tuple(matrix.ravel()) for matrix in found}) == 3, "the noise levels differ"
-    assert asked == [(number, len(asked)) for number in range(len(asked))]
-
-
-def test_a_sweep_that_is_told_to_stop_has_no_result(model, source):
-    tiles = batches.test_set(source, levels=(), seed=0, device=CPU)
-    answers = iter((False, True))
-    found = sweep(model, tiles, LEVELS, classes=3, precision="fp32", ranks=ALONE, on_chunk=lambda *_: next(answers))
-    assert found is None
 
 
 def test_validation_is_the_mean_loss_per_pixel_and_leaves_the_model_in_training(model, source):

@@ -15,8 +15,8 @@ from slice_folder import hpcseg
 from hpcseg.predict import layers
 from hpcseg.predict import volume as volumes
 from hpcseg.predict.model_file import Model, export, open_file
-from hpcseg.predict.network import Network, Wishes
 from hpcseg.predict.volume import open_volume
+from hpcseg.segment.network import Network, Wishes
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +31,8 @@ def expected(slices, model):
     """The labels that belong to `slices`, slice by slice and without files."""
     import torch
 
-    network = Network([model], Wishes(), torch.device("cpu"), "fp32")
-    classes = [network.answer((image / np.float32(65535)).astype(np.float32)).classes for image in slices]
+    network = Network([model.trained()], Wishes(), torch.device("cpu"))
+    classes = [network.answer((image / np.float32(65535)).astype(np.float32), None).classes for image in slices]
     return np.array([0, 128, 255], dtype=np.uint8)[np.stack(classes)]
 
 

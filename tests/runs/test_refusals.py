@@ -237,11 +237,3 @@ def test_a_start_under_slurm_waits_for_the_processes_of_the_last_one(cell, monke
     with cell.folder.lock_file.open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         assert run(cell, "evaluate") == "busy"
-
-
-def test_an_evaluation_that_never_gets_to_its_end_gives_up(trained, monkeypatch):
-    monkeypatch.setenv("SLURM_RESTART_COUNT", "10")
-    with pytest.raises(HpcsegError, match=r"begun 10 times .*hpcseg retry --time"):
-        run(trained, "evaluate")
-    monkeypatch.setenv("SLURM_RESTART_COUNT", "9")
-    assert run(trained, "evaluate") == "finished"

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from hpcseg.learn import metrics
+from hpcseg import metrics
 
 # Rows true, columns predicted. 20 pixels, 8 + 5 + 3 = 16 right.
 #   class 0: TP 8, FN 2 (row), FP 1 (column);  class 1: TP 5, FN 1, FP 2;  class 2: TP 3, FN 1, FP 1.

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcseg.learn.unet import build_unet
-from hpcseg.predict.geometry import MARGIN, overlap, pad, padded_length, reach, tiles
+from hpcseg.segment.geometry import MARGIN, overlap, pad, padded_length, reach, tiles
 
 lengths, depths = st.integers(1, 300), st.integers(1, 5)
 

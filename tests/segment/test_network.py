@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+
 import numpy as np
 import pytest
 import tifffile
 import torch
 
 from hpcseg.errors import HpcsegError
-from hpcseg.predict import network as networks
-from hpcseg.predict.model_file import open_file
-from hpcseg.predict.network import Network, Wishes
+from hpcseg.segment import network as networks
+from hpcseg.segment.network import Network, Wishes
 
 CPU = torch.device("cpu")
 ALL = {"probabilities": True, "uncertainty": True, "float16": True}
-
-
-@pytest.fixture(scope="module")
-def models(model_files):
-    return [open_file(file) for file in model_files]
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +25,8 @@ def image(tiny_folder):
 
 
 def answer(models, image, **wishes):
-    return Network(models, Wishes(**wishes), CPU, "fp32").answer(image)
+    network = Network(models, Wishes(**wishes), CPU)
+    return network.answer(image, network.tile_edge(*image.shape))
 
 
 def plain(model, image):
@@ -36,7 +34,12 @@ def plain(model, image):
     padded = np.pad(image, 4, mode="reflect")
     assert not any(length % 4 for length in padded.shape) and min(padded.shape) >= 64
     with torch.inference_mode():
-        return model.network.eval()(torch.from_numpy(padded)[None, None])[0].softmax(0).numpy()[:, 4:-4, 4:-4]
+        return (
+            copy.deepcopy(model.network)
+            .eval()(torch.from_numpy(padded)[None, None])[0]
+            .softmax(0)
+            .numpy()[:, 4:-4, 4:-4]
+        )
 
 
 def test_the_answer_is_the_trained_models(models, image):
@@ -60,7 +63,7 @@ def test_slices_of_any_size_get_as_many_labels(models, image, shape):
 def test_what_lies_below_and_right_changes_little(models, image):
     """The part above and to the left of the cut, further away than mirrored pixels reach, is exactly the same."""
     whole, part = answer(models[:1], image, **ALL), answer(models[:1], np.ascontiguousarray(image[:70, :70]), **ALL)
-    from hpcseg.predict.geometry import reach
+    from hpcseg.segment.geometry import reach
 
     same = 70 - reach(2)
     assert same > 30
@@ -81,14 +84,14 @@ def test_tiles_are_blended_to_nearly_the_whole(models, image, tile, agreement):
 
 
 def test_slices_that_do_not_fit_are_tiled_unasked(models, image, monkeypatch):
-    network = Network(models[:1], Wishes(**ALL), CPU, "fp32")
+    network = Network(models[:1], Wishes(**ALL), CPU)
     per_pixel, sums = network._bytes_per_pixel, 4 * 3 * 4 * 112 * 92
-    whole = network.answer(image)
-    assert network.tile_edge(112, 92) is None
-    monkeypatch.setattr(networks, "_free_bytes", lambda device: 2 * (per_pixel * 64 * 64 + sums))
-    network = Network(models[:1], Wishes(**ALL), CPU, "fp32")
-    assert network.tile_edge(112, 92) == 64
-    assert (network.answer(image).classes == whole.classes).mean() > 0.97
+    whole = network.answer(image, None)
+    assert network.tile_edge(*image.shape) is None
+    monkeypatch.setattr(networks, "free_bytes", lambda device: 2 * (per_pixel * 64 * 64 + sums))
+    network = Network(models[:1], Wishes(**ALL), CPU)
+    assert network.tile_edge(*image.shape) == 64
+    assert (network.answer(image, 64).classes == whole.classes).mean() > 0.97
 
 
 def test_an_ensemble_is_the_mean_and_its_spread_the_deviation(models, image):
@@ -125,11 +128,29 @@ def test_values_as_bytes_are_255_times_the_values(models, image):
 
 
 def test_a_slice_that_does_not_fit_after_all_is_told_with_the_way_out(models, image, monkeypatch):
-    network = Network(models[:1], Wishes(), CPU, "fp32")
+    network = Network(models[:1], Wishes(), CPU)
 
     def fails(*_):
         raise torch.OutOfMemoryError("out of memory")
 
     monkeypatch.setattr(network, "_scores", fails)
     with pytest.raises(HpcsegError, match=r"101 x 83 pixels does not fit .* --tile 64"):
-        network.answer(image)
+        network.answer(image, None)
+
+
+@pytest.mark.parametrize("wishes", [{}, {"probabilities": True}, {"uncertainty": True}])
+def test_labels_do_not_depend_on_what_else_is_asked(models, image, wishes):
+    """Two scores of float32 that differ may have equal probabilities, and then another class would come first."""
+    network = Network(models[:1], Wishes(**wishes), CPU)
+    network._scores = lambda *_: torch.tensor([0.001, 0.00100001, -100.0])[:, None, None].expand(3, 112, 92)
+    scores = network._scores()[:, 0, 0]
+    assert scores[0] < scores[1] and scores.softmax(0)[0] == scores.softmax(0)[1]
+    assert (network.answer(image, None).classes == 1).all()
+
+
+def test_each_model_of_an_ensemble_computes_in_its_own_precision(models, image):
+    half = dataclasses.replace(models[1], precision="bf16")
+    mixed = answer([models[0], half], image, **ALL).probabilities.astype(float)
+    alone = [answer([model], image, **ALL).probabilities.astype(float) for model in (models[0], models[1], half)]
+    assert np.abs(alone[1] - alone[2]).max() > 1e-3, "it makes a difference"
+    np.testing.assert_allclose(mixed, (alone[0] + alone[2]) / 2, atol=1e-3)  # three times rounded to float16

@@ -1,0 +1,152 @@
+"""The counting of an evaluation, piece by piece, and the checkpoint where a killed one goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from hpcseg.errors import HpcsegError
+from hpcseg.learn import checkpoint
+from hpcseg.learn.ranks import Ranks
+
+_GO_ON, _SAVE, _STOP = 0, 1, 2
+
+
+class Countable(Protocol):
+    """Work in pieces that can be done in any order and on any rank, and whose counts add up."""
+
+    def __len__(self) -> int: ...
+
+    def count(self, piece: int) -> None:
+        """Add one piece, 0 to `len` - 1, to the counts."""
+
+
+def read_counts(file: Path, belongs: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str | None]:
+    """What `Counting` has kept in a file, and in words why it cannot be gone on with; None where there is none.
+
+    Args:
+        file: which may be missing.
+        belongs: model, data and settings that the counts have to be of.
+    """
+    if not file.exists():
+        return None, None
+    try:
+        content = checkpoint.load(file)
+    except HpcsegError as error:
+        return None, str(error)
+    kept = content.get("belongs")
+    if kept == belongs:
+        return content, None
+    names = [name for name in belongs if not isinstance(kept, dict) or kept.get(name) != belongs[name]]
+    return None, f"{file.name} is of another {', '.join(names)}, so its counts are left out."
+
+
+class Counting:
+    """All that an evaluation counts, on one rank. The pieces of all parts are one list, which the ranks share.
+
+    Piece n is done by rank n modulo the number of ranks, from wherever the list stands, so the number of ranks may
+    change between two starts. Counts are whole numbers, so their sums do not depend on who has counted what.
+
+    Args:
+        parts: of the work.
+        counts: by name, the tensors that the parts count in, on the ranks' device.
+        file: the checkpoint.
+        belongs: as in `read_counts`, and `kept` beside it: plain values that go into the checkpoint.
+        seconds_between_checkpoints: a kill loses at most this and the pieces under way.
+        should_stop: asked after each piece.
+        on_piece: told before each piece how many rounds of pieces are done, and of all.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Countable],
+        counts: Mapping[str, torch.Tensor],
+        ranks: Ranks,
+        *,
+        file: Path,
+        belongs: Mapping[str, Any],
+        kept: Mapping[str, Any],
+        seconds_between_checkpoints: float,
+        should_stop: Callable[[], bool],
+        on_piece: Callable[[int, int], None],
+    ) -> None:
+        self._parts, self._counts, self._ranks, self._file = parts, counts, ranks, file
+        self._belongs, self._kept, self._seconds = belongs, kept, seconds_between_checkpoints
+        self._should_stop, self._on_piece = should_stop, on_piece
+        self._agree: Callable[[int], int] = ranks.largest
+        self._started = self._saved_at = time.monotonic()
+        self._seconds_before = 0.0
+        self.pieces = sum(len(part) for part in parts)
+        self.done = 0
+        """Pieces, on all ranks together."""
+
+    @property
+    def seconds(self) -> float:
+        """Spent so far, over all starts."""
+        return self._seconds_before + time.monotonic() - self._started
+
+    def restore(self, content: Mapping[str, Any] | None) -> None:
+        """Go on behind what `read_counts` has found on rank 0; all ranks call it, the others with None."""
+        if content is not None:
+            for name, tensor in self._counts.items():
+                tensor.copy_(content["counts"][name])
+            self._seconds_before = content["seconds"]
+        self.done = self._ranks.largest(content["done"] if content is not None else 0)
+
+    def run(self) -> bool:
+        """Count what is missing. Called by all ranks; then rank 0 has the counts of all, and the others none.
+
+        Returns:
+            False where `should_stop` ended it, with the checkpoint written.
+        """
+        size = self._ranks.world_size
+        while self.done < self.pieces:
+            self._on_piece(self.done // size, -(-self.pieces // size))
+            self._count(self.done + self._ranks.rank)
+            self.done = min(self.done + size, self.pieces)
+            # Asked after a round and not before: every start gets further, so that a job whose time limit is too short
+            # for more comes back once for each round, and not for ever.
+            action = self._agree(self._wish()) if self.done < self.pieces else _GO_ON
+            if action != _GO_ON:
+                self._save()
+            if action == _STOP:
+                return False
+        self._gather()
+        return True
+
+    def _count(self, piece: int) -> None:
+        for part in self._parts:
+            if piece < len(part):
+                part.count(piece)
+                return
+            piece -= len(part)
+
+    def _wish(self) -> int:
+        if self._should_stop():
+            return _STOP
+        late = self._ranks.is_main and time.monotonic() - self._saved_at > self._seconds
+        return _SAVE if late else _GO_ON
+
+    def _gather(self) -> None:
+        """Bring all counts to rank 0, which goes on with them, so the others' must not be counted again."""
+        for tensor in self._counts.values():
+            self._ranks.sum_(tensor)
+            if not self._ranks.is_main:
+                tensor.zero_()
+
+    def _save(self) -> None:
+        self._gather()
+        if self._ranks.is_main:
+            content = {
+                **self._kept,
+                "belongs": dict(self._belongs),
+                "counts": dict(self._counts),
+                "done": self.done,
+                "seconds": self.seconds,
+            }
+            checkpoint.save(self._file, content)
+        self._saved_at = time.monotonic()

@@ -1,0 +1,48 @@
+"""Labelled slices and a network in, a confusion matrix for each of them out."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from hpcseg.data.batches import TileSource
+from hpcseg.data.store import normalised
+from hpcseg.learn.evaluate import count_confusion
+from hpcseg.segment.network import Network
+
+
+class WholeSlices:
+    """N slices of a packed file without noise, each segmented as `hpcseg predict` does it, in any order, on any rank.
+
+    Args:
+        network: on `device`.
+        source: where the slices are.
+        slices: (N,) int64 indices of slices.
+        edge: of tiles; None: each slice in one piece.
+        device: where the counting is done.
+
+    Source: Figure 9 of the paper.
+    """
+
+    def __init__(
+        self, network: Network, source: TileSource, slices: np.ndarray, *, edge: int | None, device: torch.device
+    ) -> None:
+        self._network, self._source, self._slices, self._edge = network, source, slices, edge
+        shape = (len(slices), source.classes, source.classes)
+        self.confusion = torch.zeros(shape, dtype=torch.int64, device=device)
+        """(N, C, C) int64, of the slices that were counted here."""
+
+    def __len__(self) -> int:
+        return len(self._slices)
+
+    def count(self, piece: int) -> None:
+        """Count the slice that stands at this place of the list."""
+        counts, labels = self._source.read_slice(int(self._slices[piece]))
+        predicted = self.predict(counts)
+        device, classes = self.confusion.device, self._source.classes
+        true, found = (torch.from_numpy(array).to(device).long() for array in (labels, predicted))
+        self.confusion[piece] = count_confusion(true, found, classes)
+
+    def predict(self, counts: np.ndarray) -> np.ndarray:
+        """(H, W) uint8 class indices of a slice of grey values."""
+        return self._network.answer(normalised(counts, self._source.info.full_scale), self._edge).classes
