@@ -19,7 +19,7 @@ from typing import Any, Literal
 import submitit
 
 from hpcseg.cluster import ledger
-from hpcseg.cluster.worker import CellTask
+from hpcseg.cluster.tasks.cell import CellTask
 from hpcseg.errors import ConfigError, IncompleteError
 from hpcseg.runs.grid import Cell
 from hpcseg.runs.record import RunFolder, read_json

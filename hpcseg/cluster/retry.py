@@ -11,7 +11,7 @@ from hpcseg.cluster.sender import Submission
 from hpcseg.cluster.states import RunStatus, run_status
 from hpcseg.cluster.submit import submit_missing
 from hpcseg.config import build_config
-from hpcseg.errors import IncompleteError, SchedulerError
+from hpcseg.errors import HpcsegError, IncompleteError, SchedulerError
 from hpcseg.runs.grid import read_grid
 from hpcseg.runs.provenance import code_sha256
 from hpcseg.runs.record import RunFolder, read_json
@@ -48,13 +48,13 @@ def worth_a_try(status: RunStatus, tries: int) -> dict[str, Failure]:
     }
 
 
-def follow_up(run: RunFolder) -> Submission | None:
+def follow_up(run: RunFolder) -> Submission:
     """Submit again what failed for the cluster's sake, and what the site's limits left no room for.
 
-    Runs in the job that follows all others. None where nothing may be submitted: the run's code is no longer the one
-    that is installed, so the cells would refuse to run.
+    Runs in the job that follows all others.
 
     Raises:
+        HpcsegError: the run's code is no longer the one that is installed, so the cells would refuse to run.
         SchedulerError: sbatch refuses.
     """
     grid = read_grid(run)
@@ -62,7 +62,7 @@ def follow_up(run: RunFolder) -> Submission | None:
     if resources is None:
         raise IncompleteError(f"{run.resources_file} is gone. Run `hpcseg grid` again.")
     if grid.code_sha256 != code_sha256():
-        return None
+        raise HpcsegError("hpcseg has changed since the run was planned.")
     status = run_status(run)
     failures = worth_a_try(status, resources.tries)
     never_submitted = {cell.cell for cell in status.status if cell.state in ("missing", "trained") and not cell.tries}

@@ -20,7 +20,8 @@ import submitit
 from hpcseg.cluster import ledger, scheduler
 from hpcseg.cluster.executor import cell_executor, report_executor
 from hpcseg.cluster.profile import Resources
-from hpcseg.cluster.worker import CellTask, ReportTask
+from hpcseg.cluster.tasks.cell import CellTask
+from hpcseg.cluster.tasks.report import ReportTask
 from hpcseg.errors import SchedulerError
 from hpcseg.runs.grid import Cell, Grid, Stage
 from hpcseg.runs.record import RunFolder

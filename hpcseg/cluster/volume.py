@@ -15,7 +15,7 @@ from hpcseg.cluster.executor import cell_executor, report_executor
 from hpcseg.cluster.profile import Resources
 from hpcseg.cluster.sender import NoRoomError, Submission, send_array, send_job, tidy_up
 from hpcseg.cluster.submit import in_arrays, largest_array, require_slurm
-from hpcseg.cluster.worker import JoinTask, PredictTask
+from hpcseg.cluster.tasks.predict import JoinTask, PredictTask
 from hpcseg.errors import ConfigError
 from hpcseg.predict.request import Prediction, part_of
 from hpcseg.runs.record import RunFolder

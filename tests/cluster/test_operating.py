@@ -19,6 +19,7 @@ from hpcseg.cli.app import app
 from hpcseg.cluster import ledger
 from hpcseg.cluster.retry import follow_up, read_resources
 from hpcseg.cluster.submit import submit_missing
+from hpcseg.errors import HpcsegError
 from hpcseg.jobfile import find_job, load_job
 from hpcseg.runs.grid import Grid, plan, read_grid, write_plan
 from hpcseg.runs.record import RunFolder, append_event, write_json
@@ -130,7 +131,8 @@ def test_the_follow_up_leaves_a_run_of_other_code_alone(slurm, grid, monkeypatch
     send(grid)
     monkeypatch.setattr("hpcseg.cluster.retry.code_sha256", lambda: "other")
     slurm.queue()
-    assert follow_up(grid.run) is None
+    with pytest.raises(HpcsegError, match="has changed"):
+        follow_up(grid.run)
 
 
 def test_cancel_ends_the_jobs_of_chosen_cells_and_the_follow_up_does_not_bring_them_back(slurm, grid):
