@@ -11,9 +11,8 @@ from hpcseg.cluster.sender import Submission
 from hpcseg.cluster.states import RunStatus, run_status
 from hpcseg.cluster.submit import submit_missing
 from hpcseg.config import build_config
-from hpcseg.errors import HpcsegError, IncompleteError, SchedulerError
+from hpcseg.errors import IncompleteError, SchedulerError
 from hpcseg.runs.grid import read_grid
-from hpcseg.runs.provenance import code_sha256
 from hpcseg.runs.record import RunFolder, read_json
 
 
@@ -54,15 +53,13 @@ def follow_up(run: RunFolder) -> Submission:
     Runs in the job that follows all others.
 
     Raises:
-        HpcsegError: the run's code is no longer the one that is installed, so the cells would refuse to run.
+        HpcsegError: the run was planned again meanwhile, with another numerics number.
         SchedulerError: sbatch refuses.
     """
     grid = read_grid(run)
     resources = read_resources(run)
     if resources is None:
         raise IncompleteError(f"{run.resources_file} is gone. Run `hpcseg grid` again.")
-    if grid.code_sha256 != code_sha256():
-        raise HpcsegError("hpcseg has changed since the run was planned.")
     status = run_status(run)
     failures = worth_a_try(status, resources.tries)
     never_submitted = {cell.cell for cell in status.status if cell.state in ("missing", "trained") and not cell.tries}
