@@ -273,7 +273,7 @@ class CellConfig:
                     parts.append(f"{item.name}-{value:g}" if isinstance(value, float) else f"{item.name}-{value}")
         return "-".join(parts).replace("_", "-").replace("+", "-and-").lower()
 
-    def cell_id(self, *, data_sha256: str, code_sha256: str) -> str:
+    def cell_id(self, *, data_sha256: str, numerics: int) -> str:
         """`name()` and eight hex digits of everything that decides the trained model.
 
         Evaluation settings are left out: they are stored with the evaluation, so that a longer sweep does not
@@ -283,7 +283,7 @@ class CellConfig:
             "data": dataclasses.asdict(self.data),
             "train": dataclasses.asdict(self.train),
             "data_sha256": data_sha256,
-            "code_sha256": code_sha256,
+            "numerics": numerics,
         }
         return f"{self.name()}-{digest(decides)[:8]}"
 

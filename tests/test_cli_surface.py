@@ -38,6 +38,7 @@ SURFACE = {
         "partition", "account", "qos", "constraint", "exclude", "gpus_per_node", "cpus_per_task", "mem", "time",
         "setup", "throttle",
     },
+    "follow-up": {"run"},
     "report": {"run", "out", "publish", "as_json"},
 }  # fmt: skip
 

@@ -16,6 +16,7 @@ from hpcseg.cli.clean import clean
 from hpcseg.cli.demo import demo
 from hpcseg.cli.doctor import doctor
 from hpcseg.cli.export import export
+from hpcseg.cli.follow_up import follow_up
 from hpcseg.cli.grid import grid
 from hpcseg.cli.logs import logs
 from hpcseg.cli.pack import info, pack
@@ -87,6 +88,7 @@ app.command(rich_help_panel="Operation")(retry)
 app.command(rich_help_panel="Operation")(cancel)
 app.command(rich_help_panel="Operation")(clean)
 app.command(rich_help_panel="Operation")(train)
+app.command(hidden=True)(follow_up)
 
 
 def main() -> None:

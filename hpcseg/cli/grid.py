@@ -191,7 +191,9 @@ def run_here(
     """
     from hpcseg.cli.queue_view import QueueView
     from hpcseg.cluster.local import find_slots, run_locally
+    from hpcseg.runs.grid import check_numerics
 
+    check_numerics(grid.numerics, f"The run {grid.run.path}")
     slots = find_slots(workers, gpus_per_cell)
     if for_gpus and not slots[0]:
         console.stderr.print(

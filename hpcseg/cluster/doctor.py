@@ -14,6 +14,8 @@ from hpcseg.cluster.check import Check
 from hpcseg.cluster.doctor_node import check_node
 from hpcseg.cluster.executor import cell_executor
 from hpcseg.cluster.profile import Resources
+from hpcseg.runs.frozen import freeze
+from hpcseg.runs.record import RunFolder
 
 _SECONDS_FOR_A_COMMAND = 10
 _LITTLE, _VERY_LITTLE = 2_000_000_000, 100_000_000
@@ -112,7 +114,14 @@ def _partition(resources: Resources) -> Check:
 
 def _accepted(resources: Resources, folder: Path) -> Check:
     """Whether sbatch would take the very script of a cell."""
-    executor = cell_executor(folder, resources, name="hpcseg-doctor", throttle=None, comment="hpcseg-doctor")
+    executor = cell_executor(
+        folder,
+        freeze(RunFolder(folder), write=False),
+        resources,
+        name="hpcseg-doctor",
+        throttle=None,
+        comment="hpcseg-doctor",
+    )
     script = folder / f".hpcseg-doctor-{uuid.uuid4().hex[:8]}.sh"
     try:
         script.write_text(executor._make_submission_file_text("true", ""))

@@ -21,8 +21,9 @@ from hpcseg.cluster.logs import find_logs, last_attempt
 from hpcseg.cluster.probe import HELD, TOKEN, Probe
 from hpcseg.cluster.profile import Resources
 from hpcseg.errors import IncompleteError, SchedulerError
-from hpcseg.runs.provenance import code_sha256
-from hpcseg.runs.record import read_json
+from hpcseg.runs.frozen import freeze
+from hpcseg.runs.provenance import package_sha256
+from hpcseg.runs.record import RunFolder, read_json
 
 _PROBE_MINUTES = 5
 _LITTLE = 100_000_000
@@ -44,17 +45,18 @@ def check_node(resources: Resources, folder: Path, data: Path | None, wait: floa
         room.mkdir(parents=True)
         token = uuid.uuid4().hex
         (room / TOKEN).write_text(token)
+        code = freeze(RunFolder(room))
         with FileLock(room / HELD, timeout=0):
-            yield from _probe(resources, room, data, token, wait)
+            yield from _probe(resources, room, code, data, token, wait)
     except OSError as error:
         yield Check("Compute node", "not checked", f"{room} cannot be written to: {error.strerror}.")
     finally:
         shutil.rmtree(room, ignore_errors=True)
 
 
-def _probe(resources: Resources, room: Path, data: Path | None, token: str, wait: float) -> Iterator[Check]:
+def _probe(resources: Resources, room: Path, code: Path, data: Path | None, token: str, wait: float) -> Iterator[Check]:
     short = dataclasses.replace(resources, minutes=min(_PROBE_MINUTES, resources.minutes))
-    executor = cell_executor(room / "logs", short, name="hpcseg-doctor", throttle=None, comment="hpcseg-doctor")
+    executor = cell_executor(room / "logs", code, short, name="hpcseg-doctor", throttle=None, comment="hpcseg-doctor")
     try:
         job = executor.submit(Probe(str(room.resolve()), str(data.resolve()) if data else None))
     except submitit.core.utils.FailedJobError as error:
@@ -143,7 +145,7 @@ def _judge(found: Sequence[dict[str, Any]], resources: Resources, token: str, da
         told = "A lock that is held here is not seen there, so the ledger alone keeps two launches of a cell apart."
         remedy = "Submit a run from one machine at a time, and let nobody use `hpcseg train` on it meanwhile."
         yield Check("Locks", "warning", told, remedy)
-    if any(rank["code_sha256"] != code_sha256() for rank in found):
+    if any(rank["package_sha256"] != package_sha256() for rank in found):
         told = f"{nodes} runs another hpcseg ({first['hpcseg']}, {first['executable']}) than this one."
         yield Check("Software", "failed", told, "Use one installation for both; look at your --setup lines.")
     else:

@@ -10,6 +10,7 @@ from typing import Any
 import submitit
 
 from hpcseg.cluster.profile import Resources
+from hpcseg.runs.frozen import shell_lines
 
 # submitit counts down every job that reached its time limit, and gives up at 0; a cell may need many limits.
 _MOST_TIMEOUTS = 1000
@@ -18,12 +19,20 @@ _MOST_SIGNAL_SECONDS = 120
 
 
 def cell_executor(
-    folder: Path, resources: Resources, *, name: str, throttle: int | None, comment: str, dependency: str | None = None
+    folder: Path,
+    code: Path,
+    resources: Resources,
+    *,
+    name: str,
+    throttle: int | None,
+    comment: str,
+    dependency: str | None = None,
 ) -> submitit.SlurmExecutor:
     """An executor for the cells of one array.
 
     Args:
         folder: for scripts, logs and pickles; seen by all nodes.
+        code: a frozen copy of the package, which the job runs.
         resources: of one cell.
         name: of the job, as squeue shows it.
         throttle: array tasks that may run at once; None: no limit of ours.
@@ -43,6 +52,7 @@ def cell_executor(
         additional["gpus-per-task"] = math.ceil(gpus / resources.ranks_per_node)
     return _executor(
         folder,
+        code,
         resources,
         name=name,
         comment=comment,
@@ -64,11 +74,12 @@ def cell_executor(
 
 
 def report_executor(
-    folder: Path, resources: Resources, *, name: str, comment: str, dependency: str
+    folder: Path, code: Path, resources: Resources, *, name: str, comment: str, dependency: str
 ) -> submitit.SlurmExecutor:
     """An executor for the report of a run: one core, no GPU asked for, the same partition and account."""
     return _executor(
         folder,
+        code,
         resources,
         name=name,
         comment=comment,
@@ -83,7 +94,14 @@ def report_executor(
 
 
 def _executor(
-    folder: Path, resources: Resources, *, name: str, dependency: str | None, additional: dict[str, Any], **own: Any
+    folder: Path,
+    code: Path,
+    resources: Resources,
+    *,
+    name: str,
+    dependency: str | None,
+    additional: dict[str, Any],
+    **own: Any,
 ) -> submitit.SlurmExecutor:
     executor = submitit.SlurmExecutor(folder, max_num_timeout=_MOST_TIMEOUTS)
     parameters = {
@@ -97,7 +115,8 @@ def _executor(
         # The limit must be submitit's own parameter, since it decides by it whether a job timed out.
         "time": resources.minutes,
         "signal_delay_s": min(_MOST_SIGNAL_SECONDS, resources.minutes * 60 // 4),
-        "setup": list(resources.setup) or None,
+        # Ours come last: the site's may set a path of their own, and name files of the folder of submission.
+        "setup": [*resources.setup, *shell_lines(code)],
         "stderr_to_stdout": True,
         "additional_parameters": additional,
         **own,

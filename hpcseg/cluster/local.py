@@ -19,8 +19,9 @@ from typing import Any, Literal
 import submitit
 
 from hpcseg.cluster import ledger
-from hpcseg.cluster.worker import CellTask
+from hpcseg.cluster.tasks.cell import CellTask
 from hpcseg.errors import ConfigError, IncompleteError
+from hpcseg.runs.frozen import freeze, in_frozen
 from hpcseg.runs.grid import Cell
 from hpcseg.runs.record import RunFolder, read_json
 from hpcseg.signals import like_ctrl_c
@@ -102,6 +103,8 @@ def run_locally(
     if len(slots) > 1:
         cores = len(os.sched_getaffinity(0))
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // (len(slots) * ranks))))
+    # The queue may run for hours, and starts a process for each stage: all of them run the code of now.
+    code = freeze(run)
     waiting = deque(cells)
     running: dict[int, _Running] = {}
     summary = Summary()
@@ -110,7 +113,7 @@ def run_locally(
             while waiting or running:
                 for slot, gpus in enumerate(slots):
                     if slot not in running and waiting:
-                        running[slot] = _start(waiting.popleft(), run, gpus, ranks)
+                        running[slot] = _start(waiting.popleft(), run, code, gpus, ranks)
                         on_event("started", running[slot].cell, {"stage": running[slot].stage})
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
                 for slot, current in list(running.items()):
@@ -124,7 +127,7 @@ def run_locally(
     return summary
 
 
-def _start(cell: Cell, run: RunFolder, gpus: tuple[int, ...], ranks: int) -> _Running:
+def _start(cell: Cell, run: RunFolder, code: Path, gpus: tuple[int, ...], ranks: int) -> _Running:
     executor = submitit.LocalExecutor(run.logs)
     executor.update_parameters(
         timeout_min=_NO_LIMIT_MINUTES,
@@ -135,7 +138,8 @@ def _start(cell: Cell, run: RunFolder, gpus: tuple[int, ...], ranks: int) -> _Ru
     )
     stage: Literal["train", "evaluate"] = "evaluate" if cell.trained() else "train"
     started = time.time()
-    job = executor.submit(CellTask(str(cell.folder.path.resolve()), stage))
+    with in_frozen(code):
+        job = executor.submit(CellTask(str(cell.folder.path.resolve()), stage))
     ledger.book_local(run, stage, cell.id, str(job.job_id))
     return _Running(cell, stage, job, ranks, started)
 

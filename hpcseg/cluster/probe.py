@@ -47,7 +47,7 @@ def _facts(folder: Path, data: str | None) -> dict[str, Any]:
     import torch
 
     from hpcseg import __version__
-    from hpcseg.runs.provenance import code_sha256, node_name
+    from hpcseg.runs.provenance import node_name, package_sha256
 
     try:
         token: str | None = (folder / TOKEN).read_text()
@@ -58,7 +58,7 @@ def _facts(folder: Path, data: str | None) -> dict[str, Any]:
         "python": platform.python_version(),
         "executable": sys.executable,
         "hpcseg": __version__,
-        "code_sha256": code_sha256(),
+        "package_sha256": package_sha256(),
         "token": token,
         "lock_seen": _lock_seen(folder / HELD),
         "torch": torch.__version__,

@@ -13,7 +13,6 @@ from hpcseg.cluster.submit import submit_missing
 from hpcseg.config import build_config
 from hpcseg.errors import IncompleteError, SchedulerError
 from hpcseg.runs.grid import read_grid
-from hpcseg.runs.provenance import code_sha256
 from hpcseg.runs.record import RunFolder, read_json
 
 
@@ -48,21 +47,19 @@ def worth_a_try(status: RunStatus, tries: int) -> dict[str, Failure]:
     }
 
 
-def follow_up(run: RunFolder) -> Submission | None:
+def follow_up(run: RunFolder) -> Submission:
     """Submit again what failed for the cluster's sake, and what the site's limits left no room for.
 
-    Runs in the job that follows all others. None where nothing may be submitted: the run's code is no longer the one
-    that is installed, so the cells would refuse to run.
+    Runs in the job that follows all others.
 
     Raises:
+        HpcsegError: the run was planned again meanwhile, with another numerics number.
         SchedulerError: sbatch refuses.
     """
     grid = read_grid(run)
     resources = read_resources(run)
     if resources is None:
         raise IncompleteError(f"{run.resources_file} is gone. Run `hpcseg grid` again.")
-    if grid.code_sha256 != code_sha256():
-        return None
     status = run_status(run)
     failures = worth_a_try(status, resources.tries)
     never_submitted = {cell.cell for cell in status.status if cell.state in ("missing", "trained") and not cell.tries}

@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 import submitit
@@ -20,7 +21,8 @@ import submitit
 from hpcseg.cluster import ledger, scheduler
 from hpcseg.cluster.executor import cell_executor, report_executor
 from hpcseg.cluster.profile import Resources
-from hpcseg.cluster.worker import CellTask, ReportTask
+from hpcseg.cluster.tasks.cell import CellTask
+from hpcseg.cluster.tasks.report import ReportTask
 from hpcseg.errors import SchedulerError
 from hpcseg.runs.grid import Cell, Grid, Stage
 from hpcseg.runs.record import RunFolder
@@ -114,6 +116,8 @@ class Sender:
     """Sends arrays of one grid to Slurm, or shows what it would send."""
 
     grid: Grid
+    code: Path
+    """A frozen copy of the package, which the jobs run."""
     resources: Resources
     throttle: int | None
     submission: Submission
@@ -140,13 +144,16 @@ class Sender:
 
         def executor(token: str) -> submitit.SlurmExecutor:
             name = f"hpcseg-{self.grid.job.name}-report"
-            return report_executor(self.grid.run.logs, self.resources, name=name, dependency=dependency, comment=token)
+            return report_executor(
+                self.grid.run.logs, self.code, self.resources, name=name, dependency=dependency, comment=token
+            )
 
         send_job(self.grid.run, self.submission, "report", ReportTask(str(self.grid.run.path.resolve())), executor)
 
     def _cell_executor(self, stage: Stage, dependency: str | None, token: str) -> submitit.SlurmExecutor:
         return cell_executor(
             self.grid.run.logs,
+            self.code,
             self.resources,
             name=f"hpcseg-{self.grid.job.name}-{stage}",
             throttle=self.throttle,

@@ -20,7 +20,8 @@ from hpcseg.cluster.missing import Missing, find_missing
 from hpcseg.cluster.profile import Resources
 from hpcseg.cluster.sender import FullError, NoRoomError, Sender, Submission, tidy_up
 from hpcseg.errors import ConfigError, SchedulerError
-from hpcseg.runs.grid import Cell, Grid, write_plan
+from hpcseg.runs.frozen import freeze
+from hpcseg.runs.grid import Cell, Grid, check_numerics, write_plan
 from hpcseg.runs.record import write_json
 
 _T = TypeVar("_T")
@@ -44,6 +45,7 @@ def submit_missing(
 
     Raises:
         ConfigError: a node has fewer GPUs than ranks.
+        HpcsegError: the run was planned with another numerics number, so its cells would refuse to run.
         SchedulerError: there is no Slurm here, or sbatch refused; what it said is in the message.
     """
     if 0 < resources.gpus_per_node < resources.ranks_per_node:
@@ -51,6 +53,7 @@ def submit_missing(
             f"{resources.ranks_per_node} ranks per node would share {resources.gpus_per_node} GPUs, but each needs one "
             "of its own. Give both the same number, or no GPUs (--gpus-per-node 0)."
         )
+    check_numerics(grid.numerics, f"The run {grid.run.path}")
     require_slurm()
     if dry_run:
         return _submit(grid, resources, find_missing(grid, resubmit=resubmit, only=only), dry_run=True)
@@ -74,7 +77,7 @@ def _submit(grid: Grid, resources: Resources, missing: Missing, *, dry_run: bool
     largest = largest_array(resources)
     arrays = -(-len(missing.train) // largest)
     throttle = max(1, resources.throttle // arrays) if resources.throttle and arrays else resources.throttle
-    sender = Sender(grid, resources, throttle, submission)
+    sender = Sender(grid, freeze(grid.run, write=not dry_run), resources, throttle, submission)
     # The last jobs of all cells: what the report waits for.
     last: list[str] = []
     try:

@@ -15,9 +15,10 @@ from hpcseg.cluster.executor import cell_executor, report_executor
 from hpcseg.cluster.profile import Resources
 from hpcseg.cluster.sender import NoRoomError, Submission, send_array, send_job, tidy_up
 from hpcseg.cluster.submit import in_arrays, largest_array, require_slurm
-from hpcseg.cluster.worker import JoinTask, PredictTask
+from hpcseg.cluster.tasks.predict import JoinTask, PredictTask
 from hpcseg.errors import ConfigError
 from hpcseg.predict.request import Prediction, part_of
+from hpcseg.runs.frozen import freeze
 from hpcseg.runs.record import RunFolder
 
 _STAGE = "predict"
@@ -71,11 +72,12 @@ def _submit(prediction: Prediction, run: RunFolder, resources: Resources, parts:
         wanted.pop(part_id, None)
     if not wanted:
         return
+    code = freeze(run, write=not submission.dry_run)
     bases: list[str] = []
 
     def send(part_ids: list[str]) -> str:
         def executor(token: str) -> submitit.SlurmExecutor:
-            return cell_executor(run.logs, resources, name=name, throttle=resources.throttle, comment=token)
+            return cell_executor(run.logs, code, resources, name=name, throttle=resources.throttle, comment=token)
 
         return send_array(run, submission, _STAGE, {part_id: wanted[part_id] for part_id in part_ids}, executor)
 
@@ -93,7 +95,7 @@ def _submit(prediction: Prediction, run: RunFolder, resources: Resources, parts:
         _JOIN_STAGE,
         JoinTask(out),
         lambda token: report_executor(
-            run.logs, resources, name=f"{name}-join", dependency="afterany:" + ":".join(bases), comment=token
+            run.logs, code, resources, name=f"{name}-join", dependency="afterany:" + ":".join(bases), comment=token
         ),
     )
 

@@ -187,7 +187,7 @@ def _training(cell: Cell, planned: Mapping[str, Any], record: Mapping[str, Any])
         "cell": str(planned.get("id", cell.id)),  # a folder may have been renamed
         "job": planned.get("job"),
         "command": planned.get("command"),
-        **{name: planned.get(name) for name in ("data_sha256", "code_sha256")},
+        **{name: planned[name] for name in ("data_sha256", "numerics", "code_sha256") if name in planned},
         **{name: provenance.get(name) for name in ("commit", "hpcseg_version", "torch", "device", "time")},
         **{name: record.get(name) for name in ("epochs", "seconds", "precision", "train_tiles", "split_sha256")},
         "validation_accuracy": accuracy(np.array(record["validation_confusion"])),

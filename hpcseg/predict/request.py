@@ -216,4 +216,5 @@ def _record(
 
 
 def _origin(model: Model) -> dict[str, Any]:
-    return {name: model.card.training.get(name) for name in ("commit", "data_sha256", "code_sha256")}
+    stated = model.card.training
+    return {name: stated[name] for name in ("commit", "data_sha256", "numerics", "code_sha256") if name in stated}

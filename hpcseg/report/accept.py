@@ -13,6 +13,7 @@ import numpy as np
 from hpcseg import metrics
 from hpcseg.config import NoiseLevel, describes
 from hpcseg.errors import IncompleteError
+from hpcseg.numerics import describe_code
 from hpcseg.runs.grid import Cell
 from hpcseg.runs.record import SCHEMA, check_types, read_json, read_lines
 
@@ -88,15 +89,15 @@ def accept_training(cell: Cell, plan: Mapping[str, Any]) -> Training:
         raise Refused(_why_unfinished(cell))
     whole = f"cells/{cell.id}"
     config = _read(cell, "config.json", whole)
-    for key, word in (("data_sha256", "other data"), ("code_sha256", "other code")):
-        if config.get(key) != plan[key]:
-            raise Refused(f"its config.json is of {word} ({_short(config.get(key))}) than grid.json.", whole)
+    if config.get("data_sha256") != plan["data_sha256"]:
+        raise Refused(f"its config.json is of other data ({_short(config.get('data_sha256'))}) than grid.json.", whole)
+    _check_code(config, plan, "its config.json is of", whole)
     if not (describes(config.get("data"), cell.config.data) and describes(config.get("train"), cell.config.train)):
         raise Refused("its config.json has other settings than grid.json.", whole)
     record = _read(cell, "training.json", whole)
     try:
         check_types(record, _TRAINING)
-        _check_code(record, plan, "trained", whole)
+        _check_code(record["provenance"], plan, "it was trained with", whole)
         confusion = _confusion(record["validation_confusion"])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise Refused(f"its training.json is damaged ({error}).", whole) from None
@@ -115,7 +116,7 @@ def accept_evaluation(cell: Cell, plan: Mapping[str, Any], training: Training) -
         raise Refused("it was evaluated with another model than training.json describes.", file)
     try:
         check_types(record, _EVALUATION)
-        _check_code(record, plan, "evaluated", file)
+        _check_code(record["provenance"], plan, "it was evaluated with", file)
         confusion = {_level(point): _confusion(point["confusion"]) for point in record["points"]}
         if any(len(matrix) != len(record["class_values"]) for matrix in (training.confusion, *confusion.values())):
             raise ValueError("its confusion matrices are not of its classes")
@@ -141,13 +142,10 @@ def _read(cell: Cell, name: str, delete: str) -> dict[str, Any]:
     return record
 
 
-def _check_code(record: Mapping[str, Any], plan: Mapping[str, Any], verb: str, delete: str) -> None:
-    code = record["provenance"].get("code_sha256")
-    if code != plan["code_sha256"]:
-        raise Refused(
-            f"it was {verb} with other code ({_short(code)}) than grid.json has ({_short(plan['code_sha256'])}).",
-            delete,
-        )
+def _check_code(stated: Mapping[str, Any], plan: Mapping[str, Any], what: str, delete: str) -> None:
+    if describe_code(stated) != describe_code(plan):
+        theirs, ours = (describe_code(one, digits=8) for one in (stated, plan))
+        raise Refused(f"{what} other code ({theirs}) than grid.json ({ours}).", delete)
 
 
 def _confusion(stored: Any) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Any
 
 from hpcseg.errors import ConfigError, IncompleteError
 from hpcseg.files import write_bytes
+from hpcseg.numerics import describe_code
 from hpcseg.report import paper
 from hpcseg.report.cells import cells_csv, cells_markdown, short_commit
 from hpcseg.report.collect import Hole, Records, collect
@@ -160,7 +161,7 @@ def _origin(records: Records) -> dict[str, str]:
         "Job": f"{plan['job']}: {plan['title']}",
         "Planned": f"{plan['time']} by `{plan['command']}`, hpcseg {plan['hpcseg_version']}",
         "Data hash": f"`{plan['data_sha256']}`",
-        "Code hash": f"`{plan['code_sha256']}`",
+        "Code": describe_code(plan),
         "Cells": f"{len(evaluated)} of {len(records.rows)} finished, {len(trained)} trained",
         "Commits": _counted(short_commit(place.get("commit")) for place in places),
         "Hosts": _counted(_text(place.get("host")) for place in places),

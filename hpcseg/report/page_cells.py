@@ -12,6 +12,7 @@ import numpy as np
 
 from hpcseg import metrics
 from hpcseg.config import CellConfig, NoiseLevel
+from hpcseg.numerics import describe_code
 from hpcseg.report.accept import Epoch
 from hpcseg.report.cells import short_commit
 from hpcseg.report.collect import Group, Records, Row
@@ -130,7 +131,8 @@ def _place(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
     place = record["provenance"]
     return [
         ("commit", short_commit(place.get("commit"))),
-        ("code hash", place.get("code_sha256")),
+        ("code", describe_code(place)),
+        ("package hash", place.get("package_sha256")),
         ("device", f"{place.get('device')}, {record['world_size']} rank(s), {record['precision']}"),
         ("host", place.get("host")),
         ("Slurm job", place.get("slurm_job_id") or "none, run without Slurm"),

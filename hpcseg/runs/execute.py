@@ -40,6 +40,7 @@ def run_cell(folder: CellFolder, stage: Stage, *, should_stop: Callable[[], bool
     environment, started = read_environment(), time.time()
     # Looked at now, and kept: what the checkout becomes while this runs is not what runs.
     provenance.commit()
+    provenance.package_sha256()
     cell = read_cell(folder)
     if cell.evaluated() or (stage == "train" and cell.trained()):
         return "finished"

@@ -11,17 +11,10 @@ from typing import Any, Literal
 
 from hpcseg import __version__
 from hpcseg.config import CellConfig, NeedsConfig, ReportConfig, build_config, cell_from_dict, describes
-from hpcseg.errors import ConfigError, IncompleteError
+from hpcseg.errors import ConfigError, HpcsegError, IncompleteError
 from hpcseg.jobfile import JobConfig
-from hpcseg.runs.provenance import (
-    code_sha256,
-    command_line,
-    commit,
-    diff,
-    diff_sha256,
-    now,
-    running_code_sha256,
-)
+from hpcseg.numerics import NUMERICS
+from hpcseg.runs.provenance import command_line, commit, diff, diff_sha256, now
 from hpcseg.runs.record import SCHEMA, CellFolder, RunFolder, check_types, read_json, write_json, write_text
 
 Stage = Literal["train", "evaluate"]
@@ -67,13 +60,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Grid:
-    """The cells of a run with the data and the code that they are for."""
+    """The cells of a run with the data and the arithmetic that they are for."""
 
     run: RunFolder
     job: JobConfig
     data_file: Path
     data_sha256: str
-    code_sha256: str
+    numerics: int | None
+    """None: planned before there were such numbers, so that it can be read, but not run."""
     cells: tuple[Cell, ...]
 
 
@@ -86,13 +80,30 @@ def plan(job: JobConfig, run: RunFolder, data_file: Path, data_sha256: str) -> G
         data_file: the packed HDF5 file.
         data_sha256: the checksum that the file states about its pixels.
     """
-    code = code_sha256()
     cells = tuple(
-        Cell(config, run.cell(config.cell_id(data_sha256=data_sha256, code_sha256=code))) for config in job.cells
+        Cell(config, run.cell(config.cell_id(data_sha256=data_sha256, numerics=NUMERICS))) for config in job.cells
     )
     if not cells:
         raise ConfigError(f'The job "{job.name}" has no cells: give its file a [[grid]] table.')
-    return Grid(run, job, data_file, data_sha256, code, cells)
+    return Grid(run, job, data_file, data_sha256, NUMERICS, cells)
+
+
+def check_numerics(planned: int | None, what: str) -> None:
+    """See that what was planned is computed as this hpcseg computes.
+
+    Args:
+        planned: the numerics number of the plan; None: of before there were such numbers.
+        what: was planned, as the error names it.
+
+    Raises:
+        HpcsegError: this hpcseg has another.
+    """
+    if planned != NUMERICS:
+        theirs = "before there were numerics numbers" if planned is None else f"with numerics {planned}"
+        raise HpcsegError(
+            f"{what} was planned {theirs}, but this hpcseg computes with numerics {NUMERICS}, so its numbers would be "
+            "others. Go back to the hpcseg of then, or run `hpcseg grid`: it plans new cells and leaves these alone."
+        )
 
 
 def write_plan(grid: Grid) -> None:
@@ -106,8 +117,7 @@ def write_plan(grid: Grid) -> None:
             # Relative, so that a record names no machine and a run folder can move with its data.
             "data_file": os.path.relpath(grid.data_file.resolve(), cell.folder.path.resolve()),
             "data_sha256": grid.data_sha256,
-            "code_sha256": grid.code_sha256,
-            "running_code_sha256": running_code_sha256(),
+            "numerics": grid.numerics,
         }
         # A cell keeps the command that planned it first; and thousands of files need not be written each time.
         file = cell.folder.config_file
@@ -126,7 +136,7 @@ def write_plan(grid: Grid) -> None:
             "command": command_line(),
             "time": now(),
             "data_sha256": grid.data_sha256,
-            "code_sha256": grid.code_sha256,
+            "numerics": grid.numerics,
             "commit": commit(),
             "diff_sha256": changed,
             "needs": dataclasses.asdict(grid.job.needs),
@@ -146,7 +156,7 @@ def _says(file: Path, content: Mapping[str, Any]) -> bool:
 
 
 _PLAN = {
-    **dict.fromkeys(("job", "title", "hpcseg_version", "command", "time", "data_sha256", "code_sha256"), str),
+    **dict.fromkeys(("job", "title", "hpcseg_version", "command", "time", "data_sha256"), str),
     **dict.fromkeys(("needs", "report"), dict),
     "cells": list,
 }
@@ -164,6 +174,7 @@ def read_plan(run: RunFolder) -> dict[str, Any]:
         raise IncompleteError(f"{run.grid_file} is of schema {plan.get('schema')}; this hpcseg reads schema {SCHEMA}.")
     try:
         check_types(plan, _PLAN)
+        check_types(plan, {"numerics": int} if "numerics" in plan else {"code_sha256": str})
         for entry in plan["cells"]:
             check_types(entry, {"id": str, **dict.fromkeys(_SECTIONS, dict)})
             if entry["id"] in ("", ".", "..") or Path(entry["id"]).name != entry["id"]:
@@ -196,7 +207,7 @@ def read_grid(run: RunFolder) -> Grid:
         needs=build_config(NeedsConfig, content["needs"], where),
         report=build_config(ReportConfig, content["report"], where),
     )
-    return Grid(run, job, data_file, content["data_sha256"], content["code_sha256"], cells)
+    return Grid(run, job, data_file, content["data_sha256"], content.get("numerics"), cells)
 
 
 def read_cell(folder: CellFolder) -> Cell:

@@ -1,4 +1,4 @@
-"""What a stage of a cell starts from: the tiles and the code that were planned, and the trained model."""
+"""What a stage of a cell starts from: the planned tiles and arithmetic, and the trained model."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from hpcseg.learn import checkpoint
 from hpcseg.learn.ranks import Ranks
 from hpcseg.learn.unet import build_unet
 from hpcseg.runs import provenance
-from hpcseg.runs.grid import Cell
+from hpcseg.runs.grid import Cell, check_numerics
 from hpcseg.runs.machine import device_facts
 from hpcseg.runs.record import read_json
 
 
 def planned_source(cell: Cell) -> TileSource:
-    """The tiles of a cell.
+    """The tiles of a cell, as they were planned.
 
     Raises:
-        HpcsegError: the packed file, or hpcseg itself, is not the one that the cell was planned with.
+        HpcsegError: the packed file holds other data than was planned, or this hpcseg computes otherwise.
         DatasetError: the packed file cannot be used.
     """
     stored = read_json(cell.folder.config_file)
@@ -33,16 +33,7 @@ def planned_source(cell: Cell) -> TileSource:
             f"{path.name} holds other data than when the cell {cell.id} was planned. Run `hpcseg grid` again: it "
             "plans new cells for the new data and leaves the old ones alone."
         )
-    if stored["code_sha256"] != provenance.code_sha256():
-        raise HpcsegError(
-            f"hpcseg was changed after the cell {cell.id} was planned, so its numbers would not be those of the "
-            "planned code. Run `hpcseg grid` again: it plans new cells for the new code."
-        )
-    if stored.get("running_code_sha256") not in (None, provenance.running_code_sha256()):
-        raise HpcsegError(
-            f"hpcseg was changed after the cell {cell.id} was planned, though not in what decides its numbers. Run "
-            "`hpcseg grid` again: it takes the change over and goes on with the same cells."
-        )
+    check_numerics(stored.get("numerics"), f"The cell {cell.id}")
     return source
 
 

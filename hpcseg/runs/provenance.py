@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import functools
 import hashlib
+import json
 import os
 import platform
 import shlex
@@ -18,65 +18,44 @@ from pathlib import Path
 from typing import Any
 
 from hpcseg import __version__
+from hpcseg.jobfile import shipped_folder
+from hpcseg.numerics import NUMERICS
 
 _PACKAGE = Path(__file__).parents[1]
-# These decide a cell's numbers, given its settings and its data; the rest of hpcseg only moves them about.
-_DECIDES = (
-    "data/tiles.py",
-    "data/splits.py",
-    "data/layout.py",
-    "data/noise.py",
-    "data/streams.py",
-    "data/batches.py",
-    "learn/precision.py",
-    "learn/unet.py",
-    "learn/norm.py",
-    "learn/step.py",
-    "learn/loop.py",
-    "learn/evaluate.py",
-    "segment/geometry.py",
-    "segment/network.py",
-    "segment/slices.py",
-)
+ORIGIN = "origin.json"
+"""Beside a frozen copy of the package: the commit that it was made from, and what was changed since."""
+# Beside the package in a checkout, inside it in a wheel and in a frozen copy.
+_SHIPPED = ("jobs", "profiles")
 
 
-@functools.cache
-def code_sha256() -> str:
-    """SHA-256 over the modules that decide a cell's numbers, without comments, docstrings and layout.
+def package_files() -> dict[str, bytes]:
+    """All that runs: the content of every file of the package by its name below it, and the shipped jobs and profiles.
 
-    Two checkouts that differ in a comment share it, so a finished cell stays finished when its code is only
-    described better.
+    The same for a checkout, a wheel and a frozen copy of either.
     """
+    roots = {"": _PACKAGE} | {f"{name}/": shipped_folder(name) for name in _SHIPPED}
+    files = {}
+    for prefix, root in roots.items():
+        for path in root.rglob("*"):
+            name = path.relative_to(root)
+            # An editor's and the interpreter's own files come and go.
+            if path.is_file() and not any(part.startswith(".") or part == "__pycache__" for part in name.parts):
+                files[prefix + name.as_posix()] = path.read_bytes()
+    return dict(sorted(files.items()))
+
+
+def files_sha256(files: Mapping[str, bytes]) -> str:
+    """SHA-256 (hex) over names and contents."""
     whole = hashlib.sha256()
-    for name in _DECIDES:
-        whole.update(f"{name}\n{_bare(_PACKAGE / name)}\n".encode())
+    for name, content in files.items():
+        whole.update(f"{len(name)} {name} {len(content)} ".encode() + content)
     return whole.hexdigest()
 
 
 @functools.cache
-def running_code_sha256() -> str:
-    """SHA-256 over every module that a cell's process runs: also what only moves its numbers about, and its config.
-
-    A change there is no other experiment, so it is no part of a cell's id; but a queued job must not meet it unasked.
-    """
-    whole = hashlib.sha256()
-    modules = [_PACKAGE / f"{name}.py" for name in ("config", "files", "memory", "metrics")]
-    for folder in ("data", "learn", "segment", "runs"):
-        modules += sorted((_PACKAGE / folder).glob("*.py"))
-    for path in modules:
-        whole.update(f"{path.relative_to(_PACKAGE).as_posix()}\n{_bare(path)}\n".encode())
-    return whole.hexdigest()
-
-
-def _bare(path: Path) -> str:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-            # Field docs are bare strings too, so every bare string goes.
-            node.body = [
-                part for part in node.body if not (isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant))
-            ] or [ast.Pass()]
-    return ast.unparse(tree)
+def package_sha256() -> str:
+    """SHA-256 (hex) of `package_files`, as they were when it was asked for first: says which code ran."""
+    return files_sha256(package_files())
 
 
 def collect(*, device: Mapping[str, Any], command: str, data_sha256: str) -> dict[str, Any]:
@@ -89,7 +68,8 @@ def collect(*, device: Mapping[str, Any], command: str, data_sha256: str) -> dic
     """
     return {
         "hpcseg_version": __version__,
-        "code_sha256": code_sha256(),
+        "numerics": NUMERICS,
+        "package_sha256": package_sha256(),
         "data_sha256": data_sha256,
         "commit": commit(),
         "diff_sha256": diff_sha256(),
@@ -133,19 +113,28 @@ def command_line() -> str:
 
 @functools.cache
 def commit() -> str | None:
-    """The commit of the checkout that hpcseg runs from; None for a wheel.
+    """The commit of the checkout that hpcseg runs from, or that a frozen copy was made from; None for a wheel.
 
     With "-dirty" where a file of it was changed, or one was added to the package.
     """
-    head = _git("rev-parse", "HEAD")
-    new = _git("ls-files", "--others", "--exclude-standard", "--", str(_PACKAGE))
-    return head and head.strip() + ("-dirty" if diff() or new else "")
+    return origin()[0]
+
+
+def diff() -> str:
+    """What was changed in that checkout since its commit, as `git diff` shows it; empty for a wheel."""
+    return origin()[1]
 
 
 @functools.cache
-def diff() -> str:
-    """What was changed in the checkout since its commit, as `git diff` shows it; empty for a wheel."""
-    return _git("diff", "HEAD") or ""
+def origin() -> tuple[str | None, str]:
+    """Commit and changes of the code that runs; a frozen copy was told so, and keeps it beside the package."""
+    told = _PACKAGE.parent / ORIGIN
+    if told.exists():
+        stored = json.loads(told.read_text(encoding="utf-8"))
+        return stored["commit"], stored["diff"]
+    head, changes = _git("rev-parse", "HEAD"), _git("diff", "HEAD") or ""
+    new = _git("ls-files", "--others", "--exclude-standard", "--", str(_PACKAGE))
+    return head and head.strip() + ("-dirty" if changes or new else ""), changes
 
 
 def _git(*arguments: str) -> str | None:

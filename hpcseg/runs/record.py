@@ -2,6 +2,7 @@
 
     RUN/grid.json                      the cells that belong to the run, the data and the code behind them
     RUN/code-HASH.diff                 what was changed in the checkout, where it was not clean
+    RUN/code/HASH/                     the package as it was at a submission; its jobs run this copy
     RUN/submissions.jsonl              one line per job that was handed out, here or to Slurm
     RUN/resources.json                 what a cell's job asked of Slurm last
     RUN/logs/                          logs, sbatch scripts and pickles of submitit
@@ -127,6 +128,10 @@ class RunFolder:
     def diff_file(self, diff_sha256: str) -> Path:
         """What was changed in the checkout since its commit, when the run was planned."""
         return self.path / f"code-{diff_sha256[:8]}.diff"
+
+    def code(self, package_sha256: str) -> Path:
+        """The frozen copy of the package with this hash; this folder is what has to be on the path of Python."""
+        return self.path / "code" / package_sha256[:16]
 
     @property
     def submissions_file(self) -> Path:

@@ -124,7 +124,7 @@ def _origin(cell: Cell) -> dict[str, Any]:
         for section in ("data", "train")
         for name, value in dataclasses.asdict(getattr(cell.config, section)).items()
     }
-    return {**settings, **{name: planned[name] for name in ("data_sha256", "code_sha256")}}
+    return {**settings, **{name: planned[name] for name in ("data_sha256", "numerics")}}
 
 
 def _starts(folder: CellFolder) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ from hpcseg.cluster import ledger
 from hpcseg.cluster.retry import follow_up, read_resources
 from hpcseg.cluster.submit import submit_missing
 from hpcseg.jobfile import find_job, load_job
+from hpcseg.numerics import NUMERICS
 from hpcseg.runs.grid import Grid, plan, read_grid, write_plan
 from hpcseg.runs.record import RunFolder, append_event, write_json
 
@@ -126,11 +127,14 @@ def test_the_follow_up_submits_what_there_was_no_room_for(slurm, grid):
     assert tried == {cell.id for cell in grid.cells[1:]}
 
 
-def test_the_follow_up_leaves_a_run_of_other_code_alone(slurm, grid, monkeypatch):
+def test_the_follow_up_leaves_a_run_of_another_numerics_number_alone(slurm, grid, monkeypatch):
     send(grid)
-    monkeypatch.setattr("hpcseg.cluster.retry.code_sha256", lambda: "other")
+    monkeypatch.setattr("hpcseg.runs.grid.NUMERICS", NUMERICS + 1)
     slurm.queue()
-    assert follow_up(grid.run) is None
+    said = hpcseg(grid, "follow-up")
+    told = f"was planned with numerics {NUMERICS}, but this hpcseg computes with numerics {NUMERICS + 1}"
+    assert said.exit_code == 1 and told in said.output
+    assert len(slurm.scripts()) == 3, "those of before"
 
 
 def test_cancel_ends_the_jobs_of_chosen_cells_and_the_follow_up_does_not_bring_them_back(slurm, grid):

@@ -12,7 +12,7 @@ import submitit
 import tifffile
 from slice_folder import hpcseg
 
-from hpcseg.cluster.worker import JoinTask, PredictTask
+from hpcseg.cluster.tasks.predict import JoinTask, PredictTask
 from hpcseg.config import DataConfig, TrainConfig
 from hpcseg.errors import IncompleteError
 from hpcseg.learn.checkpoint import weights_sha256
@@ -136,8 +136,6 @@ def test_parts_and_join_give_what_one_process_gives(slurm, command, model_file, 
 
 
 def test_a_task_that_is_stopped_keeps_what_it_has_written(command, tmp_path, monkeypatch, slurm):
-    from hpcseg.cluster import worker
-
     assert hpcseg(*command, "--partition", "cpu", "--parts", 1).exit_code == 0
 
     class Stops:
@@ -153,7 +151,7 @@ def test_a_task_that_is_stopped_keeps_what_it_has_written(command, tmp_path, mon
         def no_more(self):
             raise AssertionError("it was stopped")
 
-    monkeypatch.setattr(worker, "_StopFlag", Stops)
+    monkeypatch.setattr("hpcseg.cluster.tasks.predict.StopFlag", Stops)
     task = PredictTask(str(tmp_path / "out"), 0, 1)
     with pytest.raises(SystemExit, match="handed over"):
         task()

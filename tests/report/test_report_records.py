@@ -14,10 +14,10 @@ from hpcseg.config import CellConfig, NoiseLevel
 from hpcseg.errors import IncompleteError
 from hpcseg.jobfile import load_job
 from hpcseg.report.collect import Hole, Records, collect, mean_and_spread
-from hpcseg.runs.grid import Cell, Grid, write_plan
+from hpcseg.runs.grid import Cell, Grid, read_grid, write_plan
 from hpcseg.runs.record import RunFolder, write_json
 
-DATA, CODE = "d" * 64, "c" * 64
+DATA, NUMERICS, CODE = "d" * 64, 7, "c" * 64
 TINY_JOB = """
 title = "Tiny"
 [train]
@@ -46,8 +46,8 @@ def plan(folder: Path, toml: str = TINY_JOB, name: str = "tiny") -> Grid:
     job_file = folder.parent / f"{name}.toml"
     job_file.write_text(toml)
     job, run = load_job(job_file), RunFolder(folder)
-    cells = [Cell(config, run.cell(config.cell_id(data_sha256=DATA, code_sha256=CODE))) for config in job.cells]
-    grid = Grid(run, job, folder.parent / "data.h5", DATA, CODE, tuple(cells))
+    cells = [Cell(config, run.cell(config.cell_id(data_sha256=DATA, numerics=NUMERICS))) for config in job.cells]
+    grid = Grid(run, job, folder.parent / "data.h5", DATA, NUMERICS, tuple(cells))
     write_plan(grid)
     return grid
 
@@ -58,7 +58,7 @@ def finish(cell: Cell, right: Accuracy, *, evaluated: bool = True) -> None:
     made = {
         "precision": "fp32",
         "world_size": 2,
-        "provenance": {"code_sha256": CODE, "commit": "0123456789abcdef-dirty", "host": "node1", "device": "CPU"},
+        "provenance": {"numerics": NUMERICS, "commit": "0123456789abcdef-dirty", "host": "node1", "device": "CPU"},
     }
     validation = confusion(right(config, None))
     epochs = [
@@ -166,14 +166,53 @@ def test_a_deleted_evaluation_is_a_hole_and_leaves_the_validation(tmp_path):
     assert records.rows[1].test_accuracy(NoiseLevel(0.0)) is None
 
 
+def as_of_before(grid: Grid) -> None:
+    """Makes a run one of before there were numerics numbers: a hash over source text stood in their place."""
+    for file in grid.run.path.rglob("*.json"):
+        content = json.loads(file.read_text())
+        for stated in (content, content.get("provenance", {})):
+            if stated.pop("numerics", None):
+                stated["code_sha256"] = CODE
+        write_json(file, content)
+
+
+def test_a_run_of_before_numerics_numbers_is_read_as_ever(tmp_path):
+    grid = tiny_run(tmp_path / "run")
+    as_of_before(grid)
+    assert collect(grid.run).holes == ()
+    assert read_grid(grid.run).numerics is None
+
+
+@pytest.mark.parametrize("stated", [{"numerics": NUMERICS}, {"code_sha256": "e" * 64}])
+def test_a_run_of_before_numerics_numbers_takes_no_record_of_other_code(tmp_path, stated):
+    grid = tiny_run(tmp_path / "run")
+    as_of_before(grid)
+    change(grid.cells[0].folder.training_file, provenance=stated)
+    change(grid.cells[1].folder.evaluation_file, provenance=stated)
+    reasons = [hole.reason for hole in collect(grid.run).holes]
+    assert ["with other code" in reason for reason in reasons] == [True, True]
+    assert "than grid.json (code hash cccccccc, before numerics numbers)" in reasons[0]
+
+
+def test_a_plan_that_names_no_code_is_damaged(tmp_path):
+    grid = tiny_run(tmp_path / "run")
+    as_of_before(grid)
+    plan = json.loads(grid.run.grid_file.read_text())
+    del plan["code_sha256"]
+    write_json(grid.run.grid_file, plan)
+    with pytest.raises(IncompleteError, match="damaged"):
+        collect(grid.run)
+
+
 @pytest.mark.parametrize(
     ("file", "values", "words"),
     [
         ("config.json", {"data_sha256": "e" * 64}, "other data (eeeeeeee)"),
-        ("config.json", {"code_sha256": "e" * 64}, "other code (eeeeeeee)"),
+        ("config.json", {"numerics": 1}, "is of other code (numerics 1) than grid.json (numerics 7)"),
         ("config.json", {"train": {}}, "other settings"),
-        ("training.json", {"provenance": {"code_sha256": "e" * 64}}, "trained with other code (eeeeeeee)"),
-        ("training.json", {"provenance": {}}, "trained with other code (not stated)"),
+        ("training.json", {"provenance": {"numerics": 6}}, "trained with other code (numerics 6)"),
+        ("training.json", {"provenance": {"code_sha256": CODE}}, "(code hash cccccccc, before numerics numbers)"),
+        ("training.json", {"provenance": {}}, "trained with other code (code not stated)"),
         ("training.json", {"validation_confusion": [[1, 2], [3]]}, "training.json is damaged"),
         ("training.json", {"provenance": None}, "training.json is damaged (provenance is None)"),
         ("training.json", {"seconds": "long"}, "training.json is damaged (seconds is 'long')"),
@@ -181,7 +220,7 @@ def test_a_deleted_evaluation_is_a_hole_and_leaves_the_validation(tmp_path):
         ("evaluation.json", {"precision": 16}, "evaluation.json is damaged (precision is 16)"),
         ("evaluation.json", {"points": [7]}, "evaluation.json is damaged"),
         ("training.json", {"id": "another"}, "cell another"),
-        ("evaluation.json", {"provenance": {"code_sha256": "e" * 64}}, "evaluated with other code"),
+        ("evaluation.json", {"provenance": {"numerics": 8}}, "evaluated with other code (numerics 8)"),
         ("evaluation.json", {"model_sha256": "of before"}, "evaluated with another model"),
         ("evaluation.json", {"settings": {}}, "evaluated with other settings"),
         ("evaluation.json", {"points": []}, "evaluation.json is damaged"),

@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-import ast
 import os
 
 import pytest
 
 from hpcseg.errors import HpcsegError, IncompleteError
-from hpcseg.runs import provenance
 from hpcseg.runs.record import append_event, newest_run, read_json, read_lines, write_json
 
 
@@ -51,20 +49,3 @@ def test_the_newest_run_is_the_one_planned_last(tmp_path):
         write_json(tmp_path / name / "grid.json", {})
         os.utime(tmp_path / name / "grid.json", (1e9 - age, 1e9 - age))
     assert newest_run(tmp_path).path.name == "b"
-
-
-def test_the_code_hash_sees_code_and_not_its_description(tmp_path):
-    def bare(text: str) -> str:
-        path = tmp_path / "module.py"
-        path.write_text(text)
-        return provenance._bare(path)
-
-    plain = "def f(x):\n    return x + 1\n"
-    described = '"""A module."""\n# a comment\n\ndef f(x):\n    """Doc."""\n    return (x + 1)\n'
-    assert bare(plain) == bare(described)
-    assert bare(plain) != bare(plain.replace("1", "2"))
-    ast.parse(bare('class A:\n    """Only a docstring."""\n'))
-
-
-def test_every_module_that_the_code_hash_covers_exists():
-    assert len(provenance.code_sha256()) == 64

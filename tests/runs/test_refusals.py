@@ -110,25 +110,27 @@ def test_the_factor_of_a_scaled_loss_goes_on_as_it_was(tmp_path, tiny_dataset):
     assert cut.folder.metrics_file.read_bytes() == whole.folder.metrics_file.read_bytes()
 
 
-def test_code_that_changed_after_the_plan_is_refused(cell):
-    change(cell.folder.config_file, code_sha256="0" * 64)
-    with pytest.raises(HpcsegError, match=r"hpcseg was changed after the cell .* was planned"):
+def test_a_cell_of_another_numerics_number_is_refused(cell):
+    change(cell.folder.config_file, numerics=1)
+    with pytest.raises(HpcsegError, match=r"The cell .* was planned with numerics 1, but .* run `hpcseg grid`"):
         run(cell)
-    assert "hpcseg was changed" in str(failure(cell)["error"])
+    assert "numerics 1" in str(failure(cell)["error"])
 
 
-def test_a_change_that_decides_no_number_is_taken_over_by_planning_again(cell):
-    change(cell.folder.config_file, running_code_sha256="0" * 64)
-    with pytest.raises(
-        HpcsegError, match=r"was planned, though not in what decides its numbers. Run `hpcseg grid` again"
-    ):
+def test_a_cell_of_before_numerics_numbers_is_refused(cell):
+    planned = json.loads(cell.folder.config_file.read_text())
+    del planned["numerics"]
+    write_json(cell.folder.config_file, {**planned, "code_sha256": "0" * 64})
+    with pytest.raises(HpcsegError, match=r"was planned before there were numerics numbers"):
         run(cell)
-    write_plan(read_grid(RunFolder(cell.folder.path.parents[1])))
+
+
+def test_a_finished_cell_keeps_what_it_was_planned_with(cell):
     assert run(cell) == "finished" and run(cell, "evaluate") == "finished"
-    change(cell.folder.config_file, running_code_sha256="0" * 64)
+    change(cell.folder.config_file, job="of then")
     before = cell.folder.config_file.read_bytes()
     write_plan(read_grid(RunFolder(cell.folder.path.parents[1])))
-    assert cell.folder.config_file.read_bytes() == before, "a finished cell keeps what it was planned with"
+    assert cell.folder.config_file.read_bytes() == before
 
 
 def test_a_model_that_is_not_the_trained_one_is_not_evaluated(trained):

@@ -10,8 +10,10 @@ import time
 import pytest
 import submitit
 
-from hpcseg.cluster import worker
-from hpcseg.cluster.worker import CellTask, ReportTask
+from hpcseg.cluster.tasks import stop
+from hpcseg.cluster.tasks.cell import CellTask
+from hpcseg.cluster.tasks.predict import JoinTask, PredictTask
+from hpcseg.cluster.tasks.report import ReportTask
 from hpcseg.runs import execute
 
 
@@ -27,7 +29,7 @@ def in_job(monkeypatch):
         monkeypatch.setenv("SLURM_PROCID" if cluster == "slurm" else "SUBMITIT_LOCAL_GLOBALID", str(rank))
         return called
 
-    monkeypatch.setattr(worker, "_SECONDS_TO_BE_ENDED", 1.0)
+    monkeypatch.setattr(stop, "_SECONDS_TO_BE_ENDED", 1.0)
     before = {number: signal.getsignal(number) for number in (signal.SIGUSR2, signal.SIGTERM)}
     signal.signal(signal.SIGUSR2, lambda number, frame: called.append(number))
     yield enter
@@ -108,7 +110,7 @@ def test_a_cell_that_another_process_holds_is_no_finished_job_to_slurm(in_job, m
 
 
 def test_on_this_machine_sigterm_ends_the_task_at_once(in_job, monkeypatch):
-    monkeypatch.setattr(worker, "_SECONDS_TO_BE_ENDED", 60.0)
+    monkeypatch.setattr(stop, "_SECONDS_TO_BE_ENDED", 60.0)
     in_job("local")
     stops_on(monkeypatch, signal.SIGTERM)
     started = time.monotonic()
@@ -117,7 +119,9 @@ def test_on_this_machine_sigterm_ends_the_task_at_once(in_job, monkeypatch):
     assert time.monotonic() - started < 5
 
 
-@pytest.mark.parametrize("task", [CellTask("/cell", "evaluate"), ReportTask("/run")])
+@pytest.mark.parametrize(
+    "task", [CellTask("/cell", "evaluate"), ReportTask("/run"), PredictTask("/out", 0, 2), JoinTask("/out")]
+)
 def test_a_task_survives_pickling_and_asks_for_itself_again(task):
     copy = pickle.loads(pickle.dumps(task))
     assert vars(copy) == vars(task)
@@ -132,7 +136,7 @@ def test_a_cell_leaves_before_its_time_limit_when_the_next_steps_would_not_fit(
 ):
     called = in_job()
     clock = [1000.0]
-    monkeypatch.setattr(worker.time, "time", lambda: clock[0])
+    monkeypatch.setattr(stop.time, "time", lambda: clock[0])
     monkeypatch.setenv("SLURM_JOB_END_TIME", str(1000 + seconds_left + int(step)))
     asked = []
 
