@@ -25,7 +25,8 @@ def train(
     """Train and evaluate one cell in this process, or in this one rank of torchrun or srun."""
     from hpcseg.learn.ranks import read_environment
     from hpcseg.runs.execute import run_cell
-    from hpcseg.runs.grid import Stage, write_plan
+    from hpcseg.runs.grid import write_plan
+    from hpcseg.runs.state import Stage, State
 
     grid = plan_run(job, data, run, overrides)
     chosen = [candidate for candidate in grid.cells if fnmatch.fnmatchcase(candidate.id, cell)]
@@ -35,7 +36,7 @@ def train(
     write_plan(grid)
     stages: tuple[Stage, ...] = ("train", "evaluate")
     for stage in stages:
-        if run_cell(chosen[0].folder, stage, should_stop=lambda: False) == "busy":
+        if run_cell(chosen[0].folder, stage, should_stop=lambda: False) is State.BUSY:
             console.stderr.print(f"{chosen[0].id}: another process is running it.")
             raise typer.Exit(1)
     if read_environment().rank == 0:

@@ -23,6 +23,7 @@ from hpcseg.cluster.profile import Resources
 from hpcseg.errors import IncompleteError, SchedulerError
 from hpcseg.runs.provenance import code_sha256
 from hpcseg.runs.record import read_json
+from hpcseg.runs.state import State
 
 _PROBE_MINUTES = 5
 _LITTLE = 100_000_000
@@ -93,7 +94,7 @@ def _lost(
     job_id: str, state: scheduler.JobState | None, room: Path, found: Sequence[dict[str, Any]], world_size: int
 ) -> Check:
     """Why not all ranks have written."""
-    if state is not None and state.state == "PENDING":
+    if state is not None and state.state is State.QUEUED:
         told = f"The short job {job_id} waits ({state.reason}), so nothing was found out on a node."
         return Check("Compute node", "not checked", told, "Wait longer (--wait SECONDS), or take a quieter partition.")
     logs = "\n".join(last_attempt(path) for path in find_logs(room / "logs").get(job_id, {}).values())

@@ -26,8 +26,8 @@ class Kind:
     action: Action
     remedy: str
     """What the user can do, as a sentence."""
-    states: tuple[str, ...] = ()
-    """Slurm's states that mean it."""
+    words: tuple[str, ...] = ()
+    """Slurm's words for an ended job that mean it."""
     said: str = ""
     """Regular expression for what the failed process, or Slurm in its log, has said."""
 
@@ -168,8 +168,8 @@ def _complaints(log: Path) -> str:
 
 
 def _kind(error: str, logs: list[str], job: JobState | None) -> Kind:
-    state = job.state.partition(" ")[0].rstrip("+") if job else ""
+    word = job.word if job else ""
     for kind in KINDS:
-        if state in kind.states or (kind.said and any(re.search(kind.said, text) for text in (error, *logs))):
+        if word in kind.words or (kind.said and any(re.search(kind.said, text) for text in (error, *logs))):
             return kind
     return _OTHER if error else KILLED

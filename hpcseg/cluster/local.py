@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import submitit
 
@@ -23,10 +23,11 @@ from hpcseg.cluster.worker import CellTask
 from hpcseg.errors import ConfigError, IncompleteError
 from hpcseg.runs.grid import Cell
 from hpcseg.runs.record import RunFolder, read_json
+from hpcseg.runs.state import Stage, State
 from hpcseg.signals import like_ctrl_c
 
-EventKind = Literal["started", "progress", "finished", "failed", "busy"]
-OnEvent = Callable[[EventKind, Cell, dict[str, Any]], None]
+OnEvent = Callable[[State, Cell, dict[str, Any]], None]
+"""Told where a cell stands, whenever that changes or its heart beats."""
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 # submitit ends a local job at its limit; a cell here has none, and a month is as good.
@@ -51,7 +52,7 @@ class Summary:
 @dataclass
 class _Running:
     cell: Cell
-    stage: Literal["train", "evaluate"]
+    stage: Stage
     job: submitit.Job[str]
     ranks: int
     started: float
@@ -93,7 +94,8 @@ def run_locally(
         run: where logs go.
         slots: from `find_slots`.
         ranks: processes per cell.
-        on_event: told what happens; details are the content of progress.json, or of failure.json with "log".
+        on_event: told what happens. Details are {"stage"} for STARTED, the content of progress.json for RUNNING and
+            EVALUATING, that of failure.json with "log" for FAILED, and nothing for FINISHED and BUSY.
 
     Returns:
         What became of each cell. A failed cell never stops the others. KeyboardInterrupt, and with it the signals
@@ -111,7 +113,7 @@ def run_locally(
                 for slot, gpus in enumerate(slots):
                     if slot not in running and waiting:
                         running[slot] = _start(waiting.popleft(), run, gpus, ranks)
-                        on_event("started", running[slot].cell, {"stage": running[slot].stage})
+                        on_event(State.STARTED, running[slot].cell, {"stage": running[slot].stage})
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
                 for slot, current in list(running.items()):
                     if not _look(current, on_event):
@@ -133,7 +135,7 @@ def _start(cell: Cell, run: RunFolder, gpus: tuple[int, ...], ranks: int) -> _Ru
         visible_gpus=gpus,
         stderr_to_stdout=True,
     )
-    stage: Literal["train", "evaluate"] = "evaluate" if cell.trained() else "train"
+    stage: Stage = "evaluate" if cell.trained() else "train"
     started = time.time()
     job = executor.submit(CellTask(str(cell.folder.path.resolve()), stage))
     ledger.book_local(run, stage, cell.id, str(job.job_id))
@@ -150,7 +152,7 @@ def _look(current: _Running, on_event: OnEvent) -> bool:
         progress = {"time": 0.0}
     if progress["time"] > current.progress:
         current.progress = progress["time"]
-        on_event("progress", current.cell, progress)
+        on_event(State.RUNNING if current.stage == "train" else State.EVALUATING, current.cell, progress)
     now = time.monotonic()
     if _failure(current) is not None:
         current.failed_at = current.failed_at or now
@@ -188,17 +190,17 @@ def _conclude(current: _Running, summary: Summary, on_event: OnEvent) -> bool:
     cell = current.cell
     if cell.evaluated():
         summary.finished.append(cell.id)
-        on_event("finished", cell, {})
+        on_event(State.FINISHED, cell, {})
         return False
     if current.stage == "train" and cell.trained():
         return True
     if _was_busy(current.job):
         summary.busy.append(cell.id)
-        on_event("busy", cell, {})
+        on_event(State.BUSY, cell, {})
         return False
     failure = _failure(current) or {"error": "the process ended without a word, perhaps killed for its memory"}
     summary.failed.append(cell.id)
-    on_event("failed", cell, {**failure, "log": str(current.job.paths.stdout)})
+    on_event(State.FAILED, cell, {**failure, "log": str(current.job.paths.stdout)})
     return False
 
 
@@ -215,7 +217,7 @@ def _was_busy(job: submitit.Job[str]) -> bool:
     if not job.paths.result_pickle.exists():
         return False
     # The pickle was written by the process that we started a moment ago, in our own run folder.
-    return job.exception() is None and "busy" in job.results()
+    return job.exception() is None and State.BUSY in job.results()
 
 
 def _visible_gpus() -> list[int]:

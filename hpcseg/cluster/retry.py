@@ -15,6 +15,7 @@ from hpcseg.errors import IncompleteError, SchedulerError
 from hpcseg.runs.grid import read_grid
 from hpcseg.runs.provenance import code_sha256
 from hpcseg.runs.record import RunFolder, read_json
+from hpcseg.runs.state import State
 
 
 def read_resources(run: RunFolder) -> Resources | None:
@@ -65,7 +66,9 @@ def follow_up(run: RunFolder) -> Submission | None:
         return None
     status = run_status(run)
     failures = worth_a_try(status, resources.tries)
-    never_submitted = {cell.cell for cell in status.status if cell.state in ("missing", "trained") and not cell.tries}
+    never_submitted = {
+        cell.cell for cell in status.status if cell.state in (State.MISSING, State.TRAINED) and not cell.tries
+    }
     only = never_submitted | set(failures)
     elsewhere = without_nodes(resources, failures)
     try:

@@ -22,8 +22,9 @@ from hpcseg.cluster.executor import cell_executor, report_executor
 from hpcseg.cluster.profile import Resources
 from hpcseg.cluster.worker import CellTask, ReportTask
 from hpcseg.errors import SchedulerError
-from hpcseg.runs.grid import Cell, Grid, Stage
+from hpcseg.runs.grid import Cell, Grid
 from hpcseg.runs.record import RunFolder
+from hpcseg.runs.state import Stage
 
 _T = TypeVar("_T")
 

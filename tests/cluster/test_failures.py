@@ -112,7 +112,7 @@ def test_an_earlier_attempt_in_the_same_log_is_past(explain, tmp_path):
 def test_every_kind_says_what_the_user_can_do():
     for kind in KINDS:
         assert kind.remedy.endswith(".") and kind.action in ("resume", "other node", "give up")
-        assert kind.states or kind.said
+        assert kind.words or kind.said
 
 
 def test_the_logs_of_a_job_are_those_of_its_ranks_and_no_other_jobs(tmp_path):
