@@ -101,7 +101,8 @@ KINDS = (
         "GPU fault",
         "other node",
         "Exclude the node (`hpcseg retry --exclude NODE`), and tell its administrators.",
-        said=r"CUDA error|uncorrectable ECC|CUDA-capable device|no NVIDIA driver|NVML|Xid",
+        said=r"CUDA error|uncorrectable ECC|CUDA-capable device|no NVIDIA driver|NVML|Xid"
+        r"|\(CUDA \S+\) finds none on this node",
     ),
     Kind("node failure", "resume", "Run `hpcseg retry`.", ("NODE_FAIL", "BOOT_FAIL"), r"DUE TO NODE FAILURE"),
     Kind(

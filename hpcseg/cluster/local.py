@@ -7,8 +7,6 @@ since the executor calls every ended process finished.
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -21,6 +19,7 @@ import submitit
 from hpcseg.cluster import ledger
 from hpcseg.cluster.worker import CellTask
 from hpcseg.errors import ConfigError, IncompleteError
+from hpcseg.runs import gpus
 from hpcseg.runs.grid import Cell
 from hpcseg.runs.record import RunFolder, read_json
 from hpcseg.runs.state import Stage, State
@@ -69,18 +68,18 @@ def find_slots(workers: int | None, gpus_per_cell: int) -> list[tuple[int, ...]]
 
     Args:
         workers: how many cells at a time; None: one per GPU (or per group of `gpus_per_cell`), else one.
-        gpus_per_cell: GPUs of one cell, at least 1 where the machine has any.
+        gpus_per_cell: GPUs of one cell; 0: it is to run on the CPU.
 
     Raises:
         ConfigError: fewer GPUs than one cell needs.
     """
-    gpus = _visible_gpus()
-    if not gpus:
+    found = _visible_gpus() if gpus_per_cell else []
+    if not found:
         return [()] * (workers or 1)
-    size = max(1, gpus_per_cell)
-    groups = [tuple(gpus[start : start + size]) for start in range(0, len(gpus) - size + 1, size)]
+    size = gpus_per_cell
+    groups = [tuple(found[start : start + size]) for start in range(0, len(found) - size + 1, size)]
     if not groups:
-        raise ConfigError(f"One cell wants {size} GPUs, but {len(gpus)} are visible here. Lower --gpus-per-node.")
+        raise ConfigError(f"One cell wants {size} GPUs, but {len(found)} are visible here. Lower --gpus-per-node.")
     return [groups[slot % len(groups)] for slot in range(workers or len(groups))]
 
 
@@ -110,9 +109,9 @@ def run_locally(
     with like_ctrl_c():
         try:
             while waiting or running:
-                for slot, gpus in enumerate(slots):
+                for slot, visible in enumerate(slots):
                     if slot not in running and waiting:
-                        running[slot] = _start(waiting.popleft(), run, gpus, ranks)
+                        running[slot] = _start(waiting.popleft(), run, visible, ranks)
                         on_event(State.STARTED, running[slot].cell, {"stage": running[slot].stage})
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
                 for slot, current in list(running.items()):
@@ -126,13 +125,13 @@ def run_locally(
     return summary
 
 
-def _start(cell: Cell, run: RunFolder, gpus: tuple[int, ...], ranks: int) -> _Running:
+def _start(cell: Cell, run: RunFolder, visible: tuple[int, ...], ranks: int) -> _Running:
     executor = submitit.LocalExecutor(run.logs)
     executor.update_parameters(
         timeout_min=_NO_LIMIT_MINUTES,
         tasks_per_node=ranks,
-        gpus_per_node=len(gpus),
-        visible_gpus=gpus,
+        gpus_per_node=len(visible),
+        visible_gpus=visible,
         stderr_to_stdout=True,
     )
     stage: Stage = "evaluate" if cell.trained() else "train"
@@ -233,10 +232,4 @@ def _visible_gpus() -> list[int]:
             f"CUDA_VISIBLE_DEVICES is {inherited}, but cells are given GPUs by their numbers. Set it to numbers of "
             "`nvidia-smi -L`, such as 0,1."
         )
-    if shutil.which("nvidia-smi") is None:
-        return []
-    try:
-        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return list(range(sum(line.startswith("GPU ") for line in listing.stdout.splitlines())))
+    return list(range(gpus.count()))

@@ -13,6 +13,7 @@ from hpcseg.learn.ranks import Ranks, join, read_environment
 from hpcseg.runs import provenance
 from hpcseg.runs.evaluation import evaluate
 from hpcseg.runs.grid import Cell, read_cell
+from hpcseg.runs.machine import refuse_unmeant_cpu
 from hpcseg.runs.record import CellFolder, RunFolder, read_json, write_json, write_text
 from hpcseg.runs.state import Stage, State
 from hpcseg.runs.training import train
@@ -36,7 +37,7 @@ def run_cell(folder: CellFolder, stage: Stage, *, should_stop: Callable[[], bool
     Raises:
         HpcsegError: anything that the user can mend; failure.json has the text, as for every other exception.
     """
-    environment, started = read_environment(), time.time()
+    environment, started, run = read_environment(), time.time(), RunFolder(folder.path.parents[1])
     # Looked at now, and kept: what the checkout becomes while this runs is not what runs.
     provenance.commit()
     cell = read_cell(folder)
@@ -49,7 +50,8 @@ def run_cell(folder: CellFolder, stage: Stage, *, should_stop: Callable[[], bool
                 return State.BUSY
             if ranks.is_main:
                 folder.failure_file.unlink(missing_ok=True)
-                _keep_diff(RunFolder(folder.path.parents[1]))
+                _keep_diff(run)
+            refuse_unmeant_cpu(run, ranks.device)
             try:
                 return State.FINISHED if _STAGES[stage](cell, ranks, should_stop) else State.STOPPED
             finally:
