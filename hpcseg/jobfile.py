@@ -110,8 +110,8 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> JobConfig:
             if described.setdefault((cell.data, cell.train), cell.evaluate) != cell.evaluate:
                 raise ConfigError(
                     f"{path}: the cell {cell.name()} would have two evaluations, and a trained model has one. More "
-                    "noise levels go into it with evaluate.sweep_max, other_noise and mixed_fraction; for another one beside "
-                    "it copy the run folder, then `hpcseg grid --run COPY --set evaluate.SETTING=VALUE`."
+                    "noise levels go into it with evaluate.sweep_max, other_noise and mixed_fraction; for another one "
+                    "beside it copy the run folder, then `hpcseg grid --run COPY --set evaluate.SETTING=VALUE`."
                 )
             if len(described) == len(cells):
                 raise ConfigError(f"{path}: the cell {cell.name()} is described twice; each may appear once.")
