@@ -260,17 +260,17 @@ class CellConfig:
         """The readable part of the cell's id, such as `large-shuffled-p050-w64-s0`.
 
         Depends on this cell alone, so that a job which grows another axis keeps the ids of its cells. Settings
-        without a fixed place appear when they differ from their default; the batch size never does.
+        without a fixed place appear when they differ from their default, so cells that differ have other names.
         """
         data, train = self.data, self.train
-        per_cent = f"{100 * train.noise_fraction:g}".zfill(3)
+        per_cent = shown(round(100 * train.noise_fraction, 10)).zfill(3)
         parts = [data.tiles, data.split, f"p{per_cent}", f"w{train.width}", f"s{train.seed}"]
-        placed = {"tiles", "split", "noise_fraction", "width", "seed", "batch_size"}
+        placed = {"tiles", "split", "noise_fraction", "width", "seed"}
         for section in (data, train):
             for item in dataclasses.fields(section):
                 value = getattr(section, item.name)
                 if item.name not in placed and value != item.default:
-                    parts.append(f"{item.name}-{value:g}" if isinstance(value, float) else f"{item.name}-{value}")
+                    parts.append(f"{item.name}-{shown(value)}")
         return "-".join(parts).replace("_", "-").replace("+", "-and-").lower()
 
     def cell_id(self, *, data_sha256: str, numerics: int) -> str:
@@ -298,6 +298,12 @@ def noise_models(names: str, where: str) -> tuple[str, ...]:
                 'by "+".'
             )
     return found
+
+
+def shown(value: object) -> str:
+    """A setting's value as a name has it: of a number the shortest text that is still this number."""
+    short = f"{value:g}" if isinstance(value, float) else str(value)
+    return repr(value) if isinstance(value, float) and float(short) != value else short
 
 
 def digest(value: Any) -> str:

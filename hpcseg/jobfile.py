@@ -20,6 +20,7 @@ from typing import Any
 from hpcseg.config import (
     CellConfig,
     DataConfig,
+    EvaluateConfig,
     NeedsConfig,
     ReportConfig,
     TrainConfig,
@@ -102,13 +103,18 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> JobConfig:
     if count > _MOST_CELLS:
         raise ConfigError(f"{path}: the grids have {count} cells, and a job may have {_MOST_CELLS}. Make several jobs.")
     cells: list[CellConfig] = []
-    described: set[tuple[DataConfig, TrainConfig]] = set()
+    described: dict[tuple[DataConfig, TrainConfig], EvaluateConfig] = {}
     for number, grid in enumerate(axes, start=1):
         for settings in _expand(shared, grid):
             cell: CellConfig = build_config(CellConfig, settings, f"{path}, grid {number}")
-            if (cell.data, cell.train) in described:
+            if described.setdefault((cell.data, cell.train), cell.evaluate) != cell.evaluate:
+                raise ConfigError(
+                    f"{path}: the cell {cell.name()} would have two evaluations, and a trained model has one. More "
+                    "noise levels go into it with evaluate.sweep_max, other_noise and mixed_fraction; for another one "
+                    "beside it copy the run folder, then `hpcseg grid --run COPY --set evaluate.SETTING=VALUE`."
+                )
+            if len(described) == len(cells):
                 raise ConfigError(f"{path}: the cell {cell.name()} is described twice; each may appear once.")
-            described.add((cell.data, cell.train))
             cells.append(cell)
     return JobConfig(
         name=path.stem,

@@ -197,9 +197,20 @@ def test_names_show_the_axes_of_the_paper_and_what_else_differs_from_the_default
         data=DataConfig(tiles="large", split="blocked", gap_slices=4),
         train=TrainConfig(width=16, noise_fraction=0.5, seed=2, batch_size=64, learning_rate=0.01, batch_norm=False),
     )
-    # The batch size never shows: the paper's two grids differ in it anyhow.
-    assert cell.name() == "large-blocked-p050-w16-s2-gap-slices-4-batch-norm-false-learning-rate-0.01"
+    assert cell.name() == "large-blocked-p050-w16-s2-gap-slices-4-batch-norm-false-batch-size-64-learning-rate-0.01"
     assert CellConfig(train=TrainConfig(noise_fraction=1.0)).name() == "small-shuffled-p100-w64-s0"
+
+
+def test_cells_that_differ_in_one_training_setting_have_other_names():
+    changed = [cell_with(*setting) for setting in settings()]
+    named = {cell.name() for cell in (CellConfig(), *changed)}
+    assert len(named) == len({(cell.data, cell.train) for cell in (CellConfig(), *changed)})
+    # Equal to six digits, to which %g rounds.
+    near = [TrainConfig(learning_rate=0.001), TrainConfig(learning_rate=0.00100000001)]
+    near += [TrainConfig(noise_fraction=0.5), TrainConfig(noise_fraction=0.50000001), TrainConfig(noise_fraction=0.07)]
+    names = [CellConfig(train=train).name() for train in near]
+    assert len(set(names)) == len(near)
+    assert names[-1] == "small-shuffled-p007-w64-s0"
 
 
 @pytest.mark.parametrize("setting", settings())

@@ -109,12 +109,22 @@ def test_out_of_range_in_a_job_file_is_told_with_the_file_and_the_grid(job):
     [
         "[[grid]]\ntrain.seed = [1, 1]",
         "[[grid]]\ntrain.seed = [0, 1]\n[[grid]]\ntrain.seed = [1, 2]",
-        # Only the evaluation differs: the same trained model would have two evaluations.
-        "[[grid]]\ntrain.seed = 1\n[[grid]]\ntrain.seed = 1\nevaluate.sweep_max = 1000",
     ],
 )
 def test_a_cell_that_is_described_twice_is_refused_by_name(job, text):
     with pytest.raises(ConfigError, match=r"small-shuffled-p000-w64-s1 is described twice"):
+        job(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[[grid]]\ntrain.seed = 1\nevaluate.table_sigma = [5000, 2000]",
+        "[[grid]]\ntrain.seed = 1\n[[grid]]\ntrain.seed = 1\nevaluate.sweep_max = 1000",
+    ],
+)
+def test_a_model_that_would_have_two_evaluations_is_refused_with_the_way_out(job, text):
+    with pytest.raises(ConfigError, match=r"w64-s1 .* two evaluations, .*other_noise.*--set evaluate.SETTING=VALUE"):
         job(text)
 
 
@@ -137,7 +147,7 @@ def test_the_paper_is_eleven_cells_and_two_side_experiments(name, width):
     others = {cell.name() for cell in everything if cell not in cells}
     assert others == {
         f"small-shuffled-p000-w{width}-s0-batch-norm-false",
-        f"large-shuffled-p000-w{width}-s0-weight-decay-0.01",
+        f"large-shuffled-p000-w{width}-s0-batch-size-64-weight-decay-0.01",
     }
     described = {(cell.data.tiles, cell.data.split, cell.train.noise_fraction) for cell in cells}
     table_2 = itertools.product(("small", "large"), ("shuffled",), (0.0, 0.25, 0.5, 0.75, 1.0))

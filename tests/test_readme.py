@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hpcseg.jobfile import find_job, load_job, shipped_folder
+from hpcseg.runs.state import State
 
 ROOT = Path(__file__).parents[1]
 PAGES = [path for path in ROOT.rglob("*.md") if not {".venv", "runs", "demo"} & set(path.relative_to(ROOT).parts)]
@@ -23,6 +24,13 @@ def test_every_link_of_a_page_leads_somewhere(page: Path):
 def test_the_readmes_two_commands_are_what_ci_runs():
     readme, ci = (ROOT / "README.md").read_text(), (ROOT / ".ci/run").read_text()
     assert "bash tests/run" in readme and "bash tests/run" in ci
+
+
+def test_the_readme_names_every_state_of_a_cell_and_no_other_in_one_table():
+    heading = "| state | where the cell stands |\n|---|---|\n"
+    table = (ROOT / "README.md").read_text().partition(heading)[2].partition("\n\n")[0]
+    named = [name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert sorted(named) == sorted(State)
 
 
 @pytest.mark.parametrize("job", sorted(path.stem for path in shipped_folder("jobs").glob("*.toml")))

@@ -164,7 +164,7 @@ def _run_missing_here(
         grid,
         waiting,
         workers=workers,
-        gpus_per_cell=options.gpus_per_node or 1,
+        gpus_per_cell=1 if options.gpus_per_node is None else options.gpus_per_node,
         ranks=options.ranks_per_node,
         for_gpus=resources.gpus_per_node > 0,
     )
@@ -185,7 +185,7 @@ def run_here(
         grid: whose plan is written.
         cells: of it, unfinished.
         workers: cells at a time; None: one per GPU, else one.
-        gpus_per_cell: where there are GPUs.
+        gpus_per_cell: where there are GPUs; 0: none is used.
         ranks: per cell; None: one per GPU, else one.
         for_gpus: the job is meant for them, so it is said when there is none.
     """
@@ -195,7 +195,7 @@ def run_here(
 
     check_numerics(grid.numerics, f"The run {grid.run.path}")
     slots = find_slots(workers, gpus_per_cell)
-    if for_gpus and not slots[0]:
+    if for_gpus and gpus_per_cell and not slots[0]:
         console.stderr.print(
             f"{grid.job.name} is meant for GPUs and there is none here, so this takes long. `--job paper-cpu` is the "
             "paper's experiment at a width for CPUs."

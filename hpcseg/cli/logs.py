@@ -97,7 +97,10 @@ def _follow(path: Path, status: RunStatus, cell_id: str) -> None:
 
     from hpcseg.cluster.logs import follow
     from hpcseg.cluster.states import run_status
+    from hpcseg.runs.state import State
 
+    # A trained cell is evaluated next, in a log of its own.
+    ended = (State.FINISHED, State.FAILED, State.STOPPED, State.CANCELLED)
     looked, alive = time.monotonic(), True
 
     def goes_on() -> bool:
@@ -105,7 +108,7 @@ def _follow(path: Path, status: RunStatus, cell_id: str) -> None:
         # Slurm is asked for the whole run, so not at every look into the file.
         if time.monotonic() - looked > _SECONDS_BETWEEN_QUESTIONS:
             now = {cell.cell: cell.state for cell in run_status(status.run).status}
-            looked, alive = time.monotonic(), now[cell_id] not in ("finished", "failed", "stopped", "cancelled")
+            looked, alive = time.monotonic(), now[cell_id] not in ended
         return alive
 
     try:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from hpcseg.cli import console
+from hpcseg.runs.state import State
 
 if TYPE_CHECKING:
-    from hpcseg.cluster.local import EventKind
     from hpcseg.runs.grid import Cell
 
 
@@ -47,18 +47,18 @@ class QueueView:
     ) -> None:
         self._progress.stop()
 
-    def show(self, kind: EventKind, cell: Cell, details: dict[str, Any]) -> None:
+    def show(self, state: State, cell: Cell, details: dict[str, Any]) -> None:
         """One event of the queue."""
-        if kind == "progress":
+        if state in (State.RUNNING, State.EVALUATING):
             self._advance(cell.id, details)
             return
-        if kind == "started":
+        if state is State.STARTED:
             self._say(f"{cell.id}: {'training' if details['stage'] == 'train' else 'evaluating'}")
             self._bars[cell.id] = self._progress.add_task(cell.id, total=None, note="starting")
             return
-        if kind == "failed":
+        if state is State.FAILED:
             self._say(f"{cell.id}: failed: {details['error']}\n  log: {details['log']}")
-        elif kind == "busy":
+        elif state is State.BUSY:
             self._say(f"{cell.id}: another process is running it, passed over")
         else:
             self._say(f"{cell.id}: finished")

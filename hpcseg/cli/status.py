@@ -14,6 +14,7 @@ import typer
 
 from hpcseg.cli import console
 from hpcseg.cli.runs import RUNS, choose_cells, find_run
+from hpcseg.runs.state import State
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,12 +31,12 @@ _MOST_ROWS = 500
 _LOOKS_TO_BE_SURE = 2
 _LOOKS_WITHOUT_AN_ANSWER = 12
 _COLOURS = {
-    "finished": "green",
-    "failed": "red",
-    "stopped": "red",
-    "running": "cyan",
-    "evaluating": "cyan",
-    "queued": "yellow",
+    State.FINISHED: "green",
+    State.FAILED: "red",
+    State.STOPPED: "red",
+    State.RUNNING: "cyan",
+    State.EVALUATING: "cyan",
+    State.QUEUED: "yellow",
 }
 
 
@@ -77,15 +78,13 @@ def _look(folder: RunFolder, patterns: Sequence[str] | None) -> RunStatus:
 def _watch(folder: RunFolder, patterns: Sequence[str] | None) -> None:
     from rich.live import Live
 
-    from hpcseg.cluster.states import ENDED
-
     quiet = 0
     with Live(console=console.stdout, screen=False, auto_refresh=False) as live:
         try:
             while True:
                 found = _look(folder, patterns)
                 live.update(_table(found, rows=console.stdout.height - _LINES_BELOW), refresh=True)
-                quiet = quiet + 1 if set(found.counts()) <= ENDED else 0
+                quiet = quiet + 1 if all(state.idle for state in found.counts()) else 0
                 if quiet >= (_LOOKS_TO_BE_SURE if found.answered else _LOOKS_WITHOUT_AN_ANSWER):
                     break
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
@@ -110,13 +109,14 @@ def _table(found: RunStatus, *, rows: int | None = None) -> Table:
 
     cells = found.status
     if rows is not None and len(cells) > rows:
-        cells = tuple(sorted(cells, key=lambda cell: cell.state in ("finished", "missing", "queued"))[: max(1, rows)])
+        quiet = (State.FINISHED, State.MISSING, State.QUEUED)
+        cells = tuple(sorted(cells, key=lambda cell: cell.state in quiet)[: max(1, rows)])
     shown = _columns(cells)
     table = Table(title=str(found.run.path), title_justify="left", box=None, pad_edge=False)
     for name in shown:
         table.add_column(name, no_wrap=name not in ("Cell", "Note"), overflow="fold")
     for cell, row in zip(cells, zip(*shown.values(), strict=True), strict=True):
-        table.add_row(*(Text(text, style=_COLOURS.get(text, "")) if text == cell.state else text for text in row))
+        table.add_row(*(Text(text, style=_COLOURS.get(cell.state, "")) if text == cell.state else text for text in row))
     return table
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import fnmatch
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,7 +13,12 @@ from hpcseg.cli import console
 from hpcseg.cli.options import Set
 from hpcseg.cli.pack import DEFAULT_DATASET
 from hpcseg.cli.runs import plan_run
-from hpcseg.errors import ConfigError
+from hpcseg.errors import ConfigError, HpcsegError, IncompleteError
+
+if TYPE_CHECKING:
+    from hpcseg.runs.grid import Cell
+
+_SECONDS_FOR_THE_PLAN = 600.0
 
 
 def train(
@@ -25,18 +31,43 @@ def train(
     """Train and evaluate one cell in this process, or in this one rank of torchrun or srun."""
     from hpcseg.learn.ranks import read_environment
     from hpcseg.runs.execute import run_cell
-    from hpcseg.runs.grid import Stage, write_plan
+    from hpcseg.runs.grid import write_plan
+    from hpcseg.runs.state import Stage, State
 
     grid = plan_run(job, data, run, overrides)
     chosen = [candidate for candidate in grid.cells if fnmatch.fnmatchcase(candidate.id, cell)]
     if len(chosen) != 1:
         listing = "\n  ".join(candidate.id for candidate in (chosen or grid.cells))
         raise ConfigError(f'"{cell}" fits {len(chosen)} cells of {job}, but it must fit one of:\n  {listing}')
-    write_plan(grid)
+    rank = read_environment().rank
+    if rank == 0:
+        write_plan(grid)
+    else:
+        _wait_for_plan(chosen[0], rank)
     stages: tuple[Stage, ...] = ("train", "evaluate")
     for stage in stages:
-        if run_cell(chosen[0].folder, stage, should_stop=lambda: False) == "busy":
+        if run_cell(chosen[0].folder, stage, should_stop=lambda: False) is State.BUSY:
             console.stderr.print(f"{chosen[0].id}: another process is running it.")
             raise typer.Exit(1)
-    if read_environment().rank == 0:
+    if rank == 0:
         console.stdout.print(f"{chosen[0].id}: finished, recorded in {chosen[0].folder.path}")
+
+
+def _wait_for_plan(cell: Cell, rank: int) -> None:
+    """Wait until rank 0 has written this cell's settings; what else the plan says is read after the ranks have met."""
+    from hpcseg.runs.grid import read_cell
+
+    deadline = time.monotonic() + _SECONDS_FOR_THE_PLAN
+    while time.monotonic() < deadline:
+        try:
+            # A finished cell's settings stay as they were.
+            if read_cell(cell.folder).config == cell.config or cell.evaluated():
+                return
+        except (IncompleteError, ConfigError):
+            # Not written yet, or an earlier version's.
+            pass
+        time.sleep(0.1)
+    raise HpcsegError(
+        f"Rank {rank} waited {_SECONDS_FOR_THE_PLAN / 60:.0f} minutes for rank 0 to write "
+        f"{cell.folder.config_file}. Is the run folder on a file system that all nodes see?"
+    )

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from hpcseg.cluster import ledger, scheduler
 from hpcseg.cluster.ledger import Booked
-from hpcseg.cluster.states import ENDED, RunStatus, lives_here
+from hpcseg.cluster.states import RunStatus, lives_here
 from hpcseg.errors import IncompleteError
 from hpcseg.runs.grid import Cell
 from hpcseg.runs.record import read_json
+from hpcseg.runs.state import State
 
 
 def cancel_cells(status: RunStatus, cells: Collection[str], *, whole: bool, dry_run: bool) -> dict[str, str]:
@@ -46,8 +47,8 @@ def cancel_cells(status: RunStatus, cells: Collection[str], *, whole: bool, dry_
     found: dict[str, str] = {}
     for cell in status.cells:
         # Where Slurm is silent, what it was given may still wait there.
-        unknown = not status.answered and cell.id in in_slurm and states[cell.id] != "finished"
-        if cell.id not in wanted or (states[cell.id] in ENDED and not unknown):
+        unknown = not status.answered and cell.id in in_slurm and states[cell.id] is not State.FINISHED
+        if cell.id not in wanted or (states[cell.id].idle and not unknown):
             continue
         process = _process_here(cell)
         if cell.id in in_slurm:

@@ -24,6 +24,7 @@ from hpcseg.errors import IncompleteError, SchedulerError
 from hpcseg.runs.frozen import freeze
 from hpcseg.runs.provenance import package_sha256
 from hpcseg.runs.record import RunFolder, read_json
+from hpcseg.runs.state import State
 
 _PROBE_MINUTES = 5
 _LITTLE = 100_000_000
@@ -95,7 +96,7 @@ def _lost(
     job_id: str, state: scheduler.JobState | None, room: Path, found: Sequence[dict[str, Any]], world_size: int
 ) -> Check:
     """Why not all ranks have written."""
-    if state is not None and state.state == "PENDING":
+    if state is not None and state.state is State.QUEUED:
         told = f"The short job {job_id} waits ({state.reason}), so nothing was found out on a node."
         return Check("Compute node", "not checked", told, "Wait longer (--wait SECONDS), or take a quieter partition.")
     logs = "\n".join(last_attempt(path) for path in find_logs(room / "logs").get(job_id, {}).values())

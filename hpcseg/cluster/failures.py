@@ -26,8 +26,8 @@ class Kind:
     action: Action
     remedy: str
     """What the user can do, as a sentence."""
-    states: tuple[str, ...] = ()
-    """Slurm's states that mean it."""
+    words: tuple[str, ...] = ()
+    """Slurm's words for an ended job that mean it."""
     said: str = ""
     """Regular expression for what the failed process, or Slurm in its log, has said."""
 
@@ -51,7 +51,9 @@ KILLED = Kind(
 )
 _OTHER = Kind("error", "give up", "Mend what the error names, then run `hpcseg retry`.")
 
-_COMPLAINT = re.compile(r"error|exception|kill|CANCELLED AT|Xid|another process", re.IGNORECASE)
+_COMPLAINT = re.compile(
+    r"error|exception|kill|CANCELLED AT|Xid|another process|cuda failure|duplicate GPU", re.IGNORECASE
+)
 
 # In the order of precedence: a rank that ran out of memory makes the others complain of lost connections.
 KINDS = (
@@ -59,7 +61,9 @@ KINDS = (
         "out of GPU memory",
         "give up",
         "Give a cell more GPUs (--gpus-per-node), or lower train.batch_size or train.width.",
-        said=r"CUDA out of memory|OutOfMemoryError|CUDNN_STATUS_ALLOC_FAILED|CUBLAS_STATUS_ALLOC_FAILED",
+        # torch's allocator; a CUDA call elsewhere; NCCL's "Cuda failure 2 'out of memory'"; cuDNN 8 and 9.
+        said=r"CUDA out of memory|CUDA error: out of memory|Cuda failure.*out of memory|OutOfMemoryError"
+        r"|(CUDNN|CUBLAS)_STATUS_\w*ALLOC",
     ),
     Kind(
         "out of host memory",
@@ -81,10 +85,24 @@ KINDS = (
         said=r"The training loss became",
     ),
     Kind(
+        "two ranks on one GPU",
+        "give up",
+        "Start as many ranks per node as it has GPUs: the same number for --gpus-per-node and --ranks-per-node.",
+        # NCCL's words, and ours.
+        said=r"Duplicate GPU detected|use the same GPU|of this node finds \d+ GPU",
+    ),
+    Kind(
+        "assertion on the GPU",
+        "give up",
+        "An index was out of range, most often a label: `hpcseg info --verify`, then look at what the log says.",
+        said=r"device-side assert",
+    ),
+    Kind(
         "GPU fault",
         "other node",
         "Exclude the node (`hpcseg retry --exclude NODE`), and tell its administrators.",
-        said=r"CUDA error|uncorrectable ECC|CUDA-capable device|no NVIDIA driver|NVML|Xid",
+        said=r"CUDA error|uncorrectable ECC|CUDA-capable device|no NVIDIA driver|NVML|Xid"
+        r"|\(CUDA \S+\) finds none on this node",
     ),
     Kind("node failure", "resume", "Run `hpcseg retry`.", ("NODE_FAIL", "BOOT_FAIL"), r"DUE TO NODE FAILURE"),
     Kind(
@@ -108,7 +126,7 @@ KINDS = (
         "resume",
         "Look at the log of the other ranks (`hpcseg logs CELL --rank N`): one of them may have died first.",
         said=r"nccl|NCCL|[Gg]loo|Dist(Backend|Network)Error|Connection (closed|reset|refused)|minutes for rank \d"
-        r"|has ended before rank|cannot reach rank",
+        r"|has ended before rank|cannot reach rank|given no sign of life",
     ),
 )
 
@@ -168,8 +186,8 @@ def _complaints(log: Path) -> str:
 
 
 def _kind(error: str, logs: list[str], job: JobState | None) -> Kind:
-    state = job.state.partition(" ")[0].rstrip("+") if job else ""
+    word = job.word if job else ""
     for kind in KINDS:
-        if state in kind.states or (kind.said and any(re.search(kind.said, text) for text in (error, *logs))):
+        if word in kind.words or (kind.said and any(re.search(kind.said, text) for text in (error, *logs))):
             return kind
     return _OTHER if error else KILLED

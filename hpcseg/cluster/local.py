@@ -7,27 +7,27 @@ since the executor calls every ended process finished.
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import submitit
 
 from hpcseg.cluster import ledger
 from hpcseg.cluster.tasks.cell import CellTask
 from hpcseg.errors import ConfigError, IncompleteError
+from hpcseg.runs import gpus
 from hpcseg.runs.frozen import freeze, in_frozen
 from hpcseg.runs.grid import Cell
 from hpcseg.runs.record import RunFolder, read_json
+from hpcseg.runs.state import Stage, State
 from hpcseg.signals import like_ctrl_c
 
-EventKind = Literal["started", "progress", "finished", "failed", "busy"]
-OnEvent = Callable[[EventKind, Cell, dict[str, Any]], None]
+OnEvent = Callable[[State, Cell, dict[str, Any]], None]
+"""Told where a cell stands, whenever that changes or its heart beats."""
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 # submitit ends a local job at its limit; a cell here has none, and a month is as good.
@@ -52,7 +52,7 @@ class Summary:
 @dataclass
 class _Running:
     cell: Cell
-    stage: Literal["train", "evaluate"]
+    stage: Stage
     job: submitit.Job[str]
     ranks: int
     started: float
@@ -69,18 +69,18 @@ def find_slots(workers: int | None, gpus_per_cell: int) -> list[tuple[int, ...]]
 
     Args:
         workers: how many cells at a time; None: one per GPU (or per group of `gpus_per_cell`), else one.
-        gpus_per_cell: GPUs of one cell, at least 1 where the machine has any.
+        gpus_per_cell: GPUs of one cell; 0: it is to run on the CPU.
 
     Raises:
         ConfigError: fewer GPUs than one cell needs.
     """
-    gpus = _visible_gpus()
-    if not gpus:
+    found = _visible_gpus() if gpus_per_cell else []
+    if not found:
         return [()] * (workers or 1)
-    size = max(1, gpus_per_cell)
-    groups = [tuple(gpus[start : start + size]) for start in range(0, len(gpus) - size + 1, size)]
+    size = gpus_per_cell
+    groups = [tuple(found[start : start + size]) for start in range(0, len(found) - size + 1, size)]
     if not groups:
-        raise ConfigError(f"One cell wants {size} GPUs, but {len(gpus)} are visible here. Lower --gpus-per-node.")
+        raise ConfigError(f"One cell wants {size} GPUs, but {len(found)} are visible here. Lower --gpus-per-node.")
     return [groups[slot % len(groups)] for slot in range(workers or len(groups))]
 
 
@@ -94,7 +94,8 @@ def run_locally(
         run: where logs go.
         slots: from `find_slots`.
         ranks: processes per cell.
-        on_event: told what happens; details are the content of progress.json, or of failure.json with "log".
+        on_event: told what happens. Details are {"stage"} for STARTED, the content of progress.json for RUNNING and
+            EVALUATING, that of failure.json with "log" for FAILED, and nothing for FINISHED and BUSY.
 
     Returns:
         What became of each cell. A failed cell never stops the others. KeyboardInterrupt, and with it the signals
@@ -111,10 +112,10 @@ def run_locally(
     with like_ctrl_c():
         try:
             while waiting or running:
-                for slot, gpus in enumerate(slots):
+                for slot, visible in enumerate(slots):
                     if slot not in running and waiting:
-                        running[slot] = _start(waiting.popleft(), run, code, gpus, ranks)
-                        on_event("started", running[slot].cell, {"stage": running[slot].stage})
+                        running[slot] = _start(waiting.popleft(), run, code, visible, ranks)
+                        on_event(State.STARTED, running[slot].cell, {"stage": running[slot].stage})
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
                 for slot, current in list(running.items()):
                     if not _look(current, on_event):
@@ -127,16 +128,16 @@ def run_locally(
     return summary
 
 
-def _start(cell: Cell, run: RunFolder, code: Path, gpus: tuple[int, ...], ranks: int) -> _Running:
+def _start(cell: Cell, run: RunFolder, code: Path, visible: tuple[int, ...], ranks: int) -> _Running:
     executor = submitit.LocalExecutor(run.logs)
     executor.update_parameters(
         timeout_min=_NO_LIMIT_MINUTES,
         tasks_per_node=ranks,
-        gpus_per_node=len(gpus),
-        visible_gpus=gpus,
+        gpus_per_node=len(visible),
+        visible_gpus=visible,
         stderr_to_stdout=True,
     )
-    stage: Literal["train", "evaluate"] = "evaluate" if cell.trained() else "train"
+    stage: Stage = "evaluate" if cell.trained() else "train"
     started = time.time()
     with in_frozen(code):
         job = executor.submit(CellTask(str(cell.folder.path.resolve()), stage))
@@ -154,7 +155,7 @@ def _look(current: _Running, on_event: OnEvent) -> bool:
         progress = {"time": 0.0}
     if progress["time"] > current.progress:
         current.progress = progress["time"]
-        on_event("progress", current.cell, progress)
+        on_event(State.RUNNING if current.stage == "train" else State.EVALUATING, current.cell, progress)
     now = time.monotonic()
     if _failure(current) is not None:
         current.failed_at = current.failed_at or now
@@ -192,17 +193,17 @@ def _conclude(current: _Running, summary: Summary, on_event: OnEvent) -> bool:
     cell = current.cell
     if cell.evaluated():
         summary.finished.append(cell.id)
-        on_event("finished", cell, {})
+        on_event(State.FINISHED, cell, {})
         return False
     if current.stage == "train" and cell.trained():
         return True
     if _was_busy(current.job):
         summary.busy.append(cell.id)
-        on_event("busy", cell, {})
+        on_event(State.BUSY, cell, {})
         return False
     failure = _failure(current) or {"error": "the process ended without a word, perhaps killed for its memory"}
     summary.failed.append(cell.id)
-    on_event("failed", cell, {**failure, "log": str(current.job.paths.stdout)})
+    on_event(State.FAILED, cell, {**failure, "log": str(current.job.paths.stdout)})
     return False
 
 
@@ -219,7 +220,7 @@ def _was_busy(job: submitit.Job[str]) -> bool:
     if not job.paths.result_pickle.exists():
         return False
     # The pickle was written by the process that we started a moment ago, in our own run folder.
-    return job.exception() is None and "busy" in job.results()
+    return job.exception() is None and State.BUSY in job.results()
 
 
 def _visible_gpus() -> list[int]:
@@ -235,10 +236,4 @@ def _visible_gpus() -> list[int]:
             f"CUDA_VISIBLE_DEVICES is {inherited}, but cells are given GPUs by their numbers. Set it to numbers of "
             "`nvidia-smi -L`, such as 0,1."
         )
-    if shutil.which("nvidia-smi") is None:
-        return []
-    try:
-        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return list(range(sum(line.startswith("GPU ") for line in listing.stdout.splitlines())))
+    return list(range(gpus.count()))

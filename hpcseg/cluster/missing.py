@@ -50,11 +50,11 @@ def find_missing(grid: Grid, *, resubmit: bool, only: Collection[str] | None = N
             continue
         found = {stage: (states or {}).get(job_id) for stage, job_id in known.items()}
         alive = {stage: state for stage, state in found.items() if state is not None and not state.ended}
-        if not cell.trained() and "train" not in alive and "evaluate" in alive and alive["evaluate"].state == "PENDING":
+        if not cell.trained() and "train" not in alive and "evaluate" in alive and alive["evaluate"].word == "PENDING":
             # It waits for a training that has died, in vain, and Slurm removes it in its own time.
             del alive["evaluate"]
         for stage, state in alive.items():
-            missing.left_alone[cell.id] = f"{stage} is job {known[stage]}, {state.state.lower()}"
+            missing.left_alone[cell.id] = f"{stage} is job {known[stage]}, {state.state}"
         if "evaluate" in alive:
             continue
         if "train" in alive:

@@ -14,6 +14,7 @@ from hpcseg.config import build_config
 from hpcseg.errors import IncompleteError, SchedulerError
 from hpcseg.runs.grid import read_grid
 from hpcseg.runs.record import RunFolder, read_json
+from hpcseg.runs.state import State
 
 
 def read_resources(run: RunFolder) -> Resources | None:
@@ -62,7 +63,9 @@ def follow_up(run: RunFolder) -> Submission:
         raise IncompleteError(f"{run.resources_file} is gone. Run `hpcseg grid` again.")
     status = run_status(run)
     failures = worth_a_try(status, resources.tries)
-    never_submitted = {cell.cell for cell in status.status if cell.state in ("missing", "trained") and not cell.tries}
+    never_submitted = {
+        cell.cell for cell in status.status if cell.state in (State.MISSING, State.TRAINED) and not cell.tries
+    }
     only = never_submitted | set(failures)
     elsewhere = without_nodes(resources, failures)
     try:

@@ -14,37 +14,52 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from hpcseg.errors import SchedulerError
+from hpcseg.runs.state import State
 
 _SECONDS = 10
 _SECONDS_TO_CANCEL = 60
 _IDS_PER_CALL = 500
-_ENDED = {
-    "BOOT_FAIL",
-    "CANCELLED",
-    "COMPLETED",
-    "DEADLINE",
-    "FAILED",
-    "NODE_FAIL",
-    "OUT_OF_MEMORY",
-    "PREEMPTED",
-    "REVOKED",
-    "TIMEOUT",
+# Slurm's words for a job, as states of a cell that is not finished; any other word is UNKNOWN.
+_WORDS = {
+    State.QUEUED: "PENDING REQUEUED CONFIGURING REQUEUE_HOLD REQUEUE_FED RESV_DEL_HOLD SPECIAL_EXIT POWER_UP_NODE",
+    State.RUNNING: "RUNNING COMPLETING RESIZING SIGNALING STAGE_OUT",
+    State.SUSPENDED: "SUSPENDED STOPPED",
+    State.STOPPED: "BOOT_FAIL COMPLETED DEADLINE FAILED NODE_FAIL OUT_OF_MEMORY PREEMPTED REVOKED TIMEOUT",
+    State.CANCELLED: "CANCELLED",
 }
+_STATES = {word: state for state, words in _WORDS.items() for word in words.split()}
 
 
 @dataclass(frozen=True)
 class JobState:
     """One job or array task as Slurm sees it."""
 
-    state: str
+    said: str
+    """Slurm's word, as it came: "PENDING", "CANCELLED by 0"."""
     reason: str = ""
     node: str = ""
 
     @property
+    def word(self) -> str:
+        """Slurm's word alone."""
+        # "CANCELLED by 0", "CANCELLED+"
+        return self.said.partition(" ")[0].rstrip("+")
+
+    @property
+    def state(self) -> State:
+        """What it means for the cell or part that the job is for, as long as that is not finished."""
+        return _STATES.get(self.word, State.UNKNOWN)
+
+    @property
     def ended(self) -> bool:
         """Whether Slurm will do nothing more about it."""
-        # "CANCELLED by 0", "CANCELLED+"
-        return self.state.partition(" ")[0].rstrip("+") in _ENDED
+        return self.state.idle
+
+    @property
+    def note(self) -> str:
+        """Slurm's reason; of an unknown state its word as well."""
+        words = (self.said, self.reason) if self.state is State.UNKNOWN else (self.reason,)
+        return ": ".join(word for word in words if word)
 
 
 def ask(job_ids: Iterable[str], users: Sequence[str] = ()) -> dict[str, JobState] | None:

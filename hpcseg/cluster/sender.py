@@ -24,8 +24,9 @@ from hpcseg.cluster.profile import Resources
 from hpcseg.cluster.tasks.cell import CellTask
 from hpcseg.cluster.tasks.report import ReportTask
 from hpcseg.errors import SchedulerError
-from hpcseg.runs.grid import Cell, Grid, Stage
+from hpcseg.runs.grid import Cell, Grid
 from hpcseg.runs.record import RunFolder
+from hpcseg.runs.state import Stage
 
 _T = TypeVar("_T")
 

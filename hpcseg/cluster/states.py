@@ -20,12 +20,10 @@ from hpcseg.errors import IncompleteError
 from hpcseg.metrics import accuracy
 from hpcseg.runs.grid import Cell, planned_cells, read_plan
 from hpcseg.runs.record import RunFolder, read_json, read_lines
+from hpcseg.runs.state import Stage, State
 
 # A heartbeat comes every few seconds, later only where a step takes longer.
 _SECONDS_TO_CALL_IT_STOPPED = 90.0
-_WAITING = ("PENDING", "REQUEUED", "CONFIGURING")
-ENDED = frozenset({"finished", "failed", "stopped", "cancelled", "missing", "trained"})
-"""States in which nothing of a cell runs or waits. Any other word, Slurm's own too, is no end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +31,7 @@ class CellStatus:
     """What is known of a cell."""
 
     cell: str
-    state: str
-    """finished, failed, cancelled, running, evaluating, queued, stopped, trained, missing, or Slurm's word as it is."""
+    state: State
     epoch: int
     epochs: int
     validation_accuracy: float | None
@@ -62,7 +59,7 @@ class RunStatus:
     answered: bool
     """Slurm has answered, or was not needed."""
 
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> dict[State, int]:
         """Number of cells by state, sorted."""
         states = [cell.state for cell in self.status]
         return {state: states.count(state) for state in sorted(set(states))}
@@ -79,7 +76,7 @@ def run_status(run: RunFolder) -> RunStatus:
     jobs = booked.slurm_jobs()
     # Reads files, and of ten thousand cells that takes a while.
     states = {cell.id: cell.state() for cell in cells}
-    open_cells = {cell_id for cell_id, state in states.items() if state != "finished"}
+    open_cells = {cell_id for cell_id, state in states.items() if state is not State.FINISHED}
     wanted = {job_id for (cell_id, _), job_id in jobs.items() if cell_id in open_cells}
     answers = scheduler.ask(wanted, booked.users) if wanted else {}
     # Where no command has answered, a fourth would only make the user wait.
@@ -106,33 +103,36 @@ def lives_here(job: Booked) -> bool:
 
 
 def _status(
-    cell: Cell, state: str, booked: Ledger, slurm: dict[str, JobState], *, answered: bool, logs: Logs
+    cell: Cell, state: State, booked: Ledger, slurm: dict[str, JobState], *, answered: bool, logs: Logs
 ) -> tuple[CellStatus, Failure | None]:
     history = read_lines(cell.folder.metrics_file)
-    stage = "evaluate" if state in ("finished", "trained") or cell.trained() else "train"
+    stage: Stage = "evaluate" if state in (State.FINISHED, State.TRAINED) or cell.trained() else "train"
+    active = {"train": State.RUNNING, "evaluate": State.EVALUATING}
     last = booked.jobs.get((cell.id, stage))
     job = slurm.get(last.job_id) if last and last.host is None else None
     # Absent from the queue is as good as ended; an older job's word says nothing of a heartbeat of today.
-    gone = last is not None and last.host is None and answered and (job is None or job.ended or job.state in _WAITING)
-    progress = _fresh_progress(cell, last.job_id if last and gone else None) if state != "finished" else None
+    waits = job is not None and job.state is State.QUEUED
+    gone = last is not None and last.host is None and answered and (job is None or job.ended or waits)
+    progress = _fresh_progress(cell, last.job_id if last and gone else None) if state is not State.FINISHED else None
     job_id, node, note, left, failure = last.job_id if last else None, None, "", None, None
     if progress is not None and progress["time"] >= _failed_at(cell):
-        state = "running" if progress["stage"] == "train" else "evaluating"
+        state = active[progress["stage"]]
         left, node = _seconds_left(progress), progress["host"]
         job_id = job_id or progress["job_id"]
-    elif job is not None and not job.ended and state != "finished":
-        state, note = ("queued" if job.state in _WAITING else job.state.lower()), job.reason
-    elif last is not None and state != "finished" and lives_here(last):
+    elif job is not None and not job.ended and state is not State.FINISHED:
+        state, note = (active[stage] if job.state is State.RUNNING else job.state), job.note
+    elif last is not None and state is not State.FINISHED and lives_here(last):
         # It loads its data, or validates; its heart beats between steps only.
-        state, node = ("running" if stage == "train" else "evaluating"), last.host
-    elif state == "finished" or (state in ("missing", "trained") and last is None):
+        state, node = active[stage], last.host
+    elif state is State.FINISHED or (state in (State.MISSING, State.TRAINED) and last is None):
         pass
-    elif not answered and last is not None and last.host is None and state != "failed":
+    elif not answered and last is not None and last.host is None and state is not State.FAILED:
         note = f"submitted as job {last.job_id}, of which Slurm says nothing"
     else:
         failure = diagnose(cell, job_id, job, cancelled=last is not None and last.cancelled, logs=logs)
         # A job that ended before the cell wrote a word has failed all the same.
-        state = "cancelled" if failure.kind is CANCELLED else "stopped" if state == "started" else "failed"
+        ended = State.STOPPED if state is State.STARTED else State.FAILED
+        state = State.CANCELLED if failure.kind is CANCELLED else ended
         note, node = failure.summary, failure.node
     found = CellStatus(
         cell=cell.id,

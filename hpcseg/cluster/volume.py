@@ -109,7 +109,7 @@ def _alive(run: RunFolder) -> dict[str, str]:
         return {part_id: f"submitted as job {job_id}, and Slurm does not answer" for part_id, job_id in jobs.items()}
     found = {part_id: states.get(job_id) for part_id, job_id in jobs.items()}
     return {
-        part_id: f"is job {jobs[part_id]}, {state.state.lower()}"
+        part_id: f"is job {jobs[part_id]}, {state.state}"
         for part_id, state in found.items()
         if state is not None and not state.ended
     }

@@ -17,8 +17,9 @@ import numpy as np
 from hpcseg import metrics
 from hpcseg.config import CellConfig, NoiseLevel, digest
 from hpcseg.report.accept import Evaluation, Refused, Training, accept_evaluation, accept_training
-from hpcseg.runs.grid import Cell, State, planned_cells, read_plan
+from hpcseg.runs.grid import Cell, planned_cells, read_plan
 from hpcseg.runs.record import RunFolder
+from hpcseg.runs.state import State
 
 Position = tuple[str, str, float]
 """Tiles, split and noise fraction: where a group stands in the paper's tables."""

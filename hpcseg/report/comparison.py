@@ -6,21 +6,26 @@ These answer what the paper left open. A row is a group of cells that differ in 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from hpcseg import metrics
-from hpcseg.config import CellConfig, NoiseLevel
+from hpcseg.config import CellConfig, NoiseLevel, shown
 from hpcseg.report import paper
 from hpcseg.report.collect import Group, Records, Row, mean_and_spread
 from hpcseg.report.sheet import Part, Sheet, csv_text, fixed, over_seeds
 
 _CSV_HEAD = "table,group,column,mean,spread,seeds"
 _MANY_SLICES, _SOME_SLICES = "all test slices", "10 slices"
-# These are in a row's name, or are the same for all rows, or follow from the others.
-_NOT_NAMED = {"data.tiles", "data.split", "train.noise_fraction", "train.seed", "train.batch_size", "data.gap_slices"}
+# Every row's name, or the heading above it, has these.
+_ALWAYS_NAMED = ("data.tiles", "data.split", "train.noise_fraction")
+# These may follow from the others, as the paper's batch sizes do from the tiles; then they only make names longer.
+_OFTEN_IMPLIED = ("train.batch_size", "data.gap_slices")
+# Cells of one group may differ in these.
+_NEVER_NAMED = ("train.seed", *(f"evaluate.{name}" for name in ("sweep_max", "sweep_step", "examples")))
 
 Values = tuple[float, ...]
 
@@ -44,14 +49,14 @@ def group_label(group: Group, records: Records) -> str:
 
 def training_label(group: Group, records: Records) -> str:
     """`group_label` without tiles and split, for a place that has them in its heading."""
-    parts = [f"{100 * group.config.train.noise_fraction:g} % noise"]
+    parts = [f"{shown(round(100 * group.config.train.noise_fraction, 10))} % noise"]
     settings, usual = _flat(group.config), _flat(CellConfig())
     for name in _varied(records):
-        value, key = settings[name], name.split(".")[1].replace("_", " ")
+        value, key = settings[name], name.removeprefix("data.").removeprefix("train.").replace("_", " ")
         if isinstance(value, bool):
             parts += [f"{'' if value else 'no '}{key}"] if value != usual[name] else []
         elif value != usual[name]:
-            parts.append(f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}")
+            parts.append(f"{key} {shown(value)}")
     return ", ".join(parts)
 
 
@@ -281,12 +286,24 @@ def whole_slice_accuracy(row: Row, *, some: int | None = None, worst: bool = Fal
 def _flat(config: CellConfig) -> dict[str, object]:
     return {
         f"{section}.{key}": value
-        for section in ("data", "train")
+        for section in ("data", "train", "evaluate")
         for key, value in dataclasses.asdict(getattr(config, section)).items()
     }
 
 
-def _varied(records: Records) -> list[str]:
-    """Settings that are not the same in all cells of the job, and are not in a row's name anyway."""
+@functools.lru_cache(maxsize=4)
+def _varied(records: Records) -> tuple[str, ...]:
+    """Settings that are not the same in all cells of the job: all that it takes to tell its groups apart."""
     flat = [_flat(group.config) for group in records.groups]
-    return [name for name in flat[0] if name not in _NOT_NAMED and len({str(one[name]) for one in flat}) > 1]
+    free = [name for name in flat[0] if name not in (*_ALWAYS_NAMED, *_NEVER_NAMED)]
+    implied = {name for name in free if name in _OFTEN_IMPLIED or name.startswith("evaluate.")}
+    named = [name for name in free if name not in implied and _differ(flat, name)]
+    alike: dict[tuple[object, ...], list[dict[str, object]]] = {}
+    for one in flat:
+        alike.setdefault(tuple(one[name] for name in (*_ALWAYS_NAMED, *named)), []).append(one)
+    not_implied = (name for name in free if name in implied and any(_differ(same, name) for same in alike.values()))
+    return (*named, *not_implied)
+
+
+def _differ(settings: Sequence[Mapping[str, object]], name: str) -> bool:
+    return len({one[name] for one in settings}) > 1

@@ -7,22 +7,22 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Literal
 
 from hpcseg.errors import HpcsegError, IncompleteError
 from hpcseg.learn.ranks import Ranks, join, read_environment
 from hpcseg.runs import provenance
 from hpcseg.runs.evaluation import evaluate
-from hpcseg.runs.grid import Cell, Stage, read_cell
+from hpcseg.runs.grid import Cell, read_cell
+from hpcseg.runs.machine import refuse_unmeant_cpu
 from hpcseg.runs.record import CellFolder, RunFolder, read_json, write_json, write_text
+from hpcseg.runs.state import Stage, State
 from hpcseg.runs.training import train
 
-Outcome = Literal["finished", "stopped", "busy"]
 _SECONDS_FOR_AN_EARLIER_START = 120.0
 _STAGES: Mapping[Stage, Callable[[Cell, Ranks, Callable[[], bool]], bool]] = {"train": train, "evaluate": evaluate}
 
 
-def run_cell(folder: CellFolder, stage: Stage, *, should_stop: Callable[[], bool]) -> Outcome:
+def run_cell(folder: CellFolder, stage: Stage, *, should_stop: Callable[[], bool]) -> State:
     """Train or evaluate a cell from wherever its files say that it stands. Every rank calls it.
 
     Args:
@@ -31,29 +31,30 @@ def run_cell(folder: CellFolder, stage: Stage, *, should_stop: Callable[[], bool
         should_stop: asked between steps; True on any rank makes all ranks stop at the same step.
 
     Returns:
-        "finished" when the stage's record is written (or was there already); "stopped" when `should_stop` ended
-        it, with a checkpoint written; "busy" when another process is running this cell.
+        FINISHED when the stage's record is written (or was there already); STOPPED when `should_stop` ended it, with
+        a checkpoint written; BUSY when another process is running this cell.
 
     Raises:
         HpcsegError: anything that the user can mend; failure.json has the text, as for every other exception.
     """
-    environment, started = read_environment(), time.time()
+    environment, started, run = read_environment(), time.time(), RunFolder(folder.path.parents[1])
     # Looked at now, and kept: what the checkout becomes while this runs is not what runs.
     provenance.commit()
     provenance.package_sha256()
     cell = read_cell(folder)
     if cell.evaluated() or (stage == "train" and cell.trained()):
-        return "finished"
+        return State.FINISHED
     try:
         with join(environment, folder.path) as ranks, _lock(folder, ranks) as free:
             # Rank 0 alone knows, and all must leave together.
             if ranks.largest(not free):
-                return "busy"
+                return State.BUSY
             if ranks.is_main:
                 folder.failure_file.unlink(missing_ok=True)
-                _keep_diff(RunFolder(folder.path.parents[1]))
+                _keep_diff(run)
+            refuse_unmeant_cpu(run, ranks.device)
             try:
-                return "finished" if _STAGES[stage](cell, ranks, should_stop) else "stopped"
+                return State.FINISHED if _STAGES[stage](cell, ranks, should_stop) else State.STOPPED
             finally:
                 if ranks.is_main:
                     folder.progress_file.unlink(missing_ok=True)

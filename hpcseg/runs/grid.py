@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from hpcseg import __version__
 from hpcseg.config import CellConfig, NeedsConfig, ReportConfig, build_config, cell_from_dict, describes
@@ -16,9 +16,7 @@ from hpcseg.jobfile import JobConfig
 from hpcseg.numerics import NUMERICS
 from hpcseg.runs.provenance import command_line, commit, diff, diff_sha256, now
 from hpcseg.runs.record import SCHEMA, CellFolder, RunFolder, check_types, read_json, write_json, write_text
-
-Stage = Literal["train", "evaluate"]
-State = Literal["missing", "started", "trained", "finished", "failed"]
+from hpcseg.runs.state import State
 
 
 @dataclass(frozen=True)
@@ -36,12 +34,12 @@ class Cell:
     def state(self) -> State:
         """What the cell's files say: the first of finished, trained, failed, started, missing that holds."""
         if self.evaluated():
-            return "finished"
+            return State.FINISHED
         if self.folder.failure_file.exists():
-            return "failed"
+            return State.FAILED
         if self.trained():
-            return "trained"
-        return "started" if self.folder.events_file.exists() else "missing"
+            return State.TRAINED
+        return State.STARTED if self.folder.events_file.exists() else State.MISSING
 
     def trained(self) -> bool:
         """The training is finished and its model is there (or the evaluation, where only records were kept)."""

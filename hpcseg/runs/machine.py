@@ -6,20 +6,23 @@ import contextlib
 import os
 import resource
 import socket
-import subprocess
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from hpcseg.errors import HpcsegError, IncompleteError
 from hpcseg.learn.ranks import Ranks
+from hpcseg.runs import gpus
 from hpcseg.runs.provenance import slurm_job
+from hpcseg.runs.record import RunFolder, read_json
 
 
 def device_facts(device: torch.device) -> dict[str, Any]:
     """The processor's or GPU's name, and of a GPU the CUDA of torch and the driver."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
-        return {"device": name, "cuda": torch.version.cuda, "driver": _driver_version()}
+        return {"device": name, "cuda": torch.version.cuda, "driver": gpus.driver_version()}
     return {"device": f"CPU, {torch.get_num_threads()} threads", "processor": _processor()}
 
 
@@ -52,10 +55,41 @@ def peak_memory_mib(ranks: Ranks) -> dict[str, int]:
     return peak
 
 
-def _driver_version() -> str | None:
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+def refuse_unmeant_cpu(run: RunFolder, device: torch.device) -> None:
+    """Raise HpcsegError where a cell would train on the CPU though it was to have a GPU: that may take weeks.
+
+    In a job that asked Slurm for GPUs that is always so. Elsewhere a machine without any GPU, and an empty
+    CUDA_VISIBLE_DEVICES, say that the CPU is meant.
+    """
+    if device.type == "cuda":
+        return
+    if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
+        if _number(run.resources_file, "gpus_per_node"):
+            raise HpcsegError(
+                f"This job asked for GPUs, but {_no_gpu()} finds none on this node. Look at `nvidia-smi` there, at "
+                "the driver's version and at gpu_syntax in the profile; `hpcseg grid --gpus-per-node 0` is for CPUs."
+            )
+        return
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "all").split(",")[0].strip() in ("", "-1")
+    if not hidden and gpus.count() and _number(run.grid_file, "needs", "gpus"):
+        raise HpcsegError(
+            f"This machine has {gpus.count()} GPUs, but {_no_gpu()} finds none of them. Install one that fits the "
+            f"driver ({gpus.driver_version() or 'of unknown version'}). If a CPU is meant, set CUDA_VISIBLE_DEVICES to "
+            "nothing (`CUDA_VISIBLE_DEVICES= hpcseg ...`)."
+        )
+
+
+def _no_gpu() -> str:
+    """This torch, and for which CUDA it is."""
+    return f"torch {torch.__version__} " + (f"(CUDA {torch.version.cuda})" if torch.version.cuda else "(without CUDA)")
+
+
+def _number(file: Path, *keys: str) -> int:
+    """A whole number in a JSON file; 0 where it has none."""
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return answer.splitlines()[0].strip() if answer.strip() else None
+        value: Any = read_json(file)
+    except IncompleteError:
+        return 0
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value if isinstance(value, int) else 0

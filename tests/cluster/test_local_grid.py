@@ -114,10 +114,34 @@ def test_a_cell_of_changed_data_is_another_cell(job, tiny_dataset, tiny_folder):
 
 def test_torchrun_trains_a_cell_on_two_ranks(job, tiny_dataset):
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "hpcseg", "train",
-        "1x2-*", "--job", "tiny.toml", "--data", str(tiny_dataset),
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "--", "hpcseg",
+        "train", "1x2-*", "--job", "tiny.toml", "--data", str(tiny_dataset), "--run", "here",
     ]  # fmt: skip
     answer = subprocess.run(command, cwd=job, env=os.environ, capture_output=True, text=True, timeout=240)
     assert answer.returncode == 0, answer.stderr
-    (record,) = (job / "runs/tiny/cells").glob("1x2-*/training.json")
+    (record,) = (job / "here/cells").glob("1x2-*/training.json")
     assert json.loads(record.read_text())["world_size"] == 2
+
+
+def test_of_the_ranks_of_a_training_rank_0_alone_writes_the_plan(job, tiny_dataset, monkeypatch):
+    """As torchrun starts rank 1, which comes first here: it waits for what rank 0, still to come, has written."""
+    monkeypatch.setattr("hpcseg.cli.train._SECONDS_FOR_THE_PLAN", 0.5)
+    for name, value in (("RUN_ID", "x"), ("RESTART_COUNT", "0")):
+        monkeypatch.setenv(f"TORCHELASTIC_{name}", value)
+    for name, value in (("RANK", 1), ("LOCAL_RANK", 1), ("WORLD_SIZE", 2), ("LOCAL_WORLD_SIZE", 2)):
+        monkeypatch.setenv(name, str(value))
+    train = ("train", "1x2-*", "--job", "tiny.toml", "--data", str(tiny_dataset))
+    said = hpcseg(*train, code=1)
+    assert "Rank 1 waited" in said and not (job / "runs").exists()
+
+    began = []
+    monkeypatch.setattr("hpcseg.runs.execute.run_cell", lambda folder, stage, **_: began.append(stage))
+    monkeypatch.setenv("RANK", "0")
+    hpcseg(*train)
+    before = {path: path.stat().st_mtime_ns for path in job.glob("runs/**/*.json")}
+    monkeypatch.setenv("RANK", "1")
+    hpcseg(*train)
+    assert began == ["train", "evaluate"] * 2
+    assert {path: path.stat().st_mtime_ns for path in job.glob("runs/**/*.json")} == before
+    said = hpcseg(*train, "--set", "evaluate.table_sigma=1", code=1)
+    assert "Rank 1 waited" in said, "the settings of an earlier plan are not this one's"

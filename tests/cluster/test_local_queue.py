@@ -201,6 +201,8 @@ def test_gpus_are_shared_out_in_groups_and_workers_may_share_them(monkeypatch):
         find_slots(None, 5)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert find_slots(None, 1) == [()] and find_slots(3, 1) == [(), (), ()]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    assert find_slots(None, 0) == [()], "told to use none"
 
 
 def test_what_failed_before_is_no_failure_of_the_attempt_that_runs(grid, stub, monkeypatch):

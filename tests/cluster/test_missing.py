@@ -16,7 +16,7 @@ def test_a_second_call_submits_nothing_while_the_first_runs(slurm, grid):
     )
     said = send(grid)
     assert said[-1] == "Nothing to submit." and len(slurm.scripts()) == 3
-    assert any("evaluate is job 101_0, pending" in line for line in said)
+    assert any("evaluate is job 101_0, queued" in line for line in said)
 
 
 def test_a_state_that_slurm_invents_is_not_taken_for_dead(slurm, grid):

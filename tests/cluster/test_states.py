@@ -19,6 +19,7 @@ from hpcseg.cluster.states import CellStatus, run_status
 from hpcseg.jobfile import find_job, load_job
 from hpcseg.runs.grid import Grid, plan, write_plan
 from hpcseg.runs.record import RunFolder, append_event, write_json
+from hpcseg.runs.state import State
 
 
 @pytest.fixture
@@ -109,10 +110,31 @@ def test_a_heartbeat_of_a_process_that_is_gone_from_this_machine_counts_nothing(
     assert first(grid).state == "running"
 
 
-def test_a_state_that_nobody_foresaw_is_shown_as_it_is(grid, slurm):
+def test_a_word_of_slurms_that_is_none_of_ours_is_unknown_with_the_word_in_the_note(grid, slurm):
     submit(grid)
+    slurm({"100_0": JobState("HIBERNATING", "odd")})
+    assert (first(grid).state, first(grid).note) == ("unknown", "HIBERNATING: odd")
     slurm({"100_0": JobState("RESV_DEL_HOLD", "odd")})
-    assert (first(grid).state, first(grid).note) == ("resv_del_hold", "odd")
+    assert (first(grid).state, first(grid).note) == ("queued", "odd"), "a wait of which hpcseg does know"
+
+
+def test_a_job_that_slurm_runs_is_called_by_what_the_cell_does_in_it(grid, slurm):
+    submit(grid)
+    slurm({"100_0": JobState("RUNNING"), "100_1": JobState("COMPLETING")})
+    assert [cell.state for cell in run_status(grid.run).status] == ["running", "running"]
+    for name in (grid.cells[0].folder.training_file, grid.cells[0].folder.model_file):
+        write_json(name, {})
+    submit(grid, "evaluate")
+    assert first(grid).state == "evaluating"
+
+
+def test_every_state_that_is_shown_is_one_of_the_documented_words(grid, slurm):
+    submit(grid)
+    for word in ("PENDING", "RUNNING", "SUSPENDED", "FAILED", "CANCELLED by 0", "HIBERNATING", ""):
+        slurm({"100_0": JobState(word)})
+        content = json.loads(CliRunner().invoke(app, ["status", "--json", "--run", str(grid.run.path)]).stdout)
+        shown = {cell["state"] for cell in content["cells"]} | set(content["counts"])
+        assert shown <= {state.value for state in State}, word
 
 
 def test_accounting_tells_how_a_cell_died_that_left_no_word(grid, slurm):

@@ -13,7 +13,7 @@ from test_report_records import change, finish, plan
 
 from hpcseg.report.build import build_report
 from hpcseg.report.collect import collect
-from hpcseg.report.comparison import classes, cost, levels, whole_slices
+from hpcseg.report.comparison import classes, cost, group_label, levels, whole_slices
 from hpcseg.report.differences import compare, differences
 from hpcseg.report.sheet import Sheet
 from hpcseg.report.splits import splits
@@ -238,3 +238,42 @@ def test_a_group_without_a_finished_cell_is_a_row_of_dashes_and_no_difference(ru
     records = collect(run)
     assert levels(records).parts[0].lines[1] == ("50 % noise", "-", "-", "-", "-", "-")
     assert differences(records).parts == ()
+
+
+def test_rows_have_other_names_whichever_setting_their_cells_differ_in(tmp_path):
+    axes = """
+[[grid]]
+data.tiles = "small"
+data.split = "blocked"
+data.gap_slices = [2, 4]
+train.batch_size = [25, 64]
+train.learning_rate = [0.001, 0.00100000001]
+train.seed = [0, 1]
+[[grid]]
+data.tiles = "small"
+data.split = "blocked"
+train.seed = 2
+evaluate.table_sigma = 4000
+"""
+    records = collect(plan(tmp_path, JOB.partition("[[grid]]")[0] + axes).run)
+    names = [group_label(group, records) for group in records.groups]
+    assert len(names) == 2 * 2 * 2 + 1 and len(set(names)) == len(names)
+    assert names[0] == "small, blocked, 0 % noise"
+    assert "small, blocked, 0 % noise, gap slices 4, batch size 64" in names
+    assert names[-1] == "small, blocked, 0 % noise, evaluate.table sigma 4000"
+
+
+def test_what_follows_from_a_rows_tiles_is_not_in_its_name(tmp_path):
+    axes = """
+[[grid]]
+data.tiles = "small"
+train.batch_size = 25
+[[grid]]
+data.tiles = "large"
+train.batch_size = 64
+"""
+    records = collect(plan(tmp_path, JOB.partition("[[grid]]")[0] + axes).run)
+    assert [group_label(group, records) for group in records.groups] == [
+        "small, shuffled, 0 % noise",
+        "large, shuffled, 0 % noise",
+    ]

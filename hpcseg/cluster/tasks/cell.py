@@ -8,7 +8,7 @@ from typing import Any
 import submitit
 
 from hpcseg.cluster.tasks.stop import StopFlag
-from hpcseg.runs.grid import Stage
+from hpcseg.runs.state import Stage
 
 
 class CellTask:
