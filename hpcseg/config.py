@@ -19,7 +19,7 @@ from typing import Any
 from hpcseg.errors import ConfigError
 
 SPLITS = ("shuffled", "blocked")
-PRECISIONS = ("auto", "fp32", "bf16")
+PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
 NOISE_MODELS = ("gaussian", "uniform", "poisson", "salt-and-pepper")
 AUGMENTATIONS = ("none", "flips", "symmetries")
 _GRID_SPEC = re.compile(r"([1-9][0-9]{0,2})x([1-9][0-9]{0,2})")
@@ -103,7 +103,8 @@ class TrainConfig:
     seed: int = 0
     """Decides initial weights, epoch order and noise."""
     precision: str = "auto"
-    """"bf16" (autocast), "fp32", or "auto": bf16 where the hardware multiplies in it."""
+    """"fp32" (also in convolutions), "tf32" (GPUs from Ampere on), "bf16" or "fp16" (autocast), or "auto": bf16 where
+    the hardware multiplies in it, else fp16 on a GPU and fp32 on a CPU. Decided at a training's first start."""
 
     def __post_init__(self) -> None:
         _check(1 <= self.width <= _MOST_CHANNELS, "train.width", self.width, f"between 1 and {_MOST_CHANNELS} channels")

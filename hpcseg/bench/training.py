@@ -134,7 +134,7 @@ def resident_piece(data: str, width: int, batch_size: int) -> Iterator[Piece]:
     with tempfile.TemporaryDirectory() as folder, join(read_environment(), Path(folder)) as ranks:
         ours = _trainer(data, width, batch_size, 1, Path(folder), ranks)
         images, labels = ours.training.of_epoch(0).take(slice(None))
-        step = TrainStep(ours.model, ours.optimizer, precision=ours.precision)
+        step = TrainStep(ours.model, ours.optimizer, ours.scaler, precision=ours.precision)
 
         def work(steps: int) -> None:
             for _ in range(steps):
@@ -168,6 +168,7 @@ def _trainer(data: str, width: int, batch_size: int, steps: int, folder: Path, r
         validation=training_set(source, source.split.validation[:1], config, ranks.device),
         classes=source.classes,
         precision=resolve_precision(config.precision, ranks.device),
+        origin={},
         ranks=ranks,
         checkpoint_file=folder / "checkpoint.pt",
         previous_checkpoint_file=folder / "checkpoint-previous.pt",

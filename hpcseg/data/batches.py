@@ -16,6 +16,7 @@ from hpcseg.config import DataConfig, NoiseLevel, TrainConfig, noise_models
 from hpcseg.data import noise, store
 from hpcseg.data.layout import lay_out
 from hpcseg.data.splits import Split
+from hpcseg.data.streams import Purpose, stream
 
 # Tiles per forward pass outside training. Fixed, and whole chunks go to ranks, so that a chunk's arithmetic, and
 # with it the confusion matrix, is the same on any number of ranks.
@@ -211,7 +212,7 @@ def _normalised(counts: np.ndarray, full_scale: float, device: torch.device) -> 
 
 def epoch_order(tiles: int, *, seed: int, epoch: int) -> np.ndarray:
     """The order in which an epoch visits the training tiles, (tiles,) int64: a function of seed and epoch alone."""
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch]))).permutation(tiles)
+    return stream(Purpose.EPOCH_ORDER, seed, epoch).permutation(tiles)
 
 
 def epoch_symmetries(tiles: int, *, augment: str, seed: int, epoch: int) -> np.ndarray:
@@ -219,7 +220,7 @@ def epoch_symmetries(tiles: int, *, augment: str, seed: int, epoch: int) -> np.n
 
     "flips" draws from the four mirrorings, "symmetries" from all eight symmetries of the square.
     """
-    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch, 1])))
+    rng = stream(Purpose.EPOCH_SYMMETRIES, seed, epoch)
     return rng.integers(4 if augment == "flips" else 8, size=tiles)
 
 

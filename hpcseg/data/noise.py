@@ -1,7 +1,4 @@
-"""Noise on raw grey values, in counts. Every draw is keyed by (seed, purpose, tile) and nothing else.
-
-A tile's noise is therefore the same whatever the batch size, the number of ranks, the device or the other tiles:
-it is drawn on the CPU from a generator of its own.
+"""Noise on raw grey values, in counts. A tile's noise comes from a stream of its own, on the CPU, whatever the device.
 
 Sigma is the strength of every model: the standard deviation of the noise in counts, at half of the full scale where it
 depends on the grey value. So equal sigmas of different models can be compared.
@@ -10,15 +7,12 @@ depends on the grey value. So equal sigmas of different models can be compared.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 
 from hpcseg.config import NoiseLevel
+from hpcseg.data.streams import Purpose, stream
 from hpcseg.errors import DatasetError
-
-Purpose = Literal["train", "test", "train anew", "mixed test"]
-_PURPOSE_KEY: dict[Purpose, int] = {"train": 1, "test": 2, "train anew": 3, "mixed test": 4}
 
 
 def unit_noise(rng: np.random.Generator, size: int) -> np.ndarray:
@@ -62,19 +56,6 @@ def noisy_tile(
     return noisy
 
 
-def tile_generator(seed: int, purpose: Purpose, tile: np.ndarray, epoch: int | None = None) -> np.random.Generator:
-    """The generator of one tile.
-
-    Args:
-        seed: the training seed, or the evaluation's for tests.
-        purpose: keeps the noise that a model has seen apart from the noise that it is tested with.
-        tile: (3,) int64, the slice's number, y and x.
-        epoch: for noise that is drawn anew in every epoch.
-    """
-    key = [seed, _PURPOSE_KEY[purpose], *(int(part) for part in tile)]
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key if epoch is None else [*key, epoch])))
-
-
 def training_noise(
     counts: np.ndarray,
     tiles: np.ndarray,
@@ -113,9 +94,11 @@ def training_noise(
     _one_key_each(counts, tiles)
     noisy = counts.astype(np.float32)
     sigmas = np.zeros(len(counts), dtype=np.float32)
-    purpose: Purpose = "train" if epoch is None else "train anew"
     for index, tile in enumerate(tiles if fraction else ()):
-        rng = tile_generator(seed, purpose, tile, epoch)
+        if epoch is None:
+            rng = stream(Purpose.TRAINING_NOISE, seed, *tile)
+        else:
+            rng = stream(Purpose.TRAINING_NOISE_OF_EPOCH, seed, *tile, epoch)
         decision, share = rng.random(2)
         if decision < fraction:
             sigmas[index] = share * sigma_max
@@ -146,8 +129,9 @@ def noisy_tests(
     """
     _one_key_each(counts, tiles)
     noisy = counts.astype(np.float32)
+    purpose = Purpose.MIXED_TEST_NOISE if level.mixed else Purpose.TEST_NOISE
     for index, tile in enumerate(tiles):
-        rng, sigma = tile_generator(seed, "mixed test" if level.mixed else "test", tile), level.sigma
+        rng, sigma = stream(purpose, seed, *tile), level.sigma
         if level.fraction is not None:
             decision, share = rng.random(2)
             sigma *= share if decision < level.fraction else 0.0
@@ -170,7 +154,7 @@ def test_noise(tiles: np.ndarray, *, size: int, seed: int) -> np.ndarray:
     """
     noise = np.empty((len(tiles), size, size), dtype=np.float32)
     for index, tile in enumerate(tiles):
-        noise[index] = unit_noise(tile_generator(seed, "test", tile), size)
+        noise[index] = unit_noise(stream(Purpose.TEST_NOISE, seed, *tile), size)
     return noise
 
 

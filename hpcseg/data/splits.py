@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hpcseg.data.streams import Purpose, stream
 from hpcseg.errors import DatasetError
 
 TRAIN_SHARE = 0.70
@@ -50,7 +51,7 @@ def split_tiles(table: np.ndarray, *, policy: str, seed: int, gap_slices: int, t
 
     Source: the paper's data section (shuffled); what it did not see (blocked).
     """
-    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed])))
+    rng = stream(Purpose.SPLIT, seed)
     if policy == "shuffled":
         order = rng.permutation(len(table))
         train, validation, test = _cut(len(table))
@@ -76,7 +77,7 @@ def _of_some_slices(table: np.ndarray, rows: np.ndarray, count: int, seed: int) 
         raise DatasetError(
             f"data.train_slices is {count}, but the training tiles come from {len(slices)} slices. Ask for fewer."
         )
-    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, 1])))
+    rng = stream(Purpose.TRAINING_SLICES, seed)
     return rows[np.isin(table[rows, 0], rng.permutation(slices)[:count])]
 
 

@@ -1,7 +1,8 @@
 """Where a training goes on after a stop, and the trained weights. Written aside, flushed, renamed.
 
 No random state is kept: initial weights, epoch order and noise are functions of the seed, and nothing draws while
-training, so weights, optimizer state and position are all there is.
+training, so weights, the states of optimizer and loss scale, and the position are all there is. What the numbers depend
+on beside them stands in the same file.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,16 @@ def load_newest(files: Sequence[Path]) -> tuple[dict[str, Any] | None, list[str]
             except HpcsegError as error:
                 complaints.append(str(error))
     return None, complaints
+
+
+def not_finite(content: Any, name: str = "") -> str | None:
+    """The name of a tensor in `content` that holds a value which is not finite; None where all are."""
+    if isinstance(content, torch.Tensor):
+        return None if bool(torch.isfinite(content).all()) else name
+    if isinstance(content, Mapping):
+        found = (not_finite(value, f"{name}.{key}".lstrip(".")) for key, value in content.items())
+        return next(filter(None, found), None)
+    return None
 
 
 def weights_sha256(state: dict[str, torch.Tensor]) -> str:

@@ -2,8 +2,8 @@
 
     restore -> fit -> for each epoch: for each step: stop or save if it is time, then step -> validate -> one line
 
-Stopping and saving happen between two steps and nowhere else. All ranks decide it together, so that none enters a
-collective that the others have left.
+Stopping and saving happen between two steps and nowhere else. All ranks decide it together, every few steps, so that
+none enters a collective that the others have left.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,11 +26,10 @@ from hpcseg.data.batches import TileSet, TrainingTiles, epoch_order, rank_share
 from hpcseg.errors import HpcsegError
 from hpcseg.learn import checkpoint
 from hpcseg.learn.evaluate import validate
-from hpcseg.learn.precision import to_device
-from hpcseg.learn.ranks import Ranks
-from hpcseg.learn.sharded import share_update
+from hpcseg.learn.norm import synchronise
+from hpcseg.learn.precision import loss_scaler, to_device, use_precision
+from hpcseg.learn.ranks import Agreement, Ranks
 from hpcseg.learn.step import TrainStep
-from hpcseg.learn.syncnorm import synchronise
 
 _GO_ON, _SAVE, _STOP = 0, 1, 2
 
@@ -70,6 +69,9 @@ class Trainer:
     validation: TileSet
     classes: int
     precision: str
+    """A resolved one."""
+    origin: Mapping[str, Any]
+    """What else the numbers depend on, in plain values: kept in the checkpoint, which goes on with nothing else."""
     ranks: Ranks
     checkpoint_file: Path
     previous_checkpoint_file: Path
@@ -82,15 +84,18 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.position = Position()
+        use_precision(self.precision, self.ranks.device)
         to_device(self.model, self.ranks.device)
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay, fused=True
         )
+        self.scaler = loss_scaler(self.precision, self.ranks.device)
         self.steps = -(-len(self.training) // self.config.batch_size)
         # Loss and correct pixels of each step: a vector, not a running sum, so that the sum of an epoch is rounded
         # in the same order whether or not a checkpoint came between, and no step waits for a number.
         self.sums = torch.zeros(self.steps, 2, dtype=torch.float64, device=self.ranks.device)
         self._saved_at = time.monotonic()
+        self._agree = Agreement(self.ranks)
 
     def fit(self) -> bool:
         """Train from where `restore` has put it, or from the start, to the last epoch.
@@ -107,21 +112,24 @@ class Trainer:
             self._finish_epoch()
         return True
 
-    def restore(self) -> list[str]:
-        """Go to where the newest checkpoint that can be read says; without any, stay at the start.
+    def restore(self, content: dict[str, Any] | None) -> None:
+        """Go to where a checkpoint says; without one stay at the start. Called by all ranks.
 
-        Returns:
-            What was wrong with newer checkpoints. A start from further back ends in the same bits.
+        Args:
+            content: of the file, as `checkpoint.load_newest` reads it.
 
         Raises:
-            HpcsegError: the checkpoint is another cell's, or the ranks do not see the same one.
+            HpcsegError: the checkpoint is of something else, or the ranks do not see the same one.
         """
-        content, complaints = checkpoint.load_newest((self.checkpoint_file, self.previous_checkpoint_file))
         if content is not None:
-            if content["config"] != _settings(self.config):
-                raise HpcsegError(f"{self.checkpoint_file} belongs to other settings. Delete it to start afresh.")
+            if content["origin"] != self.origin:
+                raise HpcsegError(
+                    f"{self.checkpoint_file} is not of this cell: {_differences(content['origin'], self.origin)}. Were "
+                    "files of another cell copied here? Put its own back, or move these away to begin afresh."
+                )
             self.model.load_state_dict(content["model"])
             self.optimizer.load_state_dict(content["optimizer"])
+            self.scaler.load_state_dict(content["scaler"])
             self.position = Position(**content["position"])
             if self.ranks.is_main:
                 self.sums.copy_(content["sums"])
@@ -131,19 +139,16 @@ class Trainer:
                 f"The ranks read different checkpoints from {self.checkpoint_file.parent}. Does every node see the "
                 "same file system? Start the cell again; it goes on from what is there then."
             )
-        return complaints
 
     @functools.cached_property
     def _step(self) -> TrainStep:
         """The step, over all ranks; made once, since the ranks meet for it."""
-        if self.ranks.world_size == 1:
-            return TrainStep(self.model, self.optimizer, precision=self.precision)
-        self.model = synchronise(self.model, self.ranks)
-        shared = share_update(list(self.model.parameters()), self.optimizer, self.ranks)
-        if shared is not None:
-            return TrainStep(self.model, shared, precision=self.precision)
-        model, ranks = _distribute(self.model), self.ranks.world_size
-        return TrainStep(model, self.optimizer, precision=self.precision, averaged_over=ranks)
+        model = self.model
+        if self.ranks.world_size > 1:
+            synchronise(self.model)
+            model = _distribute(self.model)
+        world_size = self.ranks.world_size
+        return TrainStep(model, self.optimizer, self.scaler, precision=self.precision, averaged_over=world_size)
 
     def _train_epoch(self) -> bool:
         self._epoch_started = self._counted_to = time.monotonic()
@@ -153,7 +158,7 @@ class Trainer:
         rows = torch.from_numpy(order).to(self.ranks.device)
         epoch = self.training.of_epoch(self.position.epoch)
         while self.position.step < self.steps:
-            action = self._agree()
+            action = self._agree(self._wish())
             if action != _GO_ON:
                 self._save()
             if action == _STOP:
@@ -176,13 +181,12 @@ class Trainer:
         self.position.step = 0
         self.sums.zero_()
         if not np.isfinite(loss):
-            raise HpcsegError(
-                f"The training loss became {loss} in epoch {self.position.epoch}. "
-                "Lower train.learning_rate, or set train.precision to fp32."
-            )
+            raise self._diverged(f"{loss}")
         validation_loss, confusion = validate(
             self.model, self.validation, classes=self.classes, precision=self.precision, ranks=self.ranks
         )
+        if not np.isfinite(validation_loss):  # the last update may be the one that went wrong
+            raise self._diverged(f"{validation_loss} in validation")
         self._count_time()
         self.position.history.append(
             {
@@ -196,12 +200,18 @@ class Trainer:
         )
         self.on_epoch(self.position.history, seconds, tiles)
 
-    def _agree(self) -> int:
-        """What all ranks do before the next step: the most urgent of their wishes."""
-        wish = _GO_ON
-        if self.ranks.is_main and time.monotonic() - self._saved_at > self.seconds_between_checkpoints:
-            wish = _SAVE
-        return self.ranks.largest(_STOP if self.should_stop() else wish)
+    def _wish(self) -> int:
+        """What this rank would do before the next step."""
+        if self.should_stop():
+            return _STOP
+        due = self.ranks.is_main and time.monotonic() - self._saved_at > self.seconds_between_checkpoints
+        return _SAVE if due else _GO_ON
+
+    def _diverged(self, what: str) -> HpcsegError:
+        return HpcsegError(
+            f"The training loss became {what} in epoch {self.position.epoch + (self.position.step > 0)}. "
+            "Lower train.learning_rate, or set train.precision to fp32."
+        )
 
     def _gather_sums(self) -> None:
         """Give every rank the per-step sums of all ranks."""
@@ -215,18 +225,21 @@ class Trainer:
     def _save(self) -> None:
         self._count_time()
         self._gather_sums()
+        content = {
+            "origin": self.origin,
+            "precision": self.precision,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "sums": self.sums,
+            "position": vars(self.position),
+        }
+        # The same on all ranks. A training that goes on from there would end in the same way, and so for ever.
+        broken = checkpoint.not_finite(content)
+        if broken:
+            raise self._diverged(f"not finite ({broken})")
         if self.ranks.is_main:
-            checkpoint.save(
-                self.checkpoint_file,
-                {
-                    "config": _settings(self.config),
-                    "model": self.model.state_dict(),
-                    "optimizer": self.optimizer.state_dict(),
-                    "sums": self.sums,
-                    "position": vars(self.position),
-                },
-                previous=self.previous_checkpoint_file,
-            )
+            checkpoint.save(self.checkpoint_file, content, previous=self.previous_checkpoint_file)
         else:
             # Rank 0 goes on with the sums so far, so the others' must not be counted again.
             self.sums.zero_()
@@ -240,5 +253,6 @@ def _distribute(model: nn.Module) -> DistributedDataParallel:
     return DistributedDataParallel(model, gradient_as_bucket_view=True, **switch)
 
 
-def _settings(config: TrainConfig) -> dict[str, Any]:
-    return {name: getattr(config, name) for name in config.__dataclass_fields__}
+def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    names = [name for name in sorted({*found, *wanted}) if found.get(name) != wanted.get(name)]
+    return ", ".join(f"{name} is {found.get(name)} there and {wanted.get(name)} here" for name in names)

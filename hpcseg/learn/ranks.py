@@ -1,34 +1,44 @@
 """Which rank this process is, on which device, and how the ranks meet. The only reader of RANK, SLURM_* and the like.
 
-Launchers that are understood: none (one process), torchrun, submitit's local executor, and srun. The ranks meet
-through a file in a shared folder, in which rank 0 publishes a port that was free when it took it: a port computed
-from the job id is taken when two jobs share a node, and torchrun's own store still holds the addresses of an earlier
-group.
+Launchers that are understood: none (one process), torchrun, submitit's local executor, and srun. torchrun has a store
+where its ranks meet. The others meet through a file in a shared folder, in which rank 0 publishes a port that was free
+when it took it: a port computed from the job id is taken when two jobs share a node.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import socket
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed import (  # type: ignore[attr-defined]  # missing in torch's annotations
+    PrefixStore,
+    Store,
+    TCPStore,
+    rendezvous,
+)
 
 from hpcseg.errors import HpcsegError
-from hpcseg.learn.exchange import Exchange, connect
+from hpcseg.learn.watch import Watch
 from hpcseg.memory import keep_freed_memory
 
-# A rank that waits longer than this for the others gives up, so that a dead rank never holds a job to its limit.
-_PATIENCE = timedelta(minutes=10)
+# A rank that waits longer than this for others that live gives up, so that none holds a job to its limit.
+PATIENCE = timedelta(minutes=10)
+# How long ranks go on without asking each other.
+_SECONDS_ALONE = 0.25
+_MOST_STEPS_ALONE = 100
+_CPU = torch.device("cpu")
+_groups = itertools.count()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +52,8 @@ class RankEnvironment:
     """Threads for this rank's arithmetic."""
     launch: str = "single"
     """Names this start of this job: the same on all its ranks, different for every requeue."""
+    torchrun: bool = False
+    """torchrun says where the ranks meet (MASTER_ADDR and the like)."""
 
 
 def read_environment(environ: Mapping[str, str] = os.environ) -> RankEnvironment:
@@ -59,6 +71,7 @@ def read_environment(environ: Mapping[str, str] = os.environ) -> RankEnvironment
             # torchrun sets OMP_NUM_THREADS=1 unasked, so it is no wish of the user's.
             threads=max(1, cores // local),
             launch=f"torchrun-{environ['TORCHELASTIC_RUN_ID']}-{environ.get('TORCHELASTIC_RESTART_COUNT', '0')}",
+            torchrun=True,
         )
     if environ.get("SUBMITIT_EXECUTOR") == "local":
         world_size = int(environ["SUBMITIT_LOCAL_NTASKS"])
@@ -106,13 +119,18 @@ def choose_device(local_rank: int) -> torch.device:
 
 
 class Ranks:
-    """The ranks of one cell as its code sees them: who am I, and the few things that all do together."""
+    """The ranks of one cell as its code sees them: who am I, and the few things that all do together.
 
-    def __init__(self, environment: RankEnvironment, device: torch.device, exchange: Exchange | None) -> None:
-        self.rank = environment.rank
-        self.world_size = environment.world_size
+    Args:
+        rank: of this process, from 0.
+        world_size: number of ranks; with more than one the process group is there.
+        device: on which this rank computes.
+    """
+
+    def __init__(self, rank: int = 0, world_size: int = 1, device: torch.device = _CPU) -> None:
+        self.rank = rank
+        self.world_size = world_size
         self.device = device
-        self._exchange = exchange
 
     @property
     def is_main(self) -> bool:
@@ -121,11 +139,15 @@ class Ranks:
 
     def largest(self, value: int) -> int:
         """The largest of all ranks' values. Goes over the CPU, so it does not wait for a GPU."""
-        return int(self.gather(torch.tensor(value)).max())
+        return self.largest_each([value])[0]
 
-    def gather(self, own: torch.Tensor) -> torch.Tensor:
-        """A small CPU tensor of every rank, (world size, *shape of one); raises ConnectionError if one has ended."""
-        return own.unsqueeze(0) if self._exchange is None else self._exchange.gather(own)
+    def largest_each(self, values: Sequence[int]) -> list[int]:
+        """`largest` of several values, each for itself."""
+        if self.world_size == 1:
+            return list(values)
+        every = torch.tensor(values)
+        dist.all_reduce(every, dist.ReduceOp.MAX)
+        return [int(value) for value in every]
 
     def wait(self) -> None:
         """Wait until all ranks are here; on the CPU, as `largest` is."""
@@ -138,6 +160,38 @@ class Ranks:
         return tensor
 
 
+class Agreement:
+    """What all ranks do before the next step: the most urgent wish of any, told to all at the same step.
+
+    They ask each other every few steps, several times a second or at each step where one takes longer: often enough for
+    a stop, and seldom enough that a GPU always has work in its queue. One rank alone has its wish at once.
+    """
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+        self._wish = 0
+        self._steps = self._left = 1
+        self._asked = time.monotonic()
+
+    def __call__(self, wish: int) -> int:
+        """Called by every rank before each step; the answer is the same on all of them.
+
+        Args:
+            wish: 0 to go on, more for what is more urgent. It is kept until the next time that ranks ask each other.
+        """
+        if self._ranks.world_size == 1:
+            return wish
+        self._wish = max(self._wish, wish)
+        self._left -= 1
+        if self._left:
+            return 0
+        microseconds_per_step = int(1e6 * (time.monotonic() - self._asked) / self._steps)
+        agreed, slowest = self._ranks.largest_each([self._wish, microseconds_per_step])
+        self._steps = self._left = max(1, min(_MOST_STEPS_ALONE, int(1e6 * _SECONDS_ALONE / max(1, slowest))))
+        self._wish, self._asked = 0, time.monotonic()
+        return agreed
+
+
 @contextlib.contextmanager
 def join(environment: RankEnvironment, folder: Path) -> Iterator[Ranks]:
     """Meet the other ranks and leave them again.
@@ -146,35 +200,58 @@ def join(environment: RankEnvironment, folder: Path) -> Iterator[Ranks]:
 
     Args:
         environment: from `read_environment`.
-        folder: seen by all ranks; rank 0 publishes the address there.
+        folder: seen by all ranks; rank 0 publishes the address there, unless torchrun has one.
 
     Raises:
-        HpcsegError: the others did not come within ten minutes.
+        HpcsegError: the others did not come within ten minutes, or two ranks have one GPU.
+        ConnectionError: another rank has ended before this one was done.
     """
     torch.set_num_threads(environment.threads)
     keep_freed_memory()
     device = choose_device(environment.local_rank)
-    if environment.world_size == 1:
-        yield Ranks(environment, device, None)
+    rank, world_size = environment.rank, environment.world_size
+    if world_size == 1:
+        yield Ranks(device=device)
         return
-    backend = "nccl" if device.type == "cuda" else "gloo"
     meeting = folder / f".rendezvous-{environment.launch}.json"
-    store = _meet(environment, meeting)
-    dist.init_process_group(
-        backend,
-        store=store,
-        rank=environment.rank,
-        world_size=environment.world_size,
-        timeout=_PATIENCE,
-    )
-    exchange = connect(
-        store, rank=environment.rank, world_size=environment.world_size, host=_host(), patience=_PATIENCE
-    )
-    if environment.rank == 0:
-        meeting.unlink(missing_ok=True)
-    yield Ranks(environment, device, exchange)
-    exchange.close()
+    found = _torchruns_store() if environment.torchrun else _meet(environment, meeting)
+    # A process joins for its training and again for its evaluation, and torchrun's store keeps the first's addresses.
+    name = f"{environment.launch}/{next(_groups)}"
+    store = PrefixStore(name, found)
+    with Watch(PrefixStore(name, _second_connection(found)), rank, world_size):
+        on_gpu = device.type == "cuda"
+        if on_gpu:
+            _refuse_shared_gpu(store, rank, world_size, device)
+        dist.init_process_group(
+            # Small things between ranks are on the CPU, whatever device they compute on.
+            "cpu:gloo,cuda:nccl" if on_gpu else "cpu:gloo",
+            store=store,
+            rank=rank,
+            world_size=world_size,
+            timeout=PATIENCE,
+            device_id=device if on_gpu else None,
+        )
+        if rank == 0:
+            meeting.unlink(missing_ok=True)
+        ranks = Ranks(rank, world_size, device)
+        yield ranks
+        # Rank 0 writes its files last, and has the store that the others' watches need.
+        ranks.wait()
     dist.destroy_process_group()
+
+
+def _refuse_shared_gpu(store: Store, rank: int, world_size: int, device: torch.device) -> None:
+    """Raise HpcsegError where two ranks have the same GPU: NCCL would fail with words that say little."""
+    store.set(f"device/{rank}", f"{_host()}, {torch.cuda.get_device_properties(device).uuid}")
+    first: dict[str, int] = {}
+    for other in range(world_size):
+        where = store.get(f"device/{other}").decode()
+        if where in first:
+            raise HpcsegError(
+                f"Ranks {first[where]} and {other} of host {where.partition(',')[0]} use the same GPU. Start as many "
+                "ranks per node as it has GPUs (--gpus-per-node, --ranks-per-node, torchrun's --nproc-per-node)."
+            )
+        first[where] = other
 
 
 def _host() -> str:
@@ -182,33 +259,43 @@ def _host() -> str:
     return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
-def _meet(environment: RankEnvironment, meeting: Path) -> Any:
+def _torchruns_store() -> Store:
+    store: Store = next(rendezvous("env://", timeout=PATIENCE))[0]
+    return store
+
+
+def _second_connection(store: Store) -> TCPStore:
+    while isinstance(store, PrefixStore):  # which torchrun's is in some versions of torch
+        store = store.underlying_store
+    assert isinstance(store, TCPStore)
+    return _tcp_store(store.host, store.port, serves=False, timeout=PATIENCE)
+
+
+def _meet(environment: RankEnvironment, meeting: Path) -> Store:
     """A store that all ranks of this launch share: rank 0 opens it, the others follow the published address."""
     if environment.rank == 0:
         nonce = uuid.uuid4().hex
-        store = _tcp_store("0.0.0.0", 0, serves=True, timeout=_PATIENCE)
+        store = _tcp_store("0.0.0.0", 0, serves=True, timeout=PATIENCE)
         store.set("nonce", nonce)
         aside = meeting.with_suffix(".tmp")
         aside.write_text(json.dumps({"host": _host(), "port": store.port, "nonce": nonce}))
         aside.replace(meeting)
         return store
-    deadline = time.monotonic() + _PATIENCE.total_seconds()
+    deadline = time.monotonic() + PATIENCE.total_seconds()
     while time.monotonic() < deadline:
         # The file may be a crashed start's: only a store that answers with the published nonce is this start's.
         with contextlib.suppress(OSError, ValueError, KeyError, RuntimeError):
             address = json.loads(meeting.read_text())
             store = _tcp_store(address["host"], address["port"], serves=False, timeout=timedelta(seconds=10))
             if store.get("nonce").decode() == address["nonce"]:
-                store.set_timeout(_PATIENCE)
+                store.set_timeout(PATIENCE)
                 return store
         time.sleep(0.1)
     raise HpcsegError(
-        f"Rank {environment.rank} waited {_PATIENCE.total_seconds() / 60:.0f} minutes for rank 0 to publish its "
+        f"Rank {environment.rank} waited {PATIENCE.total_seconds() / 60:.0f} minutes for rank 0 to publish its "
         f"address in {meeting.parent}. Is the run folder on a file system that all nodes see?"
     )
 
 
-def _tcp_store(host: str, port: int, *, serves: bool, timeout: timedelta) -> Any:
-    return dist.TCPStore(  # type: ignore[attr-defined]  # missing in torch's annotations
-        host, port, is_master=serves, wait_for_workers=False, timeout=timeout
-    )
+def _tcp_store(host: str, port: int, *, serves: bool, timeout: timedelta) -> TCPStore:
+    return TCPStore(host, port, is_master=serves, wait_for_workers=False, timeout=timeout)

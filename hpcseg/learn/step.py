@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 from torch import nn
 from torch.nn import functional
@@ -11,29 +9,29 @@ from torch.nn import functional
 from hpcseg.learn.precision import autocast
 
 
-class Optimizer(Protocol):
-    """What a step needs of torch's optimizers and of whatever takes their place."""
-
-    def step(self) -> object:
-        """Update the weights."""
-
-    def zero_grad(self) -> None:
-        """Forget the gradients."""
-
-
 class TrainStep:
     """Forward pass, loss, backward pass and update of one model.
 
     Args:
         model: as the steps call it, over all ranks where there are several.
-        optimizer: of its weights.
-        precision: "bf16" or "fp32".
-        averaged_over: number of ranks whose gradients are averaged before the update; 1 where they are summed.
+        optimizer: of its weights; fused, so that a scaled loss that is not finite is left out without a wait.
+        scaler: of the loss, from `loss_scaler`.
+        precision: a resolved one.
+        averaged_over: number of ranks whose gradients are averaged before the update.
     """
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, *, precision: str, averaged_over: int = 1) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,
+        *,
+        precision: str,
+        averaged_over: int = 1,
+    ) -> None:
         self.model = model
         self.optimizer = optimizer
+        self.scaler = scaler
         self.precision = precision
         self.averaged_over = averaged_over
 
@@ -51,9 +49,11 @@ class TrainStep:
         """
         with autocast(self.precision, images.device):
             scores = self.model(images.contiguous(memory_format=torch.channels_last))
-        loss = functional.cross_entropy(scores.float(), labels, reduction="sum")
+        # torch's own sum adds up in an order that changes from run to run on a GPU.
+        loss = functional.cross_entropy(scores.float(), labels, reduction="none").sum()
         # Parts of unequal size weigh right only as a sum.
-        torch.autograd.backward(loss * (self.averaged_over / pixels))
-        self.optimizer.step()
+        torch.autograd.backward(self.scaler.scale(loss * (self.averaged_over / pixels)))
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.optimizer.zero_grad()
         return loss.detach(), (scores.detach().argmax(1) == labels).sum()

@@ -14,22 +14,23 @@ from hpcseg.data.batches import TrainingTiles, training_set
 from hpcseg.errors import ConfigError
 from hpcseg.learn import checkpoint
 from hpcseg.learn.loop import Position, Trainer
-from hpcseg.learn.precision import resolve_precision
+from hpcseg.learn.precision import agree_on_precision
 from hpcseg.learn.ranks import Ranks
 from hpcseg.learn.unet import build_unet
 from hpcseg.runs.grid import Cell
 from hpcseg.runs.heartbeat import Heartbeat
 from hpcseg.runs.inputs import planned_provenance, planned_source
 from hpcseg.runs.machine import describe_process, peak_memory_mib
-from hpcseg.runs.record import SCHEMA, CellFolder, append_event, read_lines, write_json, write_text
+from hpcseg.runs.record import SCHEMA, CellFolder, append_event, read_json, read_lines, write_json, write_text
 
 
 def train(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> bool:
     """Train a cell and write its model and training.json; False where `should_stop` ended it, with a checkpoint."""
     source = planned_source(cell)
-    precision = resolve_precision(cell.config.train.precision, ranks.device)
-    # "auto" is decided once: a checkpoint of one precision does not go on in another, on a node of another kind.
-    config = dataclasses.replace(cell.config.train, precision=precision)
+    config = cell.config.train
+    content, complaints = checkpoint.load_newest((cell.folder.checkpoint_file, cell.folder.previous_checkpoint_file))
+    # "auto" is decided once: a training goes on as it began, also on a node of another kind.
+    precision = content["precision"] if content else agree_on_precision(config.precision, ranks)
     heartbeat = Heartbeat(cell, "train", ranks)
 
     def on_step(position: Position, steps: int) -> None:
@@ -60,6 +61,7 @@ def train(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> bool:
         validation=training_set(source, source.split.validation, config, ranks.device),
         classes=source.classes,
         precision=precision,
+        origin=_origin(cell),
         ranks=ranks,
         checkpoint_file=cell.folder.checkpoint_file,
         previous_checkpoint_file=cell.folder.previous_checkpoint_file,
@@ -68,13 +70,16 @@ def train(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> bool:
         on_step=on_step,
         on_epoch=on_epoch,
     )
-    complaints = trainer.restore()
+    trainer.restore(content)
+    del content  # as large as the model and the state of its optimizer
     position = trainer.position
     if ranks.is_main:
         for complaint in complaints:
             append_event(cell.folder.events_file, "damaged", what=complaint)
         resumes = position.epoch or position.step
-        append_event(cell.folder.events_file, "resume" if resumes else "start", **describe_process(ranks))
+        append_event(
+            cell.folder.events_file, "resume" if resumes else "start", precision=precision, **describe_process(ranks)
+        )
     finished = trainer.fit()
     if not finished:
         if ranks.is_main:
@@ -111,6 +116,17 @@ def train(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> bool:
         cell.folder.checkpoint_file.unlink(missing_ok=True)
         cell.folder.previous_checkpoint_file.unlink(missing_ok=True)
     return True
+
+
+def _origin(cell: Cell) -> dict[str, Any]:
+    """What the trained weights depend on beside the precision, under one name each."""
+    planned = read_json(cell.folder.config_file)
+    settings = {
+        f"{section}.{name}": value
+        for section in ("data", "train")
+        for name, value in dataclasses.asdict(getattr(cell.config, section)).items()
+    }
+    return {**settings, **{name: planned[name] for name in ("data_sha256", "code_sha256")}}
 
 
 def _starts(folder: CellFolder) -> list[dict[str, Any]]:

@@ -103,16 +103,6 @@ def test_tiles_that_differ_in_one_part_of_their_key_have_other_noise(part):
     assert np.corrcoef(first.ravel(), second.ravel())[0, 1] == pytest.approx(0, abs=4 / 64)
 
 
-def test_seeds_and_purposes_have_noise_of_their_own():
-    key = np.array([5, 128, 0])
-    draws = [
-        noise.tile_generator(seed, purpose, key).standard_normal(4096)
-        for seed, purpose in ((0, "train"), (0, "test"), (1, "train"), (1, "test"))
-    ]
-    correlations = np.corrcoef(draws)[np.triu_indices(4, 1)]
-    assert np.abs(correlations).max() < 4 / 64
-
-
 def test_test_noise_is_standard_normal_and_the_same_alone_and_among_others():
     together = noise.test_noise(keys_of(20), size=128, seed=3)
     assert (together.shape, together.dtype) == ((20, 128, 128), np.float32)

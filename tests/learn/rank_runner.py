@@ -54,21 +54,18 @@ def _rank(
         answers.put((rank, False, traceback.format_exc()))
 
 
-def run_cell_stage_on_hosts_of_their_own(folder: Path, stage: str) -> str:
-    """`run_cell` in this rank, which does not see the others' memory."""
-    from hpcseg.learn import sharded
-
-    host = os.environ["SUBMITIT_LOCAL_GLOBALID"].encode().rjust(32)
-    sharded._host = lambda: host
-    return run_cell_stage(folder, stage)
-
-
 def run_cell_stage(folder: Path, stage: str, stop_after_steps: int | None = None) -> str:
-    """`run_cell` in this rank, stopped on rank 0 alone after a number of questions, as by a signal."""
+    """`run_cell` in this rank, stopped on rank 0 alone after a number of questions, as by a signal.
+
+    The ranks then ask each other at every step, since so short a training would be over before they do.
+    """
+    from hpcseg.learn import ranks
     from hpcseg.runs.execute import run_cell
     from hpcseg.runs.record import CellFolder
 
     asked = 0
+    if stop_after_steps is not None:
+        ranks._SECONDS_ALONE = 0
 
     def should_stop() -> bool:
         nonlocal asked

@@ -13,11 +13,11 @@ from hpcseg.config import DataConfig, NoiseLevel
 from hpcseg.data import batches, noise
 from hpcseg.learn.evaluate import count_confusion, folded, sweep, validate
 from hpcseg.learn.precision import to_device
-from hpcseg.learn.ranks import RankEnvironment, Ranks
+from hpcseg.learn.ranks import Ranks
 from hpcseg.learn.unet import UNet, build_unet
 
 CPU = torch.device("cpu")
-ALONE = Ranks(RankEnvironment(), CPU, None)
+ALONE = Ranks()
 SIGMAS = (0.0, 3_000.0, 20_000.0)
 LEVELS = tuple(NoiseLevel(sigma) for sigma in SIGMAS)
 

@@ -7,6 +7,7 @@ import copy
 import torch
 from torch.nn import functional
 
+from hpcseg.learn.precision import loss_scaler
 from hpcseg.learn.step import TrainStep
 from hpcseg.learn.unet import build_unet
 
@@ -18,7 +19,8 @@ def test_a_step_is_that_of_a_plain_loop():
     images = torch.rand(5, 1, 16, 16, generator=generator)
     labels = torch.randint(0, 3, (5, 16, 16), generator=generator)
 
-    step = TrainStep(ours, torch.optim.SGD(ours.parameters(), lr=0.1), precision="fp32")
+    scaler = loss_scaler("fp32", images.device)
+    step = TrainStep(ours, torch.optim.SGD(ours.parameters(), lr=0.1), scaler, precision="fp32")
     loss, right = step(images, labels, pixels=labels.numel())
 
     optimizer = torch.optim.SGD(theirs.parameters(), lr=0.1)

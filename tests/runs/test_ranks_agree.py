@@ -12,7 +12,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "learn"))
 
-from rank_runner import run_cell_stage, run_cell_stage_on_hosts_of_their_own, run_ranks
+from rank_runner import run_cell_stage, run_ranks
 
 from hpcseg.config import CellConfig, DataConfig, EvaluateConfig, NeedsConfig, ReportConfig, TrainConfig
 from hpcseg.data.store import read_info
@@ -53,17 +53,15 @@ def metrics(cell: Cell) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, tiny_dataset):
-    """Cells by the number of ranks of one host, and "apart" for two on hosts of their own."""
+    """Cells by the number of ranks."""
     cells = {}
-    for ranks in (1, 2, 3, "apart"):
+    for ranks in (1, 2, 3):
         cells[ranks] = make_cell(tmp_path_factory.mktemp(f"ranks{ranks}"), tiny_dataset)
-        stage = run_cell_stage_on_hosts_of_their_own if ranks == "apart" else run_cell_stage
-        count = 2 if ranks == "apart" else ranks
-        assert set(run_ranks(count, stage, cells[ranks].folder.path, "train")) == {"finished"}
+        assert set(run_ranks(ranks, run_cell_stage, cells[ranks].folder.path, "train")) == {"finished"}
     return cells
 
 
-@pytest.mark.parametrize("ranks", [2, 3, "apart"])
+@pytest.mark.parametrize("ranks", [2, 3])
 def test_losses_and_weights_of_more_ranks_agree_to_rounding(trained, ranks):
     for one, several in zip(metrics(trained[1]), metrics(trained[ranks]), strict=True):
         # fp32 has 24 bits; sums over a batch and 8 steps of Adam stay within a few hundred units of rounding.

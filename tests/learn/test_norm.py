@@ -1,4 +1,4 @@
-"""Batch normalisation over CPU ranks is that of the whole batch, with parts of unequal size and with none."""
+"""Batch normalisation over ranks is that of the whole batch, with parts of unequal size and with none."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ def _data() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _on_one_rank_of(folder: Path, parts: list[int]):
+    from hpcseg.learn.norm import synchronise
     from hpcseg.learn.ranks import join, read_environment
-    from hpcseg.learn.syncnorm import synchronise
 
     with join(read_environment(), folder) as ranks:
-        norm = synchronise(nn.Sequential(nn.BatchNorm2d(2)), ranks)
+        norm = nn.Sequential(nn.BatchNorm2d(2))
+        synchronise(norm)
         features, weights = (tensor.split(parts)[ranks.rank] for tensor in _data())
         features = features.clone().requires_grad_()
         output = norm(features)
@@ -65,11 +66,12 @@ def _gradient(norm: nn.Module, features: torch.Tensor, weights: torch.Tensor) ->
 
 
 def _bf16_on_one_rank_of(folder: Path):
+    from hpcseg.learn.norm import synchronise
     from hpcseg.learn.ranks import join, read_environment
-    from hpcseg.learn.syncnorm import synchronise
 
     with join(read_environment(), folder) as ranks:
-        norm = synchronise(nn.Sequential(nn.BatchNorm2d(16)), ranks)
+        norm = nn.Sequential(nn.BatchNorm2d(16))
+        synchronise(norm)
         own = _gradient(norm, *(tensor.split(2)[ranks.rank] for tensor in _bf16_data())).double()
         difference = own - _exact_gradient().split(2)[ranks.rank]
         return difference.square().sum((0, 2, 3)).tolist(), own.sum((0, 2, 3)).tolist()
