@@ -297,7 +297,7 @@ class Session:
             "HPCSEG_TEST_DEVICE": self.device,
         }
         if self.device == "cpu":
-            environment["CUDA_VISIBLE_DEVICES"] = ""
+            environment |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
         return environment
 
 
@@ -338,9 +338,10 @@ def prepare(data: Path, *, megabytes: int, wheels: bool) -> None:
             print(f"part {part} takes along {len(piece) / _MIB:.1f} MiB: {CARRIED.name}/part-{part}")
     if left:
         sys.exit(
-            f"{left / _MIB:.1f} MiB of the data do not fit into {len(_PIECES)} calls of {megabytes} MiB with a checkout of "
-            f"{tree / _MIB:.1f} MiB. `git sparse-checkout set --no-cone '/*' '!/results/*' '/results/bench/'` leaves the "
-            "results out until `git sparse-checkout disable`; or copy the data by other means, and name it with --data."
+            f"{left / _MIB:.1f} MiB of the data do not fit into {len(_PIECES)} calls of {megabytes} MiB beside a "
+            f"checkout of {tree / _MIB:.1f} MiB. `git sparse-checkout set --no-cone '/*' '!/results/*' "
+            "'/results/bench/'` leaves the results out until `git sparse-checkout disable`; or copy the data "
+            "otherwise, and name it with --data."
         )
 
 
@@ -413,11 +414,12 @@ def _gpu_watched(file: Path) -> Iterator[None]:
     if shutil.which("nvidia-smi") is None:
         yield
         return
+    query = "--query-gpu=timestamp,utilization.gpu,memory.used,power.draw,clocks.sm"
     commands = (
         ["nvidia-smi", "dmon", "-s", "pucm", "-d", "1", "-o", "T"],
-        # Says only that some kernel ran, and not on how much of the GPU.
-        ["nvidia-smi", "--query-gpu=timestamp,utilization.gpu,memory.used,power.draw,clocks.sm", "--format=csv", "-l", "1"],
-    )  # fmt: skip
+        # For where dmon is not to be had: no column for memory's bandwidth.
+        ["nvidia-smi", query, "--format=csv", "-l", "1"],
+    )
     with file.open("w") as lines:
         for command in commands:
             watcher = subprocess.Popen(command, stdout=lines, stderr=subprocess.STDOUT)
@@ -431,11 +433,11 @@ def _gpu_watched(file: Path) -> Iterator[None]:
             watcher.kill()
             watcher.wait()
     if busy := _busy(file.read_text(errors="replace")):
-        print(f"{file.name}: multiprocessors busy {sum(busy) / len(busy):.0f} % on the average of {len(busy)} s")
+        print(f"{file.name}: the GPU had work for {sum(busy) / len(busy):.0f} % of {len(busy)} s")
 
 
 def _busy(dmon: str) -> list[float]:
-    """The column `sm` of nvidia-smi dmon: per cent of the time in which a kernel was on a multiprocessor."""
+    """The column `sm` of nvidia-smi dmon: per cent of a second in which there was a kernel, however small."""
     found: list[float] = []
     names: list[str] = []
     for words in (line.split() for line in dmon.splitlines()):
