@@ -16,9 +16,11 @@ from hpcseg.bench.plain import TilesOnDisk, plain_evaluation
 from hpcseg.bench.training import network, plain_network, settings, synchronise
 from hpcseg.config import DataConfig, NoiseLevel
 from hpcseg.data.batches import EVALUATION_CHUNK, NoisyTestSet, TileSet, open_source, test_set
-from hpcseg.learn.evaluate import Sweep, folded
+from hpcseg.launch.environment import read_environment
+from hpcseg.learn.evaluate import folded
 from hpcseg.learn.precision import autocast, resolve_precision, to_device
-from hpcseg.learn.ranks import choose_device, join, read_environment
+from hpcseg.learn.ranks import choose_device, join
+from hpcseg.segment.sweep import Sweep
 
 OURS, PLAIN, RESIDENT = "ours", "plain loop", "resident chunk"
 _SIGMAS = (0.0, 5_000.0, 30_000.0)

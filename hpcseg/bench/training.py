@@ -17,9 +17,10 @@ from hpcseg.bench.measure import Piece, Rates, rate, take_turns
 from hpcseg.bench.plain import PlainTraining, TilesOnDisk
 from hpcseg.config import DataConfig, TrainConfig
 from hpcseg.data.batches import TileSource, TrainingTiles, open_source, training_set
+from hpcseg.launch.environment import read_environment
 from hpcseg.learn.loop import Trainer
 from hpcseg.learn.precision import resolve_precision
-from hpcseg.learn.ranks import Ranks, choose_device, join, read_environment
+from hpcseg.learn.ranks import Ranks, choose_device, join
 from hpcseg.learn.step import TrainStep
 from hpcseg.learn.unet import UNet, build_unet
 

@@ -44,7 +44,8 @@ def bench(
     from hpcseg.bench.whole import PARTS, run_bench
     from hpcseg.data.store import read_info
     from hpcseg.jobfile import find_job, load_job
-    from hpcseg.learn.ranks import join, read_environment
+    from hpcseg.launch.environment import read_environment
+    from hpcseg.learn.ranks import join
     from hpcseg.runs.record import write_json
 
     unknown = set(part or ()) - set(PARTS)

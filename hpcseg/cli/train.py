@@ -29,7 +29,7 @@ def train(
     overrides: Set = None,
 ) -> None:
     """Train and evaluate one cell in this process, or in this one rank of torchrun or srun."""
-    from hpcseg.learn.ranks import read_environment
+    from hpcseg.launch.environment import read_environment
     from hpcseg.runs.execute import run_cell
     from hpcseg.runs.grid import write_plan
     from hpcseg.runs.state import Stage, State

@@ -32,7 +32,7 @@ class Probe:
 
     def __call__(self) -> None:
         """Write FOLDER/rank-N.json."""
-        from hpcseg.learn.ranks import read_environment
+        from hpcseg.launch.environment import read_environment
         from hpcseg.runs.record import write_json
 
         folder, environment = Path(self.folder), read_environment()
@@ -140,7 +140,8 @@ def _data(path: str | None) -> str | None:
 
 def _meeting(folder: Path) -> dict[str, Any]:
     """Whether the ranks find each other, and add up what they know."""
-    from hpcseg.learn.ranks import join, read_environment
+    from hpcseg.launch.environment import read_environment
+    from hpcseg.learn.ranks import join
 
     environment = read_environment()
     try:

@@ -1,9 +1,8 @@
-"""A model and tiles in, integer confusion matrices out; each tile counts exactly once on any number of ranks."""
+"""A model and tiles in, scores, loss and integer confusion matrices out."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,8 +10,7 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from hpcseg.config import NoiseLevel
-from hpcseg.data.batches import NoisyTestSet, TileSet, evaluation_chunks
+from hpcseg.data.batches import TileSet, evaluation_chunks
 from hpcseg.learn.precision import autocast
 from hpcseg.learn.ranks import Ranks
 
@@ -64,7 +62,7 @@ def validate(
     with torch.inference_mode():
         for rows in evaluation_chunks(len(tiles), ranks.rank, ranks.world_size):
             images, labels = tiles.take(rows)
-            scores = _scores(lean, images, precision)
+            scores = scores_of(lean, images, precision)
             # reduction="sum" adds with atomics on a GPU, in another order each time.
             loss += functional.cross_entropy(scores, labels, reduction="none").sum()
             confusion += count_confusion(labels, scores.argmax(1), classes)
@@ -72,48 +70,8 @@ def validate(
     return float(mean), ranks.sum_(confusion).cpu().numpy()
 
 
-class Sweep:
-    """One model on T test tiles at L noise levels, in pieces that are counted in any order and on any rank.
-
-    A piece is a chunk of tiles at one noise level. Counts stay on the device until someone asks for them.
-
-    Args:
-        model: on the device of the tiles, in any mode; left as it is.
-        tiles: test tiles with their noise.
-        levels: of noise, L of them.
-        classes: C.
-        precision: the model's, as `autocast` takes it.
-    """
-
-    def __init__(
-        self, model: nn.Module, tiles: NoisyTestSet, levels: Sequence[NoiseLevel], *, classes: int, precision: str
-    ) -> None:
-        self._lean, self._tiles, self._levels, self._precision = folded(model), tiles, levels, precision
-        self._chunks = list(evaluation_chunks(len(tiles), 0, 1))
-        device = tiles.unit.device
-        self.confusion = torch.zeros(len(levels), classes, classes, dtype=torch.int64, device=device)
-        """(L, C, C) int64, of the pieces that were counted here."""
-        self.right = torch.zeros(len(levels), len(tiles), dtype=torch.int64, device=device)
-        """(L, T) int64, pixels of a tile whose class is right."""
-
-    def __len__(self) -> int:
-        return len(self._chunks) * len(self._levels)
-
-    def count(self, piece: int) -> None:
-        """Add one piece, 0 to `len` - 1, to the counts. A tile meets its noise levels one after the other."""
-        chunk, level = divmod(piece, len(self._levels))
-        predicted, labels = self.predict(self._chunks[chunk], self._levels[level])
-        self.confusion[level] += count_confusion(labels, predicted, self.confusion.shape[-1])
-        self.right[level, self._chunks[chunk]] = (predicted == labels).sum((1, 2))
-
-    def predict(self, rows: slice, level: NoiseLevel) -> tuple[torch.Tensor, torch.Tensor]:
-        """Predicted and true classes of some tiles at a noise level, (B, S, S) int64 both."""
-        images, labels = self._tiles.take(rows, level)
-        with torch.inference_mode():
-            return _scores(self._lean, images, self._precision).argmax(1), labels
-
-
-def _scores(model: nn.Module, images: torch.Tensor, precision: str) -> torch.Tensor:
+def scores_of(model: nn.Module, images: torch.Tensor, precision: str) -> torch.Tensor:
+    """(B, C, H, W) float32 scores of (B, 1, H, W) float32 images, computed in a resolved precision."""
     with autocast(precision, images.device):
         scores: torch.Tensor = model(images.contiguous(memory_format=torch.channels_last))
     return scores.float()

@@ -27,7 +27,7 @@ from hpcseg.errors import HpcsegError
 from hpcseg.learn import checkpoint
 from hpcseg.learn.evaluate import validate
 from hpcseg.learn.norm import synchronise
-from hpcseg.learn.precision import loss_scaler, to_device, use_precision
+from hpcseg.learn.precision import loss_scaler, to_device
 from hpcseg.learn.ranks import Agreement, Ranks
 from hpcseg.learn.step import TrainStep
 
@@ -84,7 +84,6 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.position = Position()
-        use_precision(self.precision, self.ranks.device)
         to_device(self.model, self.ranks.device)
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay, fused=True

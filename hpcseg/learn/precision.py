@@ -38,8 +38,8 @@ def agree_on_precision(wanted: str, ranks: Ranks) -> str:
     return _RESOLVED[ranks.largest(_RESOLVED.index(resolve_precision(wanted, ranks.device)))]
 
 
-def use_precision(precision: str, device: torch.device) -> None:
-    """Set what torch keeps for the whole process: before a model computes in a resolved precision on a device.
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """A block in which a device computes in a resolved precision, and what torch keeps for the whole process with it.
 
     Raises:
         HpcsegError: the device does not compute in it, and it is not emulated there either.
@@ -52,10 +52,6 @@ def use_precision(precision: str, device: torch.device) -> None:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     # cuDNN may choose kernels that add up in an order of their own each time, and by how fast they were once.
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-
-
-def autocast(precision: str, device: torch.device) -> torch.autocast:
-    """The autocast context for a resolved precision."""
     return torch.autocast(device.type, _AUTOCAST.get(precision, torch.bfloat16), enabled=precision in _AUTOCAST)
 
 

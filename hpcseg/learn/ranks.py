@@ -1,99 +1,26 @@
-"""Which rank this process is, on which device, and how the ranks meet. The only reader of RANK, SLURM_* and the like.
-
-Launchers that are understood: none (one process), torchrun, submitit's local executor, and srun. torchrun has a store
-where its ranks meet. The others meet through a file in a shared folder, in which rank 0 publishes a port that was free
-when it took it: a port computed from the job id is taken when two jobs share a node.
-"""
+"""On which device a rank computes, and what the ranks do together: torch.distributed and nothing else."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
-import json
-import os
-import socket
 import time
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch.distributed import (  # type: ignore[attr-defined]  # missing in torch's annotations
-    PrefixStore,
-    Store,
-    TCPStore,
-    rendezvous,
-)
+from torch.distributed import Store  # type: ignore[attr-defined]  # missing in torch's annotations
 
 from hpcseg.errors import HpcsegError
-from hpcseg.learn.watch import Watch
+from hpcseg.launch.environment import RankEnvironment
+from hpcseg.launch.meeting import PATIENCE, host, meet
+from hpcseg.launch.watch import Watch
 from hpcseg.memory import keep_freed_memory
 
-# A rank that waits longer than this for others that live gives up, so that none holds a job to its limit.
-PATIENCE = timedelta(minutes=10)
 # How long ranks go on without asking each other.
 _SECONDS_ALONE = 0.25
 _MOST_STEPS_ALONE = 100
 _CPU = torch.device("cpu")
-_groups = itertools.count()
-
-
-@dataclass(frozen=True, kw_only=True)
-class RankEnvironment:
-    """What a launcher told this process about itself."""
-
-    rank: int = 0
-    local_rank: int = 0
-    world_size: int = 1
-    threads: int = 1
-    """Threads for this rank's arithmetic."""
-    launch: str = "single"
-    """Names this start of this job: the same on all its ranks, different for every requeue."""
-    torchrun: bool = False
-    """torchrun says where the ranks meet (MASTER_ADDR and the like)."""
-
-
-def read_environment(environ: Mapping[str, str] = os.environ) -> RankEnvironment:
-    """The rank environment that the launcher described in environment variables."""
-    cores = len(os.sched_getaffinity(0))
-    # OpenMP takes a list, one number per level of nesting; ours is the first.
-    wish = (environ.get("OMP_NUM_THREADS") or "").split(",")[0].strip()
-    limit = int(wish) if wish.isdigit() and int(wish) else cores
-    if "TORCHELASTIC_RUN_ID" in environ:
-        local = int(environ["LOCAL_WORLD_SIZE"])
-        return RankEnvironment(
-            rank=int(environ["RANK"]),
-            local_rank=int(environ["LOCAL_RANK"]),
-            world_size=int(environ["WORLD_SIZE"]),
-            # torchrun sets OMP_NUM_THREADS=1 unasked, so it is no wish of the user's.
-            threads=max(1, cores // local),
-            launch=f"torchrun-{environ['TORCHELASTIC_RUN_ID']}-{environ.get('TORCHELASTIC_RESTART_COUNT', '0')}",
-            torchrun=True,
-        )
-    if environ.get("SUBMITIT_EXECUTOR") == "local":
-        world_size = int(environ["SUBMITIT_LOCAL_NTASKS"])
-        return RankEnvironment(
-            rank=int(environ["SUBMITIT_LOCAL_GLOBALID"]),
-            local_rank=int(environ["SUBMITIT_LOCAL_LOCALID"]),
-            world_size=world_size,
-            threads=max(1, min(cores // world_size, limit)),
-            launch=f"local-{environ['SUBMITIT_LOCAL_JOB_ID']}",
-        )
-    # A batch script or an salloc shell has SLURM_PROCID too; only a step of srun has as many processes as ranks.
-    if "SLURM_STEP_NUM_TASKS" in environ and environ.get("SLURM_STEP_ID", "batch").isdigit():
-        # Without a task plugin that binds, the affinity mask is the whole node's.
-        granted = int(environ.get("SLURM_CPUS_PER_TASK", cores))
-        return RankEnvironment(
-            rank=int(environ["SLURM_PROCID"]),
-            local_rank=int(environ["SLURM_LOCALID"]),
-            world_size=int(environ["SLURM_STEP_NUM_TASKS"]),
-            threads=max(1, min(cores, granted, limit)),
-            launch="-".join(environ.get(f"SLURM_{name}", "0") for name in ("JOB_ID", "RESTART_COUNT", "STEP_ID")),
-        )
-    return RankEnvironment(threads=max(1, min(cores, limit)))
 
 
 def choose_device(local_rank: int) -> torch.device:
@@ -214,12 +141,8 @@ def join(environment: RankEnvironment, folder: Path) -> Iterator[Ranks]:
     if world_size == 1:
         yield Ranks(device=device)
         return
-    meeting = folder / f".rendezvous-{environment.launch}.json"
-    found = _torchruns_store() if environment.torchrun else _meet(environment, meeting)
-    # A process joins for its training and again for its evaluation, and torchrun's store keeps the first's addresses.
-    name = f"{environment.launch}/{next(_groups)}"
-    store = PrefixStore(name, found)
-    with Watch(PrefixStore(name, _second_connection(found)), rank, world_size):
+    store, of_the_watch = meet(environment, folder)
+    with Watch(of_the_watch, rank, world_size):
         on_gpu = device.type == "cuda"
         if on_gpu:
             _refuse_shared_gpu(store, rank, world_size, device)
@@ -232,8 +155,6 @@ def join(environment: RankEnvironment, folder: Path) -> Iterator[Ranks]:
             timeout=PATIENCE,
             device_id=device if on_gpu else None,
         )
-        if rank == 0:
-            meeting.unlink(missing_ok=True)
         ranks = Ranks(rank, world_size, device)
         yield ranks
         # Rank 0 writes its files last, and has the store that the others' watches need.
@@ -243,7 +164,7 @@ def join(environment: RankEnvironment, folder: Path) -> Iterator[Ranks]:
 
 def _refuse_shared_gpu(store: Store, rank: int, world_size: int, device: torch.device) -> None:
     """Raise HpcsegError where two ranks have the same GPU: NCCL would fail with words that say little."""
-    store.set(f"device/{rank}", f"{_host()}, {torch.cuda.get_device_properties(device).uuid}")
+    store.set(f"device/{rank}", f"{host()}, {torch.cuda.get_device_properties(device).uuid}")
     first: dict[str, int] = {}
     for other in range(world_size):
         where = store.get(f"device/{other}").decode()
@@ -253,50 +174,3 @@ def _refuse_shared_gpu(store: Store, rank: int, world_size: int, device: torch.d
                 "ranks per node as it has GPUs (--gpus-per-node, --ranks-per-node, torchrun's --nproc-per-node)."
             )
         first[where] = other
-
-
-def _host() -> str:
-    """This node's name for its peers: the scheduler's where there is one, since a host may not know its own alias."""
-    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
-
-
-def _torchruns_store() -> Store:
-    store: Store = next(rendezvous("env://", timeout=PATIENCE))[0]
-    return store
-
-
-def _second_connection(store: Store) -> TCPStore:
-    while isinstance(store, PrefixStore):  # which torchrun's is in some versions of torch
-        store = store.underlying_store
-    assert isinstance(store, TCPStore)
-    return _tcp_store(store.host, store.port, serves=False, timeout=PATIENCE)
-
-
-def _meet(environment: RankEnvironment, meeting: Path) -> Store:
-    """A store that all ranks of this launch share: rank 0 opens it, the others follow the published address."""
-    if environment.rank == 0:
-        nonce = uuid.uuid4().hex
-        store = _tcp_store("0.0.0.0", 0, serves=True, timeout=PATIENCE)
-        store.set("nonce", nonce)
-        aside = meeting.with_suffix(".tmp")
-        aside.write_text(json.dumps({"host": _host(), "port": store.port, "nonce": nonce}))
-        aside.replace(meeting)
-        return store
-    deadline = time.monotonic() + PATIENCE.total_seconds()
-    while time.monotonic() < deadline:
-        # The file may be a crashed start's: only a store that answers with the published nonce is this start's.
-        with contextlib.suppress(OSError, ValueError, KeyError, RuntimeError):
-            address = json.loads(meeting.read_text())
-            store = _tcp_store(address["host"], address["port"], serves=False, timeout=timedelta(seconds=10))
-            if store.get("nonce").decode() == address["nonce"]:
-                store.set_timeout(PATIENCE)
-                return store
-        time.sleep(0.1)
-    raise HpcsegError(
-        f"Rank {environment.rank} waited {PATIENCE.total_seconds() / 60:.0f} minutes for rank 0 to publish its "
-        f"address in {meeting.parent}. Is the run folder on a file system that all nodes see?"
-    )
-
-
-def _tcp_store(host: str, port: int, *, serves: bool, timeout: timedelta) -> TCPStore:
-    return TCPStore(host, port, is_master=serves, wait_for_workers=False, timeout=timeout)

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from hpcseg.learn.ranks import choose_device, read_environment
+from hpcseg.launch.environment import read_environment
+from hpcseg.learn.ranks import choose_device
 from hpcseg.memory import keep_freed_memory
 from hpcseg.predict.ahead import ahead
 from hpcseg.predict.mapping import share_outside

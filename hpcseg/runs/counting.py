@@ -11,7 +11,7 @@ import torch
 
 from hpcseg.errors import HpcsegError
 from hpcseg.learn import checkpoint
-from hpcseg.learn.ranks import Ranks
+from hpcseg.learn.ranks import Agreement, Ranks
 
 _GO_ON, _SAVE, _STOP = 0, 1, 2
 
@@ -77,7 +77,7 @@ class Counting:
         self._parts, self._counts, self._ranks, self._file = parts, counts, ranks, file
         self._belongs, self._kept, self._seconds = belongs, kept, seconds_between_checkpoints
         self._should_stop, self._on_piece = should_stop, on_piece
-        self._agree: Callable[[int], int] = ranks.largest
+        self._agree = Agreement(ranks)
         self._started = self._saved_at = time.monotonic()
         self._seconds_before = 0.0
         self.pieces = sum(len(part) for part in parts)

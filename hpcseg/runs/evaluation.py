@@ -17,7 +17,6 @@ from hpcseg.config import EvaluateConfig, NoiseLevel
 from hpcseg.data.batches import TileSource, test_set
 from hpcseg.errors import HpcsegError
 from hpcseg.files import write_bytes
-from hpcseg.learn.evaluate import Sweep
 from hpcseg.learn.precision import to_device
 from hpcseg.learn.ranks import Ranks
 from hpcseg.runs.counting import Counting, read_counts
@@ -28,6 +27,7 @@ from hpcseg.runs.machine import describe_process, peak_memory_mib
 from hpcseg.runs.record import SCHEMA, append_event, read_json, write_json, write_text
 from hpcseg.segment.network import Network, TrainedUNet, Wishes
 from hpcseg.segment.slices import WholeSlices
+from hpcseg.segment.sweep import Sweep
 
 _EXAMPLES = 3
 """Tiles that are kept as pictures, evenly spaced over the test set."""

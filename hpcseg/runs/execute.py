@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 
 from hpcseg.errors import HpcsegError, IncompleteError
-from hpcseg.learn.ranks import Ranks, join, read_environment
+from hpcseg.launch.environment import read_environment
+from hpcseg.learn.ranks import Ranks, join
 from hpcseg.runs import provenance
 from hpcseg.runs.evaluation import evaluate
 from hpcseg.runs.grid import Cell, read_cell

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from hpcseg.errors import HpcsegError
-from hpcseg.learn.evaluate import folded
-from hpcseg.learn.precision import autocast, to_device
+from hpcseg.learn.evaluate import folded, scores_of
+from hpcseg.learn.precision import to_device
 from hpcseg.segment.geometry import MARGIN, pad, padded_length, tiles
 from hpcseg.segment.memory import bytes_per_pixel, free_bytes
 
@@ -145,7 +145,8 @@ class Network:
         pixels = torch.from_numpy(np.ascontiguousarray(padded)).to(self._device)[None, None]
         wishes, squares = self._wishes, None
         if len(self._networks) == 1 and edge is None and not wishes.flips:
-            scores = self._scores(*self._networks[0], pixels)[inner]
+            network, precision = self._networks[0]
+            scores = scores_of(network, pixels, precision)[0][inner]
             # Not of the softmax, in which two scores may become equal: labels do not depend on what else is asked.
             classes = scores.argmax(0)
             if not (wishes.probabilities or wishes.uncertainty):
@@ -195,19 +196,14 @@ class Network:
     def _blended(self, network: nn.Module, precision: str, pixels: torch.Tensor, edge: int | None) -> torch.Tensor:
         """Probabilities (C, H, W) float32 of a padded slice (1, 1, H, W)."""
         if edge is None:
-            return self._scores(network, precision, pixels).softmax(0)
+            return scores_of(network, pixels, precision)[0].softmax(0)
         height, width = pixels.shape[-2:]
         blended = torch.zeros(self._classes, height, width, device=self._device)
         for tile in tiles(height, width, edge=edge, depth=self._depth):
             weights = torch.from_numpy(tile.weight_rows[:, None] * tile.weight_columns).to(self._device)
-            part = self._scores(network, precision, pixels[..., tile.window[0], tile.window[1]]).softmax(0)
+            part = scores_of(network, pixels[..., tile.window[0], tile.window[1]], precision)[0].softmax(0)
             blended[:, tile.window[0], tile.window[1]] += part * weights
         return blended
-
-    def _scores(self, network: nn.Module, precision: str, pixels: torch.Tensor) -> torch.Tensor:
-        with autocast(precision, self._device):
-            scores: torch.Tensor = network(pixels.contiguous(memory_format=torch.channels_last))
-        return scores[0].float()
 
     def _packed(self, values: torch.Tensor) -> np.ndarray:
         values = values.clamp(0, 1)

@@ -23,9 +23,9 @@ from hpcseg.bench.measure import Piece, rate, take_turns
 from hpcseg.bench.training import network, plain_network, settings
 from hpcseg.config import DataConfig
 from hpcseg.data.batches import EVALUATION_CHUNK, open_source, training_set
+from hpcseg.launch.environment import read_environment
 from hpcseg.learn.evaluate import folded
 from hpcseg.learn.precision import autocast, resolve_precision, to_device
-from hpcseg.learn.ranks import read_environment
 from hpcseg.learn.step import TrainStep
 from hpcseg.memory import keep_freed_memory
 from hpcseg.runs.machine import device_facts

@@ -14,7 +14,7 @@ from hpcseg.config import DataConfig, NoiseLevel
 from hpcseg.data import batches
 from hpcseg.data.pack import pack
 from hpcseg.data.tiff import find_pages
-from hpcseg.learn.evaluate import Sweep
+from hpcseg.segment.sweep import Sweep
 
 CPU = torch.device("cpu")
 

@@ -15,7 +15,8 @@ STEPS, WISHED_AT = 2000, 300
 
 def _stopped_at(folder: Path, seconds_per_step: float, steps: int, wished_at: int) -> tuple[int, float, int]:
     """The step before which this rank stopped, seconds since rank 1 wanted it, and how often the ranks have asked."""
-    from hpcseg.learn.ranks import Agreement, join, read_environment
+    from hpcseg.launch.environment import read_environment
+    from hpcseg.learn.ranks import Agreement, join
 
     with join(read_environment(), folder) as ranks:
         asked = 0

@@ -12,10 +12,11 @@ from torch.nn import functional
 
 from hpcseg.config import DataConfig, NoiseLevel
 from hpcseg.data import batches, noise
-from hpcseg.learn.evaluate import Sweep, count_confusion, folded, validate
+from hpcseg.learn.evaluate import count_confusion, folded, validate
 from hpcseg.learn.precision import to_device
 from hpcseg.learn.ranks import Ranks
 from hpcseg.learn.unet import UNet, build_unet
+from hpcseg.segment.sweep import Sweep
 
 CPU = torch.device("cpu")
 ALONE = Ranks()

@@ -15,8 +15,9 @@ def _data() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _on_one_rank_of(folder: Path, parts: list[int]):
+    from hpcseg.launch.environment import read_environment
     from hpcseg.learn.norm import synchronise
-    from hpcseg.learn.ranks import join, read_environment
+    from hpcseg.learn.ranks import join
 
     with join(read_environment(), folder) as ranks:
         norm = nn.Sequential(nn.BatchNorm2d(2))
@@ -66,8 +67,9 @@ def _gradient(norm: nn.Module, features: torch.Tensor, weights: torch.Tensor) ->
 
 
 def _bf16_on_one_rank_of(folder: Path):
+    from hpcseg.launch.environment import read_environment
     from hpcseg.learn.norm import synchronise
-    from hpcseg.learn.ranks import join, read_environment
+    from hpcseg.learn.ranks import join
 
     with join(read_environment(), folder) as ranks:
         norm = nn.Sequential(nn.BatchNorm2d(16))

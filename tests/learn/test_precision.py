@@ -9,7 +9,7 @@ import torch
 from rank_runner import run_ranks
 
 from hpcseg.errors import HpcsegError
-from hpcseg.learn.precision import autocast, loss_scaler, resolve_precision, use_precision
+from hpcseg.learn.precision import autocast, loss_scaler, resolve_precision
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -30,8 +30,9 @@ def test_auto_is_bf16_on_gpus_that_multiply_in_it_and_fp16_on_older_ones(monkeyp
 
 
 def _agreed(folder: Path) -> list[str]:
+    from hpcseg.launch.environment import read_environment
     from hpcseg.learn import precision
-    from hpcseg.learn.ranks import join, read_environment
+    from hpcseg.learn.ranks import join
 
     with join(read_environment(), folder) as ranks:
         answers = []
@@ -50,7 +51,7 @@ def test_only_tf32_rounds_products_of_fp32_and_kernels_are_always_the_same(monke
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     for precision, rounds in (("tf32", True), ("fp32", False), ("bf16", False)):
         cudnn.deterministic, cudnn.benchmark = False, True
-        use_precision(precision, GPU)
+        autocast(precision, GPU)
         assert (cudnn.allow_tf32, cuda.matmul.allow_tf32) == (rounds, rounds)
         assert (cudnn.deterministic, cudnn.benchmark) == (True, False)
 
@@ -62,12 +63,12 @@ def test_tf32_is_refused_where_the_hardware_does_not_round_so(device, monkeypatc
     with pytest.raises(
         HpcsegError, match=r"tf32, in which (a CPU|Tesla V100) does not compute.*train\.precision = fp32"
     ):
-        use_precision("tf32", device)
+        autocast("tf32", device)
 
 
 @pytest.mark.parametrize(
     ("precision", "dtype"),
-    [("fp32", torch.float32), ("tf32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)],
+    [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)],
 )
 def test_convolutions_are_computed_in_it(precision, dtype):
     convolution = torch.nn.Conv2d(1, 2, 3)

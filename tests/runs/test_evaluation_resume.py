@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "learn"))
-
 from rank_runner import run_cell_stage, run_ranks
 
 from hpcseg.config import CellConfig, DataConfig, EvaluateConfig, NeedsConfig, ReportConfig, TrainConfig
 from hpcseg.data.store import read_info
 from hpcseg.jobfile import JobConfig
 from hpcseg.learn import checkpoint
-from hpcseg.learn.evaluate import Sweep
 from hpcseg.runs.execute import run_cell
 from hpcseg.runs.grid import Cell, plan, read_cell, write_plan
 from hpcseg.runs.record import RunFolder, read_lines
 from hpcseg.segment import network
 from hpcseg.segment.slices import WholeSlices
+from hpcseg.segment.sweep import Sweep
 
 # 39 test tiles are 2 chunks at 3 noise levels; and they come from 15 slices, which are cut into tiles.
 PIECES = 2 * 3 + 15

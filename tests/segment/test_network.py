@@ -133,17 +133,17 @@ def test_a_slice_that_does_not_fit_after_all_is_told_with_the_way_out(models, im
     def fails(*_):
         raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr(network, "_scores", fails)
+    monkeypatch.setattr(networks, "scores_of", fails)
     with pytest.raises(HpcsegError, match=r"101 x 83 pixels does not fit .* --tile 64"):
         network.answer(image, None)
 
 
 @pytest.mark.parametrize("wishes", [{}, {"probabilities": True}, {"uncertainty": True}])
-def test_labels_do_not_depend_on_what_else_is_asked(models, image, wishes):
+def test_labels_do_not_depend_on_what_else_is_asked(models, image, wishes, monkeypatch):
     """Two scores of float32 that differ may have equal probabilities, and then another class would come first."""
     network = Network(models[:1], Wishes(**wishes), CPU)
-    network._scores = lambda *_: torch.tensor([0.001, 0.00100001, -100.0])[:, None, None].expand(3, 112, 92)
-    scores = network._scores()[:, 0, 0]
+    scores = torch.tensor([0.001, 0.00100001, -100.0])
+    monkeypatch.setattr(networks, "scores_of", lambda *_: scores[None, :, None, None].expand(1, 3, 112, 92))
     assert scores[0] < scores[1] and scores.softmax(0)[0] == scores.softmax(0)[1]
     assert (network.answer(image, None).classes == 1).all()
 

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from hpcseg.learn.ranks import read_environment
+from hpcseg.launch.environment import read_environment
 
 CORES = len(os.sched_getaffinity(0))
 

@@ -17,7 +17,8 @@ SECONDS = 60
 
 def _what_the_others_say(folder: Path, trouble: str) -> str | None:
     from hpcseg.errors import HpcsegError
-    from hpcseg.learn.ranks import join, read_environment
+    from hpcseg.launch.environment import read_environment
+    from hpcseg.learn.ranks import join
 
     try:
         with join(read_environment(), folder) as ranks:
@@ -44,8 +45,9 @@ def test_a_rank_that_ends_is_named_by_all_others(tmp_path, trouble, dies):
 
 
 def _waits_where_python_cannot_interrupt(folder: Path) -> None:
-    from hpcseg.learn import watch
-    from hpcseg.learn.ranks import join, read_environment
+    from hpcseg.launch import watch
+    from hpcseg.launch.environment import read_environment
+    from hpcseg.learn.ranks import join
 
     watch._SECONDS_PER_SIGN, watch._SECONDS_TO_LEAVE = 0.5, 1.0
 
