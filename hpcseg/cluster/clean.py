@@ -38,8 +38,8 @@ def leftovers(status: RunStatus, chosen: Collection[str] | None = None) -> Itera
     for folder in run.cell_folders():
         if wanted is not None and folder.id not in wanted:
             continue
-        if folder.id in evaluated and folder.evaluation_checkpoint_file.exists():
-            # The evaluation takes it away itself, unless it is killed between its record and that.
+        # The evaluation takes it away itself, unless it is killed between its record and that.
+        if folder.id in evaluated and _is_old(folder.evaluation_checkpoint_file):
             yield folder.evaluation_checkpoint_file
         yield from (path for path in sorted(folder.path.glob(".*")) if _ASIDE.fullmatch(path.name) and _is_old(path))
 

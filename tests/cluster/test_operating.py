@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -278,6 +279,17 @@ def test_clean_removes_old_leftovers_and_no_result_no_last_log_and_nothing_of_a_
     assert hpcseg(failed, "clean").exit_code == 0
     assert before - {path for path in Path(failed.run.path).rglob("*") if path.is_file()} == set(gone)
     assert young.exists()
+
+
+def test_clean_takes_the_counts_of_an_evaluation_only_where_it_is_finished(failed):
+    done, under_way = failed.cells[2], failed.cells[3]
+    for cell in (done, under_way):
+        write_json(cell.folder.training_file, {})
+        cell.folder.evaluation_checkpoint_file.touch()
+        os.utime(cell.folder.evaluation_checkpoint_file, (0, 0))
+    write_json(done.folder.evaluation_file, {"settings": dataclasses.asdict(done.config.evaluate)})
+    assert hpcseg(failed, "clean").exit_code == 0
+    assert not done.folder.evaluation_checkpoint_file.exists() and under_way.folder.evaluation_checkpoint_file.exists()
 
 
 def test_clean_of_one_cell_takes_nothing_that_another_shares(failed, slurm):

@@ -36,7 +36,7 @@ def model_file(tmp_path):
         grey_quantiles=tuple(np.linspace(0, 65535, QUANTILES)),
         data=DataConfig(tile_size=16),
         train=train,
-        training={"cell": "untrained"},
+        training={"cell": "untrained", "precision": "fp32"},
         model_sha256=weights_sha256(network.state_dict()),
     )
     export(Model("untrained", card, network), tmp_path / "m.safetensors")

@@ -110,6 +110,8 @@ SPOILED = {
     "nothing to divide by": lambda content: with_card(content, full_scale=0),
     "not finite": lambda content: with_card(content, full_scale=float("nan")),
     "quantiles": lambda content: with_card(content, grey_quantiles=[1, 2]),
+    "an unknown precision": lambda content: with_card(content, training__precision="bf8"),
+    "no precision": lambda content: with_card(content, training={"cell": "a"}),
     "no training": lambda content: with_card(content, training=None),
 }
 

@@ -17,9 +17,10 @@ from hpcseg.jobfile import load_job
 from hpcseg.predict.model_file import export, open_cell
 from hpcseg.runs.execute import run_cell
 from hpcseg.runs.grid import plan, write_plan
-from hpcseg.runs.record import RunFolder
+from hpcseg.runs.record import CellFolder, RunFolder, read_lines
 
 pytestmark = pytest.mark.realdata
+VALUES = (0, 128, 255)
 MODEL = Path(__file__).parents[2] / "results" / "predict" / "large-blocked-p050-w8-s0.safetensors"
 JOB = """
 [train]
@@ -27,24 +28,51 @@ width = 8
 depth = 2
 epochs = 2
 batch_size = 10
-precision = "fp32"
+precision = "auto"
 noise_fraction = 0.25
+[evaluate]
+whole_slices = true
 [[grid]]
 data.tiles = "small"
 """
 
 
 @pytest.fixture(scope="module")
-def real_model(soc_dataset, tmp_path_factory):
-    """Trained for seconds on the upper left corner of every slice."""
+def real_cell(soc_dataset, tmp_path_factory) -> CellFolder:
+    """Trained for seconds on the upper left corner of every slice, in what this machine multiplies in."""
     folder = tmp_path_factory.mktemp("real")
     (folder / "job.toml").write_text(JOB)
     run = RunFolder(folder / "run")
     grid = plan(load_job(folder / "job.toml"), run, soc_dataset, read_info(soc_dataset).data_sha256)
     write_plan(grid)
-    assert run_cell(grid.cells[0].folder, "train", should_stop=lambda: False) == "finished"
-    export(open_cell(grid.cells[0].folder), folder / "model.safetensors")
-    return folder / "model.safetensors"
+    for stage in ("train", "evaluate"):
+        assert run_cell(grid.cells[0].folder, stage, should_stop=lambda: False) == "finished"
+    return grid.cells[0].folder
+
+
+@pytest.fixture(scope="module")
+def real_model(real_cell, tmp_path_factory):
+    """The model file of `real_cell`."""
+    file = tmp_path_factory.mktemp("model") / "model.safetensors"
+    export(open_cell(real_cell), file)
+    return file
+
+
+def test_predicting_test_slices_gives_the_matrices_of_the_record_to_the_pixel(real_cell, real_model, soc, tmp_path):
+    expected = {line["slice"]: line["whole"] for line in read_lines(real_cell.slices_file)}
+    numbers = sorted(expected)[::10]
+    assert len(numbers) > 5
+    (tmp_path / "in").mkdir()
+    for number in numbers:
+        name = f"SOCprist{number:04d}.tiff"
+        (tmp_path / "in" / name).symlink_to((soc / "data" / name).resolve())
+    answer = hpcseg("predict", real_model, tmp_path / "in", "-o", tmp_path / "out")
+    assert answer.exit_code == 0, answer.output
+    for number in numbers:
+        predicted = tifffile.imread(tmp_path / "out" / "labels" / f"SOCprist{number:04d}.tiff")
+        meant = tifffile.imread(soc / "labels" / f"slice__{number:03d}.tif")
+        matrix = [[int(((meant == true) & (predicted == found)).sum()) for found in VALUES] for true in VALUES]
+        assert matrix == expected[number]
 
 
 def test_whole_slices_are_segmented_as_the_hand_did_it(real_model, soc, tmp_path):

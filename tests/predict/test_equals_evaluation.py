@@ -1,0 +1,107 @@
+"""`hpcseg predict` finds on the test slices of a cell what the cell's record says, to the pixel."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from slice_folder import hpcseg
+
+from hpcseg.config import CellConfig, DataConfig, EvaluateConfig, NeedsConfig, ReportConfig, TrainConfig
+from hpcseg.data.store import read_info
+from hpcseg.jobfile import JobConfig
+from hpcseg.predict.model_file import export, open_cell
+from hpcseg.runs.execute import run_cell
+from hpcseg.runs.grid import Cell, plan, read_cell, write_plan
+from hpcseg.runs.record import RunFolder, read_lines
+
+PRECISIONS = ("fp32", "bf16")
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_dataset, tmp_path_factory) -> dict[str, Cell]:
+    """Cells by their precision; what the hardware cannot multiply in is emulated."""
+    configs = [
+        CellConfig(
+            data=DataConfig(tiles="2x2", tile_size=64),
+            train=TrainConfig(width=4, depth=2, epochs=4, batch_size=4, learning_rate=0.003, precision=precision),
+            evaluate=EvaluateConfig(whole_slices=True, examples=True),
+        )
+        for precision in PRECISIONS
+    ]
+    job = JobConfig(name="test", title="test", cells=tuple(configs), needs=NeedsConfig(), report=ReportConfig())
+    run = RunFolder(tmp_path_factory.mktemp("exact"))
+    grid = plan(job, run, tiny_dataset, read_info(tiny_dataset).data_sha256)
+    write_plan(grid)
+    for cell in grid.cells:
+        assert run_cell(cell.folder, "train", should_stop=lambda: False) == "finished"
+    return dict(zip(PRECISIONS, grid.cells, strict=True))
+
+
+def evaluated(cell: Cell, tile: int) -> Cell:
+    """The cell with an evaluation whose slices are cut into tiles of this edge."""
+    planned = json.loads(cell.folder.config_file.read_text())
+    settings = dataclasses.replace(cell.config.evaluate, tile=tile)
+    cell.folder.config_file.write_text(json.dumps({**planned, "evaluate": dataclasses.asdict(settings)}))
+    assert run_cell(cell.folder, "evaluate", should_stop=lambda: False) == "finished"
+    return read_cell(cell.folder)
+
+
+def counted(labels: Path, dataset: Path) -> dict[int, list[list[int]]]:
+    """Confusion matrices of predicted slices, by the number of the slice."""
+    info, matrices = read_info(dataset), {}
+    with h5py.File(labels) as predicted, h5py.File(dataset) as packed:
+        for index, number in enumerate(info.numbers.tolist()):
+            classes = np.searchsorted(info.class_values, predicted["labels"][index])
+            matrix = np.zeros((3, 3), dtype=np.int64)
+            np.add.at(matrix, (packed["labels"][index], classes), 1)
+            matrices[number] = matrix.tolist()
+    return matrices
+
+
+def predicted(model: Path, dataset: Path, out: Path, *options: object) -> dict[int, list[list[int]]]:
+    answer = hpcseg("predict", model, dataset, "-o", out, *options)
+    assert answer.exit_code == 0, answer.output
+    return counted(out / "labels.h5", dataset)
+
+
+def recorded(cell: Cell) -> dict[int, list[list[int]]]:
+    return {line["slice"]: line["whole"] for line in read_lines(cell.folder.slices_file)}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(("tile", "edge"), [(0, None), (64, 64), (50, 52), (1000, None)])
+def test_predicting_the_test_slices_gives_the_matrices_of_the_record(
+    trained, tiny_dataset, tmp_path, precision, tile, edge
+):
+    """Of 128 pixels a side: tiles of 64 are nine that overlap, and of 50, rounded up to what a U-Net halves twice."""
+    cell = evaluated(trained[precision], tile)
+    assert json.loads(cell.folder.evaluation_file.read_text())["tile_edge"] == edge
+    expected = recorded(cell)
+    assert len(expected) > 5 and all(np.count_nonzero(np.sum(matrix, 0)) > 1 for matrix in expected.values())
+    export(open_cell(cell.folder), tmp_path / "model.safetensors")
+    options = ("--tile", tile) if tile else ()
+    for name, model in (("cell", cell.folder.path), ("file", tmp_path / "model.safetensors")):
+        # What else is asked does not change the labels.
+        more = ("--probabilities",) if name == "file" else ()
+        found = predicted(model, tiny_dataset, tmp_path / name, *options, *more)
+        assert {number: found[number] for number in expected} == expected
+        record = json.loads((tmp_path / name / "prediction.json").read_text())
+        assert record["asked"]["precision"] is None
+        assert [start["precision"] for start in record["starts"]] == [precision]
+    with np.load(cell.folder.examples_file) as pictures, h5py.File(tmp_path / "cell" / "labels.h5") as labels:
+        index = read_info(tiny_dataset).numbers.tolist().index(int(pictures["slice_number"]))
+        values = np.array(read_info(tiny_dataset).class_values)
+        np.testing.assert_array_equal(values[pictures["slice_prediction"]], labels["labels"][index])
+
+
+def test_another_precision_gives_other_matrices(trained, tiny_dataset, tmp_path):
+    """So that the tests above would notice one."""
+    cell = evaluated(trained["bf16"], 0)
+    found = predicted(cell.folder.path, tiny_dataset, tmp_path / "out", "--precision", "fp32")
+    expected = recorded(cell)
+    assert {number: found[number] for number in expected} != expected
