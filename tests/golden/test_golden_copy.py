@@ -42,7 +42,7 @@ def edit(copy: Path, name: str, old: str, new: str) -> None:
 
 def test_a_renamed_variable_changes_no_id_of_a_cell(copy):
     before = json.loads(run(copy, "-c", IDS).stdout)
-    edit(copy, "hpcseg/learn/loop.py", "order", "sequence_of_tiles")
+    edit(copy, "hpcseg/learn/unet.py", "skips", "kept")
     assert json.loads(run(copy, "-c", IDS).stdout) == before and len(set(before)) > 10
 
 
