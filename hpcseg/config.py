@@ -22,7 +22,7 @@ SPLITS = ("shuffled", "blocked")
 PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
 NOISE_MODELS = ("gaussian", "uniform", "poisson", "salt-and-pepper")
 AUGMENTATIONS = ("none", "flips", "symmetries")
-_GRID_SPEC = re.compile(r"([1-9][0-9]{0,2})x([1-9][0-9]{0,2})")
+_TILE_GRID = re.compile(r"([1-9][0-9]{0,2})x([1-9][0-9]{0,2})")
 _MOST_SWEPT = 10_000
 _MOST_CHANNELS = 4_096
 
@@ -46,14 +46,14 @@ class DataConfig:
     """Train on the tiles of this many slices only; 0: of all. The same slices are in every larger number."""
 
     def __post_init__(self) -> None:
-        self.grid(0, 0)
+        self.tile_grid(0, 0)
         _check(self.tile_size >= 8, "data.tile_size", self.tile_size, "at least 8 pixels")
         _check(self.split in SPLITS, "data.split", self.split, f"one of {', '.join(SPLITS)}")
         _check(self.split_seed >= 0, "data.split_seed", self.split_seed, "0 or more")
         _check(self.gap_slices >= 1, "data.gap_slices", self.gap_slices, "at least 1, or neighbours would meet")
         _check(self.train_slices >= 0, "data.train_slices", self.train_slices, "0 (all) or more")
 
-    def grid(self, height: int, width: int) -> tuple[int, int]:
+    def tile_grid(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of the tile grid on slices of a size in pixels; raises ConfigError for a spec that is none.
 
         The size matters for "cover" alone.
@@ -62,7 +62,7 @@ class DataConfig:
             return -(-height // self.tile_size), -(-width // self.tile_size)
         if self.tiles in ("small", "large"):
             return (1, 1) if self.tiles == "small" else (3, 3)
-        spec = _GRID_SPEC.fullmatch(self.tiles)
+        spec = _TILE_GRID.fullmatch(self.tiles)
         if spec is None:
             raise ConfigError(
                 f'data.tiles is "{self.tiles}", but it must be "small", "large", "cover" or a grid like "2x3" (rows x '

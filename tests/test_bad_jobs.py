@@ -235,6 +235,6 @@ def test_a_tile_grid_is_rows_and_columns_or_refused(spec):
     else:
         (cell,) = job.cells
         assert isinstance(cell, CellConfig)
-        rows, columns = cell.data.grid(1, 1)
+        rows, columns = cell.data.tile_grid(1, 1)
         assert f"{rows}x{columns}" == spec
         assert 1 <= min(rows, columns) <= max(rows, columns) <= 999

@@ -68,7 +68,7 @@ def test_per_cent_in_place_of_a_share_is_told_with_the_share():
 
 
 def test_grids_are_read_from_their_spec():
-    assert [DataConfig(tiles=tiles).grid(501, 501) for tiles in ("small", "large", "2x3", "10x1")] == [
+    assert [DataConfig(tiles=tiles).tile_grid(501, 501) for tiles in ("small", "large", "2x3", "10x1")] == [
         (1, 1),
         (3, 3),
         (2, 3),
@@ -78,7 +78,7 @@ def test_grids_are_read_from_their_spec():
 
 @pytest.mark.parametrize(("size", "tiles"), [((501, 501), (4, 4)), ((128, 128), (1, 1)), ((129, 300), (2, 3))])
 def test_a_cover_has_as_many_tiles_as_it_needs(size, tiles):
-    assert DataConfig(tiles="cover").grid(*size) == tiles
+    assert DataConfig(tiles="cover").tile_grid(*size) == tiles
 
 
 def test_sigmas_are_zero_the_tables_and_the_sweep_ascending_without_repeats():

@@ -26,7 +26,7 @@ class Rates:
         """How many times as fast as another: the median of the rounds' ratios, each within seconds."""
         return statistics.median(a / b for a, b in zip(self.rounds[name], self.rounds[other], strict=True))
 
-    def spread(self, name: str) -> float:
+    def quartile_distance(self, name: str) -> float:
         """Distance between the quartiles of a contender, as a share of its median; 0 for fewer than three rounds."""
         rates = self.rounds[name]
         if len(rates) < 3:

@@ -22,8 +22,8 @@ from hpcseg.bench.decoding import decode
 from hpcseg.bench.measure import Piece, rate, take_turns
 from hpcseg.bench.plain import plain_pack
 from hpcseg.data.pack import find_pairs, pack, processes_for
+from hpcseg.data.processes import in_processes
 from hpcseg.data.sample import write_sample
-from hpcseg.data.spread import spread
 from hpcseg.data.tiff import find_pages
 from hpcseg.direct import DirectFile, page_aligned
 from hpcseg.errors import HpcsegError
@@ -103,7 +103,7 @@ def decode_piece(folder: str, source_bytes: int) -> Iterator[Piece]:
 
     def work() -> None:
         pairs = find_pairs(*_stacks(Path(folder)))
-        collections.deque(spread(decode, pairs, processes=processes_for(pairs)), maxlen=0)
+        collections.deque(in_processes(decode, pairs, processes=processes_for(pairs)), maxlen=0)
 
     yield lambda times: rate(times * source_bytes, lambda: _repeat(times, work))
 

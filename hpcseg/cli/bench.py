@@ -40,8 +40,8 @@ def bench(
     The record is what `hpcseg grid --dry-run` estimates its time from.
     """
     from hpcseg.bench.estimate import bench_file, estimate
+    from hpcseg.bench.run import PARTS, run_bench
     from hpcseg.bench.table import as_markdown
-    from hpcseg.bench.whole import PARTS, run_bench
     from hpcseg.data.store import read_info
     from hpcseg.jobfile import find_job, load_job
     from hpcseg.launch.environment import read_environment

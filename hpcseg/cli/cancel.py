@@ -25,7 +25,7 @@ def cancel(
     status = run_status(find_run(run))
     chosen = choose_cells([cell.cell for cell in status.status], cells, "cell")
     with console.json_answer(as_json) as answer:
-        cancelled = cancel_cells(status, chosen, whole=not cells, dry_run=dry_run)
+        cancelled = cancel_cells(status, chosen, with_report=not cells, dry_run=dry_run)
         answer.update({"run": str(status.run.path), "dry_run": dry_run, "cancelled": cancelled})
         for cell_id, what in cancelled.items():
             console.stdout.print(f"  {cell_id}: {what}")

@@ -117,7 +117,7 @@ def _tiles(info: DatasetInfo, name: str) -> int | None:
     from hpcseg.data.tiles import tile_corners
 
     config = DataConfig(tiles=name)
-    rows, columns = config.grid(*info.shape[1:])
+    rows, columns = config.tile_grid(*info.shape[1:])
     try:
         corners = tile_corners(*info.shape[1:], rows=rows, columns=columns, size=config.tile_size)
     except ConfigError:

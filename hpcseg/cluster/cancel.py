@@ -18,14 +18,14 @@ from hpcseg.runs.record import read_json
 from hpcseg.runs.state import State
 
 
-def cancel_cells(status: RunStatus, cells: Collection[str], *, whole: bool, dry_run: bool) -> dict[str, str]:
+def cancel_cells(status: RunStatus, cells: Collection[str], *, with_report: bool, dry_run: bool) -> dict[str, str]:
     """Cancel cells that wait or run.
 
     Args:
         status: of the run, a moment ago.
         cells: ids.
-        whole: the report job as well, which else would follow the others, and a `hpcseg grid` on this machine, which
-            else would start the next cell.
+        with_report: the report job as well, which else would follow the others, and a `hpcseg grid` on this machine,
+            which else would start the next cell.
         dry_run: only say what would be done.
 
     Returns:
@@ -64,7 +64,7 @@ def cancel_cells(status: RunStatus, cells: Collection[str], *, whole: bool, dry_
             found[cell.id] = f"process {started[cell.id].job_id} on this machine"
         else:
             found[cell.id] = "runs on another machine, and has to be ended there"
-    if whole and found:
+    if with_report and found:
         jobs += booked.reports[-1:]
         here = [(queue, signal.SIGTERM) for queue in _queues_here(started.values())] + here
     if dry_run or not found:

@@ -36,7 +36,7 @@ class EncodedLabel:
     """(C,) int64, pixels of each class."""
 
 
-def chunk_grid(shape: tuple[int, int]) -> tuple[int, int, int, int]:
+def chunk_layout(shape: tuple[int, int]) -> tuple[int, int, int, int]:
     """Rows and columns of the chunks of a slice (H, W), and height and width of each."""
     height, width = (min(CHUNK, length) for length in shape)
     return -(-shape[0] // height), -(-shape[1] // width), height, width
@@ -53,8 +53,8 @@ def encode_image(image: np.ndarray, chunks: np.ndarray) -> GreyValues:
 
     Args:
         image: (H, W).
-        chunks: in the shape of its `chunk_grid`, little-endian; gets the grey values as the file holds them. What lies
-            beyond the slice is left alone.
+        chunks: in the shape of its `chunk_layout`, little-endian; gets the grey values as the file holds them. What
+            lies beyond the slice is left alone.
     """
     digest, least, largest = hashlib.sha256(), list[float](), list[float]()
     for strip, row in zip(_strips(image, chunks.shape[2]), chunks, strict=True):

@@ -24,7 +24,7 @@ def lay_out(shape: tuple[int, int, int], config: DataConfig) -> tuple[np.ndarray
         DatasetError: too few slices for the split.
     """
     slices, height, width = shape
-    rows, columns = config.grid(height, width)
+    rows, columns = config.tile_grid(height, width)
     table = tile_table(slices, tile_corners(height, width, rows=rows, columns=columns, size=config.tile_size))
     split = split_tiles(
         table,

@@ -12,7 +12,7 @@ import numpy as np
 
 from hpcseg.data import store
 from hpcseg.data.pairs import MOST_CLASSES, Packing, Pair, hash_pair, label_values
-from hpcseg.data.spread import spread
+from hpcseg.data.processes import in_processes
 from hpcseg.data.tiff import Page, check_images, find_pages, pair
 from hpcseg.data.writer import create
 from hpcseg.errors import ConfigError, DatasetError
@@ -86,7 +86,7 @@ def _write(
     first = pairs[0][0]
     with create(output, slices=len(pairs), shape=(first.shape[0], first.shape[1]), dtype=first.dtype) as writer:
         work = Packing(writer.images, values)
-        with contextlib.closing(spread(work, list(enumerate(pairs)), processes=processes_for(pairs))) as packed:
+        with contextlib.closing(in_processes(work, list(enumerate(pairs)), processes=processes_for(pairs))) as packed:
             for done, ((_, page), (grey, label)) in enumerate(zip(pairs, packed, strict=True), start=1):
                 if label is None:
                     raise _UnknownLabelError(page)
@@ -133,7 +133,7 @@ def is_packed(
     ):
         return False
     packed = zip(info.image_sha256, info.label_sha256, strict=True)
-    with contextlib.closing(spread(hash_pair, pairs, processes=processes_for(pairs))) as found:
+    with contextlib.closing(in_processes(hash_pair, pairs, processes=processes_for(pairs))) as found:
         for done, (hashes, wanted) in enumerate(zip(found, packed, strict=True), start=1):
             if hashes != wanted:
                 return False
@@ -164,7 +164,7 @@ def _all_values(pairs: list[Pair]) -> np.ndarray:
     """All values of these labels, ascending."""
     pages = [label for _, label in pairs]
     seen: set[int] = set()
-    with contextlib.closing(spread(label_values, pages, processes=processes_for(pairs))) as found:
+    with contextlib.closing(in_processes(label_values, pages, processes=processes_for(pairs))) as found:
         for page, values in zip(pages, found, strict=True):
             seen.update(values)
             if len(seen) > MOST_CLASSES:

@@ -18,19 +18,19 @@ Pair = tuple[Page, Page]
 
 @dataclass(frozen=True)
 class ImageRoom:
-    """The part of a file that holds the grey values of all slices, one behind the other."""
+    """Where a file holds the grey values of all slices, one behind the other."""
 
     path: Path
     first_byte: int
-    grid: tuple[int, int, int, int]
+    layout: tuple[int, int, int, int]
     """Of the chunks of a slice: rows, columns, height and width of each."""
     dtype: np.dtype
     """As in the file."""
 
     @functools.cached_property
     def chunks(self) -> np.ndarray:
-        """For one slice, in the shape of `grid`: to be filled, then written."""
-        return page_aligned(self.grid, self.dtype)
+        """For one slice, in the shape of `layout`: to be filled, then written."""
+        return page_aligned(self.layout, self.dtype)
 
     def write(self, index: int) -> None:
         """Write what is in `chunks`; raises OSError. Others may write other slices at the same time."""

@@ -11,7 +11,7 @@ def tile_corners(height: int, width: int, *, rows: int, columns: int, size: int)
     """Upper-left corners of a grid of square tiles on one slice.
 
     Along an axis where the tiles fit side by side they start at the edge and do not overlap (the paper's "small"
-    is 1 x 1, its "large" 3 x 3); where they do not fit they are spread evenly and overlap, and the last one ends
+    is 1 x 1, its "large" 3 x 3); where they do not fit they lie at equal distances and overlap, and the last one ends
     at the far edge.
 
     Args:

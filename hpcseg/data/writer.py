@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from hpcseg import __version__
-from hpcseg.data.encode import COMPRESSION_LEVEL, EncodedLabel, GreyValues, chunk_grid, label_chunk_rows
+from hpcseg.data.encode import COMPRESSION_LEVEL, EncodedLabel, GreyValues, chunk_layout, label_chunk_rows
 from hpcseg.data.hdf5 import h5py
 from hpcseg.data.pairs import ImageRoom
 from hpcseg.data.store import (
@@ -59,10 +59,10 @@ class Writer:
 
     def __init__(self, file: h5py.File, path: Path, slices: int, shape: tuple[int, int], dtype: np.dtype) -> None:
         self._file = file
-        grid, label_rows = chunk_grid(shape), label_chunk_rows(shape)
+        chunks, label_rows = chunk_layout(shape), label_chunk_rows(shape)
         dtype = dtype.newbyteorder("<")
-        first_byte = _lay_out_images(file, (slices, *shape), (1, *grid[2:]), dtype)
-        self.images = ImageRoom(path, first_byte, grid, dtype)
+        first_byte = _lay_out_images(file, (slices, *shape), (1, *chunks[2:]), dtype)
+        self.images = ImageRoom(path, first_byte, chunks, dtype)
         """Where grey values go, past HDF5; in any order and by any process."""
         self._labels = file.create_dataset(
             "labels",
@@ -146,7 +146,7 @@ class Writer:
 
 def _alignment(shape: tuple[int, int], dtype: np.dtype) -> dict[str, int]:
     """Has the grey values begin with a page of the file, as direct writes want it, if their chunks are whole pages."""
-    chunk_bytes = math.prod(chunk_grid(shape)[2:]) * dtype.itemsize
+    chunk_bytes = math.prod(chunk_layout(shape)[2:]) * dtype.itemsize
     # Chunks of another size would each begin with a page, and not lie one behind the other.
     if chunk_bytes % PAGE_BYTES:
         return {}
@@ -166,10 +166,10 @@ def _lay_out_images(file: h5py.File, shape: tuple[int, int, int], chunks: tuple[
     kind = h5py.h5t.py_create(dtype, logical=True)
     h5py.h5d.create(file.id, b"slices", kind, h5py.h5s.create_simple(shape), plan)
     images = file["slices"].id
-    grid = [-(-length // edge) for length, edge in zip(shape, chunks, strict=True)]
-    corner = tuple((length - 1) * edge for length, edge in zip(grid, chunks, strict=True))
+    count = [-(-length // edge) for length, edge in zip(shape, chunks, strict=True)]
+    corner = tuple((length - 1) * edge for length, edge in zip(count, chunks, strict=True))
     first, last = images.get_chunk_info_by_coord((0, 0, 0)), images.get_chunk_info_by_coord(corner)
-    assert last.byte_offset == first.byte_offset + (math.prod(grid) - 1) * first.size
+    assert last.byte_offset == first.byte_offset + (math.prod(count) - 1) * first.size
     return int(first.byte_offset)
 
 

@@ -16,7 +16,7 @@ from hpcseg import metrics
 from hpcseg.config import CellConfig, NoiseLevel, shown
 from hpcseg.report import paper
 from hpcseg.report.collect import Group, Records, Row, mean_and_spread
-from hpcseg.report.sheet import Part, Sheet, csv_text, fixed, over_seeds
+from hpcseg.report.sheet import Block, Sheet, csv_text, fixed, over_seeds
 
 _CSV_HEAD = "table,group,column,mean,spread,seeds"
 _MANY_SLICES, _SOME_SLICES = "all test slices", "10 slices"
@@ -100,17 +100,17 @@ def classes(records: Records) -> Sheet:
         "The confusion matrices of tiles are in cells.csv, those of whole slices in the cells' slices.jsonl."
     )
     sheet = _sheet("classes", "IoU, Dice and recall per class", caption, records, columns)
-    # A part per kind of noise, or the table is wider than any page.
-    parts = []
-    for part in sheet.parts:
+    # A block per kind of noise, or the table is wider than any page.
+    blocks = []
+    for block in sheet.blocks:
         for noise in _SETS:
-            places = [0, *(place for place, head in enumerate(part.head) if head.endswith(f", {noise}"))]
-            lines = tuple(tuple(line[place] for place in places) for line in part.lines)
-            head = tuple(part.head[place].removesuffix(f", {noise}") for place in places)
-            sources = tuple((line[0],) * len(places) for line in part.sources)
+            places = [0, *(place for place, head in enumerate(block.head) if head.endswith(f", {noise}"))]
+            lines = tuple(tuple(line[place] for place in places) for line in block.lines)
+            head = tuple(block.head[place].removesuffix(f", {noise}") for place in places)
+            sources = tuple((line[0],) * len(places) for line in block.sources)
             if len(places) > 1:
-                parts.append(Part(f"{part.heading}, {noise}", head, lines, sources))
-    return dataclasses.replace(sheet, parts=tuple(parts))
+                blocks.append(Block(f"{block.heading}, {noise}", head, lines, sources))
+    return dataclasses.replace(sheet, blocks=tuple(blocks))
 
 
 def whole_slices(records: Records) -> Sheet:
@@ -154,36 +154,38 @@ def _sheet(
     *,
     best: bool = False,
 ) -> Sheet:
-    """One part per tiles and split, one line per group, one column per measure that any cell has."""
-    blocks: dict[str, list[Line]] = {}
+    """One block per tiles and split, one line per group, one column per measure that any cell has."""
+    lines_of: dict[str, list[Line]] = {}
     # Job files may list the fractions in any order.
     for group in sorted(records.groups, key=lambda group: group.config.train.noise_fraction):
         measured = {head: values_of(group, measure) for head, measure in columns.items()}
         # Cost compares ways to make tiles, so there they stand in one block.
         data, label = group.config.data, training_label(group, records)
-        block, shown_label = (
+        heading, shown_label = (
             (data.split, f"{data.tiles}, {label}") if name == "cost" else (f"{data.tiles}, {data.split}", label)
         )
-        blocks.setdefault(block, []).append(Line(group_label(group, records), shown_label, group.rows[0].id, measured))
-    shown = [head for head in columns if any(line.values[head] for lines in blocks.values() for line in lines)]
-    parts = tuple(
-        Part(
-            f"{block} split",
+        lines_of.setdefault(heading, []).append(
+            Line(group_label(group, records), shown_label, group.rows[0].id, measured)
+        )
+    shown = [head for head in columns if any(line.values[head] for lines in lines_of.values() for line in lines)]
+    blocks = tuple(
+        Block(
+            f"{heading} split",
             ("training", *shown),
             tuple((line.shown, *(_text(line, head, lines if best else None) for head in shown)) for line in lines),
             tuple((line.source,) * (1 + len(shown)) for line in lines),
         )
-        for block, lines in blocks.items()
+        for heading, lines in lines_of.items()
     )
     observations = [
         [name, line.label, head, fixed(mean), fixed(spread), str(len(line.values[head]))]
-        for lines in blocks.values()
+        for lines in lines_of.values()
         for line in lines
         for head in columns
         for mean, spread in (mean_and_spread(line.values[head]),)
         if mean is not None
     ]
-    return Sheet(name, title, caption, parts, csv_text(_CSV_HEAD, observations))
+    return Sheet(name, title, caption, blocks, csv_text(_CSV_HEAD, observations))
 
 
 def _text(line: Line, head: str, rivals: Sequence[Line] | None) -> str:

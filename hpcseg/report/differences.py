@@ -16,7 +16,7 @@ import numpy as np
 from hpcseg.config import NoiseLevel
 from hpcseg.report.collect import Group, Records, mean_and_spread
 from hpcseg.report.comparison import group_label, level_name, training_label
-from hpcseg.report.sheet import Part, Sheet, csv_text, fixed
+from hpcseg.report.sheet import Block, Sheet, csv_text, fixed
 
 RESAMPLES = 2000
 BLOCK_SLICES = 15
@@ -48,7 +48,7 @@ def differences(records: Records) -> Sheet:
     """Every group against the first of its tiles and split, and against the next lower noise fraction."""
     levels = list({level: None for group in records.groups for level in group.config.evaluate.headline_levels()})
     levels.sort(key=lambda level: (level.mixed, level.model != "gaussian"))
-    parts, observations = [], []
+    blocks, observations = [], []
     for (tiles, split), pairs in _pairs(records).items():
         lines, sources = [], []
         for group, other in pairs:
@@ -66,8 +66,8 @@ def differences(records: Records) -> Sheet:
                         ["differences", *names, level.key, *map(fixed, numbers), str(one.seeds), str(one.slices)]
                     )
         if lines:
-            parts.append(
-                Part(f"{tiles}, {split} split", ("training", *map(level_name, levels)), tuple(lines), tuple(sources))
+            blocks.append(
+                Block(f"{tiles}, {split} split", ("training", *map(level_name, levels)), tuple(lines), tuple(sources))
             )
     caption = (
         "Difference of pixel accuracy, with its 95 % interval over test slices (paired bootstrap, "
@@ -78,7 +78,7 @@ def differences(records: Records) -> Sheet:
         "differences",
         "Differences between trainings",
         caption,
-        tuple(parts),
+        tuple(blocks),
         csv_text(_CSV_HEAD, observations),
     )
 

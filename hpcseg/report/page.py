@@ -15,7 +15,7 @@ from hpcseg.report.figures import Picture
 from hpcseg.report.markup import box, head_row, inline
 from hpcseg.report.page_cells import cells_section
 from hpcseg.report.page_cost import cost_section
-from hpcseg.report.sheet import Part, Sheet
+from hpcseg.report.sheet import Block, Sheet
 
 _LEAD = (
     "U-Nets that segment X-ray slices, trained with different amounts of data and of noise: every table and figure of "
@@ -94,22 +94,22 @@ def _questions(questions: Sequence[str]) -> list[str]:
 def _sheet(sheet: Sheet) -> str:
     texts = [f'<section id="{html.escape(sheet.name)}">', f"<h2>{inline(sheet.title)}</h2>"]
     texts.append(f'<p class="caption">{inline(sheet.caption)}</p>')
-    for part in sheet.parts:
-        texts += [f"<h3>{inline(part.heading)}</h3>"] if part.heading else []
-        texts.append(_part(part, f"{sheet.title}, {part.heading}"))
+    for block in sheet.blocks:
+        texts += [f"<h3>{inline(block.heading)}</h3>"] if block.heading else []
+        texts.append(_block(block, f"{sheet.title}, {block.heading}"))
     return "\n".join([*texts, "</section>"])
 
 
-def _part(part: Part, label: str) -> str:
+def _block(block: Block, label: str) -> str:
     body = []
-    for number, line in enumerate(part.lines):
-        sources = part.sources[number] if part.sources else ("",) * len(line)
+    for number, line in enumerate(block.lines):
+        sources = block.sources[number] if block.sources else ("",) * len(line)
         kind = "paper" if line[0].endswith(", paper") else "difference" if line[0] == "difference" else ""
         cells = "".join(f"<td>{_number(text, source)}</td>" for text, source in zip(line[1:], sources[1:], strict=True))
         # A row that compares two groups leads to the second by its name.
         name = _number(line[0], sources[0]) if sources[0] not in sources[1:] else inline(line[0])
         body.append(f'<tr{f" class={kind!r}" if kind else ""}><th scope="row">{name}</th>{cells}</tr>')
-    return box(head_row(map(inline, part.head)), body, label)
+    return box(head_row(map(inline, block.head)), body, label)
 
 
 def _number(text: str, source: str) -> str:

@@ -42,7 +42,7 @@ def figure1(records: Records) -> Drawn:
     axes[0][0].set_title(f"slice {int(pictures['slice_number'])}")
     axes[0][1].set_title("label")
     size = row.config.data.tile_size
-    rows, columns = row.config.data.grid(*pictures["slice"].shape)
+    rows, columns = row.config.data.tile_grid(*pictures["slice"].shape)
     for axis in axes[0]:
         for y, x in tile_corners(*pictures["slice"].shape, rows=rows, columns=columns, size=size):
             axis.add_patch(_square(x, y, size, 1.0))

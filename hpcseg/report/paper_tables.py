@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from hpcseg.config import SPLITS, NoiseLevel
 from hpcseg.report import paper
 from hpcseg.report.collect import Group, Records, mean_and_spread
-from hpcseg.report.sheet import Part, Sheet, csv_text, fixed
+from hpcseg.report.sheet import Block, Sheet, csv_text, fixed
 
 _HEAD = "table,split,tiles,noise_fraction,set,sigma,status,paper,ours,difference,spread,seeds,missing_cells"
 
@@ -116,7 +116,7 @@ def weight_decay(records: Records) -> Table:
 def paper_sheet(table: Table, records: Records) -> Sheet:
     """A table for a page; a hole points to its number in the list of holes."""
     numbers = {hole.subject: number for number, hole in enumerate(records.holes, start=1)}
-    parts = []
+    blocks = []
     for split, block in table.blocks.items():
         compared = split == "shuffled"
         lines: list[tuple[str, ...]] = []
@@ -133,8 +133,8 @@ def paper_sheet(table: Table, records: Records) -> Sheet:
                 signed = ("-" if one is None else f"{round(one, 3) + 0.0:+.3f}" for one in differences)
                 lines.append(("difference", *signed))
         heading = "Shuffled split, beside the paper's" if compared else f"{split.capitalize()} split (not in the paper)"
-        parts.append(Part(heading, ("", *table.columns), tuple(lines), tuple(sources)))
-    return Sheet(table.name, table.title, table.caption, tuple(parts), table_csv(table), _headlines(table))
+        blocks.append(Block(heading, ("", *table.columns), tuple(lines), tuple(sources)))
+    return Sheet(table.name, table.title, table.caption, tuple(blocks), table_csv(table), _headlines(table))
 
 
 def _headlines(table: Table) -> tuple[str, ...]:

@@ -91,7 +91,7 @@ def _training_slices(group: Group) -> int:
     if "train_slices" in record:
         return int(record["train_slices"])
     # A record of before that was counted has a grid of a fixed number of tiles, which a blocked split keeps together.
-    rows, columns = group.config.data.grid(0, 0)
+    rows, columns = group.config.data.tile_grid(0, 0)
     return round(int(record["train_tiles"]) / (rows * columns))
 
 

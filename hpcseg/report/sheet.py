@@ -12,8 +12,8 @@ from hpcseg.report.collect import mean_and_spread
 
 
 @dataclass(frozen=True)
-class Part:
-    """One grid of texts, under a line that says what sets it apart from the table's other parts."""
+class Block:
+    """Lines of texts under one head, and under a heading that sets them apart from the table's other blocks."""
 
     heading: str
     """May be empty."""
@@ -30,7 +30,7 @@ class Sheet:
     name: str
     title: str
     caption: str
-    parts: tuple[Part, ...]
+    blocks: tuple[Block, ...]
     csv: str
     """The same numbers, one observation a line: a function of the records alone."""
     headlines: tuple[str, ...] = ()
@@ -40,9 +40,9 @@ class Sheet:
 def sheet_markdown(sheet: Sheet) -> str:
     """A table with its caption."""
     texts = [f"## {sheet.title}", sheet.caption]
-    for part in sheet.parts:
-        texts += [part.heading] if part.heading else []
-        texts.append(markdown_table(part.head, part.lines))
+    for block in sheet.blocks:
+        texts += [block.heading] if block.heading else []
+        texts.append(markdown_table(block.head, block.lines))
     return "\n\n".join(texts)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from hpcseg.report.collect import Group, Records, Row, mean_and_spread
 from hpcseg.report.comparison import headline_columns, training_label, values_of, whole_slice_accuracy
-from hpcseg.report.sheet import Part, Sheet, csv_text, fixed, over_seeds
+from hpcseg.report.sheet import Block, Sheet, csv_text, fixed, over_seeds
 
 _CSV_HEAD = "table,group,measure,shuffled,shuffled_spread,blocked,blocked_spread,difference"
 _CAPTION = (
@@ -23,13 +23,13 @@ _CAPTION = (
 
 
 def splits(records: Records) -> Sheet:
-    """One part per measure, one line per training that the job has on both splits."""
+    """One block per measure, one line per training that the job has on both splits."""
     columns: dict[str, Callable[[Row], float | None]] = {
         **headline_columns(records),
         "whole slices": whole_slice_accuracy,
     }
     pairs = list(_pairs(records))
-    parts, observations = [], []
+    blocks, observations = [], []
     for measure, value in columns.items():
         lines, sources = [], []
         for shuffled, blocked in pairs:
@@ -48,9 +48,9 @@ def splits(records: Records) -> Sheet:
             observations.append(["splits", label, measure, *map(fixed, numbers)])
         if lines:
             head = ("training", "shuffled", "blocked", "blocked - shuffled")
-            parts.append(Part(measure, head, tuple(lines), tuple(sources)))
+            blocks.append(Block(measure, head, tuple(lines), tuple(sources)))
     return Sheet(
-        "splits", "The honest split: shuffled and blocked", _CAPTION, tuple(parts), csv_text(_CSV_HEAD, observations)
+        "splits", "The honest split: shuffled and blocked", _CAPTION, tuple(blocks), csv_text(_CSV_HEAD, observations)
     )
 
 

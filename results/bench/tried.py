@@ -121,7 +121,7 @@ def main() -> None:
         record[base] = {
             "tiles_per_second": {name: rates.median(name) for name in contenders},
             "speed that is left": {name: rates.ratio(name, base) for name in contenders if name != base},
-            "spread": {name: rates.spread(name) for name in contenders},
+            "spread": {name: rates.quartile_distance(name) for name in contenders},
         }
     print(json.dumps(record, indent=1))
 

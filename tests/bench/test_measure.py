@@ -55,12 +55,12 @@ def test_a_machine_that_drifts_does_not_change_a_ratio():
     rates = Rates({"ours": (300, 150, 75, 37.5, 18.75), "other": (100, 50, 25, 12.5, 6.25)})
     assert rates.ratio("ours", "other") == 3
     assert rates.median("other") == 25
-    assert rates.spread("other") > 1
+    assert rates.quartile_distance("other") > 1
 
 
 def test_the_spread_of_equal_rounds_is_nothing_and_of_two_is_not_known():
-    assert Rates({"a": (7.0, 7.0, 7.0)}).spread("a") == 0
-    assert Rates({"a": (7.0, 70.0)}).spread("a") == 0
+    assert Rates({"a": (7.0, 7.0, 7.0)}).quartile_distance("a") == 0
+    assert Rates({"a": (7.0, 70.0)}).quartile_distance("a") == 0
 
 
 def test_a_rate_is_units_by_seconds(clock):

@@ -184,7 +184,7 @@ def test_cancel_ends_a_local_cell_that_has_no_heartbeat_yet(grid, stub, monkeypa
 
     def cancel(kind: str, cell: Cell, details: object) -> None:
         if kind == "started":
-            cancelled.append(cancel_cells(run_status(grid.run), [cell.id], whole=False, dry_run=False))
+            cancelled.append(cancel_cells(run_status(grid.run), [cell.id], with_report=False, dry_run=False))
 
     started = time.monotonic()
     run_locally(grid.cells[:1], grid.run, slots=[()], ranks=1, on_event=cancel)

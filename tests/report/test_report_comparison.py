@@ -69,9 +69,9 @@ def observations(sheet: Sheet, **wanted: str) -> list[dict[str, str]]:
     return [line for line in csv.DictReader(io.StringIO(sheet.csv)) if wanted.items() <= line.items()]
 
 
-def column(sheet: Sheet, head: str, part: int = 0) -> list[str]:
-    place = sheet.parts[part].head.index(head)
-    return [line[place] for line in sheet.parts[part].lines]
+def column(sheet: Sheet, head: str, block: int = 0) -> list[str]:
+    place = sheet.blocks[block].head.index(head)
+    return [line[place] for line in sheet.blocks[block].lines]
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def run(tmp_path):
 
 def test_levels_have_mean_and_spread_mark_the_best_and_what_the_seeds_cannot_tell_from_it(run):
     sheet = levels(collect(run))
-    assert sheet.parts[0].head == (
+    assert sheet.blocks[0].head == (
         "training",
         "validation",
         "clean",
@@ -100,7 +100,7 @@ def test_levels_have_mean_and_spread_mark_the_best_and_what_the_seeds_cannot_tel
         "uniform 5000",
         "mixed: 50 % up to 10000",
     )
-    assert [line[0] for line in sheet.parts[0].lines] == ["0 % noise", "50 % noise"]
+    assert [line[0] for line in sheet.blocks[0].lines] == ["0 % noise", "50 % noise"]
     # Clean: 0.951 and 0.953 with spreads of 0.001 and 0.003, so 0.002 apart and within; noisy: 0.55 and 0.941.
     assert column(sheet, "clean") == ["0.951 ± 0.001 ≈", "**0.953 ± 0.003**"]
     assert column(sheet, "gaussian 5000") == ["0.550 ± 0.071", "**0.941 ± 0.001**"]
@@ -166,7 +166,7 @@ def test_both_splits_stand_side_by_side_with_what_lies_between_them(tmp_path):
         right = 900 + 10 * cell.config.train.seed - (20 if cell.config.data.split == "blocked" else 0)
         finish_with_slices(cell, lambda *_, right=right: right)
     sheet = splits(collect(grid.run))
-    clean = next(part for part in sheet.parts if part.heading == "clean")
+    clean = next(block for block in sheet.blocks if block.heading == "clean")
     assert clean.head == ("training", "shuffled", "blocked", "blocked - shuffled")
     assert clean.lines[0] == ("small, 0 % noise", "0.905 ± 0.007", "0.885 ± 0.007", "-0.020")
     assert [line[0] for line in clean.lines] == ["small, 0 % noise", "small, 50 % noise"]
@@ -197,7 +197,7 @@ def test_changed_counts_of_slices_make_the_cell_a_hole(run):
 
 def test_classes_have_iou_dice_and_recall_of_every_class_clean_and_noisy(run):
     sheet = classes(collect(run))
-    assert [part.heading for part in sheet.parts] == [
+    assert [block.heading for block in sheet.blocks] == [
         "small, shuffled split, clean test set",
         "small, shuffled split, noisy test set",
     ]
@@ -225,7 +225,7 @@ def test_whole_slices_and_cost_take_the_slices_that_were_segmented(tmp_path):
     assert column(whole_slices(records), "worst slice") == ["0.960 ± 0.000", "0.960", "0.970 ± 0.000"]
     assert column(cost(records), "whole slices") == ["0.970 ± 0.000", "0.970", "**0.980 ± 0.000**"]
     assert column(cost(records), "seconds") == ["200", "200", "200"], "100 s of two ranks each"
-    assert [line[0] for line in cost(records).parts[0].lines][1] == "small, 0 % noise, train slices 10"
+    assert [line[0] for line in cost(records).blocks[0].lines][1] == "small, 0 % noise, train slices 10"
     report = build_report(grid.run, tmp_path / "out")
     assert {"cost.png", "learning_curve.svg", "cost.csv", "whole_slices.csv"} <= {path.name for path in report.written}
     assert report.holes == ()
@@ -236,8 +236,8 @@ def test_a_group_without_a_finished_cell_is_a_row_of_dashes_and_no_difference(ru
         row.cell.folder.evaluation_file.unlink()
         row.cell.folder.training_file.unlink()
     records = collect(run)
-    assert levels(records).parts[0].lines[1] == ("50 % noise", "-", "-", "-", "-", "-")
-    assert differences(records).parts == ()
+    assert levels(records).blocks[0].lines[1] == ("50 % noise", "-", "-", "-", "-", "-")
+    assert differences(records).blocks == ()
 
 
 def test_rows_have_other_names_whichever_setting_their_cells_differ_in(tmp_path):

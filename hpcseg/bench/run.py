@@ -118,7 +118,7 @@ def _against(rates: Rates, contenders: Any, operations: int, peak: float) -> dic
     ours = rates.median(contenders.OURS)
     return {
         "tiles_per_second": _medians(rates),
-        "spread": {name: rates.spread(name) for name in rates.rounds},
+        "spread": {name: rates.quartile_distance(name) for name in rates.rounds},
         "against the plain loop": rates.ratio(contenders.OURS, contenders.PLAIN),
         "against no data work": rates.ratio(contenders.OURS, contenders.RESIDENT),
         "operations_per_tile": operations,

@@ -24,14 +24,16 @@ from hpcseg.errors import HpcsegError
 from hpcseg.memory import keep_freed_memory
 
 # With the parent's path: a console script does not look for modules in the current folder, and a notebook adds to it.
-_START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from hpcseg.data import spread; spread.help_out()"
+_START = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from hpcseg.data import processes; processes.help_out()"
+)
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # the processes are as many as the cores
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 
 
-def spread(work: Callable[[_In], _Out], items: Sequence[_In], *, processes: int) -> Generator[_Out, None, None]:
+def in_processes(work: Callable[[_In], _Out], items: Sequence[_In], *, processes: int) -> Generator[_Out, None, None]:
     """`map(work, items)`, by so many processes if there are more than one; closing it ends them.
 
     Args:
@@ -113,7 +115,7 @@ class _Helper(Generic[_In, _Out]):
 
 
 def help_out() -> None:
-    """What a process does that `spread` has started."""
+    """What a process does that `in_processes` has started."""
     keep_freed_memory()
     try:
         work, items = pickle.load(sys.stdin.buffer)

@@ -1,4 +1,4 @@
-"""Work that the tests of `hpcseg.data.spread` have done by other processes, which import it from here."""
+"""Work that the tests of `hpcseg.data.processes` have done by other processes, which import it from here."""
 
 from __future__ import annotations
 

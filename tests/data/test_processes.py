@@ -12,11 +12,11 @@ import sys
 import time
 from pathlib import Path
 
+import process_work
 import pytest
-import spread_work
 import tifffile
 
-from hpcseg.data.spread import spread
+from hpcseg.data.processes import in_processes
 from hpcseg.errors import HpcsegError
 
 
@@ -38,7 +38,7 @@ def ended(process):
 @pytest.mark.parametrize("count", [1, 2, 11])
 @pytest.mark.parametrize("processes", [2, 3])
 def test_answers_come_in_order_from_processes_that_end(processes, count):
-    numbers, by = zip(*spread(spread_work.with_process, range(count), processes=processes), strict=True)
+    numbers, by = zip(*in_processes(process_work.with_process, range(count), processes=processes), strict=True)
     assert numbers == tuple(range(count))
     assert len(set(by)) == min(processes, count)
     assert os.getpid() not in by
@@ -53,14 +53,14 @@ def test_one_process_is_this_one_and_does_what_is_asked_for_only(processes):
         begun.append(number)
         return number
 
-    answers = spread(work, range(5), processes=processes)
+    answers = in_processes(work, range(5), processes=processes)
     assert [next(answers), next(answers)] == [0, 1]
     assert begun == [0, 1]
 
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_an_error_of_the_work_arrives_in_its_turn(processes):
-    answers = spread(spread_work.refuse_seven, range(20), processes=processes)
+    answers = in_processes(process_work.refuse_seven, range(20), processes=processes)
     assert [next(answers) for _ in range(7)] == list(range(7))
     with pytest.raises(ValueError, match="seven") as caught:
         next(answers)
@@ -69,13 +69,13 @@ def test_an_error_of_the_work_arrives_in_its_turn(processes):
 
 
 def test_a_process_that_is_killed_is_an_error_that_says_so():
-    answers = spread(spread_work.be_killed_at_seven, range(20), processes=2)
+    answers = in_processes(process_work.be_killed_at_seven, range(20), processes=2)
     with pytest.raises(HpcsegError, match="was ended: SIGKILL; was there too little memory"):
         list(answers)
 
 
 def test_a_process_that_is_killed_in_the_middle_of_an_answer_is_an_error_that_says_so(tmp_path):
-    answers = spread(spread_work.leave_a_trace, [(str(tmp_path), number) for number in range(40)], processes=2)
+    answers = in_processes(process_work.leave_a_trace, [(str(tmp_path), number) for number in range(40)], processes=2)
     next(answers)
     wait_for(lambda: len(list(tmp_path.iterdir())) == 3)  # 0 is taken, 1 and 2 wait for room in the pipes
     time.sleep(0.5)
@@ -85,16 +85,16 @@ def test_a_process_that_is_killed_in_the_middle_of_an_answer_is_an_error_that_sa
 
 
 def test_a_process_that_cannot_start_is_an_error_that_says_so(monkeypatch, capfd):
-    monkeypatch.setattr(sys, "path", [path for path in sys.path if not Path(path, "spread_work.py").exists()])
-    answers = spread(spread_work.with_process, range(20), processes=2)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if not Path(path, "process_work.py").exists()])
+    answers = in_processes(process_work.with_process, range(20), processes=2)
     with pytest.raises(HpcsegError, match="was ended: exit code 1; what it said is above"):
         list(answers)
-    assert "No module named 'spread_work'" in capfd.readouterr().err
+    assert "No module named 'process_work'" in capfd.readouterr().err
 
 
 def test_a_process_that_ends_before_it_has_heard_all_of_its_work_is_an_error_that_says_so(monkeypatch):
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
-    answers = spread(len, [bytes(2**20)] * 4, processes=2)  # more than fits into a pipe that nobody reads
+    answers = in_processes(len, [bytes(2**20)] * 4, processes=2)  # more than fits into a pipe that nobody reads
     with pytest.raises(HpcsegError, match="was ended: exit code 1"):
         list(answers)
 
@@ -110,7 +110,7 @@ def test_a_process_that_cannot_be_started_is_an_error_that_says_why(monkeypatch)
         return started[0]
 
     monkeypatch.setattr(subprocess, "Popen", once)
-    answers = spread(spread_work.with_process, range(20), processes=2)
+    answers = in_processes(process_work.with_process, range(20), processes=2)
     with pytest.raises(HpcsegError, match="cannot be started: Resource temporarily unavailable"):
         next(answers)
     assert started[0].returncode == -signal.SIGKILL
@@ -119,7 +119,7 @@ def test_a_process_that_cannot_be_started_is_an_error_that_says_why(monkeypatch)
 def test_a_process_whose_parent_ends_while_it_tells_the_work_ends_without_a_word():
     for told in (b"", pickle.dumps([1, 2, 3])[:-3]):
         helper = subprocess.run(
-            [sys.executable, "-c", "from hpcseg.data.spread import help_out; help_out()", "[]", "1"],
+            [sys.executable, "-c", "from hpcseg.data.processes import help_out; help_out()", "[]", "1"],
             input=told,
             capture_output=True,
         )
@@ -129,11 +129,11 @@ def test_a_process_whose_parent_ends_while_it_tells_the_work_ends_without_a_word
 def test_processes_find_modules_where_their_parent_does_and_nowhere_else(tmp_path, monkeypatch):
     (tmp_path / "tifffile.py").write_text("raise SystemExit('the one in the current folder')")
     monkeypatch.chdir(tmp_path)
-    assert list(spread(spread_work.where_tifffile_is, range(2), processes=2)) == [tifffile.__file__] * 2
+    assert list(in_processes(process_work.where_tifffile_is, range(2), processes=2)) == [tifffile.__file__] * 2
 
 
 def test_nothing_is_done_far_ahead_of_its_turn(tmp_path):
-    answers = spread(spread_work.leave_a_trace, [(str(tmp_path), number) for number in range(40)], processes=2)
+    answers = in_processes(process_work.leave_a_trace, [(str(tmp_path), number) for number in range(40)], processes=2)
     for taken in range(1, 6):
         next(answers)
         time.sleep(0.2)
@@ -143,7 +143,7 @@ def test_nothing_is_done_far_ahead_of_its_turn(tmp_path):
 
 
 def test_who_takes_no_more_ends_the_processes():
-    answers = spread(spread_work.with_process, range(10_000), processes=2)
+    answers = in_processes(process_work.with_process, range(10_000), processes=2)
     by = {next(answers)[1] for _ in range(2)}
     answers.close()
     assert all(ended(process) for process in by)
@@ -152,10 +152,10 @@ def test_who_takes_no_more_ends_the_processes():
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_processes_end_with_their_parent_whatever_ends_it(tmp_path, number):
     script = (
-        f"import sys; sys.path[:] = {sys.path}; import spread_work;"
-        " from hpcseg.data.spread import spread;"
+        f"import sys; sys.path[:] = {sys.path}; import process_work;"
+        " from hpcseg.data.processes import in_processes;"
         "items = [(sys.argv[1], number) for number in range(10_000)];"
-        "list(spread(spread_work.wait_and_leave_a_trace, items, processes=2))"
+        "list(in_processes(process_work.wait_and_leave_a_trace, items, processes=2))"
     )
     parent = subprocess.Popen(
         [sys.executable, "-c", script, str(tmp_path)],
