@@ -146,7 +146,7 @@ class Session:
             Phase(
                 name="gpu-tests",
                 seconds=150,
-                command=(*pytest, "-m", "gpu", "--junitxml", found, "tests/gpu"),
+                command=(*pytest, "-m", "gpu", "--junitxml", found, "-o", "junit_family=xunit1", "tests/gpu"),
                 output="gpu-tests.txt",
             ),
             *self._synthetic(),
