@@ -21,16 +21,22 @@ pytestmark = pytest.mark.gpu
 # Largest relative error of one rounding: two to the minus number of bits.
 ROUNDOFF = {"fp32": 2.0**-24, "tf32": 2.0**-11, "bf16": 2.0**-8, "fp16": 2.0**-11}
 TILES, EDGE, DEPTH = 4, 32, 2
-# What a gradient passes through: 13 convolutions and products, 10 normalisations and 10 ReLUs, forward and backward.
-ROUNDINGS = 2 * 33
-# Terms of a weight's gradient; they are multiplied in the format and added in float32.
-LONGEST_SUM = TILES * EDGE**2
+# What a score passes through: 13 convolutions and products, 10 normalisations and 10 ReLUs.
+ROUNDINGS = 33
 
 
-def _tolerance(precision: str) -> float:
-    """Of independent roundings in sequence, of products and of partial sums in float32, four times what they add up to."""
-    of_sums = ROUNDOFF["fp32"] * LONGEST_SUM**0.5
-    return 4 * ROUNDINGS**0.5 * (ROUNDOFF[precision] + of_sums)
+def _of_scores(precision: str) -> float:
+    """Relative error of scores: of independent roundings one after the other, and four times that."""
+    return 4 * ROUNDINGS**0.5 * ROUNDOFF[precision]
+
+
+def _of_gradient(precision: str) -> float:
+    """Relative error of a gradient.
+
+    Of the values that meet a ReLU or a max pool the share that is nearer to the other side than its own rounding error
+    goes there, and takes its part of the gradient along; parts of independent sign add up as squares.
+    """
+    return float((ROUNDINGS**0.5 * ROUNDOFF[precision]) ** 0.5)
 
 
 def _network() -> torch.nn.Module:
@@ -47,11 +53,10 @@ def _batch(seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
 def test_a_steps_gradient_is_that_of_float64_to_rounding(device, precision, record_property):
     if precision == "tf32" and (device.type == "cpu" or torch.cuda.get_device_capability(device) < (8, 0)):
         return  # which is refused there, and tested in tests/learn
-    # Where two neighbours under a max pool are equal to rounding, the gradient goes to the other one: in about one batch
-    # of twenty in fp32, which the median leaves out.
+    # In fp32 such a value is rare, and most of what then differs; the median leaves out the batches that have one.
     errors = [_error_of_a_gradient(precision, device, seed) for seed in range(5)]
     record_property("relative errors of gradients", errors)
-    assert 0 < np.median(errors) < _tolerance(precision)
+    assert 0 < np.median(errors) < _of_gradient(precision)
 
 
 def _error_of_a_gradient(precision: str, device: torch.device, seed: int) -> float:
@@ -70,7 +75,7 @@ def _error_of_a_gradient(precision: str, device: torch.device, seed: int) -> flo
     step = TrainStep(model, optimizer, loss_scaler(precision, device), precision=precision)
     loss, _ = step(images.to(device), labels.to(device), pixels=labels.numel())
     after = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
-    assert float(loss) / labels.numel() == pytest.approx(float(exact_loss), rel=_tolerance(precision))
+    assert float(loss) / labels.numel() == pytest.approx(exact_loss.item(), rel=_of_scores(precision))
     return float(((before - after).cpu().double() - expected).norm() / expected.norm())
 
 
@@ -91,7 +96,7 @@ def test_a_folded_network_scores_as_the_network_does_to_rounding(device, precisi
             found = folded(model)(images.to(device).contiguous(memory_format=torch.channels_last))
     error = float((found.double().cpu() - expected).norm() / expected.norm())
     record_property("relative error of the scores", error)
-    assert error < _tolerance(precision)
+    assert error < _of_scores(precision)
 
 
 def test_a_cpu_counts_the_pixels_of_a_model_as_this_device_does(plan_cell, monkeypatch, record_property):
