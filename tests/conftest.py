@@ -25,6 +25,17 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     return report
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests marked `gpu` are chosen where there is a GPU, or a device that HPCSEG_TEST_DEVICE names."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked and "HPCSEG_TEST_DEVICE" not in os.environ:
+        import torch
+
+        if not torch.cuda.is_available():
+            config.hook.pytest_deselected(items=marked)
+            items[:] = [item for item in items if item not in marked]
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory) -> Path:
     """16 synthetic slices of 128 x 128 pixels with labels."""

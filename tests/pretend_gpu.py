@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import traceback
+import sys
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -119,10 +120,13 @@ class PretendGpu(TorchFunctionMode):
         return result.as_subclass(OnGpu if target.type == "cuda" else torch.Tensor)
 
     def _waited(self, what: str) -> None:
-        for frame in reversed(traceback.extract_stack()):
-            if frame.filename.startswith(_PACKAGE):
-                self.waits[f"{frame.filename.removeprefix(_PACKAGE)}:{frame.lineno} {what}"] += 1
+        frame: types.FrameType | None = sys._getframe()
+        while frame is not None:
+            file = frame.f_code.co_filename
+            if file.startswith(_PACKAGE):
+                self.waits[f"{file.removeprefix(_PACKAGE)}:{frame.f_lineno} {what}"] += 1
                 return
+            frame = frame.f_back
         self.waits[f"elsewhere {what}"] += 1
 
 

@@ -28,7 +28,6 @@ from pathlib import Path
 
 KIT = Path(__file__).resolve().parent
 ROOT = KIT.parents[2]
-CARRIED = ROOT / ".gpu"
 # What hpcseg needs and a machine for PyTorch may lack, for the Python of such a machine.
 _WHEELS = ("submitit==1.5.4", "imagecodecs==2026.3.6")
 _PYTHON = "3.12"
@@ -65,6 +64,8 @@ class Size:
     job: str
     workers: int
     """Cells at a time of `hpcseg grid`."""
+    patience: float
+    """By which the time limits of the phases are multiplied."""
 
 
 ON_GPU = Size(
@@ -78,6 +79,7 @@ ON_GPU = Size(
     turn=1.5,
     job="paper",
     workers=4,
+    patience=1,
 )
 ON_CPU = Size(
     slices=16,
@@ -90,6 +92,7 @@ ON_CPU = Size(
     turn=0.05,
     job="smoke",
     workers=2,
+    patience=10,  # it may be busy with other tests
 )
 
 
@@ -117,8 +120,10 @@ class Session:
     work: Path
     """Outlives the part: data, runs, installed wheels."""
     out: Path
+    carried: Path
+    """What `prepare` has made: wheels, and the data in pieces."""
     data: Path | None
-    """Folder with the real slices; None: they are carried along in pieces."""
+    """Folder with the real slices; None: they are carried along."""
 
     def phases(self) -> list[Phase]:
         """The commands of this part, in their order."""
@@ -146,7 +151,7 @@ class Session:
             Phase(
                 name="gpu-tests",
                 seconds=150,
-                command=(*pytest, "-m", "gpu", "--junitxml", found, "tests/gpu"),
+                command=(*pytest, "-m", "gpu", "--junitxml", found, "-o", "junit_family=xunit1", "tests/gpu"),
                 output="gpu-tests.txt",
             ),
             *self._synthetic(),
@@ -269,7 +274,7 @@ class Session:
             started = time.monotonic()
             watched = _gpu_watched(self.out / f"gpu-{phase.name}.txt") if phase.watched else contextlib.nullcontext()
             with watched:
-                code = _run(phase, self.out, environment)
+                code = _run(phase, self.size.patience * phase.seconds, self.out, environment)
             line = f"{self.part}\t{phase.name}\t{code}\t{time.monotonic() - started:.1f}"
             with (self.out / "phases.tsv").open("a") as file:
                 file.write(line + "\n")
@@ -282,11 +287,11 @@ class Session:
         for folder in (self.out, self.work / "runs", self.work / "pieces"):
             folder.mkdir(parents=True, exist_ok=True)
         site = self.work / "site"
-        wheels = sorted((CARRIED / "wheels").glob("*.whl"))
+        wheels = sorted((self.carried / "wheels").glob("*.whl"))
         if wheels and self.data is None:
             install = (sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--upgrade")
             subprocess.run([*install, "--target", str(site), *map(str, wheels)], check=True)
-        for piece in CARRIED.glob("part-*"):
+        for piece in self.carried.glob("part-*"):
             if self.data is None and not (self.work / "data").is_dir():
                 shutil.copy(piece, self.work / "pieces")
         environment = {
@@ -301,28 +306,29 @@ class Session:
         return environment
 
 
-def prepare(data: Path, *, megabytes: int, wheels: bool) -> None:
-    """Put into .gpu/ what the parts take along: `wheels/` with A, and a piece of the data with each of A, B and C.
+def prepare(data: Path, carried: Path, *, megabytes: int, wheels: bool) -> None:
+    """Make what the parts take along: `wheels/` with A, and a piece of the data with each of A, B and C.
 
     Args:
         data: folder with `data/` and `labels/`.
+        carried: where it goes.
         megabytes: MiB that one call may copy, the checkout included.
         wheels: fetch them, which needs a package registry.
     """
-    for piece in CARRIED.glob("part-*"):
+    for piece in carried.glob("part-*"):
         piece.unlink()
-    (CARRIED / "wheels").mkdir(parents=True, exist_ok=True)
+    (carried / "wheels").mkdir(parents=True, exist_ok=True)
     if wheels:
         platforms = [word for name in _PLATFORMS for word in ("--platform", name)]
         download = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:"]
-        target = ["--python-version", _PYTHON, "--implementation", "cp", *platforms, "-d", str(CARRIED / "wheels")]
+        target = ["--python-version", _PYTHON, "--implementation", "cp", *platforms, "-d", str(carried / "wheels")]
         subprocess.run([*download, *target, *_WHEELS], check=True)
     travels = subprocess.run(
         ["git", "ls-files", "-z", "-t"], cwd=ROOT, check=True, capture_output=True, text=True
     ).stdout.split("\0")
     # "S" is a file that a sparse checkout leaves out.
     tree = sum((ROOT / line[2:]).stat().st_size for line in travels if line and not line.startswith("S"))
-    beside = sum(wheel.stat().st_size for wheel in (CARRIED / "wheels").iterdir())
+    beside = sum(wheel.stat().st_size for wheel in (carried / "wheels").iterdir())
     with tempfile.TemporaryFile() as whole:
         with tarfile.open(fileobj=whole, mode="w") as archive:
             for name in ("data", "labels"):
@@ -334,8 +340,8 @@ def prepare(data: Path, *, megabytes: int, wheels: bool) -> None:
             room = int(0.9 * megabytes * _MIB) - tree - (beside if part == "A" else 0)
             piece = whole.read(max(0, min(room, left)))
             left -= len(piece)
-            (CARRIED / f"part-{part}").write_bytes(piece)
-            print(f"part {part} takes along {len(piece) / _MIB:.1f} MiB: {CARRIED.name}/part-{part}")
+            (carried / f"part-{part}").write_bytes(piece)
+            print(f"part {part} takes along {len(piece) / _MIB:.1f} MiB: {carried / f'part-{part}'}")
     if left:
         sys.exit(
             f"{left / _MIB:.1f} MiB of the data do not fit into {len(_PIECES)} calls of {megabytes} MiB beside a "
@@ -382,7 +388,7 @@ def _finds_gpu(environment: dict[str, str]) -> bool:
     return subprocess.run(asks, env=environment).returncode == 0
 
 
-def _run(phase: Phase, out: Path, environment: dict[str, str]) -> int:
+def _run(phase: Phase, seconds: float, out: Path, environment: dict[str, str]) -> int:
     """The exit code of a phase, stopped with all that it started when its time is up."""
     with (out / phase.output).open("ab") as file:
         errors = None if phase.output.endswith(".json") else subprocess.STDOUT
@@ -390,7 +396,7 @@ def _run(phase: Phase, out: Path, environment: dict[str, str]) -> int:
             phase.command, cwd=ROOT, env=environment, stdout=file, stderr=errors, start_new_session=True
         )
         try:
-            return process.wait(phase.seconds)
+            return process.wait(seconds)
         except subprocess.TimeoutExpired:
             # As Ctrl-C, so that a grid stops the cells that it has started.
             for number in (signal.SIGINT, signal.SIGKILL):
@@ -456,10 +462,12 @@ def main() -> None:
         verb = verbs.add_parser(part)
         verb.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: everything at a small size")
         verb.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "hpcseg-gpu")
+        verb.add_argument("--carried", type=Path, default=ROOT / ".gpu", help="what `prepare` has made")
         verb.add_argument("--data", type=Path, help="folder with the real slices, where they need not be carried")
     verb = verbs.add_parser("prepare")
     verb.add_argument("data", type=Path)
     verb.add_argument("--megabytes", type=int, default=64, help="MiB that one call may copy, the checkout included")
+    verb.add_argument("--carried", type=Path, default=ROOT / ".gpu", help="where it goes")
     verb.add_argument("--no-wheels", dest="wheels", action="store_false")
     verb = verbs.add_parser("collect")
     verb.add_argument("folders", type=Path, nargs="+")
@@ -467,7 +475,7 @@ def main() -> None:
     verb.add_argument("--paper", type=Path, default=ROOT / "results" / "paper-gpu")
     asked = parser.parse_args()
     if asked.verb == "prepare":
-        prepare(asked.data, megabytes=asked.megabytes, wheels=asked.wheels)
+        prepare(asked.data, asked.carried, megabytes=asked.megabytes, wheels=asked.wheels)
     elif asked.verb == "collect":
         collect(asked.folders, asked.into, asked.paper)
     else:
@@ -475,7 +483,7 @@ def main() -> None:
         out = Path(os.environ.get("OUT") or work / "out" / asked.verb).resolve()
         size = ON_GPU if asked.device == "cuda" else ON_CPU
         data = asked.data.resolve() if asked.data else None
-        raise SystemExit(not Session(asked.verb, size, asked.device, work, out, data).run())
+        raise SystemExit(not Session(asked.verb, size, asked.device, work, out, asked.carried, data).run())
 
 
 if __name__ == "__main__":

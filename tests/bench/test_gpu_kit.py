@@ -1,0 +1,125 @@
+"""The session for a GPU machine (results/bench/gpu) runs from end to end, on a CPU and at a small size."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SESSION = ROOT / "results" / "bench" / "gpu" / "session.py"
+
+
+def session(*arguments: object, out: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, **({"OUT": str(out)} if out else {})}
+    # A test of the tests in part B must not take this one's settings over.
+    environment = {name: value for name, value in environment.items() if not name.startswith("PYTEST")}
+    command = [sys.executable, SESSION, *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+
+
+def run_part(part: str, folder: Path, *arguments: object) -> Path:
+    """The files of a part that went well."""
+    out = folder / part
+    answer = session(part, "--device", "cpu", "--work", folder / "work", *arguments, out=out)
+    assert answer.returncode == 0, answer.stdout[-6000:] + answer.stderr[-3000:]
+    return out
+
+
+def phases(out: Path) -> list[tuple[str, str]]:
+    rows = [line.split("\t") for line in (out / "phases.tsv").read_text().splitlines()]
+    return [(name, code) for _, name, code, _ in rows]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("session")
+
+
+@pytest.fixture(scope="module")
+def parts(folder, bench_dataset) -> dict[str, Path]:
+    """What each part left, run one behind the other as on a GPU machine, with the data in pieces."""
+    data, carried = bench_dataset.parent, folder / "carried"
+    size = sum(file.stat().st_size for name in ("data", "labels") for file in (data / name).iterdir())
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    tree = sum((ROOT / name).stat().st_size for name in listed.split("\0") if name)
+    # So much that a call has room for half of the data.
+    megabytes = math.ceil((tree + size / 2) / 0.9 / 2**20)
+    prepared = session("prepare", data, "--carried", carried, "--megabytes", megabytes, "--no-wheels")
+    assert prepared.returncode == 0, prepared.stderr
+    assert (carried / "part-B").stat().st_size > 0
+    left = {}
+    for part in "ABCD":
+        taken = folder / f"taken-{part}"
+        taken.mkdir()
+        if part != "D":
+            shutil.copy(carried / f"part-{part}", taken)
+        left[part] = run_part(part, folder, "--carried", taken)
+    return left
+
+
+def test_data_that_does_not_fit_into_the_calls_is_refused(bench_dataset, tmp_path):
+    answer = session("prepare", bench_dataset.parent, "--carried", tmp_path, "--megabytes", 1, "--no-wheels")
+    assert answer.returncode == 1
+    assert "do not fit into 3 calls of 1 MiB" in answer.stderr and "--data" in answer.stderr
+
+
+def test_part_a_tells_what_the_machine_is_and_what_a_step_does_on_it(parts):
+    out = parts["A"]
+    assert phases(out) == [(name, "0") for name in ("facts", "probe", "synthetic", "pack synthetic")]
+    facts, probe = (json.loads((out / f"{name}.json").read_text()) for name in ("facts", "probe"))
+    assert {"torch", "cudnn", "nccl", "python", "numpy"} <= set(facts["versions"])
+    for part in ("ceilings", "steps", "profile", "bits", "evaluation", "layers"):
+        assert isinstance(probe[part], dict) and "failed" not in probe[part], probe[part]
+    assert set(probe["steps"]) == {f"batch 2, {name}" for name in ("default", "deterministic", "benchmark")}
+    for row in probe["steps"].values():
+        assert row["TFLOP/s"] > 0 and row["tiles/s"] == pytest.approx(2e3 / row["eager ms"])
+    assert probe["bits"]["deterministic: eager = eager again"] == {"weights and moments": True, "and losses": True}
+    assert probe["evaluation"]["counts agree"]
+
+
+def test_part_b_runs_the_tests_of_a_gpu_and_a_bench(parts):
+    out = parts["B"]
+    assert phases(out) == [(name, "0") for name in ("gpu-tests", "bench", "tests")]
+    assert "relative errors of gradients" in (out / "gpu-tests.xml").read_text()
+    assert " passed" in (out / "gpu-tests.txt").read_text() and " skipped" not in (out / "gpu-tests.txt").read_text()
+    bench = json.loads((out / "bench-width-4.json").read_text())
+    assert bench["training"]["4"]["tiles_per_second"]["ours"] > 0
+
+
+def test_part_c_runs_a_whole_job_as_users_do_and_in_warm_processes(parts):
+    out = parts["C"]
+    assert phases(out) == [(name, "0") for name in ("pack", "grid", "report", "records", "2-processes")]
+    with tarfile.open(out / "published.tgz") as archive:
+        names = archive.getnames()
+    assert sum(name.endswith("evaluation.json") for name in names) == 2, "smoke has two cells"
+    assert any(name.endswith("tables.md") for name in names)
+    assert "2 of 2 cells in" in (out / "2-processes.txt").read_text()
+
+
+def test_part_d_runs_the_job_in_one_process(parts):
+    out = parts["D"]
+    assert phases(out) == [("1-process", "0"), ("bench", "0")]
+    assert "2 of 2 cells in" in (out / "1-process.txt").read_text()
+    assert json.loads((out / "bench-narrow.json").read_text())["startup"]
+
+
+def test_what_comes_back_is_few_small_files_and_becomes_a_record(parts, tmp_path):
+    for out in parts.values():
+        files = [file for file in out.rglob("*") if file.is_file()]
+        assert len(files) <= 8 and all(file.parent == out for file in files), files
+    answer = session("collect", *parts.values(), "--into", tmp_path / "records", "--paper", tmp_path / "paper")
+    assert answer.returncode == 0, answer.stderr
+    (record,) = (tmp_path / "records").iterdir()
+    assert record.name.startswith("cpu-20")
+    lines = (record / "phases.tsv").read_text().splitlines()
+    assert [line[0] for line in lines[1:]] == sorted("AAAABBBCCCCCDD")
+    assert (record / "probe.json").exists() and not (record / "published.tgz").exists()
+    assert list((tmp_path / "paper").rglob("tables.md"))
