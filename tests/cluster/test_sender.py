@@ -37,6 +37,9 @@ TRAINING = """\
 # setup
 module load cuda
 source site.sh
+export PYTHONPATH=RUN/code/HASH"${PYTHONPATH:+:$PYTHONPATH}"
+export PYTHONSAFEPATH=1
+cd RUN
 
 # command
 export SUBMITIT_EXECUTOR=slurm
@@ -51,7 +54,9 @@ def test_the_sbatch_script_of_the_trainings(slurm, grid):
     )  # fmt: skip
     logs = str(grid.run.logs.resolve())
     script = re.sub(r"hpcseg-[0-9a-f]{12}", "TOKEN", slurm.scripts()[0])
-    assert script.replace(logs, "LOGS").replace(sys.executable, "PYTHON") == TRAINING
+    (code,) = (grid.run.path / "code").iterdir()
+    script = script.replace(logs, "LOGS").replace(str(grid.run.path.resolve()), "RUN").replace(code.name, "HASH")
+    assert script.replace(sys.executable, "PYTHON") == TRAINING
 
 
 @pytest.mark.parametrize(
