@@ -27,7 +27,7 @@ def session(*arguments: object, **added: str) -> subprocess.CompletedProcess[str
     # The tests of part B must not take over what pytest says of this one.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")} | added
     command = [sys.executable, SESSION, *map(str, arguments)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800)
 
 
 def run_part(part: str, folder: Path, *arguments: object) -> Path:
