@@ -13,23 +13,31 @@ from pathlib import Path
 
 import pytest
 
+# Answers as nvidia-smi dmon does, of a GPU that has work half of the time.
+NVIDIA_SMI = """#!/bin/sh
+echo "#Time        gpu     sm    mem"
+echo "#HH:MM:SS    Idx      %      %"
+while :; do echo " 12:00:00      0     50     20"; sleep 1; done
+"""
 ROOT = Path(__file__).parents[2]
 SESSION = ROOT / "results" / "bench" / "gpu" / "session.py"
 
 
-def session(*arguments: object, out: Path | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, **({"OUT": str(out)} if out else {})}
-    # A test of the tests in part B must not take this one's settings over.
-    environment = {name: value for name, value in environment.items() if not name.startswith("PYTEST")}
+def session(*arguments: object, **added: str) -> subprocess.CompletedProcess[str]:
+    # The tests of part B must not take over what pytest says of this one.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")} | added
     command = [sys.executable, SESSION, *map(str, arguments)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800)
 
 
 def run_part(part: str, folder: Path, *arguments: object) -> Path:
     """The files of a part that went well."""
-    out = folder / part
-    answer = session(part, "--device", "cpu", "--work", folder / "work", *arguments, out=out)
+    out, path = folder / part, os.environ["PATH"]
+    if part == "D":
+        path = f"{folder}{os.pathsep}{path}"
+    answer = session(part, "--device", "cpu", "--work", folder / "work", *arguments, OUT=str(out), PATH=path)
     assert answer.returncode == 0, answer.stdout[-6000:] + answer.stderr[-3000:]
+    (folder / f"said-by-{part}").write_text(answer.stdout)
     return out
 
 
@@ -55,6 +63,8 @@ def parts(folder, bench_dataset) -> dict[str, Path]:
     prepared = session("prepare", data, "--carried", carried, "--megabytes", megabytes, "--no-wheels")
     assert prepared.returncode == 0, prepared.stderr
     assert (carried / "part-B").stat().st_size > 0
+    (folder / "nvidia-smi").write_text(NVIDIA_SMI)
+    (folder / "nvidia-smi").chmod(0o755)
     left = {}
     for part in "ABCD":
         taken = folder / f"taken-{part}"
@@ -104,8 +114,10 @@ def test_part_c_runs_a_whole_job_as_users_do_and_in_warm_processes(parts):
     assert "2 of 2 cells in" in (out / "2-processes.txt").read_text()
 
 
-def test_part_d_runs_the_job_in_one_process(parts):
+def test_part_d_runs_the_job_in_one_process_and_watches_the_gpu(parts, folder):
     out = parts["D"]
+    assert " 12:00:00      0     50     20" in (out / "gpu-1-process.txt").read_text()
+    assert "the GPU had work for 50 % of " in (folder / "said-by-D").read_text()
     assert phases(out) == [("1-process", "0"), ("bench", "0")]
     assert "2 of 2 cells in" in (out / "1-process.txt").read_text()
     assert json.loads((out / "bench-narrow.json").read_text())["startup"]

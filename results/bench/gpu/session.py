@@ -131,15 +131,15 @@ class Session:
         return phases[self.part]()
 
     def _facts_and_steps(self) -> list[Phase]:
-        probe = (sys.executable, str(KIT / "probe.py"), str(self.out), "--seconds", "180", *self.size.probe)
+        probe = (sys.executable, str(KIT / "probe.py"), str(self.out), "--seconds", "160", *self.size.probe)
         return [
             Phase(
                 name="facts",
-                seconds=60,
+                seconds=30,
                 command=(sys.executable, str(KIT / "facts.py"), str(self.out / "facts.json")),
                 output="facts.txt",
             ),
-            Phase(name="probe", seconds=220, command=probe, output="probe.txt"),
+            Phase(name="probe", seconds=200, command=probe, output="probe.txt"),
             *self._synthetic(),
         ]
 
@@ -150,20 +150,20 @@ class Session:
         return [
             Phase(
                 name="gpu-tests",
-                seconds=150,
+                seconds=120,
                 command=(*pytest, "-m", "gpu", "--junitxml", found, "-o", "junit_family=xunit1", "tests/gpu"),
                 output="gpu-tests.txt",
             ),
             *self._synthetic(),
             Phase(
                 name="bench",
-                seconds=120,
+                seconds=90,
                 command=self._bench(self.work / "synthetic.h5", self.size.width, self.size.batch, "training", "sweep"),
                 output=f"bench-width-{self.size.width}.json",
             ),
             Phase(
                 name="tests",
-                seconds=150,
+                seconds=120,
                 command=(*pytest, "-m", "not slurm and not realdata and not gpu", *self.size.tests),
                 output="tests.txt",
             ),
