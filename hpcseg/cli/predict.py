@@ -71,7 +71,7 @@ def predict(
         typer.Option(min=1, help="Edge of overlapping tiles.", show_default="whole slices if they fit"),
     ] = None,
     precision: Annotated[
-        Literal["fp32", "bf16"] | None,
+        Literal["fp32", "tf32", "bf16", "fp16"] | None,
         typer.Option(help="Of the convolutions.", show_default="the training's, as its evaluation was counted"),
     ] = None,
     run: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="the newest in runs/")] = None,

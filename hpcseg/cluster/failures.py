@@ -126,7 +126,7 @@ KINDS = (
         "resume",
         "Look at the log of the other ranks (`hpcseg logs CELL --rank N`): one of them may have died first.",
         said=r"nccl|NCCL|[Gg]loo|Dist(Backend|Network)Error|Connection (closed|reset|refused)|minutes for rank \d"
-        r"|has ended before rank|cannot reach rank|given no sign of life",
+        r"|has ended before rank|waited \d+ minutes for the others",
     ),
 )
 

@@ -82,8 +82,8 @@ def cells() -> dict[str, CellConfig]:
         "noise-mixture": {"noise_model": "+".join(config.NOISE_MODELS)},
         "noise-each-epoch": {"noise_each_epoch": True},
         **{f"augment-{name}": {"augment": name} for name in config.AUGMENTATIONS},
-        # "auto" is one of the others, by what the hardware has.
-        **{f"precision-{name}": {"precision": name} for name in config.PRECISIONS if name != "auto"},
+        # "auto" is one of the others, by what the hardware has, and no CPU computes in tf32.
+        **{f"precision-{name}": {"precision": name} for name in config.PRECISIONS if name not in ("auto", "tf32")},
         "weight-decay": {"weight_decay": 0.01},
         "no-batch-norm": {"batch_norm": False},
     }
