@@ -59,7 +59,7 @@ def test_a_changed_sum_in_the_noise_fails_with_what_to_do(copy):
     (sentence,) = [line for line in said.stdout.splitlines() if line.startswith("E       AssertionError: ")]
     assert f"Numbers have changed and NUMERICS is still {NUMERICS}" in sentence
     assert "raise NUMERICS in hpcseg/numerics.py and run `python tests/golden/make.py`" in sentence
-    assert "noise-gaussian (training tiles of epoch 0 is off by" in sentence and "noise-uniform" not in sentence
+    assert "noise-gaussian (training noise of epoch 0 is off by" in sentence and "noise-uniform" not in sentence
     told = run(copy, "tests/golden/make.py")
     assert told.returncode == 1 and "NUMERICS is still" in told.stderr, "nor can the file be made to say so"
 
