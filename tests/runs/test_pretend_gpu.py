@@ -126,9 +126,11 @@ def test_a_prediction_on_a_gpu_is_that_on_a_cpu(tmp_path, tiny_dataset):
     image = np.random.default_rng(0).random((71, 58), dtype=np.float32)
     everything = {"probabilities": True, "uncertainty": True, "spread": True, "flips": True}
     for wishes in (Wishes(), Wishes(**everything), Wishes(**everything, tile=40)):
-        models = [open_cell(cell.folder)] * 2
-        expected = Network(models, wishes, torch.device("cpu"), "bf16").answer(image)
+        models = [open_cell(cell.folder).trained()] * 2
+        network = Network(models, wishes, torch.device("cpu"))
+        expected = network.answer(image, network.tile_edge(*image.shape))
         with pretend_gpu():
-            found = Network(models, wishes, torch.device("cuda", 0), "bf16").answer(image)
+            network = Network(models, wishes, torch.device("cuda", 0))
+            found = network.answer(image, network.tile_edge(*image.shape))
         for name, value in vars(expected).items():
             np.testing.assert_array_equal(getattr(found, name), value)
