@@ -139,6 +139,11 @@ class Trainer:
                 "same file system? Start the cell again; it goes on from what is there then."
             )
 
+    @property
+    def called(self) -> str:
+        """The type of what a step calls: the network itself, or torch's own around it."""
+        return type(self._step.model).__name__
+
     @functools.cached_property
     def _step(self) -> TrainStep:
         """The step, over all ranks; made once, since the ranks meet for it."""

@@ -83,7 +83,7 @@ def train(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> bool:
         if ranks.is_main:
             append_event(cell.folder.events_file, "stop", epoch=position.epoch, step=position.step)
         return False
-    memory = peak_memory_mib(ranks)
+    memory, called = peak_memory_mib(ranks), trainer.called  # on all ranks, which may have to meet for it
     if ranks.is_main:
         weights = trainer.model.state_dict()
         checkpoint.save(cell.folder.model_file, weights)
@@ -100,6 +100,7 @@ def train(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> bool:
                 "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
                 "precision": precision,
                 "world_size": ranks.world_size,
+                "called": called,
                 "seconds": round(position.seconds, 3),
                 "peak_memory_mib": memory,
                 "starts": _starts(cell.folder),

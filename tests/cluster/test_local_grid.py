@@ -120,7 +120,8 @@ def test_torchrun_trains_a_cell_on_two_ranks(job, tiny_dataset):
     answer = subprocess.run(command, cwd=job, env=os.environ, capture_output=True, text=True, timeout=240)
     assert answer.returncode == 0, answer.stderr
     (record,) = (job / "here/cells").glob("1x2-*/training.json")
-    assert json.loads(record.read_text())["world_size"] == 2
+    training = json.loads(record.read_text())
+    assert (training["world_size"], training["called"]) == (2, "DistributedDataParallel")
 
 
 def test_of_the_ranks_of_a_training_rank_0_alone_writes_the_plan(job, tiny_dataset, monkeypatch):

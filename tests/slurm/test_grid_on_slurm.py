@@ -42,7 +42,8 @@ def test_two_nodes_train_one_cell_together(cluster):
     cluster.grid("smoke", "runs/two", "--nodes", "2")
     cluster.wait_finished("runs/two")
     for cell in (cluster.folder / "runs/two/cells").iterdir():
-        assert json.loads((cell / "training.json").read_text())["world_size"] == 2
+        training = json.loads((cell / "training.json").read_text())
+        assert (training["world_size"], training["called"]) == (2, "DistributedDataParallel")
         assert json.loads((cell / "evaluation.json").read_text())["world_size"] == 2
     nodes = slurm("sacct", "-nPX", f"--jobs={cluster.jobs('runs/two', 'train')[0]}", "--format=NNodes").split()
     assert nodes == ["2"]
