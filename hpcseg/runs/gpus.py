@@ -7,6 +7,8 @@ import re
 import subprocess
 from pathlib import Path
 
+ASKED = "HPCSEG_GPUS_PER_NODE"
+"""In a job of ours: how many GPUs per node it asked for. The run's resources.json tells of the last submission only."""
 # What the driver shows to processes; a container has the device files of its own GPUs, and often no tools.
 _DEVICE_FILES = Path("/dev")
 _DRIVER = Path("/proc/driver/nvidia")

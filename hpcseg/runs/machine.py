@@ -64,7 +64,7 @@ def refuse_unmeant_cpu(run: RunFolder, device: torch.device) -> None:
     if device.type == "cuda":
         return
     if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
-        if _number(run.resources_file, "gpus_per_node"):
+        if os.environ.get(gpus.ASKED, "0") != "0":
             raise HpcsegError(
                 f"This job asked for GPUs, but {_no_gpu()} finds none on this node. Look at `nvidia-smi` there, at "
                 "the driver's version and at gpu_syntax in the profile; `hpcseg grid --gpus-per-node 0` is for CPUs."

@@ -128,7 +128,9 @@ def change_needs(cell: Cell) -> None:
 @pytest.mark.parametrize(("asked", "refused"), [(2, True), (0, False)])
 def test_a_slurm_job_that_asked_for_gpus_and_has_none_fails_at_once(cell, monkeypatch, asked, refused):
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
-    write_json(RunFolder(cell.folder.path.parents[1]).resources_file, {"gpus_per_node": asked})
+    monkeypatch.setenv("HPCSEG_GPUS_PER_NODE", str(asked))
+    # What another submission to the same run has asked for since says nothing of this job.
+    write_json(RunFolder(cell.folder.path.parents[1]).resources_file, {"gpus_per_node": 2 - asked})
     if refused:
         with pytest.raises(HpcsegError, match=r"This job asked for GPUs, but torch .* finds none on this node"):
             run(cell)
@@ -140,7 +142,7 @@ def test_a_slurm_job_that_asked_for_gpus_and_has_none_fails_at_once(cell, monkey
 def test_only_a_torch_that_knows_gpus_is_tried_on_another_node(cell, monkeypatch, cuda, action):
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
     monkeypatch.setattr(torch.version, "cuda", cuda)
-    write_json(RunFolder(cell.folder.path.parents[1]).resources_file, {"gpus_per_node": 1})
+    monkeypatch.setenv("HPCSEG_GPUS_PER_NODE", "1")
     with pytest.raises(HpcsegError):
         run(cell)
     assert diagnose(cell, None, None, cancelled=False, logs={}).kind.action == action
