@@ -40,8 +40,8 @@ def freeze(run: RunFolder, *, write: bool = True) -> Path:
     folder = run.code(files_sha256(package)).resolve()
     if os.pathsep in str(folder):
         raise HpcsegError(
-            f'{run.path.resolve()} has a "{os.pathsep}", at which Python cuts a path in two, so jobs would not find the '
-            "code there. Take another folder: --run."
+            f'{run.path.resolve()} has a "{os.pathsep}", at which Python cuts a path in two, so jobs would not find '
+            "the code there. Take another folder: --run."
         )
     if not write:
         return folder
