@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -21,6 +22,11 @@ def count() -> int:
     listing = _nvidia_smi("-L")
     listed = sum(line.startswith("GPU ") for line in listing.splitlines())
     return listed or len(list(_DEVICE_FILES.glob("nvidia[0-9]*"))) or len(list((_DRIVER / "gpus").glob("*")))
+
+
+def hidden() -> bool:
+    """Whether CUDA_VISIBLE_DEVICES hides all of them; "NoDevFiles" is what Slurm writes into a job without GPUs."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "all").split(",")[0].strip() in ("", "-1", "NoDevFiles")
 
 
 @functools.cache

@@ -64,8 +64,7 @@ def refuse_unmeant_cpu(run: RunFolder, device: torch.device) -> None:
     refuse_missing_gpu(device)
     if device.type == "cuda" or os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
         return
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "all").split(",")[0].strip() in ("", "-1")
-    if not hidden and gpus.count() and _number(run.grid_file, "needs", "gpus"):
+    if not gpus.hidden() and gpus.count() and _number(run.grid_file, "needs", "gpus"):
         raise HpcsegError(
             f"This machine has {gpus.count()} GPUs, but {_no_gpu()} finds none of them. Install one that fits the "
             f"driver ({gpus.driver_version() or 'of unknown version'}). If a CPU is meant, set CUDA_VISIBLE_DEVICES to "

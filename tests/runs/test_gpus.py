@@ -103,10 +103,11 @@ def test_a_cell_that_needs_a_gpu_is_refused_where_there_is_one_that_torch_does_n
     assert diagnose(cell, None, None, cancelled=False, logs={}).kind.action == "give up"
 
 
-@pytest.mark.parametrize("hidden", ["", "-1"])
+@pytest.mark.parametrize("hidden", ["", "-1", "NoDevFiles"])
 def test_who_hides_the_gpus_means_the_cpu(cell, machine, monkeypatch, hidden):
     put(machine, "dev/nvidia0")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    assert find_slots(None, 1) == [()]
     assert run(cell) == "finished"
 
 
