@@ -75,12 +75,12 @@ def estimate(cells: Iterable[CellConfig], shape: tuple[int, int, int], record: d
     """
     seconds = []
     for cell in cells:
-        table, split = lay_out(shape, cell.data)
+        tiles, split = lay_out(shape, cell.data)
         area = (cell.data.tile_size / record["tile_size"]) ** 2
         trained = cell.train.epochs * len(split.train)
         evaluated: float = cell.train.epochs * len(split.validation) + len(cell.evaluate.levels()) * len(split.test)
         if cell.evaluate.whole_slices:
-            slices = len({index for index, *_ in table[split.test].tolist()})
+            slices = len({index for index, *_ in tiles[split.test].tolist()})
             evaluated += slices * shape[1] * shape[2] / cell.data.tile_size**2
         rates = [_rate(record[part], cell.train.width) for part in ("training", "sweep")]
         seconds.append(area * (trained / rates[0] + evaluated / rates[1]))

@@ -38,24 +38,24 @@ class TilesOnDisk(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
     Args:
         source: the tiles.
-        rows: of its table, in order.
+        rows: of `source.tiles`, in order.
         sigma: largest standard deviation of the noise, in counts.
         fixed: every tile gets noise of exactly sigma, as in a test; otherwise half of them, up to sigma.
     """
 
     def __init__(self, source: TileSource, rows: np.ndarray, *, sigma: float, fixed: bool) -> None:
         self.file = h5py.File(source.info.path, "r")
-        self.table = source.table[rows]
+        self.tiles = source.tiles[rows]
         self.size = source.size
         self.full_scale = source.info.full_scale
         self.sigma = sigma
         self.fixed = fixed
 
     def __len__(self) -> int:
-        return len(self.table)
+        return len(self.tiles)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        number, y, x = self.table[index]
+        number, y, x = self.tiles[index]
         window = (number, slice(y, y + self.size), slice(x, x + self.size))
         image = self.file["slices"][window].astype(np.float32)
         label = self.file["labels"][window].astype(np.int64)

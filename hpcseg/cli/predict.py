@@ -150,7 +150,7 @@ def predict(
 def _submit(request: Request, resources: Resources, *, parts: int, dry_run: bool) -> None:
     from hpcseg.cluster.volume import submit_parts
     from hpcseg.predict.request import begin
-    from hpcseg.predict.whole import finish
+    from hpcseg.predict.work import finish
     from hpcseg.runs.record import read_json
 
     prediction = begin(request, write=not dry_run)
@@ -170,7 +170,7 @@ def _submit(request: Request, resources: Resources, *, parts: int, dry_run: bool
 
 def _predict_here(request: Request) -> None:
     from hpcseg.predict.request import begin
-    from hpcseg.predict.whole import finish, work
+    from hpcseg.predict.work import finish, work
     from hpcseg.runs.record import read_json
 
     with console.progress_bar() as progress:

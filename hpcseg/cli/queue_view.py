@@ -36,7 +36,7 @@ class QueueView:
             console=console.stderr,
             disable=not console.stderr.is_terminal,
         )
-        self._whole = self._progress.add_task("Cells", total=cells, completed=finished, note=f"{finished}/{cells}")
+        self._all = self._progress.add_task("Cells", total=cells, completed=finished, note=f"{finished}/{cells}")
 
     def __enter__(self) -> QueueView:
         self._progress.start()
@@ -64,7 +64,7 @@ class QueueView:
             self._say(f"{cell.id}: finished")
         self._done += 1
         self._remove(cell.id)
-        self._progress.update(self._whole, completed=self._done, note=f"{self._done}/{self._cells}")
+        self._progress.update(self._all, completed=self._done, note=f"{self._done}/{self._cells}")
 
     def _advance(self, cell_id: str, details: dict[str, Any]) -> None:
         epoch, epochs, accuracy = details["epoch"], details["epochs"], details["validation_accuracy"]

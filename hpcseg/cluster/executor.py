@@ -11,6 +11,7 @@ import submitit
 
 from hpcseg.cluster.profile import Resources
 from hpcseg.runs.frozen import shell_lines
+from hpcseg.runs.gpus import ASKED
 
 # submitit counts down every job that reached its time limit, and gives up at 0; a cell may need many limits.
 _MOST_TIMEOUTS = 1000
@@ -57,6 +58,7 @@ def cell_executor(
         name=name,
         comment=comment,
         dependency=dependency,
+        gpus=gpus,
         nodes=resources.nodes,
         ntasks_per_node=resources.ranks_per_node,
         cpus_per_task=resources.cpus_per_task,
@@ -84,6 +86,7 @@ def report_executor(
         name=name,
         comment=comment,
         dependency=dependency,
+        gpus=0,
         nodes=1,
         ntasks_per_node=1,
         cpus_per_task=1,
@@ -100,6 +103,7 @@ def _executor(
     *,
     name: str,
     dependency: str | None,
+    gpus: int,
     additional: dict[str, Any],
     **own: Any,
 ) -> submitit.SlurmExecutor:
@@ -116,7 +120,7 @@ def _executor(
         "time": resources.minutes,
         "signal_delay_s": min(_MOST_SIGNAL_SECONDS, resources.minutes * 60 // 4),
         # Ours come last: the site's may set a path of their own, and name files of the folder of submission.
-        "setup": [*resources.setup, *shell_lines(code)],
+        "setup": [*resources.setup, f"export {ASKED}={gpus}", *shell_lines(code)],
         "stderr_to_stdout": True,
         "additional_parameters": additional,
         **own,

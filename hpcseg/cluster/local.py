@@ -225,13 +225,13 @@ def _was_busy(job: submitit.Job[str]) -> bool:
 
 def _visible_gpus() -> list[int]:
     """Indices of the GPUs that this process may use, without loading torch."""
+    if gpus.hidden():
+        return []
     inherited = os.environ.get("CUDA_VISIBLE_DEVICES")
     if inherited is not None:
         listed = [part.strip() for part in inherited.split(",")]
         if all(part.isdigit() for part in listed):
             return [int(part) for part in listed]
-        if listed[0] in ("", "-1"):
-            return []
         raise ConfigError(
             f"CUDA_VISIBLE_DEVICES is {inherited}, but cells are given GPUs by their numbers. Set it to numbers of "
             "`nvidia-smi -L`, such as 0,1."

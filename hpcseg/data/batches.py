@@ -46,7 +46,8 @@ class TileSource:
     """The tiles of a packed file under one DataConfig: where they lie and which set each belongs to."""
 
     info: store.DatasetInfo
-    table: np.ndarray
+    tiles: np.ndarray
+    """(T, 3) int64 rows (slice index, y, x)."""
     split: Split
     size: int
 
@@ -56,10 +57,10 @@ class TileSource:
         return len(self.info.class_values)
 
     def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Raw tiles (K, S, S), labels (K, S, S) uint8 and noise keys (K, 3) of rows of the table."""
-        table = self.table[rows]
-        counts, labels = store.read_tiles(self.info.path, table, self.size)
-        keys = np.column_stack([self.info.numbers[table[:, 0]], table[:, 1:]])
+        """Raw tiles (K, S, S), labels (K, S, S) uint8 and noise keys (K, 3) of rows of `tiles`."""
+        tiles = self.tiles[rows]
+        counts, labels = store.read_tiles(self.info.path, tiles, self.size)
+        keys = np.column_stack([self.info.numbers[tiles[:, 0]], tiles[:, 1:]])
         return counts, labels, keys
 
     def read_slice(self, index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -69,7 +70,7 @@ class TileSource:
 
     def test_slices(self) -> np.ndarray:
         """(N,) int64 indices of the slices that test tiles come from, ascending."""
-        return np.unique(self.table[self.split.test, 0])
+        return np.unique(self.tiles[self.split.test, 0])
 
 
 def open_source(path: Path, config: DataConfig) -> TileSource:
@@ -80,8 +81,8 @@ def open_source(path: Path, config: DataConfig) -> TileSource:
         ConfigError: the tiles do not fit on the slices.
     """
     info = store.read_info(path)
-    table, split = lay_out(info.shape, config)
-    return TileSource(info, table, split, config.tile_size)
+    tiles, split = lay_out(info.shape, config)
+    return TileSource(info, tiles, split, config.tile_size)
 
 
 def training_set(source: TileSource, rows: np.ndarray, config: TrainConfig, device: torch.device) -> TileSet:

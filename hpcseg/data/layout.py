@@ -1,4 +1,4 @@
-"""A packed file's shape and a DataConfig in, the table of its tiles and their division into three sets out."""
+"""A packed file's shape and a DataConfig in, its tiles and their division into three sets out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from hpcseg.config import DataConfig
 from hpcseg.data.splits import Split, split_tiles
-from hpcseg.data.tiles import tile_corners, tile_table
+from hpcseg.data.tiles import all_tiles, tile_corners
 
 
 def lay_out(shape: tuple[int, int, int], config: DataConfig) -> tuple[np.ndarray, Split]:
@@ -17,7 +17,7 @@ def lay_out(shape: tuple[int, int, int], config: DataConfig) -> tuple[np.ndarray
         config: the tile grid and the split.
 
     Returns:
-        (T, 3) int64 rows (slice index, y, x), and the sets as rows of that table.
+        (T, 3) int64 rows (slice index, y, x), and the sets as rows of it.
 
     Raises:
         ConfigError: the tiles do not fit on the slices.
@@ -25,12 +25,12 @@ def lay_out(shape: tuple[int, int, int], config: DataConfig) -> tuple[np.ndarray
     """
     slices, height, width = shape
     rows, columns = config.tile_grid(height, width)
-    table = tile_table(slices, tile_corners(height, width, rows=rows, columns=columns, size=config.tile_size))
+    tiles = all_tiles(slices, tile_corners(height, width, rows=rows, columns=columns, size=config.tile_size))
     split = split_tiles(
-        table,
+        tiles,
         policy=config.split,
         seed=config.split_seed,
         gap_slices=config.gap_slices,
         train_slices=config.train_slices,
     )
-    return table, split
+    return tiles, split

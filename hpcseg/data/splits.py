@@ -1,4 +1,4 @@
-"""A tile table in, train, validation and test sets out: a function of policy, seed and table alone."""
+"""Tiles in, training, validation and test sets out: a function of policy, seed and the tiles' places alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VALIDATION_SHARE = 0.15
 
 @dataclass(frozen=True)
 class Split:
-    """Three disjoint sets of rows of a tile table, each (K,) int64 and ascending."""
+    """Three disjoint sets of tiles by their rows, each (K,) int64 and ascending."""
 
     train: np.ndarray
     validation: np.ndarray
@@ -30,7 +30,7 @@ class Split:
         return whole.hexdigest()
 
 
-def split_tiles(table: np.ndarray, *, policy: str, seed: int, gap_slices: int, train_slices: int = 0) -> Split:
+def split_tiles(tiles: np.ndarray, *, policy: str, seed: int, gap_slices: int, train_slices: int = 0) -> Split:
     """Divide tiles 70 / 15 / 15 into training, validation and test set.
 
     `shuffled` is the paper's: every tile for itself, so that crops of one slice, and of neighbouring slices that
@@ -39,7 +39,7 @@ def split_tiles(table: np.ndarray, *, policy: str, seed: int, gap_slices: int, t
     the seed says where the training block begins; a set that runs over the end goes on at the first slice.
 
     Args:
-        table: (T, 3) int64 rows (slice index, y, x) from `tiles.tile_table`.
+        tiles: (T, 3) int64 rows (slice index, y, x) from `tiles.all_tiles`.
         policy: "shuffled" or "blocked".
         seed: of the split.
         gap_slices: slices between two blocks that no set gets; "blocked" only.
@@ -53,32 +53,32 @@ def split_tiles(table: np.ndarray, *, policy: str, seed: int, gap_slices: int, t
     """
     rng = stream(Purpose.SPLIT, seed)
     if policy == "shuffled":
-        order = rng.permutation(len(table))
-        train, validation, test = _cut(len(table))
-        parts = np.split(order, [train, train + validation])
+        order = rng.permutation(len(tiles))
+        train, validation, test = _cut(len(tiles))
+        sets = np.split(order, [train, train + validation])
     else:
-        slices = np.unique(table[:, 0])
+        slices = np.unique(tiles[:, 0])
         train, validation, test = _cut(max(0, len(slices) - 3 * gap_slices))
         ring = np.roll(slices, -int(rng.integers(len(slices))))
         starts = (0, train + gap_slices, train + validation + 2 * gap_slices)
         blocks = [ring[start : start + size] for start, size in zip(starts, (train, validation, test), strict=True)]
-        parts = [np.flatnonzero(np.isin(table[:, 0], block)) for block in blocks]
-    if min(len(part) for part in parts) == 0:
-        what = f"{len(table)} tiles on {len(np.unique(table[:, 0]))} slices"
+        sets = [np.flatnonzero(np.isin(tiles[:, 0], block)) for block in blocks]
+    if min(len(rows) for rows in sets) == 0:
+        what = f"{len(tiles)} tiles on {len(np.unique(tiles[:, 0]))} slices"
         raise DatasetError(f"{what} are too few for a {policy} split into three sets. Pack more slices.")
     if train_slices:
-        parts[0] = _of_some_slices(table, parts[0], train_slices, seed)
-    return Split(*(np.sort(part).astype(np.int64) for part in parts))
+        sets[0] = _of_some_slices(tiles, sets[0], train_slices, seed)
+    return Split(*(np.sort(rows).astype(np.int64) for rows in sets))
 
 
-def _of_some_slices(table: np.ndarray, rows: np.ndarray, count: int, seed: int) -> np.ndarray:
-    slices = np.unique(table[rows, 0])
+def _of_some_slices(tiles: np.ndarray, rows: np.ndarray, count: int, seed: int) -> np.ndarray:
+    slices = np.unique(tiles[rows, 0])
     if count > len(slices):
         raise DatasetError(
             f"data.train_slices is {count}, but the training tiles come from {len(slices)} slices. Ask for fewer."
         )
     rng = stream(Purpose.TRAINING_SLICES, seed)
-    return rows[np.isin(table[rows, 0], rng.permutation(slices)[:count])]
+    return rows[np.isin(tiles[rows, 0], rng.permutation(slices)[:count])]
 
 
 def _cut(count: int) -> tuple[int, int, int]:

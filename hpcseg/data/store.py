@@ -102,12 +102,12 @@ def read_info(path: Path) -> DatasetInfo:
     return info
 
 
-def read_tiles(path: Path, table: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+def read_tiles(path: Path, places: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Cut tiles out of the packed slices; each slice is read at most once, in the order of the file.
 
     Args:
         path: the packed file.
-        table: (T, 3) int64 rows (slice index, y, x).
+        places: (T, 3) int64 rows (slice index, y, x).
         size: edge of a tile in pixels.
 
     Returns:
@@ -117,12 +117,12 @@ def read_tiles(path: Path, table: np.ndarray, size: int) -> tuple[np.ndarray, np
         DatasetError: as `read_info`.
     """
     with _opened(path) as file:
-        images = np.empty((len(table), size, size), dtype=file["slices"].dtype.newbyteorder("="))
-        labels = np.empty((len(table), size, size), dtype=np.uint8)
-        order = np.argsort(table[:, 0], kind="stable")
-        starts = np.flatnonzero(np.diff(table[order, 0], prepend=-1))
-        for rows in np.split(order, starts[1:]) if len(table) else []:
-            index, tops, lefts = table[rows[0], 0], table[rows, 1], table[rows, 2]
+        images = np.empty((len(places), size, size), dtype=file["slices"].dtype.newbyteorder("="))
+        labels = np.empty((len(places), size, size), dtype=np.uint8)
+        order = np.argsort(places[:, 0], kind="stable")
+        starts = np.flatnonzero(np.diff(places[order, 0], prepend=-1))
+        for rows in np.split(order, starts[1:]) if len(places) else []:
+            index, tops, lefts = places[rows[0], 0], places[rows, 1], places[rows, 2]
             top, left = tops.min(), lefts.min()
             window = (index, slice(top, tops.max() + size), slice(left, lefts.max() + size))
             image, label = file["slices"][window], file["labels"][window]

@@ -42,7 +42,7 @@ def tile_corners(height: int, width: int, *, rows: int, columns: int, size: int)
     return np.array([(y, x) for y in ys for x in xs], dtype=np.int64)
 
 
-def tile_table(slices: int, corners: np.ndarray) -> np.ndarray:
+def all_tiles(slices: int, corners: np.ndarray) -> np.ndarray:
     """All tiles of a data set: each corner on each slice.
 
     Args:

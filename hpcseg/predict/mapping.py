@@ -19,10 +19,10 @@ from hpcseg.predict.volume import Volume
 _SLICES_LOOKED_AT = 16
 _SLICES_AHEAD = 4
 # What is taken for grey values of another kind: so many pixels beyond the training's ends and a tenth of their
-# distance, or a spread of less than a tenth of the training's.
+# distance, or a span of less than a tenth of the training's.
 _MOST_OUTSIDE = 0.01
 _MARGIN = 0.1
-_LEAST_SPREAD = 0.1
+_LEAST_SPAN = 0.1
 # A noisy tile of the training reached that many sigmas beyond the clean values.
 _SIGMAS = 2.0
 
@@ -175,9 +175,9 @@ def _refuse_strangers(volume: Volume, card: ModelCard) -> None:
     sample = np.concatenate(list(reads)).astype(np.float64)
     first, median, last = np.percentile(sample, (1, 50, 99))
     outside = share_outside(sample / card.full_scale, card)
-    spread, trained = last - first, card.quantile(99) - card.quantile(1)
+    span, trained = last - first, card.quantile(99) - card.quantile(1)
     margin = _MARGIN * (high - low)
-    if low - margin <= median <= high + margin and outside <= _MOST_OUTSIDE and spread >= _LEAST_SPREAD * trained:
+    if low - margin <= median <= high + margin and outside <= _MOST_OUTSIDE and span >= _LEAST_SPAN * trained:
         return
     raise DatasetError(
         f"{source} holds grey values from {sample.min():g} to {sample.max():g} (1 to 99 %: {first:g} to {last:g}), but "

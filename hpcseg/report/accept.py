@@ -84,23 +84,22 @@ def accept_training(cell: Cell, plan: Mapping[str, Any]) -> Training:
         cell: as grid.json describes it.
         plan: the content of grid.json.
     """
-    folder = cell.folder
-    if not folder.training_file.exists():
+    if not cell.folder.training_file.exists():
         raise Refused(_why_unfinished(cell))
-    whole = f"cells/{cell.id}"
-    config = _read(cell, "config.json", whole)
+    folder = f"cells/{cell.id}"
+    config = _read(cell, "config.json", folder)
     if config.get("data_sha256") != plan["data_sha256"]:
-        raise Refused(f"its config.json is of other data ({_short(config.get('data_sha256'))}) than grid.json.", whole)
-    _check_code(config, plan, "its config.json is of", whole)
+        raise Refused(f"its config.json is of other data ({_short(config.get('data_sha256'))}) than grid.json.", folder)
+    _check_code(config, plan, "its config.json is of", folder)
     if not (describes(config.get("data"), cell.config.data) and describes(config.get("train"), cell.config.train)):
-        raise Refused("its config.json has other settings than grid.json.", whole)
-    record = _read(cell, "training.json", whole)
+        raise Refused("its config.json has other settings than grid.json.", folder)
+    record = _read(cell, "training.json", folder)
     try:
         check_types(record, _TRAINING)
-        _check_code(record["provenance"], plan, "it was trained with", whole)
+        _check_code(record["provenance"], plan, "it was trained with", folder)
         confusion = _confusion(record["validation_confusion"])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise Refused(f"its training.json is damaged ({error}).", whole) from None
+        raise Refused(f"its training.json is damaged ({error}).", folder) from None
     return Training(record, confusion, _epochs(cell, record["epochs"]))
 
 

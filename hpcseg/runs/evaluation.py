@@ -168,10 +168,10 @@ def _by_slice(
     """slices.jsonl: for each slice that test tiles come from, their right pixels at the levels that tables show."""
     levels = settings.levels()
     shown = [levels.index(level) for level in settings.headline_levels()]
-    table = source.table[source.split.test]
+    tiles = source.tiles[source.split.test]
     lines = []
     for index in source.test_slices().tolist():
-        rows = table[:, 0] == index
+        rows = tiles[:, 0] == index
         line: dict[str, Any] = {
             "slice": int(source.info.numbers[index]),
             "pixels": int(rows.sum()) * source.size**2,

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 import subprocess
 from pathlib import Path
 
+ASKED = "HPCSEG_GPUS_PER_NODE"
+"""In a job of ours: how many GPUs per node it asked for. The run's resources.json tells of the last submission only."""
 # What the driver shows to processes; a container has the device files of its own GPUs, and often no tools.
 _DEVICE_FILES = Path("/dev")
 _DRIVER = Path("/proc/driver/nvidia")
@@ -19,6 +22,11 @@ def count() -> int:
     listing = _nvidia_smi("-L")
     listed = sum(line.startswith("GPU ") for line in listing.splitlines())
     return listed or len(list(_DEVICE_FILES.glob("nvidia[0-9]*"))) or len(list((_DRIVER / "gpus").glob("*")))
+
+
+def hidden() -> bool:
+    """Whether CUDA_VISIBLE_DEVICES hides all of them; "NoDevFiles" is what Slurm writes into a job without GPUs."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "all").split(",")[0].strip() in ("", "-1", "NoDevFiles")
 
 
 @functools.cache

@@ -61,21 +61,24 @@ def refuse_unmeant_cpu(run: RunFolder, device: torch.device) -> None:
     In a job that asked Slurm for GPUs that is always so. Elsewhere a machine without any GPU, and an empty
     CUDA_VISIBLE_DEVICES, say that the CPU is meant.
     """
-    if device.type == "cuda":
+    refuse_missing_gpu(device)
+    if device.type == "cuda" or os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
         return
-    if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
-        if _number(run.resources_file, "gpus_per_node"):
-            raise HpcsegError(
-                f"This job asked for GPUs, but {_no_gpu()} finds none on this node. Look at `nvidia-smi` there, at "
-                "the driver's version and at gpu_syntax in the profile; `hpcseg grid --gpus-per-node 0` is for CPUs."
-            )
-        return
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "all").split(",")[0].strip() in ("", "-1")
-    if not hidden and gpus.count() and _number(run.grid_file, "needs", "gpus"):
+    if not gpus.hidden() and gpus.count() and _number(run.grid_file, "needs", "gpus"):
         raise HpcsegError(
             f"This machine has {gpus.count()} GPUs, but {_no_gpu()} finds none of them. Install one that fits the "
             f"driver ({gpus.driver_version() or 'of unknown version'}). If a CPU is meant, set CUDA_VISIBLE_DEVICES to "
             "nothing (`CUDA_VISIBLE_DEVICES= hpcseg ...`)."
+        )
+
+
+def refuse_missing_gpu(device: torch.device) -> None:
+    """Raise HpcsegError in a job that asked Slurm for GPUs and computes on the CPU."""
+    in_slurm = os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
+    if in_slurm and device.type != "cuda" and os.environ.get(gpus.ASKED, "0") != "0":
+        raise HpcsegError(
+            f"This job asked for GPUs, but {_no_gpu()} finds none on this node. Look at `nvidia-smi` there, at the "
+            "driver's version and at gpu_syntax in the profile; --gpus-per-node 0 is for CPUs."
         )
 
 

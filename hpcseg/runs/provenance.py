@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import os
 import platform
 import shlex
@@ -20,6 +19,7 @@ from typing import Any
 from hpcseg import __version__
 from hpcseg.jobfile import shipped_folder
 from hpcseg.numerics import NUMERICS
+from hpcseg.runs.record import read_json
 
 _PACKAGE = Path(__file__).parents[1]
 ORIGIN = "origin.json"
@@ -130,7 +130,7 @@ def origin() -> tuple[str | None, str]:
     """Commit and changes of the code that runs; a frozen copy was told so, and keeps it beside the package."""
     told = _PACKAGE.parent / ORIGIN
     if told.exists():
-        stored = json.loads(told.read_text(encoding="utf-8"))
+        stored = read_json(told)
         return stored["commit"], stored["diff"]
     head, changes = _git("rev-parse", "HEAD"), _git("diff", "HEAD") or ""
     new = _git("ls-files", "--others", "--exclude-standard", "--", str(_PACKAGE))
@@ -142,8 +142,11 @@ def _git(*arguments: str) -> str | None:
         return None
     command = ["git", "-C", str(_PACKAGE.parent), *arguments]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
-    except (OSError, UnicodeDecodeError, subprocess.SubprocessError):
+        # A file in another encoding is a change like any other.
+        return subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="backslashreplace", check=True, timeout=30
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
         return None
 
 

@@ -95,7 +95,7 @@ def train(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> bool:
                 "epochs": position.epoch,
                 "steps": position.epoch * trainer.steps,
                 "train_tiles": len(trainer.training),
-                "train_slices": len(np.unique(source.table[source.split.train, 0])),
+                "train_slices": len(np.unique(source.tiles[source.split.train, 0])),
                 "validation_tiles": len(trainer.validation),
                 "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
                 "precision": precision,

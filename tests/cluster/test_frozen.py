@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from checkout_copy import ROOT, Checkout
 
+from hpcseg.errors import HpcsegError
 from hpcseg.runs import provenance
 from hpcseg.runs.frozen import freeze, in_frozen, shell_lines
 from hpcseg.runs.record import RunFolder
@@ -67,6 +69,41 @@ def test_what_is_gone_from_a_frozen_copy_or_damaged_comes_back(tmp_path):
     (code / "hpcseg/learn/unet.py").write_text("")
     freeze(RunFolder(tmp_path))
     assert frozen_files(code) == before
+
+
+def test_jobs_that_wait_keep_the_commit_that_they_were_submitted_from(tmp_path, monkeypatch):
+    code = freeze(RunFolder(tmp_path))
+    before = (code / "origin.json").read_bytes()
+    monkeypatch.setattr("hpcseg.runs.frozen.commit", lambda: "a later one, of the same package")
+    freeze(RunFolder(tmp_path))
+    assert (code / "origin.json").read_bytes() == before
+    (code / "origin.json").write_text("")
+    freeze(RunFolder(tmp_path))
+    assert "a later one" in (code / "origin.json").read_text(), "but one that is damaged is of no use"
+
+
+def test_a_folder_that_cannot_be_on_the_path_is_refused(tmp_path):
+    with pytest.raises(HpcsegError, match='has a ":", at which Python cuts a path in two'):
+        freeze(RunFolder(tmp_path / "12:30"))
+
+
+def test_no_other_code_runs_where_the_frozen_copy_is_gone(tmp_path):
+    code = freeze(RunFolder(tmp_path))
+    shutil.rmtree(code)
+    with pytest.raises(HpcsegError, match="is gone"), in_frozen(code):
+        pass
+    script = "\n".join([*shell_lines(code), "echo started"])
+    said = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    assert said.returncode == 1 and "is gone. Run `hpcseg retry`" in said.stdout and "started" not in said.stdout
+
+
+def test_a_change_in_another_encoding_is_a_change(tmp_path, monkeypatch):
+    checkout = Checkout(tmp_path / "checkout")
+    (checkout.path / "jobs" / "notes.txt").write_bytes(b"caf\xe9\n")
+    subprocess.run(["git", "-C", str(checkout.path), "add", "--all"], check=True)
+    monkeypatch.setattr(provenance, "_PACKAGE", checkout.path / "hpcseg")
+    commit, changes = provenance.origin.__wrapped__()
+    assert commit == f"{checkout.commit}-dirty" and "+caf\\xe9" in changes
 
 
 def test_another_package_is_another_copy(tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from hpcseg.cluster.tasks.cell import CellTask
 from hpcseg.cluster.tasks.predict import JoinTask, PredictTask
 from hpcseg.cluster.tasks.report import ReportTask
 from hpcseg.runs import execute
+from hpcseg.runs.state import State
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def stops_on(monkeypatch, *signals: int) -> None:
         assert not should_stop()
         for number in signals:
             os.kill(os.getpid(), number)
-        return "stopped" if should_stop() else "finished"
+        return State.STOPPED if should_stop() else State.FINISHED
 
     monkeypatch.setattr(execute, "run_cell", run_cell)
 
@@ -52,7 +53,7 @@ def stops_on(monkeypatch, *signals: int) -> None:
 def test_a_task_that_nobody_stops_returns_its_outcome(in_job, monkeypatch):
     in_job()
     stops_on(monkeypatch)
-    assert CellTask("/cell", "train")() == "finished"
+    assert CellTask("/cell", "train")() is State.FINISHED
     # Python itself forgets its handlers while it ends, so nothing less than the system's own answer will do.
     assert {signal.getsignal(number) for number in (signal.SIGUSR2, signal.SIGTERM)} == {signal.SIG_IGN}
 
@@ -101,12 +102,12 @@ def test_the_requeue_signal_may_follow_sigterm(in_job, monkeypatch):
 @pytest.mark.parametrize(("cluster", "leaves"), [("slurm", True), ("local", False)])
 def test_a_cell_that_another_process_holds_is_no_finished_job_to_slurm(in_job, monkeypatch, cluster, leaves):
     in_job(cluster)
-    monkeypatch.setattr(execute, "run_cell", lambda *_, **__: "busy")
+    monkeypatch.setattr(execute, "run_cell", lambda *_, **__: State.BUSY)
     if leaves:
         with pytest.raises(SystemExit, match="another process"):
             CellTask("/cell", "train")()
     else:
-        assert CellTask("/cell", "train")() == "busy"
+        assert CellTask("/cell", "train")() is State.BUSY
 
 
 def test_on_this_machine_sigterm_ends_the_task_at_once(in_job, monkeypatch):
@@ -144,7 +145,7 @@ def test_a_cell_leaves_before_its_time_limit_when_the_next_steps_would_not_fit(
         asked.append(should_stop())
         clock[0] += step
         asked.append(should_stop())
-        return "stopped" if asked[-1] else "finished"
+        return State.STOPPED if asked[-1] else State.FINISHED
 
     monkeypatch.setattr(execute, "run_cell", run_cell)
     if stops:

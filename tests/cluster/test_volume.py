@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 
 import numpy as np
 import pytest
 import submitit
 import tifffile
+import torch
 from slice_folder import hpcseg
 
 from hpcseg.cluster.tasks.predict import JoinTask, PredictTask
 from hpcseg.config import DataConfig, TrainConfig
-from hpcseg.errors import IncompleteError
+from hpcseg.errors import HpcsegError, IncompleteError
 from hpcseg.learn.checkpoint import weights_sha256
 from hpcseg.learn.unet import build_unet
 from hpcseg.predict.card import QUANTILES, ModelCard
 from hpcseg.predict.model_file import Model, export
 from hpcseg.predict.outcome import OutFolder
-from hpcseg.predict.request import part_of
+from hpcseg.predict.request import begin, part_of, read_request
+from hpcseg.predict.work import work
 
 
 @pytest.fixture
@@ -103,6 +106,19 @@ def test_without_slurm_it_is_said(command, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     answer = hpcseg(*command, "--slurm")
     assert answer.exit_code == 4 and "There is no Slurm here" in answer.output
+
+
+def test_a_part_whose_job_asked_for_a_gpu_does_not_quietly_take_the_cpu(slurm, command, tmp_path, monkeypatch):
+    if torch.cuda.is_available():
+        pytest.skip("torch finds a GPU here")
+    assert hpcseg(*command, "--partition", "gpu", "--parts", 2).exit_code == 0
+    exported = [re.findall(r"^export HPCSEG_GPUS_PER_NODE=(\d)$", script, re.MULTILINE) for script in slurm.scripts()]
+    assert exported == [["1"], ["0"]], "of the parts, and of the job that joins them"
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    monkeypatch.setenv("HPCSEG_GPUS_PER_NODE", "1")
+    prediction = begin(read_request(tmp_path / "out"))
+    with pytest.raises(HpcsegError, match=r"This job asked for GPUs, but torch .* finds none on this node"):
+        work(prediction, prediction.missing(), part=0)
 
 
 def test_parts_and_join_give_what_one_process_gives(slurm, command, model_file, scan, tmp_path, monkeypatch):

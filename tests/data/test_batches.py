@@ -54,7 +54,7 @@ def test_epochs_visit_every_tile_once_in_an_order_of_their_own():
 
 
 def test_a_source_lays_out_all_tiles_and_reads_those_of_its_rows(source, tiny_dataset):
-    assert len(source.table) == 64
+    assert len(source.tiles) == 64
     assert source.classes == 3
     rows = np.array([63, 0, 17])
     counts, labels, keys = source.read(rows)
@@ -160,13 +160,13 @@ def test_whole_slices_are_read_as_packed(source, tiny_dataset):
     expected_counts, expected_labels = store.read_tiles(tiny_dataset, table, min(counts.shape))
     np.testing.assert_array_equal(counts[: expected_counts.shape[1], : expected_counts.shape[2]], expected_counts[0])
     np.testing.assert_array_equal(labels[: expected_labels.shape[1], : expected_labels.shape[2]], expected_labels[0])
-    assert set(source.test_slices()) == set(source.table[source.split.test, 0])
+    assert set(source.test_slices()) == set(source.tiles[source.split.test, 0])
 
 
 def test_a_cover_reaches_every_pixel_of_a_slice(tiny_dataset):
     cover = batches.open_source(tiny_dataset, DataConfig(tiles="cover", tile_size=48))
     seen = np.zeros(cover.info.shape, dtype=bool)
-    for index, y, x in cover.table:
+    for index, y, x in cover.tiles:
         seen[index, y : y + 48, x : x + 48] = True
     assert seen.all()
 

@@ -13,7 +13,7 @@ from hpcseg.data.splits import split_tiles
 from hpcseg.errors import DatasetError
 
 
-def table_of(slices, tiles_per_slice):
+def tiles_of(slices, tiles_per_slice):
     return np.array([(index, 0, 8 * tile) for index in range(slices) for tile in range(tiles_per_slice)])
 
 
@@ -21,8 +21,8 @@ def sets(split):
     return split.train, split.validation, split.test
 
 
-def slices_of(table, split):
-    return [sorted(set(table[rows, 0].tolist())) for rows in sets(split)]
+def slices_of(tiles, split):
+    return [sorted(set(tiles[rows, 0].tolist())) for rows in sets(split)]
 
 
 @pytest.mark.parametrize(
@@ -31,16 +31,16 @@ def slices_of(table, split):
     [(1, (350, 75, 75)), (9, (3150, 675, 675))],
 )
 def test_shuffled_sets_have_the_papers_sizes_and_are_all_tiles_once(tiles_per_slice, sizes):
-    table = table_of(500, tiles_per_slice)
-    split = split_tiles(table, policy="shuffled", seed=0, gap_slices=2)
+    tiles = tiles_of(500, tiles_per_slice)
+    split = split_tiles(tiles, policy="shuffled", seed=0, gap_slices=2)
     assert tuple(len(rows) for rows in sets(split)) == sizes
-    assert sorted(np.concatenate(sets(split)).tolist()) == list(range(len(table)))
+    assert sorted(np.concatenate(sets(split)).tolist()) == list(range(len(tiles)))
     assert all((np.diff(rows) > 0).all() for rows in sets(split))
 
 
 def test_shuffled_takes_each_tile_for_itself():
-    table = table_of(500, 9)
-    train, _, test = slices_of(table, split_tiles(table, policy="shuffled", seed=0, gap_slices=2))
+    tiles = tiles_of(500, 9)
+    train, _, test = slices_of(tiles, split_tiles(tiles, policy="shuffled", seed=0, gap_slices=2))
     # A slice without any of its 9 tiles in training has a chance of 0.3**9: 0.01 of 500 slices.
     assert len(train) >= 499
     # With at least one in the test set: 1 - 0.85**9 = 0.77, give or take four standard deviations of 9 slices.
@@ -50,37 +50,37 @@ def test_shuffled_takes_each_tile_for_itself():
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize(("slices", "gap_slices"), [(500, 2), (500, 7), (20, 1), (31, 3)])
 def test_blocked_sets_keep_their_distance_whatever_the_seed(slices, gap_slices, seed):
-    table = table_of(slices, 2)
-    split = split_tiles(table, policy="blocked", seed=seed, gap_slices=gap_slices)
-    for one, other in itertools.combinations(slices_of(table, split), 2):
+    tiles = tiles_of(slices, 2)
+    split = split_tiles(tiles, policy="blocked", seed=seed, gap_slices=gap_slices)
+    for one, other in itertools.combinations(slices_of(tiles, split), 2):
         closest = min(abs(a - b) for a, b in itertools.product(one, other))
         assert closest > gap_slices
 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_blocked_sets_are_single_runs_on_the_ring_with_all_tiles_of_their_slices(seed):
-    table = table_of(100, 4)
-    split = split_tiles(table, policy="blocked", seed=seed, gap_slices=3)
+    tiles = tiles_of(100, 4)
+    split = split_tiles(tiles, policy="blocked", seed=seed, gap_slices=3)
     # 100 slices less three gaps of 3 are 91: 70 % are 64, 15 % are 14, the rest is 13.
-    assert [len(part) for part in slices_of(table, split)] == [64, 14, 13]
-    for part, rows in zip(slices_of(table, split), sets(split), strict=True):
+    assert [len(part) for part in slices_of(tiles, split)] == [64, 14, 13]
+    for part, rows in zip(slices_of(tiles, split), sets(split), strict=True):
         assert len(rows) == 4 * len(part)
         # A run on the ring has one slice whose successor is not in it.
         assert sum((index + 1) % 100 not in part for index in part) == 1
 
 
 def test_blocked_works_on_the_order_of_slices_where_a_table_leaves_some_out():
-    table = table_of(60, 1)
-    table[:, 0] *= 10
-    train, validation, test = slices_of(table, split_tiles(table, policy="blocked", seed=1, gap_slices=2))
+    tiles = tiles_of(60, 1)
+    tiles[:, 0] *= 10
+    train, validation, test = slices_of(tiles, split_tiles(tiles, policy="blocked", seed=1, gap_slices=2))
     assert [len(train), len(validation), len(test)] == [38, 8, 8]  # of 54
     assert not set(train) & set(validation) | set(train) & set(test) | set(validation) & set(test)
 
 
 @pytest.mark.parametrize("policy", ["shuffled", "blocked"])
 def test_the_seed_alone_decides_the_split(policy):
-    table = table_of(200, 2)
-    once, again, other = (split_tiles(table, policy=policy, seed=seed, gap_slices=2) for seed in (3, 3, 4))
+    tiles = tiles_of(200, 2)
+    once, again, other = (split_tiles(tiles, policy=policy, seed=seed, gap_slices=2) for seed in (3, 3, 4))
     for one, two in zip(sets(once), sets(again), strict=True):
         np.testing.assert_array_equal(one, two)
     assert once.sha256() == again.sha256()
@@ -90,13 +90,13 @@ def test_the_seed_alone_decides_the_split(policy):
 
 def test_the_split_of_a_seed_stays_what_it_was_when_records_were_written():
     # Pinned: another numpy or another platform must not move tiles between the sets.
-    split = split_tiles(table_of(40, 1), policy="shuffled", seed=0, gap_slices=2)
+    split = split_tiles(tiles_of(40, 1), policy="shuffled", seed=0, gap_slices=2)
     assert split.test.tolist() == [3, 5, 11, 18, 30, 37]
 
 
 def test_the_hash_tells_where_one_set_ends_and_the_next_begins():
-    table = table_of(100, 1)
-    shuffled = split_tiles(table, policy="shuffled", seed=0, gap_slices=2)
+    tiles = tiles_of(100, 1)
+    shuffled = split_tiles(tiles, policy="shuffled", seed=0, gap_slices=2)
     moved = type(shuffled)(train=shuffled.train, validation=shuffled.test, test=shuffled.validation)
     assert moved.sha256() != shuffled.sha256()
 
@@ -107,7 +107,7 @@ def test_the_hash_tells_where_one_set_ends_and_the_next_begins():
 )
 def test_too_few_slices_for_three_sets_are_refused_with_their_number(slices, policy, gap_slices):
     with pytest.raises(DatasetError, match=rf"{slices} tiles on {slices} slices are too few for a {policy} split"):
-        split_tiles(table_of(slices, 1), policy=policy, seed=0, gap_slices=gap_slices)
+        split_tiles(tiles_of(slices, 1), policy=policy, seed=0, gap_slices=gap_slices)
 
 
 @settings(max_examples=150, deadline=None, derandomize=True, database=None)
@@ -119,17 +119,17 @@ def test_too_few_slices_for_three_sets_are_refused_with_their_number(slices, pol
     gap_slices=st.integers(1, 8),
 )
 def test_any_split_is_three_disjoint_sets_of_their_shares_or_refused(slices, tiles_per_slice, policy, seed, gap_slices):
-    table = table_of(slices, tiles_per_slice)
+    tiles = tiles_of(slices, tiles_per_slice)
     try:
-        split = split_tiles(table, policy=policy, seed=seed, gap_slices=gap_slices)
+        split = split_tiles(tiles, policy=policy, seed=seed, gap_slices=gap_slices)
     except DatasetError as error:
-        assert f"{len(table)} tiles on {slices} slices are too few" in str(error)
+        assert f"{len(tiles)} tiles on {slices} slices are too few" in str(error)
         # Of 7 there are 5, 1 and 1.
-        assert (len(table) if policy == "shuffled" else slices - 3 * gap_slices) < 7
+        assert (len(tiles) if policy == "shuffled" else slices - 3 * gap_slices) < 7
         return
     rows = np.concatenate(sets(split))
     assert len(np.unique(rows)) == len(rows)
-    used = len(table) if policy == "shuffled" else (slices - 3 * gap_slices) * tiles_per_slice
+    used = len(tiles) if policy == "shuffled" else (slices - 3 * gap_slices) * tiles_per_slice
     assert len(rows) == used
     # Rounded to whole tiles, or to whole slices with all of their tiles.
     whole = 1 if policy == "shuffled" else tiles_per_slice
@@ -139,23 +139,23 @@ def test_any_split_is_three_disjoint_sets_of_their_shares_or_refused(slices, til
         assert len(part) == pytest.approx(share * used, abs=1.01 * whole)
     if policy == "blocked":
         # On the ring, where the last slice is next to the first.
-        for one, other in itertools.permutations(slices_of(table, split), 2):
+        for one, other in itertools.permutations(slices_of(tiles, split), 2):
             assert min((a - b) % slices for a, b in itertools.product(one, other)) > gap_slices
-    again = split_tiles(table, policy=policy, seed=seed, gap_slices=gap_slices)
+    again = split_tiles(tiles, policy=policy, seed=seed, gap_slices=gap_slices)
     assert again.sha256() == split.sha256()
 
 
 @pytest.mark.parametrize("policy", ["shuffled", "blocked"])
 def test_fewer_training_slices_are_among_more_and_leave_the_other_sets_alone(policy):
-    table = table_of(60, 4)
+    tiles = tiles_of(60, 4)
     whole, many, few = (
-        split_tiles(table, policy=policy, seed=1, gap_slices=2, train_slices=count) for count in (0, 20, 5)
+        split_tiles(tiles, policy=policy, seed=1, gap_slices=2, train_slices=count) for count in (0, 20, 5)
     )
-    assert len(np.unique(table[many.train, 0])) == 20
-    assert len(np.unique(table[few.train, 0])) == 5
+    assert len(np.unique(tiles[many.train, 0])) == 20
+    assert len(np.unique(tiles[few.train, 0])) == 5
     assert set(few.train) < set(many.train) < set(whole.train)
     # All training tiles of a slice that is kept.
-    assert set(few.train) == {row for row in whole.train.tolist() if table[row, 0] in table[few.train, 0]}
+    assert set(few.train) == {row for row in whole.train.tolist() if tiles[row, 0] in tiles[few.train, 0]}
     for split in (many, few):
         np.testing.assert_array_equal(split.validation, whole.validation)
         np.testing.assert_array_equal(split.test, whole.test)
@@ -163,4 +163,4 @@ def test_fewer_training_slices_are_among_more_and_leave_the_other_sets_alone(pol
 
 def test_more_training_slices_than_there_are_are_refused():
     with pytest.raises(DatasetError, match=r"data\.train_slices is 61, but the training tiles come from \d+ slices"):
-        split_tiles(table_of(60, 4), policy="shuffled", seed=1, gap_slices=2, train_slices=61)
+        split_tiles(tiles_of(60, 4), policy="shuffled", seed=1, gap_slices=2, train_slices=61)

@@ -92,14 +92,14 @@ def test_slices_are_stored_as_they_were_and_labels_as_class_indices(packed, imag
 def test_tiles_are_those_of_numpy_slicing_in_the_order_that_was_asked_for(packed, images, labels):
     rng = np.random.default_rng(0)
     size = 24
-    table = np.column_stack([rng.integers(0, 5, 80), rng.integers(0, 60 - size, 80), rng.integers(0, 70 - size, 80)])
-    table[7] = table[3]  # a tile may be asked for twice
-    table[8] = (4, 60 - size, 70 - size)
+    places = np.column_stack([rng.integers(0, 5, 80), rng.integers(0, 60 - size, 80), rng.integers(0, 70 - size, 80)])
+    places[7] = places[3]  # a tile may be asked for twice
+    places[8] = (4, 60 - size, 70 - size)
 
-    tiles, classes = store.read_tiles(packed, table, size)
+    tiles, classes = store.read_tiles(packed, places, size)
 
     class_of = {10: 0, 20: 1, 40: 2}
-    for (index, y, x), tile, class_tile in zip(table, tiles, classes, strict=True):
+    for (index, y, x), tile, class_tile in zip(places, tiles, classes, strict=True):
         window = (index, slice(y, y + size), slice(x, x + size))
         np.testing.assert_array_equal(tile, images[window])
         np.testing.assert_array_equal(class_tile, np.vectorize(class_of.get)(labels[window]))
@@ -119,9 +119,9 @@ def test_each_slice_is_read_once_however_the_table_is_shuffled(packed, monkeypat
         seen.append((self.name, int(window[0])))
         return read(self, window, *rest, **options)
 
-    table = np.array([(index, y, 0) for y in (0, 10, 20) for index in (4, 0, 2)])
+    places = np.array([(index, y, 0) for y in (0, 10, 20) for index in (4, 0, 2)])
     monkeypatch.setattr(h5py.Dataset, "__getitem__", counted)
-    store.read_tiles(packed, table, 16)
+    store.read_tiles(packed, places, 16)
     assert [index for name, index in seen if name == "/slices"] == [0, 2, 4]
     assert [index for name, index in seen if name == "/labels"] == [0, 2, 4]
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpcseg.data.tiles import tile_corners, tile_table
+from hpcseg.data.tiles import all_tiles, tile_corners
 from hpcseg.errors import ConfigError
 
 
@@ -80,9 +80,9 @@ def test_more_tiles_than_positions_are_refused_with_the_number_that_fits():
 
 
 def test_the_table_holds_each_corner_on_each_slice():
-    table = tile_table(3, np.array([[0, 0], [0, 5]]))
-    assert table.tolist() == [[0, 0, 0], [0, 0, 5], [1, 0, 0], [1, 0, 5], [2, 0, 0], [2, 0, 5]]
-    assert table.dtype == np.int64
+    tiles = all_tiles(3, np.array([[0, 0], [0, 5]]))
+    assert tiles.tolist() == [[0, 0, 0], [0, 0, 5], [1, 0, 0], [1, 0, 5], [2, 0, 0], [2, 0, 5]]
+    assert tiles.dtype == np.int64
 
 
 edges = st.integers(1, 60)
@@ -122,5 +122,5 @@ def test_any_grid_is_laid_out_whole_within_the_slice_or_refused(height, width, r
     corners=st.lists(st.tuples(st.integers(0, 99), st.integers(0, 99)), min_size=1, max_size=8, unique=True),
 )
 def test_any_table_has_every_corner_on_every_slice_once_and_slices_in_order(slices, corners):
-    table = tile_table(slices, np.array(corners, dtype=np.int64))
-    assert table.tolist() == [[index, y, x] for index in range(slices) for y, x in corners]
+    tiles = all_tiles(slices, np.array(corners, dtype=np.int64))
+    assert tiles.tolist() == [[index, y, x] for index in range(slices) for y, x in corners]

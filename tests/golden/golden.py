@@ -142,6 +142,9 @@ def complaint(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str | No
 
 def _differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> Iterator[str]:
     precision = expected["exact"]["precision"]
+    for kind in expected:
+        if set(found[kind]) != set(expected[kind]):
+            yield f"{kind} has other names: {', '.join(sorted(set(found[kind]) ^ set(expected[kind])))}"
     for name, value in found["exact"].items():
         if value != expected["exact"].get(name):
             yield f"{name} is {value}, not {expected['exact'].get(name)}"
@@ -152,7 +155,7 @@ def _differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> Itera
     ):
         for name, values in found[kind].items():
             off = _off(values, expected[kind].get(name, []))
-            if off > tolerance:
+            if not off <= tolerance:  # NaN is neither
                 yield f"{name} is off by {off:.1e}, more than {tolerance:.0e}"
     for name, matrix in found["pixels"].items():
         one, other = np.array(matrix), np.array(expected["pixels"].get(name, [[0]]))
@@ -167,7 +170,8 @@ def _off(values: list[float], expected: list[float]) -> float:
     if len(values) != len(expected):
         return np.inf
     one, other = np.array(values), np.array(expected)
-    return float(np.max(np.abs(one - other) / np.abs(other)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(np.max(np.where(one == other, 0.0, np.abs(one - other) / np.abs(other))))
 
 
 def _numbers(cell: Cell, dataset: Path) -> dict[str, Any]:

@@ -72,3 +72,13 @@ def test_a_file_of_another_number_or_without_a_cell_fails():
     assert "is of numerics 1 but" in str(golden.complaint(found, {**found, "numerics": 1}))
     fewer = {**found, "cells": {name: of for name, of in found["cells"].items() if name != "precision-bf16"}}
     assert "(precision-bf16): run `python tests/golden/make.py`" in str(golden.complaint(found, fewer))
+
+
+def test_a_number_that_is_no_number_or_missing_is_another_one():
+    import golden
+
+    expected = golden.read_expected()
+    losses = expected["cells"]["noise-gaussian"]["later losses"]
+    for other in ({**losses, "train_loss": [float("nan")] * 2}, {"train_loss": losses["train_loss"]}):
+        cells = {**expected["cells"], "noise-gaussian": {**expected["cells"]["noise-gaussian"], "later losses": other}}
+        assert "noise-gaussian (" in str(golden.complaint({**expected, "cells": cells}, expected))

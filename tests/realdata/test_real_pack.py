@@ -61,14 +61,14 @@ def test_class_shares_are_those_of_the_labels(soc_dataset):
 )
 def test_small_and_large_have_the_papers_numbers_of_tiles(soc_dataset, tiles, sizes):
     source = open_source(soc_dataset, DataConfig(tiles=tiles))
-    assert len(source.table) == sum(sizes)
+    assert len(source.tiles) == sum(sizes)
     assert (len(source.split.train), len(source.split.validation), len(source.split.test)) == sizes
 
 
 def test_a_blocked_split_of_the_real_slices_keeps_its_sets_apart(soc_dataset):
     source = open_source(soc_dataset, DataConfig(tiles="large", split="blocked"))
     train, validation, test = (
-        set(source.table[rows, 0].tolist()) for rows in (source.split.train, source.split.validation, source.split.test)
+        set(source.tiles[rows, 0].tolist()) for rows in (source.split.train, source.split.validation, source.split.test)
     )
     # 494 slices besides three gaps of 2.
     assert (len(train), len(validation), len(test)) == (346, 74, 74)

@@ -103,10 +103,11 @@ def test_a_cell_that_needs_a_gpu_is_refused_where_there_is_one_that_torch_does_n
     assert diagnose(cell, None, None, cancelled=False, logs={}).kind.action == "give up"
 
 
-@pytest.mark.parametrize("hidden", ["", "-1"])
+@pytest.mark.parametrize("hidden", ["", "-1", "NoDevFiles"])
 def test_who_hides_the_gpus_means_the_cpu(cell, machine, monkeypatch, hidden):
     put(machine, "dev/nvidia0")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    assert find_slots(None, 1) == [()]
     assert run(cell) == "finished"
 
 
@@ -128,7 +129,9 @@ def change_needs(cell: Cell) -> None:
 @pytest.mark.parametrize(("asked", "refused"), [(2, True), (0, False)])
 def test_a_slurm_job_that_asked_for_gpus_and_has_none_fails_at_once(cell, monkeypatch, asked, refused):
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
-    write_json(RunFolder(cell.folder.path.parents[1]).resources_file, {"gpus_per_node": asked})
+    monkeypatch.setenv("HPCSEG_GPUS_PER_NODE", str(asked))
+    # What another submission to the same run has asked for since says nothing of this job.
+    write_json(RunFolder(cell.folder.path.parents[1]).resources_file, {"gpus_per_node": 2 - asked})
     if refused:
         with pytest.raises(HpcsegError, match=r"This job asked for GPUs, but torch .* finds none on this node"):
             run(cell)
@@ -140,7 +143,7 @@ def test_a_slurm_job_that_asked_for_gpus_and_has_none_fails_at_once(cell, monkey
 def test_only_a_torch_that_knows_gpus_is_tried_on_another_node(cell, monkeypatch, cuda, action):
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
     monkeypatch.setattr(torch.version, "cuda", cuda)
-    write_json(RunFolder(cell.folder.path.parents[1]).resources_file, {"gpus_per_node": 1})
+    monkeypatch.setenv("HPCSEG_GPUS_PER_NODE", "1")
     with pytest.raises(HpcsegError):
         run(cell)
     assert diagnose(cell, None, None, cancelled=False, logs={}).kind.action == action

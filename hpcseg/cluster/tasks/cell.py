@@ -8,7 +8,7 @@ from typing import Any
 import submitit
 
 from hpcseg.cluster.tasks.stop import StopFlag
-from hpcseg.runs.state import Stage
+from hpcseg.runs.state import Stage, State
 
 
 class CellTask:
@@ -23,8 +23,8 @@ class CellTask:
         self.cell = cell
         self.stage = stage
 
-    def __call__(self) -> str:
-        """Run in one rank; returns "finished", or outside Slurm "busy".
+    def __call__(self) -> State:
+        """Run in one rank; returns FINISHED, or outside Slurm BUSY.
 
         A stopped cell does not return: see `StopFlag.hand_over`.
         """
@@ -33,10 +33,10 @@ class CellTask:
 
         stop = StopFlag()
         outcome = run_cell(CellFolder(Path(self.cell)), self.stage, should_stop=stop)
-        if outcome == "stopped":
+        if outcome is State.STOPPED:
             stop.hand_over()
         stop.no_more()
-        if outcome == "busy" and submitit.JobEnvironment().cluster == "slurm":
+        if outcome is State.BUSY and submitit.JobEnvironment().cluster == "slurm":
             # To Slurm a return would be a finished training, and its evaluation would start.
             raise SystemExit(f"another process is still running this cell ({self.stage})")
         return outcome

@@ -27,7 +27,7 @@ class PredictTask:
     def __call__(self) -> str:
         """Write the slices of the part that are missing; returns "finished"."""
         from hpcseg.predict.request import begin, part_of, read_request
-        from hpcseg.predict.whole import work
+        from hpcseg.predict.work import work
 
         stop = StopFlag()
         prediction = begin(read_request(Path(self.out)))
@@ -56,7 +56,7 @@ class JoinTask:
         """Finish the prediction; raises IncompleteError where slices are missing."""
         from hpcseg.errors import IncompleteError
         from hpcseg.predict.request import begin, read_request
-        from hpcseg.predict.whole import finish
+        from hpcseg.predict.work import finish
 
         prediction = begin(read_request(Path(self.out)))
         missing = prediction.missing()

@@ -26,7 +26,7 @@ from hpcseg.predict.mapping import share_outside
 from hpcseg.predict.outcome import Journal, SliceResult
 from hpcseg.predict.request import OnSlice, Prediction, probability_layer
 from hpcseg.runs import provenance
-from hpcseg.runs.machine import device_facts
+from hpcseg.runs.machine import device_facts, refuse_missing_gpu
 from hpcseg.segment.network import Answer, Network
 
 _BYTES_IN_FLIGHT = 256 * 2**20
@@ -54,12 +54,13 @@ def work(
 
     Raises:
         DatasetError: a slice cannot be read.
-        HpcsegError: a file cannot be written, or another process is at it.
+        HpcsegError: a file cannot be written, another process is at it, or the job's GPU is not there.
     """
     environment = read_environment()
     torch.set_num_threads(environment.threads)
     keep_freed_memory()
     device = choose_device(environment.local_rank)
+    refuse_missing_gpu(device)
     models = [model.trained(prediction.request.precision) for model in prediction.models]
     network = Network(models, prediction.request.wishes, device)
     with prediction.folder.alone(part):
