@@ -42,7 +42,7 @@ from hpcseg.errors import ConfigError
         (TrainConfig, "noise_fraction", float("nan"), "between 0 and 1"),
         (TrainConfig, "noise_sigma_max", -1.0, "0 counts or more"),
         (TrainConfig, "seed", -1, "0 or more"),
-        (TrainConfig, "precision", "fp16", "one of auto, fp32, bf16"),
+        (TrainConfig, "precision", "fp8", "one of auto, fp32, tf32, bf16, fp16"),
         (EvaluateConfig, "table_sigma", -1.0, "0 counts or more"),
         (EvaluateConfig, "sweep_max", -1.0, "0 counts or more"),
         (EvaluateConfig, "sweep_step", 0.0, "above 0 counts"),

@@ -139,8 +139,9 @@ def _start(cell: Cell, run: RunFolder, code: Path, visible: tuple[int, ...], ran
     )
     stage: Stage = "evaluate" if cell.trained() else "train"
     started = time.time()
-    with in_frozen(code):
-        job = executor.submit(CellTask(str(cell.folder.path.resolve()), stage))
+    task = CellTask(str(cell.folder.path.resolve()), stage)
+    with in_frozen(code):  # in another current folder
+        job = executor.submit(task)
     ledger.book_local(run, stage, cell.id, str(job.job_id))
     return _Running(cell, stage, job, ranks, started)
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,8 +11,6 @@ import torch
 from hpcseg.cli.runs import plan_run
 from hpcseg.learn.ranks import choose_device
 from hpcseg.runs.grid import Cell, write_plan
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "learn"))
 
 _JOB = """
 [data]

@@ -21,7 +21,7 @@ from hpcseg.segment.slices import WholeSlices
 from hpcseg.segment.sweep import Sweep
 
 # 39 test tiles are 2 chunks at 3 noise levels; and they come from 15 slices, which are cut into tiles.
-PIECES = 2 * 3 + 15
+PIECES = 2 * 3 + 16
 TRAIN = TrainConfig(width=2, depth=1, epochs=3, batch_size=8, learning_rate=0.01, precision="fp32")
 EVALUATE = EvaluateConfig(sweep_max=1000, sweep_step=1000, whole_slices=True, examples=True, tile=48)
 
