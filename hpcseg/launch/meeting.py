@@ -24,10 +24,11 @@ from torch.distributed import (  # type: ignore[attr-defined]  # missing in torc
 )
 
 from hpcseg.errors import HpcsegError
+from hpcseg.files import write_bytes
 from hpcseg.launch.environment import RankEnvironment
 
 PATIENCE = timedelta(minutes=10)
-"""A rank that waits longer than this for others that live gives up, so that none holds a job to its limit."""
+"""Ranks that have not met by then give up, so that none holds a job to its limit."""
 _MINUTES = PATIENCE.total_seconds() / 60
 _meetings = itertools.count()
 
@@ -42,7 +43,7 @@ def meet(environment: RankEnvironment, folder: Path) -> tuple[Store, Store]:
         folder: seen by all ranks; rank 0 publishes the address there, unless torchrun has one.
 
     Raises:
-        HpcsegError: the others did not come within ten minutes.
+        HpcsegError: the others did not come within ten minutes, or the address cannot be written.
     """
     store = _torchruns() if environment.torchrun else _own(environment, folder)
     server = store
@@ -72,9 +73,8 @@ def _own(environment: RankEnvironment, folder: Path) -> Store:
         nonce = uuid.uuid4().hex
         store = _connect("0.0.0.0", 0, serves=True, timeout=PATIENCE)
         store.set("nonce", nonce)
-        aside = meeting.with_suffix(".tmp")
-        aside.write_text(json.dumps({"host": host(), "port": store.port, "nonce": nonce}))
-        aside.replace(meeting)
+        address = {"host": host(), "port": store.port, "nonce": nonce}
+        write_bytes(meeting, json.dumps(address).encode(), durable=False)
         try:
             store.wait(["all are here"], PATIENCE)
         except RuntimeError:

@@ -50,7 +50,8 @@ class Watch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        silence = (_SIGNS_TO_MISS + 2) * _SECONDS_PER_SIGN
+        # One sign may still be new to this rank when the error comes; the rest is for a machine that is busy.
+        silence = (_SIGNS_TO_MISS + 6) * _SECONDS_PER_SIGN
         lost = isinstance(error, RuntimeError) and _ABOUT_OTHERS.search(str(error)) and self._found.wait(silence)
         if lost and self._rank == 0:
             time.sleep(2 * _SECONDS_PER_SIGN)  # the store ends with this process, and the others still look

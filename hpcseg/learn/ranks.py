@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -21,6 +22,9 @@ from hpcseg.memory import keep_freed_memory
 _SECONDS_ALONE = 0.25
 _MOST_STEPS_ALONE = 100
 _CPU = torch.device("cpu")
+# gloo counts the hours in which Slurm suspends a job as waiting. Whether the others live is the Watch's to say.
+# (The gloo of torch 2.6 keeps the timeout that it began with.)
+_LONGEST_SUSPENSION = timedelta(days=30)
 
 
 def choose_device(local_rank: int) -> torch.device:
@@ -155,6 +159,9 @@ def join(environment: RankEnvironment, folder: Path) -> Iterator[Ranks]:
             timeout=PATIENCE,
             device_id=device if on_gpu else None,
         )
+        everyone = dist.group.WORLD
+        assert everyone is not None
+        everyone._get_backend(_CPU)._set_default_timeout(_LONGEST_SUSPENSION)
         ranks = Ranks(rank, world_size, device)
         yield ranks
         # Rank 0 writes its files last, and has the store that the others' watches need.

@@ -27,8 +27,9 @@ def train(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> bool:
     source = planned_source(cell)
     config = cell.config.train
     content, complaints = checkpoint.load_newest((cell.folder.checkpoint_file, cell.folder.previous_checkpoint_file))
-    # "auto" is decided once: a training goes on as it began, also on a node of another kind.
-    precision = content["precision"] if content else agree_on_precision(config.precision, ranks)
+    # "auto" is decided once: a training goes on as it began, also on a node of another kind. All ranks ask, also where
+    # they read different checkpoints, which is told when they are restored.
+    precision = agree_on_precision(content["precision"] if content else config.precision, ranks)
     heartbeat = Heartbeat(cell, "train", ranks)
 
     def on_step(position: Position, steps: int) -> None:

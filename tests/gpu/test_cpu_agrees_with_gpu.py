@@ -12,7 +12,7 @@ from rank_runner import run_cell_stage, run_ranks
 from torch.nn import functional
 
 from hpcseg.learn.evaluate import folded
-from hpcseg.learn.precision import autocast, loss_scaler, to_device, use_precision
+from hpcseg.learn.precision import autocast, loss_scaler, to_device
 from hpcseg.learn.step import TrainStep
 from hpcseg.learn.unet import build_unet
 from hpcseg.runs.execute import run_cell
@@ -67,7 +67,6 @@ def _error_of_a_gradient(precision: str, device: torch.device, seed: int) -> flo
     expected = torch.cat([parameter.grad.flatten() for parameter in exact.parameters()])
 
     model = _network()
-    use_precision(precision, device)
     to_device(model, device)
     before = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
     # A step of plain gradient descent of length one: the weights differ by the gradient.
@@ -83,7 +82,6 @@ def _error_of_a_gradient(precision: str, device: torch.device, seed: int) -> flo
 def test_a_folded_network_scores_as_the_network_does_to_rounding(device, precision, record_property):
     images, labels = _batch()
     model = _network()
-    use_precision(precision, device)
     to_device(model, device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2, fused=True)
     step = TrainStep(model, optimizer, loss_scaler(precision, device), precision=precision)

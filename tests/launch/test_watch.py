@@ -72,3 +72,45 @@ def test_a_rank_that_waits_for_a_silent_one_is_ended(tmp_path, capfd):
     silent.join()
     assert waiting.exitcode == 1 and took < SECONDS + 15, "the libraries of both are loaded first"
     assert "error: Rank 1 has ended before rank 0 was done" in capfd.readouterr().err
+
+
+PATIENCE = 4
+
+
+def _waits_for_the_other(folder: Path) -> str:
+    from datetime import timedelta
+
+    from hpcseg.launch.environment import read_environment
+    from hpcseg.learn import ranks
+
+    ranks.PATIENCE = timedelta(seconds=PATIENCE)
+    with ranks.join(read_environment(), folder) as joined:
+        if joined.rank == 1:
+            (folder / "joined").touch()
+            time.sleep(PATIENCE / 2)
+        joined.wait()
+    return "waited"
+
+
+@pytest.mark.skipif(torch.__version__.startswith("2.6."), reason="its gloo keeps the timeout that it began with")
+def test_ranks_that_are_suspended_for_longer_than_their_patience_go_on(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    answers = context.SimpleQueue()
+    arguments = ("suspended", answers, _waits_for_the_other, (tmp_path,))
+    processes = [context.Process(target=_rank, args=(rank, 2, *arguments)) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    deadline = time.monotonic() + SECONDS
+    while not (tmp_path / "joined").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(PATIENCE / 4)
+    for process in processes:
+        os.kill(process.pid, signal.SIGSTOP)
+    time.sleep(2 * PATIENCE)
+    # The one that waits goes on first, and finds that much time is gone and nothing has come.
+    for process in processes:
+        os.kill(process.pid, signal.SIGCONT)
+        time.sleep(0.5)
+    for process in processes:
+        process.join(SECONDS)
+    assert sorted(answers.get() for _ in processes) == [(0, True, "waited"), (1, True, "waited")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -142,6 +143,25 @@ def test_a_damaged_checkpoint_costs_time_and_changes_nothing(trained, tmp_path, 
     for name, tensor in weights(trained[1]).items():
         assert torch.equal(weights(cell)[name], tensor), name
     assert not list(cell.folder.path.glob("checkpoint*")), "a finished training needs none"
+
+
+def _what_a_rank_says_that_sees_no_checkpoint(folder: Path, blind: int) -> str:
+    from hpcseg.learn import checkpoint
+
+    if int(os.environ["SUBMITIT_LOCAL_GLOBALID"]) == blind:
+        checkpoint.load_newest = lambda files: (None, [])
+    try:
+        return run_cell_stage(folder, "train")
+    except Exception as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("blind", [0, 1])
+def test_a_rank_that_sees_no_checkpoint_is_told_so_on_all_ranks(tmp_path, tiny_dataset, blind):
+    cell = make_cell(tmp_path, tiny_dataset, precision="auto")
+    assert set(run_ranks(2, run_cell_stage, cell.folder.path, "train", 5)) == {"stopped"}
+    said = run_ranks(2, _what_a_rank_says_that_sees_no_checkpoint, cell.folder.path, blind)
+    assert all(text.startswith("The ranks read different checkpoints") for text in said), said
 
 
 def test_a_training_that_goes_on_with_another_number_of_ranks_agrees_to_rounding(trained, tmp_path, tiny_dataset):

@@ -88,10 +88,11 @@ def test_a_loss_that_is_no_number_is_in_no_checkpoint(tmp_path, tiny_dataset, mo
 def test_a_training_goes_on_in_the_precision_that_it_began_in(tmp_path, tiny_dataset, monkeypatch):
     for number, (first, then) in enumerate([("bf16", "fp32"), ("fp32", "bf16"), ("fp16", "bf16")]):
         cell, other = (make_cell(tmp_path / f"{name}{number}", tiny_dataset, precision="auto") for name in ("a", "b"))
-        monkeypatch.setattr(precision, "resolve_precision", lambda wanted, device, first=first: first)
+        resolved = {"auto": first}
+        monkeypatch.setattr(precision, "resolve_precision", lambda wanted, _, auto=resolved: auto.get(wanted, wanted))
         assert run(other) == "finished"
         assert run(cell, steps=1) == "stopped"
-        monkeypatch.setattr(precision, "resolve_precision", lambda wanted, device, then=then: then)
+        resolved["auto"] = then  # on a node of another kind
         assert run(cell) == "finished"
         records = [json.loads(made.folder.training_file.read_text()) for made in (cell, other)]
         assert [record["precision"] for record in records] == [first, first]
