@@ -37,6 +37,9 @@ TRAINING = """\
 # setup
 module load cuda
 source site.sh
+export HPCSEG_GPUS_PER_NODE=2
+[ -d RUN/code/HASH/hpcseg ] || { echo 'error: RUN/code/HASH, the code that was submitted, is gone. \
+Run `hpcseg retry`.'; exit 1; }
 export PYTHONPATH=RUN/code/HASH"${PYTHONPATH:+:$PYTHONPATH}"
 export PYTHONSAFEPATH=1
 cd RUN

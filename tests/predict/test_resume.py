@@ -101,8 +101,8 @@ def test_it_goes_on_after_a_kill(model_file, source, tmp_path, form):
     arguments = [sys.executable, "-m", "hpcseg", "predict", model_file, source(form), "--precision", "fp32"]
     out = OutFolder(tmp_path / "out")
     script = (
-        "import sys, time\nfrom hpcseg.predict import whole\nfrom hpcseg.segment.network import Network\n"
-        "whole._SECONDS_BETWEEN_COMMITS = 0\nanswer = Network.answer\n"
+        "import sys, time\nfrom hpcseg.predict import work\nfrom hpcseg.segment.network import Network\n"
+        "work._SECONDS_BETWEEN_COMMITS = 0\nanswer = Network.answer\n"
         "Network.answer = lambda *asked: (time.sleep(0.1), answer(*asked))[1]\n"
         "from hpcseg.cli.app import main\nmain()"
     )
