@@ -63,7 +63,20 @@ def test_a_trained_cell_segments_a_volume_in_parts_and_a_job_joins_them(cluster)
     cluster.hpcseg("train", "*p050*", "--job", "smoke", "--data", str(cluster.dataset), "--run", "one")
     (cell,) = (path for path in (cluster.folder / "one/cells").glob("*p050*"))
     command = ("predict", str(cell), "scan.tif", "--precision", "fp32")
-    on_slurm = (*command, "-o", "parts", "--profile", "testcluster", "--parts", "3", "--time", "5")
+    # The cluster's GPUs are none, and a part that asks for one does not compute on the CPU instead.
+    on_slurm = (
+        *command,
+        "-o",
+        "parts",
+        "--profile",
+        "testcluster",
+        "--gpus-per-node",
+        "0",
+        "--parts",
+        "3",
+        "--time",
+        "5",
+    )
     assert "Submitted 4 jobs" in cluster.hpcseg(*on_slurm)
     record = cluster.folder / "parts/prediction.json"
     cluster.wait("the joined labels", lambda: json.loads(record.read_text())["state"] == "finished")
