@@ -172,9 +172,13 @@ def join(environment: RankEnvironment, folder: Path) -> Iterator[Ranks]:
 def _refuse_shared_gpu(store: Store, rank: int, world_size: int, device: torch.device) -> None:
     """Raise HpcsegError where two ranks have the same GPU: NCCL would fail with words that say little."""
     store.set(f"device/{rank}", f"{host()}, {torch.cuda.get_device_properties(device).uuid}")
+    places = [store.get(f"device/{other}").decode() for other in range(world_size)]
+    if store.add("device/looked", 1) == world_size:
+        store.set("device/all have looked", "")
+    if rank == 0:
+        store.get("device/all have looked")  # the store ends with this process
     first: dict[str, int] = {}
-    for other in range(world_size):
-        where = store.get(f"device/{other}").decode()
+    for other, where in enumerate(places):
         if where in first:
             raise HpcsegError(
                 f"Ranks {first[where]} and {other} of host {where.partition(',')[0]} use the same GPU. Start as many "

@@ -15,7 +15,8 @@ losses    a float32 sum of n terms is off by sqrt(n) units in the last place as 
           decides a whole step, and every further step makes more of it. So the first epoch is held to more than the
           later ones. With and without AVX2, with oneDNN's and MKL's oldest kernels, the first epoch was off by 6e-6,
           the later ones by 1.1e-3; bf16, whose unit is 4e-3, by no more. There is one thread, so the number of cores
-          does not matter. The tolerances are ten times that and more, and of half precisions, which processors
+          does not matter. With torch 2.11 in place of 2.13 a later one was off by 2.1e-2: its kernels round elsewhere.
+          The tolerances are about five times the most that was seen, and of half precisions, which processors
           round after different parts of a sum, fifty times.
 pixels    a class changes where two scores are nearly equal: this share of a matrix's pixels may be counted elsewhere.
           Measured as above: 4e-3, and 1.2e-2 in bf16.
@@ -52,9 +53,9 @@ HOW = "raise NUMERICS in hpcseg/numerics.py and run `python tests/golden/make.py
 
 _DRAWS = 1e-5
 # By the number format of the products (of tf32 a CPU knows nothing and takes fp32): losses relative, pixels as a share.
-_FIRST_LOSSES = {"fp32": 1e-4, "tf32": 1e-4, "bf16": 5e-3, "fp16": 5e-3}
-_LATER_LOSSES = {"fp32": 2e-2, "tf32": 2e-2, "bf16": 5e-2, "fp16": 5e-2}
-_PIXELS = {"fp32": 3e-2, "tf32": 3e-2, "bf16": 8e-2, "fp16": 8e-2}
+_FIRST_LOSSES = {"fp32": 1e-4, "tf32": 1e-4, "bf16": 1e-2, "fp16": 1e-2}
+_LATER_LOSSES = {"fp32": 1e-1, "tf32": 1e-1, "bf16": 2e-1, "fp16": 2e-1}
+_PIXELS = {"fp32": 6e-2, "tf32": 6e-2, "bf16": 1.5e-1, "fp16": 1.5e-1}
 
 
 def cells() -> dict[str, CellConfig]:
