@@ -41,7 +41,7 @@ def test_a_preempted_training_stops_at_a_step_and_goes_on_by_itself(cluster):
     cluster.wait_finished("run")
 
     events = [event["event"] for event in read_lines(cell / "events.jsonl") if event["event"] != "epoch"]
-    assert events == ["start", "stop", "resume", "trained", "evaluated"], cluster.logs("run")
+    assert events == ["start", "stop", "resume", "trained", "evaluate", "evaluated"], cluster.logs("run")
     assert json.loads((cell / "training.json").read_text())["world_size"] == 2
     training = cluster.jobs("run", "train")
     assert len(training) == 1 and "Nothing to submit" in cluster.grid("some.toml", "run")
