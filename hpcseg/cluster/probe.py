@@ -47,14 +47,15 @@ def _facts(folder: Path, data: str | None) -> dict[str, Any]:
     import torch
 
     from hpcseg import __version__
-    from hpcseg.runs.provenance import node_name, package_sha256
+    from hpcseg.launch.environment import host
+    from hpcseg.runs.provenance import package_sha256
 
     try:
         token: str | None = (folder / TOKEN).read_text()
     except OSError:
         token = None
     return {
-        "node": node_name(),
+        "node": host(),
         "python": platform.python_version(),
         "executable": sys.executable,
         "hpcseg": __version__,

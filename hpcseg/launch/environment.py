@@ -6,6 +6,7 @@ Launchers that are understood: none (one process), torchrun, submitit's local ex
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -63,3 +64,8 @@ def read_environment(environ: Mapping[str, str] = os.environ) -> RankEnvironment
             launch="-".join(environ.get(f"SLURM_{name}", "0") for name in ("JOB_ID", "RESTART_COUNT", "STEP_ID")),
         )
     return RankEnvironment(threads=max(1, min(cores, limit)))
+
+
+def host() -> str:
+    """This node's name for its peers: the scheduler's where there is one, since a host may not know its own alias."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()

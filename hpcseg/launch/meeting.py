@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import os
-import socket
 import time
 import uuid
 from datetime import timedelta
@@ -25,7 +23,7 @@ from torch.distributed import (  # type: ignore[attr-defined]  # missing in torc
 
 from hpcseg.errors import HpcsegError
 from hpcseg.files import write_bytes
-from hpcseg.launch.environment import RankEnvironment
+from hpcseg.launch.environment import RankEnvironment, host
 
 PATIENCE = timedelta(minutes=10)
 """Ranks that have not met by then give up, so that none holds a job to its limit."""
@@ -54,11 +52,6 @@ def meet(environment: RankEnvironment, folder: Path) -> tuple[Store, Store]:
     # A process meets the others for a training, then for its evaluation, and torchrun's store keeps all addresses.
     name = f"{environment.launch}/{next(_meetings)}"
     return PrefixStore(name, store), PrefixStore(name, second)
-
-
-def host() -> str:
-    """This node's name for its peers: the scheduler's where there is one, since a host may not know its own alias."""
-    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
 def _torchruns() -> Store:

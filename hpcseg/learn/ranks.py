@@ -13,8 +13,8 @@ import torch.distributed as dist
 from torch.distributed import Store  # type: ignore[attr-defined]  # missing in torch's annotations
 
 from hpcseg.errors import HpcsegError
-from hpcseg.launch.environment import RankEnvironment
-from hpcseg.launch.meeting import PATIENCE, host, meet
+from hpcseg.launch.environment import RankEnvironment, host
+from hpcseg.launch.meeting import PATIENCE, meet
 from hpcseg.launch.watch import Watch
 from hpcseg.memory import keep_freed_memory
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hpcseg.launch.environment import read_environment
+from hpcseg.launch.environment import host, read_environment
 from hpcseg.learn.ranks import choose_device
 from hpcseg.memory import keep_freed_memory
 from hpcseg.predict.ahead import ahead
@@ -66,7 +66,7 @@ def work(
     with prediction.folder.alone(part):
         line = _Line(prediction, network, prediction.folder.journal_file(part))
         precisions = ", ".join(dict.fromkeys(model.precision for model in models))
-        where = {**device_facts(device), "precision": precisions, "host": provenance.node_name()}
+        where = {**device_facts(device), "precision": precisions, "host": host()}
         line.journal.begin({**where, "largest_whole_slice": network.largest_whole})
         return line.run(slices, on_slice, should_stop)
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 
 from hpcseg.errors import HpcsegError, IncompleteError
-from hpcseg.launch.environment import read_environment
+from hpcseg.launch.environment import host, read_environment
 from hpcseg.learn.ranks import Ranks, join
 from hpcseg.runs import provenance
 from hpcseg.runs.evaluation import evaluate
@@ -84,7 +84,7 @@ def _record_failure(folder: CellFolder, stage: Stage, rank: int, error: Exceptio
                 "stage": stage,
                 "error": f"{type(error).__name__}: {error}",
                 "rank": rank,
-                "host": provenance.node_name(),
+                "host": host(),
                 "job_id": provenance.slurm_job()["slurm_job_id"],
                 "time": round(time.time(), 3),
             },

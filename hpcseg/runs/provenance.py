@@ -86,11 +86,6 @@ def collect(*, device: Mapping[str, Any], command: str, data_sha256: str) -> dic
     }
 
 
-def node_name() -> str:
-    """This machine as the scheduler calls it, which may be another name than its own."""
-    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
-
-
 def slurm_job() -> dict[str, Any]:
     """The Slurm job of this process, as squeue names it, and how often it was requeued; None where there is none."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
