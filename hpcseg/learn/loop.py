@@ -28,10 +28,8 @@ from hpcseg.learn import checkpoint
 from hpcseg.learn.evaluate import validate
 from hpcseg.learn.norm import synchronise
 from hpcseg.learn.precision import loss_scaler, to_device
-from hpcseg.learn.ranks import Agreement, Ranks
+from hpcseg.learn.ranks import GO_ON, STOP, Agreement, Ranks, own_wish
 from hpcseg.learn.step import TrainStep
-
-_GO_ON, _SAVE, _STOP = 0, 1, 2
 
 
 class OnEpoch(Protocol):
@@ -163,9 +161,9 @@ class Trainer:
         epoch = self.training.of_epoch(self.position.epoch)
         while self.position.step < self.steps:
             action = self._agree(self._wish())
-            if action != _GO_ON:
+            if action != GO_ON:
                 self._save()
-            if action == _STOP:
+            if action == STOP:
                 return False
             start = self.position.step * self.config.batch_size
             batch = rows[start : start + self.config.batch_size]
@@ -205,11 +203,12 @@ class Trainer:
         self.on_epoch(self.position.history, seconds, tiles)
 
     def _wish(self) -> int:
-        """What this rank would do before the next step."""
-        if self.should_stop():
-            return _STOP
-        due = self.ranks.is_main and time.monotonic() - self._saved_at > self.seconds_between_checkpoints
-        return _SAVE if due else _GO_ON
+        return own_wish(
+            self.ranks,
+            stop=self.should_stop(),
+            saved_at=self._saved_at,
+            seconds_between_checkpoints=self.seconds_between_checkpoints,
+        )
 
     def _diverged(self, what: str) -> HpcsegError:
         return HpcsegError(

@@ -22,6 +22,8 @@ from hpcseg.memory import keep_freed_memory
 _SECONDS_ALONE = 0.25
 _MOST_STEPS_ALONE = 100
 _CPU = torch.device("cpu")
+GO_ON, SAVE, STOP = 0, 1, 2
+"""What a rank may wish before the next step, the more urgent the higher."""
 # gloo counts the hours in which Slurm suspends a job as waiting. Whether the others live is the Watch's to say.
 # (The gloo of torch 2.6 keeps the timeout that it began with.)
 _LONGEST_SUSPENSION = timedelta(days=30)
@@ -100,7 +102,7 @@ class Agreement:
 
     def __init__(self, ranks: Ranks) -> None:
         self._ranks = ranks
-        self._wish = 0
+        self._wish = GO_ON
         self._steps = self._left = 1
         self._asked: float | None = None
 
@@ -108,20 +110,27 @@ class Agreement:
         """Called by every rank before each step; the answer is the same on all of them.
 
         Args:
-            wish: 0 to go on, more for what is more urgent. It is kept until the next time that ranks ask each other.
+            wish: GO_ON, SAVE or STOP. It is kept until the next time that ranks ask each other.
         """
         if self._ranks.world_size == 1:
             return wish
         self._wish = max(self._wish, wish)
         self._left -= 1
         if self._left:
-            return 0
+            return GO_ON
         # Before the first step nobody knows how long one takes.
         seconds = _SECONDS_ALONE if self._asked is None else (time.monotonic() - self._asked) / self._steps
         agreed, slowest = self._ranks.largest_each([self._wish, int(1e6 * seconds)])
         self._steps = self._left = max(1, min(_MOST_STEPS_ALONE, int(1e6 * _SECONDS_ALONE / max(1, slowest))))
-        self._wish, self._asked = 0, time.monotonic()
+        self._wish, self._asked = GO_ON, time.monotonic()
         return agreed
+
+
+def own_wish(ranks: Ranks, *, stop: bool, saved_at: float, seconds_between_checkpoints: float) -> int:
+    """What this rank would do before the next step; rank 0 alone looks whether it is time to save."""
+    if stop:
+        return STOP
+    return SAVE if ranks.is_main and time.monotonic() - saved_at > seconds_between_checkpoints else GO_ON
 
 
 @contextlib.contextmanager

@@ -11,9 +11,7 @@ import torch
 
 from hpcseg.errors import HpcsegError
 from hpcseg.learn import checkpoint
-from hpcseg.learn.ranks import Agreement, Ranks
-
-_GO_ON, _SAVE, _STOP = 0, 1, 2
+from hpcseg.learn.ranks import GO_ON, STOP, Agreement, Ranks, own_wish
 
 
 class Countable(Protocol):
@@ -110,10 +108,10 @@ class Counting:
             self.done = min(self.done + size, self.pieces)
             # Asked after a round and not before: every start gets further, so that a job whose time limit is too short
             # for more comes back once for each round, and not for ever.
-            action = self._agree(self._wish()) if self.done < self.pieces else _GO_ON
-            if action != _GO_ON:
+            action = self._agree(self._wish()) if self.done < self.pieces else GO_ON
+            if action != GO_ON:
                 self._save()
-            if action == _STOP:
+            if action == STOP:
                 return False
         self._gather()
         return True
@@ -126,10 +124,8 @@ class Counting:
             piece -= len(part)
 
     def _wish(self) -> int:
-        if self._should_stop():
-            return _STOP
-        late = self._ranks.is_main and time.monotonic() - self._saved_at > self._seconds
-        return _SAVE if late else _GO_ON
+        stop = self._should_stop()
+        return own_wish(self._ranks, stop=stop, saved_at=self._saved_at, seconds_between_checkpoints=self._seconds)
 
     def _gather(self) -> None:
         """Bring all counts to rank 0, which goes on with them, so the others' must not be counted again."""
