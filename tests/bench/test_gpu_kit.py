@@ -26,7 +26,8 @@ SESSION = ROOT / "results" / "bench" / "gpu" / "session.py"
 def session(*arguments: object, **added: str) -> subprocess.CompletedProcess[str]:
     # The tests of part B must not take over what pytest says of this one.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")} | added
-    command = [sys.executable, SESSION, *map(str, arguments)]
+    # -S: installed packages are out of sight, and it needs none.
+    command = [sys.executable, "-S", SESSION, *map(str, arguments)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800)
 
 

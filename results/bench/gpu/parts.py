@@ -1,0 +1,224 @@
+"""What the parts are: their commands, and how much each does on a GPU and on a CPU. Runs nothing."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+KIT = Path(__file__).resolve().parent
+ROOT = KIT.parents[2]
+_SYNTHETIC = (
+    "import sys; from pathlib import Path; from hpcseg.data.sample import write_sample; "
+    "write_sample(Path(sys.argv[1]), slices=int(sys.argv[2]), size=int(sys.argv[3]), seed=0)"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How much a part does: all of it on a GPU, and on a CPU as much as shows that every command works."""
+
+    slices: int
+    """Synthetic slices."""
+    edge: int
+    """Their height and width in pixels."""
+    probe: tuple[str, ...]
+    tests: tuple[str, ...]
+    """Arguments of pytest for the tests that do not need a GPU but meet one."""
+    width: int
+    """Of the network whose training is measured with batches of `batch` tiles."""
+    batch: int
+    rounds: int
+    """Of a bench."""
+    turn: float
+    """Seconds of a contender's turn in a bench."""
+    job: str
+    workers: int
+    """Cells at a time of `hpcseg grid`."""
+    patience: float
+    """By which the time limits of the phases are multiplied."""
+
+
+ON_GPU = Size(
+    slices=100,
+    edge=501,
+    probe=("--width", "64", "--batch", "25", "64", "--tile", "128"),
+    tests=("-n", "8", "--maxfail", "20", "tests/learn", "tests/data", "tests/predict", "tests/runs"),
+    width=64,
+    batch=64,
+    rounds=3,
+    turn=1.5,
+    job="paper",
+    workers=4,
+    patience=1,
+)
+ON_CPU = Size(
+    slices=16,
+    edge=400,
+    probe=("--width", "4", "--batch", "2", "--tile", "32"),
+    tests=("tests/learn/test_unet.py",),
+    width=4,
+    batch=8,
+    rounds=1,
+    turn=0.05,
+    job="smoke",
+    workers=2,
+    patience=10,  # it may be busy with other tests
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """One command of a part."""
+
+    name: str
+    seconds: int
+    """After which it is stopped."""
+    command: tuple[str, ...]
+    output: str
+    """File in $OUT: what the command prints; of a .json file what it prints to stdout alone."""
+    watched: bool = False
+    """With a line per second of what the GPU does, in gpu-NAME.txt."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One part on one machine."""
+
+    name: str
+    """A, B, C or D."""
+    size: Size
+    work: Path
+    """Outlives the part: data, runs, installed wheels."""
+    out: Path
+    data: Path | None
+    """Folder with the real slices; None: they are not here, or not all of them yet."""
+
+    def phases(self) -> list[Phase]:
+        """The commands of this part, in their order."""
+        phases = {"A": self._facts_and_steps, "B": self._tests_and_bench, "C": self._grid, "D": self._one_process}
+        return phases[self.name]()
+
+    def _facts_and_steps(self) -> list[Phase]:
+        probe = (sys.executable, str(KIT / "probe.py"), str(self.out), "--seconds", "160", *self.size.probe)
+        return [
+            Phase(
+                name="facts",
+                seconds=30,
+                command=(sys.executable, str(KIT / "facts.py"), str(self.out / "facts.json")),
+                output="facts.txt",
+            ),
+            Phase(name="probe", seconds=200, command=probe, output="probe.txt"),
+            *self._synthetic(),
+        ]
+
+    def _tests_and_bench(self) -> list[Phase]:
+        # Warnings of other versions than CI's are read afterwards and are no reason to fail here.
+        pytest = (sys.executable, "-m", "pytest", "-q", "-W", "default", "-p", "no:cacheprovider")
+        found = str(self.out / "gpu-tests.xml")
+        return [
+            Phase(
+                name="gpu-tests",
+                seconds=120,
+                command=(*pytest, "-m", "gpu", "--junitxml", found, "-o", "junit_family=xunit1", "tests/gpu"),
+                output="gpu-tests.txt",
+            ),
+            *self._synthetic(),
+            Phase(
+                name="bench",
+                seconds=90,
+                command=self._bench(self.work / "synthetic.h5", self.size.width, self.size.batch, "training", "sweep"),
+                output=f"bench-width-{self.size.width}.json",
+            ),
+            Phase(
+                name="tests",
+                seconds=120,
+                command=(*pytest, "-m", "not slurm and not realdata and not gpu", *self.size.tests),
+                output="tests.txt",
+            ),
+        ]
+
+    def _grid(self) -> list[Phase]:
+        run = self.work / "runs" / self.size.job
+        grid = ("grid", "--job", self.size.job, "--data", str(self._dataset), "--run", str(run))
+        published = self.work / "published"
+        return [
+            Phase(
+                name="pack",
+                seconds=60,
+                command=_hpcseg("pack", str(self._slices()), "--output", str(self._dataset)),
+                output="pack.txt",
+            ),
+            Phase(
+                name="grid",
+                seconds=300,
+                command=_hpcseg(*grid, "--local", "--workers", str(self.size.workers)),
+                output="grid.txt",
+                watched=True,
+            ),
+            Phase(
+                name="report",
+                seconds=60,
+                command=_hpcseg("report", "--run", str(run), "--publish", str(published)),
+                output="report.txt",
+            ),
+            Phase(
+                name="records",
+                seconds=30,
+                command=("tar", "-C", str(published), "-czf", str(self.out / "published.tgz"), "."),
+                output="report.txt",
+            ),
+            self._warm(processes=2, seconds=150),
+        ]
+
+    def _one_process(self) -> list[Phase]:
+        bench = self._bench(self._dataset, min(16, self.size.width), min(25, self.size.batch), "training", "startup")
+        return [
+            self._warm(processes=1, seconds=240),
+            Phase(name="bench", seconds=120, command=bench, output="bench-narrow.json"),
+        ]
+
+    @property
+    def _dataset(self) -> Path:
+        return self.work / "dataset.h5"
+
+    def _slices(self) -> Path:
+        """The real slices, or on a CPU the synthetic ones."""
+        if self.data is None and self.size is ON_GPU:
+            sys.exit(f"There are no slices: neither --data, nor what `prepare` carries along, in {self.work}.")
+        return self.data or self.work / "synthetic"
+
+    def _synthetic(self) -> list[Phase]:
+        """For the calls before the real slices are whole."""
+        folder, packed = self.work / "synthetic", self.work / "synthetic.h5"
+        if packed.exists():
+            return []
+        write = (sys.executable, "-c", _SYNTHETIC, str(folder), str(self.size.slices), str(self.size.edge))
+        return [
+            Phase(name="synthetic", seconds=60, command=write, output="synthetic.txt"),
+            Phase(
+                name="pack synthetic",
+                seconds=60,
+                command=_hpcseg("pack", str(folder), "--output", str(packed)),
+                output="synthetic.txt",
+            ),
+        ]
+
+    def _bench(self, data: Path, width: int, batch: int, *parts: str) -> tuple[str, ...]:
+        return _hpcseg(
+            "bench", "--data", str(data), "--run", str(self.work / "runs"), "--json",
+            "--rounds", str(self.size.rounds), "--seconds", str(self.size.turn),
+            "--width", str(width), "--batch-size", str(batch),
+            *(word for part in parts for word in ("--part", part)),
+        )  # fmt: skip
+
+    def _warm(self, *, processes: int, seconds: int) -> Phase:
+        run = self.work / "runs" / f"{self.size.job}-{processes}"
+        script = (sys.executable, str(KIT / "warm_grid.py"), self.size.job, str(self._dataset), str(run))
+        name = f"{processes}-process" + ("es" if processes > 1 else "")
+        command = (*script, "--processes", str(processes))
+        return Phase(name=name, seconds=seconds, command=command, output=f"{name}.txt", watched=True)
+
+
+def _hpcseg(*arguments: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", "hpcseg", *arguments)
