@@ -25,27 +25,25 @@ from hpcseg.data.pack import find_pairs, pack, processes_for
 from hpcseg.data.processes import in_processes
 from hpcseg.data.sample import write_sample
 from hpcseg.data.tiff import find_pages
-from hpcseg.direct import DirectFile, page_aligned
 from hpcseg.errors import HpcsegError
 
-OURS, DECODE, WRITE, DIRECT, PLAIN = "pack", "decode", "write", "direct write", "plain loop"
+OURS, DECODE, WRITE, PLAIN = "pack", "decode", "write", "plain loop"
 COMPRESSIONS = {"none": None, "PackBits": "packbits", "deflate": "zlib", "JPEG XL": "jpegxl"}
 """How stacks may be compressed: as they leave a detector, as the paper's slices are, as most programs do it, and as it
 is done where room is short. What decoding costs spans two orders of magnitude."""
 _HERE = "hpcseg.bench.packing"
 _PATCH, _PATCHES = 256, 4
-_BLOCK_BYTES, _DIRECT_BYTES = 2**20, 2**23  # of a call: as programs write, and a slice of pack
+_BLOCK_BYTES = 2**20
 _SECONDS_BETWEEN_LOOKS = 0.02
 
 
 def measure_packing(
     folder: Path, *, compression: str, slices: int, size: int, seconds: float, rounds: int
 ) -> dict[str, Any]:
-    """Bytes of decoded pixels per second of `OURS`, `DECODE`, `WRITE`, `DIRECT` and `PLAIN`, which take turns.
+    """Bytes of decoded pixels per second of `OURS`, `DECODE`, `WRITE` and `PLAIN`, which take turns.
 
     `DECODE` reads all slices and labels with as many processes as pack does and drops them; `WRITE` brings as many
-    bytes to the disk as the packed file has, as any program does it, and `DIRECT` past the kernel's page cache, where
-    there is such a way. pack reads and writes, so it cannot exceed the slower of the two.
+    bytes to the disk as the packed file has. pack reads and writes, so it cannot exceed the slower of the two.
 
     Args:
         folder: gets two stacks of 3 bytes per pixel in all, and the packed files.
@@ -67,13 +65,12 @@ def measure_packing(
             (OURS, "pack_piece", {}),
             (DECODE, "decode_piece", {}),
             (WRITE, "write_piece", {"file_bytes": packed.stat().st_size}),
-            (DIRECT, "direct_piece", {"file_bytes": packed.stat().st_size}),
             (PLAIN, "plain_piece", {}),
         )
     }
     with started(contenders) as pieces:
         rates = take_turns(pieces, seconds=seconds, rounds=rounds)
-    slower, slower_direct = (min((DECODE, name), key=rates.median) for name in (WRITE, DIRECT))
+    slower = min((DECODE, WRITE), key=rates.median)
     return {
         "slices": slices,
         "size": size,
@@ -81,7 +78,6 @@ def measure_packing(
         "bytes_per_second": {name: rates.median(name) for name in rates.rounds},
         "slower": slower,
         "against the slower": rates.ratio(OURS, slower),
-        "against the slower, writing directly": rates.ratio(OURS, slower_direct),
         "against the plain loop": rates.ratio(OURS, PLAIN),
         "peak_memory_mib": memory,
     }
@@ -121,25 +117,6 @@ def write_piece(folder: str, source_bytes: int, file_bytes: int) -> Iterator[Pie
                 file.write(block)
             file.write(block[: file_bytes % len(block)])
             os.fsync(file.fileno())
-        path.unlink()
-
-    yield lambda times: rate(times * source_bytes, lambda: _repeat(times, work))
-
-
-@contextlib.contextmanager
-def direct_piece(folder: str, source_bytes: int, file_bytes: int) -> Iterator[Piece]:
-    """The same past the page cache, in pieces of which the last is whole as well."""
-    path = Path(folder) / "written"
-    block = page_aligned((_DIRECT_BYTES,), np.dtype("u1"))
-    block[:] = np.frombuffer(os.urandom(_DIRECT_BYTES), dtype="u1")
-
-    def work() -> None:
-        path.touch()
-        with contextlib.closing(DirectFile(path)) as file:
-            for offset in range(0, file_bytes, _DIRECT_BYTES):
-                file.write(block.data, offset)
-        with path.open("rb") as written:
-            os.fsync(written.fileno())
         path.unlink()
 
     yield lambda times: rate(times * source_bytes, lambda: _repeat(times, work))

@@ -23,8 +23,6 @@ _LABEL_STEP, _MOST_LABELS_LOOKED_AT = 16, 32
 _BYTES_IN_FLIGHT = 256 * 2**20
 _MOST_PROCESSES = 8  # of 40 MB without a slice; together they keep more than one disk busy
 _PIXELS_PER_PROCESS = 2**24  # what is done by the time that a process has started
-_LONG = 16  # times that much for every core, and so many more are worth it
-_WAITING = 2
 
 
 def pack(
@@ -85,7 +83,7 @@ def _write(
     """Write the whole file, if labels have these values and no others; raises _UnknownLabelError otherwise."""
     first = pairs[0][0]
     with create(output, slices=len(pairs), shape=(first.shape[0], first.shape[1]), dtype=first.dtype) as writer:
-        work = Packing(writer.images, values)
+        work = Packing(writer.path, writer.first_byte, values)
         with contextlib.closing(in_processes(work, list(enumerate(pairs)), processes=processes_for(pairs))) as packed:
             for done, ((_, page), (grey, label)) in enumerate(zip(pairs, packed, strict=True), start=1):
                 if label is None:
@@ -147,10 +145,7 @@ def processes_for(pairs: list[Pair]) -> int:
     pixels = math.prod(image.shape)
     room = _BYTES_IN_FLIGHT // (2 * pixels * (image.dtype.itemsize + label.dtype.itemsize))
     worth = len(pairs) * pixels // _PIXELS_PER_PROCESS
-    cores = len(os.sched_getaffinity(0))
-    # More than cores, for the time that one waits for what it reads and another for what it writes.
-    wanted = cores + _WAITING if worth >= _LONG * cores else cores
-    return min(wanted, _MOST_PROCESSES, room, worth)
+    return min(len(os.sched_getaffinity(0)), _MOST_PROCESSES, room, worth)
 
 
 def find_pairs(images: Path, labels: Path) -> list[Pair]:

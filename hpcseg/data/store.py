@@ -1,6 +1,6 @@
 """The packed data set: one HDF5 file of full slices, labels as class indices, and what identifies them.
 
-    /slices              (N, H, W) source dtype, little-endian, uncompressed, in chunks of one 128 x 128 tile
+    /slices              (N, H, W) source dtype, little-endian, uncompressed, one slice behind the other
     /labels              (N, H, W) uint8 class index, gzip, in chunks of whole rows
     /table/...           one row per slice: number, names, SHA-256 of pixels and of original labels, class counts,
                          lowest and highest grey value

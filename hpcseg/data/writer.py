@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import math
 import os
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -14,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from hpcseg import __version__
-from hpcseg.data.encode import COMPRESSION_LEVEL, EncodedLabel, GreyValues, chunk_layout, label_chunk_rows
+from hpcseg.data.encode import COMPRESSION_LEVEL, EncodedLabel, GreyValues, label_rows
 from hpcseg.data.hdf5 import h5py
-from hpcseg.data.pairs import ImageRoom
 from hpcseg.data.store import (
     FORMAT,
     NUMBER_COLUMNS,
@@ -25,11 +23,9 @@ from hpcseg.data.store import (
     SliceTable,
     identity_sha256,
 )
-from hpcseg.direct import PAGE_BYTES
 from hpcseg.files import aside
 
 _TRIED_BYTES = 1_000_000
-_GATHERED_BYTES = 1048576
 
 
 @contextlib.contextmanager
@@ -47,10 +43,8 @@ def create(path: Path, *, slices: int, shape: tuple[int, int], dtype: np.dtype) 
     """
     with aside(path) as temporary, _Target(temporary) as target:
         target.try_out()
-        with h5py.File(target, "w", libver=("v110", "v110"), **_alignment(shape, dtype)) as file:
-            writer = Writer(file, temporary, slices, shape, dtype)
-            with contextlib.closing(writer.images):
-                yield writer
+        with h5py.File(target, "w", libver=("v110", "v110")) as file:
+            yield Writer(file, temporary, slices, shape, dtype)
         target.finish()
 
 
@@ -59,16 +53,17 @@ class Writer:
 
     def __init__(self, file: h5py.File, path: Path, slices: int, shape: tuple[int, int], dtype: np.dtype) -> None:
         self._file = file
-        chunks, label_rows = chunk_layout(shape), label_chunk_rows(shape)
-        dtype = dtype.newbyteorder("<")
-        first_byte = _lay_out_images(file, (slices, *shape), (1, *chunks[2:]), dtype)
-        self.images = ImageRoom(path, first_byte, chunks, dtype)
+        self.path = path
+        plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        plan.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+        images = file.create_dataset("slices", (slices, *shape), dtype=dtype.newbyteorder("<"), dcpl=plan)
+        self.first_byte: int = images.id.get_offset()
         """Where grey values go, past HDF5; in any order and by any process."""
         self._labels = file.create_dataset(
             "labels",
             (slices, *shape),
             dtype="u1",
-            chunks=(1, label_rows, shape[1]),
+            chunks=(1, label_rows(shape[0]), shape[1]),
             compression="gzip",
             compression_opts=COMPRESSION_LEVEL,
         )
@@ -144,35 +139,6 @@ class Writer:
         )
 
 
-def _alignment(shape: tuple[int, int], dtype: np.dtype) -> dict[str, int]:
-    """Has the grey values begin with a page of the file, as direct writes want it, if their chunks are whole pages."""
-    chunk_bytes = math.prod(chunk_layout(shape)[2:]) * dtype.itemsize
-    # Chunks of another size would each begin with a page, and not lie one behind the other.
-    if chunk_bytes % PAGE_BYTES:
-        return {}
-    return {"alignment_threshold": chunk_bytes, "alignment_interval": PAGE_BYTES}
-
-
-def _lay_out_images(file: h5py.File, shape: tuple[int, int, int], chunks: tuple[int, int, int], dtype: np.dtype) -> int:
-    """Where in the file the first slice goes.
-
-    Room for all chunks is taken at once, which lets them lie one behind the other, row by row and slice by slice. So a
-    slice can be written in one go instead of chunk by chunk.
-    """
-    plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    plan.set_chunk(chunks)
-    plan.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-    plan.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    kind = h5py.h5t.py_create(dtype, logical=True)
-    h5py.h5d.create(file.id, b"slices", kind, h5py.h5s.create_simple(shape), plan)
-    images = file["slices"].id
-    count = [-(-length // edge) for length, edge in zip(shape, chunks, strict=True)]
-    corner = tuple((length - 1) * edge for length, edge in zip(count, chunks, strict=True))
-    first, last = images.get_chunk_info_by_coord((0, 0, 0)), images.get_chunk_info_by_coord(corner)
-    assert last.byte_offset == first.byte_offset + (math.prod(count) - 1) * first.size
-    return int(first.byte_offset)
-
-
 def _full_scale(dtype: np.dtype, table: SliceTable) -> float:
     """What grey values are divided by: the largest of the dtype, or of the data where the dtype has no natural end."""
     if dtype.kind == "u":
@@ -184,15 +150,12 @@ def _full_scale(dtype: np.dtype, table: SliceTable) -> float:
 class _Target(io.FileIO):
     """The file that HDF5 writes through. Keeps the first error for `finish` and swallows what comes after it.
 
-    HDF5 must not meet an error itself (full disk, quota): it cannot close such a file, and crashes at exit. And it
-    writes chunk by chunk: what lies one behind the other is gathered.
+    HDF5 must not meet an error itself (full disk, quota): it cannot close such a file, and crashes at exit.
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, "w+")
         self._error: OSError | None = None
-        self._start = 0
-        self._gathered = bytearray()
 
     def try_out(self) -> None:
         """Raises the OSError of a disk that is full before HDF5 writes its first page, without which it crashes too."""
@@ -201,26 +164,16 @@ class _Target(io.FileIO):
         self.seek(0)
         self.finish()
 
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        if self._gathered and whence == os.SEEK_SET and offset == self._start + len(self._gathered):
-            return offset
-        self._drain()
-        return super().seek(offset, whence)
-
     def write(self, data: Any) -> int:
-        if not self._gathered:
-            self._start = self.tell()
-        self._gathered += data
-        if len(self._gathered) >= _GATHERED_BYTES:
-            self._drain()
+        left = memoryview(data)
+        try:
+            while left and self._error is None:
+                left = left[super().write(left) :]
+        except OSError as error:
+            self._error = error
         return len(data)
 
-    def readinto(self, buffer: Any) -> int | None:
-        self._drain()
-        return super().readinto(buffer)
-
     def truncate(self, size: int | None = None) -> int:
-        self._drain()
         try:
             return super().truncate(size)
         except OSError as error:
@@ -229,19 +182,9 @@ class _Target(io.FileIO):
 
     def finish(self) -> None:
         """Bring all to the disk; raises the OSError that writing met."""
-        self._drain()
         if self._error is not None:
             raise self._error
         os.fsync(self.fileno())
-
-    def _drain(self) -> None:
-        left = memoryview(bytes(self._gathered))
-        self._gathered.clear()
-        try:
-            while left and self._error is None:
-                left = left[super().write(left) :]
-        except OSError as error:
-            self._error = error
 
 
 def _as_utf8(text: str) -> str:

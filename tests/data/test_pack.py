@@ -144,26 +144,6 @@ def test_slices_that_are_no_whole_number_of_chunks(tmp_path, output, shape):
 
 
 @pytest.mark.parametrize(
-    ("edge", "dtype", "pages"), [(501, "uint16", 16 * 8), (128, "uint8", 4), (100, "uint16", None)]
-)
-def test_slices_whose_chunks_are_whole_pages_lie_on_pages(tmp_path, output, edge, dtype, pages):
-    for name in ("data", "labels"):
-        (tmp_path / name).mkdir()
-        for number in (1, 2):
-            pixels = np.arange(edge**2, dtype=dtype if name == "data" else "uint8").reshape(edge, edge) % 7
-            tifffile.imwrite(tmp_path / name / f"{number}.tif", pixels)
-    pack(tmp_path / "data", tmp_path / "labels", output, command="test")
-    with h5py.File(output) as file:
-        first, second = (file["slices"].id.get_chunk_info_by_coord((index, 0, 0)).byte_offset for index in (0, 1))
-    if pages is None:
-        assert second - first == edge**2 * 2
-    else:
-        assert first % 4096 == 0
-        assert second - first == pages * 4096
-    store.verify(output, lambda *_: None)
-
-
-@pytest.mark.parametrize(
     ("cores", "slices", "edge", "wanted"),
     [
         (64, 3, 40, 0),  # done before a process has started
@@ -172,7 +152,6 @@ def test_slices_whose_chunks_are_whole_pages_lie_on_pages(tmp_path, output, edge
         (64, 64, 4096, 2),  # of 96 MiB with what they are worked on
         (64, 2, 16384, 0),  # one slice is more than may be in memory beside another
         (2, 64, 2048, 2),
-        (2, 128, 2048, 4),  # long enough for some that work while others wait for the disk
     ],
 )
 def test_as_many_processes_as_are_worth_their_start_and_have_room(monkeypatch, cores, slices, edge, wanted):
