@@ -42,18 +42,18 @@ def create(path: Path, *, slices: int, shape: tuple[int, int], dtype: np.dtype) 
         HpcsegError: the file system refuses (full, read-only, no permission).
     """
     with aside(path) as temporary, _Target(temporary) as target:
-        target.try_out()
+        target.check_room()
         with h5py.File(target, "w", libver=("v110", "v110")) as file:
-            yield Writer(file, temporary, slices, shape, dtype)
+            yield Writer(file, target, slices, shape, dtype)
         target.finish()
 
 
 class Writer:
     """Takes the slices of a new file, and then what they are called."""
 
-    def __init__(self, file: h5py.File, path: Path, slices: int, shape: tuple[int, int], dtype: np.dtype) -> None:
-        self._file = file
-        self.path = path
+    def __init__(self, file: h5py.File, target: _Target, slices: int, shape: tuple[int, int], dtype: np.dtype) -> None:
+        self._file, self._target = file, target
+        self.path = Path(target.name)
         plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         plan.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
         images = file.create_dataset("slices", (slices, *shape), dtype=dtype.newbyteorder("<"), dcpl=plan)
@@ -71,10 +71,11 @@ class Writer:
         self._added_labels: list[tuple[str, np.ndarray]] = []
 
     def add(self, grey: GreyValues, label: EncodedLabel) -> None:
-        """Append the label of the next slice, and what is to be known of its grey values."""
+        """Append the label of the next slice, and what is to be known of its grey values; raises OSError."""
         index, rows = len(self._grey), self._labels.chunks[1]
         for number, chunk in enumerate(label.chunks):
             self._labels.id.write_direct_chunk((index, number * rows, 0), chunk)
+        self._target.check()
         self._grey.append(grey)
         self._added_labels.append((label.sha256, label.class_counts))
 
@@ -97,7 +98,11 @@ class Writer:
             class_values: (C,) original label value of class 0, 1, ...
             label_dtype: of the original labels.
             command: what the user typed, for the record.
+
+        Raises:
+            OSError: no room is left for the table.
         """
+        self._target.check_room()
         label_sha256, counts = zip(*self._added_labels, strict=True)
         table = SliceTable(
             numbers=np.array(numbers, dtype=np.int64),
@@ -150,18 +155,24 @@ def _full_scale(dtype: np.dtype, table: SliceTable) -> float:
 class _Target(io.FileIO):
     """The file that HDF5 writes through. Keeps the first error for `finish` and swallows what comes after it.
 
-    HDF5 must not meet an error itself (full disk, quota): it cannot close such a file, and crashes at exit.
+    HDF5 must not meet an error itself (full disk, quota), nor read what was swallowed: it cannot close such a file, and
+    crashes at exit.
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, "w+")
         self._error: OSError | None = None
 
-    def try_out(self) -> None:
-        """Raises the OSError of a disk that is full before HDF5 writes its first page, without which it crashes too."""
+    def check(self) -> None:
+        """Raises the OSError that writing met."""
+        if self._error is not None:
+            raise self._error
+
+    def check_room(self) -> None:
+        """Raises the OSError that writing met, or will meet in what HDF5 reads again: its first page, and the table."""
+        end = self.seek(0, os.SEEK_END)
         self.write(bytes(_TRIED_BYTES))
-        self.truncate(0)
-        self.seek(0)
+        self.truncate(end)
         self.finish()
 
     def write(self, data: Any) -> int:
@@ -182,8 +193,7 @@ class _Target(io.FileIO):
 
     def finish(self) -> None:
         """Bring all to the disk; raises the OSError that writing met."""
-        if self._error is not None:
-            raise self._error
+        self.check()
         os.fsync(self.fileno())
 
 

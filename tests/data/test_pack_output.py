@@ -130,11 +130,11 @@ def test_whoever_stops_it_leaves_nothing_of_a_new_file_and_all_of_the_old_one(go
     assert output.read_bytes() == b"the old one"
 
 
-# A limit on the size of a file stands for a disk that is full from the start, after some slices, and at the end.
+# A limit on the size of a file stands for a disk that is full from the start, in the slices, the labels and the table.
 @pytest.mark.parametrize("processes", [1, 2])
-@pytest.mark.parametrize("limit", [0, 8_000, 1_100_000, 2_200_000])
+@pytest.mark.parametrize("limit", [0, 8_000, 1_100_000, 2_200_000, 3_250_000])
 def test_a_full_disk_ends_in_one_line_and_leaves_nothing(good, output, limit, processes):
-    for number in (1, 2, 3):  # 720 kB each, 2.16 MB in all, and labels and tables beside
+    for number in (1, 2, 3):  # 720 kB and 360 kB each, 3.24 MB in all, and the table beside
         write_image(good, number, shape=(600, 600))
         write_label(good, number, shape=(600, 600), values=np.random.default_rng(number).integers(0, 250, 360_000))
     script = (
