@@ -25,7 +25,8 @@ from hpcseg.data.store import (
 )
 from hpcseg.files import aside
 
-_TRIED_BYTES = 1_000_000
+# What HDF5 reads again: its own pages, and of each slice names and two hashes in the table.
+_TRIED_BYTES, _TRIED_BYTES_PER_SLICE = 1_000_000, 1_000
 
 
 @contextlib.contextmanager
@@ -42,7 +43,7 @@ def create(path: Path, *, slices: int, shape: tuple[int, int], dtype: np.dtype) 
         HpcsegError: the file system refuses (full, read-only, no permission).
     """
     with aside(path) as temporary, _Target(temporary) as target:
-        target.check_room()
+        target.check_room(slices)
         with h5py.File(target, "w", libver=("v110", "v110")) as file:
             yield Writer(file, target, slices, shape, dtype)
         target.finish()
@@ -102,7 +103,7 @@ class Writer:
         Raises:
             OSError: no room is left for the table.
         """
-        self._target.check_room()
+        self._target.check_room(len(numbers))
         label_sha256, counts = zip(*self._added_labels, strict=True)
         table = SliceTable(
             numbers=np.array(numbers, dtype=np.int64),
@@ -168,10 +169,10 @@ class _Target(io.FileIO):
         if self._error is not None:
             raise self._error
 
-    def check_room(self) -> None:
+    def check_room(self, slices: int) -> None:
         """Raises the OSError that writing met, or will meet in what HDF5 reads again: its first page, and the table."""
         end = self.seek(0, os.SEEK_END)
-        self.write(bytes(_TRIED_BYTES))
+        self.write(bytes(_TRIED_BYTES + _TRIED_BYTES_PER_SLICE * slices))
         self.truncate(end)
         self.finish()
 
