@@ -64,6 +64,7 @@ class Ranks:
         self.rank = rank
         self.world_size = world_size
         self.device = device
+        self._exchanged = torch.empty(0)
 
     @property
     def is_main(self) -> bool:
@@ -78,9 +79,11 @@ class Ranks:
         """`largest` of several values, each for itself."""
         if self.world_size == 1:
             return list(values)
-        every = torch.tensor(values)
-        dist.all_reduce(every, dist.ReduceOp.MAX)
-        return [int(value) for value in every]
+        # Kept until the group has ended. Were gloo's thread the last to let go of it, it would wait for Python's lock,
+        # which torch 2.6 holds while it waits for that thread to end.
+        self._exchanged = torch.tensor(values)
+        dist.all_reduce(self._exchanged, dist.ReduceOp.MAX)
+        return [int(value) for value in self._exchanged]
 
     def wait(self) -> None:
         """Wait until all ranks are here; on the CPU, as `largest` is."""
@@ -168,14 +171,18 @@ def join(environment: RankEnvironment, folder: Path) -> Iterator[Ranks]:
             timeout=PATIENCE,
             device_id=device if on_gpu else None,
         )
-        everyone = dist.group.WORLD
-        assert everyone is not None
-        everyone._get_backend(_CPU)._set_default_timeout(_LONGEST_SUSPENSION)
+        _set_timeout(_LONGEST_SUSPENSION)
         ranks = Ranks(rank, world_size, device)
         yield ranks
         # Rank 0 writes its files last, and has the store that the others' watches need.
         ranks.wait()
     dist.destroy_process_group()
+
+
+def _set_timeout(timeout: timedelta) -> None:
+    everyone = dist.group.WORLD
+    assert everyone is not None
+    everyone._get_backend(_CPU)._set_default_timeout(timeout)
 
 
 def _refuse_shared_gpu(store: Store, rank: int, world_size: int, device: torch.device) -> None:

@@ -46,7 +46,7 @@ def test_ranks_on_nodes_of_two_kinds_take_what_both_can(tmp_path):
     assert run_ranks(2, _agreed, tmp_path) == [["fp32", "fp16", "bf16"]] * 2
 
 
-@pytest.mark.filterwarnings("ignore:.*Disabling autocast:UserWarning")  # torch's, since there is no GPU here
+@pytest.mark.filterwarnings("ignore:.*Disabling:UserWarning")  # torch's, since there is no GPU here
 def test_only_tf32_rounds_products_of_fp32_and_kernels_are_always_the_same(monkeypatch):
     cudnn, cuda = torch.backends.cudnn, torch.backends.cuda
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
