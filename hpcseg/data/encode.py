@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hpcseg.data.grey import GreyCounts, border
+
 CHUNK = 128
 """Edge of a chunk of grey values in pixels, unless a slice is smaller: one tile costs one chunk."""
 COMPRESSION_LEVEL = 1
@@ -22,6 +24,13 @@ class GreyValues:
     sha256: str
     least: float
     largest: float
+    counts: tuple[np.ndarray, np.ndarray] | None
+    """As `GreyCounts.parts`, without the border; None: added up elsewhere."""
+    zeros: int
+    """Pixels of the value 0, without the border."""
+    border_value: float
+    border_pixels: int
+    """As `grey.border`."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +66,23 @@ def encode_image(image: np.ndarray, chunks: np.ndarray) -> GreyValues:
             lies beyond the slice is left alone.
     """
     digest, least, largest = hashlib.sha256(), list[float](), list[float]()
+    counts, (value, pixels) = GreyCounts(image.dtype), border(image)
     for strip, row in zip(_strips(image, chunks.shape[2]), chunks, strict=True):
         digest.update(_little_endian(strip))
         least.append(float(strip.min()))
         largest.append(float(strip.max()))
+        counts.add(strip)
         _lay_out(strip, row)
-    return GreyValues(sha256=digest.hexdigest(), least=min(least), largest=max(largest))
+    counts.take_away(value, pixels)
+    return GreyValues(
+        sha256=digest.hexdigest(),
+        least=min(least),
+        largest=max(largest),
+        counts=counts.parts(),
+        zeros=counts.of(0.0),
+        border_value=value,
+        border_pixels=pixels,
+    )
 
 
 def encode_label(label: np.ndarray, values: np.ndarray) -> EncodedLabel | None:

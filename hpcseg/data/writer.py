@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import math
 import os
@@ -15,6 +16,7 @@ import numpy as np
 
 from hpcseg import __version__
 from hpcseg.data.encode import COMPRESSION_LEVEL, EncodedLabel, GreyValues, chunk_layout, label_chunk_rows
+from hpcseg.data.grey import QUANTILES, GreyCounts, choose_scale
 from hpcseg.data.hdf5 import h5py
 from hpcseg.data.pairs import ImageRoom
 from hpcseg.data.store import (
@@ -73,6 +75,7 @@ class Writer:
             compression_opts=COMPRESSION_LEVEL,
         )
         self._grey: list[GreyValues] = []
+        self._counts = GreyCounts(dtype)
         self._added_labels: list[tuple[str, np.ndarray]] = []
 
     def add(self, grey: GreyValues, label: EncodedLabel) -> None:
@@ -80,7 +83,9 @@ class Writer:
         index, rows = len(self._grey), self._labels.chunks[1]
         for number, chunk in enumerate(label.chunks):
             self._labels.id.write_direct_chunk((index, number * rows, 0), chunk)
-        self._grey.append(grey)
+        self._grey.append(dataclasses.replace(grey, counts=None))
+        assert grey.counts is not None
+        self._counts.merge(*grey.counts)
         self._added_labels.append((label.sha256, label.class_counts))
 
     def finish(
@@ -91,6 +96,7 @@ class Writer:
         label_names: Sequence[str],
         class_values: np.ndarray,
         label_dtype: np.dtype,
+        grey_range: tuple[float, float] | None,
         command: str,
     ) -> None:
         """Write the table and the attributes that make a file of slices a data set.
@@ -101,6 +107,7 @@ class Writer:
             label_names: of the labels' sources.
             class_values: (C,) original label value of class 0, 1, ...
             label_dtype: of the original labels.
+            grey_range: what a model meets as 0 and as 1; None: what fits the grey values.
             command: what the user typed, for the record.
         """
         label_sha256, counts = zip(*self._added_labels, strict=True)
@@ -113,6 +120,9 @@ class Writer:
             class_counts=np.array(counts, dtype=np.int64),
             grey_min=np.array([grey.least for grey in self._grey]),
             grey_max=np.array([grey.largest for grey in self._grey]),
+            zero_pixels=np.array([grey.zeros for grey in self._grey], dtype=np.int64),
+            border_value=np.array([grey.border_value for grey in self._grey]),
+            border_pixels=np.array([grey.border_pixels for grey in self._grey], dtype=np.int64),
         )
         group = self._file.create_group("table")
         for name in TEXT_COLUMNS:
@@ -122,10 +132,13 @@ class Writer:
             group.create_dataset(name, data=getattr(table, name))
         images = self._file["slices"]
         full_scale = _full_scale(images.dtype, table)
+        quantiles = self._counts.quantiles(QUANTILES)
+        grey = choose_scale(images.dtype, full_scale, quantiles, grey_range)
         data_sha256 = identity_sha256(
             table,
             class_values=class_values.tolist(),
             full_scale=full_scale,
+            grey=grey,
             dtype=images.dtype.name,
             shape=images.shape,
         )
@@ -136,6 +149,8 @@ class Writer:
                 "class_values": np.asarray(class_values, dtype=np.int64),
                 "label_dtype": label_dtype.name,
                 "full_scale": full_scale,
+                "grey_range": [grey.low, grey.high],
+                "grey_quantiles": quantiles,
                 "data_sha256": data_sha256,
                 "hpcseg_version": __version__,
                 "command": _as_utf8(command),
@@ -174,7 +189,7 @@ def _lay_out_images(file: h5py.File, shape: tuple[int, int, int], chunks: tuple[
 
 
 def _full_scale(dtype: np.dtype, table: SliceTable) -> float:
-    """What grey values are divided by: the largest of the dtype, or of the data where the dtype has no natural end."""
+    """The largest grey value of the dtype, or of the data where the dtype has no natural end."""
     if dtype.kind == "u":
         return float(np.iinfo(dtype).max)
     largest = float(max(np.abs(table.grey_min).max(), np.abs(table.grey_max).max()))

@@ -150,7 +150,7 @@ def probability_layer(value: int) -> str:
 def _check_ensemble(models: Sequence[Model], wishes: Wishes) -> None:
     first = models[0].card
     for model in models[1:]:
-        for what in ("class_values", "label_dtype", "grey_dtype", "full_scale"):
+        for what in ("class_values", "label_dtype", "grey_dtype", "grey"):
             ours, theirs = getattr(first, what), getattr(model.card, what)
             if ours != theirs:
                 raise ConfigError(
