@@ -58,16 +58,16 @@ class TileSource:
         return len(self.info.class_values)
 
     def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Raw tiles (K, S, S), labels (K, S, S) uint8 and noise keys (K, 3) of rows of `tiles`."""
+        """Tiles (K, S, S) of limited grey values, labels (K, S, S) uint8 and noise keys (K, 3) of rows of `tiles`."""
         tiles = self.tiles[rows]
         counts, labels = store.read_tiles(self.info.path, tiles, self.size)
         keys = np.column_stack([self.info.numbers[tiles[:, 0]], tiles[:, 1:]])
-        return counts, labels, keys
+        return self.info.grey.limited(counts), labels, keys
 
     def read_slice(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """One whole slice (H, W) and its labels (H, W) uint8, by its index in the file."""
+        """One whole slice (H, W) of limited grey values and its labels (H, W) uint8, by its index in the file."""
         counts, labels = store.read_slices(self.info.path, index, index + 1)
-        return counts[0], labels[0]
+        return self.info.grey.limited(counts[0]), labels[0]
 
     def test_slices(self) -> np.ndarray:
         """(N,) int64 indices of the slices that test tiles come from, ascending."""

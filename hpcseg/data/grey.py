@@ -17,6 +17,8 @@ from hpcseg.errors import ConfigError, DatasetError
 
 QUANTILES = (0.001, 0.999)
 """Shares of the pixels at which the span of grey values begins and ends: a hot pixel, or a thousand, lies beyond."""
+FAR = 3.0
+"""Grey values so many spans beyond the quantiles are no part of the sample: a hot pixel, a dead one."""
 PAPER_SPAN = 23_797.0
 """Of the paper's slices, in counts: 19624 to 43421. What a sigma in counts was chosen for."""
 _FLOAT_BITS = 21
@@ -30,9 +32,24 @@ class GreyScale:
     low: float
     """The grey value that a model meets as 0."""
     high: float
-    """The grey value that a model meets as 1. Values outside are not clipped."""
+    """The grey value that a model meets as 1. Values outside are not clipped, unless they lie beyond `limits`."""
     quantiles: tuple[float, float] | None = None
     """Grey values at `QUANTILES` of all pixels but those of a padded border; None: packed before they were measured."""
+    limits: tuple[float, float] | None = None
+    """Grey values beyond are taken for these, before any noise; None: none is."""
+
+    def limited(self, values: np.ndarray) -> np.ndarray:
+        """Grey values as they were measured, of any shape, without those beyond `limits`; of the same type.
+
+        A single one of a thousand spans, in one tile, spoils the means of batch normalisation for a whole training.
+        """
+        if self.limits is None:
+            return values
+        low, high = self.limits
+        if values.dtype.kind in "ui":
+            ends = np.iinfo(values.dtype)
+            low, high = max(np.floor(low), ends.min), min(np.ceil(high), ends.max)
+        return np.clip(values, values.dtype.type(low), values.dtype.type(high))
 
     def normalised(self, values: np.ndarray) -> np.ndarray:
         """Grey values of any shape as a network takes them: float32, (value - low) / (high - low).
@@ -76,7 +93,12 @@ class GreyScale:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for a record."""
-        return {"low": self.low, "high": self.high, "quantiles": self.quantiles and list(self.quantiles)}
+        return {
+            "low": self.low,
+            "high": self.high,
+            "quantiles": self.quantiles and list(self.quantiles),
+            "limits": self.limits and list(self.limits),
+        }
 
 
 def read_scale(content: Mapping[str, Any]) -> GreyScale:
@@ -85,14 +107,18 @@ def read_scale(content: Mapping[str, Any]) -> GreyScale:
     Raises:
         ValueError: it is none; in words that fit behind a colon.
     """
-    quantiles = content.get("quantiles")
-    numbers = [content.get("low"), content.get("high"), *(quantiles or ())]
-    if any(type(number) not in (int, float) or not math.isfinite(number) for number in numbers):
+    ends = (content.get("low"), content.get("high"))
+    pairs = [ends, *(content[name] for name in ("quantiles", "limits") if content.get(name))]
+    for pair in pairs:
+        if len(pair) != 2 or any(type(end) not in (int, float) or not math.isfinite(end) for end in pair):
+            raise ValueError(f"its grey scale is {dict(content)}")
+    if not pairs[0][0] < pairs[0][1] or any(low > high for low, high in pairs):
         raise ValueError(f"its grey scale is {dict(content)}")
-    values = [float(number) for number in numbers]
-    if not values[0] < values[1] or len(values) not in (2, 4) or values[2:] != sorted(values[2:]):
-        raise ValueError(f"its grey scale is {dict(content)}")
-    return GreyScale(values[0], values[1], (values[2], values[3]) if quantiles else None)
+    quantiles, limits = (
+        (float(content[name][0]), float(content[name][1])) if content.get(name) else None
+        for name in ("quantiles", "limits")
+    )
+    return GreyScale(float(pairs[0][0]), float(pairs[0][1]), quantiles, limits)
 
 
 def choose_scale(
@@ -102,7 +128,8 @@ def choose_scale(
 
     Whole numbers that use their type's range are divided by its largest value, as in the paper. Floating-point
     numbers, whose type says nothing about them, and whole numbers of which 99.9 % lie in the lower half of their type
-    (12 bits of a camera in 16) are mapped by the quantiles, so that one hot pixel decides nothing.
+    (12 bits of a camera in 16) are mapped by the quantiles, so that one hot pixel decides nothing. What is not divided
+    by the full scale is limited to `FAR` spans beyond the quantiles.
 
     Args:
         dtype: of the grey values.
@@ -110,12 +137,13 @@ def choose_scale(
         quantiles: at `QUANTILES`.
         wish: what stands for 0 and for 1 instead, if anything.
     """
-    if wish:
-        return GreyScale(*wish, quantiles)
     fills = dtype.kind == "u" and quantiles[1] >= full_scale / 2
-    if fills or not quantiles[0] < quantiles[1]:
-        return GreyScale(0.0, full_scale, quantiles)
-    return GreyScale(*quantiles, quantiles)
+    usual = (0.0, full_scale) if fills or not quantiles[0] < quantiles[1] else quantiles
+    low, high = wish or usual
+    if (low, high) == (0.0, full_scale):
+        return GreyScale(low, high, quantiles)
+    beyond = FAR * (quantiles[1] - quantiles[0])
+    return GreyScale(low, high, quantiles, (min(low, quantiles[0] - beyond), max(high, quantiles[1] + beyond)))
 
 
 def check_range(wish: tuple[float, float] | None) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from hpcseg.data.grey import FAR
 from hpcseg.data.store import DatasetInfo
 
-# In spans of the grey values beyond their quantiles. Rare bright phases of a sample stay well below the first; a dead
-# pixel of a camera is 0, which is no more than a part of a span below the darkest of the others.
-_FAR = 3.0
+# A dead pixel of a camera is 0, which is no more than a part of a span below the darkest of the others.
 _BELOW = 0.25
 
 
@@ -27,14 +26,14 @@ def grey_notes(info: DatasetInfo) -> tuple[str, ...]:
         ("hot", info.grey_max, info.grey_max - high),
         ("dead", info.grey_min, np.where(info.grey_min == 0, 0.0, low - info.grey_min)),
     ):
-        found = (far > _FAR * span) & ~(padded & (ends == info.border_value)) & (span > 0)
+        found = (far > FAR * span) & ~(padded & (ends == info.border_value)) & (span > 0)
         if found.any():
             worst = int(np.where(found, far, 0).argmax())
             notes.append(
                 f"{_slices(found)} have grey values far outside of all others, such as {ends[worst]:g} in "
-                f"{info.image_names[worst]}, where 99.8 % of the pixels have {low:g} to {high:g}. A {name} pixel? It "
-                "does not decide how grey values are scaled, but stays in the tiles; replace it by the median of its "
-                "neighbours, and pack again."
+                f"{info.image_names[worst]}, where 99.8 % of the pixels have {low:g} to {high:g}. A {name} pixel? "
+                "The scale of grey values does not depend on it, but it stays in the tiles; replace it by the median "
+                "of its neighbours, and pack again."
             )
     dead = info.zero_pixels > 0
     if dead.any() and low > _BELOW * span > 0:

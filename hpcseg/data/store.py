@@ -27,7 +27,7 @@ import numpy as np
 
 from hpcseg import __version__
 from hpcseg.data.encode import pixels_sha256
-from hpcseg.data.grey import GreyScale
+from hpcseg.data.grey import GreyScale, choose_scale
 from hpcseg.data.hdf5 import h5py
 from hpcseg.errors import DatasetError
 
@@ -222,16 +222,16 @@ def _read_info(file: h5py.File, path: Path) -> DatasetInfo:
         dtype=images.dtype.name,
         class_values=class_values,
         full_scale=full_scale,
-        grey=_read_scale(attributes) if measured else GreyScale(0.0, full_scale),
+        grey=_read_scale(attributes, images.dtype) if measured else GreyScale(0.0, full_scale),
     )
 
 
-def _read_scale(attributes: Mapping[str, Any]) -> GreyScale:
+def _read_scale(attributes: Mapping[str, Any], dtype: np.dtype) -> GreyScale:
     """Raises ValueError for what is no scale."""
     low, high, first, last = (float(value) for name in ("grey_range", "grey_quantiles") for value in attributes[name])
     if not low < high or not first <= last or not np.isfinite([low, high, first, last]).all():
         raise ValueError(f"its grey range is {low:g} to {high:g}, its quantiles are {first:g} and {last:g}")
-    return GreyScale(low, high, (first, last))
+    return choose_scale(dtype, float(attributes["full_scale"]), (first, last), (low, high))
 
 
 def identity_sha256(

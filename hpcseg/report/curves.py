@@ -66,7 +66,7 @@ def figure3(records: Records) -> Drawn:
 
 def figure7(records: Records) -> Drawn:
     """Accuracy against the sigma of the test noise: ours by split, and what the paper says of its own curve."""
-    title = "Figure 7: accuracy against the noise of the test set"
+    title = "Figure 7: accuracy against the noise of the test set; black: what the paper says of its curve"
     place = (paper.FIGURE_7_TILES, paper.FIGURE_7_NOISE_FRACTION)
     sweeps = {position: curve for position, group in records.positions.items() if (curve := _sweep(group))}
     holes = []
@@ -101,8 +101,9 @@ def figure7(records: Records) -> Drawn:
         _draw_main(axes, split, curve)
     last = max(float(curve.sigmas[-1]) for curve in main.values()) if shares else paper.FIGURE_7_SIGMA_MAX
     _draw_others(axes, others, last)
-    if not shares:
-        title += "; black: what the paper says of its curve"
+    if shares:
+        title = title.partition(";")[0]  # the paper's sigmas are counts
+    else:
         _draw_paper(axes)
     axes.set_xlim(0, last)
     axes.set_ylim(top=1.0)

@@ -156,7 +156,7 @@ def test_verify_finds_a_change_beside_the_pixels(packed, part):
             file.attrs[part] = 64 * "0"
         else:
             file[part][0] = 99
-    with pytest.raises(DatasetError, match="its class values, full scale or slice numbers are not those"):
+    with pytest.raises(DatasetError, match="its class values, grey range or slice numbers are not those"):
         store.verify(packed, lambda *_: None)
 
 
