@@ -170,7 +170,8 @@ class GreyCounts:
     def add(self, values: np.ndarray) -> None:
         """Count the pixels of an array of any shape; eight bytes for each are needed meanwhile."""
         bins = self._bins(values).ravel()
-        first = int(bins.min())
+        # Of floats a few bins far from 0; whole numbers are as quickly counted from 0 as their least is found.
+        first = int(bins.min()) if self._dtype.kind == "f" else 0
         counted = np.bincount(bins - first if first else bins)
         self._pixels[first : first + len(counted)] += counted
 
