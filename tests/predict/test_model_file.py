@@ -12,6 +12,7 @@ import pytest
 import torch
 from slice_folder import hpcseg
 
+from hpcseg.data.grey import GreyScale
 from hpcseg.errors import HpcsegError, IncompleteError
 from hpcseg.learn import checkpoint
 from hpcseg.predict.card import GreyHistogram
@@ -85,6 +86,12 @@ def with_card(content, **changes):
 class Hostile:
     def __reduce__(self):
         return (pytest.fail, ("code of a model file was run",))
+
+
+def test_a_model_file_of_before_there_were_grey_scales_divides_by_its_full_scale(model_file, tmp_path):
+    older = tmp_path / "older.safetensors"
+    older.write_bytes(with_card(model_file.read_bytes(), schema=1, full_scale=1_000.0, grey=None))
+    assert open_file(older).card.grey == GreyScale(0.0, 1_000.0)
 
 
 SPOILED = {
