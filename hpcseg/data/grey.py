@@ -137,12 +137,11 @@ def choose_scale(
         quantiles: at `QUANTILES`.
         wish: what stands for 0 and for 1 instead, if anything.
     """
-    fills = dtype.kind == "u" and quantiles[1] >= full_scale / 2
-    usual = (0.0, full_scale) if fills or not quantiles[0] < quantiles[1] else quantiles
-    low, high = wish or usual
-    if (low, high) == (0.0, full_scale):
+    fills, span = dtype.kind == "u" and quantiles[1] >= full_scale / 2, quantiles[1] - quantiles[0]
+    low, high = wish or ((0.0, full_scale) if fills or not span else quantiles)
+    if (low, high) == (0.0, full_scale) or not span:
         return GreyScale(low, high, quantiles)
-    beyond = FAR * (quantiles[1] - quantiles[0])
+    beyond = FAR * span
     return GreyScale(low, high, quantiles, (min(low, quantiles[0] - beyond), max(high, quantiles[1] + beyond)))
 
 
