@@ -49,7 +49,8 @@ class GreyScale:
         if values.dtype.kind in "ui":
             ends = np.iinfo(values.dtype)
             low, high = max(np.floor(low), ends.min), min(np.ceil(high), ends.max)
-        return np.clip(values, values.dtype.type(low), values.dtype.type(high))
+        limited: np.ndarray = np.clip(values, values.dtype.type(low), values.dtype.type(high))
+        return limited
 
     def normalised(self, values: np.ndarray) -> np.ndarray:
         """Grey values of any shape as a network takes them: float32, (value - low) / (high - low).
