@@ -106,9 +106,7 @@ def test_a_share_is_written_in_one_way_and_stays_a_text_in_records_and_copies(te
 
 @pytest.mark.parametrize("text", ["33", "%", "-1 %", "1e2 %", "201 %", "a third", "33 % of it", "nan %", ""])
 def test_a_text_that_is_no_share_is_refused_where_it_stands(text):
-    with pytest.raises(
-        ConfigError, match=r'job: train: job: train: noise_sigma_max: ".*" is no sigma: .* such as "33 %"'
-    ):
+    with pytest.raises(ConfigError, match=r'^job: train: noise_sigma_max: ".*" is no sigma: .* such as "33 %"'):
         build_config(CellConfig, {"train": {"noise_sigma_max": text}}, "job")
 
 
