@@ -44,8 +44,7 @@ def plan_run(job: str, data: Path, run: Path | None, overrides: Sequence[str] | 
     # Now and not in every job, hours later.
     for config in dict.fromkeys(cell.data for cell in described.cells):
         lay_out(info.shape, config)
-    for cell in described.cells:
-        check_noise(cell, info)
+    check_noise(described.cells, info)
     return plan(described, RunFolder(run or RUNS / described.name), data, info.data_sha256)
 
 
