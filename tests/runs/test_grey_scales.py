@@ -23,9 +23,9 @@ from hpcseg.runs.execute import run_cell
 from hpcseg.runs.grid import Grid, write_plan
 from hpcseg.runs.record import read_json
 
-# `--job segment` at a size that a processor trains in seconds.
+# `--job segment` at a size that a processor trains in seconds, and long enough for it to have learnt.
 SMALL = [
-    *("train.width=8", "train.depth=2", "train.precision=fp32", "train.batch_size=8", "data.tile_size=32"),
+    *("train.width=8", "train.depth=2", "train.precision=fp32", "train.epochs=20", "data.tile_size=32"),
     *("evaluate.whole_slices=false", "evaluate.examples=false"),
 ]
 
@@ -49,7 +49,7 @@ SCALES = {
 def grids(tmp_path_factory) -> dict[str, Grid]:
     """A trained and evaluated cell of `--job segment` on each scale."""
     folder, found = tmp_path_factory.mktemp("scales"), {}
-    write_sample(folder, slices=16, size=96, seed=0)
+    write_sample(folder, slices=24, size=128, seed=0)
     for number, (name, change) in enumerate(SCALES.items()):
         own = folder / str(number)
         own.mkdir()
