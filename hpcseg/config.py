@@ -23,8 +23,50 @@ PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
 NOISE_MODELS = ("gaussian", "uniform", "poisson", "salt-and-pepper")
 AUGMENTATIONS = ("none", "flips", "symmetries")
 _TILE_GRID = re.compile(r"([1-9][0-9]{0,2})x([1-9][0-9]{0,2})")
+_SHARE = re.compile(r"\s*([0-9]{1,3}(?:\.[0-9]{1,6})?)\s*%\s*")
 _MOST_SWEPT = 10_000
 _MOST_CHANNELS = 4_096
+MOST_SPANS = 2.0
+"""Beyond so many spans of the grey values a sigma leaves nothing of a slice to see."""
+
+
+class Share(str):
+    """A sigma as a share of the span of the data's grey values, from their 0.1 % to their 99.9 % quantile: "33 %".
+
+    A text, so that it stands in job files, records and cell ids as it is written here; `GreyScale.counts` makes counts
+    of it. Raises ConfigError for a text that says no such share.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, text: str) -> Share:
+        """The share that a text says, written in one way."""
+        said = _SHARE.fullmatch(text)
+        if said is None or float(said[1]) > 100 * MOST_SPANS:
+            raise ConfigError(
+                f'"{text}" is no sigma: it must be a number of counts, or a share of the span of the grey values, from '
+                f'0 to {100 * MOST_SPANS:g} %, such as "33 %".'
+            )
+        return super().__new__(cls, f"{shown(float(said[1]))} %")
+
+    @property
+    def per_cent(self) -> float:
+        """The number before the sign."""
+        return float(self.removesuffix(" %"))
+
+
+Sigma = float | Share
+"""The strength of noise: counts of the grey values, or a share of the span that they have."""
+
+
+def amount(sigma: Sigma) -> float:
+    """The number of a sigma, in its own unit: counts, or per cent."""
+    return sigma.per_cent if isinstance(sigma, Share) else sigma
+
+
+def in_words(sigma: Sigma) -> str:
+    """A sigma with its unit."""
+    return f"{sigma} of the span of the grey values" if isinstance(sigma, Share) else f"{sigma:g} counts"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,8 +133,9 @@ class TrainConfig:
     """L2 penalty added to the gradient (Adam's classic form, not AdamW's)."""
     noise_fraction: float = 0.0
     """Share of training and validation tiles that get noise, 0..1: the columns of Table 2."""
-    noise_sigma_max: float = 10_000.0
-    """Upper end of the uniform distribution of a noisy tile's sigma, in counts."""
+    noise_sigma_max: Sigma = 10_000.0
+    """Upper end of the uniform distribution of a noisy tile's sigma: counts, or a share of the grey values' span as
+    "33 %"."""
     noise_model: str = "gaussian"
     """One of `NOISE_MODELS`, or several as "gaussian+poisson": each noisy tile has one of them, by lot."""
     noise_each_epoch: bool = False
@@ -118,19 +161,23 @@ class TrainConfig:
                 f"train.noise_fraction is {self.noise_fraction:g}, but it is a share between 0 and 1. "
                 f"For per cent write {self.noise_fraction / 100:g}."
             )
-        _check(self.noise_sigma_max >= 0, "train.noise_sigma_max", self.noise_sigma_max, "0 counts or more")
+        _check_sigma("train.noise_sigma_max", self.noise_sigma_max)
         noise_models(self.noise_model, "train.noise_model")
         _check(self.augment in AUGMENTATIONS, "train.augment", self.augment, f"one of {', '.join(AUGMENTATIONS)}")
         _check(self.seed >= 0, "train.seed", self.seed, "0 or more")
         _check(self.precision in PRECISIONS, "train.precision", self.precision, f"one of {', '.join(PRECISIONS)}")
+
+    def used_sigmas(self) -> dict[str, Sigma]:
+        """The settings that say how strong noise is, as far as there is any."""
+        return {"train.noise_sigma_max": self.noise_sigma_max} if self.noise_fraction else {}
 
 
 @dataclass(frozen=True, slots=True)
 class NoiseLevel:
     """The noise of one version of the test set."""
 
-    sigma: float
-    """Standard deviation in counts, at half of the full scale where it depends on the grey value."""
+    sigma: Sigma
+    """Standard deviation, in the middle of the grey scale where it depends on the grey value."""
     model: str = "gaussian"
     """One of `NOISE_MODELS`."""
     fraction: float | None = None
@@ -143,26 +190,30 @@ class NoiseLevel:
 
     @property
     def key(self) -> str:
-        """Names the level in records: "gaussian-5000", or "gaussian-10000-p0.5" for a mixed one."""
-        return f"{self.model}-{self.sigma:g}" + (f"-p{self.fraction:g}" if self.fraction is not None else "")
+        """Names the level in records: "gaussian-5000", "gaussian-21 %", or "gaussian-10000-p0.5" for a mixed one."""
+        sigma = self.sigma if isinstance(self.sigma, Share) else f"{self.sigma:g}"
+        return f"{self.model}-{sigma}" + (f"-p{self.fraction:g}" if self.fraction is not None else "")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluateConfig:
-    """At which noise levels a trained model meets the test set, and what else is looked at."""
+    """At which noise levels a trained model meets the test set, and what else is looked at.
 
-    table_sigma: float = 5_000.0
-    """Sigma in counts of the noisy test set of Table 2."""
-    sweep_max: float = 0.0
-    """Last sigma of the sweep of Figure 7, in counts; 0: no sweep."""
-    sweep_step: float = 1_000.0
-    """Distance between two sigmas of the sweep, in counts."""
+    Each sigma is a number of counts, or a share of the grey values' span as "33 %".
+    """
+
+    table_sigma: Sigma = 5_000.0
+    """Sigma of the noisy test set of Table 2."""
+    sweep_max: Sigma = 0.0
+    """Last sigma of the sweep of Figure 7; 0: no sweep."""
+    sweep_step: Sigma = 1_000.0
+    """Distance between two sigmas of the sweep, in the unit of `sweep_max`."""
     other_noise: str = ""
     """Further models of noise that all test tiles meet at `table_sigma`, as "uniform+poisson"."""
     mixed_fraction: float = 0.0
     """Share of noisy tiles in a further test set of clean and noisy ones; 0: no such set."""
-    mixed_sigma_max: float = 10_000.0
-    """Upper end of the uniform distribution of sigma in that set, in counts."""
+    mixed_sigma_max: Sigma = 10_000.0
+    """Upper end of the uniform distribution of sigma in that set."""
     whole_slices: bool = False
     """Segment the whole slices that test tiles come from as well (Figure 9), without noise."""
     tile: int = 0
@@ -173,25 +224,43 @@ class EvaluateConfig:
     """Seed of the test noise alone, so that all cells meet the same noisy test set."""
 
     def __post_init__(self) -> None:
-        _check(self.table_sigma >= 0, "evaluate.table_sigma", self.table_sigma, "0 counts or more")
-        _check(self.sweep_max >= 0, "evaluate.sweep_max", self.sweep_max, "0 counts or more")
-        _check(self.sweep_step > 0, "evaluate.sweep_step", self.sweep_step, "above 0 counts")
-        finest = self.sweep_max / _MOST_SWEPT
+        _check_sigma("evaluate.table_sigma", self.table_sigma)
+        _check_sigma("evaluate.sweep_max", self.sweep_max)
+        _check_sigma("evaluate.sweep_step", self.sweep_step, above_0=True)
+        _check_sigma("evaluate.mixed_sigma_max", self.mixed_sigma_max, above_0=True)
+        if self.sweep_max and isinstance(self.sweep_max, Share) != isinstance(self.sweep_step, Share):
+            raise ConfigError(
+                f"evaluate.sweep_max is {in_words(self.sweep_max)}, and evaluate.sweep_step "
+                f"{in_words(self.sweep_step)}, but a sweep has one unit. Write both as counts, or both as shares."
+            )
+        finest = amount(self.sweep_max) / _MOST_SWEPT
         rule = f"at least {finest:g}, for a sweep of at most {_MOST_SWEPT} levels"
-        _check(self.sweep_step >= finest, "evaluate.sweep_step", self.sweep_step, rule)
+        _check(not self.sweep_max or amount(self.sweep_step) >= finest, "evaluate.sweep_step", self.sweep_step, rule)
         if self.other_noise:
             others = noise_models(self.other_noise, "evaluate.other_noise")
             rule = "of other models than gaussian, which is always there"
             _check("gaussian" not in others, "evaluate.other_noise", self.other_noise, rule)
         _check(0 <= self.mixed_fraction < 1, "evaluate.mixed_fraction", self.mixed_fraction, "0, or a share below 1")
-        _check(self.mixed_sigma_max > 0, "evaluate.mixed_sigma_max", self.mixed_sigma_max, "above 0 counts")
         _check(self.tile >= 0, "evaluate.tile", self.tile, "0, or an edge in pixels")
         _check(self.seed >= 0, "evaluate.seed", self.seed, "0 or more")
 
-    def sigmas(self) -> tuple[float, ...]:
-        """All sigmas in counts, ascending: 0, the table's, and the sweep from 0 to its last point."""
-        points = int(self.sweep_max / self.sweep_step + 1e-9) + 1 if self.sweep_max else 0
-        return tuple(sorted({0.0, self.table_sigma} | {i * self.sweep_step for i in range(points)}))
+    def sigmas(self) -> tuple[Sigma, ...]:
+        """All sigmas, ascending within a unit: 0, the table's, and the sweep from 0 to its last point."""
+        step = amount(self.sweep_step)
+        points = int(amount(self.sweep_max) / step + 1e-9) + 1 if self.sweep_max else 0
+        swept = [number * step for number in range(1, points)]
+        shares = isinstance(self.sweep_max, Share)
+        found = {0.0, self.table_sigma, *(Share(f"{value:g} %") if shares else value for value in swept)}
+        return tuple(sorted(found, key=lambda sigma: (isinstance(sigma, Share), amount(sigma))))
+
+    def used_sigmas(self) -> dict[str, Sigma]:
+        """The settings that say how strong noise is, as far as there is any."""
+        used = {"evaluate.table_sigma": self.table_sigma}
+        if self.sweep_max:
+            used["evaluate.sweep_max"] = self.sweep_max
+        if self.mixed_fraction:
+            used["evaluate.mixed_sigma_max"] = self.mixed_sigma_max
+        return used
 
     def mixed(self) -> NoiseLevel | None:
         """The test set of clean and noisy tiles, where there is one."""
@@ -271,7 +340,7 @@ class CellConfig:
                 value = getattr(section, item.name)
                 if item.name not in placed and value != item.default:
                     parts.append(f"{item.name}-{shown(value)}")
-        return "-".join(parts).replace("_", "-").replace("+", "-and-").lower()
+        return "-".join(parts).replace("_", "-").replace("+", "-and-").replace(" %", "-per-cent").lower()
 
     def cell_id(self, *, data_sha256: str, numerics: int) -> str:
         """`name()` and eight hex digits of everything that decides the trained model.
@@ -352,7 +421,9 @@ def convert(hint: Any, value: Any, where: str) -> Any:
         return value
     if dataclasses.is_dataclass(hint):
         return build_config(typing.cast(type[Any], hint), value, where)
-    if isinstance(hint, types.UnionType):  # only X | None is used
+    if hint == Sigma:
+        return _sigma(value, where)
+    if isinstance(hint, types.UnionType):  # else only X | None is used
         hint = next(part for part in typing.get_args(hint) if part is not type(None))
         return None if value is None else convert(hint, value, where)
     if typing.get_origin(hint) is tuple:
@@ -371,6 +442,18 @@ def convert(hint: Any, value: Any, where: str) -> Any:
     return value
 
 
+def _sigma(value: Any, where: str) -> Sigma:
+    """A sigma as it stands in a job file or a record; nothing is nothing in any unit."""
+    if not isinstance(value, str):
+        number: float = convert(float, value, where)
+        return number
+    try:
+        share = Share(value)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    return share if share.per_cent else 0.0
+
+
 def refuse_unknown(table: Mapping[str, Any], valid: tuple[str, ...], where: str) -> None:
     """Raise ConfigError for the first key that is not valid, with the one that was perhaps meant."""
     for key in table:
@@ -384,3 +467,8 @@ def _check(holds: bool, name: str, value: object, rule: str) -> None:
     if not holds:
         shown = f'"{value}"' if isinstance(value, str) else value
         raise ConfigError(f"{name} is {shown}, but it must be {rule}.")
+
+
+def _check_sigma(name: str, sigma: Sigma, *, above_0: bool = False) -> None:
+    rule = "above 0 counts" if above_0 else "0 counts or more"
+    _check(amount(sigma) > 0 if above_0 else amount(sigma) >= 0, name, sigma, f"{rule}, or a share of the span")

@@ -13,7 +13,7 @@ from hpcseg.cli.app import app
 
 SURFACE = {
     "demo": {"folder"},
-    "pack": {"folder", "output", "images", "labels", "force"},
+    "pack": {"folder", "output", "images", "labels", "grey_range", "force"},
     "info": {"file", "verify", "as_json"},
     "grid": {
         "job", "data", "run", "overrides", "dry_run", "local", "workers", "profile", "partition", "account", "qos",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import json
+import pickle
 import re
 
 import pytest
@@ -12,7 +15,9 @@ from hpcseg.config import (
     DataConfig,
     EvaluateConfig,
     NeedsConfig,
+    Share,
     TrainConfig,
+    build_config,
     cell_from_dict,
     describes,
     digest,
@@ -88,6 +93,45 @@ def test_sigmas_are_zero_the_tables_and_the_sweep_ascending_without_repeats():
     assert swept.sigmas() == (0, 1_000, 2_000, 2_500, 3_000)
     # 0.3 / 0.1 is below 3 in binary; the last point still belongs to the sweep.
     assert len(EvaluateConfig(table_sigma=0, sweep_max=0.3, sweep_step=0.1).sigmas()) == 4
+
+
+@pytest.mark.parametrize("text", ["33 %", "33%", " 33.0 % ", "33.000 %"])
+def test_a_share_is_written_in_one_way_and_stays_a_text_in_records_and_copies(text):
+    share = Share(text)
+    assert (share, share.per_cent) == ("33 %", 33)
+    assert json.loads(json.dumps(share)) == share
+    for again in (copy.deepcopy(share), pickle.loads(pickle.dumps(share))):
+        assert isinstance(again, Share) and again == share
+
+
+@pytest.mark.parametrize("text", ["33", "%", "-1 %", "1e2 %", "201 %", "a third", "33 % of it", "nan %", ""])
+def test_a_text_that_is_no_share_is_refused_where_it_stands(text):
+    with pytest.raises(ConfigError, match=r'^job: train: noise_sigma_max: ".*" is no sigma: .* such as "33 %"'):
+        build_config(CellConfig, {"train": {"noise_sigma_max": text}}, "job")
+
+
+def test_settings_of_a_job_may_be_shares_and_come_back_from_a_record_as_they_were():
+    table = {
+        "train": {"noise_sigma_max": "42%", "noise_fraction": 0.5},
+        "evaluate": {"table_sigma": "21 %", "sweep_max": "84 %", "sweep_step": "42 %", "mixed_sigma_max": "42 %"},
+    }
+    cell = build_config(CellConfig, table, "job")
+    assert cell.name() == "small-shuffled-p050-w64-s0-noise-sigma-max-42-per-cent"
+    assert cell.evaluate.sigmas() == (0.0, "21 %", "42 %", "84 %")
+    assert [level.key for level in cell.evaluate.levels()][1] == "gaussian-21 %"
+    stored = json.loads(json.dumps(dataclasses.asdict(cell)))
+    assert stored["train"]["noise_sigma_max"] == "42 %"
+    assert build_config(CellConfig, stored, "record") == cell
+    assert build_config(CellConfig, {"evaluate": {"table_sigma": "0 %"}}, "job").evaluate.sigmas() == (0.0,)
+
+
+def test_a_sweep_has_one_unit():
+    with pytest.raises(
+        ConfigError, match=r"sweep_max is 84 % of the span .*sweep_step 1000 counts, but a sweep has one"
+    ):
+        EvaluateConfig(sweep_max=Share("84 %"))
+    mixed = EvaluateConfig(sweep_max=Share("84 %"), sweep_step=Share("42 %"))
+    assert mixed.sigmas() == (0.0, 5_000.0, "42 %", "84 %"), "the table's may have another"
 
 
 OTHER = {

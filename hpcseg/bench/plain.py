@@ -47,7 +47,7 @@ class TilesOnDisk(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         self.file = h5py.File(source.info.path, "r")
         self.tiles = source.tiles[rows]
         self.size = source.size
-        self.full_scale = source.info.full_scale
+        self.grey = source.info.grey
         self.sigma = sigma
         self.fixed = fixed
 
@@ -63,7 +63,7 @@ class TilesOnDisk(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             image += np.random.normal(0, self.sigma, image.shape)
         elif np.random.rand() < 0.5:
             image += np.random.normal(0, np.random.rand() * self.sigma, image.shape)
-        return torch.from_numpy(image / self.full_scale)[None], torch.from_numpy(label)
+        return torch.from_numpy(self.grey.normalised(image))[None], torch.from_numpy(label)
 
 
 class PlainTraining:

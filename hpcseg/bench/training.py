@@ -151,7 +151,7 @@ def plain_piece(data: str, width: int, batch_size: int) -> Iterator[Piece]:
     environment = read_environment()
     torch.set_num_threads(environment.threads)
     source, config = open_source(Path(data), DataConfig(tiles="large")), settings(width, batch_size)
-    disk = TilesOnDisk(source, source.split.train, sigma=config.noise_sigma_max, fixed=False)
+    disk = TilesOnDisk(source, source.split.train, sigma=source.info.grey.counts(config.noise_sigma_max), fixed=False)
     training = PlainTraining(
         plain_network(source, config), disk, batch_size=batch_size, device=choose_device(environment.local_rank)
     )

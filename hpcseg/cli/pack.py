@@ -31,6 +31,14 @@ def pack(
         Path | None,
         typer.Option(help="Folder of TIFF labels, or one stack; instead of DATA/labels.", show_default=False),
     ] = None,
+    grey_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            metavar="LOW HIGH",
+            help="Grey values that a model meets as 0 and 1.",
+            show_default="the type's range if they use it, else 0.1 and 99.9 % of them",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an output that holds other data.")] = False,
 ) -> None:
     """Pack TIFF slices and their labels into one verified HDF5 file."""
@@ -52,13 +60,16 @@ def pack(
             progress.update(task, completed=done, total=total)
 
         if not there:
-            content = pack_slices(images, labels, output, command=command_line(), on_slice=on_slice)
-        elif is_packed(images, labels, output, on_slice=on_slice):
+            content = pack_slices(
+                images, labels, output, command=command_line(), grey_range=grey_range, on_slice=on_slice
+            )
+        elif is_packed(images, labels, output, grey_range=grey_range, on_slice=on_slice):
             content = read_info(output)
         else:
             raise ConfigError(
-                f"{output} exists already and does not hold these slices; `hpcseg info {shlex.quote(str(output))}` "
-                "shows what it holds. Replace it with --force, or write elsewhere with --output."
+                f"{output} exists already and does not hold these slices in this grey range; `hpcseg info "
+                f"{shlex.quote(str(output))}` shows what it holds. Replace it with --force, or write elsewhere with "
+                "--output."
             )
     if there:
         console.stderr.print("These slices and labels are there already; nothing was written.")
@@ -74,11 +85,12 @@ def info(
 ) -> None:
     """Show what a packed file holds, and check it."""
     from hpcseg.data import store
+    from hpcseg.data.grey_notes import grey_notes
 
     content = store.read_info(file)
     if as_json:
-        tiles = {name: _tiles(content, name) for name in _TILE_GRIDS}
-        console.stdout.print(json.dumps({**store.info_as_json(content), "tiles": tiles}, indent=1))
+        more = {"tiles": {name: _tiles(content, name) for name in _TILE_GRIDS}, "notes": grey_notes(content)}
+        console.stdout.print(json.dumps({**store.info_as_json(content), **more}, indent=1))
     else:
         _show(content)
     if verify:
@@ -89,6 +101,7 @@ def info(
 
 
 def _show(info: DatasetInfo) -> None:
+    from hpcseg.data.grey_notes import grey_notes
     from hpcseg.data.store import info_as_json
 
     slices, height, width = info.shape
@@ -96,11 +109,14 @@ def _show(info: DatasetInfo) -> None:
     shares = summary["class_shares"]
     assert isinstance(shares, list)
     classes = ", ".join(f"{value}: {share:.1%}" for value, share in zip(info.class_values, shares, strict=True))
-    numbers, low, high = info.numbers, summary["grey_min"], summary["grey_max"]
+    numbers, grey = info.numbers, info.grey
+    values = f"{summary['grey_min']:g} to {summary['grey_max']:g}"
+    if grey.quantiles:
+        values += f" (0.1 to 99.9 %: {grey.quantiles[0]:g} to {grey.quantiles[1]:g})"
     lines = {
         "File": str(info.path),
         "Slices": f"{slices} of {height} x {width} pixels, {info.dtype}, numbers {numbers[0]} to {numbers[-1]}",
-        "Grey values": f"{low:g} to {high:g}, divided by {info.full_scale:g} for a model",
+        "Grey values": f"{values}; a model meets {grey.low:g} as 0 and {grey.high:g} as 1",
         "Classes": f"{classes}  (label value: share of pixels)",
         "Tiles": ", ".join(f"{name} {_tiles(info, name) or 'does not fit (128 pixels)'}" for name in _TILE_GRIDS),
         "Data hash": info.data_sha256,
@@ -109,6 +125,8 @@ def _show(info: DatasetInfo) -> None:
     for name, text in lines.items():
         console.stdout.print(f"{name:<12}", style="bold", end="")
         console.stdout.print(text)
+    for note in grey_notes(info):
+        console.stderr.print(f"Note: {note}")
 
 
 def _tiles(info: DatasetInfo, name: str) -> int | None:

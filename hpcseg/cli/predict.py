@@ -44,7 +44,7 @@ def predict(
     ] = None,
     range_: Annotated[
         tuple[float, float] | None,
-        typer.Option("--range", metavar="LOW HIGH", help="Grey values that stand for 0 and the training's full scale."),
+        typer.Option("--range", metavar="LOW HIGH", help="Grey values for the ends of the training's scale."),
     ] = None,
     percentiles: Annotated[
         tuple[float, float] | None,

@@ -29,10 +29,12 @@ def plan_run(job: str, data: Path, run: Path | None, overrides: Sequence[str] | 
         overrides: as the option --set.
 
     Raises:
-        ConfigError: the job cannot be used, or its tiles do not fit on these slices.
-        DatasetError: the data set cannot be used, or is too small for a split.
+        ConfigError: the job cannot be used, or its tiles or its noise do not fit on these slices.
+        DatasetError: the data set cannot be used, is too small for a split, or its grey values do not say what a share
+            of their span is.
     """
     from hpcseg.data.layout import lay_out
+    from hpcseg.data.noise_check import check_noise
     from hpcseg.data.store import read_info
     from hpcseg.jobfile import find_job, load_job
     from hpcseg.runs.grid import plan
@@ -42,6 +44,7 @@ def plan_run(job: str, data: Path, run: Path | None, overrides: Sequence[str] | 
     # Now and not in every job, hours later.
     for config in dict.fromkeys(cell.data for cell in described.cells):
         lay_out(info.shape, config)
+    check_noise(described.cells, info)
     return plan(described, RunFolder(run or RUNS / described.name), data, info.data_sha256)
 
 

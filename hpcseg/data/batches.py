@@ -14,6 +14,7 @@ import torch
 
 from hpcseg.config import DataConfig, NoiseLevel, TrainConfig, noise_models
 from hpcseg.data import noise, store
+from hpcseg.data.grey import GreyScale
 from hpcseg.data.layout import lay_out
 from hpcseg.data.splits import Split
 from hpcseg.data.streams import Purpose, stream
@@ -57,16 +58,16 @@ class TileSource:
         return len(self.info.class_values)
 
     def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Raw tiles (K, S, S), labels (K, S, S) uint8 and noise keys (K, 3) of rows of `tiles`."""
+        """Tiles (K, S, S) of limited grey values, labels (K, S, S) uint8 and noise keys (K, 3) of rows of `tiles`."""
         tiles = self.tiles[rows]
         counts, labels = store.read_tiles(self.info.path, tiles, self.size)
         keys = np.column_stack([self.info.numbers[tiles[:, 0]], tiles[:, 1:]])
-        return counts, labels, keys
+        return self.info.grey.limited(counts), labels, keys
 
     def read_slice(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """One whole slice (H, W) and its labels (H, W) uint8, by its index in the file."""
+        """One whole slice (H, W) of limited grey values and its labels (H, W) uint8, by its index in the file."""
         counts, labels = store.read_slices(self.info.path, index, index + 1)
-        return counts[0], labels[0]
+        return self.info.grey.limited(counts[0]), labels[0]
 
     def test_slices(self) -> np.ndarray:
         """(N,) int64 indices of the slices that test tiles come from, ascending."""
@@ -86,13 +87,13 @@ def open_source(path: Path, config: DataConfig) -> TileSource:
 
 
 def training_set(source: TileSource, rows: np.ndarray, config: TrainConfig, device: torch.device) -> TileSet:
-    """Load training or validation tiles with the cell's noise drawn once, normalised by the full scale of the data.
+    """Load training or validation tiles with the cell's noise drawn once, normalised by the grey scale of the data.
 
     Source: the paper's data section: noise first, then grey value / 65535, without clipping.
     """
     counts, labels, keys = source.read(rows)
-    noisy = _with_noise(counts, keys, config, source.info.full_scale)
-    return TileSet(_normalised(noisy, source.info.full_scale, device), torch.from_numpy(labels).to(device))
+    noisy = _with_noise(counts, keys, config, source.info.grey)
+    return TileSet(_normalised(noisy, source.info.grey, device), torch.from_numpy(labels).to(device))
 
 
 class TrainingTiles:
@@ -102,7 +103,7 @@ class TrainingTiles:
     """
 
     def __init__(self, source: TileSource, rows: np.ndarray, config: TrainConfig, device: torch.device) -> None:
-        self._config, self._device, self._full_scale = config, device, source.info.full_scale
+        self._config, self._device, self._grey = config, device, source.info.grey
         self._tiles = training_set(source, rows, config, device)
         # The raw values are only needed where noise is drawn again.
         self._raw = source.read(rows)[::2] if config.noise_each_epoch and config.noise_fraction else None
@@ -119,8 +120,8 @@ class TrainingTiles:
         """The tiles as epoch 0, 1, ... sees them: a function of the cell's seed and the epoch alone."""
         tiles = self._tiles
         if self._raw is not None:
-            noisy = _with_noise(*self._raw, self._config, self._full_scale, epoch)
-            tiles = TileSet(_normalised(noisy, self._full_scale, self._device), tiles.labels)
+            noisy = _with_noise(*self._raw, self._config, self._grey, epoch)
+            tiles = TileSet(_normalised(noisy, self._grey, self._device), tiles.labels)
         if self._config.augment != "none":
             moves = epoch_symmetries(len(self), augment=self._config.augment, seed=self._config.seed, epoch=epoch)
             tiles = transformed(tiles, moves)
@@ -156,7 +157,7 @@ class NoisyTestSet:
     """(T, 1, S, S) float32 images at the levels that are not clean tiles plus sigma times `unit`."""
     slices: np.ndarray
     """(T,) int64, the number of the slice that a tile comes from."""
-    full_scale: float
+    grey: GreyScale
 
     def __len__(self) -> int:
         return len(self.clean)
@@ -166,7 +167,8 @@ class NoisyTestSet:
         images, labels = self.clean.take(rows)
         if level in self.others:
             return self.others[level][rows], labels
-        return torch.add(images, self.unit[rows], alpha=level.sigma / self.full_scale), labels
+        alpha = self.grey.counts(level.sigma) / (self.grey.high - self.grey.low)
+        return torch.add(images, self.unit[rows], alpha=alpha), labels
 
 
 def test_set(source: TileSource, *, levels: Sequence[NoiseLevel], seed: int, device: torch.device) -> NoisyTestSet:
@@ -179,36 +181,35 @@ def test_set(source: TileSource, *, levels: Sequence[NoiseLevel], seed: int, dev
         device: of this rank.
     """
     counts, labels, keys = source.read(source.split.test)
-    scale = source.info.full_scale
+    grey = source.info.grey
     unit = noise.test_noise(keys, size=source.size, seed=seed)
     others = {
-        level: _normalised(noise.noisy_tests(counts, keys, level, seed=seed, full_scale=scale), scale, device)
+        level: _normalised(noise.noisy_tests(counts, keys, level, seed=seed, grey=grey), grey, device)
         for level in levels
         if level.mixed or level.model != "gaussian"
     }
-    clean = TileSet(_normalised(counts, scale, device), torch.from_numpy(labels).to(device))
-    return NoisyTestSet(clean, torch.from_numpy(unit).unsqueeze(1).to(device), others, keys[:, 0], scale)
+    clean = TileSet(_normalised(counts, grey, device), torch.from_numpy(labels).to(device))
+    return NoisyTestSet(clean, torch.from_numpy(unit).unsqueeze(1).to(device), others, keys[:, 0], grey)
 
 
 def _with_noise(
-    counts: np.ndarray, keys: np.ndarray, config: TrainConfig, full_scale: float, epoch: int | None = None
+    counts: np.ndarray, keys: np.ndarray, config: TrainConfig, grey: GreyScale, epoch: int | None = None
 ) -> np.ndarray:
     noisy, _ = noise.training_noise(
         counts,
         keys,
         fraction=config.noise_fraction,
-        sigma_max=config.noise_sigma_max,
+        sigma_max=grey.counts(config.noise_sigma_max) if config.noise_fraction else 0.0,
         seed=config.seed,
-        full_scale=full_scale,
+        grey=grey,
         models=noise_models(config.noise_model, "train.noise_model"),
         epoch=epoch,
     )
     return noisy
 
 
-def _normalised(counts: np.ndarray, full_scale: float, device: torch.device) -> torch.Tensor:
-    images = torch.from_numpy(store.normalised(counts, full_scale))
-    return images.unsqueeze(1).to(device)
+def _normalised(counts: np.ndarray, grey: GreyScale, device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(grey.normalised(counts)).unsqueeze(1).to(device)
 
 
 def epoch_order(tiles: int, *, seed: int, epoch: int) -> np.ndarray:

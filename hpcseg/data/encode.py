@@ -8,9 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hpcseg.data.grey import GreyCounts, border
+
 COMPRESSION_LEVEL = 1
 """As the file names it; what is looked for are runs, of which labels are made, and no longer patterns."""
 _LABEL_ROWS = 64
+_COUNTED_ROWS = 128  # at a time, since counting takes four times the memory of what is counted
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,13 @@ class GreyValues:
     sha256: str
     least: float
     largest: float
+    counts: tuple[np.ndarray, np.ndarray] | None
+    """As `GreyCounts.parts`, without the border; None: added up elsewhere."""
+    zeros: int
+    """Pixels of the value 0, without the border."""
+    border_value: float
+    border_pixels: int
+    """As `grey.border`."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +51,19 @@ def label_rows(height: int) -> int:
 
 def grey_values(image: np.ndarray) -> GreyValues:
     """What the table says of an image (H, W)."""
-    return GreyValues(sha256=pixels_sha256(image), least=float(image.min()), largest=float(image.max()))
+    counts, (value, pixels) = GreyCounts(image.dtype), border(image)
+    for top in range(0, len(image), _COUNTED_ROWS):
+        counts.add(image[top : top + _COUNTED_ROWS])
+    counts.take_away(value, pixels)
+    return GreyValues(
+        sha256=pixels_sha256(image),
+        least=float(image.min()),
+        largest=float(image.max()),
+        counts=counts.parts(),
+        zeros=counts.of(0.0),
+        border_value=value,
+        border_pixels=pixels,
+    )
 
 
 def encode_label(label: np.ndarray, values: np.ndarray) -> EncodedLabel | None:

@@ -1,7 +1,7 @@
 """Noise on raw grey values, in counts. A tile's noise comes from a stream of its own, on the CPU, whatever the device.
 
-Sigma is the strength of every model: the standard deviation of the noise in counts, at half of the full scale where it
-depends on the grey value. So equal sigmas of different models can be compared.
+Sigma is the strength of every model: the standard deviation of the noise in counts, in the middle of the grey scale
+where it depends on the grey value. So equal sigmas of different models can be compared.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hpcseg.config import NoiseLevel
+from hpcseg.data.grey import GreyScale
 from hpcseg.data.streams import Purpose, stream
 from hpcseg.errors import DatasetError
 
@@ -21,23 +22,22 @@ def unit_noise(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def noisy_tile(
-    rng: np.random.Generator, counts: np.ndarray, sigma: np.floating | float, *, model: str, full_scale: float
+    rng: np.random.Generator, counts: np.ndarray, sigma: np.floating | float, *, model: str, grey: GreyScale
 ) -> np.ndarray:
     """One tile with noise of one model. A further model is added here and to `config.NOISE_MODELS`.
 
     Args:
         rng: the tile's own.
-        counts: (S, S) grey values, 0 or more.
+        counts: (S, S) grey values; for "poisson" 0 or more.
         sigma: in counts.
         model: "gaussian"; "uniform", of the same deviation; "poisson", shot noise whose variance grows with the grey
-            value; or "salt-and-pepper", pixels that are lost to 0 or to the full scale.
-        full_scale: largest grey value, in counts.
+            value; or "salt-and-pepper", pixels that are lost to either end of the grey scale.
+        grey: the scale of the data.
 
     Returns:
         (S, S) float32 in counts, not clipped.
     """
     noisy: np.ndarray = counts.astype(np.float32)
-    middle = full_scale / 2
     if sigma == 0:
         return noisy
     if model == "gaussian":
@@ -46,13 +46,14 @@ def noisy_tile(
         # A uniform distribution of deviation 1 reaches from -sqrt(3) to sqrt(3).
         noisy += np.float32(sigma * np.sqrt(3)) * (2 * rng.random(counts.shape, dtype=np.float32) - 1)
     elif model == "poisson":
-        counts_per_photon = sigma**2 / middle
+        counts_per_photon = sigma**2 / grey.middle
         noisy[:] = rng.poisson(noisy / counts_per_photon) * counts_per_photon
     else:
         assert model == "salt-and-pepper", model
-        draw, share = rng.random(counts.shape, dtype=np.float32), (sigma / middle) ** 2
-        noisy[draw < share] = full_scale
-        noisy[draw < share / 2] = 0
+        draw = rng.random(counts.shape, dtype=np.float32)
+        share = (sigma / (grey.high - grey.middle)) ** 2
+        noisy[draw < share] = grey.high
+        noisy[draw < share / 2] = grey.low
     return noisy
 
 
@@ -63,7 +64,7 @@ def training_noise(
     fraction: float,
     sigma_max: float,
     seed: int,
-    full_scale: float,
+    grey: GreyScale,
     models: Sequence[str] = ("gaussian",),
     epoch: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -79,7 +80,7 @@ def training_noise(
         fraction: probability of noise, 0..1.
         sigma_max: upper end of sigma, in counts.
         seed: the training seed.
-        full_scale: largest grey value, in counts.
+        grey: the scale of the data.
         models: of noise.
         epoch: draw for this epoch; None: once for all.
 
@@ -103,39 +104,38 @@ def training_noise(
         if decision < fraction:
             sigmas[index] = share * sigma_max
             model = models[int(rng.integers(len(models)))] if len(models) > 1 else models[0]
-            noisy[index] = noisy_tile(rng, noisy[index], sigmas[index], model=model, full_scale=full_scale)
+            noisy[index] = noisy_tile(rng, noisy[index], sigmas[index], model=model, grey=grey)
     return noisy, sigmas
 
 
-def noisy_tests(
-    counts: np.ndarray, tiles: np.ndarray, level: NoiseLevel, *, seed: int, full_scale: float
-) -> np.ndarray:
+def noisy_tests(counts: np.ndarray, tiles: np.ndarray, level: NoiseLevel, *, seed: int, grey: GreyScale) -> np.ndarray:
     """The test tiles at a level that is no multiple of `test_noise`: of another model, or clean and noisy ones mixed.
 
     Args:
         counts: (T, S, S) raw grey values.
         tiles: (T, 3) int64, slice number, y and x of each tile.
-        level: model, sigma in counts and share of noisy tiles.
+        level: model, sigma and share of noisy tiles.
         seed: the evaluation's seed.
-        full_scale: largest grey value, in counts.
+        grey: the scale of the data.
 
     Returns:
         (T, S, S) float32 in counts.
 
     Raises:
-        DatasetError: there is not one key per tile.
+        DatasetError: there is not one key per tile, or the span that sigma is a share of is not known.
 
     Source: the paper's future work, 1 and 5.
     """
     _one_key_each(counts, tiles)
     noisy = counts.astype(np.float32)
     purpose = Purpose.MIXED_TEST_NOISE if level.mixed else Purpose.TEST_NOISE
+    sigma_max = grey.counts(level.sigma)
     for index, tile in enumerate(tiles):
-        rng, sigma = stream(purpose, seed, *tile), level.sigma
+        rng, sigma = stream(purpose, seed, *tile), sigma_max
         if level.fraction is not None:
             decision, share = rng.random(2)
             sigma *= share if decision < level.fraction else 0.0
-        noisy[index] = noisy_tile(rng, noisy[index], sigma, model=level.model, full_scale=full_scale)
+        noisy[index] = noisy_tile(rng, noisy[index], sigma, model=level.model, grey=grey)
     return noisy
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from hpcseg.data import store
+from hpcseg.data.grey import check_range, choose_scale
 from hpcseg.data.pairs import MOST_CLASSES, Packing, Pair, hash_pair, label_values
 from hpcseg.data.processes import in_processes
 from hpcseg.data.tiff import Page, check_images, find_pages, pair
@@ -26,7 +27,13 @@ _PIXELS_PER_PROCESS = 2**24  # what is done by the time that a process has start
 
 
 def pack(
-    images: Path, labels: Path, output: Path, *, command: str, on_slice: Callable[[int, int], None] = lambda *_: None
+    images: Path,
+    labels: Path,
+    output: Path,
+    *,
+    command: str,
+    grey_range: tuple[float, float] | None = None,
+    on_slice: Callable[[int, int], None] = lambda *_: None,
 ) -> store.DatasetInfo:
     """Pack slices and their labels, paired by the number in their names.
 
@@ -35,14 +42,16 @@ def pack(
         labels: the same with a whole number per pixel; sorted, these values become classes 0, 1, ...
         output: the HDF5 file; replaced if it exists.
         command: what the user typed, for the record.
+        grey_range: grey values that a model meets as 0 and as 1; None: what fits them, as `grey.choose_scale` says.
         on_slice: told how many slices of how many are written.
 
     Raises:
         DatasetError: what cannot be packed, naming the files.
-        ConfigError: the output is one of the slices or labels.
+        ConfigError: the output is one of the slices or labels, or the range is none.
         HpcsegError: the output cannot be written; nothing is left under its name then.
     """
     keep_freed_memory()
+    check_range(grey_range)
     pairs = find_pairs(images, labels)
     if os.path.exists(output) and any(page.path.samefile(output) for pages in pairs for page in pages):
         raise ConfigError(f"{output} is one of the slices or labels to pack. Write elsewhere with --output.")
@@ -56,10 +65,11 @@ def pack(
             folder = pairs[0][1].path.parent
             raise DatasetError(f"All labels in {folder} have the one value {values[0]}; classes need two.")
     try:
-        _write(pairs, values, output, command=command, on_slice=on_slice)
+        _write(pairs, values, output, command=command, grey_range=grey_range, on_slice=on_slice)
     except _UnknownLabelError:
         try:
-            _write(pairs, _all_values(pairs), output, command=command, on_slice=on_slice)
+            values = _all_values(pairs)
+            _write(pairs, values, output, command=command, grey_range=grey_range, on_slice=on_slice)
         except _UnknownLabelError as error:
             page = error.page
             raise DatasetError(f"{page.path}: {page.name} was changed while it was packed. Pack again.") from None
@@ -78,6 +88,7 @@ def _write(
     output: Path,
     *,
     command: str,
+    grey_range: tuple[float, float] | None,
     on_slice: Callable[[int, int], None],
 ) -> None:
     """Write the whole file, if labels have these values and no others; raises _UnknownLabelError otherwise."""
@@ -96,14 +107,20 @@ def _write(
             label_names=[label.name for _, label in pairs],
             class_values=values,
             label_dtype=pairs[0][1].dtype,
+            grey_range=grey_range,
             command=command,
         )
 
 
 def is_packed(
-    images: Path, labels: Path, output: Path, *, on_slice: Callable[[int, int], None] = lambda *_: None
+    images: Path,
+    labels: Path,
+    output: Path,
+    *,
+    grey_range: tuple[float, float] | None = None,
+    on_slice: Callable[[int, int], None] = lambda *_: None,
 ) -> bool:
-    """Whether a file holds exactly these slices and labels; stops at the first difference.
+    """Whether a file holds exactly these slices and labels, in this grey range; stops at the first difference.
 
     File names and compression do not count, and neither does damage to the packed pixels: that is `store.verify`.
 
@@ -111,6 +128,7 @@ def is_packed(
         images: as for `pack`.
         labels: as for `pack`.
         output: the file; one that hpcseg cannot read holds something else.
+        grey_range: as for `pack`.
         on_slice: told how many slices of how many are compared.
 
     Raises:
@@ -120,6 +138,12 @@ def is_packed(
         info = store.read_info(output)
     except DatasetError:
         return False
+    check_range(grey_range)
+    quantiles = info.grey.quantiles
+    if quantiles or grey_range:
+        scale = choose_scale(np.dtype(info.dtype), info.full_scale, quantiles or (0.0, 0.0), grey_range)
+        if (scale.low, scale.high) != (info.grey.low, info.grey.high):
+            return False
     pairs = find_pairs(images, labels)
     image, label = pairs[0]
     numbers = [page.number for page, _ in pairs]

@@ -3,8 +3,9 @@
     /slices              (N, H, W) source dtype, little-endian, uncompressed, one slice behind the other
     /labels              (N, H, W) uint8 class index, gzip, in chunks of whole rows
     /table/...           one row per slice: number, names, SHA-256 of pixels and of original labels, class counts,
-                         lowest and highest grey value
-    attributes           format, schema_version, class_values, full_scale, data_sha256, hpcseg_version, command, created
+                         lowest and highest grey value, pixels of 0, value and pixels of a padded border
+    attributes           format, schema_version, class_values, full_scale, grey_range, grey_quantiles, data_sha256,
+                         hpcseg_version, command, created
 
 Written by `hpcseg.data.writer`. A file is opened, read and closed within one call, since an HDF5 handle that crosses a
 fork reads wrong data without a word.
@@ -17,7 +18,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,16 @@ import numpy as np
 
 from hpcseg import __version__
 from hpcseg.data.encode import pixels_sha256
+from hpcseg.data.grey import GreyScale, choose_scale
 from hpcseg.data.hdf5 import h5py
 from hpcseg.errors import DatasetError
 
 FORMAT = "hpcseg-dataset"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""1 had no grey range, no quantiles and no columns of zeros and borders."""
 TEXT_COLUMNS = ("image_names", "label_names", "image_sha256", "label_sha256")
-NUMBER_COLUMNS = ("numbers", "class_counts", "grey_min", "grey_max")
+_LATER_COLUMNS = ("zero_pixels", "border_value", "border_pixels")
+NUMBER_COLUMNS = ("numbers", "class_counts", "grey_min", "grey_max", *_LATER_COLUMNS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +57,12 @@ class SliceTable:
     """(N,) float64, in counts."""
     grey_max: np.ndarray
     """(N,) float64, in counts."""
+    zero_pixels: np.ndarray
+    """(N,) int64, pixels of the value 0 that are not of the border."""
+    border_value: np.ndarray
+    """(N,) float64, in counts, of the border that a slice was padded with; 0 where it has none."""
+    border_pixels: np.ndarray
+    """(N,) int64; 0 where it has none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,17 +78,14 @@ class DatasetInfo(SliceTable):
     class_values: tuple[int, ...]
     """Original label value of class 0, 1, ..."""
     full_scale: float
-    """Grey values are divided by this before they meet a model."""
+    """The largest value of their type, or of the data where the type has none."""
+    grey: GreyScale
+    """How grey values meet a model, and what they span."""
     data_sha256: str
     """Identifies the contents, whatever the files were called and however they were compressed."""
     hpcseg_version: str
     command: str
     created: str
-
-
-def normalised(counts: np.ndarray, full_scale: float) -> np.ndarray:
-    """Grey values of any shape as a network takes them: float32, divided by the full scale of the data."""
-    return counts.astype(np.float32, copy=False) / np.float32(full_scale)
 
 
 def read_info(path: Path) -> DatasetInfo:
@@ -95,10 +102,15 @@ def read_info(path: Path) -> DatasetInfo:
         except (AttributeError, TypeError, ValueError, RuntimeError) as error:
             raise _damaged(path, f"it is not laid out as a data set is ({error})") from None
     identity = identity_sha256(
-        info, class_values=info.class_values, full_scale=info.full_scale, dtype=info.dtype, shape=info.shape
+        info,
+        class_values=info.class_values,
+        full_scale=info.full_scale,
+        grey=info.grey,
+        dtype=info.dtype,
+        shape=info.shape,
     )
     if identity != info.data_sha256:
-        raise _damaged(path, "its class values, full scale or slice numbers are not those that were packed")
+        raise _damaged(path, "its class values, grey range or slice numbers are not those that were packed")
     return info
 
 
@@ -186,8 +198,11 @@ def _read_info(file: h5py.File, path: Path) -> DatasetInfo:
     slices, height, width = images.shape
     if min(images.shape) < 1 or labels.shape != images.shape or labels.dtype != np.uint8:
         raise ValueError(f"slices are {images.shape}, labels {labels.shape} {labels.dtype}")
-    columns: dict[str, Any] = {}
+    measured = attributes["schema_version"] > 1
+    columns: dict[str, Any] = {} if measured else {name: np.zeros(slices) for name in _LATER_COLUMNS}
     for name in (*TEXT_COLUMNS, *NUMBER_COLUMNS):
+        if name in columns:
+            continue
         column = file["table"][name]
         wanted = (slices, len(class_values)) if name == "class_counts" else (slices,)
         if column.shape != wanted or (name in NUMBER_COLUMNS and column.dtype.kind not in "if"):
@@ -198,6 +213,7 @@ def _read_info(file: h5py.File, path: Path) -> DatasetInfo:
     }
     if np.dtype(texts["label_dtype"]).kind not in "ui" or (columns["class_counts"].sum(1) != height * width).any():
         raise ValueError("its labels are no whole numbers, or not all counted")
+    full_scale = float(attributes["full_scale"])
     return DatasetInfo(
         **columns,
         **texts,
@@ -205,15 +221,34 @@ def _read_info(file: h5py.File, path: Path) -> DatasetInfo:
         shape=(slices, height, width),
         dtype=images.dtype.name,
         class_values=class_values,
-        full_scale=float(attributes["full_scale"]),
+        full_scale=full_scale,
+        grey=_read_scale(attributes, images.dtype) if measured else GreyScale(0.0, full_scale),
     )
 
 
+def _read_scale(attributes: Mapping[str, Any], dtype: np.dtype) -> GreyScale:
+    """Raises ValueError for what is no scale."""
+    low, high, first, last = (float(value) for name in ("grey_range", "grey_quantiles") for value in attributes[name])
+    if not low < high or not first <= last or not np.isfinite([low, high, first, last]).all():
+        raise ValueError(f"its grey range is {low:g} to {high:g}, its quantiles are {first:g} and {last:g}")
+    return choose_scale(dtype, float(attributes["full_scale"]), (first, last), (low, high))
+
+
 def identity_sha256(
-    table: SliceTable, *, class_values: Sequence[int], full_scale: float, dtype: str, shape: tuple[int, ...]
+    table: SliceTable,
+    *,
+    class_values: Sequence[int],
+    full_scale: float,
+    grey: GreyScale,
+    dtype: str,
+    shape: tuple[int, ...],
 ) -> str:
-    """SHA-256 (hex) of all that decides what a model meets. A change of its form gives every cell a new id."""
-    identity = {
+    """SHA-256 (hex) of all that decides what a model meets. A change of its form gives every cell a new id.
+
+    A grey range that is not the full scale is another data set: cells trained on one are none of the other. Where it is
+    the full scale it is left out, as it was before there were others.
+    """
+    identity: dict[str, Any] = {
         "class_values": list(class_values),
         "full_scale": full_scale,
         "dtype": dtype,
@@ -222,6 +257,8 @@ def identity_sha256(
         "image_sha256": table.image_sha256,
         "label_sha256": table.label_sha256,
     }
+    if (grey.low, grey.high) != (0.0, full_scale):
+        identity["grey_range"] = [grey.low, grey.high]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 

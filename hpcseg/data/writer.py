@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import os
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ import numpy as np
 
 from hpcseg import __version__
 from hpcseg.data.encode import COMPRESSION_LEVEL, EncodedLabel, GreyValues, label_rows
+from hpcseg.data.grey import QUANTILES, GreyCounts, choose_scale
 from hpcseg.data.hdf5 import h5py
 from hpcseg.data.store import (
     FORMAT,
@@ -69,6 +71,7 @@ class Writer:
             compression_opts=COMPRESSION_LEVEL,
         )
         self._grey: list[GreyValues] = []
+        self._counts = GreyCounts(dtype)
         self._added_labels: list[tuple[str, np.ndarray]] = []
 
     def add(self, grey: GreyValues, label: EncodedLabel) -> None:
@@ -77,7 +80,9 @@ class Writer:
         for number, chunk in enumerate(label.chunks):
             self._labels.id.write_direct_chunk((index, number * rows, 0), chunk)
         self._target.check()
-        self._grey.append(grey)
+        self._grey.append(dataclasses.replace(grey, counts=None))
+        assert grey.counts is not None
+        self._counts.merge(*grey.counts)
         self._added_labels.append((label.sha256, label.class_counts))
 
     def finish(
@@ -88,6 +93,7 @@ class Writer:
         label_names: Sequence[str],
         class_values: np.ndarray,
         label_dtype: np.dtype,
+        grey_range: tuple[float, float] | None,
         command: str,
     ) -> None:
         """Write the table and the attributes that make a file of slices a data set.
@@ -98,6 +104,7 @@ class Writer:
             label_names: of the labels' sources.
             class_values: (C,) original label value of class 0, 1, ...
             label_dtype: of the original labels.
+            grey_range: what a model meets as 0 and as 1; None: what fits the grey values.
             command: what the user typed, for the record.
 
         Raises:
@@ -114,6 +121,9 @@ class Writer:
             class_counts=np.array(counts, dtype=np.int64),
             grey_min=np.array([grey.least for grey in self._grey]),
             grey_max=np.array([grey.largest for grey in self._grey]),
+            zero_pixels=np.array([grey.zeros for grey in self._grey], dtype=np.int64),
+            border_value=np.array([grey.border_value for grey in self._grey]),
+            border_pixels=np.array([grey.border_pixels for grey in self._grey], dtype=np.int64),
         )
         group = self._file.create_group("table")
         for name in TEXT_COLUMNS:
@@ -123,10 +133,13 @@ class Writer:
             group.create_dataset(name, data=getattr(table, name))
         images = self._file["slices"]
         full_scale = _full_scale(images.dtype, table)
+        quantiles = self._counts.quantiles(QUANTILES)
+        grey = choose_scale(images.dtype, full_scale, quantiles, grey_range)
         data_sha256 = identity_sha256(
             table,
             class_values=class_values.tolist(),
             full_scale=full_scale,
+            grey=grey,
             dtype=images.dtype.name,
             shape=images.shape,
         )
@@ -137,6 +150,8 @@ class Writer:
                 "class_values": np.asarray(class_values, dtype=np.int64),
                 "label_dtype": label_dtype.name,
                 "full_scale": full_scale,
+                "grey_range": [grey.low, grey.high],
+                "grey_quantiles": quantiles,
                 "data_sha256": data_sha256,
                 "hpcseg_version": __version__,
                 "command": _as_utf8(command),
@@ -146,7 +161,7 @@ class Writer:
 
 
 def _full_scale(dtype: np.dtype, table: SliceTable) -> float:
-    """What grey values are divided by: the largest of the dtype, or of the data where the dtype has no natural end."""
+    """The largest grey value of the dtype, or of the data where the dtype has no natural end."""
     if dtype.kind == "u":
         return float(np.iinfo(dtype).max)
     largest = float(max(np.abs(table.grey_min).max(), np.abs(table.grey_max).max()))

@@ -12,12 +12,15 @@ import numpy as np
 
 from hpcseg import __version__
 from hpcseg.config import PRECISIONS, DataConfig, TrainConfig, build_config
+from hpcseg.data.grey import QUANTILES as SPAN
+from hpcseg.data.grey import GreyScale, read_scale
 from hpcseg.data.hdf5 import h5py
 from hpcseg.data.store import DatasetInfo
 from hpcseg.errors import ConfigError
 
 FORMAT = "hpcseg-model"
-SCHEMA = 1
+SCHEMA = 2
+"""1 had a full scale in place of the grey scale."""
 QUANTILES = 1001
 """Of the training slices' grey values, evenly spaced from 0 to 100 %."""
 # Evenly spaced slices are enough for the quantiles of a volume, and a large one is not read again for them.
@@ -41,8 +44,8 @@ class ModelCard:
     """Of the training labels."""
     grey_dtype: str
     """Of the training slices."""
-    full_scale: float
-    """Grey values are divided by this before they meet the model."""
+    grey: GreyScale
+    """How grey values meet the model."""
     grey_quantiles: tuple[float, ...]
     """(1001,) of the training slices' grey values without noise, in counts, at 0, 0.1, ... 100 %."""
     data: DataConfig
@@ -61,8 +64,8 @@ class ModelCard:
 
     @property
     def grey_range(self) -> tuple[float, float]:
-        """Lowest and highest grey value that the training slices have, in counts, without noise."""
-        return self.grey_quantiles[0], self.grey_quantiles[-1]
+        """Where the grey values of the training slices lie, in counts, without noise: all but 0.1 % at either end."""
+        return self.quantile(100 * SPAN[0]), self.quantile(100 * SPAN[1])
 
     def quantile(self, per_cent: float) -> float:
         """The grey value of the training slices below which so many per cent of the pixels lie."""
@@ -81,8 +84,10 @@ def read_card(content: Any) -> ModelCard:
     """
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError("it was not written by `hpcseg export`")
-    if content.get("schema") != SCHEMA:
-        raise ValueError(f"its schema is {content.get('schema')!r}, and this hpcseg {__version__} reads {SCHEMA}")
+    if content.get("schema") not in range(1, SCHEMA + 1):
+        raise ValueError(f"its schema is {content.get('schema')!r}, and this hpcseg {__version__} reads up to {SCHEMA}")
+    if content["schema"] == 1 and "full_scale" in content:
+        content = {**content, "grey": {"low": 0.0, "high": content["full_scale"]}}
     names = {field.name for field in dataclasses.fields(ModelCard)}
     if missing := names - set(content):
         raise ValueError(f"it has no {min(missing)}")
@@ -91,14 +96,14 @@ def read_card(content: Any) -> ModelCard:
             class_values=tuple(_whole(value) for value in content["class_values"]),
             label_dtype=np.dtype(str(content["label_dtype"])).name,
             grey_dtype=np.dtype(str(content["grey_dtype"])).name,
-            full_scale=_finite(content["full_scale"]),
+            grey=read_scale(content["grey"]),
             grey_quantiles=tuple(_finite(value) for value in content["grey_quantiles"]),
             data=build_config(DataConfig, content["data"], "data"),
             train=build_config(TrainConfig, content["train"], "train"),
             training=dict(content["training"]),
             model_sha256=str(content["model_sha256"]),
         )
-    except (TypeError, ConfigError) as error:
+    except (AttributeError, TypeError, ConfigError) as error:
         raise ValueError(str(error)) from None
     _check(card)
     return card
@@ -112,7 +117,7 @@ def make_card(
         class_values=info.class_values,
         label_dtype=info.label_dtype,
         grey_dtype=info.dtype,
-        full_scale=info.full_scale,
+        grey=info.grey,
         grey_quantiles=_quantiles(info),
         data=data,
         train=train,
@@ -190,8 +195,6 @@ def _check(card: ModelCard) -> None:
         raise ValueError(f"its grey values are {grey}")
     if card.training.get("precision") not in _PRECISIONS:
         raise ValueError(f"its precision is {card.training.get('precision')!r}, not one of {', '.join(_PRECISIONS)}")
-    if card.full_scale <= 0:
-        raise ValueError(f"its full scale is {card.full_scale}")
     if len(card.grey_quantiles) != QUANTILES or np.any(np.diff(card.grey_quantiles) < 0):
         raise ValueError("its grey values are no ascending quantiles")
 

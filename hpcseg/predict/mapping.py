@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hpcseg.data.store import normalised
+from hpcseg.data.grey import GreyScale
 from hpcseg.errors import ConfigError, DatasetError
 from hpcseg.predict.ahead import ahead
 from hpcseg.predict.card import GreyHistogram, ModelCard
@@ -41,13 +41,12 @@ class Mapping:
     meant: tuple[float, float] | None = None
     """Counts of the training slices that the two stand for."""
 
-    def apply(self, pixels: np.ndarray, full_scale: float) -> np.ndarray:
-        """(H, W) grey values to (H, W) float32 as the network takes them: counts of the training / full scale."""
+    def apply(self, pixels: np.ndarray, grey: GreyScale) -> np.ndarray:
+        """(H, W) grey values to (H, W) float32 as the network takes them: counts of the training on its grey scale."""
         if self.kind == "as trained":
-            return normalised(pixels, full_scale)
+            return grey.normalised(grey.limited(pixels))
         # float32 has too few digits for the values of some types.
-        counts = pixels.astype(np.float64) * self.scale + self.offset
-        return (counts / full_scale).astype(np.float32)
+        return grey.normalised(grey.limited(pixels.astype(np.float64) * self.scale + self.offset))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for the record."""
@@ -79,7 +78,8 @@ def decide(
     Args:
         volume: to segment.
         card: of the model.
-        range_: LOW stands for 0 and HIGH for the training's full scale: what was chosen for a conversion to its type.
+        range_: LOW and HIGH stand for the ends of the training's grey scale: 0 and the largest value of its type where
+            it uses that type's range, so what was chosen for a conversion to it.
         percentiles: the volume's grey values at these two shares (per cent) stand for the training slices' at the
             same shares.
         on_slice: told how many slices of how many were read for percentiles.
@@ -93,7 +93,7 @@ def decide(
     if range_:
         if not range_[0] < range_[1] or not np.isfinite(range_).all():
             raise ConfigError(f"--range is {range_[0]:g} {range_[1]:g}, but LOW must be below HIGH.")
-        return _between("range", range_, range_, (0.0, card.full_scale))
+        return _between("range", range_, range_, (card.grey.low, card.grey.high))
     if percentiles:
         low, high = percentiles
         if not 0 <= low < high <= 100:
@@ -150,19 +150,18 @@ def volume_percentiles(
     return float(found[0]), float(found[1])
 
 
-def share_outside(counts_over_full_scale: np.ndarray, card: ModelCard) -> float:
+def share_outside(image: np.ndarray, card: ModelCard) -> float:
     """Share of a mapped slice's pixels that lie far outside of what the training saw, noise included."""
-    low, high = _seen(card)
-    image, full_scale = counts_over_full_scale, card.full_scale
-    return float(np.mean((image < low / full_scale) | (image > high / full_scale)))
+    low, high = card.grey.normalised(np.array(_seen(card)))
+    return float(np.mean((image < low) | (image > high)))
 
 
 def _refuse_strangers(volume: Volume, card: ModelCard) -> None:
     """Look at a few slices; raises DatasetError where their values cannot be of the training's kind."""
     low, high = card.grey_range
     way_out = (
-        "Say how they map with --range LOW HIGH (stand for 0 and "
-        f"{card.full_scale:g} counts) or --percentiles LOW HIGH (such as 0.5 99.5)."
+        f"Say how they map with --range LOW HIGH (stand for {card.grey.low:g} and {card.grey.high:g} counts) or "
+        "--percentiles LOW HIGH (such as 0.5 99.5)."
     )
     source = _shown(volume.source)
     if volume.dtype != np.dtype(card.grey_dtype):
@@ -174,7 +173,7 @@ def _refuse_strangers(volume: Volume, card: ModelCard) -> None:
     reads = ahead(lambda index: volume.read(int(index)).ravel()[:: _thinned(volume, int(index))], chosen, at_most=2)
     sample = np.concatenate(list(reads)).astype(np.float64)
     first, median, last = np.percentile(sample, (1, 50, 99))
-    outside = share_outside(sample / card.full_scale, card)
+    outside = share_outside(card.grey.normalised(sample), card)
     span, trained = last - first, card.quantile(99) - card.quantile(1)
     margin = _MARGIN * (high - low)
     if low - margin <= median <= high + margin and outside <= _MOST_OUTSIDE and span >= _LEAST_SPAN * trained:
@@ -182,7 +181,7 @@ def _refuse_strangers(volume: Volume, card: ModelCard) -> None:
     raise DatasetError(
         f"{source} holds grey values from {sample.min():g} to {sample.max():g} (1 to 99 %: {first:g} to {last:g}), but "
         f"the model was trained on {low:g} to {high:g} (1 to 99 %: {card.quantile(1):g} to {card.quantile(99):g}). "
-        f"{way_out} If they are right as they are: --range 0 {card.full_scale:.17g}."
+        f"{way_out} If they are right as they are: --range {card.grey.low:.17g} {card.grey.high:.17g}."
     )
 
 
@@ -194,7 +193,7 @@ def _thinned(volume: Volume, index: int) -> int:
 
 def _seen(card: ModelCard) -> tuple[float, float]:
     low, high = card.grey_range
-    sigma = card.train.noise_sigma_max if card.train.noise_fraction > 0 else 0.0
+    sigma = card.grey.counts(card.train.noise_sigma_max) if card.train.noise_fraction > 0 else 0.0
     margin = _MARGIN * (high - low) + _SIGMAS * sigma
     return low - margin, high + margin
 

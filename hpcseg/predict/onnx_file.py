@@ -40,8 +40,8 @@ def require() -> None:
 def export_onnx(model: Model, file: Path) -> float:
     """Write `file` with the input "images" (B, 1, H, W) float32 and the output "scores" (B, C, H, W).
 
-    Images are grey values divided by the card's full scale. H and W may be any multiples of 2**depth. The card is in
-    the file's metadata, under "hpcseg".
+    Images are grey values on the card's grey scale, (value - low) / (high - low). H and W may be any multiples of
+    2**depth. The card is in the file's metadata, under "hpcseg".
 
     Returns:
         The largest difference of a score between ONNX Runtime and ours, on random images of several sizes.

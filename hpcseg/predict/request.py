@@ -12,6 +12,7 @@ import numpy as np
 
 from hpcseg.errors import ConfigError
 from hpcseg.predict import mapping as mappings
+from hpcseg.predict.card import ModelCard
 from hpcseg.predict.layers import Layer, Target, open_target
 from hpcseg.predict.mapping import Mapping
 from hpcseg.predict.model_file import Model, open_model
@@ -148,17 +149,27 @@ def probability_layer(value: int) -> str:
 
 
 def _check_ensemble(models: Sequence[Model], wishes: Wishes) -> None:
-    first = models[0].card
+    first = _in_common(models[0].card)
     for model in models[1:]:
-        for what in ("class_values", "label_dtype", "grey_dtype", "full_scale"):
-            ours, theirs = getattr(first, what), getattr(model.card, what)
-            if ours != theirs:
+        theirs = _in_common(model.card)
+        for what, ours in first.items():
+            if ours != theirs[what]:
                 raise ConfigError(
-                    f"{models[0].name} and {model.name} cannot be one ensemble: their {what.replace('_', ' ')} are "
-                    f"{ours} and {theirs}. Take models of one data set."
+                    f"{models[0].name} and {model.name} cannot be one ensemble: their {what} are {ours} and "
+                    f"{theirs[what]}. Take models of one data set."
                 )
     if wishes.spread and len(models) < 2:
         raise ConfigError("--spread is the spread over several models. Give more with --ensemble.")
+
+
+def _in_common(card: ModelCard) -> dict[str, object]:
+    """What all models of an ensemble must have alike, by its name."""
+    return {
+        "class values": card.class_values,
+        "label dtype": card.label_dtype,
+        "grey dtype": card.grey_dtype,
+        "grey scales": (card.grey.low, card.grey.high, *(card.grey.limits or ())),
+    }
 
 
 def _layers(models: Sequence[Model], wishes: Wishes) -> tuple[Layer, ...]:

@@ -135,7 +135,7 @@ class _Line:
 
     def _read(self, index: int) -> tuple[int, np.ndarray]:
         pixels = self._prediction.volume.read(index)
-        return index, self._prediction.mapping.apply(pixels, self._card.full_scale)
+        return index, self._prediction.mapping.apply(pixels, self._card.grey)
 
     def _write(self, index: int, image: np.ndarray, answer: Answer) -> SliceResult:
         pixels = {"labels": self._values[answer.classes]}

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from hpcseg import metrics
-from hpcseg.config import NoiseLevel, describes
-from hpcseg.errors import IncompleteError
+from hpcseg.config import NoiseLevel, Share, describes
+from hpcseg.data.grey import GreyScale, read_scale
+from hpcseg.errors import ConfigError, IncompleteError
 from hpcseg.numerics import describe_code
 from hpcseg.runs.grid import Cell
 from hpcseg.runs.record import SCHEMA, check_types, read_json, read_lines
@@ -67,6 +68,8 @@ class Evaluation:
     """Of the test set, by its noise, in the order of the settings."""
     slices: tuple[TestSlice, ...]
     """Of the slices that test tiles come from; none in a record of before they were kept."""
+    grey: GreyScale | None = None
+    """Of the data; None in a record of before it was kept, whose sigmas are counts."""
 
 
 class Refused(Exception):
@@ -121,10 +124,12 @@ def accept_evaluation(cell: Cell, plan: Mapping[str, Any], training: Training) -
             raise ValueError("its confusion matrices are not of its classes")
         if tuple(confusion) != cell.config.evaluate.levels():
             raise ValueError("its noise levels are not those of its settings")
-        slices = _slices(cell, record)
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        slices, grey = _slices(cell, record), read_scale(record["grey"]) if "grey" in record else None
+        if any(isinstance(level.sigma, Share) for level in confusion) and not (grey and grey.span):
+            raise ValueError("it has shares of the span of grey values, and no span")
+    except (KeyError, AttributeError, TypeError, ValueError, OverflowError, ConfigError) as error:
         raise Refused(f"its evaluation.json is damaged ({error}).", file) from None
-    return Evaluation(record, confusion, slices)
+    return Evaluation(record, confusion, slices, grey)
 
 
 def _read(cell: Cell, name: str, delete: str) -> dict[str, Any]:
@@ -154,9 +159,11 @@ def _confusion(stored: Any) -> np.ndarray:
 
 
 def _level(point: dict[str, Any]) -> NoiseLevel:
-    fraction = dict(point).get("fraction")
+    fraction, sigma = dict(point).get("fraction"), point["sigma"]
     return NoiseLevel(
-        float(point["sigma"]), str(point.get("noise", "gaussian")), None if fraction is None else float(fraction)
+        Share(sigma) if isinstance(sigma, str) else float(sigma),
+        str(point.get("noise", "gaussian")),
+        None if fraction is None else float(fraction),
     )
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hpcseg import metrics
-from hpcseg.config import CellConfig, NoiseLevel, shown
+from hpcseg.config import CellConfig, NoiseLevel, Share, shown
 from hpcseg.report import paper
 from hpcseg.report.collect import Group, Records, Row, mean_and_spread
 from hpcseg.report.sheet import Block, Sheet, csv_text, fixed, over_seeds
@@ -62,9 +62,11 @@ def training_label(group: Group, records: Records) -> str:
 
 def level_name(level: NoiseLevel) -> str:
     """A noise level as a column's head."""
+    sigma = level.sigma if isinstance(level.sigma, Share) else f"{level.sigma:g}"
     if level.fraction is not None:
-        return f"mixed: {100 * level.fraction:g} % up to {level.sigma:g}"
-    return "clean" if level.sigma == 0 else f"{level.model} {level.sigma:g}"
+        tiles = " of tiles," if isinstance(level.sigma, Share) else ""
+        return f"mixed: {100 * level.fraction:g} %{tiles} up to {sigma}"
+    return "clean" if level.sigma == 0 else f"{level.model} {sigma}"
 
 
 def levels(records: Records) -> Sheet:

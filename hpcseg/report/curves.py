@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from hpcseg.config import SPLITS, NoiseLevel
+from hpcseg.config import SPLITS, NoiseLevel, Share, Sigma, amount
 from hpcseg.report import paper
 from hpcseg.report.accept import Epoch
 from hpcseg.report.collect import Group, Hole, Records, Row
@@ -81,6 +81,15 @@ def figure7(records: Records) -> Drawn:
     main = {split: curve for split in SPLITS if (curve := sweeps.get((place[0], split, place[1])))}
     if not main:
         return Drawn(title, None, tuple(holes))
+    # One axis has one unit, and the first curve's is taken.
+    shares = next(iter(main.values())).shares
+    for position, curve in list(sweeps.items()):
+        if curve.shares != shares:
+            unit = "shares of the span of grey values" if curve.shares else "counts"
+            what = f"the sweep of {records.positions[position].rows[0].id} is in {unit}, unlike the others."
+            holes.append(Hole("figure7", what, "Give all sweeps of the job one unit."))
+            del sweeps[position]
+            main = {split: other for split, other in main.items() if other is not curve}
     figure = Figure(figsize=(6.6, 4.2), layout="constrained")
     axes = figure.subplots()
     others = {
@@ -90,11 +99,16 @@ def figure7(records: Records) -> Drawn:
     }
     for split, curve in main.items():
         _draw_main(axes, split, curve)
-    _draw_others(axes, others)
-    _draw_paper(axes)
-    axes.set_xlim(0, paper.FIGURE_7_SIGMA_MAX)
+    last = max(float(curve.sigmas[-1]) for curve in main.values()) if shares else paper.FIGURE_7_SIGMA_MAX
+    _draw_others(axes, others, last)
+    if shares:
+        title = title.partition(";")[0]  # the paper's sigmas are counts
+    else:
+        _draw_paper(axes)
+    axes.set_xlim(0, last)
     axes.set_ylim(top=1.0)
-    axes.set_xlabel("sigma of the test noise (counts of 16-bit grey values)")
+    unit = "% of the span of grey values" if shares else "counts of 16-bit grey values"
+    axes.set_xlabel(f"sigma of the test noise ({unit})")
     axes.set_ylabel("pixel accuracy on the test set")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda sigma, _: f"{sigma:,.0f}"))
     # Outside, because where the curves leave room is not known beforehand.
@@ -109,7 +123,10 @@ class _Curve:
     """Accuracy against sigma: (seeds, sigmas)."""
 
     sigmas: np.ndarray
+    """In counts, or in per cent of the span of grey values."""
     accuracy: np.ndarray
+    shares: bool
+    """Which of the two."""
 
 
 def _sweep(group: Group) -> _Curve | None:
@@ -117,16 +134,19 @@ def _sweep(group: Group) -> _Curve | None:
     rows = [row for row in group.rows if row.evaluation and row.config.evaluate.sweep_max]
     if not rows:
         return None
-    shared = sorted(set.intersection(*(set(row.config.evaluate.sigmas()) for row in rows)))
-    accuracy = [[_accuracy(row, sigma) for sigma in shared] for row in rows]
-    return _Curve(np.array(shared), np.array(accuracy))
+    shares = isinstance(rows[0].config.evaluate.sweep_max, Share)
+    common = set.intersection(*(set(row.config.evaluate.sigmas()) for row in rows))
+    # The table's sigma may have another unit than the sweep; 0 has both.
+    swept = sorted((sigma for sigma in common if not sigma or isinstance(sigma, Share) == shares), key=amount)
+    accuracy = [[_accuracy(row, sigma) for sigma in swept] for row in rows]
+    return _Curve(np.array([amount(sigma) for sigma in swept]), np.array(accuracy), shares)
 
 
 def _plans_sweep(group: Group | None) -> bool:
     return group is not None and any(row.config.evaluate.sweep_max for row in group.rows)
 
 
-def _accuracy(row: Row, sigma: float) -> float:
+def _accuracy(row: Row, sigma: Sigma) -> float:
     accuracy = row.test_accuracy(NoiseLevel(sigma))
     assert accuracy is not None
     return accuracy
@@ -144,8 +164,8 @@ def _draw_main(axes: Axes, split: str, curve: _Curve) -> None:
     _band(axes, curve.sigmas, curve.accuracy, colour)
 
 
-def _draw_others(axes: Axes, curves: Mapping[tuple[str, float], _Curve]) -> None:
-    """Thin lines for the other noise fractions, named at their right ends."""
+def _draw_others(axes: Axes, curves: Mapping[tuple[str, float], _Curve], last: float) -> None:
+    """Thin lines for the other noise fractions, named at the right, beyond the last sigma of the axis."""
     ends: list[tuple[float, float, str]] = []
     for index, ((split, fraction), curve) in enumerate(sorted(curves.items(), key=lambda item: item[0][1])):
         mean = curve.accuracy.mean(0)
@@ -158,7 +178,7 @@ def _draw_others(axes: Axes, curves: Mapping[tuple[str, float], _Curve]) -> None
     for end, sigma, name in sorted(ends):
         height = max(end, height + _LABEL_HEIGHT)
         axes.annotate(
-            name, (sigma, end), (paper.FIGURE_7_SIGMA_MAX * 1.02, height), color=_GREYS[0], fontsize=8, va="center",
+            name, (sigma, end), (last * 1.02, height), color=_GREYS[0], fontsize=8, va="center",
             annotation_clip=False,
             # To the left edge of the name: a line to its middle would run through the names below.
             arrowprops={"arrowstyle": "-", "color": _GREYS[-1], "linewidth": 0.5, "relpos": (0, 0.5)},

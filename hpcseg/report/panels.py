@@ -14,8 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from hpcseg.config import SPLITS, NoiseLevel
+from hpcseg.config import SPLITS, NoiseLevel, Share, Sigma, amount, shown
 from hpcseg.data import noise
+from hpcseg.data.grey import GreyScale
 from hpcseg.data.tiles import tile_corners
 from hpcseg.report import paper
 from hpcseg.report.collect import Group, Hole, Records, Row
@@ -24,7 +25,8 @@ from hpcseg.report.drawn import Drawn
 Pictures = Mapping[str, np.ndarray]
 Limits = tuple[float, float]
 
-_SHOWN_SIGMAS = (0.0, 5_000.0, 10_000.0, 20_000.0, 30_000.0)
+_SHOWN_SIGMAS = (0, 1, 2, 4, 6)
+"""In sigmas of the table: of the paper's 5000, to the end of its Figure 7."""
 _RIGHT, _WRONG = 0.93, 0.0
 _GRID_COLOUR = "#E69F00"
 
@@ -58,18 +60,20 @@ def figure4(records: Records) -> Drawn:
 
 def figure5(records: Records) -> Drawn:
     """One slice at several noise levels."""
-    title = "Figure 5: one slice at several noise levels (sigma in counts)"
+    title = "Figure 5: one slice at several noise levels"
     found = _kept(records, "figure5", _any(records), "slice")
     if isinstance(found, Hole):
         return Drawn(title, None, (found,))
     row, pictures = found
-    counts = pictures["slice"]
+    counts, table_sigma = pictures["slice"], row.config.evaluate.table_sigma
+    shares = isinstance(table_sigma, Share)
+    title += f" (sigma {'as a share of the span of grey values' if shares else 'in counts'})"
     # The same draw at all levels, as in the sweep.
     unit = np.random.default_rng(0).standard_normal(counts.shape, dtype=np.float32)
     figure, axes = _panels(1, len(_SHOWN_SIGMAS), counts.shape)
-    for axis, sigma in zip(axes[0], _SHOWN_SIGMAS, strict=True):
-        _grey(axis, counts + np.float32(sigma) * unit, _range(counts))
-        axis.set_title(f"{sigma:g}")
+    for axis, times in zip(axes[0], _SHOWN_SIGMAS, strict=True):
+        _grey(axis, counts + np.float32(times * _counts(row, table_sigma)) * unit, _range(counts))
+        axis.set_title(f"{times * amount(table_sigma):g}{' %' if shares else ''}")
     return Drawn(title, figure, (), (row.id,))
 
 
@@ -112,22 +116,28 @@ def _tiles(records: Records, name: str, title: str, groups: Sequence[Group], *, 
     if isinstance(found, Hole):
         return Drawn(title, None, (found,))
     row, pictures = found
-    sigma = row.config.evaluate.table_sigma if noisy else 0.0
+    sigma: Sigma = row.config.evaluate.table_sigma if noisy else 0.0
     counts, keys = pictures["tiles"], pictures["tile_keys"]
     unit = noise.test_noise(keys, size=counts.shape[-1], seed=row.config.evaluate.seed)
     figure, axes = _panels(len(counts), 4, counts.shape[1:])
     for line, image, drawn, label, predicted, key in zip(
         axes, counts, unit, pictures["tile_labels"], pictures["tile_predictions"][int(noisy)], keys, strict=True
     ):
-        _row(line, image + np.float32(sigma) * drawn, label, predicted, _range(image))
+        _row(line, image + np.float32(_counts(row, sigma)) * drawn, label, predicted, _range(image))
         line[2].set_xlabel(f"{float((label == predicted).mean()):.3f} right", fontsize=7)
         line[0].set_ylabel(f"slice {key[0]}, y {key[1]}, x {key[2]}", fontsize=7)
-    for axis, text in zip(axes[0], (f"input, sigma {sigma:g}", "label", "prediction", "errors"), strict=True):
+    for axis, text in zip(axes[0], (f"input, sigma {shown(sigma)}", "label", "prediction", "errors"), strict=True):
         axis.set_title(text)
     accuracy = row.test_accuracy(NoiseLevel(sigma))
     assert accuracy is not None
     said = f"{title} ({row.config.data.split} split, seed {row.config.train.seed}; all test tiles: {accuracy:.3f})"
     return Drawn(said, figure, (), (row.id,))
+
+
+def _counts(row: Row, sigma: Sigma) -> float:
+    """A sigma in counts of the data of an evaluated cell."""
+    grey = row.evaluation.grey if row.evaluation else None
+    return (grey or GreyScale(0.0, 1.0)).counts(sigma)
 
 
 def _large(records: Records, fraction: float) -> list[Group]:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from hpcseg.config import SPLITS, NoiseLevel
+from hpcseg.config import SPLITS, NoiseLevel, Sigma, in_words, shown
 from hpcseg.report import paper
 from hpcseg.report.collect import Group, Records, mean_and_spread
 from hpcseg.report.sheet import Block, Sheet, csv_text, fixed
@@ -20,8 +20,8 @@ class Entry:
 
     published: paper.Published
     split: str
-    sigma: float | None
-    """Noise of our test set in counts; None for validation."""
+    sigma: Sigma | None
+    """Noise of our test set; None for validation."""
     values: tuple[float, ...]
     """One per finished cell, in the order of the job's seeds."""
     missing: tuple[str, ...]
@@ -163,7 +163,7 @@ def table_csv(table: Table) -> str:
                 published.tiles,
                 f"{published.noise_fraction:g}",
                 published.dataset,
-                "" if entry.sigma is None else f"{entry.sigma:g}",
+                "" if entry.sigma is None else shown(entry.sigma),
                 entry.status,
                 "" if entry.reference is None else f"{entry.reference:.3f}",
                 fixed(entry.ours),
@@ -195,7 +195,7 @@ def _baseline(records: Records, tiles: str, **other: object) -> Group | None:
 
 def _filled_in(group: Group | None, split: str, published: paper.Published) -> Entry:
     rows = group.rows if group else ()
-    sigma = published.sigma
+    sigma: Sigma | None = published.sigma
     if group and sigma:
         # The noise of Table 2 is what the job calls its table's; the caption says so where it is not the paper's.
         sigma = group.config.evaluate.table_sigma
@@ -226,8 +226,8 @@ def _caption(records: Records, *, noisy: bool) -> str:
     """What the numbers are, and where their settings are not the paper's."""
     parts = ["Pixel accuracy; difference is ours minus the paper's."]
     if noisy:
-        sigmas = sorted({group.config.evaluate.table_sigma for group in records.positions.values()})
-        parts.append(f"The test noise has sigma {', '.join(f'{sigma:g}' for sigma in sigmas)} counts.")
+        sigmas = sorted(in_words(group.config.evaluate.table_sigma) for group in records.positions.values())
+        parts.append(f"The test noise has sigma {', '.join(dict.fromkeys(sigmas))}.")
     if any(len(group.rows) > 1 for group in records.positions.values()):
         parts.append("Over seeds: mean ± sample standard deviation (n).")
     by_tiles = {tiles: paper.deviations(group.config) for (tiles, _, _), group in records.positions.items()}

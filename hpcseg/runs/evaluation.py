@@ -13,8 +13,9 @@ import numpy as np
 from torch import nn
 
 from hpcseg import metrics
-from hpcseg.config import EvaluateConfig, NoiseLevel
+from hpcseg.config import EvaluateConfig, NoiseLevel, Share
 from hpcseg.data.batches import TileSource, test_set
+from hpcseg.data.grey import GreyScale
 from hpcseg.errors import HpcsegError
 from hpcseg.files import write_bytes
 from hpcseg.learn.precision import to_device
@@ -111,7 +112,10 @@ def evaluate(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> bool:
                 "model_sha256": model_sha256,
                 "test_tiles": len(tiles),
                 "class_values": list(source.info.class_values),
-                "points": [_point(level, matrix) for level, matrix in zip(levels, confusion, strict=True)],
+                "grey": source.info.grey.as_dict(),
+                "points": [
+                    _point(level, matrix, source.info.grey) for level, matrix in zip(levels, confusion, strict=True)
+                ],
                 "slices_sha256": hashlib.sha256(by_slice.encode()).hexdigest(),
                 "tile_edge": edge if settings.whole_slices else None,
                 "precision": precision,
@@ -196,7 +200,6 @@ def _examples(source: TileSource, settings: EvaluateConfig, sweep: Sweep, slices
         for level in (NoiseLevel(0.0), NoiseLevel(settings.table_sigma))
     ]
     arrays: dict[str, Any] = {
-        "full_scale": np.array(source.info.full_scale),
         "tiles": counts,
         "tile_labels": labels,
         "tile_keys": keys,
@@ -216,11 +219,12 @@ def _examples(source: TileSource, settings: EvaluateConfig, sweep: Sweep, slices
     return packed.getvalue()
 
 
-def _point(level: NoiseLevel, confusion: np.ndarray) -> dict[str, Any]:
+def _point(level: NoiseLevel, confusion: np.ndarray, grey: GreyScale) -> dict[str, Any]:
     """One noise level of evaluation.json: the counts, and for readers of the file what follows from them."""
     return {
         "noise": level.model,
         "sigma": level.sigma,
+        **({"sigma_counts": grey.counts(level.sigma)} if isinstance(level.sigma, Share) else {}),
         "fraction": level.fraction,
         "confusion": confusion.tolist(),
         "accuracy": metrics.accuracy(confusion),

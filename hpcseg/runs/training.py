@@ -98,6 +98,7 @@ def train(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> bool:
                 "train_tiles": len(trainer.training),
                 "train_slices": len(np.unique(source.tiles[source.split.train, 0])),
                 "validation_tiles": len(trainer.validation),
+                "grey": source.info.grey.as_dict(),
                 "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
                 "precision": precision,
                 "world_size": ranks.world_size,

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 
 from hpcseg.data.batches import TileSource
-from hpcseg.data.store import normalised
 from hpcseg.learn.evaluate import count_confusion
 from hpcseg.segment.network import Network
 
@@ -45,4 +44,4 @@ class WholeSlices:
 
     def predict(self, counts: np.ndarray) -> np.ndarray:
         """(H, W) uint8 class indices of a slice of grey values."""
-        return self._network.answer(normalised(counts, self._source.info.full_scale), self._edge).classes
+        return self._network.answer(self._source.info.grey.normalised(counts), self._edge).classes

@@ -16,6 +16,7 @@ from slice_folder import hpcseg
 
 from hpcseg.cluster.tasks.predict import JoinTask, PredictTask
 from hpcseg.config import DataConfig, TrainConfig
+from hpcseg.data.grey import GreyScale
 from hpcseg.errors import HpcsegError, IncompleteError
 from hpcseg.learn.checkpoint import weights_sha256
 from hpcseg.learn.unet import build_unet
@@ -35,7 +36,7 @@ def model_file(tmp_path):
         class_values=(1, 2),
         label_dtype="uint8",
         grey_dtype="uint16",
-        full_scale=65535.0,
+        grey=GreyScale(0.0, 65535.0),
         grey_quantiles=tuple(np.linspace(0, 65535, QUANTILES)),
         data=DataConfig(tile_size=16),
         train=train,

@@ -149,7 +149,7 @@ def test_other_levels_of_the_test_set_have_their_own_images(source):
     np.testing.assert_array_equal(tests.slices, keys[:, 0])
     for level in levels:
         images, labels = tests.take(slice(None), level)
-        expected = noise.noisy_tests(counts, keys, level, seed=4, full_scale=65_535) / np.float32(65_535)
+        expected = noise.noisy_tests(counts, keys, level, seed=4, grey=source.info.grey) / np.float32(65_535)
         np.testing.assert_array_equal(images.numpy()[:, 0], expected)
         assert torch.equal(labels, tests.clean.labels.long())
 

@@ -7,11 +7,13 @@ import pytest
 
 from hpcseg.config import NoiseLevel
 from hpcseg.data import noise
+from hpcseg.data.grey import GreyScale
 from hpcseg.errors import DatasetError
 
 # 128 x 128 pixels: the standard error of a standard deviation is sigma / sqrt(2 x 16384), of a mean sigma / 128.
 DEVIATION_ERROR = 1 / np.sqrt(2 * 128 * 128)
 MEAN_ERROR = 1 / 128
+PAPER = GreyScale(0.0, 65_535.0)
 
 
 def keys_of(count):
@@ -23,7 +25,7 @@ def flat(count, size=128, value=30_000):
 
 
 def training_noise(counts, keys, **settings):
-    return noise.training_noise(counts, keys, full_scale=65_535, **settings)
+    return noise.training_noise(counts, keys, grey=PAPER, **settings)
 
 
 def test_every_noisy_tile_has_its_own_sigma_and_its_noise_is_gaussian_of_that_sigma():
@@ -115,7 +117,7 @@ def test_test_noise_is_standard_normal_and_the_same_alone_and_among_others():
 @pytest.mark.parametrize("model", ["gaussian", "uniform", "poisson", "salt-and-pepper"])
 def test_every_model_has_deviation_sigma_and_no_bias_at_half_of_the_full_scale(model, sigma):
     tile = np.full((256, 256), 32_768, dtype=np.uint16)
-    noisy = noise.noisy_tile(np.random.default_rng(1), tile, sigma, model=model, full_scale=65_536)
+    noisy = noise.noisy_tile(np.random.default_rng(1), tile, sigma, model=model, grey=GreyScale(0.0, 65_536.0))
     assert (noisy.shape, noisy.dtype) == (tile.shape, np.float32)
     # Lost pixels deviate by 32768 each, so their number, of n, decides: relative error of a deviation 1 / (2 sqrt(n)).
     lost = 65_536 * (sigma / 32_768) ** 2
@@ -127,7 +129,7 @@ def test_every_model_has_deviation_sigma_and_no_bias_at_half_of_the_full_scale(m
 
 def test_uniform_noise_ends_where_its_deviation_says():
     tile = np.zeros((256, 256), dtype=np.uint16)
-    noisy = noise.noisy_tile(np.random.default_rng(1), tile, 1_000, model="uniform", full_scale=65_535)
+    noisy = noise.noisy_tile(np.random.default_rng(1), tile, 1_000, model="uniform", grey=PAPER)
     assert 1_700 < noisy.max() <= 1_000 * np.sqrt(3) + 1e-3
     assert -1_000 * np.sqrt(3) - 1e-3 <= noisy.min() < -1_700
 
@@ -139,7 +141,7 @@ def test_shot_noise_grows_with_the_root_of_the_grey_value_and_never_goes_below_z
             np.full((256, 256), value, dtype=np.uint16),
             5_000,
             model="poisson",
-            full_scale=65_536,
+            grey=GreyScale(0.0, 65_536.0),
         )
         for value in (4_096, 16_384)
     )
@@ -149,7 +151,7 @@ def test_shot_noise_grows_with_the_root_of_the_grey_value_and_never_goes_below_z
 
 def test_salt_and_pepper_leaves_the_other_pixels_as_they_are():
     tile = np.full((256, 256), 30_000, dtype=np.uint16)
-    noisy = noise.noisy_tile(np.random.default_rng(1), tile, 5_000, model="salt-and-pepper", full_scale=65_535)
+    noisy = noise.noisy_tile(np.random.default_rng(1), tile, 5_000, model="salt-and-pepper", grey=PAPER)
     assert set(np.unique(noisy)) == {0, 30_000, 65_535}
     assert np.mean(noisy == 0) == pytest.approx(np.mean(noisy == 65_535), rel=0.2)
 
@@ -177,7 +179,7 @@ def test_noise_of_an_epoch_is_its_own_and_not_that_of_a_set_drawn_once():
 
 def test_a_mixed_test_set_has_clean_tiles_and_noisy_ones_of_all_strengths():
     level = NoiseLevel(10_000, fraction=0.5)
-    noisy = noise.noisy_tests(flat(400, size=16), keys_of(400), level, seed=0, full_scale=65_535)
+    noisy = noise.noisy_tests(flat(400, size=16), keys_of(400), level, seed=0, grey=PAPER)
     deviations = (noisy - 30_000).std(axis=(1, 2))
     # Standard error of a share of one half of 400: 2.5 %.
     assert np.mean(deviations == 0) == pytest.approx(0.5, abs=0.1)

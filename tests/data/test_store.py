@@ -156,7 +156,7 @@ def test_verify_finds_a_change_beside_the_pixels(packed, part):
             file.attrs[part] = 64 * "0"
         else:
             file[part][0] = 99
-    with pytest.raises(DatasetError, match="its class values, full scale or slice numbers are not those"):
+    with pytest.raises(DatasetError, match="its class values, grey range or slice numbers are not those"):
         store.verify(packed, lambda *_: None)
 
 
@@ -200,8 +200,8 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(packed, monkeypatch):
 
 def test_a_newer_schema_is_refused_with_both_versions(packed):
     with h5py.File(packed, "r+") as file:
-        file.attrs["schema_version"] = 2
-    with pytest.raises(DatasetError, match=r"packed.h5 has schema version 2, but .* reads up to 1. Update hpcseg"):
+        file.attrs["schema_version"] = 3
+    with pytest.raises(DatasetError, match=r"packed.h5 has schema version 3, but .* reads up to 2. Update hpcseg"):
         store.read_info(packed)
 
 

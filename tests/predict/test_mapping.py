@@ -31,7 +31,7 @@ def volume(tmp_path, tiny_folder):
 def test_slices_like_the_trainings_are_taken_as_they_are(volume, model):
     mapping = decide(volume(lambda pixels: pixels), model.card)
     assert mapping.kind == "as trained"
-    image = mapping.apply(np.array([[0, 65535, 13107]], dtype=np.uint16), 65535)
+    image = mapping.apply(np.array([[0, 65535, 13107]], dtype=np.uint16), model.card.grey)
     assert image.dtype == np.float32 and image.tolist() == [[0, 1, np.float32(0.2)]]
 
 
@@ -53,7 +53,9 @@ def test_other_grey_values_are_refused_with_the_options_that_help(volume, model,
 
 def test_a_range_is_that_of_a_conversion_to_the_trainings_type(volume, model):
     mapping = decide(volume(STRANGERS["float"]), model.card, range_=(0.0, 1.0))
-    np.testing.assert_allclose(mapping.apply(np.array([0.0, 0.5, 1.0, 1.2]), 65535), [0, 0.5, 1, 1.2], rtol=1e-6)
+    np.testing.assert_allclose(
+        mapping.apply(np.array([0.0, 0.5, 1.0, 1.2]), model.card.grey), [0, 0.5, 1, 1.2], rtol=1e-6
+    )
     assert mapping.meant == (0, 65535)
     assert read_mapping(json.loads(json.dumps(mapping.as_dict()))) == mapping
 
@@ -66,9 +68,9 @@ def test_percentiles_of_the_volume_become_the_trainings(volume, model, change):
     low, high = np.percentile(pixels, (1, 99), method="inverted_cdf")
     assert mapping.found == pytest.approx((low, high), abs=float(np.ptp(pixels)) / 30_000)
     assert mapping.meant == (model.card.quantile(1), model.card.quantile(99))
-    mapped = mapping.apply(np.array(mapping.found), model.card.full_scale) * model.card.full_scale
+    mapped = mapping.apply(np.array(mapping.found), model.card.grey) * 65_535
     np.testing.assert_allclose(mapped, mapping.meant, rtol=1e-6)
-    assert share_outside(mapping.apply(pixels, 65535), model.card) < 0.01
+    assert share_outside(mapping.apply(pixels, model.card.grey), model.card) < 0.01
     assert read_mapping(json.loads(json.dumps(mapping.as_dict()))) == mapping
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from slice_folder import hpcseg
 
+from hpcseg.data.grey import GreyScale
 from hpcseg.errors import HpcsegError, IncompleteError
 from hpcseg.learn import checkpoint
 from hpcseg.predict.card import GreyHistogram
@@ -35,10 +36,10 @@ def test_the_card_has_what_the_labels_and_slices_were(cells, model_file, tiny_da
     card = open_file(model_file).card
     with h5py.File(tiny_dataset) as file:
         pixels = file["slices"][:]
-    assert (card.class_values, card.label_dtype, card.grey_dtype, card.full_scale) == (
-        (0, 128, 255), "uint8", "uint16", 65535.0,
-    )  # fmt: skip
-    assert card.grey_range == (pixels.min(), pixels.max())
+    assert (card.class_values, card.label_dtype, card.grey_dtype) == ((0, 128, 255), "uint8", "uint16")
+    ends = tuple(np.percentile(pixels, (0.1, 99.9), method="inverted_cdf"))
+    assert (card.grey.low, card.grey.high, card.grey.quantiles) == (0, 65_535, ends)
+    assert card.grey_range == pytest.approx(ends)
     for per_cent in (1, 50, 99.5):
         assert card.quantile(per_cent) == np.percentile(pixels, per_cent, method="inverted_cdf")
     record = read_json(cells[0].training_file)
@@ -87,6 +88,12 @@ class Hostile:
         return (pytest.fail, ("code of a model file was run",))
 
 
+def test_a_model_file_of_before_there_were_grey_scales_divides_by_its_full_scale(model_file, tmp_path):
+    older = tmp_path / "older.safetensors"
+    older.write_bytes(with_card(model_file.read_bytes(), schema=1, full_scale=1_000.0, grey=None))
+    assert open_file(older).card.grey == GreyScale(0.0, 1_000.0)
+
+
 SPOILED = {
     "empty": lambda content: b"",
     "cut short": lambda content: content[: len(content) // 2],
@@ -107,8 +114,9 @@ SPOILED = {
     "labels too large": lambda content: with_card(content, class_values=[0, 128, 300]),
     "no dtype": lambda content: with_card(content, label_dtype="O"),
     "unknown dtype": lambda content: with_card(content, grey_dtype="grey"),
-    "nothing to divide by": lambda content: with_card(content, full_scale=0),
-    "not finite": lambda content: with_card(content, full_scale=float("nan")),
+    "nothing to divide by": lambda content: with_card(content, grey__high=0),
+    "not finite": lambda content: with_card(content, grey__low=float("nan")),
+    "no grey scale": lambda content: with_card(content, grey=None),
     "quantiles": lambda content: with_card(content, grey_quantiles=[1, 2]),
     "an unknown precision": lambda content: with_card(content, training__precision="bf8"),
     "no precision": lambda content: with_card(content, training={"cell": "a"}),

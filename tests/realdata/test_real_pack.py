@@ -8,6 +8,8 @@ import tifffile
 
 from hpcseg.config import DataConfig
 from hpcseg.data.batches import open_source
+from hpcseg.data.grey import PAPER_SPAN, GreyScale
+from hpcseg.data.grey_notes import grey_notes
 from hpcseg.data.pack import pack
 from hpcseg.data.store import read_info, read_tiles, verify
 
@@ -31,6 +33,14 @@ def test_the_pixels_of_all_1000_files_have_their_published_hashes(soc_dataset, p
     assert info.shape == (500, 501, 501)
     # As in the published records under results/: with another hash every cell would get a new id.
     assert info.data_sha256 == "837bfab285293708faeec3297187c165e20ca3bd3db6ca48922cfc7fc9e510f0"
+
+
+def test_they_are_divided_by_65535_and_span_what_the_papers_sigmas_were_chosen_for(soc_dataset):
+    info = read_info(soc_dataset)
+    # Counted once with numpy over all slices.
+    assert info.grey == GreyScale(0.0, 65_535.0, (19_624.0, 43_421.0))
+    assert PAPER_SPAN == 43_421 - 19_624
+    assert grey_notes(info) == ()
 
 
 def test_the_packed_file_verifies(soc_dataset):

@@ -17,6 +17,7 @@ from test_report_records import TINY_JOB, finish, plan, tiny_run
 from typer.testing import CliRunner
 
 from hpcseg.cli.app import app
+from hpcseg.config import Share
 from hpcseg.errors import ConfigError, IncompleteError
 from hpcseg.report.build import build_report, publish
 from hpcseg.report.collect import collect
@@ -94,6 +95,31 @@ def test_figure7_shows_the_mean_over_seeds_of_both_splits_and_the_papers_points(
     assert [[5000, 0.954]] in points and [[30_000, 0.49]] in points and [[9000, 0], [9000, 1]] in points
     assert sorted(text.get_text() for text in axes.texts) == ["0 %", "100 %"]
     assert drawn.holes == ()
+
+
+def test_figure7_of_shares_has_them_on_its_axis_and_nothing_of_the_papers_counts(tmp_path):
+    toml = (TINY_JOB + LARGE).replace("20000", '"84 %"').replace("10000", '"42 %"')
+    grid = plan(tmp_path / "run", toml)
+    for cell in grid.cells:
+        finish(cell, lambda _, sigma: 980 - (int(sigma.per_cent) if isinstance(sigma, Share) else 0))
+    drawn = figure7(collect(grid.run))
+    assert drawn.holes == () and drawn.title == "Figure 7: accuracy against the noise of the test set"
+    (axes,) = drawn.figure.axes
+    (ours,) = [line for line in axes.lines if "shuffled" in str(line.get_label())]
+    # The table's 5000 counts are of another unit.
+    assert ours.get_xdata().tolist() == [0, 42, 84]
+    np.testing.assert_allclose(ours.get_ydata(), [0.98, 0.938, 0.896])
+    assert (axes.get_xlabel(), axes.get_xlim()) == ("sigma of the test noise (% of the span of grey values)", (0, 84))
+    assert not [line for line in axes.lines if str(line.get_label()).startswith("paper")]
+
+
+def test_a_sweep_in_another_unit_than_figure7s_is_a_hole(tmp_path):
+    shares = 'evaluate.sweep_max = "84 %"\nevaluate.sweep_step = "42 %"\n'
+    grid = plan(tmp_path / "run", TINY_JOB + LARGE + BLOCKED + shares)
+    for cell in grid.cells:
+        finish(cell, lambda *_: 900)
+    (hole,) = figure7(collect(grid.run)).holes
+    assert grid.cells[-1].id in hole.reason and "in shares of the span of grey values, unlike the others" in hole.reason
 
 
 def test_figure3_has_a_panel_pair_per_data_set_with_the_epochs_as_recorded(tmp_path):

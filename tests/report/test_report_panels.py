@@ -12,8 +12,10 @@ from slice_folder import hpcseg
 
 from hpcseg.data.pack import pack
 from hpcseg.data.sample import write_sample
+from hpcseg.data.store import read_info
 from hpcseg.report.collect import collect
 from hpcseg.report.figures import draw
+from hpcseg.report.panels import figure5, figure6
 from hpcseg.runs.record import RunFolder
 
 NAMES = ("figure1", "figure4", "figure5", "figure6", "figure8", "figure9")
@@ -29,6 +31,7 @@ epochs = 1
 batch_size = 64
 precision = "fp32"
 [evaluate]
+table_sigma = "21 %"
 whole_slices = true
 examples = true
 [report]
@@ -70,6 +73,22 @@ def test_the_figures_say_what_they_show(run):
     assert f"all test tiles: {accuracies[0]:.3f}" in draw("figure6", records).title
     assert f"all test tiles: {accuracies[1]:.3f}" in draw("figure8", records).title
     assert "without noise" in draw("figure4", records).title
+
+
+def test_sigmas_that_are_shares_are_shown_as_shares(run):
+    records = collect(run)
+    drawn = figure5(records)
+    assert drawn.title.endswith("(sigma as a share of the span of grey values)")
+    # The paper's 0, 5000, 10000, 20000 and 30000 are so many times the 5000 of its table.
+    assert [axes.get_title() for axes in drawn.figure.axes] == ["0 %", "21 %", "42 %", "84 %", "126 %"]
+    assert figure6(records).figure.axes[0].get_title() == "input, sigma 21 %"
+
+
+def test_the_noise_of_a_picture_is_that_share_of_the_span_of_the_data(run):
+    pictures = [axes.images[0].get_array() for axes in figure5(collect(run)).figure.axes]
+    low, high = read_info(run.path.parents[1] / "dataset.h5").grey.quantiles
+    # 50 x 50 pixels: the standard error of a standard deviation is 1 / sqrt(5000) of it.
+    assert (pictures[1] - pictures[0]).std() == pytest.approx(0.21 * (high - low), rel=4 / np.sqrt(5_000))
 
 
 @pytest.mark.parametrize("damage", [lambda file: file.unlink(), lambda file: file.write_bytes(file.read_bytes()[:99])])

@@ -99,6 +99,7 @@ def finish(cell: Cell, right: Accuracy, *, evaluated: bool = True) -> None:
         "test_tiles": 75,
         "class_values": [0, 128, 255],
         "points": points,
+        "grey": {"low": 0.0, "high": 65_535.0, "quantiles": [20_000.0, 45_000.0]},
         "seconds": 2.0,
         **made,
     }

@@ -150,6 +150,30 @@ def test_another_table_sigma_is_used_and_said(tmp_path):
     assert "sigma 6000 counts" in text and "evaluate.table_sigma 6000 (paper 5000)" in text
 
 
+def test_a_sigma_that_is_a_share_is_shown_as_one_everywhere(tmp_path):
+    toml = TINY_JOB.replace("[evaluate]\n", '[evaluate]\ntable_sigma = "21 %"\n')
+    grid = plan(tmp_path / "run", toml.replace("20000", '"84 %"').replace("10000", '"42 %"'))
+    for cell in grid.cells:
+        finish(cell, lambda _, sigma: 777 if sigma == "21 %" else 900)
+    records = collect(grid.run)
+    assert records.holes == ()
+    text = document(grid, tmp_path / "out")
+    assert row_of(text, "test (small), ours")[0] == "0.777"
+    assert "The test noise has sigma 21 % of the span of the grey values." in text
+    assert "evaluate.table_sigma 21 % (paper 5000)" in text
+    assert ",test,21 %,measured," in (tmp_path / "out" / "table2.csv").read_text()
+    assert f"{grid.cells[0].id},small,shuffled,0,0,test,gaussian-84 %,accuracy,,0.900000" in cells_csv(records)
+
+
+def test_a_record_of_shares_without_the_span_that_they_are_of_is_a_hole(tmp_path):
+    grid = plan(tmp_path / "run", TINY_JOB.replace("[evaluate]\n", '[evaluate]\ntable_sigma = "21 %"\n'))
+    for cell in grid.cells:
+        finish(cell, lambda *_: 900)
+    change(grid.cells[0].folder.evaluation_file, grey=None)
+    (hole,) = collect(grid.run).holes
+    assert hole.subject == grid.cells[0].id and "its evaluation.json is damaged" in hole.reason
+
+
 def test_cells_csv_has_one_measured_number_a_line_and_leaves_an_absent_class_empty(tmp_path):
     grid = tiny_run(tmp_path / "run")
     text = cells_csv(collect(grid.run))

@@ -9,7 +9,6 @@ from torch.nn import functional
 
 from hpcseg.config import DataConfig
 from hpcseg.data import batches
-from hpcseg.data.store import normalised
 from hpcseg.learn.unet import build_unet
 from hpcseg.segment.network import TrainedUNet
 
@@ -26,7 +25,7 @@ def source(tiny_dataset) -> batches.TileSource:
 def models(source) -> list[TrainedUNet]:
     """Two that differ in their seed: width 4, depth 2."""
     counts, labels, _ = source.read(np.arange(24))
-    images = torch.from_numpy(normalised(counts, source.info.full_scale)).unsqueeze(1)
+    images = torch.from_numpy(source.info.grey.normalised(counts)).unsqueeze(1)
     found = []
     for seed in (0, 1):
         network = build_unet(classes=3, width=4, depth=2, batch_norm=True, seed=seed)
