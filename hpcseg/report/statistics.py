@@ -205,7 +205,7 @@ def slope(settings: Mapping[Hashable, Mapping[float, Iterable[Repetition]]]) -> 
 
 def best(rivals: Sequence[Sequence[Repetition]]) -> int | None:
     """The place of the one whose values are higher than every other's, after correction; None where none is."""
-    means = [np.mean([one.value for one in rival]) if rival else -np.inf for rival in rivals]
+    means = [float(np.mean([one.value for one in rival])) if rival else -np.inf for rival in rivals]
     first = int(np.argmax(means))
     found = [difference(rivals[first], rival) for place, rival in enumerate(rivals) if place != first and rival]
     return first if found and all(shown_of(found)) else None
@@ -247,11 +247,15 @@ def block_length(pulls: np.ndarray, slices: np.ndarray) -> int:
     variance = float((pulls**2).mean())
     covered = float(np.median(np.diff(slices))) * len(slices)
     longest = max(1, min(span // 2, int(covered) // _FEWEST_BLOCKS))
-    correlated = 0.5
+    correlated, before = 0.5, 0
     for distance in range(1, longest):
         pairs = there[distance:] & there[:-distance]
-        if variance and pairs.any():
-            correlated += float((row[distance:] * row[:-distance])[pairs].mean()) / variance
+        if not pairs.any():
+            continue
+        # It stands for the distances before it that no two slices have.
+        lagged = float((row[distance:] * row[:-distance])[pairs].mean())
+        correlated += (distance - before) * (lagged / variance if variance else 0.0)
+        before = distance
         if distance >= _WINDOW * correlated:
             return max(2, distance)
     return longest
