@@ -16,7 +16,7 @@ from hpcseg import metrics
 from hpcseg.config import CellConfig, NoiseLevel, shown
 from hpcseg.report import paper
 from hpcseg.report.collect import Group, Records, Row
-from hpcseg.report.observations import VALIDATION, WHOLE, Observations, observations
+from hpcseg.report.observations import VALIDATION, WHOLE, observations
 from hpcseg.report.sheet import INTERVAL, Block, Sheet, as_count, as_error, as_ratio, csv_text, fixed
 from hpcseg.report.statistics import Estimate, Repetition, best, estimate
 
@@ -97,7 +97,7 @@ def levels(records: Records) -> Sheet:
         head: Column(_at(records, key), as_error, ranked=key != VALIDATION)
         for head, key in headline_levels(records).items()
     }
-    return _sheet("levels", "Errors at every noise level", caption, records, columns)
+    return _sheet("levels", "Accuracy at every noise level", caption, records, columns)
 
 
 def headline_levels(records: Records) -> dict[str, str]:
@@ -145,10 +145,13 @@ def whole_slices(records: Records) -> Sheet:
     table = observations(records)
 
     def some(group: Group) -> list[Repetition]:
-        return [found for row in group.rows if (found := table.of_cell(row.id, WHOLE, _evenly(table, row))) is not None]
+        found = (table.of_cell(row.id, WHOLE, _evenly(table.slices(row.id, WHOLE))) for row in group.rows)
+        return [one for one in found if one is not None]
 
     def worst(group: Group) -> list[Repetition]:
-        single = ([table.of_cell(row.id, WHOLE, [one]) for one in table.slices(row.id, WHOLE)] for row in group.rows)
+        single = (
+            [table.of_cell(row.id, WHOLE, np.array([one])) for one in table.slices(row.id, WHOLE)] for row in group.rows
+        )
         found = [[one for one in ones if one is not None] for ones in single]
         return [Repetition(ones[0].seed, ones[0].place, min(one.value for one in ones)) for ones in found if ones]
 
@@ -180,7 +183,7 @@ def cost(records: Records) -> Sheet:
         "Seconds, times ranks, are those of this run's machine; compare them with each other only. All groups have "
         "the same test slices, so the first column is of the same pixels for all of them. The CSV has accuracies."
     )
-    return _sheet("cost", "Errors against data and time", caption, records, columns)
+    return _sheet("cost", "Accuracy against data and time", caption, records, columns)
 
 
 def _sheet(name: str, title: str, caption: str, records: Records, columns: Mapping[str, Column]) -> Sheet:
@@ -234,10 +237,10 @@ def _at(records: Records, level: str) -> Measure:
     return lambda group: observations(records).of(group, level)
 
 
-def _evenly(table: Observations, row: Row) -> np.ndarray:
-    """Ten of the test slices of a cell, evenly spaced."""
-    slices = table.slices(row.id, WHOLE)
-    return slices[np.unique(np.linspace(0, len(slices) - 1, min(10, len(slices))).round().astype(int))]
+def _evenly(slices: np.ndarray) -> np.ndarray:
+    """Ten of the slices, evenly spaced."""
+    places = np.unique(np.linspace(0, len(slices) - 1, min(10, len(slices))).round().astype(int))
+    return np.take(slices, places)
 
 
 def _clean(row: Row) -> np.ndarray | None:

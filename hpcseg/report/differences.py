@@ -42,7 +42,7 @@ def differences(records: Records) -> Sheet:
                 compared.setdefault(f"{tiles}, {split} split", []).append((group, other, found))
     flat = [one for lines in compared.values() for *_, found in lines for one in found]
     shown = iter(shown_of(flat))
-    blocks, observed = [], []
+    blocks, observed = [], list[list[str]]()
     for heading, lines in compared.items():
         texts, sources = [], []
         for group, other, found in lines:
@@ -99,7 +99,7 @@ def _trends(records: Records, table: Observations, levels: dict[str, str]) -> tu
             for key in levels.values()
         ]
     rows = {name: found for name, found in rows.items() if any(found)}
-    lines, observed = [], []
+    lines, observed = [], list[list[str]]()
     for name, found in rows.items():
         shown = [one is not None and one.excludes_zero for one in found]
         lines.append((name, *map(as_gain, found, shown)))
@@ -138,6 +138,10 @@ def _against(groups: list[Group]) -> Iterator[tuple[Group, Group]]:
     for group in groups[1:]:
         yield group, groups[0]
     # The first of a fraction stands for it; the others differ in something else.
-    fractions = list({group.config.train.noise_fraction: group for group in reversed(groups)}.values())[::-1]
-    for before, group in itertools.pairwise(fractions[1:]):
+    firsts: dict[float, Group] = {}
+    for group in groups:
+        first = firsts.setdefault(group.config.train.noise_fraction, group)
+        if group is not first is not groups[0]:
+            yield group, first
+    for before, group in itertools.pairwise(list(firsts.values())[1:]):
         yield group, before

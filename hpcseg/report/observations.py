@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,8 @@ NOT_BY_SLICE = -1
 class Observations:
     """Columns of equal length, (N,) each; the lines of one cell and level stand together, by slice."""
 
+    places: Mapping[tuple[str, str], tuple[int, int]]
+    """First line, and the one after the last, by cell and level."""
     cell: np.ndarray
     seed: np.ndarray
     position: np.ndarray
@@ -33,15 +35,13 @@ class Observations:
     right: np.ndarray
     """Right pixels, int64."""
     pixels: np.ndarray
-    places: Mapping[tuple[str, str], tuple[int, int]]
-    """First line, and the one after the last, by cell and level."""
 
-    def of(self, group: Group, level: str, *, among: Sequence[int] | None = None) -> list[Repetition]:
-        """What each finished cell of a group says at a level, on all its test slices or on those `among` some."""
-        return [found for row in group.rows if (found := self.of_cell(row.id, level, among)) is not None]
+    def of(self, group: Group, level: str) -> list[Repetition]:
+        """What each finished cell of a group says at a level."""
+        return [found for row in group.rows if (found := self.of_cell(row.id, level)) is not None]
 
-    def of_cell(self, cell: str, level: str, among: Sequence[int] | None = None) -> Repetition | None:
-        """The same of one cell; None where it has nothing there."""
+    def of_cell(self, cell: str, level: str, among: np.ndarray | None = None) -> Repetition | None:
+        """The same of one cell, perhaps on those of its test slices that are `among` some; None where it has none."""
         begin, end = self.places.get((cell, level), (0, 0))
         lines = np.arange(begin, end)
         if among is not None:
@@ -57,7 +57,7 @@ class Observations:
     def slices(self, cell: str, level: str) -> np.ndarray:
         """(S,) numbers of the test slices of a cell; empty where it has none, or did not count by slice."""
         numbers = self.slice[slice(*self.places.get((cell, level), (0, 0)))]
-        return numbers[numbers != NOT_BY_SLICE]
+        return np.compress(numbers != NOT_BY_SLICE, numbers)
 
 
 @functools.lru_cache(maxsize=4)
@@ -68,8 +68,8 @@ def observations(records: Records) -> Observations:
     places: dict[tuple[str, str], tuple[int, int]] = {}
     for place, key in enumerate(zip(cell, level, strict=True)):
         places[key] = places.get(key, (place, 0))[0], place + 1
-    columns = (np.array(column, dtype=np.int64) for column in (number, right, pixels))
-    return Observations(np.array(cell), np.array(seed), np.array(position), np.array(level), *columns, places)
+    columns = map(np.array, (cell, seed, position, level, number, right, pixels))
+    return Observations(places, *columns)
 
 
 def _lines(row: Row) -> Iterator[tuple[str, int, int, str, int, int, int]]:

@@ -173,8 +173,8 @@ def table_csv(table: Table) -> str:
                 "" if entry.reference is None else f"{entry.reference:.3f}",
                 fixed(entry.ours),
                 fixed(entry.difference),
-                fixed(entry.found and entry.found.half),
-                fixed(entry.found and entry.found.sd),
+                fixed(entry.found.half if entry.found else None),
+                fixed(entry.found.sd if entry.found else None),
                 str(len(entry.found.values) if entry.found else 0),
                 " ".join(entry.missing),
             ]

@@ -22,12 +22,13 @@ def cost(records: Records) -> Drawn:
         (group, estimate(_of_whole(records, group)), estimate(repeated(device_seconds)(group)))
         for group in records.groups
     ]
-    points = [point for point in points if point[1] and point[2]]
-    if not points:
+    if not any(accuracy for _, accuracy, _ in points):
         return Drawn(title, None, (_nothing("cost", records),))
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     axes = figure.subplots()
     for index, (group, accuracy, seconds) in enumerate(points):
+        if accuracy is None or seconds is None:
+            continue
         axes.errorbar(
             seconds.mean, accuracy.mean, yerr=accuracy.half,
             marker=_MARKERS[index // len(_COLOURS) % len(_MARKERS)], color=_COLOURS[index % len(_COLOURS)],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -62,12 +63,11 @@ def splits(records: Records) -> Sheet:
 def _on_the_same_slices(table: Observations, ours: Group, theirs: Group, level: str) -> Estimate | None:
     """Ours minus theirs, of each seed and position on the test slices of both."""
     pairs = []
-    for row in ours.rows:
-        for other in theirs.rows:
-            common = np.intersect1d(table.slices(row.id, level), table.slices(other.id, level))
-            pair = table.of_cell(row.id, level, common), table.of_cell(other.id, level, common)
-            if None not in pair and (pair[0].seed, pair[0].place) == (pair[1].seed, pair[1].place):
-                pairs.append(pair)
+    for row, other in itertools.product(ours.rows, theirs.rows):
+        common = np.intersect1d(table.slices(row.id, level), table.slices(other.id, level))
+        one, against = (table.of_cell(cell.id, level, common) for cell in (row, other))
+        if one and against and (one.seed, one.place) == (against.seed, against.place):
+            pairs.append((one, against))
     return difference(*zip(*pairs, strict=True)) if pairs else None
 
 

@@ -32,7 +32,7 @@ _GAP = 3
 """Two groups of values lie apart where the gap is this many times the wider one's range, and ..."""
 _LEAST_GAP = 0.05
 """... this wide, as a share: below it, a mean ± an interval misleads nobody."""
-_LEAST_RANGE = 0.01
+_LEAST_RANGE = 0.02
 """The same for values whose interval leaves 0..1."""
 
 Part = tuple[float, float]

@@ -64,7 +64,7 @@ def test_an_interval_of_95_per_cent_holds_the_truth_in_at_least_93(repetitions):
 
 @pytest.mark.parametrize("repetitions", [3, 5, 10])
 def test_of_five_equal_settings_one_is_called_the_best_in_at_most_6_per_cent(repetitions):
-    draws = 300
+    draws = 200
     rng = np.random.default_rng(repetitions)
     settings = drawn_gains(5 * draws, repetitions, rng).reshape(draws, 5, repetitions, -1)
     false = np.mean([best([of_gains(gains) for gains in five]) is not None for five in settings])
