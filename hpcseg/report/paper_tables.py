@@ -234,8 +234,7 @@ def _caption(records: Records, *, noisy: bool) -> str:
     if noisy:
         sigmas = sorted({group.config.evaluate.table_sigma for group in records.positions.values()})
         parts.append(f"The test noise has sigma {', '.join(f'{sigma:g}' for sigma in sigmas)} counts.")
-    if any(len(group.rows) > 1 for group in records.positions.values()):
-        parts.append(f"n is the number of repetitions. {INTERVAL}")
+    parts.append(f"n is the number of repetitions. {INTERVAL}")
     by_tiles = {tiles: paper.deviations(group.config) for (tiles, _, _), group in records.positions.items()}
     among: dict[str, list[str]] = {}
     for tiles, found in by_tiles.items():

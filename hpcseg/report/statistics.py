@@ -212,10 +212,13 @@ def best(rivals: Sequence[Sequence[Repetition]]) -> int | None:
 
 
 def shown_of(estimates: Sequence[Estimate | None]) -> list[bool]:
-    """Which of a family of differences are not zero: Holm's step-down procedure keeps the chance of any error."""
-    p_values = [1.0 if one is None else one.p_value for one in estimates]
-    shown = [False] * len(p_values)
-    for rank, place in enumerate(np.argsort(p_values, kind="stable")):
+    """Which of a family of differences are not zero: Holm's step-down procedure keeps the chance of any error.
+
+    One that is not there is not shown, and no member of the family.
+    """
+    p_values = {place: one.p_value for place, one in enumerate(estimates) if one is not None}
+    shown = [False] * len(estimates)
+    for rank, place in enumerate(sorted(p_values, key=lambda place: p_values[place])):
         if p_values[place] > LEVEL / (len(p_values) - rank):
             break
         shown[place] = True

@@ -163,7 +163,7 @@ def test_holm_stops_at_the_first_that_does_not_hold():
     # Two-sided p of 0.010, 0.020, 0.040: below 0.05 / 3, 0.05 / 2 and 0.05. With 0.030 for the second none follows.
     assert shown_of([known(2.054), known(2.576), known(2.326)]) == [True, True, True]
     assert shown_of([known(2.054), known(2.576), known(2.170)]) == [False, True, False]
-    assert shown_of([None, known(2.2)]) == [False, False], "what cannot be compared counts as a comparison"
+    assert shown_of([None, known(2.2)]) == [False, True], "a single comparison needs no correction"
 
 
 def test_best_is_who_is_ahead_of_every_other_one():
@@ -172,6 +172,8 @@ def test_best_is_who_is_ahead_of_every_other_one():
     assert best([behind, ahead, level]) is None
     assert best([behind, ahead, []]) == 1, "a setting without a number is no rival"
     assert best([ahead]) is None and best([behind[:2], ahead[:2]]) is None
+    elsewhere = [Repetition(one.seed, 1, one.value) for one in behind]
+    assert best([behind, ahead, elsewhere]) is None, "one that it cannot be compared with is no one it is ahead of"
 
 
 def test_a_slope_is_one_line_per_setting_and_seed():
