@@ -1,4 +1,4 @@
-"""The records of a run in, rows and holes out: one row per cell of grid.json, grouped over training seeds.
+"""The records of a run in, rows and holes out: one row per cell of grid.json, grouped over seeds of training and split.
 
 Every ratio comes from the integer confusion matrices. A record of other data, other code or another model is a hole
 and never a number.
@@ -20,6 +20,9 @@ from hpcseg.report.accept import Evaluation, Refused, Training, accept_evaluatio
 from hpcseg.runs.grid import Cell, planned_cells, read_plan
 from hpcseg.runs.record import RunFolder
 from hpcseg.runs.state import State
+
+_REPEATED = {"train.seed", "data.split_seed"}
+"""Settings that only repeat a measurement."""
 
 Position = tuple[str, str, float]
 """Tiles, split and noise fraction: where a group stands in the paper's tables."""
@@ -76,13 +79,13 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Cells that differ in nothing but train.seed (and in how far their sweeps go, and which of them keep pictures)."""
+    """Repetitions: cells that differ in train.seed and data.split_seed alone (and in sweeps and pictures)."""
 
     rows: tuple[Row, ...]
 
     @property
     def config(self) -> CellConfig:
-        """The settings of the first cell, which stand for all but the seed."""
+        """The settings of the first cell, which stand for all but the seeds."""
         return self.rows[0].config
 
     @property
@@ -121,14 +124,6 @@ class Records:
     def remedy(self) -> str:
         """The sentence that fills an ordinary hole."""
         return _remedy(self.plan)
-
-
-def mean_and_spread(values: tuple[float, ...]) -> tuple[float | None, float | None]:
-    """Mean and sample standard deviation (n - 1); a single value has no spread, no value has neither."""
-    if not values:
-        return None, None
-    mean = float(np.mean(values))
-    return mean, float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 def collect(run: RunFolder) -> Records:
@@ -172,14 +167,14 @@ def _remedy(plan: Mapping[str, Any], first: str = "Run") -> str:
 def _groups(rows: tuple[Row, ...]) -> tuple[Group, ...]:
     members: dict[str, list[Row]] = {}
     for row in rows:
-        members.setdefault(_settings(row.config, {"train.seed"}), []).append(row)
+        members.setdefault(_settings(row.config, _REPEATED), []).append(row)
     return tuple(Group(tuple(same)) for same in members.values())
 
 
 def _select(groups: tuple[Group, ...]) -> dict[Position, Group]:
     """For each position the group of the tiles' most common other settings."""
     # A blocked split's gap is no setting of a shuffled one, so it does not decide which cells belong together.
-    free = {"train.seed", "train.noise_fraction", "data.tiles", "data.split", "data.gap_slices"}
+    free = _REPEATED | {"train.noise_fraction", "data.tiles", "data.split", "data.gap_slices"}
     recipes = [_settings(group.config, free) for group in groups]
     votes: dict[str, Counter[str]] = {}
     for group, recipe in zip(groups, recipes, strict=True):

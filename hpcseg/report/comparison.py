@@ -15,31 +15,50 @@ import numpy as np
 from hpcseg import metrics
 from hpcseg.config import CellConfig, NoiseLevel, Share, shown
 from hpcseg.report import paper
-from hpcseg.report.collect import Group, Records, Row, mean_and_spread
-from hpcseg.report.sheet import Block, Sheet, csv_text, fixed, over_seeds
+from hpcseg.report.collect import Group, Records, Row
+from hpcseg.report.observations import VALIDATION, WHOLE, observations
+from hpcseg.report.sheet import INTERVAL, Block, Sheet, as_count, as_error, as_ratio, csv_text, fixed
+from hpcseg.report.statistics import Estimate, Repetition, best, estimate
 
-_CSV_HEAD = "table,group,column,mean,spread,seeds"
-_MANY_SLICES, _SOME_SLICES = "all test slices", "10 slices"
+_CSV_HEAD = "table,group,column,mean,half_interval,sd,repetitions"
+_BEST = (
+    "Bold: better than every other one of its block (95 %, after Holm's correction for their number); where nothing "
+    "is bold, none is shown to be the best."
+)
 # Every row's name, or the heading above it, has these.
 _ALWAYS_NAMED = ("data.tiles", "data.split", "train.noise_fraction")
 # These may follow from the others, as the paper's batch sizes do from the tiles; then they only make names longer.
 _OFTEN_IMPLIED = ("train.batch_size", "data.gap_slices")
 # Cells of one group may differ in these.
-_NEVER_NAMED = ("train.seed", *(f"evaluate.{name}" for name in ("sweep_max", "sweep_step", "examples")))
+_NEVER_NAMED = (
+    "train.seed",
+    "data.split_seed",
+    *(f"evaluate.{name}" for name in ("sweep_max", "sweep_step", "examples")),
+)
 
-Values = tuple[float, ...]
+Measure = Callable[[Group], list[Repetition]]
+
+
+@dataclass(frozen=True)
+class Column:
+    """What is measured of a group, and how it is shown."""
+
+    measure: Measure
+    shown: Callable[[Estimate | None], str]
+    ranked: bool = False
+    """The best of a block is marked."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One row: the group's name, and for each column the numbers of its finished cells."""
+    """One row: the group's name, and for each column what its finished cells say."""
 
     label: str
     shown: str
     """The same without what the block's heading says."""
     source: str
     """The group's first cell."""
-    values: Mapping[str, Values]
+    values: Mapping[str, list[Repetition]]
 
 
 def group_label(group: Group, records: Records) -> str:
@@ -70,37 +89,45 @@ def level_name(level: NoiseLevel) -> str:
 
 
 def levels(records: Records) -> Sheet:
-    """Accuracy of every group at every noise level that tables show: which training is best where."""
+    """Error rate of every group at every noise level that tables show: which training is best where."""
     caption = (
-        "Pixel accuracy on the test set at each noise level, mean ± standard deviation over seeds. Bold: the best of "
-        "its block; ≈: less than the two seed spreads away from it. Validation is with the cell's own training noise. "
-        "Mixed: that share of the test tiles is noisy, each with a sigma of its own up to the number."
+        f"Wrong pixels of the test set in per cent, at each noise level. {INTERVAL} {_BEST} Validation is with the "
+        "cell's own training noise. Mixed: that share of the test tiles is noisy, each with a sigma of its own up to "
+        "the number. The CSV has accuracies."
     )
-    return _sheet("levels", "Accuracy at every noise level", caption, records, headline_columns(records), best=True)
+    columns = {
+        head: Column(_at(records, key), as_error, ranked=key != VALIDATION)
+        for head, key in headline_levels(records).items()
+    }
+    return _sheet("levels", "Accuracy at every noise level", caption, records, columns)
 
 
-def headline_columns(records: Records) -> dict[str, Callable[[Row], float | None]]:
-    """Accuracy in validation and at every noise level that tables show, by the column's head."""
-    levels = {level_name(level): _at(level) for level in _levels(records)}
-    return {"validation": Row.validation_accuracy, **levels}
+def headline_levels(records: Records) -> dict[str, str]:
+    """The key in the observations of validation and of every noise level that tables show, by a column's head."""
+    found = {level: None for group in records.groups for level in group.config.evaluate.headline_levels()}
+    # In the order of the settings.
+    levels = sorted(found, key=lambda level: (level.mixed, level.model != "gaussian"))
+    return {VALIDATION: VALIDATION, **{level_name(level): level.key for level in levels}}
 
 
 def classes(records: Records) -> Sheet:
     """Accuracy, mean IoU, and IoU, Dice and recall of every class: on clean and noisy tiles, and on whole slices."""
     values: list[int] = next((row.evaluation.record["class_values"] for row in records.rows if row.evaluation), [])
     measures = (("IoU", metrics.iou_per_class), ("Dice", metrics.dice_per_class), ("recall", metrics.recall_per_class))
-    columns: dict[str, Callable[[Row], float | None]] = {}
+    ratios: dict[str, Callable[[Row], float | None]] = {}
     for noise, level in _SETS.items():
-        columns[f"accuracy, {noise}"] = _ratio_of(metrics.accuracy, level)
-        columns[f"mean IoU, {noise}"] = _ratio_of(metrics.mean_iou, level)
+        ratios[f"accuracy, {noise}"] = _ratio_of(metrics.accuracy, level)
+        ratios[f"mean IoU, {noise}"] = _ratio_of(metrics.mean_iou, level)
         for name, measure in measures:
             for index, value in enumerate(values):
-                columns[f"{name} {value}, {noise}"] = _of_class(measure, index, level)
+                of_class = functools.partial(lambda place, of, matrix: of(matrix)[place], index, measure)
+                ratios[f"{name} {value}, {noise}"] = _ratio_of(of_class, level)
     caption = (
-        "Accuracy, mean IoU, and ratios per class (by its value in the label images), mean ± standard deviation over "
-        "seeds; noisy is at the table's sigma, whole slices are without noise. A class that is absent has no ratio. "
-        "The confusion matrices of tiles are in cells.csv, those of whole slices in the cells' slices.jsonl."
+        f"Accuracy, mean IoU, and ratios per class (by its value in the label images). {INTERVAL} Here it is of "
+        "trainings alone. Noisy is at the table's sigma, whole slices are without noise. A class that is absent has no "
+        "ratio. The confusion matrices of tiles are in cells.csv, those of whole slices in the cells' slices.jsonl."
     )
+    columns = {head: Column(repeated(ratio), as_ratio) for head, ratio in ratios.items()}
     sheet = _sheet("classes", "IoU, Dice and recall per class", caption, records, columns)
     # A block per kind of noise, or the table is wider than any page.
     blocks = []
@@ -116,51 +143,57 @@ def classes(records: Records) -> Sheet:
 
 
 def whole_slices(records: Records) -> Sheet:
-    """Figure 9's number: accuracy on whole slices of models that were trained on tiles."""
-    columns = {
-        _SOME_SLICES: lambda row: whole_slice_accuracy(row, some=10),
-        _MANY_SLICES: whole_slice_accuracy,
-        "worst slice": lambda row: whole_slice_accuracy(row, worst=True),
-    }
+    """Figure 9's number: errors on whole slices of models that were trained on tiles."""
+    table = observations(records)
+
+    def some(group: Group) -> list[Repetition]:
+        found = (table.of_cell(row.id, WHOLE, _evenly(table.slices(row.id, WHOLE))) for row in group.rows)
+        return [one for one in found if one is not None]
+
+    def worst(group: Group) -> list[Repetition]:
+        single = (
+            [table.of_cell(row.id, WHOLE, np.array([one])) for one in table.slices(row.id, WHOLE)] for row in group.rows
+        )
+        found = [[one for one in ones if one is not None] for ones in single]
+        return [Repetition(ones[0].seed, ones[0].place, min(one.value for one in ones)) for ones in found if ones]
+
     caption = (
-        "Mean over slices of the pixel accuracy on whole slices without noise, each segmented in one piece; the paper "
-        f"has {paper.FIGURE_9_ACCURACY:.3f} over ten. The ten are evenly spaced over the test slices. Where the split "
-        "is shuffled, other tiles of a test slice may have been trained on; where it is blocked, none was."
+        "Wrong pixels of whole slices without noise in per cent, each slice segmented in one piece; the paper has "
+        f"{100 * (1 - paper.FIGURE_9_ACCURACY):.1f} over ten. The ten are evenly spaced over the test slices. Where "
+        "the split is shuffled, other tiles of a test slice may have been trained on; where it is blocked, none was. "
+        f"{INTERVAL} The CSV has accuracies."
     )
+    columns = {
+        "10 slices": Column(some, as_error),
+        "all test slices": Column(_at(records, WHOLE), as_error),
+        "worst slice": Column(worst, as_error),
+    }
     return _sheet("whole_slices", "Figure 9: whole slices", caption, records, columns)
 
 
 def cost(records: Records) -> Sheet:
-    """Accuracy on whole slices against the data and the time that went into it."""
-    columns: dict[str, Callable[[Row], float | None]] = {
-        "whole slices": whole_slice_accuracy,
-        "validation": Row.validation_accuracy,
-        "training tiles": _from_training("train_tiles"),
-        "steps": _from_training("steps"),
-        "seconds": _device_seconds,
+    """Errors on whole slices against the data and the time that went into it."""
+    columns = {
+        WHOLE: Column(_at(records, WHOLE), as_error, ranked=True),
+        VALIDATION: Column(_at(records, VALIDATION), as_error),
+        "training tiles": Column(_from_training("train_tiles"), as_count),
+        "steps": Column(_from_training("steps"), as_count),
+        "seconds": Column(repeated(device_seconds), as_count),
     }
     caption = (
-        "Accuracy on whole test slices without noise, mean ± standard deviation over seeds, and what the training "
-        "took. Seconds, times ranks, are those of this run's machine; compare them with each other only. All "
-        "groups have the same test slices, so the first column is of the same pixels for all of them."
+        f"Wrong pixels of whole test slices without noise in per cent, and what the training took. {INTERVAL} {_BEST} "
+        "Seconds, times ranks, are those of this run's machine; compare them with each other only. All groups have "
+        "the same test slices, so the first column is of the same pixels for all of them. The CSV has accuracies."
     )
-    return _sheet("cost", "Accuracy against data and time", caption, records, columns, best=True)
+    return _sheet("cost", "Accuracy against data and time", caption, records, columns)
 
 
-def _sheet(
-    name: str,
-    title: str,
-    caption: str,
-    records: Records,
-    columns: Mapping[str, Callable[[Row], float | None]],
-    *,
-    best: bool = False,
-) -> Sheet:
+def _sheet(name: str, title: str, caption: str, records: Records, columns: Mapping[str, Column]) -> Sheet:
     """One block per tiles and split, one line per group, one column per measure that any cell has."""
     lines_of: dict[str, list[Line]] = {}
     # Job files may list the fractions in any order.
     for group in sorted(records.groups, key=lambda group: group.config.train.noise_fraction):
-        measured = {head: values_of(group, measure) for head, measure in columns.items()}
+        measured = {head: column.measure(group) for head, column in columns.items()}
         # Cost compares ways to make tiles, so there they stand in one block.
         data, label = group.config.data, training_label(group, records)
         heading, shown_label = (
@@ -170,56 +203,46 @@ def _sheet(
             Line(group_label(group, records), shown_label, group.rows[0].id, measured)
         )
     shown = [head for head in columns if any(line.values[head] for lines in lines_of.values() for line in lines)]
-    blocks = tuple(
-        Block(
-            f"{heading} split",
-            ("training", *shown),
-            tuple((line.shown, *(_text(line, head, lines if best else None) for head in shown)) for line in lines),
-            tuple((line.source,) * (1 + len(shown)) for line in lines),
-        )
-        for heading, lines in lines_of.items()
-    )
-    observations = [
-        [name, line.label, head, fixed(mean), fixed(spread), str(len(line.values[head]))]
-        for lines in lines_of.values()
-        for line in lines
-        for head in columns
-        for mean, spread in (mean_and_spread(line.values[head]),)
-        if mean is not None
-    ]
-    return Sheet(name, title, caption, blocks, csv_text(_CSV_HEAD, observations))
+    blocks, observed = [], []
+    for heading, lines in lines_of.items():
+        texts = [[line.shown for line in lines]]
+        for head in shown:
+            column, rivals = columns[head], [line.values[head] for line in lines]
+            found = [column.shown(estimate(values)) for values in rivals]
+            top = best(rivals) if column.ranked else None
+            texts.append([f"**{text}**" if place == top else text for place, text in enumerate(found)])
+        sources = tuple((line.source,) * (1 + len(shown)) for line in lines)
+        blocks.append(Block(f"{heading} split", ("training", *shown), tuple(zip(*texts, strict=True)), sources))
+        for line in lines:
+            for head, values in line.values.items():
+                if one := estimate(values):
+                    numbers = map(fixed, (one.mean, one.half, one.sd))
+                    observed.append([name, line.label, head, *numbers, str(len(values))])
+    return Sheet(name, title, caption, tuple(blocks), csv_text(_CSV_HEAD, observed))
 
 
-def _text(line: Line, head: str, rivals: Sequence[Line] | None) -> str:
-    """Mean and spread; bold for the best of the rivals, with a sign where the seeds cannot tell it from the best."""
-    values = line.values[head]
-    if head in ("training tiles", "steps", "seconds"):
-        return f"{np.mean(values):.0f}" if values else "-"
-    text = over_seeds(values)
-    if not rivals or not values or head == "validation":
-        return text
-    top = max((rival for rival in rivals if rival.values[head]), key=lambda rival: float(np.mean(rival.values[head])))
-    if top is line:
-        return f"**{text}**"
-    spreads = [mean_and_spread(of.values[head])[1] or 0.0 for of in (line, top)]
-    close = float(np.mean(top.values[head]) - np.mean(values)) <= sum(spreads)
-    return f"{text} ≈" if close and len(values) > 1 else text
+def repeated(measure: Callable[[Row], float | None]) -> Measure:
+    """A measure of a cell's records as one of a group, one number per finished cell that has it."""
+
+    def values(group: Group) -> list[Repetition]:
+        found = ((row.config, measure(row)) for row in group.rows)
+        return [
+            Repetition(config.train.seed, config.data.split_seed, value)
+            for config, value in found
+            if value is not None and not np.isnan(value)
+        ]
+
+    return values
 
 
-def values_of(group: Group, measure: Callable[[Row], float | None]) -> Values:
-    """What is measured of the finished cells of a group, one number per seed."""
-    found = (measure(row) for row in group.rows)
-    return tuple(value for value in found if value is not None and not np.isnan(value))
+def _at(records: Records, level: str) -> Measure:
+    return lambda group: observations(records).of(group, level)
 
 
-def _levels(records: Records) -> list[NoiseLevel]:
-    """All headline levels that any cell of the job has, in the order of the settings."""
-    found = {level: None for group in records.groups for level in group.config.evaluate.headline_levels()}
-    return sorted(found, key=lambda level: (level.mixed, level.model != "gaussian"))
-
-
-def _at(level: NoiseLevel) -> Callable[[Row], float | None]:
-    return lambda row: row.test_accuracy(level)
+def _evenly(slices: np.ndarray) -> np.ndarray:
+    """Ten of the slices, evenly spaced."""
+    places = np.unique(np.linspace(0, len(slices) - 1, min(10, len(slices))).round().astype(int))
+    return np.take(slices, places)
 
 
 def _clean(row: Row) -> np.ndarray | None:
@@ -231,14 +254,9 @@ def _noisy(row: Row) -> np.ndarray | None:
 
 
 def _whole(row: Row) -> np.ndarray | None:
-    """Confusion matrix of all whole test slices together, without noise."""
-    found = _whole_matrices(row)
+    """Confusion matrix of all whole test slices together, without noise; none for a hole."""
+    found = [of.whole for of in row.evaluation.slices if of.whole is not None] if row.evaluation else []
     return np.sum(found, axis=0) if found else None
-
-
-def _whole_matrices(row: Row) -> list[np.ndarray]:
-    """Confusion matrices of the whole test slices that were segmented; none for a hole."""
-    return [of.whole for of in row.evaluation.slices if of.whole is not None] if row.evaluation else []
 
 
 _SETS: Mapping[str, Callable[[Row], np.ndarray | None]] = {
@@ -251,40 +269,16 @@ _SETS: Mapping[str, Callable[[Row], np.ndarray | None]] = {
 def _ratio_of(
     measure: Callable[[np.ndarray], float], confusion: Callable[[Row], np.ndarray | None]
 ) -> Callable[[Row], float | None]:
-    def value(row: Row) -> float | None:
-        found = confusion(row)
-        return None if found is None else measure(found)
-
-    return value
+    return lambda row: None if (found := confusion(row)) is None else float(measure(found))
 
 
-def _of_class(
-    measure: Callable[[np.ndarray], np.ndarray], index: int, confusion: Callable[[Row], np.ndarray | None]
-) -> Callable[[Row], float | None]:
-    def value(row: Row) -> float | None:
-        found = confusion(row)
-        return None if found is None else float(measure(found)[index])
-
-    return value
+def _from_training(key: str) -> Measure:
+    return repeated(lambda row: None if row.training is None else float(row.training.record[key]))
 
 
-def _from_training(key: str) -> Callable[[Row], float | None]:
-    return lambda row: None if row.training is None else float(row.training.record[key])
-
-
-def _device_seconds(row: Row) -> float | None:
+def device_seconds(row: Row) -> float | None:
+    """Seconds of training, times ranks."""
     return None if row.training is None else float(row.training.record["seconds"] * row.training.record["world_size"])
-
-
-def whole_slice_accuracy(row: Row, *, some: int | None = None, worst: bool = False) -> float | None:
-    """Mean (or lowest) accuracy over whole slices: over all of them, or over some that are evenly spaced."""
-    slices = _whole_matrices(row)
-    if not slices:
-        return None
-    accuracies = np.array([metrics.accuracy(confusion) for confusion in slices])
-    if some is not None:
-        accuracies = accuracies[np.unique(np.linspace(0, len(accuracies) - 1, some).round().astype(int))]
-    return float(accuracies.min() if worst else accuracies.mean())
 
 
 def _flat(config: CellConfig) -> dict[str, object]:

@@ -15,6 +15,7 @@ from hpcseg.report import paper
 from hpcseg.report.accept import Epoch
 from hpcseg.report.collect import Group, Hole, Records, Row
 from hpcseg.report.drawn import Drawn
+from hpcseg.report.statistics import mean_and_sd
 
 # Okabe and Ito's colours, which stay apart for colour-blind readers.
 _COLOURS = {"shuffled": "#0072B2", "blocked": "#D55E00"}
@@ -158,7 +159,7 @@ def _draw_main(axes: Axes, split: str, curve: _Curve) -> None:
     if seeds > 1:
         label += f" (mean ± s.d., n={seeds})"
     axes.plot(
-        curve.sigmas, curve.accuracy.mean(0), "o-", color=colour, markersize=3.2, linewidth=1.6, clip_on=False,
+        curve.sigmas, mean_and_sd(curve.accuracy)[0], "o-", color=colour, markersize=3.2, linewidth=1.6, clip_on=False,
         label=label,
     )  # fmt: skip
     _band(axes, curve.sigmas, curve.accuracy, colour)
@@ -168,7 +169,7 @@ def _draw_others(axes: Axes, curves: Mapping[tuple[str, float], _Curve], last: f
     """Thin lines for the other noise fractions, named at the right, beyond the last sigma of the axis."""
     ends: list[tuple[float, float, str]] = []
     for index, ((split, fraction), curve) in enumerate(sorted(curves.items(), key=lambda item: item[0][1])):
-        mean = curve.accuracy.mean(0)
+        mean = mean_and_sd(curve.accuracy)[0]
         grey, dashes = _GREYS[index % len(_GREYS)], _DASHES[index % len(_DASHES)]
         label = None if ends else "ours, other noise fractions"
         axes.plot(curve.sigmas, mean, color=grey, linestyle=dashes, linewidth=1, zorder=1.5, label=label)
@@ -210,7 +211,9 @@ def _learning_curves(axes: Axes, runs: Sequence[tuple[Epoch, ...]], train: str, 
     epochs = np.arange(1, min(len(run) for run in runs) + 1)
     for name, label, colour, marker in ((train, "train", _TRAIN, "o"), (validation, "validation", _VALIDATION, "s")):
         values = np.array([[getattr(epoch, name) for epoch in run[: len(epochs)]] for run in runs])
-        axes.plot(epochs, values.mean(0), color=colour, marker=marker, markersize=3.2, linewidth=1.4, label=label)
+        axes.plot(
+            epochs, mean_and_sd(values)[0], color=colour, marker=marker, markersize=3.2, linewidth=1.4, label=label
+        )
         _band(axes, epochs, values, colour)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
@@ -218,7 +221,7 @@ def _learning_curves(axes: Axes, runs: Sequence[tuple[Epoch, ...]], train: str, 
 def _band(axes: Axes, x: np.ndarray, values: np.ndarray, colour: str) -> None:
     """Mean plus and minus one sample standard deviation; nothing for a single seed."""
     if len(values) > 1:
-        mean, spread = values.mean(0), values.std(0, ddof=1)
+        mean, spread = mean_and_sd(values)
         axes.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
 
 

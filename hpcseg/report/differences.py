@@ -1,132 +1,126 @@
-"""Pairs of trainings on the same test slices: how far apart they are, and whether chance could have done it.
+"""Pairs of trainings: how far apart they are, and what of it another training or other slices could turn.
 
-Two kinds of chance are kept apart. Other test slices: an interval by bootstrap over slices, paired, since both models
-segment the same ones, and in blocks, since a slice is much like its neighbours (Künsch 1989; circular blocks, Politis
-and Romano 1992). Another seed of the training: the spread of the difference over seeds.
+The intervals and the correction for many comparisons are those of `statistics`.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
-import numpy as np
+from hpcseg.report.collect import Group, Records
+from hpcseg.report.comparison import group_label, headline_levels, training_label
+from hpcseg.report.observations import VALIDATION, Observations, observations
+from hpcseg.report.sheet import Block, Sheet, as_gain, csv_text, fixed
+from hpcseg.report.statistics import FEWEST, Estimate, difference, median, shown_of, slope
 
-from hpcseg.config import NoiseLevel
-from hpcseg.report.collect import Group, Records, mean_and_spread
-from hpcseg.report.comparison import group_label, level_name, training_label
-from hpcseg.report.sheet import Block, Sheet, csv_text, fixed
+GAINS = (
+    "in percentage points of pixel accuracy (+ is fewer errors), paired by seed and slice, ± half of a 95 % interval "
+    "that holds another training and another stretch of slices. Bold: shown, also after Holm's correction for all "
+    "{number} comparisons. Not shown: zero is inside the interval, which reaches as far as the number in brackets. "
+    "Fewer than three repetitions have no interval, since they say nothing of another training."
+)
+"""The caption of a table of differences; `number` is that of its comparisons."""
+OF_DIFFERENCE = "difference,low,high,p_value,shown,repetitions"
+"""The columns of `numbers` in a CSV."""
+_CSV_HEAD = f"table,group,against,noise,{OF_DIFFERENCE},repetitions_for_a_tenth_of_a_per_cent"
+_SIZES = (0.001, 0.005)
 
-RESAMPLES = 2000
-BLOCK_SLICES = 15
-"""Neighbouring slices that are drawn together. In results/noise-models what one training gains over another in a slice
-correlates with what it gains five slices further by 0.6."""
-_CSV_HEAD = "table,group,against,noise,difference,low,high,seed_spread,seeds,slices"
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Accuracy of one group minus another's at one noise level."""
-
-    mean: float
-    low: float
-    high: float
-    """95 % interval over test slices."""
-    seed_spread: float | None
-    """Sample standard deviation of the difference over seeds; None for fewer than two."""
-    seeds: int
-    slices: int
-
-    @property
-    def within_seeds(self) -> bool:
-        """No larger than what another seed changes."""
-        return self.seed_spread is not None and abs(self.mean) <= self.seed_spread
+Compared = tuple[Group, Group, list[Estimate | None]]
+"""A group, what it is compared with, and its gain at every level."""
 
 
 def differences(records: Records) -> Sheet:
-    """Every group against the first of its tiles and split, and against the next lower noise fraction."""
-    levels = list({level: None for group in records.groups for level in group.config.evaluate.headline_levels()})
-    levels.sort(key=lambda level: (level.mixed, level.model != "gaussian"))
-    blocks, observations = [], []
+    """Every group against the first of its tiles and split, against the next lower noise fraction, and the trends."""
+    table = observations(records)
+    levels = {head: key for head, key in headline_levels(records).items() if key != VALIDATION}
+    compared: dict[str, list[Compared]] = {}
     for (tiles, split), pairs in _pairs(records).items():
-        lines, sources = [], []
         for group, other in pairs:
-            names = (group_label(group, records), group_label(other, records))
-            found = [compare(group, other, level) for level in levels]
-            if not any(found):
-                continue
-            shown = f"{training_label(group, records)} against {training_label(other, records)}"
-            lines.append((shown, *("-" if one is None else _text(one) for one in found)))
+            found = [difference(table.of(group, key), table.of(other, key)) for key in levels.values()]
+            if any(found):
+                compared.setdefault(f"{tiles}, {split} split", []).append((group, other, found))
+    flat = [one for lines in compared.values() for *_, found in lines for one in found]
+    shown = iter(shown_of(flat))
+    blocks, observed = [], list[list[str]]()
+    for heading, lines in compared.items():
+        texts, sources = [], []
+        for group, other, found in lines:
+            marks = list(itertools.islice(shown, len(found)))
+            named = f"{training_label(group, records)} against {training_label(other, records)}"
+            texts.append((named, *map(as_gain, found, marks)))
             sources.append((other.rows[0].id, *(group.rows[0].id,) * len(levels)))
-            for level, one in zip(levels, found, strict=True):
-                if one:
-                    numbers = (one.mean, one.low, one.high, one.seed_spread)
-                    observations.append(
-                        ["differences", *names, level.key, *map(fixed, numbers), str(one.seeds), str(one.slices)]
-                    )
-        if lines:
-            blocks.append(
-                Block(f"{tiles}, {split} split", ("training", *map(level_name, levels)), tuple(lines), tuple(sources))
-            )
+            labels = group_label(group, records), group_label(other, records)
+            observed += _observed(labels, levels, found, marks)
+        blocks.append(Block(heading, ("training", *levels), tuple(texts), tuple(sources)))
+    trends, lines_of_trends = _trends(records, table, levels)
     caption = (
-        "Difference of pixel accuracy, with its 95 % interval over test slices (paired bootstrap, "
-        f"{RESAMPLES} resamples, in blocks of {BLOCK_SLICES} neighbouring slices, seeds pooled). ≈: no larger than the "
-        "spread of the difference over seeds, so another seed could turn it."
+        "Gains of one training over another, "
+        + GAINS.format(number=sum(one is not None for one in flat))
+        + _needed(flat)
     )
-    return Sheet(
-        "differences",
-        "Differences between trainings",
-        caption,
-        tuple(blocks),
-        csv_text(_CSV_HEAD, observations),
+    csv = csv_text(_CSV_HEAD, [*observed, *lines_of_trends])
+    return Sheet("differences", "Differences between trainings", caption, (*blocks, *trends), csv)
+
+
+def numbers(found: Estimate | None, shown: bool) -> list[str]:
+    """A difference as the columns `OF_DIFFERENCE`; empty for none, and low, high and p without an interval."""
+    if found is None:
+        return [""] * 6
+    if found.half is None:
+        return [fixed(found.mean), "", "", "", "", str(len(found.values))]
+    ends = found.mean - found.half, found.mean + found.half
+    return [*map(fixed, (found.mean, *ends, found.p_value)), "yes" if shown else "no", str(len(found.values))]
+
+
+def _observed(
+    labels: tuple[str, str], levels: dict[str, str], found: Sequence[Estimate | None], marks: Sequence[bool]
+) -> Iterator[list[str]]:
+    for key, one, mark in zip(levels.values(), found, marks, strict=True):
+        if one is not None:
+            needed = one.repetitions_for(_SIZES[0])
+            yield ["differences", *labels, key, *numbers(one, mark), "" if needed is None else str(needed)]
+
+
+def _trends(records: Records, table: Observations, levels: dict[str, str]) -> tuple[list[Block], list[list[str]]]:
+    """The slope of accuracy over the noise fraction, over all tiles, splits and seeds together."""
+    settings: dict[tuple[str, str], dict[float, Group]] = {}
+    for (tiles, split, fraction), group in sorted(records.positions.items()):
+        settings.setdefault((tiles, split), {})[fraction] = group
+    rows: dict[str, list[Estimate | None]] = {}
+    for name, lowest in (("100 % more noise", 0.0), ("the same, from the lowest fraction with noise", 1e-9)):
+        above = {
+            setting: {fraction: group for fraction, group in groups.items() if fraction >= lowest}
+            for setting, groups in settings.items()
+        }
+        above = {setting: groups for setting, groups in above.items() if len(groups) >= FEWEST}
+        rows[name] = [
+            slope({at: {x: table.of(group, key) for x, group in groups.items()} for at, groups in above.items()})
+            for key in levels.values()
+        ]
+    rows = {name: found for name, found in rows.items() if any(found)}
+    lines, observed = [], list[list[str]]()
+    for name, found in rows.items():
+        shown = [one is not None and one.excludes_zero for one in found]
+        lines.append((name, *map(as_gain, found, shown)))
+        observed += _observed((name, "slope over all tiles, splits and seeds"), levels, found, shown)
+    heading = "Trend: the mean of one slope per tiles, split and seed (one test a column, so without correction)"
+    return [Block(heading, ("noise in training", *levels), tuple(lines))] if lines else [], observed
+
+
+def _needed(found: Sequence[Estimate | None]) -> str:
+    """How many repetitions differences of some sizes would take, at the median of what is known."""
+    known = [one for one in found if one is not None and one.half is not None]
+    if not known:
+        return ""
+    texts = []
+    for size in _SIZES:
+        needed = median(one.repetitions_for(size) or float("inf") for one in known)
+        takes = f"{needed:.0f} repetitions" if needed < float("inf") else "more test slices than these"
+        texts.append(f"{100 * size:.1f} points {takes}")
+    return (
+        f" To show a difference in four of five cases takes, at the median of this table, for {', for '.join(texts)}."
     )
-
-
-def compare(group: Group, other: Group, level: NoiseLevel) -> Difference | None:
-    """The difference of two groups, over the seeds that both have finished; None where there is none."""
-    rows = {row.config.train.seed: row for row in group.rows if row.evaluation and row.evaluation.slices}
-    others = {row.config.train.seed: row for row in other.rows if row.evaluation and row.evaluation.slices}
-    per_seed = []
-    numbers: list[int] | None = None
-    for seed in sorted(rows.keys() & others.keys()):
-        ours, theirs = rows[seed].evaluation, others[seed].evaluation
-        assert ours is not None and theirs is not None
-        here = [one.number for one in ours.slices]
-        same = here == [one.number for one in theirs.slices] and (numbers is None or here == numbers)
-        if not same or any(level.key not in one.right for one in (*ours.slices, *theirs.slices)):
-            continue
-        numbers = here
-        pixels = np.array([one.pixels for one in ours.slices], dtype=np.float64)
-        if [one.pixels for one in theirs.slices] != pixels.tolist():
-            continue
-        gained = [a.right[level.key] - b.right[level.key] for a, b in zip(ours.slices, theirs.slices, strict=True)]
-        per_seed.append(np.array(gained, dtype=np.float64))
-    if not per_seed:
-        return None
-    assert numbers is not None
-    low, high = _interval(np.mean(per_seed, axis=0), pixels, np.array(numbers))
-    means = tuple(float(gained.sum() / pixels.sum()) for gained in per_seed)
-    mean, spread = mean_and_spread(means)
-    assert mean is not None
-    return Difference(mean, low, high, spread, len(per_seed), len(pixels))
-
-
-def _interval(gained: np.ndarray, pixels: np.ndarray, numbers: np.ndarray) -> tuple[float, float]:
-    """95 % percentile interval of sum(gained) / sum(pixels) over resampled slices; the draw is always the same.
-
-    Args:
-        gained: (N,) right pixels of one training minus the other's, by slice.
-        pixels: (N,) of the test tiles of each slice.
-        numbers: (N,) of the slices, ascending.
-    """
-    # As many test slices as lie within a block: one of a shuffled split has its neighbours further away.
-    spacing = float(np.median(np.diff(numbers))) if len(numbers) > 1 else 1.0
-    length = min(len(numbers), max(1, round(BLOCK_SLICES / spacing)))
-    starts = np.random.default_rng(0).integers(len(numbers), size=(RESAMPLES, -(-len(numbers) // length)))
-    draw = (starts[:, :, None] + np.arange(length)).reshape(RESAMPLES, -1)[:, : len(numbers)] % len(numbers)
-    low, high = np.percentile(gained[draw].sum(1) / pixels[draw].sum(1), (2.5, 97.5))
-    return float(low), float(high)
 
 
 def _pairs(records: Records) -> dict[tuple[str, str], list[tuple[Group, Group]]]:
@@ -144,11 +138,10 @@ def _against(groups: list[Group]) -> Iterator[tuple[Group, Group]]:
     for group in groups[1:]:
         yield group, groups[0]
     # The first of a fraction stands for it; the others differ in something else.
-    fractions = list({group.config.train.noise_fraction: group for group in reversed(groups)}.values())[::-1]
-    for before, group in itertools.pairwise(fractions[1:]):
+    firsts: dict[float, Group] = {}
+    for group in groups:
+        first = firsts.setdefault(group.config.train.noise_fraction, group)
+        if group is not first is not groups[0]:
+            yield group, first
+    for before, group in itertools.pairwise(list(firsts.values())[1:]):
         yield group, before
-
-
-def _text(one: Difference) -> str:
-    mark = " ≈" if one.within_seeds else ""
-    return f"{one.mean:+.3f} [{one.low:+.3f}, {one.high:+.3f}]{mark}"

@@ -16,8 +16,9 @@ from hpcseg.numerics import describe_code
 from hpcseg.report.accept import Epoch
 from hpcseg.report.cells import short_commit
 from hpcseg.report.collect import Group, Records, Row
-from hpcseg.report.comparison import group_label, level_name, whole_slice_accuracy
+from hpcseg.report.comparison import group_label, level_name
 from hpcseg.report.markup import box, head_row
+from hpcseg.report.observations import WHOLE, observations
 from hpcseg.runs.record import read_lines
 
 _WIDTH, _HEIGHT, _MARGIN = 320.0, 150.0, 34.0
@@ -39,13 +40,14 @@ def _group(group: Group, records: Records, numbers: dict[str, int]) -> str:
 
 def _cell(row: Row, hole: int | None, records: Records) -> str:
     noisy = NoiseLevel(row.config.evaluate.table_sigma)
+    whole = observations(records).of_cell(row.id, WHOLE)
     shown = [
         (name, value)
         for name, value in (
             ("validation", row.validation_accuracy()),
             ("clean", row.test_accuracy(NoiseLevel(0.0))),
             (level_name(noisy), row.test_accuracy(noisy)),
-            ("whole slices", whole_slice_accuracy(row)),
+            (WHOLE, None if whole is None else whole.value),
         )
         if value is not None
     ]

@@ -105,7 +105,7 @@ def figure9(records: Records) -> Drawn:
     row, pictures = found
     figure, axes = _panels(1, 4, pictures["slice"].shape)
     _row(axes[0], pictures["slice"], pictures["slice_label"], pictures["slice_prediction"], _range(pictures["slice"]))
-    accuracy = float((pictures["slice_label"] == pictures["slice_prediction"]).mean())
+    accuracy = _right(pictures["slice_label"], pictures["slice_prediction"])
     axes[0][2].set_title(f"prediction: {accuracy:.3f}")
     axes[0][0].set_ylabel(f"slice {int(pictures['slice_number'])}, {row.config.data.split} split", fontsize=7)
     return Drawn(title, figure, (), (row.id,))
@@ -124,7 +124,7 @@ def _tiles(records: Records, name: str, title: str, groups: Sequence[Group], *, 
         axes, counts, unit, pictures["tile_labels"], pictures["tile_predictions"][int(noisy)], keys, strict=True
     ):
         _row(line, image + np.float32(_counts(row, sigma)) * drawn, label, predicted, _range(image))
-        line[2].set_xlabel(f"{float((label == predicted).mean()):.3f} right", fontsize=7)
+        line[2].set_xlabel(f"{_right(label, predicted):.3f} right", fontsize=7)
         line[0].set_ylabel(f"slice {key[0]}, y {key[1]}, x {key[2]}", fontsize=7)
     for axis, text in zip(axes[0], (f"input, sigma {shown(sigma)}", "label", "prediction", "errors"), strict=True):
         axis.set_title(text)
@@ -193,6 +193,11 @@ def _row(axes: Sequence[Axes], image: np.ndarray, label: np.ndarray, predicted: 
     axes[3].imshow(wrong, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     for axis, text in zip(axes, ("input", "label", "prediction", "errors"), strict=True):
         axis.set_title(text)
+
+
+def _right(label: np.ndarray, predicted: np.ndarray) -> float:
+    """Share of right pixels of one picture."""
+    return np.count_nonzero(label == predicted) / label.size
 
 
 def _range(clean: np.ndarray) -> Limits:

@@ -8,10 +8,14 @@ from dataclasses import dataclass
 
 from hpcseg.config import SPLITS, NoiseLevel, Sigma, in_words, shown
 from hpcseg.report import paper
-from hpcseg.report.collect import Group, Records, mean_and_spread
-from hpcseg.report.sheet import Block, Sheet, csv_text, fixed
+from hpcseg.report.collect import Group, Records
+from hpcseg.report.observations import VALIDATION, observations
+from hpcseg.report.sheet import INTERVAL, Block, Sheet, as_error, as_ratio, csv_text, fixed, signed
+from hpcseg.report.statistics import Estimate, estimate
 
-_HEAD = "table,split,tiles,noise_fraction,set,sigma,status,paper,ours,difference,spread,seeds,missing_cells"
+_HEAD = (
+    "table,split,tiles,noise_fraction,set,sigma,status,paper,ours,difference,half_interval,sd,repetitions,missing_cells"
+)
 
 
 @dataclass(frozen=True)
@@ -22,8 +26,8 @@ class Entry:
     split: str
     sigma: Sigma | None
     """Noise of our test set; None for validation."""
-    values: tuple[float, ...]
-    """One per finished cell, in the order of the job's seeds."""
+    found: Estimate | None
+    """Of the finished cells; None for none."""
     missing: tuple[str, ...]
     """Cells that the job has for this place and that are holes."""
     source: str = ""
@@ -31,13 +35,8 @@ class Entry:
 
     @property
     def ours(self) -> float | None:
-        """Mean over seeds."""
-        return mean_and_spread(self.values)[0]
-
-    @property
-    def spread(self) -> float | None:
-        """Sample standard deviation over seeds; None for fewer than two."""
-        return mean_and_spread(self.values)[1]
+        """Mean over repetitions."""
+        return None if self.found is None else self.found.mean
 
     @property
     def reference(self) -> float | None:
@@ -51,8 +50,8 @@ class Entry:
 
     @property
     def status(self) -> str:
-        """For the CSV: measured (perhaps of fewer seeds than planned), hole, or not in the job."""
-        if self.values:
+        """For the CSV: measured (perhaps of fewer repetitions than planned), hole, or not in the job."""
+        if self.found:
             return "measured"
         return "hole" if self.missing else "not in the job"
 
@@ -97,17 +96,23 @@ def batch_norm(records: Records) -> Table:
     """The paper's comparison of the small baseline with and without batch normalisation."""
     columns = ("with", "without")
     groups = [_baseline(records, "small", batch_norm=True), _baseline(records, "small", batch_norm=False)]
-    entries = tuple(_filled_in(group, "shuffled", one) for group, one in zip(groups, paper.BATCH_NORM, strict=True))
+    entries = tuple(
+        _filled_in(records, group, "shuffled", one) for group, one in zip(groups, paper.BATCH_NORM, strict=True)
+    )
     title = "Batch normalisation: small, no noise"
     block = {"shuffled": {"validation (small)": entries}}
-    return Table("batch_norm", title, "Pixel accuracy; the paper says about 0.990 and about 0.980.", columns, block)
+    return Table(
+        "batch_norm", title, f"Pixel accuracy; the paper says about 0.990 and about 0.980. {INTERVAL}", columns, block
+    )
 
 
 def weight_decay(records: Records) -> Table:
     """Figure 8's number: the large model without noise in training, with weight decay, on the noisy test set."""
     columns = ("without", "weight decay 1e-2")
     groups = [_baseline(records, "large"), _baseline(records, "large", weight_decay=paper.FIGURE_8_WEIGHT_DECAY)]
-    entries = tuple(_filled_in(group, "shuffled", one) for group, one in zip(groups, paper.WEIGHT_DECAY, strict=True))
+    entries = tuple(
+        _filled_in(records, group, "shuffled", one) for group, one in zip(groups, paper.WEIGHT_DECAY, strict=True)
+    )
     title = "Weight decay: large, no noise in training, noise on every test tile"
     block = {"shuffled": {"test (large)": entries}}
     return Table("weight_decay", title, _caption(records, noisy=True), columns, block)
@@ -124,14 +129,14 @@ def paper_sheet(table: Table, records: Records) -> Sheet:
         for label, entries in block.items():
             nothing = ("",) * (1 + len(entries))
             ours = ("", *(entry.source for entry in entries))
-            sources += [nothing, ours, nothing] if compared else [ours]
+            sources += [nothing, ours, ours, nothing] if compared else [ours, ours]
             if compared:
                 lines.append((f"{label}, paper", *(f"{entry.published.accuracy:.3f}" for entry in entries)))
             lines.append((f"{label}, ours", *(_shown(entry, numbers) for entry in entries)))
+            lines.append((f"{label}, errors in %", *(as_error(entry.found) for entry in entries)))
             if compared:
                 differences = (entry.difference for entry in entries)
-                signed = ("-" if one is None else f"{round(one, 3) + 0.0:+.3f}" for one in differences)
-                lines.append(("difference", *signed))
+                lines.append(("difference", *("-" if one is None else signed(one, 3) for one in differences)))
         heading = "Shuffled split, beside the paper's" if compared else f"{split.capitalize()} split (not in the paper)"
         blocks.append(Block(heading, ("", *table.columns), tuple(lines), tuple(sources)))
     return Sheet(table.name, table.title, table.caption, tuple(blocks), table_csv(table), _headlines(table))
@@ -168,8 +173,9 @@ def table_csv(table: Table) -> str:
                 "" if entry.reference is None else f"{entry.reference:.3f}",
                 fixed(entry.ours),
                 fixed(entry.difference),
-                fixed(entry.spread),
-                str(len(entry.values)),
+                fixed(entry.found.half if entry.found else None),
+                fixed(entry.found.sd if entry.found else None),
+                str(len(entry.found.values) if entry.found else 0),
                 " ".join(entry.missing),
             ]
         )
@@ -177,7 +183,8 @@ def table_csv(table: Table) -> str:
 
 
 def _entry(records: Records, split: str, published: paper.Published) -> Entry:
-    return _filled_in(records.positions.get((published.tiles, split, published.noise_fraction)), split, published)
+    group = records.positions.get((published.tiles, split, published.noise_fraction))
+    return _filled_in(records, group, split, published)
 
 
 def _baseline(records: Records, tiles: str, **other: object) -> Group | None:
@@ -193,21 +200,20 @@ def _baseline(records: Records, tiles: str, **other: object) -> Group | None:
     return None
 
 
-def _filled_in(group: Group | None, split: str, published: paper.Published) -> Entry:
+def _filled_in(records: Records, group: Group | None, split: str, published: paper.Published) -> Entry:
     rows = group.rows if group else ()
     sigma: Sigma | None = published.sigma
     if group and sigma:
         # The noise of Table 2 is what the job calls its table's; the caption says so where it is not the paper's.
         sigma = group.config.evaluate.table_sigma
-    measured = [
-        (row.id, row.validation_accuracy() if sigma is None else row.test_accuracy(NoiseLevel(sigma))) for row in rows
-    ]
+    level = VALIDATION if sigma is None else NoiseLevel(sigma).key
+    table = observations(records)
     return Entry(
         published,
         split,
         sigma,
-        tuple(value for _, value in measured if value is not None),
-        tuple(cell for cell, value in measured if value is None),
+        estimate(table.of(group, level)) if group else None,
+        tuple(row.id for row in rows if (row.id, level) not in table.places),
         rows[0].id if rows else "",
     )
 
@@ -228,8 +234,7 @@ def _caption(records: Records, *, noisy: bool) -> str:
     if noisy:
         sigmas = sorted(in_words(group.config.evaluate.table_sigma) for group in records.positions.values())
         parts.append(f"The test noise has sigma {', '.join(dict.fromkeys(sigmas))}.")
-    if any(len(group.rows) > 1 for group in records.positions.values()):
-        parts.append("Over seeds: mean ± sample standard deviation (n).")
+    parts.append(f"n is the number of repetitions. {INTERVAL}")
     by_tiles = {tiles: paper.deviations(group.config) for (tiles, _, _), group in records.positions.items()}
     among: dict[str, list[str]] = {}
     for tiles, found in by_tiles.items():
@@ -243,8 +248,7 @@ def _shown(entry: Entry, hole_numbers: Mapping[str, int]) -> str:
     if entry.ours is None:
         numbers = ", ".join(str(hole_numbers[cell]) for cell in entry.missing)
         return f"**hole {numbers}**" if numbers else "-"
-    planned = len(entry.values) + len(entry.missing)
-    if planned == 1:
-        return f"{entry.ours:.3f}"
-    count = f"n={planned}" if not entry.missing else f"n={len(entry.values)} of {planned}"
-    return f"{entry.ours:.3f} ({count})" if entry.spread is None else f"{entry.ours:.3f} ± {entry.spread:.3f} ({count})"
+    done = len(entry.found.values) if entry.found else 0
+    planned = done + len(entry.missing)
+    count = f"n={planned}" if not entry.missing else f"n={done} of {planned}"
+    return as_ratio(entry.found) + (f" ({count})" if planned > 1 else "")

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from hpcseg.report.collect import Group, Hole, Records
-from hpcseg.report.comparison import group_label, whole_slice_accuracy
+from hpcseg.report.comparison import device_seconds, group_label, repeated
 from hpcseg.report.drawn import Drawn
+from hpcseg.report.observations import WHOLE, observations
+from hpcseg.report.statistics import Estimate, Repetition, estimate
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 def cost(records: Records) -> Drawn:
-    """One point per group: mean over seeds, with its spread."""
+    """One point per group: mean over repetitions, with its 95 % interval."""
     title = "Accuracy on whole test slices against the time of training"
-    points = [(group, *_measured(group)) for group in records.groups]
-    points = [point for point in points if len(point[1])]
-    if not points:
+    points = [
+        (group, estimate(_of_whole(records, group)), estimate(repeated(device_seconds)(group)))
+        for group in records.groups
+    ]
+    if not any(accuracy for _, accuracy, _ in points):
         return Drawn(title, None, (_nothing("cost", records),))
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     axes = figure.subplots()
     for index, (group, accuracy, seconds) in enumerate(points):
+        if accuracy is None or seconds is None:
+            continue
         axes.errorbar(
-            seconds.mean(), accuracy.mean(), yerr=accuracy.std(ddof=1) if len(accuracy) > 1 else None,
+            seconds.mean, accuracy.mean, yerr=accuracy.half,
             marker=_MARKERS[index // len(_COLOURS) % len(_MARKERS)], color=_COLOURS[index % len(_COLOURS)],
             markersize=6, linewidth=1, linestyle="none", label=group_label(group, records),
         )  # fmt: skip
@@ -40,24 +45,23 @@ def cost(records: Records) -> Drawn:
 def learning_curve(records: Records) -> Drawn:
     """Accuracy against the number of training slices, for the settings that have several numbers of them."""
     title = "Accuracy on whole test slices against the number of labelled slices"
-    curves: dict[str, list[tuple[int, np.ndarray]]] = {}
+    curves: dict[str, list[tuple[int, Estimate]]] = {}
     for group in records.groups:
-        accuracy, _ = _measured(group)
-        if len(accuracy):
+        if found := estimate(_of_whole(records, group)):
             name = ", ".join(part for part in group_label(group, records).split(", ") if "train slices" not in part)
-            curves.setdefault(name, []).append((_training_slices(group), accuracy))
+            curves.setdefault(name, []).append((_training_slices(group), found))
     curves = {name: sorted(points, key=lambda point: point[0]) for name, points in curves.items() if len(points) > 1}
     if not curves:
         return Drawn(title, None, (_nothing("learning_curve", records),))
     figure = Figure(figsize=(6.6, 4.2), layout="constrained")
     axes = figure.subplots()
     for index, (name, points) in enumerate(curves.items()):
-        slices = np.array([number for number, _ in points])
-        mean = np.array([accuracy.mean() for _, accuracy in points])
-        spread = np.array([accuracy.std(ddof=1) if len(accuracy) > 1 else 0.0 for _, accuracy in points])
         colour, marker = _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]
-        axes.plot(slices, mean, color=colour, marker=marker, markersize=4, linewidth=1.4, label=name)
-        axes.fill_between(slices, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
+        slices, means = [number for number, _ in points], [found.mean for _, found in points]
+        axes.plot(slices, means, color=colour, linewidth=1.4, label=f"{name} (line: mean)")
+        # Every training by itself: a band of three would run over what any of them reached.
+        each = [(number, value) for number, found in points for value in found.values]
+        axes.plot(*zip(*each, strict=True), marker, color=colour, markersize=3.5, alpha=0.7)
     ticks = sorted({number for points in curves.values() for number, _ in points})
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator([float(tick) for tick in ticks]))
@@ -70,17 +74,11 @@ def learning_curve(records: Records) -> Drawn:
 
 
 def _sources(records: Records) -> tuple[str, ...]:
-    return tuple(row.id for row in records.rows if whole_slice_accuracy(row) is not None)
+    return tuple(row.id for row in records.rows if (row.id, WHOLE) in observations(records).places)
 
 
-def _measured(group: Group) -> tuple[np.ndarray, np.ndarray]:
-    """Accuracy on whole slices and seconds of training times ranks of the finished cells, (seeds,) each."""
-    pairs = [
-        (accuracy, float(row.training.record["seconds"]) * row.training.record["world_size"])
-        for row in group.rows
-        if row.training and (accuracy := whole_slice_accuracy(row)) is not None
-    ]
-    return np.array([accuracy for accuracy, _ in pairs]), np.array([seconds for _, seconds in pairs])
+def _of_whole(records: Records, group: Group) -> list[Repetition]:
+    return observations(records).of(group, WHOLE)
 
 
 def _training_slices(group: Group) -> int:

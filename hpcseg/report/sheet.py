@@ -5,10 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from hpcseg.report.collect import mean_and_spread
+from hpcseg.report.statistics import Estimate
+
+INTERVAL = (
+    "± is half of a 95 % interval: other trainings and, where slices were counted, other stretches of slices. Fewer "
+    "than three repetitions have none, since they say nothing of another training; where they lie far apart, each "
+    "stands by itself."
+)
+"""What every caption of a table with `as_ratio` or `as_error` says."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +73,43 @@ def fixed(value: float | None) -> str:
     return "" if value is None or math.isnan(value) else f"{round(value, 6) + 0.0:.6f}"
 
 
-def over_seeds(values: Sequence[float], digits: int = 3) -> str:
-    """Mean and sample standard deviation for a reader; "-" for no value."""
-    mean, spread = mean_and_spread(tuple(values))
-    if mean is None:
+def signed(value: float, digits: int) -> str:
+    """A number with its sign; what rounds to zero has a plus."""
+    return f"{round(value, digits) + 0.0:+.{digits}f}"
+
+
+def as_ratio(found: Estimate | None) -> str:
+    """Mean and half interval of shares, three decimals; "-" for nothing."""
+    return _with_interval(found, lambda value: f"{value:.3f}", 1, 3)
+
+
+def as_error(found: Estimate | None) -> str:
+    """The same of accuracies, as error rates in per cent with two decimals: three of the accuracy hide what differs."""
+    return _with_interval(found, lambda value: f"{100 * (1 - value):.2f}", 100, 2)
+
+
+def as_count(found: Estimate | None) -> str:
+    """A mean without decimals."""
+    return "-" if found is None else f"{found.mean:.0f}"
+
+
+def as_gain(found: Estimate | None, shown: bool) -> str:
+    """A difference of accuracies in percentage points: bold where a correction leaves it, with its bound where zero is
+    inside its interval, and without an interval where there are too few repetitions for one."""
+    if found is None:
         return "-"
-    return f"{mean:.{digits}f}" + ("" if spread is None else f" ± {spread:.{digits}f}")
+    mean = signed(100 * found.mean, 2)
+    if found.half is None or found.bound is None:
+        return f"{mean} (n={len(found.values)})"
+    if not found.excludes_zero:
+        return f"{mean} (not shown, within ±{100 * found.bound:.2f})"
+    text = f"{mean} ± {100 * found.half:.2f}"
+    return f"**{text}**" if shown else text
+
+
+def _with_interval(found: Estimate | None, text: Callable[[float], str], scale: int, digits: int) -> str:
+    if found is None:
+        return "-"
+    if found.two_populations:
+        return ", ".join(map(text, found.values))
+    return text(found.mean) + ("" if found.half is None else f" ± {scale * found.half:.{digits}f}")

@@ -14,7 +14,7 @@ from test_report_records import change, finish, plan
 from hpcseg.report.build import build_report
 from hpcseg.report.collect import collect
 from hpcseg.report.comparison import classes, cost, group_label, levels, whole_slices
-from hpcseg.report.differences import compare, differences
+from hpcseg.report.differences import differences
 from hpcseg.report.sheet import Sheet
 from hpcseg.report.splits import splits
 
@@ -31,9 +31,8 @@ figures = []
 [[grid]]
 data.tiles = "small"
 train.noise_fraction = [0.0, 0.5]
-train.seed = [0, 1]
+train.seed = [0, 1, 2]
 """
-KEYS = ("gaussian-0", "gaussian-5000", "uniform-5000", "gaussian-10000-p0.5")
 
 
 def matrix(right: int) -> list[list[int]]:
@@ -55,7 +54,9 @@ def finish_with_slices(cell, right, *, slices=(3, 7), whole=()):
     ]
     lines = []
     for place, number in enumerate(slices):
-        counts = {level.key: right(cell.config, level.key) // len(slices) for level in cell.config.evaluate.levels()}
+        # What does not divide is in the first of them.
+        rest = {level.key: right(cell.config, level.key) for level in cell.config.evaluate.levels()}
+        counts = {key: one // len(slices) + (one % len(slices) if place == 0 else 0) for key, one in rest.items()}
         line = {"slice": number, "pixels": 1000 // len(slices), "right": counts}
         if whole:
             line["whole"] = matrix(whole[place])
@@ -65,7 +66,7 @@ def finish_with_slices(cell, right, *, slices=(3, 7), whole=()):
     change(cell.folder.evaluation_file, points=points, slices_sha256=sha256)
 
 
-def observations(sheet: Sheet, **wanted: str) -> list[dict[str, str]]:
+def observed(sheet: Sheet, **wanted: str) -> list[dict[str, str]]:
     return [line for line in csv.DictReader(io.StringIO(sheet.csv)) if wanted.items() <= line.items()]
 
 
@@ -76,21 +77,26 @@ def column(sheet: Sheet, head: str, block: int = 0) -> list[str]:
 
 @pytest.fixture
 def run(tmp_path):
-    """0 %: 950, 952 clean and 500, 600 noisy; 50 %: 951, 955 clean and 940, 942 at every noise."""
+    """0 %: 950, 952, 954 clean and 500, 502, 504 noisy; 50 %: 951, 955, 953 clean and 940, 942, 944 at every noise."""
     grid = plan(tmp_path / "run", JOB)
 
     def right(config, key):
         seed = config.train.seed
         if config.train.noise_fraction:
-            return 951 + 4 * seed if key == "gaussian-0" else 940 + 2 * seed
-        return 950 + 2 * seed if key == "gaussian-0" else 500 + 100 * seed
+            return (951, 955, 953)[seed] if key == "gaussian-0" else 940 + 2 * seed
+        return (950 if key == "gaussian-0" else 500) + 2 * seed
 
     for cell in grid.cells:
         finish_with_slices(cell, right)
     return grid.run
 
 
-def test_levels_have_mean_and_spread_mark_the_best_and_what_the_seeds_cannot_tell_from_it(run):
+def half_of(*values: float) -> float:
+    """Half of a 95 % interval of three: t of 2 degrees of freedom is 4.302653 at 97.5 %."""
+    return float(4.302653 * np.std(values, ddof=1) / np.sqrt(3))
+
+
+def test_levels_have_errors_with_an_interval_and_mark_what_is_shown_to_be_the_best(run):
     sheet = levels(collect(run))
     assert sheet.blocks[0].head == (
         "training",
@@ -101,52 +107,63 @@ def test_levels_have_mean_and_spread_mark_the_best_and_what_the_seeds_cannot_tel
         "mixed: 50 % up to 10000",
     )
     assert [line[0] for line in sheet.blocks[0].lines] == ["0 % noise", "50 % noise"]
-    # Clean: 0.951 and 0.953 with spreads of 0.001 and 0.003, so 0.002 apart and within; noisy: 0.55 and 0.941.
-    assert column(sheet, "clean") == ["0.951 ± 0.001 ≈", "**0.953 ± 0.003**"]
-    assert column(sheet, "gaussian 5000") == ["0.550 ± 0.071", "**0.941 ± 0.001**"]
-    (line,) = observations(sheet, group="small, shuffled, 50 % noise", column="clean")
-    assert (line["mean"], line["seeds"]) == ("0.953000", "2")
-    assert float(line["spread"]) == pytest.approx(np.std([0.951, 0.955], ddof=1), abs=1e-6)
+    # 950, 952, 954 and 951, 955, 953 of 1000: means of 952 and 953, sd 2 each, the same in both halves of the pixels
+    # but for the odd one: the two slices are 4 apart, so they are two blocks, and they say next to nothing else.
+    assert [text[:4] for text in column(sheet, "clean")] == ["4.80", "4.70"], "none is better than the other"
+    assert [text[:7] for text in column(sheet, "gaussian 5000")] == ["49.80 ±", "**5.80 "]
+    (line,) = observed(sheet, group="small, shuffled, 0 % noise", column="clean")
+    assert (line["mean"], line["sd"], line["repetitions"]) == ("0.952000", "0.002000", "3")
+    # Both slices have the same share, so all of the interval is from the seeds.
+    assert float(line["half_interval"]) == pytest.approx(half_of(0.950, 0.952, 0.954), abs=1e-6)
 
 
-def test_differences_are_paired_by_seed_and_slice(run):
+def test_differences_are_paired_by_seed_and_corrected_for_their_number(run):
     sheet = differences(collect(run))
-    (noisy,) = observations(sheet, noise="gaussian-5000")
-    assert (noisy["group"], noisy["against"]) == ("small, shuffled, 50 % noise", "small, shuffled, 0 % noise")
-    # Seeds: 940 - 500 = 440 and 942 - 600 = 342 of 1000.
-    assert float(noisy["difference"]) == pytest.approx(0.391)
-    assert float(noisy["seed_spread"]) == pytest.approx(np.std([0.440, 0.342], ddof=1), abs=1e-6)
-    (clean,) = observations(sheet, noise="gaussian-0")
-    # Seeds: 0 (950 // 2 and 951 // 2 are the same) and 0.002 (476 and 477 of 500 each).
-    assert float(clean["difference"]) == pytest.approx(0.001)
-    assert "≈" in column(sheet, "clean")[0]
-    assert "≈" not in column(sheet, "gaussian 5000")[0]
+    (noisy,) = observed(sheet, noise="gaussian-5000", against="small, shuffled, 0 % noise")
+    assert noisy["group"] == "small, shuffled, 50 % noise"
+    # Every seed has 440 of 1000 more, in both slices.
+    assert (noisy["difference"], noisy["low"], noisy["high"]) == ("0.440000", "0.440000", "0.440000")
+    assert (noisy["shown"], noisy["repetitions"]) == ("yes", "3")
+    assert column(sheet, "gaussian 5000")[0] == "**+44.00 ± 0.00**"
+    (clean,) = observed(sheet, noise="gaussian-0", against="small, shuffled, 0 % noise")
+    assert clean["difference"] == "0.001000"
+    # Seeds gain 1, 3 and -1 of 1000: t of 0.87, so zero is inside. The odd pixel, which is in one of the two slices,
+    # makes the interval wider and never narrower.
+    assert float(clean["high"]) - 0.001 >= half_of(0.001, 0.003, -0.001) - 1e-6
+    assert float(clean["low"]) == pytest.approx(0.002 - float(clean["high"]), abs=1e-6)
+    assert clean["shown"] == "no"
+    bound = 100 * float(clean["high"])
+    assert column(sheet, "clean")[0] == f"+0.10 (not shown, within ±{bound:.2f})"
+    assert "for all 4 comparisons" in sheet.caption
 
 
-@pytest.mark.parametrize(("alike", "slices"), [(1, 400), (20, 400)])
-def test_the_interval_is_that_of_a_mean_over_slices_of_which_neighbours_are_alike(tmp_path, alike, slices):
-    grid = plan(tmp_path / "run", JOB.replace("[0, 1]", "[0]"))
-    numbers = tuple(range(slices))
-    drawn = np.repeat(np.random.default_rng(5).normal(0, 5, slices // alike).round().astype(int), alike)
+def test_fewer_than_three_seeds_have_a_difference_but_no_interval(run):
+    for row in collect(run).rows[2::3]:
+        row.cell.folder.evaluation_file.unlink()
+    sheet = differences(collect(run))
+    assert column(sheet, "gaussian 5000") == ["+44.00 (n=2)"]
+    (noisy,) = observed(sheet, noise="gaussian-5000")
+    assert (noisy["difference"], noisy["low"], noisy["high"], noisy["shown"]) == ("0.440000", "", "", "")
+    assert "Fewer than three repetitions have no interval" in sheet.caption
+    assert column(levels(collect(run)), "gaussian 5000") == ["49.90", "5.90"], "nor does any become the best"
+
+
+def test_a_trend_is_over_all_tiles_splits_and_seeds(tmp_path):
+    job = JOB.replace('data.tiles = "small"', 'data.tiles = ["small", "large"]').replace(
+        "[0.0, 0.5]", "[0.0, 0.5, 1.0]"
+    )
+    grid = plan(tmp_path / "run", job)
     for cell in grid.cells:
-        finish_with_slices(cell, lambda *_: 900, slices=numbers)
-        gains = drawn if cell.config.train.noise_fraction else np.zeros(slices, int)
-        lines = [
-            json.dumps({"slice": number, "pixels": 1000, "right": dict.fromkeys(KEYS, 900 + int(gain))}) + "\n"
-            for number, gain in zip(numbers, gains, strict=True)
-        ]
-        cell.folder.slices_file.write_text("".join(lines))
-        change(cell.folder.evaluation_file, slices_sha256=hashlib.sha256("".join(lines).encode()).hexdigest())
-    records = collect(grid.run)
-    found = compare(records.groups[1], records.groups[0], records.groups[0].config.evaluate.levels()[0])
-    # Normal theory: 1.96 standard errors on either side, of a mean of as many as are independent. Blocks of 15 see
-    # 15 / 20 to 20 / 20 of what runs of 20 share, and an interval from some tens of blocks is right to about a third.
-    error = drawn.std() / 1000 / np.sqrt(slices / alike)
-    width = (found.high - found.low) / (2 * 1.96 * error)
-    assert 0.65 < width < 1.35
-    assert found.mean == pytest.approx(drawn.mean() / 1000)
-    assert found.low < found.mean < found.high
-    assert found.seed_spread is None and not found.within_seeds
+        # One line per tiles and seed, of 20, 22, 24 and of 30, 32, 34 right pixels less at 100 %.
+        steep = (20 if cell.config.data.tiles == "small" else 30) + 2 * cell.config.train.seed
+        right = 950 - round(steep * cell.config.train.noise_fraction)
+        finish_with_slices(cell, lambda *_, right=right: right)
+    sheet = differences(collect(grid.run))
+    (trend,) = observed(sheet, group="100 % more noise", noise="gaussian-0")
+    assert (trend["difference"], trend["repetitions"]) == ("-0.027000", "6")
+    # Two kinds of tiles are few: 0.005 to either side of the mean, and t of 1 degree of freedom is 12.7.
+    assert float(trend["low"]) < -0.027 - 0.005 * 12.7
+    assert "Trend" in sheet.blocks[-1].heading and sheet.blocks[-1].lines[0][1].startswith("-2.70 (not shown")
 
 
 def test_the_training_that_the_tables_show_is_what_others_are_compared_with(tmp_path):
@@ -154,7 +171,7 @@ def test_the_training_that_the_tables_show_is_what_others_are_compared_with(tmp_
     grid = plan(tmp_path / "run", JOB.replace("[[grid]]", f"{other}[[grid]]", 1))
     for cell in grid.cells:
         finish_with_slices(cell, lambda *_: 900)
-    against = {line["against"] for line in observations(differences(collect(grid.run)))}
+    against = {line["against"] for line in observed(differences(collect(grid.run)))}
     assert against == {"small, shuffled, 0 % noise"}
 
 
@@ -162,27 +179,23 @@ def test_both_splits_stand_side_by_side_with_what_lies_between_them(tmp_path):
     job = JOB.replace('data.tiles = "small"', 'data.tiles = "small"\ndata.split = ["shuffled", "blocked"]')
     grid = plan(tmp_path / "run", job)
     for cell in grid.cells:
-        # Seeds 0 and 1: 900 and 910 shuffled, 880 and 890 blocked.
-        right = 900 + 10 * cell.config.train.seed - (20 if cell.config.data.split == "blocked" else 0)
-        finish_with_slices(cell, lambda *_, right=right: right)
+        # Seeds 0, 1, 2: 900, 902, 904 shuffled. Blocked, on slices of which one is the same: 20 less in all.
+        right = 900 + 2 * cell.config.train.seed - (20 if cell.config.data.split == "blocked" else 0)
+        slices = (7, 11) if cell.config.data.split == "blocked" else (3, 7)
+        finish_with_slices(cell, lambda *_, right=right: right, slices=slices)
     sheet = splits(collect(grid.run))
     clean = next(block for block in sheet.blocks if block.heading == "clean")
-    assert clean.head == ("training", "shuffled", "blocked", "blocked - shuffled")
-    assert clean.lines[0] == ("small, 0 % noise", "0.905 ± 0.007", "0.885 ± 0.007", "-0.020")
+    assert clean.head[1:4] == ("shuffled", "blocked", "blocked - shuffled")
+    label, shuffled, blocked, gain, same = clean.lines[0]
+    assert (label, shuffled[:6], blocked[:7]) == ("small, 0 % noise", "9.80 ±", "11.80 ±")
+    assert gain == "**-2.00 ± 0.00**"
+    # A single slice in common says nothing of others, so there is no interval.
+    assert same == "-2.00 (n=3)"
     assert [line[0] for line in clean.lines] == ["small, 0 % noise", "small, 50 % noise"]
     assert clean.sources[0][1] != clean.sources[0][2], "each number leads to its own cells"
-    (line,) = observations(sheet, group="small, 0 % noise", measure="clean")
-    assert (line["shuffled"], line["blocked"], line["difference"]) == ("0.905000", "0.885000", "-0.020000")
-
-
-def test_other_test_slices_are_not_paired(run):
-    grid = collect(run)
-    cell = grid.rows[0].cell
-    text = cell.folder.slices_file.read_text().replace('"slice": 3', '"slice": 4')
-    cell.folder.slices_file.write_text(text)
-    change(cell.folder.evaluation_file, slices_sha256=hashlib.sha256(text.encode()).hexdigest())
-    (noisy,) = observations(differences(collect(run)), noise="gaussian-5000")
-    assert noisy["seeds"] == "1"
+    (line,) = observed(sheet, group="small, 0 % noise", measure="clean")
+    assert (line["shuffled"], line["blocked"], line["difference"]) == ("0.902000", "0.882000", "-0.020000")
+    assert (line["same_slices_difference"], line["same_slices_low"]) == ("-0.020000", "")
 
 
 def test_changed_counts_of_slices_make_the_cell_a_hole(run):
@@ -201,13 +214,13 @@ def test_classes_have_iou_dice_and_recall_of_every_class_clean_and_noisy(run):
         "small, shuffled split, clean test set",
         "small, shuffled split, noisy test set",
     ]
-    # 0 % clean, seeds 950 and 952 right of 1000: class 0 has 600 pixels, of which 550 and 552 are found, none too many.
-    (recall,) = observations(sheet, group="small, shuffled, 0 % noise", column="recall 0, clean test set")
-    assert float(recall["mean"]) == pytest.approx((550 / 600 + 552 / 600) / 2)
-    # Class 128 has 300 pixels, all found, and takes the 50 and 48 that class 0 lost.
-    (iou,) = observations(sheet, group="small, shuffled, 0 % noise", column="IoU 128, clean test set")
-    assert float(iou["mean"]) == pytest.approx((300 / 350 + 300 / 348) / 2, abs=1e-6)
-    (dice,) = observations(sheet, group="small, shuffled, 0 % noise", column="Dice 255, noisy test set")
+    # 0 % clean, seeds 950, 952 and 954 right of 1000: class 0 has 600 pixels, of which 550, 552 and 554 are found.
+    (recall,) = observed(sheet, group="small, shuffled, 0 % noise", column="recall 0, clean test set")
+    assert float(recall["mean"]) == pytest.approx(552 / 600)
+    # Class 128 has 300 pixels, all found, and takes the 50, 48 and 46 that class 0 lost.
+    (iou,) = observed(sheet, group="small, shuffled, 0 % noise", column="IoU 128, clean test set")
+    assert float(iou["mean"]) == pytest.approx((300 / 350 + 300 / 348 + 300 / 346) / 3, abs=1e-6)
+    (dice,) = observed(sheet, group="small, shuffled, 0 % noise", column="Dice 255, noisy test set")
     assert float(dice["mean"]) == 1
 
 
@@ -221,9 +234,14 @@ def test_whole_slices_and_cost_take_the_slices_that_were_segmented(tmp_path):
     for cell in grid.cells:
         finish_with_slices(cell, lambda *_: 900, whole=(990, 970) if cell.config.train.noise_fraction else (980, 960))
     records = collect(grid.run)
-    assert column(whole_slices(records), "all test slices") == ["0.970 ± 0.000", "0.970", "0.980 ± 0.000"], "by noise"
-    assert column(whole_slices(records), "worst slice") == ["0.960 ± 0.000", "0.960", "0.970 ± 0.000"]
-    assert column(cost(records), "whole slices") == ["0.970 ± 0.000", "0.970", "**0.980 ± 0.000**"]
+    assert [text[:4] for text in column(whole_slices(records), "all test slices")] == ["3.00", "3.00", "2.00"], (
+        "by noise"
+    )
+    assert column(whole_slices(records), "worst slice") == ["4.00 ± 0.00", "4.00", "3.00 ± 0.00"]
+    # Two slices, 0.01 from the mean, are two blocks: their variance is 0.01^2, with t of 1 degree of freedom.
+    assert column(whole_slices(records), "all test slices")[0] == "3.00 ± 12.71"
+    # One seed alone has no interval, so the best is not shown to be better than it.
+    assert column(cost(records), "whole slices")[2] == "2.00 ± 12.71"
     assert column(cost(records), "seconds") == ["200", "200", "200"], "100 s of two ranks each"
     assert [line[0] for line in cost(records).blocks[0].lines][1] == "small, 0 % noise, train slices 10"
     report = build_report(grid.run, tmp_path / "out")
@@ -232,7 +250,7 @@ def test_whole_slices_and_cost_take_the_slices_that_were_segmented(tmp_path):
 
 
 def test_a_group_without_a_finished_cell_is_a_row_of_dashes_and_no_difference(run):
-    for row in collect(run).rows[2:]:
+    for row in collect(run).rows[3:]:
         row.cell.folder.evaluation_file.unlink()
         row.cell.folder.training_file.unlink()
     records = collect(run)

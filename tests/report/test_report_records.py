@@ -13,7 +13,9 @@ import pytest
 from hpcseg.config import CellConfig, NoiseLevel
 from hpcseg.errors import IncompleteError
 from hpcseg.jobfile import load_job
-from hpcseg.report.collect import Hole, Records, collect, mean_and_spread
+from hpcseg.report.collect import Hole, Records, collect
+from hpcseg.report.observations import observations
+from hpcseg.report.statistics import estimate
 from hpcseg.runs.grid import Cell, Grid, read_grid, write_plan
 from hpcseg.runs.record import RunFolder, write_json
 
@@ -138,19 +140,16 @@ def test_ratios_come_from_the_counts_and_not_from_what_a_record_says_about_them(
     assert row.hole is None
 
 
-def test_mean_and_sample_standard_deviation_over_seeds(tmp_path):
-    grid = plan(tmp_path / "run", TINY_JOB + "train.seed = [0, 1, 2]\n")
+def test_seeds_of_the_training_and_of_the_split_are_repetitions_of_one_group(tmp_path):
+    grid = plan(tmp_path / "run", TINY_JOB + "train.seed = [0, 1]\ndata.split_seed = [0, 1, 2]\n")
     for cell in grid.cells:
-        finish(cell, lambda config, _: 900 + 10 * config.train.seed)
-
-    groups = collect(grid.run).groups
-
-    assert [[row.config.train.seed for row in group.rows] for group in groups] == [[0, 1, 2], [0, 1, 2]]
-    values = tuple(row.test_accuracy(NoiseLevel(0.0)) for row in groups[0].rows)
-    # 0.90, 0.91, 0.92: deviations -0.01, 0, 0.01, so the sum of squares 0.0002 over n - 1 = 2 is 0.01 squared.
-    assert mean_and_spread(values) == pytest.approx((0.91, 0.01))
-    assert mean_and_spread(values[:1]) == (0.90, None)
-    assert mean_and_spread(()) == (None, None)
+        finish(cell, lambda config, _: 900 + 10 * config.train.seed + config.data.split_seed)
+    records = collect(grid.run)
+    assert [len(group.rows) for group in records.groups] == [6, 6]
+    found = observations(records).of(records.positions["small", "shuffled", 0.0], "gaussian-0")
+    assert sorted((one.seed, one.place) for one in found) == [(seed, place) for seed in (0, 1) for place in (0, 1, 2)]
+    # Seeds of 0.90 and 0.91, positions a thousandth apart: the mean is in the middle of both.
+    assert estimate(found).mean == pytest.approx(0.906)
 
 
 def test_a_deleted_evaluation_is_a_hole_and_leaves_the_validation(tmp_path):

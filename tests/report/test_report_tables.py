@@ -84,18 +84,29 @@ def test_a_deleted_evaluation_is_shown_as_a_hole_with_its_cell(tmp_path):
     assert (line["set"], line["ours"], line["missing_cells"]) == ("test", "", cell.id)
 
 
-def test_seeds_are_shown_with_spread_and_count(tmp_path):
+def test_seeds_are_shown_with_an_interval_and_count(tmp_path):
     grid = plan(tmp_path / "run", TINY_JOB + "train.seed = [0, 1, 2]\n")
     for cell in grid.cells:
-        finish(cell, lambda config, _: 900 + 10 * config.train.seed)
+        finish(cell, lambda config, _: 900 + config.train.seed)
     grid.cells[2].folder.evaluation_file.unlink()
     text = document(grid, tmp_path / "out")
 
-    # 0.90, 0.91, 0.92: spread 0.01. Without the last: 0.90 and 0.91, each 0.005 from the mean; over n - 1 = 1
-    # the spread is sqrt(2) * 0.005 = 0.00707.
-    assert row_of(text, "test (small), ours")[2] == "0.910 ± 0.010 (n=3)"
-    assert row_of(text, "test (small), ours")[0] == "0.905 ± 0.007 (n=2 of 3)"
-    assert "mean ± sample standard deviation" in text
+    # 0.900, 0.901, 0.902: sd 0.001, and t of 2 degrees of freedom is 4.303, over the root of 3: 0.0025. Two have none.
+    assert row_of(text, "test (small), ours")[2] == "0.901 ± 0.002 (n=3)"
+    assert row_of(text, "test (small), errors in %")[2] == "9.90 ± 0.25"
+    assert row_of(text, "test (small), ours")[0] == "0.901 (n=2 of 3)"
+    assert "Fewer than three repetitions have none" in text
+    (line,) = lines((tmp_path / "out" / "table2.csv").read_text(), noise_fraction="0.5", set="test", tiles="small")
+    assert (line["half_interval"], line["sd"], line["repetitions"]) == ("0.002484", "0.001000", "3")
+
+
+def test_seeds_that_lie_far_apart_stand_one_by_one(tmp_path):
+    grid = plan(tmp_path / "run", TINY_JOB + "train.seed = [0, 1, 2]\n")
+    for cell in grid.cells:
+        finish(cell, lambda config, _: (589, 42, 32)[config.train.seed])
+    text = document(grid, tmp_path / "out")
+    assert row_of(text, "test (small), ours")[0] == "0.589, 0.042, 0.032 (n=3)"
+    assert row_of(text, "test (small), errors in %")[0] == "41.10, 95.80, 96.80"
 
 
 def test_the_blocked_split_is_a_block_of_its_own_and_never_compared(tmp_path):

@@ -1,0 +1,315 @@
+"""Repetitions of a measure in; means, spreads and intervals out. The only place of a report that computes one.
+
+A repetition is one training, of one seed and one position of the split. Two chances can move a mean over them: another
+training, and another stretch of slices. An interval holds both, as two variances of the mean that are estimated apart:
+between repetitions, and between blocks of neighbouring slices. It is mean ± sqrt(t1² v1 + t2² v2), each variance with
+the quantile of its own degrees of freedom (Zou and Donner, Statistics in Medicine 27, 2008), since a common one after
+Satterthwaite covers too seldom with three repetitions. tests/report/test_report_statistics.py simulates how often it
+covers. Knows nothing of records.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.optimize import brentq
+from scipy.special import stdtrit
+
+LEVEL = 0.05
+"""Share of intervals that may miss, and of tables (after Holm's correction) that may show what is chance."""
+FEWEST = 3
+"""Repetitions that an interval takes: one or two say nothing of another training."""
+_POWER = 0.8
+_MOST_REPETITIONS = 1000
+_WINDOW = 5
+"""Block length in correlation lengths (Sokal 1997, who sums autocorrelations no farther than that)."""
+_FEWEST_BLOCKS = 4
+_GAP = 3
+"""Two groups of values lie apart where the gap is this many times the wider one's range, and ..."""
+_LEAST_GAP = 0.05
+"""... this wide, as a share: below it, a mean ± an interval misleads nobody."""
+_LEAST_RANGE = 0.02
+"""The same for values whose interval leaves 0..1."""
+
+Part = tuple[float, float]
+"""A variance of the mean, and its degrees of freedom."""
+
+
+def _nothing() -> np.ndarray:
+    return np.zeros(0, dtype=np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Repetition:
+    """What one training says of a measure."""
+
+    seed: Hashable
+    place: Hashable
+    """Position of the split, or another factor that is crossed with the seeds."""
+    value: float
+    slices: np.ndarray = field(default_factory=_nothing)
+    """(N,) int64 numbers of the slices that the value was counted on; none where it was not counted by slice."""
+    pulls: np.ndarray = field(default_factory=_nothing)
+    """(N,) float64: how far each slice moves the value; they sum to 0."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over repetitions, and how far chance may have moved it."""
+
+    values: tuple[float, ...]
+    """One per repetition."""
+    trainings: tuple[Part, ...] = ()
+    """From another training; none for fewer than three repetitions."""
+    slices: tuple[Part, ...] = ()
+    """From another stretch of slices; none where the measure was not counted by slice."""
+
+    @property
+    def mean(self) -> float:
+        """Over repetitions."""
+        return float(np.mean(self.values))
+
+    @property
+    def sd(self) -> float | None:
+        """Sample standard deviation (n - 1) of the repetitions; None for one."""
+        return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else None
+
+    @property
+    def half(self) -> float | None:
+        """Half of the 95 % interval; None for fewer than three repetitions."""
+        return self._half(LEVEL) if self.trainings else None
+
+    @property
+    def bound(self) -> float | None:
+        """The 95 % interval has nothing farther from zero than this."""
+        return None if self.half is None else abs(self.mean) + self.half
+
+    @functools.cached_property
+    def p_value(self) -> float:
+        """The level at which the interval ends at zero; 1 without an interval."""
+        if not self.trainings or self.mean == 0:
+            return 1.0
+        lowest = 1e-9
+        if self._half(lowest) <= abs(self.mean):
+            return lowest
+        return float(brentq(lambda level: self._half(level) - abs(self.mean), lowest, 1.0))
+
+    @property
+    def excludes_zero(self) -> bool:
+        """The 95 % interval lies on one side of zero."""
+        return self.half is not None and abs(self.mean) > self.half
+
+    @property
+    def two_populations(self) -> bool:
+        """The repetitions fall into two groups that lie apart, or scatter so that their interval leaves 0..1."""
+        if self.half is not None and not 0 <= self.mean - self.half <= self.mean + self.half <= 1:
+            return max(self.values) - min(self.values) > _LEAST_RANGE
+        ordered = sorted(self.values)
+        gaps = [high - low for low, high in itertools.pairwise(ordered)]
+        if len(ordered) < FEWEST or max(gaps) < _LEAST_GAP:
+            return False
+        place = gaps.index(max(gaps))
+        return max(gaps) > _GAP * max(ordered[place] - ordered[0], ordered[-1] - ordered[place + 1])
+
+    def repetitions_for(self, size: float) -> int | None:
+        """How many repetitions show a difference of that size in four of five cases, with this spread and these slices.
+
+        None where no number of them does, since the slices are too few, and where it is not known.
+        """
+        if not self.trainings or self.sd is None:
+            return None
+        number = np.arange(FEWEST, _MOST_REPETITIONS)
+        margin = _margin(number - 1) ** 2 * self.sd**2 / number
+        margin = margin + sum(_margin(freedom) ** 2 * variance for variance, freedom in self.slices)
+        enough = np.flatnonzero(margin <= size**2)
+        return int(number[enough[0]]) if len(enough) else None
+
+    def _half(self, level: float) -> float:
+        parts = (*self.trainings, *self.slices)
+        return float(np.sqrt(sum(stdtrit(freedom, 1 - level / 2) ** 2 * variance for variance, freedom in parts)))
+
+
+def counted(seed: Hashable, place: Hashable, slices: np.ndarray, right: np.ndarray, pixels: np.ndarray) -> Repetition:
+    """The share of right pixels of one training.
+
+    Args:
+        seed: of the training.
+        place: position of the split.
+        slices: (N,) numbers of its test slices.
+        right: (N,) right pixels of each.
+        pixels: (N,) test pixels of each.
+    """
+    value = float(right.sum() / pixels.sum())
+    return Repetition(seed, place, value, slices, (right - value * pixels) / pixels.sum())
+
+
+def weighted(terms: Sequence[tuple[float, Repetition]], place: Hashable | None = None) -> Repetition:
+    """A sum of measures with weights, of one seed; at the first one's place, or at another."""
+    first = terms[0][1]
+    return Repetition(
+        first.seed,
+        first.place if place is None else place,
+        sum(weight * one.value for weight, one in terms),
+        np.concatenate([one.slices for _, one in terms]),
+        np.concatenate([weight * one.pulls for weight, one in terms]),
+    )
+
+
+def estimate(repetitions: Sequence[Repetition]) -> Estimate | None:
+    """The mean over repetitions, with what another training and another stretch of slices may change; None for none."""
+    if not repetitions:
+        return None
+    values = tuple(one.value for one in repetitions)
+    numbers = np.concatenate([one.slices for one in repetitions])
+    # A single slice says nothing of others, so there is no interval either.
+    if len(values) < FEWEST or (len(numbers) and numbers.min() == numbers.max()):
+        return Estimate(values)
+    slices = (_between_slices(repetitions, numbers),) if len(numbers) else ()
+    return Estimate(values, tuple(_between_trainings(repetitions)), slices)
+
+
+def difference(ours: Iterable[Repetition], theirs: Iterable[Repetition]) -> Estimate | None:
+    """Ours minus theirs, over the seeds and positions that both have; None where they share none.
+
+    Slices that both were tested on count as pairs.
+    """
+    others = {(one.seed, one.place): one for one in theirs}
+    pairs = [(one, others[one.seed, one.place]) for one in ours if (one.seed, one.place) in others]
+    return estimate([weighted([(1.0, one), (-1.0, other)]) for one, other in pairs])
+
+
+def slope(settings: Mapping[Hashable, Mapping[float, Iterable[Repetition]]]) -> Estimate | None:
+    """The mean slope over all settings: one least-squares line per setting, seed and position.
+
+    Args:
+        settings: of each setting the repetitions at every x. Where a seed lacks an x, it has no line.
+    """
+    lines = []
+    for setting, points in settings.items():
+        at = np.array(list(points))
+        centred = at - at.mean()
+        weights = centred / (centred**2).sum()
+        found: dict[tuple[Hashable, Hashable], list[Repetition]] = {}
+        for repetitions in points.values():
+            for one in repetitions:
+                found.setdefault((one.seed, one.place), []).append(one)
+        for (_, place), ones in found.items():
+            if len(ones) == len(at):
+                lines.append(weighted(list(zip(weights.tolist(), ones, strict=True)), (setting, place)))
+    return estimate(lines)
+
+
+def best(rivals: Sequence[Sequence[Repetition]]) -> int | None:
+    """The place of the one whose values are higher than every other's, after correction; None where none is."""
+    means = [float(np.mean([one.value for one in rival])) if rival else -np.inf for rival in rivals]
+    first = int(np.argmax(means))
+    found = [difference(rivals[first], rival) for place, rival in enumerate(rivals) if place != first and rival]
+    return first if found and all(shown_of(found)) else None
+
+
+def shown_of(estimates: Sequence[Estimate | None]) -> list[bool]:
+    """Which of a family of differences are not zero: Holm's step-down procedure keeps the chance of any error.
+
+    One that is not there is not shown, and no member of the family.
+    """
+    p_values = {place: one.p_value for place, one in enumerate(estimates) if one is not None}
+    shown = [False] * len(estimates)
+    for rank, place in enumerate(sorted(p_values, key=lambda place: p_values[place])):
+        if p_values[place] > LEVEL / (len(p_values) - rank):
+            break
+        shown[place] = True
+    return shown
+
+
+def mean_and_sd(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Over the first axis, the repetitions of a curve; the sample standard deviation of a single one is 0."""
+    return values.mean(0), values.std(0, ddof=1) if len(values) > 1 else np.zeros(values.shape[1:])
+
+
+def median(values: Iterable[float]) -> float:
+    """Of what is there."""
+    return float(np.median(list(values)))
+
+
+def block_length(pulls: np.ndarray, slices: np.ndarray) -> int:
+    """How many neighbouring slices hang together: five times the length over which what they say is correlated.
+
+    At most so many that four blocks are left: a trend through the whole stack is no chance that blocks could show.
+
+    Args:
+        pulls: (N,) of the slices, with sum 0.
+        slices: (N,) int64 their numbers, ascending.
+    """
+    span = int(slices[-1] - slices[0]) + 1
+    there, row = np.zeros(span, dtype=bool), np.zeros(span)
+    there[slices - slices[0]], row[slices - slices[0]] = True, pulls
+    variance = float((pulls**2).mean())
+    covered = float(np.median(np.diff(slices))) * len(slices)
+    longest = max(1, min(span // 2, int(covered) // _FEWEST_BLOCKS))
+    correlated, before = 0.5, 0
+    for distance in range(1, longest):
+        pairs = there[distance:] & there[:-distance]
+        if not pairs.any():
+            continue
+        # It stands for the distances before it that no two slices have.
+        lagged = float((row[distance:] * row[:-distance])[pairs].mean())
+        correlated += (distance - before) * (lagged / variance if variance else 0.0)
+        before = distance
+        if distance >= _WINDOW * correlated:
+            return max(2, distance)
+    return longest
+
+
+def _between_trainings(repetitions: Sequence[Repetition]) -> list[Part]:
+    """Variance of the mean between repetitions; where seeds and positions are crossed, each of the two has its own.
+
+    A seed that is good at one position is good at others, so crossed repetitions are no independent ones (Cameron,
+    Gelbach and Miller 2011: the clusters of either factor, less what both count).
+    """
+    values = np.array([one.value for one in repetitions])
+    moved = (values - values.mean()) / len(values)
+    factors = [[one.seed for one in repetitions], [one.place for one in repetitions]]
+    single = _of_clusters(moved, list(range(len(values))))
+    crossed = [
+        found for labels in factors if 1 < len(set(labels)) < len(values) for found in [_of_clusters(moved, labels)]
+    ]
+    first, *others = sorted(crossed, reverse=True) or [single]
+    return [first, *((max(0.0, variance - single[0]), freedom) for variance, freedom in others)]
+
+
+def _of_clusters(moved: np.ndarray, labels: Sequence[Hashable]) -> Part:
+    names = list(dict.fromkeys(labels))
+    sums = np.bincount([names.index(label) for label in labels], moved)
+    return float(len(names) / (len(names) - 1) * (sums**2).sum()), len(names) - 1.0
+
+
+def _between_slices(repetitions: Sequence[Repetition], numbers: np.ndarray) -> Part:
+    """Variance of the mean between blocks of neighbouring slices."""
+    slices, places = np.unique(numbers, return_inverse=True)
+    pulls = np.bincount(places, np.concatenate([one.pulls for one in repetitions])) / len(repetitions)
+    blocks = _blocks(slices, block_length(pulls, slices))
+    share = np.bincount(blocks) / len(slices)
+    free = 1 - (share**2).sum()
+    # Of independent blocks with these shares of the slices, from which their common mean was taken.
+    freedom = free**2 / ((share**2).sum() - 2 * (share**3).sum() + (share**2).sum() ** 2)
+    return float((np.bincount(blocks, pulls) ** 2).sum() / free), float(freedom)
+
+
+def _blocks(slices: np.ndarray, length: int) -> np.ndarray:
+    """(N,) the block of each slice: equal parts, of about that length, of every stretch without a gap as long."""
+    block = np.zeros(len(slices), dtype=np.int64)
+    ends = np.flatnonzero(np.diff(slices) > length) + 1
+    for stretch in np.split(np.arange(len(slices)), ends):
+        offset = slices[stretch] - slices[stretch[0]]
+        parts = max(1, round((offset[-1] + 1) / length))
+        block[stretch] = block.max() + 1 + offset * parts // (offset[-1] + 1)
+    return np.unique(block, return_inverse=True)[1]
+
+
+def _margin(freedom: np.ndarray | float) -> np.ndarray:
+    """How many standard errors an effect has to be for an interval to exclude zero with the power asked for."""
+    return np.asarray(stdtrit(freedom, 1 - LEVEL / 2) + stdtrit(freedom, _POWER))

@@ -1,0 +1,204 @@
+"""How often an interval holds the truth and a best mark lies, by simulation; and the formulas, worked out by hand."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from hpcseg.report.statistics import (
+    Estimate,
+    Repetition,
+    best,
+    block_length,
+    counted,
+    difference,
+    estimate,
+    shown_of,
+    slope,
+)
+
+SLICES = np.r_[1:66, 492:501]
+"""The 74 test slices of the real blocked split: the two ends of the stack."""
+CORRELATIONS = (0.64, 0.69)
+"""At lag 1 of what one training gains over another in a slice. Powers of it: 0.11 and 0.16 at lag 5, below 0.01 at 15,
+which is what results/seeds and results/noise-models have."""
+RATIOS = (0.3, 60.0)
+"""Variance of a mean from other trainings, over that from other slices: in results/seeds, half are between 1 and 55."""
+PIXELS = np.full(len(SLICES), 16_384.0)
+
+
+def drawn_gains(draws: int, repetitions: int, rng: np.random.Generator) -> np.ndarray:
+    """(draws, repetitions, slices) gains with mean 0: half of a slice's part is the same for all repetitions."""
+    gains = np.empty((draws, repetitions, len(SLICES)))
+    for index, correlation in enumerate(CORRELATIONS):
+        matrix = correlation ** np.abs(SLICES[:, None] - SLICES[None]).astype(float)
+        root, half = np.linalg.cholesky(matrix), slice(index, None, len(CORRELATIONS))
+        shape = gains[half].shape
+        common, own = rng.standard_normal((shape[0], 1, shape[2])), rng.standard_normal(shape)
+        variance = matrix.mean() * (0.5 + 0.5 / repetitions)
+        ratio = np.exp(rng.uniform(*np.log(RATIOS), (shape[0], 1, 1)))
+        seeds = rng.standard_normal((*shape[:2], 1)) * np.sqrt(ratio * variance * repetitions)
+        gains[half] = np.sqrt(0.5) * (common + own) @ root.T + seeds
+    return gains
+
+
+def of_gains(gains: np.ndarray) -> list[Repetition]:
+    """(repetitions, slices) gains, in thousands of pixels, as repetitions."""
+    return [counted(seed, 0, SLICES, 12_000 + 100 * gain, PIXELS) for seed, gain in enumerate(gains)]
+
+
+@pytest.mark.parametrize("repetitions", [3, 5, 10])
+def test_an_interval_of_95_per_cent_holds_the_truth_in_at_least_93(repetitions):
+    draws, truth = 1500, 12_000 / PIXELS[0]
+    rng = np.random.default_rng(repetitions)
+    found = [estimate(of_gains(gains)) for gains in drawn_gains(draws, repetitions, rng)]
+    covered = np.mean([abs(one.mean - truth) <= one.half for one in found])
+    # Two standard errors of the share itself have to fit in between.
+    assert covered - 2 * math.sqrt(covered * (1 - covered) / draws) >= 0.93
+    # Not by being boundless: were each variance known, the interval of three would be less than three times narrower.
+    assert covered < 0.995
+
+
+@pytest.mark.parametrize("repetitions", [3, 5, 10])
+def test_of_five_equal_settings_one_is_called_the_best_in_at_most_6_per_cent(repetitions):
+    draws = 200
+    rng = np.random.default_rng(repetitions)
+    settings = drawn_gains(5 * draws, repetitions, rng).reshape(draws, 5, repetitions, -1)
+    false = np.mean([best([of_gains(gains) for gains in five]) is not None for five in settings])
+    assert false + 2 * math.sqrt(max(false, 0.01) * (1 - false) / draws) <= 0.06
+
+
+@pytest.mark.parametrize("positions", [3, 5])
+def test_three_seeds_at_each_of_some_positions_are_not_taken_for_that_many_times_three(positions):
+    # A seed that is good at one position is good at all of them, and at a good position all seeds are.
+    draws, rng = 2000, np.random.default_rng(positions)
+    values = 0.01 * (
+        rng.standard_normal((draws, 3, 1)) + rng.standard_normal((draws, 1, positions))
+        + 0.5 * rng.standard_normal((draws, 3, positions))
+    )  # fmt: skip
+    places = list(itertools.product(range(3), range(positions)))
+    covered = 0
+    for drawn in values:
+        found = estimate([Repetition(seed, place, 0.5 + drawn[seed, place]) for seed, place in places])
+        covered += abs(found.mean - 0.5) <= found.half
+    assert covered / draws - 2 * math.sqrt(0.95 * 0.05 / draws) >= 0.93
+    naive = values.reshape(draws, -1)
+    half = 2.15 * naive.std(1, ddof=1) / math.sqrt(3 * positions)  # at most: t of 8 to 14 degrees of freedom
+    assert np.mean(np.abs(naive.mean(1)) <= half) < 0.8
+
+
+def plain(*values: float) -> list[Repetition]:
+    return [Repetition(seed, 0, value) for seed, value in enumerate(values)]
+
+
+def test_without_slices_it_is_students_interval():
+    found = estimate(plain(0.1, 0.2, 0.3))
+    # Mean 0.2, sd 0.1; t of 2 degrees of freedom is 4.3027 at 97.5 %, over the root of 3.
+    assert (found.mean, found.sd) == pytest.approx((0.2, 0.1))
+    assert found.half == pytest.approx(4.302653 * 0.1 / math.sqrt(3), rel=1e-6)
+    # Two-sided p of t with 2 degrees of freedom in closed form, at t = 0.2 / (0.1 / sqrt 3).
+    t = 2 * math.sqrt(3)
+    assert found.p_value == pytest.approx(1 - t / math.sqrt(2 + t * t), rel=1e-6)
+    assert not found.excludes_zero and found.bound == pytest.approx(0.2 + found.half)
+
+
+@pytest.mark.parametrize("values", [(0.9,), (0.9, 0.91)])
+def test_fewer_than_three_repetitions_have_no_interval_and_show_nothing(values):
+    found = estimate(plain(*values))
+    assert found.half is None and found.bound is None and found.p_value == 1
+    assert not found.excludes_zero and shown_of([found]) == [False]
+    assert estimate([]) is None
+
+
+def test_blocks_do_not_reach_over_a_gap_between_slices():
+    # Two stretches that differ: 20 slices and 25, so a fourth of 45 is the longest block, and each stretch has two.
+    slices = np.r_[1:21, 500:525]
+    right = np.where(slices < 100, 1000.0, 550.0)
+    found = estimate([counted(seed, 0, slices, right, np.full(45, 1000.0)) for seed in range(3)])
+    assert found.mean == pytest.approx((20 * 1.0 + 25 * 0.55) / 45)
+    parts = np.array([10, 10, 13, 12]) / 45
+    gaps = np.array([1.0, 1.0, 0.55, 0.55]) - found.mean
+    free = 1 - (parts**2).sum()
+    ((variance, freedom),) = found.slices
+    assert variance == pytest.approx((parts**2 * gaps**2).sum() / free)
+    # Four blocks that are nearly equal.
+    assert 2.9 < freedom < 3
+    assert found.trainings[0][0] == 0
+
+
+def test_a_block_is_as_long_as_five_lengths_of_the_measured_correlation():
+    rng = np.random.default_rng(0)
+    white = rng.standard_normal(4000)
+    numbers = np.arange(4000)
+    alike = white.copy()
+    for place in range(1, 4000):
+        alike[place] = 0.69 * alike[place - 1] + math.sqrt(1 - 0.69**2) * white[place]
+    # Sum of the autocorrelations from lag 1 on, and half of lag 0: 0.5, and 0.5 + 0.69 / 0.31 = 2.7.
+    assert block_length(white - white.mean(), numbers) in (2, 3, 4)
+    assert 12 <= block_length(alike - alike.mean(), numbers) <= 15
+    # With three slices missing between each two, 0.69^4 and 0.69^8 stand for four distances each: 1.6 slices.
+    assert 8 <= block_length(alike[::4] - alike[::4].mean(), numbers[::4]) <= 16
+
+
+def test_a_difference_is_paired_by_seed_position_and_slice():
+    hard = np.linspace(0, 3000, len(SLICES))
+    ours = [counted(seed, 0, SLICES, 12_000 - hard + 10 * seed, PIXELS) for seed in range(4)]
+    theirs = [counted(seed, 0, SLICES, 11_000 - hard + 10 * seed, PIXELS) for seed in range(1, 5)]
+    found = difference(ours, theirs)
+    assert found.values == pytest.approx([1000 / 16_384] * 3)
+    # What is hard for both, and what a seed does to both, is no spread of the difference.
+    assert found.half == pytest.approx(0, abs=1e-9)
+    assert difference(ours, [counted(0, 1, SLICES, hard, PIXELS)]) is None, "another position"
+
+
+def known(z: float) -> Estimate:
+    """A difference of that many standard errors of a normal distribution."""
+    return Estimate((z, z, z), ((1.0, 1e9),))
+
+
+def test_holm_stops_at_the_first_that_does_not_hold():
+    # Two-sided p of 0.010, 0.020, 0.040: below 0.05 / 3, 0.05 / 2 and 0.05. With 0.030 for the second none follows.
+    assert shown_of([known(2.054), known(2.576), known(2.326)]) == [True, True, True]
+    assert shown_of([known(2.054), known(2.576), known(2.170)]) == [False, True, False]
+    assert shown_of([None, known(2.2)]) == [False, True], "a single comparison needs no correction"
+
+
+def test_best_is_who_is_ahead_of_every_other_one():
+    ahead, behind, level = plain(0.90, 0.91, 0.92), plain(0.80, 0.81, 0.82), plain(0.90, 0.915, 0.91)
+    assert best([behind, ahead]) == 1
+    assert best([behind, ahead, level]) is None
+    assert best([behind, ahead, []]) == 1, "a setting without a number is no rival"
+    assert best([ahead]) is None and best([behind[:2], ahead[:2]]) is None
+    elsewhere = [Repetition(one.seed, 1, one.value) for one in behind]
+    assert best([behind, ahead, elsewhere]) is None, "one that it cannot be compared with is no one it is ahead of"
+
+
+def test_a_slope_is_one_line_per_setting_and_seed():
+    def line(steepness: float, seed: int) -> dict[float, list[Repetition]]:
+        return {x: [Repetition(seed, 0, 0.5 + steepness * x)] for x in (0.0, 0.25, 1.0)}
+
+    merged = {x: [*line(-0.1, 0)[x], *line(-0.3, 1)[x], *line(-0.2, 2)[x]] for x in (0.0, 0.25, 1.0)}
+    merged[1.0] = merged[1.0][:2]
+    found = slope({"a": merged, "b": line(-0.5, 0)})
+    assert sorted(found.values) == pytest.approx([-0.5, -0.3, -0.1]), "seed 2 has no line: it lacks a point"
+
+
+def test_repetitions_that_lie_far_apart_are_no_spread_about_a_mean():
+    assert estimate(plain(0.589, 0.042, 0.032)).two_populations
+    assert estimate(plain(0.2, 0.5, 0.8)).two_populations, "an interval of 0.5 ± 0.75"
+    assert estimate(plain(*(0.9 + 0.001 * np.arange(5)), *(0.5 + 0.001 * np.arange(5)))).two_populations
+    assert not estimate(plain(0.978, 0.977, 0.976)).two_populations
+    assert not estimate(plain(*np.linspace(0.4, 0.6, 9))).two_populations
+
+
+def test_the_number_of_repetitions_that_a_difference_takes():
+    rng = np.random.default_rng(0)
+    found = Estimate(tuple(0.01 * rng.standard_normal(3)), ((1e-5, 2.0),))
+    # Normal theory for many repetitions: (1.960 + 0.842)^2 (sd / size)^2, and about two more for the unknown sd.
+    wanted = (1.959964 + 0.841621) ** 2 * (found.sd / 0.001) ** 2
+    assert found.repetitions_for(0.001) == pytest.approx(wanted + 2, abs=2)
+    slices_alone = Estimate(found.values, found.trainings, ((1e-6, 5.0),))
+    assert slices_alone.repetitions_for(0.001) is None, "0.001 is one standard error of these slices"
