@@ -43,10 +43,10 @@ class Mapping:
 
     def apply(self, pixels: np.ndarray, grey: GreyScale) -> np.ndarray:
         """(H, W) grey values to (H, W) float32 as the network takes them: counts of the training on its grey scale."""
-        if self.kind == "as trained":
-            return grey.normalised(grey.limited(pixels))
-        # float32 has too few digits for the values of some types.
-        return grey.normalised(grey.limited(pixels.astype(np.float64) * self.scale + self.offset))
+        if self.kind != "as trained":
+            # float32 has too few digits for the values of some types.
+            pixels = pixels.astype(np.float64) * self.scale + self.offset
+        return grey.normalised(grey.limited(pixels))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for the record."""
