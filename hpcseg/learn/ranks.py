@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -64,7 +65,6 @@ class Ranks:
         self.rank = rank
         self.world_size = world_size
         self.device = device
-        self._exchanged = torch.empty(0)
 
     @property
     def is_main(self) -> bool:
@@ -79,11 +79,9 @@ class Ranks:
         """`largest` of several values, each for itself."""
         if self.world_size == 1:
             return list(values)
-        # Kept until the group has ended. Were gloo's thread the last to let go of it, it would wait for Python's lock,
-        # which torch 2.6 holds while it waits for that thread to end.
-        self._exchanged = torch.tensor(values)
-        dist.all_reduce(self._exchanged, dist.ReduceOp.MAX)
-        return [int(value) for value in self._exchanged]
+        exchanged = torch.tensor(values)
+        dist.all_reduce(exchanged, dist.ReduceOp.MAX)
+        return [int(value) for value in exchanged]
 
     def wait(self) -> None:
         """Wait until all ranks are here; on the CPU, as `largest` is."""
@@ -171,18 +169,22 @@ def join(environment: RankEnvironment, folder: Path) -> Iterator[Ranks]:
             timeout=PATIENCE,
             device_id=device if on_gpu else None,
         )
-        _set_timeout(_LONGEST_SUSPENSION)
+        gloo = _gloo()
+        gloo._set_default_timeout(_LONGEST_SUSPENSION)
         ranks = Ranks(rank, world_size, device)
         yield ranks
         # Rank 0 writes its files last, and has the store that the others' watches need.
         ranks.wait()
     dist.destroy_process_group()
+    # The last reference to gloo, which ends its threads. One of them may still need Python's lock, to let go of the
+    # last tensor; where the group itself goes last, torch 2.6 holds that lock while it waits for them.
+    del gloo
 
 
-def _set_timeout(timeout: timedelta) -> None:
+def _gloo() -> Any:  # what is called of it is missing in torch's annotations
     everyone = dist.group.WORLD
     assert everyone is not None
-    everyone._get_backend(_CPU)._set_default_timeout(timeout)
+    return everyone._get_backend(_CPU)
 
 
 def _refuse_shared_gpu(store: Store, rank: int, world_size: int, device: torch.device) -> None:
