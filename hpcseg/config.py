@@ -20,10 +20,17 @@ from hpcseg.errors import ConfigError
 
 SPLITS = ("shuffled", "blocked")
 PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
-NOISE_MODELS = ("gaussian", "uniform", "poisson", "salt-and-pepper")
+NOISE_MODELS = ("gaussian", "uniform", "poisson", "salt-and-pepper", "offset")
+NORMALISATIONS = ("full-scale", "tile", "set")
+OUT_OF_RANGE = ("keep", "clip", "wrap")
+KEPT_EPOCHS = ("last", "best")
+TEST_STATISTICS = ("running", "running+batch")
 AUGMENTATIONS = ("none", "flips", "symmetries")
 _TILE_GRID = re.compile(r"([1-9][0-9]{0,2})x([1-9][0-9]{0,2})")
 _SHARE = re.compile(r"\s*([0-9]{1,3}(?:\.[0-9]{1,6})?)\s*%\s*")
+# Settings that came after the first cell ids. At their defaults they are left out of what an id is made of, so that
+# trainings of before have the ids and checkpoints that they had.
+_LATER = frozenset({"data.slices", "data.normalise", "data.out_of_range", "train.keep"})
 _MOST_SWEPT = 10_000
 _MOST_CHANNELS = 4_096
 MOST_SPANS = 2.0
@@ -86,6 +93,15 @@ class DataConfig:
     """Slices left out between two sets of a blocked split."""
     train_slices: int = 0
     """Train on the tiles of this many slices only; 0: of all. The same slices are in every larger number."""
+    slices: int = 0
+    """Use only so many slices of the file for all three sets, its first ones; 0: all. The grey scale is the file's."""
+    normalise: str = "full-scale"
+    """What becomes 0 and 1 before the network: "full-scale" (the ends of the data's grey scale, as in `hpcseg info`),
+    "tile" (the least and the largest value of each tile), or "set" (those of all training, of all validation or of all
+    test tiles, of these anew at each noise level); the last two after the noise."""
+    out_of_range: str = "keep"
+    """What becomes of values that noise brings out of the range of the data's type: "keep", "clip" (its nearest end) or
+    "wrap" (rounded, then 65536 is 0, as where floats are stored as uint16). Not for data of floats."""
 
     def __post_init__(self) -> None:
         self.tile_grid(0, 0)
@@ -94,6 +110,11 @@ class DataConfig:
         _check(self.split_seed >= 0, "data.split_seed", self.split_seed, "0 or more")
         _check(self.gap_slices >= 1, "data.gap_slices", self.gap_slices, "at least 1, or neighbours would meet")
         _check(self.train_slices >= 0, "data.train_slices", self.train_slices, "0 (all) or more")
+        _check(self.slices >= 0, "data.slices", self.slices, "0 (all) or more")
+        one_of = f"one of {', '.join(NORMALISATIONS)}"
+        _check(self.normalise in NORMALISATIONS, "data.normalise", self.normalise, one_of)
+        one_of = f"one of {', '.join(OUT_OF_RANGE)}"
+        _check(self.out_of_range in OUT_OF_RANGE, "data.out_of_range", self.out_of_range, one_of)
 
     def tile_grid(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of the tile grid on slices of a size in pixels; raises ConfigError for a spec that is none.
@@ -143,6 +164,8 @@ class TrainConfig:
     augment: str = "none"
     """"flips" (each tile mirrored by lot, up-down and left-right) or "symmetries" (these and quarter turns), drawn
     anew in every epoch."""
+    keep: str = "last"
+    """Which epoch's weights are the model: "last", or "best", the earliest of the highest validation accuracy."""
     seed: int = 0
     """Decides initial weights, epoch order and noise."""
     precision: str = "auto"
@@ -164,12 +187,13 @@ class TrainConfig:
         _check_sigma("train.noise_sigma_max", self.noise_sigma_max)
         noise_models(self.noise_model, "train.noise_model")
         _check(self.augment in AUGMENTATIONS, "train.augment", self.augment, f"one of {', '.join(AUGMENTATIONS)}")
+        _check(self.keep in KEPT_EPOCHS, "train.keep", self.keep, f"one of {', '.join(KEPT_EPOCHS)}")
         _check(self.seed >= 0, "train.seed", self.seed, "0 or more")
         _check(self.precision in PRECISIONS, "train.precision", self.precision, f"one of {', '.join(PRECISIONS)}")
 
-    def used_sigmas(self) -> dict[str, Sigma]:
+    def used_sigmas(self) -> list[tuple[str, Sigma]]:
         """The settings that say how strong noise is, as far as there is any."""
-        return {"train.noise_sigma_max": self.noise_sigma_max} if self.noise_fraction else {}
+        return [("train.noise_sigma_max", self.noise_sigma_max)] if self.noise_fraction else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +206,8 @@ class NoiseLevel:
     """One of `NOISE_MODELS`."""
     fraction: float | None = None
     """None: every tile has noise of `sigma`. Else this share of the tiles has noise, each of its own U(0, sigma)."""
+    norm_tiles: int = 0
+    """0: batch normalisation takes its running statistics. Else those of each batch of so many test tiles."""
 
     @property
     def mixed(self) -> bool:
@@ -190,9 +216,13 @@ class NoiseLevel:
 
     @property
     def key(self) -> str:
-        """Names the level in records: "gaussian-5000", "gaussian-21 %", or "gaussian-10000-p0.5" for a mixed one."""
+        """Names the level in records: "gaussian-5000", "gaussian-21 %", or "gaussian-10000-p0.5" for a mixed one.
+
+        With the statistics of batches "-batch-norm-8" stands behind it.
+        """
         sigma = self.sigma if isinstance(self.sigma, Share) else f"{self.sigma:g}"
-        return f"{self.model}-{sigma}" + (f"-p{self.fraction:g}" if self.fraction is not None else "")
+        fraction = f"-p{self.fraction:g}" if self.fraction is not None else ""
+        return f"{self.model}-{sigma}{fraction}" + (f"-batch-norm-{self.norm_tiles}" if self.norm_tiles else "")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -208,8 +238,16 @@ class EvaluateConfig:
     """Last sigma of the sweep of Figure 7; 0: no sweep."""
     sweep_step: Sigma = 1_000.0
     """Distance between two sigmas of the sweep, in the unit of `sweep_max`."""
+    other_sigmas: str = ""
+    """Further sigmas at which tables show the noisy test sets, as "3000+10000"; `other_noise` has them too."""
     other_noise: str = ""
     """Further models of noise that all test tiles meet at `table_sigma`, as "uniform+poisson"."""
+    batch_norm: str = "running"
+    """"running" (batch normalisation takes the statistics that it has from the training), or "running+batch": all that
+    tables show is measured once more with the statistics of each batch of test tiles, as of a model that was left in
+    training mode."""
+    batch_size: int = 8
+    """Test tiles of one such batch, one behind the other in the order of the test set; the last batch has the rest."""
     mixed_fraction: float = 0.0
     """Share of noisy tiles in a further test set of clean and noisy ones; 0: no such set."""
     mixed_sigma_max: Sigma = 10_000.0
@@ -240,26 +278,37 @@ class EvaluateConfig:
             others = noise_models(self.other_noise, "evaluate.other_noise")
             rule = "of other models than gaussian, which is always there"
             _check("gaussian" not in others, "evaluate.other_noise", self.other_noise, rule)
+        self._table_sigmas()
+        one_of = f"one of {', '.join(TEST_STATISTICS)}"
+        _check(self.batch_norm in TEST_STATISTICS, "evaluate.batch_norm", self.batch_norm, one_of)
+        _check(self.batch_size >= 1, "evaluate.batch_size", self.batch_size, "at least 1 tile")
         _check(0 <= self.mixed_fraction < 1, "evaluate.mixed_fraction", self.mixed_fraction, "0, or a share below 1")
         _check(self.tile >= 0, "evaluate.tile", self.tile, "0, or an edge in pixels")
         _check(self.seed >= 0, "evaluate.seed", self.seed, "0 or more")
 
     def sigmas(self) -> tuple[Sigma, ...]:
-        """All sigmas, ascending within a unit: 0, the table's, and the sweep from 0 to its last point."""
+        """All sigmas, ascending within a unit: 0, the tables', and the sweep from 0 to its last point."""
         step = amount(self.sweep_step)
         points = int(amount(self.sweep_max) / step + 1e-9) + 1 if self.sweep_max else 0
         swept = [number * step for number in range(1, points)]
         shares = isinstance(self.sweep_max, Share)
-        found = {0.0, self.table_sigma, *(Share(f"{value:g} %") if shares else value for value in swept)}
+        found = {0.0, *self._table_sigmas(), *(Share(f"{value:g} %") if shares else value for value in swept)}
         return tuple(sorted(found, key=lambda sigma: (isinstance(sigma, Share), amount(sigma))))
 
-    def used_sigmas(self) -> dict[str, Sigma]:
+    def _table_sigmas(self) -> tuple[Sigma, ...]:
+        """Those of noise that tables show, each once: `table_sigma` first."""
+        others = self.other_sigmas.split("+") if self.other_sigmas else []
+        found = [_sigma_in_text(text, "evaluate.other_sigmas", self.other_sigmas) for text in others]
+        return tuple(dict.fromkeys((self.table_sigma, *found)))
+
+    def used_sigmas(self) -> list[tuple[str, Sigma]]:
         """The settings that say how strong noise is, as far as there is any."""
-        used = {"evaluate.table_sigma": self.table_sigma}
+        used = [("evaluate.table_sigma", self.table_sigma)]
+        used += [("evaluate.other_sigmas", sigma) for sigma in self._table_sigmas()[1:]]
         if self.sweep_max:
-            used["evaluate.sweep_max"] = self.sweep_max
+            used.append(("evaluate.sweep_max", self.sweep_max))
         if self.mixed_fraction:
-            used["evaluate.mixed_sigma_max"] = self.mixed_sigma_max
+            used.append(("evaluate.mixed_sigma_max", self.mixed_sigma_max))
         return used
 
     def mixed(self) -> NoiseLevel | None:
@@ -269,18 +318,27 @@ class EvaluateConfig:
     def others(self) -> tuple[NoiseLevel, ...]:
         """The test sets with another model of noise."""
         names = noise_models(self.other_noise, "evaluate.other_noise") if self.other_noise else ()
-        return tuple(NoiseLevel(self.table_sigma, name) for name in names)
+        return tuple(NoiseLevel(sigma, name) for name in names for sigma in self._table_sigmas())
 
     def levels(self) -> tuple[NoiseLevel, ...]:
-        """All versions of the test set: Gaussian at `sigmas()`, then `others()`, then `mixed()`."""
+        """All versions of the test set: Gaussian at `sigmas()`, `others()`, `mixed()`, then with batches' statistics.
+
+        Of the last there is one for each level before that tables show.
+        """
         mixed = self.mixed()
         gaussian = tuple(NoiseLevel(sigma) for sigma in self.sigmas())
-        return (*gaussian, *self.others(), *((mixed,) if mixed else ()))
+        levels = (*gaussian, *self.others(), *((mixed,) if mixed else ()))
+        if self.batch_norm == "running":
+            return levels
+        again = (level for level in levels if self._in_tables(level))
+        return (*levels, *(dataclasses.replace(level, norm_tiles=self.batch_size) for level in again))
 
     def headline_levels(self) -> tuple[NoiseLevel, ...]:
         """The levels that tables are made of: all but those that only the sweep has."""
-        swept = {NoiseLevel(sigma) for sigma in self.sigmas() if sigma not in (0.0, self.table_sigma)}
-        return tuple(level for level in self.levels() if level not in swept)
+        return tuple(level for level in self.levels() if self._in_tables(level))
+
+    def _in_tables(self, level: NoiseLevel) -> bool:
+        return level.mixed or level.model != "gaussian" or level.sigma in (0.0, *self._table_sigmas())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -325,6 +383,24 @@ class CellConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
+    def __post_init__(self) -> None:
+        if self.evaluate.whole_slices and self.data.normalise != "full-scale":
+            raise ConfigError(
+                f'data.normalise is "{self.data.normalise}", for which a whole slice is neither a tile nor a set. '
+                "Set evaluate.whole_slices to false."
+            )
+        if self.evaluate.batch_norm != "running" and not self.train.batch_norm:
+            raise ConfigError(
+                f'evaluate.batch_norm is "{self.evaluate.batch_norm}", but the model has no batch normalisation, since '
+                'train.batch_norm is false. Set evaluate.batch_norm to "running".'
+            )
+        if self.evaluate.batch_norm != "running" and self.data.tile_size <= 2**self.train.depth:
+            raise ConfigError(
+                f'evaluate.batch_norm is "{self.evaluate.batch_norm}", but tiles of {self.data.tile_size} pixels that '
+                f"are halved {self.train.depth} times are one pixel, which has no statistics. Set data.tile_size to "
+                f"more than {2**self.train.depth}."
+            )
+
     def name(self) -> str:
         """The readable part of the cell's id, such as `large-shuffled-p050-w64-s0`.
 
@@ -348,13 +424,19 @@ class CellConfig:
         Evaluation settings are left out: they are stored with the evaluation, so that a longer sweep does not
         train the model again.
         """
-        decides = {
-            "data": dataclasses.asdict(self.data),
-            "train": dataclasses.asdict(self.train),
-            "data_sha256": data_sha256,
-            "numerics": numerics,
-        }
+        decides = {**self.decisive(), "data_sha256": data_sha256, "numerics": numerics}
         return f"{self.name()}-{digest(decides)[:8]}"
+
+    def decisive(self) -> dict[str, dict[str, Any]]:
+        """The settings of data and training that decide the model, those that came later only where they are set."""
+        return {
+            section: {
+                item.name: getattr(settings, item.name)
+                for item in dataclasses.fields(settings)
+                if f"{section}.{item.name}" not in _LATER or getattr(settings, item.name) != item.default
+            }
+            for section, settings in (("data", self.data), ("train", self.train))
+        }
 
 
 def noise_models(names: str, where: str) -> tuple[str, ...]:
@@ -452,6 +534,16 @@ def _sigma(value: Any, where: str) -> Sigma:
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
     return share if share.per_cent else 0.0
+
+
+def _sigma_in_text(text: str, name: str, whole: str) -> Sigma:
+    """One sigma of several that are written in one text."""
+    try:
+        sigma = Share(text) if "%" in text else float(text)
+    except (ConfigError, ValueError):
+        sigma = math.nan
+    _check(0 < amount(sigma) < math.inf, name, whole, 'sigmas above 0 joined by "+", as "3000+10000" or "12 %+42 %"')
+    return sigma
 
 
 def refuse_unknown(table: Mapping[str, Any], valid: tuple[str, ...], where: str) -> None:

@@ -34,6 +34,9 @@ from hpcseg.errors import ConfigError
         (DataConfig, "split", "random", "one of shuffled, blocked"),
         (DataConfig, "split_seed", -1, "0 or more"),
         (DataConfig, "gap_slices", 0, "at least 1"),
+        (DataConfig, "slices", -1, "0 (all) or more"),
+        (DataConfig, "normalise", "slice", "one of full-scale, tile, set"),
+        (DataConfig, "out_of_range", "drop", "one of keep, clip, wrap"),
         (TrainConfig, "width", 0, "between 1 and 4096 channels"),
         (TrainConfig, "width", 4097, "between 1 and 4096 channels"),
         (TrainConfig, "depth", 0, "between 1 and 8"),
@@ -46,11 +49,19 @@ from hpcseg.errors import ConfigError
         (TrainConfig, "noise_fraction", -0.1, "between 0 and 1"),
         (TrainConfig, "noise_fraction", float("nan"), "between 0 and 1"),
         (TrainConfig, "noise_sigma_max", -1.0, "0 counts or more"),
+        (TrainConfig, "keep", "first", "one of last, best"),
         (TrainConfig, "seed", -1, "0 or more"),
         (TrainConfig, "precision", "fp8", "one of auto, fp32, tf32, bf16, fp16"),
         (EvaluateConfig, "table_sigma", -1.0, "0 counts or more"),
         (EvaluateConfig, "sweep_max", -1.0, "0 counts or more"),
         (EvaluateConfig, "sweep_step", 0.0, "above 0 counts"),
+        (EvaluateConfig, "other_sigmas", "3000,10000", 'sigmas above 0 joined by "+"'),
+        (EvaluateConfig, "other_sigmas", "3000+", 'sigmas above 0 joined by "+"'),
+        (EvaluateConfig, "other_sigmas", "0", 'sigmas above 0 joined by "+"'),
+        (EvaluateConfig, "other_sigmas", "inf", 'sigmas above 0 joined by "+"'),
+        (EvaluateConfig, "other_sigmas", "12%+300 %", 'sigmas above 0 joined by "+"'),
+        (EvaluateConfig, "batch_norm", "batch", "one of running, running+batch"),
+        (EvaluateConfig, "batch_size", 0, "at least 1 tile"),
         (EvaluateConfig, "seed", -1, "0 or more"),
         (EvaluateConfig, "tile", -1, "0, or an edge in pixels"),
         (NeedsConfig, "gpus", -1, "0 or more"),
@@ -135,7 +146,17 @@ def test_a_sweep_has_one_unit():
 
 
 OTHER = {
-    "data": {"tiles": "2x2", "tile_size": 64, "split": "blocked", "split_seed": 5, "gap_slices": 3, "train_slices": 7},
+    "data": {
+        "tiles": "2x2",
+        "tile_size": 64,
+        "split": "blocked",
+        "split_seed": 5,
+        "gap_slices": 3,
+        "train_slices": 7,
+        "slices": 9,
+        "normalise": "tile",
+        "out_of_range": "clip",
+    },
     "train": {
         "width": 16,
         "depth": 3,
@@ -149,6 +170,7 @@ OTHER = {
         "noise_model": "uniform+poisson",
         "noise_each_epoch": True,
         "augment": "flips",
+        "keep": "best",
         "seed": 4,
         "precision": "fp32",
     },
@@ -156,7 +178,10 @@ OTHER = {
         "table_sigma": 1.0,
         "sweep_max": 10_000.0,
         "sweep_step": 10.0,
+        "other_sigmas": "3000+10000",
         "other_noise": "uniform",
+        "batch_norm": "running+batch",
+        "batch_size": 4,
         "mixed_fraction": 0.5,
         "mixed_sigma_max": 1.0,
         "whole_slices": True,
@@ -218,6 +243,48 @@ def test_the_levels_are_the_sweep_then_other_models_then_the_mixed_set():
     ]
     headlines = [level for level in config.levels() if level.key not in ("gaussian-1000", "gaussian-2000")]
     assert list(config.headline_levels()) == headlines
+
+
+def test_further_sigmas_are_those_of_other_noise_too_and_each_stands_once():
+    config = EvaluateConfig(other_sigmas="10000+3000+5000+12%", other_noise="offset", sweep_max=4_000)
+    assert [level.key for level in config.levels()] == [
+        *("gaussian-0", "gaussian-1000", "gaussian-2000", "gaussian-3000", "gaussian-4000", "gaussian-5000"),
+        *("gaussian-10000", "gaussian-12 %", "offset-5000", "offset-10000", "offset-3000", "offset-12 %"),
+    ]
+    only_swept = {"gaussian-1000", "gaussian-2000", "gaussian-4000"}
+    assert {level.key for level in config.levels()} - {level.key for level in config.headline_levels()} == only_swept
+    assert dict(config.used_sigmas())["evaluate.table_sigma"] == 5_000
+    assert [sigma for name, sigma in config.used_sigmas() if name == "evaluate.other_sigmas"] == [10_000, 3_000, "12 %"]
+
+
+def test_statistics_of_batches_are_further_levels_of_all_that_tables_show():
+    plain = EvaluateConfig(sweep_max=2_000, other_noise="offset", mixed_fraction=0.5)
+    both = dataclasses.replace(plain, batch_norm="running+batch", batch_size=4)
+    assert both.levels()[: len(plain.levels())] == plain.levels()
+    again = ["gaussian-0", "gaussian-5000", "offset-5000", "gaussian-10000-p0.5"]
+    keys = [level.key for level in both.levels()[len(plain.levels()) :]]
+    assert keys == [f"{key}-batch-norm-4" for key in again]
+    assert [level.key for level in both.headline_levels()] == [*again, *keys]
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (
+            {"data": {"normalise": "tile"}, "evaluate": {"whole_slices": True}},
+            r'data\.normalise is "tile".*whole slice',
+        ),
+        ({"data": {"normalise": "set"}, "evaluate": {"whole_slices": True}}, r'data\.normalise is "set".*whole slice'),
+        ({"train": {"batch_norm": False}, "evaluate": {"batch_norm": "running+batch"}}, "has no batch normalisation"),
+        (
+            {"data": {"tile_size": 16}, "evaluate": {"batch_norm": "running+batch"}},
+            "tiles of 16 pixels .* 4 times are one pixel.*more than 16",
+        ),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(settings, told):
+    with pytest.raises(ConfigError, match=rf"^job: .*{told}"):
+        build_config(CellConfig, settings, "job")
 
 
 @pytest.mark.parametrize("models", ["", "pink", "gaussian+", "uniform+uniform", "gaussian, poisson"])

@@ -168,6 +168,24 @@ def test_figure_7s_cells_are_swept_to_30000_counts(name):
             assert {0.0, 5_000.0} <= set(cell.evaluate.sigmas())
 
 
+def test_readings_are_the_small_row_with_one_thing_changed_in_each_block():
+    cells = load_job(find_job("readings")).cells
+    changes = {}
+    for cell in cells:
+        changes.setdefault(cell.name().partition(f"-s{cell.train.seed}")[2], []).append(cell)
+    rows = {(fraction, seed) for fraction in (0.0, 0.25, 0.5, 0.75, 1.0) for seed in (0, 1, 2)}
+    assert all({(cell.train.noise_fraction, cell.train.seed) for cell in of} == rows for of in changes.values())
+    assert set(changes) == {
+        *("", "-noise-model-offset", "-normalise-tile", "-normalise-set", "-out-of-range-clip", "-out-of-range-wrap"),
+        *("-keep-best", "-slices-50"),
+    }
+    assert {cell.data.tiles for cell in changes.pop("-slices-50")} == {"large"}
+    assert {cell.data.tiles for of in changes.values() for cell in of} == {"small"}
+    keys = {level.key for level in cells[0].evaluate.headline_levels()}
+    for sigma in (3_000, 5_000, 10_000):
+        assert {f"{model}-{sigma}{norm}" for model in ("gaussian", "offset") for norm in ("", "-batch-norm-8")} <= keys
+
+
 def test_an_override_replaces_a_setting_in_shared_tables_and_in_every_grid(tmp_path):
     path = tmp_path / "study.toml"
     path.write_text(

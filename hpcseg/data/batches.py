@@ -5,6 +5,7 @@ Rank and world size come in as plain numbers. Nothing here depends on them but w
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +51,12 @@ class TileSource:
     tiles: np.ndarray
     """(T, 3) int64 rows (slice index, y, x)."""
     split: Split
-    size: int
+    config: DataConfig
+
+    @property
+    def size(self) -> int:
+        """Edge of a tile in pixels."""
+        return self.config.tile_size
 
     @property
     def classes(self) -> int:
@@ -63,6 +69,22 @@ class TileSource:
         counts, labels = store.read_tiles(self.info.path, tiles, self.size)
         keys = np.column_stack([self.info.numbers[tiles[:, 0]], tiles[:, 1:]])
         return self.info.grey.limited(counts), labels, keys
+
+    def normalised(self, noisy: np.ndarray) -> np.ndarray:
+        """A set of tiles (T, S, S), grey values with whatever noise they have, as the network takes them: float32.
+
+        Source: the paper's data section: noise first, then grey value / 65535, without clipping; the other settings are
+        readings of "between 0 and 1".
+        """
+        kept = noise.within_range(noisy, np.dtype(self.info.dtype), self.config.out_of_range)
+        if self.config.normalise == "full-scale":
+            return self.info.grey.normalised(kept)
+        values = kept.astype(np.float32, copy=False)
+        axes = (1, 2) if self.config.normalise == "tile" else None
+        low, high = values.min(axes, keepdims=True), values.max(axes, keepdims=True)
+        # Of one value alone nothing is told, and it becomes 0.
+        scaled: np.ndarray = (values - low) / np.where(high > low, high - low, np.float32(1))
+        return scaled
 
     def read_slice(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """One whole slice (H, W) of limited grey values and its labels (H, W) uint8, by its index in the file."""
@@ -83,17 +105,14 @@ def open_source(path: Path, config: DataConfig) -> TileSource:
     """
     info = store.read_info(path)
     tiles, split = lay_out(info.shape, config)
-    return TileSource(info, tiles, split, config.tile_size)
+    return TileSource(info, tiles, split, config)
 
 
 def training_set(source: TileSource, rows: np.ndarray, config: TrainConfig, device: torch.device) -> TileSet:
-    """Load training or validation tiles with the cell's noise drawn once, normalised by the grey scale of the data.
-
-    Source: the paper's data section: noise first, then grey value / 65535, without clipping.
-    """
+    """Load training or validation tiles with the cell's noise drawn once, as the network takes them."""
     counts, labels, keys = source.read(rows)
     noisy = _with_noise(counts, keys, config, source.info.grey)
-    return TileSet(_normalised(noisy, source.info.grey, device), torch.from_numpy(labels).to(device))
+    return TileSet(_images(source, noisy, device), torch.from_numpy(labels).to(device))
 
 
 class TrainingTiles:
@@ -103,7 +122,7 @@ class TrainingTiles:
     """
 
     def __init__(self, source: TileSource, rows: np.ndarray, config: TrainConfig, device: torch.device) -> None:
-        self._config, self._device, self._grey = config, device, source.info.grey
+        self._config, self._device, self._source = config, device, source
         self._tiles = training_set(source, rows, config, device)
         # The raw values are only needed where noise is drawn again.
         self._raw = source.read(rows)[::2] if config.noise_each_epoch and config.noise_fraction else None
@@ -120,8 +139,8 @@ class TrainingTiles:
         """The tiles as epoch 0, 1, ... sees them: a function of the cell's seed and the epoch alone."""
         tiles = self._tiles
         if self._raw is not None:
-            noisy = _with_noise(*self._raw, self._config, self._grey, epoch)
-            tiles = TileSet(_normalised(noisy, self._grey, self._device), tiles.labels)
+            noisy = _with_noise(*self._raw, self._config, self._source.info.grey, epoch)
+            tiles = TileSet(_images(self._source, noisy, self._device), tiles.labels)
         if self._config.augment != "none":
             moves = epoch_symmetries(len(self), augment=self._config.augment, seed=self._config.seed, epoch=epoch)
             tiles = transformed(tiles, moves)
@@ -163,7 +182,8 @@ class NoisyTestSet:
         return len(self.clean)
 
     def take(self, rows: slice, level: NoiseLevel) -> tuple[torch.Tensor, torch.Tensor]:
-        """The tiles of `rows` at one noise level, with labels as int64."""
+        """The tiles of `rows` at one noise level, whatever statistics a model takes there, with labels as int64."""
+        level = dataclasses.replace(level, norm_tiles=0)
         images, labels = self.clean.take(rows)
         if level in self.others:
             return self.others[level][rows], labels
@@ -176,19 +196,21 @@ def test_set(source: TileSource, *, levels: Sequence[NoiseLevel], seed: int, dev
 
     Args:
         source: the packed tiles.
-        levels: at which the set is looked at; the Gaussian ones need not be named.
+        levels: at which the set is looked at. The Gaussian ones need not be named where the settings of the tiles leave
+            all to the grey scale of the data; else each is made of its own, and all are kept.
         seed: the evaluation's.
         device: of this rank.
     """
     counts, labels, keys = source.read(source.split.test)
     grey = source.info.grey
     unit = noise.test_noise(keys, size=source.size, seed=seed)
+    affine = source.config.normalise == "full-scale" and source.config.out_of_range == "keep"
     others = {
-        level: _normalised(noise.noisy_tests(counts, keys, level, seed=seed, grey=grey), grey, device)
+        level: _images(source, noise.noisy_tests(counts, keys, level, seed=seed, grey=grey), device)
         for level in levels
-        if level.mixed or level.model != "gaussian"
+        if not level.norm_tiles and (level.mixed or level.model != "gaussian" or not affine)
     }
-    clean = TileSet(_normalised(counts, grey, device), torch.from_numpy(labels).to(device))
+    clean = TileSet(_images(source, counts, device), torch.from_numpy(labels).to(device))
     return NoisyTestSet(clean, torch.from_numpy(unit).unsqueeze(1).to(device), others, keys[:, 0], grey)
 
 
@@ -208,8 +230,8 @@ def _with_noise(
     return noisy
 
 
-def _normalised(counts: np.ndarray, grey: GreyScale, device: torch.device) -> torch.Tensor:
-    return torch.from_numpy(grey.normalised(counts)).unsqueeze(1).to(device)
+def _images(source: TileSource, noisy: np.ndarray, device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(source.normalised(noisy)).unsqueeze(1).to(device)
 
 
 def epoch_order(tiles: int, *, seed: int, epoch: int) -> np.ndarray:
@@ -231,8 +253,8 @@ def rank_share(batch: torch.Tensor, rank: int, world_size: int) -> torch.Tensor:
     return batch.tensor_split(world_size)[rank]
 
 
-def evaluation_chunks(tiles: int, rank: int, world_size: int) -> Iterator[slice]:
+def evaluation_chunks(tiles: int, rank: int, world_size: int, size: int = EVALUATION_CHUNK) -> Iterator[slice]:
     """The chunks of tile rows that a rank evaluates: over all ranks each tile exactly once, none padded."""
-    for number, start in enumerate(range(0, tiles, EVALUATION_CHUNK)):
+    for number, start in enumerate(range(0, tiles, size)):
         if number % world_size == rank:
-            yield slice(start, min(start + EVALUATION_CHUNK, tiles))
+            yield slice(start, min(start + size, tiles))

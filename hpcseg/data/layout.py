@@ -7,6 +7,7 @@ import numpy as np
 from hpcseg.config import DataConfig
 from hpcseg.data.splits import Split, split_tiles
 from hpcseg.data.tiles import all_tiles, tile_corners
+from hpcseg.errors import DatasetError
 
 
 def lay_out(shape: tuple[int, int, int], config: DataConfig) -> tuple[np.ndarray, Split]:
@@ -21,11 +22,14 @@ def lay_out(shape: tuple[int, int, int], config: DataConfig) -> tuple[np.ndarray
 
     Raises:
         ConfigError: the tiles do not fit on the slices.
-        DatasetError: too few slices for the split.
+        DatasetError: too few slices for the split, or for the settings.
     """
     slices, height, width = shape
+    if config.slices > slices:
+        raise DatasetError(f"data.slices is {config.slices}, but the file has {slices} slices. Ask for fewer.")
     rows, columns = config.tile_grid(height, width)
-    tiles = all_tiles(slices, tile_corners(height, width, rows=rows, columns=columns, size=config.tile_size))
+    corners = tile_corners(height, width, rows=rows, columns=columns, size=config.tile_size)
+    tiles = all_tiles(config.slices or slices, corners)
     split = split_tiles(
         tiles,
         policy=config.split,

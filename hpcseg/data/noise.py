@@ -31,7 +31,8 @@ def noisy_tile(
         counts: (S, S) grey values; for "poisson" 0 or more.
         sigma: in counts.
         model: "gaussian"; "uniform", of the same deviation; "poisson", shot noise whose variance grows with the grey
-            value; or "salt-and-pepper", pixels that are lost to either end of the grey scale.
+            value; "salt-and-pepper", pixels that are lost to either end of the grey scale; or "offset", one Gaussian
+            number of this deviation that all pixels of the tile have in common.
         grey: the scale of the data.
 
     Returns:
@@ -48,6 +49,8 @@ def noisy_tile(
     elif model == "poisson":
         counts_per_photon = sigma**2 / grey.middle
         noisy[:] = rng.poisson(noisy / counts_per_photon) * counts_per_photon
+    elif model == "offset":
+        noisy += np.float32(sigma) * rng.standard_normal(dtype=np.float32)
     else:
         assert model == "salt-and-pepper", model
         draw = rng.random(counts.shape, dtype=np.float32)
@@ -156,6 +159,29 @@ def test_noise(tiles: np.ndarray, *, size: int, seed: int) -> np.ndarray:
     for index, tile in enumerate(tiles):
         noise[index] = unit_noise(stream(Purpose.TEST_NOISE, seed, *tile), size)
     return noise
+
+
+def within_range(noisy: np.ndarray, dtype: np.dtype, rule: str) -> np.ndarray:
+    """Grey values of any shape as a type of whole numbers would keep them.
+
+    Args:
+        noisy: in counts.
+        dtype: of the data; of whole numbers, but for "keep".
+        rule: "keep": as they are; "clip": those beyond the ends of the type become its ends; "wrap": rounded to whole
+            numbers (halves to even), of which those beyond go on from the other end.
+
+    Returns:
+        The same shape, float32 but for "keep".
+    """
+    if rule == "keep":
+        return noisy
+    ends = np.iinfo(dtype)
+    if rule == "clip":
+        clipped: np.ndarray = noisy.clip(ends.min, ends.max).astype(np.float32)
+        return clipped
+    assert rule == "wrap", rule
+    wrapped: np.ndarray = np.rint(noisy).astype(np.int64).astype(dtype).astype(np.float32)
+    return wrapped
 
 
 def _one_key_each(counts: np.ndarray, tiles: np.ndarray) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
+
 from hpcseg.config import MOST_SPANS, CellConfig, Share, amount, noise_models
 from hpcseg.data.grey import PAPER_SPAN
 from hpcseg.data.store import DatasetInfo
@@ -14,13 +16,15 @@ def check_noise(cells: Iterable[CellConfig], info: DatasetInfo) -> None:
     """See that the noise of all cells fits the grey values of their data set, before anything runs.
 
     Raises:
-        ConfigError: a sigma in counts is of other data, or a model of noise needs values that these are not.
+        ConfigError: a sigma in counts is of other data, or a model of noise, or what becomes of its values, needs
+            grey values that these are not.
         DatasetError: a sigma is a share of a span that is not known.
     """
     strong: dict[tuple[str, float], None] = {}
     for cell in cells:
         _refuse_negative(cell, info)
-        for name, sigma in {**cell.train.used_sigmas(), **cell.evaluate.used_sigmas()}.items():
+        _refuse_floats(cell, info)
+        for name, sigma in (*cell.train.used_sigmas(), *cell.evaluate.used_sigmas()):
             counts = info.grey.counts(sigma)
             # Of slices with hardly more than one value nothing can be said.
             if isinstance(sigma, Share) or not info.grey.span or counts <= MOST_SPANS * info.grey.span:
@@ -52,6 +56,14 @@ def _refuse_negative(cell: CellConfig, info: DatasetInfo) -> None:
                 f"{info.image_names[darkest]} in {info.path.name} has {info.grey_min[darkest]:g}. Take another model "
                 "of noise, or add a constant to all slices and pack them again."
             )
+
+
+def _refuse_floats(cell: CellConfig, info: DatasetInfo) -> None:
+    if cell.data.out_of_range != "keep" and np.dtype(info.dtype).kind == "f":
+        raise ConfigError(
+            f'data.out_of_range is "{cell.data.out_of_range}", but {info.path.name} holds {info.dtype} grey values, '
+            'whose type has no ends that noise would reach. Set it to "keep".'
+        )
 
 
 def _share_on_paper(sigma: float) -> str:

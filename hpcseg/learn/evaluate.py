@@ -49,6 +49,16 @@ def folded(model: nn.Module) -> nn.Module:
     return lean
 
 
+def with_batch_statistics(model: nn.Module) -> nn.Module:
+    """A copy in evaluation mode whose batch normalisations take the statistics of the batch at hand, and keep none."""
+    copied = copy.deepcopy(model).eval()
+    for module in copied.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.track_running_stats = False
+            module.running_mean = module.running_var = module.num_batches_tracked = None
+    return copied
+
+
 def validate(
     model: nn.Module, tiles: TileSet, *, classes: int, precision: str, ranks: Ranks
 ) -> tuple[float, np.ndarray]:

@@ -91,11 +91,13 @@ class Trainer:
         # Loss and correct pixels of each step: a vector, not a running sum, so that the sum of an epoch is rounded
         # in the same order whether or not a checkpoint came between, and no step waits for a number.
         self.sums = torch.zeros(self.steps, 2, dtype=torch.float64, device=self.ranks.device)
+        # Of the best epoch so far, where that is kept: on the CPU, and the same on all ranks.
+        self._best: dict[str, torch.Tensor] = {}
         self._saved_at = time.monotonic()
         self._agree = Agreement(self.ranks)
 
     def fit(self) -> bool:
-        """Train from where `restore` has put it, or from the start, to the last epoch.
+        """Train from where `restore` has put it, or from the start, to the last epoch; then have the weights to keep.
 
         Returns:
             True when all epochs are done; False when `should_stop` ended it, with the checkpoint written.
@@ -107,7 +109,19 @@ class Trainer:
             if not self._train_epoch():
                 return False
             self._finish_epoch()
+        if self._best:
+            self.model.load_state_dict(self._best)
         return True
+
+    @property
+    def kept_epoch(self) -> int:
+        """Of the finished epochs the one, counted from 1, whose weights the model shall have in the end."""
+        history = self.position.history
+        if self.config.keep == "last":
+            return len(history)
+        # The same pixels in every epoch, so the right ones are compared; among equals the first wins.
+        right = [int(np.trace(line["validation_confusion"])) for line in history]
+        return 1 + right.index(max(right))
 
     def restore(self, content: dict[str, Any] | None) -> None:
         """Go to where a checkpoint says; without one stay at the start. Called by all ranks.
@@ -127,6 +141,7 @@ class Trainer:
             self.model.load_state_dict(content["model"])
             self.optimizer.load_state_dict(content["optimizer"])
             self.scaler.load_state_dict(content["scaler"])
+            self._best = content.get("best", {})
             self.position = Position(**content["position"])
             if self.ranks.is_main:
                 self.sums.copy_(content["sums"])
@@ -200,6 +215,8 @@ class Trainer:
                 "validation_confusion": confusion.tolist(),
             }
         )
+        if self.config.keep == "best" and self.kept_epoch == self.position.epoch:
+            self._best = {name: value.to("cpu", copy=True) for name, value in self.model.state_dict().items()}
         self.on_epoch(self.position.history, seconds, tiles)
 
     def _wish(self) -> int:
@@ -236,6 +253,7 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "sums": self.sums,
             "position": vars(self.position),
+            **({"best": self._best} if self._best else {}),
         }
         # The same on all ranks. A training that goes on from there would end in the same way, and so for ever.
         broken = checkpoint.not_finite(content)

@@ -182,7 +182,9 @@ def _training(cell: Cell, planned: Mapping[str, Any], record: Mapping[str, Any])
     provenance = record.get("provenance", {})
     tests = []
     if cell.folder.evaluation_file.exists():
-        tests = read_json(cell.folder.evaluation_file).get("points", [])
+        points = read_json(cell.folder.evaluation_file).get("points", [])
+        # Of the model as it is used: with its running statistics.
+        tests = [point for point in points if not point.get("batch_norm_tiles")]
     return {
         "cell": str(planned.get("id", cell.id)),  # a folder may have been renamed
         "job": planned.get("job"),

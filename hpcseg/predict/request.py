@@ -158,6 +158,13 @@ def _check_ensemble(models: Sequence[Model], wishes: Wishes) -> None:
                     f"{models[0].name} and {model.name} cannot be one ensemble: their {what} are {ours} and "
                     f"{theirs[what]}. Take models of one data set."
                 )
+    for model in models:
+        # The least and largest value of a slice are not those of a tile, and no slice of a volume is a set.
+        if model.card.data.normalise != "full-scale":
+            raise ConfigError(
+                f'{model.name} was trained with data.normalise = "{model.card.data.normalise}", which says nothing of '
+                'whole slices. Take a model that was trained with "full-scale".'
+            )
     if wishes.spread and len(models) < 2:
         raise ConfigError("--spread is the spread over several models. Give more with --ensemble.")
 

@@ -41,7 +41,7 @@ class Training:
 
     record: Mapping[str, Any]
     confusion: np.ndarray
-    """Of the validation set after the last epoch."""
+    """Of the validation set after the epoch that was kept."""
     epochs: tuple[Epoch, ...]
     """Empty where metrics.jsonl has not exactly the epochs 1, 2, ... of the training."""
 
@@ -164,6 +164,7 @@ def _level(point: dict[str, Any]) -> NoiseLevel:
         Share(sigma) if isinstance(sigma, str) else float(sigma),
         str(point.get("noise", "gaussian")),
         None if fraction is None else float(fraction),
+        int(point.get("batch_norm_tiles", 0)),
     )
 
 

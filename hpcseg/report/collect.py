@@ -64,7 +64,7 @@ class Row:
         return self.cell.config
 
     def validation_accuracy(self) -> float | None:
-        """Of the validation set after the last epoch; None for a hole."""
+        """Of the validation set after the epoch that was kept; None for a hole."""
         return None if self.training is None else metrics.accuracy(self.training.confusion)
 
     def test_accuracy(self, level: NoiseLevel) -> float | None:

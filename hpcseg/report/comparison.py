@@ -82,10 +82,11 @@ def training_label(group: Group, records: Records) -> str:
 def level_name(level: NoiseLevel) -> str:
     """A noise level as a column's head."""
     sigma = level.sigma if isinstance(level.sigma, Share) else f"{level.sigma:g}"
+    statistics = f", statistics of {level.norm_tiles} test tiles" if level.norm_tiles else ""
     if level.fraction is not None:
         tiles = " of tiles," if isinstance(level.sigma, Share) else ""
-        return f"mixed: {100 * level.fraction:g} %{tiles} up to {sigma}"
-    return "clean" if level.sigma == 0 else f"{level.model} {sigma}"
+        return f"mixed: {100 * level.fraction:g} %{tiles} up to {sigma}{statistics}"
+    return ("clean" if level.sigma == 0 else f"{level.model} {sigma}") + statistics
 
 
 def levels(records: Records) -> Sheet:

@@ -226,6 +226,7 @@ def _point(level: NoiseLevel, confusion: np.ndarray, grey: GreyScale) -> dict[st
         "sigma": level.sigma,
         **({"sigma_counts": grey.counts(level.sigma)} if isinstance(level.sigma, Share) else {}),
         "fraction": level.fraction,
+        **({"batch_norm_tiles": level.norm_tiles} if level.norm_tiles else {}),
         "confusion": confusion.tolist(),
         "accuracy": metrics.accuracy(confusion),
         "mean_iou": _finite(metrics.mean_iou(confusion)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable
 from typing import Any
@@ -84,6 +83,7 @@ def train(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> bool:
         if ranks.is_main:
             append_event(cell.folder.events_file, "stop", epoch=position.epoch, step=position.step)
         return False
+    kept = position.history[trainer.kept_epoch - 1]
     memory, called = peak_memory_mib(ranks), trainer.called  # on all ranks, which may have to meet for it
     if ranks.is_main:
         weights = trainer.model.state_dict()
@@ -94,6 +94,7 @@ def train(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> bool:
                 "schema": SCHEMA,
                 "id": cell.id,
                 "epochs": position.epoch,
+                "kept_epoch": kept["epoch"],
                 "steps": position.epoch * trainer.steps,
                 "train_tiles": len(trainer.training),
                 "train_slices": len(np.unique(source.tiles[source.split.train, 0])),
@@ -106,8 +107,8 @@ def train(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> bool:
                 "seconds": round(position.seconds, 3),
                 "peak_memory_mib": memory,
                 "starts": _starts(cell.folder),
-                "validation_loss": position.history[-1]["validation_loss"],
-                "validation_confusion": position.history[-1]["validation_confusion"],
+                "validation_loss": kept["validation_loss"],
+                "validation_confusion": kept["validation_confusion"],
                 "split_sha256": source.split.sha256(),
                 "model_sha256": checkpoint.weights_sha256(weights),
                 "provenance": planned_provenance(cell, ranks),
@@ -124,8 +125,8 @@ def _origin(cell: Cell) -> dict[str, Any]:
     planned = read_json(cell.folder.config_file)
     settings = {
         f"{section}.{name}": value
-        for section in ("data", "train")
-        for name, value in dataclasses.asdict(getattr(cell.config, section)).items()
+        for section, values in cell.config.decisive().items()
+        for name, value in values.items()
     }
     return {**settings, **{name: planned[name] for name in ("data_sha256", "numerics")}}
 

@@ -8,14 +8,15 @@ import torch
 from torch import nn
 
 from hpcseg.config import NoiseLevel
-from hpcseg.data.batches import NoisyTestSet, evaluation_chunks
-from hpcseg.learn.evaluate import count_confusion, folded, scores_of
+from hpcseg.data.batches import EVALUATION_CHUNK, NoisyTestSet, evaluation_chunks
+from hpcseg.learn.evaluate import count_confusion, folded, scores_of, with_batch_statistics
 
 
 class Sweep:
     """One model on T test tiles at L noise levels, in pieces that are counted in any order and on any rank.
 
-    A piece is a chunk of tiles at one noise level. Counts stay on the device until someone asks for them.
+    A piece is a chunk of tiles at one noise level; where the model takes the statistics of batches, a chunk is a batch:
+    consecutive tiles, the last one with what is left. Counts stay on the device until someone asks for them.
 
     Args:
         model: on the device of the tiles, in any mode; left as it is.
@@ -29,7 +30,15 @@ class Sweep:
         self, model: nn.Module, tiles: NoisyTestSet, levels: Sequence[NoiseLevel], *, classes: int, precision: str
     ) -> None:
         self._lean, self._tiles, self._levels, self._precision = folded(model), tiles, levels, precision
-        self._chunks = list(evaluation_chunks(len(tiles), 0, 1))
+        self._batchwise = with_batch_statistics(model) if any(level.norm_tiles for level in levels) else None
+        # A tile meets its noise levels one after the other.
+        self._pieces = [
+            (rows, index)
+            for size in dict.fromkeys(level.norm_tiles for level in levels)
+            for rows in evaluation_chunks(len(tiles), 0, 1, size or EVALUATION_CHUNK)
+            for index, level in enumerate(levels)
+            if level.norm_tiles == size
+        ]
         device = tiles.unit.device
         self.confusion = torch.zeros(len(levels), classes, classes, dtype=torch.int64, device=device)
         """(L, C, C) int64, of the pieces that were counted here."""
@@ -37,17 +46,22 @@ class Sweep:
         """(L, T) int64, pixels of a tile whose class is right."""
 
     def __len__(self) -> int:
-        return len(self._chunks) * len(self._levels)
+        return len(self._pieces)
 
     def count(self, piece: int) -> None:
-        """Add one piece, 0 to `len` - 1, to the counts. A tile meets its noise levels one after the other."""
-        chunk, level = divmod(piece, len(self._levels))
-        predicted, labels = self.predict(self._chunks[chunk], self._levels[level])
+        """Add one piece, 0 to `len` - 1, to the counts."""
+        rows, level = self._pieces[piece]
+        predicted, labels = self.predict(rows, self._levels[level])
         self.confusion[level] += count_confusion(labels, predicted, self.confusion.shape[-1])
-        self.right[level, self._chunks[chunk]] = (predicted == labels).sum((1, 2))
+        self.right[level, rows] = (predicted == labels).sum((1, 2))
 
     def predict(self, rows: slice, level: NoiseLevel) -> tuple[torch.Tensor, torch.Tensor]:
-        """Predicted and true classes of some tiles at a noise level, (B, S, S) int64 both."""
+        """Predicted and true classes of some tiles at a noise level, (B, S, S) int64 both.
+
+        Where that level takes the statistics of a batch, the tiles are the batch.
+        """
         images, labels = self._tiles.take(rows, level)
+        model = self._batchwise if level.norm_tiles else self._lean
+        assert model is not None
         with torch.inference_mode():
-            return scores_of(self._lean, images, self._precision).argmax(1), labels
+            return scores_of(model, images, self._precision).argmax(1), labels

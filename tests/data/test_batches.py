@@ -154,6 +154,88 @@ def test_other_levels_of_the_test_set_have_their_own_images(source):
         assert torch.equal(labels, tests.clean.labels.long())
 
 
+STRONG = NoiseLevel(20_000.0)
+EVERY = (NoiseLevel(0.0), NoiseLevel(5_000.0), STRONG, NoiseLevel(5_000.0, "offset"))
+
+
+def reading(tiny_dataset, **settings):
+    """64 tiles as in `source`, with other settings."""
+    return batches.open_source(tiny_dataset, DataConfig(tiles="2x2", tile_size=64, **settings))
+
+
+def in_counts(source, level):
+    """The test tiles with the noise of a level, (T, 64, 64) float64, with numpy alone."""
+    counts, _, keys = source.read(source.split.test)
+    if level.model == "offset":
+        return noise.noisy_tests(counts, keys, level, seed=4, grey=source.info.grey).astype(np.float64)
+    return counts + level.sigma * noise.test_noise(keys, size=64, seed=4).astype(np.float64)
+
+
+@pytest.mark.parametrize("level", EVERY, ids=lambda level: level.key)
+@pytest.mark.parametrize("normalise", ["tile", "set"])
+def test_tiles_reach_from_0_to_1_each_by_itself_or_all_together_after_the_noise(tiny_dataset, normalise, level):
+    source = reading(tiny_dataset, normalise=normalise)
+    tests = batches.test_set(source, levels=EVERY, seed=4, device=CPU)
+    images = tests.take(slice(None), level)[0].numpy()[:, 0]
+    noisy = in_counts(source, level)
+    axes = (1, 2) if normalise == "tile" else (0, 1, 2)
+    low, high = noisy.min(axes, keepdims=True), noisy.max(axes, keepdims=True)
+    # Counts up to 150000 in float32 are off by 2**-7 at most, of spans of 10000 and more.
+    np.testing.assert_allclose(images, (noisy - low) / (high - low), atol=4e-6)
+    ends = images.reshape(len(images), -1)
+    reached = (ends.min(1) == 0) & (ends.max(1) == 1)
+    assert reached.all() if normalise == "tile" else images.min() == 0 and images.max() == 1 and not reached.all()
+
+
+def test_training_and_validation_tiles_have_the_ends_of_their_own_sets(tiny_dataset):
+    source, plain = reading(tiny_dataset, normalise="set"), reading(tiny_dataset)
+    config = TrainConfig(noise_fraction=0.5)
+    for rows in (source.split.train, source.split.validation):
+        images, counts = (batches.training_set(one, rows, config, CPU).images for one in (source, plain))
+        assert (images.min(), images.max()) == (0, 1)
+        expected = (counts - counts.min()) / (counts.max() - counts.min())
+        torch.testing.assert_close(images, expected, rtol=0, atol=4e-6)
+    anew = batches.TrainingTiles(
+        source, source.split.train, TrainConfig(noise_fraction=1.0, noise_each_epoch=True), CPU
+    )
+    assert all((anew.of_epoch(epoch).images.min(), anew.of_epoch(epoch).images.max()) == (0, 1) for epoch in (0, 1))
+
+
+def test_a_tile_of_one_grey_value_becomes_0(tiny_dataset):
+    flat = np.full((2, 64, 64), 7, dtype=np.uint16)
+    flat[1, 0, 0] = 9
+    images = reading(tiny_dataset, normalise="tile").normalised(flat)
+    assert not images[0].any() and images[1].sum() == 1
+
+
+@pytest.mark.parametrize("rule", ["clip", "wrap"])
+def test_noisy_values_of_training_and_test_tiles_stay_in_the_range_of_the_type(tiny_dataset, rule):
+    source, plain = reading(tiny_dataset, out_of_range=rule), reading(tiny_dataset)
+    config = TrainConfig(noise_fraction=1.0, noise_sigma_max=40_000)
+    tests = [batches.test_set(one, levels=EVERY, seed=4, device=CPU) for one in (source, plain)]
+    sets = [batches.training_set(one, source.split.train, config, CPU).images for one in (source, plain)]
+    for images, kept in [sets, [of.take(slice(None), STRONG)[0] for of in tests]]:
+        assert kept.min() < 0 and kept.max() > 1
+        if rule == "clip":
+            torch.testing.assert_close(images, kept.clamp(0, 1), rtol=0, atol=1e-6)
+            continue
+        # Rounded to whole counts, so off by a half; and 65535.5 is as near to 65535 as to 0.
+        off = (images - kept.remainder(65_536 / 65_535)).abs()
+        assert torch.minimum(off, (off - 65_536 / 65_535).abs()).max() <= 0.6 / 65_535
+        assert images.min() >= 0 and images.max() <= 1
+    clean = [of.take(slice(None), NoiseLevel(0.0))[0] for of in tests]
+    assert torch.equal(*clean)
+
+
+def test_the_first_slices_alone_are_laid_out_in_all_three_sets(tiny_dataset):
+    source = reading(tiny_dataset, slices=6)
+    assert len(source.tiles) == 24 and set(source.tiles[:, 0]) == set(range(6))
+    sets = np.concatenate([source.split.train, source.split.validation, source.split.test])
+    np.testing.assert_array_equal(np.sort(sets), np.arange(24))
+    with pytest.raises(DatasetError, match=r"data\.slices is 17, but the file has 16 slices"):
+        reading(tiny_dataset, slices=17)
+
+
 def test_whole_slices_are_read_as_packed(source, tiny_dataset):
     table = np.array([(4, 0, 0)])
     counts, labels = source.read_slice(4)

@@ -156,6 +156,33 @@ def test_salt_and_pepper_leaves_the_other_pixels_as_they_are():
     assert np.mean(noisy == 0) == pytest.approx(np.mean(noisy == 65_535), rel=0.2)
 
 
+def test_an_offset_is_one_gaussian_number_for_all_pixels_of_a_tile():
+    tiles, keys = flat(1_000, size=4), keys_of(1_000)
+    level = NoiseLevel(3_000, "offset")
+    shifts = noise.noisy_tests(tiles, keys, level, seed=0, grey=PAPER) - 30_000
+    assert (shifts == shifts[:, :1, :1]).all()
+    # Of 1000 numbers: standard errors of a deviation, a mean and a share of 68.3 % within one sigma.
+    assert shifts[:, 0, 0].std() == pytest.approx(3_000, rel=4 / np.sqrt(2_000))
+    assert shifts[:, 0, 0].mean() == pytest.approx(0, abs=4 * 3_000 / np.sqrt(1_000))
+    assert np.mean(np.abs(shifts[:, 0, 0]) < 3_000) == pytest.approx(0.683, abs=4 * 0.465 / np.sqrt(1_000))
+    trained, sigmas = training_noise(tiles, keys, fraction=1.0, sigma_max=10_000, seed=0, models=("offset",))
+    assert (trained == trained[:, :1, :1]).all() and len(np.unique(trained[:, 0, 0])) > 990
+    assert np.std((trained[:, 0, 0] - 30_000) / sigmas) == pytest.approx(1, rel=4 / np.sqrt(2_000))
+
+
+def test_values_beyond_the_type_are_kept_clipped_or_wrapped_around():
+    noisy = np.array([[-1.4, -0.4, 0.6], [65_535.4, 65_535.6, 65_540.0], [-65_536.0, 131_072.0, 31_000.4]], np.float32)
+    assert noise.within_range(noisy, np.dtype(np.uint16), "keep") is noisy
+    clipped = noise.within_range(noisy, np.dtype(np.uint16), "clip")
+    wrapped = noise.within_range(noisy, np.dtype(np.uint16), "wrap")
+    assert clipped.dtype == wrapped.dtype == np.float32
+    kept, inside = np.float32(31_000.4), np.float32(0.6)
+    np.testing.assert_array_equal(clipped, [[0, 0, inside], [65_535, 65_535, 65_535], [0, 65_535, kept]])
+    np.testing.assert_array_equal(wrapped, [[65_535, 0, 1], [65_535, 0, 4], [0, 0, 31_000]])
+    bytes_ = np.array([-1, 255, 256, 300], np.float32)
+    assert noise.within_range(bytes_, np.dtype(np.uint8), "wrap").tolist() == [255, 255, 0, 44]
+
+
 def test_a_mixture_gives_each_noisy_tile_one_of_its_models_by_lot():
     models = ("gaussian", "salt-and-pepper")
     noisy, sigmas = training_noise(

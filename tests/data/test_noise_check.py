@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from slice_folder import hpcseg
 
-from hpcseg.config import CellConfig, EvaluateConfig, Share, TrainConfig
+from hpcseg.config import CellConfig, DataConfig, EvaluateConfig, Share, TrainConfig
 from hpcseg.data.grey import GreyScale
 from hpcseg.data.noise_check import check_noise
 from hpcseg.data.store import DatasetInfo, read_info
@@ -89,6 +89,20 @@ def test_shot_noise_needs_grey_values_of_0_or_more(info, settings, name):
     darkest = np.where(np.arange(16) == 4, -0.5, 0.0)
     with pytest.raises(ConfigError, match=rf"{name} is .*poisson.*sample0005\.tiff in tiny\.h5 has -0\.5"):
         check_noise(settings, dataclasses.replace(info, grey_min=darkest))
+
+
+def test_further_sigmas_are_looked_at_as_the_tables_is(info):
+    with pytest.raises(ConfigError) as error:
+        check_noise(cells(table_sigma=100.0, other_sigmas="150+250+300"), spanning(info, 0.0, 100.0))
+    assert "evaluate.other_sigmas is 250 counts and evaluate.other_sigmas is 300 counts, but" in str(error.value)
+
+
+@pytest.mark.parametrize("rule", ["clip", "wrap"])
+def test_floats_have_no_range_to_leave(info, rule):
+    cell = CellConfig(data=DataConfig(out_of_range=rule))
+    check_noise([cell], info)
+    with pytest.raises(ConfigError, match=rf'data\.out_of_range is "{rule}", but tiny\.h5 holds float32 grey values'):
+        check_noise([cell], dataclasses.replace(info, dtype="float32"))
 
 
 def test_grid_and_train_refuse_before_anything_is_written(tiny_folder, tmp_path, monkeypatch):

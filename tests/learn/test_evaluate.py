@@ -134,6 +134,35 @@ def test_a_sweep_counts_what_the_plain_way_counts_in_any_order(model, source):
     assert len({tuple(matrix.ravel()) for matrix in found}) == 3, "the noise levels differ"
 
 
+@pytest.mark.parametrize("size", [1, 4, 5, 32])
+def test_batches_of_test_tiles_have_the_statistics_of_training_and_leave_none_behind(model, source, size):
+    """As a model in training mode that is asked for one batch behind the other, the last one with what is left."""
+    tiles = batches.test_set(source, levels=(), seed=0, device=CPU)
+    assert len(tiles) == 9
+    levels = (*LEVELS, *(NoiseLevel(sigma, norm_tiles=size) for sigma in SIGMAS))
+    before = copy.deepcopy(model.state_dict())
+    sweep = Sweep(model, tiles, levels, classes=3, precision="fp32")
+    for piece in reversed(range(len(sweep))):
+        sweep.count(piece)
+    expected = torch.zeros(3, 9, dtype=torch.int64)
+    for index, sigma in enumerate(SIGMAS):
+        for start in range(0, 9, size):
+            rows = slice(start, start + size)
+            images, labels = tiles.take(rows, NoiseLevel(sigma))
+            with torch.no_grad():
+                predicted = copy.deepcopy(model).train()(images).argmax(1)
+            expected[index, rows] = (predicted == labels).sum((1, 2))
+    # Rounding may turn a pixel whose two best scores are equal to six digits.
+    assert (sweep.right[3:] - expected).abs().sum() <= 1e-4 * 3 * 9 * 64 * 64
+    assert sweep.confusion.sum((1, 2)).tolist() == [9 * 64 * 64] * 6
+    assert not torch.equal(sweep.right[3:], sweep.right[:3])
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    alone = Sweep(model, tiles, LEVELS, classes=3, precision="fp32")
+    for piece in range(len(alone)):
+        alone.count(piece)
+    assert torch.equal(alone.right, sweep.right[:3]), "the other levels are what they are without"
+
+
 def test_validation_is_the_mean_loss_per_pixel_and_leaves_the_model_in_training(model, source):
     counts, labels, _ = source.read(source.split.validation)
     images = torch.from_numpy(counts.astype(np.float32) / 65535).unsqueeze(1)
