@@ -14,7 +14,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from hpcseg.errors import ConfigError
 
@@ -25,6 +25,8 @@ NORMALISATIONS = ("full-scale", "tile", "set")
 OUT_OF_RANGE = ("keep", "clip", "wrap")
 KEPT_EPOCHS = ("last", "best")
 TEST_STATISTICS = ("running", "running+batch")
+MEASURED: Literal["auto"] = "auto"
+"""A gap as `hpcseg pack` has measured it."""
 AUGMENTATIONS = ("none", "flips", "symmetries")
 _TILE_GRID = re.compile(r"([1-9][0-9]{0,2})x([1-9][0-9]{0,2})")
 _SHARE = re.compile(r"\s*([0-9]{1,3}(?:\.[0-9]{1,6})?)\s*%\s*")
@@ -66,6 +68,12 @@ Sigma = float | Share
 """The strength of noise: counts of the grey values, or a share of the span that they have."""
 
 
+GapSlices = int | Literal["auto"]
+"""A number of slices, or `MEASURED`."""
+# Of a shuffled split, which has no gap: what the ids and records of all cells began with.
+_NO_GAP = 2
+
+
 def amount(sigma: Sigma) -> float:
     """The number of a sigma, in its own unit: counts, or per cent."""
     return sigma.per_cent if isinstance(sigma, Share) else sigma
@@ -86,11 +94,14 @@ class DataConfig:
     tile_size: int = 128
     """Edge of a tile in pixels."""
     split: str = "shuffled"
-    """"shuffled" (the paper's: single tiles at random) or "blocked" (contiguous runs of slices)."""
+    """"shuffled" (the paper's: single tiles at random, or slices where tiles overlap, so that no pixel is in two sets)
+    or "blocked" (contiguous runs of slices)."""
     split_seed: int = 0
-    """Seed of the split alone, so that cells with other training seeds share their test set."""
-    gap_slices: int = 2
-    """Slices left out between two sets of a blocked split."""
+    """Seed of the split alone, so that cells with other training seeds share their test set: of a blocked split the
+    position of its blocks, of which several are repetitions."""
+    gap_slices: GapSlices = MEASURED
+    """Slices left out between two sets of a blocked split; "auto": as many as `hpcseg pack` found to be alike, at most
+    a tenth of all. Means nothing in a shuffled split, where it is 2 whatever is written."""
     train_slices: int = 0
     """Train on the tiles of this many slices only; 0: of all. The same slices are in every larger number."""
     slices: int = 0
@@ -108,13 +119,17 @@ class DataConfig:
         _check(self.tile_size >= 8, "data.tile_size", self.tile_size, "at least 8 pixels")
         _check(self.split in SPLITS, "data.split", self.split, f"one of {', '.join(SPLITS)}")
         _check(self.split_seed >= 0, "data.split_seed", self.split_seed, "0 or more")
-        _check(self.gap_slices >= 1, "data.gap_slices", self.gap_slices, "at least 1, or neighbours would meet")
+        apart = self.gap_slices == MEASURED or (isinstance(self.gap_slices, int) and self.gap_slices >= 1)
+        rule = f'"{MEASURED}", or at least 1, or neighbours would meet'
+        _check(apart, "data.gap_slices", self.gap_slices, rule)
         _check(self.train_slices >= 0, "data.train_slices", self.train_slices, "0 (all) or more")
         _check(self.slices >= 0, "data.slices", self.slices, "0 (all) or more")
         one_of = f"one of {', '.join(NORMALISATIONS)}"
         _check(self.normalise in NORMALISATIONS, "data.normalise", self.normalise, one_of)
         one_of = f"one of {', '.join(OUT_OF_RANGE)}"
         _check(self.out_of_range in OUT_OF_RANGE, "data.out_of_range", self.out_of_range, one_of)
+        if self.split == "shuffled":
+            object.__setattr__(self, "gap_slices", _NO_GAP)  # or cells that are one would have several ids
 
     def tile_grid(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of the tile grid on slices of a size in pixels; raises ConfigError for a spec that is none.
@@ -414,7 +429,8 @@ class CellConfig:
         for section in (data, train):
             for item in dataclasses.fields(section):
                 value = getattr(section, item.name)
-                if item.name not in placed and value != item.default:
+                unused = item.name == "gap_slices" and data.split == "shuffled"
+                if item.name not in placed and value != item.default and not unused:
                     parts.append(f"{item.name}-{shown(value)}")
         return "-".join(parts).replace("_", "-").replace("+", "-and-").replace(" %", "-per-cent").lower()
 
@@ -505,6 +521,10 @@ def convert(hint: Any, value: Any, where: str) -> Any:
         return build_config(typing.cast(type[Any], hint), value, where)
     if hint == Sigma:
         return _sigma(value, where)
+    if hint == GapSlices:
+        if isinstance(value, str) and value != MEASURED:
+            raise ConfigError(f'{where} must be a whole number or "{MEASURED}", found {reprlib.repr(value)}.')
+        return value if value == MEASURED else convert(int, value, where)
     if isinstance(hint, types.UnionType):  # else only X | None is used
         hint = next(part for part in typing.get_args(hint) if part is not type(None))
         return None if value is None else convert(hint, value, where)

@@ -33,7 +33,7 @@ from hpcseg.errors import ConfigError
         (DataConfig, "tile_size", 7, "at least 8 pixels"),
         (DataConfig, "split", "random", "one of shuffled, blocked"),
         (DataConfig, "split_seed", -1, "0 or more"),
-        (DataConfig, "gap_slices", 0, "at least 1"),
+        (DataConfig, "gap_slices", 0, '"auto", or at least 1'),
         (DataConfig, "slices", -1, "0 (all) or more"),
         (DataConfig, "normalise", "slice", "one of full-scale, tile, set"),
         (DataConfig, "out_of_range", "drop", "one of keep, clip, wrap"),
@@ -198,7 +198,8 @@ def settings():
 
 def cell_with(section, name):
     types = {"data": DataConfig, "train": TrainConfig, "evaluate": EvaluateConfig}
-    return CellConfig(**{section: types[section](**{name: OTHER[section][name]})})
+    needed = {"split": "blocked"} if name == "gap_slices" else {}
+    return CellConfig(**{section: types[section](**needed, **{name: OTHER[section][name]})})
 
 
 def cell_id(cell, data="a" * 64, numerics=7):
@@ -233,6 +234,27 @@ def test_other_data_and_another_numerics_number_change_the_id_but_not_the_name()
 def test_an_id_is_its_name_and_eight_hex_digits_and_stays_what_it_was():
     # Pinned: with another id, finished cells of existing run folders would be trained again.
     assert cell_id(CellConfig()) == "small-shuffled-p000-w64-s0-0bd700f6"
+    # Planned when its gap of 2 was the default; only the name says more.
+    blocked = CellConfig(data=DataConfig(split="blocked", gap_slices=2))
+    assert cell_id(blocked) == "small-blocked-p000-w64-s0-gap-slices-2-9631abca"
+
+
+def test_a_shuffled_split_has_no_gap_so_none_makes_another_cell_of_it():
+    plain = CellConfig()
+    for gap in (1, 2, 40, "auto"):
+        cell = CellConfig(data=DataConfig(gap_slices=gap))
+        assert cell == plain
+        assert cell_id(cell) == cell_id(plain)
+    blocked = [CellConfig(data=DataConfig(split="blocked", gap_slices=gap)) for gap in (1, 2, 40, "auto")]
+    assert len({cell_id(cell) for cell in blocked}) == 4
+    assert CellConfig(data=DataConfig(split="blocked")) == blocked[-1]
+    assert blocked[-1].name() == "small-blocked-p000-w64-s0"
+
+
+@pytest.mark.parametrize("gap", ["", "far", "AUTO", "2", 2.0, True, None, [2]])
+def test_a_gap_that_is_neither_a_number_nor_auto_is_refused_where_it_stands(gap):
+    with pytest.raises(ConfigError, match=r"^job: data: gap_slices must be a whole number.*, found"):
+        build_config(CellConfig, {"data": {"split": "blocked", "gap_slices": gap}}, "job")
 
 
 def test_the_levels_are_the_sweep_then_other_models_then_the_mixed_set():

@@ -65,17 +65,20 @@ def find_bench(runs: Path, *, gpu: bool) -> dict[str, Any] | None:
     return max(found, key=lambda record: str(record["provenance"]["time"]), default=None)
 
 
-def estimate(cells: Iterable[CellConfig], shape: tuple[int, int, int], record: dict[str, Any]) -> Estimate:
+def estimate(
+    cells: Iterable[CellConfig], shape: tuple[int, int, int], alike_slices: int | None, record: dict[str, Any]
+) -> Estimate:
     """How long the cells take.
 
     Args:
         cells: of a job.
         shape: slices, height and width of the data set.
+        alike_slices: of the data set, as `lay_out` takes it.
         record: of a bench with training and sweep.
     """
     seconds = []
     for cell in cells:
-        tiles, split = lay_out(shape, cell.data)
+        tiles, split = lay_out(shape, cell.data, alike_slices)
         area = (cell.data.tile_size / record["tile_size"]) ** 2
         trained = cell.train.epochs * len(split.train)
         evaluated: float = cell.train.epochs * len(split.validation) + len(cell.evaluate.levels()) * len(split.test)

@@ -133,7 +133,8 @@ def _show_estimate(grid: Grid, *, on_gpu: bool, at_once: int) -> None:
             f"How long they take, `hpcseg bench` on a {'GPU node' if on_gpu else 'machine'} will tell."
         )
     elif waiting:
-        console.stdout.print(estimate(waiting, read_info(grid.data_file).shape, record).text(at_once=at_once))
+        info = read_info(grid.data_file)
+        console.stdout.print(estimate(waiting, info.shape, info.alike_slices, record).text(at_once=at_once))
 
 
 def _run_missing_here(

@@ -85,11 +85,11 @@ def info(
 ) -> None:
     """Show what a packed file holds, and check it."""
     from hpcseg.data import store
-    from hpcseg.data.grey_notes import grey_notes
+    from hpcseg.data.notes import notes
 
     content = store.read_info(file)
     if as_json:
-        more = {"tiles": {name: _tiles(content, name) for name in _TILE_GRIDS}, "notes": grey_notes(content)}
+        more = {"tiles": {name: _tiles(content, name) for name in _TILE_GRIDS}, "notes": notes(content)}
         console.stdout.print(json.dumps({**store.info_as_json(content), **more}, indent=1))
     else:
         _show(content)
@@ -101,7 +101,7 @@ def info(
 
 
 def _show(info: DatasetInfo) -> None:
-    from hpcseg.data.grey_notes import grey_notes
+    from hpcseg.data.notes import in_words, notes
     from hpcseg.data.store import info_as_json
 
     slices, height, width = info.shape
@@ -113,19 +113,21 @@ def _show(info: DatasetInfo) -> None:
     values = f"{summary['grey_min']:g} to {summary['grey_max']:g}"
     if grey.quantiles:
         values += f" (0.1 to 99.9 %: {grey.quantiles[0]:g} to {grey.quantiles[1]:g})"
+    gap = f"; a blocked split leaves out {summary['gap_slices']} between two sets" if summary["gap_slices"] else ""
     lines = {
         "File": str(info.path),
         "Slices": f"{slices} of {height} x {width} pixels, {info.dtype}, numbers {numbers[0]} to {numbers[-1]}",
         "Grey values": f"{values}; a model meets {grey.low:g} as 0 and {grey.high:g} as 1",
         "Classes": f"{classes}  (label value: share of pixels)",
         "Tiles": ", ".join(f"{name} {_tiles(info, name) or 'does not fit (128 pixels)'}" for name in _TILE_GRIDS),
+        "Neighbours": f"{in_words(info)}{gap}",
         "Data hash": info.data_sha256,
         "Packed": f"{info.created} by hpcseg {info.hpcseg_version}: {info.command}",
     }
     for name, text in lines.items():
         console.stdout.print(f"{name:<12}", style="bold", end="")
         console.stdout.print(text)
-    for note in grey_notes(info):
+    for note in notes(info):
         console.stderr.print(f"Note: {note}")
 
 

@@ -30,8 +30,8 @@ def plan_run(job: str, data: Path, run: Path | None, overrides: Sequence[str] | 
 
     Raises:
         ConfigError: the job cannot be used, or its tiles or its noise do not fit on these slices.
-        DatasetError: the data set cannot be used, is too small for a split, or its grey values do not say what a share
-            of their span is.
+        DatasetError: the data set cannot be used, is too small for a split, or was packed before what a setting goes by
+            was measured.
     """
     from hpcseg.data.layout import lay_out
     from hpcseg.data.noise_check import check_noise
@@ -43,7 +43,7 @@ def plan_run(job: str, data: Path, run: Path | None, overrides: Sequence[str] | 
     described, info = load_job(find_job(job), overrides or ()), read_info(data)
     # Now and not in every job, hours later.
     for config in dict.fromkeys(cell.data for cell in described.cells):
-        lay_out(info.shape, config)
+        lay_out(info.shape, config, info.alike_slices)
     check_noise(described.cells, info)
     return plan(described, RunFolder(run or RUNS / described.name), data, info.data_sha256)
 

@@ -100,11 +100,11 @@ def open_source(path: Path, config: DataConfig) -> TileSource:
     """Lay out the tiles of a packed file; reads no pixels.
 
     Raises:
-        DatasetError: no usable packed file, or too few slices for the split.
+        DatasetError: no usable packed file, too few slices for the split, or a gap that was not measured.
         ConfigError: the tiles do not fit on the slices.
     """
     info = store.read_info(path)
-    tiles, split = lay_out(info.shape, config)
+    tiles, split = lay_out(info.shape, config, info.alike_slices)
     return TileSource(info, tiles, split, config)
 
 

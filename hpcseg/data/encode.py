@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hpcseg.data.grey import GreyCounts, border
+from hpcseg.data.likeness import grey_points
 
 COMPRESSION_LEVEL = 1
 """As the file names it; what is looked for are runs, of which labels are made, and no longer patterns."""
@@ -30,6 +31,8 @@ class GreyValues:
     border_value: float
     border_pixels: int
     """As `grey.border`."""
+    points: np.ndarray | None
+    """As `likeness.grey_points`; None: kept elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ def grey_values(image: np.ndarray) -> GreyValues:
         zeros=counts.of(0.0),
         border_value=value,
         border_pixels=pixels,
+        points=grey_points(image, value if pixels else None),
     )
 
 

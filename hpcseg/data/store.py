@@ -4,8 +4,8 @@
     /labels              (N, H, W) uint8 class index, gzip, in chunks of whole rows
     /table/...           one row per slice: number, names, SHA-256 of pixels and of original labels, class counts,
                          lowest and highest grey value, pixels of 0, value and pixels of a padded border
-    attributes           format, schema_version, class_values, full_scale, grey_range, grey_quantiles, data_sha256,
-                         hpcseg_version, command, created
+    attributes           format, schema_version, class_values, full_scale, grey_range, grey_quantiles, alike_slices,
+                         data_sha256, hpcseg_version, command, created
 
 Written by `hpcseg.data.writer`. A file is opened, read and closed within one call, since an HDF5 handle that crosses a
 fork reads wrong data without a word.
@@ -29,11 +29,12 @@ from hpcseg import __version__
 from hpcseg.data.encode import pixels_sha256
 from hpcseg.data.grey import GreyScale, choose_scale
 from hpcseg.data.hdf5 import h5py
+from hpcseg.data.likeness import measured_gap
 from hpcseg.errors import DatasetError
 
 FORMAT = "hpcseg-dataset"
-SCHEMA_VERSION = 2
-"""1 had no grey range, no quantiles and no columns of zeros and borders."""
+SCHEMA_VERSION = 3
+"""1 had no grey range, no quantiles and no columns of zeros and borders; up to 2 there was no `alike_slices`."""
 TEXT_COLUMNS = ("image_names", "label_names", "image_sha256", "label_sha256")
 _LATER_COLUMNS = ("zero_pixels", "border_value", "border_pixels")
 NUMBER_COLUMNS = ("numbers", "class_counts", "grey_min", "grey_max", *_LATER_COLUMNS)
@@ -81,6 +82,8 @@ class DatasetInfo(SliceTable):
     """The largest value of their type, or of the data where the type has none."""
     grey: GreyScale
     """How grey values meet a model, and what they span."""
+    alike_slices: int | None
+    """As `likeness.alike_slices`; None: packed before it was measured."""
     data_sha256: str
     """Identifies the contents, whatever the files were called and however they were compressed."""
     hpcseg_version: str
@@ -188,6 +191,7 @@ def info_as_json(info: DatasetInfo) -> dict[str, object]:
         "class_shares": [round(float(share), 6) for share in shares],
         "grey_min": float(info.grey_min.min()),
         "grey_max": float(info.grey_max.max()),
+        "gap_slices": None if info.alike_slices is None else measured_gap(info.alike_slices, info.shape[0]),
     }
 
 
@@ -223,6 +227,7 @@ def _read_info(file: h5py.File, path: Path) -> DatasetInfo:
         class_values=class_values,
         full_scale=full_scale,
         grey=_read_scale(attributes, images.dtype) if measured else GreyScale(0.0, full_scale),
+        alike_slices=_read_alike(attributes, slices) if attributes["schema_version"] > 2 else None,
     )
 
 
@@ -232,6 +237,14 @@ def _read_scale(attributes: Mapping[str, Any], dtype: np.dtype) -> GreyScale:
     if not low < high or not first <= last or not np.isfinite([low, high, first, last]).all():
         raise ValueError(f"its grey range is {low:g} to {high:g}, its quantiles are {first:g} and {last:g}")
     return choose_scale(dtype, float(attributes["full_scale"]), (first, last), (low, high))
+
+
+def _read_alike(attributes: Mapping[str, Any], slices: int) -> int:
+    """Raises ValueError for what is no distance in this stack."""
+    alike = attributes["alike_slices"]
+    if not isinstance(alike, np.integer) or not 1 <= alike <= slices:
+        raise ValueError(f"its {slices} slices are alike up to {alike}")
+    return int(alike)
 
 
 def identity_sha256(

@@ -42,6 +42,16 @@ def tile_corners(height: int, width: int, *, rows: int, columns: int, size: int)
     return np.array([(y, x) for y in ys for x in xs], dtype=np.int64)
 
 
+def overlap(corners: np.ndarray, size: int) -> bool:
+    """Whether two tiles of a grid share a pixel.
+
+    Args:
+        corners: (K, 2) int64 from `tile_corners`.
+        size: edge of a tile, in pixels.
+    """
+    return any((np.diff(np.unique(places)) < size).any() for places in corners.T)
+
+
 def all_tiles(slices: int, corners: np.ndarray) -> np.ndarray:
     """All tiles of a data set: each corner on each slice.
 

@@ -17,6 +17,7 @@ from hpcseg import __version__
 from hpcseg.data.encode import COMPRESSION_LEVEL, EncodedLabel, GreyValues, label_rows
 from hpcseg.data.grey import QUANTILES, GreyCounts, choose_scale
 from hpcseg.data.hdf5 import h5py
+from hpcseg.data.likeness import alike_slices, step_between_compared
 from hpcseg.data.store import (
     FORMAT,
     NUMBER_COLUMNS,
@@ -71,6 +72,7 @@ class Writer:
             compression_opts=COMPRESSION_LEVEL,
         )
         self._grey: list[GreyValues] = []
+        self._step, self._points = step_between_compared(slices), list[np.ndarray]()
         self._counts = GreyCounts(dtype)
         self._added_labels: list[tuple[str, np.ndarray]] = []
 
@@ -80,8 +82,10 @@ class Writer:
         for number, chunk in enumerate(label.chunks):
             self._labels.id.write_direct_chunk((index, number * rows, 0), chunk)
         self._target.check()
-        self._grey.append(dataclasses.replace(grey, counts=None))
-        assert grey.counts is not None
+        self._grey.append(dataclasses.replace(grey, counts=None, points=None))
+        assert grey.counts is not None and grey.points is not None
+        if index % self._step == 0:
+            self._points.append(grey.points)
         self._counts.merge(*grey.counts)
         self._added_labels.append((label.sha256, label.class_counts))
 
@@ -134,6 +138,8 @@ class Writer:
         images = self._file["slices"]
         full_scale = _full_scale(images.dtype, table)
         quantiles = self._counts.quantiles(QUANTILES)
+        padding = np.where(table.border_pixels > 0, table.border_value, np.nan)[:: self._step]
+        alike = alike_slices(np.array(self._points), len(numbers), limits=quantiles, padding=padding)
         grey = choose_scale(images.dtype, full_scale, quantiles, grey_range)
         data_sha256 = identity_sha256(
             table,
@@ -152,6 +158,7 @@ class Writer:
                 "full_scale": full_scale,
                 "grey_range": [grey.low, grey.high],
                 "grey_quantiles": quantiles,
+                "alike_slices": alike,
                 "data_sha256": data_sha256,
                 "hpcseg_version": __version__,
                 "command": _as_utf8(command),

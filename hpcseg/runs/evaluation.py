@@ -48,7 +48,9 @@ def evaluate(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> bool:
     if source.split.sha256() != training["split_sha256"]:
         raise HpcsegError(
             f"{cell.id}: the split of the tiles is no longer the one that the model was trained on, so a test would "
-            "mix training tiles in. Use the numpy version of the training (training.json has it)."
+            "mix training tiles in. An older hpcseg divided tiles that overlap, and another numpy may draw other lots. "
+            f"Use the versions in its training.json, or move {cell.folder.path} away and run `hpcseg grid` again to "
+            "train anew."
         )
     model, model_sha256 = load_model(cell, source.classes)
     if model_sha256 != training["model_sha256"]:

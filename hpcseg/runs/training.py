@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from hpcseg.data.batches import TrainingTiles, training_set
+from hpcseg.config import MEASURED
+from hpcseg.data.batches import TileSource, TrainingTiles, training_set
+from hpcseg.data.tiles import overlap
 from hpcseg.learn import checkpoint
 from hpcseg.learn.loop import Position, Trainer
 from hpcseg.learn.precision import agree_on_precision
@@ -59,7 +61,7 @@ def train(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> bool:
         validation=training_set(source, source.split.validation, config, ranks.device),
         classes=source.classes,
         precision=precision,
-        origin=_origin(cell),
+        origin=_origin(cell, source),
         ranks=ranks,
         checkpoint_file=cell.folder.checkpoint_file,
         previous_checkpoint_file=cell.folder.previous_checkpoint_file,
@@ -110,6 +112,7 @@ def train(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> bool:
                 "validation_loss": kept["validation_loss"],
                 "validation_confusion": kept["validation_confusion"],
                 "split_sha256": source.split.sha256(),
+                **_gap(cell, source),
                 "model_sha256": checkpoint.weights_sha256(weights),
                 "provenance": planned_provenance(cell, ranks),
             },
@@ -120,7 +123,14 @@ def train(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> bool:
     return True
 
 
-def _origin(cell: Cell) -> dict[str, Any]:
+def _gap(cell: Cell, source: TileSource) -> dict[str, Any]:
+    """Slices between two sets, null in a shuffled split, and whether as many were alike or only a tenth left out."""
+    gap, alike = source.split.gap_slices, source.info.alike_slices
+    measured = gap is not None and cell.config.data.gap_slices == MEASURED
+    return {"gap_slices": gap, "gap_capped": measured and alike != gap}
+
+
+def _origin(cell: Cell, source: TileSource) -> dict[str, Any]:
     """What the trained weights depend on beside the precision, under one name each."""
     planned = read_json(cell.folder.config_file)
     settings = {
@@ -128,6 +138,9 @@ def _origin(cell: Cell) -> dict[str, Any]:
         for section, values in cell.config.decisive().items()
         for name, value in values.items()
     }
+    if source.split.gap_slices is None and overlap(source.tiles[source.tiles[:, 0] == 0, 1:], source.size):
+        # Such tiles were once divided one by one, and what has seen some of a slice must not meet the others as a test.
+        settings["data.split"] = "shuffled by slices"
     return {**settings, **{name: planned[name] for name in ("data_sha256", "numerics")}}
 
 

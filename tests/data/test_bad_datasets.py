@@ -81,6 +81,7 @@ ATTRIBUTES = {
     "full_scale": ["large", [1.0, 2.0], 0.0, np.nan, 255.0],
     "class_values": ["many", 3, np.zeros(0, "i8"), [0, 128], [0, 128, 254], list(range(300))],
     "label_dtype": ["", "nonsense", 7, "float32"],
+    "alike_slices": ["far", 0, -1, 4, 2.0, [1, 2], np.nan],
     "data_sha256": ["0" * 64],
 }
 DATASETS = {

@@ -14,7 +14,7 @@ from hpcseg.config import Share
 from hpcseg.data import pack as packing
 from hpcseg.data import store
 from hpcseg.data.grey import GreyCounts, GreyScale, border, choose_scale, read_scale
-from hpcseg.data.grey_notes import grey_notes
+from hpcseg.data.notes import grey_notes
 from hpcseg.data.pack import pack
 from hpcseg.errors import DatasetError
 

@@ -38,6 +38,27 @@ def test_shuffled_sets_have_the_papers_sizes_and_are_all_tiles_once(tiles_per_sl
     assert all((np.diff(rows) > 0).all() for rows in sets(split))
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_overlapping_tiles_of_a_slice_are_all_in_one_shuffled_set(seed):
+    tiles = tiles_of(500, 16)
+    split = split_tiles(tiles, policy="shuffled", seed=seed, gap_slices=2, overlapping=True)
+    train, validation, test = slices_of(tiles, split)
+    # 70, 15 and 15 per cent of the slices, all of their tiles, and each slice once.
+    assert (len(train), len(validation), len(test)) == (350, 75, 75)
+    assert sorted(train + validation + test) == list(range(500))
+    assert [len(rows) for rows in sets(split)] == [16 * 350, 16 * 75, 16 * 75]
+    # By lot, not in blocks: a test slice has a training neighbour unless both are of the other 30 per cent.
+    assert sum(bool({index - 1, index + 1} & set(train)) for index in test) > 75 / 2
+    assert split.gap_slices is None
+
+
+def test_slices_of_overlapping_tiles_are_refused_where_they_are_too_few():
+    tiles = tiles_of(5, 16)
+    split_tiles(tiles, policy="shuffled", seed=0, gap_slices=2)
+    with pytest.raises(DatasetError, match=r"80 tiles on 5 slices are too few .*, since tiles that overlap are not d"):
+        split_tiles(tiles, policy="shuffled", seed=0, gap_slices=2, overlapping=True)
+
+
 def test_shuffled_takes_each_tile_for_itself():
     tiles = tiles_of(500, 9)
     train, _, test = slices_of(tiles, split_tiles(tiles, policy="shuffled", seed=0, gap_slices=2))

@@ -200,8 +200,8 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(packed, monkeypatch):
 
 def test_a_newer_schema_is_refused_with_both_versions(packed):
     with h5py.File(packed, "r+") as file:
-        file.attrs["schema_version"] = 3
-    with pytest.raises(DatasetError, match=r"packed.h5 has schema version 3, but .* reads up to 2. Update hpcseg"):
+        file.attrs["schema_version"] = 4
+    with pytest.raises(DatasetError, match=r"packed.h5 has schema version 4, but .* reads up to 3. Update hpcseg"):
         store.read_info(packed)
 
 
@@ -212,7 +212,7 @@ def test_an_hdf5_file_of_another_program_is_refused(tmp_path):
         store.read_info(tmp_path / "other.h5")
 
 
-@pytest.mark.parametrize("part", ["schema_version", "class_values", "table/numbers", "slices"])
+@pytest.mark.parametrize("part", ["schema_version", "class_values", "alike_slices", "table/numbers", "slices"])
 def test_a_file_that_lacks_a_part_is_refused(packed, part):
     with h5py.File(packed, "r+") as file:
         if part in file:

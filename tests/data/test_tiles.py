@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpcseg.data.tiles import all_tiles, tile_corners
+from hpcseg.data.tiles import all_tiles, overlap, tile_corners
 from hpcseg.errors import ConfigError
 
 
@@ -124,3 +124,22 @@ def test_any_grid_is_laid_out_whole_within_the_slice_or_refused(height, width, r
 def test_any_table_has_every_corner_on_every_slice_once_and_slices_in_order(slices, corners):
     tiles = all_tiles(slices, np.array(corners, dtype=np.int64))
     assert tiles.tolist() == [[index, y, x] for index in range(slices) for y, x in corners]
+
+
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@given(
+    height=st.integers(8, 60),
+    width=st.integers(8, 60),
+    rows=st.integers(1, 5),
+    columns=st.integers(1, 5),
+    size=st.integers(1, 20),
+)
+def test_tiles_overlap_where_some_pixel_is_in_two_of_them(height, width, rows, columns, size):
+    try:
+        corners = tile_corners(height, width, rows=rows, columns=columns, size=size)
+    except ConfigError:
+        return
+    times = np.zeros((height, width), dtype=np.int64)
+    for y, x in corners:
+        times[y : y + size, x : x + size] += 1
+    assert overlap(corners, size) == (times.max() > 1)

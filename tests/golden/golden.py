@@ -62,7 +62,8 @@ _PIXELS = {"fp32": 6e-2, "tf32": 6e-2, "bf16": 1.5e-1, "fp16": 1.5e-1}
 
 def cells() -> dict[str, CellConfig]:
     """The cells by the setting in which they differ from the first."""
-    data = DataConfig(tiles="large", tile_size=16, gap_slices=1)
+    grid: dict[str, Any] = {"tiles": "large", "tile_size": 16}
+    data = DataConfig(**grid)
     train = TrainConfig(
         width=2,
         depth=2,
@@ -101,7 +102,7 @@ def cells() -> dict[str, CellConfig]:
     }
     described = {
         "evaluated-with-everything": (data, train),
-        **{f"split-{name}": (dataclasses.replace(data, split=name), train) for name in config.SPLITS},
+        **{f"split-{name}": (DataConfig(**grid, split=name, gap_slices=1), train) for name in config.SPLITS},
         **{name: (data, dataclasses.replace(train, **settings)) for name, settings in of_train.items()},
         **{name: (dataclasses.replace(data, **settings), train) for name, settings in of_data.items()},
     }

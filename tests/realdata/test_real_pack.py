@@ -9,7 +9,7 @@ import tifffile
 from hpcseg.config import DataConfig
 from hpcseg.data.batches import open_source
 from hpcseg.data.grey import PAPER_SPAN, GreyScale
-from hpcseg.data.grey_notes import grey_notes
+from hpcseg.data.notes import gap_notes, grey_notes
 from hpcseg.data.pack import pack
 from hpcseg.data.store import read_info, read_tiles, verify
 
@@ -41,6 +41,35 @@ def test_they_are_divided_by_65535_and_span_what_the_papers_sigmas_were_chosen_f
     assert info.grey == GreyScale(0.0, 65_535.0, (19_624.0, 43_421.0))
     assert PAPER_SPAN == 43_421 - 19_624
     assert grey_notes(info) == ()
+
+
+def test_slices_are_alike_up_to_where_the_images_correlate_no_more(soc, soc_dataset):
+    info = read_info(soc_dataset)
+    assert 30 <= info.alike_slices <= 50
+    assert gap_notes(info) == ()
+    # Whole images, a few pairs of them, by numpy's own correlation.
+    correlation = {}
+    for apart in (10, info.alike_slices):
+        pairs = [
+            [tifffile.imread(soc / "data" / f"SOCprist{number:04d}.tiff") for number in (first, first + apart)]
+            for first in range(1, 500 - apart, 20)
+        ]
+        correlation[apart] = np.mean([np.corrcoef(*(image.ravel() for image in pair))[0, 1] for pair in pairs])
+    # 23 pairs vary by 0.05 around their mean, so it is known to 0.02; whole images have more noise than their points.
+    assert correlation[10] > 0.6
+    assert correlation[info.alike_slices] == pytest.approx(0.15, abs=0.05)
+
+
+def test_the_papers_splits_are_what_they_were_when_records_were_written(soc_dataset):
+    # Of the published records under results/seeds and results/paper-cpu.
+    for tiles, split, begins in (
+        ("small", "shuffled", "b42d26c2ddba8f33"),
+        ("large", "shuffled", "e99bfc5223bade4d"),
+        ("small", "blocked", "080dfc1a17ed66c4"),
+        ("large", "blocked", "9d4bddea71468fc9"),
+    ):
+        source = open_source(soc_dataset, DataConfig(tiles=tiles, split=split, gap_slices=2))
+        assert source.split.sha256().startswith(begins)
 
 
 def test_the_packed_file_verifies(soc_dataset):
@@ -80,10 +109,10 @@ def test_a_blocked_split_of_the_real_slices_keeps_its_sets_apart(soc_dataset):
     train, validation, test = (
         set(source.tiles[rows, 0].tolist()) for rows in (source.split.train, source.split.validation, source.split.test)
     )
-    # 494 slices besides three gaps of 2.
-    assert (len(train), len(validation), len(test)) == (346, 74, 74)
-    beside = {index + step for index in train for step in (-2, -1, 0, 1, 2)}
-    assert not beside & (validation | test)
+    # 377 slices besides three gaps of 41.
+    assert (len(train), len(validation), len(test)) == (264, 57, 56)
+    near = {index + step for index in train for step in range(-41, 42)}
+    assert not near & (validation | test)
 
 
 def test_the_small_tile_of_a_slice_is_its_upper_left_corner(soc, soc_dataset):

@@ -145,7 +145,7 @@ def test_eight_bit_copies_are_mapped_back(real_model, soc, tmp_path):
 
 
 def test_the_committed_model_segments_slices_that_it_has_never_seen(soc, tmp_path):
-    tiles, split = lay_out((500, 501, 501), DataConfig(tiles="large", split="blocked"))
+    tiles, split = lay_out((500, 501, 501), DataConfig(tiles="large", split="blocked", gap_slices=2), None)
     numbers = [int(place) + 1 for place in np.unique(tiles[split.test, 0])][::12]
     right = [np.mean(found == true) for found, true in found_and_true(MODEL, soc, numbers, tmp_path)]
     # 0.990 over all 74 slices of the test set (results/predict/check.json).

@@ -1,14 +1,51 @@
-"""A packed file in, what its user should know about its grey values out: a sentence each, with what to do."""
+"""A packed file in, what its user should know about its slices out: a sentence each, with what to do."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from hpcseg.data.grey import FAR
+from hpcseg.data.likeness import measured_gap
 from hpcseg.data.store import DatasetInfo
 
 # A dead pixel of a camera is 0, which is no more than a part of a span below the darkest of the others.
 _BELOW = 0.25
+
+
+# Of fewer slices there is no blocked split with the shortest of gaps.
+_FEWEST_DIVIDED = 10
+
+
+def notes(info: DatasetInfo) -> tuple[str, ...]:
+    """All of them."""
+    return *grey_notes(info), *gap_notes(info)
+
+
+def gap_notes(info: DatasetInfo) -> tuple[str, ...]:
+    """A note where the gap of a blocked split was not measured, or is shorter than slices are alike."""
+    if info.alike_slices is None:
+        return (
+            "these slices were packed before hpcseg measured how far apart slices are alike, so data.gap_slices of a "
+            "blocked split must be a number. `hpcseg pack --force` packs them again.",
+        )
+    slices = info.shape[0]
+    gap = measured_gap(info.alike_slices, slices)
+    if gap == info.alike_slices or slices < _FEWEST_DIVIDED:
+        return ()
+    return (
+        f"slices are {in_words(info)}, but a blocked split leaves out only {gap} between two sets, a tenth of all "
+        f"{slices}, so part of its test set is like training slices, and easier than a new scan. Pack more slices of "
+        "other parts of the sample.",
+    )
+
+
+def in_words(info: DatasetInfo) -> str:
+    """How far apart slices are alike."""
+    if info.alike_slices is None:
+        return "not compared"
+    if info.alike_slices == info.shape[0]:
+        return "alike however far apart they are"
+    return f"alike up to {info.alike_slices} apart"
 
 
 def grey_notes(info: DatasetInfo) -> tuple[str, ...]:
