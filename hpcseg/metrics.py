@@ -3,11 +3,18 @@
 A confusion matrix is (C, C), whole numbers, rows true classes and columns predicted ones. A class that neither the
 labels nor the predictions hold has no ratio: it is NaN, and means leave it out. Counting it as 0 or as 1 would make
 a mean depend on what the test set happens to lack.
+
+`near` is a confusion matrix of those pixels of a set that lie within some distance of a label edge; evaluation.json has
+one for each of `EDGE_DISTANCES`. Interfaces are (C, C) whole numbers, pairs of neighbouring pixels of two classes, at
+[a, b] with a < b.
 """
 
 from __future__ import annotations
 
 import numpy as np
+
+EDGE_DISTANCES = (1, 2)
+"""In pixels, up and down and left and right: how near to a label edge pixels are counted for themselves."""
 
 
 def accuracy(confusion: np.ndarray) -> float:
@@ -40,6 +47,56 @@ def mean_iou(confusion: np.ndarray) -> float:
     ratios = iou_per_class(confusion)
     there = ratios[~np.isnan(ratios)]
     return float(there.mean()) if len(there) else float("nan")
+
+
+def accuracy_near_and_away(confusion: np.ndarray, near: np.ndarray) -> tuple[float, float]:
+    """Accuracy of the pixels near a label edge, and of all others; NaN where there are none."""
+    return accuracy(near), accuracy(_away(confusion, near))
+
+
+def share_of_pixels_near(confusion: np.ndarray, near: np.ndarray) -> float:
+    """Share of all pixels that lie near a label edge; NaN without pixels."""
+    _away(confusion, near)
+    return float(_ratio(_checked(near).sum(), _checked(confusion).sum()))
+
+
+def share_of_errors_near(confusion: np.ndarray, near: np.ndarray) -> float:
+    """Share of all wrong pixels that lie near a label edge; NaN without errors."""
+    _away(confusion, near)
+    return float(_ratio(_errors(near), _errors(confusion)))
+
+
+def phase_fractions(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Share of each class among all pixels, in the labels and in the predictions, (C,) float64 both."""
+    counts = _checked(confusion)
+    pixels = np.full(len(counts), counts.sum())
+    return _ratio(counts.sum(1), pixels), _ratio(counts.sum(0), pixels)
+
+
+def relative_interface(predicted: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarray]:
+    """Length of the predicted interfaces as a multiple of the labels', of all together and of each two classes.
+
+    Args:
+        predicted: (C, C) interfaces of the predictions.
+        labels: (C, C) interfaces of the labels of the same tiles.
+
+    Returns:
+        The multiple of all, and (C, C) float64 of classes a < b; NaN where the labels have none.
+    """
+    found, true = _checked(predicted), _checked(labels)
+    return float(_ratio(found.sum(), true.sum())), _ratio(found, true)
+
+
+def _away(confusion: np.ndarray, near: np.ndarray) -> np.ndarray:
+    away: np.ndarray = _checked(confusion) - _checked(near)
+    if (away < 0).any():
+        raise ValueError("the pixels near an edge are not among those of the confusion matrix")
+    return away
+
+
+def _errors(confusion: np.ndarray) -> np.ndarray:
+    counts = _checked(confusion)
+    return np.asarray(counts.sum() - np.trace(counts))
 
 
 def _checked(confusion: np.ndarray) -> np.ndarray:

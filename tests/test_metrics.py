@@ -73,3 +73,37 @@ def test_what_is_no_confusion_matrix_is_refused(wrong):
     for ratio in (metrics.accuracy, metrics.iou_per_class, metrics.dice_per_class, metrics.mean_iou):
         with pytest.raises(ValueError, match="confusion matrix"):
             ratio(wrong)
+
+
+# Of COUNTS' pixels and errors these lie near a label edge: 6 pixels, 3 of its 4 errors.
+NEAR = np.array([[1, 2, 0], [0, 1, 0], [1, 0, 1]])
+
+
+def test_near_an_edge_and_away_from_it_by_hand():
+    assert metrics.accuracy_near_and_away(COUNTS, NEAR) == (3 / 6, 13 / 14)
+    assert metrics.share_of_pixels_near(COUNTS, NEAR) == 6 / 20
+    assert metrics.share_of_errors_near(COUNTS, NEAR) == 3 / 4
+
+
+def test_without_errors_no_share_of_them_is_near_an_edge():
+    right = np.diag([4, 5])
+    assert math.isnan(metrics.share_of_errors_near(right, np.diag([1, 1])))
+    assert math.isnan(metrics.accuracy_near_and_away(right, right)[1])
+
+
+def test_more_pixels_near_an_edge_than_there_are_is_refused():
+    with pytest.raises(ValueError, match="near an edge"):
+        metrics.accuracy_near_and_away(NEAR, COUNTS)
+
+
+def test_phase_fractions_of_labels_and_predictions_by_hand():
+    labels, predicted = metrics.phase_fractions(COUNTS)
+    np.testing.assert_allclose(labels, [10 / 20, 6 / 20, 4 / 20])
+    np.testing.assert_allclose(predicted, [9 / 20, 7 / 20, 4 / 20])
+
+
+def test_interfaces_relative_to_the_labels_by_hand():
+    labels, predicted = np.array([[0, 8, 0], [0, 0, 2], [0, 0, 0]]), np.array([[0, 4, 1], [0, 0, 3], [0, 0, 0]])
+    of_all, of_each = metrics.relative_interface(predicted, labels)
+    assert of_all == 8 / 10
+    np.testing.assert_allclose(of_each[np.triu_indices(3, 1)], [4 / 8, math.nan, 3 / 2])

@@ -14,8 +14,8 @@ from hpcseg.data.batches import TileSet, evaluation_chunks
 from hpcseg.learn.precision import autocast
 from hpcseg.learn.ranks import Ranks
 
-_MATRICES = 64
-"""Confusion matrices that the rows of pixels are shared out to while they are counted."""
+_COPIES = 64
+"""Sets of counters that the rows of pixels are shared out to while they are counted."""
 
 
 def count_confusion(labels: torch.Tensor, predicted: torch.Tensor, classes: int) -> torch.Tensor:
@@ -26,13 +26,23 @@ def count_confusion(labels: torch.Tensor, predicted: torch.Tensor, classes: int)
         predicted: the same shape, int64.
         classes: C.
     """
-    pairs = (labels * classes + predicted).flatten(0, -2)
-    # Not bincount, which on a GPU waits for the largest value; and not one counter per pair of classes, for which
-    # hundreds of thousands of atomic additions would queue up there.
-    matrix = torch.arange(len(pairs), device=pairs.device) % _MATRICES
-    places = (pairs + matrix[:, None] * classes**2).flatten()
-    counts = torch.zeros(_MATRICES * classes**2, dtype=torch.int64, device=pairs.device)
-    return counts.scatter_add_(0, places, torch.ones_like(places)).view(_MATRICES, classes, classes).sum(0)
+    return count_values(labels * classes + predicted, classes**2).view(classes, classes)
+
+
+def count_values(values: torch.Tensor, kinds: int) -> torch.Tensor:
+    """(K,) int64: how often each whole number from 0 to K - 1 stands in a tensor, on its device.
+
+    Args:
+        values: (..., H, W) int64.
+        kinds: K.
+    """
+    rows = values.flatten(0, -2)
+    # Not bincount, which on a GPU waits for the largest value; and not one counter for each number, for which hundreds
+    # of thousands of atomic additions would queue up there.
+    copy_of_row = torch.arange(len(rows), device=rows.device) % _COPIES
+    places = (rows + copy_of_row[:, None] * kinds).flatten()
+    counts = torch.zeros(_COPIES * kinds, dtype=torch.int64, device=rows.device)
+    return counts.scatter_add_(0, places, torch.ones_like(places)).view(_COPIES, kinds).sum(0)
 
 
 def folded(model: nn.Module) -> nn.Module:

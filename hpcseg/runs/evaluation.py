@@ -26,6 +26,7 @@ from hpcseg.runs.heartbeat import Heartbeat
 from hpcseg.runs.inputs import load_model, planned_provenance, planned_source, seconds_between_checkpoints
 from hpcseg.runs.machine import describe_process, peak_memory_mib
 from hpcseg.runs.record import SCHEMA, append_event, read_json, write_json, write_text
+from hpcseg.segment.edges import near_edge
 from hpcseg.segment.network import Network, TrainedUNet, Wishes
 from hpcseg.segment.slices import WholeSlices
 from hpcseg.segment.sweep import Sweep
@@ -64,6 +65,8 @@ def evaluate(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> bool:
         "split": training["split_sha256"],
         "settings": dataclasses.asdict(settings),
         "precision": precision,
+        # A checkpoint from before they were counted has no such counts.
+        "edge distances": list(metrics.EDGE_DISTANCES),
     }
     kept = _kept_counts(cell, belongs) if ranks.is_main else None
     # Before the model moves: see `Network`.
@@ -78,7 +81,13 @@ def evaluate(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> bool:
     heartbeat = Heartbeat(cell, "evaluate", ranks)
     counting = Counting(
         (sweep, slices),
-        {"confusion": sweep.confusion, "right": sweep.right, "slices": slices.confusion},
+        {
+            "by band": sweep.by_band,
+            "right": sweep.right,
+            "interfaces": sweep.interfaces,
+            "label interfaces": sweep.label_interfaces,
+            "slices": slices.confusion,
+        },
         ranks,
         file=cell.folder.evaluation_checkpoint_file,
         belongs=belongs,
@@ -97,7 +106,7 @@ def evaluate(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> bool:
         return False
     memory = peak_memory_mib(ranks)
     if ranks.is_main:
-        confusion, right = sweep.confusion.cpu().numpy(), sweep.right.cpu().numpy()
+        by_band, right, interfaces = (counts.cpu().numpy() for counts in (sweep.by_band, sweep.right, sweep.interfaces))
         by_slice = _by_slice(source, settings, right, dict(zip(whole.tolist(), slices.confusion.tolist(), strict=True)))
         write_text(cell.folder.slices_file, by_slice)
         if settings.examples:
@@ -116,8 +125,10 @@ def evaluate(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> bool:
                 "class_values": list(source.info.class_values),
                 "grey": source.info.grey.as_dict(),
                 "points": [
-                    _point(level, matrix, source.info.grey) for level, matrix in zip(levels, confusion, strict=True)
+                    _point(level, matrices, pairs, source.info.grey)
+                    for level, matrices, pairs in zip(levels, by_band, interfaces, strict=True)
                 ],
+                "label_interfaces": sweep.label_interfaces.tolist(),
                 "slices_sha256": hashlib.sha256(by_slice.encode()).hexdigest(),
                 "tile_edge": edge if settings.whole_slices else None,
                 "precision": precision,
@@ -221,8 +232,9 @@ def _examples(source: TileSource, settings: EvaluateConfig, sweep: Sweep, slices
     return packed.getvalue()
 
 
-def _point(level: NoiseLevel, confusion: np.ndarray, grey: GreyScale) -> dict[str, Any]:
+def _point(level: NoiseLevel, by_band: np.ndarray, interfaces: np.ndarray, grey: GreyScale) -> dict[str, Any]:
     """One noise level of evaluation.json: the counts, and for readers of the file what follows from them."""
+    confusion = by_band.sum(0)
     return {
         "noise": level.model,
         "sigma": level.sigma,
@@ -230,6 +242,8 @@ def _point(level: NoiseLevel, confusion: np.ndarray, grey: GreyScale) -> dict[st
         "fraction": level.fraction,
         **({"batch_norm_tiles": level.norm_tiles} if level.norm_tiles else {}),
         "confusion": confusion.tolist(),
+        "near_edge": near_edge(by_band),
+        "interfaces": interfaces.tolist(),
         "accuracy": metrics.accuracy(confusion),
         "mean_iou": _finite(metrics.mean_iou(confusion)),
         "iou": [_finite(value) for value in metrics.iou_per_class(confusion)],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -9,7 +10,8 @@ from torch import nn
 
 from hpcseg.config import NoiseLevel
 from hpcseg.data.batches import EVALUATION_CHUNK, NoisyTestSet, evaluation_chunks
-from hpcseg.learn.evaluate import count_confusion, folded, scores_of, with_batch_statistics
+from hpcseg.learn.evaluate import folded, scores_of, with_batch_statistics
+from hpcseg.segment.edges import BANDS, count_by_band, count_interfaces, edge_bands
 
 
 class Sweep:
@@ -39,21 +41,40 @@ class Sweep:
             for index, level in enumerate(levels)
             if level.norm_tiles == size
         ]
-        device = tiles.unit.device
-        self.confusion = torch.zeros(len(levels), classes, classes, dtype=torch.int64, device=device)
-        """(L, C, C) int64, of the pieces that were counted here."""
-        self.right = torch.zeros(len(levels), len(tiles), dtype=torch.int64, device=device)
+        self._bands: tuple[slice, torch.Tensor] | None = None
+        zeros = functools.partial(torch.zeros, dtype=torch.int64, device=tiles.unit.device)
+        self.by_band = zeros(len(levels), BANDS, classes, classes)
+        """(L, BANDS, C, C) int64, confusion matrices by distance to a label edge, of the pieces counted here."""
+        self.right = zeros(len(levels), len(tiles))
         """(L, T) int64, pixels of a tile whose class is right."""
+        self.interfaces = zeros(len(levels), classes, classes)
+        """(L, C, C) int64, of the predictions."""
+        self.label_interfaces = zeros(classes, classes)
+        """(C, C) int64."""
+
+    @property
+    def confusion(self) -> torch.Tensor:
+        """(L, C, C) int64, of all distances."""
+        return self.by_band.sum(1)
 
     def __len__(self) -> int:
         return len(self._pieces)
 
     def count(self, piece: int) -> None:
         """Add one piece, 0 to `len` - 1, to the counts."""
-        rows, level = self._pieces[piece]
+        (rows, level), classes = self._pieces[piece], self.label_interfaces.shape[-1]
         predicted, labels = self.predict(rows, self._levels[level])
-        self.confusion[level] += count_confusion(labels, predicted, self.confusion.shape[-1])
+        self.by_band[level] += count_by_band(labels, predicted, self._bands_of(rows, labels), classes)
         self.right[level, rows] = (predicted == labels).sum((1, 2))
+        self.interfaces[level] += count_interfaces(predicted, classes)
+        if level == 0:
+            self.label_interfaces += count_interfaces(labels, classes)
+
+    def _bands_of(self, rows: slice, labels: torch.Tensor) -> torch.Tensor:
+        """The bands of some tiles, which are the same at all levels."""
+        if self._bands is None or self._bands[0] != rows:
+            self._bands = rows, edge_bands(labels)
+        return self._bands[1]
 
     def predict(self, rows: slice, level: NoiseLevel) -> tuple[torch.Tensor, torch.Tensor]:
         """Predicted and true classes of some tiles at a noise level, (B, S, S) int64 both.

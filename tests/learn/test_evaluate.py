@@ -126,6 +126,8 @@ def test_a_sweep_counts_what_the_plain_way_counts_in_any_order(model, source):
     for piece in [*range(1, len(halves), 2), *range(0, len(halves), 2)]:
         halves.count(piece)
     assert torch.equal(whole.confusion, halves.confusion) and torch.equal(whole.right, halves.right)
+    for counts in ("by_band", "interfaces", "label_interfaces"):
+        assert torch.equal(getattr(whole, counts), getattr(halves, counts)) and getattr(whole, counts).any()
     found, expected = whole.confusion.numpy(), plain_sweep(model, source)
     assert whole.right.sum() == np.trace(found, axis1=1, axis2=2).sum()
     assert found.sum() == expected.sum() == len(source.split.test) * 64 * 64 * len(SIGMAS)

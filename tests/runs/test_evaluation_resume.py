@@ -61,7 +61,7 @@ def found(cell: Cell) -> tuple[object, ...]:
     """All that an evaluation finds, to the bit."""
     record = json.loads(cell.folder.evaluation_file.read_text())
     assert not cell.folder.evaluation_checkpoint_file.exists(), "a finished evaluation needs none"
-    names = ("points", "test_tiles", "settings", "slices_sha256", "tile_edge", "model_sha256")
+    names = ("points", "label_interfaces", "test_tiles", "settings", "slices_sha256", "tile_edge", "model_sha256")
     return (
         [record[name] for name in names],
         cell.folder.slices_file.read_bytes(),
@@ -137,7 +137,7 @@ def test_a_damaged_checkpoint_costs_time_and_changes_nothing(expected, cell):
     assert "evaluation-checkpoint.pt cannot be read as a checkpoint" in told[-1]
 
 
-@pytest.mark.parametrize("what", ["model", "data", "split", "settings", "precision"])
+@pytest.mark.parametrize("what", ["model", "data", "split", "settings", "precision", "edge distances"])
 def test_counts_are_bound_to_all_that_decides_them(expected, cell, what):
     assert evaluate(cell, 4) == "stopped"
     file = cell.folder.evaluation_checkpoint_file

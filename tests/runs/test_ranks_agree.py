@@ -104,10 +104,12 @@ def test_several_ranks_give_equal_confusion_matrices_for_equal_weights(trained, 
         for file in ("model_file", "training_file"):
             getattr(cell.folder, file).write_bytes(getattr(trained[1].folder, file).read_bytes())
         assert set(run_ranks(ranks, run_cell_stage, cell.folder.path, "evaluate")) == {"finished"}
-        points = json.loads(cell.folder.evaluation_file.read_text())["points"]
-        matrices.append([point["confusion"] for point in points])
+        record = json.loads(cell.folder.evaluation_file.read_text())
+        matrices.append((record["points"], record["label_interfaces"]))
     assert matrices[0] == matrices[1] == matrices[2]
-    assert np.sum(matrices[0][0]) == 5 * 64 * 64, "32 tiles leave 5 for the test, each counted once"
+    first = matrices[0][0][0]
+    assert np.sum(first["confusion"]) == 5 * 64 * 64, "32 tiles leave 5 for the test, each counted once"
+    assert np.sum(matrices[0][1]) > 0 and np.sum(first["near_edge"]["1"]) > 0
 
 
 @pytest.mark.parametrize(("ranks", "steps"), [(1, 1), (1, 6), (2, 5)])
