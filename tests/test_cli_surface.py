@@ -34,9 +34,9 @@ SURFACE = {
     "export": {"cell", "output", "run", "data", "onnx", "force"},
     "predict": {
         "model", "volume", "output", "dataset", "range_", "percentiles", "ensemble", "flips", "probabilities",
-        "uncertainty", "spread", "float16", "tile", "precision", "run", "data", "slurm", "parts", "dry_run", "profile",
-        "partition", "account", "qos", "constraint", "exclude", "gpus_per_node", "cpus_per_task", "mem", "time",
-        "setup", "throttle",
+        "uncertainty", "spread", "float16", "tile", "precision", "adapt_norm", "run", "data", "slurm", "parts",
+        "dry_run", "profile", "partition", "account", "qos", "constraint", "exclude", "gpus_per_node", "cpus_per_task",
+        "mem", "time", "setup", "throttle",
     },
     "follow-up": {"run"},
     "report": {"run", "out", "publish", "as_json"},

@@ -74,6 +74,12 @@ def predict(
         Literal["fp32", "tf32", "bf16", "fp16"] | None,
         typer.Option(help="Of the convolutions.", show_default="the training's, as its evaluation was counted"),
     ] = None,
+    adapt_norm: Annotated[
+        bool,
+        typer.Option(
+            "--adapt-norm", help="Batch normalisation takes the statistics of these slices: for noisier scans."
+        ),
+    ] = False,
     run: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="the newest in runs/")] = None,
     data: Annotated[
         Path | None, typer.Option(help="The packed data set of a cell, should it have moved.", show_default=False)
@@ -113,6 +119,7 @@ def predict(
         range_=range_,
         percentiles=percentiles,
         precision=precision,
+        adapt_norm=adapt_norm,
         wishes=Wishes(
             probabilities=probabilities,
             uncertainty=uncertainty,
@@ -174,7 +181,9 @@ def _predict_here(request: Request) -> None:
     from hpcseg.runs.record import read_json
 
     with console.progress_bar() as progress:
-        looking = progress.add_task("Reading grey values", total=None, visible=bool(request.percentiles))
+        looking = progress.add_task(
+            "Reading grey values", total=None, visible=bool(request.percentiles) or request.adapt_norm
+        )
         prediction = begin(request, on_slice=lambda done, of: progress.update(looking, completed=done, total=of))
         progress.update(looking, visible=False)
         if prediction.finished:
@@ -205,6 +214,9 @@ def show(record: dict[str, Any], out: Path) -> None:
         )
     if record["mapping"]["kind"] != "as trained":
         console.stdout.print(f"Grey values: {record['mapping']['counts']} = counts of the training")
+    if record.get("norm"):
+        tiles, slices = record["norm"]["tiles"], record["norm"]["slices"]
+        console.stdout.print(f"Batch normalisation: statistics of {tiles} tiles from {slices} of these slices")
     shares = ", ".join(f"{value}: {share:.2%}" for value, share in record["fractions"].items())
     slices = record["input"]["slices"]
     speed = f", {record['slices_per_second']:g} slices/s" if record["slices_per_second"] else ""

@@ -2,6 +2,7 @@
 
 OUT/prediction.json     what was asked of which models on which input, and at the end speed and phase fractions
 OUT/slices.jsonl        one line per slice that is written: pixels of each class; of a part, slices-PART.jsonl
+OUT/norm.safetensors    with --adapt-norm the statistics of the volume, which all parts and starts take
 OUT/fractions.csv       share of each class in each slice and in the volume, at the end
 OUT/labels...           and other layers, as in `hpcseg.predict.layers`
 """
@@ -54,6 +55,11 @@ class OutFolder:
     def fractions_file(self) -> Path:
         """Phase fractions as a table."""
         return self.path / "fractions.csv"
+
+    @property
+    def norm_file(self) -> Path:
+        """Statistics of the volume, for the batch normalisations of the models."""
+        return self.path / "norm.safetensors"
 
     def journal_file(self, part: int | None) -> Path:
         """The slices that one process has written."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from hpcseg.errors import ConfigError
 from hpcseg.predict import mapping as mappings
+from hpcseg.predict import norm
 from hpcseg.predict.card import ModelCard
 from hpcseg.predict.layers import Layer, Target, open_target
 from hpcseg.predict.mapping import Mapping
@@ -40,6 +41,8 @@ class Request:
     percentiles: tuple[float, float] | None = None
     precision: str | None = None
     """None: of each model its training's, so that labels are those that its evaluation counted."""
+    adapt_norm: bool = False
+    """Batch normalisation takes the statistics of this volume in place of the training's."""
     wishes: Wishes = field(default_factory=Wishes)
 
 
@@ -71,7 +74,7 @@ def begin(request: Request, *, on_slice: OnSlice = lambda *_: None, write: bool 
 
     Args:
         request: what is asked; with the same, the prediction in its folder goes on.
-        on_slice: told how many slices were read, where percentiles of the volume are asked for.
+        on_slice: told how many slices were read, where percentiles of the volume or its statistics are asked for.
         write: False: only look.
 
     Raises:
@@ -84,7 +87,7 @@ def begin(request: Request, *, on_slice: OnSlice = lambda *_: None, write: bool 
     once = {model.card.model_sha256: (model, path) for model, path in reversed(opened)}
     models, paths = zip(*reversed(once.values()), strict=True)
     request = replace(request, models=paths)
-    _check_ensemble(models, request.wishes)
+    _check_ensemble(models, request)
     card = models[0].card
     volume = open_volume(request.source, request.dataset)
     folder = OutFolder(request.out)
@@ -95,6 +98,8 @@ def begin(request: Request, *, on_slice: OnSlice = lambda *_: None, write: bool 
         "range": request.range_,
         "percentiles": request.percentiles,
         "precision": request.precision,
+        # Null in place of false, as in records of before there was the wish.
+        "adapt_norm": request.adapt_norm or None,
         **asdict(request.wishes),
     }
     layers = _layers(models, request.wishes)
@@ -109,6 +114,9 @@ def begin(request: Request, *, on_slice: OnSlice = lambda *_: None, write: bool 
         if write:
             folder.path.mkdir(parents=True, exist_ok=True)
             write_json(folder.record_file, _record(request, models, volume, mapping, layers, asked))
+    if request.adapt_norm and write:
+        # Behind the record, without which a folder that has something is none to predict into.
+        norm.adapt(models, volume, mapping, file=folder.norm_file, on_slice=on_slice)
     prediction = Prediction(request, models, volume, mapping, folder, layers, finished=False)
     if write and not prediction.target().prepare() and record is not None:
         folder.forget()
@@ -133,6 +141,7 @@ def read_request(out: Path) -> Request:
         range_=asked["range"] and tuple(asked["range"]),
         percentiles=asked["percentiles"] and tuple(asked["percentiles"]),
         precision=asked["precision"],
+        adapt_norm=bool(asked.get("adapt_norm")),
         wishes=Wishes(**{item.name: asked[item.name] for item in fields(Wishes)}),
     )
 
@@ -148,7 +157,7 @@ def probability_layer(value: int) -> str:
     return f"probability-{value}"
 
 
-def _check_ensemble(models: Sequence[Model], wishes: Wishes) -> None:
+def _check_ensemble(models: Sequence[Model], request: Request) -> None:
     first = _in_common(models[0].card)
     for model in models[1:]:
         theirs = _in_common(model.card)
@@ -165,7 +174,12 @@ def _check_ensemble(models: Sequence[Model], wishes: Wishes) -> None:
                 f'{model.name} was trained with data.normalise = "{model.card.data.normalise}", which says nothing of '
                 'whole slices. Take a model that was trained with "full-scale".'
             )
-    if wishes.spread and len(models) < 2:
+        if request.adapt_norm and not model.card.train.batch_norm:
+            raise ConfigError(
+                f"--adapt-norm estimates the statistics of batch normalisation anew, and {model.name} was trained with "
+                "train.batch_norm = false, so it has none. Leave it out."
+            )
+    if request.wishes.spread and len(models) < 2:
         raise ConfigError("--spread is the spread over several models. Give more with --ensemble.")
 
 
@@ -199,7 +213,7 @@ def _layers(models: Sequence[Model], wishes: Wishes) -> tuple[Layer, ...]:
 
 def _record(
     request: Request,
-    models: Iterable[Model],
+    models: Sequence[Model],
     volume: Volume,
     mapping: Mapping,
     layers: Iterable[Layer],
@@ -224,6 +238,7 @@ def _record(
             "names": list(volume.names),
         },
         "mapping": mapping.as_dict(),
+        "norm": norm.describe(volume, models) if request.adapt_norm else None,
         "models": [{"name": model.name, "sha256": model.card.model_sha256, **_origin(model)} for model in models],
         "model_paths": [os.path.relpath(path.resolve(), out) for path in request.models],
         "data_path": request.data and os.path.relpath(request.data.resolve(), out),

@@ -1,0 +1,169 @@
+"""A volume and models in, the models with the statistics of that volume in their batch normalisation out.
+
+The weights stay as they were trained. What is estimated is kept in the folder of the prediction, so that each of its
+parts and starts segments with the same.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+
+from hpcseg.errors import DatasetError, HpcsegError
+from hpcseg.files import write_bytes
+from hpcseg.learn.evaluate import scores_of
+from hpcseg.learn.precision import to_device
+from hpcseg.predict.ahead import ahead
+from hpcseg.predict.mapping import Mapping
+from hpcseg.predict.model_file import Model
+from hpcseg.predict.volume import Volume
+
+MOST_TILES = 128
+TILES_PER_BATCH = 16
+_SLICES_AHEAD = 4
+# Multiples of the square and the cube of the plastic number's inverse, modulo 1, fill a square evenly (Roberts 2018).
+_STEPS = (0.7548776662466927, 0.5698402909980532)
+
+
+def adapt(
+    models: Sequence[Model],
+    volume: Volume,
+    mapping: Mapping,
+    *,
+    file: Path,
+    on_slice: Callable[[int, int], None] = lambda *_: None,
+) -> None:
+    """Give the networks of models the statistics of a volume: those in a file, which is written where it is missing.
+
+    Args:
+        models: whose networks are changed.
+        volume: to segment.
+        mapping: of its grey values.
+        file: of safetensors, the statistics of all models.
+        on_slice: told how many tiles of how many were read.
+
+    Raises:
+        DatasetError: a slice cannot be read, or is too small for statistics.
+        HpcsegError: the file is damaged, or the file system refuses.
+    """
+    if not file.exists():
+        images = _tiles(volume, mapping, models, on_slice)
+        found = {
+            f"{model.card.model_sha256}.{name}": tensor
+            for model in models
+            for name, tensor in estimate(model.network, images).items()
+        }
+        write_bytes(file, safetensors.torch.save(found))
+    try:
+        kept = safetensors.torch.load_file(file)
+        for model in models:
+            own = {name: kept[f"{model.card.model_sha256}.{name}"] for name in _names(model.network)}
+            model.network.load_state_dict({**model.network.state_dict(), **own})
+    except (OSError, safetensors.SafetensorError, KeyError, RuntimeError):
+        raise HpcsegError(
+            f"{file} does not hold the statistics of these models. Delete it and ask again: they are estimated "
+            "once more."
+        ) from None
+
+
+def places(volume: Volume, edge: int) -> list[tuple[int, slice, slice]]:
+    """Slice, rows and columns of the tiles that a volume is judged by: all of one shape, evenly spaced, no lot drawn.
+
+    At most `MOST_TILES`, and no more than lie side by side. They have `edge` pixels a side, or as many as all slices.
+    """
+    height, width = (min(edge, *(shape[axis] for shape in volume.shapes)) for axis in (0, 1))
+    count = min(MOST_TILES, sum((rows // height) * (columns // width) for rows, columns in volume.shapes))
+    found = []
+    for number in range(count):
+        index = (2 * number + 1) * len(volume) // (2 * count)
+        rows, columns = volume.shapes[index]
+        top, left = (
+            int(((number + 1) * step) % 1 * (length - size + 1))
+            for step, length, size in zip(_STEPS, (rows, columns), (height, width), strict=True)
+        )
+        found.append((index, slice(top, top + height), slice(left, left + width)))
+    return found
+
+
+def describe(volume: Volume, models: Sequence[Model]) -> dict[str, Any]:
+    """By what the statistics are estimated, in plain values for the record."""
+    wanted = places(volume, _edge(models))
+    _, rows, columns = wanted[0]
+    return {
+        "tiles": len(wanted),
+        "tiles_per_batch": TILES_PER_BATCH,
+        "shape": [rows.stop - rows.start, columns.stop - columns.start],
+        "slices": len({index for index, _, _ in wanted}),
+    }
+
+
+def estimate(network: nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Means and variances for the batch normalisations of a network, by the names that they have in its state.
+
+    The network meets batches as in training, normalised by their own statistics, and these are averaged over the
+    batches with equal weight (a cumulative average, as in `torch.optim.swa_utils.update_bn`). Always in fp32 on a CPU,
+    so that the jobs' hardware decides nothing.
+
+    Args:
+        network: left as it is.
+        images: (N, 1, H, W) float32 as the network takes them. Every batch has tiles of the whole range.
+
+    Raises:
+        DatasetError: a batch has one value of a kind, which has no variance.
+    """
+    learning = copy.deepcopy(network).eval()
+    to_device(learning, images.device)
+    for module in learning.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None  # torch's sign for a cumulative average
+            module.train()
+    batches = -(-len(images) // TILES_PER_BATCH)
+    try:
+        with torch.no_grad():
+            for number in range(batches):
+                scores_of(learning, images[number::batches], "fp32")
+    except ValueError:  # torch's, of a channel with one value
+        raise DatasetError(
+            f"--adapt-norm needs more than the {len(images)} tiles of {images.shape[2]} x {images.shape[3]} pixels "
+            "that this volume has: in the lowest level of the network that is one pixel, which has no statistics. "
+            "Leave it out."
+        ) from None
+    state = learning.state_dict()
+    return {name: state[name].clone() for name in _names(learning)}
+
+
+def _tiles(
+    volume: Volume, mapping: Mapping, models: Sequence[Model], on_slice: Callable[[int, int], None]
+) -> torch.Tensor:
+    """(N, 1, H, W) float32, the tiles at `places` as the networks take them."""
+    wanted = places(volume, _edge(models))
+    grey = models[0].card.grey
+
+    def read(place: tuple[int, slice, slice]) -> np.ndarray:
+        index, rows, columns = place
+        return mapping.apply(volume.read(index)[rows, columns], grey)
+
+    images = []
+    for done, image in enumerate(ahead(read, wanted, at_most=_SLICES_AHEAD), start=1):
+        images.append(image)
+        on_slice(done, len(wanted))
+    return torch.from_numpy(np.stack(images)).unsqueeze(1)
+
+
+def _names(network: nn.Module) -> list[str]:
+    """Of all statistics in its state."""
+    return [name for name in network.state_dict() if name.endswith((".running_mean", ".running_var"))]
+
+
+def _edge(models: Sequence[Model]) -> int:
+    """Of the tiles, for all models the same."""
+    return max(model.card.data.tile_size for model in models)
