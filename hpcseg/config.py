@@ -387,7 +387,12 @@ class ReportConfig:
     figures: tuple[str, ...] = ("figure3", "figure7")
     """Names of figures."""
     questions: tuple[str, ...] = ()
-    """What the job is to answer, in sentences that name where the answer stands; they open the report."""
+    """Names of the answers that open the report; none: all that belong to its tables. Anything else is a question in
+    the job's own words, which stands before them."""
+    cells: tuple[str, ...] = ()
+    """Settings that the cells of the paper's tables and figures have, as "train.width=16", where several cells could be
+    meant. What is not named is the paper's: batch normalisation, no weight decay, Gaussian noise that is drawn once, no
+    augmentation, all slices."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -42,6 +42,12 @@ def recall_per_class(confusion: np.ndarray) -> np.ndarray:
     return _ratio(np.diag(counts), counts.sum(1))
 
 
+def precision_per_class(confusion: np.ndarray) -> np.ndarray:
+    """Share of what is taken for a class that is right, (C,) float64: TP / (TP + FP)."""
+    counts = _checked(confusion)
+    return _ratio(np.diag(counts), counts.sum(0))
+
+
 def mean_iou(confusion: np.ndarray) -> float:
     """Mean of the classes' IoU over the classes that are there; NaN if none is."""
     ratios = iou_per_class(confusion)

@@ -42,9 +42,10 @@ def report(
         answer.update(
             {
                 "run": str(folder.path),
+                "answers": [dataclasses.asdict(answer) for answer in built.content.answers],
                 "headlines": built.headlines,
-                "notes": built.notes,
-                "holes": [dataclasses.asdict(hole) for hole in built.holes],
+                "notes": built.content.notes,
+                "holes": [dataclasses.asdict(hole) for hole in built.content.holes],
                 "planned_with": built.planned_with,
                 "written": [str(path) for path in written],
             }
@@ -53,15 +54,18 @@ def report(
 
 
 def _show(built: Report, written: Sequence[Path]) -> None:
+    for answer in built.content.answers:
+        console.stdout.print(f"{answer.question} {answer.text}".strip())
     for line in built.headlines:
         console.stdout.print(line)
     if built.headlines:
         console.stdout.print("(in brackets: the paper)")
-    for note in built.notes:
+    for note in built.content.notes:
         console.stdout.print(f"Note: {note}")
-    if built.holes:
-        console.stdout.print(f"{len(built.holes)} {'hole' if len(built.holes) == 1 else 'holes'}:")
-    for hole in built.holes:
+    holes = built.content.holes
+    if holes:
+        console.stdout.print(f"{len(holes)} {'hole' if len(holes) == 1 else 'holes'}:")
+    for hole in holes:
         console.stdout.print(f"  {hole}")
     if built.planned_with:
         console.stdout.print(f"The run was planned with: {built.planned_with}")

@@ -1,237 +1,221 @@
-"""Figure 3 and Figure 7: learning curves, and accuracy against the noise of the test set."""
+"""Figures 3 and 7, and accuracy against work and labelled slices. Every training is shown by itself."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from hpcseg.config import SPLITS, NoiseLevel, Share, Sigma, amount
+from hpcseg.records.collect import Records
+from hpcseg.records.groups import Group, group_label, training_label
+from hpcseg.records.observations import WHOLE
+from hpcseg.records.row import CLEAN, Hole, Row
 from hpcseg.report import paper
-from hpcseg.report.accept import Epoch
-from hpcseg.report.collect import Group, Hole, Records, Row
-from hpcseg.report.drawn import Drawn
-from hpcseg.report.statistics import mean_and_sd
+from hpcseg.report.baselines import commonest, filtered
+from hpcseg.report.measures import at
 
 # Okabe and Ito's colours, which stay apart for colour-blind readers.
-_COLOURS = {"shuffled": "#0072B2", "blocked": "#D55E00"}
-_TRAIN, _VALIDATION = "#0072B2", "#E69F00"
-_PAPER = "#000000"
-_GREYS = ("#555555", "#777777", "#8A8A8A", "#A0A0A0")
-_DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
-_LABEL_HEIGHT = 0.03
-"""Of a line's name in Figure 7, as accuracy; names that would overlap move up."""
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_OF_SPLIT = {"shuffled": "#0072B2", "blocked": "#D55E00"}
+_FILTER, _GREY, _PAPER = "#009E73", "#777777", "#000000"
+_DASHES = ((0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2)))
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure, or None where there is nothing to draw, and what is missing in it."""
+
+    figure: Figure | None
+    holes: tuple[Hole, ...] = ()
+    said: Mapping[str, object] = field(default_factory=dict)
+    """What its caption takes from the records."""
 
 
 def figure3(records: Records) -> Drawn:
-    """Loss and accuracy per epoch without noise: a column for small and one for large."""
-    title = "Figure 3: loss and accuracy per epoch, without noise"
-    columns: list[tuple[Group, list[tuple[Epoch, ...]]]] = []
-    holes, sources = [], list[str]()
+    """Loss and errors per epoch without noise: a column for small and one for large."""
+    columns: dict[Group, list[Row]] = {}
+    holes = []
     for tiles in paper.BATCH_SIZE:
         group = next((found for split in SPLITS if (found := records.positions.get((tiles, split, 0.0)))), None)
         if group is None:
             holes.append(Hole("figure3", f"the job has no {tiles} cell without noise.", "Choose a job that has one."))
             continue
-        runs = [row.training.epochs for row in group.rows if row.training and row.training.epochs]
-        if runs:
-            columns.append((group, runs))
-            sources += [row.id for row in group.rows if row.training and row.training.epochs]
-        trained = [row for row in group.rows if row.training]
-        holes += [_no_epochs(records, row) for row in trained if row.training and not row.training.epochs]
+        trained = {row: row.training.epochs for row in group.rows if row.training}
+        for row in (row for row, epochs in trained.items() if not epochs):
+            reason = f"cells/{row.id}/metrics.jsonl has not all epochs."
+            holes.append(Hole("figure3", reason, f"Delete cells/{row.id}, then: {records.remedy}"))
         if not trained:
             names = ", ".join(row.id for row in group.rows)
             holes.append(Hole("figure3", f"no record of {names}, so nothing for {tiles}.", records.remedy))
+        columns |= {group: drawn} if (drawn := [row for row, epochs in trained.items() if epochs]) else {}
     if not columns:
-        return Drawn(title, None, tuple(holes))
+        return Drawn(None, tuple(holes))
     figure = Figure(figsize=(3.6 * len(columns), 4.6), layout="constrained")
     axes = figure.subplots(2, len(columns), squeeze=False, sharex="col", sharey="row")
-    for column, (group, runs) in zip(axes.T, columns, strict=True):
-        _learning_curves(column[0], runs, "train_loss", "validation_loss")
-        _learning_curves(column[1], runs, "train_accuracy", "validation_accuracy")
-        column[0].set_title(_panel_title(group, len(runs)))
+    for column, (group, rows) in zip(axes.T, columns.items(), strict=True):
+        for row in rows:
+            epochs = row.training.epochs if row.training else ()
+            for name, colour in (("train", _COLOURS[0]), ("validation", _COLOURS[4])):
+                loss, right = ([getattr(one, f"{name}_{kind}") for one in epochs] for kind in ("loss", "accuracy"))
+                numbers, label = range(1, len(epochs) + 1), name if row is rows[0] else None
+                column[0].plot(numbers, loss, color=colour, linewidth=1, label=label)
+                column[1].plot(numbers, 100 * (1 - np.array(right)), color=colour, linewidth=1)
+        column[0].set_title(f"{group.config.data.tiles}, no noise, {group.config.data.split}")
         column[1].set_xlabel("epoch")
-    axes[0, 0].set_ylabel("cross-entropy")
-    axes[0, 0].set_yscale("log")
-    axes[1, 0].set_ylabel("pixel accuracy")
-    axes[0, 0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes[0, 0].yaxis.set_major_formatter(FuncFormatter(lambda loss, _: f"{loss:g}"))
-    axes[0, 0].yaxis.set_minor_formatter(NullFormatter())
+        column[1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    for line, name in zip(axes[:, 0], ("cross-entropy", "wrong pixels (%)"), strict=True):
+        line.set(ylabel=name, yscale="log")
+        line.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        line.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        line.yaxis.set_minor_formatter(NullFormatter())
     axes[0, 0].legend()
-    return Drawn(title, figure, tuple(holes), tuple(sources))
+    return Drawn(figure, tuple(holes))
 
 
 def figure7(records: Records) -> Drawn:
-    """Accuracy against the sigma of the test noise: ours by split, and what the paper says of its own curve."""
-    title = "Figure 7: accuracy against the noise of the test set; black: what the paper says of its curve"
-    place = (paper.FIGURE_7_TILES, paper.FIGURE_7_NOISE_FRACTION)
-    sweeps = {position: curve for position, group in records.positions.items() if (curve := _sweep(group))}
+    """Accuracy against the sigma of the test noise: ours, what needs no network, and what the paper says."""
+    tiles, fraction = paper.FIGURE_7.tiles, paper.FIGURE_7.noise_fraction
+    swept: dict[tuple[str, float], list[Row]] = {}
     holes = []
-    planned = [split for split in SPLITS if _plans_sweep(records.positions.get((place[0], split, place[1])))]
-    for split in planned:
-        if (place[0], split, place[1]) not in sweeps:
-            names = ", ".join(row.id for row in records.positions[place[0], split, place[1]].rows)
+    for (of, split, noise), group in sorted(records.positions.items(), key=lambda item: item[0][2] != fraction):
+        planned = [row for row in group.rows if row.config.evaluate.sweep_max and of == tiles]
+        swept[split, noise] = [row for row in planned if row.evaluation]
+        if planned and not swept[split, noise] and noise == fraction:
+            names = ", ".join(row.id for row in planned)
             holes.append(Hole("figure7", f"no record of {names}, the {split} curve.", records.remedy))
-    if not planned:
-        what = f"the job has no {place[0]} cell of {100 * place[1]:g} % noise with a sweep (evaluate.sweep_max)."
+    main = [row for (_, noise), rows in swept.items() for row in rows if noise == fraction]
+    if not main and not holes:
+        what = f"the job has no {tiles} cell of {100 * fraction:g} % noise with a sweep (evaluate.sweep_max)."
         holes.append(Hole("figure7", what, "Choose a job that has one."))
-    main = {split: curve for split in SPLITS if (curve := sweeps.get((place[0], split, place[1])))}
     if not main:
-        return Drawn(title, None, tuple(holes))
+        return Drawn(None, tuple(holes))
     # One axis has one unit, and the first curve's is taken.
-    shares = next(iter(main.values())).shares
-    for position, curve in list(sweeps.items()):
-        if curve.shares != shares:
-            unit = "shares of the span of grey values" if curve.shares else "counts"
-            what = f"the sweep of {records.positions[position].rows[0].id} is in {unit}, unlike the others."
-            holes.append(Hole("figure7", what, "Give all sweeps of the job one unit."))
-            del sweeps[position]
-            main = {split: other for split, other in main.items() if other is not curve}
-    figure = Figure(figsize=(6.6, 4.2), layout="constrained")
+    first = main[0].config
+    shares = isinstance(first.evaluate.sweep_max, Share)
+    figure = Figure(figsize=(6.6, 4.6), layout="constrained")
     axes = figure.subplots()
-    others = {
-        (split, fraction): curve
-        for (tiles, split, fraction), curve in sweeps.items()
-        if tiles == place[0] and fraction != place[1]
-    }
-    for split, curve in main.items():
-        _draw_main(axes, split, curve)
-    last = max(float(curve.sigmas[-1]) for curve in main.values()) if shares else paper.FIGURE_7_SIGMA_MAX
-    _draw_others(axes, others, last)
-    if shares:
-        title = title.partition(";")[0]  # the paper's sigmas are counts
-    else:
+    for number, ((split, noise), rows) in enumerate((place, rows) for place, rows in swept.items() if rows):
+        label: str | None = f"ours, {100 * noise:g} % noise in training, {split} (a line per seed)"
+        colour, dashes = (_OF_SPLIT[split], "-") if noise == fraction else (_GREY, _DASHES[number % len(_DASHES)])
+        for row in rows:
+            if isinstance(row.config.evaluate.sweep_max, Share) == shares:
+                levels = {sigma: row.test_accuracy(NoiseLevel(sigma)) for sigma in _sigmas(row, shares)}
+                axes.plot(*_points(levels), color=colour, linestyle=dashes, linewidth=1.2, label=label)
+                label = None
+            else:
+                unit = "counts" if shares else "shares of the span of grey values"
+                what = f"the sweep of {row.id} is in {unit}, unlike the others."
+                holes.append(Hole("figure7", what, "Give all sweeps of the job one unit."))
+        if noise == fraction:
+            group = records.positions[tiles, split, noise]
+            of_filter = {one: filtered(records, group, NoiseLevel(one).key) for one in _sigmas(rows[0], shares)}
+            curve = _points({sigma: found.mean if found else None for sigma, found in of_filter.items()})
+            name = f"filter (blur, grey thresholds), {split}"
+            axes.plot(*curve, color=_FILTER, linestyle=_DASHES[number], label=name if curve[0] else None)
+    if always := commonest(records.positions[tiles, first.data.split, fraction], CLEAN.key):
+        guess = 1 / len(records.class_values)
+        label = f"always the commonest class: {always.mean:.2f}; guessing: {guess:.2f}"
+        for y, named in ((always.mean, label), (guess, None)):
+            axes.axhline(y, color=_COLOURS[3], linewidth=1, linestyle=":", label=named)
+    if isinstance(first.train.noise_sigma_max, Share) == shares:
+        seen = amount(first.train.noise_sigma_max)
+        axes.axvline(seen, color=_GREY, linewidth=1, zorder=1, label="the strongest noise of the training")
+    if not shares:
         _draw_paper(axes)
-    axes.set_xlim(0, last)
+    axes.set_xlim(0, amount(first.evaluate.sweep_max) if shares else paper.FIGURE_7_SIGMA_MAX)
     axes.set_ylim(top=1.0)
-    unit = "% of the span of grey values" if shares else "counts of 16-bit grey values"
-    axes.set_xlabel(f"sigma of the test noise ({unit})")
+    of = "% of the span of grey values" if shares else "counts of 16-bit grey values"
+    axes.set_xlabel(f"sigma of the test noise ({of})")
     axes.set_ylabel("pixel accuracy on the test set")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda sigma, _: f"{sigma:,.0f}"))
     # Outside, because where the curves leave room is not known beforehand.
-    figure.legend(loc="outside upper left", ncols=2, columnspacing=1.5)
-    shown = [records.positions[position] for position in sweeps if position[0] == place[0]]
-    sources = [row.id for group in shown for row in group.rows if row.evaluation]
-    return Drawn(title, figure, tuple(holes), tuple(sources))
+    figure.legend(loc="outside upper left", ncols=2, columnspacing=1.2, fontsize=7.5)
+    said = "" if shares else "Black: what the paper says of its own curve."
+    return Drawn(figure, tuple(holes), {"paper": said})
 
 
-@dataclass(frozen=True, eq=False)
-class _Curve:
-    """Accuracy against sigma: (seeds, sigmas)."""
-
-    sigmas: np.ndarray
-    """In counts, or in per cent of the span of grey values."""
-    accuracy: np.ndarray
-    shares: bool
-    """Which of the two."""
+def _sigmas(row: Row, shares: bool) -> list[Sigma]:
+    """Of its test sets; the table's sigma may have another unit than the sweep, and 0 has both."""
+    return [one for one in row.config.evaluate.sigmas() if not one or isinstance(one, Share) == shares]
 
 
-def _sweep(group: Group) -> _Curve | None:
-    """The sigmas that all finished cells with a sweep share; one without a sweep would break the curve in two."""
-    rows = [row for row in group.rows if row.evaluation and row.config.evaluate.sweep_max]
-    if not rows:
-        return None
-    shares = isinstance(rows[0].config.evaluate.sweep_max, Share)
-    common = set.intersection(*(set(row.config.evaluate.sigmas()) for row in rows))
-    # The table's sigma may have another unit than the sweep; 0 has both.
-    swept = sorted((sigma for sigma in common if not sigma or isinstance(sigma, Share) == shares), key=amount)
-    accuracy = [[_accuracy(row, sigma) for sigma in swept] for row in rows]
-    return _Curve(np.array([amount(sigma) for sigma in swept]), np.array(accuracy), shares)
-
-
-def _plans_sweep(group: Group | None) -> bool:
-    return group is not None and any(row.config.evaluate.sweep_max for row in group.rows)
-
-
-def _accuracy(row: Row, sigma: Sigma) -> float:
-    accuracy = row.test_accuracy(NoiseLevel(sigma))
-    assert accuracy is not None
-    return accuracy
-
-
-def _draw_main(axes: Axes, split: str, curve: _Curve) -> None:
-    seeds, colour = len(curve.accuracy), _COLOURS[split]
-    label = f"ours, {100 * paper.FIGURE_7_NOISE_FRACTION:g} % noise, {split} split"
-    if seeds > 1:
-        label += f" (mean ± s.d., n={seeds})"
-    axes.plot(
-        curve.sigmas, mean_and_sd(curve.accuracy)[0], "o-", color=colour, markersize=3.2, linewidth=1.6, clip_on=False,
-        label=label,
-    )  # fmt: skip
-    _band(axes, curve.sigmas, curve.accuracy, colour)
-
-
-def _draw_others(axes: Axes, curves: Mapping[tuple[str, float], _Curve], last: float) -> None:
-    """Thin lines for the other noise fractions, named at the right, beyond the last sigma of the axis."""
-    ends: list[tuple[float, float, str]] = []
-    for index, ((split, fraction), curve) in enumerate(sorted(curves.items(), key=lambda item: item[0][1])):
-        mean = mean_and_sd(curve.accuracy)[0]
-        grey, dashes = _GREYS[index % len(_GREYS)], _DASHES[index % len(_DASHES)]
-        label = None if ends else "ours, other noise fractions"
-        axes.plot(curve.sigmas, mean, color=grey, linestyle=dashes, linewidth=1, zorder=1.5, label=label)
-        name = f"{100 * fraction:g} %" + (f" {split}" if split != "shuffled" else "")
-        ends.append((float(mean[-1]), float(curve.sigmas[-1]), name))
-    height = -np.inf
-    for end, sigma, name in sorted(ends):
-        height = max(end, height + _LABEL_HEIGHT)
-        axes.annotate(
-            name, (sigma, end), (last * 1.02, height), color=_GREYS[0], fontsize=8, va="center",
-            annotation_clip=False,
-            # To the left edge of the name: a line to its middle would run through the names below.
-            arrowprops={"arrowstyle": "-", "color": _GREYS[-1], "linewidth": 0.5, "relpos": (0, 0.5)},
-        )  # fmt: skip
+def _points(values: Mapping[Sigma, float | None]) -> tuple[list[float], list[float]]:
+    known = {amount(sigma): value for sigma, value in values.items() if value is not None}
+    return list(known), list(known.values())
 
 
 def _draw_paper(axes: Axes) -> None:
     """The paper's points, as far as its text gives them."""
-    at_table = next(
-        point
-        for point in paper.TABLE_2
-        if (point.dataset, point.tiles, point.noise_fraction)
-        == ("test", paper.FIGURE_7_TILES, paper.FIGURE_7_NOISE_FRACTION)
-    )
-    assert at_table.sigma is not None
-    flat, end = paper.FIGURE_7_FLAT_UNTIL, paper.FIGURE_7_END
+    flat, last, at_table = paper.FIGURE_7_FLAT_UNTIL, paper.FIGURE_7_SIGMA_MAX, paper.FIGURE_7
+    style: Any = {"color": _PAPER, "markerfacecolor": "white", "markersize": 6.5, "zorder": 4, "clip_on": False}
     axes.axvline(flat, color=_PAPER, linestyle="--", linewidth=0.9, zorder=1, label=f'paper: "flat to about {flat:g}"')
-    axes.plot(
-        [at_table.sigma], [at_table.accuracy], "D", color=_PAPER, markerfacecolor="white", markersize=6, zorder=4,
-        label=f"paper: {at_table.accuracy:.3f} at {at_table.sigma:g} ({at_table.source})",
-    )  # fmt: skip
-    axes.plot(
-        [paper.FIGURE_7_SIGMA_MAX], [end.accuracy], "v", color=_PAPER, markerfacecolor="white", markersize=7,
-        zorder=4, clip_on=False, label='paper: "a little under 0.50" at 30000',
-    )  # fmt: skip
+    label = f"paper: {at_table.accuracy:.3f} at {paper.TABLE_SIGMA:g} ({at_table.source})"
+    axes.plot([paper.TABLE_SIGMA], [at_table.accuracy], "D", label=label, **style)
+    axes.plot([last], [paper.FIGURE_7_END], "v", label=f'paper: "a little under 0.50" at {last:g}', **style)
 
 
-def _learning_curves(axes: Axes, runs: Sequence[tuple[Epoch, ...]], train: str, validation: str) -> None:
-    epochs = np.arange(1, min(len(run) for run in runs) + 1)
-    for name, label, colour, marker in ((train, "train", _TRAIN, "o"), (validation, "validation", _VALIDATION, "s")):
-        values = np.array([[getattr(epoch, name) for epoch in run[: len(epochs)]] for run in runs])
-        axes.plot(
-            epochs, mean_and_sd(values)[0], color=colour, marker=marker, markersize=3.2, linewidth=1.4, label=label
-        )
-        _band(axes, epochs, values, colour)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+def cost(records: Records) -> Drawn:
+    """Errors on whole slices against the pixels that a training saw, one labelled colour per group."""
+    figure, axes = _of_whole_slices("millions of pixels seen in training: steps, whatever the machine")
+    groups = sorted(records.groups, key=lambda group: group.rows[0].pixels_seen() or 0.0)
+    known = [(group, errors) for group in groups if (errors := _errors(records, group))]
+    for number, (group, errors) in enumerate(known):
+        seen = (group.rows[0].pixels_seen() or 0.0) / 1e6
+        colour = _COLOURS[number % len(_COLOURS)]
+        axes.plot([seen] * len(errors), errors, "o", color=colour, markersize=4, alpha=0.7)
+        above = number % 2
+        axes.annotate(
+            f"{group.config.data.tiles}, {training_label(group, records.differing)}",
+            (seen, max(errors) if above else min(errors)),
+            (2, 4 if above else -4),
+            textcoords="offset points", color=colour, fontsize=6.5, rotation=40 if above else -40,
+            va="bottom" if above else "top", rotation_mode="anchor",
+        )  # fmt: skip
+    axes.margins(x=0.2, y=0.35)
+    return Drawn(figure) if known else _nothing("cost", records)
 
 
-def _band(axes: Axes, x: np.ndarray, values: np.ndarray, colour: str) -> None:
-    """Mean plus and minus one sample standard deviation; nothing for a single seed."""
-    if len(values) > 1:
-        mean, spread = mean_and_sd(values)
-        axes.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
+def learning_curve(records: Records) -> Drawn:
+    """Errors against the number of training slices, for the settings that have several numbers of them."""
+    names = [name for name in records.differing if name != "data.train_slices"]
+    curves: dict[str, list[tuple[int, list[float]]]] = {}
+    for group in records.groups:
+        if errors := _errors(records, group):
+            curves.setdefault(group_label(group, names), []).append((group.rows[0].training_slices() or 0, errors))
+    curves = {name: points for name, points in curves.items() if len(points) > 1}
+    figure, axes = _of_whole_slices("labelled slices in training")
+    for (name, points), colour, marker in zip(curves.items(), itertools.cycle(_COLOURS), itertools.cycle("os^Dv")):
+        each = [(slices, error) for slices, errors in points for error in errors]
+        axes.plot(*zip(*each, strict=True), marker, color=colour, markersize=5, alpha=0.7, label=name)
+    ticks = sorted({float(slices) for points in curves.values() for slices, _ in points})
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.legend()
+    return Drawn(figure) if curves else _nothing("learning_curve", records)
 
 
-def _panel_title(group: Group, seeds: int) -> str:
-    title = f"{group.config.data.tiles}, no noise"
-    if group.config.data.split != "shuffled":
-        title += f", {group.config.data.split} split"
-    return title + (f" (mean ± s.d., n={seeds})" if seeds > 1 else "")
+def _of_whole_slices(x: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(7.2, 4.8), layout="constrained")
+    axes = figure.subplots()
+    axes.set(xscale="log", xlabel=x, ylabel="wrong pixels of whole test slices (%)")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    return figure, axes
 
 
-def _no_epochs(records: Records, row: Row) -> Hole:
-    file = f"cells/{row.id}/metrics.jsonl"
-    return Hole("figure3", f"{file} has not all epochs.", f"Delete cells/{row.id}, then: {records.remedy}")
+def _errors(records: Records, group: Group) -> list[float]:
+    """On whole slices in per cent, one per finished cell."""
+    return [100 * (1 - one.value) for one in at(records, WHOLE)(group)]
+
+
+def _nothing(name: str, records: Records) -> Drawn:
+    if any(group.config.evaluate.whole_slices for group in records.groups):
+        return Drawn(None, (Hole(name, "not enough cells are finished.", records.remedy),))
+    what = "the job segments no whole slices (evaluate.whole_slices)."
+    return Drawn(None, (Hole(name, what, "Choose a job that does."),))

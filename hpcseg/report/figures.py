@@ -5,56 +5,38 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import matplotlib
 
-from hpcseg.report import curves, panels, scatter
-from hpcseg.report.collect import Hole, Records
-from hpcseg.report.drawn import Drawn
+from hpcseg.records.collect import Records
+from hpcseg.records.row import Hole
+from hpcseg.report import curves, pictures
+from hpcseg.report.curves import Drawn
+from hpcseg.report.table import caption
 
-_STYLE: Any = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#E5E5E5",
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "lines.solid_capstyle": "round",
-    # Ids in an SVG come from this and not from a clock: the same records give the same bytes.
-    "svg.hashsalt": "hpcseg",
-}
+_STYLE = Path(__file__).with_name("templates") / "figures.mplstyle"
 
-FIGURES: Mapping[str, Callable[[Records], Drawn]] = {
-    "figure1": panels.figure1,
-    "figure3": curves.figure3,
-    "figure4": panels.figure4,
-    "figure5": panels.figure5,
-    "figure6": panels.figure6,
-    "figure7": curves.figure7,
-    "figure8": panels.figure8,
-    "figure9": panels.figure9,
-    "cost": scatter.cost,
-    "learning_curve": scatter.learning_curve,
-}
+_CURVES = {one.__name__: one for one in (curves.figure3, curves.figure7, curves.cost, curves.learning_curve)}
+FIGURES: Mapping[str, Callable[[Records], Drawn]] = dict(sorted((_CURVES | pictures.PICTURES).items()))
 """What a job file may name under report.figures."""
 
-SUFFIXES: Mapping[str, Any] = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
+SUFFIXES: Mapping[str, Any] = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}, "webp": None}
 """The kinds of files of a figure, each with the metadata that would make its bytes differ without a reason."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure as the bytes of its files, by suffix ("png", "svg"); without any data it has none."""
+    """A figure as the bytes of its files: a drawing as "png" and "svg", one of slices as "png"; none without data."""
 
-    title: str
+    name: str
+    caption: str
     files: Mapping[str, bytes]
+    kind: str
+    """Suffix of what a page shows: the smallest of them, which for pictures of slices may be a WebP."""
+    content: bytes
     holes: tuple[Hole, ...]
-    sources: tuple[str, ...]
-    """Ids of the cells that it shows."""
 
 
 def draw(name: str, records: Records) -> Picture:
@@ -62,12 +44,17 @@ def draw(name: str, records: Records) -> Picture:
     with matplotlib.rc_context():
         # A user's matplotlibrc must not decide how a published figure looks.
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_STYLE)
+        matplotlib.rcParams.update(matplotlib.rc_params_from_file(_STYLE, use_default_template=False))
         drawn = FIGURES[name](records)
+        if drawn.figure is None:
+            return Picture(name, "", {}, "", b"", drawn.holes)
         files = {}
-        if drawn.figure:
-            for suffix, metadata in SUFFIXES.items():
-                buffer = io.BytesIO()
-                drawn.figure.savefig(buffer, format=suffix, dpi=150, metadata=metadata)
-                files[suffix] = buffer.getvalue()
-    return Picture(drawn.title, files, drawn.holes, drawn.sources)
+        shows_slices = any(axes.images for axes in drawn.figure.axes)
+        for suffix in ("png", "webp") if shows_slices else ("png", "svg"):
+            buffer = io.BytesIO()
+            drawn.figure.savefig(buffer, format=suffix, dpi=150, metadata=SUFFIXES[suffix])
+            files[suffix] = buffer.getvalue()
+    kind = min(files, key=lambda suffix: len(files[suffix]))
+    content = files[kind]
+    files.pop("webp", None)
+    return Picture(name, caption("figures", name, drawn.said), files, kind, content, drawn.holes)

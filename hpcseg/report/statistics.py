@@ -39,10 +39,6 @@ Part = tuple[float, float]
 """A variance of the mean, and its degrees of freedom."""
 
 
-def _nothing() -> np.ndarray:
-    return np.zeros(0, dtype=np.int64)
-
-
 @dataclass(frozen=True, eq=False)
 class Repetition:
     """What one training says of a measure."""
@@ -51,9 +47,9 @@ class Repetition:
     place: Hashable
     """Position of the split, or another factor that is crossed with the seeds."""
     value: float
-    slices: np.ndarray = field(default_factory=_nothing)
+    slices: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     """(N,) int64 numbers of the slices that the value was counted on; none where it was not counted by slice."""
-    pulls: np.ndarray = field(default_factory=_nothing)
+    pulls: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     """(N,) float64: how far each slice moves the value; they sum to 0."""
 
 
@@ -225,14 +221,14 @@ def shown_of(estimates: Sequence[Estimate | None]) -> list[bool]:
     return shown
 
 
-def mean_and_sd(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Over the first axis, the repetitions of a curve; the sample standard deviation of a single one is 0."""
-    return values.mean(0), values.std(0, ddof=1) if len(values) > 1 else np.zeros(values.shape[1:])
-
-
 def median(values: Iterable[float]) -> float:
     """Of what is there."""
     return float(np.median(list(values)))
+
+
+def distance(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """Root mean square of what lies between two rows of numbers."""
+    return float(np.sqrt(np.mean((np.array(ours) - np.array(theirs)) ** 2)))
 
 
 def block_length(pulls: np.ndarray, slices: np.ndarray) -> int:

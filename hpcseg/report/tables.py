@@ -1,31 +1,232 @@
-"""The names of all tables that a job file may ask for."""
+"""Every table that a job file may ask for, by its name: records in, typed cells out. Reads no file."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
-from hpcseg.report.collect import Records
-from hpcseg.report.comparison import classes, cost, levels, whole_slices
-from hpcseg.report.differences import differences
-from hpcseg.report.paper_tables import Table, batch_norm, paper_sheet, table1, table2, weight_decay
-from hpcseg.report.sheet import Sheet
-from hpcseg.report.splits import splits
+import numpy as np
+
+from hpcseg import metrics
+from hpcseg.records.collect import Records
+from hpcseg.records.groups import Group, against, alike_but, both_splits, training_label
+from hpcseg.records.observations import VALIDATION, WHOLE, headline_levels
+from hpcseg.records.row import EDGES, LEVELS, Row
+from hpcseg.report import paper, readings
+from hpcseg.report.measures import (
+    SETS,
+    Measure,
+    at,
+    from_training,
+    matched,
+    of_class,
+    of_confusion,
+    of_slices,
+    repeated,
+)
+from hpcseg.report.paper_tables import batch_norm, table1, table2, weight_decay
+from hpcseg.report.statistics import FEWEST, Estimate, best, difference, estimate, median, shown_of, slope
+from hpcseg.report.table import Block, Line, Number, Table, Text, Unit
+
+_SIZES = (0.001, 0.005)
 
 
-def _of_the_paper(table: Callable[[Records], Table]) -> Callable[[Records], Sheet]:
-    return lambda records: paper_sheet(table(records), records)
+@dataclass(frozen=True)
+class Column:
+    """What is measured of a group, and how it is written."""
+
+    measure: Measure
+    unit: Unit
+    ranked: bool = False
+    """The best of a block is marked."""
 
 
-TABLES: Mapping[str, Callable[[Records], Sheet]] = {
-    "table1": _of_the_paper(table1),
-    "table2": _of_the_paper(table2),
-    "batch_norm": _of_the_paper(batch_norm),
-    "weight_decay": _of_the_paper(weight_decay),
-    "splits": splits,
-    "differences": differences,
-    "levels": levels,
-    "classes": classes,
-    "whole_slices": whole_slices,
+def levels(records: Records) -> Table:
+    """Error rate of every group at every noise level that tables show: which training is best where."""
+    columns = {
+        head: Column(at(records, key), Unit.ERROR, ranked=key != VALIDATION)
+        for head, key in headline_levels(records).items()
+    }
+    return Table("levels", _by_group(records, columns))
+
+
+def classes(records: Records) -> Table:
+    """IoU, recall and precision of every class: on clean and noisy tiles, and on whole slices."""
+    ratios = {
+        "IoU": metrics.iou_per_class,
+        "recall": metrics.recall_per_class,
+        "precision": metrics.precision_per_class,
+    }
+    blocks: list[Block] = []
+    for place, value in enumerate(records.class_values):
+        columns = {
+            f"{head}: {name}": Column(of_confusion(confusion, of_class(ratio, place)), Unit.RATIO)
+            for head, confusion in SETS.items()
+            for name, ratio in ratios.items()
+            if name == "IoU" or head != WHOLE
+        }
+        blocks += _by_group(records, columns, f", class {value}")
+    mean = {f"{head}: IoU": Column(of_confusion(of, metrics.mean_iou), Unit.RATIO) for head, of in SETS.items()}
+    return Table("classes", (*blocks, *_by_group(records, mean, ", mean of the classes")))
+
+
+def whole(records: Records) -> Table:
+    """Figure 9's number: errors on whole slices of models that were trained on tiles."""
+
+    def evenly(slices: np.ndarray) -> np.ndarray:
+        places = np.linspace(0, len(slices) - 1, min(10, len(slices)))
+        return np.take(slices, np.unique(places.round().astype(int)))
+
+    columns = {
+        "10 slices": Column(of_slices(records, evenly), Unit.ERROR),
+        "all test slices": Column(at(records, WHOLE), Unit.ERROR),
+        "worst slice": Column(repeated(Row.worst_slice), Unit.ERROR),
+    }
+    said = {"paper": f"{100 * (1 - paper.FIGURE_9_ACCURACY):.1f}"}
+    return Table("whole_slices", _by_group(records, columns), said)
+
+
+def cost(records: Records) -> Table:
+    """Errors on whole slices against the data and the work that went into it."""
+    columns = {
+        WHOLE: Column(at(records, WHOLE), Unit.ERROR, ranked=True),
+        VALIDATION: Column(at(records, VALIDATION), Unit.ERROR),
+        "training tiles": Column(from_training("train_tiles"), Unit.COUNT),
+        "steps": Column(from_training("steps"), Unit.COUNT),
+        "seconds": Column(from_training("seconds"), Unit.COUNT),
+    }
+    # Ways to make tiles are compared here, so they stand in one block.
+    return Table("cost", _by_group(records, columns, tiles_in_label=True))
+
+
+def edges(records: Records) -> Table:
+    """Where the errors are: near the edges of labels and away from them; phase fractions and interfaces."""
+    where, phases = dict[str, Column](), dict[str, Column]()
+    for head, level in LEVELS.items():
+        for name in EDGES:
+            measure = repeated(lambda row, level=level, name=name: row.edges(level(row)).get(name))  # type: ignore[misc]
+            where[f"{head}: {name}"] = Column(measure, Unit.SHARE if name.startswith("errors") else Unit.ERROR)
+    for place, value in enumerate(records.class_values):
+        for head, found, axis in (("labels", "clean", 1), ("clean", "clean", 0), ("noisy", "noisy", 0)):
+            # Axis 1 counts what the pixels are, axis 0 what they are taken for.
+            part = of_class(lambda confusion, axis=axis: confusion.sum(axis) / confusion.sum(), place)  # type: ignore[misc]
+            phases[f"{head}: {value}"] = Column(of_confusion(SETS[found], part), Unit.SHARE)
+    for head, level in LEVELS.items():
+        ratio = repeated(lambda row, level=level: row.interfaces(level(row)))  # type: ignore[misc]
+        phases[f"{head}: interfaces"] = Column(ratio, Unit.RATIO)
+    return Table("edges", (*_by_group(records, where, ", errors"), *_by_group(records, phases, ", phase fractions")))
+
+
+def _by_group(
+    records: Records, columns: Mapping[str, Column], what: str = "", *, tiles_in_label: bool = False
+) -> tuple[Block, ...]:
+    """One block per tiles and split, one line per group, one column per measure that any cell has."""
+    places: dict[str, list[Group]] = {}
+    # Job files may list the fractions in any order.
+    for group in sorted(records.groups, key=lambda group: group.noise):
+        data = group.config.data
+        heading = f"{data.split} split" if tiles_in_label else f"{data.tiles}, {data.split} split"
+        places.setdefault(heading, []).append(group)
+    measured = {head: {group: column.measure(group) for group in records.groups} for head, column in columns.items()}
+    heads = tuple(head for head in columns if any(measured[head].values()))
+    blocks = []
+    for heading, groups in places.items():
+        first = {head: best([measured[head][one] for one in groups]) for head in heads if columns[head].ranked}
+        lines = []
+        for place, group in enumerate(groups):
+            tiles = f"{group.config.data.tiles}, " if tiles_in_label else ""
+            cells = (
+                Number(estimate(measured[head][group]), columns[head].unit, marked=first.get(head) == place)
+                for head in heads
+            )
+            lines.append(Line(Text(tiles + training_label(group, records.differing), group.id), tuple(cells)))
+        blocks.append(Block(heading + what, heads, tuple(lines)))
+    return tuple(blocks) if heads else ()
+
+
+def differences(records: Records) -> Table:
+    """Every group against the first of its tiles and split, against the next lower noise fraction, and the trends."""
+    keys = {head: key for head, key in headline_levels(records).items() if key != VALIDATION}
+    lines: dict[str, list[Line]] = {}
+    for group, other in against(records.groups, records.differing):
+        gains = [difference(at(records, key)(group), at(records, key)(other)) for key in keys.values()]
+        if any(gains):
+            names = " against ".join(training_label(one, records.differing) for one in (group, other))
+            heading = f"{group.config.data.tiles}, {group.config.data.split} split"
+            cells = tuple(Number(one, Unit.GAIN) for one in gains)
+            lines.setdefault(heading, []).append(Line(Text(names, group.id), cells))
+    blocks, found = _marked(lines, tuple(keys))
+    trends = []
+    for name, least in (("100 % more noise", 0.0), ("the same, from the lowest fraction with noise", 1e-9)):
+        slopes = [trend(records, key, least) for key in keys.values()]
+        numbers = (Number(one, Unit.GAIN, marked=bool(one and one.excludes_zero)) for one in slopes)
+        trends += [Line(Text(name), tuple(numbers))] if any(slopes) else []
+    heading = "Trend: the mean of one slope per setting and seed (one test a column, so without correction)"
+    more = (Block(heading, tuple(keys), tuple(trends)),) if trends else ()
+    return Table("differences", (*blocks, *more), {"number": len(found), "needed": needed(found)})
+
+
+def trend(records: Records, key: str, least: float) -> Estimate | None:
+    """The slope of accuracy over the noise fraction from the least one on, over all settings and seeds together."""
+    series = [
+        {float(str(noise)): at(records, key)(group) for noise, group in of.items() if group.noise >= least}
+        for of in alike_but(records.groups, "train.noise_fraction")
+    ]
+    return slope({place: of for place, of in enumerate(series) if len(of) >= FEWEST})
+
+
+def needed(found: Iterable[Estimate]) -> str:
+    """How many repetitions differences of some sizes would take, at the median of what is known."""
+    known = [one for one in found if one.half is not None]
+    texts = []
+    for size in _SIZES if known else ():
+        number = median(one.repetitions_for(size) or float("inf") for one in known)
+        takes = f"{number:.0f} repetitions" if number < float("inf") else "more test slices than these"
+        texts.append(f"{100 * size:.1f} points {takes}")
+    takes = "To show a difference in four of five cases takes, at the median of the comparisons, for"
+    return f"{takes} {', for '.join(texts)}." if texts else ""
+
+
+def splits(records: Records) -> Table:
+    """The honest split: one block per measure, one line per training that the job has on both splits."""
+    lines: dict[str, list[Line]] = {}
+    for head, level in {**headline_levels(records), WHOLE: WHOLE}.items():
+        for shuffled, blocked in both_splits(records.groups, records.differing):
+            ours, theirs = at(records, level)(shuffled), at(records, level)(blocked)
+            if ours or theirs:
+                pairs = matched(records, blocked, shuffled, level)
+                same = difference(*zip(*pairs, strict=True)) if pairs else None
+                gains = (Number(one, Unit.GAIN) for one in (difference(theirs, ours), same))
+                both = [(estimate(found), of.id) for found, of in ((ours, shuffled), (theirs, blocked))]
+                label = f"{shuffled.config.data.tiles}, {training_label(shuffled, records.differing)}"
+                cells = (*(Number(found, Unit.ERROR, source) for found, source in both), *gains)
+                lines.setdefault(head, []).append(Line(Text(label), cells))
+    blocks, found = _marked(lines, ("shuffled", "blocked", "blocked - shuffled", "the same, on the same slices"))
+    return Table("splits", blocks, {"number": len(found), "gap": records.gap})
+
+
+def _marked(lines: Mapping[str, Sequence[Line]], columns: tuple[str, ...]) -> tuple[tuple[Block, ...], list[Estimate]]:
+    """Lines by the heading of their block, with what is shown among all their differences marked; and these."""
+    cells = [cell for of in lines.values() for line in of for cell in line.cells]
+    gains = [cell for cell in cells if isinstance(cell, Number) and cell.unit is Unit.GAIN]
+    shown = {id(cell) for cell, mark in zip(gains, shown_of([cell.found for cell in gains]), strict=True) if mark}
+
+    def marked(cell: Number | Text) -> Number | Text:
+        return dataclasses.replace(cell, marked=True) if isinstance(cell, Number) and id(cell) in shown else cell
+
+    blocks = (
+        Block(heading, columns, tuple(Line(line.label, tuple(map(marked, line.cells))) for line in of))
+        for heading, of in lines.items()
+    )
+    return tuple(blocks), [cell.found for cell in gains if cell.found]
+
+
+TABLES: Mapping[str, Callable[[Records], Table]] = {
+    **{one.__name__: one for one in (table1, table2, batch_norm, weight_decay, splits, differences, levels, classes)},
+    "whole_slices": whole,
+    "edges": edges,
     "cost": cost,
+    "readings": readings.readings,
 }
 """What a job file may name under report.tables."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -14,13 +15,14 @@ import matplotlib.image
 import numpy as np
 import pytest
 from test_report_records import TINY_JOB, finish, plan, tiny_run
+from test_report_tables import baselines
 from typer.testing import CliRunner
 
 from hpcseg.cli.app import app
 from hpcseg.config import Share
 from hpcseg.errors import ConfigError, IncompleteError
+from hpcseg.records.collect import collect
 from hpcseg.report.build import build_report, publish
-from hpcseg.report.collect import collect
 from hpcseg.report.curves import figure3, figure7
 from hpcseg.report.figures import draw
 from hpcseg.runs.grid import Grid
@@ -51,7 +53,7 @@ def test_a_report_has_all_tables_and_figures_and_leaves_no_aside_files(tmp_path)
 
     assert names(tmp_path / "out") == EVERYTHING
     assert sorted(path.name for path in report.written) == EVERYTHING
-    assert report.holes == ()
+    assert [hole.subject for hole in report.content.holes] == ["baselines"]
     assert [line for line in report.headlines if line.startswith("Table 1, accuracy: validation (small) 0.980 (0.990)")]
 
 
@@ -79,22 +81,37 @@ def test_a_users_matplotlibrc_changes_no_figure_and_is_left_as_it_was(tmp_path):
             assert {key: matplotlib.rcParams[key] for key in users} == users
 
 
-def test_figure7_shows_the_mean_over_seeds_of_both_splits_and_the_papers_points(tmp_path):
+def test_figure7_shows_every_seed_of_both_splits_chance_the_end_of_training_and_the_papers_points(tmp_path):
     drawn = figure7(collect(whole_run(tmp_path / "run").run))
     (axes,) = drawn.figure.axes
-    curves = {str(line.get_label()): line for line in axes.lines}
 
-    (shuffled,) = [line for label, line in curves.items() if "shuffled" in label]
-    np.testing.assert_array_equal(shuffled.get_xdata(), [0, 5000, 10_000, 20_000])
+    def of(colour: str, style: str = "-") -> list:
+        return [line for line in axes.lines if line.get_color() == colour and line.get_linestyle() == style]
+
     # Seeds 0 and 1: 980 and 981 right pixels of 1000, less 100, 200 and 400 with the noise.
-    np.testing.assert_allclose(shuffled.get_ydata(), [0.9805, 0.8805, 0.7805, 0.5805])
-    assert "n=2" in str(shuffled.get_label())
-    (blocked,) = [line for label, line in curves.items() if "blocked" in label]
-    assert blocked.get_color() != shuffled.get_color()
-    points = [line.get_xydata().tolist() for label, line in curves.items() if label.startswith("paper")]
+    for seed, line in enumerate(of("#0072B2")):
+        np.testing.assert_array_equal(line.get_xdata(), [0, 5000, 10_000, 20_000])
+        np.testing.assert_allclose(line.get_ydata(), np.array([0.980, 0.880, 0.780, 0.580]) + seed / 1000)
+    assert (len(of("#0072B2")), len(of("#D55E00"))) == (2, 1), "two seeds shuffled, one blocked"
+    names = [str(line.get_label()) for line in axes.lines if not str(line.get_label()).startswith("_")]
+    assert sum("50 % noise in training" in name for name in names) == 2
+    assert {"0 %", "100 %"} <= {name.split("ours, ")[1][:5].strip(" n") for name in names if name.startswith("ours")}
+    # Three classes; all pixels are of the commonest.
+    assert [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == ":"] == [1.0, 1 / 3]
+    (seen,) = [line for line in axes.lines if line.get_label() == "the strongest noise of the training"]
+    assert seen.get_xdata() == [10_000, 10_000]
+    points = [line.get_xydata().tolist() for line in axes.lines if str(line.get_label()).startswith("paper")]
     assert [[5000, 0.954]] in points and [[30_000, 0.49]] in points and [[9000, 0], [9000, 1]] in points
-    assert sorted(text.get_text() for text in axes.texts) == ["0 %", "100 %"]
     assert drawn.holes == ()
+
+
+def test_figure7_has_the_curve_of_the_filter_where_it_was_measured(tmp_path):
+    grid = whole_run(tmp_path / "run")
+    large = [cell for cell in grid.cells if cell.config.data.split == "shuffled" and cell.config.data.tiles == "large"]
+    baselines(dataclasses.replace(grid, cells=tuple(large)), lambda sigma: 900 - int(sigma / 100))
+    (axes,) = figure7(collect(grid.run)).figure.axes
+    (line,) = [line for line in axes.lines if str(line.get_label()).startswith("filter")]
+    assert line.get_ydata().tolist() == [0.9, 0.85, 0.8, 0.7] and "shuffled" in line.get_label()
 
 
 def test_figure7_of_shares_has_them_on_its_axis_and_nothing_of_the_papers_counts(tmp_path):
@@ -103,9 +120,9 @@ def test_figure7_of_shares_has_them_on_its_axis_and_nothing_of_the_papers_counts
     for cell in grid.cells:
         finish(cell, lambda _, sigma: 980 - (int(sigma.per_cent) if isinstance(sigma, Share) else 0))
     drawn = figure7(collect(grid.run))
-    assert drawn.holes == () and drawn.title == "Figure 7: accuracy against the noise of the test set"
+    assert drawn.holes == () and drawn.said == {"paper": ""}
     (axes,) = drawn.figure.axes
-    (ours,) = [line for line in axes.lines if "shuffled" in str(line.get_label())]
+    (ours,) = [line for line in axes.lines if "50 % noise in training, shuffled" in str(line.get_label())]
     # The table's 5000 counts are of another unit.
     assert ours.get_xdata().tolist() == [0, 42, 84]
     np.testing.assert_allclose(ours.get_ydata(), [0.98, 0.938, 0.896])
@@ -126,10 +143,11 @@ def test_figure3_has_a_panel_pair_per_data_set_with_the_epochs_as_recorded(tmp_p
     drawn = figure3(collect(whole_run(tmp_path / "run").run))
     assert len(drawn.figure.axes) == 4
 
-    loss, _, accuracy, _ = drawn.figure.axes
+    loss, _, errors, _ = drawn.figure.axes
     assert [line.get_ydata().tolist() for line in loss.lines] == [[1.0, 0.5], [1.2, 0.6]]
-    # Validation accuracy is counted from its confusion matrix: 980 of 1000 pixels in both epochs.
-    assert [line.get_ydata().tolist() for line in accuracy.lines] == [[0.5, 0.75], [0.98, 0.98]]
+    # Validation is counted from its confusion matrix: 980 of 1000 pixels are right in both epochs.
+    np.testing.assert_allclose([line.get_ydata() for line in errors.lines], [[50, 25], [2, 2]])
+    assert (loss.get_yscale(), errors.get_yscale()) == ("log", "log"), "or epochs 5 to 15 are one line"
 
 
 def test_a_figure_without_data_is_a_hole_and_its_old_files_go(tmp_path):
@@ -142,20 +160,26 @@ def test_a_figure_without_data_is_a_hole_and_its_old_files_go(tmp_path):
     report = build_report(grid.run, tmp_path / "out")
 
     assert [name for name in EVERYTHING if "figure7" not in name] == names(tmp_path / "out")
-    assert [str(hole) for hole in report.holes if hole.subject == "figure7" and grid.cells[4].id in hole.reason]
+    assert [str(hole) for hole in report.content.holes if hole.subject == "figure7" and grid.cells[4].id in hole.reason]
 
 
 @pytest.mark.parametrize("kind", ["tables", "figures"])
 def test_an_unknown_report_name_is_refused_with_the_valid_ones(tmp_path, kind):
     grid = tiny_run(tmp_path / "run", TINY_JOB + f'[report]\n{kind} = ["table9"]\n')
-    with pytest.raises(ConfigError, match=r"table9.*(table1, table2|figure1, figure3, figure4)"):
+    with pytest.raises(ConfigError, match=r"table9.*(table1, table2|cost, figure1, figure3, figure4)"):
         build_report(grid.run, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
+def test_the_answers_are_told_before_the_numbers(tmp_path):
+    grid = tiny_run(tmp_path / "run")
+    said = CliRunner().invoke(app, ["report", "--run", str(grid.run.path)]).stdout.splitlines()
+    assert said[0].startswith("How near are these numbers to the paper's? ")
+
+
 def test_a_job_chooses_its_tables_and_figures(tmp_path):
     grid = tiny_run(tmp_path / "run", TINY_JOB + '[report]\ntables = ["table1"]\nfigures = []\n')
-    assert build_report(grid.run, tmp_path / "out").holes == ()
+    assert [hole.subject for hole in build_report(grid.run, tmp_path / "out").content.holes] == ["baselines"]
     assert names(tmp_path / "out") == ["cells.csv", "report.html", "table1.csv", "tables.md"]
 
 
@@ -196,7 +220,7 @@ def test_publishing_again_takes_back_what_the_run_no_longer_has(tmp_path):
 
     report = publish(grid.run, tmp_path / "published")
 
-    assert grid.cells[0].id in [hole.subject for hole in report.holes]
+    assert grid.cells[0].id in [hole.subject for hole in report.content.holes]
 
 
 def test_publishing_over_a_run_or_over_another_job_is_refused(tmp_path):

@@ -31,3 +31,11 @@ def test_no_record_holds_a_path_of_a_machine():
             if path.suffix in (".json", ".jsonl", ".csv", ".md", ".html"):
                 text = re.sub(r"data:image[^\"]*", "", path.read_text(encoding="utf-8"))
                 assert not re.search(r"(?<![\w.])/(tmp|home|root|work|mnt|scratch)/", text), path
+
+
+def test_the_page_of_seeds_is_small_enough_to_read(tmp_path):
+    build_report(RunFolder(ROOT / "results" / "seeds"), tmp_path)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    words = re.sub(r"<[^>]*>", " ", re.sub(r"<style>.*?</style>", "", page, flags=re.S)).split()
+    assert len(page) < 1_000_000
+    assert len(words) < 8_000

@@ -17,9 +17,8 @@ import numpy as np
 import pytest
 from test_report_records import TINY_JOB, finish, plan, tiny_run
 
+from hpcseg.records.origin import queue_seconds
 from hpcseg.report.build import build_report
-from hpcseg.report.collect import collect
-from hpcseg.report.page_cost import queue_seconds
 
 LARGE = '[[grid]]\ndata.tiles = "large"\ndata.split = ["shuffled", "blocked"]\ntrain.noise_fraction = 0.5\n'
 _VOID = {"meta", "img", "br", "link", "input", "path", "polyline"}
@@ -28,7 +27,7 @@ _VOID = {"meta", "img", "br", "link", "input", "path", "polyline"}
 class Page(html.parser.HTMLParser):
     """Ids, links, sources, visible text, and whether every element is closed."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, *, whole: bool = True) -> None:
         super().__init__()
         self.ids: list[str] = []
         self.links: list[str] = []
@@ -38,7 +37,7 @@ class Page(html.parser.HTMLParser):
         self._open: list[str] = []
         self.feed(text)
         self.close()
-        assert self._open == []
+        assert self._open == [] or not whole
 
     def handle_starttag(self, tag, attributes):
         values = dict(attributes)
@@ -79,15 +78,23 @@ def text(tmp_path_factory) -> str:
 def test_nothing_is_loaded_from_elsewhere_and_nothing_is_a_script(text):
     page = Page(text)
     assert page.sources and all(source.startswith("data:image/") for source in page.sources)
-    assert page.links and all(link.startswith("#") for link in page.links)
+    # Links lead into the page, to the files beside it, and to the records of the run.
+    assert page.links and all(
+        re.fullmatch(r"#.+|\w+\.(csv|png)|\.\./run/cells/[^/]+/\w+\.json", link) for link in page.links
+    )
     assert not {"script", "link", "iframe", "object", "embed"} & set(page.tags)
     assert not re.search(r"@import|url\(|\son\w+=", text)
 
 
-def test_every_link_leads_somewhere_and_no_name_is_there_twice(text):
-    page = Page(text)
+def test_every_link_leads_somewhere_and_no_name_is_there_twice(tmp_path):
+    grid = tiny_run(tmp_path / "run", TINY_JOB + LARGE)
+    page = Page(written(tmp_path / "out", grid))
     assert len(set(page.ids)) == len(page.ids)
-    assert {link.removeprefix("#") for link in page.links} <= set(page.ids)
+    inside = {link.removeprefix("#") for link in page.links if link.startswith("#")}
+    assert inside <= set(page.ids)
+    files = [link for link in page.links if not link.startswith("#")]
+    assert {"table1.csv", "table2.csv", "cells.csv", "figure7.png"} <= set(files)
+    assert all((tmp_path / "out" / link).is_file() for link in files)
 
 
 def test_all_cells_tables_and_figures_are_there_and_numbers_lead_to_their_cells(tmp_path):
@@ -95,12 +102,21 @@ def test_all_cells_tables_and_figures_are_there_and_numbers_lead_to_their_cells(
     page = Page(written(tmp_path / "out", grid))
     words = " ".join(page.words)
     for cell in grid.cells:
-        assert f"cell-{cell.id}" in page.ids and f"#group-{cell.id}" in page.links
+        assert f"cell-{cell.id}" in page.ids and f"#cell-{cell.id}" in page.links
     assert {"table1", "table2", "figure-figure3", "figure-figure7", "cells", "holes", "origin"} <= set(page.ids)
     for name in ("table1", "table2"):
         for line in csv.DictReader(io.StringIO((tmp_path / "out" / f"{name}.csv").read_text())):
-            if line["ours"]:
-                assert f"{float(line['ours']):.3f}" in words
+            if line["row"].endswith("ours") and line["value"]:
+                assert f"{float(line['value']):.3f}" in words
+
+
+def test_the_page_opens_with_answers_then_figure_7_beside_table_2_and_folds_the_rest(text):
+    first = text[: text.index("<details")]
+    opening = " ".join(Page(first, whole=False).words)
+    assert "How near are these numbers to the paper's?" in opening and "are within a point of the paper's" in opening
+    assert 'id="figure-figure7"' in first and 'id="table2"' in first and 'id="table1"' not in first
+    # Each figure once.
+    assert text.count("<img") == 2
 
 
 def test_a_hole_leads_to_its_reason(text):
@@ -140,7 +156,7 @@ def test_time_in_the_queue_is_from_a_submission_to_the_start_that_followed(tmp_p
     waited.folder.events_file.write_text("".join(json.dumps(event) + "\n" for event in events))
     other.folder.events_file.write_text("")
     assert queue_seconds(grid.run) == {waited.id: 30.0 + 90.0}
-    assert "0.03" in written(tmp_path / "out", grid)  # 120 s are 0.033 hours
+    assert "0.03 hours in the queue" in written(tmp_path / "out", grid)  # 120 s are 0.033 hours
     assert "not known here" not in written(tmp_path / "out", grid)
 
 
@@ -150,10 +166,9 @@ def test_hours_are_of_threads_where_there_is_no_gpu_and_of_ranks_where_there_is(
         training = json.loads(cell.folder.training_file.read_text())
         training["provenance"]["device"], training["seconds"] = device, 3600.0
         cell.folder.training_file.write_text(json.dumps(training))
-    row = re.search(r"all cells</th>(.*?)</tr>", written(tmp_path / "out", grid))[1]
     # 2 ranks: 2 GPU hours and 6 core hours, and an evaluation of 2 s on a device called CPU, of one thread, by each.
-    assert re.findall(r"<td>(.*?)</td>", row) == ["2 of 2", "2.00", "6.00", "-"]
-    assert len(collect(grid.run).rows) == 2
+    cost = "2.00 GPU hours, 6.00 core hours, time in the queue not known here"
+    assert cost in " ".join(Page(written(tmp_path / "out", grid)).words)
 
 
 _chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -188,6 +203,26 @@ def test_a_browser_shows_it_without_scrolling_sideways(text, tmp_path, width):
     found = re.search(r"<title>(\d+) (\d+)</title>", browse(frame, "--dump-dom"))
     assert int(found[1]) == width
     assert int(found[2]) > 3
+
+
+@pytest.mark.skipif(_chromium is None, reason="there is no Chromium here")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_first_screen_has_the_answers_and_at_a_desk_the_figure_beside_the_table(text, tmp_path, width):
+    measure = (
+        "<script>onload = () => { const page = document.querySelector('iframe').contentDocument;"
+        "const top = (what) => Math.round(page.querySelector(what).getBoundingClientRect().top);"
+        "document.title = ['.answers dd', '#figure-figure7', '#table2'].map(top).join(' '); }</script>"
+    )
+    frame = tmp_path / "frame.html"
+    frame.write_text(
+        f'<iframe style="border:0" width="{width}" height="900" srcdoc="{html.escape(text)}"></iframe>{measure}'
+    )
+    answer, figure, table = map(int, re.search(r"<title>(.*?)</title>", browse(frame, "--dump-dom"))[1].split())
+    assert 0 < answer < figure < 900
+    if width == 1280:
+        assert abs(figure - table) < 30 and table < 600
+    else:
+        assert table > figure + 100, "one below the other"
 
 
 @pytest.mark.skipif(_chromium is None, reason="there is no Chromium here")

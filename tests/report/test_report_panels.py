@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import shutil
 from pathlib import Path
 
 import matplotlib.image
@@ -13,9 +15,9 @@ from slice_folder import hpcseg
 from hpcseg.data.pack import pack
 from hpcseg.data.sample import write_sample
 from hpcseg.data.store import read_info
-from hpcseg.report.collect import collect
+from hpcseg.records.collect import collect
 from hpcseg.report.figures import draw
-from hpcseg.report.panels import figure5, figure6
+from hpcseg.report.pictures import PICTURES
 from hpcseg.runs.record import RunFolder
 
 NAMES = ("figure1", "figure4", "figure5", "figure6", "figure8", "figure9")
@@ -70,22 +72,46 @@ def test_every_figure_is_drawn_and_the_same_records_give_the_same_bytes(run, nam
 def test_the_figures_say_what_they_show(run):
     records = collect(run)
     accuracies = [row.test_accuracy(row.config.evaluate.levels()[1]) for row in records.rows]
-    assert f"all test tiles: {accuracies[0]:.3f}" in draw("figure6", records).title
-    assert f"all test tiles: {accuracies[1]:.3f}" in draw("figure8", records).title
-    assert "without noise" in draw("figure4", records).title
+    assert f"{accuracies[0]:.3f} noisy" in draw("figure6", records).caption
+    assert f"{accuracies[1]:.3f} noisy" in draw("figure8", records).caption
+
+
+def test_the_captions_say_which_model_it_is_and_that_the_papers_is_another(run, tmp_path):
+    # No cell here is without noise and weight decay, so one with noise stands in, and is not taken for the paper's.
+    caption = draw("figure4", collect(run)).caption
+    assert "Model: large, blocked, 50 % noise, seed 0" in caption
+    assert "The paper shows its model without noise in training; none keeps pictures here." in caption
+    copy = tmp_path / "run"
+    shutil.copytree(run.path, copy)
+    plan = json.loads((copy / "grid.json").read_text())
+    plan["cells"] = [cell for cell in plan["cells"] if cell["train"]["weight_decay"]]
+    (copy / "grid.json").write_text(json.dumps(plan))
+    caption = draw("figure9", collect(RunFolder(copy))).caption
+    assert "Model: large, blocked, 0 % noise" in caption and "The paper shows" not in caption
+
+
+def test_a_picture_is_a_png_and_the_page_has_what_is_smallest(run):
+    for name in NAMES:
+        picture = draw(name, collect(run))
+        assert sorted(picture.files) == ["png"] and picture.kind in ("png", "webp")
+        assert len(picture.content) <= len(picture.files["png"])
 
 
 def test_sigmas_that_are_shares_are_shown_as_shares(run):
     records = collect(run)
-    drawn = figure5(records)
-    assert drawn.title.endswith("(sigma as a share of the span of grey values)")
+    drawn = PICTURES["figure5"](records)
+    caption = draw("figure5", records).caption
+    assert "Sigma is in shares of the span of grey values" in caption
+    low, high = np.percentile(records.rows[0].pictures()["slice"], (0.5, 99.5))
+    margin = (high - low) / 10
+    assert f"{low - margin:,.0f} to {high + margin:,.0f}: what is darker or brighter is cut off" in caption
     # The paper's 0, 5000, 10000, 20000 and 30000 are so many times the 5000 of its table.
     assert [axes.get_title() for axes in drawn.figure.axes] == ["0 %", "21 %", "42 %", "84 %", "126 %"]
-    assert figure6(records).figure.axes[0].get_title() == "input, sigma 21 %"
+    assert PICTURES["figure6"](records).figure.axes[0].get_title() == "input, sigma 21 %"
 
 
 def test_the_noise_of_a_picture_is_that_share_of_the_span_of_the_data(run):
-    pictures = [axes.images[0].get_array() for axes in figure5(collect(run)).figure.axes]
+    pictures = [axes.images[0].get_array() for axes in PICTURES["figure5"](collect(run)).figure.axes]
     low, high = read_info(run.path.parents[1] / "dataset.h5").grey.quantiles
     # 50 x 50 pixels: the standard error of a standard deviation is 1 / sqrt(5000) of it.
     assert (pictures[1] - pictures[0]).std() == pytest.approx(0.21 * (high - low), rel=4 / np.sqrt(5_000))

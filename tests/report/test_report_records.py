@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from hpcseg.config import CellConfig, NoiseLevel
-from hpcseg.errors import IncompleteError
+from hpcseg.errors import ConfigError, IncompleteError
 from hpcseg.jobfile import load_job
-from hpcseg.report.collect import Hole, Records, collect
-from hpcseg.report.observations import observations
+from hpcseg.records.collect import Records, collect
+from hpcseg.records.groups import group_label
+from hpcseg.records.row import Hole
+from hpcseg.report.measures import at
 from hpcseg.report.statistics import estimate
 from hpcseg.runs.grid import Cell, Grid, read_grid, write_plan
 from hpcseg.runs.record import RunFolder, write_json
@@ -92,7 +94,11 @@ def finish(cell: Cell, right: Accuracy, *, evaluated: bool = True) -> None:
         **made,
     }
     write_json(cell.folder.training_file, training)
-    points = [{"sigma": sigma, "confusion": confusion(right(config, sigma))} for sigma in config.evaluate.sigmas()]
+    points = [
+        {"sigma": level.sigma, "noise": level.model, "fraction": level.fraction,
+         "confusion": confusion(right(config, level.sigma))}
+        for level in config.evaluate.levels()
+    ]  # fmt: skip
     evaluation = {
         "schema": 1,
         "id": cell.id,
@@ -146,7 +152,7 @@ def test_seeds_of_the_training_and_of_the_split_are_repetitions_of_one_group(tmp
         finish(cell, lambda config, _: 900 + 10 * config.train.seed + config.data.split_seed)
     records = collect(grid.run)
     assert [len(group.rows) for group in records.groups] == [6, 6]
-    found = observations(records).of(records.positions["small", "shuffled", 0.0], "gaussian-0")
+    found = at(records, "gaussian-0")(records.positions["small", "shuffled", 0.0])
     assert sorted((one.seed, one.place) for one in found) == [(seed, place) for seed in (0, 1) for place in (0, 1, 2)]
     # Seeds of 0.90 and 0.91, positions a thousandth apart: the mean is in the middle of both.
     assert estimate(found).mean == pytest.approx(0.906)
@@ -284,6 +290,35 @@ def test_an_ablation_is_left_out_of_the_positions_and_named(tmp_path):
     assert [group.rows[0].id for group in records.groups][2:] == [ablation.id]
 
 
+WIDTHS = '[[grid]]\ndata.tiles = "small"\ntrain.width = [8, 16]\n'
+
+
+def test_two_groups_that_claim_one_place_are_named_with_the_setting_that_tells_them_apart(tmp_path):
+    grid = tiny_run(tmp_path / "run", TINY_JOB.partition("[[grid]]")[0] + WIDTHS)
+    with pytest.raises(
+        ConfigError, match=r"claim one place.*train\.width.*\"train.width=8\" or \"train.width=16\""
+    ) as told:
+        _ = collect(grid.run).positions
+    assert all(cell.id in str(told.value) for cell in grid.cells)
+
+
+@pytest.mark.parametrize("width", [8, 16])
+def test_the_job_says_which_cells_fill_the_papers_tables(tmp_path, width):
+    chosen = f'[report]\ncells = ["train.width={width}"]\n'
+    records = collect(tiny_run(tmp_path / "run", TINY_JOB.partition("[[grid]]")[0] + chosen + WIDTHS).run)
+    (group,) = records.positions.values()
+    assert group.config.train.width == width
+
+
+@pytest.mark.parametrize("setting", ["train.witdh=8", "train.width"])
+def test_cells_that_are_no_setting_are_refused(tmp_path, setting):
+    records = collect(
+        tiny_run(tmp_path / "run", TINY_JOB.replace("[[grid]]", f'[report]\ncells = ["{setting}"]\n[[grid]]', 1)).run
+    )
+    with pytest.raises(ConfigError, match=r"must be SECTION\.KEY=VALUE"):
+        _ = records.positions
+
+
 @pytest.mark.parametrize("more", ["evaluate.sweep_max = 0", "evaluate.examples = true"])
 def test_seeds_with_and_without_a_sweep_or_pictures_are_one_group(tmp_path, more):
     grid = tiny_run(tmp_path / "run", f'{TINY_JOB}[[grid]]\ndata.tiles = "small"\ntrain.seed = 1\n{more}\n')
@@ -343,3 +378,42 @@ def test_a_grid_that_cannot_be_used_is_named_with_what_is_wrong(tmp_path, values
 def test_a_folder_without_a_grid_is_named(tmp_path):
     with pytest.raises(IncompleteError, match=r"grid\.json"):
         collect(RunFolder(tmp_path))
+
+
+def test_rows_have_other_names_whichever_setting_their_cells_differ_in(tmp_path):
+    axes = """
+[[grid]]
+data.tiles = "small"
+data.split = "blocked"
+data.gap_slices = [2, 4]
+train.batch_size = [25, 64]
+train.learning_rate = [0.001, 0.00100000001]
+train.seed = [0, 1]
+[[grid]]
+data.tiles = "small"
+data.split = "blocked"
+train.seed = 2
+evaluate.table_sigma = 4000
+"""
+    records = collect(plan(tmp_path, TINY_JOB.partition("[[grid]]")[0] + axes).run)
+    names = [group_label(group, records.differing) for group in records.groups]
+    assert len(names) == 2 * 2 * 2 + 1 and len(set(names)) == len(names)
+    assert names[0] == "small, blocked, 0 % noise"
+    assert "small, blocked, 0 % noise, gap slices 4, batch size 64" in names
+    assert names[-1] == "small, blocked, 0 % noise, evaluate.table sigma 4000"
+
+
+def test_what_follows_from_a_rows_tiles_is_not_in_its_name(tmp_path):
+    axes = """
+[[grid]]
+data.tiles = "small"
+train.batch_size = 25
+[[grid]]
+data.tiles = "large"
+train.batch_size = 64
+"""
+    records = collect(plan(tmp_path, TINY_JOB.partition("[[grid]]")[0] + axes).run)
+    assert [group_label(group, records.differing) for group in records.groups] == [
+        "small, shuffled, 0 % noise",
+        "large, shuffled, 0 % noise",
+    ]

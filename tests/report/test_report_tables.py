@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 from pathlib import Path
 
-from test_report_records import TINY_JOB, change, finish, plan, tiny_run
+from test_report_records import TINY_JOB, change, confusion, finish, plan, tiny_run
 
+from hpcseg.records.cells import cells_csv
+from hpcseg.records.collect import Records, collect
+from hpcseg.report.answers import answers
 from hpcseg.report.build import build_report
-from hpcseg.report.cells import cells_csv
-from hpcseg.report.collect import Records, collect
-from hpcseg.report.paper_tables import table1, table2, table_csv
+from hpcseg.report.paper_tables import table1, table2
+from hpcseg.report.table import table_csv
+from hpcseg.runs.record import write_json
 
 BLOCKED = '[[grid]]\ndata.tiles = "small"\ndata.split = "blocked"\ntrain.noise_fraction = 0.5\n'
 
@@ -26,26 +30,33 @@ def document(grid, out: Path) -> str:
     return (out / "tables.md").read_text()
 
 
-def row_of(text: str, label: str) -> list[str]:
-    """The numbers of the Markdown row with this label."""
-    (line,) = [line for line in text.splitlines() if line.startswith(f"| {label} |")]
-    return [part.strip() for part in line.strip("|").split("|")[1:]]
+def row_of(text: str, label: str, below: int = 0) -> list[str]:
+    """The numbers of the first Markdown row with this label, or of one that stands below it."""
+    rows = text.splitlines()
+    place = next(place for place, line in enumerate(rows) if line.startswith(f"| {label} |"))
+    return [part.strip() for part in rows[place + below].strip("|").split("|")[1:]]
+
+
+def table2_of(records: Records, **wanted: str) -> list[dict[str, str]]:
+    return lines(table_csv(table2(records)), **wanted)
+
+
+SHUFFLED, OTHER = "shuffled split, as the paper's", "blocked split, not in the paper"
 
 
 def test_table1_takes_validation_and_clean_test_of_the_cells_without_noise(tmp_path):
     grid = tiny_run(tmp_path / "run")
     text = table_csv(table1(collect(grid.run)))
 
-    (validation,) = lines(text, split="shuffled", tiles="small", set="validation")
-    (test,) = lines(text, split="shuffled", tiles="small", set="test")
     # The paper: 0.990 and 0.968; ours: 990 and 968 of 1000 pixels.
-    assert (validation["paper"], validation["ours"], validation["difference"]) == ("0.990", "0.990000", "0.000000")
-    assert (test["paper"], test["ours"], test["difference"]) == ("0.968", "0.968000", "0.000000")
-    assert test["sigma"] == "0"
-    assert [line["status"] for line in lines(text, tiles="large")] == ["not in the job", "not in the job"]
+    for column, number in (("validation (small)", "0.990000"), ("test (small)", "0.968000")):
+        for row in ("accuracy, paper", "accuracy, ours"):
+            (line,) = lines(text, block=SHUFFLED, row=row, column=column)
+            assert line["value"] == number
+    assert lines(text, row="accuracy, ours", column="test (large)") == [], "not in the job"
 
 
-def test_table2_has_ours_minus_the_papers(tmp_path):
+def test_table2_has_ours_beside_the_papers_and_errors_in_per_cent(tmp_path):
     grid = plan(tmp_path / "run")
     for cell in grid.cells:
         finish(cell, lambda config, sigma: 850 if sigma == 5000.0 else (970 if config.train.noise_fraction else 990))
@@ -54,11 +65,57 @@ def test_table2_has_ours_minus_the_papers(tmp_path):
     # Paper: test (small) 0.844 at 0 % and 0.841 at 50 %; validation (small) 0.987 and 0.972.
     assert row_of(text, "test (small), paper") == ["0.844", "0.863", "0.841", "0.866", "0.869"]
     assert row_of(text, "test (small), ours") == ["0.850", "-", "0.850", "-", "-"]
+    assert row_of(text, "test (small), ours", below=1) == ["15.00", "-", "15.00", "-", "-"]
     assert row_of(text, "validation (small), ours") == ["0.990", "-", "0.970", "-", "-"]
-    (fifty,) = lines(table_csv(table2(collect(grid.run))), tiles="small", noise_fraction="0.5", set="test")
-    assert (fifty["difference"], fifty["sigma"], fifty["status"]) == ("0.009000", "5000", "measured")
-    assert "+0.006 | - | +0.009" in text
-    assert "+0.003 | - | -0.002" in text
+    assert "has sigma 5000 counts" in text
+
+
+def test_what_needs_no_network_stands_below_the_tests(tmp_path):
+    grid = tiny_run(tmp_path / "run")
+    text = document(grid, tmp_path / "out")
+    # All pixels are of class 0, and it is the commonest of validation.
+    assert row_of(text, "test (small), ours", below=3)[0] == "0.00"
+    assert row_of(text, "test (small), ours", below=2)[0].startswith("**hole ")
+    assert "`baselines`: the filter of blur and grey thresholds was not measured" in text
+    assert "hpcseg report --data FILE" in text
+
+    baselines(grid, lambda sigma: 700 - int(sigma / 100))
+    text = document(grid, tmp_path / "out")
+    # 700 right of 1000 pixels, less 50 at sigma 5000.
+    assert row_of(text, "test (small), ours", below=2) == ["35.00", "-", "35.00", "-", "-"]
+    assert "`baselines`" not in text
+
+
+def test_a_filter_of_other_data_or_of_another_split_is_not_taken(tmp_path):
+    grid = tiny_run(tmp_path / "run")
+    for changed in ({"split_sha256": "6"}, {"evaluate_seed": 1}, {"data": {"tiles": "large"}}):
+        baselines(grid, lambda _: 700, **changed)
+        assert "`baselines`" in document(grid, tmp_path / "out"), changed
+
+
+def test_the_answer_says_from_which_noise_on_a_filter_is_ahead(tmp_path):
+    grid = plan(tmp_path / "run")
+    for cell in grid.cells:
+        finish(cell, lambda _, sigma: 980 - int((sigma or 0) / 100))
+    baselines(grid, lambda _: 850)
+    (answer,) = [one for one in answers(collect(grid.run)) if "filter" in one.question]
+    # 980 right of 1000 less one per 100 counts: 930 at 5000, 880 at 10000, and 780 at 20000 are below 850.
+    assert answer.text.startswith("2.00 % errors against the filter's 15.00 % at sigma 0; 7.00 % errors against")
+    assert "from sigma 20000 on the filter is ahead" in answer.text
+
+
+def baselines(grid, right, **changed) -> None:
+    """Records of a filter with right(sigma) pixels of 1000 on the test set of a run."""
+    points = [
+        {"noise": level.model, "sigma": level.sigma, "fraction": level.fraction, "baseline": name,
+         "confusion": confusion(count)}
+        for level in grid.cells[0].config.evaluate.levels()
+        for name, count in (("filter", right(level.sigma)), ("commonest class", 430))
+    ]  # fmt: skip
+    content = {"schema": 1, "data": dataclasses.asdict(grid.cells[0].config.data), "evaluate_seed": 0}
+    content |= {"split_sha256": "5", "class_values": [0, 128, 255], "points": points, **changed}
+    (grid.run.path / "baselines").mkdir(exist_ok=True)
+    write_json(grid.run.path / "baselines" / "one.json", content)
 
 
 def test_a_position_without_a_cell_is_a_dash_and_no_hole(tmp_path):
@@ -68,7 +125,7 @@ def test_a_position_without_a_cell_is_a_dash_and_no_hole(tmp_path):
     holes = text.split("## Holes")[1].split("##")[0]
     # The job has no large cell, so Figure 3 has half of its panels and Figure 7 nothing.
     assert "figure3" in holes and "figure7" in holes
-    assert "cells/" not in holes and "hole 1" not in text
+    assert "cells/" not in holes
 
 
 def test_a_deleted_evaluation_is_shown_as_a_hole_with_its_cell(tmp_path):
@@ -80,8 +137,8 @@ def test_a_deleted_evaluation_is_shown_as_a_hole_with_its_cell(tmp_path):
     assert row_of(text, "test (small), ours") == ["0.500", "-", "**hole 1**", "-", "-"]
     assert row_of(text, "validation (small), ours") == ["0.990", "-", "0.990", "-", "-"]
     assert f"1. `{cell.id}`: it is trained, but not evaluated. Run `hpcseg grid --job tiny`." in text
-    (line,) = lines((tmp_path / "out" / "table2.csv").read_text(), status="hole")
-    assert (line["set"], line["ours"], line["missing_cells"]) == ("test", "", cell.id)
+    found = lines((tmp_path / "out" / "table2.csv").read_text(), row="test (small), ours", column="50 %")
+    assert [(line["value"], line["missing_cells"]) for line in found] == [("", cell.id)]
 
 
 def test_seeds_are_shown_with_an_interval_and_count(tmp_path):
@@ -92,12 +149,13 @@ def test_seeds_are_shown_with_an_interval_and_count(tmp_path):
     text = document(grid, tmp_path / "out")
 
     # 0.900, 0.901, 0.902: sd 0.001, and t of 2 degrees of freedom is 4.303, over the root of 3: 0.0025. Two have none.
-    assert row_of(text, "test (small), ours")[2] == "0.901 ± 0.002 (n=3)"
-    assert row_of(text, "test (small), errors in %")[2] == "9.90 ± 0.25"
-    assert row_of(text, "test (small), ours")[0] == "0.901 (n=2 of 3)"
+    assert row_of(text, "test (small), ours")[2] == "0.901"
+    assert row_of(text, "test (small), ours", below=1)[2] == "9.90 ± 0.25"
+    assert row_of(text, "test (small), ours", below=1)[0] == "9.95 (n=2 of 3)"
     assert "Fewer than three repetitions have none" in text
-    (line,) = lines((tmp_path / "out" / "table2.csv").read_text(), noise_fraction="0.5", set="test", tiles="small")
+    (line,) = lines((tmp_path / "out" / "table2.csv").read_text(), row="test (small), ours", column="50 %")
     assert (line["half_interval"], line["sd"], line["repetitions"]) == ("0.002484", "0.001000", "3")
+    assert line["values"] == "0.900000 0.901000 0.902000"
 
 
 def test_seeds_that_lie_far_apart_stand_one_by_one(tmp_path):
@@ -105,22 +163,19 @@ def test_seeds_that_lie_far_apart_stand_one_by_one(tmp_path):
     for cell in grid.cells:
         finish(cell, lambda config, _: (589, 42, 32)[config.train.seed])
     text = document(grid, tmp_path / "out")
-    assert row_of(text, "test (small), ours")[0] == "0.589, 0.042, 0.032 (n=3)"
-    assert row_of(text, "test (small), errors in %")[0] == "41.10, 95.80, 96.80"
+    assert row_of(text, "test (small), ours")[0] == "0.589, 0.042, 0.032"
+    assert row_of(text, "test (small), ours", below=1)[0] == "41.10, 95.80, 96.80"
 
 
 def test_the_blocked_split_is_a_block_of_its_own_and_never_compared(tmp_path):
     grid = tiny_run(tmp_path / "run", TINY_JOB + BLOCKED)
     records = collect(grid.run)
 
-    assert list(table1(records).blocks) == ["shuffled"]
-    assert list(table2(records).blocks) == ["shuffled", "blocked"]
-    blocked = lines(table_csv(table2(records)), split="blocked", status="measured")
-    assert [(line["set"], line["ours"], line["paper"], line["difference"]) for line in blocked] == [
-        ("test", "0.500000", "", ""),
-        ("validation", "0.990000", "", ""),
-    ]
-    assert "Blocked split (not in the paper)" in document(grid, tmp_path / "out")
+    assert [block.heading for block in table1(records).blocks] == [SHUFFLED]
+    assert [block.heading for block in table2(records).blocks] == [SHUFFLED, OTHER]
+    assert [line["row"] for line in table2_of(records, block=OTHER) if "paper" in line["row"]] == []
+    (ours,) = table2_of(records, block=OTHER, row="test (small), ours")
+    assert (ours["column"], ours["value"]) == ("50 %", "0.500000")
 
 
 def test_an_ablation_does_not_move_the_tables(tmp_path):
@@ -131,8 +186,6 @@ def test_an_ablation_does_not_move_the_tables(tmp_path):
 
     assert row_of(text, "accuracy, ours")[0] == "0.990"
     assert f"Not in Tables 1 and 2 and Figures 3 and 7, for their other settings: {grid.cells[2].id}." in text
-    # It stays in the table of cells.
-    assert row_of(text.split("Per class")[0], f"`{grid.cells[2].id}`")[1] == "0.980"
 
 
 def test_a_cell_that_the_paper_has_no_place_for_is_named(tmp_path):
@@ -140,7 +193,6 @@ def test_a_cell_that_the_paper_has_no_place_for_is_named(tmp_path):
     text = document(grid, tmp_path / "out")
 
     assert f"Not in Tables 1 and 2 and Figures 3 and 7, for their other settings: {grid.cells[2].id}." in text
-    assert row_of(text.split("Per class")[0], f"`{grid.cells[2].id}`")[1] == "0.990"
 
 
 def test_the_caption_says_where_the_settings_are_not_the_papers(tmp_path):
@@ -172,7 +224,6 @@ def test_a_sigma_that_is_a_share_is_shown_as_one_everywhere(tmp_path):
     assert row_of(text, "test (small), ours")[0] == "0.777"
     assert "The test noise has sigma 21 % of the span of the grey values." in text
     assert "evaluate.table_sigma 21 % (paper 5000)" in text
-    assert ",test,21 %,measured," in (tmp_path / "out" / "table2.csv").read_text()
     assert f"{grid.cells[0].id},small,shuffled,0,0,test,gaussian-84 %,accuracy,,0.900000" in cells_csv(records)
 
 
@@ -199,27 +250,23 @@ def test_cells_csv_has_one_measured_number_a_line_and_leaves_an_absent_class_emp
     )
     # 968 of 1000 pixels of class 0 right, 32 taken for class 1: IoU 968/1000 and 0/32, class 2 has neither.
     assert [line["value"] for line in lines(text, **first, measure="iou")] == ["0.968000", "0.000000", ""]
-    # Dice of class 0: 2 * 968 / (1000 + 968) = 0.983740.
-    assert [line["value"] for line in lines(text, **first, measure="dice")] == ["0.983740", "0.000000", ""]
+    # Of what is taken for class 0 all is right, of what is taken for class 1 nothing.
+    assert [line["value"] for line in lines(text, **first, measure="precision")] == ["1.000000", "0.000000", ""]
     # The mean leaves the absent class out: (0.968 + 0) / 2.
     assert [line["value"] for line in lines(text, **first, measure="mean_iou")] == ["0.484000"]
     assert [line["value"] for line in lines(text, cell=grid.cells[0].id, measure="parameters")] == ["31043523"]
 
 
-def test_a_hole_has_no_numbers_in_the_table_of_cells(tmp_path):
+def test_a_hole_has_no_numbers_in_the_csv_of_cells(tmp_path):
     grid = tiny_run(tmp_path / "run")
     change(grid.cells[0].folder.training_file, provenance={"numerics": 6})
-    records: Records = collect(grid.run)
-
-    assert lines(cells_csv(records), cell=grid.cells[0].id) == []
-    text = document(grid, tmp_path / "out")
-    assert set(row_of(text, f"`{grid.cells[0].id}` **hole 1**")) == {"shuffled", "-"}
+    assert lines(cells_csv(collect(grid.run)), cell=grid.cells[0].id) == []
 
 
 def test_what_it_was_made_from_is_stated(tmp_path):
     text = document(tiny_run(tmp_path / "run"), tmp_path / "out")
     made = text.split("## What this was made from")[1]
     assert "d" * 64 in made and "numerics 7" in made
-    # Two cells of 100.25 s each.
-    for words in ("tiny: Tiny", "0123456-dirty", "node1", "2 of 2 finished", "| 200 s in all cells", "fp32"):
+    # Two cells of 100.25 s, evaluated in 2 s, on two ranks each of one thread: 409 s are 0.11 hours.
+    for words in ("tiny: Tiny", "0123456789abcdef-dirty", "node1", "2 of 2 finished", "0.11 core hours", "fp32"):
         assert words in made

@@ -17,8 +17,8 @@ from hpcseg.errors import DatasetError
 from hpcseg.predict.mapping import decide
 from hpcseg.predict.model_file import open_cell
 from hpcseg.predict.volume import open_volume
-from hpcseg.report.collect import collect
-from hpcseg.report.comparison import levels
+from hpcseg.records.collect import collect
+from hpcseg.report.tables import levels
 from hpcseg.runs.execute import run_cell
 from hpcseg.runs.grid import Grid, write_plan
 from hpcseg.runs.record import read_json
@@ -85,8 +85,8 @@ def test_records_model_and_report_state_the_scale_and_say_shares(grids, name):
     assert noisy["sigma"] == "21 %"
     assert noisy["sigma_counts"] == pytest.approx(0.21 * (info.grey.quantiles[1] - info.grey.quantiles[0]))
     assert open_cell(folder).card.grey == info.grey
-    head = levels(collect(grid.run)).blocks[0].head
-    assert head[2:] == ("clean", "gaussian 21 %", "mixed: 50 % of tiles, up to 42 %")
+    columns = levels(collect(grid.run)).blocks[0].columns
+    assert columns[1:] == ("clean", "gaussian 21 %", "mixed: 50 % of tiles, up to 42 %")
 
 
 def test_a_volume_on_the_scale_of_the_training_is_taken_and_one_on_another_refused(grids):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +66,12 @@ class Evaluation:
     record: Mapping[str, Any]
     confusion: Mapping[NoiseLevel, np.ndarray]
     """Of the test set, by its noise, in the order of the settings."""
+    near_edge: Mapping[NoiseLevel, Mapping[int, np.ndarray]]
+    """The same of the pixels within so many pixels of a label's edge; nothing in a record of before they were kept."""
+    interfaces: Mapping[NoiseLevel, int]
+    """Pairs of neighbouring pixels that were given different classes."""
+    label_interfaces: int | None
+    """The same of the labels."""
     slices: tuple[TestSlice, ...]
     """Of the slices that test tiles come from; none in a record of before they were kept."""
     grey: GreyScale | None = None
@@ -119,17 +125,26 @@ def accept_evaluation(cell: Cell, plan: Mapping[str, Any], training: Training) -
     try:
         check_types(record, _EVALUATION)
         _check_code(record["provenance"], plan, "it was evaluated with", file)
-        confusion = {_level(point): _confusion(point["confusion"]) for point in record["points"]}
-        if any(len(matrix) != len(record["class_values"]) for matrix in (training.confusion, *confusion.values())):
+        points = _by_level(cell, record["points"])
+        confusion = {level: _confusion(point["confusion"]) for level, point in points.items()}
+        near = {
+            level: {int(distance): _confusion(matrix) for distance, matrix in point["near_edge"].items()}
+            for level, point in points.items()
+            if "near_edge" in point
+        }
+        matrices = [training.confusion, *confusion.values(), *(one for of in near.values() for one in of.values())]
+        if any(len(matrix) != len(record["class_values"]) for matrix in matrices):
             raise ValueError("its confusion matrices are not of its classes")
-        if tuple(confusion) != cell.config.evaluate.levels():
-            raise ValueError("its noise levels are not those of its settings")
+        if any((one > confusion[level]).any() for level, of in near.items() for one in of.values()):
+            raise ValueError("it has more pixels near edges than in all")
+        interfaces = {level: _pairs(point["interfaces"]) for level, point in points.items() if "interfaces" in point}
+        of_labels = _pairs(record["label_interfaces"]) if "label_interfaces" in record else None
         slices, grey = _slices(cell, record), read_scale(record["grey"]) if "grey" in record else None
         if any(isinstance(level.sigma, Share) for level in confusion) and not (grey and grey.span):
             raise ValueError("it has shares of the span of grey values, and no span")
     except (KeyError, AttributeError, TypeError, ValueError, OverflowError, ConfigError) as error:
         raise Refused(f"its evaluation.json is damaged ({error}).", file) from None
-    return Evaluation(record, confusion, slices, grey)
+    return Evaluation(record, confusion, near, interfaces, of_labels, slices, grey)
 
 
 def _read(cell: Cell, name: str, delete: str) -> dict[str, Any]:
@@ -158,14 +173,21 @@ def _confusion(stored: Any) -> np.ndarray:
     return matrix
 
 
-def _level(point: dict[str, Any]) -> NoiseLevel:
-    fraction, sigma = dict(point).get("fraction"), point["sigma"]
-    return NoiseLevel(
-        Share(sigma) if isinstance(sigma, str) else float(sigma),
-        str(point.get("noise", "gaussian")),
-        None if fraction is None else float(fraction),
-        int(point.get("batch_norm_tiles", 0)),
-    )
+def _pairs(stored: Any) -> int:
+    """Pairs of neighbouring pixels of different classes, of counts of pairs of every two classes."""
+    return int(np.triu(_confusion(stored), 1).sum())
+
+
+def _by_level(cell: Cell, points: Sequence[Any]) -> dict[NoiseLevel, Mapping[str, Any]]:
+    """The points of an evaluation, by the noise levels of its settings."""
+    levels = cell.config.evaluate.levels()
+    stated = [
+        (point.get("noise", "gaussian"), point["sigma"], point.get("fraction"), point.get("batch_norm_tiles", 0))
+        for point in points
+    ]
+    if stated != [(level.model, level.sigma, level.fraction, level.norm_tiles) for level in levels]:
+        raise ValueError("its noise levels are not those of its settings")
+    return dict(zip(levels, points, strict=True))
 
 
 def _slices(cell: Cell, record: Mapping[str, Any]) -> tuple[TestSlice, ...]:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hpcseg.report.collect import Group, Records, Row
-from hpcseg.report.statistics import Repetition, counted
+from hpcseg.config import NoiseLevel
+from hpcseg.records.collect import Records
+from hpcseg.records.row import Row
 
 VALIDATION = "validation"
 """The level of the validation set, which has the cell's own training noise."""
@@ -23,8 +24,8 @@ NOT_BY_SLICE = -1
 class Observations:
     """Columns of equal length, (N,) each; the lines of one cell and level stand together, by slice."""
 
-    places: Mapping[tuple[str, str], tuple[int, int]]
-    """First line, and the one after the last, by cell and level."""
+    places: Mapping[tuple[str, str], slice]
+    """The lines of a cell and level."""
     cell: np.ndarray
     seed: np.ndarray
     position: np.ndarray
@@ -36,27 +37,9 @@ class Observations:
     """Right pixels, int64."""
     pixels: np.ndarray
 
-    def of(self, group: Group, level: str) -> list[Repetition]:
-        """What each finished cell of a group says at a level."""
-        return [found for row in group.rows if (found := self.of_cell(row.id, level)) is not None]
-
-    def of_cell(self, cell: str, level: str, among: np.ndarray | None = None) -> Repetition | None:
-        """The same of one cell, perhaps on those of its test slices that are `among` some; None where it has none."""
-        begin, end = self.places.get((cell, level), (0, 0))
-        lines = np.arange(begin, end)
-        if among is not None:
-            lines = lines[np.isin(self.slice[lines], among)]
-        if not len(lines):
-            return None
-        seed, position, slices = int(self.seed[begin]), int(self.position[begin]), self.slice[lines]
-        right, pixels = self.right[lines], self.pixels[lines]
-        if slices[0] == NOT_BY_SLICE:
-            return Repetition(seed, position, float(right[0] / pixels[0]))
-        return counted(seed, position, slices, right, pixels)
-
     def slices(self, cell: str, level: str) -> np.ndarray:
         """(S,) numbers of the test slices of a cell; empty where it has none, or did not count by slice."""
-        numbers = self.slice[slice(*self.places.get((cell, level), (0, 0)))]
+        numbers = self.slice[self.places.get((cell, level), slice(0, 0))]
         return np.compress(numbers != NOT_BY_SLICE, numbers)
 
 
@@ -65,9 +48,9 @@ def observations(records: Records) -> Observations:
     """The table of all cells of a run."""
     lines = [line for row in records.rows for line in _lines(row)]
     cell, seed, position, level, number, right, pixels = zip(*lines, strict=True) if lines else [()] * 7
-    places: dict[tuple[str, str], tuple[int, int]] = {}
+    places: dict[tuple[str, str], slice] = {}
     for place, key in enumerate(zip(cell, level, strict=True)):
-        places[key] = places.get(key, (place, 0))[0], place + 1
+        places[key] = slice(places[key].start if key in places else place, place + 1)
     columns = map(np.array, (cell, seed, position, level, number, right, pixels))
     return Observations(places, *columns)
 
@@ -89,3 +72,20 @@ def _lines(row: Row) -> Iterator[tuple[str, int, int, str, int, int, int]]:
 
 def _right(confusion: np.ndarray) -> tuple[int, int]:
     return int(np.trace(confusion)), int(confusion.sum())
+
+
+def headline_levels(records: Records) -> dict[str, str]:
+    """The key in the observations of validation and of every noise level that tables show, by a column's head."""
+    found = {level: None for group in records.groups for level in group.config.evaluate.headline_levels()}
+    # In the order of the settings.
+    levels = sorted(found, key=lambda level: (level.mixed, level.model != "gaussian"))
+    return {VALIDATION: VALIDATION, **{_level_name(level): level.key for level in levels}}
+
+
+def _level_name(level: NoiseLevel) -> str:
+    sigma = level.sigma if isinstance(level.sigma, str) else f"{level.sigma:g}"
+    name = "clean" if level.sigma == 0 else f"{level.model} {sigma}"
+    if level.fraction is not None:
+        tiles = " of tiles," if isinstance(level.sigma, str) else ""
+        name = f"mixed: {100 * level.fraction:g} %{tiles} up to {sigma}"
+    return f"{name}, statistics of {level.norm_tiles} tiles" if level.norm_tiles else name

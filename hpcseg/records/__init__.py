@@ -1,0 +1,1 @@
+"""What the records of a run say: accepted ones, holes, groups of repetitions. The report reads nothing else."""

@@ -1,0 +1,127 @@
+"""The records of a run in, rows and holes out: one row per cell of grid.json, grouped over seeds of training and split.
+
+Every ratio comes from the integer confusion matrices. A record of other data, other code or another model is a hole
+and never a number.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hpcseg.config import ReportConfig, build_config, digest
+from hpcseg.records.accept import Refused, accept_evaluation, accept_training
+from hpcseg.records.groups import Group, Position, differing, grouped, select
+from hpcseg.records.row import Hole, Row
+from hpcseg.runs.grid import Cell, planned_cells, read_plan
+from hpcseg.runs.record import RunFolder
+
+
+@dataclass(frozen=True, eq=False)
+class Records:
+    """All that a report is built from."""
+
+    run: RunFolder
+    plan: Mapping[str, Any]
+    """The content of grid.json."""
+    settings: ReportConfig
+    """What of it says what the report has."""
+    rows: tuple[Row, ...]
+    """One per cell of grid.json, in its order."""
+    groups: tuple[Group, ...]
+    """The rows over seeds, in the order of their first cells."""
+    notes: tuple[str, ...]
+    """What was left out and what deserves a look, one sentence each."""
+
+    @functools.cached_property
+    def positions(self) -> Mapping[Position, Group]:
+        """The group of every place of the paper's tables; raises ConfigError where two claim one."""
+        return select(self.groups, self.settings.cells)
+
+    @functools.cached_property
+    def differing(self) -> tuple[str, ...]:
+        """Settings that it takes to tell the groups apart, beside tiles, split and noise fraction."""
+        return differing(self.groups)
+
+    @functools.cached_property
+    def class_values(self) -> list[int]:
+        """Values of the classes in the label images; none before a cell is evaluated."""
+        return next((row.evaluation.record["class_values"] for row in self.rows if row.evaluation), [])
+
+    def unplaced(self, tiles: Container[str], fractions: Container[float]) -> tuple[str, ...]:
+        """A note on the cells that tables of these tiles and noise fractions have no place for."""
+        placed = {group for (of, _, noise), group in self.positions.items() if of in tiles and noise in fractions}
+        names = ", ".join(row.id for group in self.groups if group not in placed for row in group.rows)
+        what = "Not in Tables 1 and 2 and Figures 3 and 7, for their other settings"
+        return (f"{what}: {names}.",) if names else ()
+
+    @property
+    def gap(self) -> str:
+        """How far the sets of the blocked splits are apart: with so many slices between them they are one farther."""
+        # A record of the training has "auto" as a number.
+        blocked = [row for row in self.rows if row.config.data.split == "blocked"]
+        stated = (row.training.record.get("gap_slices") if row.training else None for row in blocked)
+        gaps = {gap or row.config.data.gap_slices for gap, row in zip(stated, blocked, strict=True)}
+        known = sorted(gap for gap in gaps if isinstance(gap, int))
+        return " or ".join(f"at least {gap + 1} slices away" for gap in known) or "some slices away"
+
+    @property
+    def holes(self) -> tuple[Hole, ...]:
+        """Of the cells, in their order."""
+        return tuple(row.hole for row in self.rows if row.hole)
+
+    @property
+    def remedy(self) -> str:
+        """The sentence that fills an ordinary hole."""
+        return _remedy(self.plan)
+
+
+def collect(run: RunFolder) -> Records:
+    """Read every record of a run; what cannot be used becomes a hole.
+
+    Raises:
+        IncompleteError: the folder has no grid.json that this version can read.
+    """
+    plan = read_plan(run)
+    settings = build_config(ReportConfig, plan["report"], f"{run.grid_file}, report")
+    rows = tuple(_row(cell, plan) for cell in planned_cells(run, plan))
+    listed = {row.id for row in rows}
+    unlisted = [folder.id for folder in run.cell_folders() if folder.id not in listed]
+    notes = _split_notes(rows)
+    if unlisted:
+        notes.append(
+            f"{len(unlisted)} cell folders belong to other code, other data or another job file than grid.json and "
+            f"were not read: {', '.join(unlisted)}."
+        )
+    return Records(run, plan, settings, rows, grouped(rows), tuple(notes))
+
+
+def _row(cell: Cell, plan: Mapping[str, Any]) -> Row:
+    training = evaluation = hole = None
+    try:
+        training = accept_training(cell, plan)
+        evaluation = accept_evaluation(cell, plan, training)
+    except Refused as refused:
+        first = f"Delete {refused.delete}, then run" if refused.delete else "Run"
+        hole = Hole(cell.id, str(refused), _remedy(plan, first))
+    return Row(cell, training, evaluation, hole)
+
+
+def _remedy(plan: Mapping[str, Any], first: str = "Run") -> str:
+    """The command that planned the run, where it is one that runs cells."""
+    command = str(plan["command"])
+    return f"{first} `{command if command.startswith('hpcseg grid') else 'hpcseg grid --job ' + plan['job']}`."
+
+
+def _split_notes(rows: tuple[Row, ...]) -> list[str]:
+    splits: dict[str, set[str]] = {}
+    for row in rows:
+        if row.training:
+            key = digest(dataclasses.asdict(row.config.data))
+            splits.setdefault(key, set()).add(str(row.training.record.get("split_sha256")))
+    if all(len(hashes) == 1 for hashes in splits.values()):
+        return []
+    return ["Cells with the same data settings were trained on different splits; their numpy versions differ."]

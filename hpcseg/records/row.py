@@ -1,0 +1,139 @@
+"""One cell of a run: its settings, the records that are accepted of it, and what they say."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from hpcseg import metrics
+from hpcseg.config import CellConfig, NoiseLevel, Sigma
+from hpcseg.data.grey import GreyScale
+from hpcseg.records.accept import Evaluation, Training
+from hpcseg.runs.grid import Cell
+
+CLEAN = NoiseLevel(0.0)
+EDGES = ("within 1", "within 2", "away", "errors within 1", "errors within 2")
+"""Pixels from an edge of the labels: of which accuracy is known, and then a share of all errors."""
+
+
+@dataclass(frozen=True)
+class Hole:
+    """Something that the report should have and has not."""
+
+    subject: str
+    """Id of the cell, or name of the table or figure."""
+    reason: str
+    """One sentence."""
+    remedy: str
+    """One sentence: what to do."""
+
+    def __str__(self) -> str:
+        return f"{self.subject}: {self.reason} {self.remedy}"
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One cell. What its records do not have is None."""
+
+    cell: Cell
+    training: Training | None
+    evaluation: Evaluation | None
+    hole: Hole | None
+
+    @property
+    def id(self) -> str:
+        """The cell's id."""
+        return self.cell.id
+
+    @property
+    def config(self) -> CellConfig:
+        """The cell's settings."""
+        return self.cell.config
+
+    @property
+    def noisy(self) -> NoiseLevel:
+        """The noise of Table 2's test."""
+        return NoiseLevel(self.config.evaluate.table_sigma)
+
+    def test_confusion(self, level: NoiseLevel) -> np.ndarray | None:
+        """Of the test set with this noise."""
+        return None if self.evaluation is None else self.evaluation.confusion.get(level)
+
+    def whole_confusion(self) -> np.ndarray | None:
+        """Of all whole test slices together, without noise."""
+        return np.sum(found, axis=0) if (found := self._whole_slices()) else None
+
+    def validation_accuracy(self) -> float | None:
+        """Of the validation set after the epoch that was kept."""
+        return None if self.training is None else metrics.accuracy(self.training.confusion)
+
+    def test_accuracy(self, level: NoiseLevel) -> float | None:
+        """Of the test set with this noise."""
+        return None if (found := self.test_confusion(level)) is None else metrics.accuracy(found)
+
+    def worst_slice(self) -> float | None:
+        """Accuracy on the worst whole test slice."""
+        return min(map(metrics.accuracy, self._whole_slices()), default=None)
+
+    def edges(self, level: NoiseLevel) -> dict[str, float]:
+        """`EDGES`: accuracy near to an edge of the labels and away from it, and the share of errors that is near."""
+        near = self.evaluation.near_edge.get(level, {}) if self.evaluation else {}
+        everything = self.test_confusion(level)
+        if everything is None or not {1, 2} <= near.keys():
+            return {}
+        errors = [int(one.sum() - np.trace(one)) for one in (everything, near[1], near[2])]
+        wrong = [count / max(1, errors[0]) for count in errors[1:]]
+        right = [metrics.accuracy(one) for one in (near[1], near[2], everything - near[2])]
+        return dict(zip(EDGES, (*right, *wrong), strict=True))
+
+    def interfaces(self, level: NoiseLevel) -> float | None:
+        """Length of the interfaces between classes, over that of the labels."""
+        of_labels = self.evaluation.label_interfaces if self.evaluation else None
+        found = self.evaluation.interfaces.get(level) if self.evaluation else None
+        return found / of_labels if of_labels and found is not None else None
+
+    def training_slices(self) -> int | None:
+        """How many slices the training tiles come from."""
+        if self.training is None:
+            return None
+        record, data = self.training.record, self.config.data
+        if data.train_slices or "train_slices" in record:
+            return int(data.train_slices or record["train_slices"])
+        # A record of before that was counted has a grid of a fixed number of tiles, which stay together if blocked.
+        rows, columns = data.tile_grid(0, 0)
+        return round(int(record["train_tiles"]) / (rows * columns))
+
+    def pixels_seen(self) -> float | None:
+        """By the training, over all epochs."""
+        if self.training is None:
+            return None
+        record = self.training.record
+        return float(record["train_tiles"] * record["epochs"] * self.config.data.tile_size**2)
+
+    def counts(self, sigma: Sigma) -> float:
+        """A sigma in counts of the data of an evaluated cell."""
+        grey = self.evaluation.grey if self.evaluation else None
+        return (grey or GreyScale(0.0, 1.0)).counts(sigma)
+
+    def pictures(self) -> dict[str, np.ndarray] | None:
+        """What the evaluation kept for figures; None where it cannot be read."""
+        try:
+            with np.load(io.BytesIO(self.cell.folder.examples_file.read_bytes())) as file:
+                return {name: file[name] for name in file.files}
+        except (OSError, EOFError, ValueError, zipfile.BadZipFile):
+            return None
+
+    def record_files(self) -> list[str]:
+        """Names of those that are there."""
+        return [path.name for path in self.cell.folder.record_files() if path.exists()]
+
+    def _whole_slices(self) -> list[np.ndarray]:
+        return [one.whole for one in self.evaluation.slices if one.whole is not None] if self.evaluation else []
+
+
+LEVELS: dict[str, Callable[[Row], NoiseLevel]] = {"clean": lambda _: CLEAN, "noisy": lambda row: row.noisy}
+"""The test sets of Tables 1 and 2, by what a table calls them."""

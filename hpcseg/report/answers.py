@@ -1,0 +1,236 @@
+"""The answers to the questions that a job may ask, one line each, from the records. Knows no page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from hpcseg import metrics
+from hpcseg.config import NoiseLevel, shown
+from hpcseg.records.collect import Records
+from hpcseg.records.groups import Group, against, alike_but, both_splits, flat, group_label, text, training_label
+from hpcseg.records.observations import VALIDATION, WHOLE
+from hpcseg.records.row import CLEAN
+from hpcseg.report.baselines import filtered
+from hpcseg.report.measures import SETS, at, matched, of_class, of_confusion
+from hpcseg.report.paper_tables import beside_the_papers, table1, table2
+from hpcseg.report.readings import all_readings
+from hpcseg.report.statistics import FEWEST, Estimate, Repetition, difference, estimate, shown_of, weighted
+from hpcseg.report.table import TEXTS, Unit, estimate_text
+from hpcseg.report.tables import needed, trend
+
+_NEAR = 0.01
+_TOO_FEW = " (fewer than three repetitions have no interval: they say nothing of another training)"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A question and what the records say of it."""
+
+    question: str
+    text: str = ""
+    """"" where a job asks in its own words, and where its records do not say."""
+    where: str = ""
+    """The table that has more."""
+
+
+def answers(records: Records) -> tuple[Answer, ...]:
+    """Those that the job names, or all that belong to its tables; its questions in other words stand before them."""
+    asked, tables = records.settings.questions, records.settings.tables
+    own = [Answer(words) for words in asked if words not in ANSWERS]
+    named = [name for name in asked if name in ANSWERS]
+    found = {name: ANSWERS[name][0](records) for name in named or ANSWERS if named or ANSWERS[name][1] in tables}
+    said = {name: text or "Nothing yet." for name, text in found.items() if text or name in named}
+    return (*own, *(Answer(TEXTS["questions"][name], text, ANSWERS[name][1]) for name, text in said.items()))
+
+
+def reproduced(records: Records) -> str | None:
+    """How near Tables 1 and 2 are to the paper's."""
+    found = {**beside_the_papers(table1(records)), **beside_the_papers(table2(records))}
+    both = {f"{row}, {column}": pair for row, of in found.items() for column, pair in of.items()}
+    apart = [(abs(ours - theirs), f"{name}: {ours:.3f} ({theirs:.3f})") for name, (ours, theirs) in both.items()]
+    near = sum(distance <= _NEAR for distance, _ in apart)
+    return f"{near} of {len(apart)} are within a point of the paper's; farthest is {max(apart)[1]}." if apart else None
+
+
+def clean(records: Records) -> str | None:
+    """The slope of clean accuracy over the training noise."""
+    found = trend(records, CLEAN.key, 0.0)
+    said = "of accuracy per 100 % of noisy training tiles, over all settings and seeds."
+    return f"{_points(found)} {said}" if found else None
+
+
+def mixed(records: Records) -> str | None:
+    """Which noise fraction is best on a test set of clean and noisy tiles, and what any noise brings."""
+    level = next((one.key for row in records.rows if (one := row.config.evaluate.mixed())), "")
+    rivals: dict[float, list[Repetition]] = {}
+    for place, series in enumerate(alike_but(records.groups, "train.noise_fraction")):
+        for group in series.values() if len(series) > FEWEST else ():
+            rivals.setdefault(group.noise, []).extend(_of_setting(at(records, level)(group), place))
+    errors = {fraction: found for fraction, ones in sorted(rivals.items()) if (found := estimate(ones))}
+    noisy = [fraction for fraction in errors if fraction]
+    if len(noisy) < 2:
+        return None
+    first = max(noisy, key=lambda fraction: errors[fraction].mean)
+    others = [fraction for fraction in noisy if fraction != first]
+    behind = shown_of([difference(rivals[first], rivals[fraction]) for fraction in others])
+    level_with = sorted([first, *(one for one, worse in zip(others, behind, strict=True) if not worse)])
+    verdict = "is the best" if len(level_with) == 1 else "cannot be told apart"
+    best = f"{', '.join(f'{100 * fraction:g}' for fraction in level_with)} % of noisy tiles {verdict}"
+    rates = ", ".join(f"{100 * fraction:g} %: {_errors(found)}" for fraction, found in errors.items())
+    gain = difference(rivals[first], rivals.get(0.0, []))
+    any_noise = f"; {100 * first:g} % against none: {_points(gain)}" if gain else ""
+    return f"{best}{any_noise}. Errors over all settings: {rates}."
+
+
+def classes(records: Records) -> str | None:
+    """Recall of every class on noisy tiles, without noise in training and with the least share of it."""
+    series, rates = _longest(records, "train.noise_fraction"), []
+    for group in series[:2]:
+        parts = []
+        for place, value in enumerate(records.class_values):
+            recall = estimate(of_confusion(SETS["noisy"], of_class(metrics.recall_per_class, place))(group))
+            parts += [f"{value}: {estimate_text(recall, Unit.RATIO)}"] if recall else []
+        rates += [f"{training_label(group, records.differing)}: class {'; '.join(parts)}"] if parts else []
+    data = series[0].config.data
+    return f"Recall on noisy tiles ({data.tiles}, {data.split}), {'. '.join(rates)}." if rates else None
+
+
+def split(records: Records) -> str | None:
+    """What a shuffled split flatters, on the slices that both test; and how far two stretches of slices differ."""
+    pairs = both_splits(records.groups, records.differing)
+    gains = []
+    for place, (shuffled, blocked) in enumerate(pairs):
+        for one, other in matched(records, blocked, shuffled, CLEAN.key):
+            gains += _of_setting([weighted([(1.0, one), (-1.0, other)])], place)
+    found = estimate(gains)
+    if found is None:
+        return None
+    # The one with the least noise, of the largest tiles.
+    group = next(blocked for _, blocked in pairs if blocked.config.data.tiles == pairs[-1][1].config.data.tiles)
+    stretches = [estimate(at(records, level)(group)) for level in (CLEAN.key, VALIDATION)]
+    rates = " and ".join(_errors(one) for one in stretches if one)
+    return (
+        f"Blocked against shuffled, clean, on the slices that both test: {_points(found)}, over all settings. "
+        f"Errors on the test's and on the validation's stretch: {rates} ({group_label(group, records.differing)})."
+    )
+
+
+def chance(records: Records) -> str | None:
+    """How many repetitions a difference takes, on clean tiles."""
+    pairs = against(records.groups, records.differing)
+    found = (difference(*(at(records, CLEAN.key)(group) for group in pair)) for pair in pairs)
+    known = [one for one in found if one]
+    if known and not any(one.half for one in known):
+        return f"It is not known here{_TOO_FEW}."
+    return needed(known) or None
+
+
+def network(records: Records) -> str | None:
+    """The network beside a filter of blur and grey thresholds."""
+    noisy_models = [group for group in records.positions.values() if group.noise]
+    tested = [group for group in noisy_models if group.rows[0].config.evaluate.sweep_max] or noisy_models
+    if not tested:
+        return None
+    group, parts, ahead = tested[-1], list[str](), ""
+    for sigma in group.config.evaluate.sigmas():
+        level = NoiseLevel(sigma).key
+        ours, theirs = estimate(at(records, level)(group)), filtered(records, group, level)
+        if ours and theirs:
+            ahead = ahead or (f"; from sigma {shown(sigma)} on the filter is ahead" if theirs.mean > ours.mean else "")
+            if sigma in (0.0, group.config.evaluate.table_sigma):
+                parts.append(f"{_errors(ours)} errors against the filter's {_errors(theirs)} at sigma {shown(sigma)}")
+    if not parts:
+        return "Not measured yet: `hpcseg report --data FILE` with the packed slices measures a filter in a minute."
+    return f"{'; '.join(parts)}{ahead} ({group_label(group, records.differing)})."
+
+
+def nearest(records: Records) -> str | None:
+    """The reading of the paper that comes nearest to its small row."""
+    found = [one for one in all_readings(records) if one.distance is not None]
+    if len(found) < 2:
+        return None
+    one = min(found, key=lambda one: one.distance or 0.0)
+    numbers = ", ".join(f"{each.mean:.3f}" for each in one.found if each)
+    here = next((f"; as here {other.distance:.3f}" for other in found if other.settings == found[0].settings), "")
+    return f"{one.settings}, {one.level}: {numbers}, which is {one.distance:.3f} from the paper's six numbers{here}."
+
+
+def slices(records: Records) -> str | None:
+    """What more labelled slices bring, from the fewest to all."""
+    groups = {group.config.data.train_slices or 10**9: group for group in _longest(records, "data.train_slices")}
+    few, all_of = groups[min(groups)], groups[max(groups)]
+    found = difference(at(records, WHOLE)(all_of), at(records, WHOLE)(few))
+    if few is all_of or found is None:
+        return None
+    return f"From {min(groups)} labelled slices to all: {_points(found)} on whole slices ({all_of.config.data.tiles})."
+
+
+def _effect(setting: str, *, level: str = "") -> Callable[[Records], str | None]:
+    """What other values of a setting bring against its default, all else equal, at every noise level or at one."""
+
+    def answer(records: Records) -> str | None:
+        keys = [one.key for one in records.rows[0].config.evaluate.headline_levels()]
+        series = alike_but(records.groups, setting)
+        usual = flat(type(records.rows[0].config)())[setting]
+        gains: dict[str, Estimate] = {}
+        for value in dict.fromkeys(value for of in series for value in of if value != usual):
+            pairs = [(of[value], of[usual]) for of in series if {value, usual} <= of.keys()]
+            for key in [level] if level else keys:
+                ours, theirs = (
+                    [one for at_, pair in enumerate(pairs) for one in _of_setting(at(records, key)(pair[side]), at_)]
+                    for side in (0, 1)
+                )
+                if found := difference(ours, theirs):
+                    gains[f"{text(value)} at {key}"] = found
+        if not gains:
+            return None
+        marks = dict(zip(gains, shown_of(list(gains.values())), strict=True))
+        held = "; ".join(f"{name} {_points(gains[name])}" for name, mark in marks.items() if mark)
+        bounds = [one.bound for name, one in gains.items() if not marks[name] and one.bound is not None]
+        most = f", at most {100 * max(bounds):.2f} points" if bounds else ""
+        few = _TOO_FEW if not any(one.half for one in gains.values()) else most
+        of = f"of {len(gains)} comparisons with {setting} = {text(usual)}, corrected for their number"
+        return f"Shown {of}: {held}; not the others{most}." if held else f"Not shown in any {of}{few}."
+
+    return answer
+
+
+def _longest(records: Records, setting: str) -> list[Group]:
+    """The longest series of groups that differ in a setting alone, the last one in the job among equals."""
+    series = [list(of.values()) for of in alike_but(records.groups, setting)]
+    return max(reversed(series), key=len)
+
+
+def _of_setting(found: Iterable[Repetition], setting: int) -> list[Repetition]:
+    """Repetitions of one of several settings that are taken together: each is a place of its own."""
+    return [weighted([(1.0, one)], (setting, one.place)) for one in found]
+
+
+def _points(found: Estimate) -> str:
+    if found.half is None:
+        return f"{100 * found.mean:+.2f} points{_TOO_FEW}"
+    return estimate_text(found, Unit.GAIN).replace(",", " points,") + (" points" if found.excludes_zero else "")
+
+
+def _errors(found: Estimate) -> str:
+    return f"{estimate_text(found, Unit.ERROR)} %"
+
+
+ANSWERS: Mapping[str, tuple[Callable[[Records], str | None], str]] = {
+    "reproduced": (reproduced, "table2"),
+    "mixed": (mixed, "levels"),
+    "clean": (clean, "differences"),
+    "classes": (classes, "classes"),
+    "split": (split, "splits"),
+    "chance": (chance, "differences"),
+    "network": (network, "table2"),
+    "noise_model": (_effect("train.noise_model"), "levels"),
+    "noise_each_epoch": (_effect("train.noise_each_epoch"), "levels"),
+    "batch_norm": (_effect("train.batch_norm"), "batch_norm"),
+    "weight_decay": (_effect("train.weight_decay"), "weight_decay"),
+    "augment": (_effect("train.augment", level=WHOLE), "cost"),
+    "slices": (slices, "cost"),
+    "nearest": (nearest, "readings"),
+}
+"""What a job file may name under report.questions, and the table that has more; the questions are in texts.toml."""

@@ -1,0 +1,46 @@
+"""What is reached without a network, on the tiles that the cells were tested on: the commonest class, and a filter."""
+
+from __future__ import annotations
+
+from hpcseg import metrics
+from hpcseg.records.collect import Records
+from hpcseg.records.filters import filters
+from hpcseg.records.groups import Group
+from hpcseg.records.row import CLEAN, Hole
+from hpcseg.report.statistics import Estimate, Repetition, estimate
+
+SUBJECT = "baselines"
+"""Of the hole where the filter is missing."""
+
+
+def filtered(records: Records, group: Group, level: str) -> Estimate | None:
+    """The filter's accuracy on the test sets of a group at a noise level; None where it was not measured.
+
+    The seeds of a group have one test set and so one number; positions of the split have one each.
+    """
+    found = {
+        row.config.data.split_seed: matrix
+        for row in group.rows
+        if (matrix := filters(records, row).get(level)) is not None
+    }
+    return estimate([Repetition(0, place, metrics.accuracy(matrix)) for place, matrix in found.items()])
+
+
+def commonest(group: Group, level: str) -> Estimate | None:
+    """Accuracy of always answering the commonest class of the validation set; None without an evaluated cell."""
+    found: dict[int, float] = {}
+    for row in group.rows:
+        tested = [one for key, one in row.evaluation.confusion.items() if key.key == level] if row.evaluation else []
+        if tested and row.training:
+            of_labels = tested[0].sum(1) / tested[0].sum()
+            found[row.config.data.split_seed] = float(of_labels[row.training.confusion.sum(1).argmax()])
+    return estimate([Repetition(0, place, value) for place, value in found.items()])
+
+
+def hole(records: Records) -> Hole | None:
+    """What there is to do where a group of the paper's tables has no filter beside it; None where all have."""
+    tested = [group for group in records.positions.values() if commonest(group, CLEAN.key)]
+    if all(filtered(records, group, CLEAN.key) for group in tested):
+        return None
+    what = "the filter of blur and grey thresholds was not measured on these test sets."
+    return Hole(SUBJECT, what, "Run `hpcseg report --data FILE` with the packed slices, once.")

@@ -1,0 +1,192 @@
+"""Figures 1, 4, 5, 6, 8 and 9: slices and tiles with their labels, their noise and what a model makes of them.
+
+The pictures are those that the cells' evaluations kept (`evaluate.examples`); no model is opened here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from hpcseg.config import NoiseLevel, Share, Sigma, amount, shown
+from hpcseg.data import noise
+from hpcseg.data.tiles import tile_corners
+from hpcseg.records.collect import Records
+from hpcseg.records.groups import Group, group_label
+from hpcseg.records.row import Hole, Row
+from hpcseg.report import paper
+from hpcseg.report.curves import Drawn
+
+Pictures = Mapping[str, np.ndarray]
+_Fill = Callable[[Row, Pictures], Figure]
+Figures = Callable[[Records], Drawn]
+_SHOWN_SIGMAS = (0, 1, 2, 4, 6)
+"""In sigmas of the table: of the paper's 5000, to the end of its Figure 7."""
+_GRID_COLOUR = "#E69F00"
+
+
+def _slice_with_tiles(row: Row, pictures: Pictures) -> Figure:
+    shape = pictures["slice"].shape
+    figure, (axes,) = _panels(1, ("slice", "label"), shape)
+    _grey(axes[0], pictures["slice"], _window(pictures["slice"]))
+    _classes(axes[1], pictures["slice_label"])
+    size, (rows, columns) = row.config.data.tile_size, row.config.data.tile_grid(*shape)
+    corners = tile_corners(*shape, rows=rows, columns=columns, size=size)
+    for axis in axes:
+        for y, x, width in (*((y, x, 1.0) for y, x in corners), (0, 0, 2.5)):
+            corner = (x - 0.5, y - 0.5)
+            axis.add_patch(Rectangle(corner, size, size, fill=False, edgecolor=_GRID_COLOUR, linewidth=width))
+    return figure
+
+
+def _noise_levels(row: Row, pictures: Pictures) -> Figure:
+    counts, sigma = pictures["slice"], row.config.evaluate.table_sigma
+    # The same draw at all levels, as in the sweep.
+    unit = np.random.default_rng(0).standard_normal(counts.shape, dtype=np.float32)
+    sign = " %" if isinstance(sigma, Share) else ""
+    figure, (axes,) = _panels(1, [f"{times * amount(sigma):g}{sign}" for times in _SHOWN_SIGMAS], counts.shape)
+    for axis, times in zip(axes, _SHOWN_SIGMAS, strict=True):
+        _grey(axis, counts + np.float32(times * row.counts(sigma)) * unit, _window(counts))
+    return figure
+
+
+def _whole_slice(row: Row, pictures: Pictures) -> Figure:
+    label, predicted = pictures["slice_label"], pictures["slice_prediction"]
+    heads = ("input", "label", f"prediction: {_right(label, predicted):.3f}", "errors")
+    figure, (axes,) = _panels(1, heads, pictures["slice"].shape)
+    _row(axes, pictures["slice"], label, predicted, _window(pictures["slice"]))
+    axes[0].set_ylabel(f"slice {int(pictures['slice_number'])}", fontsize=7)
+    return figure
+
+
+def _tiles(*, noisy: bool) -> _Fill:
+    def fill(row: Row, pictures: Pictures) -> Figure:
+        sigma: Sigma = row.config.evaluate.table_sigma if noisy else 0.0
+        counts, keys = pictures["tiles"], pictures["tile_keys"]
+        labels, predictions = pictures["tile_labels"], pictures["tile_predictions"][int(noisy)]
+        unit = noise.test_noise(keys, size=counts.shape[-1], seed=row.config.evaluate.seed)
+        heads = (f"input, sigma {shown(sigma)}", "label", "prediction", "errors")
+        figure, axes = _panels(len(counts), heads, counts.shape[1:])
+        for line, image, drawn, label, predicted, key in zip(
+            axes, counts, unit, labels, predictions, keys, strict=True
+        ):
+            _row(line, image + np.float32(row.counts(sigma)) * drawn, label, predicted, _window(image))
+            line[2].set_xlabel(f"{_right(label, predicted):.3f} right", fontsize=7)
+            line[0].set_ylabel(f"slice {key[0]}, y {key[1]}, x {key[2]}", fontsize=7)
+        return figure
+
+    return fill
+
+
+def _picture(name: str, choose: Callable[[Records], Sequence[Group]], what: str, fill: _Fill) -> Figures:
+    """The figure of the first cell of the chosen groups that kept such pictures."""
+
+    def draw(records: Records) -> Drawn:
+        groups = choose(records)
+        planned = [(group, row) for group in groups for row in group.rows if row.config.evaluate.examples]
+        for group, row in planned:
+            pictures = row.pictures() if row.evaluation else {}
+            if pictures is None:
+                remedy = f"Delete its evaluation.json. {records.remedy}"
+                return Drawn(None, (Hole(name, f"examples.npz of {row.id} cannot be read.", remedy),))
+            if what in pictures:
+                return Drawn(fill(row, pictures), (), _said(records, group, row, pictures))
+        if planned:
+            names = ", ".join(row.id for _, row in planned)
+            return Drawn(None, (Hole(name, f"no pictures of {names}.", records.remedy),))
+        reason = "the job has no such cell that keeps pictures (evaluate.examples)."
+        return Drawn(None, (Hole(name, reason, "Choose a job that has one."),))
+
+    return draw
+
+
+def _said(records: Records, group: Group, row: Row, pictures: Pictures) -> dict[str, str]:
+    sigma, table = row.config.evaluate.table_sigma, row.test_accuracy(row.noisy)
+    model = f"Model: {group_label(group, records.differing)}, seed {row.config.train.seed}"
+    other = " The paper shows its model without noise in training; none keeps pictures here."
+    return {
+        "model": f"{model} (all test tiles: {row.test_accuracy(NoiseLevel(0.0)):.3f} clean, {table:.3f} noisy).",
+        "baseline": other if group.noise else "",
+        "unit": "in shares of the span of grey values" if isinstance(sigma, Share) else "in counts of grey values",
+        "window": "{:,.0f} to {:,.0f}".format(*_window(pictures["slice"])) if "slice" in pictures else "",
+    }
+
+
+def _baseline_first(records: Records) -> list[Group]:
+    """The large models without weight decay and with the least noise first, then whatever else may keep pictures."""
+    return sorted(
+        records.groups,
+        key=lambda group: (group.config.data.tiles != "large", group.config.train.weight_decay, group.noise),
+    )
+
+
+def _half_noisy(records: Records) -> list[Group]:
+    return [group for (tiles, _, share), group in records.positions.items() if (tiles, share) == ("large", 0.5)]
+
+
+def _decayed(records: Records) -> list[Group]:
+    wanted = ("large", 0.0, paper.FIGURE_8_WEIGHT_DECAY)
+    return [
+        group
+        for group in records.groups
+        if (group.config.data.tiles, group.noise, group.config.train.weight_decay) == wanted
+    ]
+
+
+def _panels(rows: int, heads: Sequence[str], shape: tuple[int, ...]) -> tuple[Figure, list[list[Axes]]]:
+    height = rows * 7.2 / len(heads) * shape[0] / shape[1] + 0.35
+    figure = Figure(figsize=(7.2, height), layout="constrained")
+    axes = figure.subplots(rows, len(heads), squeeze=False)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        axis.grid(visible=False)
+        axis.spines[:].set_visible(False)
+    for axis, head in zip(axes[0], heads, strict=True):
+        axis.set_title(head)
+    return figure, [list(line) for line in axes]
+
+
+def _row(
+    axes: Sequence[Axes], image: np.ndarray, label: np.ndarray, predicted: np.ndarray, window: tuple[float, float]
+) -> None:
+    """Input, label, prediction, and where the prediction is wrong (black)."""
+    _grey(axes[0], image, window)
+    _classes(axes[1], label)
+    _classes(axes[2], predicted)
+    _grey(axes[3], np.where(label == predicted, 0.93, 0.0), (0, 1))
+
+
+def _right(label: np.ndarray, predicted: np.ndarray) -> float:
+    """Share of right pixels of one picture."""
+    return np.count_nonzero(label == predicted) / label.size
+
+
+def _window(clean: np.ndarray) -> tuple[float, float]:
+    """Darkest and brightest grey of a picture: a little beyond its values, so that weak noise is not cut off."""
+    low, high = np.percentile(clean, (0.5, 99.5))
+    margin = 0.1 * (high - low)
+    return float(low - margin), float(high + margin)
+
+
+def _grey(axis: Axes, image: np.ndarray, window: tuple[float, float]) -> None:
+    axis.imshow(image, cmap="gray", vmin=window[0], vmax=window[1], interpolation="nearest")
+
+
+def _classes(axis: Axes, classes: np.ndarray) -> None:
+    """Black, grey and white, as the labels are painted."""
+    _grey(axis, classes, (0, max(2, int(classes.max()))))
+
+
+PICTURES: dict[str, Figures] = {
+    "figure1": _picture("figure1", _baseline_first, "slice", _slice_with_tiles),
+    "figure4": _picture("figure4", _baseline_first, "tiles", _tiles(noisy=False)),
+    "figure5": _picture("figure5", _baseline_first, "slice", _noise_levels),
+    "figure6": _picture("figure6", _half_noisy, "tiles", _tiles(noisy=True)),
+    "figure8": _picture("figure8", _decayed, "tiles", _tiles(noisy=True)),
+    "figure9": _picture("figure9", _baseline_first, "slice", _whole_slice),
+}
+"""Those of slices and tiles, by their names."""

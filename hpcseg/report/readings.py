@@ -1,0 +1,67 @@
+"""The table of readings: settings that the paper does not state, one row each, beside its small row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from hpcseg.config import shown
+from hpcseg.records.collect import Records
+from hpcseg.records.groups import FREE, Group, flat
+from hpcseg.report import paper
+from hpcseg.report.measures import at
+from hpcseg.report.statistics import FEWEST, Estimate, distance, estimate
+from hpcseg.report.table import Block, Line, Number, Table, Text, Unit
+
+_PAPER = tuple(one.accuracy for one in (paper.TABLE_1[1], *paper.TABLE_2[:5]))
+_COLUMNS = ("clean, 0 %", *(f"{100 * fraction:g} %" for fraction in paper.NOISE_FRACTIONS), "distance")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one reading of the paper gives."""
+
+    settings: str
+    """In which it differs from the job's first cells."""
+    level: str
+    """Key of the test's noise level."""
+    found: tuple[Estimate | None, ...]
+    """Clean without noise in training, then noisy at each of the paper's noise fractions."""
+
+    @property
+    def distance(self) -> float | None:
+        """Root mean square distance to the paper's six numbers; None where one is missing or has too few seeds."""
+        ours = [one.mean for one in self.found if one is not None and len(one.values) >= FEWEST]
+        return distance(ours, _PAPER) if len(ours) == len(self.found) else None
+
+
+def all_readings(records: Records) -> Iterator[Reading]:
+    """Every reading of the job's cells, in the order of the job and of its noise levels."""
+    rows: dict[str, dict[float, Group]] = {}
+    for group in records.groups:
+        ours, first = flat(group.config), flat(records.groups[0].config)
+        apart = (name for name in ours if name not in {*FREE, "train.noise_fraction"} and ours[name] != first[name])
+        settings = ", ".join(f"{name} = {shown(ours[name])}" for name in apart)
+        rows.setdefault(settings or "as here", {})[group.noise] = group
+    for settings, groups in rows.items():
+        levels = next(iter(groups.values())).config.evaluate.headline_levels()
+        clean = {level.norm_tiles: level.key for level in levels if not level.sigma}
+        for level in (level for level in levels if level.sigma):
+            # The clean test beside it is with the statistics of batches too, where its own are.
+            places = [(0.0, clean[level.norm_tiles])]
+            places += [(fraction, level.key) for fraction in paper.NOISE_FRACTIONS]
+            of = ((groups.get(fraction), key) for fraction, key in places)
+            yield Reading(
+                settings, level.key, tuple(estimate(at(records, key)(group)) if group else None for group, key in of)
+            )
+
+
+def readings(records: Records) -> Table:
+    """One block per noise level of the test, one row per reading beside the paper's small row."""
+    blocks: dict[str, list[Line]] = {}
+    published = (*(Number(Estimate((one,)), Unit.RATIO) for one in _PAPER), Number(None, Unit.RATIO))
+    for one in all_readings(records):
+        apart = None if one.distance is None else Estimate((one.distance,))
+        cells = tuple(Number(found, Unit.RATIO) for found in (*one.found, apart))
+        blocks.setdefault(one.level, [Line(Text("paper"), published)]).append(Line(Text(one.settings), cells))
+    return Table("readings", tuple(Block(level, _COLUMNS, tuple(lines)) for level, lines in blocks.items()))
