@@ -81,8 +81,8 @@ def publish(run: RunFolder, folder: Path) -> Report:
 
     Args:
         run: the run, with at least one finished cell.
-        folder: gets grid.json, code-*.diff, cells/CELL/*.json(l) and the report. Records that the run no longer has
-            go from it.
+        folder: gets grid.json, code-*.diff, baselines/, cells/CELL/*.json(l) and the report. Records that the run no
+            longer has go from it.
 
     Raises:
         ConfigError: the folder is a run itself, or holds what was published of another job.
@@ -104,6 +104,10 @@ def publish(run: RunFolder, folder: Path) -> Report:
                 copy.unlink(missing_ok=True)
     for source in sorted(run.path.glob("code-*.diff")):
         write_bytes(target.path / source.name, source.read_bytes())
+    for old in target.baselines.glob("*.json"):
+        old.unlink()
+    for source in sorted(run.baselines.glob("*.json")):
+        write_bytes(target.baselines / source.name, source.read_bytes())
     write_bytes(target.grid_file, run.grid_file.read_bytes())
     return build_report(target, folder)
 
