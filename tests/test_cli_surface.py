@@ -39,7 +39,7 @@ SURFACE = {
         "mem", "time", "setup", "throttle",
     },
     "follow-up": {"run"},
-    "report": {"run", "out", "publish", "as_json"},
+    "report": {"run", "out", "data", "publish", "as_json"},
 }  # fmt: skip
 
 

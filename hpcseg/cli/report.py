@@ -24,6 +24,10 @@ def report(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Where the report goes.", show_default="RUN/report")
     ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="The packed data set, for the baselines.", show_default="where the run was planned"),
+    ] = None,
     publish: Annotated[
         Path | None, typer.Option(help="Also copy the cells' small records and the report here.", show_default=False)
     ] = None,
@@ -32,9 +36,13 @@ def report(
     """Build the tables and figures of a run from its records, beside the paper's numbers, and one page of them all."""
     from hpcseg.report.build import build_report
     from hpcseg.report.build import publish as publish_records
+    from hpcseg.runs.baseline import make_baselines
 
     folder = find_run(run)
     with console.json_answer(as_json) as answer:
+        with console.progress_bar() as bar:
+            task = bar.add_task("baselines", total=None)
+            missing = make_baselines(folder, data, lambda done, of: bar.update(task, completed=done, total=of))
         built = build_report(folder, out or folder.report)
         written = list(built.written)
         if publish:
@@ -44,23 +52,23 @@ def report(
                 "run": str(folder.path),
                 "answers": [dataclasses.asdict(answer) for answer in built.content.answers],
                 "headlines": built.headlines,
-                "notes": built.content.notes,
+                "notes": [*built.content.notes, *missing],
                 "holes": [dataclasses.asdict(hole) for hole in built.content.holes],
                 "planned_with": built.planned_with,
                 "written": [str(path) for path in written],
             }
         )
-        _show(built, written)
+        _show(built, missing, written)
 
 
-def _show(built: Report, written: Sequence[Path]) -> None:
+def _show(built: Report, missing: Sequence[str], written: Sequence[Path]) -> None:
     for answer in built.content.answers:
         console.stdout.print(f"{answer.question} {answer.text}".strip())
     for line in built.headlines:
         console.stdout.print(line)
     if built.headlines:
         console.stdout.print("(in brackets: the paper)")
-    for note in built.content.notes:
+    for note in (*built.content.notes, *missing):
         console.stdout.print(f"Note: {note}")
     holes = built.content.holes
     if holes:

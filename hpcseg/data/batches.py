@@ -192,16 +192,24 @@ class NoisyTestSet:
 
 
 def test_set(source: TileSource, *, levels: Sequence[NoiseLevel], seed: int, device: torch.device) -> NoisyTestSet:
-    """Load the test tiles and draw their noise.
+    """Load the test tiles and draw their noise, as `noisy_set`."""
+    return noisy_set(source, source.split.test, levels=levels, seed=seed, device=device)
+
+
+def noisy_set(
+    source: TileSource, rows: np.ndarray, *, levels: Sequence[NoiseLevel], seed: int, device: torch.device
+) -> NoisyTestSet:
+    """Load some tiles and draw their noise, which is the same whatever tiles are loaded beside them.
 
     Args:
         source: the packed tiles.
+        rows: (K,) int64 rows of its tiles.
         levels: at which the set is looked at. The Gaussian ones need not be named where the settings of the tiles leave
             all to the grey scale of the data; else each is made of its own, and all are kept.
         seed: the evaluation's.
         device: of this rank.
     """
-    counts, labels, keys = source.read(source.split.test)
+    counts, labels, keys = source.read(rows)
     grey = source.info.grey
     unit = noise.test_noise(keys, size=source.size, seed=seed)
     affine = source.config.normalise == "full-scale" and source.config.out_of_range == "keep"

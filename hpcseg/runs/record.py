@@ -7,6 +7,7 @@
     RUN/resources.json                 what a cell's job asked of Slurm last
     RUN/logs/                          logs, sbatch scripts and pickles of submitit
     RUN/report/                        what `hpcseg report` builds
+    RUN/baselines/NAME-DIGEST.json     what the commonest class and a filter reach on the test tiles of some cells
     RUN/cells/CELL/config.json         all settings of the cell, written before anything runs
                    metrics.jsonl       one line per epoch; the same bits for the same cell
                    events.jsonl        what happened when: starts, resumes, stops, seconds per epoch
@@ -153,6 +154,14 @@ class RunFolder:
     def report(self) -> Path:
         return self.path / "report"
 
+    @property
+    def baselines(self) -> Path:
+        return self.path / "baselines"
+
+    def baseline_file(self, name: str) -> Path:
+        """What needs no network on one test set, by the name that `runs.baseline` gives it."""
+        return self.baselines / f"{name}.json"
+
     def cell(self, cell_id: str) -> CellFolder:
         """The folder of a cell by its id."""
         return CellFolder(self.path / "cells" / cell_id)
@@ -204,6 +213,34 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise IncompleteError(f"{path} holds no record. Delete it, then run `hpcseg grid` again.")
     return content
+
+
+_BASELINE = {
+    **dict.fromkeys(("data_sha256", "split_sha256"), str),
+    **dict.fromkeys(("evaluate_seed", "commonest_class"), int),
+    **dict.fromkeys(("data", "grey", "filter", "provenance"), dict),
+    **dict.fromkeys(("class_values", "points", "slices"), list),
+}
+_POINT = {"noise": str, "baseline": str, "confusion": list, "near_edge": dict}
+_SLICE = {"slice": int, "pixels": int, "right": dict}
+
+
+def read_baselines(run: RunFolder) -> list[dict[str, Any]]:
+    """What `runs.baseline.make_baselines` has written, in the order of the files' names; damaged ones are left out."""
+    return [found for path in sorted(run.baselines.glob("*.json")) if (found := read_baseline(path)) is not None]
+
+
+def read_baseline(path: Path) -> dict[str, Any] | None:
+    """One file of `RunFolder.baselines`; None where it is not there, is damaged or of another schema."""
+    try:
+        content = read_json(path)
+        check_types(content, _BASELINE)
+        for types, parts in ((_POINT, content["points"]), (_SLICE, content["slices"])):
+            for part in parts:
+                check_types(part, types)
+    except (IncompleteError, TypeError, ValueError):
+        return None
+    return content if content.get("schema") == SCHEMA else None
 
 
 def check_types(record: Mapping[str, Any], types: Mapping[str, type]) -> None:

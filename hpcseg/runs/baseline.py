@@ -1,0 +1,302 @@
+"""What needs no network on the test tiles of a run's cells: the commonest class, and a blur with grey thresholds.
+
+Both are chosen on training tiles: the class once, blur and thresholds at each noise level on tiles that have the same
+noise. A filter that is chosen on clean tiles falls to 0.71 on the paper's at sigma 5000, where this one has 0.95. The
+test tiles and their noise are the evaluation's, and pixels are counted as there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hpcseg.config import NOISE_MODELS, DataConfig, EvaluateConfig, NoiseLevel, Share, amount, describes, digest
+from hpcseg.data.batches import NoisyTestSet, TileSource, noisy_set, open_source
+from hpcseg.data.store import read_info
+from hpcseg.errors import HpcsegError, IncompleteError
+from hpcseg.runs import provenance
+from hpcseg.runs.grid import Cell, planned_cells, read_plan
+from hpcseg.runs.machine import device_facts
+from hpcseg.runs.record import SCHEMA, RunFolder, read_baseline, read_json, write_json
+from hpcseg.segment.edges import BANDS, count_by_band, edge_bands, near_edge
+from hpcseg.segment.grey_filter import BLURS, GreyFilter, fit_filter, order_by_grey
+
+COMMONEST, FILTER = "commonest class", "filter"
+_BASELINES = (COMMONEST, FILTER)
+_CPU = torch.device("cpu")
+# Of larger sets evenly spaced tiles are taken, so that neither memory nor time grows with the data.
+_TRAINING_PIXELS = 2**21
+_TEST_PIXELS = 2**25
+_PIXELS_AT_ONCE = 2**20
+_SWEPT = 48
+"""Levels of a sweep that are looked at; of a finer one, evenly spaced ones."""
+
+
+@dataclass(frozen=True)
+class _TestSet:
+    """What the cells have in common that meet the same test tiles with the same noise."""
+
+    data: DataConfig
+    seed: int
+    """Of the test noise."""
+    shown: tuple[NoiseLevel, ...]
+    """Levels that tables are made of."""
+    levels: tuple[NoiseLevel, ...]
+    """These, and those of sweeps."""
+    data_file: Path
+    """The packed file of the plan."""
+    splits: frozenset[str]
+    """SHA-256 of the split that each cell was trained on: one, unless some were trained by another hpcseg."""
+
+    @property
+    def words(self) -> str:
+        """What a note calls it."""
+        return f"{self.data.tiles} {self.data.split}"
+
+    def name(self, data_sha256: str) -> str:
+        """Of its file: tiles, split, and eight digits of all that decides the tiles and their noise."""
+        decides = {"data": dataclasses.asdict(self.data), "seed": self.seed, "data_sha256": data_sha256}
+        return f"{self.data.tiles}-{self.data.split}-{digest(decides)[:8]}"
+
+
+def make_baselines(
+    run: RunFolder, data: Path | None = None, on_set: Callable[[int, int], None] = lambda done, of: None
+) -> tuple[str, ...]:
+    """Write the baselines for all test sets of finished cells that a run has none for yet.
+
+    Args:
+        run: with its grid.json.
+        data: the packed file; None: where the run was planned.
+        on_set: told how many test sets of how many are done.
+
+    Returns:
+        What is missing, and what is not of the cells' own tiles, one sentence each.
+
+    Raises:
+        IncompleteError: the run has no plan that can be read.
+    """
+    plan = read_plan(run)
+    sets = _test_sets(planned_cells(run, plan))
+    files = {one: run.baseline_file(one.name(plan["data_sha256"])) for one in sets}
+    wanted = [one for one, file in files.items() if not _holds(read_baseline(file), one, plan["data_sha256"])]
+    missing: dict[str, list[str]] = {}
+    for done, one in enumerate(wanted):
+        on_set(done, len(wanted))
+        try:
+            write_json(files[one], _measure(_open(data or one.data_file, one, plan["data_sha256"]), one))
+        except HpcsegError as error:
+            missing.setdefault(str(error), []).append(one.words)
+    on_set(len(wanted), len(wanted))
+    notes = [f"There are no baselines for {' and '.join(those)}: {reason}" for reason, those in missing.items()]
+    stored = {one: found for one, file in files.items() if (found := read_baseline(file)) is not None}
+    if others := [one.words for one, found in stored.items() if found["split_sha256"] not in one.splits]:
+        notes.append(
+            f"The baselines for {' and '.join(others)} are of the test tiles that this hpcseg draws. The cells, which "
+            "another one trained, were tested on other tiles."
+        )
+    return tuple(notes)
+
+
+def _test_sets(cells: Iterable[Cell]) -> list[_TestSet]:
+    """Of the cells that are finished, in their order.
+
+    Where tiles are normalised by their own grey values, thresholds of grey would be of something else in every tile.
+    """
+    members: dict[tuple[DataConfig, int], list[tuple[Cell, str, Path]]] = {}
+    for cell in cells:
+        # A record that cannot be read is a hole of the report, which says so itself.
+        with contextlib.suppress(IncompleteError):
+            if cell.evaluated() and cell.config.data.normalise == "full-scale":
+                split = str(read_json(cell.folder.training_file).get("split_sha256"))
+                key = (cell.config.data, cell.config.evaluate.seed)
+                members.setdefault(key, []).append((cell, split, _data_file(cell)))
+    return [
+        _TestSet(
+            *key,
+            *_levels(cell.config.evaluate for cell, _, _ in same),
+            data_file=same[0][2],
+            splits=frozenset(split for _, split, _ in same),
+        )
+        for key, same in members.items()
+    ]
+
+
+def _data_file(cell: Cell) -> Path:
+    """Where the packed file was when the cell was planned; raises IncompleteError where no config.json says so."""
+    return cell.folder.path / str(read_json(cell.folder.config_file).get("data_file"))
+
+
+def _levels(settings: Iterable[EvaluateConfig]) -> tuple[tuple[NoiseLevel, ...], tuple[NoiseLevel, ...]]:
+    """Levels that tables show, and all that are looked at; a network's own statistics make no level of a filter."""
+    settings = dict.fromkeys(settings)
+    shown = {level for one in settings for level in one.headline_levels() if not level.norm_tiles}
+    swept = sorted({level for one in settings for level in one.levels() if not level.norm_tiles} - shown, key=_place)
+    some = [swept[index] for index in _evenly(len(swept), _SWEPT).tolist()]
+    return tuple(sorted(shown, key=_place)), tuple(sorted({*shown, *some}, key=_place))
+
+
+def _place(level: NoiseLevel) -> tuple[object, ...]:
+    """Where a level stands: Gaussian ones by sigma, other models, mixed ones."""
+    sigma = isinstance(level.sigma, Share), amount(level.sigma)
+    return level.mixed, NOISE_MODELS.index(level.model), *sigma, level.fraction or 0.0
+
+
+def _holds(stored: Mapping[str, Any] | None, wanted: _TestSet, data_sha256: str) -> bool:
+    """Whether a file has all that is wanted of these data."""
+    if stored is None or stored["data_sha256"] != data_sha256 or not describes(stored["data"], wanted.data):
+        return False
+    there = {(point.get("noise"), point.get("sigma"), point.get("fraction")) for point in stored["points"]}
+    return there >= {(level.model, level.sigma, level.fraction) for level in wanted.levels}
+
+
+def _open(path: Path, wanted: _TestSet, data_sha256: str) -> TileSource:
+    """The tiles of a packed file; raises HpcsegError where it is not there, or is another than the run's."""
+    if not os.path.isfile(path):  # Path.is_file raises where a name is too long
+        raise IncompleteError(f"there is no packed file {path.name} where the run was planned. Name one with --data.")
+    if read_info(path).data_sha256 != data_sha256:
+        raise HpcsegError(
+            f"{path.name} holds other data than the run was planned for. Name the right file with --data."
+        )
+    return open_source(path, wanted.data)
+
+
+def _measure(source: TileSource, wanted: _TestSet) -> dict[str, Any]:
+    """The content of a file."""
+    started = time.monotonic()
+    training = _some(source, source.split.train, _TRAINING_PIXELS)
+    commonest, filters, choices = _choose(_noisy(source, training, wanted), source, wanted)
+    test = _some(source, source.split.test, _TEST_PIXELS)
+    by_band, right = _count(source, test, wanted, commonest, filters)
+    return {
+        "schema": SCHEMA,
+        "data": dataclasses.asdict(wanted.data),
+        "data_sha256": source.info.data_sha256,
+        "evaluate_seed": wanted.seed,
+        "split_sha256": source.split.sha256(),
+        "training_tiles": len(training),
+        "test_tiles": len(test),
+        "class_values": list(source.info.class_values),
+        "grey": source.info.grey.as_dict(),
+        "commonest_class": commonest,
+        "filter": {"blurs_tried": list(BLURS), "choices": choices},
+        "points": [
+            {
+                **_level(level),
+                "baseline": baseline,
+                "confusion": matrices.sum(0).tolist(),
+                "near_edge": near_edge(matrices),
+            }
+            for baseline, of_baseline in zip(_BASELINES, by_band, strict=True)
+            for level, matrices in zip(wanted.levels, of_baseline, strict=True)
+        ],
+        "slices": _by_slice(source, test, wanted, right),
+        "seconds": round(time.monotonic() - started, 3),
+        "provenance": provenance.collect(
+            device=device_facts(_CPU), command=provenance.command_line(), data_sha256=source.info.data_sha256
+        ),
+    }
+
+
+def _choose(
+    tiles: NoisyTestSet, source: TileSource, wanted: _TestSet
+) -> tuple[int, list[GreyFilter], list[dict[str, Any]]]:
+    """The commonest class of training tiles, a filter for each level, and what the record says about it."""
+    grey, labels = source.info.grey, tiles.clean.labels.numpy()
+    order = order_by_grey(tiles.clean.images[:, 0].numpy(), labels, source.classes)
+    commonest = int(np.bincount(labels.ravel(), minlength=source.classes).argmax())
+    filters, choices = [], []
+    for level in wanted.levels:
+        chosen, accuracy = fit_filter(_images(tiles, level), labels, order)
+        counts = [grey.low + threshold * (grey.high - grey.low) for threshold in chosen.thresholds]
+        filters.append(chosen)
+        choices.append(
+            {
+                **_level(level),
+                "blur": chosen.blur,
+                "thresholds": [value if math.isfinite(value) else None for value in counts],
+                "classes_from_dark": list(order),
+                "training_accuracy": accuracy,
+            }
+        )
+    return commonest, filters, choices
+
+
+def _count(
+    source: TileSource, rows: np.ndarray, wanted: _TestSet, commonest: int, filters: list[GreyFilter]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Counts of both baselines at L levels on K tiles: (2, L, BANDS, C, C), and (2, L, K) right pixels, int64."""
+    classes, levels = source.classes, wanted.levels
+    by_band = np.zeros((2, len(levels), BANDS, classes, classes), dtype=np.int64)
+    right = np.zeros((2, len(levels), len(rows)), dtype=np.int64)
+    step = max(1, _PIXELS_AT_ONCE // source.size**2)
+    for start in range(0, len(rows), step):
+        some = slice(start, start + step)
+        tiles = _noisy(source, rows[some], wanted)
+        labels = tiles.clean.labels.long()
+        bands = edge_bands(labels)
+        # Noise does not change the commonest class: counted once for all levels.
+        matrices, of_tiles = _counted(labels, torch.full_like(labels, commonest), bands, classes)
+        by_band[0] += matrices
+        right[0, :, some] = of_tiles
+        for index, (level, chosen) in enumerate(zip(levels, filters, strict=True)):
+            predicted = torch.from_numpy(chosen.classes(_images(tiles, level)))
+            matrices, right[1, index, some] = _counted(labels, predicted, bands, classes)
+            by_band[1, index] += matrices
+    return by_band, right
+
+
+def _counted(
+    labels: torch.Tensor, predicted: torch.Tensor, bands: torch.Tensor, classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of B tiles: (BANDS, C, C) confusion matrices by distance to a label edge, and (B,) right pixels."""
+    return count_by_band(labels, predicted, bands, classes).numpy(), (predicted == labels).sum((1, 2)).numpy()
+
+
+def _by_slice(source: TileSource, rows: np.ndarray, wanted: _TestSet, right: np.ndarray) -> list[dict[str, Any]]:
+    """For each slice that the test tiles come from, their right pixels at the levels that tables show."""
+    slices = source.tiles[rows, 0]
+    shown = [(wanted.levels.index(level), level.key) for level in wanted.shown]
+    return [
+        {
+            "slice": int(source.info.numbers[index]),
+            "pixels": int((slices == index).sum()) * source.size**2,
+            "right": {
+                baseline: {key: int(of_baseline[level, slices == index].sum()) for level, key in shown}
+                for baseline, of_baseline in zip(_BASELINES, right, strict=True)
+            },
+        }
+        for index in np.unique(slices).tolist()
+    ]
+
+
+def _noisy(source: TileSource, rows: np.ndarray, wanted: _TestSet) -> NoisyTestSet:
+    return noisy_set(source, rows, levels=wanted.levels, seed=wanted.seed, device=_CPU)
+
+
+def _images(tiles: NoisyTestSet, level: NoiseLevel) -> np.ndarray:
+    return np.asarray(tiles.take(slice(None), level)[0][:, 0])
+
+
+def _level(level: NoiseLevel) -> dict[str, Any]:
+    return {"noise": level.model, "sigma": level.sigma, "fraction": level.fraction}
+
+
+def _some(source: TileSource, rows: np.ndarray, pixels: int) -> np.ndarray:
+    """At most so many pixels' tiles of a set, evenly spaced; at least one."""
+    some: np.ndarray = rows[_evenly(len(rows), max(1, pixels // source.size**2))]
+    return some
+
+
+def _evenly(number: int, most: int) -> np.ndarray:
+    """(N,) int64: at most so many numbers of 0 to `number` - 1, evenly spaced from the first to the last."""
+    return np.unique(np.linspace(0, number - 1, min(number, most)).round().astype(np.int64))

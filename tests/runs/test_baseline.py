@@ -1,0 +1,245 @@
+"""What needs no network, on the test tiles of a run: the commonest class, and a blur with grey thresholds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from finished_cells import finished_run
+from scipy import ndimage
+from slice_folder import hpcseg
+
+from hpcseg import metrics
+from hpcseg.config import CellConfig, DataConfig, EvaluateConfig, NoiseLevel, Share
+from hpcseg.data import batches
+from hpcseg.data.batches import open_source
+from hpcseg.data.pack import pack
+from hpcseg.report.build import publish
+from hpcseg.runs import baseline
+from hpcseg.runs.baseline import make_baselines
+from hpcseg.runs.record import RunFolder, read_baselines
+
+LARGE = DataConfig(tiles="2x2", tile_size=64)
+EVALUATE = EvaluateConfig(
+    sweep_max=2000, other_noise="poisson+salt-and-pepper", mixed_fraction=0.5, mixed_sigma_max=Share("42 %")
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, tiny_dataset) -> RunFolder:
+    made = finished_run(tmp_path_factory.mktemp("baseline"), tiny_dataset, CellConfig(data=LARGE, evaluate=EVALUATE))
+    assert make_baselines(made) == ()
+    return made
+
+
+@pytest.fixture(scope="module")
+def record(run) -> dict:
+    (found,) = read_baselines(run)
+    return found
+
+
+@pytest.fixture(scope="module")
+def source(tiny_dataset):
+    return open_source(tiny_dataset, LARGE)
+
+
+def points(record: dict, which: str) -> dict[NoiseLevel, dict]:
+    return {_level(point): point for point in record["points"] if point["baseline"] == which}
+
+
+def _level(point: dict) -> NoiseLevel:
+    sigma = point["sigma"]
+    return NoiseLevel(Share(sigma) if isinstance(sigma, str) else sigma, point["noise"], point["fraction"])
+
+
+def test_both_stand_at_every_level_of_the_evaluation(record, source):
+    for which in ("commonest class", "filter"):
+        found = points(record, which)
+        assert list(found) == list(EVALUATE.levels())
+        assert all(np.sum(point["confusion"]) == len(source.split.test) * 64 * 64 for point in found.values())
+    assert record["split_sha256"] == source.split.sha256()
+    assert DataConfig(**record["data"]) == LARGE and record["evaluate_seed"] == 0
+
+
+def test_the_commonest_class_of_training_tiles_is_right_where_test_tiles_have_it(record, source):
+    _, training, _ = source.read(source.split.train)
+    _, labels, _ = source.read(source.split.test)
+    commonest = record["commonest_class"]
+    assert commonest == np.bincount(training.ravel()).argmax()
+    expected = np.zeros((3, 3), dtype=np.int64)
+    expected[:, commonest] = np.bincount(labels.ravel(), minlength=3)
+    for point in points(record, "commonest class").values():
+        assert point["confusion"] == expected.tolist()
+
+
+def test_the_filter_is_ahead_of_the_commonest_class_at_every_level(record):
+    filtered, commonest = points(record, "filter"), points(record, "commonest class")
+    for level, point in filtered.items():
+        ours, theirs = (metrics.accuracy(np.array(one["confusion"])) for one in (point, commonest[level]))
+        # Noise of a third of the distance between two phases; the sample's shading is a half of it.
+        assert ours > theirs + 0.2, level
+
+
+def test_the_recorded_blur_and_thresholds_give_the_counts_on_the_evaluations_own_noisy_tiles(record, source):
+    tiles = batches.test_set(source, levels=EVALUATE.levels(), seed=0, device=torch.device("cpu"))
+    order = record["filter"]["choices"][0]["classes_from_dark"]
+    for choice in record["filter"]["choices"]:
+        level = _level(choice)
+        images, labels = tiles.take(slice(None), level)
+        counts = images[:, 0].numpy().astype(np.float64) * 65_535
+        blur = choice["blur"]
+        smooth = ndimage.gaussian_filter(counts, (0, blur, blur)) if blur else counts
+        first, second = choice["thresholds"]
+        predicted = np.array(order)[(smooth >= first).astype(int) + (smooth >= second)]
+        expected = np.zeros((3, 3), dtype=np.int64)
+        np.add.at(expected, (labels.numpy(), predicted), 1)
+        moved = np.abs(np.array(points(record, "filter")[level]["confusion"]) - expected).sum()
+        # Values of float32 and of float64 lie on two sides of a threshold for one in ten thousand pixels.
+        assert moved <= 2e-4 * expected.sum(), level
+
+
+def test_slices_add_up_to_the_levels_that_tables_show_and_bands_to_no_more_than_all(record, source):
+    slices = record["slices"]
+    assert [line["slice"] for line in slices] == source.info.numbers[source.test_slices()].tolist()
+    assert sum(line["pixels"] for line in slices) == len(source.split.test) * 64 * 64
+    for which in ("commonest class", "filter"):
+        for level, point in points(record, which).items():
+            if level in EVALUATE.headline_levels():
+                right = sum(line["right"][which][level.key] for line in slices)
+                assert right == np.trace(point["confusion"])
+            near, wider, whole = (np.array(m) for m in (*point["near_edge"].values(), point["confusion"]))
+            assert (near <= wider).all() and (wider <= whole).all() and 0 < near.sum() < wider.sum() < whole.sum()
+
+
+def test_what_is_there_is_kept_and_needs_no_data(run, record, tmp_path):
+    file = next(run.baselines.iterdir())
+    before = file.read_bytes()
+    assert make_baselines(run, tmp_path / "gone.h5") == ()
+    assert file.read_bytes() == before
+
+
+def test_a_level_more_or_a_damaged_file_is_made_anew(tmp_path, tiny_dataset):
+    cell = CellConfig(data=LARGE)
+    few = finished_run(tmp_path / "run", tiny_dataset, cell)
+    make_baselines(few)
+    assert {point["sigma"] for point in read_baselines(few)[0]["points"]} == {0.0, 5000.0}
+    more = EvaluateConfig(table_sigma=Share("20 %"))
+    # Another evaluation of the same cell: the same test tiles with the same seed.
+    finished_run(tmp_path / "run", tiny_dataset, dataclasses.replace(cell, evaluate=more))
+    assert make_baselines(few) == ()
+    (anew,) = read_baselines(few)
+    assert {point["sigma"] for point in anew["points"]} == {0.0, "20 %"}
+    file = next(few.baselines.iterdir())
+    whole = file.read_text()
+    for damaged in (whole[:-100], whole.replace('"confusion"', '"conf"'), "[]", '{"schema": 1}'):
+        file.write_text(damaged)
+        assert read_baselines(few) == []
+        assert make_baselines(few) == ()
+        assert read_baselines(few)[0]["points"] == anew["points"]
+
+
+def test_settings_that_decide_no_test_tiles_share_a_file_and_others_do_not(tmp_path, tiny_dataset):
+    cell = CellConfig(data=LARGE)
+    seeds = [dataclasses.replace(cell, train=dataclasses.replace(cell.train, seed=seed)) for seed in (0, 1)]
+    blocked = CellConfig(data=dataclasses.replace(LARGE, split="blocked", gap_slices=1))
+    made = finished_run(tmp_path / "run", tiny_dataset, *seeds, blocked)
+    assert make_baselines(made) == ()
+    assert [found["data"]["split"] for found in read_baselines(made)] == ["blocked", "shuffled"]
+
+
+def test_without_the_data_or_with_other_data_it_says_so_and_makes_nothing(tmp_path, tiny_dataset):
+    made = finished_run(tmp_path / "run", tiny_dataset, CellConfig(data=LARGE))
+    other = two_phases(tmp_path, np.float32)
+    (gone,) = make_baselines(made, tmp_path / "gone.h5")
+    assert gone == (
+        "There are no baselines for 2x2 shuffled: there is no packed file gone.h5 where the run was planned. Name one "
+        "with --data."
+    )
+    (wrong,) = make_baselines(made, other)
+    assert "two.h5 holds other data than the run was planned for" in wrong
+    (none,) = make_baselines(made, tmp_path / ("x" * 300))
+    assert "There are no baselines" in none
+    assert not made.baselines.exists()
+
+
+def test_a_run_whose_cells_had_other_tiles_is_told_so_every_time(tmp_path, tiny_dataset):
+    made = finished_run(tmp_path / "run", tiny_dataset, CellConfig(data=LARGE), split="another")
+    for _ in range(2):
+        (note,) = make_baselines(made)
+        assert note.startswith("The baselines for 2x2 shuffled are of the test tiles that this hpcseg draws.")
+    assert len(read_baselines(made)) == 1
+
+
+def two_phases(folder: Path, dtype: type, *, values: tuple[float, float] = (-20.0, -50.0)) -> Path:
+    """A packed file of 8 slices with two phases, of which the first is the brighter one; one pixel is hot."""
+    rng = np.random.default_rng(4)
+    labels = np.kron(rng.integers(2, size=(8, 6, 6)), np.ones((1, 8, 8), dtype=np.int64))
+    grey = np.array(values)[labels] + rng.normal(0, 3, labels.shape)
+    grey[0, 0, 0] = 1e6
+    for name, pixels in (("data", grey.astype(dtype)), ("labels", labels.astype(np.uint8))):
+        (folder / name).mkdir()
+        for number, pixel in enumerate(pixels):
+            tifffile.imwrite(folder / name / f"two{number}.tif", pixel)
+    pack(folder / "data", folder / "labels", folder / "two.h5", command="test")
+    return folder / "two.h5"
+
+
+def test_two_phases_of_negative_floats_are_told_apart_with_the_noise_of_a_share(tmp_path):
+    dataset = two_phases(tmp_path, np.float32)
+    evaluate = EvaluateConfig(table_sigma=Share("50 %"), other_noise="uniform")
+    cell = CellConfig(data=DataConfig(tiles="cover", tile_size=24), evaluate=evaluate)
+    made = finished_run(tmp_path / "run", dataset, cell)
+    assert make_baselines(made) == ()
+    (record,) = read_baselines(made)
+    filtered = {level: metrics.accuracy(np.array(p["confusion"])) for level, p in points(record, "filter").items()}
+    # 30 between the phases and a deviation of 3: the middle is five deviations away.
+    assert filtered[NoiseLevel(0.0)] > 0.999
+    commonest = points(record, "commonest class")
+    for level, accuracy in filtered.items():
+        assert accuracy > metrics.accuracy(np.array(commonest[level]["confusion"])) + 0.2
+    assert -50 < record["filter"]["choices"][0]["thresholds"][0] < -20
+    assert record["filter"]["choices"][0]["classes_from_dark"] == [1, 0]
+
+
+def test_of_large_sets_and_fine_sweeps_some_are_taken_evenly(tmp_path, tiny_dataset, monkeypatch):
+    monkeypatch.setattr(baseline, "_TRAINING_PIXELS", 5 * 32 * 32)
+    monkeypatch.setattr(baseline, "_TEST_PIXELS", 7 * 32 * 32)
+    monkeypatch.setattr(baseline, "_PIXELS_AT_ONCE", 2 * 32 * 32)
+    data = DataConfig(tiles="4x4", tile_size=32)
+    cell = CellConfig(data=data, evaluate=EvaluateConfig(sweep_max=10_000, sweep_step=1))
+    made = finished_run(tmp_path / "run", tiny_dataset, cell)
+    assert make_baselines(made) == ()
+    (record,) = read_baselines(made)
+    assert (record["training_tiles"], record["test_tiles"]) == (5, 7)
+    sigmas = [level.sigma for level in points(record, "filter")]
+    assert len(sigmas) == 48 + 2 and {0.0, 1.0, 5000.0, 10_000.0} <= set(sigmas) and sigmas == sorted(sigmas)
+    assert sum(line["pixels"] for line in record["slices"]) == 7 * 32 * 32
+    assert make_baselines(made, tmp_path / "gone.h5") == (), "a fine sweep is no reason to make it anew"
+
+
+def test_the_command_makes_them_before_the_report_and_publishes_them(tmp_path, tiny_dataset, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.toml").write_text('[train]\nwidth = 2\ndepth = 1\nepochs = 1\n[[grid]]\ndata.tiles = "small"\n')
+    command = ("train", "*", "--job", "tiny.toml", "--data", tiny_dataset)
+    assert hpcseg(*command).exit_code == 0
+    made = RunFolder(Path("runs/tiny"))
+    assert "There are no baselines" in hpcseg("report", "--data", "gone.h5").output
+    answer = hpcseg("report", "--publish", "published")
+    assert answer.exit_code == 0 and "no baselines" not in answer.output, answer.output
+    (file,) = made.baselines.iterdir()
+    published = RunFolder(Path("published"))
+    assert published.baseline_file(file.stem).read_bytes() == file.read_bytes()
+    (cell,) = made.cell_folders()
+    evaluated, without = (json.loads(path.read_text()) for path in (cell.evaluation_file, file))
+    for network, simple in zip(evaluated["points"], without["points"], strict=False):
+        assert np.sum(network["confusion"], axis=1).tolist() == np.sum(simple["confusion"], axis=1).tolist()
+        for distance, matrix in network["near_edge"].items():
+            assert np.sum(matrix, axis=1).tolist() == np.sum(simple["near_edge"][distance], axis=1).tolist()
+    file.unlink()
+    publish(made, published.path)
+    assert not list(published.baselines.iterdir()), "what the run no longer has"
