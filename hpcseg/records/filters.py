@@ -3,35 +3,55 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 from hpcseg.config import NoiseLevel, Share, describes
 from hpcseg.records.collect import Records
 from hpcseg.records.row import Row
+from hpcseg.runs.record import read_baselines
 
-_Filters = dict[tuple[str, int], tuple[Mapping[str, object], dict[str, np.ndarray]]]
+
+@dataclass(frozen=True)
+class Filter:
+    """A filter on the test set that some settings of data and a seed of test noise give."""
+
+    data: Mapping[str, object]
+    seed: int
+    split_sha256: str
+    confusion: Mapping[str, np.ndarray]
+    """Confusion matrices by key of the noise level."""
 
 
-def filters(records: Records, row: Row) -> Mapping[str, np.ndarray]:
-    """Confusion matrices of the filter on a cell's test set, by noise level."""
-    split = str(row.training.record.get("split_sha256")) if row.training else ""
-    data, of_level = _read(records).get((split, row.config.evaluate.seed), ({}, {}))
-    return of_level if describes(data, row.config.data) else {}
+def filter_of(records: Records, row: Row) -> Filter | None:
+    """The filter on a cell's test set; None where it was not measured.
+
+    Of a cell that was trained by an hpcseg which draws other splits, it is on other test tiles of the same settings.
+    """
+    seed = row.config.evaluate.seed
+    found = (one for one in _read(records) if one.seed == seed and describes(one.data, row.config.data))
+    return next(found, None)
+
+
+def on_other_tiles(records: Records) -> bool:
+    """Whether the test tiles of some cell are not those of its filter."""
+    pairs = ((row.training, filter_of(records, row)) for row in records.rows)
+    return any(
+        trained is not None and one is not None and trained.record.get("split_sha256") != one.split_sha256
+        for trained, one in pairs
+    )
 
 
 @functools.lru_cache(maxsize=4)
-def _read(records: Records) -> _Filters:
-    """Settings of the data and confusion matrices, by split and seed of the test noise."""
-    found: _Filters = {}
-    for path in sorted((records.run.path / "baselines").glob("*.json")):
-        content = json.loads(path.read_text(encoding="utf-8"))
+def _read(records: Records) -> tuple[Filter, ...]:
+    found = []
+    for content in read_baselines(records.run):
         of_level = {}
         for point in content["points"]:
             sigma = Share(point["sigma"]) if isinstance(point["sigma"], str) else float(point["sigma"])
             if point["baseline"] == "filter":
                 of_level[NoiseLevel(sigma, point["noise"], point["fraction"]).key] = np.array(point["confusion"])
-        found[content["split_sha256"], content["evaluate_seed"]] = content["data"], of_level
-    return found
+        found.append(Filter(content["data"], content["evaluate_seed"], content["split_sha256"], of_level))
+    return tuple(found)

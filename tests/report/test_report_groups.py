@@ -190,8 +190,8 @@ def test_the_training_that_the_tables_show_is_what_others_are_compared_with(tmp_
 
 
 def split_run(folder):
-    job = JOB.replace('data.tiles = "small"', 'data.tiles = "small"\ndata.split = ["shuffled", "blocked"]')
-    grid = plan(folder, job)
+    axes = 'data.tiles = "small"\ndata.split = ["shuffled", "blocked"]\ndata.gap_slices = 2'
+    grid = plan(folder, JOB.replace('data.tiles = "small"', axes))
     for cell in grid.cells:
         # Seeds 0, 1, 2: 900, 902, 904 shuffled. Blocked, on slices of which one is the same: 20 less in all.
         right = 900 + 2 * cell.config.train.seed - (20 if cell.config.data.split == "blocked" else 0)
@@ -219,7 +219,7 @@ def test_both_splits_stand_side_by_side_with_what_lies_between_them(tmp_path):
 
 def test_how_far_a_blocked_split_is_from_its_training_is_said_and_never_that_there_is_no_neighbour(tmp_path):
     grid = split_run(tmp_path / "run")
-    # Two slices are left out by default, so that the next one is the third.
+    # Two slices are left out, so that the next one is the third.
     assert "at least 3 slices away from those of the training" in splits(collect(grid.run)).caption
     for cell in grid.cells:
         if cell.config.data.split == "blocked":

@@ -86,11 +86,20 @@ def test_what_needs_no_network_stands_below_the_tests(tmp_path):
     assert "`baselines`" not in text
 
 
-def test_a_filter_of_other_data_or_of_another_split_is_not_taken(tmp_path):
+def test_a_filter_of_other_settings_or_damaged_is_not_taken(tmp_path):
     grid = tiny_run(tmp_path / "run")
-    for changed in ({"split_sha256": "6"}, {"evaluate_seed": 1}, {"data": {"tiles": "large"}}):
+    for changed in ({"evaluate_seed": 1}, {"data": {"tiles": "large"}}, {"points": 3}, {"schema": 2}):
         baselines(grid, lambda _: 700, **changed)
         assert "`baselines`" in document(grid, tmp_path / "out"), changed
+
+
+def test_a_filter_on_other_tiles_than_the_cells_is_said_to_be(tmp_path):
+    grid = tiny_run(tmp_path / "run")
+    said = "The filter was measured on the test tiles that this hpcseg draws."
+    baselines(grid, lambda _: 700)
+    assert said not in document(grid, tmp_path / "out")
+    baselines(grid, lambda _: 700, split_sha256="6")
+    assert said in document(grid, tmp_path / "out")
 
 
 def test_the_answer_says_from_which_noise_on_a_filter_is_ahead(tmp_path):
@@ -108,11 +117,12 @@ def baselines(grid, right, **changed) -> None:
     """Records of a filter with right(sigma) pixels of 1000 on the test set of a run."""
     points = [
         {"noise": level.model, "sigma": level.sigma, "fraction": level.fraction, "baseline": name,
-         "confusion": confusion(count)}
+         "confusion": confusion(count), "near_edge": {}}
         for level in grid.cells[0].config.evaluate.levels()
         for name, count in (("filter", right(level.sigma)), ("commonest class", 430))
     ]  # fmt: skip
     content = {"schema": 1, "data": dataclasses.asdict(grid.cells[0].config.data), "evaluate_seed": 0}
+    content |= {"data_sha256": "", "commonest_class": 0, "grey": {}, "filter": {}, "provenance": {}, "slices": []}
     content |= {"split_sha256": "5", "class_values": [0, 128, 255], "points": points, **changed}
     (grid.run.path / "baselines").mkdir(exist_ok=True)
     write_json(grid.run.path / "baselines" / "one.json", content)
