@@ -173,6 +173,11 @@ def _confusion(stored: Any) -> np.ndarray:
     return matrix
 
 
+def batch_tiles(key: str) -> str:
+    """Of a noise level's key: of how many test tiles batch normalisation took the statistics; "" for those it has."""
+    return key.partition("-batch-norm-")[2]
+
+
 def _pairs(stored: Any) -> int:
     """Pairs of neighbouring pixels of different classes, of counts of pairs of every two classes."""
     return int(np.triu(_confusion(stored), 1).sum())
@@ -181,8 +186,11 @@ def _pairs(stored: Any) -> int:
 def _by_level(cell: Cell, points: Sequence[Any]) -> dict[NoiseLevel, Mapping[str, Any]]:
     """The points of an evaluation, by the noise levels of its settings."""
     levels = cell.config.evaluate.levels()
-    stated = [(point.get("noise", "gaussian"), point["sigma"], point.get("fraction")) for point in points]
-    if stated != [(level.model, level.sigma, level.fraction) for level in levels]:
+    stated = [
+        (point.get("noise", "gaussian"), point["sigma"], point.get("fraction"), int(point.get("batch_norm_tiles", 0)))
+        for point in points
+    ]
+    if stated != [(level.model, level.sigma, level.fraction, int(batch_tiles(level.key) or 0)) for level in levels]:
         raise ValueError("its noise levels are not those of its settings")
     return dict(zip(levels, points, strict=True))
 

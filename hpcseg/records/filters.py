@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Mapping
 
 import numpy as np
 
 from hpcseg.config import NoiseLevel, Share, describes
+from hpcseg.errors import IncompleteError
 from hpcseg.records.collect import Records
 from hpcseg.records.row import Row
+from hpcseg.runs.record import read_json
 
 _Filters = dict[tuple[str, int], tuple[Mapping[str, object], dict[str, np.ndarray]]]
 
@@ -27,7 +28,10 @@ def _read(records: Records) -> _Filters:
     """Settings of the data and confusion matrices, by split and seed of the test noise."""
     found: _Filters = {}
     for path in sorted((records.run.path / "baselines").glob("*.json")):
-        content = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            content = read_json(path)
+        except IncompleteError:
+            continue
         of_level = {}
         for point in content["points"]:
             sigma = Share(point["sigma"]) if isinstance(point["sigma"], str) else float(point["sigma"])

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hpcseg.config import NoiseLevel
+from hpcseg.records.accept import batch_tiles
 from hpcseg.records.collect import Records
 from hpcseg.records.row import Row
 
@@ -88,5 +89,5 @@ def _level_name(level: NoiseLevel) -> str:
     if level.fraction is not None:
         tiles = " of tiles," if isinstance(level.sigma, str) else ""
         name = f"mixed: {100 * level.fraction:g} %{tiles} up to {sigma}"
-    of_batches = level.key.partition("-batch-norm-")[2]
+    of_batches = batch_tiles(level.key)
     return f"{name}, statistics of {of_batches} tiles" if of_batches else name

@@ -29,6 +29,8 @@ def copy_records(records: Records, target: RunFolder) -> None:
                 write_bytes(copy, source.read_bytes())
             else:
                 copy.unlink(missing_ok=True)
+    for old in folder.glob("baselines/*.json"):
+        old.unlink()
     for source in sorted([*run.path.glob("code-*.diff"), *run.path.glob("baselines/*.json")]):
         write_bytes(folder / source.relative_to(run.path), source.read_bytes())
     write_bytes(target.grid_file, run.grid_file.read_bytes())

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hpcseg.config import shown
+from hpcseg.records.accept import batch_tiles
 from hpcseg.records.collect import Records
 from hpcseg.records.groups import FREE, Group, flat
 from hpcseg.report import paper
@@ -36,20 +37,19 @@ class Reading:
 
 
 def all_readings(records: Records) -> Iterator[Reading]:
-    """Every reading of the job's small cells, in the order of the job and of its noise levels."""
-    small = [group for group in records.groups if group.config.data.tiles == "small"]
+    """Every reading, in the order of the job and of its noise levels."""
     rows: dict[str, dict[float, Group]] = {}
-    for group in small:
-        ours, first = flat(group.config), flat(small[0].config)
+    for group in records.groups:
+        ours, first = flat(group.config), flat(records.groups[0].config)
         apart = (name for name in ours if name not in {*FREE, "train.noise_fraction"} and ours[name] != first[name])
         settings = ", ".join(f"{name} = {shown(ours[name])}" for name in apart)
         rows.setdefault(settings or "as here", {})[group.noise] = group
     for settings, groups in rows.items():
         levels = next(iter(groups.values())).config.evaluate.headline_levels()
-        clean = {level.key.partition("-batch-norm-")[2]: level.key for level in levels if not level.sigma}
+        clean = {batch_tiles(level.key): level.key for level in levels if not level.sigma}
         for level in (level.key for level in levels if level.sigma):
             # The clean test beside it is with the statistics of batches too, where its own are.
-            places = [(0.0, clean[level.partition("-batch-norm-")[2]])]
+            places = [(0.0, clean[batch_tiles(level)])]
             places += [(fraction, level) for fraction in paper.NOISE_FRACTIONS]
             of = ((groups.get(fraction), key) for fraction, key in places)
             yield Reading(
@@ -61,8 +61,11 @@ def readings(records: Records) -> Table:
     """One block per noise level of the test, one row per reading beside the paper's small row."""
     blocks: dict[str, list[Line]] = {}
     published = (*(Number(Estimate((one,)), Unit.RATIO) for one in _PAPER), Number(None, Unit.RATIO))
-    for one in all_readings(records):
+    found = list(all_readings(records))
+    nearest = min((one.distance for one in found if one.distance is not None), default=None)
+    for one in found:
         apart = None if one.distance is None else Estimate((one.distance,))
-        cells = tuple(Number(found, Unit.RATIO) for found in (*one.found, apart))
+        marked = apart is not None and one.distance == nearest
+        cells = (*(Number(each, Unit.RATIO) for each in one.found), Number(apart, Unit.RATIO, marked=marked))
         blocks.setdefault(one.level, [Line(Text("paper"), published)]).append(Line(Text(one.settings), cells))
     return Table("readings", tuple(Block(level, _COLUMNS, tuple(lines)) for level, lines in blocks.items()))

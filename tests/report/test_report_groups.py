@@ -189,8 +189,8 @@ def test_the_training_that_the_tables_show_is_what_others_are_compared_with(tmp_
     assert labels(table) == ["0 % noise, weight decay 0.01 against 0 % noise", "50 % noise against 0 % noise"]
 
 
-def split_run(folder):
-    job = JOB.replace('data.tiles = "small"', 'data.tiles = "small"\ndata.split = ["shuffled", "blocked"]')
+def split_run(folder, job=JOB):
+    job = job.replace('data.tiles = "small"', 'data.tiles = "small"\ndata.split = ["shuffled", "blocked"]')
     grid = plan(folder, job)
     for cell in grid.cells:
         # Seeds 0, 1, 2: 900, 902, 904 shuffled. Blocked, on slices of which one is the same: 20 less in all.
