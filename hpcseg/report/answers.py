@@ -19,7 +19,6 @@ from hpcseg.report.statistics import FEWEST, Estimate, Repetition, difference, e
 from hpcseg.report.table import TEXTS, Unit, estimate_text
 from hpcseg.report.tables import needed, trend
 
-_NEAR = 0.01
 _TOO_FEW = " (fewer than three repetitions have no interval: they say nothing of another training)"
 
 
@@ -49,7 +48,7 @@ def reproduced(records: Records) -> str | None:
     found = {**beside_the_papers(table1(records)), **beside_the_papers(table2(records))}
     both = {f"{row}, {column}": pair for row, of in found.items() for column, pair in of.items()}
     apart = [(abs(ours - theirs), f"{name}: {ours:.3f} ({theirs:.3f})") for name, (ours, theirs) in both.items()]
-    near = sum(distance <= _NEAR for distance, _ in apart)
+    near = sum(distance <= 0.01 for distance, _ in apart)
     return f"{near} of {len(apart)} are within a point of the paper's; farthest is {max(apart)[1]}." if apart else None
 
 

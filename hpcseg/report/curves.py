@@ -172,7 +172,7 @@ def cost(records: Records) -> Drawn:
         axes.plot([seen] * len(errors), errors, "o", color=colour, markersize=4, alpha=0.7)
         above = number % 2
         axes.annotate(
-            f"{group.config.data.tiles}, {training_label(group, records.differing)}",
+            f"{group.config.data.tiles}, {training_label(group, records.differing)}".replace(", 0 % noise", ""),
             (seen, max(errors) if above else min(errors)),
             (2, 4 if above else -4),
             textcoords="offset points", color=colour, fontsize=6.5, rotation=40 if above else -40,

@@ -56,7 +56,7 @@ class Content:
         )
         environment.filters |= {
             "shown": lambda cell: cell.text if isinstance(cell, Text) else number_text(cell, holes),
-            "joined": lambda text: text.replace(" ± ", "\u00a0±\u00a0"),
+            "joined": lambda text: text.replace(" ± ", "\u00a0±\u00a0").replace(" %", "\u00a0%"),
             "wrong": lambda accuracy: "-" if accuracy is None else f"{100 * (1 - accuracy):.2f}",
             "bars": lambda text: text.replace("|", "\\|"),
             "code": lambda text: Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text)))),

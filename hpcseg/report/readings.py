@@ -60,8 +60,11 @@ def readings(records: Records) -> Table:
     """One block per noise level of the test, one row per reading beside the paper's small row."""
     blocks: dict[str, list[Line]] = {}
     published = (*(Number(Estimate((one,)), Unit.RATIO) for one in _PAPER), Number(None, Unit.RATIO))
-    for one in all_readings(records):
+    found = list(all_readings(records))
+    nearest = min((one.distance for one in found if one.distance is not None), default=None)
+    for one in found:
         apart = None if one.distance is None else Estimate((one.distance,))
-        cells = tuple(Number(found, Unit.RATIO) for found in (*one.found, apart))
+        marked = apart is not None and one.distance == nearest
+        cells = (*(Number(each, Unit.RATIO) for each in one.found), Number(apart, Unit.RATIO, marked=marked))
         blocks.setdefault(one.level, [Line(Text("paper"), published)]).append(Line(Text(one.settings), cells))
     return Table("readings", tuple(Block(level, _COLUMNS, tuple(lines)) for level, lines in blocks.items()))

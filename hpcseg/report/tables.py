@@ -29,8 +29,6 @@ from hpcseg.report.paper_tables import batch_norm, table1, table2, weight_decay
 from hpcseg.report.statistics import FEWEST, Estimate, best, difference, estimate, median, shown_of, slope
 from hpcseg.report.table import Block, Line, Number, Table, Text, Unit
 
-_SIZES = (0.001, 0.005)
-
 
 @dataclass(frozen=True)
 class Column:
@@ -180,7 +178,7 @@ def needed(found: Iterable[Estimate]) -> str:
     """How many repetitions differences of some sizes would take, at the median of what is known."""
     known = [one for one in found if one.half is not None]
     texts = []
-    for size in _SIZES if known else ():
+    for size in (0.001, 0.005) if known else ():
         number = median(one.repetitions_for(size) or float("inf") for one in known)
         takes = f"{number:.0f} repetitions" if number < float("inf") else "more test slices than these"
         texts.append(f"{100 * size:.1f} points {takes}")

@@ -1,0 +1,169 @@
+"""The answers that open a report, and the table of readings: each follows from planted records."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from test_report_groups import JOB, column, finish_with_slices, labels, marked, split_run
+from test_report_records import TINY_JOB, finish, plan, tiny_run
+
+from hpcseg.records.collect import collect
+from hpcseg.report.answers import answers
+from hpcseg.report.tables import TABLES
+
+
+def told(run, *names: str) -> list[str]:
+    return [answer.text for answer in answers(collect(run)) if not names or answer.question in names]
+
+
+def asking(job: str, *questions: str) -> str:
+    return f"{job}[report]\nquestions = {list(questions)}\n".replace("'", '"')
+
+
+def without_report(job: str) -> str:
+    return job.partition("[report]")[0], "[[grid]]" + job.partition("[[grid]]")[2]
+
+
+def planned(tmp_path, questions, *, grid=JOB):
+    head, grids = without_report(grid)
+    return plan(tmp_path / "run", asking(head, *questions) + grids)
+
+
+def test_a_job_names_its_answers_and_own_words_stand_before_them(tmp_path):
+    grid = tiny_run(tmp_path / "run", asking(TINY_JOB.partition("[[grid]]")[0], "Why?", "reproduced") + SMALL)
+    own, ours = answers(collect(grid.run))
+    assert (own.question, own.text) == ("Why?", "")
+    assert ours.question == "How near are these numbers to the paper's?" and ours.where == "table2"
+
+
+SMALL = '[[grid]]\ndata.tiles = "small"\ntrain.noise_fraction = [0.0, 0.5]\n'
+
+
+def test_without_a_choice_the_answers_are_those_of_the_jobs_tables(tmp_path):
+    found = {answer.where for answer in answers(collect(tiny_run(tmp_path / "run").run))}
+    assert found == {"table2"}, "tables 1 and 2 are the default"
+
+
+def test_the_distance_to_the_paper_is_counted(tmp_path):
+    grid = tiny_run(tmp_path / "run")
+    # Validation 0.990 (0.990, 0.987, 0.972), clean 0.968 (0.968), noisy 0.500 (0.844, 0.841): the first three are near.
+    (text,) = told(grid.run, "How near are these numbers to the paper's?")
+    assert text == "3 of 6 are within a point of the paper's; farthest is Table 2, test (small), 0 %: 0.500 (0.844)."
+
+
+def test_the_slope_of_clean_accuracy_has_its_interval_and_one_seed_has_none(tmp_path):
+    job = JOB.replace("[0.0, 0.5]", "[0.0, 0.5, 1.0]")
+    grid = planned(tmp_path, ["clean"], grid=job)
+    for cell in grid.cells:
+        # Lines of 20, 22 and 24 right pixels less at 100 %.
+        right = 950 - round((20 + 2 * cell.config.train.seed) * cell.config.train.noise_fraction)
+        finish_with_slices(cell, lambda *_, right=right: right)
+    (text,) = told(grid.run)
+    # Slopes of -2.0, -2.2 and -2.4 points: sd 0.2, t of 2 degrees of freedom is 4.303, over the root of 3: 0.50.
+    assert text.startswith("-2.20 ± 0.50 points of accuracy per 100 % of noisy training tiles")
+    for cell in grid.cells[1::3] + grid.cells[2::3]:
+        cell.folder.evaluation_file.unlink()
+    (text,) = told(grid.run)
+    assert text.startswith("-2.00 points (fewer than three repetitions have no interval")
+
+
+def test_the_best_share_of_noise_is_named_only_where_it_is_shown(tmp_path):
+    job = JOB.replace("[0.0, 0.5]", "[0.0, 0.25, 0.5, 1.0]")
+    grid = planned(tmp_path, ["mixed"], grid=job)
+    for cell in grid.cells:
+        seed, share = cell.config.train.seed, cell.config.train.noise_fraction
+        # 50 % is 1, 3 and -1 of 1000 ahead of 25 %, which chance may turn; 100 % is 100 behind in every seed.
+        right = {0.0: 600, 0.25: 950, 0.5: 950 + (1, 3, -1)[seed], 1.0: 850}[share] + 2 * seed
+        finish_with_slices(cell, lambda *_, right=right: right)
+    (text,) = told(grid.run)
+    assert text.startswith("25, 50 % of noisy tiles cannot be told apart; 50 % against none: +35.1")
+    assert "0 %: 39.80 ± " in text and "100 %: 14.80 ± " in text
+
+
+def test_what_a_shuffled_split_flatters_is_matched_on_the_same_slices(tmp_path):
+    head, grids = without_report(JOB)
+    grid = split_run(tmp_path / "run", asking(head, "split") + grids)
+    (text,) = told(grid.run)
+    # 20 of 1000 less in both halves; one slice in common says nothing of others, so there is no interval.
+    assert text.startswith("Blocked against shuffled, clean, on the slices that both test: -2.00 points")
+    assert "11.80 ± " in text and "(small, blocked, 0 % noise)" in text
+
+
+def test_recall_that_lies_in_two_groups_is_told_seed_by_seed(tmp_path):
+    grid = planned(tmp_path, ["classes"])
+    for cell in grid.cells:
+        noisy = (950, 450, 440)[cell.config.train.seed] if not cell.config.train.noise_fraction else 950
+        finish_with_slices(cell, lambda _, key, noisy=noisy: 950 if key == "gaussian-0" else noisy)
+    (text,) = told(grid.run)
+    # Class 0 has 600 of 1000 pixels, and the wrong ones are all of it: 550, 50 and 40 are found.
+    assert "0 % noise: class 0: 0.917, 0.083, 0.067; 128: 1.000" in text
+    assert "50 % noise: class 0: 0.917 ± 0.000" in text
+
+
+def test_another_setting_is_compared_at_every_noise_and_corrected(tmp_path):
+    other = '[[grid]]\ndata.tiles = "small"\ntrain.batch_norm = false\ntrain.seed = [0, 1, 2]\n'
+    grid = planned(tmp_path, ["batch_norm"], grid=JOB + other)
+    for cell in grid.cells:
+        ahead = 100 if not cell.config.train.batch_norm else 0
+        jitter = (1, 3, -1)[cell.config.train.seed] if ahead else 0
+        finish_with_slices(cell, lambda _, key, a=ahead, j=jitter: 800 + (a if key == "gaussian-5000" else j))
+    (text,) = told(grid.run)
+    assert text.startswith("Shown of 4 comparisons with train.batch_norm = true, corrected for their number: ")
+    assert "false at gaussian-5000 +10.00 ± 0.00 points; not the others, at most " in text
+
+
+READINGS = """
+[train]
+width = 8
+epochs = 1
+[evaluate]
+other_noise = "uniform"
+[report]
+tables = ["readings"]
+figures = []
+[[grid]]
+train.noise_fraction = [0.0, 0.25, 0.5, 0.75, 1.0]
+train.seed = [0, 1, 2]
+[[grid]]
+train.weight_decay = 0.1
+train.noise_fraction = [0.0, 0.25, 0.5, 0.75, 1.0]
+train.seed = [0, 1, 2]
+"""
+PAPER = {0.0: 844, 0.25: 863, 0.5: 841, 0.75: 866, 1.0: 869}
+
+
+def test_readings_stand_beside_the_papers_row_and_the_nearest_is_the_answer(tmp_path):
+    grid = plan(tmp_path / "run", READINGS)
+    for cell in grid.cells:
+        finish(cell, lambda *_: 900)
+        exact = cell.config.train.weight_decay > 0
+
+        def right(config, key, exact=exact):
+            published = PAPER[config.train.noise_fraction]
+            if key == "gaussian-0":
+                return 968
+            return published if exact and key == "uniform-5000" else published + 30
+
+        finish_with_slices(cell, right)
+    records = collect(grid.run)
+    table = TABLES["readings"](records)
+    assert [block.heading for block in table.blocks] == ["gaussian-5000", "uniform-5000"]
+    assert labels(table, 1) == ["paper", "as here", "train.weight_decay = 0.1"]
+    assert [text[:5] for text in column(table, "50 %", 1)] == ["0.841", "0.871", "0.841"]
+    # Five of six numbers are 0.03 away: the root of 5/6 times 0.03.
+    assert column(table, "distance", 1) == ["-", f"{0.03 * np.sqrt(5 / 6):.3f}", "0.000"]
+    assert marked(table, "distance", 0) == [False] * 3 and marked(table, "distance", 1) == [False, False, True]
+    (text,) = told(grid.run)
+    assert text.startswith(
+        "train.weight_decay = 0.1, uniform-5000: 0.968, 0.844, 0.863, 0.841, 0.866, 0.869, which is 0.000"
+    )
+    assert text.endswith("as here 0.027.")
+
+
+@pytest.mark.parametrize("gone", [0, 4])
+def test_a_reading_with_fewer_than_three_seeds_somewhere_has_no_distance(tmp_path, gone):
+    grid = plan(tmp_path / "run", READINGS)
+    for cell in grid.cells:
+        finish_with_slices(cell, lambda *_: 900)
+    grid.cells[gone].folder.evaluation_file.unlink()
+    assert column(TABLES["readings"](collect(grid.run)), "distance")[:2] == ["-", "-"]
