@@ -35,13 +35,16 @@ def filter_of(records: Records, row: Row) -> Filter | None:
     return next(found, None)
 
 
-def on_other_tiles(records: Records) -> bool:
-    """Whether the test tiles of some cell are not those of its filter."""
-    pairs = ((row.training, filter_of(records, row)) for row in records.rows)
-    return any(
-        trained is not None and one is not None and trained.record.get("split_sha256") != one.split_sha256
-        for trained, one in pairs
-    )
+def filter_notes(records: Records) -> tuple[str, ...]:
+    """A sentence where the test tiles of some cell are not those of its filter."""
+    for row in records.rows:
+        one = filter_of(records, row)
+        if row.training and one and row.training.record.get("split_sha256") != one.split_sha256:
+            return (
+                "The filter was measured on the test tiles that this hpcseg draws. Cells that were trained by an "
+                "earlier one were tested on other tiles, drawn by lot in the same way.",
+            )
+    return ()
 
 
 @functools.lru_cache(maxsize=4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hpcseg import metrics
 from hpcseg.records.collect import Records
-from hpcseg.records.filters import filter_of, on_other_tiles
+from hpcseg.records.filters import filter_of
 from hpcseg.records.groups import Group
 from hpcseg.records.row import CLEAN, Hole
 from hpcseg.report.statistics import Estimate, Repetition, estimate
@@ -44,13 +44,3 @@ def hole(records: Records) -> Hole | None:
         return None
     what = "the filter of blur and grey thresholds was not measured on these test sets."
     return Hole(SUBJECT, what, "Run `hpcseg report --data FILE` with the packed slices, once.")
-
-
-def note(records: Records) -> str | None:
-    """A sentence where the filter's test tiles are not those of the cells."""
-    if not on_other_tiles(records):
-        return None
-    return (
-        "The filter was measured on the test tiles that this hpcseg draws. Cells that were trained by an earlier one "
-        "were tested on other tiles, drawn by lot in the same way."
-    )

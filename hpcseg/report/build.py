@@ -10,6 +10,7 @@ from hpcseg.errors import ConfigError, IncompleteError
 from hpcseg.files import write_bytes
 from hpcseg.records.cells import cells_csv
 from hpcseg.records.collect import collect
+from hpcseg.records.filters import filter_notes
 from hpcseg.records.origin import origin
 from hpcseg.records.publish import copy_records
 from hpcseg.report import baselines, paper
@@ -61,10 +62,8 @@ def build_report(run: RunFolder, out: Path) -> Report:
     of_the_paper = bool(_OF_THE_PAPER & {*wanted.tables, *wanted.figures})
     no_filter = baselines.hole(records) if of_the_paper else None
     holes = (*records.holes, *(hole for one in pictures for hole in one.holes), *((no_filter,) if no_filter else ()))
-    notes = records.notes
-    if of_the_paper:
-        other = baselines.note(records)
-        notes += (*records.unplaced(paper.BATCH_SIZE, paper.NOISE_FRACTIONS), *((other,) if other else ()))
+    notes = (*records.notes, *filter_notes(records))
+    notes += records.unplaced(paper.BATCH_SIZE, paper.NOISE_FRACTIONS) if of_the_paper else ()
     shown = [one for one in pictures if one.files]
     content = Content(records, answers(records), tables, shown, holes, notes, origin(records))
 

@@ -51,9 +51,8 @@ def all_readings(records: Records) -> Iterator[Reading]:
             places = [(0.0, clean[level.norm_tiles])]
             places += [(fraction, level.key) for fraction in paper.NOISE_FRACTIONS]
             of = ((groups.get(fraction), key) for fraction, key in places)
-            yield Reading(
-                settings, level.key, tuple(estimate(at(records, key)(group)) if group else None for group, key in of)
-            )
+            found = (estimate(at(records, key)(group)) if group else None for group, key in of)
+            yield Reading(settings, level.key, tuple(found))
 
 
 def readings(records: Records) -> Table:

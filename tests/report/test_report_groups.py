@@ -189,9 +189,9 @@ def test_the_training_that_the_tables_show_is_what_others_are_compared_with(tmp_
     assert labels(table) == ["0 % noise, weight decay 0.01 against 0 % noise", "50 % noise against 0 % noise"]
 
 
-def split_run(folder):
+def split_run(folder, job=JOB):
     axes = 'data.tiles = "small"\ndata.split = ["shuffled", "blocked"]\ndata.gap_slices = 2'
-    grid = plan(folder, JOB.replace('data.tiles = "small"', axes))
+    grid = plan(folder, job.replace('data.tiles = "small"', axes))
     for cell in grid.cells:
         # Seeds 0, 1, 2: 900, 902, 904 shuffled. Blocked, on slices of which one is the same: 20 less in all.
         right = 900 + 2 * cell.config.train.seed - (20 if cell.config.data.split == "blocked" else 0)
