@@ -270,6 +270,7 @@ train.seed = [0, 1]
 [[grid]]
 data.tiles = "small"
 data.split = "blocked"
+data.gap_slices = 2
 train.seed = 2
 evaluate.table_sigma = 4000
 """
