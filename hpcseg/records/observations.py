@@ -88,4 +88,4 @@ def _level_name(level: NoiseLevel) -> str:
     if level.fraction is not None:
         tiles = " of tiles," if isinstance(level.sigma, str) else ""
         name = f"mixed: {100 * level.fraction:g} %{tiles} up to {sigma}"
-    return f"{name}, statistics of {level.norm_tiles} tiles" if level.norm_tiles else name
+    return f"{name}, statistics of {level.norm_tiles} test tiles" if level.norm_tiles else name

@@ -127,7 +127,7 @@ def chance(records: Records) -> str | None:
 
 def network(records: Records) -> str | None:
     """The network beside a filter of blur and grey thresholds."""
-    noisy_models = [group for group in records.positions.values() if group.noise]
+    noisy_models = [one for one in records.positions.values() if one.noise and any(row.evaluation for row in one.rows)]
     tested = [group for group in noisy_models if group.rows[0].config.evaluate.sweep_max] or noisy_models
     if not tested:
         return None

@@ -22,8 +22,8 @@ from hpcseg.learn.evaluate import validate
 from hpcseg.learn.ranks import Ranks
 from hpcseg.predict.model_file import open_cell
 from hpcseg.predict.request import Request, begin
-from hpcseg.report.collect import collect
-from hpcseg.report.comparison import levels
+from hpcseg.records.collect import collect
+from hpcseg.report.tables import levels
 from hpcseg.runs.execute import run_cell
 from hpcseg.runs.grid import Cell, plan, write_plan
 from hpcseg.runs.inputs import load_model
@@ -174,7 +174,7 @@ def test_the_report_reads_these_levels_and_shows_each_in_a_column_of_its_own(tra
     evaluation = records.rows[0].evaluation
     assert evaluation is not None and tuple(evaluation.confusion) == EVALUATE.levels()
     assert evaluation.confusion[NoiseLevel(0.0, norm_tiles=3)].tolist() == evaluated[0][6]["confusion"]
-    heads = [head for block in levels(records).blocks for head in block.head]
+    heads = [head for block in levels(records).blocks for head in block.columns]
     assert {"clean", "clean, statistics of 3 test tiles", "offset 9000, statistics of 3 test tiles"} <= set(heads)
     assert len(heads) == len(set(heads))
 

@@ -16,7 +16,7 @@ from hpcseg.data.store import read_info
 from hpcseg.errors import HpcsegError
 from hpcseg.jobfile import JobConfig
 from hpcseg.learn import checkpoint
-from hpcseg.report.collect import collect
+from hpcseg.records.collect import collect
 from hpcseg.runs.execute import run_cell
 from hpcseg.runs.grid import Cell, plan, write_plan
 from hpcseg.runs.record import RunFolder, write_json
