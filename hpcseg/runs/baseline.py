@@ -97,11 +97,11 @@ def make_baselines(
         except HpcsegError as error:
             missing.setdefault(str(error), []).append(one.words)
     on_set(len(wanted), len(wanted))
-    notes = [f"There are no baselines for {' and '.join(those)}: {reason}" for reason, those in missing.items()]
+    notes = [f"There are no baselines for {', '.join(those)}: {reason}" for reason, those in missing.items()]
     stored = {one: found for one, file in files.items() if (found := read_baseline(file)) is not None}
     if others := [one.words for one, found in stored.items() if found["split_sha256"] not in one.splits]:
         notes.append(
-            f"The baselines for {' and '.join(others)} are of the test tiles that this hpcseg draws. The cells, which "
+            f"The baselines for {', '.join(others)} are of the test tiles that this hpcseg draws. The cells, which "
             "another one trained, were tested on other tiles."
         )
     return tuple(notes)
