@@ -1,9 +1,10 @@
-"""Compares predicted labels with the hand-made ones, on the slices that no training tile came near to.
+"""Compares predicted labels with the hand-made ones, on test slices of a blocked split.
 
     python results/predict/check.py OUT LABELS DATASET > check.json
 
 OUT is a folder that `hpcseg predict` wrote of a folder of slices, LABELS the folder of hand-made labels, DATASET the
-packed file of the same slices. The model was trained with the blocked split of seed 0 and gaps of 2 slices; its test slices are counted.
+packed file of the same slices. The model was trained with the blocked split of seed 0 and gaps of 2 slices; its test
+slices are counted.
 """
 
 from __future__ import annotations
