@@ -51,6 +51,8 @@ def filter_notes(records: Records) -> tuple[str, ...]:
 def _read(records: Records) -> tuple[Filter, ...]:
     found = []
     for content in read_baselines(records.run):
+        if content["data_sha256"] != records.plan["data_sha256"]:
+            continue
         of_level = {}
         for point in content["points"]:
             sigma = Share(point["sigma"]) if isinstance(point["sigma"], str) else float(point["sigma"])

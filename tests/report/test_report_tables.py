@@ -88,7 +88,13 @@ def test_what_needs_no_network_stands_below_the_tests(tmp_path):
 
 def test_a_filter_of_other_settings_or_damaged_is_not_taken(tmp_path):
     grid = tiny_run(tmp_path / "run")
-    for changed in ({"evaluate_seed": 1}, {"data": {"tiles": "large"}}, {"points": 3}, {"schema": 2}):
+    for changed in (
+        {"evaluate_seed": 1},
+        {"data": {"tiles": "large"}},
+        {"data_sha256": "6"},
+        {"points": 3},
+        {"schema": 2},
+    ):
         baselines(grid, lambda _: 700, **changed)
         assert "`baselines`" in document(grid, tmp_path / "out"), changed
 
@@ -122,7 +128,14 @@ def baselines(grid, right, **changed) -> None:
         for name, count in (("filter", right(level.sigma)), ("commonest class", 430))
     ]  # fmt: skip
     content = {"schema": 1, "data": dataclasses.asdict(grid.cells[0].config.data), "evaluate_seed": 0}
-    content |= {"data_sha256": "", "commonest_class": 0, "grey": {}, "filter": {}, "provenance": {}, "slices": []}
+    content |= {
+        "data_sha256": grid.data_sha256,
+        "commonest_class": 0,
+        "grey": {},
+        "filter": {},
+        "provenance": {},
+        "slices": [],
+    }
     content |= {"split_sha256": "5", "class_values": [0, 128, 255], "points": points, **changed}
     (grid.run.path / "baselines").mkdir(exist_ok=True)
     write_json(grid.run.path / "baselines" / "one.json", content)
