@@ -38,7 +38,7 @@ class Records:
 
     @functools.cached_property
     def positions(self) -> Mapping[Position, Group]:
-        """The group of every place of the paper's tables; raises ConfigError where two claim one."""
+        """The group of every place of the paper's tables; raises ConfigError where report.cells is wrong."""
         return select(self.groups, self.settings.cells)
 
     @functools.cached_property
@@ -55,7 +55,7 @@ class Records:
         """A note on the cells that tables of these tiles and noise fractions have no place for."""
         placed = {group for (of, _, noise), group in self.positions.items() if of in tiles and noise in fractions}
         names = ", ".join(row.id for group in self.groups if group not in placed for row in group.rows)
-        what = "Not in Tables 1 and 2 and Figures 3 and 7, for their other settings"
+        what = "Not in Tables 1 and 2 and Figures 3 and 7 (see report.cells of the job file)"
         return (f"{what}: {names}.",) if names else ()
 
     @property

@@ -67,14 +67,14 @@ def grouped(rows: Iterable[Row]) -> tuple[Group, ...]:
 
 
 def select(groups: Sequence[Group], cells: Iterable[str]) -> dict[Position, Group]:
-    """The group of each place of the paper's tables.
+    """The group of each place of the paper's tables: of several the first of the job file.
 
     Args:
         groups: to choose from.
         cells: what a job file has under report.cells: settings as "train.width=16" that these groups must have.
 
     Raises:
-        ConfigError: one of `cells` is no setting, or two groups claim one place.
+        ConfigError: one of `cells` is no setting.
     """
     usual = flat(CellConfig())
     wanted = {name: text(usual[name]) for name in _THE_PAPERS if name in usual}
@@ -88,15 +88,7 @@ def select(groups: Sequence[Group], cells: Iterable[str]) -> dict[Position, Grou
         settings, data = flat(group.config), group.config.data
         if any(text(settings[name]) != value for name, value in wanted.items()):
             continue
-        first = positions.setdefault((data.tiles, data.split, group.noise), group)
-        if first is not group:
-            other = flat(first.config)
-            name = next(name for name in settings if name not in FREE and settings[name] != other[name])
-            raise ConfigError(
-                f"Two groups of cells claim one place of the paper's tables, {first.id} and {group.id}. They differ in "
-                f'{name}: add "{name}={text(other[name])}" or "{name}={text(settings[name])}" to report.cells of the '
-                "job file, and plan it again."
-            )
+        positions.setdefault((data.tiles, data.split, group.noise), group)
     return positions
 
 

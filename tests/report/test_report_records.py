@@ -293,13 +293,13 @@ def test_an_ablation_is_left_out_of_the_positions_and_named(tmp_path):
 WIDTHS = '[[grid]]\ndata.tiles = "small"\ntrain.width = [8, 16]\n'
 
 
-def test_two_groups_that_claim_one_place_are_named_with_the_setting_that_tells_them_apart(tmp_path):
+def test_of_two_groups_that_claim_one_place_the_first_of_the_job_has_it_and_the_other_is_named(tmp_path):
     grid = tiny_run(tmp_path / "run", TINY_JOB.partition("[[grid]]")[0] + WIDTHS)
-    with pytest.raises(
-        ConfigError, match=r"claim one place.*train\.width.*\"train.width=8\" or \"train.width=16\""
-    ) as told:
-        _ = collect(grid.run).positions
-    assert all(cell.id in str(told.value) for cell in grid.cells)
+    records = collect(grid.run)
+    (group,) = records.positions.values()
+    assert group.config.train.width == 8
+    (note,) = records.unplaced(["small"], [0.0])
+    assert grid.cells[1].id in note and "report.cells" in note and grid.cells[0].id not in note
 
 
 @pytest.mark.parametrize("width", [8, 16])

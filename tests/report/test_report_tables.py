@@ -208,14 +208,14 @@ def test_an_ablation_does_not_move_the_tables(tmp_path):
     text = document(grid, tmp_path / "out")
 
     assert row_of(text, "accuracy, ours")[0] == "0.990"
-    assert f"Not in Tables 1 and 2 and Figures 3 and 7, for their other settings: {grid.cells[2].id}." in text
+    assert f"Not in Tables 1 and 2 and Figures 3 and 7 (see report.cells of the job file): {grid.cells[2].id}." in text
 
 
 def test_a_cell_that_the_paper_has_no_place_for_is_named(tmp_path):
     grid = tiny_run(tmp_path / "run", TINY_JOB + '[[grid]]\ndata.tiles = "2x3"\n')
     text = document(grid, tmp_path / "out")
 
-    assert f"Not in Tables 1 and 2 and Figures 3 and 7, for their other settings: {grid.cells[2].id}." in text
+    assert f"Not in Tables 1 and 2 and Figures 3 and 7 (see report.cells of the job file): {grid.cells[2].id}." in text
 
 
 def test_the_caption_says_where_the_settings_are_not_the_papers(tmp_path):
