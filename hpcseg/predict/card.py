@@ -12,6 +12,7 @@ import numpy as np
 
 from hpcseg import __version__
 from hpcseg.config import PRECISIONS, DataConfig, TrainConfig, build_config
+from hpcseg.data.evenly import evenly
 from hpcseg.data.grey import QUANTILES as SPAN
 from hpcseg.data.grey import GreyScale, read_scale
 from hpcseg.data.hdf5 import h5py
@@ -130,7 +131,7 @@ def _quantiles(info: DatasetInfo) -> tuple[float, ...]:
     """Quantiles of evenly spaced slices; the first and the last are those of all slices."""
     low, high = float(info.grey_min.min()), float(info.grey_max.max())
     slices = info.shape[0]
-    chosen = np.unique(np.linspace(0, slices - 1, min(slices, _SLICES_LOOKED_AT)).round().astype(np.int64))
+    chosen = evenly(slices, _SLICES_LOOKED_AT)
     finer: GreyHistogram | None = GreyHistogram(low, high)
     with h5py.File(info.path, "r") as file:
         while finer is not None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from hpcseg.data.evenly import evenly
 from hpcseg.data.grey import GreyScale
 from hpcseg.errors import ConfigError, DatasetError
 from hpcseg.predict.ahead import ahead
@@ -169,7 +170,7 @@ def _refuse_strangers(volume: Volume, card: ModelCard) -> None:
             f"{source} holds {volume.dtype} grey values, but the model was trained on {card.grey_dtype}, {low:g} to "
             f"{high:g}. {way_out}"
         )
-    chosen = np.unique(np.linspace(0, len(volume) - 1, min(len(volume), _SLICES_LOOKED_AT)).round().astype(np.int64))
+    chosen = evenly(len(volume), _SLICES_LOOKED_AT)
     reads = ahead(lambda index: volume.read(int(index)).ravel()[:: _thinned(volume, int(index))], chosen, at_most=2)
     sample = np.concatenate(list(reads)).astype(np.float64)
     first, median, last = np.percentile(sample, (1, 50, 99))

@@ -68,9 +68,9 @@ class Evaluation:
     """Of the test set, by its noise, in the order of the settings."""
     near_edge: Mapping[NoiseLevel, Mapping[int, np.ndarray]]
     """The same of the pixels within so many pixels of a label's edge; nothing in a record of before they were kept."""
-    interfaces: Mapping[NoiseLevel, int]
-    """Pairs of neighbouring pixels that were given different classes."""
-    label_interfaces: int | None
+    interfaces: Mapping[NoiseLevel, np.ndarray]
+    """(C, C) pairs of neighbouring pixels that were given two classes, above the diagonal."""
+    label_interfaces: np.ndarray | None
     """The same of the labels."""
     slices: tuple[TestSlice, ...]
     """Of the slices that test tiles come from; none in a record of before they were kept."""
@@ -173,9 +173,9 @@ def _confusion(stored: Any) -> np.ndarray:
     return matrix
 
 
-def _pairs(stored: Any) -> int:
-    """Pairs of neighbouring pixels of different classes, of counts of pairs of every two classes."""
-    return int(np.triu(_confusion(stored), 1).sum())
+def _pairs(stored: Any) -> np.ndarray:
+    """Of counts of neighbouring pixels of every two classes those of different ones."""
+    return np.triu(_confusion(stored), 1)
 
 
 def _by_level(cell: Cell, points: Sequence[Any]) -> dict[NoiseLevel, Mapping[str, Any]]:

@@ -85,16 +85,16 @@ class Row:
         everything = self.test_confusion(level)
         if everything is None or not {1, 2} <= near.keys():
             return {}
-        errors = [int(one.sum() - np.trace(one)) for one in (everything, near[1], near[2])]
-        wrong = [count / max(1, errors[0]) for count in errors[1:]]
-        right = [metrics.accuracy(one) for one in (near[1], near[2], everything - near[2])]
-        return dict(zip(EDGES, (*right, *wrong), strict=True))
+        within_2, away = metrics.accuracy_near_and_away(everything, near[2])
+        # Without errors none of them is near.
+        wrong = (float(np.nan_to_num(metrics.share_of_errors_near(everything, near[one]))) for one in (1, 2))
+        return dict(zip(EDGES, (metrics.accuracy(near[1]), within_2, away, *wrong), strict=True))
 
     def interfaces(self, level: NoiseLevel) -> float | None:
         """Length of the interfaces between classes, over that of the labels."""
         of_labels = self.evaluation.label_interfaces if self.evaluation else None
         found = self.evaluation.interfaces.get(level) if self.evaluation else None
-        return found / of_labels if of_labels and found is not None else None
+        return None if of_labels is None or found is None else metrics.relative_interface(found, of_labels)[0]
 
     def training_slices(self) -> int | None:
         """How many slices the training tiles come from."""

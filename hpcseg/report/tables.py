@@ -6,9 +6,8 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from hpcseg import metrics
+from hpcseg.data.evenly import evenly
 from hpcseg.records.collect import Records
 from hpcseg.records.groups import Group, against, alike_but, both_splits, training_label
 from hpcseg.records.observations import VALIDATION, WHOLE, headline_levels
@@ -72,12 +71,8 @@ def classes(records: Records) -> Table:
 def whole(records: Records) -> Table:
     """Figure 9's number: errors on whole slices of models that were trained on tiles."""
 
-    def evenly(slices: np.ndarray) -> np.ndarray:
-        places = np.linspace(0, len(slices) - 1, min(10, len(slices)))
-        return np.take(slices, np.unique(places.round().astype(int)))
-
     columns = {
-        "10 slices": Column(of_slices(records, evenly), Unit.ERROR),
+        "10 slices": Column(of_slices(records, lambda slices: slices[evenly(len(slices), 10)]), Unit.ERROR),
         "all test slices": Column(at(records, WHOLE), Unit.ERROR),
         "worst slice": Column(repeated(Row.worst_slice), Unit.ERROR),
     }
@@ -106,9 +101,8 @@ def edges(records: Records) -> Table:
             measure = repeated(lambda row, level=level, name=name: row.edges(level(row)).get(name))  # type: ignore[misc]
             where[f"{head}: {name}"] = Column(measure, Unit.SHARE if name.startswith("errors") else Unit.ERROR)
     for place, value in enumerate(records.class_values):
-        for head, found, axis in (("labels", "clean", 1), ("clean", "clean", 0), ("noisy", "noisy", 0)):
-            # Axis 1 counts what the pixels are, axis 0 what they are taken for.
-            part = of_class(lambda confusion, axis=axis: confusion.sum(axis) / confusion.sum(), place)  # type: ignore[misc]
+        for head, found, which in (("labels", "clean", 0), ("clean", "clean", 1), ("noisy", "noisy", 1)):
+            part = of_class(lambda confusion, which=which: metrics.phase_fractions(confusion)[which], place)  # type: ignore[misc]
             phases[f"{head}: {value}"] = Column(of_confusion(SETS[found], part), Unit.SHARE)
     for head, level in LEVELS.items():
         ratio = repeated(lambda row, level=level: row.interfaces(level(row)))  # type: ignore[misc]

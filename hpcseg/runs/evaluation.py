@@ -15,6 +15,7 @@ from torch import nn
 from hpcseg import metrics
 from hpcseg.config import EvaluateConfig, NoiseLevel, Share
 from hpcseg.data.batches import TileSource, test_set
+from hpcseg.data.evenly import evenly
 from hpcseg.data.grey import GreyScale
 from hpcseg.errors import HpcsegError
 from hpcseg.files import write_bytes
@@ -206,7 +207,7 @@ def _examples(source: TileSource, settings: EvaluateConfig, sweep: Sweep, slices
     Tiles are as they were packed; their noise follows from `keys` and the evaluation's seed.
     """
     tests = source.split.test
-    rows = np.unique(np.linspace(0, len(tests) - 1, _EXAMPLES).round().astype(np.int64))
+    rows = evenly(len(tests), _EXAMPLES)
     counts, labels, keys = source.read(tests[rows])
     predictions = [
         [sweep.predict(slice(row, row + 1), level)[0][0].cpu().numpy() for row in rows.tolist()]
