@@ -15,6 +15,7 @@ from hpcseg.cli.runs import find_run
 
 if TYPE_CHECKING:
     from hpcseg.report.build import Report
+    from hpcseg.runs.record import RunFolder
 
 
 def report(
@@ -36,13 +37,11 @@ def report(
     """Build the tables and figures of a run from its records, beside the paper's numbers, and one page of them all."""
     from hpcseg.report.build import build_report
     from hpcseg.report.build import publish as publish_records
-    from hpcseg.runs.baseline import make_baselines
+    from hpcseg.runs.tested import baselines_are_missing
 
     folder = find_run(run)
     with console.json_answer(as_json) as answer:
-        with console.progress_bar() as bar:
-            task = bar.add_task("baselines", total=None)
-            missing = make_baselines(folder, data, lambda done, of: bar.update(task, completed=done, total=of))
+        missing = _make_baselines(folder, data) if baselines_are_missing(folder) else ()
         built = build_report(folder, out or folder.report)
         written = list(built.written)
         if publish:
@@ -59,6 +58,15 @@ def report(
             }
         )
         _show(built, missing, written)
+
+
+def _make_baselines(run: RunFolder, data: Path | None) -> tuple[str, ...]:
+    # Takes torch, which a report that has them all does without.
+    from hpcseg.runs.baseline import make_baselines
+
+    with console.progress_bar() as bar:
+        task = bar.add_task("baselines", total=None)
+        return make_baselines(run, data, lambda done, of: bar.update(task, completed=done, total=of))
 
 
 def _show(built: Report, missing: Sequence[str], written: Sequence[Path]) -> None:

@@ -7,27 +7,27 @@ test tiles and their noise are the evaluation's, and pixels are counted as there
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from hpcseg.config import NOISE_MODELS, DataConfig, EvaluateConfig, NoiseLevel, Share, amount, describes, digest
+from hpcseg.config import NoiseLevel
 from hpcseg.data.batches import NoisyTestSet, TileSource, noisy_set, open_source
+from hpcseg.data.evenly import evenly
 from hpcseg.data.store import read_info
 from hpcseg.errors import HpcsegError, IncompleteError
 from hpcseg.runs import provenance
-from hpcseg.runs.grid import Cell, planned_cells, read_plan
+from hpcseg.runs.grid import planned_cells, read_plan
 from hpcseg.runs.machine import device_facts
-from hpcseg.runs.record import SCHEMA, RunFolder, read_baseline, read_json, write_json
+from hpcseg.runs.record import SCHEMA, RunFolder, read_baseline, write_json
+from hpcseg.runs.tested import TestSet, holds, test_sets
 from hpcseg.segment.edges import BANDS, count_by_band, edge_bands, near_edge
 from hpcseg.segment.grey_filter import BLURS, GreyFilter, fit_filter, order_by_grey
 
@@ -38,35 +38,6 @@ _CPU = torch.device("cpu")
 _TRAINING_PIXELS = 2**21
 _TEST_PIXELS = 2**25
 _PIXELS_AT_ONCE = 2**20
-_SWEPT = 48
-"""Levels of a sweep that are looked at; of a finer one, evenly spaced ones."""
-
-
-@dataclass(frozen=True)
-class _TestSet:
-    """What the cells have in common that meet the same test tiles with the same noise."""
-
-    data: DataConfig
-    seed: int
-    """Of the test noise."""
-    shown: tuple[NoiseLevel, ...]
-    """Levels that tables are made of."""
-    levels: tuple[NoiseLevel, ...]
-    """These, and those of sweeps."""
-    data_file: Path
-    """The packed file of the plan."""
-    splits: frozenset[str]
-    """SHA-256 of the split that each cell was trained on: one, unless some were trained by another hpcseg."""
-
-    @property
-    def words(self) -> str:
-        """What a note calls it."""
-        return f"{self.data.tiles} {self.data.split}"
-
-    def name(self, data_sha256: str) -> str:
-        """Of its file: tiles, split, and eight digits of all that decides the tiles and their noise."""
-        decides = {"data": dataclasses.asdict(self.data), "seed": self.seed, "data_sha256": data_sha256}
-        return f"{self.data.tiles}-{self.data.split}-{digest(decides)[:8]}"
 
 
 def make_baselines(
@@ -86,9 +57,9 @@ def make_baselines(
         IncompleteError: the run has no plan that can be read.
     """
     plan = read_plan(run)
-    sets = _test_sets(planned_cells(run, plan))
+    sets = test_sets(planned_cells(run, plan))
     files = {one: run.baseline_file(one.name(plan["data_sha256"])) for one in sets}
-    wanted = [one for one, file in files.items() if not _holds(read_baseline(file), one, plan["data_sha256"])]
+    wanted = [one for one, file in files.items() if not holds(read_baseline(file), one, plan["data_sha256"])]
     missing: dict[str, list[str]] = {}
     for done, one in enumerate(wanted):
         on_set(done, len(wanted))
@@ -107,59 +78,7 @@ def make_baselines(
     return tuple(notes)
 
 
-def _test_sets(cells: Iterable[Cell]) -> list[_TestSet]:
-    """Of the cells that are finished, in their order.
-
-    Where tiles are normalised by their own grey values, thresholds of grey would be of something else in every tile.
-    """
-    members: dict[tuple[DataConfig, int], list[tuple[Cell, str, Path]]] = {}
-    for cell in cells:
-        # A record that cannot be read is a hole of the report, which says so itself.
-        with contextlib.suppress(IncompleteError):
-            if cell.evaluated() and cell.config.data.normalise == "full-scale":
-                split = str(read_json(cell.folder.training_file).get("split_sha256"))
-                key = (cell.config.data, cell.config.evaluate.seed)
-                members.setdefault(key, []).append((cell, split, _data_file(cell)))
-    return [
-        _TestSet(
-            *key,
-            *_levels(cell.config.evaluate for cell, _, _ in same),
-            data_file=same[0][2],
-            splits=frozenset(split for _, split, _ in same),
-        )
-        for key, same in members.items()
-    ]
-
-
-def _data_file(cell: Cell) -> Path:
-    """Where the packed file was when the cell was planned; raises IncompleteError where no config.json says so."""
-    return cell.folder.path / str(read_json(cell.folder.config_file).get("data_file"))
-
-
-def _levels(settings: Iterable[EvaluateConfig]) -> tuple[tuple[NoiseLevel, ...], tuple[NoiseLevel, ...]]:
-    """Levels that tables show, and all that are looked at; a network's own statistics make no level of a filter."""
-    settings = dict.fromkeys(settings)
-    shown = {level for one in settings for level in one.headline_levels() if not level.norm_tiles}
-    swept = sorted({level for one in settings for level in one.levels() if not level.norm_tiles} - shown, key=_place)
-    some = [swept[index] for index in _evenly(len(swept), _SWEPT).tolist()]
-    return tuple(sorted(shown, key=_place)), tuple(sorted({*shown, *some}, key=_place))
-
-
-def _place(level: NoiseLevel) -> tuple[object, ...]:
-    """Where a level stands: Gaussian ones by sigma, other models, mixed ones."""
-    sigma = isinstance(level.sigma, Share), amount(level.sigma)
-    return level.mixed, NOISE_MODELS.index(level.model), *sigma, level.fraction or 0.0
-
-
-def _holds(stored: Mapping[str, Any] | None, wanted: _TestSet, data_sha256: str) -> bool:
-    """Whether a file has all that is wanted of these data."""
-    if stored is None or stored["data_sha256"] != data_sha256 or not describes(stored["data"], wanted.data):
-        return False
-    there = {(point.get("noise"), point.get("sigma"), point.get("fraction")) for point in stored["points"]}
-    return there >= {(level.model, level.sigma, level.fraction) for level in wanted.levels}
-
-
-def _open(path: Path, wanted: _TestSet, data_sha256: str) -> TileSource:
+def _open(path: Path, wanted: TestSet, data_sha256: str) -> TileSource:
     """The tiles of a packed file; raises HpcsegError where it is not there, or is another than the run's."""
     if not os.path.isfile(path):  # Path.is_file raises where a name is too long
         raise IncompleteError(f"there is no packed file {path.name} where the run was planned. Name one with --data.")
@@ -170,7 +89,7 @@ def _open(path: Path, wanted: _TestSet, data_sha256: str) -> TileSource:
     return open_source(path, wanted.data)
 
 
-def _measure(source: TileSource, wanted: _TestSet) -> dict[str, Any]:
+def _measure(source: TileSource, wanted: TestSet) -> dict[str, Any]:
     """The content of a file."""
     started = time.monotonic()
     training = _some(source, source.split.train, _TRAINING_PIXELS)
@@ -208,7 +127,7 @@ def _measure(source: TileSource, wanted: _TestSet) -> dict[str, Any]:
 
 
 def _choose(
-    tiles: NoisyTestSet, source: TileSource, wanted: _TestSet
+    tiles: NoisyTestSet, source: TileSource, wanted: TestSet
 ) -> tuple[int, list[GreyFilter], list[dict[str, Any]]]:
     """The commonest class of training tiles, a filter for each level, and what the record says about it."""
     grey, labels = source.info.grey, tiles.clean.labels.numpy()
@@ -232,7 +151,7 @@ def _choose(
 
 
 def _count(
-    source: TileSource, rows: np.ndarray, wanted: _TestSet, commonest: int, filters: list[GreyFilter]
+    source: TileSource, rows: np.ndarray, wanted: TestSet, commonest: int, filters: list[GreyFilter]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Counts of both baselines at L levels on K tiles: (2, L, BANDS, C, C), and (2, L, K) right pixels, int64."""
     classes, levels = source.classes, wanted.levels
@@ -262,7 +181,7 @@ def _counted(
     return count_by_band(labels, predicted, bands, classes).numpy(), (predicted == labels).sum((1, 2)).numpy()
 
 
-def _by_slice(source: TileSource, rows: np.ndarray, wanted: _TestSet, right: np.ndarray) -> list[dict[str, Any]]:
+def _by_slice(source: TileSource, rows: np.ndarray, wanted: TestSet, right: np.ndarray) -> list[dict[str, Any]]:
     """For each slice that the test tiles come from, their right pixels at the levels that tables show."""
     slices = source.tiles[rows, 0]
     shown = [(wanted.levels.index(level), level.key) for level in wanted.shown]
@@ -279,7 +198,7 @@ def _by_slice(source: TileSource, rows: np.ndarray, wanted: _TestSet, right: np.
     ]
 
 
-def _noisy(source: TileSource, rows: np.ndarray, wanted: _TestSet) -> NoisyTestSet:
+def _noisy(source: TileSource, rows: np.ndarray, wanted: TestSet) -> NoisyTestSet:
     return noisy_set(source, rows, levels=wanted.levels, seed=wanted.seed, device=_CPU)
 
 
@@ -293,10 +212,5 @@ def _level(level: NoiseLevel) -> dict[str, Any]:
 
 def _some(source: TileSource, rows: np.ndarray, pixels: int) -> np.ndarray:
     """At most so many pixels' tiles of a set, evenly spaced; at least one."""
-    some: np.ndarray = rows[_evenly(len(rows), max(1, pixels // source.size**2))]
+    some: np.ndarray = rows[evenly(len(rows), max(1, pixels // source.size**2))]
     return some
-
-
-def _evenly(number: int, most: int) -> np.ndarray:
-    """(N,) int64: at most so many numbers of 0 to `number` - 1, evenly spaced from the first to the last."""
-    return np.unique(np.linspace(0, number - 1, min(number, most)).round().astype(np.int64))

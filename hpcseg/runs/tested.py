@@ -1,0 +1,113 @@
+"""Which test tiles with which noise the finished cells of a run have met, and for which of them baselines are missing.
+
+No torch, so that a report that has them all need not wait for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hpcseg.config import NOISE_MODELS, DataConfig, EvaluateConfig, NoiseLevel, Share, amount, describes, digest
+from hpcseg.data.evenly import evenly
+from hpcseg.errors import IncompleteError
+from hpcseg.runs.grid import Cell, planned_cells, read_plan
+from hpcseg.runs.record import RunFolder, read_baseline, read_json
+
+_SWEPT = 48
+"""Levels of a sweep that are looked at; of a finer one, evenly spaced ones."""
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """What the cells have in common that meet the same test tiles with the same noise."""
+
+    data: DataConfig
+    seed: int
+    """Of the test noise."""
+    shown: tuple[NoiseLevel, ...]
+    """Levels that tables are made of."""
+    levels: tuple[NoiseLevel, ...]
+    """These, and those of sweeps."""
+    data_file: Path
+    """The packed file of the plan."""
+    splits: frozenset[str]
+    """SHA-256 of the split that each cell was trained on: one, unless some were trained by another hpcseg."""
+
+    @property
+    def words(self) -> str:
+        """What a note calls it."""
+        return f"{self.data.tiles} {self.data.split}"
+
+    def name(self, data_sha256: str) -> str:
+        """Of its file: tiles, split, and eight digits of all that decides the tiles and their noise."""
+        decides = {"data": dataclasses.asdict(self.data), "seed": self.seed, "data_sha256": data_sha256}
+        return f"{self.data.tiles}-{self.data.split}-{digest(decides)[:8]}"
+
+
+def baselines_are_missing(run: RunFolder) -> bool:
+    """Whether any test set of finished cells has no baselines, or not all that are wanted.
+
+    Raises:
+        IncompleteError: the run has no plan that can be read.
+    """
+    plan = read_plan(run)
+    data_sha256 = plan["data_sha256"]
+    files = {one: run.baseline_file(one.name(data_sha256)) for one in test_sets(planned_cells(run, plan))}
+    return any(not holds(read_baseline(file), one, data_sha256) for one, file in files.items())
+
+
+def test_sets(cells: Iterable[Cell]) -> list[TestSet]:
+    """Of the cells that are finished, in their order.
+
+    Where tiles are normalised by their own grey values, thresholds of grey would be of something else in every tile.
+    """
+    members: dict[tuple[DataConfig, int], list[tuple[Cell, str, Path]]] = {}
+    for cell in cells:
+        # A record that cannot be read is a hole of the report, which says so itself.
+        with contextlib.suppress(IncompleteError):
+            if cell.evaluated() and cell.config.data.normalise == "full-scale":
+                split = str(read_json(cell.folder.training_file).get("split_sha256"))
+                key = (cell.config.data, cell.config.evaluate.seed)
+                members.setdefault(key, []).append((cell, split, _data_file(cell)))
+    return [
+        TestSet(
+            *key,
+            *_levels(cell.config.evaluate for cell, _, _ in same),
+            data_file=same[0][2],
+            splits=frozenset(split for _, split, _ in same),
+        )
+        for key, same in members.items()
+    ]
+
+
+def _data_file(cell: Cell) -> Path:
+    """Where the packed file was when the cell was planned; raises IncompleteError where no config.json says so."""
+    return cell.folder.path / str(read_json(cell.folder.config_file).get("data_file"))
+
+
+def _levels(settings: Iterable[EvaluateConfig]) -> tuple[tuple[NoiseLevel, ...], tuple[NoiseLevel, ...]]:
+    """Levels that tables show, and all that are looked at; a network's own statistics make no level of a filter."""
+    settings = dict.fromkeys(settings)
+    shown = {level for one in settings for level in one.headline_levels() if not level.norm_tiles}
+    swept = sorted({level for one in settings for level in one.levels() if not level.norm_tiles} - shown, key=_place)
+    some = [swept[index] for index in evenly(len(swept), _SWEPT).tolist()]
+    return tuple(sorted(shown, key=_place)), tuple(sorted({*shown, *some}, key=_place))
+
+
+def _place(level: NoiseLevel) -> tuple[object, ...]:
+    """Where a level stands: Gaussian ones by sigma, other models, mixed ones."""
+    sigma = isinstance(level.sigma, Share), amount(level.sigma)
+    return level.mixed, NOISE_MODELS.index(level.model), *sigma, level.fraction or 0.0
+
+
+def holds(stored: Mapping[str, Any] | None, wanted: TestSet, data_sha256: str) -> bool:
+    """Whether a file has all that is wanted of these data."""
+    if stored is None or stored["data_sha256"] != data_sha256 or not describes(stored["data"], wanted.data):
+        return False
+    there = {(point.get("noise"), point.get("sigma"), point.get("fraction")) for point in stored["points"]}
+    return there >= {(level.model, level.sigma, level.fraction) for level in wanted.levels}
