@@ -52,8 +52,8 @@ def prepare(data: Path, carried: Path, *, megabytes: int, wheels: bool) -> None:
         left = whole.tell()
         whole.seek(0)
         for part in _PIECES:
-            # A tenth is kept back for what a copy needs besides its files' sizes.
-            room = int(0.9 * megabytes * _MIB) - tree - (beside if part == "A" else 0)
+            # A little is kept back for what a copy needs besides its files' sizes.
+            room = int(0.99 * megabytes * _MIB) - tree - (beside if part == "A" else 0)
             piece = whole.read(max(0, min(room, left)))
             left -= len(piece)
             (carried / f"part-{part}").write_bytes(piece)

@@ -1,6 +1,6 @@
 """All cells of a job on this machine's device, many in one process: what a grid without a process per stage would take.
 
-    python3 results/bench/gpu/warm_grid.py JOB DATASET RUN [--processes 2] [--first 10]
+    python3 results/bench/gpu/warm_grid.py JOB DATASET RUN [--processes 2] [--first 10] [--set KEY=VALUE]
 
 Prints a line per stage and one for the whole. Records are those of `hpcseg grid`, so `hpcseg report --run RUN` works.
 """
@@ -54,9 +54,10 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--first", type=int, help="only so many of the job's cells")
+    parser.add_argument("--set", action="append", default=[], help="as hpcseg grid's")
     asked = parser.parse_args()
     began = time.time()
-    planned = plan_run(asked.job, asked.data, asked.run, ())
+    planned = plan_run(asked.job, asked.data, asked.run, asked.set)
     write_plan(planned)
     # The large ones first, or the last one would be alone.
     cells = sorted(planned.cells[: asked.first], key=lambda cell: cell.config.data.tiles != "large")
