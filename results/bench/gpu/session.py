@@ -38,7 +38,7 @@ def main() -> None:
     verb = verbs.add_parser("collect")
     verb.add_argument("folders", type=Path, nargs="+")
     verb.add_argument("--into", type=Path, default=KIT)
-    verb.add_argument("--paper", type=Path, default=ROOT / "results" / "paper-gpu")
+    verb.add_argument("--paper", type=Path, default=ROOT / "results" / "paper")
     asked = parser.parse_args()
     if asked.verb == "prepare":
         prepare(asked.data, asked.carried, megabytes=asked.megabytes, wheels=asked.wheels)
