@@ -152,7 +152,9 @@ def nearest(records: Records) -> str | None:
     one = min(found, key=lambda one: one.distance or 0.0)
     numbers = ", ".join(f"{each.mean:.3f}" for each in one.found if each)
     here = next((f"; as here {other.distance:.3f}" for other in found if other.settings == found[0].settings), "")
-    return f"{one.settings}, {one.level}: {numbers}, which is {one.distance:.3f} from the paper's six numbers{here}."
+    inside = [f"{each.settings}, {each.level} ({each.distance:.3f})" for each in found if each.holds_all]
+    text = f"{one.settings}, {one.level}: {numbers}, which is {one.distance:.3f} from the paper's six numbers{here}."
+    return f"{text} All six lie inside of the intervals of: {'; '.join(inside)}." if inside else text
 
 
 def slices(records: Records) -> str | None:

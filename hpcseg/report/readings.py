@@ -34,9 +34,17 @@ class Reading:
         ours = [one.mean for one in self.found if one is not None and len(one.values) >= FEWEST]
         return distance(ours, _PAPER) if len(ours) == len(self.found) else None
 
+    @property
+    def holds_all(self) -> bool:
+        """Each of the paper's six numbers lies inside of the interval that stands for it here."""
+        return all(
+            one and one.half is not None and not one.two_populations and abs(one.mean - there) <= one.half
+            for one, there in zip(self.found, _PAPER, strict=True)
+        )
+
 
 def all_readings(records: Records) -> Iterator[Reading]:
-    """Every reading of the job's cells, in the order of the job and of its noise levels."""
+    """Every reading of the job's cells, in the job's order; of its noise levels those like the paper's come first."""
     rows: dict[str, dict[float, Group]] = {}
     for group in records.groups:
         ours, first = flat(group.config), flat(records.groups[0].config)
@@ -44,7 +52,12 @@ def all_readings(records: Records) -> Iterator[Reading]:
         settings = ", ".join(f"{name} = {shown(ours[name])}" for name in apart)
         rows.setdefault(settings or "as here", {})[group.noise] = group
     for settings, groups in rows.items():
-        levels = next(iter(groups.values())).config.evaluate.headline_levels()
+        evaluate = next(iter(groups.values())).config.evaluate
+        far = {
+            one: (bool(one.norm_tiles), one.model != "gaussian", one.sigma != evaluate.table_sigma)
+            for one in evaluate.headline_levels()
+        }
+        levels = sorted(far, key=far.__getitem__)
         clean = {level.norm_tiles: level.key for level in levels if not level.sigma}
         for level in (level for level in levels if level.sigma):
             # The clean test beside it is with the statistics of batches too, where its own are.

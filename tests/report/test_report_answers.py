@@ -157,7 +157,9 @@ def test_readings_stand_beside_the_papers_row_and_the_nearest_is_the_answer(tmp_
     assert text.startswith(
         "train.weight_decay = 0.1, uniform-5000: 0.968, 0.844, 0.863, 0.841, 0.866, 0.869, which is 0.000"
     )
-    assert text.endswith("as here 0.027.")
+    assert text.endswith(
+        "as here 0.027. All six lie inside of the intervals of: train.weight_decay = 0.1, uniform-5000 (0.000)."
+    )
 
 
 @pytest.mark.parametrize("gone", [0, 4])
