@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
@@ -28,12 +29,30 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests marked `gpu` are chosen where there is a GPU, or a device that HPCSEG_TEST_DEVICE names."""
     marked = [item for item in items if item.get_closest_marker("gpu")]
-    if marked and "HPCSEG_TEST_DEVICE" not in os.environ:
+    if marked:
         import torch
 
-        if not torch.cuda.is_available():
+        # Also where the device is named: CUDA looks once per process at what it may see, and then must not be hidden.
+        if not torch.cuda.is_available() and "HPCSEG_TEST_DEVICE" not in os.environ:
             config.hook.pytest_deselected(items=marked)
             items[:] = [item for item in items if item not in marked]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Every other test is for the CPU: it, its fixtures and the processes that they start find no GPU on any machine.
+
+    On Slurm it is Slurm that says what a job sees.
+    """
+    if item.get_closest_marker("gpu") or item.get_closest_marker("slurm"):
+        return (yield)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        if "torch" in sys.modules:
+            # CUDA may have looked already, for a test marked `gpu`.
+            patch.setattr("torch.cuda.is_available", lambda: False)
+            patch.setattr("torch.cuda.device_count", lambda: 0)
+        return (yield)
 
 
 @pytest.fixture(scope="session")

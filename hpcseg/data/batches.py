@@ -183,12 +183,15 @@ class NoisyTestSet:
 
     def take(self, rows: slice, level: NoiseLevel) -> tuple[torch.Tensor, torch.Tensor]:
         """The tiles of `rows` at one noise level, whatever statistics a model takes there, with labels as int64."""
+        return self.images(rows, level), self.clean.labels[rows].long()
+
+    def images(self, rows: slice, level: NoiseLevel) -> torch.Tensor:
+        """(B, 1, S, S) float32: the tiles of `rows` at one noise level."""
         level = dataclasses.replace(level, norm_tiles=0)
-        images, labels = self.clean.take(rows)
         if level in self.others:
-            return self.others[level][rows], labels
+            return self.others[level][rows]
         alpha = self.grey.counts(level.sigma) / (self.grey.high - self.grey.low)
-        return torch.add(images, self.unit[rows], alpha=alpha), labels
+        return torch.add(self.clean.images[rows], self.unit[rows], alpha=alpha)
 
 
 def test_set(source: TileSource, *, levels: Sequence[NoiseLevel], seed: int, device: torch.device) -> NoisyTestSet:

@@ -9,6 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.image import imsave
 
 from hpcseg.records.collect import Records
 from hpcseg.records.row import Hole
@@ -22,7 +26,7 @@ _CURVES = {one.__name__: one for one in (curves.figure3, curves.figure7, curves.
 FIGURES: Mapping[str, Callable[[Records], Drawn]] = dict(sorted((_CURVES | pictures.PICTURES).items()))
 """What a job file may name under report.figures."""
 
-SUFFIXES: Mapping[str, Any] = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}, "webp": None}
+SUFFIXES: Mapping[str, Any] = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
 """The kinds of files of a figure, each with the metadata that would make its bytes differ without a reason."""
 
 
@@ -48,13 +52,19 @@ def draw(name: str, records: Records) -> Picture:
         drawn = FIGURES[name](records)
         if drawn.figure is None:
             return Picture(name, "", {}, "", b"", drawn.holes)
-        files = {}
-        shows_slices = any(axes.images for axes in drawn.figure.axes)
-        for suffix in ("png", "webp") if shows_slices else ("png", "svg"):
+        canvas, files = FigureCanvasAgg(drawn.figure), {"png": _saved(drawn.figure, "png")}
+        if any(axes.images for axes in drawn.figure.axes):
+            # Of the same pixels: to draw them again would take as long as the figure did.
             buffer = io.BytesIO()
-            drawn.figure.savefig(buffer, format=suffix, dpi=150, metadata=SUFFIXES[suffix])
-            files[suffix] = buffer.getvalue()
-    kind = min(files, key=lambda suffix: len(files[suffix]))
-    content = files[kind]
-    files.pop("webp", None)
-    return Picture(name, caption("figures", name, drawn.said), files, kind, content, drawn.holes)
+            imsave(buffer, np.asarray(canvas.buffer_rgba()), format="webp")  # type: ignore[no-untyped-call]
+            shown = files | {"webp": buffer.getvalue()}
+        else:
+            shown = files = files | {"svg": _saved(drawn.figure, "svg")}
+    kind = min(shown, key=lambda suffix: len(shown[suffix]))
+    return Picture(name, caption("figures", name, drawn.said), files, kind, shown[kind], drawn.holes)
+
+
+def _saved(figure: Figure, suffix: str) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=suffix, dpi=150, metadata=SUFFIXES[suffix])
+    return buffer.getvalue()

@@ -7,11 +7,13 @@ test tiles and their noise are the evaluation's, and pixels are counted as there
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ import numpy as np
 import torch
 
 from hpcseg.config import NoiseLevel
-from hpcseg.data.batches import NoisyTestSet, TileSource, noisy_set, open_source
+from hpcseg.data.batches import NoisyTestSet, TileSet, TileSource, noisy_set, open_source
 from hpcseg.data.evenly import evenly
 from hpcseg.data.store import read_info
 from hpcseg.errors import HpcsegError, IncompleteError
@@ -28,8 +30,8 @@ from hpcseg.runs.grid import planned_cells, read_plan
 from hpcseg.runs.machine import device_facts
 from hpcseg.runs.record import SCHEMA, RunFolder, read_baseline, write_json
 from hpcseg.runs.tested import TestSet, holds, test_sets
-from hpcseg.segment.edges import BANDS, count_by_band, edge_bands, near_edge
-from hpcseg.segment.grey_filter import BLURS, GreyFilter, fit_filter, order_by_grey
+from hpcseg.segment.edges import BANDS, edge_bands, near_edge
+from hpcseg.segment.grey_filter import BLURS, GreyFilter, blurred, fit_filters, order_by_grey
 
 COMMONEST, FILTER = "commonest class", "filter"
 _BASELINES = (COMMONEST, FILTER)
@@ -93,9 +95,10 @@ def _measure(source: TileSource, wanted: TestSet) -> dict[str, Any]:
     """The content of a file."""
     started = time.monotonic()
     training = _some(source, source.split.train, _TRAINING_PIXELS)
-    commonest, filters, choices = _choose(_noisy(source, training, wanted), source, wanted)
     test = _some(source, source.split.test, _TEST_PIXELS)
-    by_band, right = _count(source, test, wanted, commonest, filters)
+    with _threads() as pool:
+        commonest, filters, choices = _choose(_noisy(source, training, wanted), source, wanted, pool)
+        by_band, right = _count(source, test, wanted, commonest, filters, pool)
     return {
         "schema": SCHEMA,
         "data": dataclasses.asdict(wanted.data),
@@ -126,16 +129,31 @@ def _measure(source: TileSource, wanted: TestSet) -> dict[str, Any]:
     }
 
 
+@contextlib.contextmanager
+def _threads() -> Iterator[ThreadPoolExecutor]:
+    """As many threads as torch would use; meanwhile torch itself takes one in each of them."""
+    number = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(number) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(number)
+
+
 def _choose(
-    tiles: NoisyTestSet, source: TileSource, wanted: TestSet
+    tiles: NoisyTestSet, source: TileSource, wanted: TestSet, pool: ThreadPoolExecutor
 ) -> tuple[int, list[GreyFilter], list[dict[str, Any]]]:
     """The commonest class of training tiles, a filter for each level, and what the record says about it."""
     grey, labels = source.info.grey, tiles.clean.labels.numpy()
     order = order_by_grey(tiles.clean.images[:, 0].numpy(), labels, source.classes)
     commonest = int(np.bincount(labels.ravel(), minlength=source.classes).argmax())
+
+    def smooth(blur: float) -> Iterator[np.ndarray]:
+        return _smooth(tiles, wanted.levels, blur)
+
     filters, choices = [], []
-    for level in wanted.levels:
-        chosen, accuracy = fit_filter(_images(tiles, level), labels, order)
+    for level, (chosen, accuracy) in zip(wanted.levels, fit_filters(smooth, labels, order, pool.map), strict=True):
         counts = [grey.low + threshold * (grey.high - grey.low) for threshold in chosen.thresholds]
         filters.append(chosen)
         choices.append(
@@ -151,34 +169,68 @@ def _choose(
 
 
 def _count(
-    source: TileSource, rows: np.ndarray, wanted: TestSet, commonest: int, filters: list[GreyFilter]
+    source: TileSource,
+    rows: np.ndarray,
+    wanted: TestSet,
+    commonest: int,
+    filters: list[GreyFilter],
+    pool: ThreadPoolExecutor,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Counts of both baselines at L levels on K tiles: (2, L, BANDS, C, C), and (2, L, K) right pixels, int64."""
-    classes, levels = source.classes, wanted.levels
-    by_band = np.zeros((2, len(levels), BANDS, classes, classes), dtype=np.int64)
-    right = np.zeros((2, len(levels), len(rows)), dtype=np.int64)
     step = max(1, _PIXELS_AT_ONCE // source.size**2)
-    for start in range(0, len(rows), step):
-        some = slice(start, start + step)
-        tiles = _noisy(source, rows[some], wanted)
-        labels = tiles.clean.labels.long()
-        bands = edge_bands(labels)
-        # Noise does not change the commonest class: counted once for all levels.
-        matrices, of_tiles = _counted(labels, torch.full_like(labels, commonest), bands, classes)
-        by_band[0] += matrices
-        right[0, :, some] = of_tiles
-        for index, (level, chosen) in enumerate(zip(levels, filters, strict=True)):
-            predicted = torch.from_numpy(chosen.classes(_images(tiles, level)))
-            matrices, right[1, index, some] = _counted(labels, predicted, bands, classes)
-            by_band[1, index] += matrices
+    starts = range(0, len(rows), step)
+
+    def counted(start: int) -> tuple[np.ndarray, np.ndarray]:
+        tiles = _noisy(source, rows[start : start + step], wanted)
+        return _count_some(tiles, source.classes, wanted.levels, commonest, filters)
+
+    by_band = np.zeros((2, len(wanted.levels), BANDS, source.classes, source.classes), dtype=np.int64)
+    right = np.zeros((2, len(wanted.levels), len(rows)), dtype=np.int64)
+    for start, (matrices, of_tiles) in zip(starts, pool.map(counted, starts), strict=True):
+        by_band += matrices
+        right[:, :, start : start + step] = of_tiles
     return by_band, right
 
 
-def _counted(
-    labels: torch.Tensor, predicted: torch.Tensor, bands: torch.Tensor, classes: int
+def _count_some(
+    tiles: NoisyTestSet, classes: int, levels: Sequence[NoiseLevel], commonest: int, filters: list[GreyFilter]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of B tiles: (BANDS, C, C) confusion matrices by distance to a label edge, and (B,) right pixels."""
-    return count_by_band(labels, predicted, bands, classes).numpy(), (predicted == labels).sum((1, 2)).numpy()
+    """The same of some of the tiles."""
+    labels = tiles.clean.labels.int()
+    places = (edge_bands(labels).int() * classes + labels) * classes
+    by_band = np.zeros((2, len(levels), BANDS, classes, classes), dtype=np.int64)
+    right = np.zeros((2, len(levels), len(labels)), dtype=np.int64)
+
+    def count(baseline: int, index: int | slice, predicted: torch.Tensor) -> None:
+        counts = torch.bincount((places + predicted).flatten(), minlength=BANDS * classes**2)
+        by_band[baseline, index] = counts.view(BANDS, classes, classes).numpy()
+        right[baseline, index] = (predicted == labels).sum((1, 2)).numpy()
+
+    # Noise does not change the commonest class: counted once for all levels.
+    count(0, slice(None), torch.full_like(labels, commonest))
+    for blur in {one.blur for one in filters}:
+        places_of_blur = [index for index, one in enumerate(filters) if one.blur == blur]
+        smooth = _smooth(tiles, [levels[index] for index in places_of_blur], blur)
+        for index, images in zip(places_of_blur, smooth, strict=True):
+            count(1, index, torch.from_numpy(filters[index].classes(images)))
+    return by_band, right
+
+
+def _smooth(tiles: NoisyTestSet, levels: Sequence[NoiseLevel], blur: float) -> Iterator[np.ndarray]:
+    """(B, S, S) grey values with a blur, at one level after the other.
+
+    A blur is linear, so where the noise of levels is a multiple of one draw, it is enough to blur the tiles and the
+    draw: to rounding, and in a tenth of the time.
+    """
+    clean, unit = (
+        torch.from_numpy(blurred(one[:, 0].numpy(), blur))[:, None] for one in (tiles.clean.images, tiles.unit)
+    )
+    smoothed = dataclasses.replace(tiles, clean=TileSet(clean, tiles.clean.labels), unit=unit)
+    for level in levels:
+        if level in tiles.others:
+            yield blurred(_images(tiles, level), blur)
+        else:
+            yield _images(smoothed, level)
 
 
 def _by_slice(source: TileSource, rows: np.ndarray, wanted: TestSet, right: np.ndarray) -> list[dict[str, Any]]:
@@ -203,7 +255,7 @@ def _noisy(source: TileSource, rows: np.ndarray, wanted: TestSet) -> NoisyTestSe
 
 
 def _images(tiles: NoisyTestSet, level: NoiseLevel) -> np.ndarray:
-    return np.asarray(tiles.take(slice(None), level)[0][:, 0])
+    return np.asarray(tiles.images(slice(None), level)[:, 0])
 
 
 def _level(level: NoiseLevel) -> dict[str, Any]:

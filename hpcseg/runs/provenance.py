@@ -26,6 +26,8 @@ ORIGIN = "origin.json"
 """Beside a frozen copy of the package: the commit that it was made from, and what was changed since."""
 # Beside the package in a checkout, inside it in a wheel and in a frozen copy.
 _SHIPPED = ("jobs", "profiles")
+# What of a checkout can change a number. A results folder that somebody left out of it, or a note beside it, cannot.
+_DECIDING = (_PACKAGE.name, "jobs", "pyproject.toml")
 
 
 def package_files() -> dict[str, bytes]:
@@ -110,13 +112,13 @@ def command_line() -> str:
 def commit() -> str | None:
     """The commit of the checkout that hpcseg runs from, or that a frozen copy was made from; None for a wheel.
 
-    With "-dirty" where a file of it was changed, or one was added to the package.
+    With "-dirty" where the package, a job or pyproject.toml was changed, or a file was added to the package.
     """
     return origin()[0]
 
 
 def diff() -> str:
-    """What was changed in that checkout since its commit, as `git diff` shows it; empty for a wheel."""
+    """What of these was changed in that checkout since its commit, as `git diff` shows it; empty for a wheel."""
     return origin()[1]
 
 
@@ -127,7 +129,7 @@ def origin() -> tuple[str | None, str]:
     if told.exists():
         stored = read_json(told)
         return stored["commit"], stored["diff"]
-    head, changes = _git("rev-parse", "HEAD"), _git("diff", "HEAD") or ""
+    head, changes = _git("rev-parse", "HEAD"), _git("diff", "HEAD", "--", *_DECIDING) or ""
     new = _git("ls-files", "--others", "--exclude-standard", "--", str(_PACKAGE))
     return head and head.strip() + ("-dirty" if changes or new else ""), changes
 

@@ -1,10 +1,13 @@
-"""Tiles and labels in, a Gaussian blur and grey thresholds that fit them best out: what needs no network. No torch."""
+"""Tiles and labels in, a Gaussian blur and grey thresholds that fit them best out: what needs no network."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
 from scipy import ndimage
 
 BLURS = (0.0, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 3.4, 4.0, 4.8, 5.7, 8.0)
@@ -28,10 +31,13 @@ class GreyFilter:
     order: tuple[int, ...]
     """The C classes from dark to bright."""
 
-    def classes(self, images: np.ndarray) -> np.ndarray:
-        """(B, S, S) int64 class indices of (B, S, S) normalised grey values."""
-        place = np.searchsorted(self.thresholds, blurred(images, self.blur), side="right")
-        return np.array(self.order, dtype=np.int64)[place]
+    def classes(self, smooth: np.ndarray) -> np.ndarray:
+        """(B, S, S) int32 class indices of (B, S, S) normalised grey values that have this blur already."""
+        found = np.full(smooth.shape, self.order[0], dtype=np.int32)
+        for threshold, brighter in zip(self.thresholds, self.order[1:], strict=True):
+            # An array, or the threshold would be rounded to the float32 of the grey values.
+            np.copyto(found, brighter, where=smooth >= np.array([threshold]))
+        return found
 
 
 def blurred(images: np.ndarray, blur: float) -> np.ndarray:
@@ -54,29 +60,46 @@ def order_by_grey(images: np.ndarray, labels: np.ndarray, classes: int) -> tuple
     return tuple(np.argsort(means, kind="stable").tolist())
 
 
-def fit_filter(images: np.ndarray, labels: np.ndarray, order: tuple[int, ...]) -> tuple[GreyFilter, float]:
-    """The filter, of `BLURS` and all thresholds, that classifies most pixels of some tiles right; of equals the first.
+def fit_filters(
+    smooth: Callable[[float], Iterable[np.ndarray]],
+    labels: np.ndarray,
+    order: tuple[int, ...],
+    each: Callable[..., Iterable[Any]] = map,
+) -> list[tuple[GreyFilter, float]]:
+    """For each of some noise levels the filter, of `BLURS` and all thresholds, that classifies most pixels right.
 
     Args:
-        images: (B, S, S) float32 normalised grey values, with whatever noise the filter is to meet.
+        smooth: of a blur, the (B, S, S) float32 grey values at each level, normalised, blurred.
         labels: (B, S, S) class indices.
         order: the classes from dark to bright.
+        each: calls a function for each blur: `map`, or that of a pool of threads.
 
     Returns:
-        The filter, and its accuracy on these tiles, 0..1.
+        Of each level the filter, of equals the first, and its accuracy on these tiles, 0..1.
     """
-    found = [(blur, *_fit_thresholds(blurred(images, blur), labels, order)) for blur in BLURS]
-    blur, thresholds, right = max(found, key=lambda one: one[2])
-    return GreyFilter(blur, thresholds, order), right / labels.size
+    offsets = labels.astype(np.int32) * _BINS
+
+    def fitted(blur: float) -> list[tuple[tuple[float, ...], int]]:
+        return [_fit_thresholds(values, offsets, order) for values in smooth(blur)]
+
+    filters = []
+    for of_level in zip(*each(fitted, BLURS), strict=True):
+        blur, (thresholds, right) = max(zip(BLURS, of_level, strict=True), key=lambda one: one[1][1])
+        filters.append((GreyFilter(blur, thresholds, order), right / labels.size))
+    return filters
 
 
-def _fit_thresholds(values: np.ndarray, labels: np.ndarray, order: tuple[int, ...]) -> tuple[tuple[float, ...], int]:
-    """The C - 1 thresholds, and how many pixels they classify right."""
+def _fit_thresholds(values: np.ndarray, offsets: np.ndarray, order: tuple[int, ...]) -> tuple[tuple[float, ...], int]:
+    """The C - 1 thresholds, and how many pixels they classify right; `offsets` are labels times `_BINS`, int32."""
     # Some pixels say well enough where the bins begin and end; an odd step goes through all columns.
     low, high = np.quantile(values.reshape(-1)[:: values.size // _ENOUGH | 1], _ENDS).tolist()
     width = (high - low) / _BINS or 1.0
-    bins = ((values - np.float32(low)) / np.float32(width)).clip(0, _BINS - 1).astype(np.int32)
-    pixels = np.bincount((labels.astype(np.int32) * _BINS + bins).ravel(), minlength=len(order) * _BINS)
+    places = values - np.float32(low)
+    places /= np.float32(width)
+    bins = places.clip(0, _BINS - 1, out=places).astype(np.int32)
+    bins += offsets
+    # NumPy's would keep the other threads from running.
+    pixels = torch.bincount(torch.from_numpy(bins).flatten(), minlength=len(order) * _BINS).numpy()
     edges, right = best_edges(pixels.reshape(len(order), _BINS)[list(order)])
     ends = {0: -np.inf, _BINS: np.inf}
     return tuple(ends.get(edge, low + edge * width) for edge in edges), right

@@ -106,6 +106,29 @@ def test_a_change_in_another_encoding_is_a_change(tmp_path, monkeypatch):
     assert commit == f"{checkout.commit}-dirty" and "+caf\\xe9" in changes
 
 
+def test_what_can_change_no_number_is_no_change(tmp_path, monkeypatch):
+    checkout = Checkout(tmp_path / "checkout")
+    monkeypatch.setattr(provenance, "_PACKAGE", checkout.path / "hpcseg")
+    for profile in (checkout.path / "slurm" / "profiles").iterdir():
+        profile.unlink()
+    (checkout.path / "notes.txt").write_text("added")
+    subprocess.run(["git", "-C", str(checkout.path), "add", "--all"], check=True)
+    assert provenance.origin.__wrapped__() == (checkout.commit, "")
+
+
+@pytest.mark.parametrize("changed", ["hpcseg/learn/loop.py", "hpcseg/added.py", "jobs/smoke.toml", "pyproject.toml"])
+def test_what_can_change_one_is_a_change(tmp_path, monkeypatch, changed):
+    checkout = Checkout(tmp_path / "checkout")
+    monkeypatch.setattr(provenance, "_PACKAGE", checkout.path / "hpcseg")
+    with (checkout.path / changed).open("a") as file:
+        file.write("# changed\n")
+    if changed == "pyproject.toml":  # which the copy has not from the beginning
+        subprocess.run(["git", "-C", str(checkout.path), "add", changed], check=True)
+    commit, changes = provenance.origin.__wrapped__()
+    assert commit == f"{checkout.commit}-dirty"
+    assert ("+# changed" in changes) == (changed != "hpcseg/added.py"), "what git does not know is in no diff"
+
+
 def test_another_package_is_another_copy(tmp_path, monkeypatch):
     code = freeze(RunFolder(tmp_path))
     files = provenance.package_files()

@@ -155,11 +155,18 @@ def test_a_damaged_file_is_told_of_once_and_not_by_the_log_of_tifffile_too(good,
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_dimensions_that_fit_no_memory_are_refused(good, output):
+def test_dimensions_that_fit_no_memory_are_refused_and_take_none(good, output):
     for file in [*(good / "data").iterdir(), *(good / "labels").iterdir()]:
         for tag in ("ImageLength", "ImageWidth", "RowsPerStrip"):
             overwrite(file, tag, 1_000_000)
-    assert "cannot be decoded (Unable to allocate" in refused(good, output)
+    assert ".tif cannot be decoded (" in refused(good, output)
+    # Each promises a terabyte. What may be reserved and never written to is no memory.
+    peak = "print(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')))"
+    command = [sys.executable, "-c", f"from hpcseg.cli.app import main\ntry: main()\nfinally: {peak}", "pack", good]
+    result = subprocess.run([*command, "-o", output], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 3 and result.stderr.count("\n") == 1, result.stderr
+    _, kib, unit = result.stdout.split()
+    assert unit == "kB" and 0 < int(kib) < 2**20
 
 
 def test_slices_without_pixels_are_refused(good, output):

@@ -103,6 +103,19 @@ def test_the_recorded_blur_and_thresholds_give_the_counts_on_the_evaluations_own
         assert moved <= 2e-4 * expected.sum(), level
 
 
+def test_the_number_of_threads_decides_no_number(record, tmp_path, tiny_dataset):
+    made = finished_run(tmp_path, tiny_dataset, CellConfig(data=LARGE, evaluate=EVALUATE))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(before + 2)
+        assert make_baselines(made) == ()
+        assert torch.get_num_threads() == before + 2
+    finally:
+        torch.set_num_threads(before)
+    (anew,) = read_baselines(made)
+    assert all(anew[key] == record[key] for key in ("commonest_class", "filter", "points", "slices"))
+
+
 def test_slices_add_up_to_the_levels_that_tables_show_and_bands_to_no_more_than_all(record, source):
     slices = record["slices"]
     assert [line["slice"] for line in slices] == source.info.numbers[source.test_slices()].tolist()

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from hpcseg.segment.grey_filter import BLURS, best_edges, fit_filter, order_by_grey
+from hpcseg.segment.grey_filter import BLURS, GreyFilter, best_edges, blurred, fit_filters, order_by_grey
 
 
 @pytest.mark.parametrize(("classes", "bins"), [(2, 9), (3, 7), (4, 5)])
@@ -42,6 +42,16 @@ def noisy(images: np.ndarray, sigma: float, seed: int = 1) -> np.ndarray:
     return images + np.random.default_rng(seed).normal(0, sigma, images.shape).astype(np.float32)
 
 
+def fit_filter(images: np.ndarray, labels: np.ndarray, order: tuple[int, ...]) -> tuple[GreyFilter, float]:
+    """Of one level."""
+    (found,) = fit_filters(lambda blur: [blurred(images, blur)], labels, order)
+    return found
+
+
+def classes_of(chosen: GreyFilter, images: np.ndarray) -> np.ndarray:
+    return chosen.classes(blurred(images, chosen.blur))
+
+
 @pytest.mark.parametrize("levels", [[0.2, 0.8], [0.8, 0.2], [0.5, -0.3, 0.9], [0.9, 0.6, 0.3, 0.0]])
 def test_classes_whose_grey_values_differ_are_told_apart_whatever_their_order(levels):
     images, labels = phases(levels)
@@ -50,7 +60,25 @@ def test_classes_whose_grey_values_differ_are_told_apart_whatever_their_order(le
     chosen, accuracy = fit_filter(images, labels, order)
     assert (accuracy, chosen.blur) == (1.0, 0.0)
     other, truth = phases(levels, seed=5)
-    np.testing.assert_array_equal(chosen.classes(noisy(other, 0.01)), truth)
+    np.testing.assert_array_equal(classes_of(chosen, noisy(other, 0.01)), truth)
+
+
+def test_each_level_has_its_own_filter():
+    images, labels = phases([0.2, 0.8])
+    both = [images, noisy(images, 0.5)]
+    found = fit_filters(lambda blur: [blurred(one, blur) for one in both], labels, (0, 1))
+    assert found == [fit_filter(one, labels, (0, 1)) for one in both]
+    assert found[0][0].blur == 0 < found[1][0].blur
+
+
+def test_a_grey_value_that_is_a_threshold_is_of_the_brighter_class():
+    # 0.1 lies between two numbers of float32, whose nearest one is above it.
+    chosen, above = GreyFilter(0.0, (0.1, np.inf), (2, 0, 1)), np.float32(0.1)
+    below = np.nextafter(above, np.float32(0))
+    assert float(below) < 0.1 < float(above)
+    np.testing.assert_array_equal(chosen.classes(np.array([[[below, above, 9]]], dtype=np.float32)), [[[2, 0, 0]]])
+    first = GreyFilter(0.0, (float(below), 0.5), (2, 0, 1))
+    np.testing.assert_array_equal(first.classes(np.array([[[below]]])), [[[0]]])
 
 
 def test_noise_makes_it_choose_a_blur_which_helps_on_other_tiles():
@@ -60,7 +88,7 @@ def test_noise_makes_it_choose_a_blur_which_helps_on_other_tiles():
     chosen, accuracy = fit_filter(noisy(images, 0.5), labels, order)
     assert chosen.blur > 0
     other, truth = phases([0.2, 0.8], seed=5)
-    found, without = ((one.classes(noisy(other, 0.5, seed=2)) == truth).mean() for one in (chosen, sharp))
+    found, without = ((classes_of(one, noisy(other, 0.5, seed=2)) == truth).mean() for one in (chosen, sharp))
     # A threshold in the middle is right where noise is below 0.6 deviations: 0.726 of all pixels.
     assert without == pytest.approx(0.726, abs=0.02) and found > 0.85
     # 6144 pixels in blocks of 64: what holds on some tiles holds on others to a few hundredths.
@@ -81,7 +109,7 @@ def test_one_class_and_one_grey_value_are_no_error(value):
     assert order == (1, 0, 2)
     chosen, accuracy = fit_filter(images, labels, order)
     assert accuracy == 1.0 and chosen.blur == BLURS[0]
-    assert (chosen.classes(images + 7) == 1).all() or (chosen.classes(images) == 1).all()
+    assert (classes_of(chosen, images + 7) == 1).all() or (classes_of(chosen, images) == 1).all()
 
 
 def test_a_hot_pixel_does_not_make_the_thresholds_coarse():
