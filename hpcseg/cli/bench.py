@@ -76,8 +76,7 @@ def bench(
     file = bench_file(run, record["provenance"]["device"])
     write_json(file, record)
     if cells:
-        info = read_info(data)
-        expected = estimate(cells, info.shape, info.alike_slices, record)
+        expected = estimate(cells, read_info(data), record)
         record["estimate"] = {"job": job, "cells": len(cells), "hours": expected.hours}
     console.stdout.print(json.dumps(record, indent=1) if as_json else as_markdown(record), end="")
     if cells and not as_json:

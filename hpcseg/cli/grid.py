@@ -111,6 +111,7 @@ def grid(
             show_submission(submission, planned)
             answer.update({**cells_answer(planned), **submission_answer(submission)})
         if dry_run:
+            _show_sets(planned)
             at_once = resources.throttle or len(planned.cells)
             _show_estimate(planned, on_gpu=not local and resources.gpus_per_node > 0, at_once=1 if local else at_once)
 
@@ -119,6 +120,15 @@ def _show_plan(grid: Grid) -> None:
     states = [cell.state() for cell in grid.cells]
     counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
     console.stdout.print(f"{grid.job.title}: {len(grid.cells)} cells in {grid.run.path} ({counts})")
+
+
+def _show_sets(grid: Grid) -> None:
+    """Print what each set has of these slices."""
+    from hpcseg.data.sets import describe_sets
+    from hpcseg.data.store import read_info
+
+    for line in describe_sets(read_info(grid.data_file), [cell.config.data for cell in grid.cells]):
+        console.stdout.print(line)
 
 
 def _show_estimate(grid: Grid, *, on_gpu: bool, at_once: int) -> None:
@@ -133,8 +143,7 @@ def _show_estimate(grid: Grid, *, on_gpu: bool, at_once: int) -> None:
             f"How long they take, `hpcseg bench` on a {'GPU node' if on_gpu else 'machine'} will tell."
         )
     elif waiting:
-        info = read_info(grid.data_file)
-        console.stdout.print(estimate(waiting, info.shape, info.alike_slices, record).text(at_once=at_once))
+        console.stdout.print(estimate(waiting, read_info(grid.data_file), record).text(at_once=at_once))
 
 
 def _run_missing_here(
