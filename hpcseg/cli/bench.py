@@ -30,7 +30,7 @@ def bench(
         Literal["cpu", "cuda"] | None, typer.Option(help="What to measure.", show_default="a GPU where there is one")
     ] = None,
     job: Annotated[str | None, typer.Option(help="Say how long the cells of this job would take here.")] = None,
-    seconds: Annotated[float, typer.Option(min=0.01, help="Length of a contender's turn.")] = 4,
+    seconds: Annotated[float, typer.Option(min=0.01, help="Seconds of a contender's turn.")] = 4,
     rounds: Annotated[int, typer.Option(min=1, help="Turns of each contender.")] = 5,
     run: Annotated[Path, typer.Option(help="Folder in which runs, and this record, are kept.")] = RUNS,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,

@@ -11,6 +11,7 @@ import typer
 
 from hpcseg.cli import console
 from hpcseg.cli.options import (
+    DEFAULT_JOB,
     Account,
     AsJson,
     Constraint,
@@ -39,7 +40,9 @@ _SLURM = "Slurm"
 
 
 def grid(
-    job: Annotated[str, typer.Option(help="Name of a shipped job, or the path of a job file.")] = "paper",
+    job: Annotated[
+        str, typer.Option(help="Name of a shipped job (`hpcseg jobs`), or the path of a job file.")
+    ] = DEFAULT_JOB,
     data: Annotated[Path, typer.Option(help="The packed data set.")] = DEFAULT_DATASET,
     run: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="runs/JOB")] = None,
     overrides: Set = None,
@@ -90,8 +93,8 @@ def grid(
         gpus_per_node=gpus_per_node,
         ranks_per_node=ranks_per_node,
         cpus_per_task=cpus_per_task,
-        memory_gib=mem,
-        minutes=time,
+        mem=mem,
+        time=time,
         setup=tuple(setup) if setup else None,
         throttle=throttle,
         tries=tries,
@@ -199,6 +202,7 @@ def run_here(
         ranks: per cell; None: one per GPU, else one.
         for_gpus: the job is meant for them, so it is said when there is none.
     """
+    from hpcseg.cli.next_step import too_slow
     from hpcseg.cli.queue_view import QueueView
     from hpcseg.cluster.local import find_slots, run_locally
     from hpcseg.runs.grid import check_numerics
@@ -206,10 +210,7 @@ def run_here(
     check_numerics(grid.numerics, f"The run {grid.run.path}")
     slots = find_slots(workers, gpus_per_cell)
     if for_gpus and gpus_per_cell and not slots[0]:
-        console.stderr.print(
-            f"{grid.job.name} is meant for GPUs and there is none here, so this takes long. `--job paper-cpu` is the "
-            "paper's experiment at a width for CPUs."
-        )
+        console.stderr.print(too_slow(grid.job.name, grid.data_sha256))
     with QueueView(len(grid.cells), len(grid.cells) - len(cells)) as view:
         try:
             summary = run_locally(
