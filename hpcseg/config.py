@@ -69,7 +69,7 @@ Sigma = float | Share
 
 
 GapSlices = int | Literal["auto"]
-"""A number of slices, or `MEASURED`."""
+"""How many slice numbers, or `MEASURED`."""
 # Of a shuffled split, which has no gap: what the ids and records of all cells began with.
 _NO_GAP = 2
 
@@ -100,8 +100,9 @@ class DataConfig:
     """Seed of the split alone, so that cells with other training seeds share their test set: of a blocked split the
     position of its blocks, of which several are repetitions."""
     gap_slices: GapSlices = MEASURED
-    """Slices left out between two sets of a blocked split; "auto": as many as `hpcseg pack` found to be alike, at most
-    a tenth of all. Means nothing in a shuffled split, where it is 2 whatever is written."""
+    """Slice numbers between two sets of a blocked split, whose slices are left out; "auto": as many as `hpcseg pack`
+    found to be alike, at most a tenth of the stack, and of few slices as many as leave one for each set. Means nothing
+    in a shuffled split, where it is 2 whatever is written."""
     train_slices: int = 0
     """Train on the tiles of this many slices only; 0: of all. The same slices are in every larger number."""
     slices: int = 0
@@ -173,12 +174,13 @@ class TrainConfig:
     """Upper end of the uniform distribution of a noisy tile's sigma: counts, or a share of the grey values' span as
     "33 %"."""
     noise_model: str = "gaussian"
-    """One of `NOISE_MODELS`, or several as "gaussian+poisson": each noisy tile has one of them, by lot."""
+    """"gaussian", "uniform", "poisson" (shot noise), "salt-and-pepper" or "offset" (one number for a whole tile), or
+    several as "gaussian+poisson": each noisy tile has one of them, by lot."""
     noise_each_epoch: bool = False
     """Draw the noise of the training tiles anew in every epoch. The paper's is drawn once (our reading)."""
     augment: str = "none"
-    """"flips" (each tile mirrored by lot, up-down and left-right) or "symmetries" (these and quarter turns), drawn
-    anew in every epoch."""
+    """"none", "flips" (each tile mirrored by lot, up-down and left-right) or "symmetries" (these and quarter turns),
+    drawn anew in every epoch."""
     keep: str = "last"
     """Which epoch's weights are the model: "last", or "best", the earliest of the highest validation accuracy."""
     seed: int = 0

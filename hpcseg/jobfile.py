@@ -94,6 +94,12 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> JobConfig:
     for name, settings in shared.items():
         if not isinstance(settings, dict):
             raise ConfigError(f"{path}: {name} must be a table of settings, found {settings!r}.")
+        for key, value in settings.items():
+            if isinstance(value, list):
+                raise ConfigError(
+                    f"{path}: {name}.{key} is a list, and only a [[grid]] may have one. Write {name}.{key} = [...] "
+                    "under [[grid]]: each value is then a cell of its own."
+                )
     grids = document.get("grid", {})
     grids = [grids] if isinstance(grids, dict) else grids
     if not isinstance(grids, list) or not grids:

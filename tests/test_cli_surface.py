@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import subprocess
 import sys
+import typing
+from pathlib import Path
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
+from hpcseg import __version__
 from hpcseg.cli.app import app
+from hpcseg.cli.examples import commands
 
 SURFACE = {
     "demo": {"folder"},
@@ -39,6 +45,10 @@ SURFACE = {
         "mem", "time", "setup", "throttle",
     },
     "follow-up": {"run"},
+    "help": {"command"},
+    "jobs": {"as_json"},
+    "settings": {"which"},
+    "init": {"file", "job", "force"},
     "report": {"run", "out", "data", "publish", "as_json"},
 }  # fmt: skip
 
@@ -71,6 +81,11 @@ def test_verbs_and_options_are_these():
         (["retry"], 5, "There is no run under runs/"),
         (["cancel", "--run", "nowhere"], 5, "nowhere/grid.json"),
         (["clean", "--run", "nowhere"], 5, "nowhere/grid.json"),
+        (["settings", "lerning_rate"], 2, 'There is no setting "lerning_rate". Did you mean "learning_rate"?'),
+        (["settings", "nowhere"], 2, "Sections are data, train, evaluate, needs, report, profile"),
+        (["init", "mine"], 2, "mine must end in .toml"),
+        (["init", "--job", "papre", "mine.toml"], 2, 'There is no job "papre"'),
+        (["help", "gird"], 2, "No such command 'gird'"),
         (["train", "small-*", "--data", "nowhere.h5"], 3, "There is no packed data set nowhere.h5"),
         (["export", "small-*"], 5, "There is no run under runs/"),
         (["predict", "small-*", "in", "-o", "out"], 5, "There is no run under runs/"),
@@ -84,6 +99,68 @@ def test_bad_input_ends_in_one_sentence_and_an_exit_code(tmp_path, monkeypatch, 
     assert (answer.exit_code, answer.exception.__class__) == (code, SystemExit), answer.output
     assert said in answer.output and "Traceback" not in answer.output
     assert not list(tmp_path.iterdir()), "nothing is left behind"
+
+
+COMMANDS = sorted(SURFACE.keys() - {"follow-up"})
+
+
+def parsed(command: str):
+    """A command line as typed, parsed by its verb and not run."""
+    group = typer.main.get_command(app)
+    program, verb, *arguments = shlex.split(command)
+    assert program == "hpcseg"
+    return group.commands[verb].make_context(verb, arguments)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_has_a_help_text_and_every_command_examples_that_can_be_typed(name):
+    command = typer.main.get_command(app).commands[name]
+    assert command.help
+    for option in command.params:
+        assert getattr(option, "help", None), f"{name} {option.name}"
+    typed = commands(name)
+    for line in typed:
+        assert line.split()[:2] == ["hpcseg", name]
+        parsed(line)
+    shown = " ".join(CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "300"}).output.split())
+    assert all(line in shown for line in typed)
+
+
+def test_an_option_that_is_a_number_says_of_what():
+    units = (
+        "GiB|minutes|[Ss]econds|[Cc]ells|Nodes|GPUs|CPUs|Ranks?|Cores|Jobs|tasks|Parts|Channels|[Tt]iles|[Ll]ines|Turns"
+    )
+    for name, command in typer.main.get_command(app).commands.items():
+        for option, hint in typing.get_type_hints(command.callback).items():
+            if {int, float} & {hint, *typing.get_args(hint)}:
+                (text,) = (parameter.help for parameter in command.params if parameter.name == option)
+                assert re.search(units, text), f"{name} {option}: {text}"
+
+
+@pytest.mark.parametrize("name", ["", *COMMANDS])
+def test_help_is_asked_for_in_three_ways_with_one_answer(name):
+    words = [name] if name else []
+    asked = [[*words, "-h"], [*words, "--help"], ["help", *words]]
+    answers = [CliRunner().invoke(app, words, prog_name="hpcseg") for words in asked]
+    assert [answer.exit_code for answer in answers] == [0, 0, 0]
+    assert len({answer.output for answer in answers}) == 1
+    assert f"Usage: hpcseg {name}".strip() in answers[0].output
+
+
+def test_alone_it_shows_the_help_and_does_not_pass_for_success():
+    answer = CliRunner().invoke(app, [], prog_name="hpcseg")
+    assert answer.exit_code == 2 and "Usage: hpcseg" in answer.output
+
+
+def test_the_version_has_the_commit_of_the_checkout(monkeypatch):
+    from hpcseg.runs import provenance
+
+    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
+    told = CliRunner().invoke(app, ["--version"]).output
+    assert told.startswith(f"hpcseg {__version__}")
+    assert head.returncode or f"(commit {head.stdout.strip()}" in told
+    monkeypatch.setattr(provenance, "commit", lambda: None)
+    assert CliRunner().invoke(app, ["--version"]).output == f"hpcseg {__version__}\n"
 
 
 def test_help_loads_neither_torch_nor_h5py_nor_submitit():

@@ -10,6 +10,7 @@ from typing import Any
 
 from hpcseg.config import CellConfig
 from hpcseg.data.layout import lay_out
+from hpcseg.data.store import DatasetInfo
 from hpcseg.errors import IncompleteError
 from hpcseg.runs.record import read_json
 
@@ -65,26 +66,23 @@ def find_bench(runs: Path, *, gpu: bool) -> dict[str, Any] | None:
     return max(found, key=lambda record: str(record["provenance"]["time"]), default=None)
 
 
-def estimate(
-    cells: Iterable[CellConfig], shape: tuple[int, int, int], alike_slices: int | None, record: dict[str, Any]
-) -> Estimate:
+def estimate(cells: Iterable[CellConfig], info: DatasetInfo, record: dict[str, Any]) -> Estimate:
     """How long the cells take.
 
     Args:
         cells: of a job.
-        shape: slices, height and width of the data set.
-        alike_slices: of the data set, as `lay_out` takes it.
+        info: of the data set.
         record: of a bench with training and sweep.
     """
     seconds = []
     for cell in cells:
-        tiles, split = lay_out(shape, cell.data, alike_slices)
+        tiles, split = lay_out(info, cell.data)
         area = (cell.data.tile_size / record["tile_size"]) ** 2
         trained = cell.train.epochs * len(split.train)
         evaluated: float = cell.train.epochs * len(split.validation) + len(cell.evaluate.levels()) * len(split.test)
         if cell.evaluate.whole_slices:
             slices = len({index for index, *_ in tiles[split.test].tolist()})
-            evaluated += slices * shape[1] * shape[2] / cell.data.tile_size**2
+            evaluated += slices * info.shape[1] * info.shape[2] / cell.data.tile_size**2
         rates = [_rate(record[part], cell.train.width) for part in ("training", "sweep")]
         seconds.append(area * (trained / rates[0] + evaluated / rates[1]))
     of = record["provenance"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -15,14 +16,18 @@ from hpcseg.cli.cancel import cancel
 from hpcseg.cli.clean import clean
 from hpcseg.cli.demo import demo
 from hpcseg.cli.doctor import doctor
+from hpcseg.cli.examples import examples
 from hpcseg.cli.export import export
 from hpcseg.cli.follow_up import follow_up
 from hpcseg.cli.grid import grid
+from hpcseg.cli.init import init
+from hpcseg.cli.jobs import jobs
 from hpcseg.cli.logs import logs
 from hpcseg.cli.pack import info, pack
 from hpcseg.cli.predict import predict
 from hpcseg.cli.report import report
 from hpcseg.cli.retry import retry
+from hpcseg.cli.settings import settings
 from hpcseg.cli.status import status
 from hpcseg.cli.train import train
 from hpcseg.errors import HpcsegError
@@ -53,41 +58,56 @@ class ErrorsAsText(typer.core.TyperGroup):
 app = typer.Typer(
     name="hpcseg",
     cls=ErrorsAsText,
+    # Alone it shows the help and ends with 2: a script that lost its arguments must not pass for one that ran.
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    help="U-Net segmentation experiments on X-ray slices: pack the data, run the grid, read the report.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Train U-Nets on labelled slices and segment volumes with them: pack the slices, run the grid, read the "
+    "report, predict.",
 )
 
 
 def _version(wanted: bool) -> None:
     if wanted:
-        console.stdout.print(f"hpcseg {__version__}")
+        from hpcseg.runs.provenance import commit
+
+        code = commit()
+        console.stdout.print(f"hpcseg {__version__}" + (f" (commit {code})" if code else ""))
         raise typer.Exit
 
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Show the version, and the commit where it is known."
+        ),
+    ] = False,
 ) -> None:
     pass
 
 
-app.command(rich_help_panel="Start")(demo)
-app.command(rich_help_panel="Data")(pack)
-app.command(rich_help_panel="Data")(info)
-app.command(rich_help_panel="Experiment")(grid)
-app.command(rich_help_panel="Experiment")(status)
-app.command(rich_help_panel="Experiment")(report)
-app.command(rich_help_panel="Use a model")(predict)
-app.command(rich_help_panel="Use a model")(export)
-app.command(rich_help_panel="Operation")(doctor)
-app.command(rich_help_panel="Operation")(bench)
-app.command(rich_help_panel="Operation")(logs)
-app.command(rich_help_panel="Operation")(retry)
-app.command(rich_help_panel="Operation")(cancel)
-app.command(rich_help_panel="Operation")(clean)
-app.command(rich_help_panel="Operation")(train)
+def help_(
+    context: typer.Context,
+    command: Annotated[str | None, typer.Argument(help="A command; without one, what there is.")] = None,
+) -> None:
+    """Show the help of a command, as `hpcseg COMMAND --help` does."""
+    context.find_root().command.main([*([command] if command else []), "--help"], prog_name="hpcseg")
+
+
+_PANELS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Start": (demo, help_),
+    "Data": (pack, info),
+    "Experiment": (jobs, settings, init, grid, status, report),
+    "Use a model": (predict, export),
+    "Operation": (doctor, bench, logs, retry, cancel, clean, train),
+}
+for _panel, _commands in _PANELS.items():
+    for _command in _commands:
+        _name = _command.__name__.rstrip("_")
+        app.command(_name, rich_help_panel=_panel, epilog=examples(_name))(_command)
 app.command(hidden=True)(follow_up)
 
 

@@ -30,7 +30,7 @@ def bench(
         Literal["cpu", "cuda"] | None, typer.Option(help="What to measure.", show_default="a GPU where there is one")
     ] = None,
     job: Annotated[str | None, typer.Option(help="Say how long the cells of this job would take here.")] = None,
-    seconds: Annotated[float, typer.Option(min=0.01, help="Length of a contender's turn.")] = 4,
+    seconds: Annotated[float, typer.Option(min=0.01, help="Seconds of a contender's turn.")] = 4,
     rounds: Annotated[int, typer.Option(min=1, help="Turns of each contender.")] = 5,
     run: Annotated[Path, typer.Option(help="Folder in which runs, and this record, are kept.")] = RUNS,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -76,8 +76,7 @@ def bench(
     file = bench_file(run, record["provenance"]["device"])
     write_json(file, record)
     if cells:
-        info = read_info(data)
-        expected = estimate(cells, info.shape, info.alike_slices, record)
+        expected = estimate(cells, read_info(data), record)
         record["estimate"] = {"job": job, "cells": len(cells), "hours": expected.hours}
     console.stdout.print(json.dumps(record, indent=1) if as_json else as_markdown(record), end="")
     if cells and not as_json:

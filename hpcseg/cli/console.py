@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
@@ -42,4 +43,22 @@ def progress_bar() -> Progress:
         TimeRemainingColumn(),
         console=stderr,
         disable=not stderr.is_terminal,
+    )
+
+
+def wrapped(text: str, *, indent: int = 0) -> str:
+    """A text in lines of at most the terminal's width, or of 80 characters where there is no terminal.
+
+    Args:
+        text: one paragraph.
+        indent: spaces before each line.
+    """
+    space = " " * indent
+    return textwrap.fill(
+        text,
+        stdout.width,
+        initial_indent=space,
+        subsequent_indent=space,
+        break_long_words=False,
+        break_on_hyphens=False,
     )

@@ -11,6 +11,7 @@ import typer
 
 from hpcseg.cli import console
 from hpcseg.cli.options import (
+    DEFAULT_JOB,
     Account,
     Constraint,
     CpusPerTask,
@@ -33,7 +34,7 @@ _COLOURS = {"ok": "green", "warning": "yellow", "failed": "bold red", "not check
 
 
 def doctor(
-    job: Annotated[str, typer.Option(help="The job whose needs are checked.")] = "paper",
+    job: Annotated[str, typer.Option(help="The job whose needs are checked.")] = DEFAULT_JOB,
     data: Annotated[Path, typer.Option(help="The packed data set; passed over where there is none.")] = DEFAULT_DATASET,
     run: Annotated[Path, typer.Option(help="Folder in which runs are kept.")] = RUNS,
     wait: Annotated[float, typer.Option(min=1, help="Seconds for a short job on a compute node.")] = 180,
@@ -68,8 +69,8 @@ def doctor(
         gpus_per_node=gpus_per_node,
         ranks_per_node=ranks_per_node,
         cpus_per_task=cpus_per_task,
-        memory_gib=mem,
-        minutes=time,
+        mem=mem,
+        time=time,
         setup=tuple(setup) if setup else None,
     )
     resources = resolve(load_job(find_job(job)).needs, load_profile(profile) if profile else Profile(), options)

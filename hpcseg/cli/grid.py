@@ -11,6 +11,7 @@ import typer
 
 from hpcseg.cli import console
 from hpcseg.cli.options import (
+    DEFAULT_JOB,
     Account,
     AsJson,
     Constraint,
@@ -39,7 +40,9 @@ _SLURM = "Slurm"
 
 
 def grid(
-    job: Annotated[str, typer.Option(help="Name of a shipped job, or the path of a job file.")] = "paper",
+    job: Annotated[
+        str, typer.Option(help="Name of a shipped job (`hpcseg jobs`), or the path of a job file.")
+    ] = DEFAULT_JOB,
     data: Annotated[Path, typer.Option(help="The packed data set.")] = DEFAULT_DATASET,
     run: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="runs/JOB")] = None,
     overrides: Set = None,
@@ -90,8 +93,8 @@ def grid(
         gpus_per_node=gpus_per_node,
         ranks_per_node=ranks_per_node,
         cpus_per_task=cpus_per_task,
-        memory_gib=mem,
-        minutes=time,
+        mem=mem,
+        time=time,
         setup=tuple(setup) if setup else None,
         throttle=throttle,
         tries=tries,
@@ -111,6 +114,7 @@ def grid(
             show_submission(submission, planned)
             answer.update({**cells_answer(planned), **submission_answer(submission)})
         if dry_run:
+            _show_sets(planned)
             at_once = resources.throttle or len(planned.cells)
             _show_estimate(planned, on_gpu=not local and resources.gpus_per_node > 0, at_once=1 if local else at_once)
 
@@ -119,6 +123,15 @@ def _show_plan(grid: Grid) -> None:
     states = [cell.state() for cell in grid.cells]
     counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
     console.stdout.print(f"{grid.job.title}: {len(grid.cells)} cells in {grid.run.path} ({counts})")
+
+
+def _show_sets(grid: Grid) -> None:
+    """Print what each set has of these slices."""
+    from hpcseg.data.sets import describe_sets
+    from hpcseg.data.store import read_info
+
+    for line in describe_sets(read_info(grid.data_file), [cell.config.data for cell in grid.cells]):
+        console.stdout.print(line)
 
 
 def _show_estimate(grid: Grid, *, on_gpu: bool, at_once: int) -> None:
@@ -133,8 +146,7 @@ def _show_estimate(grid: Grid, *, on_gpu: bool, at_once: int) -> None:
             f"How long they take, `hpcseg bench` on a {'GPU node' if on_gpu else 'machine'} will tell."
         )
     elif waiting:
-        info = read_info(grid.data_file)
-        console.stdout.print(estimate(waiting, info.shape, info.alike_slices, record).text(at_once=at_once))
+        console.stdout.print(estimate(waiting, read_info(grid.data_file), record).text(at_once=at_once))
 
 
 def _run_missing_here(
@@ -190,6 +202,7 @@ def run_here(
         ranks: per cell; None: one per GPU, else one.
         for_gpus: the job is meant for them, so it is said when there is none.
     """
+    from hpcseg.cli.next_step import too_slow
     from hpcseg.cli.queue_view import QueueView
     from hpcseg.cluster.local import find_slots, run_locally
     from hpcseg.runs.grid import check_numerics
@@ -197,10 +210,7 @@ def run_here(
     check_numerics(grid.numerics, f"The run {grid.run.path}")
     slots = find_slots(workers, gpus_per_cell)
     if for_gpus and gpus_per_cell and not slots[0]:
-        console.stderr.print(
-            f"{grid.job.name} is meant for GPUs and there is none here, so this takes long. `--job paper-cpu` is the "
-            "paper's experiment at a width for CPUs."
-        )
+        console.stderr.print(too_slow(grid.job.name, grid.data_sha256))
     with QueueView(len(grid.cells), len(grid.cells) - len(cells)) as view:
         try:
             summary = run_locally(

@@ -24,9 +24,12 @@ _SECONDS_BETWEEN_QUESTIONS = 10.0
 def logs(
     cells: Annotated[list[str] | None, typer.Argument(help="Ids or patterns.", show_default=False)] = None,
     run: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="the newest in runs/")] = None,
-    rank: Annotated[int | None, typer.Option(min=0, help="Whose log.", show_default="the failed one, else 0")] = None,
+    rank: Annotated[
+        int | None, typer.Option(min=0, help="Rank whose log is shown.", show_default="the failed one, else 0")
+    ] = None,
     stage: Annotated[
-        Literal["train", "evaluate"] | None, typer.Option(help="Of which job.", show_default="where the cell stands")
+        Literal["train", "evaluate"] | None,
+        typer.Option(help="Stage whose log is shown.", show_default="where the cell stands"),
     ] = None,
     failed: Annotated[bool, typer.Option("--failed", help="Of every failed cell: why, and its last lines.")] = False,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Show new lines as long as the cell runs.")] = False,

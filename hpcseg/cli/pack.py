@@ -42,6 +42,7 @@ def pack(
     force: Annotated[bool, typer.Option("--force", help="Replace an output that holds other data.")] = False,
 ) -> None:
     """Pack TIFF slices and their labels into one verified HDF5 file."""
+    from hpcseg.cli.next_step import after_pack
     from hpcseg.data.pack import is_packed
     from hpcseg.data.pack import pack as pack_slices
     from hpcseg.data.store import read_info
@@ -75,7 +76,7 @@ def pack(
         console.stderr.print("These slices and labels are there already; nothing was written.")
     _show(content)
     option = "" if output == DEFAULT_DATASET else f" --data {shlex.quote(str(output))}"
-    console.stdout.print(f"Next: hpcseg grid{option}")
+    console.stdout.print(after_pack(content, option))
 
 
 def info(
@@ -101,6 +102,7 @@ def info(
 
 
 def _show(info: DatasetInfo) -> None:
+    from hpcseg.data.likeness import usual_step
     from hpcseg.data.notes import in_words, notes
     from hpcseg.data.store import info_as_json
 
@@ -113,7 +115,10 @@ def _show(info: DatasetInfo) -> None:
     values = f"{summary['grey_min']:g} to {summary['grey_max']:g}"
     if grey.quantiles:
         values += f" (0.1 to 99.9 %: {grey.quantiles[0]:g} to {grey.quantiles[1]:g})"
-    gap = f"; a blocked split leaves out {summary['gap_slices']} between two sets" if summary["gap_slices"] else ""
+    unit = " numbers" if usual_step(numbers) > 1 else ""
+    gap = (
+        f"; a blocked split leaves out {summary['gap_slices']}{unit} between two sets" if summary["gap_slices"] else ""
+    )
     lines = {
         "File": str(info.path),
         "Slices": f"{slices} of {height} x {width} pixels, {info.dtype}, numbers {numbers[0]} to {numbers[-1]}",

@@ -68,7 +68,7 @@ def predict(
     ] = False,
     tile: Annotated[
         int | None,
-        typer.Option(min=1, help="Edge of overlapping tiles.", show_default="whole slices if they fit"),
+        typer.Option(min=1, help="Edge of overlapping tiles in pixels.", show_default="whole slices if they fit"),
     ] = None,
     precision: Annotated[
         Literal["fp32", "tf32", "bf16", "fp16"] | None,
@@ -98,7 +98,8 @@ def predict(
     constraint: Constraint = None,
     exclude: Exclude = None,
     gpus_per_node: Annotated[
-        int | None, typer.Option(min=0, max=1, help="0: on CPUs.", show_default="1", rich_help_panel=_SLURM)
+        int | None,
+        typer.Option(min=0, max=1, help="GPUs of each part; 0: on CPUs.", show_default="1", rich_help_panel=_SLURM),
     ] = None,
     cpus_per_task: CpusPerTask = None,
     mem: Mem = None,
@@ -145,8 +146,8 @@ def predict(
         exclude=exclude,
         gpus_per_node=gpus_per_node,
         cpus_per_task=cpus_per_task,
-        memory_gib=mem,
-        minutes=time,
+        mem=mem,
+        time=time,
         setup=tuple(setup) if setup else None,
         throttle=throttle,
     )

@@ -35,6 +35,7 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Build the tables and figures of a run from its records, beside the paper's numbers, and one page of them all."""
+    from hpcseg.cli.next_step import after_report
     from hpcseg.report.build import build_report
     from hpcseg.report.build import publish as publish_records
     from hpcseg.runs.tested import baselines_are_missing
@@ -58,6 +59,8 @@ def report(
             }
         )
         _show(built, missing, written)
+        if step := after_report(folder):
+            console.stdout.print(step)
 
 
 def _make_baselines(run: RunFolder, data: Path | None) -> tuple[str, ...]:

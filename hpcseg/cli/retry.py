@@ -10,7 +10,7 @@ import typer
 
 from hpcseg.cli import console
 from hpcseg.cli.grid import cells_answer, run_here, show_submission, submission_answer
-from hpcseg.cli.options import AsJson
+from hpcseg.cli.options import MEMORY, TIME, AsJson
 from hpcseg.cli.runs import choose_cells, find_run
 
 
@@ -18,8 +18,14 @@ def retry(
     cells: Annotated[list[str] | None, typer.Argument(help="Ids or patterns; none: all that failed.")] = None,
     run: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="the newest in runs/")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be tried again, do nothing.")] = False,
-    mem: Annotated[float | None, typer.Option(min=0.1, help="GiB per node.", show_default="as before")] = None,
-    time: Annotated[int | None, typer.Option(min=1, help="Time limit in minutes.", show_default="as before")] = None,
+    mem: Annotated[
+        float | None,
+        typer.Option(**MEMORY, help="Memory per node: 16G; a number alone is GiB.", show_default="as before"),
+    ] = None,
+    time: Annotated[
+        int | None,
+        typer.Option(**TIME, help="Time limit of a job: 2:00:00; a number alone is minutes.", show_default="as before"),
+    ] = None,
     exclude: Annotated[str | None, typer.Option(help="One more node not to use, or several: n1,n2.")] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -43,7 +43,7 @@ def plan_run(job: str, data: Path, run: Path | None, overrides: Sequence[str] | 
     described, info = load_job(find_job(job), overrides or ()), read_info(data)
     # Now and not in every job, hours later.
     for config in dict.fromkeys(cell.data for cell in described.cells):
-        lay_out(info.shape, config, info.alike_slices)
+        lay_out(info, config)
     check_noise(described.cells, info)
     return plan(described, RunFolder(run or RUNS / described.name), data, info.data_sha256)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hpcseg.cli import console
-from hpcseg.cli.runs import RUNS, choose_cells, find_run
+from hpcseg.cli.runs import choose_cells, find_run
 from hpcseg.runs.state import State
 
 if TYPE_CHECKING:
@@ -145,13 +144,14 @@ def _columns(cells: Sequence[CellStatus]) -> dict[str, list[str]]:
 
 
 def _print_summary(found: RunStatus) -> None:
+    from hpcseg.cli.next_step import after_status
+
     counts = found.counts()
     if not found.answered:
         console.stderr.print("Slurm does not answer; this is what the files say.")
     console.stdout.print(", ".join(f"{count} {state}" for state, count in counts.items()))
-    if found.failures:
-        option = "" if found.run.path.parent == RUNS else f" --run {shlex.quote(str(found.run.path))}"
-        console.stdout.print(f"Next: hpcseg logs --failed{option}, then hpcseg retry{option}")
+    if step := after_status(found):
+        console.stdout.print(step)
 
 
 def _duration(seconds: float | None) -> str:

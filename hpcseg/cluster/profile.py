@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hpcseg.cluster.units import gibibytes, minutes
 from hpcseg.config import NeedsConfig, build_config
 from hpcseg.errors import ConfigError
 from hpcseg.jobfile import read_toml, shipped_folder
 
+# What users write as Slurm does has its unit in its name once it is decided.
+_RESOURCES = {"mem": "memory_gib", "time": "minutes"}
 GPU_SYNTAXES = ("gpus-per-node", "gres", "gpus-per-task", "none")
 
 
@@ -42,10 +45,11 @@ class Profile:
     """Nodes per cell."""
     cpus_per_task: int | None = None
     """Cores per rank."""
-    memory_gib: float | None = None
-    """Host memory per node in GiB."""
-    minutes: int | None = None
-    """Time limit of one job in minutes; a cell that needs longer is requeued and goes on."""
+    mem: float | None = None
+    """Host memory per node: a number of GiB, or a text with a unit such as "16G" or "500M"."""
+    time: int | None = None
+    """Time limit of one job: a number of minutes, or a text such as "2:00:00"; a cell that needs longer is requeued and
+    goes on."""
     setup: tuple[str, ...] | None = None
     """Shell lines before the job's command, such as module loads."""
     max_array_size: int | None = None
@@ -58,8 +62,8 @@ class Profile:
     def __post_init__(self) -> None:
         if self.gpu_syntax is not None and self.gpu_syntax not in GPU_SYNTAXES:
             raise ConfigError(f'gpu_syntax is "{self.gpu_syntax}", but it must be one of {", ".join(GPU_SYNTAXES)}.')
-        whole = ("ranks_per_node", "nodes", "cpus_per_task", "minutes", "max_array_size", "throttle", "tries")
-        for name in (*whole, "memory_gib"):
+        whole = ("ranks_per_node", "nodes", "cpus_per_task", "time", "max_array_size", "throttle", "tries")
+        for name in (*whole, "mem"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ConfigError(f"{name} is {value}, but it must be above 0.")
@@ -104,7 +108,14 @@ def load_profile(name: str) -> Profile:
                 ".toml file for your own."
             )
         path = known[name]
-    profile: Profile = build_config(Profile, read_toml(path), str(path))
+    content = read_toml(path)
+    for key, read in (("time", minutes), ("mem", gibibytes)):
+        if isinstance(text := content.get(key), str):
+            try:
+                content[key] = read(text)
+            except ConfigError as error:
+                raise ConfigError(f"{path}: {key}: {error}") from None
+    profile: Profile = build_config(Profile, content, str(path))
     return profile
 
 
@@ -121,10 +132,11 @@ def resolve(needs: NeedsConfig, profile: Profile, options: Profile) -> Resources
         "tries": 3,
     }
     for field in dataclasses.fields(Profile):
-        decided.setdefault(field.name, None)
+        name = _RESOURCES.get(field.name, field.name)
+        decided.setdefault(name, None)
         for wishes in (profile, options):
             wish = getattr(wishes, field.name)
-            decided[field.name] = decided[field.name] if wish is None else wish
+            decided[name] = decided[name] if wish is None else wish
     if decided["ranks_per_node"] is None:
         decided["ranks_per_node"] = max(1, decided["gpus_per_node"])
     return Resources(**decided)

@@ -104,7 +104,7 @@ def open_source(path: Path, config: DataConfig) -> TileSource:
         ConfigError: the tiles do not fit on the slices.
     """
     info = store.read_info(path)
-    tiles, split = lay_out(info.shape, config, info.alike_slices)
+    tiles, split = lay_out(info, config)
     return TileSource(info, tiles, split, config)
 
 

@@ -84,14 +84,38 @@ def alike_slices(points: np.ndarray, slices: int, *, limits: tuple[float, float]
     return slices
 
 
-def measured_gap(alike: int, slices: int) -> int:
-    """The slices that a blocked split leaves out between two of its sets, where no setting says it.
+def usual_step(numbers: np.ndarray) -> int:
+    """The distance between the numbers of neighbouring slices, as it mostly is: 1, or 10 where every tenth is there.
+
+    Args:
+        numbers: (N,) int64, ascending, of at least one slice.
+    """
+    return max(1, int(np.median(np.diff(numbers)))) if len(numbers) > 1 else 1
+
+
+def alike_numbers(alike: int, numbers: np.ndarray) -> int:
+    """How many slice numbers lie between two slices that are not alike: `alike`, where every number is there.
+
+    Of every tenth slice, those that are `alike` slices apart are 10 times as many numbers apart, and that is enough: of
+    the numbers between nothing is known.
 
     Args:
         alike: from `alike_slices`.
-        slices: that are divided.
+        numbers: (N,) int64, ascending, of the same slices.
+    """
+    return (alike - 1) * usual_step(numbers) + 1
+
+
+def measured_gap(alike: int, numbers: np.ndarray) -> int:
+    """The slice numbers that a blocked split leaves out between two of its sets, where no setting says it.
+
+    Args:
+        alike: from `alike_slices`.
+        numbers: (N,) int64, ascending, of the slices that are divided.
 
     Returns:
-        `alike`, but at most a tenth of the slices, or there would be little to train and test on, and at least 1.
+        `alike_numbers`, but at most a tenth of the stack, or there would be little to train and test on, and at
+        least 1.
     """
-    return min(alike, max(1, slices // _LARGEST_PART))
+    stretch = int(numbers[-1] - numbers[0]) + 1
+    return min(alike_numbers(alike, numbers), max(1, stretch // _LARGEST_PART))

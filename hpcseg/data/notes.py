@@ -5,15 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from hpcseg.data.grey import FAR
-from hpcseg.data.likeness import measured_gap
+from hpcseg.data.layout import automatic_gap
+from hpcseg.data.likeness import alike_numbers, usual_step
 from hpcseg.data.store import DatasetInfo
 
 # A dead pixel of a camera is 0, which is no more than a part of a span below the darkest of the others.
 _BELOW = 0.25
 
 
-# Of fewer slices there is no blocked split with the shortest of gaps.
-_FEWEST_DIVIDED = 10
+# Each set has one.
+_FEWEST_DIVIDED = 3
 
 
 def notes(info: DatasetInfo) -> tuple[str, ...]:
@@ -29,13 +30,15 @@ def gap_notes(info: DatasetInfo) -> tuple[str, ...]:
             "blocked split must be a number. `hpcseg pack --force` packs them again.",
         )
     slices = info.shape[0]
-    gap = measured_gap(info.alike_slices, slices)
-    if gap == info.alike_slices or slices < _FEWEST_DIVIDED:
+    if slices < _FEWEST_DIVIDED:
+        return ()
+    gap = automatic_gap(info, slices, seed=0)
+    if gap >= alike_numbers(info.alike_slices, info.numbers):
         return ()
     return (
-        f"slices are {in_words(info)}, but a blocked split leaves out only {gap} between two sets, a tenth of all "
-        f"{slices}, so part of its test set is like training slices, and easier than a new scan. Pack more slices of "
-        "other parts of the sample.",
+        f"slices are {in_words(info)}, but a blocked split leaves out only {gap} between two sets, for more would take "
+        f"too many of the {slices} slices. So part of its test set is like training slices, and easier than a new "
+        "scan. Pack more slices of other parts of the sample.",
     )
 
 
@@ -45,7 +48,9 @@ def in_words(info: DatasetInfo) -> str:
         return "not compared"
     if info.alike_slices == info.shape[0]:
         return "alike however far apart they are"
-    return f"alike up to {info.alike_slices} apart"
+    step = usual_step(info.numbers)
+    numbers = f", which is {info.alike_slices * step} by their numbers" if step > 1 else ""
+    return f"alike up to {info.alike_slices} apart{numbers}"
 
 
 def grey_notes(info: DatasetInfo) -> tuple[str, ...]:

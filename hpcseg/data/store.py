@@ -29,7 +29,7 @@ from hpcseg import __version__
 from hpcseg.data.encode import pixels_sha256
 from hpcseg.data.grey import GreyScale, choose_scale
 from hpcseg.data.hdf5 import h5py
-from hpcseg.data.likeness import measured_gap
+from hpcseg.data.layout import automatic_gap
 from hpcseg.errors import DatasetError
 
 FORMAT = "hpcseg-dataset"
@@ -191,7 +191,7 @@ def info_as_json(info: DatasetInfo) -> dict[str, object]:
         "class_shares": [round(float(share), 6) for share in shares],
         "grey_min": float(info.grey_min.min()),
         "grey_max": float(info.grey_max.max()),
-        "gap_slices": None if info.alike_slices is None else measured_gap(info.alike_slices, info.shape[0]),
+        "gap_slices": None if info.alike_slices is None else automatic_gap(info, info.shape[0], seed=0),
     }
 
 

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpcseg.config import ReportConfig, build_config, digest
+from hpcseg.data.splits import NO_GAP, few_test_slices
 from hpcseg.records.accept import Refused, accept_evaluation, accept_training
 from hpcseg.records.groups import Group, Position, differing, grouped, select
 from hpcseg.records.row import Hole, Row
-from hpcseg.runs.grid import Cell, planned_cells, read_plan
+from hpcseg.runs.grid import Cell, command_that_runs, planned_cells, read_plan
 from hpcseg.runs.record import RunFolder
 
 
@@ -64,7 +65,7 @@ class Records:
         # A record of the training has "auto" as a number.
         blocked = [row for row in self.rows if row.config.data.split == "blocked"]
         stated = (row.training.record.get("gap_slices") if row.training else None for row in blocked)
-        gaps = {gap or row.config.data.gap_slices for gap, row in zip(stated, blocked, strict=True)}
+        gaps = {row.config.data.gap_slices if gap is None else gap for gap, row in zip(stated, blocked, strict=True)}
         known = sorted(gap for gap in gaps if isinstance(gap, int))
         return " or ".join(f"at least {gap + 1} slices away" for gap in known) or "some slices away"
 
@@ -90,7 +91,7 @@ def collect(run: RunFolder) -> Records:
     rows = tuple(_row(cell, plan) for cell in planned_cells(run, plan))
     listed = {row.id for row in rows}
     unlisted = [folder.id for folder in run.cell_folders() if folder.id not in listed]
-    notes = _split_notes(rows)
+    notes = [*_split_notes(rows), *_few_slices_notes(rows)]
     if unlisted:
         notes.append(
             f"{len(unlisted)} cell folders belong to other code, other data or another job file than grid.json and "
@@ -111,9 +112,7 @@ def _row(cell: Cell, plan: Mapping[str, Any]) -> Row:
 
 
 def _remedy(plan: Mapping[str, Any], first: str = "Run") -> str:
-    """The command that planned the run, where it is one that runs cells."""
-    command = str(plan["command"])
-    return f"{first} `{command if command.startswith('hpcseg grid') else 'hpcseg grid --job ' + plan['job']}`."
+    return f"{first} `{command_that_runs(plan)}`."
 
 
 def _split_notes(rows: tuple[Row, ...]) -> list[str]:
@@ -125,3 +124,11 @@ def _split_notes(rows: tuple[Row, ...]) -> list[str]:
     if all(len(hashes) == 1 for hashes in splits.values()):
         return []
     return ["Cells with the same data settings were trained on different splits; their numpy versions differ."]
+
+
+def _few_slices_notes(rows: tuple[Row, ...]) -> list[str]:
+    """What the accuracy cannot tell, where it is of few slices: the fewest of any cell, and sets without a gap."""
+    counts = [len(row.evaluation.slices) for row in rows if row.evaluation and row.evaluation.slices]
+    few = few_test_slices(min(counts)) if counts else ""
+    no_gap = any(row.training is not None and row.training.record.get("gap_slices") == 0 for row in rows)
+    return [note[0].upper() + note[1:] for note in (few, NO_GAP if no_gap else "") if note]

@@ -182,6 +182,12 @@ def read_plan(run: RunFolder) -> dict[str, Any]:
     return plan
 
 
+def command_that_runs(plan: Mapping[str, Any]) -> str:
+    """The command that planned a run, where it is one that runs cells, else one of the same job."""
+    command = str(plan["command"])
+    return command if command.startswith("hpcseg grid") else f"hpcseg grid --job {plan['job']}"
+
+
 def planned_cells(run: RunFolder, plan: Mapping[str, Any]) -> tuple[Cell, ...]:
     """The cells of a run, in the order of its grid.json, whose content `plan` is."""
     return tuple(_cell(run.cell(entry["id"]), entry, run.grid_file) for entry in plan["cells"])

@@ -10,6 +10,7 @@ import numpy as np
 
 from hpcseg.config import MEASURED
 from hpcseg.data.batches import TileSource, TrainingTiles, training_set
+from hpcseg.data.likeness import alike_numbers
 from hpcseg.data.tiles import overlap
 from hpcseg.learn import checkpoint
 from hpcseg.learn.loop import Position, Trainer
@@ -124,10 +125,11 @@ def train(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> bool:
 
 
 def _gap(cell: Cell, source: TileSource) -> dict[str, Any]:
-    """Slices between two sets, null in a shuffled split, and whether as many were alike or only a tenth left out."""
+    """Slice numbers between two sets, null in a shuffled split, and whether "auto" left out fewer than are alike."""
     gap, alike = source.split.gap_slices, source.info.alike_slices
-    measured = gap is not None and cell.config.data.gap_slices == MEASURED
-    return {"gap_slices": gap, "gap_capped": measured and alike != gap}
+    if gap is None or alike is None or cell.config.data.gap_slices != MEASURED:
+        return {"gap_slices": gap, "gap_capped": False}
+    return {"gap_slices": gap, "gap_capped": gap < alike_numbers(alike, source.info.numbers)}
 
 
 def _origin(cell: Cell, source: TileSource) -> dict[str, Any]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from hpcseg.bench.estimate import bench_file, estimate, find_bench
 from hpcseg.config import CellConfig, DataConfig, EvaluateConfig, TrainConfig
 from hpcseg.jobfile import find_job, load_job
 
-SHAPE, ALIKE = (500, 501, 501), 41
+INFO = SimpleNamespace(shape=(500, 501, 501), numbers=np.arange(1, 501), alike_slices=41)
 
 
 def _record(device="CPU of a test", time="2026-01-02T03:04:05+00:00", rate=10.0):
@@ -34,7 +36,7 @@ def _cells(**settings):
 def test_seconds_are_tiles_by_rates():
     (swept, *_) = _cells(noise_fraction=0.5)
     cell = dataclasses.replace(swept, evaluate=EvaluateConfig(sweep_max=30_000, mixed_fraction=0.5))
-    (seconds,) = estimate([cell], SHAPE, ALIKE, _record()).seconds
+    (seconds,) = estimate([cell], INFO, _record()).seconds
     epochs = cell.train.epochs
     # 4500 tiles: 70 % are trained on, 15 % validate each epoch, 15 % meet the 31 levels of the sweep and the mixed one.
     assert seconds == pytest.approx(epochs * 3150 / 10 + (epochs * 675 + 32 * 675) / 40)
@@ -46,7 +48,7 @@ def test_whole_slices_cost_as_their_pixels():
         CellConfig(data=blocked, train=TrainConfig(width=16), evaluate=EvaluateConfig(whole_slices=whole))
         for whole in (True, False)
     ]
-    both = estimate(with_and_without, SHAPE, ALIKE, _record()).seconds
+    both = estimate(with_and_without, INFO, _record()).seconds
     # 500 slices without three gaps of 41: 15 % of 377 are 57, and the rounding leaves 56 to the test set.
     assert both[0] - both[1] == pytest.approx(56 * 501 * 501 / 128**2 / 40)
 
@@ -56,20 +58,20 @@ def test_a_width_that_was_not_measured_costs_as_much_more_as_it_multiplies():
     record = _record()
     for part in ("training", "sweep"):
         record[part] = {"32": record[part]["16"]}
-    (at_16,) = estimate([cell], SHAPE, ALIKE, _record()).seconds
-    (from_32,) = estimate([cell], SHAPE, ALIKE, record).seconds
+    (at_16,) = estimate([cell], INFO, _record()).seconds
+    (from_32,) = estimate([cell], INFO, record).seconds
     assert from_32 == pytest.approx(at_16 / 4)
 
 
 def test_the_text_has_the_sum_the_longest_and_where_it_was_measured():
     cells = _cells(noise_fraction=0.5)
     assert len(cells) == 2
-    found = estimate(cells, SHAPE, ALIKE, _record(rate=15.0))
+    found = estimate(cells, INFO, _record(rate=15.0))
     assert found.text(at_once=1) == (
         f"About {found.hours:.1f} hours for 2 cells ({found.hours:.2g} hours), and at most "
         f"{max(found.seconds) / 60:.0f} minutes a cell, going by the bench of 2026-01-02 (CPU of a test)."
     )
-    on_gpu = estimate(cells, SHAPE, ALIKE, _record("NVIDIA y", rate=15.0)).text(at_once=8)
+    on_gpu = estimate(cells, INFO, _record("NVIDIA y", rate=15.0)).text(at_once=8)
     assert f"{max(found.seconds) / 60:.0f} minutes with 2 at a time" in on_gpu and "GPU-hours" in on_gpu
 
 

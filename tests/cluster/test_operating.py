@@ -54,7 +54,7 @@ def test_a_grid_is_read_back_as_it_was_planned(grid):
 
 
 def test_retry_submits_the_failed_cells_only_and_asks_for_the_same(slurm, grid):
-    send(grid, partition="gpu", memory_gib=3.0)
+    send(grid, partition="gpu", mem=3.0)
     scripts = len(slurm.scripts())
     fail(grid, 1, "ValueError: no")
     slurm.queue(*(f"100_{task}|RUNNING|None|n1" for task in range(len(grid.cells)) if task != 1))

@@ -9,9 +9,9 @@ from hpcseg.errors import ConfigError
 
 def test_an_option_wins_over_the_profile_and_the_profile_over_the_job(tmp_path):
     site = tmp_path / "site.toml"
-    site.write_text('partition = "batch"\nminutes = 30\nmemory_gib = 8\nsetup = ["module load cuda"]\n')
+    site.write_text('partition = "batch"\ntime = "0:30:00"\nmem = "8G"\nsetup = ["module load cuda"]\n')
     needs = NeedsConfig(gpus=2, minutes=60, memory_gib=16.0, cpus_per_task=4)
-    decided = resolve(needs, load_profile(str(site)), Profile(minutes=5))
+    decided = resolve(needs, load_profile(str(site)), Profile(time=5))
     assert (decided.minutes, decided.memory_gib, decided.cpus_per_task) == (5, 8, 4)
     assert (decided.partition, decided.setup) == ("batch", ("module load cuda",))
     assert (decided.gpus_per_node, decided.ranks_per_node) == (2, 2), "one rank per GPU"
@@ -30,7 +30,9 @@ def test_shipped_profiles_load_and_the_example_decides_nothing():
     ("text", "said"),
     [
         ("partitoin = 'gpu'", 'unknown key "partitoin". Did you mean "partition"?'),
-        ("minutes = 'ten'", "minutes must be a whole number"),
+        ("time = 'ten'", 'time: "ten" is no time limit'),
+        ("time = 1.5", "time must be a whole number"),
+        ("mem = '0G'", 'mem: "0G" is no size of memory'),
         ("gpu_syntax = 'gpus'", "gpu_syntax is"),
         ("nodes = 0", "nodes is 0"),
         ("= 3", "is not valid TOML"),

@@ -153,7 +153,17 @@ def test_points_are_means_of_what_lies_all_over_a_slice_of_any_size(shape):
     [(41, 500, 41), (41, 100, 10), (41, 410, 41), (41, 409, 40), (1, 500, 1), (500, 500, 50), (9, 9, 1), (1, 1, 1)],
 )
 def test_a_gap_is_what_is_alike_but_at_most_a_tenth(alike, slices, gap):
-    assert measured_gap(alike, slices) == gap
+    assert measured_gap(alike, np.arange(7, 7 + slices)) == gap
+
+
+@pytest.mark.parametrize(
+    ("alike", "gap"),
+    # Of every tenth slice: unlike from the next one on, which is 10 away; from the fifth on, 50 away; and a tenth of
+    # the 991 numbers from the first to the last of 100.
+    [(1, 1), (5, 41), (11, 99), (100, 99)],
+)
+def test_a_gap_counts_the_numbers_of_slices_and_not_how_many_were_packed(alike, gap):
+    assert measured_gap(alike, np.arange(1, 1000, 10)) == gap
 
 
 def test_pack_measures_it_and_shows_it_and_a_blocked_split_keeps_it(tmp_path):

@@ -57,7 +57,7 @@ def test_an_output_that_holds_the_same_data_is_left_as_it_is(good, output):
     result = hpcseg("pack", good, "-o", output)
     assert result.exit_code == 0
     assert "there already; nothing was written" in result.stderr
-    assert "Next: hpcseg grid --data" in result.stdout
+    assert "Next: hpcseg grid --job segment --data" in result.stdout
     assert (output.stat().st_mtime_ns, output.read_bytes()) == before
 
 

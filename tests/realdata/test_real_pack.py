@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tifffile
 
+from hpcseg.cli.next_step import after_pack, is_the_papers
 from hpcseg.config import DataConfig
 from hpcseg.data.batches import open_source
 from hpcseg.data.grey import PAPER_SPAN, GreyScale
@@ -70,6 +73,14 @@ def test_the_papers_splits_are_what_they_were_when_records_were_written(soc_data
     ):
         source = open_source(soc_dataset, DataConfig(tiles=tiles, split=split, gap_slices=2))
         assert source.split.sha256().startswith(begins)
+
+
+def test_the_papers_slices_are_known_by_their_hash_and_own_ones_are_not(soc_dataset):
+    info = read_info(soc_dataset)
+    assert is_the_papers(info.data_sha256)
+    assert after_pack(info, "").startswith("Next: hpcseg grid --job paper")
+    other = dataclasses.replace(info, data_sha256="0" * 64)
+    assert after_pack(other, "") == "Next: hpcseg grid --job segment"
 
 
 def test_the_packed_file_verifies(soc_dataset):

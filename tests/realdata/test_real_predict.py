@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -145,7 +146,8 @@ def test_eight_bit_copies_are_mapped_back(real_model, soc, tmp_path):
 
 
 def test_the_committed_model_segments_slices_that_it_has_never_seen(soc, tmp_path):
-    tiles, split = lay_out((500, 501, 501), DataConfig(tiles="large", split="blocked", gap_slices=2), None)
+    info = SimpleNamespace(shape=(500, 501, 501), numbers=np.arange(1, 501))
+    tiles, split = lay_out(info, DataConfig(tiles="large", split="blocked", gap_slices=2))
     numbers = [int(place) + 1 for place in np.unique(tiles[split.test, 0])][::12]
     right = [np.mean(found == true) for found, true in found_and_true(MODEL, soc, numbers, tmp_path)]
     # 0.990 over all 74 slices of the test set (results/predict/check.json).

@@ -1,0 +1,70 @@
+"""What stands below the options in each command's --help: commands as they are typed, and what they are for."""
+
+from __future__ import annotations
+
+_EXAMPLES: dict[str, dict[str, str]] = {
+    "demo": {"hpcseg demo": "everything once, on a sample that it makes, in ./demo"},
+    "pack": {
+        "hpcseg pack DATA/": "slices in DATA/data, labels in DATA/labels, into dataset.h5",
+        "hpcseg pack --images SLICES/ --labels labels.tif -o mine.h5": "from elsewhere; each a folder, or one stack",
+    },
+    "info": {
+        "hpcseg info": "what is in dataset.h5",
+        "hpcseg info mine.h5 --verify": "the same of another file, and whether it is undamaged",
+    },
+    "grid": {
+        "hpcseg grid --dry-run": "what would run, on which slices, and how long",
+        "hpcseg grid --local --set train.width=16": "a model for your own slices, on this machine, a narrower one",
+        "hpcseg grid --job mine.toml --partition gpu --time 2:00:00 --mem 16G": "your own job file, as Slurm arrays",
+    },
+    "status": {
+        "hpcseg status --watch": "until nothing runs any more",
+        "hpcseg status '*-s0-*' --run runs/mine": "some cells of one run",
+    },
+    "report": {
+        "hpcseg report": "of the newest run, also before it has ended",
+        "hpcseg report --run runs/mine --publish results/mine": "and a copy of the records to keep",
+    },
+    "jobs": {"hpcseg jobs": "all of them"},
+    "settings": {
+        "hpcseg settings train": "of one section",
+        "hpcseg settings gap_slices": "one setting",
+    },
+    "init": {
+        "hpcseg init mine.toml": "job segment, to change",
+        "hpcseg init --job seeds mine.toml": "another one",
+    },
+    "predict": {
+        "hpcseg predict '*-s0-*' SLICES/ -o OUT": "with a trained cell of the newest run",
+        "hpcseg predict mine.safetensors volume.tif -o OUT --uncertainty": "with an exported model, and how sure it is",
+        "hpcseg predict '*-s0-*' SLICES/ -o OUT --ensemble '*-s1-*' --ensemble '*-s2-*'": "three models together",
+    },
+    "export": {"hpcseg export '*-s0-*' -o mine.safetensors": "one file to keep, or to give away"},
+    "doctor": {
+        "hpcseg doctor --partition gpu": "with one short job on a node",
+        "hpcseg doctor --profile my-site.toml --no-job": "without one",
+    },
+    "bench": {"hpcseg bench --width 16 --part training --part sweep": "a few minutes; `grid --dry-run` then has times"},
+    "logs": {
+        "hpcseg logs --failed": "why cells failed",
+        "hpcseg logs '*-s0-*' --follow": "what one cell says",
+    },
+    "retry": {
+        "hpcseg retry": "all that failed",
+        "hpcseg retry '*-s0-*' --mem 64G --time 4:00:00": "one cell, with more memory and time",
+    },
+    "cancel": {"hpcseg cancel '*-s0-*'": "the jobs of one cell", "hpcseg cancel --dry-run": "what would be cancelled"},
+    "clean": {"hpcseg clean --dry-run": "what would be removed"},
+    "train": {"hpcseg train '*-s0-*' --job segment": "one cell, in this process"},
+    "help": {"hpcseg help grid": "the same as hpcseg grid --help"},
+}
+
+
+def examples(command: str) -> str:
+    """The text below the options of a command; paragraphs, since a --help joins the lines of one."""
+    return "\n\n".join(["Examples:", *(f"  {typed}   # {purpose}" for typed, purpose in _EXAMPLES[command].items())])
+
+
+def commands(command: str) -> list[str]:
+    """The commands alone."""
+    return list(_EXAMPLES[command])

@@ -1,0 +1,133 @@
+"""The verb `settings`: every setting with its default, its unit and its meaning, from the source that defines it."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import inspect
+import itertools
+import json
+import sys
+import types
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+from hpcseg.cli import console
+from hpcseg.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One key of a job file or of a profile."""
+
+    section: str
+    key: str
+    kind: str
+    """What its value is, in words."""
+    default: Any
+    meaning: str
+    """The text below the field in the source, with the unit, in one line."""
+
+    @property
+    def name(self) -> str:
+        """As --set and messages have it."""
+        return f"{self.section}.{self.key}"
+
+    @property
+    def default_text(self) -> str:
+        """The default as TOML has it; empty where there is none."""
+        return "" if self.default is None else as_toml(self.default)
+
+
+def settings(
+    which: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[SECTION|KEY]",
+            help="A section (data, train, evaluate, needs, report, profile), or a key such as train.width or width.",
+            show_default="all",
+        ),
+    ] = None,
+) -> None:
+    """Show every setting of job files and profiles with its default, its unit and its meaning."""
+    for setting in _chosen(which):
+        default = f" = {setting.default_text}" if setting.default_text else ""
+        console.stdout.print(f"{setting.name}{default}", style="bold", end="")
+        console.stdout.print(f"  ({setting.kind})")
+        console.stdout.print(console.wrapped(setting.meaning, indent=4))
+
+
+def all_settings() -> list[Setting]:
+    """Those of job files, section by section, and those of a profile."""
+    from hpcseg.cluster.profile import Profile
+    from hpcseg.config import DataConfig, EvaluateConfig, NeedsConfig, ReportConfig, TrainConfig
+
+    sections = {
+        "data": DataConfig,
+        "train": TrainConfig,
+        "evaluate": EvaluateConfig,
+        "needs": NeedsConfig,
+        "report": ReportConfig,
+        "profile": Profile,
+    }
+    return [setting for section, cls in sections.items() for setting in _of_class(section, cls)]
+
+
+def as_toml(value: Any) -> str:
+    """A setting's value as it stands in a TOML file."""
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(as_toml, value))}]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _chosen(which: str | None) -> list[Setting]:
+    """The settings of that section or key, else those whose key has this in it; raises ConfigError for none."""
+    known = all_settings()
+    if which is None:
+        return known
+    found = [setting for setting in known if which in (setting.section, setting.key, setting.name)]
+    if not found:
+        found = [setting for setting in known if which in setting.key]
+    if not found:
+        close = difflib.get_close_matches(which, [setting.key for setting in known], n=1)
+        hint = f' Did you mean "{close[0]}"?' if close else ""
+        sections = ", ".join(dict.fromkeys(setting.section for setting in known))
+        raise ConfigError(f'There is no setting "{which}".{hint} Sections are {sections}; `hpcseg settings` shows all.')
+    return found
+
+
+def _of_class(section: str, cls: type[Any]) -> Iterator[Setting]:
+    meanings, hints = _meanings(cls), typing.get_type_hints(cls)
+    for item in dataclasses.fields(cls):
+        yield Setting(section, item.name, _kind(hints[item.name]), item.default, meanings[item.name])
+
+
+def _meanings(cls: type[Any]) -> dict[str, str]:
+    """The text that stands below each field of a dataclass in its source."""
+    tree = ast.parse(inspect.getsource(sys.modules[cls.__module__]))
+    body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == cls.__name__)
+    return {
+        field.target.id: " ".join(text.value.value.split())
+        for field, text in itertools.pairwise(body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant) and isinstance(text.value.value, str)
+    }
+
+
+def _kind(hint: Any) -> str:
+    from hpcseg.config import GapSlices, Sigma
+
+    if hint == Sigma:
+        return 'number of counts, or a share such as "42 %"'
+    if hint == GapSlices:
+        return 'whole number, or "auto"'
+    if isinstance(hint, types.UnionType):
+        hint = next(part for part in typing.get_args(hint) if part is not type(None))
+    if typing.get_origin(hint) is tuple:
+        return "list of texts"
+    return {int: "whole number", float: "number", bool: "true or false", str: "text"}[hint]

@@ -1,0 +1,123 @@
+"""What each command proposes next fits the slices, the run and the machine; where it is a command, it works."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from pathlib import Path
+
+import pytest
+from slice_folder import hpcseg
+
+from hpcseg.cli import next_step
+from hpcseg.data.sample import write_sample
+from hpcseg.data.store import read_info
+from hpcseg.runs import gpus
+
+PAPERS = "837bfab285293708faeec3297187c165e20ca3bd3db6ca48922cfc7fc9e510f0"
+QUICK = """
+[train]
+width = 1
+depth = 1
+epochs = 1
+
+[data]
+tiles = "2x2"
+tile_size = 16
+
+[needs]
+gpus = {gpus}
+
+[[grid]]
+train.seed = [0, 1]
+"""
+
+
+def next_of(result):
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("Next: ")]
+    return line.removeprefix("Next: ")
+
+
+def typed(command, *more):
+    program, *arguments = shlex.split(command)
+    assert program == "hpcseg"
+    return hpcseg(*arguments, *more)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """Twelve labelled slices of 40 x 40 pixels, and a machine without Slurm and GPUs."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(next_step.shutil, "which", lambda name: None)
+    monkeypatch.setattr(gpus, "count", lambda: 0)
+    write_sample(tmp_path / "sample", slices=12, size=40, seed=3)
+    return tmp_path
+
+
+def test_own_slices_go_to_job_segment_with_what_makes_it_fit(here):
+    proposed = next_of(hpcseg("pack", "sample"))
+    assert proposed == "hpcseg grid --job segment --set data.tile_size=32"
+    planned = typed(proposed, "--local", "--dry-run")
+    assert planned.exit_code == 0 and "A model for your own slices: 3 cells" in planned.stdout, planned.output
+
+
+def test_without_a_job_a_grid_is_one_of_own_slices(here):
+    hpcseg("pack", "sample")
+    planned = hpcseg("grid", "--local", "--dry-run", "--set", "data.tile_size=32")
+    assert "A model for your own slices: 3 cells in runs/segment" in planned.stdout, planned.output
+
+
+def test_too_few_slices_are_told_what_it_takes_before_a_training_is_proposed(here):
+    for kind in ("data", "labels"):
+        for path in sorted(Path("sample", kind).iterdir())[2:]:
+            path.unlink()
+    packed = hpcseg("pack", "sample")
+    assert packed.exit_code == 0 and "Next" not in packed.stdout
+    assert "Before a training: 8 tiles on 2 slices are too few for three sets" in packed.stdout
+
+
+@pytest.mark.parametrize(
+    ("slurm", "count", "job"), [("/usr/bin/sbatch", 0, "paper"), (None, 1, "paper"), (None, 0, "paper-cpu")]
+)
+def test_the_papers_slices_go_to_the_papers_job_for_the_machine(here, monkeypatch, slurm, count, job):
+    hpcseg("pack", "sample")
+    info = read_info(Path("dataset.h5"))
+    monkeypatch.setattr(next_step.shutil, "which", lambda name: slurm)
+    monkeypatch.setattr(gpus, "count", lambda: count)
+    papers = dataclasses.replace(info, data_sha256=PAPERS)
+    assert next_step.after_pack(papers, " --data x.h5") == f"Next: hpcseg grid --job {job} --data x.h5"
+
+
+def test_the_hint_about_cpus_names_the_papers_job_for_the_papers_slices_alone(here):
+    hpcseg("pack", "sample")
+    Path("mine.toml").write_text(QUICK.format(gpus=1))
+    said = hpcseg("grid", "--local", "--job", "mine.toml", "--gpus-per-node", "1").stderr
+    assert "mine is meant for GPUs" in said and "--set train.width=16" in said and "paper" not in said
+    assert "`--job paper-cpu` is the paper's experiment" in next_step.too_slow("paper", PAPERS)
+
+
+def test_from_the_slices_to_the_labels_each_command_names_the_next(here):
+    hpcseg("pack", "sample")
+    Path("mine.toml").write_text(QUICK.format(gpus=0))
+    assert hpcseg("grid", "--local", "--job", "mine.toml", "--dry-run").exit_code == 0
+    ran = hpcseg("grid", "--local", "--job", "mine.toml")
+    assert ran.exit_code == 0 and next_of(ran) == "hpcseg report"
+    assert next_of(hpcseg("status")) == "hpcseg report"
+    reported = typed("hpcseg report")
+    proposed = next_of(reported)
+    assert proposed.startswith("hpcseg predict 2x2-shuffled-") and proposed.endswith(" SLICES -o OUT")
+    predicted = typed(proposed.replace("SLICES", "sample/data"))
+    assert predicted.exit_code == 0, predicted.output
+    assert len(list(Path("OUT/labels").iterdir())) == 12
+
+
+def test_a_run_with_missing_cells_goes_on_with_the_command_that_planned_it(here, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["hpcseg", "grid", "--local", "--job", "mine.toml"])
+    hpcseg("pack", "sample")
+    Path("mine.toml").write_text(QUICK.format(gpus=0).replace("[0, 1]", "0"))
+    assert hpcseg("grid", "--local", "--job", "mine.toml").exit_code == 0
+    Path("mine.toml").write_text(QUICK.format(gpus=0))
+    ran = hpcseg("train", "*-s0-*", "--job", "mine.toml")  # plans both
+    assert ran.exit_code == 0, ran.output
+    assert next_of(hpcseg("status")) == "hpcseg grid --local --job mine.toml"
+    assert next_of(hpcseg("report")) == "hpcseg status, or hpcseg grid --local --job mine.toml"
