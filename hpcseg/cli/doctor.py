@@ -11,7 +11,6 @@ import typer
 
 from hpcseg.cli import console
 from hpcseg.cli.options import (
-    DEFAULT_JOB,
     Account,
     Constraint,
     CpusPerTask,
@@ -27,14 +26,14 @@ from hpcseg.cli.options import (
     Time,
 )
 from hpcseg.cli.pack import DEFAULT_DATASET
-from hpcseg.cli.runs import RUNS
+from hpcseg.cli.runs import OWN_JOB, RUNS
 from hpcseg.errors import SchedulerError
 
 _COLOURS = {"ok": "green", "warning": "yellow", "failed": "bold red", "not checked": "yellow"}
 
 
 def doctor(
-    job: Annotated[str, typer.Option(help="The job whose needs are checked.")] = DEFAULT_JOB,
+    job: Annotated[str, typer.Option(help="The job whose needs are checked.")] = OWN_JOB,
     data: Annotated[Path, typer.Option(help="The packed data set; passed over where there is none.")] = DEFAULT_DATASET,
     run: Annotated[Path, typer.Option(help="Folder in which runs are kept.")] = RUNS,
     wait: Annotated[float, typer.Option(min=1, help="Seconds for a short job on a compute node.")] = 180,

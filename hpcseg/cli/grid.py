@@ -11,7 +11,6 @@ import typer
 
 from hpcseg.cli import console
 from hpcseg.cli.options import (
-    DEFAULT_JOB,
     Account,
     AsJson,
     Constraint,
@@ -41,8 +40,12 @@ _SLURM = "Slurm"
 
 def grid(
     job: Annotated[
-        str, typer.Option(help="Name of a shipped job (`hpcseg jobs`), or the path of a job file.")
-    ] = DEFAULT_JOB,
+        str | None,
+        typer.Option(
+            help="Name of a shipped job (`hpcseg jobs`), or the path of a job file.",
+            show_default="paper for the paper's slices, else segment",
+        ),
+    ] = None,
     data: Annotated[Path, typer.Option(help="The packed data set.")] = DEFAULT_DATASET,
     run: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="runs/JOB")] = None,
     overrides: Set = None,

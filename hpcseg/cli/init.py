@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from hpcseg.cli import console
-from hpcseg.cli.options import DEFAULT_JOB
+from hpcseg.cli.runs import OWN_JOB
 from hpcseg.cli.settings import Setting, all_settings, as_toml
 from hpcseg.errors import ConfigError
 
@@ -24,7 +24,7 @@ _GRID = """
 def init(
     file: Annotated[Path, typer.Argument(metavar="FILE.toml", help="The job file to write.")],
     job: Annotated[str, typer.Option(help="Name of a shipped job, or the path of a job file, to begin with.")] = (
-        DEFAULT_JOB
+        OWN_JOB
     ),
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:

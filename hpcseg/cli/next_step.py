@@ -7,8 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpcseg.cli.options import DEFAULT_JOB
-from hpcseg.cli.runs import RUNS
+from hpcseg.cli.runs import OWN_JOB, RUNS, is_the_papers
 from hpcseg.errors import ConfigError, HpcsegError
 
 if TYPE_CHECKING:
@@ -16,14 +15,8 @@ if TYPE_CHECKING:
     from hpcseg.data.store import DatasetInfo
     from hpcseg.runs.record import RunFolder
 
-_PAPERS_DATA = "837bfab285293708faeec3297187c165e20ca3bd3db6ca48922cfc7fc9e510f0"
 # A tile that is halved four times has whole pixels still.
 _TILE_STEP = 16
-
-
-def is_the_papers(data_sha256: str) -> bool:
-    """Whether packed slices are the 500 of the paper, on their full scale of grey values."""
-    return data_sha256 == _PAPERS_DATA
 
 
 def after_pack(info: DatasetInfo, option: str) -> str:
@@ -39,7 +32,7 @@ def after_pack(info: DatasetInfo, option: str) -> str:
         on_gpus = shutil.which("sbatch") is not None or gpus.count()
         return f"Next: hpcseg grid --job {'paper' if on_gpus else 'paper-cpu'}{option}"
     try:
-        return f"Next: hpcseg grid --job {DEFAULT_JOB}{option}{_settings_that_fit(info)}"
+        return f"Next: hpcseg grid --job {OWN_JOB}{option}{_settings_that_fit(info)}"
     except HpcsegError as error:
         return f"Before a training: {error}"
 
@@ -53,7 +46,7 @@ def _settings_that_fit(info: DatasetInfo) -> str:
     smaller = f"data.tile_size={edge // _TILE_STEP * _TILE_STEP or edge}"
     for overrides in ([], [smaller]):
         try:
-            for cell in load_job(find_job(DEFAULT_JOB), overrides).cells:
+            for cell in load_job(find_job(OWN_JOB), overrides).cells:
                 lay_out(info, cell.data)
         except ConfigError:
             if overrides:

@@ -11,8 +11,6 @@ from hpcseg.cluster.units import gibibytes, minutes
 from hpcseg.errors import ConfigError
 
 _SLURM = "Slurm"
-DEFAULT_JOB = "segment"
-"""What runs where no job is named: the one for a user's own slices."""
 _T = TypeVar("_T")
 
 

@@ -16,14 +16,17 @@ if TYPE_CHECKING:
     from hpcseg.runs.record import CellFolder, RunFolder
 
 RUNS = Path("runs")
+OWN_JOB = "segment"
+"""What runs on a user's own slices where no job is named."""
+_PAPERS_DATA = "837bfab285293708faeec3297187c165e20ca3bd3db6ca48922cfc7fc9e510f0"
 _MOST_LISTED = 20
 
 
-def plan_run(job: str, data: Path, run: Path | None, overrides: Sequence[str] | None) -> Grid:
+def plan_run(job: str | None, data: Path, run: Path | None, overrides: Sequence[str] | None) -> Grid:
     """The grid of a job (a shipped one's name, or a path) over a packed data set; writes nothing.
 
     Args:
-        job: as the option --job.
+        job: as the option --job; None for the one that fits the slices.
         data: the packed data set.
         run: folder of the run; None for runs/JOB.
         overrides: as the option --set.
@@ -40,12 +43,25 @@ def plan_run(job: str, data: Path, run: Path | None, overrides: Sequence[str] | 
     from hpcseg.runs.grid import plan
     from hpcseg.runs.record import RunFolder
 
-    described, info = load_job(find_job(job), overrides or ()), read_info(data)
+    described = load_job(find_job(job or _job_for(data)), overrides or ())
+    info = read_info(data)
     # Now and not in every job, hours later.
     for config in dict.fromkeys(cell.data for cell in described.cells):
         lay_out(info, config)
     check_noise(described.cells, info)
     return plan(described, RunFolder(run or RUNS / described.name), data, info.data_sha256)
+
+
+def is_the_papers(data_sha256: str) -> bool:
+    """Whether packed slices are the 500 of the paper, on their full scale of grey values."""
+    return data_sha256 == _PAPERS_DATA
+
+
+def _job_for(data: Path) -> str:
+    """What runs where no job is named."""
+    from hpcseg.data.store import read_info
+
+    return "paper" if is_the_papers(read_info(data).data_sha256) else OWN_JOB
 
 
 def find_run(run: Path | None) -> RunFolder:

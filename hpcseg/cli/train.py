@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hpcseg.cli import console
-from hpcseg.cli.options import DEFAULT_JOB, Set
+from hpcseg.cli.options import Set
 from hpcseg.cli.pack import DEFAULT_DATASET
 from hpcseg.cli.runs import plan_run
 from hpcseg.errors import ConfigError, HpcsegError, IncompleteError
@@ -23,7 +23,13 @@ _SECONDS_FOR_THE_PLAN = 600.0
 
 def train(
     cell: Annotated[str, typer.Argument(help="Id of a cell, or a pattern that fits one: 'large-*-p050-*'.")],
-    job: Annotated[str, typer.Option(help="Name of a shipped job, or the path of a job file.")] = DEFAULT_JOB,
+    job: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of a shipped job, or the path of a job file.",
+            show_default="paper for the paper's slices, else segment",
+        ),
+    ] = None,
     data: Annotated[Path, typer.Option(help="The packed data set.")] = DEFAULT_DATASET,
     run: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="runs/JOB")] = None,
     overrides: Set = None,
@@ -38,7 +44,7 @@ def train(
     chosen = [candidate for candidate in grid.cells if fnmatch.fnmatchcase(candidate.id, cell)]
     if len(chosen) != 1:
         listing = "\n  ".join(candidate.id for candidate in (chosen or grid.cells))
-        raise ConfigError(f'"{cell}" fits {len(chosen)} cells of {job}, but it must fit one of:\n  {listing}')
+        raise ConfigError(f'"{cell}" fits {len(chosen)} cells of {grid.job.name}, but it must fit one of:\n  {listing}')
     rank = read_environment().rank
     if rank == 0:
         write_plan(grid)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from hpcseg.cli.next_step import after_pack, is_the_papers
+from hpcseg.cli.next_step import after_pack
+from hpcseg.cli.runs import is_the_papers, plan_run
 from hpcseg.config import DataConfig
 from hpcseg.data.batches import open_source
 from hpcseg.data.grey import PAPER_SPAN, GreyScale
@@ -79,6 +80,7 @@ def test_the_papers_slices_are_known_by_their_hash_and_own_ones_are_not(soc_data
     info = read_info(soc_dataset)
     assert is_the_papers(info.data_sha256)
     assert after_pack(info, "").startswith("Next: hpcseg grid --job paper")
+    assert plan_run(None, soc_dataset, None, None).job.name == "paper"
     other = dataclasses.replace(info, data_sha256="0" * 64)
     assert after_pack(other, "") == "Next: hpcseg grid --job segment"
 
