@@ -6,9 +6,11 @@ import json
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,7 @@ while :; do echo " 12:00:00      0     50     20"; sleep 1; done
 """
 ROOT = Path(__file__).parents[2]
 SESSION = ROOT / "results" / "bench" / "gpu" / "session.py"
+JOB = ("--job", "smoke", "--set", "train.epochs=1", "--processes", 2)
 
 
 def session(*arguments: object, **added: str) -> subprocess.CompletedProcess[str]:
@@ -67,12 +70,12 @@ def parts(folder, bench_dataset) -> dict[str, Path]:
     (folder / "nvidia-smi").write_text(NVIDIA_SMI)
     (folder / "nvidia-smi").chmod(0o755)
     left = {}
-    for part in "ABCD":
+    for part in "ABCDE":
         taken = folder / f"taken-{part}"
         taken.mkdir()
-        if part != "D":
+        if part in "ABC":
             shutil.copy(carried / f"part-{part}", taken)
-        left[part] = run_part(part, folder, "--carried", taken)
+        left[part] = run_part(part, folder, "--carried", taken, *(JOB if part == "E" else ()))
     return left
 
 
@@ -107,11 +110,12 @@ def test_part_b_runs_the_tests_of_a_gpu_and_a_bench(parts):
 
 def test_part_c_runs_a_whole_job_as_users_do_and_in_warm_processes(parts):
     out = parts["C"]
-    assert phases(out) == [(name, "0") for name in ("pack", "grid", "report", "records", "2-processes")]
-    with tarfile.open(out / "published.tgz") as archive:
+    assert phases(out) == [(name, "0") for name in ("pack", "grid", "records", "report", "2-processes")]
+    with tarfile.open(out / "records-smoke.tgz") as archive:
         names = archive.getnames()
     assert sum(name.endswith("evaluation.json") for name in names) == 2, "smoke has two cells"
-    assert any(name.endswith("tables.md") for name in names)
+    assert "grid.json" in names and not any(name.endswith(".pt") for name in names)
+    assert "tables.md" in (out / "report.txt").read_text()
     assert "2 of 2 cells in" in (out / "2-processes.txt").read_text()
 
 
@@ -124,15 +128,105 @@ def test_part_d_runs_the_job_in_one_process_and_watches_the_gpu(parts, folder):
     assert json.loads((out / "bench-narrow.json").read_text())["startup"]
 
 
+def test_part_e_runs_another_job_whose_records_come_back_and_goes_on_from_them(parts, bench_dataset, tmp_path):
+    out = parts["E"]
+    assert phases(out) == [(name, "0") for name in ("facts", "smoke", "records")]
+    assert "2 of 2 cells in" in (out / "smoke.txt").read_text()
+    # As if the time had been up after the first of the cells.
+    archive, first = tmp_path / "records-smoke.tgz", tmp_path / "first"
+    with tarfile.open(out / "records-smoke.tgz") as packed:
+        packed.extractall(first, filter="data")
+    kept, lost = sorted((first / "cells").iterdir())
+    (lost / "evaluation.json").unlink()
+    assert session("records", first, archive).returncode == 0
+    with tarfile.open(archive) as packed:
+        assert not [name for name in packed.getnames() if lost.name in name], "without its model it begins anew"
+    data = bench_dataset.parent
+    again = run_part("E", tmp_path, "--data", data, *JOB, "--records", archive, "--carried", tmp_path)
+    assert phases(again) == [(name, "0") for name in ("facts", "pack", "smoke", "records")]
+    with tarfile.open(again / "records-smoke.tgz") as packed:
+        packed.extractall(tmp_path / "second", filter="data")
+    after = {cell.name: (cell / "training.json").read_bytes() for cell in (tmp_path / "second" / "cells").iterdir()}
+    assert set(after) == {kept.name, lost.name}
+    assert after[kept.name] == (kept / "training.json").read_bytes()
+    assert after[lost.name] != (lost / "training.json").read_bytes()
+
+
+def test_pictures_stay_behind_where_they_would_be_too_much_and_nothing_is_cut(tmp_path):
+    cell = tmp_path / "run" / "cells" / "one"
+    cell.mkdir(parents=True)
+    for name in ("evaluation.json", "training.json", "model.pt", "../../grid.json"):
+        (cell / name).write_text("{}")
+    (cell / "examples.npz").write_bytes(os.urandom(16 * 2**20))
+    answer = session("records", tmp_path / "run", tmp_path / "small.tgz")
+    assert answer.returncode == 0 and "without pictures" in answer.stdout
+    with tarfile.open(tmp_path / "small.tgz") as packed:
+        assert set(packed.getnames()) == {"grid.json", "cells/one/evaluation.json", "cells/one/training.json"}
+    (cell / "slices.jsonl").write_bytes(os.urandom(16 * 2**20))
+    answer = session("records", tmp_path / "run", tmp_path / "large.tgz")
+    assert answer.returncode == 1 and "more than the 15.5 that come back" in answer.stderr
+
+
+def test_cells_that_are_stopped_write_a_checkpoint_and_say_so(bench_dataset, tmp_path):
+    script = [sys.executable, SESSION.with_name("warm_grid.py"), "smoke", bench_dataset, tmp_path / "run"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with (tmp_path / "said").open("w") as said:
+        started = subprocess.Popen(
+            [*script, "--set", "train.epochs=5000"], stdout=said, stderr=said, env=environment, start_new_session=True
+        )
+    try:
+        while len(list(tmp_path.glob("run/cells/*/metrics.jsonl"))) < 2:
+            assert started.poll() is None, (tmp_path / "said").read_text()
+            time.sleep(0.1)
+        os.killpg(started.pid, signal.SIGINT)
+        assert started.wait(120) == 1
+    finally:
+        if started.poll() is None:
+            os.killpg(started.pid, signal.SIGKILL)
+    text = (tmp_path / "said").read_text()
+    assert text.count("\ttrain\tstopped\t") == 2 and "0 of 2 cells in" in text and "Traceback" not in text
+    assert len(list(tmp_path.glob("run/cells/*/checkpoint.pt"))) == 2
+
+
+def test_a_part_that_is_ended_has_a_line_for_the_phase_that_ran(bench_dataset, tmp_path):
+    out = tmp_path / "out"
+    command = [sys.executable, "-S", SESSION, "E", "--device", "cpu", "--work", tmp_path / "work", "--job", "smoke"]
+    environment = {**os.environ, "OUT": str(out)}
+    started = subprocess.Popen(
+        [*command, "--data", bench_dataset.parent, "--carried", tmp_path, "--set", "train.epochs=5000"],
+        env=environment, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    while not (out / "smoke.txt").exists():
+        assert started.poll() is None
+        time.sleep(0.1)
+    started.terminate()
+    assert started.wait(120) == 143
+    assert phases(out) == [("facts", "0"), ("pack", "0"), ("smoke", "143")]
+
+
+def test_time_that_a_part_has_not_is_not_given_to_its_phases(bench_dataset, tmp_path):
+    out = tmp_path / "out"
+    data = ("--data", bench_dataset.parent, "--carried", tmp_path)
+    answer = session("E", "--device", "cpu", "--work", tmp_path / "work", *data, *JOB, "--seconds", 0, OUT=str(out))
+    assert answer.returncode == 1
+    assert [code for _, code in phases(out)] == ["124"] * 4
+
+
 def test_what_comes_back_is_few_small_files_and_becomes_a_record(parts, tmp_path):
     for out in parts.values():
         files = [file for file in out.rglob("*") if file.is_file()]
         assert len(files) <= 8 and all(file.parent == out for file in files), files
-    answer = session("collect", *parts.values(), "--into", tmp_path / "records", "--paper", tmp_path / "paper")
+    answer = session("collect", *parts.values(), "--into", tmp_path / "records", "--runs", tmp_path / "runs")
+    assert answer.returncode == 1 and "is there already" in answer.stderr, "C and E ran the same job"
+    shutil.rmtree(tmp_path)
+    parts = {name: out for name, out in parts.items() if name != "E"}
+    answer = session("collect", *parts.values(), "--into", tmp_path / "records", "--runs", tmp_path / "runs")
     assert answer.returncode == 0, answer.stderr
     (record,) = (tmp_path / "records").iterdir()
     assert record.name.startswith("cpu-20")
     lines = (record / "phases.tsv").read_text().splitlines()
     assert [line[0] for line in lines[1:]] == sorted("AAAABBBCCCCCDD")
-    assert (record / "probe.json").exists() and not (record / "published.tgz").exists()
-    assert list((tmp_path / "paper").rglob("tables.md"))
+    assert (record / "probe.json").exists() and not list(record.glob("*.tgz"))
+    report = [sys.executable, "-m", "hpcseg", "report", "--run", tmp_path / "runs" / "smoke-gpu"]
+    subprocess.run(report, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, capture_output=True)
+    assert (tmp_path / "runs" / "smoke-gpu" / "report" / "tables.md").exists()

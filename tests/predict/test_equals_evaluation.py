@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-from slice_folder import hpcseg
+from predicted_slices import predicted, recorded
 
 from hpcseg.config import CellConfig, DataConfig, EvaluateConfig, NeedsConfig, ReportConfig, TrainConfig
 from hpcseg.data.store import read_info
@@ -17,7 +16,7 @@ from hpcseg.jobfile import JobConfig
 from hpcseg.predict.model_file import export, open_cell
 from hpcseg.runs.execute import run_cell
 from hpcseg.runs.grid import Cell, plan, read_cell, write_plan
-from hpcseg.runs.record import RunFolder, read_lines
+from hpcseg.runs.record import RunFolder
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -51,28 +50,6 @@ def evaluated(cell: Cell, tile: int) -> Cell:
     return read_cell(cell.folder)
 
 
-def counted(labels: Path, dataset: Path) -> dict[int, list[list[int]]]:
-    """Confusion matrices of predicted slices, by the number of the slice."""
-    info, matrices = read_info(dataset), {}
-    with h5py.File(labels) as predicted, h5py.File(dataset) as packed:
-        for index, number in enumerate(info.numbers.tolist()):
-            classes = np.searchsorted(info.class_values, predicted["labels"][index])
-            matrix = np.zeros((3, 3), dtype=np.int64)
-            np.add.at(matrix, (packed["labels"][index], classes), 1)
-            matrices[number] = matrix.tolist()
-    return matrices
-
-
-def predicted(model: Path, dataset: Path, out: Path, *options: object) -> dict[int, list[list[int]]]:
-    answer = hpcseg("predict", model, dataset, "-o", out, *options)
-    assert answer.exit_code == 0, answer.output
-    return counted(out / "labels.h5", dataset)
-
-
-def recorded(cell: Cell) -> dict[int, list[list[int]]]:
-    return {line["slice"]: line["whole"] for line in read_lines(cell.folder.slices_file)}
-
-
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize(("tile", "edge"), [(0, None), (64, 64), (50, 52), (1000, None)])
 def test_predicting_the_test_slices_gives_the_matrices_of_the_record(
@@ -81,7 +58,7 @@ def test_predicting_the_test_slices_gives_the_matrices_of_the_record(
     """Of 128 pixels a side: tiles of 64 are nine that overlap, and of 50, rounded up to what a U-Net halves twice."""
     cell = evaluated(trained[precision], tile)
     assert json.loads(cell.folder.evaluation_file.read_text())["tile_edge"] == edge
-    expected = recorded(cell)
+    expected = recorded(cell.folder)
     assert len(expected) > 5 and all(np.count_nonzero(np.sum(matrix, 0)) > 1 for matrix in expected.values())
     export(open_cell(cell.folder), tmp_path / "model.safetensors")
     options = ("--tile", tile) if tile else ()
@@ -103,5 +80,5 @@ def test_another_precision_gives_other_matrices(trained, tiny_dataset, tmp_path)
     """So that the tests above would notice one."""
     cell = evaluated(trained["bf16"], 0)
     found = predicted(cell.folder.path, tiny_dataset, tmp_path / "out", "--precision", "fp32")
-    expected = recorded(cell)
+    expected = recorded(cell.folder)
     assert {number: found[number] for number in expected} != expected

@@ -24,7 +24,7 @@ class Size:
     """Their height and width in pixels."""
     probe: tuple[str, ...]
     tests: tuple[str, ...]
-    """Arguments of pytest for the tests that do not need a GPU but meet one."""
+    """Arguments of pytest for tests on the CPU of such a machine, with its versions of everything."""
     width: int
     """Of the network whose training is measured with batches of `batch` tiles."""
     batch: int
@@ -36,14 +36,15 @@ class Size:
     workers: int
     """Cells at a time of `hpcseg grid`."""
     patience: float
-    """By which the time limits of the phases are multiplied."""
+    """By which all time limits are multiplied."""
 
 
 ON_GPU = Size(
     slices=100,
     edge=501,
     probe=("--width", "64", "--batch", "25", "64", "--tile", "128"),
-    tests=("-n", "8", "--maxfail", "20", "tests/learn", "tests/data", "tests/predict", "tests/runs"),
+    # Those whose results depend on torch's and NumPy's arithmetic; no file is worth a GPU machine's minutes.
+    tests=("-n", "16", "--maxfail", "20", "tests/learn", "tests/segment", "tests/predict", "tests/runs"),
     width=64,
     batch=64,
     rounds=3,
@@ -82,11 +83,32 @@ class Phase:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Job:
+    """What part E runs."""
+
+    name: str
+    """Of a shipped job, or the path of a job file."""
+    settings: tuple[str, ...]
+    """As hpcseg grid's --set."""
+    processes: int
+    """That take one cell after the other."""
+
+    @property
+    def stem(self) -> str:
+        """Its name in those of files."""
+        return Path(self.name).stem
+
+
+@dataclass(frozen=True, kw_only=True)
 class Part:
     """One part on one machine."""
 
     name: str
-    """A, B, C or D."""
+    """A, B, C, D or E."""
+    seconds: float
+    """For all phases together: those that come when it is used up are stopped at once."""
+    job: Job | None
+    """Of E alone."""
     size: Size
     work: Path
     """Outlives the part: data, runs, installed wheels."""
@@ -96,18 +118,19 @@ class Part:
 
     def phases(self) -> list[Phase]:
         """The commands of this part, in their order."""
-        phases = {"A": self._facts_and_steps, "B": self._tests_and_bench, "C": self._grid, "D": self._one_process}
+        phases = {
+            "A": self._facts_and_steps,
+            "B": self._tests_and_bench,
+            "C": self._grid,
+            "D": self._one_process,
+            "E": self._job,
+        }
         return phases[self.name]()
 
     def _facts_and_steps(self) -> list[Phase]:
         probe = (sys.executable, str(KIT / "probe.py"), str(self.out), "--seconds", "160", *self.size.probe)
         return [
-            Phase(
-                name="facts",
-                seconds=30,
-                command=(sys.executable, str(KIT / "facts.py"), str(self.out / "facts.json")),
-                output="facts.txt",
-            ),
+            self._facts(),
             Phase(name="probe", seconds=200, command=probe, output="probe.txt"),
             *self._synthetic(),
         ]
@@ -119,21 +142,22 @@ class Part:
         return [
             Phase(
                 name="gpu-tests",
-                seconds=120,
+                seconds=150,
                 command=(*pytest, "-m", "gpu", "--junitxml", found, "-o", "junit_family=xunit1", "tests/gpu"),
                 output="gpu-tests.txt",
             ),
             *self._synthetic(),
             Phase(
                 name="bench",
-                seconds=90,
+                seconds=110,
                 command=self._bench(self.work / "synthetic.h5", self.size.width, self.size.batch, "training", "sweep"),
                 output=f"bench-width-{self.size.width}.json",
             ),
             Phase(
                 name="tests",
-                seconds=120,
-                command=(*pytest, "-m", "not slurm and not realdata and not gpu", *self.size.tests),
+                seconds=200,
+                # One thread each: 16 processes with 16 threads each would wait for each other.
+                command=("env", "OMP_NUM_THREADS=1", *pytest, "-m", "not slurm and not gpu", *self.size.tests),
                 output="tests.txt",
             ),
         ]
@@ -141,42 +165,69 @@ class Part:
     def _grid(self) -> list[Phase]:
         run = self.work / "runs" / self.size.job
         grid = ("grid", "--job", self.size.job, "--data", str(self._dataset), "--run", str(run))
-        published = self.work / "published"
         return [
-            Phase(
-                name="pack",
-                seconds=60,
-                command=_hpcseg("pack", str(self._slices()), "--output", str(self._dataset)),
-                output="pack.txt",
-            ),
+            *self._packed(),
             Phase(
                 name="grid",
-                seconds=300,
+                seconds=240,
                 command=_hpcseg(*grid, "--local", "--workers", str(self.size.workers)),
                 output="grid.txt",
                 watched=True,
             ),
-            Phase(
-                name="report",
-                seconds=60,
-                command=_hpcseg("report", "--run", str(run), "--publish", str(published)),
-                output="report.txt",
-            ),
-            Phase(
-                name="records",
-                seconds=30,
-                command=("tar", "-C", str(published), "-czf", str(self.out / "published.tgz"), "."),
-                output="report.txt",
-            ),
-            self._warm(processes=2, seconds=150),
+            # Before the report, which may take too long: it can be built from them anywhere.
+            self._records(run, self.size.job),
+            Phase(name="report", seconds=90, command=_hpcseg("report", "--run", str(run)), output="report.txt"),
+            self._warm(processes=2, seconds=240),
         ]
 
     def _one_process(self) -> list[Phase]:
         bench = self._bench(self._dataset, min(16, self.size.width), min(25, self.size.batch), "training", "startup")
         return [
-            self._warm(processes=1, seconds=240),
+            self._warm(processes=1, seconds=330),
             Phase(name="bench", seconds=120, command=bench, output="bench-narrow.json"),
         ]
+
+    def _job(self) -> list[Phase]:
+        assert self.job is not None
+        name = self.job.stem
+        # It stops its cells by itself before its time is up, and leaves some of the part's for the records.
+        own = int(self.size.patience * (self.seconds - 90))
+        options = ["--processes", str(self.job.processes), "--seconds", str(own)]
+        options += [word for setting in self.job.settings for word in ("--set", setting)]
+        script = (sys.executable, str(KIT / "warm_grid.py"), self.job.name, str(self._dataset), str(self.job_run))
+        return [
+            self._facts(),
+            *self._packed(),
+            Phase(
+                name=name,
+                seconds=int(self.seconds - 50),
+                command=(*script, *options),
+                output=f"{name}.txt",
+                watched=True,
+            ),
+            self._records(self.job_run, name),
+        ]
+
+    @property
+    def job_run(self) -> Path:
+        """The run of part E."""
+        assert self.job is not None
+        return self.work / "runs" / f"{self.job.stem}-E"
+
+    def _facts(self) -> Phase:
+        command = (sys.executable, str(KIT / "facts.py"), str(self.out / "facts.json"))
+        return Phase(name="facts", seconds=30, command=command, output="facts.txt")
+
+    def _packed(self) -> list[Phase]:
+        if self._dataset.exists():
+            return []
+        command = _hpcseg("pack", str(self._slices()), "--output", str(self._dataset))
+        return [Phase(name="pack", seconds=60, command=command, output="pack.txt")]
+
+    def _records(self, run: Path, job: str) -> Phase:
+        script = (sys.executable, str(KIT / "session.py"), "records", str(run))
+        command = (*script, str(self.out / f"records-{job}.tgz"))
+        return Phase(name="records", seconds=20, command=command, output="pack.txt")
 
     @property
     def _dataset(self) -> Path:

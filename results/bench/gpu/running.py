@@ -14,7 +14,9 @@ from gpu_watch import gpu_watched
 from parts import ROOT, Part, Phase
 
 _TIMED_OUT = 124
-_SECONDS_TO_LEAVE = 10
+_ENDED = 143  # with the whole part
+# Of a cell, to the next step and with its checkpoint.
+_SECONDS_TO_LEAVE = 20
 
 
 def run(part: Part, device: str, site: Path) -> bool:
@@ -25,22 +27,18 @@ def run(part: Part, device: str, site: Path) -> bool:
         device: "cuda" or "cpu".
         site: folder with installed wheels, or none.
     """
+    ends = time.monotonic() + part.size.patience * part.seconds
     for folder in (part.out, part.work / "runs"):
         folder.mkdir(parents=True, exist_ok=True)
     environment = _environment(device, site)
     if device == "cuda" and not _finds_gpu(environment):
         sys.exit("torch finds no GPU here. `--device cpu` shows in a minute whether the kit works.")
+    # So that the phase that runs is stopped, and has its line, also when the whole call is ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     good = True
     for phase in part.phases():
-        started = time.monotonic()
-        watched = gpu_watched(part.out / f"gpu-{phase.name}.txt") if phase.watched else contextlib.nullcontext()
-        with watched:
-            code = _run_phase(phase, part.size.patience * phase.seconds, part.out, environment)
-        line = f"{part.name}\t{phase.name}\t{code}\t{time.monotonic() - started:.1f}"
-        with (part.out / "phases.tsv").open("a") as file:
-            file.write(line + "\n")
-        _show(line, part.out / phase.output)
-        good &= code == 0
+        seconds = min(part.size.patience * phase.seconds, ends - time.monotonic())
+        good &= _run_phase(phase, seconds, part, environment) == 0
     return good
 
 
@@ -63,23 +61,38 @@ def _finds_gpu(environment: dict[str, str]) -> bool:
     return subprocess.run(asks, env=environment).returncode == 0
 
 
-def _run_phase(phase: Phase, seconds: float, out: Path, environment: dict[str, str]) -> int:
-    """The exit code of a phase, stopped with all that it started when its time is up."""
+def _run_phase(phase: Phase, seconds: float, part: Part, environment: dict[str, str]) -> int:
+    """The exit code of a phase, stopped with all that it started when its time is up. Writes its line in any case."""
+    started, code = time.monotonic(), _ENDED
+    watched = gpu_watched(part.out / f"gpu-{phase.name}.txt") if phase.watched else contextlib.nullcontext()
+    try:
+        with watched:
+            code = _exit_code(phase, seconds, part.out, environment)
+    finally:
+        line = f"{part.name}\t{phase.name}\t{code}\t{time.monotonic() - started:.1f}"
+        with (part.out / "phases.tsv").open("a") as file:
+            file.write(line + "\n")
+        _show(line, part.out / phase.output)
+    return code
+
+
+def _exit_code(phase: Phase, seconds: float, out: Path, environment: dict[str, str]) -> int:
     with (out / phase.output).open("ab") as file:
         errors = None if phase.output.endswith(".json") else subprocess.STDOUT
         process = subprocess.Popen(
             phase.command, cwd=ROOT, env=environment, stdout=file, stderr=errors, start_new_session=True
         )
         try:
-            return process.wait(seconds)
+            return process.wait(max(0, seconds))
         except subprocess.TimeoutExpired:
-            # As Ctrl-C, so that a grid stops the cells that it has started.
-            for number in (signal.SIGINT, signal.SIGKILL):
+            return _TIMED_OUT
+        finally:
+            # As Ctrl-C, so that a grid stops the cells that it has started. What it leaves behind is ended.
+            for number in (signal.SIGINT, signal.SIGKILL) if process.poll() is None else ():
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, number)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(_SECONDS_TO_LEAVE)
-            return _TIMED_OUT
 
 
 def _show(line: str, output: Path) -> None:

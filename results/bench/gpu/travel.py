@@ -20,6 +20,8 @@ _PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64")
 # The parts before the real slices are needed, each of which brings a piece of them; with the last they are whole.
 _PIECES = ("A", "B", "C")
 _MIB = 2**20
+_MOST_MIB = 15.5
+"""That come back of a machine in one file."""
 
 
 def prepare(data: Path, carried: Path, *, megabytes: int, wheels: bool) -> None:
@@ -67,11 +69,10 @@ def prepare(data: Path, carried: Path, *, megabytes: int, wheels: bool) -> None:
         )
 
 
-def unpack(part: str, carried: Path, work: Path, site: Path) -> Path | None:
+def unpack(carried: Path, work: Path, site: Path) -> Path | None:
     """Install the carried wheels, and keep the carried piece of the data or make the whole of all pieces.
 
     Args:
-        part: that is about to run.
         carried: what `prepare` has made, or as much of it as came along.
         work: outlives the part.
         site: the folder that wheels are installed into.
@@ -88,42 +89,71 @@ def unpack(part: str, carried: Path, work: Path, site: Path) -> Path | None:
         pieces.mkdir(parents=True, exist_ok=True)
         for piece in carried.glob("part-*"):
             shutil.copy(piece, pieces)
-        if part == _PIECES[-1]:
-            _join(sorted(pieces.glob("part-*")), data)
+        there = [pieces / f"part-{part}" for part in _PIECES]
+        if all(piece.exists() for piece in there):
+            _join(there, data)
     return data if data.is_dir() else None
 
 
-def collect(folders: list[Path], into: Path, paper: Path) -> None:
-    """Make one record of what the parts left in their $OUT: into INTO/GPU-DATE/, and the tables of the job into PAPER.
+def pack_records(run: Path, archive: Path) -> None:
+    """A run's plan, baselines and finished cells, without their models; pictures only where they fit.
 
     Args:
-        folders: one per part, or one for all; the one of part A among them.
+        run: a run folder.
+        archive: becomes a .tgz of at most `_MOST_MIB`.
+    """
+    cells = [file.parent for file in sorted(run.glob("cells/*/evaluation.json"))]
+    files = [file for cell in cells for file in sorted(cell.iterdir()) if file.suffix in (".json", ".jsonl", ".npz")]
+    files += [run / "grid.json", *sorted(run.glob("code-*.diff")), *sorted(run.glob("baselines/*.json"))]
+    for pictures in (True, False):
+        with tarfile.open(archive, "w:gz") as made:
+            for file in files:
+                if pictures or file.suffix != ".npz":
+                    made.add(file, file.relative_to(run))
+        size = archive.stat().st_size / _MIB
+        if size <= _MOST_MIB:
+            print(f"{len(cells)} finished cells, {size:.1f} MiB" + ("" if pictures else ", without pictures"))
+            return
+    sys.exit(f"The records of {run} take {size:.1f} MiB, more than the {_MOST_MIB} that come back.")
+
+
+def unpack_records(archive: Path, run: Path) -> None:
+    """Make a run folder of what `pack_records` has packed, or add it to one: its finished cells are left alone."""
+    run.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(archive) as packed:
+        packed.extractall(run, filter="data")
+
+
+def collect(folders: list[Path], into: Path, runs: Path) -> None:
+    """Make one record of what the parts left in their $OUT: into INTO/GPU-DATE/, and of each job's records a run.
+
+    Args:
+        folders: one per part, or one for all; the one of part A or E among them.
         into: where records are.
-        paper: gets the published records of the job; must not exist yet.
+        runs: where runs are; JOB-gpu must not be there yet.
     """
     files = sorted(file for folder in folders for file in folder.rglob("*") if file.is_file())
     facts = [json.loads(file.read_text()) for file in files if file.name == "facts.json"]
     if not facts:
-        sys.exit("There is no facts.json of part A in " + ", ".join(map(str, folders)) + ".")
+        sys.exit("There is no facts.json of part A or E in " + ", ".join(map(str, folders)) + ".")
     name = re.sub(r"[^a-z0-9]+", "-", facts[0]["device"].lower()).strip("-")
     record = into / f"{name}-{facts[0]['time'][:10]}"
     record.mkdir(parents=True)
     phases = [file.read_text() for file in files if file.name == "phases.tsv"]
     (record / "phases.tsv").write_text("part\tphase\texit code\tseconds\n" + "".join(sorted(phases)))
     for file in files:
-        if file.name == "published.tgz":
-            paper.mkdir(parents=True)
-            with tarfile.open(file) as archive:
-                archive.extractall(paper, filter="data")
-            print(f"wrote {paper}")
+        if file.name.startswith("records-"):
+            run = runs / f"{file.stem.removeprefix('records-')}-gpu"
+            if run.exists():
+                sys.exit(f"{run} is there already, and the records of {file} are to become it. Move it away.")
+            unpack_records(file, run)
+            print(f"wrote {run}: hpcseg report --run {run} --data DATASET --publish FOLDER")
         elif file.name != "phases.tsv":
             shutil.copy(file, record / file.name)
     print(f"wrote {record}")
 
 
 def _join(pieces: list[Path], folder: Path) -> None:
-    if not pieces:
-        return
     with tempfile.TemporaryFile() as whole:
         for piece in pieces:
             whole.write(piece.read_bytes())
