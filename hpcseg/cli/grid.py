@@ -76,6 +76,7 @@ def grid(
     as_json: AsJson = False,
 ) -> None:
     """Run every cell of a job that is not finished: as Slurm arrays, or one after the other on this machine."""
+    from hpcseg.cluster.local import find_slots
     from hpcseg.cluster.profile import Profile, load_profile, resolve
     from hpcseg.cluster.submit import submit_missing
 
@@ -111,8 +112,14 @@ def grid(
             show_submission(submission, planned)
             answer.update({**cells_answer(planned), **submission_answer(submission)})
         if dry_run:
-            at_once = resources.throttle or len(planned.cells)
-            _show_estimate(planned, on_gpu=not local and resources.gpus_per_node > 0, at_once=1 if local else at_once)
+            if local:
+                slots = find_slots(workers, _gpus_per_cell(options))
+                on_gpu = bool(slots[0])
+                # Cells that run beside each other on the cores of one machine share them.
+                at_once = len(slots) if on_gpu else 1
+            else:
+                on_gpu, at_once = resources.gpus_per_node > 0, resources.throttle or len(planned.cells)
+            _show_estimate(planned, on_gpu=on_gpu, at_once=at_once)
 
 
 def _show_plan(grid: Grid) -> None:
@@ -140,13 +147,16 @@ def _show_estimate(grid: Grid, *, on_gpu: bool, at_once: int) -> None:
 def _run_missing_here(
     grid: Grid, resources: Resources, options: Profile, *, workers: int | None, dry_run: bool, resubmit: bool
 ) -> None:
+    from hpcseg.cluster.local import find_slots
     from hpcseg.cluster.missing import find_missing
     from hpcseg.runs.grid import write_plan
 
     if dry_run:
+        slots = len(find_slots(workers, _gpus_per_cell(options)))
         for cell in grid.cells:
             console.stdout.print(f"  {cell.id}  {cell.state()}")
-        console.stdout.print("These cells would run here, one after the other; no sbatch is involved.")
+        order = "one after the other" if slots == 1 else f"{slots} at a time"
+        console.stdout.print(f"These cells would run here, {order}; no sbatch is involved.")
         return
     write_plan(grid)
     waiting = [cell for cell in grid.cells if not cell.evaluated()]
@@ -160,15 +170,19 @@ def _run_missing_here(
     if not waiting:
         console.stdout.print(f"Slurm has all that are not finished.\nNext: hpcseg status{run_option(grid)}")
         return
-    # What a job needs of a cluster is no wish for this machine; only the command line is.
     run_here(
         grid,
         waiting,
         workers=workers,
-        gpus_per_cell=1 if options.gpus_per_node is None else options.gpus_per_node,
+        gpus_per_cell=_gpus_per_cell(options),
         ranks=options.ranks_per_node,
         for_gpus=resources.gpus_per_node > 0,
     )
+
+
+def _gpus_per_cell(options: Profile) -> int:
+    """On this machine: what a job needs of a cluster is no wish for it; only the command line is."""
+    return 1 if options.gpus_per_node is None else options.gpus_per_node
 
 
 def run_here(

@@ -155,11 +155,15 @@ def predict(
 
 
 def _submit(request: Request, resources: Resources, *, parts: int, dry_run: bool) -> None:
-    from hpcseg.cluster.volume import submit_parts
+    from hpcseg.cluster.submit import require_slurm
+    from hpcseg.cluster.volume import NO_SLURM, submit_parts
+    from hpcseg.predict.outcome import OutFolder
     from hpcseg.predict.request import begin
     from hpcseg.predict.work import finish
     from hpcseg.runs.record import read_json
 
+    if not OutFolder(request.out).record_file.exists():
+        require_slurm(NO_SLURM, dry_run=dry_run)  # before anything is written
     prediction = begin(request, write=not dry_run)
     missing = len(prediction.missing())
     if not missing and not dry_run:
