@@ -21,12 +21,12 @@ from hpcseg.cli.options import (
     Setup,
     Time,
 )
-from hpcseg.cli.runs import find_cell, find_cells
+from hpcseg.cli.runs import find_all_trained, find_trained
 from hpcseg.errors import ConfigError
 
 if TYPE_CHECKING:
     from hpcseg.cluster.profile import Resources
-    from hpcseg.predict.request import Request
+    from hpcseg.predict.request import Prediction, Request
 
 _MOST_LISTED = 3
 _SLURM = "Slurm"
@@ -165,6 +165,7 @@ def _submit(request: Request, resources: Resources, *, parts: int, dry_run: bool
     if not OutFolder(request.out).record_file.exists():
         require_slurm(NO_SLURM, dry_run=dry_run)  # before anything is written
     prediction = begin(request, write=not dry_run)
+    _show_models(prediction)
     missing = len(prediction.missing())
     if not missing and not dry_run:
         # All parts are there, but perhaps nobody has joined them.
@@ -190,6 +191,7 @@ def _predict_here(request: Request) -> None:
         )
         prediction = begin(request, on_slice=lambda done, of: progress.update(looking, completed=done, total=of))
         progress.update(looking, visible=False)
+        _show_models(prediction)
         if prediction.finished:
             console.stderr.print("This prediction is there already; nothing was written.")
             record = read_json(prediction.folder.record_file)
@@ -205,6 +207,13 @@ def _predict_here(request: Request) -> None:
                 raise typer.Exit(130) from None
             record = finish(prediction)
     show(record, request.out)
+
+
+def _show_models(prediction: Prediction) -> None:
+    """Print which models segment, and where they are from: a pattern does not say it."""
+    for model, path in zip(prediction.models, prediction.request.models, strict=True):
+        where = f"run {path.parents[1]}" if path.is_dir() else f"file {path}"
+        console.stdout.print(f"Model: {model.name} ({where})")
 
 
 def show(record: dict[str, Any], out: Path) -> None:
@@ -231,10 +240,10 @@ def show(record: dict[str, Any], out: Path) -> None:
 
 
 def _find_model(model: str, run: Path | None) -> Path:
-    return Path(model) if os.path.isfile(model) or model.endswith(".safetensors") else find_cell(model, run).path
+    return Path(model) if os.path.isfile(model) or model.endswith(".safetensors") else find_trained(model, run).path
 
 
 def _find_models(models: str, run: Path | None) -> list[Path]:
     if os.path.isfile(models) or models.endswith(".safetensors"):
         return [Path(models)]
-    return [folder.path for folder in find_cells(models, run)]
+    return [folder.path for folder in find_all_trained(models, run)]
