@@ -194,7 +194,7 @@ def run_here(
     ranks: int | None = None,
     for_gpus: bool = False,
 ) -> None:
-    """Run cells on this machine and show how it goes; exits with 1 when one fails, with 130 on Ctrl-C.
+    """Run cells on this machine and show how it goes; exits with 1 when one fails, with 130 where they were stopped.
 
     Args:
         grid: whose plan is written.
@@ -218,15 +218,21 @@ def run_here(
     with QueueView(len(grid.cells), len(grid.cells) - len(cells)) as view:
         try:
             summary = run_locally(
-                cells, grid.run, slots=slots, ranks=ranks or max(1, len(slots[0])), on_event=view.show
+                cells,
+                grid.run,
+                slots=slots,
+                ranks=ranks or max(1, len(slots[0])),
+                on_event=view.show,
+                on_stop=lambda: console.stderr.print("Stopping after the step under way. Ctrl-C again ends at once."),
             )
         except KeyboardInterrupt:
-            console.stderr.print("Stopped. The same command goes on where the cells are.")
-            raise typer.Exit(130) from None
+            raise console.stopped() from None
     for text, ids in (("failed", summary.failed), ("run by another process", summary.busy)):
         for cell_id in ids:
             console.stdout.print(f"  {cell_id}: {text}")
     console.stdout.print(f"{len(summary.finished)} cells finished, {len(summary.failed)} failed.")
+    if summary.stopped:
+        raise console.stopped()
     if summary.failed:
         console.stdout.print(f"Next: hpcseg logs --failed{run_option(grid)}, then hpcseg retry{run_option(grid)}")
         raise typer.Exit(1)

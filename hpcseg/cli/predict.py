@@ -109,6 +109,7 @@ def predict(
     """Segment a volume: labels under the input's names, phase fractions as a table. The same command goes on."""
     from hpcseg.predict.request import Request
     from hpcseg.segment.network import Wishes
+    from hpcseg.signals import like_ctrl_c
 
     request = Request(
         models=(_find_model(model, run), *(path for name in ensemble or () for path in _find_models(name, run))),
@@ -132,7 +133,11 @@ def predict(
     if not (slurm or partition or profile):
         if dry_run:
             raise ConfigError("--dry-run shows what Slurm would be asked. Add --slurm, --partition or --profile.")
-        _predict_here(request)
+        try:
+            with like_ctrl_c():
+                _predict_here(request)
+        except KeyboardInterrupt:
+            raise console.stopped() from None
         return
     from hpcseg.cluster.profile import Profile, load_profile, resolve
     from hpcseg.config import NeedsConfig
@@ -200,11 +205,7 @@ def _predict_here(request: Request) -> None:
             if len(missing) < slices:
                 console.stderr.print(f"{slices - len(missing)} of {slices} slices are there already.")
             task = progress.add_task("Segmenting slices", total=slices, completed=slices - len(missing))
-            try:
-                work(prediction, missing, on_slice=lambda *_: progress.update(task, advance=1))
-            except KeyboardInterrupt:
-                console.stderr.print("Stopped. The same command goes on where it was.")
-                raise typer.Exit(130) from None
+            work(prediction, missing, on_slice=lambda *_: progress.update(task, advance=1))
             record = finish(prediction)
     show(record, request.out)
 
