@@ -144,7 +144,7 @@ def _apply(document: dict[str, Any], override: str, sections: tuple[str, ...]) -
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text.strip()
-    grids = document.get("grid", {})
+    grids = document.setdefault("grid", {})
     for table in [document] if section == "needs" else [grids] if isinstance(grids, dict) else grids:
         # What is no table is refused later, in words that name the file.
         if isinstance(table, dict) and isinstance(table.setdefault(section, {}), dict):

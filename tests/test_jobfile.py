@@ -207,6 +207,18 @@ def test_an_override_replaces_a_setting_in_shared_tables_and_in_every_grid(tmp_p
     assert job.needs.gpus == 0
 
 
+def test_an_override_counts_in_a_job_without_a_grid(tmp_path):
+    path = tmp_path / "study.toml"
+    path.write_text("[train]\nwidth = 8\nepochs = 3")
+    (cell,) = load_job(path, ["train.epochs=30", "data.tiles=large"]).cells
+    assert (cell.train.width, cell.train.epochs, cell.data.tiles) == (8, 30, "large")
+    assert [cell.train.seed for cell in load_job(path, ["train.seed=[0, 1]"]).cells] == [0, 1]
+    wrong = {"train.width=banana": "width must be a whole number", "train.foo=1": 'unknown key "foo"'}
+    for override, told in wrong.items():
+        with pytest.raises(ConfigError, match=told):
+            load_job(path, [override])
+
+
 @pytest.mark.parametrize(
     ("override", "told"),
     [

@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -31,6 +32,12 @@ def json_answer(wanted: bool) -> Iterator[dict[str, Any]]:
         stdout.stderr = False
         if wanted and answer:
             stdout.print(json.dumps(answer, indent=1))
+
+
+def stopped() -> typer.Exit:
+    """Say that the user has stopped the command; returns what ends it, with the exit code of a shell for Ctrl-C."""
+    stderr.print("Stopped by you. The same command goes on where it was.")
+    return typer.Exit(130)
 
 
 def progress_bar() -> Progress:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from hpcseg.cli import console
-from hpcseg.cli.runs import find_cell
+from hpcseg.cli.runs import find_trained
 from hpcseg.errors import ConfigError
 
 
@@ -32,7 +32,7 @@ def export(
 
     if onnx:
         onnx_file.require()
-    folder = find_cell(cell, run)
+    folder = find_trained(cell, run)
     file = output or Path(folder.id + SUFFIX)
     onnx_output = file.with_name(f"{file.stem if file.suffix == SUFFIX else file.name}.onnx")
     model = open_cell(folder, data)

@@ -82,6 +82,7 @@ def grid(
     as_json: AsJson = False,
 ) -> None:
     """Run every cell of a job that is not finished: as Slurm arrays, or one after the other on this machine."""
+    from hpcseg.cluster.local import find_slots
     from hpcseg.cluster.profile import Profile, load_profile, resolve
     from hpcseg.cluster.submit import submit_missing
 
@@ -118,8 +119,14 @@ def grid(
             answer.update({**cells_answer(planned), **submission_answer(submission)})
         if dry_run:
             _show_sets(planned)
-            at_once = resources.throttle or len(planned.cells)
-            _show_estimate(planned, on_gpu=not local and resources.gpus_per_node > 0, at_once=1 if local else at_once)
+            if local:
+                slots = find_slots(workers, _gpus_per_cell(options))
+                on_gpu = bool(slots[0])
+                # Cells that run beside each other on the cores of one machine share them.
+                at_once = len(slots) if on_gpu else 1
+            else:
+                on_gpu, at_once = resources.gpus_per_node > 0, resources.throttle or len(planned.cells)
+            _show_estimate(planned, on_gpu=on_gpu, at_once=at_once)
 
 
 def _show_plan(grid: Grid) -> None:
@@ -155,13 +162,16 @@ def _show_estimate(grid: Grid, *, on_gpu: bool, at_once: int) -> None:
 def _run_missing_here(
     grid: Grid, resources: Resources, options: Profile, *, workers: int | None, dry_run: bool, resubmit: bool
 ) -> None:
+    from hpcseg.cluster.local import find_slots
     from hpcseg.cluster.missing import find_missing
     from hpcseg.runs.grid import write_plan
 
     if dry_run:
+        slots = len(find_slots(workers, _gpus_per_cell(options)))
         for cell in grid.cells:
             console.stdout.print(f"  {cell.id}  {cell.state()}")
-        console.stdout.print("These cells would run here, one after the other; no sbatch is involved.")
+        order = "one after the other" if slots == 1 else f"{slots} at a time"
+        console.stdout.print(f"These cells would run here, {order}; no sbatch is involved.")
         return
     write_plan(grid)
     waiting = [cell for cell in grid.cells if not cell.evaluated()]
@@ -175,15 +185,19 @@ def _run_missing_here(
     if not waiting:
         console.stdout.print(f"Slurm has all that are not finished.\nNext: hpcseg status{run_option(grid)}")
         return
-    # What a job needs of a cluster is no wish for this machine; only the command line is.
     run_here(
         grid,
         waiting,
         workers=workers,
-        gpus_per_cell=1 if options.gpus_per_node is None else options.gpus_per_node,
+        gpus_per_cell=_gpus_per_cell(options),
         ranks=options.ranks_per_node,
         for_gpus=resources.gpus_per_node > 0,
     )
+
+
+def _gpus_per_cell(options: Profile) -> int:
+    """On this machine: what a job needs of a cluster is no wish for it; only the command line is."""
+    return 1 if options.gpus_per_node is None else options.gpus_per_node
 
 
 def run_here(
@@ -195,7 +209,7 @@ def run_here(
     ranks: int | None = None,
     for_gpus: bool = False,
 ) -> None:
-    """Run cells on this machine and show how it goes; exits with 1 when one fails, with 130 on Ctrl-C.
+    """Run cells on this machine and show how it goes; exits with 1 when one fails, with 130 where they were stopped.
 
     Args:
         grid: whose plan is written.
@@ -217,15 +231,21 @@ def run_here(
     with QueueView(len(grid.cells), len(grid.cells) - len(cells)) as view:
         try:
             summary = run_locally(
-                cells, grid.run, slots=slots, ranks=ranks or max(1, len(slots[0])), on_event=view.show
+                cells,
+                grid.run,
+                slots=slots,
+                ranks=ranks or max(1, len(slots[0])),
+                on_event=view.show,
+                on_stop=lambda: console.stderr.print("Stopping after the step under way. Ctrl-C again ends at once."),
             )
         except KeyboardInterrupt:
-            console.stderr.print("Stopped. The same command goes on where the cells are.")
-            raise typer.Exit(130) from None
+            raise console.stopped() from None
     for text, ids in (("failed", summary.failed), ("run by another process", summary.busy)):
         for cell_id in ids:
             console.stdout.print(f"  {cell_id}: {text}")
     console.stdout.print(f"{len(summary.finished)} cells finished, {len(summary.failed)} failed.")
+    if summary.stopped:
+        raise console.stopped()
     if summary.failed:
         console.stdout.print(f"Next: hpcseg logs --failed{run_option(grid)}, then hpcseg retry{run_option(grid)}")
         raise typer.Exit(1)

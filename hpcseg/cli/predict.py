@@ -21,12 +21,12 @@ from hpcseg.cli.options import (
     Setup,
     Time,
 )
-from hpcseg.cli.runs import find_cell, find_cells
+from hpcseg.cli.runs import find_all_trained, find_trained
 from hpcseg.errors import ConfigError
 
 if TYPE_CHECKING:
     from hpcseg.cluster.profile import Resources
-    from hpcseg.predict.request import Request
+    from hpcseg.predict.request import Prediction, Request
 
 _MOST_LISTED = 3
 _SLURM = "Slurm"
@@ -110,6 +110,7 @@ def predict(
     """Segment a volume: labels under the input's names, phase fractions as a table. The same command goes on."""
     from hpcseg.predict.request import Request
     from hpcseg.segment.network import Wishes
+    from hpcseg.signals import like_ctrl_c
 
     request = Request(
         models=(_find_model(model, run), *(path for name in ensemble or () for path in _find_models(name, run))),
@@ -133,7 +134,11 @@ def predict(
     if not (slurm or partition or profile):
         if dry_run:
             raise ConfigError("--dry-run shows what Slurm would be asked. Add --slurm, --partition or --profile.")
-        _predict_here(request)
+        try:
+            with like_ctrl_c():
+                _predict_here(request)
+        except KeyboardInterrupt:
+            raise console.stopped() from None
         return
     from hpcseg.cluster.profile import Profile, load_profile, resolve
     from hpcseg.config import NeedsConfig
@@ -156,12 +161,17 @@ def predict(
 
 
 def _submit(request: Request, resources: Resources, *, parts: int, dry_run: bool) -> None:
-    from hpcseg.cluster.volume import submit_parts
+    from hpcseg.cluster.submit import require_slurm
+    from hpcseg.cluster.volume import NO_SLURM, submit_parts
+    from hpcseg.predict.outcome import OutFolder
     from hpcseg.predict.request import begin
     from hpcseg.predict.work import finish
     from hpcseg.runs.record import read_json
 
+    if not OutFolder(request.out).record_file.exists():
+        require_slurm(NO_SLURM, dry_run=dry_run)  # before anything is written
     prediction = begin(request, write=not dry_run)
+    _show_models(prediction)
     missing = len(prediction.missing())
     if not missing and not dry_run:
         # All parts are there, but perhaps nobody has joined them.
@@ -187,6 +197,7 @@ def _predict_here(request: Request) -> None:
         )
         prediction = begin(request, on_slice=lambda done, of: progress.update(looking, completed=done, total=of))
         progress.update(looking, visible=False)
+        _show_models(prediction)
         if prediction.finished:
             console.stderr.print("This prediction is there already; nothing was written.")
             record = read_json(prediction.folder.record_file)
@@ -195,13 +206,16 @@ def _predict_here(request: Request) -> None:
             if len(missing) < slices:
                 console.stderr.print(f"{slices - len(missing)} of {slices} slices are there already.")
             task = progress.add_task("Segmenting slices", total=slices, completed=slices - len(missing))
-            try:
-                work(prediction, missing, on_slice=lambda *_: progress.update(task, advance=1))
-            except KeyboardInterrupt:
-                console.stderr.print("Stopped. The same command goes on where it was.")
-                raise typer.Exit(130) from None
+            work(prediction, missing, on_slice=lambda *_: progress.update(task, advance=1))
             record = finish(prediction)
     show(record, request.out)
+
+
+def _show_models(prediction: Prediction) -> None:
+    """Print which models segment, and where they are from: a pattern does not say it."""
+    for model, path in zip(prediction.models, prediction.request.models, strict=True):
+        where = f"run {path.parents[1]}" if path.is_dir() else f"file {path}"
+        console.stdout.print(f"Model: {model.name} ({where})")
 
 
 def show(record: dict[str, Any], out: Path) -> None:
@@ -228,10 +242,10 @@ def show(record: dict[str, Any], out: Path) -> None:
 
 
 def _find_model(model: str, run: Path | None) -> Path:
-    return Path(model) if os.path.isfile(model) or model.endswith(".safetensors") else find_cell(model, run).path
+    return Path(model) if os.path.isfile(model) or model.endswith(".safetensors") else find_trained(model, run).path
 
 
 def _find_models(models: str, run: Path | None) -> list[Path]:
     if os.path.isfile(models) or models.endswith(".safetensors"):
         return [Path(models)]
-    return [folder.path for folder in find_cells(models, run)]
+    return [folder.path for folder in find_all_trained(models, run)]

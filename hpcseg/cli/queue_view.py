@@ -60,6 +60,8 @@ class QueueView:
             self._say(f"{cell.id}: failed: {details['error']}\n  log: {details['log']}")
         elif state is State.BUSY:
             self._say(f"{cell.id}: another process is running it, passed over")
+        elif state is State.STOPPED:
+            self._say(f"{cell.id}: stopped")
         else:
             self._say(f"{cell.id}: finished")
         self._done += 1

@@ -29,7 +29,7 @@ def retry(
     exclude: Annotated[str | None, typer.Option(help="One more node not to use, or several: n1,n2.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Submit the failed cells of a run again, with what they asked for before; or run them here again."""
+    """Submit the failed cells of a run again, with what they asked for before; or run them here, as they ran last."""
     from hpcseg.cluster.retry import read_resources, without_nodes
     from hpcseg.cluster.states import run_status
     from hpcseg.cluster.submit import submit_missing
@@ -48,7 +48,7 @@ def retry(
             console.stdout.print(f"  {cell_id}: {failure.kind.name}. {failure.kind.remedy}")
         if not failures:
             console.stdout.print("No cell has failed, nothing to do.")
-        elif resources is None:
+        elif resources is None or status.ledger.last_without_slurm:
             try:
                 if dry_run:
                     console.stdout.print("These cells would run here again.")

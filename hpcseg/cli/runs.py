@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpcseg.errors import ConfigError
+from hpcseg.errors import ConfigError, IncompleteError
 
 if TYPE_CHECKING:
     from hpcseg.runs.grid import Grid
@@ -94,33 +94,39 @@ def choose_cells(ids: Iterable[str], patterns: Sequence[str] | None, what: str) 
     return [cell_id for cell_id in known if any(fnmatch.fnmatchcase(cell_id, pattern) for pattern in patterns)]
 
 
-def find_cell(cell: str, run: Path | None) -> CellFolder:
-    """The folder of one cell: named itself, or by an id or a pattern that fits one cell of a run.
+def find_trained(cell: str, run: Path | None) -> CellFolder:
+    """The folder of one trained cell: named itself, or by an id or a pattern that fits one trained cell of a run.
 
     Args:
         cell: as it was typed.
-        run: folder of the run; None for the newest in runs/.
+        run: folder of the run; None for the newest in runs/. No other is looked into.
 
     Raises:
         ConfigError: it fits no cell, or several.
-        IncompleteError: there is no run.
+        IncompleteError: there is no run, or what fits is not trained.
     """
-    found = find_cells(cell, run)
+    found = find_all_trained(cell, run)
     if len(found) > 1:
         listing = "".join(f"\n  {folder.id}" for folder in found[:_MOST_LISTED])
-        raise ConfigError(f'"{cell}" fits {len(found)} cells, but it must fit one:{listing}')
+        where = found[0].path.parents[1]
+        raise ConfigError(f'"{cell}" fits {len(found)} trained cells of {where}, but it must fit one:{listing}')
     return found[0]
 
 
-def find_cells(cell: str, run: Path | None) -> list[CellFolder]:
-    """As `find_cell`, for a pattern that may fit several."""
+def find_all_trained(cell: str, run: Path | None) -> list[CellFolder]:
+    """As `find_trained`, for a pattern that may fit several."""
     from hpcseg.runs.record import CellFolder
 
     named = CellFolder(Path(cell).resolve())
     if os.path.isfile(named.config_file):  # a name that is too long is no folder
         return [named]
-    folders = {folder.id: folder for folder in find_run(run).cell_folders()}
-    return [folders[cell_id] for cell_id in choose_cells(folders, [cell], "cell")]
+    where = find_run(run)
+    folders = {folder.id: folder for folder in where.cell_folders()}
+    fitting = [folders[cell_id] for cell_id in choose_cells(folders, [cell], f"cell of {where.path}")]
+    trained = [folder for folder in fitting if folder.training_file.exists() and folder.model_file.exists()]
+    if not trained:
+        raise IncompleteError(f'No cell of {where.path} that fits "{cell}" is trained yet. Run `hpcseg grid` first.')
+    return trained
 
 
 def run_option(grid: Grid) -> str:

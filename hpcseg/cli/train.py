@@ -39,6 +39,7 @@ def train(
     from hpcseg.runs.execute import run_cell
     from hpcseg.runs.grid import write_plan
     from hpcseg.runs.state import Stage, State
+    from hpcseg.signals import Stop
 
     grid = plan_run(job, data, run, overrides)
     chosen = [candidate for candidate in grid.cells if fnmatch.fnmatchcase(candidate.id, cell)]
@@ -51,10 +52,14 @@ def train(
     else:
         _wait_for_plan(chosen[0], rank)
     stages: tuple[Stage, ...] = ("train", "evaluate")
-    for stage in stages:
-        if run_cell(chosen[0].folder, stage, should_stop=lambda: False) is State.BUSY:
-            console.stderr.print(f"{chosen[0].id}: another process is running it.")
-            raise typer.Exit(1)
+    with Stop() as stop:
+        for stage in stages:
+            outcome = run_cell(chosen[0].folder, stage, should_stop=stop)
+            if outcome is State.BUSY:
+                console.stderr.print(f"{chosen[0].id}: another process is running it.")
+                raise typer.Exit(1)
+            if outcome is State.STOPPED:
+                raise console.stopped() if rank == 0 else typer.Exit(130)
     if rank == 0:
         console.stdout.print(f"{chosen[0].id}: finished, recorded in {chosen[0].folder.path}")
 

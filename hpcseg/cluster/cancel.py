@@ -11,6 +11,7 @@ from pathlib import Path
 
 from hpcseg.cluster import ledger, scheduler
 from hpcseg.cluster.ledger import Booked
+from hpcseg.cluster.local import end_at_once
 from hpcseg.cluster.states import RunStatus, lives_here
 from hpcseg.errors import IncompleteError
 from hpcseg.runs.grid import Cell
@@ -43,6 +44,7 @@ def cancel_cells(status: RunStatus, cells: Collection[str], *, with_report: bool
     # At most one stage of a cell runs.
     started = {owner: job for (owner, _), job in booked.jobs.items() if lives_here(job)}
     here: list[tuple[int, signal.Signals]] = []
+    loading: list[str] = []
     jobs: list[str] = []
     found: dict[str, str] = {}
     for cell in status.cells:
@@ -55,12 +57,12 @@ def cancel_cells(status: RunStatus, cells: Collection[str], *, with_report: bool
             jobs += in_slurm[cell.id]
             found[cell.id] = f"job {', '.join(in_slurm[cell.id])}"
         elif process is not None:
-            # A grid's cell writes its checkpoint first; `hpcseg train` has one that is half a minute old at most.
+            # It writes its checkpoint first.
             here.append((process, signal.SIGTERM))
             found[cell.id] = f"process {process} on this machine"
         elif cell.id in started:
-            # It loads its data, and there is nothing to save. submitit's process takes this as the end of its ranks.
-            here.append((int(started[cell.id].job_id), signal.SIGINT))
+            # It loads its data, and there is nothing to save.
+            loading.append(started[cell.id].job_id)
             found[cell.id] = f"process {started[cell.id].job_id} on this machine"
         else:
             found[cell.id] = "runs on another machine, and has to be ended there"
@@ -75,6 +77,8 @@ def cancel_cells(status: RunStatus, cells: Collection[str], *, with_report: bool
     for process, number in here:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, number)
+    for job_id in loading:
+        end_at_once(job_id)
     return found
 
 

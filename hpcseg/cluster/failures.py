@@ -46,6 +46,11 @@ BUSY = Kind(
     "Wait for the other process, or end it, then run `hpcseg retry`.",
     said=r"another process is still running this cell",
 )
+STOPPED = Kind(
+    "stopped by you",
+    "give up",
+    "The same command goes on from its checkpoint, and so does `hpcseg retry`.",
+)
 KILLED = Kind(
     "killed without a word", "resume", "Where it happens again, look for memory: `sacct -j JOB -o MaxRSS`, then --mem."
 )
@@ -149,7 +154,9 @@ class Failure:
         return f"{self.kind.name}: {self.text}" if self.text else self.kind.name
 
 
-def diagnose(cell: Cell, job_id: str | None, job: JobState | None, *, cancelled: bool, logs: Logs) -> Failure:
+def diagnose(
+    cell: Cell, job_id: str | None, job: JobState | None, *, cancelled: bool, logs: Logs, stopped: bool = False
+) -> Failure:
     """Name why an unfinished cell no longer runs.
 
     Args:
@@ -158,6 +165,7 @@ def diagnose(cell: Cell, job_id: str | None, job: JobState | None, *, cancelled:
         job: how Slurm says that it ended, if it does.
         cancelled: the user has cancelled it.
         logs: of the run.
+        stopped: the user has stopped it, on a machine without Slurm.
     """
     try:
         record: dict[str, Any] = read_json(cell.folder.failure_file)
@@ -166,6 +174,9 @@ def diagnose(cell: Cell, job_id: str | None, job: JobState | None, *, cancelled:
     found = {rank: (path, _complaints(path)) for rank, path in logs.get(job_id or "", {}).items()}
     error = " ".join(str(record.get("error", "")).split())
     rank = int(record.get("rank") or 0)
+    if stopped and not cancelled:
+        # What failure.json has is of an earlier attempt.
+        return Failure(STOPPED, "", None, 0, found[0][0] if 0 in found else None)
     kind = CANCELLED if cancelled else _kind(error, [text for _, text in found.values()], job)
     spoken = re.compile(kind.said) if kind.said else None
     text = error

@@ -56,6 +56,8 @@ class Ledger:
     """Who has submitted."""
     unanswered: tuple[str, ...]
     """Tokens of announcements of which it is not known whether sbatch took them."""
+    last_without_slurm: bool
+    """How cells were handed out last: on a machine, and not to Slurm."""
 
     def slurm_jobs(self) -> dict[tuple[str, str], str]:
         """Ids of the jobs that Slurm has, by (cell id, stage)."""
@@ -68,6 +70,7 @@ def read(run: RunFolder) -> Ledger:
     owners: dict[str, frozenset[str]] = {}
     tries: Counter[tuple[str, str]] = Counter()
     reports, users, unanswered = [], [getpass.getuser()], []
+    without_slurm = False
     for line in read_lines(run.submissions_file):
         event = line.get("event")
         if event == "announced":
@@ -88,12 +91,13 @@ def read(run: RunFolder) -> Ledger:
             if line["stage"] == "report":
                 reports.append(line["job"])
                 continue
+            without_slurm = event == "started"
             owners[line["job"]] = frozenset(line["cells"])
             for job_id, cell_id in zip(task_ids(line["job"], len(line["cells"])), line["cells"], strict=True):
                 jobs[cell_id, line["stage"]] = Booked(job_id, line.get("host"), cancelled=False)
                 tries[cell_id, line["stage"]] += 1
                 owners[job_id] = frozenset([cell_id])
-    return Ledger(jobs, owners, tries, tuple(reports), tuple(users), tuple(unanswered))
+    return Ledger(jobs, owners, tries, tuple(reports), tuple(users), tuple(unanswered), without_slurm)
 
 
 def task_ids(base: str, tasks: int) -> list[str]:

@@ -6,10 +6,12 @@ since the executor calls every ended process finished.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,9 +24,9 @@ from hpcseg.errors import ConfigError, IncompleteError
 from hpcseg.runs import gpus
 from hpcseg.runs.frozen import freeze, in_frozen
 from hpcseg.runs.grid import Cell
-from hpcseg.runs.record import RunFolder, read_json
+from hpcseg.runs.record import STOPS, RunFolder, append_event, read_json
 from hpcseg.runs.state import Stage, State
-from hpcseg.signals import like_ctrl_c
+from hpcseg.signals import Stop, out_of_reach
 
 OnEvent = Callable[[State, Cell, dict[str, Any]], None]
 """Told where a cell stands, whenever that changes or its heart beats."""
@@ -36,7 +38,7 @@ _NO_LIMIT_MINUTES = 30 * 24 * 60
 _SECONDS_FOR_OTHER_RANKS = 15.0
 # At the end of a stage rank 0 stays longer, to write the model.
 _SECONDS_BETWEEN_ENDS = 60.0
-# submitit's controller gives its ranks a second to end.
+# What is killed is gone at once, unless it waits for a disk.
 _SECONDS_TO_END = 10.0
 
 
@@ -47,6 +49,8 @@ class Summary:
     finished: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     busy: list[str] = field(default_factory=list)
+    stopped: list[str] = field(default_factory=list)
+    """By the user, before they were done, or before the queue came to them."""
 
 
 @dataclass
@@ -62,6 +66,8 @@ class _Running:
     """All ranks have been seen alive."""
     failed_at: float | None = None
     lost_at: float | None = None
+    asked: bool = False
+    """To stop."""
 
 
 def find_slots(workers: int | None, gpus_per_cell: int) -> list[tuple[int, ...]]:
@@ -85,9 +91,18 @@ def find_slots(workers: int | None, gpus_per_cell: int) -> list[tuple[int, ...]]
 
 
 def run_locally(
-    cells: Sequence[Cell], run: RunFolder, *, slots: Sequence[tuple[int, ...]], ranks: int, on_event: OnEvent
+    cells: Sequence[Cell],
+    run: RunFolder,
+    *,
+    slots: Sequence[tuple[int, ...]],
+    ranks: int,
+    on_event: OnEvent,
+    on_stop: Callable[[], None] = lambda: None,
 ) -> Summary:
     """Train and evaluate cells, one per slot at a time, until all are finished or have failed.
+
+    Ctrl-C, and with it the signals of a closed terminal and of a shutdown, stops the queue: the cells that run write
+    their checkpoints at the step under way.
 
     Args:
         cells: of the run, with their config.json written; finished ones are passed over.
@@ -95,12 +110,20 @@ def run_locally(
         slots: from `find_slots`.
         ranks: processes per cell.
         on_event: told what happens. Details are {"stage"} for STARTED, the content of progress.json for RUNNING and
-            EVALUATING, that of failure.json with "log" for FAILED, and nothing for FINISHED and BUSY.
+            EVALUATING, that of failure.json with "log" for FAILED, and nothing for FINISHED, STOPPED and BUSY.
+        on_stop: told when the queue is asked to stop.
 
     Returns:
-        What became of each cell. A failed cell never stops the others. KeyboardInterrupt, and with it the signals
-        of a closed terminal and of a shutdown, ends all running cells and is raised again.
+        What became of each cell. A failed cell never stops the others.
+
+    Raises:
+        KeyboardInterrupt: a second Ctrl-C, which has ended the running cells at once.
     """
+
+    def tell(state: State, cell: Cell, details: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError):  # a terminal that was closed ends no cell
+            on_event(state, cell, details)
+
     if len(slots) > 1:
         cores = len(os.sched_getaffinity(0))
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // (len(slots) * ranks))))
@@ -109,22 +132,28 @@ def run_locally(
     waiting = deque(cells)
     running: dict[int, _Running] = {}
     summary = Summary()
-    with like_ctrl_c():
+    with Stop() as stop:
         try:
-            while waiting or running:
+            while running or (waiting and not stop()):
                 for slot, visible in enumerate(slots):
-                    if slot not in running and waiting:
+                    if slot not in running and waiting and not stop():
                         running[slot] = _start(waiting.popleft(), run, code, visible, ranks)
-                        on_event(State.STARTED, running[slot].cell, {"stage": running[slot].stage})
+                        tell(State.STARTED, running[slot].cell, {"stage": running[slot].stage})
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
+                if stop():
+                    _ask_to_stop(running.values(), on_stop)
                 for slot, current in list(running.items()):
-                    if not _look(current, on_event):
+                    if not _look(current, tell):
                         continue
                     del running[slot]
-                    if _conclude(current, summary, on_event):
+                    if _conclude(current, summary, tell):
                         waiting.appendleft(current.cell)
         finally:
             _end([current.job for current in running.values()])
+            for current in running.values():
+                if current.asked:
+                    _note_stop(current)
+    summary.stopped += [cell.id for cell in waiting]
     return summary
 
 
@@ -140,7 +169,8 @@ def _start(cell: Cell, run: RunFolder, code: Path, visible: tuple[int, ...], ran
     stage: Stage = "evaluate" if cell.trained() else "train"
     started = time.time()
     task = CellTask(str(cell.folder.path.resolve()), stage)
-    with in_frozen(code):  # in another current folder
+    # A key on the terminal would reach the ranks as well, in the middle of a step.
+    with in_frozen(code), out_of_reach():  # in another current folder
         job = executor.submit(task)
     ledger.book_local(run, stage, cell.id, str(job.job_id))
     return _Running(cell, stage, job, ranks, started)
@@ -160,9 +190,9 @@ def _look(current: _Running, on_event: OnEvent) -> bool:
     now = time.monotonic()
     if _failure(current) is not None:
         current.failed_at = current.failed_at or now
-    alive = _live_ranks(current.job)
-    current.complete = current.complete or alive == current.ranks
-    if current.complete and alive is not None and alive < current.ranks:
+    alive = ranks_of(current.job.job_id)
+    current.complete = current.complete or (alive is not None and len(alive) == current.ranks)
+    if current.complete and alive is not None and len(alive) < current.ranks:
         # Killed, perhaps for its memory: it left no word.
         current.lost_at = current.lost_at or now
     if (current.failed_at is not None and now - current.failed_at > _SECONDS_FOR_OTHER_RANKS) or (
@@ -172,21 +202,55 @@ def _look(current: _Running, on_event: OnEvent) -> bool:
     return False
 
 
-def _live_ranks(job: submitit.Job[str]) -> int | None:
-    """How many ranks of a job are alive: the children of its controller, which is the job's id; None: unknown."""
+def ranks_of(job_id: str) -> list[int] | None:
+    """Processes of a local job's ranks that are alive: the children of its controller, whose process is the job's id.
+
+    None: it is gone, or the system does not tell.
+    """
     try:
-        return len(Path(f"/proc/{job.job_id}/task/{job.job_id}/children").read_text().split())
+        return [int(rank) for rank in Path(f"/proc/{job_id}/task/{job_id}/children").read_text().split()]
     except OSError:
         return None
 
 
+def _ask_to_stop(running: Iterable[_Running], on_stop: Callable[[], None]) -> None:
+    """Ask the ranks of jobs to stop at the step under way; called again and again, since one that starts is deaf."""
+    jobs = list(running)
+    if not any(current.asked for current in jobs):
+        with contextlib.suppress(OSError):
+            on_stop()
+    for current in jobs:
+        current.asked = True
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(current.job.job_id), signal.SIGTERM)  # its controller passes it on to the ranks
+
+
+def end_at_once(job_id: str) -> list[int]:
+    """Kill the ranks of a local job that lives, and its controller; returns the ranks, which take a moment to go."""
+    controller = int(job_id)
+    ranks: list[int] = []
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(controller, signal.SIGSTOP)  # so that it starts no other
+        ranks = ranks_of(job_id) or []
+        for process in (*ranks, controller):
+            os.kill(process, signal.SIGKILL)
+    return ranks
+
+
 def _end(jobs: Sequence[submitit.Job[str]]) -> None:
-    """End jobs and wait for it, so that the cells are free when this returns."""
-    for job in jobs:
-        job.cancel()
+    """End jobs at once and wait for it, so that the cells are free when this returns."""
+    ranks = [rank for job in jobs if not job.done() for rank in end_at_once(job.job_id)]
     deadline = time.monotonic() + _SECONDS_TO_END
-    while time.monotonic() < deadline and not all(job.done() for job in jobs):
-        time.sleep(0.1)
+    while time.monotonic() < deadline and not (all(job.done() for job in jobs) and not any(map(_lives, ranks))):
+        time.sleep(0.05)
+
+
+def _lives(process: int) -> bool:
+    """Whether a process is there, and not only its exit status that nobody has asked for."""
+    try:
+        return bool(Path(f"/proc/{process}/cmdline").read_bytes())
+    except OSError:
+        return False
 
 
 def _conclude(current: _Running, summary: Summary, on_event: OnEvent) -> bool:
@@ -202,10 +266,22 @@ def _conclude(current: _Running, summary: Summary, on_event: OnEvent) -> bool:
         summary.busy.append(cell.id)
         on_event(State.BUSY, cell, {})
         return False
-    failure = _failure(current) or {"error": "the process ended without a word, perhaps killed for its memory"}
+    failure = _failure(current)
+    if failure is None and (current.asked or (cell.stopped_at() or 0.0) >= current.started):
+        _note_stop(current)
+        summary.stopped.append(cell.id)
+        on_event(State.STOPPED, cell, {})
+        return False
+    failure = failure or {"error": "the process ended without a word, perhaps killed for its memory"}
     summary.failed.append(cell.id)
     on_event(State.FAILED, cell, {**failure, "log": str(current.job.paths.stdout)})
     return False
+
+
+def _note_stop(current: _Running) -> None:
+    """Write down that a cell was stopped, where it could not do so itself."""
+    if (current.cell.stopped_at() or 0.0) < current.started:
+        append_event(current.cell.folder.events_file, STOPS[current.stage])
 
 
 def _failure(current: _Running) -> dict[str, Any] | None:

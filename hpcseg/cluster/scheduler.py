@@ -18,6 +18,8 @@ from hpcseg.runs.state import State
 
 _SECONDS = 10
 _SECONDS_TO_CANCEL = 60
+# sbatch looks for a controller for a while before it says that there is none.
+_SECONDS_TO_FIND_NONE = 60
 _IDS_PER_CALL = 500
 # Slurm's words for a job, as states of a cell that is not finished; any other word is UNKNOWN.
 _WORDS = {
@@ -27,6 +29,10 @@ _WORDS = {
     State.STOPPED: "BOOT_FAIL COMPLETED DEADLINE FAILED NODE_FAIL OUT_OF_MEMORY PREEMPTED REVOKED TIMEOUT",
     State.CANCELLED: "CANCELLED",
 }
+# What Slurm's commands say where no controller answers, or where they do not know of one.
+_NO_CONTROLLER = re.compile(
+    r"establish a configuration source|process configuration file|contact slurm controller|establish control"
+)
 _STATES = {word: state for state, words in _WORDS.items() for word in words.split()}
 
 
@@ -87,6 +93,19 @@ def history(job_ids: Iterable[str]) -> dict[str, JobState]:
     """How ended jobs ended, as far as accounting tells; no answer is no entry."""
     wanted = set(job_ids)
     return {job_id: state for job_id, state in (_sacct(wanted) or {}).items() if job_id in wanted} if wanted else {}
+
+
+def no_controller() -> str | None:
+    """What sbatch says where no controller of Slurm answers it; None: one does, or it is not known."""
+    if _run(["scontrol", "ping"]) is not None:
+        return None
+    # A site may keep its users from scontrol, and what counts is whether a job can be submitted.
+    command = ["sbatch", "--test-only", "--wrap=true"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS_TO_FIND_NONE).stderr
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return next((line.strip() for line in said.splitlines() if _NO_CONTROLLER.search(line)), None)
 
 
 def max_array_size() -> int | None:

@@ -83,6 +83,8 @@ class Submission:
     """The sbatch scripts; filled in a dry run."""
     left_alone: dict[str, str] = field(default_factory=dict)
     """Cell id to why nothing was submitted for it, though it is not finished."""
+    no_slurm: str = ""
+    """Of a dry run: that no Slurm would answer."""
     no_room: str = ""
     """What sbatch said when the site's limits left no room for the rest."""
     no_report: bool = False
@@ -100,7 +102,7 @@ class Submission:
             lines = [*lines[:_MOST_LINES], f"  ... and {len(lines) - _MOST_LINES} more cells like these"]
         lines += [line for sent in self.sent for line in sent.lines()]
         if self.dry_run:
-            return [*lines, *self.scripts, "Nothing was submitted (--dry-run)."]
+            return [*lines, *self.scripts, f"Nothing was submitted (--dry-run). {self.no_slurm}".rstrip()]
         lines.append(f"Submitted {self.jobs} jobs." if self.sent else "Nothing to submit.")
         if self.no_room:
             lines.append(f"The rest has to wait for room: {self.no_room}")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from hpcseg.cluster import ledger, scheduler
-from hpcseg.cluster.failures import CANCELLED, Failure, diagnose
+from hpcseg.cluster.failures import CANCELLED, STOPPED, Failure, diagnose
 from hpcseg.cluster.ledger import Booked, Ledger
 from hpcseg.cluster.logs import Logs, find_logs
 from hpcseg.cluster.scheduler import JobState
@@ -129,9 +129,12 @@ def _status(
     elif not answered and last is not None and last.host is None and state is not State.FAILED:
         note = f"submitted as job {last.job_id}, of which Slurm says nothing"
     else:
-        failure = diagnose(cell, job_id, job, cancelled=last is not None and last.cancelled, logs=logs)
+        # Of a job in Slurm it is the scheduler's doing.
+        stopped = (last is None or last.host is not None) and (cell.stopped_at() or 0.0) > _failed_at(cell)
+        cancelled = last is not None and last.cancelled
+        failure = diagnose(cell, job_id, job, cancelled=cancelled, logs=logs, stopped=stopped)
         # A job that ended before the cell wrote a word has failed all the same.
-        ended = State.STOPPED if state is State.STARTED else State.FAILED
+        ended = State.STOPPED if state is State.STARTED or failure.kind is STOPPED else State.FAILED
         state = State.CANCELLED if failure.kind is CANCELLED else ended
         note, node = failure.summary, failure.node
     found = CellStatus(

@@ -46,7 +46,7 @@ def submit_missing(
     Raises:
         ConfigError: a node has fewer GPUs than ranks.
         HpcsegError: the run was planned with another numerics number, so its cells would refuse to run.
-        SchedulerError: there is no Slurm here, or sbatch refused; what it said is in the message.
+        SchedulerError: there is no Slurm here, none answers, or sbatch refused; what it said is in the message.
     """
     if 0 < resources.gpus_per_node < resources.ranks_per_node:
         raise ConfigError(
@@ -54,9 +54,11 @@ def submit_missing(
             "of its own. Give both the same number, or no GPUs (--gpus-per-node 0)."
         )
     check_numerics(grid.numerics, f"The run {grid.run.path}")
-    require_slurm()
+    silence = require_slurm("`hpcseg grid --local` runs the cells on this machine.", dry_run=dry_run)
     if dry_run:
-        return _submit(grid, resources, find_missing(grid, resubmit=resubmit, only=only), dry_run=True)
+        shown = _submit(grid, resources, find_missing(grid, resubmit=resubmit, only=only), dry_run=True)
+        shown.no_slurm = silence
+        return shown
     with ledger.locked(grid.run):
         tidy_up(grid.run)
         if only is None:
@@ -66,10 +68,28 @@ def submit_missing(
         return _submit(grid, resources, find_missing(grid, resubmit=resubmit, only=only), dry_run=False)
 
 
-def require_slurm() -> None:
-    """Raises SchedulerError where Slurm's commands are not on PATH."""
+def require_slurm(instead: str, *, dry_run: bool) -> str:
+    """See that there is a Slurm, before anything is written for it.
+
+    Args:
+        instead: what the user can do without one, as a sentence.
+        dry_run: its commands are enough.
+
+    Returns:
+        Of a dry run, that none answers; empty where one does.
+
+    Raises:
+        SchedulerError: Slurm's commands are not on PATH, or no controller answers them.
+    """
     if shutil.which("srun") is None or shutil.which("sbatch") is None:
-        raise SchedulerError("There is no Slurm here: sbatch and srun are not on PATH. Leave --slurm out to run here.")
+        raise SchedulerError(f"There is no Slurm here: sbatch and srun are not on PATH. {instead}")
+    said = scheduler.no_controller()
+    if said is None:
+        return ""
+    text = f"No Slurm answers here ({said}). {instead}"
+    if not dry_run:
+        raise SchedulerError(text)
+    return text
 
 
 def _submit(grid: Grid, resources: Resources, missing: Missing, *, dry_run: bool) -> Submission:

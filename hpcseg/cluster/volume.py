@@ -21,6 +21,8 @@ from hpcseg.predict.request import Prediction, part_of
 from hpcseg.runs.frozen import freeze
 from hpcseg.runs.record import RunFolder
 
+NO_SLURM = "Leave --slurm, --partition and --profile out, and it is predicted on this machine."
+"""What a user can do where there is no Slurm."""
 _STAGE = "predict"
 # To the ledger the job behind all others is the report.
 _JOIN_STAGE = "report"
@@ -39,11 +41,11 @@ def submit_parts(prediction: Prediction, resources: Resources, *, parts: int, dr
         ConfigError: jobs of another division are in Slurm.
         SchedulerError: there is no Slurm here, it does not answer, or sbatch refused.
     """
-    require_slurm()
+    silence = require_slurm(NO_SLURM, dry_run=dry_run)
     run = RunFolder(prediction.folder.path)
     # A part is one process with one GPU.
     resources = dataclasses.replace(resources, nodes=1, ranks_per_node=1, gpus_per_node=min(1, resources.gpus_per_node))
-    submission = Submission(dry_run)
+    submission = Submission(dry_run, no_slurm=silence)
     if dry_run:
         _submit(prediction, run, resources, parts, submission)
         return submission

@@ -90,7 +90,7 @@ class _Folder:
         calibration = read_calibration(self._volume.file_of(index))
         for layer, folder in self._folders.items():
             with replacing(folder / self._volume.names[index]) as file:
-                options = calibration.options(layer.dtype, 1)
+                options = calibration.options(layer.dtype)
                 tifffile.imwrite(
                     file, pixels[layer.name].astype(layer.dtype, copy=False), compression="zlib", **options
                 )

@@ -33,14 +33,19 @@ class Calibration:
     in_time: bool = False
     """ImageJ calls the slices of the stack frames."""
 
-    def options(self, dtype: np.dtype, slices: int) -> dict[str, Any]:
-        """What tifffile needs to write an image (1 slice) or a stack with the same calibration."""
+    def options(self, dtype: np.dtype, slices: int | None = None) -> dict[str, Any]:
+        """What tifffile needs to write an image with the same calibration, or a stack of one slice or more.
+
+        Args:
+            dtype: of the pixels.
+            slices: of a stack, which is written as (slices, H, W); None: an image, (H, W).
+        """
         options: dict[str, Any] = {"photometric": "minisblack", "metadata": None}
         if self.resolution is not None:
             options |= {"resolution": self.resolution, "resolutionunit": self.unit}
         if self.imagej is not None and dtype in _IMAGEJ_TYPES:
-            metadata = {**self.imagej, "axes": ("TYX" if self.in_time else "ZYX") if slices > 1 else "YX"}
-            if len(self.labels) == slices:
+            metadata = {**self.imagej, "axes": "YX" if slices is None else "TYX" if self.in_time else "ZYX"}
+            if len(self.labels) == (slices or 1):
                 metadata["Labels"] = list(self.labels)
             # ImageJ takes big-endian and little-endian; stacks are filled in as little-endian.
             options |= {"imagej": True, "metadata": metadata}

@@ -155,7 +155,7 @@ def _one_header(source: Path) -> Volume | None:
                 return None
             start, stored = series.dataoffset, series.dtype.newbyteorder(tif.byteorder)
             missing = 0 if start is None else start + series.nbytes - tif.filehandle.size
-            shape, channels = page.shape, (tif.imagej_metadata or {}).get("channels", 1)
+            shape, channels = page.shape, _imagej_channels(tif.imagej_metadata or {})
     except Exception as error:  # tifffile raises its own errors, struct.error, IndexError, ... for damaged files
         raise DatasetError(f"{source} is not a readable TIFF file ({first_line(error)}).") from None
     if start is None or missing > 0:
@@ -177,13 +177,22 @@ def _channels(source: Path) -> int:
     try:
         with tifffile.TiffFile(source) as tif:
             if tif.is_imagej:
-                return int((tif.imagej_metadata or {}).get("channels", 1))
+                return _imagej_channels(tif.imagej_metadata or {})
             if tif.is_ome:
                 series = tif.series[0]
                 return int(dict(zip(series.axes, series.shape, strict=True)).get("C", 1))
     except Exception:  # tifffile raises its own errors, struct.error, IndexError, ... for metadata that are damaged
         return 1
     return 1
+
+
+def _imagej_channels(metadata: dict[str, Any]) -> int:
+    """Channels of an ImageJ stack. Those that are alone and shown in grey are slices: a volume as Python writes it.
+
+    `tifffile.imwrite(file, volume, imagej=True)` calls the first of three axes channels, where nobody names them.
+    """
+    alone = not {"slices", "frames"} & metadata.keys() and metadata.get("mode") == "grayscale"
+    return 1 if alone else int(metadata.get("channels", 1))
 
 
 def _one_channel(channels: int) -> list[str]:

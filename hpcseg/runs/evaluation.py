@@ -26,7 +26,7 @@ from hpcseg.runs.grid import Cell
 from hpcseg.runs.heartbeat import Heartbeat
 from hpcseg.runs.inputs import load_model, planned_provenance, planned_source, seconds_between_checkpoints
 from hpcseg.runs.machine import describe_process, peak_memory_mib
-from hpcseg.runs.record import SCHEMA, append_event, read_json, write_json, write_text
+from hpcseg.runs.record import SCHEMA, STOPS, append_event, read_json, write_json, write_text
 from hpcseg.segment.edges import near_edge
 from hpcseg.segment.network import Network, TrainedUNet, Wishes
 from hpcseg.segment.slices import WholeSlices
@@ -103,7 +103,7 @@ def evaluate(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> bool:
         append_event(cell.folder.events_file, "evaluate", done=counting.done, pieces=counting.pieces, **where)
     if not counting.run():
         if ranks.is_main:
-            append_event(cell.folder.events_file, "evaluation stopped", done=counting.done, pieces=counting.pieces)
+            append_event(cell.folder.events_file, STOPS["evaluate"], done=counting.done, pieces=counting.pieces)
         return False
     memory = peak_memory_mib(ranks)
     if ranks.is_main:

@@ -15,7 +15,17 @@ from hpcseg.errors import ConfigError, HpcsegError, IncompleteError
 from hpcseg.jobfile import JobConfig
 from hpcseg.numerics import NUMERICS
 from hpcseg.runs.provenance import command_line, commit, diff, diff_sha256, now
-from hpcseg.runs.record import SCHEMA, CellFolder, RunFolder, check_types, read_json, write_json, write_text
+from hpcseg.runs.record import (
+    SCHEMA,
+    STOPS,
+    CellFolder,
+    RunFolder,
+    check_types,
+    read_json,
+    read_lines,
+    write_json,
+    write_text,
+)
 from hpcseg.runs.state import State
 
 
@@ -54,6 +64,11 @@ class Cell:
         except IncompleteError:
             return False
         return describes(stored.get("settings"), self.config.evaluate)
+
+    def stopped_at(self) -> float | None:
+        """When it was told to stop, in UTC seconds, if it did and nothing has happened since."""
+        last = (read_lines(self.folder.events_file) or [{}])[-1]
+        return float(last["time"]) if last.get("event") in STOPS.values() else None
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,8 @@ from hpcseg.errors import IncompleteError
 from hpcseg.files import write_bytes
 
 SCHEMA = 1
+STOPS = {"train": "stop", "evaluate": "evaluation stopped"}
+"""What events.jsonl calls it that a stage was told to stop, and did."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from hpcseg.runs.grid import Cell
 from hpcseg.runs.heartbeat import Heartbeat
 from hpcseg.runs.inputs import planned_provenance, planned_source, seconds_between_checkpoints
 from hpcseg.runs.machine import describe_process, peak_memory_mib
-from hpcseg.runs.record import SCHEMA, CellFolder, append_event, read_json, read_lines, write_json, write_text
+from hpcseg.runs.record import SCHEMA, STOPS, CellFolder, append_event, read_json, read_lines, write_json, write_text
 
 
 def train(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> bool:
@@ -84,7 +84,7 @@ def train(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> bool:
     finished = trainer.fit()
     if not finished:
         if ranks.is_main:
-            append_event(cell.folder.events_file, "stop", epoch=position.epoch, step=position.step)
+            append_event(cell.folder.events_file, STOPS["train"], epoch=position.epoch, step=position.step)
         return False
     kept = position.history[trainer.kept_epoch - 1]
     memory, called = peak_memory_mib(ranks), trainer.called  # on all ranks, which may have to meet for it

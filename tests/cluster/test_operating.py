@@ -88,6 +88,19 @@ def test_retry_of_chosen_cells_leaves_the_others(slurm, grid):
     assert said.exit_code == 2 and 'No failed cell fits "nothing-*"' in said.output
 
 
+def test_retry_goes_where_the_cells_were_started_last(slurm, grid):
+    """Slurm had the run, then the cells ran on this machine; then Slurm has it again."""
+    send(grid)
+    fail(grid, 1, "ValueError: no")
+    slurm.queue()
+    assert grid.run.resources_file.exists()
+    ledger.book_local(grid.run, "train", grid.cells[1].id, "1")
+    said = hpcseg(grid, "retry", "--dry-run")
+    assert said.exit_code == 0 and "would run here again" in said.output and "#SBATCH" not in said.output
+    send(grid)
+    assert "#SBATCH" in hpcseg(grid, "retry", "--dry-run").output
+
+
 def test_retry_without_failures_does_nothing(slurm, grid):
     send(grid)
     slurm.queue(*(f"100_{task}|RUNNING|None|n1" for task in range(len(grid.cells))))

@@ -213,6 +213,30 @@ def test_a_local_cell_that_has_not_taken_a_step_yet_runs(grid):
     assert (first(grid).state, first(grid).note) == ("failed", "killed without a word")
 
 
+@pytest.mark.parametrize(("stage", "event"), [("train", "stop"), ("evaluate", "evaluation stopped")])
+def test_a_local_cell_that_was_told_to_stop_is_stopped_by_you_until_something_else_happens_to_it(grid, stage, event):
+    cell = grid.cells[0]
+    if stage == "evaluate":
+        write_json(cell.folder.training_file, {})
+        cell.folder.model_file.touch()
+    write_json(cell.folder.failure_file, {"error": "of yesterday", "rank": 0, "time": time.time() - 100})
+    ledger.book_local(grid.run, stage, cell.id, "1")
+    append_event(cell.folder.events_file, event)
+    assert (first(grid).state, first(grid).note) == ("stopped", "stopped by you")
+    write_json(cell.folder.failure_file, {"error": "ValueError: no", "rank": 0, "time": time.time() + 1})
+    assert (first(grid).state, first(grid).note) == ("failed", "error: ValueError: no")
+    cell.folder.failure_file.unlink()
+    append_event(cell.folder.events_file, "resume")
+    assert first(grid).note == "killed without a word"
+
+
+def test_a_job_in_slurm_that_was_told_to_stop_was_not_stopped_by_you(grid, slurm):
+    submit(grid)
+    slurm({})
+    append_event(grid.cells[0].folder.events_file, "stop")
+    assert (first(grid).state, first(grid).note) == ("stopped", "killed without a word")
+
+
 def test_an_announcement_that_a_full_disk_has_lost_may_still_be_withdrawn(grid):
     ledger.withdraw(grid.run, "hpcseg-lost")
     assert ledger.read(grid.run).unanswered == ()

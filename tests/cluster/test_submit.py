@@ -12,6 +12,7 @@ import pytest
 from fake_slurm import booked, resources, send
 from hypothesis import given
 from hypothesis import strategies as st
+from slice_folder import hpcseg
 
 from hpcseg.cluster import ledger
 from hpcseg.cluster.sender import NoRoomError
@@ -118,6 +119,43 @@ def test_without_slurm_the_error_says_so(grid, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SchedulerError, match="sbatch and srun are not on PATH"):
         send(grid)
+
+
+# As the clients of Slurm 22.05 say it: without a slurm.conf, and with the name of a host where nobody listens.
+NO_CONFIGURATION = [
+    "NAME: error: resolve_ctls_from_dns_srv: res_nsearch error: Unknown host",
+    "NAME: error: fetch_config: DNS SRV lookup failed",
+    "NAME: error: _establish_config_source: failed to fetch config",
+    "NAME: fatal: Could not establish a configuration source",
+]
+NOBODY_LISTENS = ["NAME: error: Batch job submission failed: Unable to contact slurm controller (connect failure)"]
+
+
+@pytest.mark.parametrize("words", [NO_CONFIGURATION, NOBODY_LISTENS], ids=["no configuration", "nobody listens"])
+def test_where_no_controller_answers_sbatch_one_sentence_names_local_and_nothing_is_left_behind(
+    slurm, tmp_path, tiny_dataset, monkeypatch, words
+):
+    for name in ("sbatch", "srun", "squeue", "sacct", "scontrol", "scancel"):
+        said = "\n".join(f'echo "{line}" >&2'.replace("NAME", name) for line in words)
+        slurm.command(name, f"{said}\nexit 1")
+    jobs = tmp_path / "jobs"
+    jobs.mkdir()
+    monkeypatch.chdir(jobs)
+    call = ("grid", "--job", "smoke", "--data", tiny_dataset, "--run", tmp_path / "run")
+    answer = hpcseg(*call)
+    assert answer.exit_code == 4 and len(answer.stderr.splitlines()) == 1
+    assert answer.stderr.startswith("error: No Slurm answers here (sbatch: ")
+    assert words[-1].removeprefix("NAME: ") in answer.stderr and "`hpcseg grid --local` runs" in answer.stderr
+    assert not (tmp_path / "run").exists() and list(jobs.iterdir()) == []
+
+    told = hpcseg(*call, "--dry-run")
+    assert told.exit_code == 0 and "#SBATCH" in told.stdout and "No Slurm answers here" in told.stdout
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_site_that_hides_scontrol_from_its_users_still_takes_their_jobs(slurm, grid):
+    slurm.silent()
+    assert send(grid)[-1] == "Submitted 5 jobs."
 
 
 def test_two_calls_at_one_moment_submit_once(slurm, grid):

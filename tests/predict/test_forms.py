@@ -151,6 +151,32 @@ def test_imagejs_large_stacks_with_one_header_are_read(model_file, slices, expec
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "out" / "labels.tif"), expected)
 
 
+@pytest.mark.parametrize(
+    ("count", "options"),
+    [
+        (5, {}),
+        (5, {"truncate": True}),
+        (2, {"metadata": {"spacing": 0.5}}),
+        (1, {"metadata": {"spacing": 0.5}}),
+        (None, {"metadata": {"spacing": 0.5}}),
+    ],
+    ids=["stack", "one header", "two slices", "stack of one slice", "one slice"],
+)
+def test_what_python_writes_for_imagej_without_naming_axes_is_a_volume(
+    model_file, slices, expected, tmp_path, count, options
+):
+    """tifffile then calls the slices channels, and leaves out axes of length 1."""
+    part = slice(count) if count else 0
+    tifffile.imwrite(tmp_path / "scan.tif", slices[part], imagej=True, resolution=(4, 4), **options)
+    predict(model_file, tmp_path / "scan.tif", tmp_path / "out")
+    with tifffile.TiffFile(tmp_path / "out" / "labels.tif") as tif:
+        np.testing.assert_array_equal(tif.asarray(), expected[part] if count != 1 else expected[0])
+        found = tif.imagej_metadata
+        assert found["images"] == (count or 1) and "channels" not in found
+        assert found.get("spacing") == options.get("metadata", {}).get("spacing")
+        assert tif.pages.first.tags["XResolution"].value == (4, 1)
+
+
 def test_an_hdf5_file_gives_an_hdf5_file(model_file, slices, expected, tmp_path):
     with h5py.File(tmp_path / "scan.h5", "w") as file:
         file["entry/data/volume"] = slices
@@ -275,6 +301,10 @@ def channels_of_pages(path):
     tifffile.imwrite(path, np.zeros((2, 3, 9, 9), "u2"), imagej=True, metadata={"axes": "ZCYX"})
 
 
+def channels_in_colour(path):
+    tifffile.imwrite(path, np.zeros((3, 9, 9), "u2"), imagej=True, metadata={"axes": "CYX", "mode": "composite"})
+
+
 def channels_of_ome(path):
     tifffile.imwrite(path, np.zeros((2, 3, 9, 9), "u2"), ome=True, metadata={"axes": "ZCYX"})
 
@@ -289,6 +319,7 @@ def channels_of_ome(path):
         (no_finite_values, "NaN"),
         (channels, "it has 3 channels"),
         (channels_of_pages, "it has 3 channels"),
+        (channels_in_colour, "it has 3 channels"),
         (channels_of_ome, "it has 3 channels"),
     ],
 )

@@ -154,7 +154,7 @@ def test_the_command_writes_the_file_and_replaces_no_other(cells, tmp_path, mode
     assert other.exit_code == 2 and "--force" in other.output
     assert hpcseg("export", cells[1].path, "-o", file, "--force").exit_code == 0
     several = hpcseg("export", "2x2-*", "--run", cells[0].path.parents[1], "-o", file)
-    assert several.exit_code == 2 and "fits 2 cells" in several.output
+    assert several.exit_code == 2 and "fits 2 trained cells" in several.output
 
 
 def test_a_data_set_that_moved_is_named_or_asked_for(cells, tmp_path, tiny_dataset, good):

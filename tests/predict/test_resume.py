@@ -125,6 +125,26 @@ def test_it_goes_on_after_a_kill(model_file, source, tmp_path, form):
     same(contents(out.path), contents(tmp_path / "whole"))
 
 
+def test_sigterm_leaves_no_temporary_file_and_the_same_command_goes_on(model_file, source, tmp_path):
+    call = ["predict", str(model_file), str(source("folder")), "-o", str(tmp_path / "out")]
+    # A file that is long in being written, which a writer of its own does.
+    script = (
+        "import time\nfrom hpcseg.predict import layers\nwrite = layers.tifffile.imwrite\n"
+        "layers.tifffile.imwrite = lambda *given, **options: (time.sleep(0.3), write(*given, **options))\n"
+        "from hpcseg.cli.app import main\nmain()"
+    )
+    with subprocess.Popen([sys.executable, "-c", script, *call], stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("out/labels/.*.tmp")):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        said = process.communicate(timeout=60)[1]
+    assert (process.returncode, said) == (130, "Stopped by you. The same command goes on where it was.\n")
+    assert not list(tmp_path.glob("out/**/.*")) and 0 < len(list(tmp_path.glob("out/labels/*.tif"))) < 12
+    assert "slices are there already" in hpcseg(*call).output
+
+
 def test_labels_that_are_deleted_are_made_again(model_file, source, tmp_path):
     command = ("predict", model_file, source("folder"), "-o", tmp_path / "out")
     assert hpcseg(*command).exit_code == 0

@@ -85,7 +85,7 @@ class StopFlag:
             # Ending in error first would make srun kill rank 0 before it has requeued (--kill-on-bad-exit).
             raise SystemExit(0)
         # Not 0: to Slurm that would be a finished training, and its evaluation would start.
-        raise SystemExit("stopped by the scheduler; the checkpoint is written")
+        raise SystemExit("told to stop; the checkpoint is written")
 
 
 def _end_of_job() -> float | None:

@@ -1,0 +1,66 @@
+"""Which model a pattern stands for: of one run, among its trained cells, and said by name."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import tifffile
+from slice_folder import hpcseg
+
+
+@pytest.fixture
+def here(cells, tiny_folder, tmp_path, monkeypatch):
+    """A folder with runs/old, of which a third cell with seed 0 is not trained, and the newer runs/new, a copy of it
+    whose cells have other names and of which none is trained."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(cells[0].path.parents[1], "runs/old", ignore=shutil.ignore_patterns("lock"))
+    first = Path("runs/old/cells", cells[0].id)
+    Path(f"{first}-2").mkdir()
+    shutil.copy(first / "config.json", f"{first}-2")
+    for cell in cells:
+        Path("runs/new/cells", f"new-{cell.id}").mkdir(parents=True)
+        shutil.copy(cell.config_file, Path("runs/new/cells", f"new-{cell.id}"))
+    shutil.copy("runs/old/grid.json", "runs/new")
+    os.utime("runs/old/grid.json", (1, 1))
+    tifffile.imwrite("scan.tif", tifffile.imread(tiny_folder / "data" / "sample0001.tiff"))
+    return tmp_path
+
+
+@pytest.fixture
+def predict(here, tiny_dataset):
+    """`hpcseg predict` of runs/old, which lies elsewhere than when it was planned."""
+    return lambda *arguments: hpcseg("predict", *arguments, "--run", "runs/old", "--data", tiny_dataset)
+
+
+def test_run_and_models_are_printed_whoever_chose_them(predict, cells, model_file):
+    first, second = (cell.id for cell in cells)
+    answer = predict("*-s0-*", "scan.tif", "-o", "one")
+    assert answer.exit_code == 0 and f"Model: {first} (run runs/old)" in answer.stdout
+    assert second not in answer.stdout
+    again = predict("*-s0-*", "scan.tif", "-o", "one")
+    assert f"Model: {first} (run runs/old)" in again.stdout, "also where nothing is left to do"
+    both = predict("*-s0-*", "scan.tif", "-o", "two", "--ensemble", "*")
+    assert both.exit_code == 0, both.output
+    assert [line for line in both.stdout.splitlines() if line.startswith("Model: ")] == [
+        f"Model: {first} (run runs/old)",
+        f"Model: {second} (run runs/old)",
+    ]
+    file = hpcseg("predict", model_file, "scan.tif", "-o", "file")
+    assert f"Model: {first} (file {model_file})" in file.stdout
+
+
+def test_a_pattern_is_looked_for_in_the_newest_run_alone(here, cells):
+    answer = hpcseg("predict", "*-s0-*", "scan.tif", "-o", "out")
+    assert answer.exit_code == 5 and 'No cell of runs/new that fits "*-s0-*" is trained yet.' in answer.stderr
+    answer = hpcseg("predict", cells[0].id, "scan.tif", "-o", "out")
+    assert answer.exit_code == 2 and f'No cell of runs/new fits "{cells[0].id}"' in answer.stderr
+    assert not Path("out").exists()
+
+
+def test_a_pattern_that_fits_several_trained_cells_is_refused_with_their_names(predict, cells):
+    answer = predict("*", "scan.tif", "-o", "out")
+    assert answer.exit_code == 2 and "fits 2 trained cells of runs/old, but it must fit one" in answer.stderr
+    assert answer.stderr.count("\n  ") == 2 and all(f"\n  {cell.id}\n" in answer.stderr for cell in cells)
