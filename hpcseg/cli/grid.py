@@ -201,7 +201,7 @@ def run_here(
             f"{grid.job.name} is meant for GPUs and there is none here, so this takes long. `--job paper-cpu` is the "
             "paper's experiment at a width for CPUs."
         )
-    with QueueView(len(grid.cells), len(grid.cells) - len(cells)) as view:
+    with QueueView(grid.cells, len(grid.cells) - len(cells)) as view:
         try:
             summary = run_locally(
                 cells, grid.run, slots=slots, ranks=ranks or max(1, len(slots[0])), on_event=view.show

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hpcseg.cli import console
+from hpcseg.cli.epochs import Epochs
 from hpcseg.cli.options import Set
 from hpcseg.cli.pack import DEFAULT_DATASET
 from hpcseg.cli.runs import plan_run
@@ -45,8 +46,16 @@ def train(
     else:
         _wait_for_plan(chosen[0], rank)
     stages: tuple[Stage, ...] = ("train", "evaluate")
+    epochs = Epochs(chosen[0], skip=True)
+
+    def on_epoch() -> None:
+        for line in epochs.news():
+            console.stderr.print(line)
+
     for stage in stages:
-        if run_cell(chosen[0].folder, stage, should_stop=lambda: False) is State.BUSY:
+        if rank == 0:
+            console.stderr.print(f"{chosen[0].id}: {'training' if stage == 'train' else 'evaluating'}")
+        if run_cell(chosen[0].folder, stage, should_stop=lambda: False, on_epoch=on_epoch) is State.BUSY:
             console.stderr.print(f"{chosen[0].id}: another process is running it.")
             raise typer.Exit(1)
     if rank == 0:
