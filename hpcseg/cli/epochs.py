@@ -1,20 +1,19 @@
-"""The finished epochs of a cell as lines of text, each once."""
+"""The finished epochs of a cell as lines of text, each once. Loads numpy, so a verb imports it late."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from hpcseg.runs.grid import Cell
+import numpy as np
+
+from hpcseg.metrics import accuracy
+from hpcseg.runs.grid import Cell
+from hpcseg.runs.record import read_lines
 
 
 def loss_and_validation(epoch: dict[str, Any]) -> tuple[str, str]:
     """Loss of the training and accuracy of the validation of a line of metrics.jsonl, in digits."""
-    import numpy as np
-
-    from hpcseg.metrics import accuracy
-
     return f"{epoch['train_loss']:.4f}", f"{accuracy(np.array(epoch['validation_confusion'])):.4f}"
 
 
@@ -35,8 +34,6 @@ class Epochs:
 
     def news(self) -> Iterator[str]:
         """The epochs that have finished since the last call."""
-        from hpcseg.runs.record import read_lines
-
         told, self.history = len(self.history), read_lines(self.cell.folder.metrics_file)
         for epoch in self.history[told:]:
             loss, validation = loss_and_validation(epoch)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from hpcseg.cli import console
-from hpcseg.cli.epochs import Epochs
 from hpcseg.cli.options import AsJson
 from hpcseg.cli.runs import choose_cells, find_run
 from hpcseg.errors import ConfigError, IncompleteError
 
 if TYPE_CHECKING:
+    from hpcseg.cli.epochs import Epochs
     from hpcseg.cluster.failures import Failure
     from hpcseg.cluster.states import RunStatus
 
@@ -35,6 +35,7 @@ def logs(
     as_json: AsJson = False,
 ) -> None:
     """Show the epochs of cells and the last lines of their logs."""
+    from hpcseg.cli.epochs import Epochs
     from hpcseg.cluster.logs import find_logs
     from hpcseg.cluster.states import run_status
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hpcseg.cli import console
-from hpcseg.cli.epochs import Epochs
 from hpcseg.cli.options import Set
 from hpcseg.cli.pack import DEFAULT_DATASET
 from hpcseg.cli.runs import plan_run
@@ -30,6 +29,7 @@ def train(
     overrides: Set = None,
 ) -> None:
     """Train and evaluate one cell in this process, or in this one rank of torchrun or srun."""
+    from hpcseg.cli.epochs import Epochs
     from hpcseg.launch.environment import read_environment
     from hpcseg.runs.execute import run_cell
     from hpcseg.runs.grid import write_plan

@@ -109,7 +109,8 @@ def accept_training(cell: Cell, plan: Mapping[str, Any]) -> Training:
         confusion = _confusion(record["validation_confusion"])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise Refused(f"its training.json is damaged ({error}).", folder) from None
-    return Training(record, confusion, _epochs(cell, record["epochs"]))
+    epochs = finished_epochs(cell)
+    return Training(record, confusion, epochs if len(epochs) == record["epochs"] else ())
 
 
 def accept_evaluation(cell: Cell, plan: Mapping[str, Any], training: Training) -> Evaluation:
@@ -206,10 +207,11 @@ def _slices(cell: Cell, record: Mapping[str, Any]) -> tuple[TestSlice, ...]:
     )
 
 
-def _epochs(cell: Cell, epochs: int) -> tuple[Epoch, ...]:
+def finished_epochs(cell: Cell) -> tuple[Epoch, ...]:
+    """The lines of metrics.jsonl; none where they are not the epochs 1, 2, ... in this order."""
     lines = read_lines(cell.folder.metrics_file)
     try:
-        if [line["epoch"] for line in lines] != list(range(1, epochs + 1)):
+        if [line["epoch"] for line in lines] != list(range(1, len(lines) + 1)):
             return ()
         return tuple(
             Epoch(
@@ -234,7 +236,9 @@ def _why_unfinished(cell: Cell) -> str:
         return f"its last attempt failed: {' '.join(error.split()).rstrip('.')}."
     if cell.folder.training_file.exists():
         return "it is trained, but not evaluated."
-    return "it is started, but not finished." if cell.folder.events_file.exists() else "it is not started."
+    if not cell.folder.events_file.exists():
+        return "it is not started."
+    return f"it is not finished: {len(finished_epochs(cell))} of {cell.config.train.epochs} epochs so far."
 
 
 def _short(sha256: object) -> str:
