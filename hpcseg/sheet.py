@@ -24,9 +24,10 @@ WIDTH = 2000
 _PANELS_IN_A_ROW = 6
 _LARGEST_PANEL = 640
 _GAP, _BETWEEN_GROUPS, _TITLE, _HEADING = 4, 24, 26, 48
-_PIXELS_PER_LETTER = 7.6
+_PIXELS_PER_LETTER = 8
 _OPACITY = 0.45
-_MOST_NAMED = 12
+_LETTERS_OF_A_NAME = 14
+_WIDEST_NAME = 140
 _DOTS_PER_INCH = 100
 
 
@@ -76,7 +77,7 @@ def draw(slices: Sequence[Seen], classes: Sequence[str], heading: str) -> bytes:
         for number, (one, size) in enumerate(zip(slices, sizes, strict=True)):
             row, column = divmod(number, columns)
             left, top = _BETWEEN_GROUPS + column * (group + _BETWEEN_GROUPS), _HEADING + sum(heights[:row])
-            title = _shortened(one.title, int(group / _PIXELS_PER_LETTER))
+            title = _shortened(one.title, group // _PIXELS_PER_LETTER)
             figure.text(left / width, 1 - (top + 5) / height, title, fontsize=9, va="top", parse_math=False)
             for panel in range(panels):
                 place = left + panel * (size[1] + _GAP), top + _TITLE
@@ -90,16 +91,26 @@ def draw(slices: Sequence[Seen], classes: Sequence[str], heading: str) -> bytes:
                     axes.imshow(one.grey, cmap="gray", vmin=window[0], vmax=window[1], aspect="auto")
                 if panel == 1:
                     axes.imshow(_painted(one.classes, colours), interpolation="nearest", aspect="auto")
-        named = [Patch(color=colour[:3], label=name) for colour, name in zip(colours, classes, strict=True)]
-        more = [Patch(alpha=0, label=f"and {len(named) - _MOST_NAMED} more")] if len(named) > _MOST_NAMED else []
-        shown = [*named[:_MOST_NAMED], *more]
-        figure.legend(handles=shown, loc="upper right", ncols=len(shown), fontsize=9, frameon=False, borderpad=0.6)
-        room = int((width - 130 * len(shown)) / _PIXELS_PER_LETTER)
-        text = _shortened(heading, max(24, room))
+        named = _legend(figure, colours, classes, width // _WIDEST_NAME)
+        text = _shortened(heading, (width - named * _WIDEST_NAME) // _PIXELS_PER_LETTER)
         figure.text(_BETWEEN_GROUPS / width, 1 - 14 / height, text, fontsize=10, va="top", parse_math=False)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
+
+
+def _legend(figure: Figure, colours: np.ndarray, classes: Sequence[str], room: int) -> int:
+    """Name the classes in the upper right corner, of many the first; returns how many names there are."""
+    shown = list(zip(colours, classes, strict=True))[: max(1, room // 2)]
+    handles = [Patch(color=colour[:3], label=_shortened(name, _LETTERS_OF_A_NAME)) for colour, name in shown]
+    if len(shown) < len(classes):
+        handles.append(Patch(alpha=0, label=f"and {len(classes) - len(shown)} more"))
+    legend = figure.legend(
+        handles=handles, loc="upper right", ncols=len(handles), fontsize=9, frameon=False, borderpad=0.6
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    return len(handles)
 
 
 def _fitting(shape: tuple[int, ...], edge: int) -> tuple[int, int]:

@@ -25,6 +25,7 @@ from hpcseg.cli.report import report
 from hpcseg.cli.retry import retry
 from hpcseg.cli.status import status
 from hpcseg.cli.train import train
+from hpcseg.cli.view import view
 from hpcseg.errors import HpcsegError
 
 _STOPPED = 130  # as a shell says of a program that Ctrl-C has ended
@@ -80,6 +81,7 @@ app.command(rich_help_panel="Experiment")(grid)
 app.command(rich_help_panel="Experiment")(status)
 app.command(rich_help_panel="Experiment")(report)
 app.command(rich_help_panel="Use a model")(predict)
+app.command(rich_help_panel="Use a model")(view)
 app.command(rich_help_panel="Use a model")(export)
 app.command(rich_help_panel="Operation")(doctor)
 app.command(rich_help_panel="Operation")(bench)

@@ -236,9 +236,7 @@ def _why_unfinished(cell: Cell) -> str:
         return f"its last attempt failed: {' '.join(error.split()).rstrip('.')}."
     if cell.folder.training_file.exists():
         return "it is trained, but not evaluated."
-    if not cell.folder.events_file.exists():
-        return "it is not started."
-    return f"it is not finished: {len(finished_epochs(cell))} of {cell.config.train.epochs} epochs so far."
+    return "it is started, but not finished." if cell.folder.events_file.exists() else "it is not started."
 
 
 def _short(sha256: object) -> str:
