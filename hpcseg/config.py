@@ -429,17 +429,27 @@ class CellConfig:
         Depends on this cell alone, so that a job which grows another axis keeps the ids of its cells. Settings
         without a fixed place appear when they differ from their default, so cells that differ have other names.
         """
+        return "-".join(self.name_parts().values())
+
+    def name_parts(self) -> dict[str, str]:
+        """What `name` consists of, by the setting's name in a job file: "train.width" is "w64"."""
         data, train = self.data, self.train
         per_cent = shown(round(100 * train.noise_fraction, 10)).zfill(3)
-        parts = [data.tiles, data.split, f"p{per_cent}", f"w{train.width}", f"s{train.seed}"]
-        placed = {"tiles", "split", "noise_fraction", "width", "seed"}
-        for section in (data, train):
-            for item in dataclasses.fields(section):
-                value = getattr(section, item.name)
+        parts = {
+            "data.tiles": data.tiles,
+            "data.split": data.split,
+            "train.noise_fraction": f"p{per_cent}",
+            "train.width": f"w{train.width}",
+            "train.seed": f"s{train.seed}",
+        }
+        placed = frozenset(parts)
+        for section, settings in (("data", data), ("train", train)):
+            for item in dataclasses.fields(settings):
+                name, value = f"{section}.{item.name}", getattr(settings, item.name)
                 unused = item.name == "gap_slices" and data.split == "shuffled"
-                if item.name not in placed and value != item.default and not unused:
-                    parts.append(f"{item.name}-{shown(value)}")
-        return "-".join(parts).replace("_", "-").replace("+", "-and-").replace(" %", "-per-cent").lower()
+                if name not in placed and value != item.default and not unused:
+                    parts[name] = f"{item.name}-{shown(value)}"
+        return {name: _spelled(text) for name, text in parts.items()}
 
     def cell_id(self, *, data_sha256: str, numerics: int) -> str:
         """`name()` and eight hex digits of everything that decides the trained model.
@@ -472,6 +482,11 @@ def noise_models(names: str, where: str) -> tuple[str, ...]:
                 'by "+".'
             )
     return found
+
+
+def _spelled(text: str) -> str:
+    """A setting without the characters that a name has not."""
+    return text.replace("_", "-").replace("+", "-and-").replace(" %", "-per-cent").lower()
 
 
 def shown(value: object) -> str:

@@ -19,6 +19,7 @@ from hpcseg.cli.examples import commands
 
 SURFACE = {
     "demo": {"folder"},
+    "view": {"path"},
     "pack": {"folder", "output", "images", "labels", "grey_range", "force"},
     "info": {"file", "verify", "as_json"},
     "grid": {
@@ -40,7 +41,8 @@ SURFACE = {
     "export": {"cell", "output", "run", "data", "onnx", "force"},
     "predict": {
         "model", "volume", "output", "dataset", "range_", "percentiles", "ensemble", "flips", "probabilities",
-        "uncertainty", "spread", "float16", "tile", "precision", "adapt_norm", "run", "data", "slurm", "parts",
+        "uncertainty", "spread", "float16", "tile", "every", "slices", "precision", "adapt_norm",
+        "run", "data", "slurm", "parts",
         "dry_run", "profile", "partition", "account", "qos", "constraint", "exclude", "gpus_per_node", "cpus_per_task",
         "mem", "time", "setup", "throttle",
     },

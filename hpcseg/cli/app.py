@@ -30,6 +30,7 @@ from hpcseg.cli.retry import retry
 from hpcseg.cli.settings import settings
 from hpcseg.cli.status import status
 from hpcseg.cli.train import train
+from hpcseg.cli.view import view
 from hpcseg.errors import HpcsegError
 
 _STOPPED = 130  # as a shell says of a program that Ctrl-C has ended
@@ -101,7 +102,7 @@ _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Start": (demo, help_),
     "Data": (pack, info),
     "Experiment": (jobs, settings, init, grid, status, report),
-    "Use a model": (predict, export),
+    "Use a model": (predict, view, export),
     "Operation": (doctor, bench, logs, retry, cancel, clean, train),
 }
 for _panel, _commands in _PANELS.items():

@@ -40,6 +40,12 @@ def stopped() -> typer.Exit:
     return typer.Exit(130)
 
 
+def duration(seconds: float) -> str:
+    """Seconds as a person reads them: "40 s", "12 min", "1.6 h"."""
+    minutes = seconds / 60
+    return f"{minutes / 60:.1f} h" if minutes >= 90 else f"{minutes:.0f} min" if minutes >= 1 else f"{seconds:.0f} s"
+
+
 def progress_bar() -> Progress:
     """A progress bar on stderr that vanishes into nothing when stderr is not a terminal."""
     return Progress(

@@ -1,4 +1,4 @@
-"""The verb `demo`: the three commands on a synthetic sample, as a user would type them."""
+"""The verb `demo`: the four commands on a synthetic sample, as a user would type them."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ import typer
 from hpcseg.cli import console
 from hpcseg.cli.grid import grid
 from hpcseg.cli.pack import pack
+from hpcseg.cli.predict import predict
 from hpcseg.cli.report import report
 
 _SLICES = 40
 _SIZE = 256
 _SEED = 2023
+_MODEL = "large-*-p050-*"
 
 
 def demo(
     folder: Annotated[Path, typer.Argument(help="Where everything goes; may exist, then it goes on.")] = Path("demo"),
 ) -> None:
-    """Make a synthetic three-phase sample, then pack it, train on it and report: about two minutes on two cores."""
+    """Make a synthetic three-phase sample, pack it, train on it, report and segment it: two minutes on two cores."""
     from hpcseg.data.sample import write_sample
+    from hpcseg.predict.outcome import OutFolder
     from hpcseg.runs.record import RunFolder
 
     dataset, run = folder / "dataset.h5", folder / "runs" / "demo"
@@ -34,8 +37,12 @@ def demo(
     grid(job="demo", local=True, data=dataset, run=run)
     _announce(f"hpcseg report --run {run}")
     report(run=run)
-    console.stdout.print("\nThe sample is synthetic, so the paper's numbers only show where they would stand.")
-    console.stdout.print(f"The report: {RunFolder(run).report / 'tables.md'}")
+    console.stdout.print("The sample is synthetic, so the paper's numbers only show where they would stand.")
+    prediction = folder / "prediction"
+    _announce(f"hpcseg predict '{_MODEL}' {folder / 'data'} -o {prediction} --uncertainty --run {run}")
+    predict(_MODEL, folder / "data", output=prediction, uncertainty=True, run=run)
+    console.stdout.print(f"\nThe report, for a browser:      {RunFolder(run).report / 'report.html'}")
+    console.stdout.print(f"What was segmented, to look at: {OutFolder(prediction).sheet_file}")
 
 
 def _announce(command: str) -> None:

@@ -36,9 +36,11 @@ _EXAMPLES: dict[str, dict[str, str]] = {
     },
     "predict": {
         "hpcseg predict '*-s0-*' SLICES/ -o OUT": "with a trained cell of the newest run",
+        "hpcseg predict '*-s0-*' SLICES/ -o LOOK --every 20": "a quick look before the whole volume",
         "hpcseg predict mine.safetensors volume.tif -o OUT --uncertainty": "with an exported model, and how sure it is",
         "hpcseg predict '*-s0-*' SLICES/ -o OUT --ensemble '*-s1-*' --ensemble '*-s2-*'": "three models together",
     },
+    "view": {"hpcseg view OUT": "what predict wrote", "hpcseg view dataset.h5": "what was packed"},
     "export": {"hpcseg export '*-s0-*' -o mine.safetensors": "one file to keep, or to give away"},
     "doctor": {
         "hpcseg doctor --partition gpu": "with one short job on a node",

@@ -228,7 +228,7 @@ def run_here(
     slots = find_slots(workers, gpus_per_cell)
     if for_gpus and gpus_per_cell and not slots[0]:
         console.stderr.print(too_slow(grid.job.name, grid.data_sha256))
-    with QueueView(len(grid.cells), len(grid.cells) - len(cells)) as view:
+    with QueueView(grid.cells, len(grid.cells) - len(cells)) as view:
         try:
             summary = run_locally(
                 cells,

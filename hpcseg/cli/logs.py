@@ -1,4 +1,4 @@
-"""The verb `logs`: what a cell's job has written, without its job id."""
+"""The verb `logs`: the epochs of a cell and what its job has written, without its job id."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from hpcseg.cli.runs import choose_cells, find_run
 from hpcseg.errors import ConfigError, IncompleteError
 
 if TYPE_CHECKING:
+    from hpcseg.cli.epochs import Epochs
     from hpcseg.cluster.failures import Failure
     from hpcseg.cluster.states import RunStatus
 
@@ -36,8 +37,9 @@ def logs(
     lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many lines of each.")] = _LINES,
     as_json: AsJson = False,
 ) -> None:
-    """Show the last lines of cells' logs."""
-    from hpcseg.cluster.logs import find_logs, tail
+    """Show the epochs of cells and the last lines of their logs."""
+    from hpcseg.cli.epochs import Epochs
+    from hpcseg.cluster.logs import find_logs
     from hpcseg.cluster.states import run_status
 
     status = run_status(find_run(run))
@@ -52,6 +54,7 @@ def logs(
             else f"--follow needs one cell, but these are {len(chosen)}. Name one."
         )
     jobs = {cell.cell: cell.job_id for cell in status.status}
+    planned = {cell.id: cell for cell in status.cells}
     found = find_logs(status.run.logs)
     with console.json_answer(as_json) as answer:
         answer.update({"run": str(status.run.path), "cells": []})
@@ -63,14 +66,18 @@ def logs(
             wanted = rank if rank is not None else (failure.rank if failure else 0)
             there = found.get(job_id or "", {})
             log = there.get(wanted)
+            # Of a cell that is well its epochs say more than its log, which is shown whole to whoever asks for it.
+            epochs = Epochs(planned[cell_id]) if failure is None and rank is None and stage is None else None
+            told = list(epochs.news()) if epochs else []
             _introduce(cell_id, failure, f", rank {wanted} of job {job_id}" if job_id else "")
-            if log is None and not (failed or as_json):
+            if log is None and not (told or failed or as_json):
                 raise IncompleteError(f"{cell_id} has no log of rank {wanted}. {_which(there)}")
-            if log is not None and follow:
-                _follow(log, status, cell_id)
+            if follow:
+                _follow(log, epochs, told, status, cell_id)
                 return
-            last = tail(log).splitlines()[-lines:] if log else []
-            console.stdout.print("\n".join(last) if log else _which(there))
+            last = [*told, *_tail(log, epochs)][-lines:]
+            nothing = "No epoch is finished yet." if log else _which(there)
+            console.stdout.print("\n".join(last) if last or (log and not epochs) else nothing)
             answer["cells"].append(
                 {
                     "cell": cell_id,
@@ -85,6 +92,14 @@ def logs(
             console.stdout.print("No cell has failed.")
 
 
+def _tail(log: Path | None, epochs: Epochs | None) -> list[str]:
+    """The last lines of a log, where there are epochs to show those alone that are not said of every job."""
+    from hpcseg.cluster.logs import spoken, tail
+
+    last = tail(log).splitlines() if log else []
+    return spoken(last) if epochs else last
+
+
 def _introduce(cell_id: str, failure: Failure | None, whose: str) -> None:
     console.stdout.print(f"== {cell_id}{whose}", style="bold")
     if failure:
@@ -95,27 +110,31 @@ def _which(there: Mapping[int, Path]) -> str:
     return f"It has logs of rank {', '.join(map(str, there))}." if there else "Its job has written none yet."
 
 
-def _follow(path: Path, status: RunStatus, cell_id: str) -> None:
+def _follow(log: Path | None, epochs: Epochs | None, told: list[str], status: RunStatus, cell_id: str) -> None:
     import time
 
-    from hpcseg.cluster.logs import follow
+    from hpcseg.cluster.logs import follow, spoken
     from hpcseg.cluster.states import run_status
     from hpcseg.runs.state import State
 
     # A trained cell is evaluated next, in a log of its own.
     ended = (State.FINISHED, State.FAILED, State.STOPPED, State.CANCELLED)
-    looked, alive = time.monotonic(), True
+    state = {cell.cell: cell.state for cell in status.status}[cell_id]
+    looked = time.monotonic()
 
     def goes_on() -> bool:
-        nonlocal looked, alive
+        nonlocal looked, state
         # Slurm is asked for the whole run, so not at every look into the file.
         if time.monotonic() - looked > _SECONDS_BETWEEN_QUESTIONS:
-            now = {cell.cell: cell.state for cell in run_status(status.run).status}
-            looked, alive = time.monotonic(), now[cell_id] not in ended
-        return alive
+            state = {cell.cell: cell.state for cell in run_status(status.run).status}[cell_id]
+            looked = time.monotonic()
+        return state not in ended
 
     try:
-        for line in follow(path, goes_on):
-            console.stdout.print(line)
+        for lines in follow(log, goes_on):
+            for line in (*told, *(epochs.news() if epochs else ()), *(spoken(lines) if epochs else lines)):
+                console.stdout.print(line)
+            told = []
+        console.stdout.print(f"{cell_id}: {state}")
     except KeyboardInterrupt:
         raise typer.Exit(130) from None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hpcseg.cli import console
-from hpcseg.errors import ConfigError
+from hpcseg.errors import ConfigError, HpcsegError
 
 if TYPE_CHECKING:
     from hpcseg.data.store import DatasetInfo
@@ -43,6 +43,7 @@ def pack(
 ) -> None:
     """Pack TIFF slices and their labels into one verified HDF5 file."""
     from hpcseg.cli.next_step import after_pack
+    from hpcseg.data.contact_sheet import sheet_file
     from hpcseg.data.pack import is_packed
     from hpcseg.data.pack import pack as pack_slices
     from hpcseg.data.store import read_info
@@ -75,8 +76,23 @@ def pack(
     if there:
         console.stderr.print("These slices and labels are there already; nothing was written.")
     _show(content)
+    if not (there and sheet_file(output).exists()):
+        _draw_sheet(content)
     option = "" if output == DEFAULT_DATASET else f" --data {shlex.quote(str(output))}"
     console.stdout.print(after_pack(content, option))
+
+
+def _draw_sheet(info: DatasetInfo) -> None:
+    """Write the contact sheet and name it; without one the packed file is as good."""
+    from hpcseg.data.contact_sheet import write_contact_sheet
+
+    try:
+        file = write_contact_sheet(info)
+    except HpcsegError as error:
+        console.stderr.print(f"Note: there is no contact sheet. {error}")
+        return
+    console.stdout.print(f"{'Look at':<12}", style="bold", end="")
+    console.stdout.print(f"{file}: do slices and labels belong together?")
 
 
 def info(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -70,6 +71,14 @@ def predict(
         int | None,
         typer.Option(min=1, help="Edge of overlapping tiles in pixels.", show_default="whole slices if they fit"),
     ] = None,
+    every: Annotated[
+        int | None,
+        typer.Option(min=1, help="For a quick look: every N-th slice only.", metavar="N", show_default="each"),
+    ] = None,
+    slices: Annotated[
+        str | None,
+        typer.Option(metavar="FIRST-LAST", help="Only these slices, counted from 1, as 1-50.", show_default="all"),
+    ] = None,
     precision: Annotated[
         Literal["fp32", "tf32", "bf16", "fp16"] | None,
         typer.Option(help="Of the convolutions.", show_default="the training's, as its evaluation was counted"),
@@ -121,6 +130,8 @@ def predict(
         range_=range_,
         percentiles=percentiles,
         precision=precision,
+        every=every,
+        slices=None if slices is None else _first_and_last(slices),
         adapt_norm=adapt_norm,
         wishes=Wishes(
             probabilities=probabilities,
@@ -233,12 +244,23 @@ def show(record: dict[str, Any], out: Path) -> None:
         tiles, slices = record["norm"]["tiles"], record["norm"]["slices"]
         console.stdout.print(f"Batch normalisation: statistics of {tiles} tiles from {slices} of these slices")
     shares = ", ".join(f"{value}: {share:.2%}" for value, share in record["fractions"].items())
-    slices = record["input"]["slices"]
+    every = record["asked"].get("every")
+    slices = f"{record['input']['slices']} slices" + (f" (one of {every})" if every else "")
     speed = f", {record['slices_per_second']:g} slices/s" if record["slices_per_second"] else ""
-    console.stdout.print(f"{slices} slices in {record['seconds']:.1f} s{speed} on {', '.join(record['devices'])}")
+    chosen = f" (one of {every})" if every else ""
+    console.stdout.print(
+        f"{slices} slices{chosen} in {record['seconds']:.1f} s{speed} on {', '.join(record['devices'])}"
+    )
     console.stdout.print(f"Phase fractions (label value: share of pixels): {shares}")
     for name in (*record["files"], "prediction.json"):
         console.stdout.print(f"wrote {out / name}")
+
+
+def _first_and_last(slices: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)(?:-(\d+))?", slices.replace(" ", ""))
+    if found is None:
+        raise ConfigError(f'--slices is "{slices}", but it must be FIRST-LAST, as 1-50, or the number of one slice.')
+    return int(found[1]), int(found[2] or found[1])
 
 
 def _find_model(model: str, run: Path | None) -> Path:

@@ -1,17 +1,47 @@
-"""How the local queue looks while it runs: bars on a terminal, one line per event elsewhere."""
+"""How the local queue looks while it runs: a table of what runs on a terminal, one line per event elsewhere."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.console import Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
 
 from hpcseg.cli import console
+from hpcseg.cli.epochs import Epochs, loss_and_validation
+from hpcseg.runs.names import short_names
 from hpcseg.runs.state import State
 
 if TYPE_CHECKING:
     from hpcseg.runs.grid import Cell
+
+# Of 80 columns: what the numbers leave, and a bar in which something can be seen.
+_WIDEST_NAME = 24
+_REFRESHES_PER_SECOND = 4
+
+
+@dataclass
+class _Running:
+    """A cell of the queue as it is shown."""
+
+    name: str
+    epochs: Epochs
+    began: float = field(default_factory=time.monotonic)
+    beats: list[dict[str, Any]] = field(default_factory=list)
+    """The first heartbeat of the stage and the last one."""
+
+    def seconds_left(self) -> float | None:
+        """Of the stage, as fast as it has been so far; None before that can be told."""
+        first, last = self.beats[0], self.beats[-1]
+        done = _done(last) - _done(first)
+        return (_all(last) - _done(last)) * (last["time"] - first["time"]) / done if done > 0 else None
 
 
 class QueueView:
@@ -19,74 +49,101 @@ class QueueView:
 
     Args:
         cells: of the whole grid.
-        finished: cells that were finished before.
+        finished: how many of them were finished before.
     """
 
-    def __init__(self, cells: int, finished: int) -> None:
-        self._cells = cells
+    def __init__(self, cells: Sequence[Cell], finished: int) -> None:
+        self._names = short_names(cells)
         self._done = finished
-        self._epochs: dict[str, int] = {}
-        self._bars: dict[str, TaskID] = {}
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[note]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
+        self._running: dict[str, _Running] = {}
+        self._on_terminal = console.stderr.is_terminal
+        self._live = Live(
             console=console.stderr,
-            disable=not console.stderr.is_terminal,
+            get_renderable=self._table,
+            refresh_per_second=_REFRESHES_PER_SECOND,
+            transient=True,
         )
-        self._all = self._progress.add_task("Cells", total=cells, completed=finished, note=f"{finished}/{cells}")
 
     def __enter__(self) -> QueueView:
-        self._progress.start()
+        if self._on_terminal:
+            self._live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        self._live.stop()
 
     def show(self, state: State, cell: Cell, details: dict[str, Any]) -> None:
         """One event of the queue."""
-        if state in (State.RUNNING, State.EVALUATING):
-            self._advance(cell.id, details)
-            return
+        if cell.id not in self._running:
+            # Epochs of an earlier start are no news.
+            self._running[cell.id] = _Running(self._names[cell.id], Epochs(cell, skip=True))
+        shown = self._running[cell.id]
+        for line in shown.epochs.news():
+            self._note(f"{shown.name}: {line}")
         if state is State.STARTED:
-            self._say(f"{cell.id}: {'training' if details['stage'] == 'train' else 'evaluating'}")
-            self._bars[cell.id] = self._progress.add_task(cell.id, total=None, note="starting")
-            return
-        if state is State.FAILED:
-            self._say(f"{cell.id}: failed: {details['error']}\n  log: {details['log']}")
-        elif state is State.BUSY:
-            self._say(f"{cell.id}: another process is running it, passed over")
-        elif state is State.STOPPED:
-            self._say(f"{cell.id}: stopped")
+            shown.beats.clear()
+            self._note(f"{shown.name}: {'training' if details['stage'] == 'train' else 'evaluating'}")
+        elif state in (State.RUNNING, State.EVALUATING):
+            shown.beats[1:] = [details]
         else:
-            self._say(f"{cell.id}: finished")
-        self._done += 1
-        self._remove(cell.id)
-        self._progress.update(self._all, completed=self._done, note=f"{self._done}/{self._cells}")
+            self._say(f"{shown.name}: {_ending(state, shown, details)}")
+            self._done += 1
+            del self._running[cell.id]
 
-    def _advance(self, cell_id: str, details: dict[str, Any]) -> None:
-        epoch, epochs, accuracy = details["epoch"], details["epochs"], details["validation_accuracy"]
-        note = f"epoch {epoch}/{epochs}"
-        if accuracy is not None:
-            note += f", validation {accuracy:.4f}"
-        steps = details["steps_per_epoch"]
-        if cell_id not in self._bars:
-            self._bars[cell_id] = self._progress.add_task(cell_id, total=None, note="")
-        self._progress.update(
-            self._bars[cell_id], total=epochs * steps, completed=(epoch - 1) * steps + details["step"], note=note
-        )
-        if self._epochs.get(cell_id) != epoch and details["stage"] == "train":
-            self._epochs[cell_id] = epoch
-            if not console.stderr.is_terminal:
-                self._say(f"{cell_id}: {note}")
-
-    def _remove(self, cell_id: str) -> None:
-        if cell_id in self._bars:
-            self._progress.remove_task(self._bars.pop(cell_id))
+    def _note(self, text: str) -> None:
+        """A line of what the table shows, for where there is none."""
+        if not self._on_terminal:
+            self._say(text)
 
     def _say(self, text: str) -> None:
-        self._progress.console.print(text)
+        console.stderr.print(text)
+
+    def _table(self) -> Group:
+        table = Table(box=None, pad_edge=False, expand=True)
+        table.add_column("Cell", max_width=_WIDEST_NAME, overflow="fold")
+        table.add_column("", ratio=1)
+        for heading in ("Epoch", "Loss", "Validation", "Left"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for shown in list(self._running.values()):
+            table.add_row(*_row(shown))
+        return Group(table, Text(f"{self._done} of {len(self._names)} cells done", style="dim"))
+
+
+def _row(shown: _Running) -> tuple[str | Text | ProgressBar, ...]:
+    """Name, how far it is, the last finished epoch with its numbers, time left."""
+    history, epochs = shown.epochs.history, shown.epochs.cell.config.train.epochs
+    numbers = (f"{len(history)}/{epochs}", *(loss_and_validation(history[-1]) if history else ("", "")))
+    if not shown.beats:
+        return Text(shown.name), ProgressBar(pulse=True), *numbers, "starting"
+    last, seconds = shown.beats[-1], shown.seconds_left()
+    left = "" if seconds is None else console.duration(seconds)
+    trains = last["stage"] == "train"
+    bar = ProgressBar(
+        total=_all(last), completed=_done(last), complete_style="bar.complete" if trains else "progress.remaining"
+    )
+    return Text(shown.name), bar, *numbers, left if trains else f"test {left}"
+
+
+def _done(beat: dict[str, Any]) -> int:
+    """Steps of the stage."""
+    return int((beat["epoch"] - 1) * beat["steps_per_epoch"] + beat["step"])
+
+
+def _all(beat: dict[str, Any]) -> int:
+    return int(beat["epochs"] * beat["steps_per_epoch"])
+
+
+def _ending(state: State, shown: _Running, details: dict[str, Any]) -> str:
+    if state is State.FAILED:
+        return f"failed: {details['error']}\n  log: {details['log']}"
+    if state is State.BUSY:
+        return "another process is running it, passed over"
+    if state is not State.FINISHED:
+        return state
+    text = f"finished in {console.duration(time.monotonic() - shown.began)}"
+    if shown.epochs.history:
+        loss, validation = loss_and_validation(shown.epochs.history[-1])
+        text += f", loss {loss}, validation {validation}"
+    return text

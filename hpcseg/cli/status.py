@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import time
@@ -77,18 +78,23 @@ def _look(folder: RunFolder, patterns: Sequence[str] | None) -> RunStatus:
 def _watch(folder: RunFolder, patterns: Sequence[str] | None) -> None:
     from rich.live import Live
 
-    quiet = 0
-    with Live(console=console.stdout, screen=False, auto_refresh=False) as live:
+    on_terminal, told, quiet = console.stdout.is_terminal, "", 0
+    with Live(console=console.stdout, auto_refresh=False) if on_terminal else contextlib.nullcontext() as live:
         try:
             while True:
                 found = _look(folder, patterns)
-                live.update(_table(found, rows=console.stdout.height - _LINES_BELOW), refresh=True)
+                if live:
+                    live.update(_table(found, rows=console.stdout.height - _LINES_BELOW), refresh=True)
+                elif (counts := _counts(found)) != told:
+                    console.stdout.print(told := counts)
                 quiet = quiet + 1 if all(state.idle for state in found.counts()) else 0
                 if quiet >= (_LOOKS_TO_BE_SURE if found.answered else _LOOKS_WITHOUT_AN_ANSWER):
                     break
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
         except KeyboardInterrupt:
             pass
+    if not on_terminal:
+        console.stdout.print("\n".join(_lines(found)))
     _print_summary(found)
 
 
@@ -102,15 +108,26 @@ def _as_json(found: RunStatus) -> dict[str, object]:
 
 
 def _table(found: RunStatus, *, rows: int | None = None) -> Table:
-    """One row per cell, as wide as the screen; at most `rows`, those first that run or need a look."""
+    """One row per cell, as wide as the screen.
+
+    Args:
+        found: what is known.
+        rows: where not all that is shown can be scrolled back to, at most so many, those first that run or need a look,
+            under short names; None: all, under their ids.
+    """
     from rich.table import Table
     from rich.text import Text
+
+    from hpcseg.runs.names import short_names
 
     cells = found.status
     if rows is not None and len(cells) > rows:
         quiet = (State.FINISHED, State.MISSING, State.QUEUED)
         cells = tuple(sorted(cells, key=lambda cell: cell.state in quiet)[: max(1, rows)])
     shown = _columns(cells)
+    if rows is not None:
+        names = short_names(found.cells)
+        shown["Cell"] = [names[cell.cell] for cell in cells]
     table = Table(title=str(found.run.path), title_justify="left", box=None, pad_edge=False)
     for name in shown:
         table.add_column(name, no_wrap=name not in ("Cell", "Note"), overflow="fold")
@@ -135,7 +152,7 @@ def _columns(cells: Sequence[CellStatus]) -> dict[str, list[str]]:
         "State": [cell.state for cell in cells],
         "Epoch": [f"{cell.epoch}/{cell.epochs}" for cell in cells],
         "Validation": ["" if (value := cell.validation_accuracy) is None else f"{value:.4f}" for cell in cells],
-        "Left": [_duration(cell.seconds_left) for cell in cells],
+        "Left": ["" if (left := cell.seconds_left) is None else console.duration(left) for cell in cells],
         "Job": [cell.job_id or "" for cell in cells],
         "Node": [cell.node or "" for cell in cells],
         "Note": [cell.note for cell in cells],
@@ -143,19 +160,15 @@ def _columns(cells: Sequence[CellStatus]) -> dict[str, list[str]]:
     return {name: texts for name, texts in columns.items() if any(texts)}
 
 
+def _counts(found: RunStatus) -> str:
+    return ", ".join(f"{count} {state}" for state, count in found.counts().items())
+
+
 def _print_summary(found: RunStatus) -> None:
     from hpcseg.cli.next_step import after_status
 
-    counts = found.counts()
     if not found.answered:
         console.stderr.print("Slurm does not answer; this is what the files say.")
-    console.stdout.print(", ".join(f"{count} {state}" for state, count in counts.items()))
+    console.stdout.print(_counts(found))
     if step := after_status(found):
         console.stdout.print(step)
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    minutes = seconds / 60
-    return f"{minutes / 60:.1f} h" if minutes >= 90 else f"{minutes:.0f} min" if minutes >= 1 else f"{seconds:.0f} s"

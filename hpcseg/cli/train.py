@@ -35,6 +35,7 @@ def train(
     overrides: Set = None,
 ) -> None:
     """Train and evaluate one cell in this process, or in this one rank of torchrun or srun."""
+    from hpcseg.cli.epochs import Epochs
     from hpcseg.launch.environment import read_environment
     from hpcseg.runs.execute import run_cell
     from hpcseg.runs.grid import write_plan
@@ -52,9 +53,17 @@ def train(
     else:
         _wait_for_plan(chosen[0], rank)
     stages: tuple[Stage, ...] = ("train", "evaluate")
+    epochs = Epochs(chosen[0], skip=True)
+
+    def on_epoch() -> None:
+        for line in epochs.news():
+            console.stderr.print(line)
+
     with Stop() as stop:
         for stage in stages:
-            outcome = run_cell(chosen[0].folder, stage, should_stop=stop)
+            if rank == 0:
+                console.stderr.print(f"{chosen[0].id}: {'training' if stage == 'train' else 'evaluating'}")
+            outcome = run_cell(chosen[0].folder, stage, should_stop=stop, on_epoch=on_epoch)
             if outcome is State.BUSY:
                 console.stderr.print(f"{chosen[0].id}: another process is running it.")
                 raise typer.Exit(1)

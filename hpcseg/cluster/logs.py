@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 _TAIL_BYTES = 64 * 1024
 _SECONDS_BETWEEN_LOOKS = 0.5
 # What submitit writes when a rank begins.
 _BEGINNING = "Starting with JobEnvironment("
+_ROUTINE = "submitit INFO ("
 _NAME = re.compile(r"(\d+(?:_\d+)?)_(\d+)_log\.out")
 
 Logs = Mapping[str, Mapping[int, Path]]
@@ -49,14 +51,22 @@ def last_attempt(path: Path) -> str:
     return tail(path).rpartition(_BEGINNING)[2]
 
 
-def follow(path: Path, goes_on: Callable[[], bool]) -> Iterator[str]:
-    """A log's lines, and those that come as long as `goes_on` says so."""
-    with path.open(encoding="utf-8", errors="replace") as file:
-        while True:
-            line = file.readline()
-            if line:
-                yield line.rstrip("\n")
-            elif goes_on():
+def spoken(lines: Iterable[str]) -> list[str]:
+    """Lines of a log without those that submitit writes of every job."""
+    return [line for line in lines if not line.startswith(_ROUTINE)]
+
+
+def follow(path: Path | None, goes_on: Callable[[], bool]) -> Iterator[list[str]]:
+    """A log's lines, and then what has come at every look, perhaps nothing, as long as `goes_on` says so.
+
+    Args:
+        path: of the log; None: there is none to look into.
+        goes_on: asked before every look.
+    """
+    with path.open(encoding="utf-8", errors="replace") if path else contextlib.nullcontext() as file:
+        alive = True
+        while alive:
+            alive = goes_on()
+            yield [line.rstrip("\n") for line in file] if file else []
+            if alive:
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
-            else:
-                return

@@ -26,7 +26,7 @@ import tifffile
 from hpcseg.data.hdf5 import h5py
 from hpcseg.errors import HpcsegError
 from hpcseg.files import aside, replacing
-from hpcseg.predict.tags import read_calibration
+from hpcseg.predict.tags import ELEMENT_SIZE, read_calibration
 from hpcseg.predict.volume import Volume
 
 # A classic TIFF has 32-bit offsets; headers and tags need some room as well.
@@ -56,6 +56,9 @@ class Target(Protocol):
 
     def write(self, index: int, pixels: Mapping[str, np.ndarray]) -> None:
         """Write a slice, (H, W) for each layer's name. Called again, it writes the same again."""
+
+    def read(self, index: int, layer: Layer) -> np.ndarray:
+        """A slice that was written, (H, W)."""
 
     def sync(self) -> None:
         """Bring to the disk what was written."""
@@ -94,6 +97,9 @@ class _Folder:
                 tifffile.imwrite(
                     file, pixels[layer.name].astype(layer.dtype, copy=False), compression="zlib", **options
                 )
+
+    def read(self, index: int, layer: Layer) -> np.ndarray:
+        return tifffile.imread(self._folders[layer] / self._volume.names[index])
 
     def sync(self) -> None:
         pass
@@ -145,6 +151,12 @@ class _Runs:
                     f"{path} cannot be written: {error.strerror}. Is there space? The same command goes on then."
                 ) from None
 
+    def read(self, index: int, layer: Layer) -> np.ndarray:
+        path, shape = _where(self._paths[layer]), self._shape[1:]
+        stored, pixels = layer.dtype.newbyteorder("<"), math.prod(shape)
+        first = self._first_byte(layer, path) + index * pixels * stored.itemsize
+        return np.fromfile(path, stored, pixels, offset=first).reshape(shape).astype(layer.dtype, copy=False)
+
     def sync(self) -> None:
         for descriptor, _ in self._opened.values():
             os.fsync(descriptor)
@@ -172,7 +184,7 @@ class _Runs:
                 h5py.h5d.create(file.id, layer.name.encode(), kind, h5py.h5s.create_simple(self._shape), plan)
                 file[layer.name].attrs.update(self._attributes())
             return
-        calibration = read_calibration(self._volume.source)
+        calibration = read_calibration(self._volume.source).of_slices(self._volume.of, self._volume.every)
         size = math.prod(self._shape) * layer.dtype.itemsize + self._shape[0] * _HEADER_BYTES
         options = calibration.options(layer.dtype, self._shape[0])
         # ImageJ itself cannot open its own format as BigTIFF, but Fiji's Bio-Formats can.
@@ -188,7 +200,10 @@ class _Runs:
             )
 
     def _open(self, layer: Layer, path: Path) -> tuple[int, int]:
-        path = _unfinished(path) if _unfinished(path).exists() else path
+        path = _where(path)
+        return os.open(path, os.O_WRONLY), self._first_byte(layer, path)
+
+    def _first_byte(self, layer: Layer, path: Path) -> int:
         if self._volume.form == "hdf5":
             with h5py.File(path, "r") as file:
                 first = file[layer.name].id.get_offset()
@@ -196,7 +211,7 @@ class _Runs:
             with tifffile.TiffFile(path) as tif:
                 first = tif.series[0].dataoffset
         assert first is not None
-        return os.open(path, os.O_WRONLY), int(first)
+        return int(first)
 
     def _attributes(self) -> dict[str, Any]:
         """Small attributes of the data set, such as element_size_um."""
@@ -208,7 +223,15 @@ class _Runs:
                     value = attributes[name]
                     if isinstance(value, str) or (np.asarray(value).dtype.kind in "uifSU"):
                         kept[name] = value
-            return {name: value for name, value in kept.items() if np.asarray(value).nbytes <= _COPIED_ATTRIBUTE_BYTES}
+            small = {name: value for name, value in kept.items() if np.asarray(value).nbytes <= _COPIED_ATTRIBUTE_BYTES}
+        if ELEMENT_SIZE in small and np.shape(small[ELEMENT_SIZE]) == (3,):
+            small[ELEMENT_SIZE] = small[ELEMENT_SIZE] * np.array([self._volume.every, 1, 1])
+        return small
+
+
+def _where(path: Path) -> Path:
+    """Where the file is that has this name when all its slices are there."""
+    return _unfinished(path) if _unfinished(path).exists() else path
 
 
 def _unfinished(path: Path) -> Path:

@@ -4,6 +4,7 @@ OUT/prediction.json     what was asked of which models on which input, and at th
 OUT/slices.jsonl        one line per slice that is written: pixels of each class; of a part, slices-PART.jsonl
 OUT/norm.safetensors    with --adapt-norm the statistics of the volume, which all parts and starts take
 OUT/fractions.csv       share of each class in each slice and in the volume, at the end
+OUT/sheet.png           some slices with their labels over them, at the end
 OUT/labels...           and other layers, as in `hpcseg.predict.layers`
 """
 
@@ -55,6 +56,11 @@ class OutFolder:
     def fractions_file(self) -> Path:
         """Phase fractions as a table."""
         return self.path / "fractions.csv"
+
+    @property
+    def sheet_file(self) -> Path:
+        """Some slices with their labels over them, to look at."""
+        return self.path / "sheet.png"
 
     @property
     def norm_file(self) -> Path:

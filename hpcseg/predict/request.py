@@ -18,7 +18,7 @@ from hpcseg.predict.layers import Layer, Target, open_target
 from hpcseg.predict.mapping import Mapping
 from hpcseg.predict.model_file import Model, open_model
 from hpcseg.predict.outcome import SCHEMA, OutFolder
-from hpcseg.predict.volume import Volume, open_volume
+from hpcseg.predict.volume import Volume, choose_slices, open_volume
 from hpcseg.runs import provenance
 from hpcseg.runs.record import read_json, write_json
 from hpcseg.segment.network import Wishes
@@ -41,6 +41,10 @@ class Request:
     percentiles: tuple[float, float] | None = None
     precision: str | None = None
     """None: of each model its training's, so that labels are those that its evaluation counted."""
+    every: int | None = None
+    """Only every so-manieth slice; None: each."""
+    slices: tuple[int, int] | None = None
+    """Only those from the first to the last of these, counted from 1; None: all."""
     adapt_norm: bool = False
     """Batch normalisation takes the statistics of this volume in place of the training's."""
     wishes: Wishes = field(default_factory=Wishes)
@@ -89,7 +93,7 @@ def begin(request: Request, *, on_slice: OnSlice = lambda *_: None, write: bool 
     request = replace(request, models=paths)
     _check_ensemble(models, request)
     card = models[0].card
-    volume = open_volume(request.source, request.dataset)
+    volume = choose_slices(open_volume(request.source, request.dataset), every=request.every, slices=request.slices)
     folder = OutFolder(request.out)
     asked = {
         "models": [model.card.model_sha256 for model in models],
@@ -98,6 +102,9 @@ def begin(request: Request, *, on_slice: OnSlice = lambda *_: None, write: bool 
         "range": request.range_,
         "percentiles": request.percentiles,
         "precision": request.precision,
+        # Null where all are, as in records of before some could be chosen.
+        "every": request.every,
+        "slices": request.slices,
         # Null in place of false, as in records of before there was the wish.
         "adapt_norm": request.adapt_norm or None,
         **asdict(request.wishes),
@@ -141,6 +148,8 @@ def read_request(out: Path) -> Request:
         range_=asked["range"] and tuple(asked["range"]),
         percentiles=asked["percentiles"] and tuple(asked["percentiles"]),
         precision=asked["precision"],
+        every=asked.get("every"),
+        slices=asked.get("slices") and tuple(asked["slices"]),
         adapt_norm=bool(asked.get("adapt_norm")),
         wishes=Wishes(**{item.name: asked[item.name] for item in fields(Wishes)}),
     )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tifffile
+
+ELEMENT_SIZE = "element_size_um"
+"""The attribute of an HDF5 data set that Fiji and ilastik know: depth, height and width of a voxel in micrometres."""
 
 # Of ImageJ's metadata, what is about the sample and not about the display or the shape of the grey values.
 _KEPT = (
@@ -32,6 +36,16 @@ class Calibration:
     """ImageJ's name of each slice of a stack."""
     in_time: bool = False
     """ImageJ calls the slices of the stack frames."""
+
+    def of_slices(self, of: Sequence[int] | None, every: int) -> Calibration:
+        """That of some slices of the stack, `every` slices apart; None: of all."""
+        if of is None:
+            return self
+        imagej = self.imagej
+        if imagej and "spacing" in imagej:
+            imagej = {**imagej, "spacing": imagej["spacing"] * every}
+        labels = tuple(self.labels[index] for index in of) if len(self.labels) > max(of) else ()
+        return replace(self, imagej=imagej, labels=labels)
 
     def options(self, dtype: np.dtype, slices: int | None = None) -> dict[str, Any]:
         """What tifffile needs to write an image with the same calibration, or a stack of one slice or more.

@@ -10,7 +10,7 @@ import os
 import re
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,9 +45,17 @@ class Volume:
     identity: str
     """Changes when a file is replaced, renamed or touched."""
     decode: Callable[[int], np.ndarray]
+    every: int = 1
+    """Slices of the source from one of these to the next."""
+    of: tuple[int, ...] | None = None
+    """Where in the source each of these is, from 0; None: these are all."""
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def place(self, index: int) -> int:
+        """Where in the source a slice is, from 0."""
+        return index if self.of is None else self.of[index]
 
     def file_of(self, index: int) -> Path:
         """The file that a slice is in."""
@@ -63,6 +71,32 @@ class Volume:
         if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
             raise DatasetError(f"{self.source}: {self.names[index]} holds NaN or infinite values. Replace them first.")
         return pixels
+
+
+def choose_slices(volume: Volume, *, every: int | None = None, slices: tuple[int, int] | None = None) -> Volume:
+    """Some slices of a volume as a volume: of those from FIRST to LAST, counted from 1, every so-manieth.
+
+    Its identity is that of the whole.
+
+    Raises:
+        ConfigError: the volume has no such slices.
+    """
+    if every is None and slices is None:
+        return volume
+    first, last = slices or (1, len(volume))
+    if not 1 <= first <= last <= len(volume):
+        raise ConfigError(
+            f"--slices is {first}-{last}, but {volume.source} has the slices 1 to {len(volume)}. Name some of them."
+        )
+    chosen = tuple(range(first - 1, last, every or 1))
+    return replace(
+        volume,
+        names=tuple(volume.names[index] for index in chosen),
+        shapes=tuple(volume.shapes[index] for index in chosen),
+        decode=lambda index: volume.decode(chosen[index]),
+        every=every or 1,
+        of=chosen,
+    )
 
 
 def open_volume(source: Path, dataset: str | None = None) -> Volume:

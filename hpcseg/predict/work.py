@@ -22,6 +22,7 @@ from hpcseg.launch.environment import host, read_environment
 from hpcseg.learn.ranks import choose_device
 from hpcseg.memory import keep_freed_memory
 from hpcseg.predict.ahead import ahead
+from hpcseg.predict.contact_sheet import write_sheet
 from hpcseg.predict.mapping import share_outside
 from hpcseg.predict.outcome import Journal, SliceResult
 from hpcseg.predict.request import OnSlice, Prediction, probability_layer
@@ -72,14 +73,15 @@ def work(
 
 
 def finish(prediction: Prediction) -> dict[str, Any]:
-    """Give the files their names, write fractions.csv, and complete prediction.json, whose content is returned.
+    """Give the files their names, write fractions.csv and a sheet, and complete prediction.json, which is returned.
 
     All slices must be there.
     """
     target = prediction.target()
     target.finish()
+    write_sheet(prediction, target)
     record = {
-        "files": [*target.files(), prediction.folder.fractions_file.name],
+        "files": [*target.files(), prediction.folder.fractions_file.name, prediction.folder.sheet_file.name],
         "finished": provenance.now(),
     }
     return prediction.folder.finish(record, prediction.volume.names, prediction.models[0].card.class_values)

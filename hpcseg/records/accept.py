@@ -109,7 +109,8 @@ def accept_training(cell: Cell, plan: Mapping[str, Any]) -> Training:
         confusion = _confusion(record["validation_confusion"])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise Refused(f"its training.json is damaged ({error}).", folder) from None
-    return Training(record, confusion, _epochs(cell, record["epochs"]))
+    epochs = finished_epochs(cell)
+    return Training(record, confusion, epochs if len(epochs) == record["epochs"] else ())
 
 
 def accept_evaluation(cell: Cell, plan: Mapping[str, Any], training: Training) -> Evaluation:
@@ -206,10 +207,11 @@ def _slices(cell: Cell, record: Mapping[str, Any]) -> tuple[TestSlice, ...]:
     )
 
 
-def _epochs(cell: Cell, epochs: int) -> tuple[Epoch, ...]:
+def finished_epochs(cell: Cell) -> tuple[Epoch, ...]:
+    """The lines of metrics.jsonl; none where they are not the epochs 1, 2, ... in this order."""
     lines = read_lines(cell.folder.metrics_file)
     try:
-        if [line["epoch"] for line in lines] != list(range(1, epochs + 1)):
+        if [line["epoch"] for line in lines] != list(range(1, len(lines) + 1)):
             return ()
         return tuple(
             Epoch(

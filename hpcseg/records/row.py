@@ -12,7 +12,7 @@ import numpy as np
 from hpcseg import metrics
 from hpcseg.config import CellConfig, NoiseLevel, Sigma
 from hpcseg.data.grey import GreyScale
-from hpcseg.records.accept import Evaluation, Training
+from hpcseg.records.accept import Epoch, Evaluation, Training, finished_epochs
 from hpcseg.runs.grid import Cell
 
 CLEAN = NoiseLevel(0.0)
@@ -118,6 +118,10 @@ class Row:
         """A sigma in counts of the data of an evaluated cell."""
         grey = self.evaluation.grey if self.evaluation else None
         return (grey or GreyScale(0.0, 1.0)).counts(sigma)
+
+    def epochs(self) -> tuple[Epoch, ...]:
+        """Those that are finished, also of a training that is not; none where metrics.jsonl cannot be used."""
+        return self.training.epochs if self.training else finished_epochs(self.cell)
 
     def pictures(self) -> dict[str, np.ndarray] | None:
         """What the evaluation kept for figures; None where it cannot be read."""

@@ -6,7 +6,7 @@ import os.path
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpcseg.errors import ConfigError, IncompleteError
+from hpcseg.errors import ConfigError
 from hpcseg.files import write_bytes
 from hpcseg.records.cells import cells_csv
 from hpcseg.records.collect import collect
@@ -15,7 +15,7 @@ from hpcseg.records.origin import origin
 from hpcseg.records.publish import copy_records
 from hpcseg.report import baselines, paper
 from hpcseg.report.answers import answers
-from hpcseg.report.figures import FIGURES, SUFFIXES, draw
+from hpcseg.report.figures import FIGURES, SO_FAR, SUFFIXES, draw
 from hpcseg.report.page import Content
 from hpcseg.report.paper_tables import beside_the_papers
 from hpcseg.report.table import table_csv
@@ -47,7 +47,7 @@ def build_report(run: RunFolder, out: Path) -> Report:
 
     Raises:
         ConfigError: the job names a table or a figure that does not exist, or two groups claim a place of the paper's.
-        IncompleteError: no cell of the run is finished, so there is nothing to show.
+        IncompleteError: the run has no grid.json that can be read.
     """
     records = collect(run)
     wanted = records.settings
@@ -55,10 +55,10 @@ def build_report(run: RunFolder, out: Path) -> Report:
         for name in names:
             if name not in valid:
                 raise ConfigError(f'report.{kind}s names the {kind} "{name}". Valid names are {", ".join(valid)}.')
-    if not any(row.evaluation for row in records.rows):
-        raise IncompleteError(f"{run.path} has no finished cell yet, so there is nothing to report. {records.holes[0]}")
     tables = [TABLES[name](records) for name in wanted.tables]
-    pictures = [draw(name, records) for name in wanted.figures]
+    # In the middle of a run there is little else.
+    so_far = [SO_FAR] if records.holes and SO_FAR not in wanted.figures else []
+    pictures = [draw(name, records) for name in (*wanted.figures, *so_far)]
     of_the_paper = bool(_OF_THE_PAPER & {*wanted.tables, *wanted.figures})
     no_filter = baselines.hole(records) if of_the_paper else None
     holes = (*records.holes, *(hole for one in pictures for hole in one.holes), *((no_filter,) if no_filter else ()))

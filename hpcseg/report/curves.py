@@ -20,11 +20,13 @@ from hpcseg.records.row import CLEAN, Hole, Row
 from hpcseg.report import paper
 from hpcseg.report.baselines import commonest, filtered
 from hpcseg.report.measures import at
+from hpcseg.runs.names import short_names
 
 # Okabe and Ito's colours, which stay apart for colour-blind readers.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _OF_SPLIT = {"shuffled": "#0072B2", "blocked": "#D55E00"}
 _FILTER, _GREY, _PAPER = "#009E73", "#777777", "#000000"
+_MOST_NAMED = 12
 _DASHES = ((0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2)))
 
 
@@ -77,6 +79,31 @@ def figure3(records: Records) -> Drawn:
         line.yaxis.set_minor_formatter(NullFormatter())
     axes[0, 0].legend()
     return Drawn(figure, tuple(holes))
+
+
+def so_far(records: Records) -> Drawn:
+    """Loss and validation errors per epoch of the cells that are not trained yet, one colour per cell."""
+    begun = {row: epochs for row in records.rows if row.training is None and (epochs := row.epochs())}
+    if not begun:
+        return Drawn(None)
+    figure = Figure(figsize=(7.2, 4.0), layout="constrained")
+    axes = figure.subplots(1, 2)
+    names = short_names([row.cell for row in records.rows])
+    for (row, epochs), colour, dashes in zip(
+        begun.items(), itertools.cycle(_COLOURS), itertools.cycle(("-", *_DASHES)), strict=False
+    ):
+        style: Any = {"color": colour, "linewidth": 1, "marker": ".", "markersize": 3}
+        numbers, label = range(1, len(epochs) + 1), f"{names[row.id]}, of {row.config.train.epochs}"
+        axes[0].plot(numbers, [one.train_loss for one in epochs], linestyle=dashes, label=label, **style)
+        wrong = [100 * (1 - one.validation_accuracy) for one in epochs]
+        axes[1].plot(numbers, wrong, linestyle=dashes, **style)
+    for axis, name in zip(axes, ("cross-entropy of the training", "wrong pixels of the validation (%)"), strict=True):
+        axis.set(xlabel="epoch", ylabel=name)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    # Outside, and of so many that the curves keep their room.
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles[:_MOST_NAMED], labels[:_MOST_NAMED], loc="outside upper left", ncols=3, fontsize=7)
+    return Drawn(figure)
 
 
 def figure7(records: Records) -> Drawn:
@@ -190,6 +217,8 @@ def learning_curve(records: Records) -> Drawn:
         if errors := _errors(records, group):
             curves.setdefault(group_label(group, names), []).append((group.rows[0].training_slices() or 0, errors))
     curves = {name: points for name, points in curves.items() if len(points) > 1}
+    if not curves:
+        return _nothing("learning_curve", records)
     figure, axes = _of_whole_slices("labelled slices in training")
     for (name, points), colour, marker in zip(curves.items(), itertools.cycle(_COLOURS), itertools.cycle("os^Dv")):
         each = [(slices, error) for slices, errors in points for error in errors]
@@ -198,7 +227,7 @@ def learning_curve(records: Records) -> Drawn:
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.legend()
-    return Drawn(figure) if curves else _nothing("learning_curve", records)
+    return Drawn(figure)
 
 
 def _of_whole_slices(x: str) -> tuple[Figure, Axes]:

@@ -95,7 +95,7 @@ def evaluate(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> bool:
         kept={"edge": edge},
         seconds_between_checkpoints=seconds_between_checkpoints(),
         should_stop=should_stop,
-        on_piece=lambda done, of: heartbeat.beat([], epoch=1, step=done, steps_per_epoch=of),
+        on_piece=lambda done, of: heartbeat.beat(epoch=1, step=done, steps_per_epoch=of),
     )
     counting.restore(kept)
     if ranks.is_main:

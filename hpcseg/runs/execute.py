@@ -6,30 +6,36 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 from hpcseg.errors import HpcsegError, IncompleteError
 from hpcseg.launch.environment import host, read_environment
 from hpcseg.learn.ranks import Ranks, join
 from hpcseg.runs import provenance
 from hpcseg.runs.evaluation import evaluate
-from hpcseg.runs.grid import Cell, read_cell
+from hpcseg.runs.grid import read_cell
 from hpcseg.runs.machine import refuse_unmeant_cpu
 from hpcseg.runs.record import CellFolder, RunFolder, read_json, write_json, write_text
 from hpcseg.runs.state import Stage, State
 from hpcseg.runs.training import train
 
 _SECONDS_FOR_AN_EARLIER_START = 120.0
-_STAGES: Mapping[Stage, Callable[[Cell, Ranks, Callable[[], bool]], bool]] = {"train": train, "evaluate": evaluate}
 
 
-def run_cell(folder: CellFolder, stage: Stage, *, should_stop: Callable[[], bool]) -> State:
+def run_cell(
+    folder: CellFolder,
+    stage: Stage,
+    *,
+    should_stop: Callable[[], bool],
+    on_epoch: Callable[[], None] = lambda: None,
+) -> State:
     """Train or evaluate a cell from wherever its files say that it stands. Every rank calls it.
 
     Args:
         folder: of the cell, with its config.json; seen by all ranks.
         stage: "train", or "evaluate" for a trained cell.
         should_stop: asked between steps; True on any rank makes all ranks stop at the same step.
+        on_epoch: called on rank 0 when metrics.jsonl has another epoch.
 
     Returns:
         FINISHED when the stage's record is written (or was there already); STOPPED when `should_stop` ended it, with
@@ -55,7 +61,9 @@ def run_cell(folder: CellFolder, stage: Stage, *, should_stop: Callable[[], bool
                 _keep_diff(run)
             refuse_unmeant_cpu(run, ranks.device)
             try:
-                return State.FINISHED if _STAGES[stage](cell, ranks, should_stop) else State.STOPPED
+                trains = stage == "train"
+                done = train(cell, ranks, should_stop, on_epoch) if trains else evaluate(cell, ranks, should_stop)
+                return State.FINISHED if done else State.STOPPED
             finally:
                 if ranks.is_main:
                     folder.progress_file.unlink(missing_ok=True)

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import Any
 
-import numpy as np
-
-from hpcseg import metrics
 from hpcseg.errors import HpcsegError
 from hpcseg.learn.ranks import Ranks
 from hpcseg.runs.grid import Cell
@@ -30,7 +26,7 @@ class Heartbeat:
         self._steps = 0
         self._beaten = False
 
-    def beat(self, history: list[dict[str, Any]], *, epoch: int, step: int, steps_per_epoch: int) -> None:
+    def beat(self, *, epoch: int, step: int, steps_per_epoch: int) -> None:
         """Called after every step; most calls only look at the clock. The first writes at once."""
         now = time.monotonic()
         self._steps += 1
@@ -38,7 +34,6 @@ class Heartbeat:
         if not self._active or (self._beaten and elapsed < _SECONDS_BETWEEN_HEARTBEATS):
             return
         seconds, self._steps, self._written, self._beaten = elapsed / self._steps, 0, now, True
-        validation = history[-1]["validation_confusion"] if history else None
         content = {
             "stage": self._stage,
             "epoch": epoch,
@@ -46,7 +41,6 @@ class Heartbeat:
             "step": step,
             "steps_per_epoch": steps_per_epoch,
             "seconds_per_step": round(seconds, 4),
-            "validation_accuracy": None if validation is None else metrics.accuracy(np.array(validation)),
             "host": self._where["host"],
             "pid": self._where["pid"],
             "job_id": self._where["slurm_job_id"],

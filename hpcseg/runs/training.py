@@ -24,7 +24,9 @@ from hpcseg.runs.machine import describe_process, peak_memory_mib
 from hpcseg.runs.record import SCHEMA, STOPS, CellFolder, append_event, read_json, read_lines, write_json, write_text
 
 
-def train(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> bool:
+def train(
+    cell: Cell, ranks: Ranks, should_stop: Callable[[], bool], on_epoch_written: Callable[[], None] = lambda: None
+) -> bool:
     """Train a cell and write its model and training.json; False where `should_stop` ended it, with a checkpoint."""
     source = planned_source(cell)
     config = cell.config.train
@@ -35,7 +37,7 @@ def train(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> bool:
     heartbeat = Heartbeat(cell, "train", ranks)
 
     def on_step(position: Position, steps: int) -> None:
-        heartbeat.beat(position.history, epoch=position.epoch + 1, step=position.step, steps_per_epoch=steps)
+        heartbeat.beat(epoch=position.epoch + 1, step=position.step, steps_per_epoch=steps)
 
     def on_epoch(history: list[dict[str, Any]], seconds: float, tiles: int) -> None:
         if ranks.is_main:
@@ -48,6 +50,7 @@ def train(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> bool:
                 seconds=round(seconds, 3),
                 tiles_per_second=speed,
             )
+            on_epoch_written()
 
     trainer = Trainer(
         config=config,

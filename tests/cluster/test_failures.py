@@ -167,4 +167,4 @@ def test_a_followed_log_shows_what_comes_and_ends_with_its_job(tmp_path, monkeyp
                 file.write("two\n")
         return asked < 3
 
-    assert list(follow(log, goes_on)) == ["one", "two"]
+    assert [line for lines in follow(log, goes_on) for line in lines] == ["one", "two"]

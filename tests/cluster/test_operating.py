@@ -186,7 +186,7 @@ def test_cancel_tells_a_local_cell_to_stop(grid):
             folder.progress_file,
             {
                 "stage": "train", "epoch": 1, "epochs": 2, "step": 1, "steps_per_epoch": 2, "seconds_per_step": 1.0,
-                "validation_accuracy": None, "host": socket.gethostname(), "pid": process.pid, "job_id": None,
+                "host": socket.gethostname(), "pid": process.pid, "job_id": None,
                 "time": time.time(),
             },
         )  # fmt: skip

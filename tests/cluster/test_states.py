@@ -55,7 +55,7 @@ def beat(grid: Grid, *, age: float = 0.0, job_id: str | None = "345", pid: int =
         folder.progress_file,
         {
             "stage": "train", "epoch": 2, "epochs": 4, "step": 5, "steps_per_epoch": 10, "seconds_per_step": 2.0,
-            "validation_accuracy": None, "host": host, "pid": pid, "job_id": job_id, "time": time.time() - age,
+            "host": host, "pid": pid, "job_id": job_id, "time": time.time() - age,
         },
     )  # fmt: skip
 

@@ -21,7 +21,7 @@ from hpcseg.errors import HpcsegError
 def test_an_output_folder_that_is_missing_is_made(good, tmp_path):
     output = tmp_path / "new" / "folder" / "packed.h5"
     assert hpcseg("pack", good, "-o", output).exit_code == 0
-    assert list(output.parent.iterdir()) == [output]
+    assert sorted(output.parent.iterdir()) == [output.with_name("packed-sheet.png"), output]
 
 
 def test_an_output_folder_that_is_a_file_is_an_error_that_names_the_output(good, tmp_path):
@@ -94,7 +94,7 @@ def test_force_replaces_an_output_only_with_a_whole_one(good, output):
         damaged.write(bytes(20))
     assert hpcseg("pack", good, "-o", output, "--force").exit_code == 3
     assert output.read_bytes() == before
-    assert list(output.parent.iterdir()) == [output]
+    assert sorted(output.parent.iterdir()) == [output.with_name("packed-sheet.png"), output]
 
     write_image(good, 3, value=2000)
     assert hpcseg("pack", good, "-o", output, "--force").exit_code == 0

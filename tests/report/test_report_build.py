@@ -20,14 +20,17 @@ from typer.testing import CliRunner
 
 from hpcseg.cli.app import app
 from hpcseg.config import Share
-from hpcseg.errors import ConfigError, IncompleteError
+from hpcseg.errors import ConfigError
+from hpcseg.jobfile import find_job, load_job
 from hpcseg.records.collect import collect
 from hpcseg.report.build import build_report, publish
-from hpcseg.report.curves import figure3, figure7
+from hpcseg.report.curves import figure3, figure7, so_far
 from hpcseg.report.figures import draw
-from hpcseg.runs.grid import Grid
+from hpcseg.runs.grid import Cell, Grid, write_plan
+from hpcseg.runs.grid import plan as planned
 from hpcseg.runs.record import RunFolder
 
+JOBS = Path(__file__).parents[2] / "jobs"
 LARGE = '[[grid]]\ndata.tiles = "large"\ntrain.noise_fraction = [0.0, 0.5, 1.0]\ntrain.seed = [0, 1]\n'
 BLOCKED = '[[grid]]\ndata.tiles = "large"\ndata.split = "blocked"\ntrain.noise_fraction = 0.5\n'
 EVERYTHING = [
@@ -183,12 +186,48 @@ def test_a_job_chooses_its_tables_and_figures(tmp_path):
     assert names(tmp_path / "out") == ["cells.csv", "report.html", "table1.csv", "tables.md"]
 
 
-def test_nothing_finished_is_an_error_that_says_what_to_do(tmp_path):
+def epochs(cell: Cell, losses: list[float]) -> None:
+    """A training that goes on: a start, and these epochs with 90 of 100 pixels right."""
+    cell.folder.events_file.write_text('{"time": 1, "event": "start"}\n')
+    lines = [
+        {"epoch": number, "train_loss": loss, "train_accuracy": 0.9, "validation_loss": loss,
+         "validation_confusion": [[90, 10], [0, 0]]}
+        for number, loss in enumerate(losses, start=1)
+    ]  # fmt: skip
+    cell.folder.metrics_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_in_the_middle_of_a_run_there_are_holes_and_the_curves_so_far(tmp_path):
     grid = plan(tmp_path / "run")
-    finish(grid.cells[0], lambda *_: 990, evaluated=False)
-    with pytest.raises(IncompleteError, match=r"no finished cell.*trained, but not evaluated.*hpcseg grid --job tiny"):
-        build_report(grid.run, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    epochs(grid.cells[0], [0.9, 0.5, 0.4])
+
+    report = build_report(grid.run, tmp_path / "out")
+
+    reasons = {hole.subject: hole.reason for hole in report.content.holes}
+    assert reasons[grid.cells[0].id] == "it is started, but not finished."
+    assert reasons[grid.cells[1].id] == "it is not started."
+    assert matplotlib.image.imread(tmp_path / "out" / "so_far.png").std() > 0
+    drawn = so_far(collect(grid.run)).figure
+    loss, wrong = (axes.lines[0].get_xydata().tolist() for axes in drawn.axes)
+    assert loss == [[1, 0.9], [2, 0.5], [3, 0.4]]
+    assert wrong == [[1, pytest.approx(10)], [2, pytest.approx(10)], [3, pytest.approx(10)]]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Loss and errors per epoch so far" in page and "it is started, but not finished." in page
+
+    for cell in grid.cells:
+        finish(cell, lambda *_: 990)
+    build_report(grid.run, tmp_path / "out")
+    assert not (tmp_path / "out" / "so_far.png").exists(), "a finished run has its own curves"
+
+
+@pytest.mark.parametrize("job", sorted(path.stem for path in JOBS.glob("*.toml")))
+def test_every_shipped_job_has_a_report_before_a_cell_is_finished(tmp_path, job):
+    grid = planned(load_job(find_job(job)), RunFolder(tmp_path / job), tmp_path / "data.h5", "0" * 64)
+    write_plan(grid)
+    epochs(grid.cells[-1], [0.9, 0.5])
+    report = build_report(grid.run, tmp_path / "out")
+    assert {cell.id for cell in grid.cells} <= {hole.subject for hole in report.content.holes}
+    assert tmp_path / "out" / "so_far.svg" in report.written
 
 
 def test_a_published_folder_rebuilds_the_same_csvs_byte_for_byte(tmp_path, monkeypatch):
@@ -261,11 +300,11 @@ def test_a_script_reads_holes_and_files_from_one_object(tmp_path):
     assert "hole" in said.stderr
 
 
-def test_the_command_without_a_finished_cell_exits_with_5(tmp_path):
+def test_the_command_before_anything_has_begun_names_the_holes_and_what_fills_them(tmp_path):
     plan(tmp_path / "run")
     result = CliRunner().invoke(app, ["report", "--run", str(tmp_path / "run"), "-o", str(tmp_path / "out")])
-    assert result.exit_code == 5
-    assert "hpcseg grid --job tiny" in result.output
+    assert result.exit_code == 0, result.output
+    assert "it is not started. Run `hpcseg grid --job tiny`." in result.output
 
 
 def test_a_report_loads_no_torch_h5py_or_submitit():

@@ -8,8 +8,6 @@ from typing import Any
 
 import submitit
 
-from hpcseg.errors import IncompleteError
-
 
 class ReportTask:
     """What follows when all cells of a submission have ended: another try for some, and the report.
@@ -25,10 +23,7 @@ class ReportTask:
         """Runs `hpcseg follow-up`, then `hpcseg report`; raises CalledProcessError when the report fails."""
         # A site may forbid a job to submit jobs. That is said in the log; what is missing is a hole in the report.
         self._hpcseg("follow-up")
-        report = self._hpcseg("report")
-        # No cell is finished yet: that is said in the log, and no failure of this job.
-        if report.returncode != IncompleteError.exit_code:
-            report.check_returncode()
+        self._hpcseg("report").check_returncode()
 
     def _hpcseg(self, verb: str) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run([sys.executable, "-m", "hpcseg", verb, "--run", self.run], check=False)

@@ -1,0 +1,50 @@
+"""A finished prediction in, a picture of some of its slices with their labels over them out."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hpcseg import sheet
+from hpcseg.data.evenly import evenly
+from hpcseg.files import write_bytes
+from hpcseg.predict.layers import Layer, Target
+from hpcseg.predict.request import Prediction
+
+
+def write_sheet(prediction: Prediction, target: Target) -> None:
+    """Write a dozen slices, evenly spread over the volume, with the uncertainty where it was asked for.
+
+    Raises:
+        DatasetError: a slice cannot be read any more.
+        HpcsegError: the picture cannot be written.
+    """
+    volume, folder = prediction.volume, prediction.folder
+    layers = {layer.name: layer for layer in prediction.layers}
+    values = np.array(prediction.models[0].card.class_values)
+
+    def seen(index: int) -> sheet.Seen:
+        thinned = (slice(None, None, sheet.step(*volume.shapes[index])),) * 2
+        labels = target.read(index, layers["labels"])[thinned]
+        unsure = layers.get("uncertainty")
+        return sheet.Seen(
+            f"slice {volume.place(index) + 1}: {volume.names[index]}",
+            volume.read(index)[thinned].copy(),
+            np.searchsorted(values, labels),
+            None if unsure is None else _shares(target.read(index, unsure)[thinned], unsure),
+        )
+
+    chosen = evenly(len(volume), sheet.MOST_SLICES).tolist()
+    counts = np.sum([one.counts for one in folder.done().values()], axis=0)
+    classes = [f"{value}: {share:.1%}" for value, share in zip(values, counts / counts.sum(), strict=True)]
+    more = f" and {len(prediction.models) - 1} more" if len(prediction.models) > 1 else ""
+    heading = (
+        f"{volume.source.name}: {len(chosen)} of {len(volume)} slices, labels by {prediction.models[0].name}{more}"
+    )
+    if "uncertainty" in layers:
+        heading += "; uncertainty from 0 (black) to 1 (bright)"
+    write_bytes(folder.sheet_file, sheet.draw([seen(index) for index in chosen], classes, heading))
+
+
+def _shares(stored: np.ndarray, layer: Layer) -> np.ndarray:
+    """A layer of shares as 0 to 1, whichever type it was written as."""
+    return stored / np.float32(255) if layer.dtype == np.uint8 else stored.astype(np.float32)

@@ -1,0 +1,46 @@
+"""The folder of a finished prediction in, its slices and what was made of them out, to be read. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hpcseg.errors import ConfigError, IncompleteError
+from hpcseg.predict.layers import Layer, Target, open_target
+from hpcseg.predict.outcome import OutFolder
+from hpcseg.predict.volume import Volume, choose_slices, open_volume
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What was segmented, and into what."""
+
+    volume: Volume
+    layers: tuple[Layer, ...]
+    target: Target
+
+
+def open_finished(out: Path) -> Finished:
+    """Open a prediction to look at.
+
+    Raises:
+        ConfigError: there is none in this folder, or its input is another one now.
+        DatasetError: its input cannot be read any more.
+        IncompleteError: it is not finished.
+    """
+    record = OutFolder(out).record()
+    if record is None:
+        raise ConfigError(f"{out} is no folder of a prediction. Make one with `hpcseg predict MODEL SLICES -o {out}`.")
+    if record["state"] != "finished":
+        raise IncompleteError(f"The prediction in {out} is not finished. The same `hpcseg predict` goes on with it.")
+    asked = record["asked"]
+    whole = open_volume(out / record["input"]["path"], asked["dataset"])
+    if whole.identity != asked["input"]:
+        raise ConfigError(f"{whole.source} was changed since {out} was made of it. Predict again into another folder.")
+    volume = choose_slices(
+        whole, every=asked.get("every"), slices=asked.get("slices") and (asked["slices"][0], asked["slices"][1])
+    )
+    layers = tuple(Layer(name, np.dtype(layer["dtype"]), layer["meaning"]) for name, layer in record["layers"].items())
+    return Finished(volume, layers, open_target(out, volume, layers))
