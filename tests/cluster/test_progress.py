@@ -114,7 +114,7 @@ def test_watching_through_a_pipe_glues_no_lines(job, tiny_dataset, monkeypatch):
     said = hpcseg("status", "--watch", "--run", job / "runs/tiny")
     plain = hpcseg("status", "--run", job / "runs/tiny")
     assert said.output.splitlines() == ["2 missing", *plain.output.splitlines()]
-    assert plain.output.splitlines()[-1] == "2 missing"
+    assert "2 missing" in plain.output.splitlines()
 
 
 def test_a_training_in_this_process_says_its_epochs(job, tiny_dataset):
