@@ -138,8 +138,8 @@ def _colours(classes: int) -> np.ndarray:
 
 
 def _painted(classes: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """(H, W, 4); what is no class is transparent."""
-    palette = np.concatenate([colours, np.zeros((1, 4))])
+    """(H, W, 4) uint8; what is no class is transparent."""
+    palette = np.rint(255 * np.concatenate([colours, np.zeros((1, 4))])).astype(np.uint8)
     beyond = len(colours)
     painted: np.ndarray = palette[np.where((classes >= 0) & (classes < beyond), classes, beyond).astype(np.int64)]
     return painted
