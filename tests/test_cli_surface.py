@@ -129,7 +129,10 @@ def test_every_option_has_a_help_text_and_every_command_examples_that_can_be_typ
 
 
 def test_an_option_that_is_a_number_says_of_what():
-    units = "GiB|minutes|[Ss]econds|[Cc]ells|Nodes|GPUs|CPUs|Ranks?|Cores|Jobs|tasks|Parts|Channels|[Tt]iles|[Ll]ines|Turns|slice"
+    units = (
+        "GiB|minutes|[Ss]econds|[Cc]ells|Nodes|GPUs|CPUs|Ranks?|Cores|Jobs|tasks|Parts|Channels|[Tt]iles|[Ll]ines|Turns"
+        "|slice"
+    )
     for name, command in typer.main.get_command(app).commands.items():
         for option, hint in typing.get_type_hints(command.callback).items():
             if {int, float} & {hint, *typing.get_args(hint)}:

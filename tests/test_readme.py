@@ -26,9 +26,9 @@ def test_the_readmes_two_commands_are_what_ci_runs():
     assert "bash tests/run" in readme and "bash tests/run" in ci
 
 
-def test_the_readme_names_every_state_of_a_cell_and_no_other_in_one_table():
+def test_the_page_on_clusters_names_every_state_of_a_cell_and_no_other_in_one_table():
     heading = "| state | where the cell stands |\n|---|---|\n"
-    table = (ROOT / "README.md").read_text().partition(heading)[2].partition("\n\n")[0]
+    table = (ROOT / "slurm/README.md").read_text().partition(heading)[2].partition("\n\n")[0]
     named = [name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])]
     assert sorted(named) == sorted(State)
 

@@ -40,8 +40,12 @@ def package_files() -> dict[str, bytes]:
     for prefix, root in roots.items():
         for path in root.rglob("*"):
             name = path.relative_to(root)
-            # An editor's and the interpreter's own files come and go.
-            if path.is_file() and not any(part.startswith(".") or part == "__pycache__" for part in name.parts):
+            # An editor's and the interpreter's own files come and go, and a page that is read does not run.
+            if (
+                path.suffix != ".md"
+                and path.is_file()
+                and not any(part.startswith(".") or part == "__pycache__" for part in name.parts)
+            ):
                 files[prefix + name.as_posix()] = path.read_bytes()
     return dict(sorted(files.items()))
 
