@@ -40,6 +40,8 @@ _SECONDS_FOR_OTHER_RANKS = 15.0
 _SECONDS_BETWEEN_ENDS = 60.0
 # What is killed is gone at once, unless it waits for a disk.
 _SECONDS_TO_END = 10.0
+# What it comes to that a terminal was closed, or (rich ends the program) who read from the pipe; it ends no cell.
+_NOBODY_READS = (OSError, SystemExit)
 
 
 @dataclass
@@ -121,7 +123,7 @@ def run_locally(
     """
 
     def tell(state: State, cell: Cell, details: dict[str, Any]) -> None:
-        with contextlib.suppress(OSError):  # a terminal that was closed ends no cell
+        with contextlib.suppress(*_NOBODY_READS):
             on_event(state, cell, details)
 
     if len(slots) > 1:
@@ -217,7 +219,7 @@ def _ask_to_stop(running: Iterable[_Running], on_stop: Callable[[], None]) -> No
     """Ask the ranks of jobs to stop at the step under way; called again and again, since one that starts is deaf."""
     jobs = list(running)
     if not any(current.asked for current in jobs):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(*_NOBODY_READS):
             on_stop()
     for current in jobs:
         current.asked = True

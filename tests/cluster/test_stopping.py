@@ -185,7 +185,7 @@ def test_a_signal_stops_with_a_checkpoint_and_says_that_the_same_command_goes_on
 def test_ctrl_c_on_a_terminal_stops_and_the_next_run_ends_with_the_bits_of_an_undisturbed_one(
     tmp_path, tiny_dataset, ranks
 ):
-    place = Place(tmp_path, tiny_dataset, 60)
+    place = Place(tmp_path, tiny_dataset, 30)
     options = ("--ranks-per-node", str(ranks))
     terminal = Terminal(place.command("grid", *options))
     place.wait_for_epoch(terminal.process)
@@ -214,6 +214,17 @@ def test_a_closed_terminal_stops_with_a_checkpoint(endless):
     terminal.close()
     terminal.process.wait(60)
     assert session(terminal.process.pid) == []
+    endless.stopped_with_a_checkpoint()
+
+
+def test_it_stops_with_a_checkpoint_also_where_nobody_reads_what_it_says(endless):
+    """`hpcseg grid 2>&1 | tee log` in a terminal that is closed: tee is gone first."""
+    with started(endless.command("grid")) as process:
+        endless.wait_for_epoch(process)
+        assert process.stdout is not None
+        process.stdout.close()
+        process.send_signal(signal.SIGHUP)
+        process.wait(60)
     endless.stopped_with_a_checkpoint()
 
 
@@ -253,6 +264,7 @@ def test_retry_goes_on_with_what_was_stopped_and_is_stopped_in_the_same_way(endl
     with started(endless.command("grid")) as process:
         endless.wait_for_epoch(process)
         process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
     with started(endless.command("retry")) as process:
         deadline = time.monotonic() + 60
         while endless.events()[-1] != "resume":
