@@ -91,7 +91,9 @@ def test_the_papers_slices_go_to_the_papers_job_for_the_machine(here, monkeypatc
 def test_the_hint_about_cpus_names_the_papers_job_for_the_papers_slices_alone(here):
     hpcseg("pack", "sample")
     Path("mine.toml").write_text(QUICK.format(gpus=1))
-    said = hpcseg("grid", "--local", "--job", "mine.toml", "--gpus-per-node", "1").stderr
+    command = ("grid", "--local", "--job", "mine.toml", "--gpus-per-node", "1")
+    assert "is meant for GPUs" not in hpcseg(*command).stderr, "a narrow one does here"
+    said = hpcseg(*command, "--set", "train.width=17").stderr
     assert "mine is meant for GPUs" in said and "--set train.width=16" in said and "paper" not in said
     assert "`--job paper-cpu` is the paper's experiment" in next_step.too_slow("paper", PAPERS)
 

@@ -219,14 +219,15 @@ def run_here(
         ranks: per cell; None: one per GPU, else one.
         for_gpus: the job is meant for them, so it is said when there is none.
     """
-    from hpcseg.cli.next_step import too_slow
+    from hpcseg.cli.next_step import WIDEST_ON_CPUS, too_slow
     from hpcseg.cli.queue_view import QueueView
     from hpcseg.cluster.local import find_slots, run_locally
     from hpcseg.runs.grid import check_numerics
 
     check_numerics(grid.numerics, f"The run {grid.run.path}")
     slots = find_slots(workers, gpus_per_cell)
-    if for_gpus and gpus_per_cell and not slots[0]:
+    wide = any(cell.config.train.width > WIDEST_ON_CPUS for cell in cells)
+    if for_gpus and wide and gpus_per_cell and not slots[0]:
         console.stderr.print(too_slow(grid.job.name, grid.data_sha256))
     with QueueView(grid.cells, len(grid.cells) - len(cells)) as view:
         try:

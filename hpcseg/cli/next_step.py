@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # A tile that is halved four times has whole pixels still.
 _TILE_STEP = 16
+WIDEST_ON_CPUS = 16
+"""A wider network takes hours per cell without a GPU."""
 
 
 def after_pack(info: DatasetInfo, option: str) -> str:
