@@ -39,6 +39,7 @@ SURFACE = {
         "mem", "time", "setup", "throttle",
     },
     "follow-up": {"run"},
+    "compare": {"runs", "out", "as_json"},
     "report": {"run", "out", "data", "publish", "as_json"},
 }  # fmt: skip
 

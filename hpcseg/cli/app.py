@@ -13,6 +13,7 @@ from hpcseg.cli import console
 from hpcseg.cli.bench import bench
 from hpcseg.cli.cancel import cancel
 from hpcseg.cli.clean import clean
+from hpcseg.cli.compare import compare
 from hpcseg.cli.demo import demo
 from hpcseg.cli.doctor import doctor
 from hpcseg.cli.export import export
@@ -79,6 +80,7 @@ app.command(rich_help_panel="Data")(info)
 app.command(rich_help_panel="Experiment")(grid)
 app.command(rich_help_panel="Experiment")(status)
 app.command(rich_help_panel="Experiment")(report)
+app.command(rich_help_panel="Experiment")(compare)
 app.command(rich_help_panel="Use a model")(predict)
 app.command(rich_help_panel="Use a model")(export)
 app.command(rich_help_panel="Operation")(doctor)

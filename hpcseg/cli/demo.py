@@ -34,8 +34,7 @@ def demo(
     grid(job="demo", local=True, data=dataset, run=run)
     _announce(f"hpcseg report --run {run}")
     report(run=run)
-    console.stdout.print("\nThe sample is synthetic, so the paper's numbers only show where they would stand.")
-    console.stdout.print(f"The report: {RunFolder(run).report / 'tables.md'}")
+    console.stdout.print(f"\nThe sample is synthetic. The report: {RunFolder(run).report / 'report.html'}")
 
 
 def _announce(command: str) -> None:

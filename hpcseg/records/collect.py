@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpcseg.config import ReportConfig, build_config, digest
-from hpcseg.records.accept import Refused, accept_evaluation, accept_training
+from hpcseg.records.accept import Refused, accept_evaluation, accept_training, epochs_so_far
 from hpcseg.records.groups import Group, Position, differing, grouped, select
 from hpcseg.records.row import Hole, Row
 from hpcseg.runs.grid import Cell, planned_cells, read_plan
@@ -87,19 +87,20 @@ def collect(run: RunFolder) -> Records:
     """
     plan = read_plan(run)
     settings = build_config(ReportConfig, plan["report"], f"{run.grid_file}, report")
-    rows = tuple(_row(cell, plan) for cell in planned_cells(run, plan))
+    rows = tuple(read_row(cell, plan) for cell in planned_cells(run, plan))
     listed = {row.id for row in rows}
     unlisted = [folder.id for folder in run.cell_folders() if folder.id not in listed]
     notes = _split_notes(rows)
     if unlisted:
         notes.append(
             f"{len(unlisted)} cell folders belong to other code, other data or another job file than grid.json and "
-            f"were not read: {', '.join(unlisted)}."
+            f"were not read: {', '.join(unlisted)}. `hpcseg compare {run.path.name}` sets variants side by side."
         )
     return Records(run, plan, settings, rows, grouped(rows), tuple(notes))
 
 
-def _row(cell: Cell, plan: Mapping[str, Any]) -> Row:
+def read_row(cell: Cell, plan: Mapping[str, Any]) -> Row:
+    """The accepted records of one cell; `plan` is the content of grid.json."""
     training = evaluation = hole = None
     try:
         training = accept_training(cell, plan)
@@ -107,7 +108,7 @@ def _row(cell: Cell, plan: Mapping[str, Any]) -> Row:
     except Refused as refused:
         first = f"Delete {refused.delete}, then run" if refused.delete else "Run"
         hole = Hole(cell.id, str(refused), _remedy(plan, first))
-    return Row(cell, training, evaluation, hole)
+    return Row(cell, training, evaluation, hole, training.epochs if training else epochs_so_far(cell, plan))
 
 
 def _remedy(plan: Mapping[str, Any], first: str = "Run") -> str:

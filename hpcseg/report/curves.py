@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 
 from hpcseg.config import SPLITS, NoiseLevel, Share, Sigma, amount
 from hpcseg.records.collect import Records
-from hpcseg.records.groups import Group, group_label, training_label
+from hpcseg.records.groups import Group, axes_label, group_label, training_label
+from hpcseg.records.groups import axes as axes_of
 from hpcseg.records.observations import WHOLE
 from hpcseg.records.row import CLEAN, Hole, Row
 from hpcseg.report import paper
@@ -25,6 +26,8 @@ from hpcseg.report.measures import at
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _OF_SPLIT = {"shuffled": "#0072B2", "blocked": "#D55E00"}
 _FILTER, _GREY, _PAPER = "#009E73", "#777777", "#000000"
+_MOST_NAMED = 12
+"""Settings that a legend has room for."""
 _DASHES = ((0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2)))
 
 
@@ -70,13 +73,47 @@ def figure3(records: Records) -> Drawn:
         column[0].set_title(f"{group.config.data.tiles}, no noise, {group.config.data.split}")
         column[1].set_xlabel("epoch")
         column[1].xaxis.set_major_locator(MaxNLocator(integer=True))
-    for line, name in zip(axes[:, 0], ("cross-entropy", "wrong pixels (%)"), strict=True):
+    _losses_and_errors(axes[:, 0].tolist(), "wrong pixels (%)")
+    axes[0, 0].legend()
+    return Drawn(figure, tuple(holes))
+
+
+def epochs(records: Records) -> Drawn:
+    """Loss and validation per epoch of every training, as far as it has come; a colour per setting of the job."""
+    names = axes_of(records.groups)
+    drawn = [(group, rows) for group in records.groups if (rows := [row for row in group.rows if row.epochs])]
+    incomplete = [row for row in records.rows if row.training and not row.epochs]
+    holes = tuple(
+        Hole("epochs", f"cells/{row.id}/metrics.jsonl has not all epochs.", f"Delete cells/{row.id}. {records.remedy}")
+        for row in incomplete
+    )
+    if not drawn:
+        return Drawn(None, holes or (Hole("epochs", "no cell has finished an epoch.", records.remedy),))
+    figure = Figure(figsize=(7.2, 3.6), layout="constrained")
+    axes = figure.subplots(1, 2)
+    for (group, rows), colour in zip(drawn, itertools.cycle(_COLOURS)):
+        for row in rows:
+            numbers, style = range(1, len(row.epochs) + 1), {"color": colour, "linewidth": 1}
+            label = axes_label(group, names) if row is rows[0] else None
+            axes[0].plot(numbers, [one.train_loss for one in row.epochs], linestyle=":", **style)
+            axes[0].plot(numbers, [one.validation_loss for one in row.epochs], **style)
+            wrong = [100 * (1 - one.validation_accuracy) for one in row.epochs]
+            axes[1].plot(numbers, wrong, marker="." if len(wrong) == 1 else None, label=label, **style)
+    _losses_and_errors(axes, "wrong pixels of validation (%)")
+    for axis in axes:
+        axis.set_xlabel("epoch")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if len(drawn) <= _MOST_NAMED:
+        figure.legend(loc="outside upper left", ncols=2, fontsize=7.5)
+    return Drawn(figure, holes)
+
+
+def _losses_and_errors(axes: Sequence[Axes], errors: str) -> None:
+    for line, name in zip(axes, ("cross-entropy", errors), strict=True):
         line.set(ylabel=name, yscale="log")
         line.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         line.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         line.yaxis.set_minor_formatter(NullFormatter())
-    axes[0, 0].legend()
-    return Drawn(figure, tuple(holes))
 
 
 def figure7(records: Records) -> Drawn:

@@ -18,7 +18,9 @@ from hpcseg.report.table import caption
 
 _STYLE = Path(__file__).with_name("templates") / "figures.mplstyle"
 
-_CURVES = {one.__name__: one for one in (curves.figure3, curves.figure7, curves.cost, curves.learning_curve)}
+_CURVES = {
+    one.__name__: one for one in (curves.figure3, curves.figure7, curves.cost, curves.learning_curve, curves.epochs)
+}
 FIGURES: Mapping[str, Callable[[Records], Drawn]] = dict(sorted((_CURVES | pictures.PICTURES).items()))
 """What a job file may name under report.figures."""
 

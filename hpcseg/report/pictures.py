@@ -17,9 +17,11 @@ from hpcseg.data import noise
 from hpcseg.data.tiles import tile_corners
 from hpcseg.records.collect import Records
 from hpcseg.records.groups import Group, group_label
-from hpcseg.records.row import Hole, Row
+from hpcseg.records.row import CLEAN, Hole, Row
 from hpcseg.report import paper
 from hpcseg.report.curves import Drawn
+from hpcseg.report.measures import at
+from hpcseg.statistics import estimate
 
 Pictures = Mapping[str, np.ndarray]
 _Fill = Callable[[Row, Pictures], Figure]
@@ -82,17 +84,34 @@ def _tiles(*, noisy: bool) -> _Fill:
     return fill
 
 
-def _picture(name: str, choose: Callable[[Records], Sequence[Group]], what: str, fill: _Fill) -> Figures:
+def _best_and_worst(row: Row, pictures: Pictures) -> Figure:
+    heads = ("input", "label", "prediction", "errors")
+    figure, axes = _panels(2, heads, pictures["images"].shape[1:])
+    which = zip(("best", "worst"), pictures["numbers"].tolist(), pictures["shares"].tolist(), strict=True)
+    for place, (line, (word, number, share)) in enumerate(zip(axes, which, strict=True)):
+        image, label, predicted, errors = (
+            pictures[f"{kind}s"][place] for kind in ("image", "label", "prediction", "error")
+        )
+        _row(line, image, label, predicted, _window(image), errors)
+        line[0].set_ylabel(f"{word}: slice {number}", fontsize=7)
+        line[2].set_xlabel(f"{share:.3f} right", fontsize=7)
+    return figure
+
+
+def _picture(
+    name: str, choose: Callable[[Records], Sequence[Group]], what: str, fill: _Fill, *, extremes: bool = False
+) -> Figures:
     """The figure of the first cell of the chosen groups that kept such pictures."""
+    file = "extremes.npz" if extremes else "examples.npz"
 
     def draw(records: Records) -> Drawn:
-        groups = choose(records)
-        planned = [(group, row) for group in groups for row in group.rows if row.config.evaluate.examples]
+        rows = [(group, row) for group in choose(records) for row in group.rows]
+        planned = [(group, row) for group, row in rows if extremes or row.config.evaluate.examples]
         for group, row in planned:
-            pictures = row.pictures() if row.evaluation else {}
+            pictures = row.pictures(extremes=extremes) if row.evaluation else {}
             if pictures is None:
                 remedy = f"Delete its evaluation.json. {records.remedy}"
-                return Drawn(None, (Hole(name, f"examples.npz of {row.id} cannot be read.", remedy),))
+                return Drawn(None, (Hole(name, f"{file} of {row.id} cannot be read.", remedy),))
             if what in pictures:
                 return Drawn(fill(row, pictures), (), _said(records, group, row, pictures))
         if planned:
@@ -124,6 +143,13 @@ def _baseline_first(records: Records) -> list[Group]:
     )
 
 
+def _most_accurate(records: Records) -> list[Group]:
+    """Of tiles whose grey values are those of slices; without noise, the best first."""
+    found = {group: estimate(at(records, CLEAN.key)(group)) for group in records.groups}
+    means = {group: one.mean for group, one in found.items() if one and group.config.data.normalise == "full-scale"}
+    return sorted(means, key=lambda group: -means[group])
+
+
 def _half_noisy(records: Records) -> list[Group]:
     return [group for (tiles, _, share), group in records.positions.items() if (tiles, share) == ("large", 0.5)]
 
@@ -151,13 +177,18 @@ def _panels(rows: int, heads: Sequence[str], shape: tuple[int, ...]) -> tuple[Fi
 
 
 def _row(
-    axes: Sequence[Axes], image: np.ndarray, label: np.ndarray, predicted: np.ndarray, window: tuple[float, float]
+    axes: Sequence[Axes],
+    image: np.ndarray,
+    label: np.ndarray,
+    predicted: np.ndarray,
+    window: tuple[float, float],
+    errors: np.ndarray | None = None,
 ) -> None:
     """Input, label, prediction, and where the prediction is wrong (black)."""
     _grey(axes[0], image, window)
     _classes(axes[1], label)
     _classes(axes[2], predicted)
-    _grey(axes[3], np.where(label == predicted, 0.93, 0.0), (0, 1))
+    _grey(axes[3], 0.93 * (1.0 - (label != predicted if errors is None else errors)), (0, 1))
 
 
 def _right(label: np.ndarray, predicted: np.ndarray) -> float:
@@ -188,5 +219,6 @@ PICTURES: dict[str, Figures] = {
     "figure6": _picture("figure6", _half_noisy, "tiles", _tiles(noisy=True)),
     "figure8": _picture("figure8", _decayed, "tiles", _tiles(noisy=True)),
     "figure9": _picture("figure9", _baseline_first, "slice", _whole_slice),
+    "best_and_worst": _picture("best_and_worst", _most_accurate, "images", _best_and_worst, extremes=True),
 }
 """Those of slices and tiles, by their names."""

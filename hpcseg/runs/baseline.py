@@ -51,7 +51,7 @@ def make_baselines(
         on_set: told how many test sets of how many are done.
 
     Returns:
-        What is missing, and what is not of the cells' own tiles, one sentence each.
+        What is missing, one sentence each.
 
     Raises:
         IncompleteError: the run has no plan that can be read.
@@ -68,14 +68,7 @@ def make_baselines(
         except HpcsegError as error:
             missing.setdefault(str(error), []).append(one.words)
     on_set(len(wanted), len(wanted))
-    notes = [f"There are no baselines for {', '.join(those)}: {reason}" for reason, those in missing.items()]
-    stored = {one: found for one, file in files.items() if (found := read_baseline(file)) is not None}
-    if others := [one.words for one, found in stored.items() if found["split_sha256"] not in one.splits]:
-        notes.append(
-            f"The baselines for {', '.join(others)} are of the test tiles that this hpcseg draws. The cells, which "
-            "another one trained, were tested on other tiles."
-        )
-    return tuple(notes)
+    return tuple(f"There are no baselines for {', '.join(those)}: {reason}" for reason, those in missing.items())
 
 
 def _open(path: Path, wanted: TestSet, data_sha256: str) -> TileSource:
@@ -110,7 +103,7 @@ def _measure(source: TileSource, wanted: TestSet) -> dict[str, Any]:
         "filter": {"blurs_tried": list(BLURS), "choices": choices},
         "points": [
             {
-                **_level(level),
+                **level.as_record(),
                 "baseline": baseline,
                 "confusion": matrices.sum(0).tolist(),
                 "near_edge": near_edge(matrices),
@@ -140,7 +133,7 @@ def _choose(
         filters.append(chosen)
         choices.append(
             {
-                **_level(level),
+                **level.as_record(),
                 "blur": chosen.blur,
                 "thresholds": [value if math.isfinite(value) else None for value in counts],
                 "classes_from_dark": list(order),
@@ -204,10 +197,6 @@ def _noisy(source: TileSource, rows: np.ndarray, wanted: TestSet) -> NoisyTestSe
 
 def _images(tiles: NoisyTestSet, level: NoiseLevel) -> np.ndarray:
     return np.asarray(tiles.take(slice(None), level)[0][:, 0])
-
-
-def _level(level: NoiseLevel) -> dict[str, Any]:
-    return {"noise": level.model, "sigma": level.sigma, "fraction": level.fraction}
 
 
 def _some(source: TileSource, rows: np.ndarray, pixels: int) -> np.ndarray:

@@ -14,7 +14,7 @@ import matplotlib
 import matplotlib.image
 import numpy as np
 import pytest
-from test_report_records import TINY_JOB, finish, plan, tiny_run
+from test_report_records import OWN_JOB, TINY_JOB, finish, plan, tiny_run
 from test_report_tables import baselines
 from typer.testing import CliRunner
 
@@ -165,8 +165,8 @@ def test_a_figure_without_data_is_a_hole_and_its_old_files_go(tmp_path):
 
 @pytest.mark.parametrize("kind", ["tables", "figures"])
 def test_an_unknown_report_name_is_refused_with_the_valid_ones(tmp_path, kind):
-    grid = tiny_run(tmp_path / "run", TINY_JOB + f'[report]\n{kind} = ["table9"]\n')
-    with pytest.raises(ConfigError, match=r"table9.*(table1, table2|cost, figure1, figure3, figure4)"):
+    grid = tiny_run(tmp_path / "run", OWN_JOB + f'[report]\n{kind} = ["table9"]\n')
+    with pytest.raises(ConfigError, match=r"table9.*(table1, table2|best_and_worst, cost, epochs, figure1, figure3)"):
         build_report(grid.run, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -178,15 +178,14 @@ def test_the_answers_are_told_before_the_numbers(tmp_path):
 
 
 def test_a_job_chooses_its_tables_and_figures(tmp_path):
-    grid = tiny_run(tmp_path / "run", TINY_JOB + '[report]\ntables = ["table1"]\nfigures = []\n')
+    grid = tiny_run(tmp_path / "run", OWN_JOB + '[report]\ntables = ["table1"]\nfigures = []\n')
     assert [hole.subject for hole in build_report(grid.run, tmp_path / "out").content.holes] == ["baselines"]
     assert names(tmp_path / "out") == ["cells.csv", "report.html", "table1.csv", "tables.md"]
 
 
 def test_nothing_finished_is_an_error_that_says_what_to_do(tmp_path):
     grid = plan(tmp_path / "run")
-    finish(grid.cells[0], lambda *_: 990, evaluated=False)
-    with pytest.raises(IncompleteError, match=r"no finished cell.*trained, but not evaluated.*hpcseg grid --job tiny"):
+    with pytest.raises(IncompleteError, match=r"no finished epoch.*it is not started.*hpcseg grid --job tiny"):
         build_report(grid.run, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
