@@ -13,7 +13,7 @@ from hpcseg.cli.app import app
 
 SURFACE = {
     "demo": {"folder"},
-    "pack": {"folder", "output", "images", "labels", "grey_range", "force"},
+    "pack": {"folder", "output", "images", "labels", "grey_range", "classes", "force"},
     "info": {"file", "verify", "as_json"},
     "grid": {
         "job", "data", "run", "overrides", "dry_run", "local", "workers", "profile", "partition", "account", "qos",
@@ -34,9 +34,9 @@ SURFACE = {
     "export": {"cell", "output", "run", "data", "onnx", "force"},
     "predict": {
         "model", "volume", "output", "dataset", "range_", "percentiles", "ensemble", "flips", "probabilities",
-        "uncertainty", "spread", "float16", "tile", "precision", "adapt_norm", "run", "data", "slurm", "parts",
-        "dry_run", "profile", "partition", "account", "qos", "constraint", "exclude", "gpus_per_node", "cpus_per_task",
-        "mem", "time", "setup", "throttle",
+        "uncertainty", "spread", "float16", "tile", "precision", "adapt_norm", "outside", "run", "data", "slurm",
+        "parts", "dry_run", "profile", "partition", "account", "qos", "constraint", "exclude", "gpus_per_node",
+        "cpus_per_task", "mem", "time", "setup", "throttle",
     },
     "follow-up": {"run"},
     "compare": {"runs", "out", "as_json"},

@@ -146,6 +146,9 @@ def accept_evaluation(cell: Cell, plan: Mapping[str, Any], training: Training) -
             if "near_edge" in point
         }
         matrices = [training.confusion, *confusion.values(), *(one for of in near.values() for one in of.values())]
+        names = record.get("class_names", record["class_values"])
+        if len(names) != len(record["class_values"]) or not all(isinstance(name, str | int) for name in names):
+            raise ValueError("its classes have other names than these")
         if any(len(matrix) != len(record["class_values"]) for matrix in matrices):
             raise ValueError("its confusion matrices are not of its classes")
         if any((one > confusion[level]).any() for level, of in near.items() for one in of.values()):

@@ -51,6 +51,12 @@ class Records:
         """Values of the classes in the label images; none before a cell is evaluated."""
         return next((row.evaluation.record["class_values"] for row in self.rows if row.evaluation), [])
 
+    @functools.cached_property
+    def class_names(self) -> list[str]:
+        """What the classes are called: their values where they have no names; none before a cell is evaluated."""
+        records = [row.evaluation.record for row in self.rows if row.evaluation]
+        return next((one["class_names"] for one in records if "class_names" in one), list(map(str, self.class_values)))
+
     def unplaced(self, tiles: Container[str], fractions: Container[float]) -> tuple[str, ...]:
         """A note on the cells that tables of these tiles and noise fractions have no place for."""
         placed = {group for (of, _, noise), group in self.positions.items() if of in tiles and noise in fractions}

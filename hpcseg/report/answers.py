@@ -127,7 +127,7 @@ def classes(records: Records) -> str | None:
     series, rates = _longest(records, "train.noise_fraction"), []
     for group in series[:2]:
         parts = []
-        for place, value in enumerate(records.class_values):
+        for place, value in enumerate(records.class_names):
             recall = estimate(of_confusion(SETS["noisy"], of_class(metrics.recall_per_class, place))(group))
             parts += [f"{value}: {estimate_text(recall, Unit.RATIO)}"] if recall else []
         rates += [f"{training_label(group, records.differing)}: class {'; '.join(parts)}"] if parts else []

@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Patch, Rectangle
 
 from hpcseg.config import NoiseLevel, Share, Sigma, amount, shown
 from hpcseg.data import noise
+from hpcseg.data.classes import IGNORED
 from hpcseg.data.tiles import tile_corners
 from hpcseg.records.collect import Records
 from hpcseg.records.groups import Group, group_label
@@ -28,6 +29,7 @@ _Fill = Callable[[Row, Pictures], Figure]
 Figures = Callable[[Records], Drawn]
 _SHOWN_SIGMAS = (0, 1, 2, 4, 6)
 """In sigmas of the table: of the paper's 5000, to the end of its Figure 7."""
+_MOST_IN_LEGEND = 12
 _GRID_COLOUR = "#E69F00"
 
 
@@ -85,16 +87,18 @@ def _tiles(*, noisy: bool) -> _Fill:
 
 
 def _best_and_worst(row: Row, pictures: Pictures) -> Figure:
-    heads = ("input", "label", "prediction", "errors")
-    figure, axes = _panels(2, heads, pictures["images"].shape[1:])
-    which = zip(("best", "worst"), pictures["numbers"].tolist(), pictures["shares"].tolist(), strict=True)
-    for place, (line, (word, number, share)) in enumerate(zip(axes, which, strict=True)):
-        image, label, predicted, errors = (
-            pictures[f"{kind}s"][place] for kind in ("image", "label", "prediction", "error")
-        )
-        _row(line, image, label, predicted, _window(image), errors)
-        line[0].set_ylabel(f"{word}: slice {number}", fontsize=7)
-        line[2].set_xlabel(f"{share:.3f} right", fontsize=7)
+    record = row.evaluation.record if row.evaluation else {}
+    names = list(map(str, record.get("class_names", record.get("class_values", ()))))
+    figure, axes = _panels(2, ("input", "label", "prediction", "errors"), pictures["images"].shape[1:])
+    for place, (line, word) in enumerate(zip(axes, ("best", "worst"), strict=True)):
+        kinds = ("images", "labels", "predictions", "errors")
+        image, label, predicted, errors = (pictures[kind][place] for kind in kinds)
+        _row(line, image, label, predicted, _window(image), errors, len(names))
+        line[0].set_ylabel(f"{word}: slice {pictures['numbers'][place]}", fontsize=7)
+        line[2].set_xlabel(f"{pictures['shares'][place]:.3f} right", fontsize=7)
+    shades = [str(place / max(2, len(names) - 1)) for place in range(len(names))]
+    patches = [Patch(facecolor=shade, edgecolor="grey", label=name) for shade, name in zip(shades, names, strict=True)]
+    figure.legend(handles=patches[:_MOST_IN_LEGEND], loc="outside lower center", ncols=6, fontsize=7)
     return figure
 
 
@@ -183,17 +187,19 @@ def _row(
     predicted: np.ndarray,
     window: tuple[float, float],
     errors: np.ndarray | None = None,
+    classes: int = 3,
 ) -> None:
     """Input, label, prediction, and where the prediction is wrong (black)."""
     _grey(axes[0], image, window)
-    _classes(axes[1], label)
-    _classes(axes[2], predicted)
-    _grey(axes[3], 0.93 * (1.0 - (label != predicted if errors is None else errors)), (0, 1))
+    _classes(axes[1], label, classes)
+    _classes(axes[2], predicted, classes)
+    errors = (label != predicted) & (label != IGNORED) if errors is None else errors
+    _grey(axes[3], 0.93 * (1.0 - errors), (0, 1))
 
 
 def _right(label: np.ndarray, predicted: np.ndarray) -> float:
-    """Share of right pixels of one picture."""
-    return np.count_nonzero(label == predicted) / label.size
+    """Share of right pixels of one picture, of those that have a class."""
+    return int(np.count_nonzero(label == predicted)) / max(1, int(np.count_nonzero(label != IGNORED)))
 
 
 def _window(clean: np.ndarray) -> tuple[float, float]:
@@ -207,9 +213,10 @@ def _grey(axis: Axes, image: np.ndarray, window: tuple[float, float]) -> None:
     axis.imshow(image, cmap="gray", vmin=window[0], vmax=window[1], interpolation="nearest")
 
 
-def _classes(axis: Axes, classes: np.ndarray) -> None:
-    """Black, grey and white, as the labels are painted."""
-    _grey(axis, classes, (0, max(2, int(classes.max()))))
+def _classes(axis: Axes, label: np.ndarray, classes: int = 3) -> None:
+    """Black, grey and white, as labels of three classes are painted; nothing where a pixel has no class."""
+    last = max(2, classes - 1, int(label[label != IGNORED].max(initial=0)))
+    _grey(axis, np.ma.masked_equal(label, IGNORED), (0, last))
 
 
 PICTURES: dict[str, Figures] = {

@@ -44,14 +44,14 @@ def classes(records: Records) -> Table:
         "precision": metrics.precision_per_class,
     }
     blocks: list[Block] = []
-    for place, value in enumerate(records.class_values):
+    for place, name_of_class in enumerate(records.class_names):
         columns = {
             f"{head}: {name}": Column(of_confusion(confusion, of_class(ratio, place)), Unit.RATIO)
             for head, confusion in SETS.items()
             for name, ratio in ratios.items()
             if name == "IoU" or head != WHOLE
         }
-        blocks += _by_group(records, columns, f", class {value}")
+        blocks += _by_group(records, columns, f", class {name_of_class}")
     mean = {f"{head}: IoU": Column(of_confusion(of, metrics.mean_iou), Unit.RATIO) for head, of in SETS.items()}
     return Table("classes", (*blocks, *_by_group(records, mean, ", mean of the classes")))
 
@@ -88,7 +88,7 @@ def edges(records: Records) -> Table:
         for name in EDGES:
             measure = repeated(lambda row, level=level, name=name: row.edges(level(row)).get(name))  # type: ignore[misc]
             where[f"{head}: {name}"] = Column(measure, Unit.SHARE if name.startswith("errors") else Unit.ERROR)
-    for place, value in enumerate(records.class_values):
+    for place, value in enumerate(records.class_names):
         for head, found, which in (("labels", "clean", 0), ("clean", "clean", 1), ("noisy", "noisy", 1)):
             part = of_class(lambda confusion, which=which: metrics.phase_fractions(confusion)[which], place)  # type: ignore[misc]
             phases[f"{head}: {value}"] = Column(of_confusion(SETS[found], part), Unit.SHARE)

@@ -20,6 +20,7 @@ import torch
 
 from hpcseg.config import NoiseLevel
 from hpcseg.data.batches import NoisyTestSet, TileSource, noisy_set, open_source
+from hpcseg.data.classes import IGNORED
 from hpcseg.data.evenly import evenly
 from hpcseg.data.store import read_info
 from hpcseg.errors import HpcsegError, IncompleteError
@@ -88,7 +89,7 @@ def _measure(source: TileSource, wanted: TestSet) -> dict[str, Any]:
     training = _some(source, source.split.train, _TRAINING_PIXELS)
     commonest, filters, choices = _choose(_noisy(source, training, wanted), source, wanted)
     test = _some(source, source.split.test, _TEST_PIXELS)
-    by_band, right = _count(source, test, wanted, commonest, filters)
+    by_band, right, labelled = _count(source, test, wanted, commonest, filters)
     return {
         "schema": SCHEMA,
         "data": dataclasses.asdict(wanted.data),
@@ -111,7 +112,7 @@ def _measure(source: TileSource, wanted: TestSet) -> dict[str, Any]:
             for baseline, of_baseline in zip(_BASELINES, by_band, strict=True)
             for level, matrices in zip(wanted.levels, of_baseline, strict=True)
         ],
-        "slices": _by_slice(source, test, wanted, right),
+        "slices": _by_slice(source, test, wanted, right, labelled),
         "seconds": round(time.monotonic() - started, 3),
         "provenance": provenance.collect(
             device=device_facts(_CPU), command=provenance.command_line(), data_sha256=source.info.data_sha256
@@ -125,7 +126,7 @@ def _choose(
     """The commonest class of training tiles, a filter for each level, and what the record says about it."""
     grey, labels = source.info.grey, tiles.clean.labels.numpy()
     order = order_by_grey(tiles.clean.images[:, 0].numpy(), labels, source.classes)
-    commonest = int(np.bincount(labels.ravel(), minlength=source.classes).argmax())
+    commonest = int(np.bincount(labels[labels != IGNORED], minlength=source.classes).argmax())
     filters, choices = [], []
     for level in wanted.levels:
         chosen, accuracy = fit_filter(_images(tiles, level), labels, order)
@@ -145,16 +146,17 @@ def _choose(
 
 def _count(
     source: TileSource, rows: np.ndarray, wanted: TestSet, commonest: int, filters: list[GreyFilter]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Counts of both baselines at L levels on K tiles: (2, L, BANDS, C, C), and (2, L, K) right pixels, int64."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of both baselines at L levels on K tiles: (2, L, BANDS, C, C), (2, L, K) right and (K,) labelled pixels."""
     classes, levels = source.classes, wanted.levels
     by_band = np.zeros((2, len(levels), BANDS, classes, classes), dtype=np.int64)
     right = np.zeros((2, len(levels), len(rows)), dtype=np.int64)
+    labelled = np.zeros(len(rows), dtype=np.int64)
     step = max(1, _PIXELS_AT_ONCE // source.size**2)
     for start in range(0, len(rows), step):
         some = slice(start, start + step)
         tiles = _noisy(source, rows[some], wanted)
-        labels = tiles.clean.labels.long()
+        labels, labelled[some] = tiles.clean.labels.long(), tiles.clean.labelled
         bands = edge_bands(labels)
         # Noise does not change the commonest class: counted once for all levels.
         matrices, of_tiles = _counted(labels, torch.full_like(labels, commonest), bands, classes)
@@ -164,7 +166,7 @@ def _count(
             predicted = torch.from_numpy(chosen.classes(_images(tiles, level)))
             matrices, right[1, index, some] = _counted(labels, predicted, bands, classes)
             by_band[1, index] += matrices
-    return by_band, right
+    return by_band, right, labelled
 
 
 def _counted(
@@ -174,14 +176,16 @@ def _counted(
     return count_by_band(labels, predicted, bands, classes).numpy(), (predicted == labels).sum((1, 2)).numpy()
 
 
-def _by_slice(source: TileSource, rows: np.ndarray, wanted: TestSet, right: np.ndarray) -> list[dict[str, Any]]:
+def _by_slice(
+    source: TileSource, rows: np.ndarray, wanted: TestSet, right: np.ndarray, labelled: np.ndarray
+) -> list[dict[str, Any]]:
     """For each slice that the test tiles come from, their right pixels at the levels that tables show."""
     slices = source.tiles[rows, 0]
     shown = [(wanted.levels.index(level), level.key) for level in wanted.shown]
     return [
         {
             "slice": int(source.info.numbers[index]),
-            "pixels": int((slices == index).sum()) * source.size**2,
+            "pixels": int(labelled[slices == index].sum()),
             "right": {
                 baseline: {key: int(of_baseline[level, slices == index].sum()) for level, key in shown}
                 for baseline, of_baseline in zip(_BASELINES, right, strict=True)

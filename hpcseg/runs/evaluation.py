@@ -15,6 +15,7 @@ from torch import nn
 from hpcseg import metrics
 from hpcseg.config import EvaluateConfig, NoiseLevel, Share
 from hpcseg.data.batches import TileSource, test_set
+from hpcseg.data.classes import IGNORED
 from hpcseg.data.evenly import evenly
 from hpcseg.data.grey import GreyScale
 from hpcseg.errors import HpcsegError
@@ -110,7 +111,10 @@ def evaluate(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> bool:
     memory = peak_memory_mib(ranks)
     if ranks.is_main:
         by_band, right, interfaces = (counts.cpu().numpy() for counts in (sweep.by_band, sweep.right, sweep.interfaces))
-        lines = _by_slice(source, settings, right, dict(zip(whole.tolist(), slices.confusion.tolist(), strict=True)))
+        labelled = tiles.clean.labelled
+        lines = _by_slice(
+            source, settings, right, labelled, dict(zip(whole.tolist(), slices.confusion.tolist(), strict=True))
+        )
         by_slice = "".join(json.dumps(line) + "\n" for line in lines)
         write_text(cell.folder.slices_file, by_slice)
         if cell.config.data.normalise == "full-scale":
@@ -129,6 +133,7 @@ def evaluate(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> bool:
                 "model_sha256": model_sha256,
                 "test_tiles": len(tiles),
                 "class_values": list(source.info.class_values),
+                "class_names": list(source.info.class_names),
                 "grey": source.info.grey.as_dict(),
                 "points": [
                     _point(level, matrices, pairs, source.info.grey)
@@ -186,6 +191,7 @@ def _by_slice(
     source: TileSource,
     settings: EvaluateConfig,
     right: np.ndarray,
+    labelled: np.ndarray,
     whole: dict[int, list[list[int]]],
 ) -> list[dict[str, Any]]:
     """slices.jsonl: for each slice that test tiles come from, their right pixels at the levels that tables show."""
@@ -197,7 +203,7 @@ def _by_slice(
         rows = tiles[:, 0] == index
         line: dict[str, Any] = {
             "slice": int(source.info.numbers[index]),
-            "pixels": int(rows.sum()) * source.size**2,
+            "pixels": int(labelled[rows].sum()),
             "right": {levels[level].key: int(right[level, rows].sum()) for level in shown},
         }
         if index in whole:
@@ -212,11 +218,15 @@ def _extremes(source: TileSource, lines: list[dict[str, Any]], slices: WholeSlic
     Where whole slices are not counted, their test tiles say which these are.
     """
     clean = NoiseLevel(0.0).key
-    shares = [
-        metrics.accuracy(np.array(line["whole"])) if "whole" in line else line["right"][clean] / line["pixels"]
+    counts = [
+        (np.trace(line["whole"]), np.sum(line["whole"])) if "whole" in line else (line["right"][clean], line["pixels"])
         for line in lines
     ]
-    places = [int(np.argmax(shares)), int(np.argmin(shares))]
+    # Of a slice without a labelled pixel it is not known.
+    shares = [float(right) / float(pixels) if pixels else np.nan for right, pixels in counts]
+    if np.isnan(shares).all():
+        return _packed({})
+    places = [int(np.nanargmax(shares)), int(np.nanargmin(shares))]
     step = -(-max(source.info.shape[1:]) // _PICTURE_EDGE)
     pictures: dict[str, list[np.ndarray]] = {"images": [], "labels": [], "predictions": [], "errors": []}
     for index in source.test_slices()[places].tolist():
@@ -225,7 +235,7 @@ def _extremes(source: TileSource, lines: list[dict[str, Any]], slices: WholeSlic
         pictures["images"].append(_reduced(image, step).astype(image.dtype))
         pictures["labels"].append(label[::step, ::step])
         pictures["predictions"].append(predicted[::step, ::step])
-        pictures["errors"].append(_reduced(label != predicted, step).astype(np.float16))
+        pictures["errors"].append(_reduced((label != predicted) & (label != IGNORED), step).astype(np.float16))
     numbers = [lines[place]["slice"] for place in places]
     return _packed({**pictures, "numbers": numbers, "shares": [shares[place] for place in places]})
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from hpcseg.data.classes import IGNORED
+
 BLURS = (0.0, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 3.4, 4.0, 4.8, 5.7, 8.0)
 """Standard deviations in pixels that are tried; 0: no blur."""
 _BINS = 1024
@@ -48,8 +50,9 @@ def order_by_grey(images: np.ndarray, labels: np.ndarray, classes: int) -> tuple
         labels: (B, S, S) class indices.
         classes: C.
     """
-    pixels = np.bincount(labels.ravel(), minlength=classes)
-    sums = np.bincount(labels.ravel(), weights=images.ravel(), minlength=classes)
+    known = labels != IGNORED
+    pixels = np.bincount(labels[known], minlength=classes)
+    sums = np.bincount(labels[known], weights=images[known], minlength=classes)
     means = np.divide(sums, pixels, out=np.full(classes, np.inf), where=pixels > 0)
     return tuple(np.argsort(means, kind="stable").tolist())
 
@@ -65,18 +68,19 @@ def fit_filter(images: np.ndarray, labels: np.ndarray, order: tuple[int, ...]) -
     Returns:
         The filter, and its accuracy on these tiles, 0..1.
     """
-    found = [(blur, *_fit_thresholds(blurred(images, blur), labels, order)) for blur in BLURS]
+    known = labels != IGNORED
+    found = [(blur, *_fit_thresholds(blurred(images, blur)[known], labels[known], order)) for blur in BLURS]
     blur, thresholds, right = max(found, key=lambda one: one[2])
-    return GreyFilter(blur, thresholds, order), right / labels.size
+    return GreyFilter(blur, thresholds, order), right / np.count_nonzero(known)
 
 
 def _fit_thresholds(values: np.ndarray, labels: np.ndarray, order: tuple[int, ...]) -> tuple[tuple[float, ...], int]:
-    """The C - 1 thresholds, and how many pixels they classify right."""
+    """The C - 1 thresholds, and how many pixels they classify right; of (P,) grey values and class indices."""
     # Some pixels say well enough where the bins begin and end; an odd step goes through all columns.
-    low, high = np.quantile(values.reshape(-1)[:: values.size // _ENOUGH | 1], _ENDS).tolist()
+    low, high = np.quantile(values[:: values.size // _ENOUGH | 1], _ENDS).tolist()
     width = (high - low) / _BINS or 1.0
     bins = ((values - np.float32(low)) / np.float32(width)).clip(0, _BINS - 1).astype(np.int32)
-    pixels = np.bincount((labels.astype(np.int32) * _BINS + bins).ravel(), minlength=len(order) * _BINS)
+    pixels = np.bincount(labels.astype(np.int32) * _BINS + bins, minlength=len(order) * _BINS)
     edges, right = best_edges(pixels.reshape(len(order), _BINS)[list(order)])
     ends = {0: -np.inf, _BINS: np.inf}
     return tuple(ends.get(edge, low + edge * width) for edge in edges), right
