@@ -241,6 +241,20 @@ class NoiseLevel:
         fraction = f"-p{self.fraction:g}" if self.fraction is not None else ""
         return f"{self.model}-{sigma}{fraction}" + (f"-batch-norm-{self.norm_tiles}" if self.norm_tiles else "")
 
+    def as_record(self) -> dict[str, Any]:
+        """What a point of a record says of its level."""
+        stated = {"noise": self.model, "sigma": self.sigma, "fraction": self.fraction}
+        return {**stated, "batch_norm_tiles": self.norm_tiles} if self.norm_tiles else stated
+
+    @classmethod
+    def from_record(cls, point: Mapping[str, Any]) -> NoiseLevel:
+        """The level of a point of a record; raises KeyError, TypeError, ValueError or ConfigError where it has none.
+
+        Points of before there were other models than Gaussian noise, or statistics of batches, name none.
+        """
+        sigma = Share(point["sigma"]) if isinstance(point["sigma"], str) else float(point["sigma"])
+        return cls(sigma, point.get("noise", "gaussian"), point.get("fraction"), point.get("batch_norm_tiles", 0))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluateConfig:
@@ -384,10 +398,10 @@ class NeedsConfig:
 class ReportConfig:
     """What `hpcseg report` builds from the records of this job."""
 
-    tables: tuple[str, ...] = ("table1", "table2")
-    """Names of tables."""
-    figures: tuple[str, ...] = ("figure3", "figure7")
-    """Names of figures."""
+    tables: tuple[str, ...] = ("axes", "resources")
+    """Names of tables; a name that is none is answered with all that there are."""
+    figures: tuple[str, ...] = ("epochs", "best_and_worst")
+    """Names of figures; a name that is none is answered with all that there are."""
     questions: tuple[str, ...] = ()
     """Names of the answers that open the report; none: all that belong to its tables. Anything else is a question in
     the job's own words, which stands before them."""

@@ -20,7 +20,7 @@ from hpcseg.cli.examples import commands
 SURFACE = {
     "demo": {"folder"},
     "view": {"path"},
-    "pack": {"folder", "output", "images", "labels", "grey_range", "force"},
+    "pack": {"folder", "output", "images", "labels", "grey_range", "classes", "force"},
     "info": {"file", "verify", "as_json"},
     "grid": {
         "job", "data", "run", "overrides", "dry_run", "local", "workers", "profile", "partition", "account", "qos",
@@ -42,7 +42,7 @@ SURFACE = {
     "predict": {
         "model", "volume", "output", "dataset", "range_", "percentiles", "ensemble", "flips", "probabilities",
         "uncertainty", "spread", "float16", "tile", "every", "slices", "precision", "adapt_norm",
-        "run", "data", "slurm", "parts",
+        "outside", "run", "data", "slurm", "parts",
         "dry_run", "profile", "partition", "account", "qos", "constraint", "exclude", "gpus_per_node", "cpus_per_task",
         "mem", "time", "setup", "throttle",
     },
@@ -51,6 +51,7 @@ SURFACE = {
     "jobs": {"as_json"},
     "settings": {"which"},
     "init": {"file", "job", "force"},
+    "compare": {"runs", "out", "as_json"},
     "report": {"run", "out", "data", "publish", "as_json"},
 }  # fmt: skip
 
@@ -131,7 +132,7 @@ def test_every_option_has_a_help_text_and_every_command_examples_that_can_be_typ
 def test_an_option_that_is_a_number_says_of_what():
     units = (
         "GiB|minutes|[Ss]econds|[Cc]ells|Nodes|GPUs|CPUs|Ranks?|Cores|Jobs|tasks|Parts|Channels|[Tt]iles|[Ll]ines|Turns"
-        "|slice"
+        "|slice|Label"
     )
     for name, command in typer.main.get_command(app).commands.items():
         for option, hint in typing.get_type_hints(command.callback).items():

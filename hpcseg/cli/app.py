@@ -14,6 +14,7 @@ from hpcseg.cli import console
 from hpcseg.cli.bench import bench
 from hpcseg.cli.cancel import cancel
 from hpcseg.cli.clean import clean
+from hpcseg.cli.compare import compare
 from hpcseg.cli.demo import demo
 from hpcseg.cli.doctor import doctor
 from hpcseg.cli.examples import examples
@@ -101,7 +102,7 @@ def help_(
 _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Start": (demo, help_),
     "Data": (pack, info),
-    "Experiment": (jobs, settings, init, grid, status, report),
+    "Experiment": (jobs, settings, init, grid, status, report, compare),
     "Use a model": (predict, view, export),
     "Operation": (doctor, bench, logs, retry, cancel, clean, train),
 }

@@ -37,7 +37,7 @@ def demo(
     grid(job="demo", local=True, data=dataset, run=run)
     _announce(f"hpcseg report --run {run}")
     report(run=run)
-    console.stdout.print("The sample is synthetic, so the paper's numbers only show where they would stand.")
+    console.stdout.print("The sample is synthetic.")
     prediction = folder / "prediction"
     _announce(f"hpcseg predict '{_MODEL}' {folder / 'data'} -o {prediction} --uncertainty --run {run}")
     predict(_MODEL, folder / "data", output=prediction, uncertainty=True, run=run)

@@ -25,6 +25,7 @@ _EXAMPLES: dict[str, dict[str, str]] = {
         "hpcseg report": "of the newest run, also before it has ended",
         "hpcseg report --run runs/mine --publish results/mine": "and a copy of the records to keep",
     },
+    "compare": {"hpcseg compare runs/segment runs/mine": "two runs in one report, paired by seed and slice"},
     "jobs": {"hpcseg jobs": "all of them"},
     "settings": {
         "hpcseg settings train": "of one section",

@@ -26,6 +26,7 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Replace a file that holds something else.")] = False,
 ) -> None:
     """Write a trained model into one file with all that `hpcseg predict` has to know about it; no code is in it."""
+    from hpcseg.data.classes import with_values
     from hpcseg.predict import onnx_file
     from hpcseg.predict.model_file import SUFFIX, as_bytes, open_cell
     from hpcseg.predict.model_file import export as export_model
@@ -42,7 +43,9 @@ def export(
         raise ConfigError(f"{onnx_output} exists already. Replace it with --force, or use --output.")
     size = len(export_model(model, file))
     card = model.card
-    console.stdout.print(f"{file}: {size / 1e6:.1f} MB, classes {', '.join(map(str, card.class_values))}")
+    console.stdout.print(
+        f"{file}: {size / 1e6:.1f} MB, classes {', '.join(with_values(card.class_values, card.class_names))}"
+    )
     if onnx:
         difference = onnx_file.export_onnx(model, onnx_output)
         console.stdout.print(f"{onnx_output}: its scores in ONNX Runtime differ by at most {difference:.1g} from ours")

@@ -39,10 +39,17 @@ def pack(
             show_default="the type's range if they use it, else 0.1 and 99.9 % of them",
         ),
     ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VALUE=NAME,...", help='Names of label values, as "0=pore,255=grain".', show_default=False
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an output that holds other data.")] = False,
 ) -> None:
     """Pack TIFF slices and their labels into one verified HDF5 file."""
     from hpcseg.cli.next_step import after_pack
+    from hpcseg.data.classes import parse_names
     from hpcseg.data.contact_sheet import sheet_file
     from hpcseg.data.pack import is_packed
     from hpcseg.data.pack import pack as pack_slices
@@ -54,6 +61,7 @@ def pack(
     labels = labels or (folder / "labels" if folder else None)
     if images is None or labels is None:
         raise ConfigError("Name the folder that holds data/ and labels/, or give both --images and --labels.")
+    names = parse_names(classes) if classes else None
     there = output.exists() and not force
     with like_ctrl_c(), console.progress_bar() as progress:
         task = progress.add_task("Comparing slices" if there else "Packing slices", total=None)
@@ -63,15 +71,21 @@ def pack(
 
         if not there:
             content = pack_slices(
-                images, labels, output, command=command_line(), grey_range=grey_range, on_slice=on_slice
+                images,
+                labels,
+                output,
+                command=command_line(),
+                grey_range=grey_range,
+                class_names=names,
+                on_slice=on_slice,
             )
-        elif is_packed(images, labels, output, grey_range=grey_range, on_slice=on_slice):
+        elif is_packed(images, labels, output, grey_range=grey_range, class_names=names, on_slice=on_slice):
             content = read_info(output)
         else:
             raise ConfigError(
-                f"{output} exists already and does not hold these slices in this grey range; `hpcseg info "
-                f"{shlex.quote(str(output))}` shows what it holds. Replace it with --force, or write elsewhere with "
-                "--output."
+                f"{output} exists already and does not hold these slices in this grey range with these class names; "
+                f"`hpcseg info {shlex.quote(str(output))}` shows what it holds. Replace it with --force, or write "
+                "elsewhere with --output."
             )
     if there:
         console.stderr.print("These slices and labels are there already; nothing was written.")
@@ -118,6 +132,7 @@ def info(
 
 
 def _show(info: DatasetInfo) -> None:
+    from hpcseg.data.classes import with_values
     from hpcseg.data.likeness import usual_step
     from hpcseg.data.notes import in_words, notes
     from hpcseg.data.store import info_as_json
@@ -126,7 +141,8 @@ def _show(info: DatasetInfo) -> None:
     summary = info_as_json(info)
     shares = summary["class_shares"]
     assert isinstance(shares, list)
-    classes = ", ".join(f"{value}: {share:.1%}" for value, share in zip(info.class_values, shares, strict=True))
+    named = with_values(info.class_values, info.class_names)
+    classes = ", ".join(f"{name}: {share:.1%}" for name, share in zip(named, shares, strict=True))
     numbers, grey = info.numbers, info.grey
     values = f"{summary['grey_min']:g} to {summary['grey_max']:g}"
     if grey.quantiles:
@@ -139,7 +155,7 @@ def _show(info: DatasetInfo) -> None:
         "File": str(info.path),
         "Slices": f"{slices} of {height} x {width} pixels, {info.dtype}, numbers {numbers[0]} to {numbers[-1]}",
         "Grey values": f"{values}; a model meets {grey.low:g} as 0 and {grey.high:g} as 1",
-        "Classes": f"{classes}  (label value: share of pixels)",
+        "Classes": f"{classes}  (label value: share of pixels{' that have one' if info.ignored_pixels.any() else ''})",
         "Tiles": ", ".join(f"{name} {_tiles(info, name) or 'does not fit (128 pixels)'}" for name in _TILE_GRIDS),
         "Neighbours": f"{in_words(info)}{gap}",
         "Data hash": info.data_sha256,

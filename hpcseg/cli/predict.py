@@ -89,6 +89,9 @@ def predict(
             "--adapt-norm", help="Batch normalisation takes the statistics of these slices: for noisier scans."
         ),
     ] = False,
+    outside: Annotated[
+        int, typer.Option(help="Label of pixels without a grey value (NaN), which are in no fraction.")
+    ] = 0,
     run: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="the newest in runs/")] = None,
     data: Annotated[
         Path | None, typer.Option(help="The packed data set of a cell, should it have moved.", show_default=False)
@@ -133,6 +136,7 @@ def predict(
         every=every,
         slices=None if slices is None else _first_and_last(slices),
         adapt_norm=adapt_norm,
+        outside=outside,
         wishes=Wishes(
             probabilities=probabilities,
             uncertainty=uncertainty,
@@ -247,11 +251,8 @@ def show(record: dict[str, Any], out: Path) -> None:
     every = record["asked"].get("every")
     slices = f"{record['input']['slices']} slices" + (f" (one of {every})" if every else "")
     speed = f", {record['slices_per_second']:g} slices/s" if record["slices_per_second"] else ""
-    chosen = f" (one of {every})" if every else ""
-    console.stdout.print(
-        f"{slices} slices{chosen} in {record['seconds']:.1f} s{speed} on {', '.join(record['devices'])}"
-    )
-    console.stdout.print(f"Phase fractions (label value: share of pixels): {shares}")
+    console.stdout.print(f"{slices} slices in {record['seconds']:.1f} s{speed} on {', '.join(record['devices'])}")
+    console.stdout.print(f"Phase fractions (class: share of pixels): {shares}")
     for name in (*record["files"], "prediction.json"):
         console.stdout.print(f"wrote {out / name}")
 

@@ -1,11 +1,11 @@
-"""The verb `report`: the records of a run become tables and figures beside the paper's."""
+"""The verb `report`: the records of a run become tables and figures."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -34,31 +34,22 @@ def report(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Build the tables and figures of a run from its records, beside the paper's numbers, and one page of them all."""
+    """Build the tables and figures of a run from its records, and one page of them all, also while it runs."""
     from hpcseg.cli.next_step import after_report
-    from hpcseg.report.build import build_report
+    from hpcseg.report.build import build_report, shows_a_filter
     from hpcseg.report.build import publish as publish_records
     from hpcseg.runs.tested import baselines_are_missing
 
     folder = find_run(run)
     with console.json_answer(as_json) as answer:
-        missing = _make_baselines(folder, data) if baselines_are_missing(folder) else ()
+        wanted = shows_a_filter(folder) and baselines_are_missing(folder)
+        missing = _make_baselines(folder, data) if wanted else ()
         built = build_report(folder, out or folder.report)
         written = list(built.written)
         if publish:
             written += publish_records(folder, publish).written
-        answer.update(
-            {
-                "run": str(folder.path),
-                "answers": [dataclasses.asdict(answer) for answer in built.content.answers],
-                "headlines": built.headlines,
-                "notes": [*built.content.notes, *missing],
-                "holes": [dataclasses.asdict(hole) for hole in built.content.holes],
-                "planned_with": built.planned_with,
-                "written": [str(path) for path in written],
-            }
-        )
-        _show(built, missing, written)
+        answer.update({"run": str(folder.path), **report_answer(built, missing, written)})
+        show_report(built, missing, written)
         if step := after_report(folder):
             console.stdout.print(step)
 
@@ -72,7 +63,20 @@ def _make_baselines(run: RunFolder, data: Path | None) -> tuple[str, ...]:
         return make_baselines(run, data, lambda done, of: bar.update(task, completed=done, total=of))
 
 
-def _show(built: Report, missing: Sequence[str], written: Sequence[Path]) -> None:
+def report_answer(built: Report, missing: Sequence[str], written: Sequence[Path]) -> dict[str, Any]:
+    """A report for a script; arguments as in `show_report`."""
+    return {
+        "answers": [dataclasses.asdict(answer) for answer in built.content.answers],
+        "headlines": built.headlines,
+        "notes": [*built.content.notes, *missing],
+        "holes": [dataclasses.asdict(hole) for hole in built.content.holes],
+        "planned_with": built.planned_with,
+        "written": [str(path) for path in written],
+    }
+
+
+def show_report(built: Report, missing: Sequence[str], written: Sequence[Path]) -> None:
+    """Print what a report says, what it lacks (`missing` beside its own notes), and the files that were written."""
     for answer in built.content.answers:
         console.stdout.print(f"{answer.question} {answer.text}".strip())
     for line in built.headlines:

@@ -6,6 +6,7 @@ Rank and world size come in as plain numbers. Nothing here depends on them but w
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 
 from hpcseg.config import DataConfig, NoiseLevel, TrainConfig, noise_models
 from hpcseg.data import noise, store
+from hpcseg.data.classes import IGNORED
 from hpcseg.data.grey import GreyScale
 from hpcseg.data.layout import lay_out
 from hpcseg.data.splits import Split
@@ -29,7 +31,7 @@ EVALUATION_CHUNK = 32
 class TileSet:
     """Tiles with their labels, resident on a device.
 
-    `images` is (T, 1, S, S) float32, normalised; `labels` is (T, S, S) uint8, class indices.
+    `images` is (T, 1, S, S) float32, normalised; `labels` is (T, S, S) uint8, class indices, `IGNORED` for none.
     """
 
     images: torch.Tensor
@@ -37,6 +39,12 @@ class TileSet:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @functools.cached_property
+    def labelled(self) -> np.ndarray:
+        """(T,) int64, pixels of each tile that have a class."""
+        counts: np.ndarray = (self.labels != IGNORED).sum((1, 2)).cpu().numpy()
+        return counts
 
     def take(self, rows: torch.Tensor | slice) -> tuple[torch.Tensor, torch.Tensor]:
         """The tiles of `rows`, (B,) int64 on the device or a slice, with labels as int64 for the loss."""
@@ -123,6 +131,9 @@ class TrainingTiles:
 
     def __init__(self, source: TileSource, rows: np.ndarray, config: TrainConfig, device: torch.device) -> None:
         self._config, self._device, self._source = config, device, source
+        if source.info.ignored_pixels.any():
+            # What has no labelled pixel says nothing, and a batch of such tiles would have no loss.
+            rows = rows[(source.read(rows)[1] != IGNORED).any((1, 2))]
         self._tiles = training_set(source, rows, config, device)
         # The raw values are only needed where noise is drawn again.
         self._raw = source.read(rows)[::2] if config.noise_each_epoch and config.noise_fraction else None
@@ -131,9 +142,14 @@ class TrainingTiles:
         return len(self._tiles)
 
     @property
+    def labelled(self) -> np.ndarray:
+        """(T,) int64, pixels of each tile that have a class."""
+        return self._tiles.labelled
+
+    @property
     def pixels(self) -> int:
-        """Of all tiles together."""
-        return self._tiles.labels.numel()
+        """Of all tiles together, that have a class."""
+        return int(self.labelled.sum())
 
     def of_epoch(self, epoch: int) -> TileSet:
         """The tiles as epoch 0, 1, ... sees them: a function of the cell's seed and the epoch alone."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hpcseg.data.classes import IGNORED
 from hpcseg.data.grey import GreyCounts, border
 from hpcseg.data.likeness import grey_points
 
@@ -42,9 +43,11 @@ class EncodedLabel:
     chunks: list[bytes]
     """Compressed class indices, from the top, so many rows at a time as `label_rows` says."""
     sha256: str
-    """With its original values."""
+    """With its original values, and 0 where it is outside of the image."""
     class_counts: np.ndarray
     """(C,) int64, pixels of each class."""
+    ignored: int
+    """Pixels of none."""
 
 
 def label_rows(height: int) -> int:
@@ -60,8 +63,8 @@ def grey_values(image: np.ndarray) -> GreyValues:
     counts.take_away(value, pixels)
     return GreyValues(
         sha256=pixels_sha256(image),
-        least=float(image.min()),
-        largest=float(image.max()),
+        least=float(np.fmin.reduce(image, axis=None)),
+        largest=float(np.fmax.reduce(image, axis=None)),
         counts=counts.parts(),
         zeros=counts.of(0.0),
         border_value=value,
@@ -70,12 +73,13 @@ def grey_values(image: np.ndarray) -> GreyValues:
     )
 
 
-def encode_label(label: np.ndarray, values: np.ndarray) -> EncodedLabel | None:
+def encode_label(label: np.ndarray, values: np.ndarray, outside: np.ndarray | None = None) -> EncodedLabel | None:
     """All of packing a label that needs no file.
 
     Args:
         label: (H, W) original values.
         values: (C,) original values, ascending, of class 0, 1, ...
+        outside: (H, W) bool, pixels that have no grey value, so that whatever label they have is none; None: no pixel.
 
     Returns:
         None if the label has a value that is not among `values`.
@@ -86,13 +90,22 @@ def encode_label(label: np.ndarray, values: np.ndarray) -> EncodedLabel | None:
     classes = np.zeros((-(-height // rows) * rows, width), dtype=np.uint8)  # of whole chunks
     # A pass per class is quicker than a search per pixel for the few classes that labels have.
     for index, value in enumerate(values):
-        here = label == value
+        here = label == value if outside is None else (label == value) & ~outside
         counts[index] = np.count_nonzero(here)
         classes[:height] += here.view(np.uint8) * np.uint8(index)
-    if counts.sum() != label.size:
+    ignored = 0
+    if outside is not None:
+        ignored, label = int(np.count_nonzero(outside)), without_outside(label, outside)
+        classes[:height][outside] = IGNORED
+    if counts.sum() + ignored != label.size:
         return None
     chunks = [_compress(classes[top : top + rows]) for top in range(0, height, rows)]
-    return EncodedLabel(chunks=chunks, sha256=pixels_sha256(label), class_counts=counts)
+    return EncodedLabel(chunks=chunks, sha256=pixels_sha256(label), class_counts=counts, ignored=ignored)
+
+
+def without_outside(label: np.ndarray, outside: np.ndarray | None) -> np.ndarray:
+    """A label (H, W) with 0 in its pixels outside of the image, whatever they were."""
+    return label if outside is None else np.where(outside, label.dtype.type(0), label)
 
 
 def pixels_sha256(pixels: np.ndarray) -> str:

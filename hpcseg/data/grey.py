@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from hpcseg.config import Share, Sigma
+from hpcseg.data.classes import outside
 from hpcseg.errors import ConfigError, DatasetError
 
 QUANTILES = (0.001, 0.999)
@@ -42,7 +43,10 @@ class GreyScale:
         """Grey values as they were measured, of any shape, without those beyond `limits`; of the same type.
 
         A single one of a thousand spans, in one tile, spoils the means of batch normalisation for a whole training.
+        What has no grey value (NaN) gets the one that a model meets as 0, as beyond the edges of a tile.
         """
+        if (missing := outside(values)) is not None:
+            values = np.where(missing, values.dtype.type(self.low), values)
         if self.limits is None:
             return values
         low, high = self.limits
@@ -168,7 +172,11 @@ class GreyCounts:
         self._pixels = np.zeros(2**bits, dtype=np.int64)
 
     def add(self, values: np.ndarray) -> None:
-        """Count the pixels of an array of any shape; eight bytes for each are needed meanwhile."""
+        """Count the pixels of an array of any shape, but NaN; eight bytes for each are needed meanwhile."""
+        if (missing := outside(values)) is not None:
+            values = values[~missing]
+            if not values.size:
+                return
         bins = self._bins(values).ravel()
         # Of floats a few bins far from 0; whole numbers are as quickly counted from 0 as their least is found.
         first = int(bins.min()) if self._dtype.kind == "f" else 0

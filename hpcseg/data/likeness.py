@@ -68,10 +68,13 @@ def alike_slices(points: np.ndarray, slices: int, *, limits: tuple[float, float]
         The distance, at most half of the stack; `slices` where they are alike up to there, and where nothing can be
         told: of a single slice, or of slices with one grey value.
     """
-    inside = ~(points == padding[:, None]).all(0)
+    inside = ~((points == padding[:, None]) | np.isnan(points)).all(0)
     values = np.clip(points[:, inside], *limits).astype(np.float64)
     if not values.size:
         return slices
+    if (missing := np.isnan(values)).any():  # of squares that reach out of the field of view
+        known = np.where(missing, 0.0, values).sum(1, keepdims=True) / np.maximum(1, (~missing).sum(1, keepdims=True))
+        values = np.where(missing, known, values)
     varied = values.max(1) > values.min(1)
     values -= values.mean(1, keepdims=True)
     values[~varied] = 0

@@ -19,7 +19,27 @@ _FEWEST_DIVIDED = 3
 
 def notes(info: DatasetInfo) -> tuple[str, ...]:
     """All of them."""
-    return *grey_notes(info), *gap_notes(info)
+    return *type_notes(info), *ignored_notes(info), *grey_notes(info), *gap_notes(info)
+
+
+def type_notes(info: DatasetInfo) -> tuple[str, ...]:
+    """A note where slices were converted."""
+    if info.source_dtype == info.dtype:
+        return ()
+    how = "rounded to 7 digits" if info.source_dtype == "float64" else "every value exactly"
+    return (f"the slices are {info.source_dtype} and were packed as {info.dtype}, {how}.",)
+
+
+def ignored_notes(info: DatasetInfo) -> tuple[str, ...]:
+    """A note on pixels of no class."""
+    found = info.ignored_pixels > 0
+    if not found.any():
+        return ()
+    share = info.ignored_pixels.sum() / np.prod(info.shape)
+    return (
+        f"{share:.1%} of all pixels, in {_slices(found)}, have no grey value (NaN): they are outside of the field of "
+        "view, are not trained on, and count in no accuracy.",
+    )
 
 
 def gap_notes(info: DatasetInfo) -> tuple[str, ...]:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from hpcseg.data import store
+from hpcseg.data.classes import MOST_CLASSES, names_of
 from hpcseg.data.grey import check_range, choose_scale
-from hpcseg.data.pairs import MOST_CLASSES, Packing, Pair, hash_pair, label_values
+from hpcseg.data.pairs import Packing, Pair, hash_pair, label_values
 from hpcseg.data.processes import in_processes
-from hpcseg.data.tiff import Page, check_images, find_pages, pair
+from hpcseg.data.tiff import Page, as_grey_values, find_pages, pair
 from hpcseg.data.writer import create
 from hpcseg.errors import ConfigError, DatasetError
 from hpcseg.memory import keep_freed_memory
@@ -33,21 +35,24 @@ def pack(
     *,
     command: str,
     grey_range: tuple[float, float] | None = None,
+    class_names: Mapping[int, str] | None = None,
     on_slice: Callable[[int, int], None] = lambda *_: None,
 ) -> store.DatasetInfo:
     """Pack slices and their labels, paired by the number in their names.
 
     Args:
-        images: a folder of single-page TIFFs, or one stack: uint8, uint16 or float32 grey values.
+        images: a folder of single-page TIFFs, or one stack: uint8, uint16 or float32 grey values; int16 and float64
+            become float32. A pixel that is NaN has no class, whatever its label.
         labels: the same with a whole number per pixel; sorted, these values become classes 0, 1, ...
         output: the HDF5 file; replaced if it exists.
         command: what the user typed, for the record.
         grey_range: grey values that a model meets as 0 and as 1; None: what fits them, as `grey.choose_scale` says.
+        class_names: by the values of the labels; a class without a name is called by its value.
         on_slice: told how many slices of how many are written.
 
     Raises:
         DatasetError: what cannot be packed, naming the files.
-        ConfigError: the output is one of the slices or labels, or the range is none.
+        ConfigError: the output is one of the slices or labels, the range is none, or a name is of no label's value.
         HpcsegError: the output cannot be written; nothing is left under its name then.
     """
     keep_freed_memory()
@@ -58,18 +63,19 @@ def pack(
     # Classes are known only when all labels were seen, and reading all of them first takes long. So what a few labels
     # have is taken for all there is; a slice that has more shows itself, and only then the rest is looked at.
     few = pairs[:: max(_LABEL_STEP, -(-len(pairs) // _MOST_LABELS_LOOKED_AT))]
-    values = _all_values(few)
-    if len(values) < 2:
+    values, names = _all_values(few), class_names or {}
+    if len(values) < 2 or set(names) - set(values.tolist()):
         values = _all_values(pairs)
         if len(values) < 2:
             folder = pairs[0][1].path.parent
             raise DatasetError(f"All labels in {folder} have the one value {values[0]}; classes need two.")
+    write = functools.partial(_write, pairs, output=output, command=command, grey_range=grey_range, on_slice=on_slice)
     try:
-        _write(pairs, values, output, command=command, grey_range=grey_range, on_slice=on_slice)
+        write(values, names_of(values.tolist(), names))
     except _UnknownLabelError:
         try:
             values = _all_values(pairs)
-            _write(pairs, values, output, command=command, grey_range=grey_range, on_slice=on_slice)
+            write(values, names_of(values.tolist(), names))
         except _UnknownLabelError as error:
             page = error.page
             raise DatasetError(f"{page.path}: {page.name} was changed while it was packed. Pack again.") from None
@@ -85,8 +91,9 @@ class _UnknownLabelError(Exception):
 def _write(
     pairs: list[Pair],
     values: np.ndarray,
-    output: Path,
+    class_names: tuple[str, ...],
     *,
+    output: Path,
     command: str,
     grey_range: tuple[float, float] | None,
     on_slice: Callable[[int, int], None],
@@ -106,6 +113,8 @@ def _write(
             image_names=[image.name for image, _ in pairs],
             label_names=[label.name for _, label in pairs],
             class_values=values,
+            class_names=class_names,
+            source_dtype=first.converted_from or first.dtype,
             label_dtype=pairs[0][1].dtype,
             grey_range=grey_range,
             command=command,
@@ -118,6 +127,7 @@ def is_packed(
     output: Path,
     *,
     grey_range: tuple[float, float] | None = None,
+    class_names: Mapping[int, str] | None = None,
     on_slice: Callable[[int, int], None] = lambda *_: None,
 ) -> bool:
     """Whether a file holds exactly these slices and labels, in this grey range; stops at the first difference.
@@ -129,6 +139,7 @@ def is_packed(
         labels: as for `pack`.
         output: the file; one that hpcseg cannot read holds something else.
         grey_range: as for `pack`.
+        class_names: as for `pack`; None: whatever they are called.
         on_slice: told how many slices of how many are compared.
 
     Raises:
@@ -139,6 +150,8 @@ def is_packed(
     except DatasetError:
         return False
     check_range(grey_range)
+    if class_names and names_of(info.class_values, class_names) != info.class_names:
+        return False
     quantiles = info.grey.quantiles
     if quantiles or grey_range:
         scale = choose_scale(np.dtype(info.dtype), info.full_scale, quantiles or (0.0, 0.0), grey_range)
@@ -175,15 +188,14 @@ def processes_for(pairs: list[Pair]) -> int:
 def find_pairs(images: Path, labels: Path) -> list[Pair]:
     """Slices and their labels by ascending number; DatasetError for what cannot be packed, naming the files."""
     image_pages, label_pages = find_pages(images), find_pages(labels)
-    check_images(image_pages)
-    return pair(image_pages, label_pages)
+    return pair(as_grey_values(image_pages), label_pages)
 
 
 def _all_values(pairs: list[Pair]) -> np.ndarray:
-    """All values of these labels, ascending."""
+    """All values of these labels where the images have grey values, ascending."""
     pages = [label for _, label in pairs]
     seen: set[int] = set()
-    with contextlib.closing(in_processes(label_values, pages, processes=processes_for(pairs))) as found:
+    with contextlib.closing(in_processes(label_values, pairs, processes=processes_for(pairs))) as found:
         for page, values in zip(pages, found, strict=True):
             seen.update(values)
             if len(seen) > MOST_CLASSES:
@@ -191,7 +203,7 @@ def _all_values(pairs: list[Pair]) -> np.ndarray:
                     f"{page.path}: with {page.name} the labels have more than {MOST_CLASSES} different values. "
                     "Labels hold one whole number per class; are these grey values?"
                 )
-    if max(seen) > _LARGEST_LABEL:
+    if max(seen, default=0) > _LARGEST_LABEL:
         raise DatasetError(
             f"Labels in {pages[0].path.parent} have the value {max(seen)}; at most {_LARGEST_LABEL} fits."
         )

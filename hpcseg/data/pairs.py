@@ -7,10 +7,19 @@ from pathlib import Path
 
 import numpy as np
 
-from hpcseg.data.encode import EncodedLabel, GreyValues, encode_label, grey_values, little_endian, pixels_sha256
+from hpcseg.data.classes import MOST_CLASSES, outside
+from hpcseg.data.encode import (
+    EncodedLabel,
+    GreyValues,
+    encode_label,
+    grey_values,
+    little_endian,
+    pixels_sha256,
+    without_outside,
+)
 from hpcseg.data.tiff import Page
+from hpcseg.errors import DatasetError
 
-MOST_CLASSES = 256
 Pair = tuple[Page, Page]
 
 
@@ -28,21 +37,36 @@ class Packing:
         """For a slice of this index; others may be written at the same time. Raises OSError (full disk, quota)."""
         index, (image, label) = item
         pixels, marked = image.read(), label.read()
+        missing = _outside(image, pixels)
         with self.path.open("r+b") as file:
             file.seek(self.first_byte + index * pixels.nbytes)
             file.write(little_endian(pixels))
-        return grey_values(pixels), encode_label(marked, self.class_values)
+        return grey_values(pixels), encode_label(marked, self.class_values, missing)
+
+
+def _outside(image: Page, pixels: np.ndarray) -> np.ndarray | None:
+    """As `classes.outside`; raises DatasetError where nothing is inside."""
+    missing = outside(pixels)
+    if missing is not None and missing.all():
+        raise DatasetError(f"{image.path}: {image.name} holds nothing but NaN. Leave it and its label out.")
+    return missing
 
 
 def hash_pair(pair: Pair) -> tuple[str, str]:
     """SHA-256 of the grey values and of the label."""
     image, label = pair
-    return pixels_sha256(image.read()), pixels_sha256(label.read())
+    pixels = image.read()
+    return pixels_sha256(pixels), pixels_sha256(without_outside(label.read(), outside(pixels)))
 
 
-def label_values(page: Page) -> list[int]:
-    """The values of a label; of more than classes may be, some. Quicker than sorting the pixels, where they are few."""
-    left, found = page.read().ravel(), list[int]()
+def label_values(pair: Pair) -> list[int]:
+    """The values of a label where its image has grey values; of more than classes may be, some.
+
+    Quicker than sorting the pixels, where they are few.
+    """
+    image, label = pair
+    missing = outside(image.read()) if image.dtype.kind == "f" else None
+    left, found = (label.read().ravel() if missing is None else label.read()[~missing]), list[int]()
     while left.size and len(found) <= MOST_CLASSES:
         found.append(int(left[0]))
         left = left[left != left[0]]

@@ -1,11 +1,12 @@
 """The packed data set: one HDF5 file of full slices, labels as class indices, and what identifies them.
 
     /slices              (N, H, W) source dtype, little-endian, uncompressed, one slice behind the other
-    /labels              (N, H, W) uint8 class index, gzip, in chunks of whole rows
+    /labels              (N, H, W) uint8 class index, 255 where a pixel has no class; gzip, in chunks of whole rows
     /table/...           one row per slice: number, names, SHA-256 of pixels and of original labels, class counts,
-                         lowest and highest grey value, pixels of 0, value and pixels of a padded border
-    attributes           format, schema_version, class_values, full_scale, grey_range, grey_quantiles, alike_slices,
-                         data_sha256, hpcseg_version, command, created
+                         lowest and highest grey value, pixels of 0, value and pixels of a padded border, and pixels
+                         of no class
+    attributes           format, schema_version, class_values, class_names, full_scale, grey_range, grey_quantiles,
+                         alike_slices, source_dtype, data_sha256, hpcseg_version, command, created
 
 Written by `hpcseg.data.writer`. A file is opened, read and closed within one call, since an HDF5 handle that crosses a
 fork reads wrong data without a word.
@@ -26,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from hpcseg import __version__
+from hpcseg.data.classes import IGNORED, MOST_CLASSES
 from hpcseg.data.encode import pixels_sha256
 from hpcseg.data.grey import GreyScale, choose_scale
 from hpcseg.data.hdf5 import h5py
@@ -33,11 +35,15 @@ from hpcseg.data.layout import automatic_gap
 from hpcseg.errors import DatasetError
 
 FORMAT = "hpcseg-dataset"
-SCHEMA_VERSION = 3
-"""1 had no grey range, no quantiles and no columns of zeros and borders; up to 2 there was no `alike_slices`."""
+SCHEMA_VERSION = 4
+"""1 had no grey range, no quantiles and no columns of zeros and borders; up to 2 there was no `alike_slices`.
+
+Up to 3 every pixel has a class, and a file in which all have is still written as one of 3, for an earlier hpcseg.
+"""
 TEXT_COLUMNS = ("image_names", "label_names", "image_sha256", "label_sha256")
-_LATER_COLUMNS = ("zero_pixels", "border_value", "border_pixels")
-NUMBER_COLUMNS = ("numbers", "class_counts", "grey_min", "grey_max", *_LATER_COLUMNS)
+# Columns that came with a later schema, and with which; before, they are 0.
+_SINCE = {"zero_pixels": 2, "border_value": 2, "border_pixels": 2, "ignored_pixels": 4}
+NUMBER_COLUMNS = ("numbers", "class_counts", "grey_min", "grey_max", *_SINCE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +70,8 @@ class SliceTable:
     """(N,) float64, in counts, of the border that a slice was padded with; 0 where it has none."""
     border_pixels: np.ndarray
     """(N,) int64; 0 where it has none."""
+    ignored_pixels: np.ndarray
+    """(N,) int64, pixels of no class, such as those outside of the field of view."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +86,10 @@ class DatasetInfo(SliceTable):
     """Of the original labels; labels are stored as uint8 class indices."""
     class_values: tuple[int, ...]
     """Original label value of class 0, 1, ..."""
+    class_names: tuple[str, ...]
+    """What each is called; its value, where it has no name."""
+    source_dtype: str
+    """Of the slices before they were packed."""
     full_scale: float
     """The largest value of their type, or of the data where the type has none."""
     grey: GreyScale
@@ -179,13 +191,15 @@ def verify(path: Path, on_slice: Callable[[int, int], None]) -> None:
         DatasetError: as `read_info`, or the first slice or label that is not what was packed.
     """
     info = read_info(path)
-    values = np.array(info.class_values).astype(info.label_dtype)
+    values = np.zeros(IGNORED + 1, dtype=info.label_dtype)
+    values[: len(info.class_values)] = info.class_values
+    known = np.isin(np.arange(IGNORED + 1), [*range(len(info.class_values)), IGNORED])
     with _opened(path) as file:
         for index in range(info.shape[0]):
             image, classes = file["slices"][index], file["labels"][index]
             if pixels_sha256(image) != info.image_sha256[index]:
                 raise _damaged(path, f"the pixels of {info.image_names[index]} are not those that were packed")
-            if classes.max() >= len(values) or pixels_sha256(values[classes]) != info.label_sha256[index]:
+            if not known[classes].all() or pixels_sha256(values[classes]) != info.label_sha256[index]:
                 raise _damaged(path, f"the label {info.label_names[index]} is not the one that was packed")
             on_slice(index + 1, info.shape[0])
 
@@ -202,6 +216,7 @@ def info_as_json(info: DatasetInfo) -> dict[str, object]:
         "class_shares": [round(float(share), 6) for share in shares],
         "grey_min": float(info.grey_min.min()),
         "grey_max": float(info.grey_max.max()),
+        "ignored_share": round(float(info.ignored_pixels.sum() / np.prod(info.shape)), 6),
         "gap_slices": None if info.alike_slices is None else automatic_gap(info, info.shape[0], seed=0),
     }
 
@@ -213,8 +228,15 @@ def _read_info(file: h5py.File, path: Path) -> DatasetInfo:
     slices, height, width = images.shape
     if min(images.shape) < 1 or labels.shape != images.shape or labels.dtype != np.uint8:
         raise ValueError(f"slices are {images.shape}, labels {labels.shape} {labels.dtype}")
-    measured = attributes["schema_version"] > 1
-    columns: dict[str, Any] = {} if measured else {name: np.zeros(slices) for name in _LATER_COLUMNS}
+    version, measured = attributes["schema_version"], attributes["schema_version"] > 1
+    if len(class_values) > MOST_CLASSES:
+        raise DatasetError(f"{path} has {len(class_values)} classes, and {MOST_CLASSES} are the most. Merge some.")
+    names = tuple(str(name) for name in attributes.get("class_names", class_values))
+    if len(names) != len(class_values):
+        raise ValueError(f"{len(class_values)} classes have {len(names)} names")
+    columns: dict[str, Any] = {
+        name: np.zeros(slices, dtype=np.int64) for name, since in _SINCE.items() if version < since
+    }
     for name in (*TEXT_COLUMNS, *NUMBER_COLUMNS):
         if name in columns:
             continue
@@ -226,7 +248,8 @@ def _read_info(file: h5py.File, path: Path) -> DatasetInfo:
     texts: dict[str, Any] = {
         name: str(attributes[name]) for name in ("label_dtype", "data_sha256", "hpcseg_version", "command", "created")
     }
-    if np.dtype(texts["label_dtype"]).kind not in "ui" or (columns["class_counts"].sum(1) != height * width).any():
+    counted = columns["class_counts"].sum(1) + columns["ignored_pixels"]
+    if np.dtype(texts["label_dtype"]).kind not in "ui" or (counted != height * width).any():
         raise ValueError("its labels are no whole numbers, or not all counted")
     full_scale = float(attributes["full_scale"])
     return DatasetInfo(
@@ -236,6 +259,8 @@ def _read_info(file: h5py.File, path: Path) -> DatasetInfo:
         shape=(slices, height, width),
         dtype=images.dtype.name,
         class_values=class_values,
+        class_names=names,
+        source_dtype=str(attributes.get("source_dtype", images.dtype.name)),
         full_scale=full_scale,
         grey=_read_scale(attributes, images.dtype) if measured else GreyScale(0.0, full_scale),
         alike_slices=_read_alike(attributes, slices) if attributes["schema_version"] > 2 else None,

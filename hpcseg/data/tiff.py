@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import os.path
@@ -35,6 +36,9 @@ class Page:
     """Of its header in the file, so that reading a page of a long stack does not walk along those before it."""
     shape: tuple[int, ...]
     dtype: np.dtype
+    """As it is read."""
+    converted_from: np.dtype | None = None
+    """As it lies in the file, where that is another one."""
 
     @property
     def name(self) -> str:
@@ -42,10 +46,10 @@ class Page:
         return self.path.name if self.page < 0 else f"{self.path.name}#{self.page + 1}"
 
     def read(self) -> np.ndarray:
-        """Decode the slice: (H, W), native byte order.
+        """Decode the slice: (H, W), native byte order; NaN where a pixel has no grey value.
 
         Raises:
-            DatasetError: the pixels cannot be decoded, or are not finite.
+            DatasetError: the pixels cannot be decoded, or are infinite.
         """
         try:
             with tifffile.TiffFile(self.path) as tif:
@@ -61,8 +65,11 @@ class Page:
             ) from None
         if pixels.shape != self.shape:
             raise DatasetError(f"{self.path}: {self.name} decodes to {pixels.shape}, but its header says {self.shape}.")
-        if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
-            raise DatasetError(f"{self.path}: {self.name} holds NaN or infinite values. Replace them first.")
+        if self.converted_from is not None:
+            with np.errstate(over="ignore"):
+                pixels = pixels.astype(self.dtype)
+        if pixels.dtype.kind == "f" and np.isinf(pixels).any():
+            raise DatasetError(f"{self.path}: {self.name} holds infinite values. Replace them first.")
         return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
 
 
@@ -139,13 +146,23 @@ def pair(images: list[Page], labels: list[Page]) -> list[tuple[Page, Page]]:
     return [(page, label_of[page.number]) for page in images]
 
 
-def check_images(pages: list[Page]) -> None:
-    """Refuse grey values that no noise level is defined for; raises DatasetError naming a file."""
-    if pages[0].dtype not in (np.dtype("u1"), np.dtype("u2"), np.dtype("f4")):
+def as_grey_values(pages: list[Page]) -> list[Page]:
+    """Slices as they are packed: of types that are not, as float32. Raises DatasetError for one that cannot be."""
+    dtype = pages[0].dtype
+    if as_packed(dtype) not in (np.dtype("u1"), np.dtype("u2"), np.dtype("f4")):
         raise DatasetError(
-            f"{pages[0].path} holds {pages[0].dtype} grey values; uint8, uint16 and float32 are understood. "
+            f"{pages[0].path} holds {dtype} grey values; uint8, uint16, int16, float32 and float64 are understood. "
             "Convert the slices, then pack again."
         )
+    packed = as_packed(dtype)
+    return (
+        [dataclasses.replace(page, dtype=packed, converted_from=dtype) for page in pages] if packed != dtype else pages
+    )
+
+
+def as_packed(dtype: np.dtype) -> np.dtype:
+    """The type in which grey values of a type are packed and segmented: int16 exactly, float64 rounded to 7 digits."""
+    return np.dtype("f4") if dtype in (np.dtype("i2"), np.dtype("f8")) else dtype
 
 
 class _Faults:

@@ -74,7 +74,7 @@ class Writer:
         self._grey: list[GreyValues] = []
         self._step, self._points = step_between_compared(slices), list[np.ndarray]()
         self._counts = GreyCounts(dtype)
-        self._added_labels: list[tuple[str, np.ndarray]] = []
+        self._added_labels: list[tuple[str, np.ndarray, int]] = []
 
     def add(self, grey: GreyValues, label: EncodedLabel) -> None:
         """Append the label of the next slice, and what is to be known of its grey values; raises OSError."""
@@ -87,7 +87,7 @@ class Writer:
         if index % self._step == 0:
             self._points.append(grey.points)
         self._counts.merge(*grey.counts)
-        self._added_labels.append((label.sha256, label.class_counts))
+        self._added_labels.append((label.sha256, label.class_counts, label.ignored))
 
     def finish(
         self,
@@ -96,6 +96,8 @@ class Writer:
         image_names: Sequence[str],
         label_names: Sequence[str],
         class_values: np.ndarray,
+        class_names: Sequence[str],
+        source_dtype: np.dtype,
         label_dtype: np.dtype,
         grey_range: tuple[float, float] | None,
         command: str,
@@ -107,6 +109,8 @@ class Writer:
             image_names: of their sources.
             label_names: of the labels' sources.
             class_values: (C,) original label value of class 0, 1, ...
+            class_names: what they are called.
+            source_dtype: of the slices as they were read.
             label_dtype: of the original labels.
             grey_range: what a model meets as 0 and as 1; None: what fits the grey values.
             command: what the user typed, for the record.
@@ -115,7 +119,7 @@ class Writer:
             OSError: no room is left for the table.
         """
         self._target.check_room(len(numbers))
-        label_sha256, counts = zip(*self._added_labels, strict=True)
+        label_sha256, counts, ignored = zip(*self._added_labels, strict=True)
         table = SliceTable(
             numbers=np.array(numbers, dtype=np.int64),
             image_names=tuple(image_names),
@@ -128,6 +132,7 @@ class Writer:
             zero_pixels=np.array([grey.zeros for grey in self._grey], dtype=np.int64),
             border_value=np.array([grey.border_value for grey in self._grey]),
             border_pixels=np.array([grey.border_pixels for grey in self._grey], dtype=np.int64),
+            ignored_pixels=np.array(ignored, dtype=np.int64),
         )
         group = self._file.create_group("table")
         for name in TEXT_COLUMNS:
@@ -152,8 +157,10 @@ class Writer:
         self._file.attrs.update(
             {
                 "format": FORMAT,
-                "schema_version": SCHEMA_VERSION,
+                "schema_version": SCHEMA_VERSION if table.ignored_pixels.any() else SCHEMA_VERSION - 1,
                 "class_values": np.asarray(class_values, dtype=np.int64),
+                "class_names": [_as_utf8(name) for name in class_names],
+                "source_dtype": source_dtype.name,
                 "label_dtype": label_dtype.name,
                 "full_scale": full_scale,
                 "grey_range": [grey.low, grey.high],

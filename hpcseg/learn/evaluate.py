@@ -11,6 +11,7 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from hpcseg.data.batches import TileSet, evaluation_chunks
+from hpcseg.data.classes import IGNORED
 from hpcseg.learn.precision import autocast
 from hpcseg.learn.ranks import Ranks
 
@@ -22,11 +23,13 @@ def count_confusion(labels: torch.Tensor, predicted: torch.Tensor, classes: int)
     """(C, C) int64 confusion matrix on the tensors' device: rows are true classes, columns predicted ones.
 
     Args:
-        labels: (..., H, W) int64 class indices.
+        labels: (..., H, W) int64 class indices; a pixel that is `IGNORED` here or in `predicted` is not counted.
         predicted: the same shape, int64.
         classes: C.
     """
-    return count_values(labels * classes + predicted, classes**2).view(classes, classes)
+    known = (labels != IGNORED) & (predicted != IGNORED)
+    values = torch.where(known, labels * classes + predicted, classes**2)
+    return count_values(values, classes**2 + 1)[:-1].view(classes, classes)
 
 
 def count_values(values: torch.Tensor, kinds: int) -> torch.Tensor:
@@ -72,7 +75,7 @@ def with_batch_statistics(model: nn.Module) -> nn.Module:
 def validate(
     model: nn.Module, tiles: TileSet, *, classes: int, precision: str, ranks: Ranks
 ) -> tuple[float, np.ndarray]:
-    """Mean cross-entropy per pixel and the (C, C) int64 confusion matrix of a model on a set of tiles.
+    """Mean cross-entropy per labelled pixel and the (C, C) int64 confusion matrix of a model on a set of tiles.
 
     Called by all ranks, which share the work; every rank gets the sums.
     """
@@ -84,9 +87,9 @@ def validate(
             images, labels = tiles.take(rows)
             scores = scores_of(lean, images, precision)
             # reduction="sum" adds with atomics on a GPU, in another order each time.
-            loss += functional.cross_entropy(scores, labels, reduction="none").sum()
+            loss += functional.cross_entropy(scores, labels, reduction="none", ignore_index=IGNORED).sum()
             confusion += count_confusion(labels, scores.argmax(1), classes)
-    mean = ranks.sum_(loss) / tiles.labels.numel()
+    mean = ranks.sum_(loss) / int(tiles.labelled.sum())
     return float(mean), ranks.sum_(confusion).cpu().numpy()
 
 

@@ -181,10 +181,11 @@ class Trainer:
             if action == STOP:
                 return False
             start = self.position.step * self.config.batch_size
-            batch = rows[start : start + self.config.batch_size]
+            some = slice(start, start + self.config.batch_size)
+            batch, pixels = rows[some], int(self.training.labelled[order[some]].sum())
             images, labels = epoch.take(rank_share(batch, self.ranks.rank, self.ranks.world_size))
             sums = self.sums[self.position.step]
-            sums[0], sums[1] = self._step(images, labels, pixels=len(batch) * labels.shape[1:].numel())
+            sums[0], sums[1] = self._step(images, labels, pixels=pixels)
             self.position.step += 1
             self.on_step(self.position, self.steps)
         return True

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from hpcseg.data.classes import IGNORED
 from hpcseg.learn.precision import autocast
 
 
@@ -40,8 +41,8 @@ class TrainStep:
 
         Args:
             images: (B, 1, H, W) float32, this rank's part of the batch; B may be 0.
-            labels: (B, H, W) int64, class indices.
-            pixels: of the whole batch, over all ranks.
+            labels: (B, H, W) int64, class indices; pixels of `IGNORED` are in no loss and are never right.
+            pixels: with a class, of the whole batch, over all ranks.
 
         Returns:
             Scalars on the device: the cross-entropy summed over this rank's pixels before the update, float32, and
@@ -50,7 +51,7 @@ class TrainStep:
         with autocast(self.precision, images.device):
             scores = self.model(images.contiguous(memory_format=torch.channels_last))
         # torch's own sum adds up in an order that changes from run to run on a GPU.
-        loss = functional.cross_entropy(scores.float(), labels, reduction="none").sum()
+        loss = functional.cross_entropy(scores.float(), labels, reduction="none", ignore_index=IGNORED).sum()
         # Parts of unequal size weigh right only as a sum.
         torch.autograd.backward(self.scaler.scale(loss * (self.averaged_over / pixels)))
         self.scaler.step(self.optimizer)

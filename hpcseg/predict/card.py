@@ -12,6 +12,7 @@ import numpy as np
 
 from hpcseg import __version__
 from hpcseg.config import PRECISIONS, DataConfig, TrainConfig, build_config
+from hpcseg.data.classes import MOST_CLASSES, outside
 from hpcseg.data.evenly import evenly
 from hpcseg.data.grey import QUANTILES as SPAN
 from hpcseg.data.grey import GreyScale, read_scale
@@ -30,7 +31,6 @@ _BINS = 65_536
 # So many bins at least between the two shares that are looked for; of a card, between those of the bulk of its values.
 _LEAST_BINS = 1_000
 _BULK = (0.001, 0.999)
-_MOST_CLASSES = 256
 # "auto" is a wish; what came of it is in the record of the training.
 _PRECISIONS = tuple(name for name in PRECISIONS if name != "auto")
 
@@ -41,6 +41,8 @@ class ModelCard:
 
     class_values: tuple[int, ...]
     """Value in the training labels of class 0, 1, ..."""
+    class_names: tuple[str, ...]
+    """What each is called; its value, where it has no name."""
     label_dtype: str
     """Of the training labels."""
     grey_dtype: str
@@ -89,12 +91,15 @@ def read_card(content: Any) -> ModelCard:
         raise ValueError(f"its schema is {content.get('schema')!r}, and this hpcseg {__version__} reads up to {SCHEMA}")
     if content["schema"] == 1 and "full_scale" in content:
         content = {**content, "grey": {"low": 0.0, "high": content["full_scale"]}}
+    if isinstance(content.get("class_values"), list):  # of before there were names
+        content = {"class_names": list(map(str, content["class_values"])), **content}
     names = {field.name for field in dataclasses.fields(ModelCard)}
     if missing := names - set(content):
         raise ValueError(f"it has no {min(missing)}")
     try:
         card = ModelCard(
             class_values=tuple(_whole(value) for value in content["class_values"]),
+            class_names=tuple(str(name) for name in content["class_names"]),
             label_dtype=np.dtype(str(content["label_dtype"])).name,
             grey_dtype=np.dtype(str(content["grey_dtype"])).name,
             grey=read_scale(content["grey"]),
@@ -116,6 +121,7 @@ def make_card(
     """The card of a model that was trained on a packed data set; reads some of its slices."""
     return ModelCard(
         class_values=info.class_values,
+        class_names=info.class_names,
         label_dtype=info.label_dtype,
         grey_dtype=info.dtype,
         grey=info.grey,
@@ -160,7 +166,9 @@ class GreyHistogram:
         self._counts = np.zeros(_BINS, dtype=np.int64)
 
     def add(self, pixels: np.ndarray) -> None:
-        """Count the pixels of an array of any shape and number type."""
+        """Count the pixels of an array of any shape and number type, but NaN."""
+        if (missing := outside(pixels)) is not None:
+            pixels = pixels[~missing]
         bins = np.rint((pixels.astype(np.float64) - self._low) / self._width).astype(np.int64)
         self._counts += np.bincount(bins.clip(0, _BINS - 1).ravel(), minlength=_BINS)
 
@@ -185,7 +193,9 @@ class GreyHistogram:
 
 def _check(card: ModelCard) -> None:
     """Refuse values that no export writes, before anything is made from them."""
-    if not 2 <= len(card.class_values) <= _MOST_CLASSES or list(card.class_values) != sorted(set(card.class_values)):
+    if len(card.class_names) != len(card.class_values):
+        raise ValueError(f"its {len(card.class_values)} classes have {len(card.class_names)} names")
+    if not 2 <= len(card.class_values) <= MOST_CLASSES or list(card.class_values) != sorted(set(card.class_values)):
         raise ValueError(f"its class values are {card.class_values[:9]}")
     label, grey = np.dtype(card.label_dtype), np.dtype(card.grey_dtype)
     if label.kind not in "ui" or any(

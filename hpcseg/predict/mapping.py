@@ -12,6 +12,7 @@ import numpy as np
 
 from hpcseg.data.evenly import evenly
 from hpcseg.data.grey import GreyScale
+from hpcseg.data.tiff import as_packed
 from hpcseg.errors import ConfigError, DatasetError
 from hpcseg.predict.ahead import ahead
 from hpcseg.predict.card import GreyHistogram, ModelCard
@@ -165,7 +166,7 @@ def _refuse_strangers(volume: Volume, card: ModelCard) -> None:
         "--percentiles LOW HIGH (such as 0.5 99.5)."
     )
     source = _shown(volume.source)
-    if volume.dtype != np.dtype(card.grey_dtype):
+    if as_packed(volume.dtype) != np.dtype(card.grey_dtype):
         raise DatasetError(
             f"{source} holds {volume.dtype} grey values, but the model was trained on {card.grey_dtype}, {low:g} to "
             f"{high:g}. {way_out}"
@@ -173,6 +174,9 @@ def _refuse_strangers(volume: Volume, card: ModelCard) -> None:
     chosen = evenly(len(volume), _SLICES_LOOKED_AT)
     reads = ahead(lambda index: volume.read(int(index)).ravel()[:: _thinned(volume, int(index))], chosen, at_most=2)
     sample = np.concatenate(list(reads)).astype(np.float64)
+    sample = sample[~np.isnan(sample)]
+    if not sample.size:
+        raise DatasetError(f"{source} holds no grey values in the slices that were looked at, only NaN.")
     first, median, last = np.percentile(sample, (1, 50, 99))
     outside = share_outside(card.grey.normalised(sample), card)
     span, trained = last - first, card.quantile(99) - card.quantile(1)
@@ -200,7 +204,8 @@ def _seen(card: ModelCard) -> tuple[float, float]:
 
 
 def _ends(pixels: np.ndarray) -> tuple[float, float]:
-    return float(pixels.min()), float(pixels.max())
+    low, high = np.fmin.reduce(pixels, axis=None), np.fmax.reduce(pixels, axis=None)
+    return (np.inf, -np.inf) if np.isnan(low) else (float(low), float(high))
 
 
 def _shown(path: Path) -> str:

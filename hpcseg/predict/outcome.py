@@ -129,17 +129,17 @@ class OutFolder:
         for file in self._journals():
             file.unlink()
 
-    def finish(self, record: Mapping[str, Any], names: Sequence[str], values: Sequence[int]) -> dict[str, Any]:
+    def finish(self, record: Mapping[str, Any], names: Sequence[str], classes: Sequence[str]) -> dict[str, Any]:
         """Write the fractions and the finished record.
 
         Args:
             record: what is added to the record.
             names: of all slices.
-            values: label value of each class.
+            classes: what each class is called.
         """
         done = self.done()
         counts = np.array([done[index].counts for index in range(len(names))], dtype=np.int64)
-        write_text(self.fractions_file, _table(counts, names, values))
+        write_text(self.fractions_file, _table(counts, names, classes))
         total = counts.sum(0)
         strange = [names[index] for index in range(len(names)) if done[index].outside > 0.01]
         seconds = self.seconds()
@@ -152,10 +152,11 @@ class OutFolder:
             "seconds": round(seconds, 3),
             "slices_per_second": round(len(names) / seconds, 3) if seconds else None,
             "peak_memory_mib": self.peak_memory_mib(),
+            # Of a volume without any grey value it is 0 of every class.
             "fractions": {
-                str(value): int(count) / int(total.sum()) for value, count in zip(values, total, strict=True)
+                name: int(count) / max(1, int(total.sum())) for name, count in zip(classes, total, strict=True)
             },
-            "pixels": {str(value): int(count) for value, count in zip(values, total, strict=True)},
+            "pixels": {name: int(count) for name, count in zip(classes, total, strict=True)},
             "slices_of_strange_grey_values": strange,
         }
         write_json(self.record_file, content)
@@ -215,11 +216,12 @@ class Journal:
         self._waiting.clear()
 
 
-def _table(counts: np.ndarray, names: Sequence[str], values: Sequence[int]) -> str:
-    """fractions.csv: a row per slice, and the volume's at the end."""
+def _table(counts: np.ndarray, names: Sequence[str], classes: Sequence[str]) -> str:
+    """fractions.csv: a row per slice, and the volume's at the end; no shares where no pixel has a grey value."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["slice", "pixels", *(f"fraction_{value}" for value in values)])
+    writer.writerow(["slice", "pixels", *(f"fraction_{name}" for name in classes)])
     for name, row in [*zip(names, counts, strict=True), ("volume", counts.sum(0))]:
-        writer.writerow([name, row.sum(), *(f"{share:.9f}" for share in row / row.sum())])
+        shares = (f"{count / row.sum():.9f}" if row.sum() else "" for count in row)
+        writer.writerow([name, row.sum(), *shares])
     return text.getvalue()

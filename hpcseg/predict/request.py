@@ -47,6 +47,8 @@ class Request:
     """Only those from the first to the last of these, counted from 1; None: all."""
     adapt_norm: bool = False
     """Batch normalisation takes the statistics of this volume in place of the training's."""
+    outside: int = 0
+    """Label of pixels that have no grey value (NaN)."""
     wishes: Wishes = field(default_factory=Wishes)
 
 
@@ -67,6 +69,15 @@ class Prediction:
         """Indices of the slices that are not written."""
         done, target = self.folder.done(), self.target()
         return [index for index in range(len(self.volume)) if index not in done or not target.has(index)]
+
+    @property
+    def outside_values(self) -> dict[str, float]:
+        """What each layer has where a pixel has no grey value: no class is probable, and nothing is known."""
+        unknown = 1.0 if self.request.wishes.float16 else 255
+        return {
+            layer.name: {"labels": self.request.outside, "uncertainty": unknown}.get(layer.name, 0)
+            for layer in self.layers
+        }
 
     def target(self) -> Target:
         """The files of its layers."""
@@ -107,6 +118,7 @@ def begin(request: Request, *, on_slice: OnSlice = lambda *_: None, write: bool 
         "slices": request.slices,
         # Null in place of false, as in records of before there was the wish.
         "adapt_norm": request.adapt_norm or None,
+        "outside": request.outside or None,
         **asdict(request.wishes),
     }
     layers = _layers(models, request.wishes)
@@ -151,6 +163,7 @@ def read_request(out: Path) -> Request:
         every=asked.get("every"),
         slices=asked.get("slices") and tuple(asked["slices"]),
         adapt_norm=bool(asked.get("adapt_norm")),
+        outside=asked.get("outside") or 0,
         wishes=Wishes(**{item.name: asked[item.name] for item in fields(Wishes)}),
     )
 
@@ -188,6 +201,11 @@ def _check_ensemble(models: Sequence[Model], request: Request) -> None:
                 f"--adapt-norm estimates the statistics of batch normalisation anew, and {model.name} was trained with "
                 "train.batch_norm = false, so it has none. Leave it out."
             )
+    label = np.iinfo(models[0].card.label_dtype)
+    if not label.min <= request.outside <= label.max:
+        raise ConfigError(
+            f"--outside is {request.outside}, but labels are {label.dtype}: give a value of {label.min} to {label.max}."
+        )
     if request.wishes.spread and len(models) < 2:
         raise ConfigError("--spread is the spread over several models. Give more with --ensemble.")
 
@@ -196,6 +214,7 @@ def _in_common(card: ModelCard) -> dict[str, object]:
     """What all models of an ensemble must have alike, by its name."""
     return {
         "class values": card.class_values,
+        "class names": card.class_names,
         "label dtype": card.label_dtype,
         "grey dtype": card.grey_dtype,
         "grey scales": (card.grey.low, card.grey.high, *(card.grey.limits or ())),

@@ -19,7 +19,7 @@ import tifffile
 
 from hpcseg.data.hdf5 import h5py
 from hpcseg.data.store import FORMAT, read_info
-from hpcseg.data.tiff import Page, first_line, read_headers
+from hpcseg.data.tiff import Page, as_packed, first_line, read_headers
 from hpcseg.errors import ConfigError, DatasetError
 
 Form = Literal["folder", "stack", "hdf5"]
@@ -62,14 +62,18 @@ class Volume:
         return self.source / self.names[index] if self.form == "folder" else self.source
 
     def read(self, index: int) -> np.ndarray:
-        """One slice: (H, W), native byte order. Safe to call from several threads.
+        """One slice: (H, W), native byte order, in the type it is packed in. Safe to call from several threads.
+
+        A pixel that is NaN is outside of the field of view.
 
         Raises:
-            DatasetError: it cannot be decoded, or holds values that are not finite.
+            DatasetError: it cannot be decoded, or holds infinite values.
         """
         pixels = self.decode(index)
-        if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
-            raise DatasetError(f"{self.source}: {self.names[index]} holds NaN or infinite values. Replace them first.")
+        with np.errstate(over="ignore"):
+            pixels = pixels.astype(as_packed(pixels.dtype), copy=False)
+        if pixels.dtype.kind == "f" and np.isinf(pixels).any():
+            raise DatasetError(f"{self.source}: {self.names[index]} holds infinite values. Replace them first.")
         return pixels
 
 

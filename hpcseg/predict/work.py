@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from hpcseg.data.classes import outside
 from hpcseg.launch.environment import host, read_environment
 from hpcseg.learn.ranks import choose_device
 from hpcseg.memory import keep_freed_memory
@@ -84,7 +85,7 @@ def finish(prediction: Prediction) -> dict[str, Any]:
         "files": [*target.files(), prediction.folder.fractions_file.name, prediction.folder.sheet_file.name],
         "finished": provenance.now(),
     }
-    return prediction.folder.finish(record, prediction.volume.names, prediction.models[0].card.class_values)
+    return prediction.folder.finish(record, prediction.volume.names, prediction.models[0].card.class_names)
 
 
 class _Line:
@@ -120,9 +121,9 @@ class _Line:
 
         with ThreadPoolExecutor(1) as writer:
             try:
-                for index, image in ahead(self._read, slices, at_most=most):
+                for index, image, missing in ahead(self._read, slices, at_most=most):
                     answer = self._network.answer(image, self._network.tile_edge(*image.shape))
-                    writing.append(writer.submit(self._write, index, image, answer))
+                    writing.append(writer.submit(self._write, index, image, missing, answer))
                     collect(most)
                     if should_stop():
                         break
@@ -135,12 +136,12 @@ class _Line:
                 commit()
         return written == len(slices)
 
-    def _read(self, index: int) -> tuple[int, np.ndarray]:
+    def _read(self, index: int) -> tuple[int, np.ndarray, np.ndarray | None]:
         pixels = self._prediction.volume.read(index)
-        return index, self._prediction.mapping.apply(pixels, self._card.grey)
+        return index, self._prediction.mapping.apply(pixels, self._card.grey), outside(pixels)
 
-    def _write(self, index: int, image: np.ndarray, answer: Answer) -> SliceResult:
-        pixels = {"labels": self._values[answer.classes]}
+    def _write(self, index: int, image: np.ndarray, missing: np.ndarray | None, answer: Answer) -> SliceResult:
+        pixels, classes = {"labels": self._values[answer.classes]}, answer.classes.ravel()
         if answer.probabilities is not None:
             names = [probability_layer(value) for value in self._card.class_values]
             pixels |= dict(zip(names, answer.probabilities, strict=True))
@@ -148,6 +149,10 @@ class _Line:
             pixels["uncertainty"] = answer.uncertainty
         if answer.spread is not None:
             pixels["spread"] = answer.spread
+        if missing is not None:
+            classes = answer.classes[~missing]
+            for name, values in pixels.items():
+                values[missing] = self._prediction.outside_values[name]
         self._target.write(index, pixels)
-        counts = np.bincount(answer.classes.ravel(), minlength=len(self._values))
+        counts = np.bincount(classes, minlength=len(self._values))
         return SliceResult(index, tuple(int(count) for count in counts), share_outside(image, self._card))

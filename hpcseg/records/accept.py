@@ -96,12 +96,7 @@ def accept_training(cell: Cell, plan: Mapping[str, Any]) -> Training:
     if not cell.folder.training_file.exists():
         raise Refused(_why_unfinished(cell))
     folder = f"cells/{cell.id}"
-    config = _read(cell, "config.json", folder)
-    if config.get("data_sha256") != plan["data_sha256"]:
-        raise Refused(f"its config.json is of other data ({_short(config.get('data_sha256'))}) than grid.json.", folder)
-    _check_code(config, plan, "its config.json is of", folder)
-    if not (describes(config.get("data"), cell.config.data) and describes(config.get("train"), cell.config.train)):
-        raise Refused("its config.json has other settings than grid.json.", folder)
+    _check_config(cell, plan, folder)
     record = _read(cell, "training.json", folder)
     try:
         check_types(record, _TRAINING)
@@ -109,8 +104,26 @@ def accept_training(cell: Cell, plan: Mapping[str, Any]) -> Training:
         confusion = _confusion(record["validation_confusion"])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise Refused(f"its training.json is damaged ({error}).", folder) from None
-    epochs = finished_epochs(cell)
+    epochs = _epochs(cell)
     return Training(record, confusion, epochs if len(epochs) == record["epochs"] else ())
+
+
+def epochs_so_far(cell: Cell, plan: Mapping[str, Any]) -> tuple[Epoch, ...]:
+    """The epochs of a training that is under way, or was stopped; arguments as in `accept_training`."""
+    try:
+        _check_config(cell, plan, "")
+    except Refused:
+        return ()
+    return _epochs(cell)
+
+
+def _check_config(cell: Cell, plan: Mapping[str, Any], folder: str) -> None:
+    config = _read(cell, "config.json", folder)
+    if config.get("data_sha256") != plan["data_sha256"]:
+        raise Refused(f"its config.json is of other data ({_short(config.get('data_sha256'))}) than grid.json.", folder)
+    _check_code(config, plan, "its config.json is of", folder)
+    if not (describes(config.get("data"), cell.config.data) and describes(config.get("train"), cell.config.train)):
+        raise Refused("its config.json has other settings than grid.json.", folder)
 
 
 def accept_evaluation(cell: Cell, plan: Mapping[str, Any], training: Training) -> Evaluation:
@@ -134,6 +147,9 @@ def accept_evaluation(cell: Cell, plan: Mapping[str, Any], training: Training) -
             if "near_edge" in point
         }
         matrices = [training.confusion, *confusion.values(), *(one for of in near.values() for one in of.values())]
+        names = record.get("class_names", record["class_values"])
+        if len(names) != len(record["class_values"]) or not all(isinstance(name, str | int) for name in names):
+            raise ValueError("its classes have other names than these")
         if any(len(matrix) != len(record["class_values"]) for matrix in matrices):
             raise ValueError("its confusion matrices are not of its classes")
         if any((one > confusion[level]).any() for level, of in near.items() for one in of.values()):
@@ -182,11 +198,7 @@ def _pairs(stored: Any) -> np.ndarray:
 def _by_level(cell: Cell, points: Sequence[Any]) -> dict[NoiseLevel, Mapping[str, Any]]:
     """The points of an evaluation, by the noise levels of its settings."""
     levels = cell.config.evaluate.levels()
-    stated = [
-        (point.get("noise", "gaussian"), point["sigma"], point.get("fraction"), point.get("batch_norm_tiles", 0))
-        for point in points
-    ]
-    if stated != [(level.model, level.sigma, level.fraction, level.norm_tiles) for level in levels]:
+    if list(map(NoiseLevel.from_record, points)) != list(levels):
         raise ValueError("its noise levels are not those of its settings")
     return dict(zip(levels, points, strict=True))
 
@@ -207,7 +219,7 @@ def _slices(cell: Cell, record: Mapping[str, Any]) -> tuple[TestSlice, ...]:
     )
 
 
-def finished_epochs(cell: Cell) -> tuple[Epoch, ...]:
+def _epochs(cell: Cell) -> tuple[Epoch, ...]:
     """The lines of metrics.jsonl; none where they are not the epochs 1, 2, ... in this order."""
     lines = read_lines(cell.folder.metrics_file)
     try:

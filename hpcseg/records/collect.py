@@ -14,7 +14,7 @@ from typing import Any
 
 from hpcseg.config import ReportConfig, build_config, digest
 from hpcseg.data.splits import NO_GAP, few_test_slices
-from hpcseg.records.accept import Refused, accept_evaluation, accept_training
+from hpcseg.records.accept import Refused, accept_evaluation, accept_training, epochs_so_far
 from hpcseg.records.groups import Group, Position, differing, grouped, select
 from hpcseg.records.row import Hole, Row
 from hpcseg.runs.grid import Cell, command_that_runs, planned_cells, read_plan
@@ -52,6 +52,12 @@ class Records:
         """Values of the classes in the label images; none before a cell is evaluated."""
         return next((row.evaluation.record["class_values"] for row in self.rows if row.evaluation), [])
 
+    @functools.cached_property
+    def class_names(self) -> list[str]:
+        """What the classes are called: their values where they have no names; none before a cell is evaluated."""
+        records = [row.evaluation.record for row in self.rows if row.evaluation]
+        return next((one["class_names"] for one in records if "class_names" in one), list(map(str, self.class_values)))
+
     def unplaced(self, tiles: Container[str], fractions: Container[float]) -> tuple[str, ...]:
         """A note on the cells that tables of these tiles and noise fractions have no place for."""
         placed = {group for (of, _, noise), group in self.positions.items() if of in tiles and noise in fractions}
@@ -88,19 +94,20 @@ def collect(run: RunFolder) -> Records:
     """
     plan = read_plan(run)
     settings = build_config(ReportConfig, plan["report"], f"{run.grid_file}, report")
-    rows = tuple(_row(cell, plan) for cell in planned_cells(run, plan))
+    rows = tuple(read_row(cell, plan) for cell in planned_cells(run, plan))
     listed = {row.id for row in rows}
     unlisted = [folder.id for folder in run.cell_folders() if folder.id not in listed]
     notes = [*_split_notes(rows), *_few_slices_notes(rows)]
     if unlisted:
         notes.append(
             f"{len(unlisted)} cell folders belong to other code, other data or another job file than grid.json and "
-            f"were not read: {', '.join(unlisted)}."
+            f"were not read: {', '.join(unlisted)}. `hpcseg compare {run.path.name}` sets variants side by side."
         )
     return Records(run, plan, settings, rows, grouped(rows), tuple(notes))
 
 
-def _row(cell: Cell, plan: Mapping[str, Any]) -> Row:
+def read_row(cell: Cell, plan: Mapping[str, Any]) -> Row:
+    """The accepted records of one cell; `plan` is the content of grid.json."""
     training = evaluation = hole = None
     try:
         training = accept_training(cell, plan)
@@ -108,7 +115,7 @@ def _row(cell: Cell, plan: Mapping[str, Any]) -> Row:
     except Refused as refused:
         first = f"Delete {refused.delete}, then run" if refused.delete else "Run"
         hole = Hole(cell.id, str(refused), _remedy(plan, first))
-    return Row(cell, training, evaluation, hole)
+    return Row(cell, training, evaluation, hole, training.epochs if training else epochs_so_far(cell, plan))
 
 
 def _remedy(plan: Mapping[str, Any], first: str = "Run") -> str:

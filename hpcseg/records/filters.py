@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hpcseg.config import NoiseLevel, Share, describes
+from hpcseg.config import NoiseLevel, describes
 from hpcseg.records.collect import Records
 from hpcseg.records.row import Row
 from hpcseg.runs.record import read_baselines
@@ -53,10 +53,7 @@ def _read(records: Records) -> tuple[Filter, ...]:
     for content in read_baselines(records.run):
         if content["data_sha256"] != records.plan["data_sha256"]:
             continue
-        of_level = {}
-        for point in content["points"]:
-            sigma = Share(point["sigma"]) if isinstance(point["sigma"], str) else float(point["sigma"])
-            if point["baseline"] == "filter":
-                of_level[NoiseLevel(sigma, point["noise"], point["fraction"]).key] = np.array(point["confusion"])
+        of_filter = [point for point in content["points"] if point["baseline"] == "filter"]
+        of_level = {NoiseLevel.from_record(point).key: np.array(point["confusion"]) for point in of_filter}
         found.append(Filter(content["data"], content["evaluate_seed"], content["split_sha256"], of_level))
     return tuple(found)

@@ -31,6 +31,8 @@ class Group:
     """Repetitions: cells that differ in the settings of `FREE` alone."""
 
     rows: tuple[Row, ...]
+    of: str = ""
+    """What a comparison calls the run, or the variant of it, that they belong to; "" in the report of one run."""
 
     @property
     def id(self) -> str:
@@ -57,13 +59,13 @@ def flat(config: CellConfig) -> dict[str, object]:
     }
 
 
-def grouped(rows: Iterable[Row]) -> tuple[Group, ...]:
-    """Rows over seeds, in the order of their first cells."""
+def grouped(rows: Iterable[Row], of: str = "") -> tuple[Group, ...]:
+    """Rows over seeds, in the order of their first cells; `of` as in `Group`."""
     members: dict[str, list[Row]] = {}
     for row in rows:
         settings = {name: value for name, value in flat(row.config).items() if name not in FREE}
         members.setdefault(digest(settings), []).append(row)
-    return tuple(Group(tuple(same)) for same in members.values())
+    return tuple(Group(tuple(same), of) for same in members.values())
 
 
 def select(groups: Sequence[Group], cells: Iterable[str]) -> dict[Position, Group]:
@@ -102,10 +104,38 @@ def training_label(group: Group, differing: Iterable[str]) -> str:
     parts = [f"{shown(round(100 * group.noise, 10))} % noise"]
     settings, usual = flat(group.config), flat(CellConfig())
     for name in differing:
-        value, key = settings[name], name.removeprefix("data.").removeprefix("train.").replace("_", " ")
-        if value != usual[name]:
-            parts.append(f"{'' if value else 'no '}{key}" if isinstance(value, bool) else f"{key} {shown(value)}")
+        if settings[name] != usual[name]:
+            parts.append(_named(name, settings[name]))
     return ", ".join(parts)
+
+
+def axes(groups: Sequence[Group]) -> tuple[str, ...]:
+    """Settings that vary over the groups of a job, as far as it takes them to tell the groups apart."""
+    settings = [flat(group.config) for group in groups]
+    return (*(name for name in _PLACES if _differ(settings, name)), *differing(groups))
+
+
+def axes_label(group: Group, names: Iterable[str]) -> str:
+    """What sets a group apart in a job of any kind: the values of some settings, and in a comparison whose they are."""
+    settings = flat(group.config)
+    values = ", ".join(_named(name, settings[name]) for name in names)
+    return ": ".join(part for part in (group.of, values) if part) or "all cells"
+
+
+def counterparts(groups: Sequence[Group]) -> list[tuple[Group, Group]]:
+    """Of a comparison each group of a later run with that of the first run which differs from it in the least settings.
+
+    Where all are of one run, each with the first group. A group whose cells are those of the other is left out.
+    """
+    first = [group for group in groups if group.of == groups[0].of]
+    first = first[:1] if len(first) == len(groups) else first
+
+    def apart(group: Group, other: Group) -> int:
+        ours, theirs = flat(group.config), flat(other.config)
+        return sum(ours[name] != theirs[name] for name in ours if name not in FREE)
+
+    pairs = ((group, min(first, key=lambda other: apart(group, other))) for group in groups if group not in first)
+    return [(group, other) for group, other in pairs if group.rows != other.rows]
 
 
 def differing(groups: Iterable[Group]) -> tuple[str, ...]:
@@ -153,6 +183,12 @@ def against(groups: Iterable[Group], differing: Iterable[str]) -> Iterator[tuple
             yield from ((group, other) for other in dict.fromkeys((same[0], first)) if other is not group)
         for before, group in itertools.pairwise(list(firsts.values())[1:]):
             yield group, before
+
+
+def _named(name: str, value: object) -> str:
+    """A setting and its value as a label has them."""
+    key = name.removeprefix("data.").removeprefix("train.").replace("_", " ")
+    return f"{'' if value else 'no '}{key}" if isinstance(value, bool) else f"{key} {shown(value)}"
 
 
 def text(value: object) -> str:

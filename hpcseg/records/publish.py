@@ -25,7 +25,8 @@ def copy_records(records: Records, target: RunFolder) -> None:
     for row in records.rows:
         copies = target.cell(row.id).record_files()
         for source, copy in zip(row.cell.folder.record_files(), copies, strict=True):
-            if source.exists():
+            shown = source != row.cell.folder.extremes_file or "best_and_worst" in records.settings.figures
+            if source.exists() and shown:
                 write_bytes(copy, source.read_bytes())
             else:
                 copy.unlink(missing_ok=True)

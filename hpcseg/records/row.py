@@ -12,7 +12,7 @@ import numpy as np
 from hpcseg import metrics
 from hpcseg.config import CellConfig, NoiseLevel, Sigma
 from hpcseg.data.grey import GreyScale
-from hpcseg.records.accept import Epoch, Evaluation, Training, finished_epochs
+from hpcseg.records.accept import Epoch, Evaluation, Training
 from hpcseg.runs.grid import Cell
 
 CLEAN = NoiseLevel(0.0)
@@ -43,6 +43,8 @@ class Row:
     training: Training | None
     evaluation: Evaluation | None
     hole: Hole | None
+    epochs: tuple[Epoch, ...] = ()
+    """Of its training, as far as it has come."""
 
     @property
     def id(self) -> str:
@@ -62,6 +64,11 @@ class Row:
     def test_confusion(self, level: NoiseLevel) -> np.ndarray | None:
         """Of the test set with this noise."""
         return None if self.evaluation is None else self.evaluation.confusion.get(level)
+
+    def confusion_at(self, key: str) -> np.ndarray | None:
+        """Of the test set at the noise level of a key."""
+        levels = self.evaluation.confusion if self.evaluation else {}
+        return next((confusion for level, confusion in levels.items() if level.key == key), None)
 
     def whole_confusion(self) -> np.ndarray | None:
         """Of all whole test slices together, without noise."""
@@ -119,14 +126,12 @@ class Row:
         grey = self.evaluation.grey if self.evaluation else None
         return (grey or GreyScale(0.0, 1.0)).counts(sigma)
 
-    def epochs(self) -> tuple[Epoch, ...]:
-        """Those that are finished, also of a training that is not; none where metrics.jsonl cannot be used."""
-        return self.training.epochs if self.training else finished_epochs(self.cell)
-
-    def pictures(self) -> dict[str, np.ndarray] | None:
-        """What the evaluation kept for figures; None where it cannot be read."""
+    def pictures(self, *, extremes: bool = False) -> dict[str, np.ndarray] | None:
+        """What the evaluation kept for figures: examples, or its best and worst slice; None where it is not read."""
+        folder = self.cell.folder
         try:
-            with np.load(io.BytesIO(self.cell.folder.examples_file.read_bytes())) as file:
+            content = (folder.extremes_file if extremes else folder.examples_file).read_bytes()
+            with np.load(io.BytesIO(content)) as file:
                 return {name: file[name] for name in file.files}
         except (OSError, EOFError, ValueError, zipfile.BadZipFile):
             return None

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from hpcseg import metrics
 from hpcseg.config import NoiseLevel, shown
 from hpcseg.records.collect import Records
-from hpcseg.records.groups import Group, against, alike_but, both_splits, flat, group_label, text, training_label
+from hpcseg.records.groups import (
+    Group,
+    against,
+    alike_but,
+    axes,
+    axes_label,
+    both_splits,
+    flat,
+    group_label,
+    text,
+    training_label,
+)
 from hpcseg.records.observations import VALIDATION, WHOLE
 from hpcseg.records.row import CLEAN
+from hpcseg.report import own
 from hpcseg.report.baselines import filtered
-from hpcseg.report.measures import SETS, at, matched, of_class, of_confusion
+from hpcseg.report.measures import SETS, at, gain, matched, of_class, of_confusion, of_setting
+from hpcseg.report.own import iou
 from hpcseg.report.paper_tables import beside_the_papers, table1, table2
 from hpcseg.report.readings import all_readings
-from hpcseg.report.statistics import FEWEST, Estimate, Repetition, difference, estimate, shown_of, weighted
 from hpcseg.report.table import TEXTS, Unit, estimate_text
 from hpcseg.report.tables import needed, trend
+from hpcseg.statistics import FEWEST, Estimate, Repetition, best, difference, estimate, shown_of, weighted
 
 _TOO_FEW = " (fewer than three repetitions have no interval: they say nothing of another training)"
 
@@ -43,6 +56,33 @@ def answers(records: Records) -> tuple[Answer, ...]:
     return (*own, *(Answer(TEXTS["questions"][name], text, ANSWERS[name][1]) for name, text in said.items()))
 
 
+def quality(records: Records) -> str | None:
+    """How much of the test is right with the setting that is best on it: on whole slices, if any cell has them."""
+    for level, pixels in ((WHOLE, "of whole test slices"), (CLEAN.key, "of the clean test tiles")):
+        rivals = {group: at(records, level)(group) for group in records.groups}
+        found = {group: estimated for group, ones in rivals.items() if (estimated := estimate(ones))}
+        if found:
+            first = max(found, key=lambda group: found[group].mean)
+            ratio = estimate(iou(level)(first))
+            said = f"{estimate_text(found[first], Unit.SHARE)} % {pixels}"
+            said += f", mean IoU {estimate_text(ratio, Unit.RATIO)}" if ratio else ""
+            if len(found) == 1:
+                return f"{said}."
+            shown_best = best(list(rivals.values())) is not None
+            verdict = "shown to be the best" if shown_best else "not shown to be better than all others"
+            return f"{said}, with {axes_label(first, axes(records.groups))}: {verdict} of {len(found)}."
+    return None
+
+
+def runs(records: Records) -> str | None:
+    """What each run gains over its like in the first one, on the last of the test sets of `compared`."""
+    block = own.compared(records).blocks[-1]
+    column = block.columns[len(block.columns) // 2 - 1]
+    cells = [(line.label.text, line.cells[len(block.columns) // 2 - 1].found) for line in block.lines]
+    gains = [f"{label}: {_points(found)}" for label, found in cells if found]
+    return f"{column}: {'; '.join(gains)}." if gains else None
+
+
 def reproduced(records: Records) -> str | None:
     """How near Tables 1 and 2 are to the paper's."""
     found = {**beside_the_papers(table1(records)), **beside_the_papers(table2(records))}
@@ -65,7 +105,7 @@ def mixed(records: Records) -> str | None:
     rivals: dict[float, list[Repetition]] = {}
     for place, series in enumerate(alike_but(records.groups, "train.noise_fraction")):
         for group in series.values() if len(series) > FEWEST else ():
-            rivals.setdefault(group.noise, []).extend(_of_setting(at(records, level)(group), place))
+            rivals.setdefault(group.noise, []).extend(of_setting(at(records, level)(group), place))
     errors = {fraction: found for fraction, ones in sorted(rivals.items()) if (found := estimate(ones))}
     noisy = [fraction for fraction in errors if fraction]
     if len(noisy) < 2:
@@ -75,11 +115,11 @@ def mixed(records: Records) -> str | None:
     behind = shown_of([difference(rivals[first], rivals[fraction]) for fraction in others])
     level_with = sorted([first, *(one for one, worse in zip(others, behind, strict=True) if not worse)])
     verdict = "is the best" if len(level_with) == 1 else "cannot be told apart"
-    best = f"{', '.join(f'{100 * fraction:g}' for fraction in level_with)} % of noisy tiles {verdict}"
+    which = f"{', '.join(f'{100 * fraction:g}' for fraction in level_with)} % of noisy tiles {verdict}"
     rates = ", ".join(f"{100 * fraction:g} %: {_errors(found)}" for fraction, found in errors.items())
     gain = difference(rivals[first], rivals.get(0.0, []))
     any_noise = f"; {100 * first:g} % against none: {_points(gain)}" if gain else ""
-    return f"{best}{any_noise}. Errors over all settings: {rates}."
+    return f"{which}{any_noise}. Errors over all settings: {rates}."
 
 
 def classes(records: Records) -> str | None:
@@ -87,7 +127,7 @@ def classes(records: Records) -> str | None:
     series, rates = _longest(records, "train.noise_fraction"), []
     for group in series[:2]:
         parts = []
-        for place, value in enumerate(records.class_values):
+        for place, value in enumerate(records.class_names):
             recall = estimate(of_confusion(SETS["noisy"], of_class(metrics.recall_per_class, place))(group))
             parts += [f"{value}: {estimate_text(recall, Unit.RATIO)}"] if recall else []
         rates += [f"{training_label(group, records.differing)}: class {'; '.join(parts)}"] if parts else []
@@ -101,7 +141,7 @@ def split(records: Records) -> str | None:
     gains = []
     for place, (shuffled, blocked) in enumerate(pairs):
         for one, other in matched(records, blocked, shuffled, CLEAN.key):
-            gains += _of_setting([weighted([(1.0, one), (-1.0, other)])], place)
+            gains += of_setting([weighted([(1.0, one), (-1.0, other)])], place)
     found = estimate(gains)
     if found is None:
         return None
@@ -176,13 +216,8 @@ def _effect(setting: str, *, level: str = "") -> Callable[[Records], str | None]
         usual = flat(type(records.rows[0].config)())[setting]
         gains: dict[str, Estimate] = {}
         for value in dict.fromkeys(value for of in series for value in of if value != usual):
-            pairs = [(of[value], of[usual]) for of in series if {value, usual} <= of.keys()]
             for key in [level] if level else keys:
-                ours, theirs = (
-                    [one for at_, pair in enumerate(pairs) for one in _of_setting(at(records, key)(pair[side]), at_)]
-                    for side in (0, 1)
-                )
-                if found := difference(ours, theirs):
+                if found := gain(records, series, value, usual, key):
                     gains[f"{text(value)} at {key}"] = found
         if not gains:
             return None
@@ -203,11 +238,6 @@ def _longest(records: Records, setting: str) -> list[Group]:
     return max(reversed(series), key=len)
 
 
-def _of_setting(found: Iterable[Repetition], setting: int) -> list[Repetition]:
-    """Repetitions of one of several settings that are taken together: each is a place of its own."""
-    return [weighted([(1.0, one)], (setting, one.place)) for one in found]
-
-
 def _points(found: Estimate) -> str:
     if found.half is None:
         return f"{100 * found.mean:+.2f} points{_TOO_FEW}"
@@ -219,6 +249,8 @@ def _errors(found: Estimate) -> str:
 
 
 ANSWERS: Mapping[str, tuple[Callable[[Records], str | None], str]] = {
+    "quality": (quality, "axes"),
+    "runs": (runs, "compared"),
     "reproduced": (reproduced, "table2"),
     "mixed": (mixed, "levels"),
     "clean": (clean, "differences"),

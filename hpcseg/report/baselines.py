@@ -7,7 +7,7 @@ from hpcseg.records.collect import Records
 from hpcseg.records.filters import filter_of
 from hpcseg.records.groups import Group
 from hpcseg.records.row import CLEAN, Hole
-from hpcseg.report.statistics import Estimate, Repetition, estimate
+from hpcseg.statistics import Estimate, Repetition, estimate
 
 SUBJECT = "baselines"
 """Of the hole where the filter is missing."""

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-import os.path
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from hpcseg.config import ReportConfig, build_config
 from hpcseg.errors import ConfigError
 from hpcseg.files import write_bytes
 from hpcseg.records.cells import cells_csv
-from hpcseg.records.collect import collect
+from hpcseg.records.collect import Records, collect
+from hpcseg.records.compare import collect_to_compare
 from hpcseg.records.filters import filter_notes
 from hpcseg.records.origin import origin
 from hpcseg.records.publish import copy_records
 from hpcseg.report import baselines, paper
 from hpcseg.report.answers import answers
-from hpcseg.report.figures import FIGURES, SO_FAR, SUFFIXES, draw
+from hpcseg.report.figures import FIGURES, SUFFIXES, draw
 from hpcseg.report.page import Content
 from hpcseg.report.paper_tables import beside_the_papers
 from hpcseg.report.table import table_csv
 from hpcseg.report.tables import TABLES
+from hpcseg.runs.grid import read_plan
 from hpcseg.runs.record import RunFolder
 
-_OF_THE_PAPER = {"table1", "table2", "figure3", "figure7"}
+_WITH_A_FILTER = {"table1", "table2", "figure3", "figure7"}
+_OF_THE_PAPER = {"batch_norm", "weight_decay", "whole_slices", "readings"} | _WITH_A_FILTER
 
 
 @dataclass(frozen=True)
@@ -50,25 +54,43 @@ def build_report(run: RunFolder, out: Path) -> Report:
         IncompleteError: the run has no grid.json that can be read.
     """
     records = collect(run)
+    return _build(records, out, origin(records))
+
+
+def compare(runs: Mapping[str, RunFolder], out: Path) -> Report:
+    """The same of several runs, or of one run's variants, side by side; arguments as in `collect_to_compare`."""
+    origins = {f"{name}: {label}": text for name, run in runs.items() for label, text in origin(collect(run)).items()}
+    return _build(collect_to_compare(runs), out, origins)
+
+
+def shows_a_filter(run: RunFolder) -> bool:
+    """Whether the report of a run has a place for what a filter reaches on its test sets."""
+    wanted = build_config(ReportConfig, read_plan(run)["report"], f"{run.grid_file}, report")
+    return bool(_WITH_A_FILTER & {*wanted.tables, *wanted.figures} or "network" in wanted.questions)
+
+
+def _build(records: Records, out: Path, made_from: Mapping[str, str]) -> Report:
     wanted = records.settings
-    for kind, names, valid in (("table", wanted.tables, list(TABLES)), ("figure", wanted.figures, list(FIGURES))):
+    for kind, names, valid in (("table", wanted.tables, list(TABLES)), ("figure", wanted.figures, sorted(FIGURES))):
         for name in names:
             if name not in valid:
                 raise ConfigError(f'report.{kind}s names the {kind} "{name}". Valid names are {", ".join(valid)}.')
     tables = [TABLES[name](records) for name in wanted.tables]
     # In the middle of a run there is little else.
-    so_far = [SO_FAR] if records.holes and SO_FAR not in wanted.figures else []
-    pictures = [draw(name, records) for name in (*wanted.figures, *so_far)]
-    of_the_paper = bool(_OF_THE_PAPER & {*wanted.tables, *wanted.figures})
-    no_filter = baselines.hole(records) if of_the_paper else None
+    under_way = ("epochs" for row in records.rows if row.epochs and not row.training)
+    pictures = [draw(name, records) for name in dict.fromkeys([*wanted.figures, *under_way])]
+    asked = {*wanted.tables, *wanted.figures}
+    with_a_filter = bool(_WITH_A_FILTER & asked)
+    no_filter = baselines.hole(records) if with_a_filter else None
     holes = (*records.holes, *(hole for one in pictures for hole in one.holes), *((no_filter,) if no_filter else ()))
     notes = (*records.notes, *filter_notes(records))
-    notes += records.unplaced(paper.BATCH_SIZE, paper.NOISE_FRACTIONS) if of_the_paper else ()
+    notes += records.unplaced(paper.BATCH_SIZE, paper.NOISE_FRACTIONS) if with_a_filter else ()
     shown = [one for one in pictures if one.files]
-    content = Content(records, answers(records), tables, shown, holes, notes, origin(records))
+    of_the_paper = any(name in _OF_THE_PAPER or name.startswith("figure") for name in asked)
+    content = Content(records, answers(records), tables, shown, holes, notes, made_from, of_the_paper)
 
     texts = {f"{table.name}.csv": table_csv(table) for table in tables} | {"cells.csv": cells_csv(records)}
-    texts |= {"tables.md": content.markdown(), "report.html": content.page(os.path.relpath(run.path, out))}
+    texts |= {"tables.md": content.markdown(), "report.html": content.page(out)}
     files = {name: text.encode(errors="backslashreplace") for name, text in texts.items()}
     files |= {f"{one.name}.{suffix}": data for one in shown for suffix, data in one.files.items()}
     for name, data in files.items():
@@ -81,9 +103,8 @@ def build_report(run: RunFolder, out: Path) -> Report:
         for table in tables
         for row, of in beside_the_papers(table).items()
     )
-    return Report(
-        tuple(out / name for name in files), lines, content, records.plan["command"] if records.holes else None
-    )
+    command = records.plan["command"] if records.holes and not records.groups[0].of else None
+    return Report(tuple(out / name for name in files), lines, content, command)
 
 
 def publish(run: RunFolder, folder: Path) -> Report:

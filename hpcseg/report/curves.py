@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,18 +14,19 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 
 from hpcseg.config import SPLITS, NoiseLevel, Share, Sigma, amount
 from hpcseg.records.collect import Records
-from hpcseg.records.groups import Group, group_label, training_label
+from hpcseg.records.groups import Group, axes_label, group_label, training_label
+from hpcseg.records.groups import axes as axes_of
 from hpcseg.records.observations import WHOLE
 from hpcseg.records.row import CLEAN, Hole, Row
 from hpcseg.report import paper
 from hpcseg.report.baselines import commonest, filtered
 from hpcseg.report.measures import at
-from hpcseg.runs.names import short_names
 from hpcseg.sheet import COLOURS as _COLOURS
 
 _OF_SPLIT = {"shuffled": "#0072B2", "blocked": "#D55E00"}
 _FILTER, _GREY, _PAPER = "#009E73", "#777777", "#000000"
 _MOST_NAMED = 12
+"""Settings that a legend has room for."""
 _DASHES = ((0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2)))
 
 
@@ -48,61 +49,69 @@ def figure3(records: Records) -> Drawn:
         if group is None:
             holes.append(Hole("figure3", f"the job has no {tiles} cell without noise.", "Choose a job that has one."))
             continue
-        trained = {row: row.training.epochs for row in group.rows if row.training}
-        for row in (row for row, epochs in trained.items() if not epochs):
+        trained = [row for row in group.rows if row.training]
+        for row in (row for row in trained if not row.epochs):
             reason = f"cells/{row.id}/metrics.jsonl has not all epochs."
             holes.append(Hole("figure3", reason, f"Delete cells/{row.id}, then: {records.remedy}"))
         if not trained:
             names = ", ".join(row.id for row in group.rows)
             holes.append(Hole("figure3", f"no record of {names}, so nothing for {tiles}.", records.remedy))
-        columns |= {group: drawn} if (drawn := [row for row, epochs in trained.items() if epochs]) else {}
+        columns |= {group: drawn} if (drawn := [row for row in trained if row.epochs]) else {}
     if not columns:
         return Drawn(None, tuple(holes))
     figure = Figure(figsize=(3.6 * len(columns), 4.6), layout="constrained")
     axes = figure.subplots(2, len(columns), squeeze=False, sharex="col", sharey="row")
     for column, (group, rows) in zip(axes.T, columns.items(), strict=True):
         for row in rows:
-            epochs = row.training.epochs if row.training else ()
             for name, colour in (("train", _COLOURS[0]), ("validation", _COLOURS[4])):
-                loss, right = ([getattr(one, f"{name}_{kind}") for one in epochs] for kind in ("loss", "accuracy"))
-                numbers, label = range(1, len(epochs) + 1), name if row is rows[0] else None
+                loss, right = ([getattr(one, f"{name}_{kind}") for one in row.epochs] for kind in ("loss", "accuracy"))
+                numbers, label = range(1, len(row.epochs) + 1), name if row is rows[0] else None
                 column[0].plot(numbers, loss, color=colour, linewidth=1, label=label)
                 column[1].plot(numbers, 100 * (1 - np.array(right)), color=colour, linewidth=1)
         column[0].set_title(f"{group.config.data.tiles}, no noise, {group.config.data.split}")
         column[1].set_xlabel("epoch")
         column[1].xaxis.set_major_locator(MaxNLocator(integer=True))
-    for line, name in zip(axes[:, 0], ("cross-entropy", "wrong pixels (%)"), strict=True):
-        line.set(ylabel=name, yscale="log")
-        line.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        line.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        line.yaxis.set_minor_formatter(NullFormatter())
+    _losses_and_errors(axes[:, 0].tolist(), "wrong pixels (%)")
     axes[0, 0].legend()
     return Drawn(figure, tuple(holes))
 
 
-def so_far(records: Records) -> Drawn:
-    """Loss and validation errors per epoch of the cells that are not trained yet, one colour per cell."""
-    begun = {row: epochs for row in records.rows if row.training is None and (epochs := row.epochs())}
-    if not begun:
-        return Drawn(None)
-    figure = Figure(figsize=(7.2, 4.0), layout="constrained")
+def epochs(records: Records) -> Drawn:
+    """Loss and validation per epoch of every training, as far as it has come; a colour per setting of the job."""
+    names = axes_of(records.groups)
+    drawn = [(group, rows) for group in records.groups if (rows := [row for row in group.rows if row.epochs])]
+    holes = tuple(
+        Hole("epochs", f"cells/{row.id}/metrics.jsonl has not all epochs.", f"Delete cells/{row.id}. {records.remedy}")
+        for row in records.rows
+        if row.training and not row.epochs
+    )
+    if not drawn:
+        return Drawn(None, holes or (Hole("epochs", "no cell has finished an epoch.", records.remedy),))
+    figure = Figure(figsize=(7.2, 3.6), layout="constrained")
     axes = figure.subplots(1, 2)
-    names = short_names([row.cell for row in records.rows])
-    for (row, epochs), colour, dashes in zip(
-        begun.items(), itertools.cycle(_COLOURS), itertools.cycle(("-", *_DASHES)), strict=False
-    ):
-        style: Any = {"color": colour, "linewidth": 1, "marker": ".", "markersize": 3}
-        numbers, label = range(1, len(epochs) + 1), f"{names[row.id]}, of {row.config.train.epochs}"
-        axes[0].plot(numbers, [one.train_loss for one in epochs], linestyle=dashes, label=label, **style)
-        wrong = [100 * (1 - one.validation_accuracy) for one in epochs]
-        axes[1].plot(numbers, wrong, linestyle=dashes, **style)
-    for axis, name in zip(axes, ("cross-entropy of the training", "wrong pixels of the validation (%)"), strict=True):
-        axis.set(xlabel="epoch", ylabel=name)
+    for (group, rows), colour in zip(drawn, itertools.cycle(_COLOURS)):
+        for row in rows:
+            numbers, style = range(1, len(row.epochs) + 1), {"color": colour, "linewidth": 1}
+            label = axes_label(group, names) if row is rows[0] else None
+            axes[0].plot(numbers, [one.train_loss for one in row.epochs], linestyle=":", **style)
+            axes[0].plot(numbers, [one.validation_loss for one in row.epochs], **style)
+            wrong = [100 * (1 - one.validation_accuracy) for one in row.epochs]
+            axes[1].plot(numbers, wrong, marker="." if len(wrong) == 1 else None, label=label, **style)
+    _losses_and_errors(axes, "wrong pixels of validation (%)")
+    for axis in axes:
+        axis.set_xlabel("epoch")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    # Outside, and of so many that the curves keep their room.
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles[:_MOST_NAMED], labels[:_MOST_NAMED], loc="outside upper left", ncols=3, fontsize=7)
-    return Drawn(figure)
+    if len(drawn) <= _MOST_NAMED:
+        figure.legend(loc="outside upper left", ncols=2, fontsize=7.5)
+    return Drawn(figure, holes)
+
+
+def _losses_and_errors(axes: Sequence[Axes], errors: str) -> None:
+    for line, name in zip(axes, ("cross-entropy", errors), strict=True):
+        line.set(ylabel=name, yscale="log")
+        line.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        line.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        line.yaxis.set_minor_formatter(NullFormatter())
 
 
 def figure7(records: Records) -> Drawn:

@@ -22,14 +22,9 @@ from hpcseg.report.table import caption
 
 _STYLE = Path(__file__).with_name("templates") / "figures.mplstyle"
 
-_CURVES = {
-    one.__name__: one for one in (curves.figure3, curves.figure7, curves.cost, curves.learning_curve, curves.so_far)
-}
-FIGURES: Mapping[str, Callable[[Records], Drawn]] = dict(sorted((_CURVES | pictures.PICTURES).items()))
+_CURVES = (curves.figure3, curves.figure7, curves.cost, curves.learning_curve, curves.epochs)
+FIGURES: Mapping[str, Callable[[Records], Drawn]] = {one.__name__: one for one in _CURVES} | pictures.PICTURES
 """What a job file may name under report.figures."""
-
-SO_FAR = curves.so_far.__name__
-"""That of an unfinished run."""
 
 SUFFIXES: Mapping[str, Any] = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
 """The kinds of files of a figure, each with the metadata that would make its bytes differ without a reason."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -10,9 +11,21 @@ from hpcseg.records.collect import Records
 from hpcseg.records.groups import Group
 from hpcseg.records.observations import NOT_BY_SLICE, WHOLE, observations
 from hpcseg.records.row import CLEAN, Row
-from hpcseg.report.statistics import Repetition, counted
+from hpcseg.report.table import Unit
+from hpcseg.statistics import Estimate, Repetition, counted, difference, weighted
 
 Measure = Callable[[Group], list[Repetition]]
+
+
+@dataclass(frozen=True)
+class Column:
+    """What is measured of a group, and how it is written."""
+
+    measure: Measure
+    unit: Unit
+    ranked: bool = False
+    """The best of a block is marked."""
+
 
 SETS: dict[str, Callable[[Row], np.ndarray | None]] = {
     "clean": lambda row: row.test_confusion(CLEAN),
@@ -93,3 +106,36 @@ def matched(records: Records, ours: Group, theirs: Group, level: str) -> list[tu
         one, against = (of_cell(records, cell, level, common) for cell in (row.id, other))
         pairs += [(one, against)] if one and against else []
     return pairs
+
+
+def gain_of_slices(records: Records, ours: Group, theirs: Group, level: str) -> Estimate | None:
+    """Ours minus theirs on the test slices that both have; of records of before slices were counted, on equal sets."""
+    if pairs := matched(records, ours, theirs, level):
+        return difference(*zip(*pairs, strict=True))
+    same = ours.config.data == theirs.config.data
+    return difference(at(records, level)(ours), at(records, level)(theirs)) if same else None
+
+
+def same_pixels(records: Records, ours: Group, theirs: Group, level: str) -> bool:
+    """Whether two groups were tested on as many pixels of the same slices, so that ratios of all may be compared."""
+    table = observations(records)
+    one, other = (table.places.get((group.id, level), slice(0, 0)) for group in (ours, theirs))
+    columns = (table.slice, table.pixels)
+    return all(np.array_equal(column[one], column[other]) for column in columns)
+
+
+def of_setting(found: Iterable[Repetition], setting: int) -> list[Repetition]:
+    """Repetitions of one of several settings that are taken together: each is a place of its own."""
+    return [weighted([(1.0, one)], (setting, one.place)) for one in found]
+
+
+def gain(
+    records: Records, series: Sequence[dict[object, Group]], value: object, usual: object, key: str
+) -> Estimate | None:
+    """What one value of a setting brings against another at a level, all else equal, over all series that have both."""
+    pairs = [(of[value], of[usual]) for of in series if {value, usual} <= of.keys()]
+    ours, theirs = (
+        [one for place, pair in enumerate(pairs) for one in of_setting(at(records, key)(pair[side]), place)]
+        for side in (0, 1)
+    )
+    return difference(ours, theirs)

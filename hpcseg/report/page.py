@@ -7,9 +7,11 @@ whatever comes from a record.
 from __future__ import annotations
 
 import base64
+import os.path
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import jinja2
 from markupsafe import Markup, escape
@@ -35,16 +37,19 @@ class Content:
     notes: Sequence[str]
     origin: Mapping[str, str]
     """What the numbers come from, as label and text."""
+    of_the_paper: bool
+    """Anything of the paper is in it."""
 
     def markdown(self) -> str:
         """tables.md: all tables and figures, and the holes."""
         return self._written("tables.md.jinja", escaped=False)
 
-    def page(self, run: str) -> str:
-        """report.html, with the path of the run's folder from the page's."""
-        return self._written("report.html.jinja", escaped=True, run=run)
+    def page(self, folder: Path) -> str:
+        """report.html, for a folder from which its links lead to the cells' records."""
+        cells = {row.id: os.path.relpath(row.cell.folder.path, folder) for row in self.records.rows}
+        return self._written("report.html.jinja", escaped=True, cells=cells)
 
-    def _written(self, template: str, *, escaped: bool, **values: str) -> str:
+    def _written(self, template: str, *, escaped: bool, **values: Mapping[str, str]) -> str:
         holes = {hole.subject: number for number, hole in enumerate(self.holes, start=1)}
         environment = jinja2.Environment(
             loader=jinja2.PackageLoader("hpcseg.report"),

@@ -1,7 +1,6 @@
 """The published numbers, each with its table or figure, and the published settings. Knows nothing of our records.
 
-Desvig-Forss, Petersen, Woulhøj Jakobsen: "Automating the Segmentation of X-ray Images with Deep Neural Networks"
-(DTU, 2023).
+Desvig-Forss, Petersen, Woulhøj Jakobsen: "Automating the Segmentation of X-ray Images with Deep Neural Networks", 2023.
 """
 
 from __future__ import annotations

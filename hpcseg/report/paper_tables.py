@@ -13,8 +13,8 @@ from hpcseg.records.observations import VALIDATION, observations
 from hpcseg.report import paper
 from hpcseg.report.baselines import SUBJECT, commonest, filtered
 from hpcseg.report.measures import at
-from hpcseg.report.statistics import Estimate, estimate
 from hpcseg.report.table import Block, Line, Number, Table, Text, Unit
+from hpcseg.statistics import Estimate, estimate
 
 _PAPER, _OURS = ", paper", ", ours"
 

@@ -10,22 +10,26 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Patch, Rectangle
 
 from hpcseg.config import NoiseLevel, Share, Sigma, amount, shown
 from hpcseg.data import noise
+from hpcseg.data.classes import IGNORED
 from hpcseg.data.tiles import tile_corners
 from hpcseg.records.collect import Records
 from hpcseg.records.groups import Group, group_label
-from hpcseg.records.row import Hole, Row
+from hpcseg.records.row import CLEAN, Hole, Row
 from hpcseg.report import paper
 from hpcseg.report.curves import Drawn
+from hpcseg.report.measures import at
+from hpcseg.statistics import estimate
 
 Pictures = Mapping[str, np.ndarray]
 _Fill = Callable[[Row, Pictures], Figure]
 Figures = Callable[[Records], Drawn]
 _SHOWN_SIGMAS = (0, 1, 2, 4, 6)
 """In sigmas of the table: of the paper's 5000, to the end of its Figure 7."""
+_MOST_IN_LEGEND = 12
 _GRID_COLOUR = "#E69F00"
 
 
@@ -82,17 +86,36 @@ def _tiles(*, noisy: bool) -> _Fill:
     return fill
 
 
-def _picture(name: str, choose: Callable[[Records], Sequence[Group]], what: str, fill: _Fill) -> Figures:
+def _best_and_worst(row: Row, pictures: Pictures) -> Figure:
+    record = row.evaluation.record if row.evaluation else {}
+    names = list(map(str, record.get("class_names", record.get("class_values", ()))))
+    figure, axes = _panels(2, ("input", "label", "prediction", "errors"), pictures["images"].shape[1:])
+    for place, (line, word) in enumerate(zip(axes, ("best", "worst"), strict=True)):
+        kinds = ("images", "labels", "predictions", "errors")
+        image, label, predicted, errors = (pictures[kind][place] for kind in kinds)
+        _row(line, image, label, predicted, _window(image), errors, len(names))
+        line[0].set_ylabel(f"{word}: slice {pictures['numbers'][place]}", fontsize=7)
+        line[2].set_xlabel(f"{pictures['shares'][place]:.3f} right", fontsize=7)
+    shades = [str(place / max(2, len(names) - 1)) for place in range(len(names))]
+    patches = [Patch(facecolor=shade, edgecolor="grey", label=name) for shade, name in zip(shades, names, strict=True)]
+    figure.legend(handles=patches[:_MOST_IN_LEGEND], loc="outside lower center", ncols=6, fontsize=7)
+    return figure
+
+
+def _picture(
+    name: str, choose: Callable[[Records], Sequence[Group]], what: str, fill: _Fill, *, extremes: bool = False
+) -> Figures:
     """The figure of the first cell of the chosen groups that kept such pictures."""
+    file = "extremes.npz" if extremes else "examples.npz"
 
     def draw(records: Records) -> Drawn:
-        groups = choose(records)
-        planned = [(group, row) for group in groups for row in group.rows if row.config.evaluate.examples]
+        rows = [(group, row) for group in choose(records) for row in group.rows]
+        planned = [(group, row) for group, row in rows if extremes or row.config.evaluate.examples]
         for group, row in planned:
-            pictures = row.pictures() if row.evaluation else {}
+            pictures = row.pictures(extremes=extremes) if row.evaluation else {}
             if pictures is None:
                 remedy = f"Delete its evaluation.json. {records.remedy}"
-                return Drawn(None, (Hole(name, f"examples.npz of {row.id} cannot be read.", remedy),))
+                return Drawn(None, (Hole(name, f"{file} of {row.id} cannot be read.", remedy),))
             if what in pictures:
                 return Drawn(fill(row, pictures), (), _said(records, group, row, pictures))
         if planned:
@@ -124,6 +147,13 @@ def _baseline_first(records: Records) -> list[Group]:
     )
 
 
+def _most_accurate(records: Records) -> list[Group]:
+    """Of tiles whose grey values are those of slices; without noise, the best first."""
+    found = {group: estimate(at(records, CLEAN.key)(group)) for group in records.groups}
+    means = {group: one.mean for group, one in found.items() if one and group.config.data.normalise == "full-scale"}
+    return sorted(means, key=lambda group: -means[group])
+
+
 def _half_noisy(records: Records) -> list[Group]:
     return [group for (tiles, _, share), group in records.positions.items() if (tiles, share) == ("large", 0.5)]
 
@@ -151,18 +181,25 @@ def _panels(rows: int, heads: Sequence[str], shape: tuple[int, ...]) -> tuple[Fi
 
 
 def _row(
-    axes: Sequence[Axes], image: np.ndarray, label: np.ndarray, predicted: np.ndarray, window: tuple[float, float]
+    axes: Sequence[Axes],
+    image: np.ndarray,
+    label: np.ndarray,
+    predicted: np.ndarray,
+    window: tuple[float, float],
+    errors: np.ndarray | None = None,
+    classes: int = 3,
 ) -> None:
     """Input, label, prediction, and where the prediction is wrong (black)."""
     _grey(axes[0], image, window)
-    _classes(axes[1], label)
-    _classes(axes[2], predicted)
-    _grey(axes[3], np.where(label == predicted, 0.93, 0.0), (0, 1))
+    _classes(axes[1], label, classes)
+    _classes(axes[2], predicted, classes)
+    errors = (label != predicted) & (label != IGNORED) if errors is None else errors
+    _grey(axes[3], 0.93 * (1.0 - errors), (0, 1))
 
 
 def _right(label: np.ndarray, predicted: np.ndarray) -> float:
-    """Share of right pixels of one picture."""
-    return np.count_nonzero(label == predicted) / label.size
+    """Share of right pixels of one picture, of those that have a class."""
+    return int(np.count_nonzero(label == predicted)) / max(1, int(np.count_nonzero(label != IGNORED)))
 
 
 def _window(clean: np.ndarray) -> tuple[float, float]:
@@ -176,9 +213,10 @@ def _grey(axis: Axes, image: np.ndarray, window: tuple[float, float]) -> None:
     axis.imshow(image, cmap="gray", vmin=window[0], vmax=window[1], interpolation="nearest")
 
 
-def _classes(axis: Axes, classes: np.ndarray) -> None:
-    """Black, grey and white, as the labels are painted."""
-    _grey(axis, classes, (0, max(2, int(classes.max()))))
+def _classes(axis: Axes, label: np.ndarray, classes: int = 3) -> None:
+    """Black, grey and white, as labels of three classes are painted; nothing where a pixel has no class."""
+    last = max(2, classes - 1, int(label[label != IGNORED].max(initial=0)))
+    _grey(axis, np.ma.masked_equal(label, IGNORED), (0, last))
 
 
 PICTURES: dict[str, Figures] = {
@@ -188,5 +226,6 @@ PICTURES: dict[str, Figures] = {
     "figure6": _picture("figure6", _half_noisy, "tiles", _tiles(noisy=True)),
     "figure8": _picture("figure8", _decayed, "tiles", _tiles(noisy=True)),
     "figure9": _picture("figure9", _baseline_first, "slice", _whole_slice),
+    "best_and_worst": _picture("best_and_worst", _most_accurate, "images", _best_and_worst, extremes=True),
 }
 """Those of slices and tiles, by their names."""

@@ -10,8 +10,8 @@ from hpcseg.records.collect import Records
 from hpcseg.records.groups import FREE, Group, flat
 from hpcseg.report import paper
 from hpcseg.report.measures import at
-from hpcseg.report.statistics import FEWEST, Estimate, distance, estimate
 from hpcseg.report.table import Block, Line, Number, Table, Text, Unit
+from hpcseg.statistics import FEWEST, Estimate, distance, estimate
 
 _PAPER = tuple(one.accuracy for one in (paper.TABLE_1[1], *paper.TABLE_2[:5]))
 _COLUMNS = ("clean, 0 %", *(f"{100 * fraction:g} %" for fraction in paper.NOISE_FRACTIONS), "distance")
@@ -57,13 +57,11 @@ def all_readings(records: Records) -> Iterator[Reading]:
             one: (bool(one.norm_tiles), one.model != "gaussian", one.sigma != evaluate.table_sigma)
             for one in evaluate.headline_levels()
         }
-        levels = sorted(far, key=far.__getitem__)
-        clean = {level.norm_tiles: level.key for level in levels if not level.sigma}
-        for level in (level for level in levels if level.sigma):
+        clean = {level.norm_tiles: level.key for level in far if not level.sigma}
+        for level in sorted((level for level in far if level.sigma), key=far.__getitem__):
             # The clean test beside it is with the statistics of batches too, where its own are.
-            places = [(0.0, clean[level.norm_tiles])]
-            places += [(fraction, level.key) for fraction in paper.NOISE_FRACTIONS]
-            of = ((groups.get(fraction), key) for fraction, key in places)
+            places = [(0.0, clean[level.norm_tiles]), *((one, level.key) for one in paper.NOISE_FRACTIONS)]
+            of = ((groups.get(noise), key) for noise, key in places)
             found = (estimate(at(records, key)(group)) if group else None for group, key in of)
             yield Reading(settings, level.key, tuple(found))
 

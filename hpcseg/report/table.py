@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
 from hpcseg.records.cells import csv_text, fixed
-from hpcseg.report.statistics import Estimate
+from hpcseg.statistics import Estimate, shown_of
 
 TEXTS: Mapping[str, Any] = tomllib.loads(
     resources.files("hpcseg.report").joinpath("templates/texts.toml").read_text(encoding="utf-8")
@@ -91,6 +92,24 @@ class Table:
     def caption(self) -> str:
         """What its numbers are."""
         return caption("tables", self.name, self.said)
+
+
+def marked_gains(
+    lines: Mapping[str, Sequence[Line]], columns: tuple[str, ...]
+) -> tuple[tuple[Block, ...], list[Estimate]]:
+    """Lines by the heading of their block, with what is shown among all their differences marked; and these."""
+    cells = [cell for of in lines.values() for line in of for cell in line.cells]
+    gains = [cell for cell in cells if isinstance(cell, Number) and cell.unit is Unit.GAIN]
+    shown = {id(cell) for cell, mark in zip(gains, shown_of([cell.found for cell in gains]), strict=True) if mark}
+
+    def marked(cell: Number | Text) -> Number | Text:
+        return dataclasses.replace(cell, marked=True) if isinstance(cell, Number) and id(cell) in shown else cell
+
+    blocks = (
+        Block(heading, columns, tuple(Line(line.label, tuple(map(marked, line.cells))) for line in of))
+        for heading, of in lines.items()
+    )
+    return tuple(blocks), [cell.found for cell in gains if cell.found]
 
 
 def caption(kind: str, name: str, said: Mapping[str, object]) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 
 from hpcseg import metrics
 from hpcseg.data.evenly import evenly
@@ -12,10 +10,10 @@ from hpcseg.records.collect import Records
 from hpcseg.records.groups import Group, against, alike_but, both_splits, training_label
 from hpcseg.records.observations import VALIDATION, WHOLE, headline_levels
 from hpcseg.records.row import EDGES, LEVELS, Row
-from hpcseg.report import paper, readings
+from hpcseg.report import own, paper, readings
 from hpcseg.report.measures import (
     SETS,
-    Measure,
+    Column,
     at,
     from_training,
     matched,
@@ -25,18 +23,8 @@ from hpcseg.report.measures import (
     repeated,
 )
 from hpcseg.report.paper_tables import batch_norm, table1, table2, weight_decay
-from hpcseg.report.statistics import FEWEST, Estimate, best, difference, estimate, median, shown_of, slope
-from hpcseg.report.table import Block, Line, Number, Table, Text, Unit
-
-
-@dataclass(frozen=True)
-class Column:
-    """What is measured of a group, and how it is written."""
-
-    measure: Measure
-    unit: Unit
-    ranked: bool = False
-    """The best of a block is marked."""
+from hpcseg.report.table import Block, Line, Number, Table, Text, Unit, marked_gains
+from hpcseg.statistics import FEWEST, Estimate, best, difference, estimate, median, slope
 
 
 def levels(records: Records) -> Table:
@@ -56,14 +44,14 @@ def classes(records: Records) -> Table:
         "precision": metrics.precision_per_class,
     }
     blocks: list[Block] = []
-    for place, value in enumerate(records.class_values):
+    for place, name_of_class in enumerate(records.class_names):
         columns = {
             f"{head}: {name}": Column(of_confusion(confusion, of_class(ratio, place)), Unit.RATIO)
             for head, confusion in SETS.items()
             for name, ratio in ratios.items()
             if name == "IoU" or head != WHOLE
         }
-        blocks += _by_group(records, columns, f", class {value}")
+        blocks += _by_group(records, columns, f", class {name_of_class}")
     mean = {f"{head}: IoU": Column(of_confusion(of, metrics.mean_iou), Unit.RATIO) for head, of in SETS.items()}
     return Table("classes", (*blocks, *_by_group(records, mean, ", mean of the classes")))
 
@@ -100,7 +88,7 @@ def edges(records: Records) -> Table:
         for name in EDGES:
             measure = repeated(lambda row, level=level, name=name: row.edges(level(row)).get(name))  # type: ignore[misc]
             where[f"{head}: {name}"] = Column(measure, Unit.SHARE if name.startswith("errors") else Unit.ERROR)
-    for place, value in enumerate(records.class_values):
+    for place, value in enumerate(records.class_names):
         for head, found, which in (("labels", "clean", 0), ("clean", "clean", 1), ("noisy", "noisy", 1)):
             part = of_class(lambda confusion, which=which: metrics.phase_fractions(confusion)[which], place)  # type: ignore[misc]
             phases[f"{head}: {value}"] = Column(of_confusion(SETS[found], part), Unit.SHARE)
@@ -148,7 +136,7 @@ def differences(records: Records) -> Table:
             heading = f"{group.config.data.tiles}, {group.config.data.split} split"
             cells = tuple(Number(one, Unit.GAIN) for one in gains)
             lines.setdefault(heading, []).append(Line(Text(names, group.id), cells))
-    blocks, found = _marked(lines, tuple(keys))
+    blocks, found = marked_gains(lines, tuple(keys))
     trends = []
     for name, least in (("100 % more noise", 0.0), ("the same, from the lowest fraction with noise", 1e-9)):
         slopes = [trend(records, key, least) for key in keys.values()]
@@ -194,24 +182,8 @@ def splits(records: Records) -> Table:
                 label = f"{shuffled.config.data.tiles}, {training_label(shuffled, records.differing)}"
                 cells = (*(Number(found, Unit.ERROR, source) for found, source in both), *gains)
                 lines.setdefault(head, []).append(Line(Text(label), cells))
-    blocks, found = _marked(lines, ("shuffled", "blocked", "blocked - shuffled", "the same, on the same slices"))
+    blocks, found = marked_gains(lines, ("shuffled", "blocked", "blocked - shuffled", "the same, on the same slices"))
     return Table("splits", blocks, {"number": len(found), "gap": records.gap})
-
-
-def _marked(lines: Mapping[str, Sequence[Line]], columns: tuple[str, ...]) -> tuple[tuple[Block, ...], list[Estimate]]:
-    """Lines by the heading of their block, with what is shown among all their differences marked; and these."""
-    cells = [cell for of in lines.values() for line in of for cell in line.cells]
-    gains = [cell for cell in cells if isinstance(cell, Number) and cell.unit is Unit.GAIN]
-    shown = {id(cell) for cell, mark in zip(gains, shown_of([cell.found for cell in gains]), strict=True) if mark}
-
-    def marked(cell: Number | Text) -> Number | Text:
-        return dataclasses.replace(cell, marked=True) if isinstance(cell, Number) and id(cell) in shown else cell
-
-    blocks = (
-        Block(heading, columns, tuple(Line(line.label, tuple(map(marked, line.cells))) for line in of))
-        for heading, of in lines.items()
-    )
-    return tuple(blocks), [cell.found for cell in gains if cell.found]
 
 
 TABLES: Mapping[str, Callable[[Records], Table]] = {
@@ -220,5 +192,6 @@ TABLES: Mapping[str, Callable[[Records], Table]] = {
     "edges": edges,
     "cost": cost,
     "readings": readings.readings,
+    **{one.__name__: one for one in (own.axes, own.compared, own.resources)},
 }
 """What a job file may name under report.tables."""

@@ -22,6 +22,7 @@ import torch
 
 from hpcseg.config import NoiseLevel
 from hpcseg.data.batches import NoisyTestSet, TileSet, TileSource, noisy_set, open_source
+from hpcseg.data.classes import IGNORED
 from hpcseg.data.evenly import evenly
 from hpcseg.data.store import read_info
 from hpcseg.errors import HpcsegError, IncompleteError
@@ -53,7 +54,7 @@ def make_baselines(
         on_set: told how many test sets of how many are done.
 
     Returns:
-        What is missing, and what is not of the cells' own tiles, one sentence each.
+        What is missing, one sentence each.
 
     Raises:
         IncompleteError: the run has no plan that can be read.
@@ -70,14 +71,7 @@ def make_baselines(
         except HpcsegError as error:
             missing.setdefault(str(error), []).append(one.words)
     on_set(len(wanted), len(wanted))
-    notes = [f"There are no baselines for {', '.join(those)}: {reason}" for reason, those in missing.items()]
-    stored = {one: found for one, file in files.items() if (found := read_baseline(file)) is not None}
-    if others := [one.words for one, found in stored.items() if found["split_sha256"] not in one.splits]:
-        notes.append(
-            f"The baselines for {', '.join(others)} are of the test tiles that this hpcseg draws. The cells, which "
-            "another one trained, were tested on other tiles."
-        )
-    return tuple(notes)
+    return tuple(f"There are no baselines for {', '.join(those)}: {reason}" for reason, those in missing.items())
 
 
 def _open(path: Path, wanted: TestSet, data_sha256: str) -> TileSource:
@@ -98,7 +92,7 @@ def _measure(source: TileSource, wanted: TestSet) -> dict[str, Any]:
     test = _some(source, source.split.test, _TEST_PIXELS)
     with _threads() as pool:
         commonest, filters, choices = _choose(_noisy(source, training, wanted), source, wanted, pool)
-        by_band, right = _count(source, test, wanted, commonest, filters, pool)
+        by_band, right, labelled = _count(source, test, wanted, commonest, filters, pool)
     return {
         "schema": SCHEMA,
         "data": dataclasses.asdict(wanted.data),
@@ -113,7 +107,7 @@ def _measure(source: TileSource, wanted: TestSet) -> dict[str, Any]:
         "filter": {"blurs_tried": list(BLURS), "choices": choices},
         "points": [
             {
-                **_level(level),
+                **level.as_record(),
                 "baseline": baseline,
                 "confusion": matrices.sum(0).tolist(),
                 "near_edge": near_edge(matrices),
@@ -121,7 +115,7 @@ def _measure(source: TileSource, wanted: TestSet) -> dict[str, Any]:
             for baseline, of_baseline in zip(_BASELINES, by_band, strict=True)
             for level, matrices in zip(wanted.levels, of_baseline, strict=True)
         ],
-        "slices": _by_slice(source, test, wanted, right),
+        "slices": _by_slice(source, test, wanted, right, labelled),
         "seconds": round(time.monotonic() - started, 3),
         "provenance": provenance.collect(
             device=device_facts(_CPU), command=provenance.command_line(), data_sha256=source.info.data_sha256
@@ -147,7 +141,7 @@ def _choose(
     """The commonest class of training tiles, a filter for each level, and what the record says about it."""
     grey, labels = source.info.grey, tiles.clean.labels.numpy()
     order = order_by_grey(tiles.clean.images[:, 0].numpy(), labels, source.classes)
-    commonest = int(np.bincount(labels.ravel(), minlength=source.classes).argmax())
+    commonest = int(np.bincount(labels[labels != IGNORED], minlength=source.classes).argmax())
 
     def smooth(blur: float) -> Iterator[np.ndarray]:
         return _smooth(tiles, wanted.levels, blur)
@@ -158,7 +152,7 @@ def _choose(
         filters.append(chosen)
         choices.append(
             {
-                **_level(level),
+                **level.as_record(),
                 "blur": chosen.blur,
                 "thresholds": [value if math.isfinite(value) else None for value in counts],
                 "classes_from_dark": list(order),
@@ -175,21 +169,23 @@ def _count(
     commonest: int,
     filters: list[GreyFilter],
     pool: ThreadPoolExecutor,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Counts of both baselines at L levels on K tiles: (2, L, BANDS, C, C), and (2, L, K) right pixels, int64."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of both baselines at L levels on K tiles: (2, L, BANDS, C, C), (2, L, K) right and (K,) labelled pixels."""
     step = max(1, _PIXELS_AT_ONCE // source.size**2)
     starts = range(0, len(rows), step)
 
-    def counted(start: int) -> tuple[np.ndarray, np.ndarray]:
+    def counted(start: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         tiles = _noisy(source, rows[start : start + step], wanted)
-        return _count_some(tiles, source.classes, wanted.levels, commonest, filters)
+        return *_count_some(tiles, source.classes, wanted.levels, commonest, filters), tiles.clean.labelled
 
     by_band = np.zeros((2, len(wanted.levels), BANDS, source.classes, source.classes), dtype=np.int64)
     right = np.zeros((2, len(wanted.levels), len(rows)), dtype=np.int64)
-    for start, (matrices, of_tiles) in zip(starts, pool.map(counted, starts), strict=True):
+    labelled = np.zeros(len(rows), dtype=np.int64)
+    for start, (matrices, of_tiles, known) in zip(starts, pool.map(counted, starts), strict=True):
         by_band += matrices
         right[:, :, start : start + step] = of_tiles
-    return by_band, right
+        labelled[start : start + step] = known
+    return by_band, right, labelled
 
 
 def _count_some(
@@ -197,12 +193,13 @@ def _count_some(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The same of some of the tiles."""
     labels = tiles.clean.labels.int()
+    known = labels != IGNORED
     places = (edge_bands(labels).int() * classes + labels) * classes
     by_band = np.zeros((2, len(levels), BANDS, classes, classes), dtype=np.int64)
     right = np.zeros((2, len(levels), len(labels)), dtype=np.int64)
 
     def count(baseline: int, index: int | slice, predicted: torch.Tensor) -> None:
-        counts = torch.bincount((places + predicted).flatten(), minlength=BANDS * classes**2)
+        counts = torch.bincount((places + predicted)[known], minlength=BANDS * classes**2)
         by_band[baseline, index] = counts.view(BANDS, classes, classes).numpy()
         right[baseline, index] = (predicted == labels).sum((1, 2)).numpy()
 
@@ -233,14 +230,16 @@ def _smooth(tiles: NoisyTestSet, levels: Sequence[NoiseLevel], blur: float) -> I
             yield _images(smoothed, level)
 
 
-def _by_slice(source: TileSource, rows: np.ndarray, wanted: TestSet, right: np.ndarray) -> list[dict[str, Any]]:
+def _by_slice(
+    source: TileSource, rows: np.ndarray, wanted: TestSet, right: np.ndarray, labelled: np.ndarray
+) -> list[dict[str, Any]]:
     """For each slice that the test tiles come from, their right pixels at the levels that tables show."""
     slices = source.tiles[rows, 0]
     shown = [(wanted.levels.index(level), level.key) for level in wanted.shown]
     return [
         {
             "slice": int(source.info.numbers[index]),
-            "pixels": int((slices == index).sum()) * source.size**2,
+            "pixels": int(labelled[slices == index].sum()),
             "right": {
                 baseline: {key: int(of_baseline[level, slices == index].sum()) for level, key in shown}
                 for baseline, of_baseline in zip(_BASELINES, right, strict=True)
@@ -256,10 +255,6 @@ def _noisy(source: TileSource, rows: np.ndarray, wanted: TestSet) -> NoisyTestSe
 
 def _images(tiles: NoisyTestSet, level: NoiseLevel) -> np.ndarray:
     return np.asarray(tiles.images(slice(None), level)[:, 0])
-
-
-def _level(level: NoiseLevel) -> dict[str, Any]:
-    return {"noise": level.model, "sigma": level.sigma, "fraction": level.fraction}
 
 
 def _some(source: TileSource, rows: np.ndarray, pixels: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The evaluation of one trained cell: evaluation.json, slices.jsonl and examples.npz. Runs on every rank."""
+"""The evaluation of one trained cell: evaluation.json, slices.jsonl and its pictures. Runs on every rank."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import nn
 from hpcseg import metrics
 from hpcseg.config import EvaluateConfig, NoiseLevel, Share
 from hpcseg.data.batches import TileSource, test_set
+from hpcseg.data.classes import IGNORED
 from hpcseg.data.evenly import evenly
 from hpcseg.data.grey import GreyScale
 from hpcseg.errors import HpcsegError
@@ -34,6 +35,8 @@ from hpcseg.segment.sweep import Sweep
 
 _EXAMPLES = 3
 """Tiles that are kept as pictures, evenly spaced over the test set."""
+_PICTURE_EDGE = 512
+"""The longest edge in pixels of the pictures of the best and the worst slice."""
 _NO_EDGE = 2**31
 """Stands for a slice that is taken whole, where the smallest edge of all ranks is wanted."""
 
@@ -108,8 +111,14 @@ def evaluate(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> bool:
     memory = peak_memory_mib(ranks)
     if ranks.is_main:
         by_band, right, interfaces = (counts.cpu().numpy() for counts in (sweep.by_band, sweep.right, sweep.interfaces))
-        by_slice = _by_slice(source, settings, right, dict(zip(whole.tolist(), slices.confusion.tolist(), strict=True)))
+        labelled = tiles.clean.labelled
+        lines = _by_slice(
+            source, settings, right, labelled, dict(zip(whole.tolist(), slices.confusion.tolist(), strict=True))
+        )
+        by_slice = "".join(json.dumps(line) + "\n" for line in lines)
         write_text(cell.folder.slices_file, by_slice)
+        if cell.config.data.normalise == "full-scale":
+            write_bytes(cell.folder.extremes_file, _extremes(source, lines, slices))
         if settings.examples:
             write_bytes(cell.folder.examples_file, _examples(source, settings, sweep, slices))
         else:
@@ -124,6 +133,7 @@ def evaluate(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> bool:
                 "model_sha256": model_sha256,
                 "test_tiles": len(tiles),
                 "class_values": list(source.info.class_values),
+                "class_names": list(source.info.class_names),
                 "grey": source.info.grey.as_dict(),
                 "points": [
                     _point(level, matrices, pairs, source.info.grey)
@@ -181,8 +191,9 @@ def _by_slice(
     source: TileSource,
     settings: EvaluateConfig,
     right: np.ndarray,
+    labelled: np.ndarray,
     whole: dict[int, list[list[int]]],
-) -> str:
+) -> list[dict[str, Any]]:
     """slices.jsonl: for each slice that test tiles come from, their right pixels at the levels that tables show."""
     levels = settings.levels()
     shown = [levels.index(level) for level in settings.headline_levels()]
@@ -192,13 +203,53 @@ def _by_slice(
         rows = tiles[:, 0] == index
         line: dict[str, Any] = {
             "slice": int(source.info.numbers[index]),
-            "pixels": int(rows.sum()) * source.size**2,
+            "pixels": int(labelled[rows].sum()),
             "right": {levels[level].key: int(right[level, rows].sum()) for level in shown},
         }
         if index in whole:
             line["whole"] = whole[index]
-        lines.append(json.dumps(line) + "\n")
-    return "".join(lines)
+        lines.append(line)
+    return lines
+
+
+def _extremes(source: TileSource, lines: list[dict[str, Any]], slices: WholeSlices) -> bytes:
+    """extremes.npz: the test slices with the largest and the smallest share of right pixels, without noise, in small.
+
+    Where whole slices are not counted, their test tiles say which these are.
+    """
+    clean = NoiseLevel(0.0).key
+    counts = [
+        (np.trace(line["whole"]), np.sum(line["whole"])) if "whole" in line else (line["right"][clean], line["pixels"])
+        for line in lines
+    ]
+    # Of a slice without a labelled pixel it is not known.
+    shares = [float(right) / float(pixels) if pixels else np.nan for right, pixels in counts]
+    if np.isnan(shares).all():
+        return _packed({})
+    places = [int(np.nanargmax(shares)), int(np.nanargmin(shares))]
+    step = -(-max(source.info.shape[1:]) // _PICTURE_EDGE)
+    pictures: dict[str, list[np.ndarray]] = {"images": [], "labels": [], "predictions": [], "errors": []}
+    for index in source.test_slices()[places].tolist():
+        image, label = source.read_slice(index)
+        predicted = slices.predict(image)
+        pictures["images"].append(_reduced(image, step).astype(image.dtype))
+        pictures["labels"].append(label[::step, ::step])
+        pictures["predictions"].append(predicted[::step, ::step])
+        pictures["errors"].append(_reduced((label != predicted) & (label != IGNORED), step).astype(np.float16))
+    numbers = [lines[place]["slice"] for place in places]
+    return _packed({**pictures, "numbers": numbers, "shares": [shares[place] for place in places]})
+
+
+def _reduced(values: np.ndarray, step: int) -> np.ndarray:
+    """(H, W) as means of blocks of step x step, those at the lower and right edge of what is there."""
+    rows, columns = (range(0, length, step) for length in values.shape)
+
+    def sums(of: np.ndarray) -> np.ndarray:
+        summed: np.ndarray = np.add.reduceat(np.add.reduceat(of, rows, 0), columns, 1)
+        return summed
+
+    means: np.ndarray = sums(values.astype(np.float64)) / sums(np.ones(values.shape))
+    return means
 
 
 def _examples(source: TileSource, settings: EvaluateConfig, sweep: Sweep, slices: WholeSlices) -> bytes:
@@ -228,6 +279,10 @@ def _examples(source: TileSource, settings: EvaluateConfig, sweep: Sweep, slices
             "slice_label": label,
             "slice_prediction": slices.predict(image),
         }
+    return _packed(arrays)
+
+
+def _packed(arrays: Mapping[str, Any]) -> bytes:
     packed = io.BytesIO()
     np.savez_compressed(packed, **arrays)
     return packed.getvalue()
@@ -237,11 +292,8 @@ def _point(level: NoiseLevel, by_band: np.ndarray, interfaces: np.ndarray, grey:
     """One noise level of evaluation.json: the counts, and for readers of the file what follows from them."""
     confusion = by_band.sum(0)
     return {
-        "noise": level.model,
-        "sigma": level.sigma,
+        **level.as_record(),
         **({"sigma_counts": grey.counts(level.sigma)} if isinstance(level.sigma, Share) else {}),
-        "fraction": level.fraction,
-        **({"batch_norm_tiles": level.norm_tiles} if level.norm_tiles else {}),
         "confusion": confusion.tolist(),
         "near_edge": near_edge(by_band),
         "interfaces": interfaces.tolist(),

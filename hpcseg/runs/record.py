@@ -20,6 +20,7 @@
                    evaluation.json     exists when the evaluation is finished
                    slices.jsonl        right pixels and whole slices' confusion matrices, one line per test slice
                    examples.npz        pictures of some test tiles and of a slice, where the cell keeps them
+                   extremes.npz        pictures of the best and of the worst test slice, of a bounded size
                    failure.json        why the last attempt ended, if it failed
 
 The small files of a cell are a complete record: `hpcseg report --publish` copies exactly them.
@@ -35,7 +36,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpcseg.errors import IncompleteError
+from hpcseg.config import NoiseLevel
+from hpcseg.errors import ConfigError, IncompleteError
 from hpcseg.files import write_bytes
 
 SCHEMA = 1
@@ -103,6 +105,10 @@ class CellFolder:
         return self.path / "examples.npz"
 
     @property
+    def extremes_file(self) -> Path:
+        return self.path / "extremes.npz"
+
+    @property
     def failure_file(self) -> Path:
         return self.path / "failure.json"
 
@@ -114,7 +120,7 @@ class CellFolder:
         """The small files that make up the cell's published record."""
         return (
             *(self.config_file, self.metrics_file, self.events_file, self.training_file),
-            *(self.evaluation_file, self.slices_file, self.examples_file),
+            *(self.evaluation_file, self.slices_file, self.examples_file, self.extremes_file),
         )
 
 
@@ -240,7 +246,9 @@ def read_baseline(path: Path) -> dict[str, Any] | None:
         for types, parts in ((_POINT, content["points"]), (_SLICE, content["slices"])):
             for part in parts:
                 check_types(part, types)
-    except (IncompleteError, TypeError, ValueError):
+        for point in content["points"]:
+            NoiseLevel.from_record(point)
+    except (IncompleteError, ConfigError, KeyError, TypeError, ValueError):
         return None
     return content if content.get("schema") == SCHEMA else None
 

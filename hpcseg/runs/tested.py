@@ -35,8 +35,6 @@ class TestSet:
     """These, and those of sweeps."""
     data_file: Path
     """The packed file of the plan."""
-    splits: frozenset[str]
-    """SHA-256 of the split that each cell was trained on: one, unless some were trained by another hpcseg."""
 
     @property
     def words(self) -> str:
@@ -66,20 +64,18 @@ def test_sets(cells: Iterable[Cell]) -> list[TestSet]:
 
     Where tiles are normalised by their own grey values, thresholds of grey would be of something else in every tile.
     """
-    members: dict[tuple[DataConfig, int], list[tuple[Cell, str, Path]]] = {}
+    members: dict[tuple[DataConfig, int], list[tuple[Cell, Path]]] = {}
     for cell in cells:
         # A record that cannot be read is a hole of the report, which says so itself.
         with contextlib.suppress(IncompleteError):
             if cell.evaluated() and cell.config.data.normalise == "full-scale":
-                split = str(read_json(cell.folder.training_file).get("split_sha256"))
                 key = (cell.config.data, cell.config.evaluate.seed)
-                members.setdefault(key, []).append((cell, split, _data_file(cell)))
+                members.setdefault(key, []).append((cell, _data_file(cell)))
     return [
         TestSet(
             *key,
-            *_levels(cell.config.evaluate for cell, _, _ in same),
-            data_file=same[0][2],
-            splits=frozenset(split for _, split, _ in same),
+            *_levels(cell.config.evaluate for cell, _ in same),
+            data_file=same[0][1],
         )
         for key, same in members.items()
     ]
@@ -109,5 +105,4 @@ def holds(stored: Mapping[str, Any] | None, wanted: TestSet, data_sha256: str) -
     """Whether a file has all that is wanted of these data."""
     if stored is None or stored["data_sha256"] != data_sha256 or not describes(stored["data"], wanted.data):
         return False
-    there = {(point.get("noise"), point.get("sigma"), point.get("fraction")) for point in stored["points"]}
-    return there >= {(level.model, level.sigma, level.fraction) for level in wanted.levels}
+    return set(map(NoiseLevel.from_record, stored["points"])) >= set(wanted.levels)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from hpcseg.data.classes import IGNORED
 from hpcseg.learn.evaluate import count_confusion, count_values
 from hpcseg.metrics import EDGE_DISTANCES
 
@@ -26,7 +27,8 @@ def edge_bands(labels: torch.Tensor) -> torch.Tensor:
     """
     near = torch.zeros(labels.shape, dtype=torch.bool, device=labels.device)
     for before, after in _NEIGHBOURS:
-        differ = labels[before] != labels[after]
+        # Where a label ends for want of a field of view is no edge.
+        differ = (labels[before] != labels[after]) & (labels[before] != IGNORED) & (labels[after] != IGNORED)
         near[before] |= differ
         near[after] |= differ
     bands = torch.zeros(labels.shape, dtype=torch.int64, device=labels.device)
@@ -45,20 +47,22 @@ def count_by_band(labels: torch.Tensor, predicted: torch.Tensor, bands: torch.Te
     """(BANDS, C, C) int64: a confusion matrix of the pixels of each band; their sum is that of all pixels.
 
     Args:
-        labels: (..., H, W) int64 class indices.
+        labels: (..., H, W) int64 class indices; pixels of `IGNORED` are not counted.
         predicted: the same shape, int64.
         bands: the same shape, of `edge_bands`.
         classes: C.
     """
     values = (bands * classes + labels) * classes + predicted
-    return count_values(values, BANDS * classes**2).view(BANDS, classes, classes)
+    kinds = BANDS * classes**2
+    values = torch.where(labels != IGNORED, values, kinds)
+    return count_values(values, kinds + 1)[:-1].view(BANDS, classes, classes)
 
 
 def count_interfaces(pixels: torch.Tensor, classes: int) -> torch.Tensor:
     """(C, C) int64, upper triangular: neighbouring pixels of classes a < b, up and down and left and right, in [a, b].
 
     Args:
-        pixels: (..., H, W) int64 class indices.
+        pixels: (..., H, W) int64 class indices; where one of two neighbours is `IGNORED`, there is no interface.
         classes: C.
     """
     below, right = (count_confusion(pixels[before], pixels[after], classes) for before, after in _NEIGHBOURS)

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from scipy import ndimage
 
+from hpcseg.data.classes import IGNORED
+
 BLURS = (0.0, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 3.4, 4.0, 4.8, 5.7, 8.0)
 """Standard deviations in pixels that are tried; 0: no blur."""
 _BINS = 1024
@@ -54,8 +56,9 @@ def order_by_grey(images: np.ndarray, labels: np.ndarray, classes: int) -> tuple
         labels: (B, S, S) class indices.
         classes: C.
     """
-    pixels = np.bincount(labels.ravel(), minlength=classes)
-    sums = np.bincount(labels.ravel(), weights=images.ravel(), minlength=classes)
+    known = labels != IGNORED
+    pixels = np.bincount(labels[known], minlength=classes)
+    sums = np.bincount(labels[known], weights=images[known], minlength=classes)
     means = np.divide(sums, pixels, out=np.full(classes, np.inf), where=pixels > 0)
     return tuple(np.argsort(means, kind="stable").tolist())
 
@@ -77,22 +80,23 @@ def fit_filters(
     Returns:
         Of each level the filter, of equals the first, and its accuracy on these tiles, 0..1.
     """
-    offsets = labels.astype(np.int32) * _BINS
+    known = labels != IGNORED
+    offsets = labels[known].astype(np.int32) * _BINS
 
     def fitted(blur: float) -> list[tuple[tuple[float, ...], int]]:
-        return [_fit_thresholds(values, offsets, order) for values in smooth(blur)]
+        return [_fit_thresholds(values[known], offsets, order) for values in smooth(blur)]
 
     filters = []
     for of_level in zip(*each(fitted, BLURS), strict=True):
         blur, (thresholds, right) = max(zip(BLURS, of_level, strict=True), key=lambda one: one[1][1])
-        filters.append((GreyFilter(blur, thresholds, order), right / labels.size))
+        filters.append((GreyFilter(blur, thresholds, order), right / offsets.size))
     return filters
 
 
 def _fit_thresholds(values: np.ndarray, offsets: np.ndarray, order: tuple[int, ...]) -> tuple[tuple[float, ...], int]:
-    """The C - 1 thresholds, and how many pixels they classify right; `offsets` are labels times `_BINS`, int32."""
+    """The C - 1 thresholds, and how many of (P,) pixels they classify right; `offsets`: labels times `_BINS`, int32."""
     # Some pixels say well enough where the bins begin and end; an odd step goes through all columns.
-    low, high = np.quantile(values.reshape(-1)[:: values.size // _ENOUGH | 1], _ENDS).tolist()
+    low, high = np.quantile(values[:: values.size // _ENOUGH | 1], _ENDS).tolist()
     width = (high - low) / _BINS or 1.0
     places = values - np.float32(low)
     places /= np.float32(width)

@@ -10,6 +10,7 @@ from torch import nn
 
 from hpcseg.config import NoiseLevel
 from hpcseg.data.batches import EVALUATION_CHUNK, NoisyTestSet, evaluation_chunks
+from hpcseg.data.classes import IGNORED
 from hpcseg.learn.evaluate import folded, scores_of, with_batch_statistics
 from hpcseg.segment.edges import BANDS, count_by_band, count_interfaces, edge_bands
 
@@ -66,7 +67,8 @@ class Sweep:
         predicted, labels = self.predict(rows, self._levels[level])
         self.by_band[level] += count_by_band(labels, predicted, self._bands_of(rows, labels), classes)
         self.right[level, rows] = (predicted == labels).sum((1, 2))
-        self.interfaces[level] += count_interfaces(predicted, classes)
+        # Where the labels say nothing, interfaces of the predictions would have nothing to stand beside.
+        self.interfaces[level] += count_interfaces(predicted.masked_fill(labels == IGNORED, IGNORED), classes)
         if level == 0:
             self.label_interfaces += count_interfaces(labels, classes)
 

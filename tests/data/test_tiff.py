@@ -12,7 +12,7 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpcseg.data.tiff import check_images, find_pages, pair
+from hpcseg.data.tiff import as_grey_values, find_pages, pair
 from hpcseg.errors import DatasetError
 
 COMPRESSIONS = (None, "packbits", "lzw", "zlib", "jpegxl")
@@ -226,20 +226,20 @@ def test_pixels_that_cannot_be_decoded_are_refused_with_the_files_name(tmp_path)
         find_pages(tmp_path)[0].read()
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_grey_values_that_are_no_numbers_are_refused_with_the_files_name(tmp_path, value):
+@pytest.mark.parametrize("value", [np.inf, -np.inf])
+def test_grey_values_that_are_infinite_are_refused_with_the_files_name(tmp_path, value):
     stack = slices(1, "float32")
     stack[0, 5, 6] = value
     page = find_pages(write_folder(tmp_path, stack))[0]
-    with pytest.raises(DatasetError, match=r"slice001.tif holds NaN or infinite"):
+    with pytest.raises(DatasetError, match=r"slice001.tif holds infinite values"):
         page.read()
 
 
-@pytest.mark.parametrize("dtype", ["int16", "uint32", "float64", "bool"])
+@pytest.mark.parametrize("dtype", ["int8", "uint32", "int32", "bool"])
 def test_grey_values_of_other_types_are_refused(tmp_path, dtype):
     pages = find_pages(write_folder(tmp_path, np.ones((1, 4, 5), dtype=dtype)))
     with pytest.raises(DatasetError, match=rf"slice001.tif holds {dtype} grey values"):
-        check_images(pages)
+        as_grey_values(pages)
 
 
 @pytest.mark.parametrize("photometric", ["rgb", "minisblack"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from test_report_groups import JOB, column, finish_with_slices, labels, marked, split_run
-from test_report_records import TINY_JOB, finish, plan, tiny_run
+from test_report_records import OWN_JOB, finish, plan, tiny_run
 
 from hpcseg.records.collect import collect
 from hpcseg.report.answers import answers
@@ -30,7 +30,7 @@ def planned(tmp_path, questions, *, grid=JOB):
 
 
 def test_a_job_names_its_answers_and_own_words_stand_before_them(tmp_path):
-    grid = tiny_run(tmp_path / "run", asking(TINY_JOB.partition("[[grid]]")[0], "Why?", "reproduced") + SMALL)
+    grid = tiny_run(tmp_path / "run", asking(OWN_JOB.partition("[[grid]]")[0], "Why?", "reproduced") + SMALL)
     own, ours = answers(collect(grid.run))
     assert (own.question, own.text) == ("Why?", "")
     assert ours.question == "How near are these numbers to the paper's?" and ours.where == "table2"

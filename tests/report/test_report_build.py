@@ -14,7 +14,7 @@ import matplotlib
 import matplotlib.image
 import numpy as np
 import pytest
-from test_report_records import TINY_JOB, finish, plan, tiny_run
+from test_report_records import OWN_JOB, TINY_JOB, finish, plan, tiny_run
 from test_report_tables import baselines
 from typer.testing import CliRunner
 
@@ -23,8 +23,9 @@ from hpcseg.config import Share
 from hpcseg.errors import ConfigError
 from hpcseg.jobfile import find_job, load_job
 from hpcseg.records.collect import collect
+from hpcseg.report import curves
 from hpcseg.report.build import build_report, publish
-from hpcseg.report.curves import figure3, figure7, so_far
+from hpcseg.report.curves import figure3, figure7
 from hpcseg.report.figures import draw
 from hpcseg.runs.grid import Cell, Grid, write_plan
 from hpcseg.runs.grid import plan as planned
@@ -168,8 +169,8 @@ def test_a_figure_without_data_is_a_hole_and_its_old_files_go(tmp_path):
 
 @pytest.mark.parametrize("kind", ["tables", "figures"])
 def test_an_unknown_report_name_is_refused_with_the_valid_ones(tmp_path, kind):
-    grid = tiny_run(tmp_path / "run", TINY_JOB + f'[report]\n{kind} = ["table9"]\n')
-    with pytest.raises(ConfigError, match=r"table9.*(table1, table2|cost, figure1, figure3, figure4)"):
+    grid = tiny_run(tmp_path / "run", OWN_JOB + f'[report]\n{kind} = ["table9"]\n')
+    with pytest.raises(ConfigError, match=r"table9.*(table1, table2|best_and_worst, cost, epochs, figure1, figure3)"):
         build_report(grid.run, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -181,7 +182,7 @@ def test_the_answers_are_told_before_the_numbers(tmp_path):
 
 
 def test_a_job_chooses_its_tables_and_figures(tmp_path):
-    grid = tiny_run(tmp_path / "run", TINY_JOB + '[report]\ntables = ["table1"]\nfigures = []\n')
+    grid = tiny_run(tmp_path / "run", OWN_JOB + '[report]\ntables = ["table1"]\nfigures = []\n')
     assert [hole.subject for hole in build_report(grid.run, tmp_path / "out").content.holes] == ["baselines"]
     assert names(tmp_path / "out") == ["cells.csv", "report.html", "table1.csv", "tables.md"]
 
@@ -206,18 +207,18 @@ def test_in_the_middle_of_a_run_there_are_holes_and_the_curves_so_far(tmp_path):
     reasons = {hole.subject: hole.reason for hole in report.content.holes}
     assert reasons[grid.cells[0].id] == "it is started, but not finished."
     assert reasons[grid.cells[1].id] == "it is not started."
-    assert matplotlib.image.imread(tmp_path / "out" / "so_far.png").std() > 0
-    drawn = so_far(collect(grid.run)).figure
+    assert matplotlib.image.imread(tmp_path / "out" / "epochs.png").std() > 0
+    drawn = curves.epochs(collect(grid.run)).figure
     loss, wrong = (axes.lines[0].get_xydata().tolist() for axes in drawn.axes)
     assert loss == [[1, 0.9], [2, 0.5], [3, 0.4]]
     assert wrong == [[1, pytest.approx(10)], [2, pytest.approx(10)], [3, pytest.approx(10)]]
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "Loss and errors per epoch so far" in page and "it is started, but not finished." in page
+    assert "Loss and validation per epoch" in page and "it is started, but not finished." in page
 
     for cell in grid.cells:
         finish(cell, lambda *_: 990)
     build_report(grid.run, tmp_path / "out")
-    assert not (tmp_path / "out" / "so_far.png").exists(), "a finished run has its own curves"
+    assert not (tmp_path / "out" / "epochs.png").exists(), "the job asks for none"
 
 
 @pytest.mark.parametrize("job", sorted(path.stem for path in JOBS.glob("*.toml")))
@@ -227,7 +228,7 @@ def test_every_shipped_job_has_a_report_before_a_cell_is_finished(tmp_path, job)
     epochs(grid.cells[-1], [0.9, 0.5])
     report = build_report(grid.run, tmp_path / "out")
     assert {cell.id for cell in grid.cells} <= {hole.subject for hole in report.content.holes}
-    assert tmp_path / "out" / "so_far.svg" in report.written
+    assert tmp_path / "out" / "epochs.svg" in report.written
 
 
 def test_a_published_folder_rebuilds_the_same_csvs_byte_for_byte(tmp_path, monkeypatch):

@@ -59,7 +59,7 @@ def run(tmp_path_factory) -> RunFolder:
     return RunFolder(folder / "runs" / "pictures")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", (*NAMES, "best_and_worst"))
 def test_every_figure_is_drawn_and_the_same_records_give_the_same_bytes(run, name):
     once, again = (draw(name, collect(run)) for _ in range(2))
     assert once.holes == ()
@@ -88,6 +88,25 @@ def test_the_captions_say_which_model_it_is_and_that_the_papers_is_another(run, 
     (copy / "grid.json").write_text(json.dumps(plan))
     caption = draw("figure9", collect(RunFolder(copy))).caption
     assert "Model: large, blocked, 0 % noise" in caption and "The paper shows" not in caption
+
+
+def test_the_best_and_the_worst_slice_stand_under_each_other_with_their_shares(run):
+    records = collect(run)
+    figure = PICTURES["best_and_worst"](records).figure
+    named = [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()]
+    assert [text.split()[0] for text in named] == ["best:", "worst:"]
+    row = max(records.rows, key=lambda row: row.test_accuracy(row.config.evaluate.levels()[0]))
+    numbers = [f"slice {number}" for number in row.pictures(extremes=True)["numbers"]]
+    assert [text.split(": ")[1] for text in named] == numbers
+
+
+def test_a_run_of_before_they_were_kept_lacks_them_and_says_how_to_have_them(run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run.path, copy)
+    for file in copy.rglob("extremes.npz"):
+        file.unlink()
+    (hole,) = draw("best_and_worst", collect(RunFolder(copy))).holes
+    assert "extremes.npz" in hole.reason and "Delete its evaluation.json" in hole.remedy
 
 
 def test_a_picture_is_a_png_and_the_page_has_what_is_smallest(run):

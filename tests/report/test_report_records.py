@@ -17,12 +17,12 @@ from hpcseg.records.collect import Records, collect
 from hpcseg.records.groups import group_label
 from hpcseg.records.row import Hole
 from hpcseg.report.measures import at
-from hpcseg.report.statistics import estimate
 from hpcseg.runs.grid import Cell, Grid, read_grid, write_plan
 from hpcseg.runs.record import RunFolder, write_json
+from hpcseg.statistics import estimate
 
 DATA, NUMERICS, CODE = "d" * 64, 7, "c" * 64
-TINY_JOB = """
+OWN_JOB = """
 title = "Tiny"
 [train]
 width = 8
@@ -34,6 +34,10 @@ sweep_step = 10000
 data.tiles = "small"
 train.noise_fraction = [0.0, 0.5]
 """
+"""Without [report], as a user's own."""
+THE_PAPERS = '[report]\ntables = ["table1", "table2"]\nfigures = ["figure3", "figure7"]\n'
+TINY_JOB = OWN_JOB.replace("[[grid]]", f"{THE_PAPERS}[[grid]]")
+"""With the paper's tables and figures."""
 
 Accuracy = Callable[[CellConfig, float | None], int]
 """A cell's right pixels of 1000: at a sigma of the test noise, or for None in validation."""
@@ -305,7 +309,7 @@ def test_of_two_groups_that_claim_one_place_the_first_of_the_job_has_it_and_the_
 @pytest.mark.parametrize("width", [8, 16])
 def test_the_job_says_which_cells_fill_the_papers_tables(tmp_path, width):
     chosen = f'[report]\ncells = ["train.width={width}"]\n'
-    records = collect(tiny_run(tmp_path / "run", TINY_JOB.partition("[[grid]]")[0] + chosen + WIDTHS).run)
+    records = collect(tiny_run(tmp_path / "run", OWN_JOB.partition("[[grid]]")[0] + chosen + WIDTHS).run)
     (group,) = records.positions.values()
     assert group.config.train.width == width
 
@@ -313,7 +317,7 @@ def test_the_job_says_which_cells_fill_the_papers_tables(tmp_path, width):
 @pytest.mark.parametrize("setting", ["train.witdh=8", "train.width"])
 def test_cells_that_are_no_setting_are_refused(tmp_path, setting):
     records = collect(
-        tiny_run(tmp_path / "run", TINY_JOB.replace("[[grid]]", f'[report]\ncells = ["{setting}"]\n[[grid]]', 1)).run
+        tiny_run(tmp_path / "run", OWN_JOB.replace("[[grid]]", f'[report]\ncells = ["{setting}"]\n[[grid]]', 1)).run
     )
     with pytest.raises(ConfigError, match=r"must be SECTION\.KEY=VALUE"):
         _ = records.positions

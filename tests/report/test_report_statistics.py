@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from hpcseg.report.statistics import (
+from hpcseg.statistics import (
     Estimate,
     Repetition,
     best,

@@ -180,14 +180,6 @@ def test_without_the_data_or_with_other_data_it_says_so_and_makes_nothing(tmp_pa
     assert not made.baselines.exists()
 
 
-def test_a_run_whose_cells_had_other_tiles_is_told_so_every_time(tmp_path, tiny_dataset):
-    made = finished_run(tmp_path / "run", tiny_dataset, CellConfig(data=LARGE), split="another")
-    for _ in range(2):
-        (note,) = make_baselines(made)
-        assert note.startswith("The baselines for 2x2 shuffled are of the test tiles that this hpcseg draws.")
-    assert len(read_baselines(made)) == 1
-
-
 def two_phases(folder: Path, dtype: type, *, values: tuple[float, float] = (-20.0, -50.0)) -> Path:
     """A packed file of 8 slices with two phases, of which the first is the brighter one; one pixel is hot."""
     rng = np.random.default_rng(4)
@@ -237,7 +229,8 @@ def test_of_large_sets_and_fine_sweeps_some_are_taken_evenly(tmp_path, tiny_data
 
 def test_the_command_makes_them_before_the_report_and_publishes_them(tmp_path, tiny_dataset, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("tiny.toml").write_text('[train]\nwidth = 2\ndepth = 1\nepochs = 1\n[[grid]]\ndata.tiles = "small"\n')
+    asks = '[report]\ntables = ["table2"]\n'
+    Path("tiny.toml").write_text(asks + '[train]\nwidth = 2\ndepth = 1\nepochs = 1\n[[grid]]\ndata.tiles = "small"\n')
     command = ("train", "*", "--job", "tiny.toml", "--data", tiny_dataset)
     assert hpcseg(*command).exit_code == 0
     made = RunFolder(Path("runs/tiny"))

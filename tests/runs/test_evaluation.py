@@ -63,6 +63,11 @@ def source(cell):
     return open_source(cell.folder.path / config["data_file"], DataConfig(**config["data"]))
 
 
+def arrays(file: Path) -> dict[str, np.ndarray]:
+    with np.load(file) as content:
+        return dict(content)
+
+
 def test_every_level_counts_every_test_pixel(cell, source):
     record = json.loads(cell.folder.evaluation_file.read_text())
     pixels = len(source.split.test) * 24 * 24
@@ -114,6 +119,34 @@ def test_the_pictures_are_test_tiles_and_a_test_slice_with_their_predictions(cel
     whole = {line["slice"]: line["whole"] for line in map(json.loads, cell.folder.slices_file.read_text().splitlines())}
     right = np.trace(whole[int(pictures["slice_number"])])
     assert (pictures["slice_prediction"] == labels).sum() == right
+
+
+def test_the_best_and_the_worst_test_slice_are_kept_with_their_errors(cell, source):
+    pictures = arrays(cell.folder.extremes_file)
+    lines = [json.loads(line) for line in cell.folder.slices_file.read_text().splitlines()]
+    right = {line["slice"]: np.trace(line["whole"]) / (50 * 50) for line in lines}
+    assert [right[int(number)] for number in pictures["numbers"]] == [max(right.values()), min(right.values())]
+    np.testing.assert_allclose(pictures["shares"], [max(right.values()), min(right.values())])
+    np.testing.assert_allclose(1 - pictures["errors"].mean((1, 2), dtype=np.float64), pictures["shares"])
+    np.testing.assert_array_equal(pictures["errors"], pictures["labels"] != pictures["predictions"])
+    for number, image in zip(pictures["numbers"].tolist(), pictures["images"], strict=True):
+        np.testing.assert_array_equal(image, source.read_slice(source.info.numbers.tolist().index(number))[0])
+
+
+def test_the_pictures_of_large_slices_are_made_smaller_and_keep_all_errors(cell, tmp_path, monkeypatch):
+    whole = arrays(cell.folder.extremes_file)
+    monkeypatch.setattr("hpcseg.runs.evaluation._PICTURE_EDGE", 20)
+    monkeypatch.chdir(cell.folder.path.parents[3])
+    cell.folder.evaluation_file.unlink()
+    assert hpcseg("train", "*", "--job", "all.toml").exit_code == 0
+    small = arrays(cell.folder.extremes_file)
+    # Blocks of 3 x 3 pixels: 17 of them over 50, the last with two rows or columns.
+    assert small["images"].shape == small["labels"].shape == (2, 17, 17)
+    sizes = np.array([3] * 16 + [2])
+    weights = np.outer(sizes, sizes)
+    found = (small["errors"].astype(np.float64) * weights).sum((1, 2))
+    # Of float16, with 11 digits, at most 1 in 2048 of each block's 9 pixels is lost.
+    np.testing.assert_allclose(found, whole["errors"].sum((1, 2), dtype=np.float64), rtol=1 / 2048)
 
 
 def test_an_evaluation_without_pictures_takes_old_ones_away_and_trains_nothing_again(cell, monkeypatch):

@@ -1,4 +1,4 @@
-"""Repetitions of a measure in; means, spreads and intervals out. The only place of a report that computes one.
+"""Repetitions of a measure in; means, spreads and intervals out. The only place that computes one.
 
 A repetition is one training, of one seed and one position of the split. Two chances can move a mean over them: another
 training, and another stretch of slices. An interval holds both, as two variances of the mean that are estimated apart:

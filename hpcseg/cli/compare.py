@@ -1,0 +1,40 @@
+"""The verb `compare`: runs, or the variants of one, side by side in one report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hpcseg.cli import console
+from hpcseg.cli.options import AsJson
+from hpcseg.cli.report import report_answer, show_report
+from hpcseg.cli.runs import RUNS
+
+
+def compare(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN [RUN]...",
+            help="Folders of runs, or their names in runs/. One alone: its variants by --set, side by side.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the report goes.")] = Path("comparison"),
+    as_json: AsJson = False,
+) -> None:
+    """Put runs of the same data, or the variants of one run, into one report: what differs, and what it brings."""
+    from hpcseg.report.build import compare as build_comparison
+    from hpcseg.runs.record import RunFolder
+
+    folders = {name: RunFolder(_folder(name)) for name in dict.fromkeys(name.rstrip("/") for name in runs)}
+    with console.json_answer(as_json) as answer:
+        built = build_comparison(folders, out)
+        answer.update({"runs": [str(one.path) for one in folders.values()], **report_answer(built, (), built.written)})
+        show_report(built, (), built.written)
+
+
+def _folder(name: str) -> Path:
+    """A run as it was named: its folder, or what it is called in runs/."""
+    return RUNS / name if not Path(name).exists() and (RUNS / name).exists() else Path(name)

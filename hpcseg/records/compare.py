@@ -1,0 +1,105 @@
+"""Several runs, or the variants of one, as the records of one report."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+
+from hpcseg.config import ReportConfig
+from hpcseg.errors import ConfigError, IncompleteError
+from hpcseg.numerics import describe_code
+from hpcseg.records.collect import Records, collect, read_row
+from hpcseg.records.groups import grouped
+from hpcseg.records.row import Row
+from hpcseg.runs.grid import read_cell
+from hpcseg.runs.record import RunFolder, read_json
+
+_REPORT = ReportConfig(tables=("compared", "axes", "resources"))
+_AS_IN_THE_JOB = "as in the job file"
+
+
+def collect_to_compare(runs: Mapping[str, RunFolder]) -> Records:
+    """The records of runs side by side: one group per run and setting. Cells of both are in both.
+
+    Args:
+        runs: by what the report calls them. One alone is compared within itself: the variants that were made of it with
+            `--set`, whose cells lie in one folder, whether or not its job lists them still.
+
+    Raises:
+        ConfigError: the runs are of other data, or there is nothing to compare.
+        IncompleteError: a folder has no grid.json that this version can read.
+    """
+    found = {name: collect(run) for name, run in runs.items()}
+    first = next(iter(found.values()))
+    _check_data(found)
+    notes = [note for one in found.values() for note in one.notes]
+    if len(found) == 1:
+        variants, notes = _variants(first)
+    else:
+        variants = {name: list(one.rows) for name, one in found.items()}
+        code = {name: describe_code(one.plan, digits=8) for name, one in found.items()}
+        if len(set(code.values())) > 1:
+            listed = ", ".join(f"{name} with {text}" for name, text in code.items())
+            notes.append(f"Computed otherwise, which may be what differs: {listed}.")
+    rows: dict[str, Row] = {}
+    for row in (row for of in variants.values() for row in of):
+        rows.setdefault(row.id, row)
+    groups = [grouped([rows[row.id] for row in of], name) for name, of in variants.items()]
+    flattened = tuple(group for of in groups for group in of)
+    if len(flattened) < 2:
+        raise ConfigError(
+            f"{first.run.path} has cells of one setting only, so there is nothing to compare. Name several runs, or "
+            "make variants with `hpcseg grid --set SECTION.KEY=VALUE` first."
+        )
+    title = f"{' and '.join(found)} compared" if len(found) > 1 else f"Variants of {next(iter(found))}"
+    plan = {**first.plan, "title": title}
+    return Records(first.run, plan, _REPORT, tuple(rows.values()), flattened, tuple(dict.fromkeys(notes)))
+
+
+def _check_data(found: Mapping[str, Records]) -> None:
+    hashes = {name: str(one.plan["data_sha256"])[:8] for name, one in found.items()}
+    if len(set(hashes.values())) > 1:
+        listed = ", ".join(f"{name} of {sha256}" for name, sha256 in hashes.items())
+        raise ConfigError(
+            f"These runs are of other data, by their hashes ({listed}), so they were tested on other pixels and their "
+            "differences would say nothing. Compare runs of one packed file."
+        )
+
+
+def _variants(records: Records) -> tuple[dict[str, list[Row]], list[str]]:
+    """All cells of a run by the `--set` options that they were first planned with; and what was left out."""
+    listed = {row.id for row in records.rows}
+    others, unread = list[Row](), list[str]()
+    for folder in records.run.cell_folders():
+        if folder.id not in listed:
+            try:
+                row = read_row(read_cell(folder), records.plan)
+            except (ConfigError, IncompleteError):
+                row = None
+            if row is None or row.training is None:
+                unread.append(folder.id)
+            else:
+                others.append(row)
+    variants: dict[str, list[Row]] = {}
+    for row in (*records.rows, *others):
+        variants.setdefault(_planned_with(row), []).append(row)
+    left_out = "cell folders were left out, since they are not trained, or of other code or other data"
+    notes = [f"{len(unread)} {left_out}: {', '.join(unread)}."] if unread else []
+    return (variants if len(variants) > 1 else {"": list(records.rows) + others}), notes
+
+
+def _planned_with(row: Row) -> str:
+    """The `--set` options of the command that planned a cell first."""
+    try:
+        words = shlex.split(str(read_json(row.cell.folder.config_file).get("command")))
+    except (IncompleteError, ValueError):
+        words = []
+    return ", ".join(_values(words)) or _AS_IN_THE_JOB
+
+
+def _values(words: Sequence[str]) -> Iterable[str]:
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word == "--set":
+            yield following
+        elif word.startswith("--set="):
+            yield word.removeprefix("--set=")
