@@ -251,7 +251,7 @@ def show(record: dict[str, Any], out: Path) -> None:
     every = record["asked"].get("every")
     slices = f"{record['input']['slices']} slices" + (f" (one of {every})" if every else "")
     speed = f", {record['slices_per_second']:g} slices/s" if record["slices_per_second"] else ""
-    console.stdout.print(f"{slices} slices in {record['seconds']:.1f} s{speed} on {', '.join(record['devices'])}")
+    console.stdout.print(f"{slices} in {record['seconds']:.1f} s{speed} on {', '.join(record['devices'])}")
     console.stdout.print(f"Phase fractions (class: share of pixels): {shares}")
     for name in (*record["files"], "prediction.json"):
         console.stdout.print(f"wrote {out / name}")
