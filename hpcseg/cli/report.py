@@ -36,14 +36,13 @@ def report(
 ) -> None:
     """Build the tables and figures of a run from its records, and one page of them all, also while it runs."""
     from hpcseg.cli.next_step import after_report
-    from hpcseg.report.build import build_report, shows_a_filter
+    from hpcseg.report.build import build_report
     from hpcseg.report.build import publish as publish_records
     from hpcseg.runs.tested import baselines_are_missing
 
     folder = find_run(run)
     with console.json_answer(as_json) as answer:
-        wanted = shows_a_filter(folder) and baselines_are_missing(folder)
-        missing = _make_baselines(folder, data) if wanted else ()
+        missing = _make_baselines(folder, data) if baselines_are_missing(folder) else ()
         built = build_report(folder, out or folder.report)
         written = list(built.written)
         if publish:

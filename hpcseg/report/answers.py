@@ -46,12 +46,17 @@ class Answer:
     """The table that has more."""
 
 
+_OF_OWN_JOBS = {"network": "axes"}
+"""The table of jobs that have nothing of the paper, for what is asked there as well."""
+
+
 def answers(records: Records) -> tuple[Answer, ...]:
     """Those that the job names, or all that belong to its tables; its questions in other words stand before them."""
     asked, tables = records.settings.questions, records.settings.tables
     own = [Answer(words) for words in asked if words not in ANSWERS]
     named = [name for name in asked if name in ANSWERS]
-    found = {name: ANSWERS[name][0](records) for name in named or ANSWERS if named or ANSWERS[name][1] in tables}
+    belong = [name for name in ANSWERS if {ANSWERS[name][1], _OF_OWN_JOBS.get(name)} & {*tables}]
+    found = {name: ANSWERS[name][0](records) for name in named or belong}
     said = {name: text or "Nothing yet." for name, text in found.items() if text or name in named}
     return (*own, *(Answer(TEXTS["questions"][name], text, ANSWERS[name][1]) for name, text in said.items()))
 
@@ -167,7 +172,8 @@ def chance(records: Records) -> str | None:
 
 def network(records: Records) -> str | None:
     """The network beside a filter of blur and grey thresholds."""
-    noisy_models = [one for one in records.positions.values() if one.noise and any(row.evaluation for row in one.rows)]
+    places = list(records.positions.values()) or records.groups
+    noisy_models = [one for one in places if one.noise and any(row.evaluation for row in one.rows)]
     tested = [group for group in noisy_models if group.rows[0].config.evaluate.sweep_max] or noisy_models
     if not tested:
         return None

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpcseg.config import ReportConfig, build_config
 from hpcseg.errors import ConfigError
 from hpcseg.files import write_bytes
 from hpcseg.records.cells import cells_csv
@@ -22,7 +21,6 @@ from hpcseg.report.page import Content
 from hpcseg.report.paper_tables import beside_the_papers
 from hpcseg.report.table import table_csv
 from hpcseg.report.tables import TABLES
-from hpcseg.runs.grid import read_plan
 from hpcseg.runs.record import RunFolder
 
 _WITH_A_FILTER = {"table1", "table2", "figure3", "figure7"}
@@ -61,12 +59,6 @@ def compare(runs: Mapping[str, RunFolder], out: Path) -> Report:
     """The same of several runs, or of one run's variants, side by side; arguments as in `collect_to_compare`."""
     origins = {f"{name}: {label}": text for name, run in runs.items() for label, text in origin(collect(run)).items()}
     return _build(collect_to_compare(runs), out, origins)
-
-
-def shows_a_filter(run: RunFolder) -> bool:
-    """Whether the report of a run has a place for what a filter reaches on its test sets."""
-    wanted = build_config(ReportConfig, read_plan(run)["report"], f"{run.grid_file}, report")
-    return bool(_WITH_A_FILTER & {*wanted.tables, *wanted.figures} or "network" in wanted.questions)
 
 
 def _build(records: Records, out: Path, made_from: Mapping[str, str]) -> Report:

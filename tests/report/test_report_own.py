@@ -10,7 +10,7 @@ import re
 
 import numpy as np
 import pytest
-from test_report_records import NUMERICS, OWN_JOB, TINY_JOB, change, finish, plan, tiny_run
+from test_report_records import NUMERICS, OWN_JOB, change, finish, plan, tiny_run
 from typer.testing import CliRunner
 
 from hpcseg.cli.app import app
@@ -19,7 +19,7 @@ from hpcseg.jobfile import find_job, load_job
 from hpcseg.records.collect import collect
 from hpcseg.records.compare import collect_to_compare
 from hpcseg.records.groups import axes, axes_label, counterparts
-from hpcseg.report.build import build_report, compare, shows_a_filter
+from hpcseg.report.build import build_report, compare
 from hpcseg.report.curves import epochs
 from hpcseg.report.own import compared
 from hpcseg.runs.grid import write_plan
@@ -43,7 +43,7 @@ def test_a_job_without_report_has_nothing_of_the_paper_in_its_report_and_files(t
     assert not [name for name in written if re.match(r"table\d|figure", name)]
     page = re.sub(r"<style>.*?</style>|base64,[^\"]*", "", written["report.html"], flags=re.S)
     for text in (said.output, written["tables.md"], page):
-        assert re.findall(r".*(?:paper|Figure|Table \d|baselines).*", text) == []
+        assert re.findall(r".*(?:paper|Figure|Table \d).*", text) == []
 
 
 def test_the_shipped_jobs_for_own_slices_ask_for_nothing_of_the_paper():
@@ -101,13 +101,6 @@ def test_epochs_of_other_settings_are_not_shown_as_this_cells(tmp_path):
     assert len(collect(grid.run).rows[0].epochs) == 2
     change(grid.cells[0].folder.config_file, train={})
     assert collect(grid.run).rows[0].epochs == ()
-
-
-def test_only_a_report_that_shows_a_filter_has_one_measured(tmp_path):
-    assert not shows_a_filter(plan(tmp_path / "own", OWN_JOB).run)
-    assert shows_a_filter(plan(tmp_path / "paper", TINY_JOB).run)
-    asked = OWN_JOB.replace("[[grid]]", '[report]\nquestions = ["network"]\n[[grid]]')
-    assert shows_a_filter(plan(tmp_path / "asked", asked).run)
 
 
 def of_width(folder, width: int, right: int, more: str = ""):
