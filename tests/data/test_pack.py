@@ -22,7 +22,7 @@ from hpcseg.errors import DatasetError
 def test_pack_writes_what_info_then_verifies(good, output):
     packed = hpcseg("pack", good, "-o", output)
     assert packed.exit_code == 0, packed.output
-    assert list(output.parent.iterdir()) == [output]
+    assert sorted(output.parent.iterdir()) == [output.with_name("packed-sheet.png"), output]
 
     checked = hpcseg("info", output, "--verify", "--json")
     assert checked.exit_code == 0

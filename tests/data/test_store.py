@@ -200,8 +200,8 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(packed, monkeypatch):
 
 def test_a_newer_schema_is_refused_with_both_versions(packed):
     with h5py.File(packed, "r+") as file:
-        file.attrs["schema_version"] = 4
-    with pytest.raises(DatasetError, match=r"packed.h5 has schema version 4, but .* reads up to 3. Update hpcseg"):
+        file.attrs["schema_version"] = 5
+    with pytest.raises(DatasetError, match=r"packed.h5 has schema version 5, but .* reads up to 4. Update hpcseg"):
         store.read_info(packed)
 
 
