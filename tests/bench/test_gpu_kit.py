@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -201,6 +202,9 @@ def test_a_part_that_is_ended_has_a_line_for_the_phase_that_ran(bench_dataset, t
         time.sleep(0.1)
     started.terminate()
     assert started.wait(120) == 143
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            assert str(tmp_path) not in (process / "cmdline").read_text(), "it goes on"
     assert phases(out) == [("facts", "0"), ("pack", "0"), ("smoke", "143")]
 
 

@@ -33,12 +33,16 @@ def run(part: Part, device: str, site: Path) -> bool:
     environment = _environment(device, site)
     if device == "cuda" and not _finds_gpu(environment):
         sys.exit("torch finds no GPU here. `--device cpu` shows in a minute whether the kit works.")
-    # So that the phase that runs is stopped, and has its line, also when the whole call is ended.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    # Not raised from where it may arrive, which may be between the start of a program and its name here.
+    ended: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda which, _: ended.append(which))
     good = True
     for phase in part.phases():
         seconds = min(part.size.patience * phase.seconds, ends - time.monotonic())
-        good &= _run_phase(phase, seconds, part, environment) == 0
+        good &= _run_phase(phase, seconds, part, environment, ended) == 0
+        if ended:
+            sys.exit(_ENDED)
     return good
 
 
@@ -61,38 +65,38 @@ def _finds_gpu(environment: dict[str, str]) -> bool:
     return subprocess.run(asks, env=environment).returncode == 0
 
 
-def _run_phase(phase: Phase, seconds: float, part: Part, environment: dict[str, str]) -> int:
-    """The exit code of a phase, stopped with all that it started when its time is up. Writes its line in any case."""
-    started, code = time.monotonic(), _ENDED
+def _run_phase(phase: Phase, seconds: float, part: Part, environment: dict[str, str], ended: list[int]) -> int:
+    """The exit code of a phase, stopped when its time is up or a signal is in `ended`; with a line in phases.tsv."""
+    started = time.monotonic()
     watched = gpu_watched(part.out / f"gpu-{phase.name}.txt") if phase.watched else contextlib.nullcontext()
-    try:
-        with watched:
-            code = _exit_code(phase, seconds, part.out, environment)
-    finally:
-        line = f"{part.name}\t{phase.name}\t{code}\t{time.monotonic() - started:.1f}"
-        with (part.out / "phases.tsv").open("a") as file:
-            file.write(line + "\n")
-        _show(line, part.out / phase.output)
+    with watched:
+        code = _exit_code(phase, seconds, part.out, environment, ended)
+    line = f"{part.name}\t{phase.name}\t{code}\t{time.monotonic() - started:.1f}"
+    with (part.out / "phases.tsv").open("a") as file:
+        file.write(line + "\n")
+    _show(line, part.out / phase.output)
     return code
 
 
-def _exit_code(phase: Phase, seconds: float, out: Path, environment: dict[str, str]) -> int:
+def _exit_code(phase: Phase, seconds: float, out: Path, environment: dict[str, str], ended: list[int]) -> int:
+    """Of its command, or why it was stopped, with all that it started."""
+    ends = time.monotonic() + seconds
     with (out / phase.output).open("ab") as file:
         errors = None if phase.output.endswith(".json") else subprocess.STDOUT
         process = subprocess.Popen(
             phase.command, cwd=ROOT, env=environment, stdout=file, stderr=errors, start_new_session=True
         )
-        try:
-            return process.wait(max(0, seconds))
-        except subprocess.TimeoutExpired:
-            return _TIMED_OUT
-        finally:
-            # As Ctrl-C, so that a grid stops the cells that it has started. What it leaves behind is ended.
-            for number in (signal.SIGINT, signal.SIGKILL) if process.poll() is None else ():
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, number)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(_SECONDS_TO_LEAVE)
+        while process.poll() is None and time.monotonic() < ends and not ended:
+            time.sleep(0.05)
+        if process.poll() is not None:
+            return process.returncode
+        # As Ctrl-C, so that a grid stops the cells that it has started.
+        for number in (signal.SIGINT, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_SECONDS_TO_LEAVE)
+        return _ENDED if ended else _TIMED_OUT
 
 
 def _show(line: str, output: Path) -> None:

@@ -21,6 +21,8 @@ from hpcseg.runs.execute import run_cell
 from hpcseg.runs.grid import write_plan
 from hpcseg.runs.record import CellFolder
 
+_ENDING = (signal.SIGINT, signal.SIGTERM)
+
 
 def serve(process: int, turn: Any, stop: Any, folders: list[str], began: float) -> None:
     """Take one cell after the other until none is left, or until all are to stop.
@@ -80,13 +82,13 @@ def main() -> None:
     processes = [
         context.Process(target=serve, args=(number, turn, stop, folders, began)) for number in range(asked.processes)
     ]
-    # Ctrl-C reaches all processes. They inherit that they are deaf to it, and hear of it from this one.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    for number in (*_ENDING, signal.SIGALRM):
+        signal.signal(number, lambda *_: stop.set())
+    # Ctrl-C reaches all processes. The others inherit that it is blocked, and hear of it from this one.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     for process in processes:
         process.start()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
-        signal.signal(number, lambda *_: stop.set())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
     signal.setitimer(signal.ITIMER_REAL, max(0.001, asked.seconds - (time.time() - began)) if asked.seconds else 0)
     for process in processes:
         process.join()
