@@ -35,7 +35,7 @@ def write_sheet(prediction: Prediction, target: Target) -> None:
 
     chosen = evenly(len(volume), sheet.MOST_SLICES).tolist()
     counts = np.sum([one.counts for one in folder.done().values()], axis=0)
-    classes = [f"{value}: {share:.1%}" for value, share in zip(values, counts / counts.sum(), strict=True)]
+    classes = [f"{value}: {share:.1%}" for value, share in zip(values, counts / max(1, counts.sum()), strict=True)]
     more = f" and {len(prediction.models) - 1} more" if len(prediction.models) > 1 else ""
     heading = (
         f"{volume.source.name}: {len(chosen)} of {len(volume)} slices, labels by {prediction.models[0].name}{more}"

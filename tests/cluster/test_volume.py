@@ -33,6 +33,7 @@ def model_file(tmp_path):
     network = build_unet(classes=2, width=2, depth=1, batch_norm=True, seed=0)
     card = ModelCard(
         class_values=(1, 2),
+        class_names=("1", "2"),
         label_dtype="uint8",
         grey_dtype="uint16",
         grey=GreyScale(0.0, 65535.0),

@@ -187,7 +187,7 @@ def test_the_first_of_several_failures_is_kept(cell, monkeypatch):
         write_json(cell.folder.failure_file, {"error": "CUDA out of memory", "rank": 3, "time": time.time()})
         raise ConnectionError("Connection closed by peer")
 
-    monkeypatch.setattr(execute, "_STAGES", {"train": fail_after_another_rank})
+    monkeypatch.setattr(execute, "train", fail_after_another_rank)
     with pytest.raises(ConnectionError):
         run(cell)
     assert (failure(cell)["error"], failure(cell)["rank"]) == ("CUDA out of memory", 3)
@@ -198,7 +198,7 @@ def test_a_failure_of_an_earlier_start_is_not_taken_for_this_ones(cell, monkeypa
         raise ConnectionError("Connection closed by peer")
 
     write_json(cell.folder.failure_file, {"error": "CUDA out of memory", "rank": 3, "time": time.time() - 60})
-    monkeypatch.setattr(execute, "_STAGES", {"train": fail})
+    monkeypatch.setattr(execute, "train", fail)
     with pytest.raises(ConnectionError):
         run(cell)
     assert failure(cell)["error"] == "ConnectionError: Connection closed by peer"
