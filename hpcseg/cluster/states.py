@@ -176,7 +176,15 @@ def _fresh_progress(cell: Cell, gone: str | None) -> dict[str, Any] | None:
     if time.time() - progress["time"] > max(_SECONDS_TO_CALL_IT_STOPPED, 3 * progress["seconds_per_step"]):
         return None
     here = progress["job_id"] is None and progress["host"] == socket.gethostname()
-    return None if here and not Path(f"/proc/{progress['pid']}").exists() else progress
+    return None if here and not _runs(progress["pid"]) else progress
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process of this machine is there, and not only waits for its parent to take note of its end."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def _seconds_left(progress: dict[str, Any]) -> float:
