@@ -229,8 +229,6 @@ def _read_info(file: h5py.File, path: Path) -> DatasetInfo:
     if min(images.shape) < 1 or labels.shape != images.shape or labels.dtype != np.uint8:
         raise ValueError(f"slices are {images.shape}, labels {labels.shape} {labels.dtype}")
     version, measured = attributes["schema_version"], attributes["schema_version"] > 1
-    if len(class_values) > MOST_CLASSES:
-        raise DatasetError(f"{path} has {len(class_values)} classes, and {MOST_CLASSES} are the most. Merge some.")
     names = tuple(str(name) for name in attributes.get("class_names", class_values))
     if len(names) != len(class_values):
         raise ValueError(f"{len(class_values)} classes have {len(names)} names")
@@ -245,6 +243,8 @@ def _read_info(file: h5py.File, path: Path) -> DatasetInfo:
         if column.shape != wanted or (name in NUMBER_COLUMNS and column.dtype.kind not in "if"):
             raise ValueError(f"table/{name} is {column.shape} {column.dtype}, and there are {slices} slices")
         columns[name] = tuple(column.asstr()[:].tolist()) if name in TEXT_COLUMNS else column[:]
+    if len(class_values) > MOST_CLASSES:
+        raise DatasetError(f"{path} has {len(class_values)} classes, and {MOST_CLASSES} are the most. Merge some.")
     texts: dict[str, Any] = {
         name: str(attributes[name]) for name in ("label_dtype", "data_sha256", "hpcseg_version", "command", "created")
     }

@@ -139,6 +139,8 @@ def volume_percentiles(
         for done, (slice_low, slice_high) in enumerate(ends, start=1):
             low, high = min(low, slice_low), max(high, slice_high)
             on_slice(done, 2 * len(volume))
+        if not low <= high:
+            raise DatasetError(f"{_shown(volume.source)} holds no grey values, only NaN.")
     wanted = (shares[0] / 100, shares[1] / 100)
     counts: GreyHistogram | None = GreyHistogram(low, high)
     while counts is not None:

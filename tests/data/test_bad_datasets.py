@@ -80,6 +80,7 @@ ATTRIBUTES = {
     "schema_version": ["one", [1, 2], 0, 1.0, np.nan],
     "full_scale": ["large", [1.0, 2.0], 0.0, np.nan, 255.0],
     "class_values": ["many", 3, np.zeros(0, "i8"), [0, 128], [0, 128, 254], list(range(300))],
+    "class_names": [3, ["pore"], "pore"],
     "label_dtype": ["", "nonsense", 7, "float32"],
     "alike_slices": ["far", 0, -1, 4, 2.0, [1, 2], np.nan],
     "data_sha256": ["0" * 64],
@@ -98,6 +99,7 @@ DATASETS = {
     "table/class_counts": [np.ones(3), np.zeros((3, 3), "i8"), np.ones((2, 3)), np.full((3, 3), "a", dtype="S1")],
     "table/grey_min": [["a", "b", "c"], [0.0], []],
     "table/image_names": [[1, 2, 3], ["a"], "a", np.array([b"\xff", b"b", b"c"]), None],
+    "table/border_pixels": [[1, 2], ["a", "b", "c"]],
     "table/label_sha256": [["a", "b", "c"], ["a"]],
 }
 

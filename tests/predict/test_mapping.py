@@ -51,6 +51,26 @@ def test_other_grey_values_are_refused_with_the_options_that_help(volume, model,
         decide(volume(change), model.card)
 
 
+@pytest.mark.parametrize("percentiles", [None, (1.0, 99.0)])
+def test_a_volume_of_nothing_but_nan_tells_no_grey_values(volume, model, percentiles):
+    card = dataclasses.replace(model.card, grey_dtype="float32")
+    nothing = volume(lambda pixels: np.full(pixels.shape, np.nan, dtype=np.float32))
+    with pytest.raises(DatasetError, match="holds no grey values"):
+        decide(nothing, card, percentiles=percentiles)
+
+
+def test_percentiles_are_of_the_pixels_that_have_a_grey_value(volume, model):
+    def round_view(pixels):
+        values = np.linspace(0, 1, pixels.size, dtype=np.float32).reshape(pixels.shape)
+        return np.where(np.arange(pixels.shape[1]) < 32, np.nan, values)
+
+    source = volume(round_view)
+    known = source.read(0)[:, 32:]
+    found = volume_percentiles(source, (10.0, 90.0), lambda *_: None)
+    # Bins are at least a thousandth of what lies between the two.
+    np.testing.assert_allclose(found, np.percentile(known, (10, 90)), atol=1e-3)
+
+
 def test_a_range_is_that_of_a_conversion_to_the_trainings_type(volume, model):
     mapping = decide(volume(STRANGERS["float"]), model.card, range_=(0.0, 1.0))
     np.testing.assert_allclose(
