@@ -89,45 +89,47 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> JobConfig:
     sections = ("data", "train", "evaluate")
     for override in overrides:
         _apply(document, override, (*sections, "needs"))
-    refuse_unknown(document, ("title", *sections, "needs", "report", "grid"), str(path))
+    # An error is in the file, or in what was put into it.
+    where = str(path) + "".join(f", --set {override}" for override in overrides)
+    refuse_unknown(document, ("title", *sections, "needs", "report", "grid"), where)
     shared = {name: document.get(name, {}) for name in sections}
     for name, settings in shared.items():
         if not isinstance(settings, dict):
-            raise ConfigError(f"{path}: {name} must be a table of settings, found {settings!r}.")
+            raise ConfigError(f"{where}: {name} must be a table of settings, found {settings!r}.")
         for key, value in settings.items():
             if isinstance(value, list):
                 raise ConfigError(
-                    f"{path}: {name}.{key} is a list, and only a [[grid]] may have one. Write {name}.{key} = [...] "
+                    f"{where}: {name}.{key} is a list, and only a [[grid]] may have one. Write {name}.{key} = [...] "
                     "under [[grid]]: each value is then a cell of its own."
                 )
     grids = document.get("grid", {})
     grids = [grids] if isinstance(grids, dict) else grids
     if not isinstance(grids, list) or not grids:
-        raise ConfigError(f"{path}: grid must be a table, or several as [[grid]], found {grids!r}.")
-    axes = [_axes(shared, grid, f"{path}, grid {number}") for number, grid in enumerate(grids, start=1)]
+        raise ConfigError(f"{where}: grid must be a table, or several as [[grid]], found {grids!r}.")
+    axes = [_axes(shared, grid, f"{where}, grid {number}") for number, grid in enumerate(grids, start=1)]
     count = sum(math.prod(len(values) for _, _, values in grid) for grid in axes)
     if count > _MOST_CELLS:
-        raise ConfigError(f"{path}: the grids have {count} cells, and a job may have {_MOST_CELLS}. Make several jobs.")
+        raise ConfigError(f"{where}: the grids have {count} cells, and a job may have {_MOST_CELLS}. Split the job.")
     cells: list[CellConfig] = []
     described: dict[tuple[DataConfig, TrainConfig], EvaluateConfig] = {}
     for number, grid in enumerate(axes, start=1):
         for settings in _expand(shared, grid):
-            cell: CellConfig = build_config(CellConfig, settings, f"{path}, grid {number}")
+            cell: CellConfig = build_config(CellConfig, settings, f"{where}, grid {number}")
             if described.setdefault((cell.data, cell.train), cell.evaluate) != cell.evaluate:
                 raise ConfigError(
-                    f"{path}: the cell {cell.name()} would have two evaluations, and a trained model has one. More "
+                    f"{where}: the cell {cell.name()} would have two evaluations, and a trained model has one. More "
                     "noise levels go into it with evaluate.sweep_max, other_noise and mixed_fraction; for another one "
                     "beside it copy the run folder, then `hpcseg grid --run COPY --set evaluate.SETTING=VALUE`."
                 )
             if len(described) == len(cells):
-                raise ConfigError(f"{path}: the cell {cell.name()} is described twice; each may appear once.")
+                raise ConfigError(f"{where}: the cell {cell.name()} is described twice; each may appear once.")
             cells.append(cell)
     return JobConfig(
         name=path.stem,
-        title=convert(str, document.get("title", path.stem), f"{path}: title"),
+        title=convert(str, document.get("title", path.stem), f"{where}: title"),
         cells=tuple(cells),
-        needs=build_config(NeedsConfig, document.get("needs", {}), f"{path}, [needs]"),
-        report=build_config(ReportConfig, document.get("report", {}), f"{path}, [report]"),
+        needs=build_config(NeedsConfig, document.get("needs", {}), f"{where}, [needs]"),
+        report=build_config(ReportConfig, document.get("report", {}), f"{where}, [report]"),
     )
 
 

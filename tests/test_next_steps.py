@@ -107,7 +107,7 @@ def test_from_the_slices_to_the_labels_each_command_names_the_next(here):
     assert next_of(hpcseg("status")) == "hpcseg report"
     reported = typed("hpcseg report")
     proposed = next_of(reported)
-    assert proposed.startswith("hpcseg predict 2x2-shuffled-") and proposed.endswith(" SLICES -o OUT")
+    assert proposed == "hpcseg predict s0 SLICES -o OUT"
     predicted = typed(proposed.replace("SLICES", "sample/data"))
     assert predicted.exit_code == 0, predicted.output
     assert len(list(Path("OUT/labels").iterdir())) == 12

@@ -53,7 +53,7 @@ class ErrorsAsText(typer.core.TyperGroup):
         except OSError as error:
             # Every name on a command line can be too long, a folder that nobody may enter, on a disk that is gone.
             code, text = HpcsegError.exit_code, f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        console.stderr.print(f"error: {text}", style="bold red")
+        console.say(f"error: {text}", to=console.stderr, style="bold red")
         raise typer.Exit(code)
 
 
@@ -91,6 +91,11 @@ def _options(
     pass
 
 
+def version() -> None:
+    """Show the version, as --version does."""
+    _version(True)
+
+
 def help_(
     context: typer.Context,
     command: Annotated[str | None, typer.Argument(help="A command; without one, what there is.")] = None,
@@ -110,7 +115,8 @@ for _panel, _commands in _PANELS.items():
     for _command in _commands:
         _name = _command.__name__.rstrip("_")
         app.command(_name, rich_help_panel=_panel, epilog=examples(_name))(_command)
-app.command(hidden=True)(follow_up)
+for _command in (follow_up, version):
+    app.command(hidden=True)(_command)
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from hpcseg.cli.runs import choose_cells, find_run
 
 
 def cancel(
-    cells: Annotated[list[str] | None, typer.Argument(help="Ids or patterns; none: the whole run.")] = None,
+    cells: Annotated[list[str] | None, typer.Argument(help="Names, ids or patterns; none: the whole run.")] = None,
     run: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="the newest in runs/")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be cancelled, do nothing.")] = False,
     as_json: AsJson = False,
@@ -23,7 +23,7 @@ def cancel(
     from hpcseg.cluster.states import run_status
 
     status = run_status(find_run(run))
-    chosen = choose_cells([cell.cell for cell in status.status], cells, "cell")
+    chosen = choose_cells(status.cells, cells)
     with console.json_answer(as_json) as answer:
         cancelled = cancel_cells(status, chosen, with_report=not cells, dry_run=dry_run)
         answer.update({"run": str(status.run.path), "dry_run": dry_run, "cancelled": cancelled})
@@ -34,4 +34,6 @@ def cancel(
         elif dry_run:
             console.stdout.print("Nothing was cancelled (--dry-run).")
         else:
-            console.stdout.print(f"Cancelled {len(cancelled)} cells. They go on where they are with: hpcseg retry")
+            console.stdout.print(
+                f"Cancelled {console.counted(len(cancelled), 'cell')}. They go on where they are with: hpcseg retry"
+            )

@@ -13,7 +13,7 @@ from hpcseg.cli.runs import choose_cells, find_run
 
 
 def clean(
-    cells: Annotated[list[str] | None, typer.Argument(help="Ids or patterns; none: the whole run.")] = None,
+    cells: Annotated[list[str] | None, typer.Argument(help="Names, ids or patterns; none: the whole run.")] = None,
     run: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="the newest in runs/")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would go, remove nothing.")] = False,
     as_json: AsJson = False,
@@ -26,7 +26,7 @@ def clean(
     status = run_status(find_run(run))
     if not status.answered:
         raise SchedulerError("Slurm does not answer, so it is not known which jobs still need their files. Try later.")
-    chosen = choose_cells([cell.cell for cell in status.status], cells, "cell") if cells else None
+    chosen = choose_cells(status.cells, cells) if cells else None
     found = {path: path.stat().st_size for path in leftovers(status, chosen)}
     with console.json_answer(as_json) as answer:
         for path in found:

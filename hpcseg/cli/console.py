@@ -16,6 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 stdout = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 stderr = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
+_NAME_WIDTH = 12
+
 
 @contextlib.contextmanager
 def json_answer(wanted: bool) -> Iterator[dict[str, Any]]:
@@ -59,17 +61,46 @@ def progress_bar() -> Progress:
     )
 
 
-def wrapped(text: str, *, indent: int = 0) -> str:
-    """A text in lines of at most the terminal's width, or of 80 characters where there is no terminal.
+def say(text: str, *, to: Console = stdout, style: str | None = None) -> None:
+    """Print sentences, on a terminal with line ends between words; elsewhere each line as long as it is.
+
+    Not for a command to copy, which must stay in one piece.
 
     Args:
-        text: one paragraph.
+        text: one or more lines; where one goes on in the next, that is indented as it is.
+        to: `stdout` or `stderr`.
+        style: rich's.
+    """
+    lines = text.splitlines() if to.is_terminal else [text]
+    for line in lines:
+        indent = len(line) - len(line.lstrip())
+        to.print(wrapped(line.lstrip(), width=to.width, indent=indent) if to.is_terminal else line, style=style)
+
+
+def row(name: str, text: str, *, style: str = "bold") -> None:
+    """Print a line of a list on stdout: a short name, and beside it sentences that go on below themselves."""
+    stdout.print(f"{name:<{_NAME_WIDTH}}", style=style, end="")
+    lines = wrapped(text, width=stdout.width, indent=_NAME_WIDTH) if stdout.is_terminal else text
+    stdout.print(lines.removeprefix(" " * _NAME_WIDTH))
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things: "1 cell", "3 cells"."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def wrapped(text: str, *, width: int | None = None, indent: int = 0) -> str:
+    """A paragraph in lines between words.
+
+    Args:
+        text: the paragraph.
+        width: of the lines; None: of the terminal, or 80 where there is none.
         indent: spaces before each line.
     """
     space = " " * indent
     return textwrap.fill(
         text,
-        stdout.width,
+        width or stdout.width,
         initial_indent=space,
         subsequent_indent=space,
         break_long_words=False,

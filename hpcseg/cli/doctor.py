@@ -78,10 +78,9 @@ def doctor(
         checks.append(check)
         if as_json:
             continue
-        console.stdout.print(f"{check.verdict:<12}", style=_COLOURS[check.verdict], end="")
-        console.stdout.print(f"{check.name}: {check.text}")
+        console.row(check.verdict, f"{check.name}: {check.text}", style=_COLOURS[check.verdict])
         if check.remedy:
-            console.stdout.print(f"{'':<12}-> {check.remedy}")
+            console.row("", f"-> {check.remedy}")
     verdicts = [check.verdict for check in checks]
     if as_json:
         console.stdout.print(json.dumps({"checks": [dataclasses.asdict(check) for check in checks]}, indent=1))

@@ -19,7 +19,7 @@ _EXAMPLES: dict[str, dict[str, str]] = {
     },
     "status": {
         "hpcseg status --watch": "until nothing runs any more",
-        "hpcseg status '*-s0-*' --run runs/mine": "some cells of one run",
+        "hpcseg status 'large-*' --run runs/mine": "some cells of one run",
     },
     "report": {
         "hpcseg report": "of the newest run, also before it has ended",
@@ -36,13 +36,13 @@ _EXAMPLES: dict[str, dict[str, str]] = {
         "hpcseg init --job seeds mine.toml": "another one",
     },
     "predict": {
-        "hpcseg predict '*-s0-*' SLICES/ -o OUT": "with a trained cell of the newest run",
-        "hpcseg predict '*-s0-*' SLICES/ -o LOOK --every 20": "a quick look before the whole volume",
+        "hpcseg predict s0 SLICES/ -o OUT": "with a trained cell of the newest run",
+        "hpcseg predict s0 SLICES/ -o LOOK --every 20": "a quick look before the whole volume",
         "hpcseg predict mine.safetensors volume.tif -o OUT --uncertainty": "with an exported model, and how sure it is",
-        "hpcseg predict '*-s0-*' SLICES/ -o OUT --ensemble '*-s1-*' --ensemble '*-s2-*'": "three models together",
+        "hpcseg predict s0 SLICES/ -o OUT --ensemble s1 --ensemble s2": "three models together",
     },
     "view": {"hpcseg view OUT": "what predict wrote", "hpcseg view dataset.h5": "what was packed"},
-    "export": {"hpcseg export '*-s0-*' -o mine.safetensors": "one file to keep, or to give away"},
+    "export": {"hpcseg export s0 -o mine.safetensors": "one file to keep, or to give away"},
     "doctor": {
         "hpcseg doctor --partition gpu": "with one short job on a node",
         "hpcseg doctor --profile my-site.toml --no-job": "without one",
@@ -50,15 +50,16 @@ _EXAMPLES: dict[str, dict[str, str]] = {
     "bench": {"hpcseg bench --width 16 --part training --part sweep": "a few minutes; `grid --dry-run` then has times"},
     "logs": {
         "hpcseg logs --failed": "why cells failed",
-        "hpcseg logs '*-s0-*' --follow": "what one cell says",
+        "hpcseg logs s0 --follow": "what one cell says",
     },
     "retry": {
         "hpcseg retry": "all that failed",
-        "hpcseg retry '*-s0-*' --mem 64G --time 4:00:00": "one cell, with more memory and time",
+        "hpcseg retry s0 --mem 64G --time 4:00:00": "one cell, with more memory and time",
     },
-    "cancel": {"hpcseg cancel '*-s0-*'": "the jobs of one cell", "hpcseg cancel --dry-run": "what would be cancelled"},
+    "cancel": {"hpcseg cancel s0": "the jobs of one cell", "hpcseg cancel --dry-run": "what would be cancelled"},
     "clean": {"hpcseg clean --dry-run": "what would be removed"},
-    "train": {"hpcseg train '*-s0-*' --job segment": "one cell, in this process"},
+    "train": {"hpcseg train s0 --job segment": "one cell, in this process"},
+    "version": {"hpcseg version": "the same as hpcseg --version"},
     "help": {"hpcseg help grid": "the same as hpcseg grid --help"},
 }
 

@@ -14,7 +14,7 @@ from hpcseg.errors import ConfigError
 
 
 def export(
-    cell: Annotated[str, typer.Argument(help="Id of a trained cell, a pattern that fits one, or its folder.")],
+    cell: Annotated[str, typer.Argument(help="A trained cell: its name, its id, a pattern, its folder.")],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The file to write.", show_default="CELL.safetensors")
     ] = None,
@@ -44,7 +44,7 @@ def export(
     size = len(export_model(model, file))
     card = model.card
     console.stdout.print(
-        f"{file}: {size / 1e6:.1f} MB, classes {', '.join(with_values(card.class_values, card.class_names))}"
+        f"{file}: {size / 1e6:.2g} MB, classes {', '.join(with_values(card.class_values, card.class_names))}"
     )
     if onnx:
         difference = onnx_file.export_onnx(model, onnx_output)

@@ -29,6 +29,7 @@ from hpcseg.cli.options import (
 )
 from hpcseg.cli.pack import DEFAULT_DATASET
 from hpcseg.cli.runs import RUNS, plan_run, run_option
+from hpcseg.runs.names import short_names
 
 if TYPE_CHECKING:
     from hpcseg.cluster.profile import Profile, Resources
@@ -53,7 +54,12 @@ def grid(
         bool, typer.Option("--dry-run", help="Show the cells and the sbatch scripts, do nothing.")
     ] = False,
     local: Annotated[
-        bool | None, typer.Option("--local/--slurm", help="Where to run.", show_default="Slurm if sbatch is there")
+        bool | None,
+        typer.Option(
+            "--local/--slurm",
+            help="Where to run.",
+            show_default="Slurm if sbatch is there, or with --partition and --profile",
+        ),
     ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Cells at a time on this machine.", show_default="one per GPU, else one")
@@ -84,6 +90,7 @@ def grid(
     """Run every cell of a job that is not finished: as Slurm arrays, or one after the other on this machine."""
     from hpcseg.cluster.local import find_slots
     from hpcseg.cluster.profile import Profile, load_profile, resolve
+    from hpcseg.cluster.scheduler import no_controller
     from hpcseg.cluster.submit import submit_missing
 
     planned = plan_run(job, data, run, overrides)
@@ -105,7 +112,11 @@ def grid(
     )
     resources = resolve(planned.job.needs, load_profile(profile) if profile else Profile(), options)
     if local is None:
-        local = shutil.which("sbatch") is None
+        local = not (partition or profile) and shutil.which("sbatch") is None
+        if dry_run and not (local or partition or profile) and (said := no_controller()):
+            # What would be submitted is of no use to whoever cannot submit it.
+            local = True
+            console.say(f"No Slurm answers here ({said}). This is what --local would do; --slurm shows the scripts.")
     with console.json_answer(as_json) as answer:
         _show_plan(planned)
         if local:
@@ -132,7 +143,7 @@ def grid(
 def _show_plan(grid: Grid) -> None:
     states = [cell.state() for cell in grid.cells]
     counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
-    console.stdout.print(f"{grid.job.title}: {len(grid.cells)} cells in {grid.run.path} ({counts})")
+    console.stdout.print(f"{grid.job.title}: {console.counted(len(grid.cells), 'cell')} in {grid.run.path} ({counts})")
 
 
 def _show_sets(grid: Grid) -> None:
@@ -141,7 +152,7 @@ def _show_sets(grid: Grid) -> None:
     from hpcseg.data.store import read_info
 
     for line in describe_sets(read_info(grid.data_file), [cell.config.data for cell in grid.cells]):
-        console.stdout.print(line)
+        console.say(line)
 
 
 def _show_estimate(grid: Grid, *, on_gpu: bool, at_once: int) -> None:
@@ -152,11 +163,9 @@ def _show_estimate(grid: Grid, *, on_gpu: bool, at_once: int) -> None:
     waiting = [cell.config for cell in grid.cells if not cell.evaluated()]
     record = find_bench(RUNS, gpu=on_gpu)
     if record is None:
-        console.stdout.print(
-            f"How long they take, `hpcseg bench` on a {'GPU node' if on_gpu else 'machine'} will tell."
-        )
+        console.say(f"How long they take, `hpcseg bench` on {'a GPU node' if on_gpu else 'this machine'} will tell.")
     elif waiting:
-        console.stdout.print(estimate(waiting, read_info(grid.data_file), record).text(at_once=at_once))
+        console.say(estimate(waiting, read_info(grid.data_file), record).text(at_once=at_once))
 
 
 def _run_missing_here(
@@ -166,10 +175,11 @@ def _run_missing_here(
     from hpcseg.cluster.missing import find_missing
     from hpcseg.runs.grid import write_plan
 
+    names = short_names(grid.cells)
     if dry_run:
         slots = len(find_slots(workers, _gpus_per_cell(options)))
         for cell in grid.cells:
-            console.stdout.print(f"  {cell.id}  {cell.state()}")
+            console.stdout.print(f"  {names[cell.id]}: {cell.state()}")
         order = "one after the other" if slots == 1 else f"{slots} at a time"
         console.stdout.print(f"These cells would run here, {order}; no sbatch is involved.")
         return
@@ -181,7 +191,7 @@ def _run_missing_here(
     left_alone = find_missing(grid, resubmit=resubmit).left_alone
     waiting = [cell for cell in waiting if cell.id not in left_alone]
     for cell_id, why in left_alone.items():
-        console.stdout.print(f"  {cell_id}: {why}")
+        console.say(f"  {names[cell_id]}: {why}")
     if not waiting:
         console.stdout.print(f"Slurm has all that are not finished.\nNext: hpcseg status{run_option(grid)}")
         return
@@ -228,7 +238,7 @@ def run_here(
     slots = find_slots(workers, gpus_per_cell)
     wide = any(cell.config.train.width > WIDEST_ON_CPUS for cell in cells)
     if for_gpus and wide and gpus_per_cell and not slots[0]:
-        console.stderr.print(too_slow(grid.job.name, grid.data_sha256))
+        console.say(too_slow(grid.job.name, grid.data_sha256), to=console.stderr)
     with QueueView(grid.cells, len(grid.cells) - len(cells)) as view:
         try:
             summary = run_locally(
@@ -241,10 +251,11 @@ def run_here(
             )
         except KeyboardInterrupt:
             raise console.stopped() from None
+    names = short_names(grid.cells)
     for text, ids in (("failed", summary.failed), ("run by another process", summary.busy)):
         for cell_id in ids:
-            console.stdout.print(f"  {cell_id}: {text}")
-    console.stdout.print(f"{len(summary.finished)} cells finished, {len(summary.failed)} failed.")
+            console.stdout.print(f"  {names[cell_id]}: {text}")
+    console.stdout.print(f"{console.counted(len(summary.finished), 'cell')} finished, {len(summary.failed)} failed.")
     if summary.stopped:
         raise console.stopped()
     if summary.failed:
@@ -274,7 +285,7 @@ def submission_answer(submission: Submission) -> dict[str, Any]:
 
 def show_submission(submission: Submission, grid: Grid) -> None:
     """Print what was submitted and what to run next."""
-    for line in submission.lines():
+    for line in submission.lines(short_names(grid.cells)):
         console.stdout.print(line)
     if not submission.dry_run:
         console.stdout.print(f"Next: hpcseg status{run_option(grid)}, then hpcseg report{run_option(grid)}")

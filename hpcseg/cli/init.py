@@ -41,7 +41,7 @@ def init(
     with replacing(file) as target:
         target.write("\n".join(_lines(read_toml(path), path.stem)).encode())
     cells = len(load_job(file).cells)
-    console.stdout.print(f"wrote {file}: {cells} cell{'' if cells == 1 else 's'}, as job {job}")
+    console.stdout.print(f"wrote {file}: {console.counted(cells, 'cell')}, as job {job}")
     console.stdout.print(f"Next: hpcseg grid --job {shlex.quote(str(file))} --dry-run")
 
 

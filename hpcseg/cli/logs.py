@@ -23,7 +23,7 @@ _SECONDS_BETWEEN_QUESTIONS = 10.0
 
 
 def logs(
-    cells: Annotated[list[str] | None, typer.Argument(help="Ids or patterns.", show_default=False)] = None,
+    cells: Annotated[list[str] | None, typer.Argument(help="Names, ids or patterns.", show_default=False)] = None,
     run: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="the newest in runs/")] = None,
     rank: Annotated[
         int | None, typer.Option(min=0, help="Rank whose log is shown.", show_default="the failed one, else 0")
@@ -44,9 +44,14 @@ def logs(
 
     status = run_status(find_run(run))
     if not cells and not failed:
-        raise ConfigError("Name the cells whose logs you want, by id or pattern ('large-*'), or say --failed.")
-    ids = list(status.failures) if failed else [cell.cell for cell in status.status]
-    chosen = choose_cells(ids, cells, "failed cell" if failed else "cell")
+        raise ConfigError(
+            "Name the cells whose logs you want, as `hpcseg status` does or by a pattern ('large-*'), or say --failed."
+        )
+    chosen = (
+        choose_cells(status.cells, cells, among=status.failures, what="failed cell")
+        if failed
+        else (choose_cells(status.cells, cells))
+    )
     if follow and (as_json or len(chosen) != 1):
         raise ConfigError(
             "--follow has no end that --json could wait for. Leave one of them out."

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from hpcseg.cli.runs import OWN_JOB, RUNS, is_the_papers
 from hpcseg.errors import ConfigError, HpcsegError
+from hpcseg.runs.names import short_names
 
 if TYPE_CHECKING:
     from hpcseg.cluster.states import RunStatus
@@ -76,7 +77,8 @@ def after_report(run: RunFolder) -> str:
     cells = planned_cells(run, plan)
     if not all(cell.evaluated() for cell in cells):
         return f"Next: hpcseg status{_run_option(run.path)}, or {command_that_runs(plan)}"
-    models = [cell.id for cell in cells if cell.folder.model_file.exists()]
+    names = short_names(cells)
+    models = [names[cell.id] for cell in cells if cell.folder.model_file.exists()]
     if is_the_papers(plan["data_sha256"]) or not models:
         return ""
     return f"Next: hpcseg predict {shlex.quote(models[0])} SLICES -o OUT{_run_option(run.path)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hpcseg.cli import console
-from hpcseg.errors import ConfigError, HpcsegError
+from hpcseg.errors import ConfigError, DatasetError, HpcsegError
 
 if TYPE_CHECKING:
     from hpcseg.data.store import DatasetInfo
@@ -57,8 +58,8 @@ def pack(
     from hpcseg.runs.provenance import command_line
     from hpcseg.signals import like_ctrl_c
 
-    images = images or (folder / "data" if folder else None)
-    labels = labels or (folder / "labels" if folder else None)
+    images = images or _within(folder, "data")
+    labels = labels or _within(folder, "labels")
     if images is None or labels is None:
         raise ConfigError("Name the folder that holds data/ and labels/, or give both --images and --labels.")
     names = parse_names(classes) if classes else None
@@ -96,6 +97,16 @@ def pack(
     console.stdout.print(after_pack(content, option))
 
 
+def _within(folder: Path | None, name: str) -> Path | None:
+    """Where the slices or the labels of a folder are; raises DatasetError where it has none by that name."""
+    if folder is None or os.path.lexists(folder / name):
+        return folder and folder / name
+    raise DatasetError(
+        f"There is no {folder / name}, and a folder to pack holds slices in data and labels in labels. For others: "
+        "`hpcseg pack --images SLICES --labels LABELS`, each a folder of TIFFs or one multi-page TIFF."
+    )
+
+
 def _draw_sheet(info: DatasetInfo) -> None:
     """Write the contact sheet and name it; without one the packed file is as good."""
     from hpcseg.data.contact_sheet import write_contact_sheet
@@ -103,10 +114,9 @@ def _draw_sheet(info: DatasetInfo) -> None:
     try:
         file = write_contact_sheet(info)
     except HpcsegError as error:
-        console.stderr.print(f"Note: there is no contact sheet. {error}")
+        console.say(f"Note: there is no contact sheet. {error}", to=console.stderr)
         return
-    console.stdout.print(f"{'Look at':<12}", style="bold", end="")
-    console.stdout.print(f"{file}: do slices and labels belong together?")
+    console.row("Look at", f"{file}: do slices and labels belong together?")
 
 
 def info(
@@ -162,10 +172,9 @@ def _show(info: DatasetInfo) -> None:
         "Packed": f"{info.created} by hpcseg {info.hpcseg_version}: {info.command}",
     }
     for name, text in lines.items():
-        console.stdout.print(f"{name:<12}", style="bold", end="")
-        console.stdout.print(text)
+        console.row(name, text)
     for note in notes(info):
-        console.stderr.print(f"Note: {note}")
+        console.say(f"Note: {note}", to=console.stderr)
 
 
 def _tiles(info: DatasetInfo, name: str) -> int | None:

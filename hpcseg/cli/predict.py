@@ -34,7 +34,9 @@ _SLURM = "Slurm"
 
 
 def predict(
-    model: Annotated[str, typer.Argument(help="A model file, or a trained cell: its id, a pattern, its folder.")],
+    model: Annotated[
+        str, typer.Argument(help="A model file, or a trained cell: its name, its id, a pattern, its folder.")
+    ],
     volume: Annotated[
         Path,
         typer.Argument(metavar="INPUT", help="Folder of TIFFs, multi-page TIFF, or HDF5 file."),
@@ -193,7 +195,7 @@ def _submit(request: Request, resources: Resources, *, parts: int, dry_run: bool
         file = prediction.folder.record_file
         show(read_json(file) if prediction.finished else finish(prediction), request.out)
         return
-    console.stdout.print(f"{len(prediction.volume)} slices, {missing} to segment")
+    console.stdout.print(f"{console.counted(len(prediction.volume), 'slice')}, {missing} to segment")
     submission = submit_parts(prediction, resources, parts=parts, dry_run=dry_run)
     for line in submission.lines():
         console.stdout.print(line)
@@ -230,7 +232,7 @@ def _show_models(prediction: Prediction) -> None:
     """Print which models segment, and where they are from: a pattern does not say it."""
     for model, path in zip(prediction.models, prediction.request.models, strict=True):
         where = f"run {path.parents[1]}" if path.is_dir() else f"file {path}"
-        console.stdout.print(f"Model: {model.name} ({where})")
+        console.say(f"Model: {model.name} ({where})")
 
 
 def show(record: dict[str, Any], out: Path) -> None:
@@ -238,9 +240,10 @@ def show(record: dict[str, Any], out: Path) -> None:
     strange = record["slices_of_strange_grey_values"]
     if strange:
         more = f" and {len(strange) - _MOST_LISTED} more" if len(strange) > _MOST_LISTED else ""
-        console.stderr.print(
+        console.say(
             f"Note: more than 1 % of the grey values of {', '.join(strange[:_MOST_LISTED])}{more} are far outside of "
-            "what the model was trained on."
+            "what the model was trained on.",
+            to=console.stderr,
         )
     if record["mapping"]["kind"] != "as trained":
         console.stdout.print(f"Grey values: {record['mapping']['counts']} = counts of the training")
@@ -249,10 +252,10 @@ def show(record: dict[str, Any], out: Path) -> None:
         console.stdout.print(f"Batch normalisation: statistics of {tiles} tiles from {slices} of these slices")
     shares = ", ".join(f"{value}: {share:.2%}" for value, share in record["fractions"].items())
     every = record["asked"].get("every")
-    slices = f"{record['input']['slices']} slices" + (f" (one of {every})" if every else "")
+    slices = console.counted(record["input"]["slices"], "slice") + (f" (one of {every})" if every else "")
     speed = f", {record['slices_per_second']:g} slices/s" if record["slices_per_second"] else ""
     console.stdout.print(f"{slices} in {record['seconds']:.1f} s{speed} on {', '.join(record['devices'])}")
-    console.stdout.print(f"Phase fractions (class: share of pixels): {shares}")
+    console.say(f"Phase fractions (class: share of pixels): {shares}")
     for name in (*record["files"], "prediction.json"):
         console.stdout.print(f"wrote {out / name}")
 

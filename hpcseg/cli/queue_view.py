@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 # Of 80 columns: what the numbers leave, and a bar in which something can be seen.
 _WIDEST_NAME = 24
 _REFRESHES_PER_SECOND = 4
+# Of one cell: what begins with loading libraries says little before.
+_LEAST_TO_TELL = 0.2
 
 
 @dataclass
@@ -43,6 +45,13 @@ class _Running:
         done = _done(last) - _done(first)
         return (_all(last) - _done(last)) * (last["time"] - first["time"]) / done if done > 0 else None
 
+    def share(self) -> float:
+        """How much of the cell is done, 0 to 1, by its training, which takes most of the time."""
+        if not self.beats:
+            return 0.0
+        last = self.beats[-1]
+        return _done(last) / _all(last) if last["stage"] == "train" else 1.0
+
 
 class QueueView:
     """Shows the events of `cluster.local.run_locally`; a context manager around it.
@@ -54,7 +63,8 @@ class QueueView:
 
     def __init__(self, cells: Sequence[Cell], finished: int) -> None:
         self._names = short_names(cells)
-        self._done = finished
+        self._before = self._done = finished
+        self._began = time.monotonic()
         self._running: dict[str, _Running] = {}
         self._on_terminal = console.stderr.is_terminal
         self._live = Live(
@@ -108,7 +118,15 @@ class QueueView:
             table.add_column(heading, justify="right", no_wrap=True)
         for shown in list(self._running.values()):
             table.add_row(*_row(shown))
-        return Group(table, Text(f"{self._done} of {len(self._names)} cells done", style="dim"))
+        return Group(table, Text(f"{self._done} of {len(self._names)} cells done{self._left()}", style="dim"))
+
+    def _left(self) -> str:
+        """Of the whole queue, as fast as it has been so far; nothing before that can be told."""
+        done = self._done - self._before + sum(shown.share() for shown in list(self._running.values()))
+        if done < _LEAST_TO_TELL:
+            return ""
+        left = (len(self._names) - self._before - done) * (time.monotonic() - self._began) / done
+        return f", about {console.duration(left)} left"
 
 
 def _row(shown: _Running) -> tuple[str | Text | ProgressBar, ...]:

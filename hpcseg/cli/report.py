@@ -77,18 +77,18 @@ def report_answer(built: Report, missing: Sequence[str], written: Sequence[Path]
 def show_report(built: Report, missing: Sequence[str], written: Sequence[Path]) -> None:
     """Print what a report says, what it lacks (`missing` beside its own notes), and the files that were written."""
     for answer in built.content.answers:
-        console.stdout.print(f"{answer.question} {answer.text}".strip())
+        console.say(f"{answer.question} {answer.text}".strip())
     for line in built.headlines:
         console.stdout.print(line)
     if built.headlines:
         console.stdout.print("(in brackets: the paper)")
     for note in (*built.content.notes, *missing):
-        console.stdout.print(f"Note: {note}")
+        console.say(f"Note: {note}")
     holes = built.content.holes
     if holes:
-        console.stdout.print(f"{len(holes)} {'hole' if len(holes) == 1 else 'holes'}:")
+        console.stdout.print(f"{console.counted(len(holes), 'hole')}:")
     for hole in holes:
-        console.stdout.print(f"  {hole}")
+        console.say(f"  {hole}")
     if built.planned_with:
         console.stdout.print(f"The run was planned with: {built.planned_with}")
     for path in written:

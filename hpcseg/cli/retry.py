@@ -12,10 +12,11 @@ from hpcseg.cli import console
 from hpcseg.cli.grid import cells_answer, run_here, show_submission, submission_answer
 from hpcseg.cli.options import MEMORY, TIME, AsJson
 from hpcseg.cli.runs import choose_cells, find_run
+from hpcseg.errors import ConfigError
 
 
 def retry(
-    cells: Annotated[list[str] | None, typer.Argument(help="Ids or patterns; none: all that failed.")] = None,
+    cells: Annotated[list[str] | None, typer.Argument(help="Names, ids or patterns; none: all that failed.")] = None,
     run: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="the newest in runs/")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be tried again, do nothing.")] = False,
     mem: Annotated[
@@ -37,7 +38,7 @@ def retry(
 
     folder = find_run(run)
     grid, status, resources = read_grid(folder), run_status(folder), read_resources(folder)
-    chosen = choose_cells(status.failures, cells, "failed cell")
+    chosen = choose_cells(status.cells, cells, among=status.failures, what="failed cell")
     failures = {cell_id: status.failures[cell_id] for cell_id in chosen}
     with console.json_answer(as_json) as answer:
         answer["failures"] = {
@@ -49,6 +50,11 @@ def retry(
         if not failures:
             console.stdout.print("No cell has failed, nothing to do.")
         elif resources is None or status.ledger.last_without_slurm:
+            if mem is not None or time is not None or exclude is not None:
+                raise ConfigError(
+                    "--mem, --time and --exclude are asked of Slurm, and these cells ran on this machine last. Leave "
+                    "them out, or run `hpcseg grid --slurm`."
+                )
             try:
                 if dry_run:
                     console.stdout.print("These cells would run here again.")

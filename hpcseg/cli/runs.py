@@ -5,14 +5,15 @@ from __future__ import annotations
 import fnmatch
 import os.path
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpcseg.errors import ConfigError, IncompleteError
+from hpcseg.errors import ConfigError, HpcsegError, IncompleteError
+from hpcseg.runs.names import short_names
 
 if TYPE_CHECKING:
-    from hpcseg.runs.grid import Grid
+    from hpcseg.runs.grid import Cell, Grid
     from hpcseg.runs.record import CellFolder, RunFolder
 
 RUNS = Path("runs")
@@ -71,31 +72,45 @@ def find_run(run: Path | None) -> RunFolder:
     return RunFolder(run) if run else newest_run(RUNS)
 
 
-def choose_cells(ids: Iterable[str], patterns: Sequence[str] | None, what: str) -> list[str]:
-    """The ids that fit any of the patterns (fnmatch's: `large-*-p050-*`), in their order; no pattern: all.
+def choose_cells(
+    cells: Sequence[Cell], patterns: Sequence[str] | None, *, among: Container[str] | None = None, what: str = "cell"
+) -> list[str]:
+    """The ids of the cells that fit any of the patterns, in their order; no pattern: all.
 
     Args:
-        ids: of the cells to choose from.
-        patterns: from the command line.
-        what: they are, for the error.
+        cells: that were planned together.
+        patterns: from the command line: ids, patterns of ids (fnmatch's: `large-*-p050-*`), or short names, which are
+            what the screen shows.
+        among: ids to choose from; None: of all of these cells.
+        what: those are, for the error.
 
     Raises:
         ConfigError: a pattern fits none.
     """
-    known = list(ids)
+    known = [cell.id for cell in cells if among is None or cell.id in among]
     if not patterns:
         return known
-    for pattern in patterns:
-        if not fnmatch.filter(known, pattern):
-            listing = "".join(f"\n  {cell_id}" for cell_id in known[:_MOST_LISTED])
-            more = f"\n  and {len(known) - _MOST_LISTED} more" if len(known) > _MOST_LISTED else ""
-            there = f"There are:{listing}{more}" if known else "There is none at all."
-            raise ConfigError(f'No {what} fits "{pattern}". {there}')
-    return [cell_id for cell_id in known if any(fnmatch.fnmatchcase(cell_id, pattern) for pattern in patterns)]
+    names = short_names(cells)
+    fitting = {pattern: {one for one in known if _fits(pattern, one, names[one])} for pattern in patterns}
+    for pattern, found in fitting.items():
+        if not found:
+            raise ConfigError(f'No {what} fits "{pattern}". {_listing(known)}')
+    return [one for one in known if any(one in found for found in fitting.values())]
+
+
+def _fits(pattern: str, cell_id: str, name: str) -> bool:
+    return pattern == name or fnmatch.fnmatchcase(cell_id, pattern)
+
+
+def _listing(ids: Sequence[str]) -> str:
+    """What there is to choose from."""
+    listed = "".join(f"\n  {cell_id}" for cell_id in ids[:_MOST_LISTED])
+    more = f"\n  and {len(ids) - _MOST_LISTED} more" if len(ids) > _MOST_LISTED else ""
+    return f"There are:{listed}{more}" if ids else "There is none at all."
 
 
 def find_trained(cell: str, run: Path | None) -> CellFolder:
-    """The folder of one trained cell: named itself, or by an id or a pattern that fits one trained cell of a run.
+    """The folder of one trained cell: named itself, or by an id, a pattern or a short name that fits one of a run.
 
     Args:
         cell: as it was typed.
@@ -107,26 +122,40 @@ def find_trained(cell: str, run: Path | None) -> CellFolder:
     """
     found = find_all_trained(cell, run)
     if len(found) > 1:
-        listing = "".join(f"\n  {folder.id}" for folder in found[:_MOST_LISTED])
-        where = found[0].path.parents[1]
-        raise ConfigError(f'"{cell}" fits {len(found)} trained cells of {where}, but it must fit one:{listing}')
+        where, listing = found[0].path.parents[1], _listing([folder.id for folder in found])
+        raise ConfigError(f'"{cell}" fits {len(found)} trained cells of {where}, but it must fit one. {listing}')
     return found[0]
 
 
 def find_all_trained(cell: str, run: Path | None) -> list[CellFolder]:
-    """As `find_trained`, for a pattern that may fit several."""
+    """As `find_trained`, for a pattern that may fit several.
+
+    Cells of the last `hpcseg grid` come first: where some of them fit, those of others before it do not count.
+    """
     from hpcseg.runs.record import CellFolder
 
     named = CellFolder(Path(cell).resolve())
     if os.path.isfile(named.config_file):  # a name that is too long is no folder
         return [named]
     where = find_run(run)
-    folders = {folder.id: folder for folder in where.cell_folders()}
-    fitting = [folders[cell_id] for cell_id in choose_cells(folders, [cell], f"cell of {where.path}")]
+    names, folders = _planned_names(where), where.cell_folders()
+    fitting = [folder for folder in folders if _fits(cell, folder.id, names.get(folder.id, folder.id))]
+    if not fitting:
+        raise ConfigError(f'No cell of {where.path} fits "{cell}". {_listing([folder.id for folder in folders])}')
     trained = [folder for folder in fitting if folder.training_file.exists() and folder.model_file.exists()]
     if not trained:
         raise IncompleteError(f'No cell of {where.path} that fits "{cell}" is trained yet. Run `hpcseg grid` first.')
-    return trained
+    return [folder for folder in trained if folder.id in names] or trained
+
+
+def _planned_names(run: RunFolder) -> dict[str, str]:
+    """Short names of a run's cells by id; none where its plan cannot be read, which a model does without."""
+    from hpcseg.runs.grid import planned_cells, read_plan
+
+    try:
+        return short_names(planned_cells(run, read_plan(run)))
+    except HpcsegError:
+        return {}
 
 
 def run_option(grid: Grid) -> str:

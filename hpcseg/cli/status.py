@@ -14,6 +14,7 @@ import typer
 
 from hpcseg.cli import console
 from hpcseg.cli.runs import choose_cells, find_run
+from hpcseg.runs.names import short_names
 from hpcseg.runs.state import State
 
 if TYPE_CHECKING:
@@ -41,7 +42,9 @@ _COLOURS = {
 
 
 def status(
-    cells: Annotated[list[str] | None, typer.Argument(help="Ids or patterns; all without.", show_default=False)] = None,
+    cells: Annotated[
+        list[str] | None, typer.Argument(help="Names, ids or patterns; all without.", show_default=False)
+    ] = None,
     run: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="the newest in runs/")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Look again every few seconds until all have ended.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -62,14 +65,13 @@ def status(
 
 
 def _look(folder: RunFolder, patterns: Sequence[str] | None) -> RunStatus:
-    """The state of the cells that were asked for."""
+    """The state of the cells that were asked for, among all that were planned with them."""
     from hpcseg.cluster.states import run_status
 
     found = run_status(folder)
-    chosen = set(choose_cells([cell.id for cell in found.cells], patterns, "cell"))
+    chosen = set(choose_cells(found.cells, patterns))
     return dataclasses.replace(
         found,
-        cells=tuple(cell for cell in found.cells if cell.id in chosen),
         status=tuple(cell for cell in found.status if cell.cell in chosen),
         failures={cell: failure for cell, failure in found.failures.items() if cell in chosen},
     )
@@ -112,22 +114,18 @@ def _table(found: RunStatus, *, rows: int | None = None) -> Table:
 
     Args:
         found: what is known.
-        rows: where not all that is shown can be scrolled back to, at most so many, those first that run or need a look,
-            under short names; None: all, under their ids.
+        rows: where not all that is shown can be scrolled back to, at most so many, those first that run or need a look;
+            None: all.
     """
     from rich.table import Table
     from rich.text import Text
-
-    from hpcseg.runs.names import short_names
 
     cells = found.status
     if rows is not None and len(cells) > rows:
         quiet = (State.FINISHED, State.MISSING, State.QUEUED)
         cells = tuple(sorted(cells, key=lambda cell: cell.state in quiet)[: max(1, rows)])
-    shown = _columns(cells)
-    if rows is not None:
-        names = short_names(found.cells)
-        shown["Cell"] = [names[cell.cell] for cell in cells]
+    names = short_names(found.cells)
+    shown = {**_columns(cells), "Cell": [names[cell.cell] for cell in cells]}
     table = Table(title=str(found.run.path), title_justify="left", box=None, pad_edge=False)
     for name in shown:
         table.add_column(name, no_wrap=name not in ("Cell", "Note"), overflow="fold")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +11,7 @@ import typer
 from hpcseg.cli import console
 from hpcseg.cli.options import Set
 from hpcseg.cli.pack import DEFAULT_DATASET
-from hpcseg.cli.runs import plan_run
+from hpcseg.cli.runs import choose_cells, plan_run
 from hpcseg.errors import ConfigError, HpcsegError, IncompleteError
 
 if TYPE_CHECKING:
@@ -22,7 +21,9 @@ _SECONDS_FOR_THE_PLAN = 600.0
 
 
 def train(
-    cell: Annotated[str, typer.Argument(help="Id of a cell, or a pattern that fits one: 'large-*-p050-*'.")],
+    cell: Annotated[
+        str, typer.Argument(help="A cell: its id, its short name, or a pattern that fits one: 'large-*-p050-*'.")
+    ],
     job: Annotated[
         str | None,
         typer.Option(
@@ -43,17 +44,20 @@ def train(
     from hpcseg.signals import Stop
 
     grid = plan_run(job, data, run, overrides)
-    chosen = [candidate for candidate in grid.cells if fnmatch.fnmatchcase(candidate.id, cell)]
-    if len(chosen) != 1:
-        listing = "\n  ".join(candidate.id for candidate in (chosen or grid.cells))
-        raise ConfigError(f'"{cell}" fits {len(chosen)} cells of {grid.job.name}, but it must fit one of:\n  {listing}')
+    fitting = choose_cells(grid.cells, [cell])
+    if len(fitting) != 1:
+        listing = "\n  ".join(fitting)
+        raise ConfigError(
+            f'"{cell}" fits {len(fitting)} cells of {grid.job.name}, but it must fit one of:\n  {listing}'
+        )
+    (chosen,) = (candidate for candidate in grid.cells if candidate.id in fitting)
     rank = read_environment().rank
     if rank == 0:
         write_plan(grid)
     else:
-        _wait_for_plan(chosen[0], rank)
+        _wait_for_plan(chosen, rank)
     stages: tuple[Stage, ...] = ("train", "evaluate")
-    epochs = Epochs(chosen[0], skip=True)
+    epochs = Epochs(chosen, skip=True)
 
     def on_epoch() -> None:
         for line in epochs.news():
@@ -62,15 +66,15 @@ def train(
     with Stop() as stop:
         for stage in stages:
             if rank == 0:
-                console.stderr.print(f"{chosen[0].id}: {'training' if stage == 'train' else 'evaluating'}")
-            outcome = run_cell(chosen[0].folder, stage, should_stop=stop, on_epoch=on_epoch)
+                console.stderr.print(f"{chosen.id}: {'training' if stage == 'train' else 'evaluating'}")
+            outcome = run_cell(chosen.folder, stage, should_stop=stop, on_epoch=on_epoch)
             if outcome is State.BUSY:
-                console.stderr.print(f"{chosen[0].id}: another process is running it.")
+                console.stderr.print(f"{chosen.id}: another process is running it.")
                 raise typer.Exit(1)
             if outcome is State.STOPPED:
                 raise console.stopped() if rank == 0 else typer.Exit(130)
     if rank == 0:
-        console.stdout.print(f"{chosen[0].id}: finished, recorded in {chosen[0].folder.path}")
+        console.stdout.print(f"{chosen.id}: finished, recorded in {chosen.folder.path}")
 
 
 def _wait_for_plan(cell: Cell, rank: int) -> None:

@@ -62,14 +62,17 @@ class Sent:
     job_id: str
     """Without a task; of a dry run a placeholder."""
 
-    def lines(self) -> list[str]:
-        """Its tasks for a person: one line each, or one for all where they are many."""
+    def lines(self, names: Mapping[str, str]) -> list[str]:
+        """Its tasks for a person: one line each, or one for all where they are many; `names` of cells by id."""
         if not self.cells:
             return [f"  {self.stage}: job {self.job_id}"]
         ids = ledger.task_ids(self.job_id, len(self.cells))
         if len(ids) > _MOST_LINES:
             return [f"  {self.stage} of {len(ids)} cells: jobs {ids[0]} to {ids[-1]}"]
-        return [f"  {cell} {self.stage}: job {job_id}" for cell, job_id in zip(self.cells, ids, strict=True)]
+        return [
+            f"  {names.get(cell, cell)} {self.stage}: job {job_id}"
+            for cell, job_id in zip(self.cells, ids, strict=True)
+        ]
 
 
 @dataclass
@@ -95,12 +98,13 @@ class Submission:
         """How many jobs and array tasks were submitted."""
         return sum(len(sent.cells) or 1 for sent in self.sent)
 
-    def lines(self) -> list[str]:
-        """The submission as text for a person."""
-        lines = [f"  {cell_id}: {why}" for cell_id, why in self.left_alone.items()]
+    def lines(self, names: Mapping[str, str] | None = None) -> list[str]:
+        """The submission as text for a person, who knows cells by `names`, by id; None: by their ids."""
+        names = names or {}
+        lines = [f"  {names.get(cell_id, cell_id)}: {why}" for cell_id, why in self.left_alone.items()]
         if len(lines) > _MOST_LINES:
             lines = [*lines[:_MOST_LINES], f"  ... and {len(lines) - _MOST_LINES} more cells like these"]
-        lines += [line for sent in self.sent for line in sent.lines()]
+        lines += [line for sent in self.sent for line in sent.lines(names)]
         if self.dry_run:
             return [*lines, *self.scripts, f"Nothing was submitted (--dry-run). {self.no_slurm}".rstrip()]
         lines.append(f"Submitted {self.jobs} jobs." if self.sent else "Nothing to submit.")

@@ -314,6 +314,10 @@ def identity_sha256(
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[h5py.File]:
     if not os.path.isfile(path):  # Path.is_file raises where a name is too long or a folder may not be entered
+        if os.path.isdir(path):
+            raise DatasetError(
+                f"{path} is a folder, but a packed data set is a file. Pack slices with `hpcseg pack DATA/ -o NAME.h5`."
+            )
         raise DatasetError(f"There is no packed data set {path}. Make one with `hpcseg pack DATA/ -o {path}`.")
     try:
         file = h5py.File(path, "r")

@@ -76,7 +76,8 @@ class Page:
 def find_pages(source: Path) -> list[Page]:
     """All slices of a folder of single-page TIFFs, or of one multi-page stack, by ascending number.
 
-    The number of a slice is the last run of digits in its file's name, or its page in a stack, from 1.
+    The number of a slice is the last run of digits in its file's name that is not the same in all of them, as the 16 of
+    rec_0001_16bit.tif is; or its page in a stack, from 1.
 
     Raises:
         DatasetError: nothing there, or faults in names or headers; the message lists them.
@@ -96,12 +97,11 @@ def find_pages(source: Path) -> list[Page]:
         return _stack_pages(paths[0])
     faults, pages = _Faults(source), []
     by_number: dict[int, Path] = {}
-    for path in paths:
-        digits = re.findall(r"\d+", path.stem)
-        if not digits:
+    for path, digits in zip(paths, _last_digits([path.stem for path in paths]), strict=True):
+        if digits is None:
             faults.add(f"{path.name} has no number in its name")
             continue
-        number = int(digits[-1])
+        number = int(digits)
         if len(str(number)) > _MOST_DIGITS:
             faults.add(f"{path.name} has a number of more than {_MOST_DIGITS} digits")
             continue
@@ -121,6 +121,14 @@ def find_pages(source: Path) -> list[Page]:
     faults.check(pages)
     faults.raise_if_any()
     return sorted(pages, key=lambda page: page.number)
+
+
+def _last_digits(names: list[str]) -> list[str | None]:
+    """Of each name the last run of digits; one that all end in does not count while each has another before it."""
+    runs = [re.findall(r"\d+", name) for name in names]
+    while len(runs) > 1 and all(len(of) > 1 for of in runs) and len({of[-1] for of in runs}) == 1:
+        runs = [of[:-1] for of in runs]
+    return [of[-1] if of else None for of in runs]
 
 
 def pair(images: list[Page], labels: list[Page]) -> list[tuple[Page, Page]]:

@@ -67,7 +67,7 @@ def _check_data(found: Mapping[str, Records]) -> None:
 
 
 def _variants(records: Records) -> tuple[dict[str, list[Row]], list[str]]:
-    """All cells of a run by the `--set` options that they were first planned with; and what was left out."""
+    """All cells of a run by the `--set` options of their first plan that set them apart; and what was left out."""
     listed = {row.id for row in records.rows}
     others, unread = list[Row](), list[str]()
     for folder in records.run.cell_folders():
@@ -80,21 +80,25 @@ def _variants(records: Records) -> tuple[dict[str, list[Row]], list[str]]:
                 unread.append(folder.id)
             else:
                 others.append(row)
+    rows = (*records.rows, *others)
+    planned_with = [_planned_with(row) for row in rows]
+    common = set.intersection(*map(set, planned_with))
     variants: dict[str, list[Row]] = {}
-    for row in (*records.rows, *others):
-        variants.setdefault(_planned_with(row), []).append(row)
+    for row, options in zip(rows, planned_with, strict=True):
+        name = ", ".join(option for option in options if option not in common) or _AS_IN_THE_JOB
+        variants.setdefault(name, []).append(row)
     left_out = "cell folders were left out, since they are not trained, or of other code or other data"
     notes = [f"{len(unread)} {left_out}: {', '.join(unread)}."] if unread else []
     return (variants if len(variants) > 1 else {"": list(records.rows) + others}), notes
 
 
-def _planned_with(row: Row) -> str:
+def _planned_with(row: Row) -> list[str]:
     """The `--set` options of the command that planned a cell first."""
     try:
         words = shlex.split(str(read_json(row.cell.folder.config_file).get("command")))
     except (IncompleteError, ValueError):
         words = []
-    return ", ".join(_values(words)) or _AS_IN_THE_JOB
+    return list(_values(words))
 
 
 def _values(words: Sequence[str]) -> Iterable[str]:

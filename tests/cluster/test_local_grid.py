@@ -62,7 +62,7 @@ def test_a_grid_runs_once_and_again_only_what_is_missing(job, tiny_dataset):
         path: time for path, time in kept.items() if path.name != "config.json"
     }
     (cells[0] / "evaluation.json").unlink()
-    assert "1 cells finished" in grid(tiny_dataset)
+    assert "1 cell finished" in grid(tiny_dataset)
     assert (cells[0] / "training.json").stat().st_mtime_ns == kept[cells[0] / "training.json"], "trained once only"
 
 
@@ -95,21 +95,24 @@ def test_a_cell_that_another_process_runs_is_passed_over(job, tiny_dataset):
     (cell / "evaluation.json").unlink()
     with (cell / "lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        assert f"{cell.name}: run by another process" in grid(tiny_dataset)
+        assert "1x1: run by another process" in grid(tiny_dataset)
     assert not (cell / "evaluation.json").exists()
 
 
 def test_a_cell_of_changed_data_is_another_cell(job, tiny_dataset, tiny_folder):
-    grid(tiny_dataset, "--dry-run")
     hpcseg("pack", str(tiny_folder), "-o", "same.h5")
     (job / "other").mkdir()
     from hpcseg.data.sample import write_sample
 
     write_sample(job / "other", slices=16, size=128, seed=1)
     hpcseg("pack", str(job / "other"), "-o", "other.h5")
-    listing = grid(tiny_dataset, "--dry-run")
-    assert grid("same.h5", "--dry-run") == listing, "the same pixels, packed again"
-    assert grid("other.h5", "--dry-run") != listing
+
+    def planned(dataset) -> list[dict[str, str]]:
+        options = ("grid", "--local", "--job", "tiny.toml", "--data", str(dataset), "--dry-run", "--json")
+        return json.loads(CliRunner().invoke(app, options).stdout)["cells"]
+
+    assert planned("same.h5") == planned(tiny_dataset), "the same pixels, packed again"
+    assert planned("other.h5") != planned(tiny_dataset)
 
 
 def test_torchrun_trains_a_cell_on_two_ranks(job, tiny_dataset):

@@ -97,6 +97,8 @@ def test_retry_goes_where_the_cells_were_started_last(slurm, grid):
     ledger.book_local(grid.run, "train", grid.cells[1].id, "1")
     said = hpcseg(grid, "retry", "--dry-run")
     assert said.exit_code == 0 and "would run here again" in said.output and "#SBATCH" not in said.output
+    refused = hpcseg(grid, "retry", "--mem", "9")
+    assert refused.exit_code == 2 and "these cells ran on this machine last" in refused.output
     send(grid)
     assert "#SBATCH" in hpcseg(grid, "retry", "--dry-run").output
 
@@ -155,7 +157,7 @@ def test_cancel_ends_the_jobs_of_chosen_cells_and_the_follow_up_does_not_bring_t
     send(grid)
     slurm.queue(*(f"{job}_{task}|RUNNING|None|n1" for job in (100, 101) for task in range(len(grid.cells))))
     said = hpcseg(grid, "cancel", grid.cells[1].id)
-    assert said.exit_code == 0 and "Cancelled 1 cells" in said.output
+    assert said.exit_code == 0 and "Cancelled 1 cell." in said.output
     assert (slurm.folder / "cancelled").read_text() == "--quiet 100_1 101_1\n"
     slurm.queue(
         *(f"{job}_{task}|RUNNING|None|n1" for job in (100, 101) for task in range(len(grid.cells)) if task != 1)

@@ -91,7 +91,10 @@ def test_a_terminal_of_80_columns_shows_every_cell_under_a_short_name_with_the_n
         assert (loss, validation) == (first if name == "1x1" else second)[epoch - 1], f"epoch {epoch} of {name}"
     assert any(re.fullmatch(r"\d+ s", left or "") for *_, left in rows), "time left, as a person reads it"
     assert any("0 of 2 cells done" in screen for screen in seen.screens)
-    assert any("1 of 2 cells done" in screen and "1x1: finished" in screen for screen in seen.screens)
+    assert any(
+        re.search(r"1 of 2 cells done, about \d+ (s|min) left", screen) and "1x1: finished" in screen
+        for screen in seen.screens
+    )
 
 
 def test_a_pipe_gets_whole_lines_of_the_same(job, tiny_dataset):

@@ -219,7 +219,7 @@ def test_ctrl_c_on_a_terminal_stops_and_the_next_run_ends_with_the_bits_of_an_un
     place.stopped_with_a_checkpoint()
     reached = len(read_lines(place.cell() / "metrics.jsonl"))
 
-    assert "1 cells finished, 0 failed" in place.run("grid", *options)
+    assert "1 cell finished, 0 failed" in place.run("grid", *options)
     assert place.events() == ["start", "stop", "resume", "trained", "evaluate", "evaluated"]
     epochs = [event["epoch"] for event in read_lines(place.cell() / "events.jsonl") if event["event"] == "epoch"]
     assert reached and epochs == list(range(1, len(epochs) + 1)), "no epoch was trained twice"
@@ -277,7 +277,7 @@ def test_ctrl_c_before_the_first_step_leaves_a_cell_that_the_same_command_begins
     screen = terminal.wait()
     assert terminal.process.returncode == 130 and "Traceback" not in screen and "Stopped by you" in screen
     place.is_stopped()
-    assert "1 cells finished, 0 failed" in place.run("grid")
+    assert "1 cell finished, 0 failed" in place.run("grid")
 
 
 def test_retry_goes_on_with_what_was_stopped_and_is_stopped_in_the_same_way(endless):

@@ -42,6 +42,15 @@ def test_an_image_without_a_number_is_refused(good, output):
     assert "imagemean.tif has no number" in refused(good, output)
 
 
+def test_a_number_that_all_names_end_in_tells_no_slices_apart(good, output):
+    for number in (1, 2, 3):
+        (good / "data" / f"image{number}.tif").rename(good / "data" / f"rec_{number:04}_16bit_2x2.tif")
+        (good / "labels" / f"label{number}.tif").rename(good / "labels" / f"rec_{number:04}_8bit.tif")
+    result = hpcseg("pack", good, "-o", output)
+    assert result.exit_code == 0, result.output
+    assert store.read_info(output).numbers.tolist() == [1, 2, 3]
+
+
 def test_a_missing_folder_is_refused(good, output):
     assert str(good / "nowhere" / "data") in refused(good / "nowhere", output)
 

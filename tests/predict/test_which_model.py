@@ -60,6 +60,22 @@ def test_a_pattern_is_looked_for_in_the_newest_run_alone(here, cells):
     assert not Path("out").exists()
 
 
+def test_a_cell_may_be_named_as_status_shows_it(predict, cells):
+    shown = hpcseg("status", "--run", "runs/old").output
+    second = predict("s1", "scan.tif", "-o", "out")
+    assert second.exit_code == 0 and f"Model: {cells[1].id} (run runs/old)" in second.stdout, (shown, second.output)
+    neither = predict("s2", "scan.tif", "-o", "none")
+    assert neither.exit_code == 2 and 'No cell of runs/old fits "s2"' in neither.stderr
+
+
+def test_cells_of_the_last_plan_come_before_those_of_others(predict, cells):
+    first = Path("runs/old/cells", cells[0].id)
+    shutil.copytree(first, f"{first}-3", ignore=shutil.ignore_patterns("lock"))
+    answer = predict("*-s0-*", "scan.tif", "-o", "out")
+    assert answer.exit_code == 0 and f"Model: {cells[0].id} (run runs/old)" in answer.stdout
+    assert predict("*-3", "scan.tif", "-o", "before").exit_code == 0, "where none of them fits"
+
+
 def test_a_pattern_that_fits_several_trained_cells_is_refused_with_their_names(predict, cells):
     answer = predict("*", "scan.tif", "-o", "out")
     assert answer.exit_code == 2 and "fits 2 trained cells of runs/old, but it must fit one" in answer.stderr
