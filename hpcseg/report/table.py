@@ -113,9 +113,11 @@ def marked_gains(
 
 
 def caption(kind: str, name: str, said: Mapping[str, object]) -> str:
-    """A caption of texts.toml, with what it takes from the records."""
+    """A caption of texts.toml, with what it takes from the records; of differences only where there are any."""
     shared = {key: text.format_map({"number": "", **said}) for key, text in TEXTS["shared"].items()}
-    return " ".join(str(TEXTS[kind][name]["caption"]).format(**shared, **said).split())
+    words = TEXTS[kind][name]
+    texts = [words["caption"], *([words["gained"]] if "gained" in words and said["number"] else [])]
+    return " ".join(" ".join(texts).format(**shared, **said).split())
 
 
 def number_text(number: Number, holes: Mapping[str, int]) -> str:

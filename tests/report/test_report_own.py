@@ -68,6 +68,17 @@ def test_accuracy_and_iou_are_those_of_the_counts_for_each_setting(tmp_path):
     assert "**+4.00 ± 0.00**" in (tmp_path / "out" / "tables.md").read_text(), "the same in all three seeds"
 
 
+@pytest.mark.parametrize(("axis", "explained"), [("", False), ("data.tiles = ['2x2', '1x1']\n", True)])
+def test_gains_are_explained_where_there_are_any(tmp_path, axis, explained):
+    grid = plan(tmp_path / "run", "[[grid]]\n" + axis + SEEDS)
+    for cell in grid.cells:
+        finish(cell, lambda config, sigma: 900 + config.train.seed)
+    build_report(grid.run, tmp_path / "out")
+    tables = (tmp_path / "out" / "tables.md").read_text()
+    assert ("what a value gains over the first" in tables) is explained
+    assert re.findall(r"all (\d+) comparisons", tables) != ["0"]
+
+
 def test_what_a_setting_took_is_in_its_report(tmp_path):
     grid = tiny_run(tmp_path / "run", OWN_JOB)
     for cell, memory in zip(grid.cells, ({"host": 512, "gpu": 2048}, {"host": 600}), strict=True):
