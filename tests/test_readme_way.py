@@ -31,6 +31,7 @@ def way(tmp_path_factory) -> tuple[Path, list[tuple[list[str], Session]]]:
     folder = tmp_path_factory.mktemp("way")
     write_sample(folder / "DATA", slices=SLICES, size=64, seed=3)
     typed = []
+    (folder / "no-slurm.conf").touch()  # Slurm's commands wait a minute for one that is not there
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLURM_CONF", str(folder / "no-slurm.conf"))
         for command in commands():
@@ -62,16 +63,17 @@ def test_every_command_of_the_readme_works_and_no_line_is_broken_within_a_word(w
     for command, session in way[1]:
         assert session.code == 0, f"{command}: {session.last}"
         assert "Traceback" not in session.last
-        # Ids are longer than the screen is wide, and a prediction is to be traced by them.
-        broken = sum(line.startswith("Model: ") for line in session.last.splitlines())
-        assert session.wrapped <= broken, f"{command}: {session.last}"
+        # An id, by which a prediction is traced, is longer than the screen is wide, and a command to copy is one line.
+        whole = sum(line.startswith(("Model: ", "Next: ")) for line in session.last.splitlines())
+        assert session.wrapped <= whole, f"{command}: {session.last}"
 
 
 def test_packing_says_what_there_is_and_where_to_look_and_what_is_next(way):
     told = screen(way, "pack")
     assert re.search(r"^Slices +20 of 64 x 64 pixels, uint16, numbers 1 to 20$", told, re.MULTILINE)
     assert "dataset-sheet.png: do slices and labels belong together?" in told
-    assert told.rstrip().splitlines()[-1] == "Next: hpcseg grid --job segment --set data.tile_size=64"
+    last = "Next: hpcseg grid --job segment --set data.tile_size=64 --local --set train.width=16"
+    assert told.replace("\n", "").endswith(last)
     assert (way[0] / "dataset-sheet.png").stat().st_size > 1000
 
 
@@ -100,7 +102,7 @@ def test_the_report_begins_with_an_answer_and_names_the_page_and_a_model(way):
     told = screen(way, "report")
     assert re.search(r"How much of the test is right\? [\d., ±]+ % of whole test slices", sentences(told))
     assert "wrote runs/segment/report/report.html" in told
-    assert told.rstrip().splitlines()[-1] == "Next: hpcseg predict s0 SLICES -o OUT"
+    assert re.fullmatch(r"Next: hpcseg predict s\d SLICES -o OUT", told.rstrip().splitlines()[-1])
 
 
 def test_the_quick_look_and_the_whole_volume_name_their_models_and_files(way):

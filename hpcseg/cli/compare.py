@@ -10,7 +10,7 @@ import typer
 from hpcseg.cli import console
 from hpcseg.cli.options import AsJson
 from hpcseg.cli.report import report_answer, show_report
-from hpcseg.cli.runs import RUNS
+from hpcseg.cli.runs import RUNS, find_run
 
 
 def compare(
@@ -26,9 +26,8 @@ def compare(
 ) -> None:
     """Put runs of the same data, or the variants of one run, into one report: what differs, and what it brings."""
     from hpcseg.report.build import compare as build_comparison
-    from hpcseg.runs.record import RunFolder
 
-    folders = {name: RunFolder(_folder(name)) for name in dict.fromkeys(name.rstrip("/") for name in runs)}
+    folders = {name: find_run(_folder(name)) for name in dict.fromkeys(name.rstrip("/") for name in runs)}
     with console.json_answer(as_json) as answer:
         built = build_comparison(folders, out)
         answer.update({"runs": [str(one.path) for one in folders.values()], **report_answer(built, (), built.written)})

@@ -143,7 +143,7 @@ def grid(
 def _show_plan(grid: Grid) -> None:
     states = [cell.state() for cell in grid.cells]
     counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
-    console.stdout.print(f"{grid.job.title}: {console.counted(len(grid.cells), 'cell')} in {grid.run.path} ({counts})")
+    console.say(f"{grid.job.title}: {console.counted(len(grid.cells), 'cell')} in {grid.run.path} ({counts})")
 
 
 def _show_sets(grid: Grid) -> None:
@@ -181,7 +181,11 @@ def _run_missing_here(
         for cell in grid.cells:
             console.stdout.print(f"  {names[cell.id]}: {cell.state()}")
         order = "one after the other" if slots == 1 else f"{slots} at a time"
-        console.stdout.print(f"These cells would run here, {order}; no sbatch is involved.")
+        console.say(
+            "Every cell is finished, so nothing would run."
+            if all(cell.evaluated() for cell in grid.cells)
+            else f"Those that are not finished would run here, {order}; no sbatch is involved."
+        )
         return
     write_plan(grid)
     waiting = [cell for cell in grid.cells if not cell.evaluated()]
@@ -232,14 +236,14 @@ def run_here(
     from hpcseg.cli.next_step import WIDEST_ON_CPUS, too_slow
     from hpcseg.cli.queue_view import QueueView
     from hpcseg.cluster.local import find_slots, run_locally
-    from hpcseg.runs.grid import check_numerics
+    from hpcseg.runs.grid import check_numerics, command_that_runs, read_plan
 
     check_numerics(grid.numerics, f"The run {grid.run.path}")
     slots = find_slots(workers, gpus_per_cell)
     wide = any(cell.config.train.width > WIDEST_ON_CPUS for cell in cells)
     if for_gpus and wide and gpus_per_cell and not slots[0]:
         console.say(too_slow(grid.job.name, grid.data_sha256), to=console.stderr)
-    with QueueView(grid.cells, len(grid.cells) - len(cells)) as view:
+    with QueueView(grid.cells, cells) as view:
         try:
             summary = run_locally(
                 cells,
@@ -255,13 +259,19 @@ def run_here(
     for text, ids in (("failed", summary.failed), ("run by another process", summary.busy)):
         for cell_id in ids:
             console.stdout.print(f"  {names[cell_id]}: {text}")
-    console.stdout.print(f"{console.counted(len(summary.finished), 'cell')} finished, {len(summary.failed)} failed.")
+    left = sum(not cell.evaluated() for cell in grid.cells) - len(summary.failed)
+    to_do = f", {left} to do" if left else ""
+    console.stdout.print(
+        f"{console.counted(len(summary.finished), 'cell')} finished, {len(summary.failed)} failed{to_do}."
+    )
     if summary.stopped:
         raise console.stopped()
     if summary.failed:
         console.stdout.print(f"Next: hpcseg logs --failed{run_option(grid)}, then hpcseg retry{run_option(grid)}")
         raise typer.Exit(1)
-    console.stdout.print(f"Next: hpcseg report{run_option(grid)}")
+    console.stdout.print(
+        f"Next: {command_that_runs(read_plan(grid.run)) if left else f'hpcseg report{run_option(grid)}'}"
+    )
 
 
 def cells_answer(grid: Grid) -> dict[str, Any]:

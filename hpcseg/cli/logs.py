@@ -39,6 +39,7 @@ def logs(
 ) -> None:
     """Show the epochs of cells and the last lines of their logs."""
     from hpcseg.cli.epochs import Epochs
+    from hpcseg.cluster.failures import STOPPED
     from hpcseg.cluster.logs import find_logs
     from hpcseg.cluster.states import run_status
 
@@ -72,7 +73,8 @@ def logs(
             there = found.get(job_id or "", {})
             log = there.get(wanted)
             # Of a cell that is well its epochs say more than its log, which is shown whole to whoever asks for it.
-            epochs = Epochs(planned[cell_id]) if failure is None and rank is None and stage is None else None
+            well = failure is None or failure.kind is STOPPED
+            epochs = Epochs(planned[cell_id]) if well and rank is None and stage is None else None
             told = list(epochs.news()) if epochs else []
             _introduce(cell_id, failure, f", rank {wanted} of job {job_id}" if job_id else "")
             if log is None and not (told or failed or as_json):

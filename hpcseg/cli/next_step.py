@@ -14,10 +14,13 @@ from hpcseg.runs.names import short_names
 if TYPE_CHECKING:
     from hpcseg.cluster.states import RunStatus
     from hpcseg.data.store import DatasetInfo
-    from hpcseg.runs.record import RunFolder
+    from hpcseg.records.collect import Records
+    from hpcseg.records.row import Row
 
 # A tile that is halved four times has whole pixels still.
 _TILE_STEP = 16
+# Nobody waits for a proposal.
+_SECONDS_FOR_SLURM = 3.0
 WIDEST_ON_CPUS = 16
 """A wider network takes hours per cell without a GPU."""
 
@@ -35,9 +38,19 @@ def after_pack(info: DatasetInfo, option: str) -> str:
         on_gpus = shutil.which("sbatch") is not None or gpus.count()
         return f"Next: hpcseg grid --job {'paper' if on_gpus else 'paper-cpu'}{option}"
     try:
-        return f"Next: hpcseg grid --job {OWN_JOB}{option}{_settings_that_fit(info)}"
+        settings = _settings_that_fit(info)
     except HpcsegError as error:
         return f"Before a training: {error}"
+    if not _slurm_answers():
+        settings += " --local" + ("" if gpus.count() else f" --set train.width={WIDEST_ON_CPUS}")
+    return f"Next: hpcseg grid --job {OWN_JOB}{option}{settings}"
+
+
+def _slurm_answers() -> bool:
+    """A job that is submitted here would run."""
+    from hpcseg.cluster.scheduler import no_controller
+
+    return shutil.which("sbatch") is not None and no_controller(_SECONDS_FOR_SLURM) is None
 
 
 def _settings_that_fit(info: DatasetInfo) -> str:
@@ -69,28 +82,38 @@ def too_slow(job: str, data_sha256: str) -> str:
     return f"{job} is meant for GPUs and there is none here, so this takes long. {way}"
 
 
-def after_report(run: RunFolder) -> str:
-    """What to do with a reported run: to go on while cells are missing, else to use a model; empty for the paper's."""
-    from hpcseg.runs.grid import command_that_runs, planned_cells, read_plan
+def after_report(records: Records) -> str:
+    """What to do with a reported run: to go on while cells are missing, else to use its most accurate model; empty for
+    the paper's slices."""
+    from hpcseg.runs.grid import command_that_runs
 
-    plan = read_plan(run)
-    cells = planned_cells(run, plan)
+    run, plan, cells = records.run, records.plan, [row.cell for row in records.rows]
     if not all(cell.evaluated() for cell in cells):
         return f"Next: hpcseg status{_run_option(run.path)}, or {command_that_runs(plan)}"
-    names = short_names(cells)
-    models = [names[cell.id] for cell in cells if cell.folder.model_file.exists()]
+    models = [row for row in records.rows if row.cell.folder.model_file.exists()]
     if is_the_papers(plan["data_sha256"]) or not models:
         return ""
-    return f"Next: hpcseg predict {shlex.quote(models[0])} SLICES -o OUT{_run_option(run.path)}"
+    name = short_names(cells)[max(models, key=_accuracy).id]
+    return f"Next: hpcseg predict {shlex.quote(name)} SLICES -o OUT{_run_option(run.path)}"
+
+
+def _accuracy(row: Row) -> float:
+    """On whole slices where they were counted, as `predict` segments them, else on test tiles without noise."""
+    from hpcseg.metrics import accuracy
+    from hpcseg.records.row import CLEAN
+
+    whole = row.whole_confusion()
+    return (row.test_accuracy(CLEAN) or 0.0) if whole is None else accuracy(whole)
 
 
 def after_status(found: RunStatus) -> str:
     """What to do with a run as it stands; empty while it goes on by itself."""
+    from hpcseg.cluster.failures import STOPPED
     from hpcseg.runs.grid import command_that_runs, read_plan
     from hpcseg.runs.state import State
 
     option, states = _run_option(found.run.path), set(found.counts())
-    if found.failures:
+    if any(failure.kind is not STOPPED for failure in found.failures.values()):
         return f"Next: hpcseg logs --failed{option}, then hpcseg retry{option}"
     if states == {State.FINISHED}:
         return f"Next: hpcseg report{option}"

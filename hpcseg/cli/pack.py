@@ -101,6 +101,8 @@ def _within(folder: Path | None, name: str) -> Path | None:
     """Where the slices or the labels of a folder are; raises DatasetError where it has none by that name."""
     if folder is None or os.path.lexists(folder / name):
         return folder and folder / name
+    if not os.path.isdir(folder):
+        raise DatasetError(f"There is no folder {folder}.")
     raise DatasetError(
         f"There is no {folder / name}, and a folder to pack holds slices in data and labels in labels. For others: "
         "`hpcseg pack --images SLICES --labels LABELS`, each a folder of TIFFs or one multi-page TIFF."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -193,7 +194,8 @@ def _submit(request: Request, resources: Resources, *, parts: int, dry_run: bool
     if not missing and not dry_run:
         # All parts are there, but perhaps nobody has joined them.
         file = prediction.folder.record_file
-        show(read_json(file) if prediction.finished else finish(prediction), request.out)
+        record = read_json(file) if prediction.finished else finish(prediction)
+        show(record, request.out, written=not prediction.finished)
         return
     console.stdout.print(f"{console.counted(len(prediction.volume), 'slice')}, {missing} to segment")
     submission = submit_parts(prediction, resources, parts=parts, dry_run=dry_run)
@@ -215,6 +217,7 @@ def _predict_here(request: Request) -> None:
         prediction = begin(request, on_slice=lambda done, of: progress.update(looking, completed=done, total=of))
         progress.update(looking, visible=False)
         _show_models(prediction)
+        written = not prediction.finished
         if prediction.finished:
             console.stderr.print("This prediction is there already; nothing was written.")
             record = read_json(prediction.folder.record_file)
@@ -225,18 +228,20 @@ def _predict_here(request: Request) -> None:
             task = progress.add_task("Segmenting slices", total=slices, completed=slices - len(missing))
             work(prediction, missing, on_slice=lambda *_: progress.update(task, advance=1))
             record = finish(prediction)
-    show(record, request.out)
+    show(record, request.out, written=written)
 
 
 def _show_models(prediction: Prediction) -> None:
     """Print which models segment, and where they are from: a pattern does not say it."""
     for model, path in zip(prediction.models, prediction.request.models, strict=True):
         where = f"run {path.parents[1]}" if path.is_dir() else f"file {path}"
-        console.say(f"Model: {model.name} ({where})")
+        console.stdout.print(f"Model: {model.name} ({where})")
 
 
-def show(record: dict[str, Any], out: Path) -> None:
-    """Print what a finished prediction has found."""
+def show(record: dict[str, Any], out: Path, *, written: bool = True) -> None:
+    """Print what a finished prediction has found, and its files, whether they were written now or before."""
+    from hpcseg.predict.outcome import OutFolder
+
     strange = record["slices_of_strange_grey_values"]
     if strange:
         more = f" and {len(strange) - _MOST_LISTED} more" if len(strange) > _MOST_LISTED else ""
@@ -257,7 +262,10 @@ def show(record: dict[str, Any], out: Path) -> None:
     console.stdout.print(f"{slices} in {record['seconds']:.1f} s{speed} on {', '.join(record['devices'])}")
     console.say(f"Phase fractions (class: share of pixels): {shares}")
     for name in (*record["files"], "prediction.json"):
-        console.stdout.print(f"wrote {out / name}")
+        console.stdout.print(f"{'wrote' if written else 'there is'} {out / name}")
+    sheet = OutFolder(out).sheet_file
+    if sheet.exists():
+        console.stdout.print(f"Look at {sheet}, or at all of it: hpcseg view {shlex.quote(str(out))}")
 
 
 def _first_and_last(slices: str) -> tuple[int, int]:

@@ -58,12 +58,14 @@ class QueueView:
 
     Args:
         cells: of the whole grid.
-        finished: how many of them were finished before.
+        queue: those of them that are to run.
     """
 
-    def __init__(self, cells: Sequence[Cell], finished: int) -> None:
+    def __init__(self, cells: Sequence[Cell], queue: Sequence[Cell]) -> None:
         self._names = short_names(cells)
-        self._before = self._done = finished
+        # Those that nobody has asked for are none of this queue's.
+        self._before = self._done = sum(cell.evaluated() for cell in cells)
+        self._all = self._before + len(queue)
         self._began = time.monotonic()
         self._running: dict[str, _Running] = {}
         self._on_terminal = console.stderr.is_terminal
@@ -118,14 +120,14 @@ class QueueView:
             table.add_column(heading, justify="right", no_wrap=True)
         for shown in list(self._running.values()):
             table.add_row(*_row(shown))
-        return Group(table, Text(f"{self._done} of {len(self._names)} cells done{self._left()}", style="dim"))
+        return Group(table, Text(f"{self._done} of {self._all} cells done{self._left()}", style="dim"))
 
     def _left(self) -> str:
         """Of the whole queue, as fast as it has been so far; nothing before that can be told."""
         done = self._done - self._before + sum(shown.share() for shown in list(self._running.values()))
         if done < _LEAST_TO_TELL:
             return ""
-        left = (len(self._names) - self._before - done) * (time.monotonic() - self._began) / done
+        left = (self._all - self._before - done) * (time.monotonic() - self._began) / done
         return f", about {console.duration(left)} left"
 
 

@@ -49,7 +49,7 @@ def report(
             written += publish_records(folder, publish).written
         answer.update({"run": str(folder.path), **report_answer(built, missing, written)})
         show_report(built, missing, written)
-        if step := after_report(folder):
+        if step := after_report(built.content.records):
             console.stdout.print(step)
 
 

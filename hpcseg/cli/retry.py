@@ -13,6 +13,7 @@ from hpcseg.cli.grid import cells_answer, run_here, show_submission, submission_
 from hpcseg.cli.options import MEMORY, TIME, AsJson
 from hpcseg.cli.runs import choose_cells, find_run
 from hpcseg.errors import ConfigError
+from hpcseg.runs.names import short_names
 
 
 def retry(
@@ -45,8 +46,9 @@ def retry(
             cell_id: {"kind": failure.kind.name, "text": failure.text, "remedy": failure.kind.remedy}
             for cell_id, failure in failures.items()
         }
+        names = short_names(status.cells)
         for cell_id, failure in failures.items():
-            console.stdout.print(f"  {cell_id}: {failure.kind.name}. {failure.kind.remedy}")
+            console.say(f"  {names[cell_id]}: {failure.kind.name}. {failure.kind.remedy}")
         if not failures:
             console.stdout.print("No cell has failed, nothing to do.")
         elif resources is None or status.ledger.last_without_slurm:

@@ -66,10 +66,20 @@ def _job_for(data: Path) -> str:
 
 
 def find_run(run: Path | None) -> RunFolder:
-    """The folder of a run; None for the newest in runs/."""
+    """The folder of a run; None for the newest in runs/.
+
+    Raises:
+        IncompleteError: there is none.
+    """
     from hpcseg.runs.record import RunFolder, newest_run
 
-    return RunFolder(run) if run else newest_run(RUNS)
+    if run is None:
+        return newest_run(RUNS)
+    if not os.path.isdir(run):
+        known = sorted(str(path.parent) for path in RUNS.glob("*/grid.json"))
+        there = f"There are {', '.join(known[:_MOST_LISTED])}." if known else f"There is none under {RUNS}/ either."
+        raise IncompleteError(f"There is no run {run}. {there}")
+    return RunFolder(run)
 
 
 def choose_cells(
@@ -94,7 +104,7 @@ def choose_cells(
     fitting = {pattern: {one for one in known if _fits(pattern, one, names[one])} for pattern in patterns}
     for pattern, found in fitting.items():
         if not found:
-            raise ConfigError(f'No {what} fits "{pattern}". {_listing(known)}')
+            raise ConfigError(f'No {what} fits "{pattern}". {_listing([names[one] for one in known])}')
     return [one for one in known if any(one in found for found in fitting.values())]
 
 
@@ -102,11 +112,11 @@ def _fits(pattern: str, cell_id: str, name: str) -> bool:
     return pattern == name or fnmatch.fnmatchcase(cell_id, pattern)
 
 
-def _listing(ids: Sequence[str]) -> str:
+def _listing(names: Sequence[str]) -> str:
     """What there is to choose from."""
-    listed = "".join(f"\n  {cell_id}" for cell_id in ids[:_MOST_LISTED])
-    more = f"\n  and {len(ids) - _MOST_LISTED} more" if len(ids) > _MOST_LISTED else ""
-    return f"There are:{listed}{more}" if ids else "There is none at all."
+    listed = "".join(f"\n  {name}" for name in names[:_MOST_LISTED])
+    more = f"\n  and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
+    return f"There are:{listed}{more}" if names else "There is none at all."
 
 
 def find_trained(cell: str, run: Path | None) -> CellFolder:
@@ -141,7 +151,8 @@ def find_all_trained(cell: str, run: Path | None) -> list[CellFolder]:
     names, folders = _planned_names(where), where.cell_folders()
     fitting = [folder for folder in folders if _fits(cell, folder.id, names.get(folder.id, folder.id))]
     if not fitting:
-        raise ConfigError(f'No cell of {where.path} fits "{cell}". {_listing([folder.id for folder in folders])}')
+        known = [*names.values(), *(folder.id for folder in folders if folder.id not in names)]
+        raise ConfigError(f'No cell of {where.path} fits "{cell}". {_listing(known)}')
     trained = [folder for folder in fitting if folder.training_file.exists() and folder.model_file.exists()]
     if not trained:
         raise IncompleteError(f'No cell of {where.path} that fits "{cell}" is trained yet. Run `hpcseg grid` first.')

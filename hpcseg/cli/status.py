@@ -168,5 +168,12 @@ def _print_summary(found: RunStatus) -> None:
     if not found.answered:
         console.stderr.print("Slurm does not answer; this is what the files say.")
     console.stdout.print(_counts(found))
+    listed = {cell.id for cell in found.cells}
+    others = sum(folder.training_file.exists() for folder in found.run.cell_folders() if folder.id not in listed)
+    if others:
+        console.say(
+            f"{console.counted(others, 'more trained cell')} of other settings: `hpcseg compare {found.run.path.name}`"
+            " shows them, and a `hpcseg grid` with those settings brings them back here."
+        )
     if step := after_status(found):
         console.stdout.print(step)

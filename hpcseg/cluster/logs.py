@@ -14,6 +14,8 @@ _SECONDS_BETWEEN_LOOKS = 0.5
 # What submitit writes when a rank begins.
 _BEGINNING = "Starting with JobEnvironment("
 _ROUTINE = "submitit INFO ("
+# So does it of a signal that Slurm, or whoever stops a local cell, sends beside the one that it waits for.
+_PASSED_ON = "Bypassing signal"
 _NAME = re.compile(r"(\d+(?:_\d+)?)_(\d+)_log\.out")
 
 Logs = Mapping[str, Mapping[int, Path]]
@@ -53,7 +55,7 @@ def last_attempt(path: Path) -> str:
 
 def spoken(lines: Iterable[str]) -> list[str]:
     """Lines of a log without those that submitit writes of every job."""
-    return [line for line in lines if not line.startswith(_ROUTINE)]
+    return [line for line in lines if not line.startswith(_ROUTINE) and _PASSED_ON not in line]
 
 
 def follow(path: Path | None, goes_on: Callable[[], bool]) -> Iterator[list[str]]:

@@ -95,14 +95,18 @@ def history(job_ids: Iterable[str]) -> dict[str, JobState]:
     return {job_id: state for job_id, state in (_sacct(wanted) or {}).items() if job_id in wanted} if wanted else {}
 
 
-def no_controller() -> str | None:
-    """What sbatch says where no controller of Slurm answers it; None: one does, or it is not known."""
-    if _run(["scontrol", "ping"]) is not None:
+def no_controller(seconds: float = _SECONDS_TO_FIND_NONE) -> str | None:
+    """What sbatch says where no controller of Slurm answers it; None: one does, or it is not known.
+
+    Args:
+        seconds: by which each of two commands must have answered.
+    """
+    if _run(["scontrol", "ping"], min(seconds, _SECONDS)) is not None:
         return None
     # A site may keep its users from scontrol, and what counts is whether a job can be submitted.
     command = ["sbatch", "--test-only", "--wrap=true"]
     try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS_TO_FIND_NONE).stderr
+        said = subprocess.run(command, capture_output=True, text=True, timeout=seconds).stderr
     except (OSError, subprocess.SubprocessError):
         return None
     return next((line.strip() for line in said.splitlines() if _NO_CONTROLLER.search(line)), None)
@@ -212,9 +216,9 @@ def _parse(command: list[str], read: Callable[[list[str]], tuple[str, JobState]]
     return dict(read(line.split("|")) for line in text.splitlines() if line.count("|") >= 2)
 
 
-def _run(command: list[str]) -> str | None:
+def _run(command: list[str], seconds: float = _SECONDS) -> str | None:
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=True)
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return answer.stdout

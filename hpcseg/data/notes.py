@@ -70,7 +70,7 @@ def in_words(info: DatasetInfo) -> str:
         return "alike however far apart they are"
     step = usual_step(info.numbers)
     numbers = f", which is {info.alike_slices * step} by their numbers" if step > 1 else ""
-    return f"alike up to {info.alike_slices} apart{numbers}"
+    return f"alike less than {info.alike_slices} apart{numbers}"
 
 
 def grey_notes(info: DatasetInfo) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ import csv
 import fcntl
 import io
 import json
+import re
 import resource
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -96,9 +97,10 @@ class OutFolder:
         different = [name for name in asked if before.get(name) != asked[name]]
         if different:
             shown = ", ".join(
-                f"{name} ({json.dumps(before.get(name))[:80]}, now {json.dumps(asked[name])[:80]})"
-                for name in different[:_MOST_LISTED]
+                f"{name} ({_shown(before.get(name))}, now {_shown(asked[name])})" for name in different[:_MOST_LISTED]
             )
+            if "models" in different:
+                shown += f" (SHA-256 of weights; before they were {', '.join(one['name'] for one in record['models'])})"
             raise ConfigError(
                 f"{self.path} holds a prediction that was asked otherwise: {shown}. Ask as before to go on with it, or "
                 "give another folder to --output."
@@ -225,3 +227,10 @@ def _table(counts: np.ndarray, names: Sequence[str], classes: Sequence[str]) -> 
         shares = (f"{count / row.sum():.9f}" if row.sum() else "" for count in row)
         writer.writerow([name, row.sum(), *shares])
     return text.getvalue()
+
+
+def _shown(value: object) -> str:
+    """What was asked for, short; a SHA-256 by its first digits."""
+    if isinstance(value, list):
+        return ", ".join(map(_shown, value))
+    return value[:8] if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) else json.dumps(value)[:80]

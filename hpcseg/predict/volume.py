@@ -135,7 +135,8 @@ def _tiffs(folder: Path) -> list[Path]:
     except OSError as error:
         raise DatasetError(f"{folder} cannot be listed: {error.strerror}.") from None
     if not paths:
-        raise DatasetError(f"{folder} holds no .tif or .tiff files.")
+        hint = f" Did you mean {folder / 'data'}?" if (folder / "data").is_dir() else ""
+        raise DatasetError(f"{folder} holds no .tif or .tiff files.{hint}")
     return sorted(paths, key=lambda path: ([int(digits) for digits in re.findall(r"\d+", path.name)], path.name))
 
 

@@ -100,8 +100,8 @@ def collect(run: RunFolder) -> Records:
     notes = [*_split_notes(rows), *_few_slices_notes(rows)]
     if unlisted:
         notes.append(
-            f"{len(unlisted)} cell folders belong to other code, other data or another job file than grid.json and "
-            f"were not read: {', '.join(unlisted)}. `hpcseg compare {run.path.name}` sets variants side by side."
+            f"{len(unlisted)} cell folders are of other settings, data or code than the last `hpcseg grid` and were "
+            f"not read, such as {unlisted[0]}. `hpcseg compare {run.path.name}` sets variants side by side."
         )
     return Records(run, plan, settings, rows, grouped(rows), tuple(notes))
 

@@ -15,7 +15,7 @@ from hpcseg.runs.grid import read_cell
 from hpcseg.runs.record import RunFolder, read_json
 
 _REPORT = ReportConfig(tables=("compared", "axes", "resources"))
-_AS_IN_THE_JOB = "as in the job file"
+_AS_IN_THE_JOB = "the job file's own"
 
 
 def collect_to_compare(runs: Mapping[str, RunFolder]) -> Records:
@@ -89,6 +89,8 @@ def _variants(records: Records) -> tuple[dict[str, list[Row]], list[str]]:
         variants.setdefault(name, []).append(row)
     left_out = "cell folders were left out, since they are not trained, or of other code or other data"
     notes = [f"{len(unread)} {left_out}: {', '.join(unread)}."] if unread else []
+    # Whichever was made last: the first one is what the others are set against.
+    variants = {name: variants[name] for name in sorted(variants, key=lambda name: (name != _AS_IN_THE_JOB, name))}
     return (variants if len(variants) > 1 else {"": list(records.rows) + others}), notes
 
 

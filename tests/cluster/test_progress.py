@@ -184,7 +184,7 @@ def test_following_shows_epochs_as_they_come_until_the_cell_ends(job, alive, mon
 
 
 def test_epochs_of_an_earlier_start_are_no_news(alive, capsys):
-    with QueueView([alive], finished=0) as view:
+    with QueueView([alive], [alive]) as view:
         view.show(State.STARTED, alive, {"stage": "train"})
         alive.folder.metrics_file.write_text(epoch_line(1, 60) + epoch_line(2, 80))
         view.show(State.STARTED, alive, {"stage": "evaluate"})

@@ -149,6 +149,9 @@ def test_where_no_controller_answers_sbatch_one_sentence_names_local_and_nothing
     assert not (tmp_path / "run").exists() and list(jobs.iterdir()) == []
 
     told = hpcseg(*call, "--dry-run")
+    assert told.exit_code == 0 and "would run here" in told.stdout and "No Slurm answers here" in told.stdout
+    assert "#SBATCH" not in told.stdout
+    told = hpcseg(*call, "--dry-run", "--slurm")
     assert told.exit_code == 0 and "#SBATCH" in told.stdout and "No Slurm answers here" in told.stdout
     assert not (tmp_path / "run").exists()
 

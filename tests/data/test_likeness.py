@@ -168,9 +168,9 @@ def test_a_gap_counts_the_numbers_of_slices_and_not_how_many_were_packed(alike, 
 
 def test_pack_measures_it_and_shows_it_and_a_blocked_split_keeps_it(tmp_path):
     path, said = packed(tmp_path, as_type(stack(120, keeps=0.7), "uint16"))
-    assert "alike up to 6 apart; a blocked split leaves out 6 between two sets" in said.stdout
+    assert "alike less than 6 apart; a blocked split leaves out 6 between two sets" in said.stdout
     assert "Note" not in said.stderr
-    assert "alike up to 6 apart" in hpcseg("info", path).stdout
+    assert "alike less than 6 apart" in hpcseg("info", path).stdout
     told = json.loads(hpcseg("info", path, "--json").stdout)
     assert (told["alike_slices"], told["gap_slices"], told["notes"]) == (6, 6, [])
     source = open_source(path, DataConfig(split="blocked"))
@@ -185,7 +185,9 @@ def test_a_stack_that_is_too_short_for_its_gap_is_divided_all_the_same_and_told_
     path, said = packed(tmp_path, as_type(stack(40, keeps=0.8), "uint8"))
     info = read_info(path)
     assert info.alike_slices > 4
-    assert f"alike up to {info.alike_slices} apart, but a blocked split leaves out only 4 between two" in said.stderr
+    assert (
+        f"alike less than {info.alike_slices} apart, but a blocked split leaves out only 4 between two" in said.stderr
+    )
     assert open_source(path, DataConfig(split="blocked")).split.gap_slices == 4
 
 

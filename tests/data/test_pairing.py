@@ -52,7 +52,13 @@ def test_a_number_that_all_names_end_in_tells_no_slices_apart(good, output):
 
 
 def test_a_missing_folder_is_refused(good, output):
-    assert str(good / "nowhere" / "data") in refused(good / "nowhere", output)
+    assert f"There is no folder {good / 'nowhere'}." in refused(good / "nowhere", output)
+
+
+def test_a_folder_without_slices_of_that_name_is_refused_with_the_options_for_others(good, output):
+    (good / "data").rename(good / "images")
+    message = refused(good, output)
+    assert f"There is no {good / 'data'}" in message and "--images SLICES --labels LABELS" in message
 
 
 def test_an_empty_folder_is_refused(good, output):
