@@ -80,12 +80,11 @@ def quality(records: Records) -> str | None:
 
 
 def runs(records: Records) -> str | None:
-    """What each run gains over its like in the first one, on the last of the test sets of `compared`."""
+    """What each run gains over its like in the first one, on the first of the test sets of `compared`."""
     block = own.compared(records).blocks[-1]
-    column = block.columns[len(block.columns) // 2 - 1]
-    cells = [(line.label.text, line.cells[len(block.columns) // 2 - 1].found) for line in block.lines]
+    cells = [(line.label.text, line.cells[0].found) for line in block.lines]
     gains = [f"{label}: {_points(found)}" for label, found in cells if found]
-    return f"{column}: {'; '.join(gains)}." if gains else None
+    return f"{block.columns[0]}: {'; '.join(gains)}." if gains else None
 
 
 def reproduced(records: Records) -> str | None:

@@ -20,11 +20,12 @@ from hpcseg.statistics import difference, estimate
 def axes(records: Records) -> Table:
     """Accuracy and mean IoU of every setting, and of each axis what its values gain over the first."""
     names, tested = axes_of(records.groups), _tested(records)
-    columns = {"validation: right, %": Column(at(records, VALIDATION), Unit.SHARE)}
+    columns = {}
     for head, key in tested.items():
         columns[f"{head}: right, %"] = Column(at(records, key), Unit.SHARE)
         columns[f"{head}: mean IoU"] = Column(iou(key), Unit.RATIO)
     columns["worst slice: right, %"] = Column(repeated(Row.worst_slice), Unit.SHARE)
+    columns["validation: right, %"] = Column(at(records, VALIDATION), Unit.SHARE)
     lines: dict[str, list[Line]] = {}
     # Of a comparison `compared` has them.
     for name in () if records.groups[0].of else names:
@@ -86,7 +87,7 @@ def iou(key: str) -> Measure:
 
 def _tested(records: Records) -> dict[str, str]:
     """Of the test sets that any cell was evaluated on the level, by what a column calls it."""
-    levels = {**headline_levels(records), WHOLE: WHOLE}
+    levels = {WHOLE: WHOLE, **headline_levels(records)}
     del levels[VALIDATION]
     return {head: key for head, key in levels.items() if any(at(records, key)(group) for group in records.groups)}
 
