@@ -86,13 +86,7 @@ def find_pages(source: Path) -> list[Page]:
         return _stack_pages(source)
     if not os.path.isdir(source):
         raise DatasetError(f"There is no folder or TIFF stack {source}.")
-    try:
-        # A link that leads nowhere is no file either, but a slice that would be missed.
-        paths = sorted(path for path in source.iterdir() if path.suffix.lower() in _SUFFIXES and not path.is_dir())
-    except OSError as error:
-        raise DatasetError(f"{source} cannot be listed: {error.strerror}.") from None
-    if not paths:
-        raise DatasetError(f"{source} holds no .tif or .tiff files.")
+    paths = list_tiffs(source)
     if len(paths) == 1 and len(read_headers(paths[0])) > 1:
         return _stack_pages(paths[0])
     faults, pages = _Faults(source), []
@@ -121,6 +115,27 @@ def find_pages(source: Path) -> list[Page]:
     faults.check(pages)
     faults.raise_if_any()
     return sorted(pages, key=lambda page: page.number)
+
+
+def list_tiffs(folder: Path) -> list[Path]:
+    """The TIFFs of a folder, in the order in which a person counts them: 2 before 10.
+
+    Hidden files are no slices: a Mac puts one beside each file that it copies (`._name.tif`), and what is downloaded is
+    one until it is there.
+
+    Raises:
+        DatasetError: it has none, or may not be listed.
+    """
+    try:
+        # A link that leads nowhere is no file either, but a slice that would be missed.
+        paths = [path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES and not path.is_dir()]
+    except OSError as error:
+        raise DatasetError(f"{folder} cannot be listed: {error.strerror}.") from None
+    paths = [path for path in paths if not path.name.startswith(".")]
+    if not paths:
+        hint = f" Did you mean {folder / 'data'}?" if (folder / "data").is_dir() else ""
+        raise DatasetError(f"{folder} holds no .tif or .tiff files.{hint}")
+    return sorted(paths, key=lambda path: ([int(digits) for digits in re.findall(r"\d+", path.name)], path.name))
 
 
 def _last_digits(names: list[str]) -> list[str | None]:

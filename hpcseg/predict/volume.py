@@ -7,7 +7,6 @@ import hashlib
 import json
 import math
 import os
-import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,11 +18,10 @@ import tifffile
 
 from hpcseg.data.hdf5 import h5py
 from hpcseg.data.store import FORMAT, read_info
-from hpcseg.data.tiff import Page, as_packed, first_line, read_headers
+from hpcseg.data.tiff import Page, as_packed, first_line, list_tiffs, read_headers
 from hpcseg.errors import ConfigError, DatasetError
 
 Form = Literal["folder", "stack", "hdf5"]
-_SUFFIXES = {".tif", ".tiff"}
 _MOST_LISTED = 10
 _PACKED_SLICES = "slices"
 _MOST_BYTES_KEPT = 256 * 2**20
@@ -128,28 +126,16 @@ def open_volume(source: Path, dataset: str | None = None) -> Volume:
     return volume
 
 
-def _tiffs(folder: Path) -> list[Path]:
-    """The TIFFs of a folder, as a person would count them: 2 before 10."""
-    try:
-        paths = [path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES and not path.is_dir()]
-    except OSError as error:
-        raise DatasetError(f"{folder} cannot be listed: {error.strerror}.") from None
-    if not paths:
-        hint = f" Did you mean {folder / 'data'}?" if (folder / "data").is_dir() else ""
-        raise DatasetError(f"{folder} holds no .tif or .tiff files.{hint}")
-    return sorted(paths, key=lambda path: ([int(digits) for digits in re.findall(r"\d+", path.name)], path.name))
-
-
 def _only_stack(folder: Path) -> Path | None:
     """The one file of a folder, where it has several pages."""
-    paths = _tiffs(folder)
+    paths = list_tiffs(folder)
     return paths[0] if len(paths) == 1 and (_one_header(paths[0]) or len(read_headers(paths[0])) > 1) else None
 
 
 def _open_folder(source: Path) -> Volume:
     pages: list[Page] = []
     faults: list[str] = []
-    for path in _tiffs(source):
+    for path in list_tiffs(source):
         try:
             headers = read_headers(path)
         except DatasetError as error:

@@ -55,6 +55,23 @@ def test_a_missing_folder_is_refused(good, output):
     assert f"There is no folder {good / 'nowhere'}." in refused(good / "nowhere", output)
 
 
+def test_files_that_nobody_sees_are_no_slices(good, output):
+    expected = store.read_info(packed_as(good, output)).data_sha256
+    for folder in ("data", "labels"):
+        for file in list((good / folder).iterdir()):
+            # As a Mac leaves them on a disk that is not its own.
+            file.with_name(f"._{file.name}").write_bytes(b"\\0\\5\\26\\7\\0\\2\\0\\0Mac OS X        " + bytes(4000))
+        (good / folder / ".image9.part.tif").write_bytes(b"II*\\0")
+        (good / folder / "Thumbs.db").write_bytes(b"x")
+    assert store.read_info(packed_as(good, output.with_name("again.h5"))).data_sha256 == expected
+
+
+def packed_as(folder: Path, output: Path) -> Path:
+    result = hpcseg("pack", folder, "-o", output)
+    assert result.exit_code == 0, result.output
+    return output
+
+
 def test_a_folder_without_slices_of_that_name_is_refused_with_the_options_for_others(good, output):
     (good / "data").rename(good / "images")
     message = refused(good, output)
