@@ -216,9 +216,9 @@ def _parse(command: list[str], read: Callable[[list[str]], tuple[str, JobState]]
     return dict(read(line.split("|")) for line in text.splitlines() if line.count("|") >= 2)
 
 
-def _run(command: list[str], seconds: float = _SECONDS) -> str | None:
+def _run(command: list[str], seconds: float | None = None) -> str | None:
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=True)
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=seconds or _SECONDS, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return answer.stdout

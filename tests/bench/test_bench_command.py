@@ -71,7 +71,7 @@ def test_a_dry_run_says_how_long_the_cells_take_once_the_machine_is_measured(mea
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(here)
         before = hpcseg(*call)
-        assert "`hpcseg bench` on a machine will tell" in before.stdout
+        assert "`hpcseg bench` on this machine will tell" in before.stdout
         record = json.loads(file.read_text())
         for part in ("training", "sweep"):
             # The estimate must not depend on how busy the machine of the test is.

@@ -248,4 +248,4 @@ def test_the_default_output_needs_no_option_in_the_next_command(good, tmp_path, 
 def test_a_refusal_shows_a_name_of_any_kind_as_it_is(tmp_path, name):
     result = hpcseg("pack", tmp_path / name, "-o", tmp_path / "packed.h5")
     assert result.exit_code == 3
-    assert str(tmp_path / name / "data") in result.stderr
+    assert str(tmp_path / name) in result.stderr

@@ -64,7 +64,7 @@ def test_a_file_where_a_folder_is_wanted_is_named(tmp_path):
 
 def test_a_run_that_is_not_there_is_named(tmp_path):
     told = failed("--run", tmp_path / "gone", code=5)
-    assert f"{tmp_path / 'gone' / 'grid.json'} cannot be read" in told
+    assert f"There is no run {tmp_path / 'gone'}." in told
 
 
 @pytest.mark.parametrize("cell_id", ["../../evil", "/evil", "..", ".", "", "a/b", "../cells"])

@@ -128,5 +128,5 @@ def test_a_job_with_a_gap_that_was_not_measured_is_refused_before_anything_runs(
     result = hpcseg("grid", "--job", "positions.toml", "--local")
     assert result.exit_code == 3 and "`hpcseg pack --force`, or set data.gap_slices to a number" in result.stderr
     assert not Path("runs").exists()
-    result = hpcseg("grid", "--job", "positions.toml", "--local", "--dry-run", "--set", "data.gap_slices=2")
+    result = hpcseg("grid", "--job", "positions.toml", "--local", "--dry-run", "--json", "--set", "data.gap_slices=2")
     assert result.exit_code == 0 and "gap-slices-2" in result.stdout
