@@ -58,6 +58,11 @@ class Records:
         records = [row.evaluation.record for row in self.rows if row.evaluation]
         return next((one["class_names"] for one in records if "class_names" in one), list(map(str, self.class_values)))
 
+    @functools.cached_property
+    def caveats(self) -> list[str]:
+        """Of the notes those that a reader of the accuracy must have seen: what so few slices cannot tell."""
+        return _few_slices_notes(self.rows)
+
     def unplaced(self, tiles: Container[str], fractions: Container[float]) -> tuple[str, ...]:
         """A note on the cells that tables of these tiles and noise fractions have no place for."""
         placed = {group for (of, _, noise), group in self.positions.items() if of in tiles and noise in fractions}
