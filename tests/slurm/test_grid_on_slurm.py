@@ -32,7 +32,7 @@ def test_a_grid_trains_evaluates_and_reports_and_is_submitted_once(cluster):
     (cell / "evaluation.json").unlink()
     before = (cell / "training.json").read_bytes()
     said = cluster.grid("smoke", "runs/smoke")
-    assert "Submitted 2 jobs" in said and f"{cell.name} evaluate" in said  # the evaluation, and the report anew
+    assert "Submitted 2 jobs" in said and "p050 evaluate: job" in said  # the evaluation, and the report anew
     cluster.wait_finished("runs/smoke")
     assert (cell / "training.json").read_bytes() == before
     cluster.wait_left("runs/smoke")

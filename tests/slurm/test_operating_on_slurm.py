@@ -55,7 +55,7 @@ def test_a_cancelled_cell_stays_away_until_it_is_asked_for_and_goes_on_then(clus
     cluster.grid("one.toml", "run")
     cell = next((cluster.folder / "run/cells").iterdir())
     cluster.wait("the first epoch", lambda: (cell / "metrics.jsonl").exists())
-    assert "Cancelled 1 cells" in cluster.hpcseg("cancel", "--run", "run", "*")
+    assert "Cancelled 1 cell." in cluster.hpcseg("cancel", "--run", "run", "*")
     cluster.wait_left("run")
     assert cluster.states("run") == {cell.name: "cancelled"}
     assert len(cluster.jobs("run", "train")) == 1
