@@ -71,10 +71,10 @@ def say(text: str, *, to: Console = stdout, style: str | None = None) -> None:
         to: `stdout` or `stderr`.
         style: rich's.
     """
-    lines = text.splitlines() if to.is_terminal else [text]
-    for line in lines:
-        indent = len(line) - len(line.lstrip())
-        to.print(wrapped(line.lstrip(), width=to.width, indent=indent) if to.is_terminal else line, style=style)
+    if to.is_terminal:
+        lines = ((line.lstrip(), len(line) - len(line.lstrip())) for line in text.splitlines())
+        text = "\n".join(wrapped(line, width=to.width, indent=indent) for line, indent in lines)
+    to.print(text, style=style)
 
 
 def row(name: str, text: str, *, style: str = "bold") -> None:

@@ -48,11 +48,8 @@ def logs(
         raise ConfigError(
             "Name the cells whose logs you want, as `hpcseg status` does or by a pattern ('large-*'), or say --failed."
         )
-    chosen = (
-        choose_cells(status.cells, cells, among=status.failures, what="failed cell")
-        if failed
-        else (choose_cells(status.cells, cells))
-    )
+    only = status.failures if failed else None
+    chosen = choose_cells(status.cells, cells, among=only, what="failed cell" if failed else "cell")
     if follow and (as_json or len(chosen) != 1):
         raise ConfigError(
             "--follow has no end that --json could wait for. Leave one of them out."

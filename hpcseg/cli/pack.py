@@ -58,8 +58,9 @@ def pack(
     from hpcseg.runs.provenance import command_line
     from hpcseg.signals import like_ctrl_c
 
-    images = images or _within(folder, "data")
-    labels = labels or _within(folder, "labels")
+    if folder is not None:
+        images = images or _within(folder, "data")
+        labels = labels or _within(folder, "labels")
     if images is None or labels is None:
         raise ConfigError("Name the folder that holds data/ and labels/, or give both --images and --labels.")
     names = parse_names(classes) if classes else None
@@ -97,10 +98,10 @@ def pack(
     console.stdout.print(after_pack(content, option))
 
 
-def _within(folder: Path | None, name: str) -> Path | None:
+def _within(folder: Path, name: str) -> Path:
     """Where the slices or the labels of a folder are; raises DatasetError where it has none by that name."""
-    if folder is None or os.path.lexists(folder / name):
-        return folder and folder / name
+    if os.path.lexists(folder / name):
+        return folder / name
     if not os.path.isdir(folder):
         raise DatasetError(f"There is no folder {folder}.")
     raise DatasetError(
