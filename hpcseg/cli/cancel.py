@@ -10,6 +10,7 @@ import typer
 from hpcseg.cli import console
 from hpcseg.cli.options import AsJson
 from hpcseg.cli.runs import choose_cells, find_run
+from hpcseg.counted import counted
 
 
 def cancel(
@@ -35,5 +36,5 @@ def cancel(
             console.stdout.print("Nothing was cancelled (--dry-run).")
         else:
             console.stdout.print(
-                f"Cancelled {console.counted(len(cancelled), 'cell')}. They go on where they are with: hpcseg retry"
+                f"Cancelled {counted(len(cancelled), 'cell')}. They go on where they are with: hpcseg retry"
             )

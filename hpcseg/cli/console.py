@@ -84,11 +84,6 @@ def row(name: str, text: str, *, style: str = "bold") -> None:
     stdout.print(lines.removeprefix(" " * _NAME_WIDTH))
 
 
-def counted(number: int, what: str) -> str:
-    """A number of things: "1 cell", "3 cells"."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
 def wrapped(text: str, *, width: int | None = None, indent: int = 0) -> str:
     """A paragraph in lines between words.
 

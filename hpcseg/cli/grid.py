@@ -29,6 +29,7 @@ from hpcseg.cli.options import (
 )
 from hpcseg.cli.pack import DEFAULT_DATASET
 from hpcseg.cli.runs import RUNS, plan_run, run_option
+from hpcseg.counted import counted
 from hpcseg.runs.names import short_names
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def grid(
 def _show_plan(grid: Grid) -> None:
     states = [cell.state() for cell in grid.cells]
     counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
-    console.say(f"{grid.job.title}: {console.counted(len(grid.cells), 'cell')} in {grid.run.path} ({counts})")
+    console.say(f"{grid.job.title}: {counted(len(grid.cells), 'cell')} in {grid.run.path} ({counts})")
 
 
 def _show_sets(grid: Grid) -> None:
@@ -261,9 +262,7 @@ def run_here(
             console.stdout.print(f"  {names[cell_id]}: {text}")
     left = sum(not cell.evaluated() for cell in grid.cells) - len(summary.failed)
     to_do = f", {left} to do" if left else ""
-    console.stdout.print(
-        f"{console.counted(len(summary.finished), 'cell')} finished, {len(summary.failed)} failed{to_do}."
-    )
+    console.stdout.print(f"{counted(len(summary.finished), 'cell')} finished, {len(summary.failed)} failed{to_do}.")
     if summary.stopped:
         raise console.stopped()
     if summary.failed:

@@ -13,6 +13,7 @@ import typer
 from hpcseg.cli import console
 from hpcseg.cli.runs import OWN_JOB
 from hpcseg.cli.settings import Setting, all_settings, as_toml
+from hpcseg.counted import counted
 from hpcseg.errors import ConfigError
 
 _WIDTH = 98
@@ -41,7 +42,7 @@ def init(
     with replacing(file) as target:
         target.write("\n".join(_lines(read_toml(path), path.stem)).encode())
     cells = len(load_job(file).cells)
-    console.stdout.print(f"wrote {file}: {console.counted(cells, 'cell')}, as job {job}")
+    console.stdout.print(f"wrote {file}: {counted(cells, 'cell')}, as job {job}")
     console.stdout.print(f"Next: hpcseg grid --job {shlex.quote(str(file))} --dry-run")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hpcseg.cli import console
 from hpcseg.cli.options import AsJson
+from hpcseg.counted import counted
 
 _ENTRY = re.compile(r"# ([A-Z][a-z]+)\s+(\S.*)")
 
@@ -32,7 +33,7 @@ def jobs(as_json: AsJson = False) -> None:
         answer["jobs"] = [vars(job) for job in found]
         for job in found:
             console.stdout.print(job.name, style="bold", end="")
-            console.stdout.print(f"  {console.counted(job.cells, 'cell')}")
+            console.stdout.print(f"  {counted(job.cells, 'cell')}")
             console.stdout.print(console.wrapped(job.question, indent=4))
             console.stdout.print(console.wrapped(f"Takes: {job.takes}", indent=4))
         console.stdout.print("Next: hpcseg grid --job NAME --dry-run, or hpcseg init --job NAME mine.toml for your own")

@@ -24,6 +24,7 @@ from hpcseg.cli.options import (
     Time,
 )
 from hpcseg.cli.runs import find_all_trained, find_trained
+from hpcseg.counted import counted
 from hpcseg.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -197,7 +198,7 @@ def _submit(request: Request, resources: Resources, *, parts: int, dry_run: bool
         record = read_json(file) if prediction.finished else finish(prediction)
         show(record, request.out, written=not prediction.finished)
         return
-    console.stdout.print(f"{console.counted(len(prediction.volume), 'slice')}, {missing} to segment")
+    console.stdout.print(f"{counted(len(prediction.volume), 'slice')}, {missing} to segment")
     submission = submit_parts(prediction, resources, parts=parts, dry_run=dry_run)
     for line in submission.lines():
         console.stdout.print(line)
@@ -257,7 +258,7 @@ def show(record: dict[str, Any], out: Path, *, written: bool = True) -> None:
         console.stdout.print(f"Batch normalisation: statistics of {tiles} tiles from {slices} of these slices")
     shares = ", ".join(f"{value}: {share:.2%}" for value, share in record["fractions"].items())
     every = record["asked"].get("every")
-    slices = console.counted(record["input"]["slices"], "slice") + (f" (one of {every})" if every else "")
+    slices = counted(record["input"]["slices"], "slice") + (f" (one of {every})" if every else "")
     speed = f", {record['slices_per_second']:g} slices/s" if record["slices_per_second"] else ""
     console.stdout.print(f"{slices} in {record['seconds']:.1f} s{speed} on {', '.join(record['devices'])}")
     console.say(f"Phase fractions (class: share of pixels): {shares}")

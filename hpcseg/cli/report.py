@@ -12,6 +12,7 @@ import typer
 from hpcseg.cli import console
 from hpcseg.cli.options import AsJson
 from hpcseg.cli.runs import find_run
+from hpcseg.counted import counted
 
 if TYPE_CHECKING:
     from hpcseg.report.build import Report
@@ -86,7 +87,7 @@ def show_report(built: Report, missing: Sequence[str], written: Sequence[Path]) 
         console.say(f"Note: {note}")
     holes = built.content.holes
     if holes:
-        console.stdout.print(f"{console.counted(len(holes), 'hole')}:")
+        console.stdout.print(f"{counted(len(holes), 'hole')}:")
     for hole in holes:
         console.say(f"  {hole}")
     if built.planned_with:

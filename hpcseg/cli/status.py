@@ -14,6 +14,7 @@ import typer
 
 from hpcseg.cli import console
 from hpcseg.cli.runs import choose_cells, find_run
+from hpcseg.counted import counted
 from hpcseg.runs.names import short_names
 from hpcseg.runs.state import State
 
@@ -172,7 +173,7 @@ def _print_summary(found: RunStatus) -> None:
     others = sum(folder.training_file.exists() for folder in found.run.cell_folders() if folder.id not in listed)
     if others:
         console.say(
-            f"{console.counted(others, 'more trained cell')} of other settings: `hpcseg compare {found.run.path.name}`"
+            f"{counted(others, 'more trained cell')} of other settings: `hpcseg compare {found.run.path.name}`"
             " shows them, and a `hpcseg grid` with those settings brings them back here."
         )
     if step := after_status(found):

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from hpcseg.config import DataConfig, shown
+from hpcseg.counted import counted
 from hpcseg.data.layout import lay_out
 from hpcseg.data.splits import NO_GAP, Split, few_test_slices
 from hpcseg.data.store import DatasetInfo
@@ -31,16 +32,12 @@ def _sizes(tiles: np.ndarray, split: Split, slices: int) -> str:
     sets = {"training": split.train, "validation": split.validation, "test": split.test}
     within = {name: np.unique(tiles[rows, 0]) for name, rows in sets.items()}
     text = ", ".join(
-        f"{name} {_counted(len(within[name]), 'slice')} ({_counted(len(rows), 'tile')})" for name, rows in sets.items()
+        f"{name} {counted(len(within[name]), 'slice')} ({counted(len(rows), 'tile')})" for name, rows in sets.items()
     )
     used = len(np.unique(np.concatenate(list(within.values()))))
     if split.gap_slices is None:
         return text
     return f"{text}; {slices - used} of {slices} slices left out, gap {split.gap_slices} between two sets"
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _notes(tiles: np.ndarray, split: Split) -> Iterator[str]:
