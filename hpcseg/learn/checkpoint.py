@@ -25,12 +25,13 @@ def save(path: Path, content: dict[str, Any], previous: Path | None = None) -> N
 
     Args:
         path: the file.
-        content: what `torch.load` reads with `weights_only=True`.
+        content: tensors and plain values, which `load` reads; what it would refuse is not written.
         previous: where the old file goes once the new one is on the disk; None: it goes.
 
     Raises:
         HpcsegError: the file system refuses.
     """
+    assert (strange := _not_plain(content)) is None, f"a checkpoint cannot hold {strange}"
     with replacing(path) as file:
         torch.save(content, file)
         file.flush()
@@ -86,6 +87,22 @@ def not_finite(content: Any, name: str = "") -> str | None:
         found = (not_finite(value, f"{name}.{key}".lstrip(".")) for key, value in content.items())
         return next(filter(None, found), None)
     return None
+
+
+def _not_plain(content: Any, name: str = "content") -> str | None:
+    """The name and type of what `torch.load` would take for code; None where all is tensors and plain values."""
+    if isinstance(content, Mapping):
+        items = [
+            *((key, f"{name}, a key") for key in content),
+            *((value, f"{name}.{key}") for key, value in content.items()),
+        ]
+    elif isinstance(content, list | tuple):
+        items = [(value, f"{name}[{index}]") for index, value in enumerate(content)]
+    elif isinstance(content, torch.Tensor) or type(content) in (str, int, float, bool, bytes, type(None)):
+        return None
+    else:
+        return f"{name}, {type(content).__name__}"
+    return next(filter(None, (_not_plain(value, called) for value, called in items)), None)
 
 
 def weights_sha256(state: dict[str, torch.Tensor]) -> str:

@@ -139,7 +139,8 @@ def _origin(cell: Cell, source: TileSource) -> dict[str, Any]:
     """What the trained weights depend on beside the precision, under one name each."""
     planned = read_json(cell.folder.config_file)
     settings = {
-        f"{section}.{name}": value
+        # A share of the span is a text of a class of its own, which a checkpoint has no room for.
+        f"{section}.{name}": str(value) if isinstance(value, str) else value
         for section, values in cell.config.decisive().items()
         for name, value in values.items()
     }

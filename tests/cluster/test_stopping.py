@@ -32,6 +32,8 @@ depth = 2
 epochs = EPOCHS
 batch_size = 4
 precision = "fp32"
+noise_fraction = 0.5
+noise_sigma_max = "42 %"
 [evaluate]
 whole_slices = false
 [needs]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from hpcseg.config import Share
 from hpcseg.errors import HpcsegError
 from hpcseg.learn import checkpoint
 
@@ -40,6 +41,14 @@ def test_the_one_before_is_kept_and_used_where_the_newest_is_damaged(tmp_path):
     assert checkpoint.load_newest(files) == ({"epoch": 2}, [])
     previous.write_bytes(b"")
     assert checkpoint.load_newest(files)[0] is None
+
+
+@pytest.mark.parametrize("content", [Share("33 %"), {Share("33 %"): 1}, [{"sigma": (1, Share("33 %"))}], {1, 2}])
+def test_what_could_not_be_loaded_is_not_written(tmp_path, content):
+    # As the settings have it where noise is a share of the span: such a checkpoint was written, and then refused.
+    with pytest.raises(AssertionError, match=r"a checkpoint cannot hold content"):
+        checkpoint.save(tmp_path / "a.pt", {"position": content})
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", pickle.dumps(print)])
