@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zipfile
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ import torch
 
 from hpcseg.errors import HpcsegError
 from hpcseg.files import replacing
+
+_PLAIN = (str, int, float, bool, bytes, type(None))
 
 
 def save(path: Path, content: dict[str, Any], previous: Path | None = None) -> None:
@@ -91,17 +94,15 @@ def not_finite(content: Any, name: str = "") -> str | None:
 
 def _not_plain(content: Any, name: str = "content") -> str | None:
     """The name and type of what `torch.load` would take for code; None where all is tensors and plain values."""
-    if isinstance(content, Mapping):
-        items = [
-            *((key, f"{name}, a key") for key in content),
-            *((value, f"{name}.{key}") for key, value in content.items()),
-        ]
-    elif isinstance(content, list | tuple):
-        items = [(value, f"{name}[{index}]") for index, value in enumerate(content)]
-    elif isinstance(content, torch.Tensor) or type(content) in (str, int, float, bool, bytes, type(None)):
+    kind = type(content)  # a subclass of a plain type is code as well
+    if isinstance(content, torch.Tensor) or kind in _PLAIN:
         return None
+    if kind in (dict, OrderedDict):
+        items = [(part, f"{name}.{key}") for key, value in content.items() for part in (key, value)]
+    elif kind in (list, tuple):
+        items = [(value, f"{name}[{index}]") for index, value in enumerate(content)]
     else:
-        return f"{name}, {type(content).__name__}"
+        return f"{name}, {kind.__name__}"
     return next(filter(None, (_not_plain(value, called) for value, called in items)), None)
 
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import pickle
+from collections import UserDict
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -43,7 +45,14 @@ def test_the_one_before_is_kept_and_used_where_the_newest_is_damaged(tmp_path):
     assert checkpoint.load_newest(files)[0] is None
 
 
-@pytest.mark.parametrize("content", [Share("33 %"), {Share("33 %"): 1}, [{"sigma": (1, Share("33 %"))}], {1, 2}])
+class _Named(NamedTuple):
+    epoch: int
+
+
+@pytest.mark.parametrize(
+    "content",
+    [Share("33 %"), {Share("33 %"): 1}, [{"sigma": (1, Share("33 %"))}], {1, 2}, _Named(1), UserDict(epoch=1)],
+)
 def test_what_could_not_be_loaded_is_not_written(tmp_path, content):
     # As the settings have it where noise is a share of the span: such a checkpoint was written, and then refused.
     with pytest.raises(AssertionError, match=r"a checkpoint cannot hold content"):
