@@ -1,0 +1,1 @@
+"""Any volume in, numbered slices out. No torch."""

@@ -1,0 +1,305 @@
+"""A data set of an HDF5 or NeXus file in, slices out: through any kind of link, and nothing that is not there.
+
+HDF5 reads what is missing (sources of a virtual data set, chunks nobody wrote, the end of an external file) as fill values
+without a word, so all of it is looked for first.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import re
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpcseg.errors import ConfigError, DatasetError
+from hpcseg.hdf5 import h5py
+from hpcseg.slices.calibration import read_hdf5_voxel
+from hpcseg.slices.source import Faults, Reading, Source, first_line, stack_facts
+
+_MOST_LISTED = 10
+_MOST_DEPTH = 12
+_MOST_BYTES_KEPT = 256 * 2**20
+PACKED_SLICES = "slices"
+
+
+@dataclass(frozen=True)
+class _Slices:
+    """Reads a slice; a chunk of many slices is decoded as a whole, and kept until another one is wanted."""
+
+    path: Path
+    dataset: str
+    dtype: np.dtype
+    together: int
+    slices: int
+    """0: the data set is one slice."""
+
+    def __call__(self, index: int) -> np.ndarray:
+        with _LOCK:  # else each thread would read the same slab
+            slab = _slab(self, index // self.together)
+        pixels: np.ndarray = slab[index % self.together]
+        return pixels
+
+
+_LOCK = threading.Lock()
+
+
+@functools.lru_cache(maxsize=2)
+def _slab(of: _Slices, number: int) -> np.ndarray:
+    first = number * of.together
+    with h5py.File(of.path, "r") as file:
+        dataset = file[of.dataset]
+        read = dataset[first : first + of.together] if of.slices else dataset[()][None]
+    return np.asarray(read).astype(of.dtype, copy=False)
+
+
+def open_hdf5(path: Path, how: Reading, *, names: tuple[str, ...] | None = None) -> Source:
+    """The slices of a data set of two or three dimensions.
+
+    Args:
+        path: of the file.
+        how: `dataset` names it; None: what the file's NeXus attributes call its data, or the only one.
+        names: of the slices, where the file says them.
+
+    Raises:
+        DatasetError: it cannot be opened, or parts of it are missing.
+        ConfigError: there are several, and none is named.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            wanted = how.dataset.strip("/") if how.dataset is not None else _only(file, path)
+            dataset = _follow(file, wanted, path)
+            if not isinstance(dataset, h5py.Dataset) or dataset.ndim not in (2, 3) or 0 in dataset.shape:
+                raise ConfigError(_which(file, path, how.dataset))
+            if dataset.dtype.kind not in "uifb":
+                raise DatasetError(f"{path}: {wanted} holds {dataset.dtype}, which are no grey values.")
+            _check_all_there(dataset, path, wanted)
+            slices = dataset.shape[0] if dataset.ndim == 3 else 0
+            height, width = dataset.shape[-2:]
+            dtype = dataset.dtype.newbyteorder("=")
+            thickness = dataset.chunks[0] if slices and dataset.chunks else 1
+            voxel = read_hdf5_voxel(dataset)
+    except OSError as error:
+        raise DatasetError(f"{path} is no HDF5 file that can be read ({first_line(error)}).") from None
+    number = max(slices, 1)
+    called, numbers = stack_facts(Path(wanted).name, number, how.first)
+    together = max(1, min(thickness, _MOST_BYTES_KEPT // (height * width * dtype.itemsize)))
+    return Source(
+        path=path,
+        form="hdf5",
+        dataset=wanted,
+        names=names or called,
+        numbers=numbers,
+        shapes=((height, width),) * number,
+        dtypes=(dtype,) * number,
+        decode=_Slices(path, wanted, dtype, together, slices),
+        files=(path,),
+        voxel=voxel,
+    )
+
+
+def list_datasets(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and type of every data set of two or three dimensions, by name; links are followed."""
+    with h5py.File(path, "r") as file:
+        return {name: (dataset.shape, str(dataset.dtype)) for name, dataset in _walk(file) if dataset.ndim in (2, 3)}
+
+
+def _follow(file: h5py.File, name: str, path: Path) -> Any:
+    """What a name leads to; DatasetError names the link that leads nowhere."""
+    at: Any = file
+    parts = [part for part in name.split("/") if part]
+    for index, part in enumerate(parts):
+        here = "/".join(parts[: index + 1])
+        link = at.get(part, getlink=True) if isinstance(at, h5py.Group) and part in _names(at) else None
+        if link is None:
+            raise ConfigError(_which(file, path, name))
+        try:
+            at = at[part]
+        except (KeyError, OSError, RuntimeError) as error:
+            if isinstance(link, h5py.ExternalLink):
+                where = f"{link.path} in {link.filename}, which lies beside {path.name} or at that path"
+                raise DatasetError(f"{path}: {here} is a link to {where}, and cannot be opened. Is it there?") from None
+            target = f" to {link.path}" if isinstance(link, h5py.SoftLink) else ""
+            raise DatasetError(f"{path}: {here} is a link{target} and cannot be opened ({first_line(error)}).") from None
+    return at
+
+
+def _names(group: h5py.Group) -> set[str]:
+    return set(group.keys())
+
+
+def _walk(group: h5py.Group, name: str = "", seen: tuple[Any, ...] = ()) -> Iterator[tuple[str, h5py.Dataset]]:
+    """Every data set under a group, through links; what leads nowhere is passed over, and a ring ends."""
+    if len(seen) > _MOST_DEPTH or any(group.id == one for one in seen):
+        return
+    for part in group:
+        try:
+            item = group[part]
+        except (KeyError, OSError, RuntimeError):
+            continue
+        if isinstance(item, h5py.Group):
+            yield from _walk(item, f"{name}{part}/", (*seen, group.id))
+        elif isinstance(item, h5py.Dataset) and 0 not in (item.shape or (0,)):
+            yield f"{name}{part}", item
+
+
+def _only(file: h5py.File, path: Path) -> str:
+    """The data set that is meant where none is named; raises ConfigError where there is a choice."""
+    if (signal := _signal(file)) is not None:
+        return signal
+    found = dict[Any, str]()
+    for name, dataset in _walk(file):
+        if dataset.ndim == 3:
+            # One that several links lead to counts once.
+            info = h5py.h5o.get_info(dataset.id)
+            found.setdefault((os.fspath(dataset.file.filename), info.addr), name)
+    if not found:
+        flat = [name for name, dataset in _walk(file) if dataset.ndim == 2 and min(dataset.shape) > 1]
+        found = {name: name for name in flat} if len(flat) == 1 else {}
+    if len(found) != 1:
+        raise _broken(file, path) or ConfigError(_which(file, path, None))
+    return next(iter(found.values()))
+
+
+def _broken(file: h5py.File, path: Path) -> DatasetError | None:
+    """The error of the first link that leads nowhere, where a file has nothing else to offer."""
+    if any(dataset.ndim in (2, 3) for _, dataset in _walk(file)):
+        return None
+    names: list[str] = []
+    file.visititems_links(lambda name, link: names.append(name) if not isinstance(link, h5py.HardLink) else None)
+    for name in names:
+        try:
+            _follow(file, name, path)
+        except DatasetError as error:
+            return error
+        except ConfigError:
+            continue
+    return None
+
+
+def _signal(file: h5py.File) -> str | None:
+    """What NeXus calls the data: the attributes `default` from group to group, and `signal` at their end."""
+    at: Any = file
+    name = ""
+    try:
+        for _ in range(_MOST_DEPTH):
+            if (following := at.attrs.get("default")) is None:
+                break
+            name, at = f"{name}{following}/", at[following]
+        signal = at.attrs.get("signal")
+        if isinstance(signal, str) and name and at[signal].ndim == 3:
+            return name + signal
+    except Exception:  # attributes of any type, and links to nowhere: then there is no such hint
+        return None
+    return None
+
+
+def _which(file: h5py.File, path: Path, asked: str | None) -> str:
+    found = {name: dataset.shape for name, dataset in _walk(file) if dataset.ndim in (2, 3)}
+    listing = ", ".join(f"{name} {shape}" for name, shape in sorted(found.items())[:_MOST_LISTED])
+    there = f"It has {listing}." if found else "It has none of three dimensions (slices, height, width)."
+    what = "has several data sets" if asked is None and found else f"has no data set {asked or 'to read'} of slices"
+    return f"{path} {what}. {there} Name one with --dataset, or as {path.name}::NAME."
+
+
+def _check_all_there(dataset: h5py.Dataset, path: Path, name: str, depth: int = 0) -> None:
+    """Raises DatasetError for parts that HDF5 would fill in, and filters that nobody has."""
+    plan = dataset.id.get_create_plist()
+    for index in range(plan.get_nfilters()):
+        code, _, _, called = plan.get_filter(index)
+        if not _available(code):
+            shown = called.decode(errors="replace") or f"number {code}"
+            raise DatasetError(
+                f"{path}: {name} is compressed by the filter {shown} ({code}), which is not installed here. "
+                "`pip install 'hpcseg[hdf5]'` has most of them."
+            )
+    if dataset.is_virtual:
+        _check_virtual(dataset, path, name, depth)
+    elif dataset.external:
+        _check_external(dataset, path, name)
+    elif dataset.chunks is not None:
+        wanted = math.prod(-(-length // chunk) for length, chunk in zip(dataset.shape, dataset.chunks, strict=True))
+        stored = dataset.id.get_num_chunks()
+        if stored < wanted:
+            raise DatasetError(
+                f"{path}: of the {wanted} chunks of {name} {wanted - stored} were never written"
+                f"{_unwritten(dataset)}. Was its writer stopped? Write it again."
+            )
+    elif dataset.id.get_storage_size() == 0:
+        raise DatasetError(f"{path}: {name} was never written. Was its writer stopped? Write it again.")
+
+
+def _available(code: int) -> bool:
+    if h5py.h5z.filter_avail(code):
+        return True
+    try:
+        import hdf5plugin  # noqa: F401
+    except ImportError:
+        return False
+    return bool(h5py.h5z.filter_avail(code))
+
+
+def _unwritten(dataset: h5py.Dataset) -> str:
+    """Which slices have chunks that are not there."""
+    if dataset.ndim < 3:
+        return ""
+    there: dict[int, int] = {}
+    for index in range(dataset.id.get_num_chunks()):
+        first = dataset.id.get_chunk_info(index).chunk_offset[0]
+        there[first] = there.get(first, 0) + 1
+    each = math.prod(-(-length // chunk) for length, chunk in zip(dataset.shape[1:], dataset.chunks[1:], strict=True))
+    gone = [first for first in range(0, dataset.shape[0], dataset.chunks[0]) if there.get(first, 0) < each]
+    return f", from slice {gone[0] + 1} to slice {min(gone[-1] + dataset.chunks[0], dataset.shape[0])}"
+
+
+def _check_virtual(dataset: h5py.Dataset, path: Path, name: str, depth: int) -> None:
+    faults, mapped = Faults(path), 0
+    # A % in a name is counted up by HDF5, which ends the data set at the first file that is not there.
+    sources = [source for source in dataset.virtual_sources() if "%" not in source.file_name]
+    for source in sources:
+        mapped += source.vspace.get_select_npoints()
+        file = path if source.file_name == "." else path.parent / source.file_name
+        try:
+            with h5py.File(file, "r") as opened:
+                part = opened[source.dset_name]
+                if depth < _MOST_DEPTH and not (file == path and source.dset_name.strip("/") == name):
+                    _check_all_there(part, file, source.dset_name, depth + 1)
+                needs = source.src_space.get_select_bounds()[1] if source.src_space.get_select_npoints() > 0 else ()
+                if source.src_space.get_select_type() == h5py.h5s.SEL_HYPERSLABS and any(
+                    last >= length for last, length in zip(needs, part.shape, strict=True)
+                ):
+                    faults.add(f"{source.file_name} has {part.shape} in {source.dset_name}, and more is needed")
+        except (OSError, KeyError):
+            faults.add(f"{name} is put together of files, and {source.file_name} ({source.dset_name}) is not there")
+        except DatasetError as error:
+            faults.add(str(error).removesuffix("."))
+    faults.raise_if_any()
+    if len(sources) == len(dataset.virtual_sources()) and mapped < math.prod(dataset.shape):
+        missing = math.prod(dataset.shape) - mapped
+        raise DatasetError(f"{path}: {name} is put together of files, and none of them has {missing} of its pixels.")
+
+
+def _check_external(dataset: h5py.Dataset, path: Path, name: str) -> None:
+    for file, offset, size in dataset.external:
+        where = path.parent / os.fsdecode(file)
+        if not where.is_file():
+            raise DatasetError(f"{path}: the pixels of {name} are in {where}, which is not there.")
+        needs = min(size, math.prod(dataset.shape) * dataset.dtype.itemsize) if len(dataset.external) == 1 else size
+        if (missing := offset + needs - where.stat().st_size) > 0 and not _unlimited(size):
+            raise DatasetError(f"{path}: the pixels of {name} are in {where}, where {missing} bytes are missing.")
+
+
+def _unlimited(size: int) -> bool:
+    return size >= 2**63 - 1
+
+
+def split_name(text: str) -> tuple[str, str | None]:
+    """A path and the data set that is named behind it: scan.nxs::/entry/data."""
+    found = re.fullmatch(r"(.+?)::(.+)", text)
+    return (found.group(1), found.group(2)) if found else (text, None)

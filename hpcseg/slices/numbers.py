@@ -1,0 +1,129 @@
+"""Names of files in, the numbers of their slices out: the one thing in the names that tells the slices apart."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from hpcseg.errors import ConfigError
+from hpcseg.slices.source import Faults
+
+_MOST_DIGITS = 18  # of a 64-bit integer
+_RUN = re.compile(r"(?:(?<![^\W_])-)?\d+")  # a minus behind a letter or a digit is a hyphen
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """Numbers of files, None where a fault says why there is none, and where in the names they are."""
+
+    numbers: list[int | None]
+    example: str = ""
+    """Which of several digits were taken, for a note; empty where there was no choice."""
+
+
+def number_names(
+    names: Sequence[str], faults: Faults, *, pattern: str | None = None, known: Mapping[str, int] | None = None
+) -> Numbered:
+    """The number of each slice.
+
+    By the pattern, if one is given; as others of the same names are known; or where the names differ. A number that all
+    names share, as a date or the 16 of rec_0001_16bit, tells no slices apart. Where names differ in several, it is the
+    one that counts in equal steps, if there is one such; z_9.2 and z_10.4 are 92 and 104.
+
+    Args:
+        names: of files, without their suffix.
+        faults: told what is wrong with which name.
+        pattern: a regular expression, whose first group is the number.
+        known: numbers of other files by their names without suffix, as of images where these are their labels.
+
+    Raises:
+        ConfigError: the pattern is none.
+    """
+    if pattern is not None:
+        return Numbered(_by_pattern(names, pattern, faults))
+    if known and all(name in known for name in names):
+        return Numbered([known[name] for name in names])
+    runs = [_RUN.findall(name) for name in names]
+    least = min((len(of) for of in runs if of), default=0)
+    columns = [[of[-place] if of else None for of in runs] for place in range(least, 0, -1)]
+    differing = [column for column in columns if len({text for text in column if text is not None}) > 1]
+    if len(differing) < 2:
+        column = differing[0] if differing else columns[-1] if columns else [None] * len(names)
+        return Numbered(_whole(names, column, faults), _example(names, column) if len(columns) > 1 else "")
+    if (decimals := _decimals(names, differing)) is not None:
+        return Numbered(decimals, _example(names, differing[0]))
+    counting = [column for column in differing if _counts(column)]
+    if len(counting) != 1:
+        shown = " and ".join(str(column[0]) for column in differing)
+        faults.add(
+            f"the names differ in {len(differing)} numbers ({shown} in {names[0]}); say which is the slice's with "
+            f"--number, a pattern round it such as --number '{_pattern(names[0], str(differing[0][0]))}'"
+        )
+        return Numbered([None] * len(names))
+    return Numbered(_whole(names, counting[0], faults), _example(names, counting[0]))
+
+
+def _by_pattern(names: Sequence[str], pattern: str, faults: Faults) -> list[int | None]:
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(f"--number is '{pattern}', which is no regular expression: {error}.") from None
+    if compiled.groups < 1:
+        raise ConfigError(f"--number is '{pattern}', but the number must be in brackets, as in '_(\\d+)_'.")
+    found = [compiled.search(name) for name in names]
+    texts = [match and match.group(1) for match in found]
+    for name, match, text in zip(names, found, texts, strict=True):
+        if match is None:
+            faults.add(f"--number '{pattern}' is not in {name}")
+        elif not re.fullmatch(r"-?\d+", text or ""):
+            raise ConfigError(f"--number '{pattern}' finds '{text}' in {name}, which is no whole number.")
+    return [None if text is None else _as_number(name, text, faults) for name, text in zip(names, texts, strict=True)]
+
+
+def _whole(names: Sequence[str], texts: Sequence[str | None], faults: Faults) -> list[int | None]:
+    hyphens = len(texts) > 1 and all(text is not None and text.startswith("-") for text in texts)
+    numbers: list[int | None] = []
+    for name, text in zip(names, texts, strict=True):
+        if text is None:
+            faults.add(f"{name} has no number in its name")
+        numbers.append(None if text is None else _as_number(name, text.lstrip("-") if hyphens else text, faults))
+    return numbers
+
+
+def _as_number(name: str, text: str, faults: Faults) -> int | None:
+    if len(str(abs(int(text)))) <= _MOST_DIGITS:
+        return int(text)
+    faults.add(f"{name} has a number of more than {_MOST_DIGITS} digits")
+    return None
+
+
+def _decimals(names: Sequence[str], differing: Sequence[Sequence[str | None]]) -> list[int | None] | None:
+    """Numbers in units of their last digit, where two that differ are one decimal number in every name."""
+    if len(differing) != 2:
+        return None
+    ends: list[tuple[str, str]] = []
+    for name, whole, part in zip(names, *differing, strict=True):
+        if whole is None or part is None or f"{whole}.{part}" not in name:
+            return None
+        ends.append((whole, part))
+    digits = max(len(part) for _, part in ends)
+    return [int(whole + part.ljust(digits, "0")) for whole, part in ends]
+
+
+def _counts(column: Sequence[str | None]) -> bool:
+    """Whether these are numbers in equal steps."""
+    numbers = sorted(int(text) for text in column if text is not None)
+    steps = {later - earlier for earlier, later in zip(numbers, numbers[1:], strict=False)}
+    return len(numbers) == len(column) and len(steps) == 1 and steps != {0}
+
+
+def _example(names: Sequence[str], column: Sequence[str | None]) -> str:
+    return f"{column[0]} in {names[0]}"
+
+
+def _pattern(name: str, digits: str) -> str:
+    """A pattern that finds these digits by what stands before them in a name."""
+    before = name[: name.index(digits)]
+    text = re.search(r"[^\d]*$", before)
+    return (re.escape(text.group()) if text and text.group() else "^") + r"(\d+)"

@@ -1,0 +1,149 @@
+"""An array of a Zarr store (v2 or v3), or a level of an OME-Zarr, in; slices out."""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpcseg.errors import ConfigError, DatasetError
+from hpcseg.slices.extras import load_extra
+from hpcseg.slices.source import Reading, Source, VoxelSize, first_line, stack_facts, voxel_size
+
+_MARKS = ("zarr.json", ".zgroup", ".zarray")
+_MOST_BYTES_KEPT = 256 * 2**20
+_MOST_LISTED = 10
+
+
+def is_zarr(path: Path) -> bool:
+    """Whether a folder is a Zarr store."""
+    return any(os.path.isfile(path / mark) for mark in _MARKS)
+
+
+@dataclass(frozen=True)
+class _Slices:
+    """Reads a slice of an array whose other axes are one long; slices of one chunk are kept together."""
+
+    path: Path
+    array: str
+    before: int
+    """Axes in front of the slices', such as time and channel."""
+    dtype: np.dtype
+    together: int
+    slices: int
+    """0: the array is one slice."""
+
+    def __call__(self, index: int) -> np.ndarray:
+        with _LOCK:
+            slab = _slab(self, index // self.together)
+        pixels: np.ndarray = slab[index % self.together]
+        return pixels
+
+
+_LOCK = threading.Lock()
+
+
+@functools.lru_cache(maxsize=2)
+def _slab(of: _Slices, number: int) -> np.ndarray:
+    array = _open(of.path, of.array)
+    first = number * of.together
+    chosen = (0,) * of.before + ((slice(first, first + of.together),) if of.slices else ())
+    read = np.asarray(array[chosen] if chosen else array[...]).astype(of.dtype, copy=False)
+    return read if of.slices else read[None]
+
+
+def open_zarr(path: Path, how: Reading) -> Source:
+    """The slices of an array, whose last three axes are slices, height and width; two are one slice.
+
+    Args:
+        path: of the store, or of a group or array in it.
+        how: `dataset` names the array or level; None: the first level of an OME-Zarr, or the only array.
+
+    Raises:
+        DatasetError: it cannot be read, or has several channels or times.
+        ConfigError: there are several arrays and none is named; or zarr is not installed.
+    """
+    try:
+        node = _open(path, "")
+        arrays = _arrays(node)
+        levels = _levels(node)
+        wanted = how.dataset.strip("/") if how.dataset is not None else next(iter(levels), None)
+        if wanted is None and len(arrays) == 1:
+            wanted = next(iter(arrays))
+        if wanted is None or wanted not in arrays:
+            raise ConfigError(_which(path, how.dataset, {name: array.shape for name, array in arrays.items()}))
+        array = arrays[wanted]
+        shape, dtype, chunks = array.shape, np.dtype(array.dtype), array.chunks
+    except (ConfigError, DatasetError):
+        raise
+    except Exception as error:  # zarr and its codecs share no base class
+        raise DatasetError(f"{path} is no Zarr store that can be read ({first_line(error)}).") from None
+    if dtype.kind not in "uifb" or len(shape) < 2 or 0 in shape:
+        raise DatasetError(f"{path}: {wanted or 'the array'} is {shape} {dtype}, which are no slices of grey values.")
+    before = max(0, len(shape) - 3)
+    if any(length > 1 for length in shape[:before]):
+        raise DatasetError(
+            f"{path}: {wanted or 'the array'} is {shape}, and what lies before its slices is longer than 1; save the "
+            "one channel and time to segment."
+        )
+    slices = shape[-3] if len(shape) > 2 else 0
+    height, width = shape[-2:]
+    number = max(slices, 1)
+    native = dtype.newbyteorder("=")
+    together = max(1, min(chunks[-3] if slices else 1, _MOST_BYTES_KEPT // (height * width * dtype.itemsize)))
+    names, numbers = stack_facts(wanted if wanted and not levels else path.name, number, how.first)
+    return Source(
+        path=path,
+        form="zarr",
+        dataset=wanted or None,
+        names=names,
+        numbers=numbers,
+        shapes=((height, width),) * number,
+        dtypes=(native,) * number,
+        decode=_Slices(path, wanted, before, native, together, slices),
+        files=(next(path / mark for mark in _MARKS if os.path.isfile(path / mark)),),
+        voxel=levels.get(wanted),
+    )
+
+
+def list_arrays(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and type of every array of a store, by name."""
+    return {name: (array.shape, str(array.dtype)) for name, array in _arrays(_open(path, "")).items()}
+
+
+def _open(path: Path, name: str) -> Any:
+    zarr = load_extra("zarr", "zarr", path)
+    return zarr.open(os.fspath(path / name) if name else os.fspath(path), mode="r")
+
+
+def _arrays(node: Any) -> dict[str, Any]:
+    """All arrays under a group by name; an array alone has the name ""."""
+    if not hasattr(node, "members"):
+        return {"": node}
+    return {name: item for name, item in sorted(node.members(max_depth=None)) if not hasattr(item, "members")}
+
+
+def _levels(node: Any) -> dict[str, VoxelSize | None]:
+    """The levels of an OME-Zarr, the finest first, with the size of a voxel; empty for other stores."""
+    attributes = dict(node.attrs)
+    multiscales = (attributes.get("ome") or attributes).get("multiscales") or []
+    if not multiscales:
+        return {}
+    axes = multiscales[0].get("axes") or []
+    unit = next((axis.get("unit") for axis in reversed(axes) if isinstance(axis, dict) and axis.get("unit")), "")
+    levels = {}
+    for level in multiscales[0].get("datasets", []):
+        scales = [one.get("scale") for one in level.get("coordinateTransformations") or [] if one.get("type") == "scale"]
+        levels[str(level["path"])] = voxel_size(scales[0][-3:] if scales and scales[0] else (), unit)
+    return levels
+
+
+def _which(path: Path, asked: str | None, found: dict[str, tuple[int, ...]]) -> str:
+    listing = ", ".join(f"{name or 'the array itself'} {shape}" for name, shape in list(found.items())[:_MOST_LISTED])
+    what = "has several arrays" if asked is None and found else f"has no array {asked or 'to read'}"
+    return f"{path} {what}. It has {listing or 'none'}. Name one with --dataset, or as {path.name}::NAME."
