@@ -270,10 +270,7 @@ def _check_virtual(dataset: h5py.Dataset, path: Path, name: str, depth: int) -> 
                 part = opened[source.dset_name]
                 if depth < _MOST_DEPTH and not (file == path and source.dset_name.strip("/") == name):
                     _check_all_there(part, file, source.dset_name, depth + 1)
-                needs = source.src_space.get_select_bounds()[1] if source.src_space.get_select_npoints() > 0 else ()
-                if source.src_space.get_select_type() == h5py.h5s.SEL_HYPERSLABS and any(
-                    last >= length for last, length in zip(needs, part.shape, strict=True)
-                ):
+                if not _has_room(part.shape, source):
                     faults.add(f"{source.file_name} has {part.shape} in {source.dset_name}, and more is needed")
         except (OSError, KeyError):
             faults.add(f"{name} is put together of files, and {source.file_name} ({source.dset_name}) is not there")
@@ -283,6 +280,14 @@ def _check_virtual(dataset: h5py.Dataset, path: Path, name: str, depth: int) -> 
     if len(sources) == len(dataset.virtual_sources()) and mapped < math.prod(dataset.shape):
         missing = math.prod(dataset.shape) - mapped
         raise DatasetError(f"{path}: {name} is put together of files, and none of them has {missing} of its pixels.")
+
+
+def _has_room(shape: tuple[int, ...], source: Any) -> bool:
+    """Whether a data set of this shape has all that is taken of it."""
+    if source.src_space.get_select_type() == h5py.h5s.SEL_HYPERSLABS:
+        ends = source.src_space.get_select_bounds()[1]
+        return len(ends) == len(shape) and all(end < length for end, length in zip(ends, shape, strict=True))
+    return bool(math.prod(shape) >= source.vspace.get_select_npoints())
 
 
 def _check_external(dataset: h5py.Dataset, path: Path, name: str) -> None:

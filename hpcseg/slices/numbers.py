@@ -29,7 +29,7 @@ def number_names(
 
     By the pattern, if one is given; as others of the same names are known; or where the names differ. A number that all
     names share, as a date or the 16 of rec_0001_16bit, tells no slices apart. Where names differ in several, it is the
-    one that counts in equal steps, if there is one such; z_9.2 and z_10.4 are 92 and 104.
+    one that counts in equal steps, the smallest if several do; z_9.2 and z_10.4 are 92 and 104.
 
     Args:
         names: of files, without their suffix.
@@ -52,13 +52,15 @@ def number_names(
         column = differing[0] if differing else columns[-1] if columns else [None] * len(names)
         return Numbered(_whole(names, column, faults), _example(names, column) if len(columns) > 1 else "")
     if (decimals := _decimals(names, differing)) is not None:
-        return Numbered(decimals, _example(names, differing[0]))
-    counting = [column for column in differing if _counts(column)]
+        return Numbered(decimals, f"{differing[0][0]}.{differing[1][0]} in {names[0]}")
+    steps = [_step(column) for column in differing]
+    smallest = min((step for step in steps if step), default=0)
+    counting = [column for column, step in zip(differing, steps, strict=True) if step and step == smallest]
     if len(counting) != 1:
         shown = " and ".join(str(column[0]) for column in differing)
         faults.add(
             f"the names differ in {len(differing)} numbers ({shown} in {names[0]}); say which is the slice's with "
-            f"--number, a pattern round it such as --number '{_pattern(names[0], str(differing[0][0]))}'"
+            f"--number, a pattern round it such as --number '{_pattern(names[0], str(differing[-1][0]))}'"
         )
         return Numbered([None] * len(names))
     return Numbered(_whole(names, counting[0], faults), _example(names, counting[0]))
@@ -111,11 +113,11 @@ def _decimals(names: Sequence[str], differing: Sequence[Sequence[str | None]]) -
     return [int(whole + part.ljust(digits, "0")) for whole, part in ends]
 
 
-def _counts(column: Sequence[str | None]) -> bool:
-    """Whether these are numbers in equal steps."""
+def _step(column: Sequence[str | None]) -> int:
+    """The step in which these numbers count; 0 where it is not the same between all of them."""
     numbers = sorted(int(text) for text in column if text is not None)
     steps = {later - earlier for earlier, later in zip(numbers, numbers[1:], strict=False)}
-    return len(numbers) == len(column) and len(steps) == 1 and steps != {0}
+    return steps.pop() if len(numbers) == len(column) and len(steps) == 1 else 0
 
 
 def _example(names: Sequence[str], column: Sequence[str | None]) -> str:

@@ -245,7 +245,7 @@ def _page(path: Path, page: Any, tif: tifffile.TiffFile) -> Page:
         stored,
         runs or (),
         int(orientation) if orientation in range(1, 9) else 1,
-        page.photometric == _WHITE_IS_ZERO,
+        page.tags.valueof("PhotometricInterpretation") == _WHITE_IS_ZERO,  # where it is missing, tifffile has 0
         None if table is None else hashlib.sha256(np.asarray(table).tobytes()).hexdigest(),
     )
 
@@ -443,8 +443,8 @@ def _agree(names: Sequence[str], pages: Sequence[Page], pixels: Pixels | None, f
         return
     facts: dict[str, Callable[[Page], object]] = {
         "Orientation": lambda page: page.orientation,
-        "0 as white": lambda page: page.white_is_zero,
-        "colour table": lambda page: page.colours,
+        "PhotometricInterpretation": lambda page: page.white_is_zero,
+        "ColorMap": lambda page: page.colours,
     }
     for what, of in facts.items():
         other = [name for name, page in zip(names, pages, strict=True) if of(page) != of(pages[0])]

@@ -1,0 +1,139 @@
+"""What a file says about the size of its voxels, so that what is made from it says the same; it never ends the work."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+
+from hpcseg.slices.source import VoxelSize, voxel_size
+
+ELEMENT_SIZE = "element_size_um"
+"""The attribute of an HDF5 data set that Fiji and ilastik know: depth, height and width of a voxel in micrometres."""
+
+# Of ImageJ's metadata, what is about the sample and not about the display or the shape of the grey values.
+_KEPT = (
+    *("unit", "yunit", "zunit", "spacing", "xorigin", "yorigin", "zorigin", "finterval", "fps", "tunit", "loop"),
+    *("Info", "Properties", "ROI", "Overlays"),
+)
+# ImageJ knows no others; a file of another type is a plain TIFF.
+_IMAGEJ_TYPES = {np.dtype("u1"), np.dtype("u2"), np.dtype("f4")}
+# ResolutionUnit: 2, inch, is what programs write that know no size. 4 and 5 are not of the standard, but written.
+_RESOLUTION_UNITS = {3: "cm", 4: "mm", 5: "micrometer"}
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Resolution tags and ImageJ's metadata of a TIFF; empty where it has none."""
+
+    resolution: tuple[tuple[int, int], tuple[int, int]] | None = None
+    """XResolution and YResolution, each as numerator and denominator."""
+    unit: int = 1
+    """ResolutionUnit: 1 none, 2 inch, 3 cm."""
+    imagej: dict[str, Any] | None = None
+    """What is kept of ImageJ's metadata; None: the file is not ImageJ's."""
+    labels: tuple[str, ...] = field(default=())
+    """ImageJ's name of each slice of a stack."""
+    in_time: bool = False
+    """ImageJ calls the slices of the stack frames."""
+    ome: VoxelSize | None = None
+    """As OME metadata have it."""
+
+    @property
+    def voxel(self) -> VoxelSize | None:
+        """Depth, height and width of a voxel, where they are known with their unit."""
+        if self.ome is not None:
+            return self.ome
+        imagej = self.imagej or {}
+        # The resolution alone, without a unit, is as often what a program writes that knows none.
+        unit = str(imagej.get("unit", "")) or _RESOLUTION_UNITS.get(self.unit, "")
+        if self.resolution is None or unit == "pixel":
+            return None
+        width, height = (below / above for above, below in self.resolution)
+        return voxel_size((imagej.get("spacing", width), height, width), unit)
+
+    def of_slices(self, of: Sequence[int] | None, every: int) -> Calibration:
+        """That of some slices of the stack, `every` slices apart; None: of all."""
+        if of is None:
+            return self
+        imagej = self.imagej
+        if imagej and isinstance(imagej.get("spacing"), int | float):
+            imagej = {**imagej, "spacing": imagej["spacing"] * every}
+        labels = tuple(self.labels[index] for index in of) if len(self.labels) > max(of) else ()
+        return replace(self, imagej=imagej, labels=labels)
+
+    def options(self, dtype: np.dtype, slices: int | None = None) -> dict[str, Any]:
+        """What tifffile needs to write an image with the same calibration, or a stack of one slice or more.
+
+        Args:
+            dtype: of the pixels.
+            slices: of a stack, which is written as (slices, H, W); None: an image, (H, W).
+        """
+        options: dict[str, Any] = {"photometric": "minisblack", "metadata": None}
+        if self.resolution is not None:
+            options |= {"resolution": self.resolution, "resolutionunit": self.unit if self.unit in (1, 2, 3) else 1}
+        if self.imagej is not None and dtype in _IMAGEJ_TYPES:
+            metadata = {**self.imagej, "axes": "YX" if slices is None else "TYX" if self.in_time else "ZYX"}
+            if len(self.labels) == (slices or 1):
+                metadata["Labels"] = list(self.labels)
+            # ImageJ takes big-endian and little-endian; stacks are filled in as little-endian.
+            options |= {"imagej": True, "metadata": metadata}
+        return options
+
+
+def read_calibration(path: Path) -> Calibration:
+    """The calibration of a TIFF's first page; what cannot be understood is left out, since labels do without."""
+    try:
+        with tifffile.TiffFile(path) as tif:
+            tags, metadata, ome = tif.pages.first.tags, tif.imagej_metadata, tif.ome_metadata
+            x, y, unit = (tags.valueof(name) for name in ("XResolution", "YResolution", "ResolutionUnit"))
+    except Exception:  # tifffile raises its own errors, struct.error, IndexError, ... for tags that are damaged
+        return Calibration()
+    kept = labels = None
+    if metadata is not None:
+        kept = {name: _in_ascii(metadata[name]) for name in _KEPT if name in metadata}
+        labels = metadata.get("Labels")
+    return Calibration(
+        resolution=(x, y) if _is_ratio(x) and _is_ratio(y) else None,
+        unit=int(unit) if unit else 1,
+        imagej=kept,
+        labels=_texts(labels),
+        in_time=(metadata or {}).get("frames", 1) > 1,
+        ome=None if ome is None else _ome_voxel(ome),
+    )
+
+
+def read_hdf5_voxel(dataset: Any) -> VoxelSize | None:
+    """The size of a voxel of an HDF5 data set, where an attribute says it."""
+    try:
+        return voxel_size(np.asarray(dataset.attrs.get(ELEMENT_SIZE, ())).ravel(), "micrometer")
+    except (TypeError, OSError):  # an attribute of a type that numpy has not
+        return None
+
+
+def _ome_voxel(text: str) -> VoxelSize | None:
+    try:
+        pixels = next(item for item in ElementTree.fromstring(text).iter() if item.tag.endswith("}Pixels"))
+    except (ElementTree.ParseError, StopIteration):
+        return None
+    sizes = [pixels.get(f"PhysicalSize{axis}") for axis in "ZYX"]
+    return voxel_size((sizes[0] or sizes[2], *sizes[1:]), pixels.get("PhysicalSizeXUnit", "µm"))
+
+
+def _in_ascii(value: Any) -> Any:
+    """As ImageJ writes what its format has no letters for: the micro sign as an escape."""
+    return value.encode("ascii", "backslashreplace").decode().replace("\\xb5", "\\u00B5") if isinstance(value, str) else value
+
+
+def _is_ratio(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and all(isinstance(part, int) for part in value) and all(value)
+
+
+def _texts(labels: Any) -> tuple[str, ...]:
+    labels = [labels] if isinstance(labels, str) else labels
+    return tuple(map(str, labels)) if isinstance(labels, list | tuple) else ()
