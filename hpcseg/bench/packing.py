@@ -18,14 +18,14 @@ import numpy as np
 import tifffile
 
 from hpcseg.bench.contender import Contender, started
-from hpcseg.bench.decoding import decode
 from hpcseg.bench.measure import Piece, rate, take_turns
 from hpcseg.bench.plain import plain_pack
-from hpcseg.data.pack import find_pairs, pack, processes_for
+from hpcseg.data.pack import pack, processes_for
+from hpcseg.data.pairs import Decoding, find_pairs
 from hpcseg.data.processes import in_processes
 from hpcseg.data.sample import write_sample
-from hpcseg.data.tiff import find_pages
 from hpcseg.errors import HpcsegError
+from hpcseg.slices.opening import open_source
 
 OURS, DECODE, WRITE, PLAIN = "pack", "decode", "write", "plain loop"
 COMPRESSIONS = {"none": None, "PackBits": "packbits", "deflate": "zlib", "JPEG XL": "jpegxl"}
@@ -99,7 +99,7 @@ def decode_piece(folder: str, source_bytes: int) -> Iterator[Piece]:
 
     def work() -> None:
         pairs = find_pairs(*_stacks(Path(folder)))
-        collections.deque(in_processes(decode, pairs, processes=processes_for(pairs)), maxlen=0)
+        collections.deque(in_processes(Decoding(pairs), range(len(pairs)), processes=processes_for(pairs)), maxlen=0)
 
     yield lambda times: rate(times * source_bytes, lambda: _repeat(times, work))
 
@@ -143,7 +143,8 @@ def _write_stacks(folder: Path, *, compression: str, slices: int, size: int) -> 
     """Two stacks of a synthetic sample whose slices all differ: uint16 grey values, uint8 labels."""
     write_sample(folder, slices=_PATCHES, size=_PATCH, seed=0)
     for path, name in zip(_stacks(folder), ("data", "labels"), strict=True):
-        patches = [np.tile(page.read(), (size // _PATCH, size // _PATCH)) for page in find_pages(folder / name)]
+        source = open_source(folder / name)
+        patches = [np.tile(source.read(index), (size // _PATCH, size // _PATCH)) for index in range(len(source))]
         with tifffile.TiffWriter(path, bigtiff=True) as stack:
             for index in range(slices):
                 stack.write(

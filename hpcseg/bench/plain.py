@@ -17,7 +17,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from hpcseg.data.batches import TileSource
-from hpcseg.data.hdf5 import h5py
+from hpcseg.hdf5 import h5py
 
 
 def plain_pack(images: Path, labels: Path, output: Path) -> None:

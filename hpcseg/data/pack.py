@@ -14,12 +14,12 @@ import numpy as np
 from hpcseg.data import store
 from hpcseg.data.classes import MOST_CLASSES, names_of
 from hpcseg.data.grey import check_range, choose_scale
-from hpcseg.data.pairs import Packing, Pair, hash_pair, label_values
+from hpcseg.data.pairs import Hashing, LabelValues, Packing, Pairs, find_pairs
 from hpcseg.data.processes import in_processes
-from hpcseg.data.tiff import Page, as_grey_values, find_pages, pair
 from hpcseg.data.writer import create
 from hpcseg.errors import ConfigError, DatasetError
 from hpcseg.memory import keep_freed_memory
+from hpcseg.slices.source import Reading
 
 _LARGEST_LABEL = int(np.iinfo(np.int64).max)  # class values are kept as int64
 _LABEL_STEP, _MOST_LABELS_LOOKED_AT = 16, 32
@@ -34,18 +34,20 @@ def pack(
     output: Path,
     *,
     command: str,
+    how: Reading = Reading(),  # noqa: B008
     grey_range: tuple[float, float] | None = None,
     class_names: Mapping[int, str] | None = None,
     on_slice: Callable[[int, int], None] = lambda *_: None,
 ) -> store.DatasetInfo:
-    """Pack slices and their labels, paired by the number in their names.
+    """Pack slices and their labels, paired by their numbers.
 
     Args:
-        images: a folder of single-page TIFFs, or one stack: uint8, uint16 or float32 grey values; int16 and float64
-            become float32. A pixel that is NaN has no class, whatever its label.
+        images: a folder of TIFFs, or a volume of any format: uint8, uint16 or float32 grey values; int8, int16,
+            float16 and float64 become float32. A pixel that is NaN has no class, whatever its label.
         labels: the same with a whole number per pixel; sorted, these values become classes 0, 1, ...
         output: the HDF5 file; replaced if it exists.
         command: what the user typed, for the record.
+        how: what the files do not say.
         grey_range: grey values that a model meets as 0 and as 1; None: what fits them, as `grey.choose_scale` says.
         class_names: by the values of the labels; a class without a name is called by its value.
         on_slice: told how many slices of how many are written.
@@ -57,8 +59,9 @@ def pack(
     """
     keep_freed_memory()
     check_range(grey_range)
-    pairs = find_pairs(images, labels)
-    if os.path.exists(output) and any(page.path.samefile(output) for pages in pairs for page in pages):
+    pairs = find_pairs(images, labels, how)
+    files = (*pairs.images.files, *pairs.labels.files)
+    if os.path.exists(output) and any(file.samefile(output) for file in files):
         raise ConfigError(f"{output} is one of the slices or labels to pack. Write elsewhere with --output.")
     # Classes are known only when all labels were seen, and reading all of them first takes long. So what a few labels
     # have is taken for all there is; a slice that has more shows itself, and only then the rest is looked at.
@@ -67,8 +70,7 @@ def pack(
     if len(values) < 2 or set(names) - set(values.tolist()):
         values = _all_values(pairs)
         if len(values) < 2:
-            folder = pairs[0][1].path.parent
-            raise DatasetError(f"All labels in {folder} have the one value {values[0]}; classes need two.")
+            raise DatasetError(f"All labels in {labels} have the one value {values[0]}; classes need two.")
     write = functools.partial(_write, pairs, output=output, command=command, grey_range=grey_range, on_slice=on_slice)
     try:
         write(values, names_of(values.tolist(), names))
@@ -77,19 +79,16 @@ def pack(
             values = _all_values(pairs)
             write(values, names_of(values.tolist(), names))
         except _UnknownLabelError as error:
-            page = error.page
-            raise DatasetError(f"{page.path}: {page.name} was changed while it was packed. Pack again.") from None
+            raise DatasetError(f"{labels}: {error} was changed while it was packed. Pack again.") from None
     return store.read_info(output)
 
 
 class _UnknownLabelError(Exception):
-    def __init__(self, page: Page) -> None:
-        super().__init__(page.name)
-        self.page = page
+    """The name of a label that has a value which no class has."""
 
 
 def _write(
-    pairs: list[Pair],
+    pairs: Pairs,
     values: np.ndarray,
     class_names: tuple[str, ...],
     *,
@@ -99,23 +98,23 @@ def _write(
     on_slice: Callable[[int, int], None],
 ) -> None:
     """Write the whole file, if labels have these values and no others; raises _UnknownLabelError otherwise."""
-    first = pairs[0][0]
-    with create(output, slices=len(pairs), shape=(first.shape[0], first.shape[1]), dtype=first.dtype) as writer:
-        work = Packing(writer.path, writer.first_byte, values)
-        with contextlib.closing(in_processes(work, list(enumerate(pairs)), processes=processes_for(pairs))) as packed:
-            for done, ((_, page), (grey, label)) in enumerate(zip(pairs, packed, strict=True), start=1):
+    images, labels = pairs.images, pairs.labels
+    with create(output, slices=len(pairs), shape=images.shapes[0], dtype=images.dtype) as writer:
+        work = Packing(pairs, writer.path, writer.first_byte, values)
+        with contextlib.closing(in_processes(work, range(len(pairs)), processes=processes_for(pairs))) as packed:
+            for index, (grey, label) in enumerate(packed):
                 if label is None:
-                    raise _UnknownLabelError(page)
+                    raise _UnknownLabelError(labels.names[index])
                 writer.add(grey, label)
-                on_slice(done, len(pairs))
+                on_slice(index + 1, len(pairs))
         writer.finish(
-            numbers=[image.number for image, _ in pairs],
-            image_names=[image.name for image, _ in pairs],
-            label_names=[label.name for _, label in pairs],
+            numbers=images.numbers,
+            image_names=images.names,
+            label_names=labels.names,
             class_values=values,
             class_names=class_names,
-            source_dtype=first.converted_from or first.dtype,
-            label_dtype=pairs[0][1].dtype,
+            source_dtype=pairs.source_dtype,
+            label_dtype=labels.dtype,
             grey_range=grey_range,
             command=command,
         )
@@ -126,6 +125,7 @@ def is_packed(
     labels: Path,
     output: Path,
     *,
+    how: Reading = Reading(),  # noqa: B008
     grey_range: tuple[float, float] | None = None,
     class_names: Mapping[int, str] | None = None,
     on_slice: Callable[[int, int], None] = lambda *_: None,
@@ -138,6 +138,7 @@ def is_packed(
         images: as for `pack`.
         labels: as for `pack`.
         output: the file; one that hpcseg cannot read holds something else.
+        how: as for `pack`.
         grey_range: as for `pack`.
         class_names: as for `pack`; None: whatever they are called.
         on_slice: told how many slices of how many are compared.
@@ -157,10 +158,9 @@ def is_packed(
         scale = choose_scale(np.dtype(info.dtype), info.full_scale, quantiles or (0.0, 0.0), grey_range)
         if (scale.low, scale.high) != (info.grey.low, info.grey.high):
             return False
-    pairs = find_pairs(images, labels)
-    image, label = pairs[0]
-    numbers = [page.number for page, _ in pairs]
-    if (numbers, image.shape, image.dtype.name, label.dtype.name) != (
+    pairs = find_pairs(images, labels, how)
+    dtypes = (pairs.images.dtype.name, pairs.labels.dtype.name)
+    if (list(pairs.images.numbers), pairs.images.shapes[0], *dtypes) != (
         info.numbers.tolist(),
         info.shape[1:],
         info.dtype,
@@ -168,7 +168,7 @@ def is_packed(
     ):
         return False
     packed = zip(info.image_sha256, info.label_sha256, strict=True)
-    with contextlib.closing(in_processes(hash_pair, pairs, processes=processes_for(pairs))) as found:
+    with contextlib.closing(in_processes(Hashing(pairs), range(len(pairs)), processes=processes_for(pairs))) as found:
         for done, (hashes, wanted) in enumerate(zip(found, packed, strict=True), start=1):
             if hashes != wanted:
                 return False
@@ -176,35 +176,27 @@ def is_packed(
     return True
 
 
-def processes_for(pairs: list[Pair]) -> int:
+def processes_for(pairs: Pairs) -> int:
     """How many are worth their start, and have room for a slice as it was read, and once more while it is worked on."""
-    image, label = pairs[0]
-    pixels = math.prod(image.shape)
-    room = _BYTES_IN_FLIGHT // (2 * pixels * (image.dtype.itemsize + label.dtype.itemsize))
+    pixels = math.prod(pairs.images.shapes[0])
+    room = _BYTES_IN_FLIGHT // (2 * pixels * (pairs.images.dtype.itemsize + pairs.labels.dtype.itemsize))
     worth = len(pairs) * pixels // _PIXELS_PER_PROCESS
     return min(len(os.sched_getaffinity(0)), _MOST_PROCESSES, room, worth)
 
 
-def find_pairs(images: Path, labels: Path) -> list[Pair]:
-    """Slices and their labels by ascending number; DatasetError for what cannot be packed, naming the files."""
-    image_pages, label_pages = find_pages(images), find_pages(labels)
-    return pair(as_grey_values(image_pages), label_pages)
-
-
-def _all_values(pairs: list[Pair]) -> np.ndarray:
+def _all_values(pairs: Pairs) -> np.ndarray:
     """All values of these labels where the images have grey values, ascending."""
-    pages = [label for _, label in pairs]
-    seen: set[int] = set()
-    with contextlib.closing(in_processes(label_values, pairs, processes=processes_for(pairs))) as found:
-        for page, values in zip(pages, found, strict=True):
+    labels, seen = pairs.labels, set[int]()
+    with contextlib.closing(
+        in_processes(LabelValues(pairs), range(len(pairs)), processes=processes_for(pairs))
+    ) as found:
+        for name, values in zip(labels.names, found, strict=True):
             seen.update(values)
             if len(seen) > MOST_CLASSES:
                 raise DatasetError(
-                    f"{page.path}: with {page.name} the labels have more than {MOST_CLASSES} different values. "
+                    f"{labels.path}: with {name} the labels have more than {MOST_CLASSES} different values. "
                     "Labels hold one whole number per class; are these grey values?"
                 )
     if max(seen, default=0) > _LARGEST_LABEL:
-        raise DatasetError(
-            f"Labels in {pages[0].path.parent} have the value {max(seen)}; at most {_LARGEST_LABEL} fits."
-        )
-    return np.array(sorted(seen), dtype=pages[0].dtype)
+        raise DatasetError(f"Labels in {labels.path} have the value {max(seen)}; at most {_LARGEST_LABEL} fits.")
+    return np.array(sorted(seen), dtype=labels.dtype)

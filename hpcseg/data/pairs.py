@@ -1,4 +1,4 @@
-"""What is done with a slice and its label, by whichever process gets them: read, hash, encode, write. No h5py here."""
+"""Slices and their labels, paired by number, and what is done with a pair by whichever process gets it. No h5py here."""
 
 from __future__ import annotations
 
@@ -17,57 +17,141 @@ from hpcseg.data.encode import (
     pixels_sha256,
     without_outside,
 )
-from hpcseg.data.tiff import Page
 from hpcseg.errors import DatasetError
+from hpcseg.slices.opening import open_source
+from hpcseg.slices.source import Faults, Reading, Source, as_grey_values, as_labels, keep, size_in_words
 
-Pair = tuple[Page, Page]
+
+@dataclass(frozen=True)
+class Pairs:
+    """Grey values and labels of the same slices, in the order of their numbers."""
+
+    images: Source
+    labels: Source
+    source_dtype: np.dtype
+    """Of the slices before they became grey values."""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, chosen: slice) -> Pairs:
+        """Some of them."""
+        indices = range(len(self))[chosen]
+        return Pairs(keep(self.images, indices), keep(self.labels, indices), self.source_dtype)
+
+
+def find_pairs(images: Path, labels: Path, how: Reading = Reading()) -> Pairs:  # noqa: B008
+    """Image and label of the same number, by ascending number.
+
+    Args:
+        images: any source of slices.
+        labels: the same; of names that images have too, the number is that of the image.
+        how: what the files do not say.
+
+    Raises:
+        DatasetError: a number has no partner, the shapes differ, or what `open_source` refuses; naming the files.
+        ConfigError: as `open_source`.
+    """
+    source = open_source(images, how)
+    grey = as_grey_values(source)
+    known = {Path(name).stem: number for name, number in zip(grey.names, grey.numbers, strict=True)}
+    marks = as_labels(open_source(labels, how, known=known if grey.form == "folder" else None))
+    faults = Faults(images)
+    _same_shape(grey, Faults(images))
+    _same_shape(marks, Faults(labels))
+    place = {number: index for index, number in enumerate(marks.numbers)}
+    for name, number in zip(grey.names, grey.numbers, strict=True):
+        if number not in place:
+            faults.add(f"{name} (number {number}) has no label in {labels}")
+    for name, number in zip(marks.names, marks.numbers, strict=True):
+        if number not in set(grey.numbers):
+            faults.add(f"label {name} (number {number}) in {labels} has no image")
+    if grey.shapes[0] != marks.shapes[0]:
+        sizes = f"images are {size_in_words(grey.shapes[0])}, labels {size_in_words(marks.shapes[0])}"
+        faults.add(f"{sizes} pixels ({labels / marks.names[0]})")
+    if grey.orientation != marks.orientation:
+        faults.add(
+            f"the headers say that images lie in Orientation {grey.orientation} and labels in {marks.orientation}. Take "
+            "both as they are shown, or as they are stored: --pixels shown or --pixels stored"
+        )
+    faults.raise_if_any()
+    return Pairs(grey, keep(marks, [place[number] for number in grey.numbers]), source.dtype)
+
+
+def _same_shape(source: Source, faults: Faults) -> None:
+    for name, shape in zip(source.names, source.shapes, strict=True):
+        if shape != source.shapes[0]:
+            faults.add(
+                f"{name} is {size_in_words(shape)} pixels, but {source.names[0]} is {size_in_words(source.shapes[0])}"
+            )
+    faults.raise_if_any()
 
 
 @dataclass(frozen=True)
 class Packing:
     """Writes grey values where they belong, and returns what is left to write; a label of None has unknown values."""
 
+    pairs: Pairs
     path: Path
     """Of the file."""
     first_byte: int
     """Where it holds the grey values of all slices, one behind the other."""
     class_values: np.ndarray
 
-    def __call__(self, item: tuple[int, Pair]) -> tuple[GreyValues, EncodedLabel | None]:
-        """For a slice of this index; others may be written at the same time. Raises OSError (full disk, quota)."""
-        index, (image, label) = item
-        pixels, marked = image.read(), label.read()
-        missing = _outside(image, pixels)
+    def __call__(self, index: int) -> tuple[GreyValues, EncodedLabel | None]:
+        """For a slice; others may be written at the same time. Raises OSError (full disk, quota)."""
+        pixels, marked = self.pairs.images.read(index), self.pairs.labels.read(index)
+        missing = outside(pixels)
+        if missing is not None and missing.all():
+            images = self.pairs.images
+            raise DatasetError(
+                f"{images.path}: {images.names[index]} holds nothing but NaN. Leave it and its label out."
+            )
         with self.path.open("r+b") as file:
             file.seek(self.first_byte + index * pixels.nbytes)
             file.write(little_endian(pixels))
         return grey_values(pixels), encode_label(marked, self.class_values, missing)
 
 
-def _outside(image: Page, pixels: np.ndarray) -> np.ndarray | None:
-    """As `classes.outside`; raises DatasetError where nothing is inside."""
-    missing = outside(pixels)
-    if missing is not None and missing.all():
-        raise DatasetError(f"{image.path}: {image.name} holds nothing but NaN. Leave it and its label out.")
-    return missing
+@dataclass(frozen=True)
+class Hashing:
+    """SHA-256 of the grey values and of the label of a slice."""
+
+    pairs: Pairs
+
+    def __call__(self, index: int) -> tuple[str, str]:
+        """Of a slice."""
+        pixels = self.pairs.images.read(index)
+        label = without_outside(self.pairs.labels.read(index), outside(pixels))
+        return pixels_sha256(pixels), pixels_sha256(label)
 
 
-def hash_pair(pair: Pair) -> tuple[str, str]:
-    """SHA-256 of the grey values and of the label."""
-    image, label = pair
-    pixels = image.read()
-    return pixels_sha256(pixels), pixels_sha256(without_outside(label.read(), outside(pixels)))
-
-
-def label_values(pair: Pair) -> list[int]:
+@dataclass(frozen=True)
+class LabelValues:
     """The values of a label where its image has grey values; of more than classes may be, some.
 
     Quicker than sorting the pixels, where they are few.
     """
-    image, label = pair
-    missing = outside(image.read()) if image.dtype.kind == "f" else None
-    left, found = (label.read().ravel() if missing is None else label.read()[~missing]), list[int]()
-    while left.size and len(found) <= MOST_CLASSES:
-        found.append(int(left[0]))
-        left = left[left != left[0]]
-    return found
+
+    pairs: Pairs
+
+    def __call__(self, index: int) -> list[int]:
+        """Of a slice."""
+        label, images = self.pairs.labels.read(index), self.pairs.images
+        missing = outside(images.read(index)) if images.dtype.kind == "f" else None
+        left, found = (label.ravel() if missing is None else label[~missing]), list[int]()
+        while left.size and len(found) <= MOST_CLASSES:
+            found.append(int(left[0]))
+            left = left[left != left[0]]
+        return found
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """Reads a slice and its label and drops them."""
+
+    pairs: Pairs
+
+    def __call__(self, index: int) -> int:
+        """Bytes of a slice and its label."""
+        return self.pairs.images.read(index).nbytes + self.pairs.labels.read(index).nbytes

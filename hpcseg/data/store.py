@@ -30,9 +30,9 @@ from hpcseg import __version__
 from hpcseg.data.classes import IGNORED, MOST_CLASSES
 from hpcseg.data.encode import pixels_sha256
 from hpcseg.data.grey import GreyScale, choose_scale
-from hpcseg.data.hdf5 import h5py
 from hpcseg.data.layout import automatic_gap
 from hpcseg.errors import DatasetError
+from hpcseg.hdf5 import h5py
 
 FORMAT = "hpcseg-dataset"
 SCHEMA_VERSION = 4

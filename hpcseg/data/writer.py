@@ -16,7 +16,6 @@ import numpy as np
 from hpcseg import __version__
 from hpcseg.data.encode import COMPRESSION_LEVEL, EncodedLabel, GreyValues, label_rows
 from hpcseg.data.grey import QUANTILES, GreyCounts, choose_scale
-from hpcseg.data.hdf5 import h5py
 from hpcseg.data.likeness import alike_slices, step_between_compared
 from hpcseg.data.store import (
     FORMAT,
@@ -27,6 +26,7 @@ from hpcseg.data.store import (
     identity_sha256,
 )
 from hpcseg.files import aside
+from hpcseg.hdf5 import h5py
 
 # What HDF5 reads again: its own pages, and of each slice names and two hashes in the table.
 _TRIED_BYTES, _TRIED_BYTES_PER_SLICE = 1_000_000, 1_000

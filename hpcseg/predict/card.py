@@ -16,9 +16,9 @@ from hpcseg.data.classes import MOST_CLASSES, outside
 from hpcseg.data.evenly import evenly
 from hpcseg.data.grey import QUANTILES as SPAN
 from hpcseg.data.grey import GreyScale, read_scale
-from hpcseg.data.hdf5 import h5py
 from hpcseg.data.store import DatasetInfo
 from hpcseg.errors import ConfigError
+from hpcseg.hdf5 import h5py
 
 FORMAT = "hpcseg-model"
 SCHEMA = 2

@@ -37,9 +37,7 @@ def write_sheet(prediction: Prediction, target: Target) -> None:
     counts = np.sum([one.counts for one in folder.done().values()], axis=0)
     classes = [f"{value}: {share:.1%}" for value, share in zip(values, counts / max(1, counts.sum()), strict=True)]
     more = f" and {len(prediction.models) - 1} more" if len(prediction.models) > 1 else ""
-    heading = (
-        f"{volume.source.name}: {len(chosen)} of {len(volume)} slices, labels by {prediction.models[0].name}{more}"
-    )
+    heading = f"{volume.path.name}: {len(chosen)} of {len(volume)} slices, labels by {prediction.models[0].name}{more}"
     if "uncertainty" in layers:
         heading += "; uncertainty from 0 (black) to 1 (bright)"
     write_bytes(folder.sheet_file, sheet.draw([seen(index) for index in chosen], classes, heading))

@@ -10,14 +10,15 @@ import numpy as np
 from hpcseg.errors import ConfigError, IncompleteError
 from hpcseg.predict.layers import Layer, Target, open_target
 from hpcseg.predict.outcome import OutFolder
-from hpcseg.predict.volume import Volume, choose_slices, open_volume
+from hpcseg.predict.volume import open_volume
+from hpcseg.slices.source import Reading, Source, choose_slices
 
 
 @dataclass(frozen=True)
 class Finished:
     """What was segmented, and into what."""
 
-    volume: Volume
+    volume: Source
     layers: tuple[Layer, ...]
     target: Target
 
@@ -36,9 +37,9 @@ def open_finished(out: Path) -> Finished:
     if record["state"] != "finished":
         raise IncompleteError(f"The prediction in {out} is not finished. The same `hpcseg predict` goes on with it.")
     asked = record["asked"]
-    whole = open_volume(out / record["input"]["path"], asked["dataset"])
-    if whole.identity != asked["input"]:
-        raise ConfigError(f"{whole.source} was changed since {out} was made of it. Predict again into another folder.")
+    whole = open_volume(out / record["input"]["path"], Reading(dataset=asked["dataset"]))
+    if whole.identity() != asked["input"]:
+        raise ConfigError(f"{whole.path} was changed since {out} was made of it. Predict again into another folder.")
     volume = choose_slices(
         whole, every=asked.get("every"), slices=asked.get("slices") and (asked["slices"][0], asked["slices"][1])
     )

@@ -23,11 +23,11 @@ from typing import Any, Protocol
 import numpy as np
 import tifffile
 
-from hpcseg.data.hdf5 import h5py
 from hpcseg.errors import HpcsegError
 from hpcseg.files import aside, replacing
-from hpcseg.predict.tags import ELEMENT_SIZE, read_calibration
-from hpcseg.predict.volume import Volume
+from hpcseg.hdf5 import h5py
+from hpcseg.slices.calibration import ELEMENT_SIZE, read_calibration, stack_calibration
+from hpcseg.slices.source import Source
 
 # A classic TIFF has 32-bit offsets; headers and tags need some room as well.
 _LARGEST_CLASSIC_TIFF = 2**32 - 2**25
@@ -70,13 +70,13 @@ class Target(Protocol):
         """What was written, relative to OUT."""
 
 
-def open_target(out: Path, volume: Volume, layers: Sequence[Layer]) -> Target:
+def open_target(out: Path, volume: Source, layers: Sequence[Layer]) -> Target:
     """The files of `layers` under `out`, in the form of the volume."""
     return _Folder(out, volume, layers) if volume.form == "folder" else _Runs(out, volume, layers)
 
 
 class _Folder:
-    def __init__(self, out: Path, volume: Volume, layers: Sequence[Layer]) -> None:
+    def __init__(self, out: Path, volume: Source, layers: Sequence[Layer]) -> None:
         self._folders = {layer: out / layer.name for layer in layers}
         self._volume = volume
 
@@ -114,7 +114,7 @@ class _Folder:
 class _Runs:
     """One file per layer, whose pixels lie in one run."""
 
-    def __init__(self, out: Path, volume: Volume, layers: Sequence[Layer]) -> None:
+    def __init__(self, out: Path, volume: Source, layers: Sequence[Layer]) -> None:
         suffix = ".h5" if volume.form == "hdf5" else ".tif"
         self._paths = {layer: out / (layer.name + suffix) for layer in layers}
         self._volume = volume
@@ -184,7 +184,7 @@ class _Runs:
                 h5py.h5d.create(file.id, layer.name.encode(), kind, h5py.h5s.create_simple(self._shape), plan)
                 file[layer.name].attrs.update(self._attributes())
             return
-        calibration = read_calibration(self._volume.source).of_slices(self._volume.of, self._volume.every)
+        calibration = stack_calibration(self._volume)
         size = math.prod(self._shape) * layer.dtype.itemsize + self._shape[0] * _HEADER_BYTES
         options = calibration.options(layer.dtype, self._shape[0])
         # ImageJ itself cannot open its own format as BigTIFF, but Fiji's Bio-Formats can.
@@ -215,7 +215,7 @@ class _Runs:
 
     def _attributes(self) -> dict[str, Any]:
         """Small attributes of the data set, such as element_size_um."""
-        with h5py.File(self._volume.source, "r") as file:
+        with h5py.File(self._volume.path, "r") as file:
             attributes = file[self._volume.dataset].attrs
             kept = {}
             for name in attributes:

@@ -12,11 +12,10 @@ import numpy as np
 
 from hpcseg.data.evenly import evenly
 from hpcseg.data.grey import GreyScale
-from hpcseg.data.tiff import as_packed
 from hpcseg.errors import ConfigError, DatasetError
 from hpcseg.predict.ahead import ahead
 from hpcseg.predict.card import GreyHistogram, ModelCard
-from hpcseg.predict.volume import Volume
+from hpcseg.slices.source import Source, as_packed
 
 _SLICES_LOOKED_AT = 16
 _SLICES_AHEAD = 4
@@ -68,7 +67,7 @@ def read_mapping(content: dict[str, Any]) -> Mapping:
 
 
 def decide(
-    volume: Volume,
+    volume: Source,
     card: ModelCard,
     *,
     range_: tuple[float, float] | None = None,
@@ -103,7 +102,7 @@ def decide(
         found = volume_percentiles(volume, percentiles, on_slice)
         if not found[0] < found[1]:
             raise DatasetError(
-                f"{volume.source} has the grey value {found[0]:g} at {low:g} and at {high:g} %, so nothing can be "
+                f"{volume.path} has the grey value {found[0]:g} at {low:g} and at {high:g} %, so nothing can be "
                 "mapped by them. Take percentiles further apart, or --range."
             )
         return _between("percentiles", percentiles, found, (card.quantile(low), card.quantile(high)))
@@ -124,7 +123,7 @@ def _between(
 
 
 def volume_percentiles(
-    volume: Volume, shares: tuple[float, float], on_slice: Callable[[int, int], None]
+    volume: Source, shares: tuple[float, float], on_slice: Callable[[int, int], None]
 ) -> tuple[float, float]:
     """Grey values of a whole volume at two shares in per cent.
 
@@ -140,7 +139,7 @@ def volume_percentiles(
             low, high = min(low, slice_low), max(high, slice_high)
             on_slice(done, 2 * len(volume))
         if not low <= high:
-            raise DatasetError(f"{_shown(volume.source)} holds no grey values, only NaN.")
+            raise DatasetError(f"{_shown(volume.path)} holds no grey values, only NaN.")
     wanted = (shares[0] / 100, shares[1] / 100)
     counts: GreyHistogram | None = GreyHistogram(low, high)
     while counts is not None:
@@ -160,14 +159,14 @@ def share_outside(image: np.ndarray, card: ModelCard) -> float:
     return float(np.mean((image < low) | (image > high)))
 
 
-def _refuse_strangers(volume: Volume, card: ModelCard) -> None:
+def _refuse_strangers(volume: Source, card: ModelCard) -> None:
     """Look at a few slices; raises DatasetError where their values cannot be of the training's kind."""
     low, high = card.grey_range
     way_out = (
         f"Say how they map with --range LOW HIGH (stand for {card.grey.low:g} and {card.grey.high:g} counts) or "
         "--percentiles LOW HIGH (such as 0.5 99.5)."
     )
-    source = _shown(volume.source)
+    source = _shown(volume.path)
     if as_packed(volume.dtype) != np.dtype(card.grey_dtype):
         raise DatasetError(
             f"{source} holds {volume.dtype} grey values, but the model was trained on {card.grey_dtype}, {low:g} to "
@@ -192,7 +191,7 @@ def _refuse_strangers(volume: Volume, card: ModelCard) -> None:
     )
 
 
-def _thinned(volume: Volume, index: int) -> int:
+def _thinned(volume: Source, index: int) -> int:
     """Every which pixel of a slice is looked at, so that large ones cost no more than others."""
     height, width = volume.shapes[index]
     return max(1, height * width // 1_000_003)

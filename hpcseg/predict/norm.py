@@ -24,7 +24,7 @@ from hpcseg.learn.precision import to_device
 from hpcseg.predict.ahead import ahead
 from hpcseg.predict.mapping import Mapping
 from hpcseg.predict.model_file import Model
-from hpcseg.predict.volume import Volume
+from hpcseg.slices.source import Source
 
 MOST_TILES = 128
 TILES_PER_BATCH = 16
@@ -35,7 +35,7 @@ _STEPS = (0.7548776662466927, 0.5698402909980532)
 
 def adapt(
     models: Sequence[Model],
-    volume: Volume,
+    volume: Source,
     mapping: Mapping,
     *,
     file: Path,
@@ -74,7 +74,7 @@ def adapt(
         ) from None
 
 
-def places(volume: Volume, edge: int) -> list[tuple[int, slice, slice]]:
+def places(volume: Source, edge: int) -> list[tuple[int, slice, slice]]:
     """Slice, rows and columns of the tiles that a volume is judged by: all of one shape, evenly spaced, no lot drawn.
 
     At most `MOST_TILES`, and no more than lie side by side. They have `edge` pixels a side, or as many as all slices.
@@ -93,7 +93,7 @@ def places(volume: Volume, edge: int) -> list[tuple[int, slice, slice]]:
     return found
 
 
-def describe(volume: Volume, models: Sequence[Model]) -> dict[str, Any]:
+def describe(volume: Source, models: Sequence[Model]) -> dict[str, Any]:
     """By what the statistics are estimated, in plain values for the record."""
     wanted = places(volume, _edge(models))
     _, rows, columns = wanted[0]
@@ -142,7 +142,7 @@ def estimate(network: nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor
 
 
 def _tiles(
-    volume: Volume, mapping: Mapping, models: Sequence[Model], on_slice: Callable[[int, int], None]
+    volume: Source, mapping: Mapping, models: Sequence[Model], on_slice: Callable[[int, int], None]
 ) -> torch.Tensor:
     """(N, 1, H, W) float32, the tiles at `places` as the networks take them."""
     wanted = places(volume, _edge(models))

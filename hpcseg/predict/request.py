@@ -18,10 +18,11 @@ from hpcseg.predict.layers import Layer, Target, open_target
 from hpcseg.predict.mapping import Mapping
 from hpcseg.predict.model_file import Model, open_model
 from hpcseg.predict.outcome import SCHEMA, OutFolder
-from hpcseg.predict.volume import Volume, choose_slices, open_volume
+from hpcseg.predict.volume import open_volume
 from hpcseg.runs import provenance
 from hpcseg.runs.record import read_json, write_json
 from hpcseg.segment.network import Wishes
+from hpcseg.slices.source import Reading, Source, choose_slices
 
 OnSlice = Callable[[int, int], None]
 
@@ -58,7 +59,7 @@ class Prediction:
 
     request: Request
     models: tuple[Model, ...]
-    volume: Volume
+    volume: Source
     mapping: Mapping
     folder: OutFolder
     layers: tuple[Layer, ...]
@@ -104,11 +105,12 @@ def begin(request: Request, *, on_slice: OnSlice = lambda *_: None, write: bool 
     request = replace(request, models=paths)
     _check_ensemble(models, request)
     card = models[0].card
-    volume = choose_slices(open_volume(request.source, request.dataset), every=request.every, slices=request.slices)
+    whole = open_volume(request.source, Reading(dataset=request.dataset))
+    volume = choose_slices(whole, every=request.every, slices=request.slices)
     folder = OutFolder(request.out)
     asked = {
         "models": [model.card.model_sha256 for model in models],
-        "input": volume.identity,
+        "input": volume.identity(),
         "dataset": volume.dataset,
         "range": request.range_,
         "percentiles": request.percentiles,
@@ -242,7 +244,7 @@ def _layers(models: Sequence[Model], wishes: Wishes) -> tuple[Layer, ...]:
 def _record(
     request: Request,
     models: Sequence[Model],
-    volume: Volume,
+    volume: Source,
     mapping: Mapping,
     layers: Iterable[Layer],
     asked: dict[str, Any],
@@ -257,7 +259,7 @@ def _record(
         "asked": asked,
         "input": {
             # Relative, as in a cell's config.json.
-            "path": os.path.relpath(volume.source.resolve(), out),
+            "path": os.path.relpath(volume.path.resolve(), out),
             "form": volume.form,
             "dataset": volume.dataset,
             "dtype": volume.dtype.name,

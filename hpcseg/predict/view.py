@@ -9,12 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from hpcseg.data.hdf5 import h5py
 from hpcseg.data.store import read_info, read_slices
 from hpcseg.errors import DatasetError
 from hpcseg.predict.finished import open_finished
-from hpcseg.predict.tags import ELEMENT_SIZE, read_calibration
-from hpcseg.predict.volume import Volume
 
 
 @dataclass(frozen=True)
@@ -71,10 +68,9 @@ def _prediction(out: Path) -> Scene:
     found = open_finished(out)
     volume, target = found.volume, found.target
     if len(set(volume.shapes)) > 1:
-        raise DatasetError(
-            f"The slices of {volume.source} are of several sizes, which are no stack. Look at sheet.png."
-        )
-    scale, unit = voxel_size(volume)
+        raise DatasetError(f"The slices of {volume.path} are of several sizes, which are no stack. Look at sheet.png.")
+    voxel = volume.voxel
+    scale = None if voxel is None else (voxel.depth * volume.every, voxel.height, voxel.width)
     return Scene(
         (len(volume), *volume.shapes[0]),
         (
@@ -90,24 +86,5 @@ def _prediction(out: Path) -> Scene:
             ),
         ),
         scale,
-        unit,
+        "" if voxel is None else voxel.unit,
     )
-
-
-def voxel_size(volume: Volume) -> tuple[tuple[float, float, float] | None, str]:
-    """Depth, height and width of a voxel of these slices and their unit, where their files say it; else None and ""."""
-    if volume.form == "hdf5":
-        with h5py.File(volume.source, "r") as file:
-            sizes = np.asarray(file[volume.dataset].attrs.get(ELEMENT_SIZE, ()))
-        if sizes.shape != (3,) or sizes.dtype.kind not in "uif" or not (sizes > 0).all():
-            return None, ""
-        depth, height, width = sizes.astype(float).tolist()
-        return (depth * volume.every, height, width), "micrometer"
-    # The resolution alone, without ImageJ's unit, is as often what a program writes that knows none.
-    calibration = read_calibration(volume.file_of(0))
-    unit = str((calibration.imagej or {}).get("unit", ""))
-    if calibration.resolution is None or unit in ("", "pixel"):
-        return None, ""
-    width, height = (below / above for above, below in calibration.resolution)
-    depth = float((calibration.imagej or {}).get("spacing", width))
-    return (depth * volume.every, height, width), unit

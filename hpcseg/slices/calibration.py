@@ -5,13 +5,14 @@ from __future__ import annotations
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tifffile
 
-from hpcseg.slices.source import VoxelSize, voxel_size
+from hpcseg.slices.source import Source, VoxelSize, voxel_size
 
 ELEMENT_SIZE = "element_size_um"
 """The attribute of an HDF5 data set that Fiji and ilastik know: depth, height and width of a voxel in micrometres."""
@@ -108,6 +109,20 @@ def read_calibration(path: Path) -> Calibration:
     )
 
 
+def stack_calibration(source: Source) -> Calibration:
+    """What a TIFF stack is to say that is made of a source: as the source's own TIFF, or the size of its voxels."""
+    if source.form == "stack":
+        return read_calibration(source.file_of(0)).of_slices(source.of, source.every)
+    voxel = source.voxel
+    if voxel is None:
+        return Calibration()
+    ratios = [Fraction(1 / size).limit_denominator(10**6) for size in (voxel.width, voxel.height)]
+    across, down = ((ratio.numerator, ratio.denominator) for ratio in ratios)
+    if not all((*across, *down)) or max(*across, *down) >= 2**32:
+        return Calibration()
+    return Calibration((across, down), 1, {"unit": _in_ascii(voxel.unit), "spacing": voxel.depth * source.every})
+
+
 def read_hdf5_voxel(dataset: Any) -> VoxelSize | None:
     """The size of a voxel of an HDF5 data set, where an attribute says it."""
     try:
@@ -127,7 +142,11 @@ def _ome_voxel(text: str) -> VoxelSize | None:
 
 def _in_ascii(value: Any) -> Any:
     """As ImageJ writes what its format has no letters for: the micro sign as an escape."""
-    return value.encode("ascii", "backslashreplace").decode().replace("\\xb5", "\\u00B5") if isinstance(value, str) else value
+    return (
+        value.encode("ascii", "backslashreplace").decode().replace("\\xb5", "\\u00B5")
+        if isinstance(value, str)
+        else value
+    )
 
 
 def _is_ratio(value: Any) -> bool:

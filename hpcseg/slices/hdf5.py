@@ -126,7 +126,9 @@ def _follow(file: h5py.File, name: str, path: Path) -> Any:
                 where = f"{link.path} in {link.filename}, which lies beside {path.name} or at that path"
                 raise DatasetError(f"{path}: {here} is a link to {where}, and cannot be opened. Is it there?") from None
             target = f" to {link.path}" if isinstance(link, h5py.SoftLink) else ""
-            raise DatasetError(f"{path}: {here} is a link{target} and cannot be opened ({first_line(error)}).") from None
+            raise DatasetError(
+                f"{path}: {here} is a link{target} and cannot be opened ({first_line(error)})."
+            ) from None
     return at
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -116,7 +117,7 @@ def _decimals(names: Sequence[str], differing: Sequence[Sequence[str | None]]) -
 def _step(column: Sequence[str | None]) -> int:
     """The step in which these numbers count; 0 where it is not the same between all of them."""
     numbers = sorted(int(text) for text in column if text is not None)
-    steps = {later - earlier for earlier, later in zip(numbers, numbers[1:], strict=False)}
+    steps = {later - earlier for earlier, later in itertools.pairwise(numbers)}
     return steps.pop() if len(numbers) == len(column) and len(steps) == 1 else 0
 
 

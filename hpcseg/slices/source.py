@@ -42,6 +42,8 @@ class Reading:
     """A regular expression whose first group is the number in a file's name; None: what tells the names apart."""
     first: int = 1
     """The number of the first slice of a stack or data set."""
+    needs_numbers: bool = True
+    """False: the files of a folder are taken in natural order, whatever they are called."""
     pixels: Pixels | None = None
     """As their headers say that they are shown, or as they are stored; None: as shown, where all say the same."""
     shape: tuple[int, int, int] | None = None
@@ -116,8 +118,14 @@ class Source:
             ) from None
         if pixels.shape != self.shapes[index]:
             shape = self.shapes[index]
-            raise DatasetError(f"{self.path}: {self.names[index]} decodes to {pixels.shape}, and its header says {shape}.")
+            raise DatasetError(
+                f"{self.path}: {self.names[index]} decodes to {pixels.shape}, and its header says {shape}."
+            )
         return pixels
+
+    def by_number(self) -> dict[int, int]:
+        """The index of each slice by its number."""
+        return {number: index for index, number in enumerate(self.numbers)}
 
     def identity(self) -> str:
         """SHA-256 (hex) that changes when a file is replaced, renamed or touched: a volume is read only once."""
@@ -214,10 +222,14 @@ def as_labels(source: Source) -> Source:
     """
     kinds = {np.dtype("u1") if dtype.kind == "b" else dtype for dtype in source.dtypes}
     if any(dtype.kind not in "uif" for dtype in kinds):
-        raise DatasetError(f"{source.path} holds {source.dtypes[0]}, but a class is a whole number ({source.names[0]}).")
+        raise DatasetError(
+            f"{source.path} holds {source.dtypes[0]}, but a class is a whole number ({source.names[0]})."
+        )
     dtype = np.result_type(*({np.dtype("i4") if dtype.kind == "f" else dtype for dtype in kinds}))
     if dtype.kind == "f":  # of uint64 and a signed type
-        raise DatasetError(f"{source.path} holds labels of types that have none in common: {', '.join(map(str, kinds))}.")
+        raise DatasetError(
+            f"{source.path} holds labels of types that have none in common: {', '.join(map(str, kinds))}."
+        )
     return replace(source, dtypes=(dtype,) * len(source), decode=_Labels(source, dtype))
 
 

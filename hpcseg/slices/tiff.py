@@ -10,6 +10,7 @@ import hashlib
 import logging
 import math
 import os.path
+import re
 import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ import tifffile
 
 from hpcseg.errors import ConfigError, DatasetError
 from hpcseg.slices.calibration import read_calibration
-from hpcseg.slices.numbers import number_names
+from hpcseg.slices.numbers import Numbered, number_names
 from hpcseg.slices.source import Faults, Pixels, Reading, Source, first_line, size_in_words, stack_facts
 
 SUFFIXES = {".tif", ".tiff", ".btf", ".tf8", ".stk", ".ome"}
@@ -106,7 +107,10 @@ def open_folder(folder: Path, how: Reading, *, known: dict[str, int] | None = No
         if len(stack) > 1:
             return stack
     faults, notes = Faults(folder), list[str]()
-    numbered = number_names([path.stem for path in paths], faults, pattern=how.number, known=known)
+    if how.needs_numbers:
+        numbered = number_names([path.stem for path in paths], faults, pattern=how.number, known=known)
+    else:
+        numbered = Numbered(list(range(1, len(paths) + 1)))
     if numbered.example:
         notes.append(f"the number of a slice is that of {numbered.example}; --number says otherwise.")
     found: dict[int, Page] = {}
@@ -154,7 +158,7 @@ def open_file(path: Path, how: Reading) -> Source:
 
 
 def list_tiffs(folder: Path) -> list[Path]:
-    """The TIFFs of a folder, by name.
+    """The TIFFs of a folder, in the order in which a person counts them: 2 before 10.
 
     Hidden files are no slices: a Mac puts one beside each file that it copies (`._name.tif`), and what is downloaded is
     one until it is there.
@@ -177,7 +181,7 @@ def list_tiffs(folder: Path) -> list[Path]:
         others = sorted({path.suffix for path in paths if path.suffix and not path.name.startswith(".")})
         hint = hint or (f" It has {', '.join(others)}; name one file, if that is the volume." if others else "")
         raise DatasetError(f"{folder} holds no .tif or .tiff files.{hint}")
-    return found
+    return sorted(found, key=lambda path: ([int(digits) for digits in re.findall(r"\d+", path.name)], path.name))
 
 
 def read_pages(path: Path) -> list[Page]:

@@ -138,7 +138,9 @@ def _levels(node: Any) -> dict[str, VoxelSize | None]:
     unit = next((axis.get("unit") for axis in reversed(axes) if isinstance(axis, dict) and axis.get("unit")), "")
     levels = {}
     for level in multiscales[0].get("datasets", []):
-        scales = [one.get("scale") for one in level.get("coordinateTransformations") or [] if one.get("type") == "scale"]
+        scales = [
+            one.get("scale") for one in level.get("coordinateTransformations") or [] if one.get("type") == "scale"
+        ]
         levels[str(level["path"])] = voxel_size(scales[0][-3:] if scales and scales[0] else (), unit)
     return levels
 

@@ -19,9 +19,9 @@ import numpy as np
 import tifffile
 
 from hpcseg.data.batches import open_source
-from hpcseg.data.tiff import find_pages
 from hpcseg.records.collect import collect
 from hpcseg.runs.record import RunFolder
+from hpcseg.slices.opening import open_source as open_slices
 
 _SIGMA = 5000.0
 _FULL = 65535
@@ -32,7 +32,7 @@ def main(run: Path, data: Path, dataset: Path, scratch: Path) -> None:
     rows = collect(RunFolder(run)).rows
     source = open_source(dataset, rows[0].config.data)
     numbers = [int(number) for number in source.info.numbers[source.test_slices()]]
-    images, labels = ({page.number: page for page in find_pages(data / name)} for name in ("data", "labels"))
+    images, labels = (_by_number(data / name) for name in ("data", "labels"))
     volumes = {"all": numbers} | {f"{number}": [number] for number in numbers[:: len(numbers) // 2]}
     accuracy: dict[str, dict[str, list[float]]] = {}
     for noise, sigma in (("clean", 0.0), ("noisy", _SIGMA)):
@@ -42,19 +42,24 @@ def main(run: Path, data: Path, dataset: Path, scratch: Path) -> None:
             for number in chosen:
                 # The same noise whichever volume the slice is in.
                 drawn = np.random.default_rng(number).normal(0, sigma, images[number].shape)
-                values = np.clip(np.rint(images[number].read() + drawn), 0, _FULL).astype(np.uint16)
+                values = np.clip(np.rint(images[number] + drawn), 0, _FULL).astype(np.uint16)
                 tifffile.imwrite(folder / f"slice_{number:04}.tif", values)
             for adapted in (False, True):
                 found = []
                 for row in rows:
                     out = scratch / "out" / noise / name / row.id / ("adapted" if adapted else "plain")
                     _predict(run, row.id, folder, out, adapted=adapted)
-                    predicted = {page.number: page for page in find_pages(out / "labels")}
-                    right = [np.mean(predicted[number].read() == labels[number].read()) for number in chosen]
+                    predicted = _by_number(out / "labels")
+                    right = [np.mean(predicted[number] == labels[number]) for number in chosen]
                     found.append(round(float(np.mean(right)), 5))
                 accuracy.setdefault(f"{noise}, slices {name}", {})["adapted" if adapted else "as trained"] = found
     cells = [row.id for row in rows]
     print(json.dumps({"test_slices": numbers, "sigma": _SIGMA, "cells": cells, "accuracy": accuracy}, indent=1))
+
+
+def _by_number(folder: Path) -> dict[int, np.ndarray]:
+    source = open_slices(folder)
+    return {number: source.read(index) for number, index in source.by_number().items()}
 
 
 def _predict(run: Path, cell: str, folder: Path, out: Path, *, adapted: bool) -> None:

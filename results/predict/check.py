@@ -14,19 +14,19 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import tifffile
 
 from hpcseg.config import DataConfig
 from hpcseg.data.batches import open_source
-from hpcseg.data.tiff import find_pages
+from hpcseg.slices.opening import open_source as open_slices
 
 
 def check(out: Path, labels: Path, dataset: Path) -> dict[str, object]:
     """Accuracy per test slice and over all of them."""
     source = open_source(dataset, DataConfig(tiles="large", split="blocked", gap_slices=2))
     numbers = [int(number) for number in source.info.numbers[source.test_slices()]]
-    predicted, meant = ({page.number: page for page in find_pages(folder)} for folder in (out / "labels", labels))
-    pairs = [(tifffile.imread(predicted[number].path), meant[number].read()) for number in numbers]
+    predicted, meant = (open_slices(folder) for folder in (out / "labels", labels))
+    ours, theirs = predicted.by_number(), meant.by_number()
+    pairs = [(predicted.read(ours[number]), meant.read(theirs[number])) for number in numbers]
     right = np.array([np.mean(ours == theirs) for ours, theirs in pairs])
     record = json.loads((out / "prediction.json").read_text())
     return {

@@ -13,8 +13,8 @@ from hpcseg.bench.training import network, plain_network, settings
 from hpcseg.config import DataConfig, NoiseLevel
 from hpcseg.data import batches
 from hpcseg.data.pack import pack
-from hpcseg.data.tiff import find_pages
 from hpcseg.segment.sweep import Sweep
+from hpcseg.slices.opening import open_source
 
 CPU = torch.device("cpu")
 
@@ -64,7 +64,8 @@ def test_its_training_learns(source):
 
 def test_its_pack_writes_the_pixels_that_ours_does(tmp_path, tiny_folder):
     for name in ("data", "labels"):
-        pages = np.stack([page.read() for page in find_pages(tiny_folder / name)])
+        source = open_source(tiny_folder / name)
+        pages = np.stack([source.read(index) for index in range(len(source))])
         tifffile.imwrite(tmp_path / f"{name}.tif", pages, photometric="minisblack")
     stacks = tmp_path / "data.tif", tmp_path / "labels.tif"
     pack(*stacks, tmp_path / "ours.h5", command="test")

@@ -11,11 +11,11 @@ import h5py
 import numpy as np
 import pytest
 import tifffile
+from hpcseg.data.tiff import Page
 from slice_folder import hpcseg, write_image, write_label
 
 from hpcseg.data import store
 from hpcseg.data.pack import is_packed, pack, processes_for
-from hpcseg.data.tiff import Page
 from hpcseg.errors import DatasetError
 
 

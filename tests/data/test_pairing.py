@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from slice_folder import hpcseg, refused, write_image
 
 from hpcseg.data import store
-from hpcseg.data.tiff import find_pages, pair
+from hpcseg.data.pairs import find_pairs
 from hpcseg.errors import DatasetError
 
 
@@ -153,7 +153,7 @@ def test_slices_and_labels_are_pairs_or_every_odd_one_is_named(images, labels):
                 tifffile.imwrite(folder / side / f"{side}-{number:0{zeros + 2}d}.tif", np.array([[number, 1]], "uint8"))
 
         try:
-            pairs = pair(find_pages(folder / "data"), find_pages(folder / "labels"))
+            pairs = find_pairs(folder / "data", folder / "labels")
         except DatasetError as error:
             if any(len(set(side)) < len(side) for side in (images, labels)):
                 assert "both have the number" in str(error)
@@ -162,5 +162,5 @@ def test_slices_and_labels_are_pairs_or_every_odd_one_is_named(images, labels):
                 assert odd
                 assert all(f"(number {number})" in str(error) for number in odd)
         else:
-            assert [image.number for image, _ in pairs] == sorted(images) == sorted(labels)
-            assert all(image.read()[0, 0] == label.read()[0, 0] for image, label in pairs)
+            assert list(pairs.images.numbers) == sorted(images) == sorted(labels)
+            assert all(pairs.images.read(index)[0, 0] == pairs.labels.read(index)[0, 0] for index in range(len(pairs)))

@@ -12,8 +12,10 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpcseg.data.tiff import as_grey_values, find_pages, pair
+from hpcseg.data.pairs import find_pairs
 from hpcseg.errors import DatasetError
+from hpcseg.slices.opening import open_source
+from hpcseg.slices.source import as_grey_values
 
 COMPRESSIONS = (None, "packbits", "lzw", "zlib", "jpegxl")
 FORMATS = [
@@ -40,7 +42,8 @@ def write_folder(folder: Path, stack: np.ndarray, **options) -> Path:
 
 
 def read_all(source: Path) -> np.ndarray:
-    return np.stack([page.read() for page in find_pages(source)])
+    opened = open_source(source)
+    return np.stack([opened.read(index) for index in range(len(opened))])
 
 
 def one_slice(folder: Path, name: str, value: int = 7) -> None:
@@ -67,8 +70,16 @@ def test_a_stack_reads_back_its_pages_numbered_from_1(tmp_path, dtype, byteorder
     options = {"byteorder": byteorder, "compression": compression, "bigtiff": bigtiff}
     tifffile.imwrite(file, stack, photometric="minisblack", **options)
 
-    assert [page.number for page in find_pages(file)] == [1, 2, 3]
-    assert [page.name for page in find_pages(file)] == ["stack.tif#1", "stack.tif#2", "stack.tif#3"]
+    assert open_source(file).numbers == (
+        1,
+        2,
+        3,
+    )
+    assert open_source(file).names == (
+        "stack.tif#1",
+        "stack.tif#2",
+        "stack.tif#3",
+    )
     np.testing.assert_array_equal(read_all(file), stack)
 
 
@@ -87,7 +98,12 @@ def test_a_folder_with_one_multi_page_file_is_a_stack(tmp_path):
 def test_slices_come_by_number_not_by_name(tmp_path):
     for number in (10, 9, 1, 100):
         one_slice(tmp_path, f"scan2_{number}.TIF", number)
-    assert [page.number for page in find_pages(tmp_path)] == [1, 9, 10, 100]
+    assert open_source(tmp_path).numbers == (
+        1,
+        9,
+        10,
+        100,
+    )
     assert read_all(tmp_path)[:, 0, 0].tolist() == [1, 9, 10, 100]
 
 
@@ -95,16 +111,19 @@ def test_other_files_and_folders_beside_the_slices_are_left_alone(tmp_path):
     one_slice(tmp_path, "a1.tif")
     (tmp_path / "Thumbs.db").write_bytes(b"")
     (tmp_path / "old2.tif").mkdir()
-    assert [page.name for page in find_pages(tmp_path)] == ["a1.tif"]
+    assert open_source(tmp_path).names == ("a1.tif",)
 
 
 def test_a_link_to_a_slice_is_one_and_a_link_to_nowhere_is_refused(tmp_path):
     one_slice(tmp_path, "a1.tif")
     (tmp_path / "a2.tif").symlink_to("a1.tif")
-    assert [page.number for page in find_pages(tmp_path)] == [1, 2]
+    assert open_source(tmp_path).numbers == (
+        1,
+        2,
+    )
     (tmp_path / "a3.tif").symlink_to("gone.tif")
     with pytest.raises(DatasetError, match=r"a3.tif is not a readable TIFF file \(.*No such file"):
-        find_pages(tmp_path)
+        open_source(tmp_path)
 
 
 def test_a_folder_that_may_not_be_listed_is_refused(tmp_path, monkeypatch):
@@ -113,7 +132,7 @@ def test_a_folder_that_may_not_be_listed_is_refused(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "iterdir", refuse)
     with pytest.raises(DatasetError, match=r"cannot be listed: Permission denied"):
-        find_pages(tmp_path)
+        open_source(tmp_path)
 
 
 @settings(max_examples=25, deadline=None, derandomize=True, database=None)
@@ -130,14 +149,14 @@ def test_every_image_meets_the_label_of_its_own_number(numbers, image_prefix, la
         images.mkdir()
         labels.mkdir()
         for number in numbers:
-            pixels = np.full((2, 2), number, dtype=np.uint32)
+            pixels = np.full((2, 2), number, dtype=np.float32)
             tifffile.imwrite(images / f"{image_prefix}{number:0{image_zeros}d}.tiff", pixels)
             tifffile.imwrite(labels / f"{label_prefix}{number:0{label_zeros}d}.tif", pixels)
 
-        pairs = pair(find_pages(images), find_pages(labels))
+        pairs = find_pairs(images, labels)
 
-        assert [image.read()[0, 0] for image, _ in pairs] == sorted(numbers)
-        assert [label.read()[0, 0] for _, label in pairs] == sorted(numbers)
+        assert [pairs.images.read(index)[0, 0] for index in range(len(pairs))] == sorted(numbers)
+        assert [pairs.labels.read(index)[0, 0] for index in range(len(pairs))] == sorted(numbers)
 
 
 def test_numbers_without_a_partner_are_named_from_both_sides(tmp_path):
@@ -147,7 +166,7 @@ def test_numbers_without_a_partner_are_named_from_both_sides(tmp_path):
             one_slice(tmp_path / folder, f"{folder}{number}.tif")
 
     with pytest.raises(DatasetError) as error:
-        pair(find_pages(tmp_path / "images"), find_pages(tmp_path / "labels"))
+        find_pairs(tmp_path / "images", tmp_path / "labels")
 
     assert "images1.tif (number 1) has no label" in str(error.value)
     assert "labels4.tif (number 4) has no image" in str(error.value)
@@ -162,7 +181,7 @@ def test_all_faults_of_a_folder_come_in_one_message(tmp_path):
     tifffile.imwrite(tmp_path / "a4.tif", np.zeros((2, 4, 5), dtype=np.uint16), photometric="minisblack")
 
     with pytest.raises(DatasetError) as error:
-        find_pages(tmp_path)
+        open_source(tmp_path)
 
     message = str(error.value)
     for text in (
@@ -179,13 +198,13 @@ def test_of_many_faults_ten_are_told_and_the_rest_counted(tmp_path):
     for index in range(14):
         one_slice(tmp_path, f"{chr(ord('a') + index)}.tif")
     with pytest.raises(DatasetError, match=r"has no number.*; and 4 more"):
-        find_pages(tmp_path)
+        open_source(tmp_path)
 
 
 def test_a_number_beyond_64_bits_is_refused(tmp_path):
     one_slice(tmp_path, "scan20240131235959123456.tif")
     with pytest.raises(DatasetError, match=r"scan20240131235959123456.tif has a number of more than 18 digits"):
-        find_pages(tmp_path)
+        open_source(tmp_path)
 
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
@@ -194,7 +213,7 @@ def test_a_file_that_was_cut_short_is_refused_at_the_first_look(tmp_path, compre
     file = write_folder(tmp_path, slices(1, "uint16"), compression=compression) / "slice001.tif"
     file.write_bytes(file.read_bytes()[:-missing])
     with pytest.raises(DatasetError, match=rf"slice001.tif .*cut short: {missing} bytes are missing"):
-        find_pages(tmp_path)
+        open_source(tmp_path)
 
 
 def test_a_file_with_a_strip_left_out_is_refused(tmp_path):
@@ -205,7 +224,7 @@ def test_a_file_with_a_strip_left_out_is_refused(tmp_path):
             values = list(tif.pages[0].tags[tag].value)
             tif.pages[0].tags[tag].overwrite([*values[:-1], 0])
     with pytest.raises(DatasetError, match=r"slice001.tif .*strips are missing"):
-        find_pages(tmp_path)
+        open_source(tmp_path)
 
 
 @pytest.mark.parametrize("imagej", [False, True])
@@ -214,7 +233,7 @@ def test_a_stack_with_one_header_for_many_slices_is_not_taken_for_one_slice(tmp_
         tmp_path / "stack.tif", slices(3, "uint16"), truncate=True, imagej=imagej, photometric="minisblack"
     )
     with pytest.raises(DatasetError, match=r"stack.tif .*one page header for \(3, 37, 50\)"):
-        find_pages(tmp_path / "stack.tif")
+        open_source(tmp_path / "stack.tif")
 
 
 def test_pixels_that_cannot_be_decoded_are_refused_with_the_files_name(tmp_path):
@@ -223,23 +242,23 @@ def test_pixels_that_cannot_be_decoded_are_refused_with_the_files_name(tmp_path)
     whole[-200:-100] = bytes(100)
     file.write_bytes(whole)
     with pytest.raises(DatasetError, match=r"slice001.tif cannot be decoded"):
-        find_pages(tmp_path)[0].read()
+        open_source(tmp_path).read(0)
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf])
 def test_grey_values_that_are_infinite_are_refused_with_the_files_name(tmp_path, value):
     stack = slices(1, "float32")
     stack[0, 5, 6] = value
-    page = find_pages(write_folder(tmp_path, stack))[0]
+    source = as_grey_values(open_source(write_folder(tmp_path, stack)))
     with pytest.raises(DatasetError, match=r"slice001.tif holds infinite values"):
-        page.read()
+        source.read(0)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint32", "int32", "bool"])
 def test_grey_values_of_other_types_are_refused(tmp_path, dtype):
-    pages = find_pages(write_folder(tmp_path, np.ones((1, 4, 5), dtype=dtype)))
+    source = open_source(write_folder(tmp_path, np.ones((1, 4, 5), dtype=dtype)))
     with pytest.raises(DatasetError, match=rf"slice001.tif holds {dtype} grey values"):
-        as_grey_values(pages)
+        as_grey_values(source)
 
 
 @pytest.mark.parametrize("photometric", ["rgb", "minisblack"])
@@ -250,12 +269,12 @@ def test_colour_slices_are_refused(tmp_path, photometric):
         tifffile.imwrite(tmp_path / f"a{number}.tif", np.zeros((4, 5), "u1"))
     # The colour slice is at fault, not those that differ from it.
     with pytest.raises(DatasetError, match=r"cannot be packed: a1.tif is not a grey-value image: its shape is [^;]*$"):
-        find_pages(tmp_path)
+        open_source(tmp_path)
 
 
 def test_a_missing_and_an_empty_source_are_told_apart(tmp_path):
     with pytest.raises(DatasetError, match=r"There is no folder or TIFF stack .*nowhere"):
-        find_pages(tmp_path / "nowhere")
+        open_source(tmp_path / "nowhere")
     (tmp_path / "notes.txt").write_text("no slice")
     with pytest.raises(DatasetError, match=r"holds no .tif or .tiff files"):
-        find_pages(tmp_path)
+        open_source(tmp_path)

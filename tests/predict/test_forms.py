@@ -13,10 +13,10 @@ import tifffile
 from slice_folder import hpcseg
 
 from hpcseg.predict import layers
-from hpcseg.predict import volume as volumes
 from hpcseg.predict.model_file import Model, export, open_file
 from hpcseg.predict.volume import open_volume
 from hpcseg.segment.network import Network, Wishes
+from hpcseg.slices import hdf5 as volumes
 
 
 @pytest.fixture(scope="module")
