@@ -62,10 +62,10 @@ def find_pairs(images: Path, labels: Path, how: Reading = Reading()) -> Pairs:  
     place = {number: index for index, number in enumerate(marks.numbers)}
     for name, number in zip(grey.names, grey.numbers, strict=True):
         if number not in place:
-            faults.add(f"{name} (number {number}) has no label in {labels}")
+            faults.add(f"{name} (number {number}) has no label")
     for name, number in zip(marks.names, marks.numbers, strict=True):
         if number not in set(grey.numbers):
-            faults.add(f"label {name} (number {number}) in {labels} has no image")
+            faults.add(f"label {name} (number {number}) has no image")
     if grey.shapes[0] != marks.shapes[0]:
         sizes = f"images are {size_in_words(grey.shapes[0])}, labels {size_in_words(marks.shapes[0])}"
         faults.add(f"{sizes} pixels ({labels / marks.names[0]})")
