@@ -1,4 +1,4 @@
-"""Slices and their labels, paired by number, and what is done with a pair by whichever process gets it. No h5py here."""
+"""Slices and their labels, paired by number, and what is done with a pair by whichever process gets it."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ def find_pairs(images: Path, labels: Path, how: Reading = Reading()) -> Pairs:  
         faults.add(f"{sizes} pixels ({labels / marks.names[0]})")
     if grey.orientation != marks.orientation:
         faults.add(
-            f"the headers say that images lie in Orientation {grey.orientation} and labels in {marks.orientation}. Take "
-            "both as they are shown, or as they are stored: --pixels shown or --pixels stored"
+            f"the headers say that images lie in Orientation {grey.orientation} and labels in {marks.orientation}. "
+            "Take both as they are shown, or as they are stored: --pixels shown or --pixels stored"
         )
     faults.raise_if_any()
     return Pairs(grey, keep(marks, [place[number] for number in grey.numbers]), source.dtype)

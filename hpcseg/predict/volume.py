@@ -1,4 +1,4 @@
-"""A source of slices in, those that a network segments out: grey values, whatever they are called; ours by their names."""
+"""A source of slices in, grey values to segment out, whatever the files are called; of a packed file its slices."""
 
 from __future__ import annotations
 

@@ -1,15 +1,18 @@
 """A data set of an HDF5 or NeXus file in, slices out: through any kind of link, and nothing that is not there.
 
-HDF5 reads what is missing (sources of a virtual data set, chunks nobody wrote, the end of an external file) as fill values
-without a word, so all of it is looked for first.
+HDF5 reads what is missing (sources of a virtual data set, chunks nobody wrote, the end of an external file) as fill
+values without a word, so all of it is looked for first.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib
 import math
 import os
 import re
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,6 +30,7 @@ _MOST_LISTED = 10
 _MOST_DEPTH = 12
 _MOST_BYTES_KEPT = 256 * 2**20
 PACKED_SLICES = "slices"
+_PLUGINS = "hdf5plugin"
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class _Slices:
     together: int
     slices: int
     """0: the data set is one slice."""
+    plugins: bool
+    """Whether its filters are those of hdf5plugin, which each process has to load."""
 
     def __call__(self, index: int) -> np.ndarray:
         with _LOCK:  # else each thread would read the same slab
@@ -53,6 +59,8 @@ _LOCK = threading.Lock()
 @functools.lru_cache(maxsize=2)
 def _slab(of: _Slices, number: int) -> np.ndarray:
     first = number * of.together
+    if of.plugins:
+        importlib.import_module(_PLUGINS)
     with h5py.File(of.path, "r") as file:
         dataset = file[of.dataset]
         read = dataset[first : first + of.together] if of.slices else dataset[()][None]
@@ -98,7 +106,7 @@ def open_hdf5(path: Path, how: Reading, *, names: tuple[str, ...] | None = None)
         numbers=numbers,
         shapes=((height, width),) * number,
         dtypes=(dtype,) * number,
-        decode=_Slices(path, wanted, dtype, together, slices),
+        decode=_Slices(path, wanted, dtype, together, slices, _PLUGINS in sys.modules),
         files=(path,),
         voxel=voxel,
     )
@@ -240,10 +248,8 @@ def _check_all_there(dataset: h5py.Dataset, path: Path, name: str, depth: int = 
 def _available(code: int) -> bool:
     if h5py.h5z.filter_avail(code):
         return True
-    try:
-        import hdf5plugin  # noqa: F401
-    except ImportError:
-        return False
+    with contextlib.suppress(ImportError):
+        importlib.import_module(_PLUGINS)
     return bool(h5py.h5z.filter_avail(code))
 
 

@@ -1,4 +1,4 @@
-"""A path in, its slices out, whatever format it has: by what the file is, not by what it is called, where that shows."""
+"""A path in, its slices out, whatever format it has: by what the file is, and by its name only where that is all."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class Reading:
     """What a user says about a source, where its files do not."""
 
     dataset: str | None = None
-    """The data set of an HDF5 file, the array or level of a Zarr store, the image of an OME-TIFF; None: the only one."""
+    """The data set of an HDF5 file, array or level of a Zarr store, image of an OME-TIFF; None: the only one."""
     number: str | None = None
     """A regular expression whose first group is the number in a file's name; None: what tells the names apart."""
     first: int = 1
@@ -186,8 +186,8 @@ def as_grey_values(source: Source) -> Source:
     packed = as_packed(first)
     if packed not in (np.dtype("u1"), np.dtype("u2"), np.dtype("f4")):
         raise DatasetError(
-            f"{source.path} holds {first} grey values; uint8, uint16, int8, int16 and float16 to float64 are understood. "
-            "Convert the slices first."
+            f"{source.path} holds {first} grey values; uint8, uint16, int8, int16 and float16 to float64 are "
+            "understood. Convert the slices first."
         )
     return replace(source, dtypes=(packed,) * len(source), decode=_Grey(source, packed))
 
@@ -258,9 +258,11 @@ class Faults:
         self._texts: list[str] = []
 
     def add(self, text: str) -> None:
+        """A sentence without its full stop."""
         self._texts.append(text)
 
     def raise_if_any(self) -> None:
+        """Raises DatasetError with all that was added, or ten of it."""
         if not self._texts:
             return
         more = len(self._texts) - _MOST_FAULTS

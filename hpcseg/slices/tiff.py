@@ -1,7 +1,7 @@
 """TIFFs in, slices out: a folder of single images, or the pages of one file. tifffile decodes them.
 
-The header of its pixels decides what a page is; what a description says besides (ImageJ, OME, tifffile) orders the pages
-of a file, and shows which are missing. Every fault of a folder is found and told in one go.
+The header of its pixels decides what a page is; what a description says besides (ImageJ, OME, tifffile) orders the
+pages of a file, and shows which are missing. Every fault of a folder is found and told in one go.
 """
 
 from __future__ import annotations
@@ -354,8 +354,8 @@ def _counted(tif: tifffile.TiffFile) -> tuple[int, dict[str, int], int | None]:
         axes = {name: length for name, length in axes.items() if isinstance(length, int)}
         images = metadata.get("images", 1)
         return images if isinstance(images, int) else 1, axes, _one_run(first)
-    if tif.is_stk:
-        return len(tif.stk_metadata["ZDistance"]), {}, _one_run(first)
+    if (stk := tif.stk_metadata) is not None:
+        return len(stk["ZDistance"]), {}, _one_run(first)
     if tif.is_shaped and len(tif.pages) == 1:
         return tif.series[0].size // max(1, math.prod(first.shape)), {}, _one_run(first)
     return 1, {}, None
