@@ -113,7 +113,7 @@ def _write(
             label_names=labels.names,
             class_values=values,
             class_names=class_names,
-            source_dtype=pairs.source_dtype,
+            source_dtype=images.stored_dtype,
             label_dtype=labels.dtype,
             grey_range=grey_range,
             command=command,

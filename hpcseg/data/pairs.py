@@ -28,8 +28,6 @@ class Pairs:
 
     images: Source
     labels: Source
-    source_dtype: np.dtype
-    """Of the slices before they became grey values."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -37,7 +35,7 @@ class Pairs:
     def __getitem__(self, chosen: slice) -> Pairs:
         """Some of them."""
         indices = range(len(self))[chosen]
-        return Pairs(keep(self.images, indices), keep(self.labels, indices), self.source_dtype)
+        return Pairs(keep(self.images, indices), keep(self.labels, indices))
 
 
 def find_pairs(images: Path, labels: Path, how: Reading = Reading()) -> Pairs:  # noqa: B008
@@ -52,8 +50,7 @@ def find_pairs(images: Path, labels: Path, how: Reading = Reading()) -> Pairs:  
         DatasetError: a number has no partner, the shapes differ, or what `open_source` refuses; naming the files.
         ConfigError: as `open_source`.
     """
-    source = open_source(images, how)
-    grey = as_grey_values(source)
+    grey = as_grey_values(open_source(images, how))
     known = {Path(name).stem: number for name, number in zip(grey.names, grey.numbers, strict=True)}
     marks = as_labels(open_source(labels, how, known=known if grey.form == "folder" else None))
     faults = Faults(images)
@@ -75,7 +72,7 @@ def find_pairs(images: Path, labels: Path, how: Reading = Reading()) -> Pairs:  
             "Take both as they are shown, or as they are stored: --pixels shown or --pixels stored"
         )
     faults.raise_if_any()
-    return Pairs(grey, keep(marks, [place[number] for number in grey.numbers]), source.dtype)
+    return Pairs(grey, keep(marks, [place[number] for number in grey.numbers]))
 
 
 def _same_shape(source: Source, faults: Faults) -> None:

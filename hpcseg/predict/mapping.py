@@ -15,7 +15,7 @@ from hpcseg.data.grey import GreyScale
 from hpcseg.errors import ConfigError, DatasetError
 from hpcseg.predict.ahead import ahead
 from hpcseg.predict.card import GreyHistogram, ModelCard
-from hpcseg.slices.source import Source, as_packed
+from hpcseg.slices.source import Source
 
 _SLICES_LOOKED_AT = 16
 _SLICES_AHEAD = 4
@@ -129,8 +129,8 @@ def volume_percentiles(
 
     One pass; two where its type has too many values, and more where a few of them lie far from all others.
     """
-    if volume.dtype.kind in "ui" and volume.dtype.itemsize <= 2:
-        limits = np.iinfo(volume.dtype)
+    if volume.stored_dtype.kind in "ui" and volume.stored_dtype.itemsize <= 2:
+        limits = np.iinfo(volume.stored_dtype)
         low, high, passes = float(limits.min), float(limits.max), 1
     else:
         low, high, passes = np.inf, -np.inf, 2
@@ -167,10 +167,10 @@ def _refuse_strangers(volume: Source, card: ModelCard) -> None:
         "--percentiles LOW HIGH (such as 0.5 99.5)."
     )
     source = _shown(volume.path)
-    if as_packed(volume.dtype) != np.dtype(card.grey_dtype):
+    if volume.dtype != np.dtype(card.grey_dtype):
         raise DatasetError(
-            f"{source} holds {volume.dtype} grey values, but the model was trained on {card.grey_dtype}, {low:g} to "
-            f"{high:g}. {way_out}"
+            f"{source} holds {volume.stored_dtype} grey values, but the model was trained on {card.grey_dtype}, "
+            f"{low:g} to {high:g}. {way_out}"
         )
     chosen = evenly(len(volume), _SLICES_LOOKED_AT)
     reads = ahead(lambda index: volume.read(int(index)).ravel()[:: _thinned(volume, int(index))], chosen, at_most=2)

@@ -110,7 +110,7 @@ def begin(request: Request, *, on_slice: OnSlice = lambda *_: None, write: bool 
     folder = OutFolder(request.out)
     asked = {
         "models": [model.card.model_sha256 for model in models],
-        "input": volume.identity(),
+        "input": whole.identity(),
         "dataset": volume.dataset,
         "range": request.range_,
         "percentiles": request.percentiles,
@@ -262,7 +262,7 @@ def _record(
             "path": os.path.relpath(volume.path.resolve(), out),
             "form": volume.form,
             "dataset": volume.dataset,
-            "dtype": volume.dtype.name,
+            "dtype": volume.stored_dtype.name,
             "slices": len(volume),
             "shapes": [list(shape) for shape in sorted(set(volume.shapes))],
             "names": list(volume.names),

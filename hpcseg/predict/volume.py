@@ -23,9 +23,10 @@ def open_volume(path: Path, how: Reading = Reading()) -> Source:  # noqa: B008
     Raises:
         DatasetError, ConfigError: as `open_source`; it holds no grey values.
     """
+    path = path.expanduser()
     if how.dataset in (None, PACKED_SLICES) and os.path.isfile(path) and _is_packed(path):
         return as_grey_values(open_hdf5(path, replace(how, dataset=PACKED_SLICES), names=read_info(path).image_names))
-    return as_grey_values(open_source(path, replace(how, needs_numbers=False)))
+    return as_grey_values(open_source(path, replace(how, needs_numbers=False)), of_any_type=True)
 
 
 def _is_packed(path: Path) -> bool:

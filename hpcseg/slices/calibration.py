@@ -22,6 +22,8 @@ _KEPT = (
     *("unit", "yunit", "zunit", "spacing", "xorigin", "yorigin", "zorigin", "finterval", "fps", "tunit", "loop"),
     *("Info", "Properties", "ROI", "Overlays"),
 )
+# As ImageJ writes the micro sign.
+_MICRO = "\\u00B5"
 # ImageJ knows no others; a file of another type is a plain TIFF.
 _IMAGEJ_TYPES = {np.dtype("u1"), np.dtype("u2"), np.dtype("f4")}
 # ResolutionUnit: 2, inch, is what programs write that know no size. 4 and 5 are not of the standard, but written.
@@ -52,7 +54,7 @@ class Calibration:
             return self.ome
         imagej = self.imagej or {}
         # The resolution alone, without a unit, is as often what a program writes that knows none.
-        unit = str(imagej.get("unit", "")) or _RESOLUTION_UNITS.get(self.unit, "")
+        unit = str(imagej.get("unit", "")).replace(_MICRO, "µ") or _RESOLUTION_UNITS.get(self.unit, "")
         if self.resolution is None or unit == "pixel":
             return None
         width, height = (below / above for above, below in self.resolution)
@@ -143,9 +145,7 @@ def _ome_voxel(text: str) -> VoxelSize | None:
 def _in_ascii(value: Any) -> Any:
     """As ImageJ writes what its format has no letters for: the micro sign as an escape."""
     return (
-        value.encode("ascii", "backslashreplace").decode().replace("\\xb5", "\\u00B5")
-        if isinstance(value, str)
-        else value
+        value.encode("ascii", "backslashreplace").decode().replace("\\xb5", _MICRO) if isinstance(value, str) else value
     )
 
 

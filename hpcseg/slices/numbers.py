@@ -6,6 +6,7 @@ import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from hpcseg.errors import ConfigError
 from hpcseg.slices.source import Faults
@@ -33,7 +34,7 @@ def number_names(
     one that counts in equal steps, the smallest if several do; z_9.2 and z_10.4 are 92 and 104.
 
     Args:
-        names: of files, without their suffix.
+        names: of files; their suffix does not count.
         faults: told what is wrong with which name.
         pattern: a regular expression, whose first group is the number.
         known: numbers of other files by their names without suffix, as of images where these are their labels.
@@ -41,18 +42,19 @@ def number_names(
     Raises:
         ConfigError: the pattern is none.
     """
+    stems = [Path(name).stem for name in names]
     if pattern is not None:
-        return Numbered(_by_pattern(names, pattern, faults))
-    if known and all(name in known for name in names):
-        return Numbered([known[name] for name in names])
-    runs = [_RUN.findall(name) for name in names]
+        return Numbered(_by_pattern(names, stems, pattern, faults))
+    if known and all(stem in known for stem in stems):
+        return Numbered([known[stem] for stem in stems])
+    runs = [_RUN.findall(stem) for stem in stems]
     least = min((len(of) for of in runs if of), default=0)
     columns = [[of[-place] if of else None for of in runs] for place in range(least, 0, -1)]
     differing = [column for column in columns if len({text for text in column if text is not None}) > 1]
     if len(differing) < 2:
         column = differing[0] if differing else columns[-1] if columns else [None] * len(names)
         return Numbered(_whole(names, column, faults), _example(names, column) if len(columns) > 1 else "")
-    if (decimals := _decimals(names, differing)) is not None:
+    if (decimals := _decimals(stems, differing)) is not None:
         return Numbered(decimals, f"{differing[0][0]}.{differing[1][0]} in {names[0]}")
     steps = [_step(column) for column in differing]
     smallest = min((step for step in steps if step), default=0)
@@ -67,14 +69,14 @@ def number_names(
     return Numbered(_whole(names, counting[0], faults), _example(names, counting[0]))
 
 
-def _by_pattern(names: Sequence[str], pattern: str, faults: Faults) -> list[int | None]:
+def _by_pattern(names: Sequence[str], stems: Sequence[str], pattern: str, faults: Faults) -> list[int | None]:
     try:
         compiled = re.compile(pattern)
     except re.error as error:
         raise ConfigError(f"--number is '{pattern}', which is no regular expression: {error}.") from None
     if compiled.groups < 1:
         raise ConfigError(f"--number is '{pattern}', but the number must be in brackets, as in '_(\\d+)_'.")
-    found = [compiled.search(name) for name in names]
+    found = [compiled.search(stem) for stem in stems]
     texts = [match and match.group(1) for match in found]
     for name, match, text in zip(names, found, texts, strict=True):
         if match is None:
@@ -101,13 +103,13 @@ def _as_number(name: str, text: str, faults: Faults) -> int | None:
     return None
 
 
-def _decimals(names: Sequence[str], differing: Sequence[Sequence[str | None]]) -> list[int | None] | None:
+def _decimals(stems: Sequence[str], differing: Sequence[Sequence[str | None]]) -> list[int | None] | None:
     """Numbers in units of their last digit, where two that differ are one decimal number in every name."""
     if len(differing) != 2:
         return None
     ends: list[tuple[str, str]] = []
-    for name, whole, part in zip(names, *differing, strict=True):
-        if whole is None or part is None or f"{whole}.{part}" not in name:
+    for stem, whole, part in zip(stems, *differing, strict=True):
+        if whole is None or part is None or f"{whole}.{part}" not in stem:
             return None
         ends.append((whole, part))
     digits = max(len(part) for _, part in ends)

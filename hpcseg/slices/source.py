@@ -71,6 +71,8 @@ class Source:
     """Height and width of each; in a folder they may differ."""
     dtypes: tuple[np.dtype, ...]
     """As each is read, in native byte order; in a folder they may differ."""
+    converted_from: np.dtype | None = None
+    """As the slices are stored, once they are taken for grey values."""
     decode: Callable[[int], np.ndarray]
     """Of an index the pixels, (H, W). Safe to call from several threads."""
     files: tuple[Path, ...]
@@ -93,6 +95,11 @@ class Source:
     def dtype(self) -> np.dtype:
         """Of the first slice, and so of all once they are grey values or labels."""
         return self.dtypes[0]
+
+    @property
+    def stored_dtype(self) -> np.dtype:
+        """As its slices are stored."""
+        return self.dtype if self.converted_from is None else self.converted_from
 
     def place(self, index: int) -> int:
         """Where in the source a slice is, from 0."""
@@ -172,8 +179,12 @@ class _Some:
         return self.decode(self.of[index])
 
 
-def as_grey_values(source: Source) -> Source:
+def as_grey_values(source: Source, *, of_any_type: bool = False) -> Source:
     """Slices of one type in which they are packed and segmented: int16, int8 and float16 exactly, float64 rounded.
+
+    Args:
+        source: of any pixels.
+        of_any_type: whole numbers of 32 and 64 bits are left as they are, for whoever maps them.
 
     Raises:
         DatasetError: they have several types, or one that is not understood; reading one with infinite values.
@@ -184,12 +195,12 @@ def as_grey_values(source: Source) -> Source:
             faults.add(f"{name} is {dtype}, but {source.names[0]} is {first}")
     faults.raise_if_any()
     packed = as_packed(first)
-    if packed not in (np.dtype("u1"), np.dtype("u2"), np.dtype("f4")):
+    if packed not in (np.dtype("u1"), np.dtype("u2"), np.dtype("f4")) and not (of_any_type and first.kind in "ui"):
         raise DatasetError(
             f"{source.path} holds {first} grey values; uint8, uint16, int8, int16 and float16 to float64 are "
             "understood. Convert the slices first."
         )
-    return replace(source, dtypes=(packed,) * len(source), decode=_Grey(source, packed))
+    return replace(source, dtypes=(packed,) * len(source), decode=_Grey(source, packed), converted_from=first)
 
 
 def as_packed(dtype: np.dtype) -> np.dtype:
@@ -241,11 +252,13 @@ class _Labels:
     def __call__(self, index: int) -> np.ndarray:
         pixels = self.source.read(index)
         if pixels.dtype.kind == "f":
-            whole = pixels == np.round(pixels)
+            most = np.iinfo(self.dtype).max
+            whole = (pixels == np.rint(pixels)) & (abs(pixels) < most)
             if not whole.all():
                 raise DatasetError(
                     f"{self.source.path}: {self.source.names[index]} has {np.count_nonzero(~whole)} pixels of no whole "
-                    f"number, such as {pixels[~whole][0]:g}, but a class is one. Were labels smoothed or interpolated?"
+                    f"number below {most}, such as {pixels[~whole][0]:g}, but a class is one. Were labels smoothed or "
+                    "interpolated?"
                 )
         return pixels.astype(self.dtype, copy=False)
 

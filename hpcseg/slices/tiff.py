@@ -6,6 +6,7 @@ pages of a file, and shows which are missing. Every fault of a folder is found a
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import math
@@ -13,7 +14,7 @@ import os.path
 import re
 import stat
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from hpcseg.slices.source import Faults, Pixels, Reading, Source, first_line, si
 SUFFIXES = {".tif", ".tiff", ".btf", ".tf8", ".stk", ".ome"}
 _REDUCED, _MASK = 1, 4  # bits of NewSubfileType
 _WHITE_IS_ZERO, _COLOUR_TABLE = 0, 3
+_STK_PLANES = 33629
+_AXES = {"C": "channels", "T": "times", "Z": "slices"}
 # tifffile logs what it makes of a damaged file; whether that will do is decided, and told, here.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
@@ -108,7 +111,7 @@ def open_folder(folder: Path, how: Reading, *, known: dict[str, int] | None = No
             return stack
     faults, notes = Faults(folder), list[str]()
     if how.needs_numbers:
-        numbered = number_names([path.stem for path in paths], faults, pattern=how.number, known=known)
+        numbered = number_names([path.name for path in paths], faults, pattern=how.number, known=known)
     else:
         numbered = Numbered(list(range(1, len(paths) + 1)))
     if numbered.example:
@@ -150,10 +153,13 @@ def open_file(path: Path, how: Reading) -> Source:
     elif how.dataset is not None:
         raise ConfigError("--dataset and --pixels stored exclude each other: pages as stored are of no image.")
     names, numbers = stack_facts(path.name, len(pages), how.first)
-    source = _source(path, pages, names, numbers, how, Faults(path), [])
-    if len(set(source.shapes)) > 1:
-        shapes = ", ".join(sorted(map(size_in_words, set(source.shapes))))
-        raise DatasetError(f"{path} has pages of several sizes ({shapes}). Put them into a folder of single files.")
+    source = replace(_source(path, pages, names, numbers, how, Faults(path), []), dataset=how.dataset)
+    for name, shape in zip(source.names, source.shapes, strict=True):
+        if shape != source.shapes[0]:
+            raise DatasetError(
+                f"{path} has pages of several sizes: {name} is {size_in_words(shape)} pixels, but {source.names[0]} is "
+                f"{size_in_words(source.shapes[0])}. To segment them, put them into a folder of single files."
+            )
     return source
 
 
@@ -192,7 +198,7 @@ def read_pages(path: Path) -> list[Page]:
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise ValueError("it is no regular file")  # opening a pipe would wait for its writer
+            raise ValueError("it is no regular file")
         with tifffile.TiffFile(path) as tif:
             pages, offsets, subfiles = list[Page](), set[int](), list[int]()
             page: Any = None
@@ -215,11 +221,10 @@ def read_pages(path: Path) -> list[Page]:
 def _cause(path: Path, error: Exception) -> str:
     """What is wrong with a file; what it is, where it is another kind of file."""
     kinds = {b"\x1f\x8b": "gzip file; unpack it", b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"PK\x03\x04": "zip file"}
-    try:
-        with path.open("rb") as file:
+    start = b""
+    if os.path.isfile(path):  # opening a pipe would wait for its writer
+        with contextlib.suppress(OSError), path.open("rb") as file:
             start = file.read(4)
-    except OSError:
-        start = b""
     for magic, kind in kinds.items():
         if start.startswith(magic):
             return f"it is a {kind}"
@@ -329,20 +334,7 @@ def _as_described(path: Path, pages: list[Page], dataset: str | None) -> list[Pa
             f"{path} is not a readable TIFF file: it is one page header for {images} slices, and {missing} bytes are "
             "missing. If it is one slice, take it as it is: --pixels stored."
         )
-    return [
-        Page(
-            path,
-            0,
-            page.offset,
-            page.shape,
-            page.stored,
-            ((start + index * size, size),),
-            page.orientation,
-            page.white_is_zero,
-            page.colours,
-        )
-        for index in range(images)
-    ]
+    return [replace(page, runs=((start + index * size, size),)) for index in range(images)]
 
 
 def _counted(tif: tifffile.TiffFile) -> tuple[int, dict[str, int], int | None]:
@@ -354,8 +346,8 @@ def _counted(tif: tifffile.TiffFile) -> tuple[int, dict[str, int], int | None]:
         axes = {name: length for name, length in axes.items() if isinstance(length, int)}
         images = metadata.get("images", 1)
         return images if isinstance(images, int) else 1, axes, _one_run(first)
-    if (stk := tif.stk_metadata) is not None:
-        return len(stk["ZDistance"]), {}, _one_run(first)
+    if tif.is_stk:
+        return first.tags[_STK_PLANES].count, {}, _one_run(first)
     if tif.is_shaped and len(tif.pages) == 1:
         return tif.series[0].size // max(1, math.prod(first.shape)), {}, _one_run(first)
     return 1, {}, None
@@ -389,7 +381,7 @@ def _ome(path: Path, pages: list[Page], tif: tifffile.TiffFile, dataset: str | N
     image = chosen[0]
     axes = {name: length for name, length in zip(image.axes, image.shape, strict=True) if name not in "YXS"}
     if sum(length > 1 for length in axes.values()) > 1 or axes.get("C", 1) > 1:
-        shown = ", ".join(f"{length} along {name}" for name, length in axes.items() if length > 1)
+        shown = ", ".join(f"{length} {_AXES.get(name, name)}" for name, length in axes.items() if length > 1)
         raise DatasetError(f"{path} cannot be used: it has {shown}; save the one channel and time to segment.")
     listed: Sequence[Any] = list(image.pages)
     if (gone := sum(page is None for page in listed)) or len(listed) < math.prod(axes.values()):

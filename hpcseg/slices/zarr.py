@@ -79,6 +79,7 @@ def open_zarr(path: Path, how: Reading) -> Source:
             raise ConfigError(_which(path, how.dataset, {name: array.shape for name, array in arrays.items()}))
         array = arrays[wanted]
         shape, dtype, chunks = array.shape, np.dtype(array.dtype), array.chunks
+        gone = array.nchunks - array.nchunks_initialized
     except (ConfigError, DatasetError):
         raise
     except Exception as error:  # zarr and its codecs share no base class
@@ -108,6 +109,8 @@ def open_zarr(path: Path, how: Reading) -> Source:
         decode=_Slices(path, wanted, before, native, together, slices),
         files=(next(path / mark for mark in _MARKS if os.path.isfile(path / mark)),),
         voxel=levels.get(wanted),
+        # By the format's definition, and writers leave out chunks of nothing else; but so does one that was stopped.
+        notes=(f"{gone} of {array.nchunks} chunks are not stored and are read as {array.fill_value}.",) if gone else (),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shlex
 from pathlib import Path
@@ -11,12 +10,13 @@ import h5py
 import numpy as np
 import pytest
 import tifffile
-from hpcseg.data.tiff import Page
 from slice_folder import hpcseg, write_image, write_label
 
 from hpcseg.data import store
 from hpcseg.data.pack import is_packed, pack, processes_for
+from hpcseg.data.pairs import Pairs
 from hpcseg.errors import DatasetError
+from hpcseg.slices.source import Source
 
 
 def test_pack_writes_what_info_then_verifies(good, output):
@@ -156,8 +156,20 @@ def test_slices_that_are_no_whole_number_of_chunks(tmp_path, output, shape):
 )
 def test_as_many_processes_as_are_worth_their_start_and_have_room(monkeypatch, cores, slices, edge, wanted):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
-    image = Page(Path("a.tif"), -1, 1, 8, (edge, edge), np.dtype("u2"))
-    assert processes_for([(image, dataclasses.replace(image, dtype=np.dtype("u1")))] * slices) == wanted
+    images, labels = (
+        Source(
+            path=Path("a.tif"),
+            form="stack",
+            names=("a.tif#1",) * slices,
+            numbers=tuple(range(slices)),
+            shapes=((edge, edge),) * slices,
+            dtypes=(np.dtype(dtype),) * slices,
+            decode=lambda index: np.zeros(0),
+            files=(Path("a.tif"),),
+        )
+        for dtype in ("u2", "u1")
+    )
+    assert processes_for(Pairs(images, labels)) == wanted
 
 
 @pytest.fixture
@@ -200,7 +212,7 @@ def test_a_damaged_slice_is_named_by_whichever_process_meets_it(good, output, se
         first = tif.pages[0].dataoffsets[0]
     content[first : first + 40] = bytes(40)
     (good / "data" / "image2.tif").write_bytes(content)
-    with pytest.raises(DatasetError, match=r"image2.tif: the pixels of image2.tif cannot be decoded"):
+    with pytest.raises(DatasetError, match=r"good/data: the pixels of image2.tif cannot be decoded"):
         pack(good / "data", good / "labels", output, command="test")
     assert list(output.parent.iterdir()) == []
 

@@ -106,7 +106,7 @@ def test_pages_of_different_shapes_in_a_stack_are_refused(good, output):
             writer.write(np.zeros((height, 48), "uint16"))
     result = hpcseg("pack", "--images", stack, "--labels", good / "labels", "-o", output)
     assert result.exit_code == 3
-    assert "stack.tif#2 is 41 x 48 uint16, but stack.tif#1 is 40 x 48 uint16" in result.stderr
+    assert "stack.tif#2 is 41 x 48 pixels, but stack.tif#1 is 40 x 48" in result.stderr
     assert list(output.parent.iterdir()) == []
 
 
@@ -119,7 +119,7 @@ def test_a_source_that_is_neither_folder_nor_file_is_refused(good, output, sourc
         path.symlink_to(path)
     result = hpcseg("pack", "--images", path, "--labels", good / "labels", "-o", output)
     assert result.exit_code == 3
-    assert result.stderr == f"error: There is no folder or TIFF stack {path}.\n"
+    assert result.stderr == f"error: There is no folder or file of slices {path}.\n"
 
 
 def test_a_name_that_is_no_utf_8_is_packed_with_its_bytes_as_escapes(good, output):

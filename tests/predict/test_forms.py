@@ -285,7 +285,7 @@ def test_a_folder_with_a_file_that_is_no_slice_is_refused_by_its_name(model_file
     tifffile.imwrite(tmp_path / "in" / "a.tif", np.full((8, 8), 30_000, np.uint16))
     spoil(tmp_path / "in")
     answer = hpcseg("predict", model_file, tmp_path / "in", "-o", tmp_path / "out")
-    assert answer.exit_code == 3 and "cannot be segmented" in answer.output and "b.tif" in answer.output
+    assert answer.exit_code == 3 and "cannot be used" in answer.output and "b.tif" in answer.output
     assert not (tmp_path / "out").exists()
 
 
@@ -312,7 +312,7 @@ def channels_of_ome(path):
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (lambda path: None, "There is no folder, TIFF stack or HDF5 file"),
+        (lambda path: None, "There is no folder or file of slices"),
         (lambda path: path.mkdir(), "holds no .tif or .tiff files"),
         (lambda path: path.write_text("x"), "not a readable TIFF"),
         (lambda path: path.write_bytes(b""), "not a readable TIFF"),
@@ -320,7 +320,7 @@ def channels_of_ome(path):
         (channels, "it has 3 channels"),
         (channels_of_pages, "it has 3 channels"),
         (channels_in_colour, "it has 3 channels"),
-        (channels_of_ome, "it has 3 channels"),
+        (channels_of_ome, "it has 2 slices, 3 channels"),
     ],
 )
 def test_what_is_no_volume_is_refused(model_file, tmp_path, make, told):

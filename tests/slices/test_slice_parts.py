@@ -1,0 +1,186 @@
+"""Parts that are not there are refused with what is missing, where the library would read fill values without a word."""
+
+from __future__ import annotations
+
+import h5py
+import mrcfile
+import nibabel
+import numpy as np
+import pytest
+import tifffile
+import zarr
+
+from hpcseg.errors import ConfigError, DatasetError
+from hpcseg.slices.opening import open_source
+from hpcseg.slices.source import Reading
+
+VOLUME = np.arange(6 * 10 * 12, dtype=np.uint16).reshape(6, 10, 12)
+
+
+def virtual(path, frames=VOLUME[:3], name="data"):
+    """Two files of three slices each, of which the second is as the test says."""
+    layout = h5py.VirtualLayout(VOLUME.shape, "u2")
+    for part in (0, 1):
+        layout[3 * part : 3 * part + 3] = h5py.VirtualSource(f"part{part}.h5", "data", (3, 10, 12))
+        with h5py.File(path.with_name(f"part{part}.h5"), "w") as file:
+            file["data" if part == 0 else name] = VOLUME[:3] if part == 0 else frames
+    with h5py.File(path, "w") as file:
+        file.create_virtual_dataset("data", layout)
+    return path
+
+
+def no_virtual_file(path):
+    virtual(path)
+    path.with_name("part1.h5").unlink()
+
+
+def no_virtual_dataset(path):
+    virtual(path, name="other")
+
+
+def short_virtual_file(path):
+    virtual(path, frames=VOLUME[:2])
+
+
+def unmapped(path):
+    virtual(path)
+    layout = h5py.VirtualLayout((7, 10, 12), "u2")
+    layout[:3] = h5py.VirtualSource("part0.h5", "data", (3, 10, 12))
+    with h5py.File(path, "w") as file:
+        file.create_virtual_dataset("data", layout)
+
+
+def unwritten_in_a_virtual_file(path):
+    virtual(path)
+    with h5py.File(path.with_name("part1.h5"), "w") as file:
+        file.create_dataset("data", (3, 10, 12), "u2", chunks=(1, 10, 12))[:2] = VOLUME[:2]
+
+
+def unwritten_corner(path):
+    with h5py.File(path, "w") as file:
+        data = file.create_dataset("data", VOLUME.shape, "u2", chunks=(2, 5, 12))
+        data[:4], data[4:, :5] = VOLUME[:4], VOLUME[4:, :5]
+
+
+def never_written(path):
+    with h5py.File(path, "w") as file:
+        file.create_dataset("data", VOLUME.shape, "u2")
+
+
+def external(path):
+    with h5py.File(path, "w") as file:
+        parts = [("a.raw", 0, VOLUME.nbytes // 2), ("b.raw", 8, VOLUME.nbytes // 2)]
+        file.create_dataset("data", VOLUME.shape, "u2", external=parts)
+    path.with_name("a.raw").write_bytes(VOLUME[:3].tobytes())
+    path.with_name("b.raw").write_bytes(bytes(8) + VOLUME[3:].tobytes()[:-5])
+
+
+@pytest.mark.parametrize(
+    ("write", "told"),
+    [
+        (no_virtual_file, r"part1.h5 \(data\) is not there"),
+        (no_virtual_dataset, r"part1.h5 \(data\) is not there"),
+        (short_virtual_file, r"part1.h5 has \(2, 10, 12\) in data, and more is needed"),
+        (unmapped, "none of them has 480 of its pixels"),
+        (unwritten_in_a_virtual_file, "part1.h5: of the 3 chunks of data 1 were never written, from slice 3 to slice 3"),
+        (unwritten_corner, "of the 6 chunks of data 1 were never written, from slice 5 to slice 6"),
+        (never_written, "data was never written"),
+        (external, r"b.raw, where 5 bytes are missing"),
+    ],
+)
+def test_parts_of_an_hdf5_file_that_are_not_there_are_named(tmp_path, write, told):
+    write(tmp_path / "a.h5")
+    with pytest.raises(DatasetError, match=rf"a.h5.*{told}"):
+        open_source(tmp_path / "a.h5")
+
+
+def cut_chain(path):
+    """The fourth of six pages is gone, and with it the rest of the list."""
+    with tifffile.TiffWriter(path) as tif:
+        for pixels in VOLUME:
+            tif.write(pixels, metadata=None, contiguous=False)
+    with tifffile.TiffFile(path) as tif:
+        end = tif.pages[3].offset
+    path.write_bytes(path.read_bytes()[:end])
+
+
+def counted_by_imagej(path):
+    description = "ImageJ=1.54f\nimages=9\nslices=9\n"
+    tifffile.imwrite(path, VOLUME, photometric="minisblack", description=description, metadata=None)
+
+
+def counted_by_ome(path):
+    text = (
+        '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0">'
+        '<Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint16" SizeX="12" SizeY="10" SizeZ="9" SizeC="1" '
+        'SizeT="1"><Channel ID="Channel:0:0" SamplesPerPixel="1"/><TiffData IFD="0" PlaneCount="6"/></Pixels></Image>'
+        "</OME>"
+    )
+    tifffile.imwrite(path, VOLUME, photometric="minisblack", description=text.encode(), metadata=None)
+
+
+def one_header_cut(path):
+    tifffile.imwrite(path, VOLUME, imagej=True, metadata={"axes": "ZYX"}, truncate=True)
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+@pytest.mark.parametrize(
+    ("write", "told"),
+    [
+        (cut_chain, "its list of pages breaks off after 3"),
+        (counted_by_imagej, "its description counts 9 slices, and it has 6"),
+        (counted_by_ome, "its OME metadata count 9 planes, and 3 are missing"),
+        (one_header_cut, "one page header for 6 slices, and 7 bytes are missing"),
+    ],
+)
+def test_pages_that_a_tiff_counts_and_has_not_are_told(tmp_path, write, told):
+    write(tmp_path / "a.tif")
+    with pytest.raises(DatasetError, match=rf"a.tif is not a readable TIFF file.*{told}"):
+        open_source(tmp_path / "a.tif")
+
+
+def test_pages_as_they_are_stored_are_taken_where_the_user_says_so(tmp_path):
+    counted_by_imagej(tmp_path / "a.tif")
+    source = open_source(tmp_path / "a.tif", Reading(pixels="stored"))
+    np.testing.assert_array_equal([source.read(index) for index in range(len(source))], VOLUME)
+
+
+def short_mrc(path):
+    with mrcfile.new(path) as file:
+        file.set_data(VOLUME)
+    return 1024
+
+
+def short_nifti(path):
+    nibabel.save(nibabel.Nifti1Image(VOLUME, np.eye(4)), path)
+    return 352
+
+
+@pytest.mark.parametrize(("name", "write"), [("a.mrc", short_mrc), ("a.nii", short_nifti), ("a.raw", lambda path: 0)])
+def test_a_file_that_was_cut_short_is_refused(tmp_path, name, write):
+    path, how = tmp_path / name, Reading()
+    if name == "a.raw":
+        how = Reading(shape=VOLUME.shape, dtype="uint16")
+        path.write_bytes(VOLUME.tobytes())
+    header = write(path)
+    path.write_bytes(path.read_bytes()[: header + VOLUME.nbytes - 3])
+    with pytest.raises(DatasetError, match=name):
+        open_source(path, how)
+
+
+def test_chunks_of_a_zarr_store_that_are_not_there_are_told_of(tmp_path):
+    """They are its fill value by its definition, as writers leave out chunks of nothing else."""
+    array = zarr.create_array(tmp_path / "a.zarr", shape=VOLUME.shape, chunks=(1, 10, 12), dtype="u2")
+    array[:4] = VOLUME[:4] + 1
+    source = open_source(tmp_path / "a.zarr")
+    assert "2 of 6 chunks are not stored and are read as 0" in " ".join(source.notes)
+    array[:] = VOLUME + 1
+    assert open_source(tmp_path / "a.zarr").notes == ()
+
+
+def test_a_raw_file_of_another_length_than_its_shape_is_refused(tmp_path):
+    (tmp_path / "a.raw").write_bytes(VOLUME.tobytes() + b"x")
+    with pytest.raises(DatasetError, match="a.raw has 1441 bytes, but 6 x 10 x 12 uint16 are 1440"):
+        open_source(tmp_path / "a.raw", Reading(shape=VOLUME.shape, dtype="uint16"))
+    with pytest.raises(ConfigError, match="a.raw has no header that says its size. Say it: --shape"):
+        open_source(tmp_path / "a.raw")
