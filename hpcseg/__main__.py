@@ -2,4 +2,5 @@
 
 from hpcseg.cli.app import main
 
-main()
+if __name__ == "__main__":  # processes that pack slices import it again
+    main()

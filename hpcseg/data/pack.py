@@ -23,7 +23,7 @@ from hpcseg.slices.source import Reading
 
 _LARGEST_LABEL = int(np.iinfo(np.int64).max)  # class values are kept as int64
 _LABEL_STEP, _MOST_LABELS_LOOKED_AT = 16, 32
-_BYTES_IN_FLIGHT = 256 * 2**20
+_BYTES_IN_FLIGHT = 512 * 2**20
 _MOST_PROCESSES = 8  # of 40 MB without a slice; together they keep more than one disk busy
 _PIXELS_PER_PROCESS = 2**24  # what is done by the time that a process has started
 
@@ -100,12 +100,12 @@ def _write(
     """Write the whole file, if labels have these values and no others; raises _UnknownLabelError otherwise."""
     images, labels = pairs.images, pairs.labels
     with create(output, slices=len(pairs), shape=images.shapes[0], dtype=images.dtype) as writer:
-        work = Packing(pairs, writer.path, writer.first_byte, values)
+        work = Packing(pairs, values)
         with contextlib.closing(in_processes(work, range(len(pairs)), processes=processes_for(pairs))) as packed:
-            for index, (grey, label) in enumerate(packed):
+            for index, (pixels, grey, label) in enumerate(packed):
                 if label is None:
                     raise _UnknownLabelError(labels.names[index])
-                writer.add(grey, label)
+                writer.add(pixels, grey, label)
                 on_slice(index + 1, len(pairs))
         writer.finish(
             numbers=images.numbers,
@@ -177,9 +177,10 @@ def is_packed(
 
 
 def processes_for(pairs: Pairs) -> int:
-    """How many are worth their start, and have room for a slice as it was read, and once more while it is worked on."""
+    """How many are worth their start, and have room for a slice as it was read, while it is worked on and sent, and for
+    those that wait to be written."""
     pixels = math.prod(pairs.images.shapes[0])
-    room = _BYTES_IN_FLIGHT // (2 * pixels * (pairs.images.dtype.itemsize + pairs.labels.dtype.itemsize))
+    room = _BYTES_IN_FLIGHT // (5 * pixels * (pairs.images.dtype.itemsize + pairs.labels.dtype.itemsize))
     worth = len(pairs) * pixels // _PIXELS_PER_PROCESS
     return min(len(os.sched_getaffinity(0)), _MOST_PROCESSES, room, worth)
 

@@ -13,7 +13,6 @@ from hpcseg.data.encode import (
     GreyValues,
     encode_label,
     grey_values,
-    little_endian,
     pixels_sha256,
     without_outside,
 )
@@ -86,17 +85,13 @@ def _same_shape(source: Source, faults: Faults) -> None:
 
 @dataclass(frozen=True)
 class Packing:
-    """Writes grey values where they belong, and returns what is left to write; a label of None has unknown values."""
+    """Reads a slice and its label, and makes of them what is written; a label of None has unknown values."""
 
     pairs: Pairs
-    path: Path
-    """Of the file."""
-    first_byte: int
-    """Where it holds the grey values of all slices, one behind the other."""
     class_values: np.ndarray
 
-    def __call__(self, index: int) -> tuple[GreyValues, EncodedLabel | None]:
-        """For a slice; others may be written at the same time. Raises OSError (full disk, quota)."""
+    def __call__(self, index: int) -> tuple[np.ndarray, GreyValues, EncodedLabel | None]:
+        """Of a slice; its grey values are the first."""
         pixels, marked = self.pairs.images.read(index), self.pairs.labels.read(index)
         missing = outside(pixels)
         if missing is not None and missing.all():
@@ -104,10 +99,7 @@ class Packing:
             raise DatasetError(
                 f"{images.path}: {images.names[index]} holds nothing but NaN. Leave it and its label out."
             )
-        with self.path.open("r+b") as file:
-            file.seek(self.first_byte + index * pixels.nbytes)
-            file.write(little_endian(pixels))
-        return grey_values(pixels), encode_label(marked, self.class_values, missing)
+        return pixels, grey_values(pixels), encode_label(marked, self.class_values, missing)
 
 
 @dataclass(frozen=True)

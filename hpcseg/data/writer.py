@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
+import math
 import os
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -28,8 +27,8 @@ from hpcseg.data.store import (
 from hpcseg.files import aside
 from hpcseg.hdf5 import h5py
 
-# What HDF5 reads again: its own pages, and of each slice names and two hashes in the table.
-_TRIED_BYTES, _TRIED_BYTES_PER_SLICE = 1_000_000, 1_000
+# HDF5's own pages and the attributes; and of each slice its names, two hashes and where its chunks lie.
+_PAGE_BYTES, _TABLE_BYTES_PER_SLICE = 1_000_000, 2_000
 
 
 @contextlib.contextmanager
@@ -45,24 +44,29 @@ def create(path: Path, *, slices: int, shape: tuple[int, int], dtype: np.dtype) 
     Raises:
         HpcsegError: the file system refuses (full, read-only, no permission).
     """
-    with aside(path) as temporary, _Target(temporary) as target:
-        target.check_room(slices)
-        with h5py.File(target, "w", libver=("v110", "v110")) as file:
-            yield Writer(file, target, slices, shape, dtype)
-        target.finish()
+    with aside(path) as temporary:
+        with temporary.open("wb") as tried:
+            os.posix_fallocate(tried.fileno(), 0, _own_bytes(slices))
+            tried.truncate(slices * math.prod(shape) * dtype.itemsize + _own_bytes(slices))
+        try:
+            with h5py.File(temporary, "w", libver=("v110", "v110")) as file:
+                yield Writer(file, slices, shape, dtype)
+        except OSError as error:  # HDF5 says of a full disk what it was doing, in five lines
+            raise OSError(error.errno, os.strerror(error.errno)) if error.errno else error from None
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
 
 
 class Writer:
     """Takes the slices of a new file, and then what they are called."""
 
-    def __init__(self, file: h5py.File, target: _Target, slices: int, shape: tuple[int, int], dtype: np.dtype) -> None:
-        self._file, self._target = file, target
-        self.path = Path(target.name)
+    def __init__(self, file: h5py.File, slices: int, shape: tuple[int, int], dtype: np.dtype) -> None:
+        self._file, self._handle = file, file.id.get_vfd_handle()
         plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         plan.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-        images = file.create_dataset("slices", (slices, *shape), dtype=dtype.newbyteorder("<"), dcpl=plan)
-        self.first_byte: int = images.id.get_offset()
-        """Where grey values go, past HDF5; in any order and by any process."""
+        plan.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        self._images = file.create_dataset("slices", (slices, *shape), dtype=dtype.newbyteorder("<"), dcpl=plan)
+        self._label_bytes = 0
         self._labels = file.create_dataset(
             "labels",
             (slices, *shape),
@@ -76,18 +80,31 @@ class Writer:
         self._counts = GreyCounts(dtype)
         self._added_labels: list[tuple[str, np.ndarray, int]] = []
 
-    def add(self, grey: GreyValues, label: EncodedLabel) -> None:
-        """Append the label of the next slice, and what is to be known of its grey values; raises OSError."""
+    def add(self, pixels: np.ndarray, grey: GreyValues, label: EncodedLabel) -> None:
+        """Append the next slice (H, W), its label, and what is to be known of its grey values; raises OSError."""
         index, rows = len(self._grey), self._labels.chunks[1]
+        self._reserve(index, label.chunks)
         for number, chunk in enumerate(label.chunks):
             self._labels.id.write_direct_chunk((index, number * rows, 0), chunk)
-        self._target.check()
+        self._images[index] = pixels
         self._grey.append(dataclasses.replace(grey, counts=None, points=None))
         assert grey.counts is not None and grey.points is not None
         if index % self._step == 0:
             self._points.append(grey.points)
         self._counts.merge(*grey.counts)
         self._added_labels.append((label.sha256, label.class_counts, label.ignored))
+
+    def _reserve(self, index: int, chunks: Sequence[bytes]) -> None:
+        """Have room on the disk for the grey values and the label of a slice; raises OSError where there is none.
+
+        HDF5 must not find out itself: it cannot close a file then, and crashes at exit.
+        """
+        slices, size = len(self._images), math.prod(self._images.shape[1:]) * self._images.dtype.itemsize
+        first = self._images.id.get_offset()
+        self._label_bytes += sum(map(len, chunks))
+        os.posix_fallocate(self._handle, first + index * size, size)
+        # Behind all grey values lies what else there is.
+        os.posix_fallocate(self._handle, first + slices * size, self._label_bytes + _own_bytes(slices))
 
     def finish(
         self,
@@ -118,7 +135,6 @@ class Writer:
         Raises:
             OSError: no room is left for the table.
         """
-        self._target.check_room(len(numbers))
         label_sha256, counts, ignored = zip(*self._added_labels, strict=True)
         table = SliceTable(
             numbers=np.array(numbers, dtype=np.int64),
@@ -140,7 +156,7 @@ class Writer:
             group.create_dataset(name, data=texts, dtype=h5py.string_dtype())
         for name in NUMBER_COLUMNS:
             group.create_dataset(name, data=getattr(table, name))
-        images = self._file["slices"]
+        images = self._images
         full_scale = _full_scale(images.dtype, table)
         quantiles = self._counts.quantiles(QUANTILES)
         padding = np.where(table.border_pixels > 0, table.border_value, np.nan)[:: self._step]
@@ -174,57 +190,17 @@ class Writer:
         )
 
 
+def _own_bytes(slices: int) -> int:
+    """At most so many are of neither slices nor labels."""
+    return _PAGE_BYTES + _TABLE_BYTES_PER_SLICE * slices
+
+
 def _full_scale(dtype: np.dtype, table: SliceTable) -> float:
     """The largest grey value of the dtype, or of the data where the dtype has no natural end."""
     if dtype.kind == "u":
         return float(np.iinfo(dtype).max)
     largest = float(max(np.abs(table.grey_min).max(), np.abs(table.grey_max).max()))
     return largest or 1.0
-
-
-class _Target(io.FileIO):
-    """The file that HDF5 writes through. Keeps the first error for `finish` and swallows what comes after it.
-
-    HDF5 must not meet an error itself (full disk, quota), nor read what was swallowed: it cannot close such a file, and
-    crashes at exit.
-    """
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, "w+")
-        self._error: OSError | None = None
-
-    def check(self) -> None:
-        """Raises the OSError that writing met."""
-        if self._error is not None:
-            raise self._error
-
-    def check_room(self, slices: int) -> None:
-        """Raises the OSError that writing met, or will meet in what HDF5 reads again: its first page, and the table."""
-        end = self.seek(0, os.SEEK_END)
-        self.write(bytes(_TRIED_BYTES + _TRIED_BYTES_PER_SLICE * slices))
-        self.truncate(end)
-        self.finish()
-
-    def write(self, data: Any) -> int:
-        left = memoryview(data)
-        try:
-            while left and self._error is None:
-                left = left[super().write(left) :]
-        except OSError as error:
-            self._error = error
-        return len(data)
-
-    def truncate(self, size: int | None = None) -> int:
-        try:
-            return super().truncate(size)
-        except OSError as error:
-            self._error = self._error or error
-            return self.tell()
-
-    def finish(self) -> None:
-        """Bring all to the disk; raises the OSError that writing met."""
-        self.check()
-        os.fsync(self.fileno())
 
 
 def _as_utf8(text: str) -> str:

@@ -82,7 +82,10 @@ def external(path):
         (no_virtual_dataset, r"part1.h5 \(data\) is not there"),
         (short_virtual_file, r"part1.h5 has \(2, 10, 12\) in data, and more is needed"),
         (unmapped, "none of them has 480 of its pixels"),
-        (unwritten_in_a_virtual_file, "part1.h5: of the 3 chunks of data 1 were never written, from slice 3 to slice 3"),
+        (
+            unwritten_in_a_virtual_file,
+            "part1.h5: of the 3 chunks of data 1 were never written, from slice 3 to slice 3",
+        ),
         (unwritten_corner, "of the 6 chunks of data 1 were never written, from slice 5 to slice 6"),
         (never_written, "data was never written"),
         (external, r"b.raw, where 5 bytes are missing"),
