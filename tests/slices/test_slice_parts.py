@@ -1,4 +1,4 @@
-"""Parts that are not there are refused with what is missing, where the library would read fill values without a word."""
+"""Parts that are not there are refused with what is missing, where libraries read fill values without a word."""
 
 from __future__ import annotations
 
@@ -82,7 +82,10 @@ def external(path):
         (no_virtual_dataset, r"part1.h5 \(data\) is not there"),
         (short_virtual_file, r"part1.h5 has \(2, 10, 12\) in data, and more is needed"),
         (unmapped, "none of them has 480 of its pixels"),
-        (unwritten_in_a_virtual_file, "part1.h5: of the 3 chunks of data 1 were never written, from slice 3 to slice 3"),
+        (
+            unwritten_in_a_virtual_file,
+            "part1.h5: of the 3 chunks of data 1 were never written, from slice 3 to slice 3",
+        ),
         (unwritten_corner, "of the 6 chunks of data 1 were never written, from slice 5 to slice 6"),
         (never_written, "data was never written"),
         (external, r"b.raw, where 5 bytes are missing"),
@@ -180,7 +183,7 @@ def test_chunks_of_a_zarr_store_that_are_not_there_are_told_of(tmp_path):
 
 def test_a_raw_file_of_another_length_than_its_shape_is_refused(tmp_path):
     (tmp_path / "a.raw").write_bytes(VOLUME.tobytes() + b"x")
-    with pytest.raises(DatasetError, match="a.raw has 1441 bytes, but 6 x 10 x 12 uint16 are 1440"):
+    with pytest.raises(DatasetError, match=r"a.raw has 1441 bytes, but 6 x 10 x 12 uint16 are 1440"):
         open_source(tmp_path / "a.raw", Reading(shape=VOLUME.shape, dtype="uint16"))
-    with pytest.raises(ConfigError, match="a.raw has no header that says its size. Say it: --shape"):
+    with pytest.raises(ConfigError, match=r"a.raw has no header that says its size. Say it: --shape"):
         open_source(tmp_path / "a.raw")
