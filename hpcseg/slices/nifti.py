@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,9 @@ def open_nifti(path: Path, how: Reading) -> Source:
         stored = image.get_data_dtype()
         dtype = np.dtype("f4" if scaled else stored).newbyteorder("=")
         np.asarray(image.dataobj[(slice(0, 1),) * image.ndim])
+        ends = image.dataobj.offset + math.prod(shape) * stored.itemsize
+        if path.suffix.lower() != ".gz" and (missing := ends - path.stat().st_size) > 0:
+            raise ValueError(f"it was cut short: {missing} bytes are missing")
     except Exception as error:  # nibabel raises its own errors and OSError for damaged files
         raise DatasetError(f"{path} is no NIfTI file that can be read ({first_line(error)}).") from None
     if len(shape) < 2 or any(length > 1 for length in shape[3:]) or 0 in shape or dtype.kind not in "uif":

@@ -316,25 +316,29 @@ def _as_described(path: Path, pages: list[Page], dataset: str | None) -> list[Pa
         images, axes, start = len(pages), {}, None
     if dataset is not None:
         raise ConfigError(f"--dataset names a part of an HDF5, Zarr or OME file, and {path} is none. Leave it out.")
+    if images > len(pages):
+        pages = _behind(path, pages, images, start)
     if axes.get("C", 1) > 1:
         raise DatasetError(f"{path} cannot be used: it has {axes['C']} channels; save the one to segment.")
     if axes.get("T", 1) > 1 and axes.get("Z", 1) > 1:
         raise DatasetError(f"{path} cannot be used: it has {axes['T']} times {axes['Z']} slices; save one of them.")
-    if images <= len(pages):
-        return pages
+    return pages
+
+
+def _behind(path: Path, pages: list[Page], images: int, start: int | None) -> list[Page]:
+    """As many images as are counted, which lie behind the only page header; raises DatasetError where they do not."""
     if len(pages) > 1 or start is None:
         raise DatasetError(
             f"{path} is not a readable TIFF file: its description counts {images} slices, and it has {len(pages)}. "
             "If that is all, take its pages as they are: --pixels stored."
         )
-    page = pages[0]
-    size = math.prod(page.shape) * page.stored.itemsize
+    size = math.prod(pages[0].shape) * pages[0].stored.itemsize
     if (missing := start + images * size - path.stat().st_size) > 0:
         raise DatasetError(
             f"{path} is not a readable TIFF file: it is one page header for {images} slices, and {missing} bytes are "
             "missing. If it is one slice, take it as it is: --pixels stored."
         )
-    return [replace(page, runs=((start + index * size, size),)) for index in range(images)]
+    return [replace(pages[0], runs=((start + index * size, size),)) for index in range(images)]
 
 
 def _counted(tif: tifffile.TiffFile) -> tuple[int, dict[str, int], int | None]:

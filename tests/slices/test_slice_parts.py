@@ -1,4 +1,4 @@
-"""Parts that are not there are refused with what is missing, where the library would read fill values without a word."""
+"""Parts that are not there are refused with what is missing, where libraries read fill values without a word."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_chunks_of_a_zarr_store_that_are_not_there_are_told_of(tmp_path):
 
 def test_a_raw_file_of_another_length_than_its_shape_is_refused(tmp_path):
     (tmp_path / "a.raw").write_bytes(VOLUME.tobytes() + b"x")
-    with pytest.raises(DatasetError, match="a.raw has 1441 bytes, but 6 x 10 x 12 uint16 are 1440"):
+    with pytest.raises(DatasetError, match=r"a.raw has 1441 bytes, but 6 x 10 x 12 uint16 are 1440"):
         open_source(tmp_path / "a.raw", Reading(shape=VOLUME.shape, dtype="uint16"))
-    with pytest.raises(ConfigError, match="a.raw has no header that says its size. Say it: --shape"):
+    with pytest.raises(ConfigError, match=r"a.raw has no header that says its size. Say it: --shape"):
         open_source(tmp_path / "a.raw")

@@ -1,0 +1,154 @@
+"""What headers say of pixels is the same for all slices, and applied or named; descriptions never outvote headers."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image, ImageOps
+
+from hpcseg.data.pairs import find_pairs
+from hpcseg.errors import DatasetError
+from hpcseg.slices.opening import open_source
+from hpcseg.slices.source import Reading
+
+VOLUME = np.random.default_rng(2).integers(0, 200, (4, 9, 14), dtype=np.uint8)
+INVERTED = (1, 3)
+OME = (
+    '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0"><Pixels '
+    'ID="Pixels:0" DimensionOrder="XYZCT" Type="uint8" SizeX="14" SizeY="9" SizeZ="40" SizeC="1" SizeT="1"><Channel '
+    'ID="Channel:0:0" SamplesPerPixel="1"/><TiffData/></Pixels></Image></OME>'
+)
+
+
+def write(folder, planes=VOLUME, each=lambda index: {}):
+    folder.mkdir()
+    for index, pixels in enumerate(planes):
+        tifffile.imwrite(folder / f"s{index}.tif", pixels, **{"metadata": None, **each(index)})
+    return folder
+
+
+def read_all(source):
+    return np.stack([source.read(index) for index in range(len(source))])
+
+
+def turned_by_pillow(pixels, value):
+    """As photographs are, whose EXIF has the Orientation of TIFF."""
+    image = Image.fromarray(pixels)
+    image.getexif()[274] = value
+    return np.asarray(ImageOps.exif_transpose(image))
+
+
+def orientation(value):
+    return {"extratags": [(274, "H", 1, value, True)]}
+
+
+def test_slices_of_which_some_have_0_as_white_are_refused_until_it_is_said_how_they_are_taken(tmp_path):
+    stored = VOLUME.copy()
+    stored[list(INVERTED)] = 255 - stored[list(INVERTED)]
+    folder = write(
+        tmp_path / "in", stored, lambda index: {"photometric": "miniswhite" if index in INVERTED else "minisblack"}
+    )
+    with pytest.raises(DatasetError, match=r"2 of 4 slices, such as s1.tif, .*PhotometricInterpretation.*--pixels"):
+        open_source(folder)
+    np.testing.assert_array_equal(read_all(open_source(folder, Reading(pixels="shown"))), VOLUME)
+    np.testing.assert_array_equal(read_all(open_source(folder, Reading(pixels="stored"))), stored)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "bool"])
+def test_slices_that_all_have_0_as_white_are_inverted_with_a_note(tmp_path, dtype):
+    planes = VOLUME > 100 if dtype == "bool" else VOLUME.astype(dtype)
+    stored = ~planes
+    source = open_source(write(tmp_path / "in", stored, lambda index: {"photometric": "miniswhite"}))
+    np.testing.assert_array_equal(read_all(source), planes)
+    assert "4 of 4 slices are stored with 0 as white and were inverted" in source.notes[0]
+
+
+@pytest.mark.parametrize("value", range(1, 9))
+def test_slices_are_turned_as_their_orientation_says(tmp_path, value):
+    folder = write(tmp_path / "in", each=lambda index: orientation(value))
+    source = open_source(folder)
+    shown = np.stack([turned_by_pillow(pixels, value) for pixels in VOLUME])
+    np.testing.assert_array_equal(read_all(source), shown)
+    assert source.shapes[0] == shown.shape[1:] and source.orientation == value
+    assert any(f"Orientation {value}" in note for note in source.notes) == (value > 1)
+
+
+def test_slices_and_labels_of_other_orientations_are_no_pairs_until_it_is_said_how_they_are_taken(tmp_path):
+    images = write(tmp_path / "images", VOLUME[:, ::-1], lambda index: orientation(4))
+    labels = write(tmp_path / "labels", VOLUME % 3)
+    with pytest.raises(DatasetError, match=r"images lie in Orientation 4 and labels in 1.*--pixels shown or --pixels"):
+        find_pairs(images, labels)
+    pairs = find_pairs(images, labels, Reading(pixels="shown"))
+    np.testing.assert_array_equal(read_all(pairs.images) % 3, read_all(pairs.labels))
+    turned = write(tmp_path / "turned", VOLUME[:, ::-1] % 3, lambda index: orientation(4))
+    pairs = find_pairs(images, turned)
+    np.testing.assert_array_equal(read_all(pairs.images) % 3, read_all(pairs.labels))
+
+
+def test_labels_with_a_colour_table_are_their_values_and_two_tables_are_refused(tmp_path):
+    tables = np.random.default_rng(3).integers(0, 65536, (2, 3, 256), dtype=np.uint16)
+    one = open_source(write(tmp_path / "one", each=lambda index: {"photometric": "palette", "colormap": tables[0]}))
+    np.testing.assert_array_equal(read_all(one), VOLUME)
+    assert "colour table" in one.notes[0]
+    two = write(tmp_path / "two", each=lambda index: {"photometric": "palette", "colormap": tables[index // 3]})
+    with pytest.raises(DatasetError, match=r"1 of 4 slices, such as s3.tif, have another ColorMap"):
+        open_source(two)
+
+
+def test_thumbnails_and_masks_among_the_pages_are_no_slices(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tif:
+        for pixels in VOLUME:
+            tif.write(pixels, metadata=None)
+            tif.write(pixels[::2, ::2], subfiletype=1, metadata=None)
+            tif.write(pixels > 9, subfiletype=4, metadata=None)
+    np.testing.assert_array_equal(read_all(open_source(tmp_path / "a.tif")), VOLUME)
+
+
+DESCRIPTIONS = {
+    "ImageJ's stack": "ImageJ=1.53t\nimages=40\nslices=40\n",
+    "ImageJ's channels": "ImageJ=1.53t\nimages=3\nchannels=3\nmode=composite\n",
+    "ImageJ's nonsense": "ImageJ=1.53t\nimages=many\nslices=\nspacing=abc\nunit=\\u00ZZ\n",
+    "tifffile's shape": json.dumps({"shape": [40, 9, 14]}),
+    "OME": OME,
+    "half of OME": OME[:150],
+}
+
+
+@pytest.mark.parametrize("text", DESCRIPTIONS.values(), ids=DESCRIPTIONS)
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_pages_split_from_a_stack_are_slices_whatever_their_description_still_says(tmp_path, text, compression):
+    def options(index):
+        return {"description": text.encode(), "compression": compression, "photometric": "minisblack"}
+
+    np.testing.assert_array_equal(read_all(open_source(write(tmp_path / "in", each=options))), VOLUME)
+
+
+@pytest.mark.parametrize("text", [DESCRIPTIONS["ImageJ's nonsense"], DESCRIPTIONS["half of OME"]])
+def test_a_stack_whose_description_is_nonsense_is_its_pages(tmp_path, text):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tif:
+        for index, pixels in enumerate(VOLUME):
+            tif.write(pixels, description=None if index else text.encode(), metadata=None, contiguous=False)
+    np.testing.assert_array_equal(read_all(open_source(tmp_path / "a.tif")), VOLUME)
+
+
+def test_one_page_that_says_it_is_of_many_is_taken_where_the_user_says_so(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", VOLUME[0], description=DESCRIPTIONS["ImageJ's channels"], metadata=None)
+    with pytest.raises(DatasetError, match=r"one page header for 3 slices, and 252 bytes are missing.*--pixels stored"):
+        open_source(tmp_path / "a.tif")
+    np.testing.assert_array_equal(read_all(open_source(tmp_path / "a.tif", Reading(pixels="stored"))), VOLUME[:1])
+
+
+# 9 rows of 14 pixels in strips of 4, 4 and 1 rows: 56, 56 and 14 bytes.
+@pytest.mark.parametrize("counts", [(56, 56, 56), (0, 0, 0), (9, 9, 9)], ids=["of a full strip", "zero", "too short"])
+def test_byte_counts_that_lie_do_not_count_where_the_rows_say_how_long_strips_are(tmp_path, counts):
+    folder = write(tmp_path / "in", each=lambda index: {"rowsperstrip": 4})
+    for file in folder.iterdir():
+        with tifffile.TiffFile(file, mode="r+") as tif:
+            tif.pages.first.tags["StripByteCounts"].overwrite(counts)
+    source = open_source(folder)
+    np.testing.assert_array_equal(read_all(source), VOLUME)
+    for name, pixels in zip(source.names, VOLUME, strict=True):
+        np.testing.assert_array_equal(np.asarray(Image.open(folder / name)), pixels)

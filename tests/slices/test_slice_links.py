@@ -1,0 +1,124 @@
+"""A data set that is named is opened; what fails says which link, file, filter or package it was."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import tifffile
+import zarr
+
+from hpcseg.errors import ConfigError, DatasetError
+from hpcseg.slices.opening import open_source
+from hpcseg.slices.source import Reading
+
+VOLUME = np.arange(3 * 5 * 7, dtype=np.uint16).reshape(3, 5, 7)
+
+
+@pytest.fixture
+def scan(tmp_path):
+    """A master file as detectors write it, with all kinds of links."""
+    with h5py.File(tmp_path / "raw_1.h5", "w") as file:
+        file["measurement/data"] = VOLUME
+        file["measurement/flat"] = VOLUME[::-1]
+    with h5py.File(tmp_path / "master.nxs", "w") as file:
+        file["whole"] = h5py.ExternalLink("raw_1.h5", "/measurement")
+        file["entry/a"] = h5py.ExternalLink("raw_1.h5", "measurement/flat")
+        file["entry/b"] = h5py.SoftLink("/entry/a")
+        file["entry/c"] = h5py.SoftLink("../nowhere")
+        file["entry/d"] = h5py.ExternalLink("gone.h5", "/measurement/data")
+        file["entry/e"] = h5py.ExternalLink("raw_1.h5", "/measurement/dark")
+        file["entry/image"] = VOLUME[1]
+        file["entry/text"] = "notes"
+        file["entry/ring"] = h5py.SoftLink("/entry")
+    return tmp_path / "master.nxs"
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("whole/data", VOLUME),
+        ("/whole/flat/", VOLUME[::-1]),
+        ("entry/a", VOLUME[::-1]),
+        ("entry/ring/ring/b", VOLUME[::-1]),
+        ("entry/image", VOLUME[1:2]),
+    ],
+)
+def test_a_data_set_is_opened_by_any_name_that_leads_to_it(scan, name, wanted):
+    for source in (open_source(scan, Reading(dataset=name)), open_source(Path(f"{scan}::{name}"))):
+        np.testing.assert_array_equal([source.read(index) for index in range(len(source))], wanted)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("entry/c", r"entry/c is a link to \.\./nowhere and cannot be opened"),
+        ("entry/d", r"entry/d is a link to /measurement/data in gone.h5, .*cannot be opened. Is it there"),
+        ("entry/e", r"entry/e is a link to /measurement/dark in raw_1.h5"),
+        ("entry/ring/d", r"entry/ring/d is a link to /measurement/data in gone.h5"),
+        ("entry/x", r"has no data set entry/x of slices. It has entry/a \(3, 5, 7\)"),
+        ("entry/text", r"has no data set entry/text of slices"),
+        ("entry", r"has no data set entry of slices"),
+        (None, r"has several data sets. It has .*Name one with --dataset, or as master.nxs::NAME"),
+    ],
+)
+def test_a_name_that_leads_nowhere_is_told_with_its_link(scan, name, told):
+    with pytest.raises((DatasetError, ConfigError), match=rf"master.nxs.*{told}"):
+        open_source(scan, Reading(dataset=name))
+
+
+def test_a_file_of_nothing_but_a_broken_link_says_which(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["entry/data"] = h5py.ExternalLink("frames.h5", "/data")
+    with pytest.raises(DatasetError, match=r"entry/data is a link to /data in frames.h5"):
+        open_source(tmp_path / "a.h5")
+
+
+def test_a_filter_that_nobody_has_is_named(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        plan.set_chunk((1, 5, 7))
+        plan.set_filter(32_767, h5py.h5z.FLAG_OPTIONAL)  # the last number, which is registered for none
+        h5py.h5d.create(file.id, b"data", h5py.h5t.NATIVE_UINT16, h5py.h5s.create_simple(VOLUME.shape), plan)
+        for index in range(3):
+            file["data"].id.write_direct_chunk((index, 0, 0), bytes(70))
+    with pytest.raises(DatasetError, match=r"data is compressed by the filter .*32767.*pip install 'hpcseg\[hdf5\]'"):
+        open_source(tmp_path / "a.h5")
+
+
+def test_two_names_for_one_source_are_a_question_of_usage(scan):
+    with pytest.raises(ConfigError, match="name two"):
+        open_source(Path(f"{scan}::entry/a"), Reading(dataset="entry/b"))
+    tifffile.imwrite(scan.with_name("a.tif"), VOLUME[0])
+    with pytest.raises(ConfigError, match=r"--dataset names a part of .*a.tif is none"):
+        open_source(scan.with_name("a.tif"), Reading(dataset="x"))
+
+
+def test_an_array_of_a_zarr_store_is_named_or_the_only_one(tmp_path):
+    group = zarr.create_group(tmp_path / "a.zarr")
+    group.create_array("scan/raw", data=VOLUME)
+    assert open_source(tmp_path / "a.zarr").dataset == "scan/raw"
+    group.create_array("scan/flat", data=VOLUME[::-1])
+    for name, told in ((None, "has several arrays"), ("dark", "has no array dark")):
+        with pytest.raises(ConfigError, match=rf"{told}. It has scan/flat \(3, 5, 7\), scan/raw.*--dataset"):
+            open_source(tmp_path / "a.zarr", Reading(dataset=name))
+    np.testing.assert_array_equal(open_source(tmp_path / "a.zarr", Reading(dataset="scan/flat")).read(0), VOLUME[2])
+
+
+@pytest.mark.parametrize(
+    ("package", "extra", "name"),
+    [("zarr", "zarr", "a.zarr"), ("mrcfile", "mrc", "a.mrc"), ("nibabel", "nifti", "a.nii.gz")],
+)
+def test_a_format_whose_package_is_not_installed_names_the_command_that_installs_it(
+    tmp_path, monkeypatch, package, extra, name
+):
+    if name == "a.zarr":
+        zarr.save_array(tmp_path / name, VOLUME)
+    else:
+        (tmp_path / name).write_bytes(b"x")
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ConfigError, match=rf"{name} needs the package {package}: pip install 'hpcseg\[{extra}\]'"):
+        open_source(tmp_path / name)

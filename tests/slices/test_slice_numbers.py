@@ -1,0 +1,115 @@
+"""The number of a slice is the one in the names that tells them apart; where several do, the user says which."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from hpcseg.errors import ConfigError, DatasetError
+from hpcseg.slices.numbers import number_names
+from hpcseg.slices.opening import open_source
+from hpcseg.slices.source import Faults, Reading
+
+NAMES = {
+    "one number": (["a1.tif", "a2.tif", "a10.tif"], [1, 2, 10]),
+    "a date behind it": (["p07_2021-12-31.tif", "p08_2021-12-31.tif", "p09_2021-12-31.tif"], [7, 8, 9]),
+    "bits behind it": (["0010_16bit.tif", "0011_16bit.tif"], [10, 11]),
+    "one that says nothing behind it": (["n001_881.tif", "n002_13.tif", "n003_402.tif"], [1, 2, 3]),
+    "decimals": (["z_1.5.tif", "z_2.25.tif", "z_10.0.tif"], [150, 225, 1000]),
+    "millimetres": (["z=0.05mm.tif", "z=0.10mm.tif", "z=0.15mm.tif"], [5, 10, 15]),
+    "below zero": (["t_-02.tif", "t_-01.tif", "t_00.tif"], [-2, -1, 0]),
+    "hyphens": (["scan-1.tif", "scan-2.tif"], [1, 2]),
+    "two suffixes": (["s4.ome.tif", "s5.ome.tif"], [4, 5]),
+    "spaces and brackets": (["my scan (3) .tif", "my scan (4) .tif"], [3, 4]),
+    "other digits": (["कट_१.tif", "कट_२.tif"], [1, 2]),
+    "one file": (["rec_0007_8bit.tif"], [8]),
+}
+
+
+@pytest.mark.parametrize(("names", "numbers"), NAMES.values(), ids=NAMES)
+def test_the_number_is_what_tells_names_apart(tmp_path, names, numbers):
+    faults = Faults(tmp_path)
+    assert number_names(names, faults).numbers == numbers
+    faults.raise_if_any()
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (
+            ["c1_01.tif", "c2_01.tif", "c1_02.tif", "c2_02.tif"],
+            r"differ in 2 numbers \(1 and 01 in c1_01.tif\).*--number",
+        ),
+        (["a1.tif", "mean.tif"], "mean.tif has no number in its name"),
+        (["a1.tif", f"a{10**18}.tif"], f"a{10**18}.tif has a number of more than 18 digits"),
+    ],
+)
+def test_names_that_do_not_say_a_number_are_named(tmp_path, names, told):
+    faults = Faults(tmp_path)
+    number_names(names, faults)
+    with pytest.raises(DatasetError, match=told):
+        faults.raise_if_any()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    def make(names, values=None):
+        place = tmp_path / f"f{len(list(tmp_path.iterdir()))}"
+        place.mkdir()
+        for index, name in enumerate(names):
+            value = index if values is None else values[index]
+            tifffile.imwrite(place / name, np.full((3, 4), value, np.uint8), metadata=None)
+        return place
+
+    return make
+
+
+def test_a_pattern_says_which_number_is_meant_and_names_the_odd_ones(folder):
+    names = [f"c{channel}_{slice_:02}.tif" for slice_ in (1, 2) for channel in (5, 9)]
+    source = open_source(folder(names[::2]), Reading(number=r"_(\d+)"))
+    assert source.numbers == (1, 2)
+    with pytest.raises(DatasetError, match=r"c9_01.tif and c5_01.tif both have the number 1"):
+        open_source(folder(names), Reading(number=r"_(\d+)"))
+    with pytest.raises(DatasetError, match=r"--number 'x\(.d\)' is not in c5_01.tif"):
+        open_source(folder(names), Reading(number=r"x(\d)"))
+    for pattern, told in (("(", "no regular expression"), (r"_\d+", "must be in brackets"), ("(c)", "no whole number")):
+        with pytest.raises(ConfigError, match=told):
+            open_source(folder(names), Reading(number=pattern))
+
+
+def test_which_of_several_numbers_was_taken_is_said(folder):
+    source = open_source(folder(["s0001_8bit.tif", "s0002_8bit.tif"]))
+    assert source.notes == ("the number of a slice is that of 0001 in s0001_8bit.tif; --number says otherwise.",)
+    assert open_source(folder(["s0001.tif", "s0002.tif"])).notes == ()
+
+
+def test_a_label_called_as_its_image_has_its_number(tmp_path):
+    """Where few slices are labelled, several numbers may tell those apart."""
+    known, faults = {"s001_39": 1, "s002_40": 2, "s004_42": 4}, Faults(tmp_path)
+    assert number_names(["s002_40.tif", "s004_42.tif"], faults, known=known).numbers == [2, 4]
+    faults.raise_if_any()
+    number_names(["s002_40.tif", "s004_42.tif"], faults)
+    with pytest.raises(DatasetError, match="differ in 2 numbers"):
+        faults.raise_if_any()
+
+
+def test_what_systems_leave_in_folders_is_no_slice(folder):
+    place = folder(["s1.tif", "s2.TIFF"])
+    for name in ("._s1.tif", ".s3.tif", ".DS_Store", "Thumbs.db", "desktop.ini", "s4.tif.part"):
+        (place / name).write_bytes(b"\0\5\x16\7")
+    (place / "@eaDir").mkdir()
+    assert open_source(place).names == ("s1.tif", "s2.TIFF")
+
+
+def test_slices_to_segment_need_no_number_and_come_as_a_person_counts_them(folder):
+    place = folder(["b.tif", "a10.tif", "a9.tif"])
+    assert open_source(place, Reading(needs_numbers=False)).names == ("b.tif", "a9.tif", "a10.tif")
+
+
+def test_the_home_of_the_user_is_understood(folder, monkeypatch):
+    place = folder(["s1.tif"])
+    monkeypatch.setenv("HOME", str(place.parent))
+    assert len(open_source(Path("~") / place.name)) == 1
