@@ -111,6 +111,7 @@ def test_from_the_slices_to_the_labels_each_command_names_the_next(here):
     assert ran.exit_code == 0 and next_of(ran) == "hpcseg report"
     assert next_of(hpcseg("status")) == "hpcseg report"
     reported = typed("hpcseg report")
+    assert "The report is runs/mine/report/report.html" in hpcseg("status").stdout
     proposed = next_of(reported)
     assert proposed in ("hpcseg predict s0 SLICES -o OUT", "hpcseg predict s1 SLICES -o OUT")
     predicted = typed(proposed.replace("SLICES", "sample/data"))

@@ -1,4 +1,4 @@
-"""What a running cell says about itself, for anyone who looks: progress.json every few seconds, and what it has lost."""
+"""What a running cell says about itself: progress.json every few seconds, and which checkpoints it has lost."""
 
 from __future__ import annotations
 
