@@ -66,6 +66,19 @@ def test_own_slices_go_to_job_segment_with_what_makes_it_fit_them_and_the_machin
     assert planned.exit_code == 0 and "A model for your own slices: 3 cells" in planned.stdout, planned.output
 
 
+def test_the_folder_above_is_named_where_that_of_the_slices_was_typed(here):
+    answer = hpcseg("pack", "sample/data")
+    assert answer.exit_code == 3 and "Did you mean sample?" in answer.stderr
+
+
+def test_a_dry_run_tells_the_width_and_the_epochs_and_settings_what_a_job_has_in_place_of_defaults(here):
+    Path("mine.toml").write_text(QUICK.format(gpus=0))
+    hpcseg("pack", "sample")
+    planned = hpcseg("grid", "--local", "--job", "mine.toml", "--dry-run", "--set", "train.batch_size=3")
+    assert "Training: width 1; epochs 1; batches of 3 tiles." in planned.stdout
+    assert "train.width = 64  (whole number; in mine.toml 1)" in hpcseg("settings", "width", "--job", "mine.toml").stdout
+
+
 def test_without_a_job_a_grid_is_one_of_own_slices(here):
     hpcseg("pack", "sample")
     planned = hpcseg("grid", "--local", "--dry-run", "--set", "data.tile_size=32")

@@ -156,7 +156,7 @@ def _show_trainings(grid: Grid) -> None:
         return ", ".join(map(str, dict.fromkeys(getattr(train, name) for train in trainings)))
 
     batches = f"batches of {values('batch_size')} tiles"
-    console.say(f"Training: width {values('width')}; {values('epochs')} epochs; {batches}.")
+    console.say(f"Training: width {values('width')}; epochs {values('epochs')}; {batches}.")
 
 
 def _show_sets(grid: Grid) -> None:

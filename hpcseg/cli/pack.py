@@ -107,7 +107,7 @@ def _within(folder: Path, name: str) -> Path:
         return folder / name
     if not os.path.isdir(folder):
         raise DatasetError(f"There is no folder {folder}.")
-    above = folder.absolute().parent
+    above = Path(os.path.relpath(os.path.dirname(os.path.abspath(folder))))
     meant = f" Did you mean {above}?" if (above / "data").is_dir() and (above / "labels").is_dir() else ""
     raise DatasetError(
         f"There is no {folder / name}, and a folder to pack holds slices in data and labels in labels.{meant} "
