@@ -50,7 +50,7 @@ SURFACE = {
     "help": {"command"},
     "version": set(),
     "jobs": {"as_json"},
-    "settings": {"which"},
+    "settings": {"which", "job"},
     "init": {"file", "job", "force"},
     "compare": {"runs", "out", "as_json"},
     "report": {"run", "out", "data", "publish", "as_json"},
@@ -92,9 +92,10 @@ def test_verbs_and_options_are_these():
         (["help", "gird"], 2, "No such command 'gird'"),
         (["train", "small-*", "--data", "nowhere.h5"], 3, "There is no packed data set nowhere.h5"),
         (["export", "small-*"], 5, "There is no run under runs/"),
-        (["predict", "small-*", "in", "-o", "out"], 5, "There is no run under runs/"),
-        (["predict", "m.safetensors", "in", "-o", "out"], 5, "There is no model file m.safetensors"),
-        (["predict", "x" * 300, "in", "-o", "out"], 5, "There is no run under runs/"),
+        (["predict", "small-*", ".", "-o", "out"], 5, "There is no run under runs/"),
+        (["predict", "m.safetensors", ".", "-o", "out"], 5, "There is no model file m.safetensors"),
+        (["predict", "x" * 300, ".", "-o", "out"], 5, "There is no run under runs/"),
+        (["predict", "small-*", "mistyped", "-o", "out"], 3, "mistyped"),
     ],
 )
 def test_bad_input_ends_in_one_sentence_and_an_exit_code(tmp_path, monkeypatch, arguments, code, said):

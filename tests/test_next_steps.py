@@ -66,6 +66,19 @@ def test_own_slices_go_to_job_segment_with_what_makes_it_fit_them_and_the_machin
     assert planned.exit_code == 0 and "A model for your own slices: 3 cells" in planned.stdout, planned.output
 
 
+def test_the_folder_above_is_named_where_that_of_the_slices_was_typed(here):
+    answer = hpcseg("pack", "sample/data")
+    assert answer.exit_code == 3 and "Did you mean sample?" in answer.stderr
+
+
+def test_a_dry_run_tells_the_width_and_the_epochs_and_settings_what_a_job_has_in_place_of_defaults(here):
+    Path("mine.toml").write_text(QUICK.format(gpus=0))
+    hpcseg("pack", "sample")
+    planned = hpcseg("grid", "--local", "--job", "mine.toml", "--dry-run", "--set", "train.batch_size=3")
+    assert "Training: width 1; epochs 1; batches of 3 tiles." in planned.stdout
+    assert "train.width = 64  (whole number; in mine.toml 1)" in hpcseg("settings", "width", "--job", "mine.toml").stdout
+
+
 def test_without_a_job_a_grid_is_one_of_own_slices(here):
     hpcseg("pack", "sample")
     planned = hpcseg("grid", "--local", "--dry-run", "--set", "data.tile_size=32")
@@ -111,6 +124,7 @@ def test_from_the_slices_to_the_labels_each_command_names_the_next(here):
     assert ran.exit_code == 0 and next_of(ran) == "hpcseg report"
     assert next_of(hpcseg("status")) == "hpcseg report"
     reported = typed("hpcseg report")
+    assert "The report is runs/mine/report/report.html" in hpcseg("status").stdout
     proposed = next_of(reported)
     assert proposed in ("hpcseg predict s0 SLICES -o OUT", "hpcseg predict s1 SLICES -o OUT")
     predicted = typed(proposed.replace("SLICES", "sample/data"))

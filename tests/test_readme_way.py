@@ -72,8 +72,8 @@ def test_packing_says_what_there_is_and_where_to_look_and_what_is_next(way):
     told = screen(way, "pack")
     assert re.search(r"^Slices +20 of 64 x 64 pixels, uint16, numbers 1 to 20$", told, re.MULTILINE)
     assert "dataset-sheet.png: do slices and labels belong together?" in told
-    last = "Next: hpcseg grid --job segment --set data.tile_size=64 --local --set train.width=16"
-    assert told.replace("\n", "").endswith(last)
+    last = "Next: hpcseg grid --job segment --set data.tile_size=64 --local --set train.width=16With --dry-run"
+    assert last in told.replace("\n", "")
     assert (way[0] / "dataset-sheet.png").stat().st_size > 1000
 
 
@@ -110,7 +110,7 @@ def test_the_quick_look_and_the_whole_volume_name_their_models_and_files(way):
     assert look.count("Model: ") == 1 and whole.count("Model: ") == 3
     assert "wrote LOOK/sheet.png" in look and "wrote OUT/fractions.csv" in whole
     labels = sorted((way[0] / "OUT/labels").iterdir())
-    assert len(labels) == SLICES and len(list((way[0] / "LOOK/labels").iterdir())) == 1
+    assert len(labels) == SLICES and len(list((way[0] / "LOOK/labels").iterdir())) == SLICES // 10
     assert set(np.unique(tifffile.imread(labels[0]))) <= {0, 128, 255}
 
 

@@ -130,6 +130,7 @@ def grid(
             show_submission(submission, planned)
             answer.update({**cells_answer(planned), **submission_answer(submission)})
         if dry_run:
+            _show_trainings(planned)
             _show_sets(planned)
             if local:
                 slots = find_slots(workers, _gpus_per_cell(options))
@@ -145,6 +146,17 @@ def _show_plan(grid: Grid) -> None:
     states = [cell.state() for cell in grid.cells]
     counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
     console.say(f"{grid.job.title}: {counted(len(grid.cells), 'cell')} in {grid.run.path} ({counts})")
+
+
+def _show_trainings(grid: Grid) -> None:
+    """Print what decides how long a training takes and is often set otherwise."""
+    trainings = [cell.config.train for cell in grid.cells]
+
+    def values(name: str) -> str:
+        return ", ".join(map(str, dict.fromkeys(getattr(train, name) for train in trainings)))
+
+    batches = f"batches of {values('batch_size')} tiles"
+    console.say(f"Training: width {values('width')}; epochs {values('epochs')}; {batches}.")
 
 
 def _show_sets(grid: Grid) -> None:

@@ -10,8 +10,9 @@ import typer
 
 from hpcseg.cli import console
 from hpcseg.cli.options import AsJson
-from hpcseg.cli.runs import choose_cells, find_run
+from hpcseg.cli.runs import choose_cells, find_run, listing
 from hpcseg.errors import ConfigError, IncompleteError
+from hpcseg.runs.names import short_names
 
 if TYPE_CHECKING:
     from hpcseg.cli.epochs import Epochs
@@ -46,7 +47,8 @@ def logs(
     status = run_status(find_run(run))
     if not cells and not failed:
         raise ConfigError(
-            "Name the cells whose logs you want, as `hpcseg status` does or by a pattern ('large-*'), or say --failed."
+            "Name the cells whose logs you want, or give a pattern ('large-*'), or --failed. "
+            + listing(list(short_names(status.cells).values()))
         )
     only = status.failures if failed else None
     chosen = choose_cells(status.cells, cells, among=only, what="failed cell" if failed else "cell")

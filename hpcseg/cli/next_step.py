@@ -93,8 +93,14 @@ def after_report(records: Records) -> str:
     models = [row for row in records.rows if row.cell.folder.model_file.exists()]
     if is_the_papers(plan["data_sha256"]) or not models:
         return ""
-    name = short_names(cells)[max(models, key=_accuracy).id]
-    return f"Next: hpcseg predict {shlex.quote(name)} SLICES -o OUT{_run_option(run.path)}"
+    names, best = short_names(cells), max(models, key=_accuracy)
+    command = f"Next: hpcseg predict {shlex.quote(names[best.id])} SLICES -o OUT{_run_option(run.path)}"
+    alike = next(group.rows for group in records.groups if any(row is best for row in group.rows))
+    others = [names[row.id] for row in alike if row is not best and row.cell.folder.model_file.exists()]
+    if not others:
+        return command
+    ensemble = " ".join(f"--ensemble {shlex.quote(name)}" for name in others)
+    return f"{names[best.id]} has the most right test pixels; to average all: {ensemble}\n{command}"
 
 
 def _accuracy(row: Row) -> float:
@@ -116,8 +122,18 @@ def after_status(found: RunStatus) -> str:
     if any(failure.kind is not STOPPED for failure in found.failures.values()):
         return f"Next: hpcseg logs --failed{option}, then hpcseg retry{option}"
     if states == {State.FINISHED}:
-        return f"Next: hpcseg report{option}"
+        page = found.run.report / "report.html"
+        return f"The report is {page}" if _is_of_now(page, found) else f"Next: hpcseg report{option}"
     return f"Next: {command_that_runs(read_plan(found.run))}" if all(state.idle for state in states) else ""
+
+
+def _is_of_now(page: Path, found: RunStatus) -> bool:
+    """Whether a report was written after the grid was planned and its last cell was evaluated."""
+    made_from = [found.run.grid_file, *(cell.folder.evaluation_file for cell in found.cells)]
+    try:
+        return page.stat().st_mtime >= max(file.stat().st_mtime for file in made_from)
+    except OSError:
+        return False
 
 
 def _run_option(run: Path) -> str:

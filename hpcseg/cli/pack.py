@@ -95,7 +95,10 @@ def pack(
     if not (there and sheet_file(output).exists()):
         _draw_sheet(content)
     option = "" if output == DEFAULT_DATASET else f" --data {shlex.quote(str(output))}"
-    console.stdout.print(after_pack(content, option))
+    step = after_pack(content, option)
+    console.stdout.print(step)
+    if step.startswith("Next"):
+        console.stdout.print("With --dry-run it only shows what would be trained, on how many slices.")
 
 
 def _within(folder: Path, name: str) -> Path:
@@ -104,9 +107,11 @@ def _within(folder: Path, name: str) -> Path:
         return folder / name
     if not os.path.isdir(folder):
         raise DatasetError(f"There is no folder {folder}.")
+    above = Path(os.path.relpath(os.path.dirname(os.path.abspath(folder))))
+    meant = f" Did you mean {above}?" if (above / "data").is_dir() and (above / "labels").is_dir() else ""
     raise DatasetError(
-        f"There is no {folder / name}, and a folder to pack holds slices in data and labels in labels. For others: "
-        "`hpcseg pack --images SLICES --labels LABELS`, each a folder of TIFFs or one multi-page TIFF."
+        f"There is no {folder / name}, and a folder to pack holds slices in data and labels in labels.{meant} "
+        "For others: `hpcseg pack --images SLICES --labels LABELS`, each a folder of TIFFs or one multi-page TIFF."
     )
 
 
@@ -146,8 +151,7 @@ def info(
 
 def _show(info: DatasetInfo) -> None:
     from hpcseg.data.classes import with_values
-    from hpcseg.data.likeness import usual_step
-    from hpcseg.data.notes import in_words, notes
+    from hpcseg.data.notes import in_words, left_out, notes
     from hpcseg.data.store import info_as_json
 
     slices, height, width = info.shape
@@ -160,10 +164,9 @@ def _show(info: DatasetInfo) -> None:
     values = f"{summary['grey_min']:g} to {summary['grey_max']:g}"
     if grey.quantiles:
         values += f" (0.1 to 99.9 %: {grey.quantiles[0]:g} to {grey.quantiles[1]:g})"
-    unit = " numbers" if usual_step(numbers) > 1 else ""
-    gap = (
-        f"; a blocked split leaves out {summary['gap_slices']}{unit} between two sets" if summary["gap_slices"] else ""
-    )
+    left = summary["gap_slices"]
+    assert isinstance(left, int | None)
+    gap = f"; a blocked split leaves out {left_out(info, left)} between two sets" if left else ""
     lines = {
         "File": str(info.path),
         "Slices": f"{slices} of {height} x {width} pixels, {info.dtype}, numbers {numbers[0]} to {numbers[-1]}",

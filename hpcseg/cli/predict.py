@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shlex
@@ -23,7 +24,7 @@ from hpcseg.cli.options import (
     Setup,
     Time,
 )
-from hpcseg.cli.runs import find_all_trained, find_trained
+from hpcseg.cli.runs import find_all_trained, find_trained, others_trained
 from hpcseg.counted import counted
 from hpcseg.errors import ConfigError
 
@@ -125,9 +126,12 @@ def predict(
 ) -> None:
     """Segment a volume: labels under the input's names, phase fractions as a table. The same command goes on."""
     from hpcseg.predict.request import Request
+    from hpcseg.predict.volume import open_volume
     from hpcseg.segment.network import Wishes
     from hpcseg.signals import like_ctrl_c
 
+    if not os.path.exists(volume):
+        open_volume(volume, dataset)  # says so before a model is looked for
     request = Request(
         models=(_find_model(model, run), *(path for name in ensemble or () for path in _find_models(name, run))),
         source=volume,
@@ -234,9 +238,19 @@ def _predict_here(request: Request) -> None:
 
 def _show_models(prediction: Prediction) -> None:
     """Print which models segment, and where they are from: a pattern does not say it."""
+    from hpcseg.runs.record import RunFolder
+
     for model, path in zip(prediction.models, prediction.request.models, strict=True):
         where = f"run {path.parents[1]}" if path.is_dir() else f"file {path}"
         console.stdout.print(f"Model: {model.name} ({where})")
+    runs = {path.parents[1] for path in prediction.request.models if path.is_dir()}
+    for run in runs:
+        if others := len(others_trained(RunFolder(run))):
+            console.say(
+                f"Note: short names are those of the last `hpcseg grid`; {counted(others, 'more trained cell')} of "
+                f"other settings, which `hpcseg compare {run.name}` shows, are named by their ids.",
+                to=console.stderr,
+            )
 
 
 def show(record: dict[str, Any], out: Path, *, written: bool = True) -> None:
@@ -266,7 +280,12 @@ def show(record: dict[str, Any], out: Path, *, written: bool = True) -> None:
         console.stdout.print(f"{'wrote' if written else 'there is'} {out / name}")
     sheet = OutFolder(out).sheet_file
     if sheet.exists():
-        console.stdout.print(f"Look at {sheet}, or at all of it: hpcseg view {shlex.quote(str(out))}")
+        console.stdout.print(f"Look at {sheet}")
+        console.stdout.print(f"All slices: hpcseg view {shlex.quote(str(out))}{_needs_napari()}")
+
+
+def _needs_napari() -> str:
+    return "" if importlib.util.find_spec("napari") else " (needs `pip install 'hpcseg[napari]'`)"
 
 
 def _first_and_last(slices: str) -> tuple[int, int]:

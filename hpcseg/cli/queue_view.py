@@ -38,6 +38,8 @@ class _Running:
     began: float = field(default_factory=time.monotonic)
     beats: list[dict[str, Any]] = field(default_factory=list)
     """The first heartbeat of the stage and the last one."""
+    said: str = ""
+    """Of its notes the last one that was shown."""
 
     def seconds_left(self) -> float | None:
         """Of the stage, as fast as it has been so far; None before that can be told."""
@@ -99,6 +101,9 @@ class QueueView:
             self._note(f"{shown.name}: {'training' if details['stage'] == 'train' else 'evaluating'}")
         elif state in (State.RUNNING, State.EVALUATING):
             shown.beats[1:] = [details]
+            if (note := details.get("note", "")) != shown.said:
+                shown.said = note
+                self._say(f"{shown.name}: {note}")
         else:
             self._say(f"{shown.name}: {_ending(state, shown, details)}")
             self._done += 1

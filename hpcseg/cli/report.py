@@ -37,6 +37,7 @@ def report(
 ) -> None:
     """Build the tables and figures of a run from its records, and one page of them all, also while it runs."""
     from hpcseg.cli.next_step import after_report
+    from hpcseg.records.cells import cells_of_report
     from hpcseg.report.build import build_report
     from hpcseg.report.build import publish as publish_records
     from hpcseg.runs.tested import baselines_are_missing
@@ -44,14 +45,21 @@ def report(
     folder = find_run(run)
     with console.json_answer(as_json) as answer:
         missing = _make_baselines(folder, data) if baselines_are_missing(folder) else ()
+        others = cells_of_report(out or folder.report)
         built = build_report(folder, out or folder.report)
+        if others - {row.id for row in built.content.records.rows}:
+            console.say(
+                f"Note: the report that was in {out or folder.report} had cells of other settings, and this one "
+                "replaces it. To keep both, give --out; `hpcseg compare` sets them side by side.",
+                to=console.stderr,
+            )
         written = list(built.written)
         if publish:
             written += publish_records(folder, publish).written
         answer.update({"run": str(folder.path), **report_answer(built, missing, written)})
         show_report(built, missing, written)
-        if step := after_report(built.content.records):
-            console.stdout.print(step)
+        for line in after_report(built.content.records).splitlines():
+            console.stdout.print(line)
 
 
 def _make_baselines(run: RunFolder, data: Path | None) -> tuple[str, ...]:

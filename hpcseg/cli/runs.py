@@ -9,6 +9,7 @@ from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hpcseg.counted import counted
 from hpcseg.errors import ConfigError, HpcsegError, IncompleteError
 from hpcseg.runs.names import short_names
 
@@ -104,7 +105,7 @@ def choose_cells(
     fitting = {pattern: {one for one in known if _fits(pattern, one, names[one])} for pattern in patterns}
     for pattern, found in fitting.items():
         if not found:
-            raise ConfigError(f'No {what} fits "{pattern}". {_listing([names[one] for one in known])}')
+            raise ConfigError(f'No {what} fits "{pattern}". {listing([names[one] for one in known])}')
     return [one for one in known if any(one in found for found in fitting.values())]
 
 
@@ -112,7 +113,7 @@ def _fits(pattern: str, cell_id: str, name: str) -> bool:
     return pattern == name or fnmatch.fnmatchcase(cell_id, pattern)
 
 
-def _listing(names: Sequence[str]) -> str:
+def listing(names: Sequence[str]) -> str:
     """What there is to choose from."""
     listed = "".join(f"\n  {name}" for name in names[:_MOST_LISTED])
     more = f"\n  and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
@@ -132,8 +133,8 @@ def find_trained(cell: str, run: Path | None) -> CellFolder:
     """
     found = find_all_trained(cell, run)
     if len(found) > 1:
-        where, listing = found[0].path.parents[1], _listing([folder.id for folder in found])
-        raise ConfigError(f'"{cell}" fits {len(found)} trained cells of {where}, but it must fit one. {listing}')
+        where, all_of = found[0].path.parents[1], listing([folder.id for folder in found])
+        raise ConfigError(f'"{cell}" fits {len(found)} trained cells of {where}, but it must fit one. {all_of}')
     return found[0]
 
 
@@ -152,11 +153,23 @@ def find_all_trained(cell: str, run: Path | None) -> list[CellFolder]:
     fitting = [folder for folder in folders if _fits(cell, folder.id, names.get(folder.id, folder.id))]
     if not fitting:
         known = [*names.values(), *(folder.id for folder in folders if folder.id not in names)]
-        raise ConfigError(f'No cell of {where.path} fits "{cell}". {_listing(known)}')
+        raise ConfigError(f'No cell of {where.path} fits "{cell}". {listing(known)}')
     trained = [folder for folder in fitting if folder.training_file.exists() and folder.model_file.exists()]
     if not trained:
-        raise IncompleteError(f'No cell of {where.path} that fits "{cell}" is trained yet. Run `hpcseg grid` first.')
+        others = [folder.id for folder in others_trained(where)]
+        # A short name is one of the last grid's, which may have other settings than what was trained before it.
+        trained_before = f" {counted(len(others), 'cell')} of other settings can be named. {listing(others)}"
+        raise IncompleteError(
+            f'No cell of {where.path} that fits "{cell}" is trained yet. Run `hpcseg grid` first.'
+            + (trained_before if others else "")
+        )
     return [folder for folder in trained if folder.id in names] or trained
+
+
+def others_trained(run: RunFolder) -> list[CellFolder]:
+    """The trained cells of a run that its last `hpcseg grid` did not plan: of other settings, named by their ids."""
+    names = _planned_names(run)
+    return [folder for folder in run.cell_folders() if folder.id not in names and folder.training_file.exists()]
 
 
 def _planned_names(run: RunFolder) -> dict[str, str]:

@@ -53,12 +53,18 @@ def settings(
             show_default="all",
         ),
     ] = None,
+    job: Annotated[
+        str | None, typer.Option(help="Also what this job, or this job file, has in its place.", show_default=False)
+    ] = None,
 ) -> None:
     """Show every setting of job files and profiles with its default, its unit and its meaning."""
+    of_job = _of_job(job) if job else {}
     for setting in _chosen(which):
         default = f" = {setting.default_text}" if setting.default_text else ""
         console.stdout.print(f"{setting.name}{default}", style="bold", end="")
-        console.stdout.print(f"  ({setting.kind})")
+        values = of_job.get(setting.name, "")
+        other = f"; in {job} {values}" if values not in ("", setting.default_text) else ""
+        console.stdout.print(f"  ({setting.kind}{other})")
         console.stdout.print(console.wrapped(setting.meaning, indent=4))
 
 
@@ -99,6 +105,15 @@ def _chosen(which: str | None) -> list[Setting]:
         sections = ", ".join(dict.fromkeys(setting.section for setting in known))
         raise ConfigError(f'There is no setting "{which}".{hint} Sections are {sections}; `hpcseg settings` shows all.')
     return found
+
+
+def _of_job(job: str) -> dict[str, str]:
+    """The values of every setting in the cells of a job, by its name; raises ConfigError where there is no such job."""
+    from hpcseg.jobfile import find_job, load_job
+    from hpcseg.records.groups import flat
+
+    cells = [flat(cell) for cell in load_job(find_job(job)).cells]
+    return {name: ", ".join(dict.fromkeys(as_toml(cell[name]) for cell in cells)) for name in cells[0]}
 
 
 def _of_class(section: str, cls: type[Any]) -> Iterator[Setting]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hpcseg.cli import console
-from hpcseg.cli.runs import choose_cells, find_run
+from hpcseg.cli.runs import choose_cells, find_run, others_trained
 from hpcseg.counted import counted
 from hpcseg.runs.names import short_names
 from hpcseg.runs.state import State
@@ -125,8 +125,7 @@ def _table(found: RunStatus, *, rows: int | None = None) -> Table:
     if rows is not None and len(cells) > rows:
         quiet = (State.FINISHED, State.MISSING, State.QUEUED)
         cells = tuple(sorted(cells, key=lambda cell: cell.state in quiet)[: max(1, rows)])
-    names = short_names(found.cells)
-    shown = {**_columns(cells), "Cell": [names[cell.cell] for cell in cells]}
+    shown = _columns(found, cells)
     table = Table(title=str(found.run.path), title_justify="left", box=None, pad_edge=False)
     for name in shown:
         table.add_column(name, no_wrap=name not in ("Cell", "Note"), overflow="fold")
@@ -138,16 +137,17 @@ def _table(found: RunStatus, *, rows: int | None = None) -> Table:
 def _lines(found: RunStatus) -> Iterator[str]:
     """The same for a file or a pipe, or of more rows than a screen is for: a line per cell, as long as it is."""
     yield str(found.run.path)
-    columns = [[name, *texts] for name, texts in _columns(found.status).items()]
+    columns = [[name, *texts] for name, texts in _columns(found, found.status).items()]
     widths = [max(map(len, column)) for column in columns]
     for row in zip(*columns, strict=True):
         yield "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
 
 
-def _columns(cells: Sequence[CellStatus]) -> dict[str, list[str]]:
-    """The columns that have anything in them, by heading."""
+def _columns(found: RunStatus, cells: Sequence[CellStatus]) -> dict[str, list[str]]:
+    """The columns of some cells that have anything in them, by heading."""
+    names = short_names(found.cells)
     columns: dict[str, list[str]] = {
-        "Cell": [cell.cell for cell in cells],
+        "Cell": [names[cell.cell] for cell in cells],
         "State": [cell.state for cell in cells],
         "Epoch": [f"{cell.epoch}/{cell.epochs}" for cell in cells],
         "Validation": ["" if (value := cell.validation_accuracy) is None else f"{value:.4f}" for cell in cells],
@@ -169,9 +169,7 @@ def _print_summary(found: RunStatus) -> None:
     if not found.answered:
         console.stderr.print("Slurm does not answer; this is what the files say.")
     console.stdout.print(_counts(found))
-    listed = {cell.id for cell in found.cells}
-    others = sum(folder.training_file.exists() for folder in found.run.cell_folders() if folder.id not in listed)
-    if others:
+    if others := len(others_trained(found.run)):
         console.say(
             f"{counted(others, 'more trained cell')} of other settings: `hpcseg compare {found.run.path.name}`"
             " shows them, and a `hpcseg grid` with those settings brings them back here."

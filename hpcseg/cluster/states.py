@@ -117,7 +117,7 @@ def _status(
     job_id, node, note, left, failure = last.job_id if last else None, None, "", None, None
     if progress is not None and progress["time"] >= _failed_at(cell):
         state = active[progress["stage"]]
-        left, node = _seconds_left(progress), progress["host"]
+        left, node, note = _seconds_left(progress), progress["host"], progress.get("note", "")
         job_id = job_id or progress["job_id"]
     elif job is not None and not job.ended and state is not State.FINISHED:
         state, note = (active[stage] if job.state is State.RUNNING else job.state), job.note

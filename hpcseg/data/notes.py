@@ -56,9 +56,9 @@ def gap_notes(info: DatasetInfo) -> tuple[str, ...]:
     if gap >= alike_numbers(info.alike_slices, info.numbers):
         return ()
     return (
-        f"slices are {in_words(info)}, but a blocked split leaves out only {gap} between two sets, for more would take "
-        f"too many of the {slices} slices. So part of its test set is like training slices, and easier than a new "
-        "scan. Pack more slices of other parts of the sample.",
+        f"slices are {in_words(info)}, but a blocked split leaves out only {left_out(info, gap)} between two sets, for "
+        f"more would take too many of the {slices} slices. So part of its test set is like training slices, and easier "
+        "than a new scan. Pack more slices of other parts of the sample.",
     )
 
 
@@ -68,9 +68,13 @@ def in_words(info: DatasetInfo) -> str:
         return "not compared"
     if info.alike_slices == info.shape[0]:
         return "alike however far apart they are"
+    return f"alike less than {info.alike_slices} apart"
+
+
+def left_out(info: DatasetInfo, gap: int) -> str:
+    """How many of these slices a gap of slice numbers leaves out between two sets of a blocked split."""
     step = usual_step(info.numbers)
-    numbers = f", which is {info.alike_slices * step} by their numbers" if step > 1 else ""
-    return f"alike less than {info.alike_slices} apart{numbers}"
+    return f"{gap // step}" + (f" (the numbers of {gap})" if step > 1 else "")
 
 
 def grey_notes(info: DatasetInfo) -> tuple[str, ...]:

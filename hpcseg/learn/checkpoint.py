@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -57,12 +58,9 @@ def load(path: Path) -> dict[str, Any]:
             raise ValueError(f"the checksum of {damaged} is wrong")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch names no common base for what a damaged file raises
-        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise HpcsegError(
-            f"{path} cannot be read as a checkpoint ({first_line}). Delete it, and the cell starts afresh."
-        ) from None
+        raise HpcsegError(f"{path} cannot be read as a checkpoint ({_cause(error)}).") from None
     if not isinstance(content, dict):
-        raise HpcsegError(f"{path} is no checkpoint of hpcseg. Delete it, and the cell starts afresh.")
+        raise HpcsegError(f"{path} is no checkpoint of hpcseg.")
     return content
 
 
@@ -80,6 +78,13 @@ def load_newest(files: Sequence[Path]) -> tuple[dict[str, Any] | None, list[str]
             except HpcsegError as error:
                 complaints.append(str(error))
     return None, complaints
+
+
+def _cause(error: Exception) -> str:
+    """What an error says in one line: torch sends what it found behind advice about other ways of loading."""
+    found = re.search(r"(Unsupported [^.]*?(?= was not|\.|\n|$)).*", str(error))
+    lines = (found[1] if found else str(error)).splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def not_finite(content: Any, name: str = "") -> str | None:

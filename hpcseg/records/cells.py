@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,15 @@ _HEAD = "cell,tiles,split,noise_fraction,seed,set,noise,measure,class_value,valu
 def cells_csv(records: Records) -> str:
     """Every number with what it was made with."""
     return csv_text(_HEAD, [line for row in records.rows for line in _of_cell(row)])
+
+
+def cells_of_report(folder: Path) -> set[str]:
+    """The ids of the cells in the cells.csv of a folder; none where there is no such file."""
+    try:
+        with (folder / "cells.csv").open(encoding="utf-8", errors="replace", newline="") as file:
+            return {line[0] for line in itertools.islice(csv.reader(file), 1, None) if line}
+    except (OSError, csv.Error):
+        return set()
 
 
 def csv_text(head: str, lines: Iterable[Sequence[str]]) -> str:

@@ -60,8 +60,11 @@ class Records:
 
     @functools.cached_property
     def caveats(self) -> list[str]:
-        """Of the notes those that a reader of the accuracy must have seen: what so few slices cannot tell."""
-        return _few_slices_notes(self.rows)
+        """What the accuracy cannot tell, where it is of few slices: the fewest of any cell, and sets without a gap."""
+        evaluated = [len(row.evaluation.slices) for row in self.rows if row.evaluation and row.evaluation.slices]
+        few = few_test_slices(min(evaluated)) if evaluated else ""
+        no_gap = any(row.training is not None and row.training.record.get("gap_slices") == 0 for row in self.rows)
+        return [note[0].upper() + note[1:] for note in (few, NO_GAP if no_gap else "") if note]
 
     def unplaced(self, tiles: Container[str], fractions: Container[float]) -> tuple[str, ...]:
         """A note on the cells that tables of these tiles and noise fractions have no place for."""
@@ -102,7 +105,7 @@ def collect(run: RunFolder) -> Records:
     rows = tuple(read_row(cell, plan) for cell in planned_cells(run, plan))
     listed = {row.id for row in rows}
     unlisted = [folder.id for folder in run.cell_folders() if folder.id not in listed]
-    notes = [*_split_notes(rows), *_few_slices_notes(rows)]
+    notes = _split_notes(rows)
     if unlisted:
         notes.append(
             f"{len(unlisted)} cell folders are of other settings, data or code than the last `hpcseg grid` and were "
@@ -136,11 +139,3 @@ def _split_notes(rows: tuple[Row, ...]) -> list[str]:
     if all(len(hashes) == 1 for hashes in splits.values()):
         return []
     return ["Cells with the same data settings were trained on different splits; their numpy versions differ."]
-
-
-def _few_slices_notes(rows: tuple[Row, ...]) -> list[str]:
-    """What the accuracy cannot tell, where it is of few slices: the fewest of any cell, and sets without a gap."""
-    counts = [len(row.evaluation.slices) for row in rows if row.evaluation and row.evaluation.slices]
-    few = few_test_slices(min(counts)) if counts else ""
-    no_gap = any(row.training is not None and row.training.record.get("gap_slices") == 0 for row in rows)
-    return [note[0].upper() + note[1:] for note in (few, NO_GAP if no_gap else "") if note]

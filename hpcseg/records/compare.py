@@ -34,7 +34,7 @@ def collect_to_compare(runs: Mapping[str, RunFolder]) -> Records:
     _check_data(found)
     notes = [note for one in found.values() for note in one.notes]
     if len(found) == 1:
-        variants, notes = _variants(first)
+        variants, notes = _variants(first)  # which takes in what the notes of its plan say was not read
     else:
         variants = {name: list(one.rows) for name, one in found.items()}
         code = {name: describe_code(one.plan, digits=8) for name, one in found.items()}

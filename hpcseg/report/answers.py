@@ -80,11 +80,14 @@ def quality(records: Records) -> str | None:
 
 
 def runs(records: Records) -> str | None:
-    """What each run gains over its like in the first one, on the first of the test sets of `compared`."""
-    block = own.compared(records).blocks[-1]
-    cells = [(line.label.text, line.cells[0].found) for line in block.lines]
-    gains = [f"{label}: {_points(found)}" for label, found in cells if found]
-    return f"{block.columns[0]}: {'; '.join(gains)}." if gains else None
+    """What each run gains over its like in the first one, on every test set: with noise and without may differ."""
+    block, gains = own.compared(records).blocks[-1], []
+    for line in block.lines:
+        tested = zip(block.columns, line.cells, strict=True)
+        right = [(name.removesuffix(own.RIGHT), cell.found) for name, cell in tested if name.endswith(own.RIGHT)]
+        parts = [f"{name} {_points(found)}" for name, found in right if found]
+        gains += [f"{line.label.text}: {'; '.join(parts)}."] if parts else []
+    return " ".join(gains) or None
 
 
 def reproduced(records: Records) -> str | None:
@@ -134,9 +137,10 @@ def classes(records: Records) -> str | None:
         for place, value in enumerate(records.class_names):
             recall = estimate(of_confusion(SETS["noisy"], of_class(metrics.recall_per_class, place))(group))
             parts += [f"{value}: {estimate_text(recall, Unit.RATIO)}"] if recall else []
-        rates += [f"{training_label(group, records.differing)}: class {'; '.join(parts)}"] if parts else []
-    data = series[0].config.data
-    return f"Recall on noisy tiles ({data.tiles}, {data.split}), {'. '.join(rates)}." if rates else None
+        rates += [f"trained with {training_label(group, records.differing)}, class {', '.join(parts)}"] if parts else []
+    data, sigma = series[0].config.data, shown(series[0].config.evaluate.table_sigma)
+    where = f"Recall on test tiles with noise of sigma {sigma} ({data.tiles}, {data.split})"
+    return f"{where}: {'; '.join(rates)}." if rates else None
 
 
 def split(records: Records) -> str | None:
@@ -246,7 +250,10 @@ def _longest(records: Records, setting: str) -> list[Group]:
 def _points(found: Estimate) -> str:
     if found.half is None:
         return f"{100 * found.mean:+.2f} points{_TOO_FEW}"
-    return estimate_text(found, Unit.GAIN).replace(",", " points,") + (" points" if found.excludes_zero else "")
+    if not found.excludes_zero:
+        mean, bound = round(100 * found.mean, 2) + 0.0, 100 * (found.bound or 0.0)
+        return f"{mean:+.2f} points, which may be chance ({bound:.2f} at most)"
+    return f"{estimate_text(found, Unit.GAIN)} points"
 
 
 def _errors(found: Estimate) -> str:

@@ -75,7 +75,7 @@ def _build(records: Records, out: Path, made_from: Mapping[str, str]) -> Report:
     with_a_filter = bool(_WITH_A_FILTER & asked)
     no_filter = baselines.hole(records) if with_a_filter else None
     holes = (*records.holes, *(hole for one in pictures for hole in one.holes), *((no_filter,) if no_filter else ()))
-    notes = (*records.notes, *filter_notes(records))
+    notes = (*records.caveats, *records.notes, *filter_notes(records))
     notes += records.unplaced(paper.BATCH_SIZE, paper.NOISE_FRACTIONS) if with_a_filter else ()
     shown = [one for one in pictures if one.files]
     of_the_paper = any(name in _OF_THE_PAPER or name.startswith("figure") for name in asked)

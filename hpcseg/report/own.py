@@ -16,6 +16,9 @@ from hpcseg.report.measures import Column, Measure, at, gain, gain_of_slices, of
 from hpcseg.report.table import Block, Line, Number, Table, Text, Unit, marked_gains
 from hpcseg.statistics import difference, estimate
 
+RIGHT = ": right"
+"""How the columns of `compared` end that are of right pixels."""
+
 
 def axes(records: Records) -> Table:
     """Accuracy and mean IoU of every setting, and of each axis what its values gain over the first."""
@@ -60,7 +63,7 @@ def compared(records: Records) -> Table:
         gains += [difference(of(group), of(other)) if alike else None for of, alike in zip(of_iou, same, strict=True)]
         label = Text(f"{axes_label(group, names)} against {others}", group.id)
         lines += [Line(label, tuple(Number(one, Unit.GAIN) for one in gains))]
-    heads = tuple(f"{head}: {what}" for what in ("right", "mean IoU") for head in tested)
+    heads = tuple(head + what for what in (RIGHT, ": mean IoU") for head in tested)
     blocks, found = marked_gains({"Gained over the first": lines}, heads)
     settings = (Block("Settings that differ", tuple(runs), tuple(differ)),) if differ else ()
     return Table("compared", (*settings, *blocks), {"number": len(found)})

@@ -24,7 +24,7 @@ from hpcseg.learn.precision import to_device
 from hpcseg.learn.ranks import Ranks
 from hpcseg.runs.counting import Counting, read_counts
 from hpcseg.runs.grid import Cell
-from hpcseg.runs.heartbeat import Heartbeat
+from hpcseg.runs.heartbeat import Heartbeat, say_what_is_lost
 from hpcseg.runs.inputs import load_model, planned_provenance, planned_source, seconds_between_checkpoints
 from hpcseg.runs.machine import describe_process, peak_memory_mib
 from hpcseg.runs.record import SCHEMA, STOPS, append_event, read_json, write_json, write_text
@@ -72,7 +72,7 @@ def evaluate(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> bool:
         # A checkpoint from before they were counted has no such counts.
         "edge distances": list(metrics.EDGE_DISTANCES),
     }
-    kept = _kept_counts(cell, belongs) if ranks.is_main else None
+    kept, note = _kept_counts(cell, belongs) if ranks.is_main else (None, "")
     # Before the model moves: see `Network`.
     network = Network([_trained(cell, model, source, precision)], Wishes(tile=settings.tile or None), ranks.device)
     edge = _agreed_edge(network.tile_edge(*source.info.shape[1:]), kept, ranks)
@@ -82,7 +82,7 @@ def evaluate(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> bool:
     levels = settings.levels()
     tiles = test_set(source, levels=levels, seed=settings.seed, device=ranks.device)
     sweep = Sweep(model, tiles, levels, classes=source.classes, precision=precision)
-    heartbeat = Heartbeat(cell, "evaluate", ranks)
+    heartbeat = Heartbeat(cell, "evaluate", ranks, note)
     counting = Counting(
         (sweep, slices),
         {
@@ -154,12 +154,10 @@ def evaluate(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> bool:
     return True
 
 
-def _kept_counts(cell: Cell, belongs: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Where an earlier start came to; what cannot be gone on with is told in the cell's events."""
+def _kept_counts(cell: Cell, belongs: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str]:
+    """Where an earlier start came to, and a note for the heartbeat where that cannot be gone on with."""
     kept, complaint = read_counts(cell.folder.evaluation_checkpoint_file, belongs)
-    if complaint is not None:
-        append_event(cell.folder.events_file, "damaged", what=complaint)
-    return kept
+    return kept, say_what_is_lost(cell, [complaint] if complaint else [], begins="the first tile")
 
 
 def _trained(cell: Cell, model: nn.Module, source: TileSource, precision: str) -> TrainedUNet:

@@ -50,13 +50,15 @@ def load_model(cell: Cell, classes: int) -> tuple[nn.Module, str]:
     model = build_unet(
         classes=classes, width=config.width, depth=config.depth, batch_norm=config.batch_norm, seed=config.seed
     )
-    weights = checkpoint.load(cell.folder.model_file)
+    remedy = "Delete it, then run `hpcseg grid` again."
     try:
+        weights = checkpoint.load(cell.folder.model_file)
         model.load_state_dict(weights)
+    except HpcsegError as error:
+        raise HpcsegError(f"{error} {remedy}") from None
     except RuntimeError:
         raise HpcsegError(
-            f"{cell.folder.model_file} does not hold the U-Net that config.json describes. Delete it, then run "
-            "`hpcseg grid` again."
+            f"{cell.folder.model_file} does not hold the U-Net that config.json describes. {remedy}"
         ) from None
     return model, checkpoint.weights_sha256(weights)
 

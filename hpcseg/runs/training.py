@@ -18,7 +18,7 @@ from hpcseg.learn.precision import agree_on_precision
 from hpcseg.learn.ranks import Ranks
 from hpcseg.learn.unet import build_unet
 from hpcseg.runs.grid import Cell
-from hpcseg.runs.heartbeat import Heartbeat
+from hpcseg.runs.heartbeat import Heartbeat, say_what_is_lost
 from hpcseg.runs.inputs import planned_provenance, planned_source, seconds_between_checkpoints
 from hpcseg.runs.machine import describe_process, peak_memory_mib
 from hpcseg.runs.record import SCHEMA, STOPS, CellFolder, append_event, read_json, read_lines, write_json, write_text
@@ -34,7 +34,9 @@ def train(
     # "auto" is decided once: a training goes on as it began, also on a node of another kind. All ranks ask, also where
     # they read different checkpoints, which is told when they are restored.
     precision = agree_on_precision(content["precision"] if content else config.precision, ranks)
-    heartbeat = Heartbeat(cell, "train", ranks)
+    reached = content["position"]["epoch"] if content else 0
+    note = say_what_is_lost(cell, complaints, begins=f"epoch {reached + 1}") if ranks.is_main else ""
+    heartbeat = Heartbeat(cell, "train", ranks, note)
 
     def on_step(position: Position, steps: int) -> None:
         heartbeat.beat(epoch=position.epoch + 1, step=position.step, steps_per_epoch=steps)
@@ -78,8 +80,6 @@ def train(
     del content  # as large as the model and the state of its optimizer
     position = trainer.position
     if ranks.is_main:
-        for complaint in complaints:
-            append_event(cell.folder.events_file, "damaged", what=complaint)
         resumes = position.epoch or position.step
         append_event(
             cell.folder.events_file, "resume" if resumes else "start", precision=precision, **describe_process(ranks)

@@ -22,7 +22,7 @@ from hpcseg.data.store import read_info
 from hpcseg.jobfile import find_job, load_job
 from hpcseg.runs.grid import Cell, plan, write_plan
 from hpcseg.runs.names import short_names
-from hpcseg.runs.record import RunFolder, write_json
+from hpcseg.runs.record import RunFolder, read_json, write_json
 from hpcseg.runs.state import State
 
 JOB = """
@@ -193,6 +193,18 @@ def test_epochs_of_an_earlier_start_are_no_news(alive, capsys):
         "1x1: epoch 2/10, loss 0.5000, validation 0.8000",
         "1x1: evaluating",
     ]
+
+
+def test_a_cell_that_begins_again_says_why_on_the_queues_screen_and_in_status(job, alive, capsys):
+    note = "its last checkpoint cannot be used, so it begins at epoch 1"
+    beat = {**read_json(alive.folder.progress_file), "note": note}
+    write_json(alive.folder.progress_file, beat)
+    with QueueView([alive], [alive]) as view:
+        view.show(State.STARTED, alive, {"stage": "train"})
+        for _ in range(2):
+            view.show(State.RUNNING, alive, beat)
+    assert capsys.readouterr().err.splitlines() == ["1x1: training", f"1x1: {note}"]
+    assert note in hpcseg("status", "--run", job / "runs/tiny").output
 
 
 @pytest.mark.parametrize("job_name", ["demo", "paper", "seeds", "readings", "noise-models", "more-data", "segment"])

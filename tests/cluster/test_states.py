@@ -183,7 +183,7 @@ def test_status_prints_a_table_and_json(grid, slurm, monkeypatch):
     slurm({"100_0": JobState("PENDING", "Resources")})
     said = CliRunner().invoke(app, ["status", "--run", str(grid.run.path)]).output
     rows = said.splitlines()[2:]
-    assert rows[0].split() == [grid.cells[0].id, "queued", "0/2", "100_0", "Resources"], "whole, where it is piped"
+    assert rows[0].split() == ["p000", "queued", "0/2", "100_0", "Resources"], "as on a terminal"
     assert rows[2] == "1 failed, 1 queued", "a job that is gone without a word has failed, though its cell never began"
     content = json.loads(CliRunner().invoke(app, ["status", "--run", str(grid.run.path), "--json"]).output)
     assert content["counts"] == {"failed": 1, "queued": 1}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections import UserDict
 from pathlib import Path
 from typing import NamedTuple
@@ -82,6 +83,13 @@ def test_code_in_a_file_that_torch_wrote_is_refused_and_not_run(tmp_path):
     with pytest.raises(HpcsegError, match=r"a\.pt cannot be read as a checkpoint"):
         checkpoint.load(tmp_path / "a.pt")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_cause_of_a_refusal_is_one_line_without_advice_about_other_ways_of_loading(tmp_path):
+    torch.save({"weights": _Code(tmp_path / "run")}, tmp_path / "a.pt")
+    with pytest.raises(HpcsegError) as refused:
+        checkpoint.load(tmp_path / "a.pt")
+    assert re.fullmatch(r".*a\.pt cannot be read as a checkpoint \(Unsupported [^\n\x1b]{1,80}\)\.", str(refused.value))
 
 
 def test_a_file_of_torch_that_holds_something_else_is_refused(tmp_path):

@@ -55,6 +55,10 @@ def test_run_and_models_are_printed_whoever_chose_them(predict, cells, model_fil
 def test_a_pattern_is_looked_for_in_the_newest_run_alone(here, cells):
     answer = hpcseg("predict", "*-s0-*", "scan.tif", "-o", "out")
     assert answer.exit_code == 5 and 'No cell of runs/new that fits "*-s0-*" is trained yet.' in answer.stderr
+    trained = "before-the-last-grid"
+    shutil.copytree(Path("runs/old/cells", cells[0].id), Path("runs/new/cells", trained))
+    answer = hpcseg("predict", "new-*-s0-*", "scan.tif", "-o", "out")
+    assert f"1 cell of other settings can be named. There are:\n  {trained}\n" in answer.stderr
     answer = hpcseg("predict", cells[0].id, "scan.tif", "-o", "out")
     assert answer.exit_code == 2 and f'No cell of runs/new fits "{cells[0].id}"' in answer.stderr
     assert not Path("out").exists()

@@ -96,8 +96,9 @@ def test_recall_that_lies_in_two_groups_is_told_seed_by_seed(tmp_path):
         finish_with_slices(cell, lambda _, key, noisy=noisy: 950 if key == "gaussian-0" else noisy)
     (text,) = told(grid.run)
     # Class 0 has 600 of 1000 pixels, and the wrong ones are all of it: 550, 50 and 40 are found.
-    assert "0 % noise: class 0: 0.917, 0.083, 0.067; 128: 1.000" in text
-    assert "50 % noise: class 0: 0.917 ± 0.000" in text
+    assert text.startswith("Recall on test tiles with noise of sigma 5000 (")
+    assert "trained with 0 % noise, class 0: 0.917, 0.083, 0.067, 128: 1.000" in text
+    assert "trained with 50 % noise, class 0: 0.917 ± 0.000" in text
 
 
 def test_another_setting_is_compared_at_every_noise_and_corrected(tmp_path):

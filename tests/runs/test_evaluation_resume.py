@@ -127,11 +127,12 @@ def test_a_job_that_is_told_to_stop_before_it_counts_gets_to_its_end_all_the_sam
     assert found(cell) == expected
 
 
-def test_a_damaged_checkpoint_costs_time_and_changes_nothing(expected, cell):
+def test_a_damaged_checkpoint_costs_time_is_said_and_changes_nothing(expected, cell, capsys):
     assert evaluate(cell, 4) == "stopped"
     file = cell.folder.evaluation_checkpoint_file
     file.write_bytes(file.read_bytes()[:-100])
     assert evaluate(cell) == "finished"
+    assert "its last checkpoint cannot be used, so it begins at the first tile" in capsys.readouterr().out
     assert found(cell) == expected and starts(cell)[-1] == 0
     told = [line["what"] for line in read_lines(cell.folder.events_file) if line["event"] == "damaged"]
     assert "evaluation-checkpoint.pt cannot be read as a checkpoint" in told[-1]
