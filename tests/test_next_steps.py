@@ -76,7 +76,9 @@ def test_a_dry_run_tells_the_width_and_the_epochs_and_settings_what_a_job_has_in
     hpcseg("pack", "sample")
     planned = hpcseg("grid", "--local", "--job", "mine.toml", "--dry-run", "--set", "train.batch_size=3")
     assert "Training: width 1; epochs 1; batches of 3 tiles." in planned.stdout
-    assert "train.width = 64  (whole number; in mine.toml 1)" in hpcseg("settings", "width", "--job", "mine.toml").stdout
+    assert (
+        "train.width = 64  (whole number; in mine.toml 1)" in hpcseg("settings", "width", "--job", "mine.toml").stdout
+    )
 
 
 def test_without_a_job_a_grid_is_one_of_own_slices(here):

@@ -21,10 +21,11 @@ from hpcseg.cli.examples import examples
 from hpcseg.cli.export import export
 from hpcseg.cli.follow_up import follow_up
 from hpcseg.cli.grid import grid
+from hpcseg.cli.info import info
 from hpcseg.cli.init import init
 from hpcseg.cli.jobs import jobs
 from hpcseg.cli.logs import logs
-from hpcseg.cli.pack import info, pack
+from hpcseg.cli.pack import pack
 from hpcseg.cli.predict import predict
 from hpcseg.cli.report import report
 from hpcseg.cli.retry import retry

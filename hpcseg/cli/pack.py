@@ -1,8 +1,7 @@
-"""The verbs `pack` and `info`: a data set goes into one file, and what is in that file."""
+"""The verb `pack`: a data set goes into one file."""
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hpcseg.cli import console
+from hpcseg.cli.reading import AsPixels, Byteorder, Dtype, First, Header, LabelDtype, Number, Shape, reading
 from hpcseg.errors import ConfigError, DatasetError, HpcsegError
 
 if TYPE_CHECKING:
@@ -26,11 +26,14 @@ def pack(
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The HDF5 file to write.")] = DEFAULT_DATASET,
     images: Annotated[
-        Path | None, typer.Option(help="Folder of TIFF slices, or one stack; instead of DATA/data.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="Slices in any format: a folder or file, or `FILE::DATASET`; instead of DATA/data.", show_default=False
+        ),
     ] = None,
     labels: Annotated[
         Path | None,
-        typer.Option(help="Folder of TIFF labels, or one stack; instead of DATA/labels.", show_default=False),
+        typer.Option(help="Their labels, likewise; instead of DATA/labels.", show_default=False),
     ] = None,
     grey_range: Annotated[
         tuple[float, float] | None,
@@ -47,8 +50,16 @@ def pack(
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an output that holds other data.")] = False,
+    number: Number = None,
+    first: First = 1,
+    pixels: AsPixels = None,
+    shape: Shape = None,
+    dtype: Dtype = None,
+    label_dtype: LabelDtype = None,
+    byteorder: Byteorder = "little",
+    header: Header = 0,
 ) -> None:
-    """Pack TIFF slices and their labels into one verified HDF5 file."""
+    """Pack slices of any format and their labels into one verified HDF5 file."""
     from hpcseg.cli.next_step import after_pack
     from hpcseg.data.classes import parse_names
     from hpcseg.data.contact_sheet import sheet_file
@@ -64,6 +75,16 @@ def pack(
     if images is None or labels is None:
         raise ConfigError("Name the folder that holds data/ and labels/, or give both --images and --labels.")
     names = parse_names(classes) if classes else None
+    how = reading(
+        number=number,
+        first=first,
+        pixels=pixels,
+        shape=shape,
+        dtype=dtype,
+        label_dtype=label_dtype,
+        byteorder=byteorder,
+        header=header,
+    )
     there = output.exists() and not force
     with like_ctrl_c(), console.progress_bar() as progress:
         task = progress.add_task("Comparing slices" if there else "Packing slices", total=None)
@@ -77,11 +98,13 @@ def pack(
                 labels,
                 output,
                 command=command_line(),
+                how=how,
                 grey_range=grey_range,
                 class_names=names,
                 on_slice=on_slice,
+                on_note=lambda note: console.say(f"Note: {note}", to=console.stderr),
             )
-        elif is_packed(images, labels, output, grey_range=grey_range, class_names=names, on_slice=on_slice):
+        elif is_packed(images, labels, output, how=how, grey_range=grey_range, class_names=names, on_slice=on_slice):
             content = read_info(output)
         else:
             raise ConfigError(
@@ -91,7 +114,7 @@ def pack(
             )
     if there:
         console.stderr.print("These slices and labels are there already; nothing was written.")
-    _show(content)
+    show_packed(content)
     if not (there and sheet_file(output).exists()):
         _draw_sheet(content)
     option = "" if output == DEFAULT_DATASET else f" --data {shlex.quote(str(output))}"
@@ -111,7 +134,8 @@ def _within(folder: Path, name: str) -> Path:
     meant = f" Did you mean {above}?" if (above / "data").is_dir() and (above / "labels").is_dir() else ""
     raise DatasetError(
         f"There is no {folder / name}, and a folder to pack holds slices in data and labels in labels.{meant} "
-        "For others: `hpcseg pack --images SLICES --labels LABELS`, each a folder of TIFFs or one multi-page TIFF."
+        "For others: `hpcseg pack --images SLICES --labels LABELS`, each a folder of TIFFs, or a file of any format "
+        "that `hpcseg info` can read."
     )
 
 
@@ -127,29 +151,7 @@ def _draw_sheet(info: DatasetInfo) -> None:
     console.row("Look at", f"{file}: do slices and labels belong together?")
 
 
-def info(
-    file: Annotated[Path, typer.Argument(help="A packed HDF5 file.")] = DEFAULT_DATASET,
-    verify: Annotated[bool, typer.Option("--verify", help="Hash all pixels again and compare.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-) -> None:
-    """Show what a packed file holds, and check it."""
-    from hpcseg.data import store
-    from hpcseg.data.notes import notes
-
-    content = store.read_info(file)
-    if as_json:
-        more = {"tiles": {name: _tiles(content, name) for name in _TILE_GRIDS}, "notes": notes(content)}
-        console.stdout.print(json.dumps({**store.info_as_json(content), **more}, indent=1))
-    else:
-        _show(content)
-    if verify:
-        with console.progress_bar() as progress:
-            task = progress.add_task("Verifying", total=content.shape[0])
-            store.verify(file, lambda done, _: progress.update(task, completed=done))
-        console.stderr.print(f"verified: {content.shape[0]} slices and labels match their SHA-256")
-
-
-def _show(info: DatasetInfo) -> None:
+def show_packed(info: DatasetInfo) -> None:
     from hpcseg.data.classes import with_values
     from hpcseg.data.notes import in_words, left_out, notes
     from hpcseg.data.store import info_as_json
@@ -172,7 +174,10 @@ def _show(info: DatasetInfo) -> None:
         "Slices": f"{slices} of {height} x {width} pixels, {info.dtype}, numbers {numbers[0]} to {numbers[-1]}",
         "Grey values": f"{values}; a model meets {grey.low:g} as 0 and {grey.high:g} as 1",
         "Classes": f"{classes}  (label value: share of pixels{' that have one' if info.ignored_pixels.any() else ''})",
-        "Tiles": ", ".join(f"{name} {_tiles(info, name) or 'does not fit (128 pixels)'}" for name in _TILE_GRIDS),
+        "Tiles": ", ".join(
+            f"{name} {number or 'does not fit (128 pixels)'}" for name, number in tiles_by_name(info).items()
+        ),
+        "Voxel": "of unknown size" if info.voxel is None else info.voxel.text(),
         "Neighbours": f"{in_words(info)}{gap}",
         "Data hash": info.data_sha256,
         "Packed": f"{info.created} by hpcseg {info.hpcseg_version}: {info.command}",
@@ -183,8 +188,12 @@ def _show(info: DatasetInfo) -> None:
         console.say(f"Note: {note}", to=console.stderr)
 
 
+def tiles_by_name(info: DatasetInfo) -> dict[str, int | None]:
+    """Number of tiles in each of the paper's grids; None where it does not fit on a slice."""
+    return {name: _tiles(info, name) for name in _TILE_GRIDS}
+
+
 def _tiles(info: DatasetInfo, name: str) -> int | None:
-    """Number of tiles in the grid of that name, or None where it does not fit on a slice."""
     from hpcseg.config import DataConfig
     from hpcseg.data.tiles import tile_corners
 

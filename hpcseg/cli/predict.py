@@ -24,6 +24,7 @@ from hpcseg.cli.options import (
     Setup,
     Time,
 )
+from hpcseg.cli.reading import AsPixels, Byteorder, Dtype, Header, Number, Shape, reading
 from hpcseg.cli.runs import find_all_trained, find_trained, others_trained
 from hpcseg.counted import counted
 from hpcseg.errors import ConfigError
@@ -42,11 +43,12 @@ def predict(
     ],
     volume: Annotated[
         Path,
-        typer.Argument(metavar="INPUT", help="Folder of TIFFs, multi-page TIFF, or HDF5 file."),
+        typer.Argument(metavar="INPUT", help="Slices in any format: a folder, a file or a store, or `FILE::DATASET`."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the labels; goes on where it stopped.")],
     dataset: Annotated[
-        str | None, typer.Option(help="3-D data set of an HDF5 file.", show_default="the only one")
+        str | None,
+        typer.Option(help="Data set of an HDF5 file, array or level of a Zarr store.", show_default="the only one"),
     ] = None,
     range_: Annotated[
         tuple[float, float] | None,
@@ -101,6 +103,12 @@ def predict(
     data: Annotated[
         Path | None, typer.Option(help="The packed data set of a cell, should it have moved.", show_default=False)
     ] = None,
+    number: Number = None,
+    pixels: AsPixels = None,
+    shape: Shape = None,
+    dtype: Dtype = None,
+    byteorder: Byteorder = "little",
+    header: Header = 0,
     slurm: Annotated[
         bool, typer.Option("--slurm", help="As Slurm jobs; so do --partition and --profile.", rich_help_panel=_SLURM)
     ] = False,
@@ -130,13 +138,16 @@ def predict(
     from hpcseg.segment.network import Wishes
     from hpcseg.signals import like_ctrl_c
 
+    how = reading(
+        dataset=dataset, number=number, pixels=pixels, shape=shape, dtype=dtype, byteorder=byteorder, header=header
+    )
     if not os.path.exists(volume):
-        open_volume(volume, dataset)  # says so before a model is looked for
+        open_volume(volume, how)  # says so before a model is looked for
     request = Request(
         models=(_find_model(model, run), *(path for name in ensemble or () for path in _find_models(name, run))),
         source=volume,
         out=output,
-        dataset=dataset,
+        how=how,
         data=data,
         range_=range_,
         percentiles=percentiles,
@@ -243,6 +254,8 @@ def _show_models(prediction: Prediction) -> None:
     for model, path in zip(prediction.models, prediction.request.models, strict=True):
         where = f"run {path.parents[1]}" if path.is_dir() else f"file {path}"
         console.stdout.print(f"Model: {model.name} ({where})")
+    for note in prediction.volume.notes:
+        console.say(f"Note: {note}", to=console.stderr)
     runs = {path.parents[1] for path in prediction.request.models if path.is_dir()}
     for run in runs:
         if others := len(others_trained(RunFolder(run))):

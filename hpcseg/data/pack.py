@@ -38,6 +38,7 @@ def pack(
     grey_range: tuple[float, float] | None = None,
     class_names: Mapping[int, str] | None = None,
     on_slice: Callable[[int, int], None] = lambda *_: None,
+    on_note: Callable[[str], None] = lambda _: None,
 ) -> store.DatasetInfo:
     """Pack slices and their labels, paired by their numbers.
 
@@ -51,6 +52,7 @@ def pack(
         grey_range: grey values that a model meets as 0 and as 1; None: what fits them, as `grey.choose_scale` says.
         class_names: by the values of the labels; a class without a name is called by its value.
         on_slice: told how many slices of how many are written.
+        on_note: told in a sentence each what was passed over in the files, or done as their headers ask.
 
     Raises:
         DatasetError: what cannot be packed, naming the files.
@@ -60,6 +62,8 @@ def pack(
     keep_freed_memory()
     check_range(grey_range)
     pairs = find_pairs(images, labels, how)
+    for note in dict.fromkeys((*pairs.images.notes, *pairs.labels.notes)):
+        on_note(note)
     files = (*pairs.images.files, *pairs.labels.files)
     if os.path.exists(output) and any(file.samefile(output) for file in files):
         raise ConfigError(f"{output} is one of the slices or labels to pack. Write elsewhere with --output.")
@@ -115,6 +119,7 @@ def _write(
             class_names=class_names,
             source_dtype=images.stored_dtype,
             label_dtype=labels.dtype,
+            voxel=images.voxel,
             grey_range=grey_range,
             command=command,
         )

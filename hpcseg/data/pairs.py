@@ -51,7 +51,7 @@ def find_pairs(images: Path, labels: Path, how: Reading = Reading()) -> Pairs:  
     """
     grey = as_grey_values(open_source(images, how))
     known = {Path(name).stem: number for name, number in zip(grey.names, grey.numbers, strict=True)}
-    marks = as_labels(open_source(labels, how, known=known if grey.form == "folder" else None))
+    marks = as_labels(open_source(labels, how.of_labels(), known=known if grey.form == "folder" else None))
     faults = Faults(images)
     _same_shape(grey, Faults(images))
     _same_shape(marks, Faults(labels))

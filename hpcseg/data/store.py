@@ -33,6 +33,7 @@ from hpcseg.data.grey import GreyScale, choose_scale
 from hpcseg.data.layout import automatic_gap
 from hpcseg.errors import DatasetError
 from hpcseg.hdf5 import h5py
+from hpcseg.slices.source import VoxelSize, voxel_size
 
 FORMAT = "hpcseg-dataset"
 SCHEMA_VERSION = 4
@@ -94,6 +95,8 @@ class DatasetInfo(SliceTable):
     """The largest value of their type, or of the data where the type has none."""
     grey: GreyScale
     """How grey values meet a model, and what they span."""
+    voxel: VoxelSize | None
+    """None: not known."""
     alike_slices: int | None
     """As `likeness.alike_slices`; None: packed before it was measured."""
     data_sha256: str
@@ -221,6 +224,17 @@ def info_as_json(info: DatasetInfo) -> dict[str, object]:
     }
 
 
+def is_packed_file(path: Path) -> bool:
+    """Whether there is a file that `pack` wrote, whole or damaged."""
+    if not os.path.isfile(path) or not h5py.is_hdf5(path):
+        return False
+    try:
+        with h5py.File(path, "r") as file:
+            return str(file.attrs.get("format")) == FORMAT
+    except OSError:
+        return False
+
+
 def _read_info(file: h5py.File, path: Path) -> DatasetInfo:
     """Decode all but the pixels; raises ValueError where sizes or types do not belong together."""
     attributes, images, labels = file.attrs, file["slices"], file["labels"]
@@ -263,6 +277,7 @@ def _read_info(file: h5py.File, path: Path) -> DatasetInfo:
         source_dtype=str(attributes.get("source_dtype", images.dtype.name)),
         full_scale=full_scale,
         grey=_read_scale(attributes, images.dtype) if measured else GreyScale(0.0, full_scale),
+        voxel=voxel_size(np.ravel(attributes.get("voxel_size", ())), str(attributes.get("voxel_unit", ""))),
         alike_slices=_read_alike(attributes, slices) if attributes["schema_version"] > 2 else None,
     )
 

@@ -26,6 +26,7 @@ from hpcseg.data.store import (
 )
 from hpcseg.files import aside
 from hpcseg.hdf5 import h5py
+from hpcseg.slices.source import VoxelSize
 
 # HDF5's own pages and the attributes; and of each slice its names, two hashes and where its chunks lie.
 _PAGE_BYTES, _TABLE_BYTES_PER_SLICE = 1_000_000, 2_000
@@ -116,6 +117,7 @@ class Writer:
         class_names: Sequence[str],
         source_dtype: np.dtype,
         label_dtype: np.dtype,
+        voxel: VoxelSize | None,
         grey_range: tuple[float, float] | None,
         command: str,
     ) -> None:
@@ -129,6 +131,7 @@ class Writer:
             class_names: what they are called.
             source_dtype: of the slices as they were read.
             label_dtype: of the original labels.
+            voxel: size of a voxel; None: not known.
             grey_range: what a model meets as 0 and as 1; None: what fits the grey values.
             command: what the user typed, for the record.
 
@@ -170,6 +173,10 @@ class Writer:
             dtype=images.dtype.name,
             shape=images.shape,
         )
+        if voxel is not None:
+            self._file.attrs.update(
+                {"voxel_size": [voxel.depth, voxel.height, voxel.width], "voxel_unit": _as_utf8(voxel.unit)}
+            )
         self._file.attrs.update(
             {
                 "format": FORMAT,

@@ -10,8 +10,8 @@ import numpy as np
 from hpcseg.errors import ConfigError, IncompleteError
 from hpcseg.predict.layers import Layer, Target, open_target
 from hpcseg.predict.outcome import OutFolder
-from hpcseg.predict.volume import open_volume
-from hpcseg.slices.source import Reading, Source, choose_slices
+from hpcseg.predict.volume import open_volume, read_reading
+from hpcseg.slices.source import Source, choose_slices
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def open_finished(out: Path) -> Finished:
     if record["state"] != "finished":
         raise IncompleteError(f"The prediction in {out} is not finished. The same `hpcseg predict` goes on with it.")
     asked = record["asked"]
-    whole = open_volume(out / record["input"]["path"], Reading(dataset=asked["dataset"]))
+    whole = open_volume(out / record["input"]["path"], read_reading(asked))
     if whole.identity() != asked["input"]:
         raise ConfigError(f"{whole.path} was changed since {out} was made of it. Predict again into another folder.")
     volume = choose_slices(

@@ -18,7 +18,7 @@ from hpcseg.predict.layers import Layer, Target, open_target
 from hpcseg.predict.mapping import Mapping
 from hpcseg.predict.model_file import Model, open_model
 from hpcseg.predict.outcome import SCHEMA, OutFolder
-from hpcseg.predict.volume import open_volume
+from hpcseg.predict.volume import asked_reading, open_volume, read_reading
 from hpcseg.runs import provenance
 from hpcseg.runs.record import read_json, write_json
 from hpcseg.segment.network import Wishes
@@ -35,7 +35,8 @@ class Request:
     """Model files, or folders of trained cells."""
     source: Path
     out: Path
-    dataset: str | None = None
+    how: Reading = field(default_factory=Reading)
+    """What the files of the input do not say."""
     data: Path | None = None
     """The packed data set of the cells, should it have moved."""
     range_: tuple[float, float] | None = None
@@ -105,13 +106,15 @@ def begin(request: Request, *, on_slice: OnSlice = lambda *_: None, write: bool 
     request = replace(request, models=paths)
     _check_ensemble(models, request)
     card = models[0].card
-    whole = open_volume(request.source, Reading(dataset=request.dataset))
+    whole = open_volume(request.source, request.how)
     volume = choose_slices(whole, every=request.every, slices=request.slices)
     folder = OutFolder(request.out)
     asked = {
         "models": [model.card.model_sha256 for model in models],
         "input": whole.identity(),
         "dataset": volume.dataset,
+        # Null where nothing was said, as in records of before there were such options.
+        "reading": asked_reading(request.how),
         "range": request.range_,
         "percentiles": request.percentiles,
         "precision": request.precision,
@@ -157,7 +160,7 @@ def read_request(out: Path) -> Request:
         models=tuple(out / path for path in record["model_paths"]),
         source=out / record["input"]["path"],
         out=out,
-        dataset=asked["dataset"],
+        how=read_reading(asked),
         data=record["data_path"] and out / record["data_path"],
         range_=asked["range"] and tuple(asked["range"]),
         percentiles=asked["percentiles"] and tuple(asked["percentiles"]),

@@ -12,6 +12,7 @@ import numpy as np
 from hpcseg.data.store import read_info, read_slices
 from hpcseg.errors import DatasetError
 from hpcseg.predict.finished import open_finished
+from hpcseg.slices.source import VoxelSize
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ def _packed(path: Path) -> Scene:
             ShownLayer("slices", np.dtype(info.dtype), lambda index: both(index)[0]),
             ShownLayer("labels", values.dtype, lambda index: both(index)[1], are_labels=True),
         ),
+        *_scale(info.voxel, every=1),
     )
 
 
@@ -69,8 +71,6 @@ def _prediction(out: Path) -> Scene:
     volume, target = found.volume, found.target
     if len(set(volume.shapes)) > 1:
         raise DatasetError(f"The slices of {volume.path} are of several sizes, which are no stack. Look at sheet.png.")
-    voxel = volume.voxel
-    scale = None if voxel is None else (voxel.depth * volume.every, voxel.height, voxel.width)
     return Scene(
         (len(volume), *volume.shapes[0]),
         (
@@ -85,6 +85,10 @@ def _prediction(out: Path) -> Scene:
                 for layer in found.layers
             ),
         ),
-        scale,
-        "" if voxel is None else voxel.unit,
+        *_scale(volume.voxel, every=volume.every),
     )
+
+
+def _scale(voxel: VoxelSize | None, *, every: int) -> tuple[tuple[float, float, float] | None, str]:
+    """Depth, height and width of a voxel where every so-manieth slice is shown, and their unit."""
+    return (None, "") if voxel is None else ((voxel.depth * every, voxel.height, voxel.width), voxel.unit)

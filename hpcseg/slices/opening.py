@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hpcseg.errors import ConfigError, DatasetError
 from hpcseg.hdf5 import h5py
-from hpcseg.slices.hdf5 import open_hdf5, split_name
+from hpcseg.slices.hdf5 import list_datasets, open_hdf5, split_name
 from hpcseg.slices.mrc import SUFFIXES as MRC_SUFFIXES
 from hpcseg.slices.mrc import is_mrc, open_mrc
 from hpcseg.slices.nifti import is_nifti, open_nifti
@@ -16,7 +16,7 @@ from hpcseg.slices.raw import SUFFIXES as RAW_SUFFIXES
 from hpcseg.slices.raw import open_raw
 from hpcseg.slices.source import Reading, Source
 from hpcseg.slices.tiff import open_file, open_folder
-from hpcseg.slices.zarr import is_zarr, open_zarr
+from hpcseg.slices.zarr import is_zarr, list_arrays, open_zarr
 
 FORMATS = "a folder of TIFFs, a TIFF stack, HDF5 or NeXus, Zarr, MRC, NIfTI or raw pixels"
 
@@ -59,6 +59,19 @@ def open_source(path: Path, how: Reading = Reading(), *, known: dict[str, int] |
         _no_dataset(path, how)
         return open_nifti(path, how)
     return open_file(path, how)
+
+
+def list_parts(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and type of what an HDF5 file or a Zarr store holds by name; nothing for other formats.
+
+    Args:
+        path: as for `open_source`.
+    """
+    path = Path(split_name(os.fspath(path.expanduser()))[0])
+    if os.path.isdir(path):
+        arrays = list_arrays(path) if is_zarr(path) else {}
+        return {name: array for name, array in arrays.items() if name}
+    return list_datasets(path) if os.path.isfile(path) and h5py.is_hdf5(path) else {}
 
 
 def _no_dataset(path: Path, how: Reading) -> None:

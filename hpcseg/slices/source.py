@@ -31,6 +31,10 @@ class VoxelSize:
     width: float
     unit: str
 
+    def text(self) -> str:
+        """In words."""
+        return f"{self.depth:g} x {self.height:g} x {self.width:g} {self.unit} (depth, height, width)"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
@@ -54,6 +58,14 @@ class Reading:
     """Of a raw file."""
     header: int = 0
     """Bytes before the first pixel of a raw file."""
+    label_dtype: str | None = None
+    """Of a raw file of labels, whose slices are packed with them; None: they are in no such file, or have a header."""
+
+    def of_labels(self) -> Reading:
+        """The same of the labels of slices that are read so: of a raw file's size only where they are in one."""
+        if self.label_dtype is None:
+            return replace(self, shape=None, dtype=None, header=0)
+        return replace(self, dtype=self.label_dtype)
 
 
 @dataclass(frozen=True, kw_only=True)

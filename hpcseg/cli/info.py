@@ -1,0 +1,127 @@
+"""The verb `info`: what is in a packed file, or in any source of slices before it is packed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hpcseg.cli import console
+from hpcseg.cli.pack import DEFAULT_DATASET, show_packed, tiles_by_name
+from hpcseg.cli.reading import AsPixels, Byteorder, Dtype, First, Header, Number, Shape, reading
+from hpcseg.errors import ConfigError
+
+if TYPE_CHECKING:
+    from hpcseg.slices.source import Reading, Source
+
+_MOST_LISTED = 40
+
+
+def info(
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="PACKED|SOURCE",
+            help="A packed HDF5 file; or slices in any format, as `NAME` or `NAME::DATASET`.",
+        ),
+    ] = str(DEFAULT_DATASET),
+    verify: Annotated[bool, typer.Option("--verify", help="Hash all packed pixels again and compare.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    number: Number = None,
+    first: First = 1,
+    pixels: AsPixels = None,
+    shape: Shape = None,
+    dtype: Dtype = None,
+    byteorder: Byteorder = "little",
+    header: Header = 0,
+) -> None:
+    """Show what a packed file holds, and check it; or what there is to pack or to segment in any other source."""
+    from hpcseg.data.store import is_packed_file
+
+    path = Path(file)
+    if is_packed_file(path) or not (os.path.exists(path.expanduser()) or "::" in file):
+        _show_packed_file(path, verify=verify, as_json=as_json)
+        return
+    if verify:
+        raise ConfigError(f"--verify compares pixels with the hashes of a packed file, and {file} is none.")
+    how = reading(
+        number=number, first=first, pixels=pixels, shape=shape, dtype=dtype, byteorder=byteorder, header=header
+    )
+    _show_source(path, dataclasses.replace(how, needs_numbers=False), as_json=as_json)
+
+
+def _show_packed_file(path: Path, *, verify: bool, as_json: bool) -> None:
+    from hpcseg.data import store
+    from hpcseg.data.notes import notes
+
+    content = store.read_info(path)
+    if as_json:
+        more = {"tiles": tiles_by_name(content), "notes": notes(content)}
+        console.stdout.print(json.dumps({**store.info_as_json(content), **more}, indent=1))
+    else:
+        show_packed(content)
+    if verify:
+        with console.progress_bar() as progress:
+            task = progress.add_task("Verifying", total=content.shape[0])
+            store.verify(path, lambda done, _: progress.update(task, completed=done))
+        console.stderr.print(f"verified: {content.shape[0]} slices and labels match their SHA-256")
+
+
+def _show_source(path: Path, how: Reading, *, as_json: bool) -> None:
+    """Print its data sets, if it has any by name, and its slices, if there is no choice between them."""
+    from hpcseg.slices.opening import list_parts, open_source
+
+    parts = list_parts(path)
+    try:
+        source: Source | None = open_source(path, how)
+    except ConfigError as error:  # there is a choice
+        if not parts:
+            raise
+        source, choice = None, str(error)
+    if as_json:
+        listed = {name: {"shape": list(shape), "dtype": dtype} for name, (shape, dtype) in parts.items()}
+        console.stdout.print(json.dumps({"source": str(path), "parts": listed, **_as_json(source)}, indent=1))
+        return
+    console.row("Source", str(path) if source is None else f"{source.path} ({source.form})")
+    for name, (shape, dtype) in list(parts.items())[:_MOST_LISTED]:
+        taken = " (these slices)" if source is not None and source.dataset == name else ""
+        console.row("Holds", f"{path.name.partition('::')[0]}::{name}  {' x '.join(map(str, shape))} {dtype}{taken}")
+    if len(parts) > _MOST_LISTED:
+        console.row("", f"and {len(parts) - _MOST_LISTED} more")
+    if source is None:
+        console.say(f"Note: {choice}", to=console.stderr)
+        return
+    sizes = sorted(set(source.shapes))
+    size = " and ".join(f"{height} x {width}" for height, width in sizes[:2]) + (" and others" if sizes[2:] else "")
+    types = ", ".join(dict.fromkeys(map(str, source.dtypes)))
+    console.row("Slices", f"{len(source)} of {size} pixels, {types}")
+    console.row("Numbers", _numbers(source))
+    console.row("Voxel", "of unknown size" if source.voxel is None else source.voxel.text())
+    for note in source.notes:
+        console.say(f"Note: {note}", to=console.stderr)
+
+
+def _numbers(source: Source) -> str:
+    numbers = source.numbers
+    missing = numbers[-1] - numbers[0] + 1 - len(numbers)
+    return f"{numbers[0]} to {numbers[-1]}" + (f", {missing} between them not there" if missing > 0 else "")
+
+
+def _as_json(source: Source | None) -> dict[str, object]:
+    if source is None:
+        return {"slices": None}
+    return {
+        "form": source.form,
+        "dataset": source.dataset,
+        "slices": len(source),
+        "shapes": [list(shape) for shape in sorted(set(source.shapes))],
+        "dtypes": list(dict.fromkeys(map(str, source.dtypes))),
+        "numbers": list(source.numbers),
+        "voxel": None if source.voxel is None else dataclasses.asdict(source.voxel),
+        "orientation": source.orientation,
+        "notes": list(source.notes),
+    }

@@ -1,0 +1,68 @@
+"""The options that say of a source what its files do not, for all verbs that read slices."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from hpcseg.errors import ConfigError
+
+if TYPE_CHECKING:
+    from hpcseg.slices.source import Reading
+
+_PANEL = "Reading"
+
+Number = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REGEX",
+        help="Which number in a file's name is the slice's: its first group, as \"_(\\d+)_\".",
+        show_default="the last one in which the names differ",
+        rich_help_panel=_PANEL,
+    ),
+]
+First = Annotated[
+    int, typer.Option(min=0, help="Number of the first slice of a stack or data set.", rich_help_panel=_PANEL)
+]
+AsPixels = Annotated[
+    Literal["shown", "stored"] | None,
+    typer.Option(
+        help="TIFFs turned, mirrored or inverted as their headers say (shown), or left as they are in the file (stored).",
+        show_default="shown, where all files say the same",
+        rich_help_panel=_PANEL,
+    ),
+]
+Shape = Annotated[
+    str | None,
+    typer.Option(metavar="SLICES,HEIGHT,WIDTH", help="Of a raw file, in pixels.", rich_help_panel=_PANEL),
+]
+Dtype = Annotated[
+    str | None, typer.Option(metavar="TYPE", help="Of a raw file, as uint16 or float32.", rich_help_panel=_PANEL)
+]
+LabelDtype = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TYPE", help="Of a raw file of labels, as uint8; its shape is the slices'.", rich_help_panel=_PANEL
+    ),
+]
+Byteorder = Annotated[Literal["little", "big"], typer.Option(help="Of a raw file.", rich_help_panel=_PANEL)]
+Header = Annotated[
+    int,
+    typer.Option(min=0, metavar="BYTES", help="Before the first pixel of a raw file.", rich_help_panel=_PANEL),
+]
+
+
+def reading(*, shape: str | None = None, first: int = 1, **options: Any) -> Reading:
+    """What the options say together; raises ConfigError for a shape that is none."""
+    from hpcseg.slices.source import Reading
+
+    return Reading(shape=None if shape is None else _shape(shape), first=first, **options)
+
+
+def _shape(text: str) -> tuple[int, int, int]:
+    parts = text.replace("x", ",").split(",")
+    if len(parts) != 3 or not all(part.strip().isdecimal() and int(part) for part in parts):
+        raise ConfigError(f'--shape is "{text}", but it must be SLICES,HEIGHT,WIDTH, such as 500,501,501.')
+    slices, height, width = map(int, parts)
+    return slices, height, width
