@@ -6,10 +6,12 @@ _EXAMPLES: dict[str, dict[str, str]] = {
     "demo": {"hpcseg demo": "everything once, on a sample that it makes, in ./demo"},
     "pack": {
         "hpcseg pack DATA/": "slices in DATA/data, labels in DATA/labels, into dataset.h5",
-        "hpcseg pack --images SLICES/ --labels labels.tif -o mine.h5": "from elsewhere; each a folder, or one stack",
+        "hpcseg pack --images SLICES/ --labels labels.tif -o mine.h5": "from elsewhere; each a folder, or one file",
+        "hpcseg pack --images scan.nxs::entry/data/data --labels labels/": "a data set of an HDF5 or NeXus file",
     },
     "info": {
         "hpcseg info": "what is in dataset.h5",
+        "hpcseg info scan.nxs": "the data sets of a file that is not packed yet, their sizes and types",
         "hpcseg info mine.h5 --verify": "the same of another file, and whether it is undamaged",
     },
     "grid": {

@@ -13,7 +13,7 @@ import typer
 from hpcseg.cli import console
 from hpcseg.cli.pack import DEFAULT_DATASET, show_packed, tiles_by_name
 from hpcseg.cli.reading import AsPixels, Byteorder, Dtype, First, Header, Number, Shape, reading
-from hpcseg.errors import ConfigError
+from hpcseg.errors import ConfigError, DatasetError
 
 if TYPE_CHECKING:
     from hpcseg.slices.source import Reading, Source
@@ -51,7 +51,7 @@ def info(
     how = reading(
         number=number, first=first, pixels=pixels, shape=shape, dtype=dtype, byteorder=byteorder, header=header
     )
-    _show_source(path, dataclasses.replace(how, needs_numbers=False), as_json=as_json)
+    _show_source(path, how, as_json=as_json)
 
 
 def _show_packed_file(path: Path, *, verify: bool, as_json: bool) -> None:
@@ -77,7 +77,11 @@ def _show_source(path: Path, how: Reading, *, as_json: bool) -> None:
 
     parts = list_parts(path)
     try:
-        source: Source | None = open_source(path, how)
+        try:
+            source: Source | None = open_source(path, how)
+        except DatasetError as error:  # what has no numbers can be segmented, if not packed
+            source = open_source(path, dataclasses.replace(how, needs_numbers=False))
+            console.say(f"Note: this cannot be packed. {error}", to=console.stderr)
     except ConfigError as error:  # there is a choice
         if not parts:
             raise

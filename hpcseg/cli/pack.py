@@ -152,6 +152,7 @@ def _draw_sheet(info: DatasetInfo) -> None:
 
 
 def show_packed(info: DatasetInfo) -> None:
+    """Print what a packed file holds, and the notes on it."""
     from hpcseg.data.classes import with_values
     from hpcseg.data.notes import in_words, left_out, notes
     from hpcseg.data.store import info_as_json

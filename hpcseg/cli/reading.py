@@ -28,7 +28,7 @@ First = Annotated[
 AsPixels = Annotated[
     Literal["shown", "stored"] | None,
     typer.Option(
-        help="TIFFs turned, mirrored or inverted as their headers say (shown), or left as they are in the file (stored).",
+        help="TIFFs as their headers say (shown: turned, inverted), or as they are in the file (stored).",
         show_default="shown, where all files say the same",
         rich_help_panel=_PANEL,
     ),

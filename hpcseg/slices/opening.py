@@ -76,4 +76,7 @@ def list_parts(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
 
 def _no_dataset(path: Path, how: Reading) -> None:
     if how.dataset is not None:
-        raise ConfigError(f"--dataset names a part of an HDF5, Zarr or OME file, and {path} is none. Leave it out.")
+        raise ConfigError(
+            f"--dataset, or ::DATASET behind a name, is a part of an HDF5, Zarr or OME file, and {path} is none. Leave "
+            "it out."
+        )

@@ -1,0 +1,128 @@
+"""The options of reading: what `info` tells of a source before it is packed, and what `pack` makes of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from slice_folder import hpcseg
+
+from hpcseg.data.sample import write_sample
+from hpcseg.data.store import read_info
+
+SLICES, SIZE = 6, 40
+
+
+@pytest.fixture
+def sample(tmp_path, monkeypatch) -> tuple[np.ndarray, np.ndarray]:
+    """Slices and labels, which also lie in sample/ of the current folder."""
+    monkeypatch.chdir(tmp_path)
+    write_sample(tmp_path / "sample", slices=SLICES, size=SIZE, seed=3)
+    read = [
+        np.stack([tifffile.imread(path) for path in sorted(Path("sample", kind).iterdir())])
+        for kind in ("data", "labels")
+    ]
+    return read[0], read[1]
+
+
+def packed_hash(*arguments: str) -> str:
+    answer = hpcseg("pack", *arguments, "-o", "new.h5", "--force")
+    assert answer.exit_code == 0, answer.output
+    return read_info(Path("new.h5")).data_sha256
+
+
+def test_raw_slices_and_labels_are_packed_as_the_same_tiffs_are(sample):
+    expected = packed_hash("sample")
+    grey, labels = sample
+    Path("grey.raw").write_bytes(b"head" + grey.astype(">u2").tobytes())
+    Path("labels.raw").write_bytes(b"head" + labels.astype("u1").tobytes())
+    size = ("--shape", f"{SLICES},{SIZE},{SIZE}", "--dtype", "uint16", "--byteorder", "big", "--header", "4")
+    assert packed_hash("--images", "grey.raw", "--labels", "labels.raw", *size, "--label-dtype", "uint8") == expected
+    assert packed_hash("--images", "grey.raw", "--labels", "sample/labels", *size) == expected, "labels may be others"
+
+
+def test_a_data_set_of_a_nexus_file_is_named_behind_two_colons(sample):
+    expected = packed_hash("sample")
+    with h5py.File("scan.nxs", "w") as file:
+        file["entry/data/data"], file["entry/labels"] = sample
+        file["entry/dark"] = sample[0] // 2
+    assert packed_hash("--images", "scan.nxs::entry/data/data", "--labels", "scan.nxs::entry/labels") == expected
+
+
+def test_info_lists_what_a_file_holds_before_one_of_it_is_chosen(sample):
+    with h5py.File("scan.h5", "w") as file:
+        file["one"], file["two"] = sample[0], sample[0][:, :20]
+    answer = hpcseg("info", "scan.h5")
+    assert answer.exit_code == 0, answer.output
+    assert f"scan.h5::one  {SLICES} x {SIZE} x {SIZE} uint16" in answer.stdout and "scan.h5::two" in answer.stdout
+    assert "Slices" not in answer.stdout and "Note: " in answer.stderr, "there is a choice"
+    chosen = hpcseg("info", "scan.h5::two")
+    assert f"Slices      {SLICES} of 20 x {SIZE} pixels, uint16" in chosen.stdout
+    told = json.loads(hpcseg("info", "scan.h5::two", "--json").stdout)
+    assert (told["slices"], told["shapes"], told["dtypes"]) == (SLICES, [[20, SIZE]], ["uint16"])
+    assert set(told["parts"]) == {"one", "two"}
+
+
+def test_info_tells_numbers_with_gaps_and_the_voxel(sample):
+    for number in (3, 4):
+        Path(f"sample/data/sample{number:04}.tiff").unlink()
+    gaps = hpcseg("info", "sample/data")
+    assert "Numbers     1 to 6, 2 between them not there" in gaps.stdout
+    Path("sample/data/sample0005.tiff").rename("sample/data/other.tiff")
+    unnumbered = hpcseg("info", "sample/data")
+    assert unnumbered.exit_code == 0 and "this cannot be packed" in unnumbered.stderr
+    store = zarr.open_array("scan.zarr", mode="w", shape=sample[0].shape, dtype="u2")
+    store[:] = sample[0]
+    assert "Voxel       of unknown size" in hpcseg("info", "scan.zarr").stdout
+
+
+def test_the_size_of_a_voxel_goes_into_the_packed_file_and_not_into_its_hash(sample):
+    expected = packed_hash("sample")
+    assert "Voxel       of unknown size" in hpcseg("info", "new.h5").stdout
+    metadata = {"axes": "ZYX", "unit": "um", "spacing": 2.0}
+    tifffile.imwrite("grey.tif", sample[0], imagej=True, resolution=(4, 4), metadata=metadata)
+    assert packed_hash("--images", "grey.tif", "--labels", "sample/labels") == expected
+    assert "Voxel       2 x 0.25 x 0.25 um (depth, height, width)" in hpcseg("info", "new.h5").stdout
+
+
+def test_which_number_of_a_name_is_the_slices_can_be_said(sample):
+    expected = packed_hash("sample")
+    for kind in ("data", "labels"):
+        for number, path in enumerate(sorted(Path("sample", kind).iterdir()), start=1):
+            path.rename(path.with_name(f"{kind}_{number:03}_{(7 * number) % 10}.tiff"))
+    assert packed_hash("sample", "--number", r"_(\d+)_") == expected
+
+
+def test_turned_slices_are_packed_as_they_are_shown_with_a_note_or_as_they_are_stored(sample):
+    expected = packed_hash("sample")
+    for kind, pixels in zip(("data", "labels"), sample, strict=True):
+        for path, one in zip(sorted(Path("sample", kind).iterdir()), pixels, strict=True):
+            tag = [(274, "H", 1, 3, True)]  # Orientation 3: turned by 180 degrees
+            tifffile.imwrite(path, one[::-1, ::-1], photometric="minisblack", metadata=None, extratags=tag)
+    answer = hpcseg("pack", "sample", "-o", "new.h5", "--force")
+    assert "were turned as they are shown" in " ".join(answer.stderr.split())
+    assert read_info(Path("new.h5")).data_sha256 == expected
+    assert packed_hash("sample", "--pixels", "stored") != expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["info", "grey.raw"], 2, "Say it: --shape SLICES,HEIGHT,WIDTH"),
+        (["info", "grey.raw", "--shape", "6,40"], 2, '--shape is "6,40"'),
+        (["info", "sample/data", "--verify"], 2, "--verify compares pixels with the hashes of a packed file"),
+        (["info", "sample/data::one"], 2, "::"),
+        (["info", "nowhere.h5::one"], 3, "There is no"),
+        (["pack", "sample", "--number", "("], 2, "--number"),
+    ],
+)
+def test_what_cannot_be_read_so_is_one_sentence(sample, arguments, code, message):
+    Path("grey.raw").write_bytes(bytes(100))
+    answer = hpcseg(*arguments)
+    assert (answer.exit_code, answer.stderr.count("Traceback")) == (code, 0), answer.output
+    assert message in answer.stderr
