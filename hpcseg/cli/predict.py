@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.metadata
 import os
 import re
 import shlex
@@ -298,7 +298,11 @@ def show(record: dict[str, Any], out: Path, *, written: bool = True) -> None:
 
 
 def _needs_napari() -> str:
-    return "" if importlib.util.find_spec("napari") else " (needs `pip install 'hpcseg[napari]'`)"
+    try:
+        importlib.metadata.version("napari")
+    except importlib.metadata.PackageNotFoundError:
+        return " (needs `pip install 'hpcseg[napari]'`)"
+    return ""
 
 
 def _first_and_last(slices: str) -> tuple[int, int]:
