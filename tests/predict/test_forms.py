@@ -7,9 +7,11 @@ import dataclasses
 import json
 
 import h5py
+import mrcfile
 import numpy as np
 import pytest
 import tifffile
+import zarr
 from slice_folder import hpcseg
 
 from hpcseg.predict import layers
@@ -194,6 +196,33 @@ def test_an_hdf5_file_gives_an_hdf5_file(model_file, slices, expected, tmp_path)
     predict(model_file, tmp_path / "scan.h5", tmp_path / "other", "--dataset", "/other")
     with h5py.File(tmp_path / "other" / "labels.h5") as file:
         np.testing.assert_array_equal(file["labels"][:], expected[:2])
+
+
+def as_mrc(path, slices):
+    with mrcfile.new(path) as file:
+        file.set_data(slices)
+        file.set_volume()
+        file.voxel_size = (0.25, 0.5, 2.0)
+
+
+def as_zarr(path, slices):
+    group = zarr.create_group(path)
+    group.create_array("0", data=slices)
+    scale = [{"type": "scale", "scale": [2.0, 0.5, 0.25]}]
+    axes = [{"name": name, "type": "space", "unit": "angstrom"} for name in "zyx"]
+    levels = [{"path": "0", "coordinateTransformations": scale}]
+    group.attrs["ome"] = {"multiscales": [{"axes": axes, "datasets": levels}]}
+
+
+@pytest.mark.parametrize(("name", "write"), [("scan.mrc", as_mrc), ("scan.zarr", as_zarr)])
+def test_a_volume_of_another_format_gives_a_stack_with_its_voxels(model_file, slices, expected, tmp_path, name, write):
+    write(tmp_path / name, slices)
+    predict(model_file, tmp_path / name, tmp_path / "out")
+    with tifffile.TiffFile(tmp_path / "out" / "labels.tif") as tif:
+        np.testing.assert_array_equal(tif.asarray(), expected)
+        assert (tif.imagej_metadata["unit"], tif.imagej_metadata["spacing"]) == ("angstrom", 2.0)
+        x, y = (tif.pages.first.tags[tag].value for tag in ("XResolution", "YResolution"))
+        assert (x[0] / x[1], y[0] / y[1]) == (4, 2), "pixels per unit"
 
 
 @pytest.mark.parametrize("kept", [10**9, 67 * 90 * 2 * 2, 1])
