@@ -20,8 +20,13 @@ from hpcseg.cli.examples import commands
 SURFACE = {
     "demo": {"folder"},
     "view": {"path"},
-    "pack": {"folder", "output", "images", "labels", "grey_range", "classes", "force"},
-    "info": {"file", "verify", "as_json"},
+    "pack": {
+        "folder", "output", "images", "labels", "grey_range", "classes", "force", "number", "first", "pixels", "shape",
+        "dtype", "label_dtype", "byteorder", "header",
+    },
+    "info": {
+        "file", "verify", "as_json", "number", "first", "pixels", "shape", "dtype", "byteorder", "header",
+    },
     "grid": {
         "job", "data", "run", "overrides", "dry_run", "local", "workers", "profile", "partition", "account", "qos",
         "constraint", "nodes", "gpus_per_node", "ranks_per_node", "cpus_per_task", "mem", "time", "setup", "exclude",
@@ -42,7 +47,7 @@ SURFACE = {
     "predict": {
         "model", "volume", "output", "dataset", "range_", "percentiles", "ensemble", "flips", "probabilities",
         "uncertainty", "spread", "float16", "tile", "every", "slices", "precision", "adapt_norm",
-        "outside", "run", "data", "slurm", "parts",
+        "outside", "run", "data", "slurm", "parts", "number", "pixels", "shape", "dtype", "byteorder", "header",
         "dry_run", "profile", "partition", "account", "qos", "constraint", "exclude", "gpus_per_node", "cpus_per_task",
         "mem", "time", "setup", "throttle",
     },
@@ -133,7 +138,7 @@ def test_every_option_has_a_help_text_and_every_command_examples_that_can_be_typ
 
 def test_an_option_that_is_a_number_says_of_what():
     units = (
-        "GiB|minutes|[Ss]econds|[Cc]ells|Nodes|GPUs|CPUs|Ranks?|Cores|Jobs|tasks|Parts|Channels|[Tt]iles|[Ll]ines|Turns"
+        "GiB|Bytes|minutes|[Ss]econds|[Cc]ells|Nodes|GPUs|CPUs|Ranks?|Cores|Jobs|tasks|Parts|Channels|[Tt]iles|[Ll]ines|Turns"
         "|slice|Label"
     )
     for name, command in typer.main.get_command(app).commands.items():

@@ -49,7 +49,7 @@ LabelDtype = Annotated[
 Byteorder = Annotated[Literal["little", "big"], typer.Option(help="Of a raw file.", rich_help_panel=_PANEL)]
 Header = Annotated[
     int,
-    typer.Option(min=0, metavar="BYTES", help="Before the first pixel of a raw file.", rich_help_panel=_PANEL),
+    typer.Option(min=0, metavar="BYTES", help="Bytes before the first pixel of a raw file.", rich_help_panel=_PANEL),
 ]
 
 
