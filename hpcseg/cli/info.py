@@ -43,11 +43,10 @@ def info(
     from hpcseg.data.store import is_packed_file
 
     path = Path(file)
-    if is_packed_file(path) or not (os.path.exists(path.expanduser()) or "::" in file):
+    other = os.path.isfile(path.expanduser()) or os.path.isdir(path.expanduser()) or "::" in file
+    if verify or is_packed_file(path) or not other:
         _show_packed_file(path, verify=verify, as_json=as_json)
         return
-    if verify:
-        raise ConfigError(f"--verify compares pixels with the hashes of a packed file, and {file} is none.")
     how = reading(
         number=number, first=first, pixels=pixels, shape=shape, dtype=dtype, byteorder=byteorder, header=header
     )
@@ -75,7 +74,7 @@ def _show_source(path: Path, how: Reading, *, as_json: bool) -> None:
     """Print its data sets, if it has any by name, and its slices, if there is no choice between them."""
     from hpcseg.slices.opening import list_parts, open_source
 
-    parts = list_parts(path)
+    choice = ""
     try:
         try:
             source: Source | None = open_source(path, how)
@@ -83,17 +82,19 @@ def _show_source(path: Path, how: Reading, *, as_json: bool) -> None:
             source = open_source(path, dataclasses.replace(how, needs_numbers=False))
             console.say(f"Note: this cannot be packed. {error}", to=console.stderr)
     except ConfigError as error:  # there is a choice
-        if not parts:
-            raise
         source, choice = None, str(error)
+    parts = list_parts(path)
+    if source is None and not parts:
+        raise ConfigError(choice)
     if as_json:
         listed = {name: {"shape": list(shape), "dtype": dtype} for name, (shape, dtype) in parts.items()}
         console.stdout.print(json.dumps({"source": str(path), "parts": listed, **_as_json(source)}, indent=1))
         return
     console.row("Source", str(path) if source is None else f"{source.path} ({source.form})")
+    file = Path(str(path).partition("::")[0]).name
     for name, (shape, dtype) in list(parts.items())[:_MOST_LISTED]:
         taken = " (these slices)" if source is not None and source.dataset == name else ""
-        console.row("Holds", f"{path.name.partition('::')[0]}::{name}  {' x '.join(map(str, shape))} {dtype}{taken}")
+        console.row("Holds", f"{file}::{name}  {' x '.join(map(str, shape))} {dtype}{taken}")
     if len(parts) > _MOST_LISTED:
         console.row("", f"and {len(parts) - _MOST_LISTED} more")
     if source is None:

@@ -119,9 +119,9 @@ def pack(
         _draw_sheet(content)
     option = "" if output == DEFAULT_DATASET else f" --data {shlex.quote(str(output))}"
     step = after_pack(content, option)
-    console.stdout.print(step)
     if step.startswith("Next"):
-        console.stdout.print("With --dry-run it only shows what would be trained, on how many slices.")
+        console.stdout.print("With --dry-run the next command only shows what would be trained.")
+    console.stdout.print(step)
 
 
 def _within(folder: Path, name: str) -> Path:

@@ -25,7 +25,7 @@ def refused(tmp_path):
 
     def read(file):
         results = [
-            hpcseg("info", file),
+            hpcseg("info", file, "--verify"),
             hpcseg("info", file, "--verify", "--json"),
             hpcseg("grid", "--local", "--dry-run", "--job", tmp_path / "job.toml", "--data", file),
         ]
@@ -54,6 +54,8 @@ def test_info_of_a_damaged_file_names_it_and_ends_with_3(packed):
 def test_a_file_that_was_cut_short_is_refused(packed, refused, kept):
     packed.write_bytes(packed.read_bytes()[:kept])
     assert "is damaged: it is no HDF5 file, or was cut short" in refused(packed)
+    told = hpcseg("info", packed)  # takes it for a source of slices
+    assert (told.exit_code, told.stdout) == (3, "") and str(packed) in told.stderr
 
 
 def test_a_file_of_a_newer_schema_is_refused(packed, refused):

@@ -115,7 +115,7 @@ def test_turned_slices_are_packed_as_they_are_shown_with_a_note_or_as_they_are_s
     [
         (["info", "grey.raw"], 2, "Say it: --shape SLICES,HEIGHT,WIDTH"),
         (["info", "grey.raw", "--shape", "6,40"], 2, '--shape is "6,40"'),
-        (["info", "sample/data", "--verify"], 2, "--verify compares pixels with the hashes of a packed file"),
+        (["info", "sample/data", "--verify"], 3, "is a folder, but a packed data set is a file"),
         (["info", "sample/data::one"], 2, "::"),
         (["info", "nowhere.h5::one"], 3, "There is no"),
         (["pack", "sample", "--number", "("], 2, "--number"),
