@@ -72,6 +72,7 @@ def _show_packed_file(path: Path, *, verify: bool, as_json: bool) -> None:
 
 def _show_source(path: Path, how: Reading, *, as_json: bool) -> None:
     """Print its data sets, if it has any by name, and its slices, if there is no choice between them."""
+    from hpcseg.slices.hdf5 import split_name
     from hpcseg.slices.opening import list_parts, open_source
 
     choice = ""
@@ -91,7 +92,7 @@ def _show_source(path: Path, how: Reading, *, as_json: bool) -> None:
         console.stdout.print(json.dumps({"source": str(path), "parts": listed, **_as_json(source)}, indent=1))
         return
     console.row("Source", str(path) if source is None else f"{source.path} ({source.form})")
-    file = Path(str(path).partition("::")[0]).name
+    file = Path(split_name(str(path))[0]).name
     for name, (shape, dtype) in list(parts.items())[:_MOST_LISTED]:
         taken = " (these slices)" if source is not None and source.dataset == name else ""
         console.row("Holds", f"{file}::{name}  {' x '.join(map(str, shape))} {dtype}{taken}")

@@ -156,7 +156,7 @@ def find_all_trained(cell: str, run: Path | None) -> list[CellFolder]:
         raise ConfigError(f'No cell of {where.path} fits "{cell}". {listing(known)}')
     trained = [folder for folder in fitting if folder.training_file.exists() and folder.model_file.exists()]
     if not trained:
-        others = [folder.id for folder in others_trained(where)]
+        others = [folder.id for folder in others_trained(where, names)]
         # A short name is one of the last grid's, which may have other settings than what was trained before it.
         trained_before = f" {counted(len(others), 'cell')} of other settings can be named. {listing(others)}"
         raise IncompleteError(
@@ -166,10 +166,15 @@ def find_all_trained(cell: str, run: Path | None) -> list[CellFolder]:
     return [folder for folder in trained if folder.id in names] or trained
 
 
-def others_trained(run: RunFolder) -> list[CellFolder]:
-    """The trained cells of a run that its last `hpcseg grid` did not plan: of other settings, named by their ids."""
-    names = _planned_names(run)
-    return [folder for folder in run.cell_folders() if folder.id not in names and folder.training_file.exists()]
+def others_trained(run: RunFolder, planned: Container[str] | None = None) -> list[CellFolder]:
+    """The trained cells of a run that its last `hpcseg grid` did not plan: of other settings, named by their ids.
+
+    Args:
+        run: whose cells.
+        planned: ids of those that it did; None: they are read from its plan, which takes a while for many.
+    """
+    known = _planned_names(run) if planned is None else planned
+    return [folder for folder in run.cell_folders() if folder.id not in known and folder.training_file.exists()]
 
 
 def _planned_names(run: RunFolder) -> dict[str, str]:

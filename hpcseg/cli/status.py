@@ -169,7 +169,7 @@ def _print_summary(found: RunStatus) -> None:
     if not found.answered:
         console.stderr.print("Slurm does not answer; this is what the files say.")
     console.stdout.print(_counts(found))
-    if others := len(others_trained(found.run)):
+    if others := len(others_trained(found.run, {cell.id for cell in found.cells})):
         console.say(
             f"{counted(others, 'more trained cell')} of other settings: `hpcseg compare {found.run.path.name}`"
             " shows them, and a `hpcseg grid` with those settings brings them back here."

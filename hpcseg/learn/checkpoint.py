@@ -82,8 +82,8 @@ def load_newest(files: Sequence[Path]) -> tuple[dict[str, Any] | None, list[str]
 
 def _cause(error: Exception) -> str:
     """What an error says in one line: torch sends what it found behind advice about other ways of loading."""
-    found = re.search(r"(Unsupported [^.]*?(?= was not|\.|\n|$)).*", str(error))
-    lines = (found[1] if found else str(error)).splitlines()
+    found = re.search(r"Unsupported .*?(?= was not|\n|$)", str(error))
+    lines = (found[0] if found else str(error)).splitlines()
     return lines[0] if lines else type(error).__name__
 
 
