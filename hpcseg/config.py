@@ -32,7 +32,7 @@ _TILE_GRID = re.compile(r"([1-9][0-9]{0,2})x([1-9][0-9]{0,2})")
 _SHARE = re.compile(r"\s*([0-9]{1,3}(?:\.[0-9]{1,6})?)\s*%\s*")
 # Settings that came after the first cell ids. At their defaults they are left out of what an id is made of, so that
 # trainings of before have the ids and checkpoints that they had.
-_LATER = frozenset({"data.slices", "data.normalise", "data.out_of_range", "train.keep"})
+_LATER = frozenset({"data.slices", "data.normalise", "data.out_of_range", "data.label_share", "train.keep"})
 _MOST_SWEPT = 10_000
 _MOST_CHANNELS = 4_096
 MOST_SPANS = 2.0
@@ -105,6 +105,9 @@ class DataConfig:
     in a shuffled split, where it is 2 whatever is written."""
     train_slices: int = 0
     """Train on the tiles of this many slices only; 0: of all. The same slices are in every larger number."""
+    label_share: float = 1.0
+    """Train on the labels of this share of each training slice only, in squares of 16 x 16 pixels. The same squares are
+    in every larger share. Validation and test keep all labels."""
     slices: int = 0
     """Use only so many slices of the file for all three sets, its first ones; 0: all. The grey scale is the file's."""
     normalise: str = "full-scale"
@@ -124,6 +127,7 @@ class DataConfig:
         rule = f'"{MEASURED}", or at least 1, or neighbours would meet'
         _check(apart, "data.gap_slices", self.gap_slices, rule)
         _check(self.train_slices >= 0, "data.train_slices", self.train_slices, "0 (all) or more")
+        _check(0 < self.label_share <= 1, "data.label_share", self.label_share, "over 0, and at most 1 (all)")
         _check(self.slices >= 0, "data.slices", self.slices, "0 (all) or more")
         one_of = f"one of {', '.join(NORMALISATIONS)}"
         _check(self.normalise in NORMALISATIONS, "data.normalise", self.normalise, one_of)

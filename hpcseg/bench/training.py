@@ -16,7 +16,7 @@ from hpcseg.bench.contender import Contender, started
 from hpcseg.bench.measure import Piece, Rates, rate, take_turns
 from hpcseg.bench.plain import PlainTraining, TilesOnDisk
 from hpcseg.config import DataConfig, TrainConfig
-from hpcseg.data.batches import TileSource, TrainingTiles, open_source, training_set
+from hpcseg.data.batches import TileSource, TrainingTiles, open_source, validation_set
 from hpcseg.launch.environment import read_environment
 from hpcseg.learn.loop import Trainer
 from hpcseg.learn.precision import resolve_precision
@@ -166,7 +166,7 @@ def _trainer(data: str, width: int, batch_size: int, steps: int, folder: Path, r
         model=network(source, config),
         training=TrainingTiles(source, source.split.train[: steps * batch_size], config, ranks.device),
         # One tile: what is measured are the steps, and evaluation has a bench of its own.
-        validation=training_set(source, source.split.validation[:1], config, ranks.device),
+        validation=validation_set(source, source.split.validation[:1], config, ranks.device),
         classes=source.classes,
         precision=resolve_precision(config.precision, ranks.device),
         origin={},

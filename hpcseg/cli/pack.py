@@ -46,7 +46,15 @@ def pack(
     classes: Annotated[
         str | None,
         typer.Option(
-            metavar="VALUE=NAME,...", help='Names of label values, as "0=pore,255=grain".', show_default=False
+            metavar="VALUE=NAME,...",
+            help='What label values mean, as "0=pore,1-9=grain", or a TOML file; others are refused.',
+            show_default="each value is a class",
+        ),
+    ] = None,
+    ignore: Annotated[
+        list[int] | None,
+        typer.Option(
+            metavar="VALUE", help="Label value of pixels without a class; may be repeated.", show_default=False
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an output that holds other data.")] = False,
@@ -61,7 +69,7 @@ def pack(
 ) -> None:
     """Pack slices of any format and their labels into one verified HDF5 file."""
     from hpcseg.cli.next_step import after_pack
-    from hpcseg.data.classes import parse_names
+    from hpcseg.data.classes import read_class_map
     from hpcseg.data.contact_sheet import sheet_file
     from hpcseg.data.pack import is_packed
     from hpcseg.data.pack import pack as pack_slices
@@ -74,7 +82,7 @@ def pack(
         labels = labels or _within(folder, "labels")
     if images is None or labels is None:
         raise ConfigError("Name the folder that holds data/ and labels/, or give both --images and --labels.")
-    names = parse_names(classes) if classes else None
+    class_map = read_class_map(classes, ignore or ())
     how = reading(
         number=number,
         first=first,
@@ -100,15 +108,15 @@ def pack(
                 command=command_line(),
                 how=how,
                 grey_range=grey_range,
-                class_names=names,
+                class_map=class_map,
                 on_slice=on_slice,
                 on_note=lambda note: console.say(f"Note: {note}", to=console.stderr),
             )
-        elif is_packed(images, labels, output, how=how, grey_range=grey_range, class_names=names, on_slice=on_slice):
+        elif is_packed(images, labels, output, how=how, grey_range=grey_range, class_map=class_map, on_slice=on_slice):
             content = read_info(output)
         else:
             raise ConfigError(
-                f"{output} exists already and does not hold these slices in this grey range with these class names; "
+                f"{output} exists already and does not hold these slices in this grey range with these classes; "
                 f"`hpcseg info {shlex.quote(str(output))}` shows what it holds. Replace it with --force, or write "
                 "elsewhere with --output."
             )

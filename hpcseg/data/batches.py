@@ -18,9 +18,11 @@ from hpcseg.config import DataConfig, NoiseLevel, TrainConfig, noise_models
 from hpcseg.data import noise, store
 from hpcseg.data.classes import IGNORED
 from hpcseg.data.grey import GreyScale
+from hpcseg.data.label_share import keep_share
 from hpcseg.data.layout import lay_out
 from hpcseg.data.splits import Split
 from hpcseg.data.streams import Purpose, stream
+from hpcseg.errors import DatasetError
 
 # Tiles per forward pass outside training. Fixed, and whole chunks go to ranks, so that a chunk's arithmetic, and
 # with it the confusion matrix, is the same on any number of ranks.
@@ -71,10 +73,24 @@ class TileSource:
         """Number of classes of the labels."""
         return len(self.info.class_values)
 
-    def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Tiles (K, S, S) of limited grey values, labels (K, S, S) uint8 and noise keys (K, 3) of rows of `tiles`."""
+    def read(self, rows: np.ndarray, *, to_learn: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Tiles (K, S, S) of limited grey values, labels (K, S, S) uint8 and noise keys (K, 3) of rows of `tiles`.
+
+        Args:
+            rows: (K,) int64.
+            to_learn: with the labels that `data.label_share` leaves to what learns from them.
+        """
         tiles = self.tiles[rows]
         counts, labels = store.read_tiles(self.info.path, tiles, self.size)
+        if to_learn and self.config.label_share < 1:
+            labels = keep_share(
+                labels,
+                tiles,
+                numbers=self.info.numbers,
+                shape=self.info.shape[1:],
+                share=self.config.label_share,
+                seed=self.config.split_seed,
+            )
         keys = np.column_stack([self.info.numbers[tiles[:, 0]], tiles[:, 1:]])
         return self.info.grey.limited(counts), labels, keys
 
@@ -116,27 +132,34 @@ def open_source(path: Path, config: DataConfig) -> TileSource:
     return TileSource(info, tiles, split, config)
 
 
-def training_set(source: TileSource, rows: np.ndarray, config: TrainConfig, device: torch.device) -> TileSet:
-    """Load training or validation tiles with the cell's noise drawn once, as the network takes them."""
-    counts, labels, keys = source.read(rows)
-    noisy = _with_noise(counts, keys, config, source.info.grey)
-    return TileSet(_images(source, noisy, device), torch.from_numpy(labels).to(device))
+def validation_set(source: TileSource, rows: np.ndarray, config: TrainConfig, device: torch.device) -> TileSet:
+    """Load tiles with the cell's noise drawn once, as the network takes them.
+
+    Raises:
+        DatasetError: none of them has a labelled pixel, so that there is no loss to validate by.
+    """
+    return _labelled_set(source, source.read(rows), config, device, "validation")
 
 
 class TrainingTiles:
     """The training tiles of a cell, epoch by epoch.
 
-    Without augmentation, and with noise that is drawn once, every epoch sees the same resident tiles.
+    Without augmentation, and with noise that is drawn once, every epoch sees the same resident tiles. What has no
+    labelled pixel says nothing, and a batch of such tiles would have no loss, so it is not among them.
+
+    Raises:
+        DatasetError: no tile has a labelled pixel.
     """
 
     def __init__(self, source: TileSource, rows: np.ndarray, config: TrainConfig, device: torch.device) -> None:
         self._config, self._device, self._source = config, device, source
-        if source.info.ignored_pixels.any():
-            # What has no labelled pixel says nothing, and a batch of such tiles would have no loss.
-            rows = rows[(source.read(rows)[1] != IGNORED).any((1, 2))]
-        self._tiles = training_set(source, rows, config, device)
+        counts, labels, keys = source.read(rows, to_learn=True)
+        known = (labels != IGNORED).any((1, 2))
+        if not known.all():
+            counts, labels, keys = counts[known], labels[known], keys[known]
+        self._tiles = _labelled_set(source, (counts, labels, keys), config, device, "training")
         # The raw values are only needed where noise is drawn again.
-        self._raw = source.read(rows)[::2] if config.noise_each_epoch and config.noise_fraction else None
+        self._raw = (counts, keys) if config.noise_each_epoch and config.noise_fraction else None
 
     def __len__(self) -> int:
         return len(self._tiles)
@@ -216,7 +239,13 @@ def test_set(source: TileSource, *, levels: Sequence[NoiseLevel], seed: int, dev
 
 
 def noisy_set(
-    source: TileSource, rows: np.ndarray, *, levels: Sequence[NoiseLevel], seed: int, device: torch.device
+    source: TileSource,
+    rows: np.ndarray,
+    *,
+    levels: Sequence[NoiseLevel],
+    seed: int,
+    device: torch.device,
+    to_learn: bool = False,
 ) -> NoisyTestSet:
     """Load some tiles and draw their noise, which is the same whatever tiles are loaded beside them.
 
@@ -227,8 +256,9 @@ def noisy_set(
             all to the grey scale of the data; else each is made of its own, and all are kept.
         seed: the evaluation's.
         device: of this rank.
+        to_learn: as of `TileSource.read`.
     """
-    counts, labels, keys = source.read(rows)
+    counts, labels, keys = source.read(rows, to_learn=to_learn)
     grey = source.info.grey
     unit = noise.test_noise(keys, size=source.size, seed=seed)
     affine = source.config.normalise == "full-scale" and source.config.out_of_range == "keep"
@@ -239,6 +269,23 @@ def noisy_set(
     }
     clean = TileSet(_images(source, counts, device), torch.from_numpy(labels).to(device))
     return NoisyTestSet(clean, torch.from_numpy(unit).unsqueeze(1).to(device), others, keys[:, 0], grey)
+
+
+def _labelled_set(
+    source: TileSource,
+    read: tuple[np.ndarray, np.ndarray, np.ndarray],
+    config: TrainConfig,
+    device: torch.device,
+    name: str,
+) -> TileSet:
+    counts, labels, keys = read
+    if not (labels != IGNORED).any():
+        raise DatasetError(
+            f"{source.info.path}: no {name} tile has a labelled pixel. Label more slices, farther apart, or set "
+            "data.tiles to a grid that covers more of each, such as cover."
+        )
+    noisy = _with_noise(counts, keys, config, source.info.grey)
+    return TileSet(_images(source, noisy, device), torch.from_numpy(labels).to(device))
 
 
 def _with_noise(

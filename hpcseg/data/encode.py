@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hpcseg.data.classes import IGNORED
+from hpcseg.data.classes import IGNORED, Classes, value_table
 from hpcseg.data.grey import GreyCounts, border
 from hpcseg.data.likeness import grey_points
 
@@ -43,7 +43,7 @@ class EncodedLabel:
     chunks: list[bytes]
     """Compressed class indices, from the top, so many rows at a time as `label_rows` says."""
     sha256: str
-    """With its original values, and 0 where it is outside of the image."""
+    """As `label_sha256`."""
     class_counts: np.ndarray
     """(C,) int64, pixels of each class."""
     ignored: int
@@ -73,39 +73,36 @@ def grey_values(image: np.ndarray) -> GreyValues:
     )
 
 
-def encode_label(label: np.ndarray, values: np.ndarray, outside: np.ndarray | None = None) -> EncodedLabel | None:
+def encode_label(label: np.ndarray, classes: Classes, outside: np.ndarray | None = None) -> EncodedLabel | None:
     """All of packing a label that needs no file.
 
     Args:
         label: (H, W) original values.
-        values: (C,) original values, ascending, of class 0, 1, ...
+        classes: of the data set.
         outside: (H, W) bool, pixels that have no grey value, so that whatever label they have is none; None: no pixel.
 
     Returns:
-        None if the label has a value that is not among `values`.
+        None if the label has a value that is neither of a class nor ignored.
     """
     height, width = label.shape
     rows = label_rows(height)
-    counts = np.zeros(len(values), dtype=np.int64)
-    classes = np.zeros((-(-height // rows) * rows, width), dtype=np.uint8)  # of whole chunks
-    # A pass per class is quicker than a search per pixel for the few classes that labels have.
-    for index, value in enumerate(values):
-        here = label == value if outside is None else (label == value) & ~outside
-        counts[index] = np.count_nonzero(here)
-        classes[:height] += here.view(np.uint8) * np.uint8(index)
-    ignored = 0
-    if outside is not None:
-        ignored, label = int(np.count_nonzero(outside)), without_outside(label, outside)
-        classes[:height][outside] = IGNORED
-    if counts.sum() + ignored != label.size:
+    indices = classes.indices(label, outside)
+    if indices is None:
         return None
-    chunks = [_compress(classes[top : top + rows]) for top in range(0, height, rows)]
-    return EncodedLabel(chunks=chunks, sha256=pixels_sha256(label), class_counts=counts, ignored=ignored)
+    counts = np.bincount(indices.ravel(), minlength=IGNORED + 1)
+    whole_chunks = np.zeros((-(-height // rows) * rows, width), dtype=np.uint8)
+    whole_chunks[:height] = indices
+    return EncodedLabel(
+        chunks=[_compress(whole_chunks[top : top + rows]) for top in range(0, height, rows)],
+        sha256=label_sha256(indices, classes, label.dtype),
+        class_counts=counts[: len(classes)],
+        ignored=int(counts[IGNORED]),
+    )
 
 
-def without_outside(label: np.ndarray, outside: np.ndarray | None) -> np.ndarray:
-    """A label (H, W) with 0 in its pixels outside of the image, whatever they were."""
-    return label if outside is None else np.where(outside, label.dtype.type(0), label)
+def label_sha256(indices: np.ndarray, classes: Classes, dtype: np.dtype) -> str:
+    """SHA-256 (hex) of class indices (H, W) as the label values of a type that stand for them."""
+    return pixels_sha256(value_table(classes.values, classes.ignored, dtype)[indices])
 
 
 def pixels_sha256(pixels: np.ndarray) -> str:

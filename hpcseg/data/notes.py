@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import numpy as np
 
+from hpcseg.counted import counted
 from hpcseg.data.grey import FAR
 from hpcseg.data.layout import automatic_gap
 from hpcseg.data.likeness import alike_numbers, usual_step
 from hpcseg.data.store import DatasetInfo
 
+# Of the labelled pixels: few enough to be a mistake, too few to learn a class from.
+_RARE = 1e-4
+# More classes than anybody draws by hand.
+_MOST_USUAL = 16
 # A dead pixel of a camera is 0, which is no more than a part of a span below the darkest of the others.
 _BELOW = 0.25
-
-
 # Each set has one.
 _FEWEST_DIVIDED = 3
 
 
 def notes(info: DatasetInfo) -> tuple[str, ...]:
     """All of them."""
-    return *type_notes(info), *ignored_notes(info), *grey_notes(info), *gap_notes(info)
+    return *type_notes(info), *ignored_notes(info), *class_notes(info), *grey_notes(info), *gap_notes(info)
 
 
 def type_notes(info: DatasetInfo) -> tuple[str, ...]:
@@ -36,10 +39,42 @@ def ignored_notes(info: DatasetInfo) -> tuple[str, ...]:
     if not found.any():
         return ()
     share = info.ignored_pixels.sum() / np.prod(info.shape)
+    floats = np.dtype(info.dtype).kind == "f"
+    why = [f"are labelled {' or '.join(map(str, info.ignored_values))}"] if info.ignored_values else []
+    why += ["have no grey value (NaN), as outside of the field of view"] if floats or not why else []
     return (
-        f"{share:.1%} of all pixels, in {_slices(found)}, have no grey value (NaN): they are outside of the field of "
-        "view, are not trained on, and count in no accuracy.",
+        f"{share:.1%} of all pixels, in {_slices(found)}, have no class, since they {' or '.join(why)}: they are not "
+        "trained on, and count in no accuracy.",
     )
+
+
+def class_notes(info: DatasetInfo) -> tuple[str, ...]:
+    """Notes on classes that nobody may have drawn: stray values, numbered grains, signs that a type has added."""
+    counts, labelled = info.class_counts.sum(0), int(info.class_counts.sum())
+    rare, notes = np.flatnonzero(counts < _RARE * labelled), []
+    if len(rare):
+        least = int(counts.argmin())
+        slice_ = int(info.class_counts[:, least].argmax())
+        value, pixels = info.class_values[least], int(info.class_counts[slice_, least])
+        notes.append(
+            f"{len(rare)} of {len(counts)} classes have less than {_RARE:.2%} of the labelled pixels each, such as "
+            f"{info.class_names[least]}: {counted(pixels, 'pixel')} in {info.label_names[slice_]}. If nobody drew them "
+            "(edges that were interpolated, a stray pixel, grains that are numbered), say which values are one class, "
+            f'as --classes "0-127=pore,128-255=grain", or leave them out: --ignore {value}.'
+        )
+    if len(counts) > _MOST_USUAL and not len(rare):
+        notes.append(
+            f"the labels have {len(counts)} classes. If they number grains or particles, say which values are one "
+            'class, as --classes "0=background,1-999=grain".'
+        )
+    negative = [value for value in info.class_values if value < 0]
+    if negative and info.label_dtype == "int8":
+        notes.append(
+            f"the labels are signed 8-bit and have {', '.join(map(str, negative[:_MOST_USUAL]))}, which are "
+            f"{', '.join(str(value + 256) for value in negative[:_MOST_USUAL])} in unsigned ones. Classes are in the "
+            "order of the signed values; a value that means no class is left out with --ignore."
+        )
+    return tuple(notes)
 
 
 def gap_notes(info: DatasetInfo) -> tuple[str, ...]:

@@ -6,13 +6,23 @@ import contextlib
 import functools
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from hpcseg.counted import counted
 from hpcseg.data import store
-from hpcseg.data.classes import MOST_CLASSES, names_of
+from hpcseg.data.classes import (
+    LARGEST_LABEL,
+    MOST_CLASSES,
+    Classes,
+    ClassMap,
+    named_classes,
+    one_class_each,
+    outside,
+    with_values,
+)
 from hpcseg.data.grey import check_range, choose_scale
 from hpcseg.data.pairs import Hashing, LabelValues, Packing, Pairs, find_pairs
 from hpcseg.data.processes import in_processes
@@ -21,7 +31,6 @@ from hpcseg.errors import ConfigError, DatasetError
 from hpcseg.memory import keep_freed_memory
 from hpcseg.slices.source import Reading
 
-_LARGEST_LABEL = int(np.iinfo(np.int64).max)  # class values are kept as int64
 _LABEL_STEP, _MOST_LABELS_LOOKED_AT = 16, 32
 _BYTES_IN_FLIGHT = 512 * 2**20
 _MOST_PROCESSES = 8  # of 40 MB without a slice; together they keep more than one disk busy
@@ -36,7 +45,7 @@ def pack(
     command: str,
     how: Reading = Reading(),  # noqa: B008
     grey_range: tuple[float, float] | None = None,
-    class_names: Mapping[int, str] | None = None,
+    class_map: ClassMap = ClassMap(),  # noqa: B008
     on_slice: Callable[[int, int], None] = lambda *_: None,
     on_note: Callable[[str], None] = lambda _: None,
 ) -> store.DatasetInfo:
@@ -45,56 +54,63 @@ def pack(
     Args:
         images: a folder of TIFFs, or a volume of any format: uint8, uint16 or float32 grey values; int8, int16,
             float16 and float64 become float32. A pixel that is NaN has no class, whatever its label.
-        labels: the same with a whole number per pixel; sorted, these values become classes 0, 1, ...
+        labels: the same with a whole number per pixel, of some of the slices at least.
         output: the HDF5 file; replaced if it exists.
         command: what the user typed, for the record.
         how: what the files do not say.
         grey_range: grey values that a model meets as 0 and as 1; None: what fits them, as `grey.choose_scale` says.
-        class_names: by the values of the labels; a class without a name is called by its value.
+        class_map: what label values mean. By default each is a class, in ascending order.
         on_slice: told how many slices of how many are written.
         on_note: told in a sentence each what was passed over in the files, or done as their headers ask.
 
     Raises:
         DatasetError: what cannot be packed, naming the files.
-        ConfigError: the output is one of the slices or labels, the range is none, or a name is of no label's value.
+        ConfigError: the output is one of the slices or labels, the range is none, or no label has one of the classes.
         HpcsegError: the output cannot be written; nothing is left under its name then.
     """
     keep_freed_memory()
     check_range(grey_range)
     pairs = find_pairs(images, labels, how)
-    for note in dict.fromkeys((*pairs.images.notes, *pairs.labels.notes)):
+    for note in pairs.notes:
         on_note(note)
     files = (*pairs.images.files, *pairs.labels.files)
     if os.path.exists(output) and any(file.samefile(output) for file in files):
         raise ConfigError(f"{output} is one of the slices or labels to pack. Write elsewhere with --output.")
+    write = functools.partial(_write, pairs, output=output, command=command, grey_range=grey_range, on_slice=on_slice)
+    if class_map.classes is not None:
+        try:
+            write(named_classes(class_map.classes, class_map.ignored))
+        except _UnknownLabelError as error:
+            raise DatasetError(_stray(pairs, error.index, class_map)) from None
+        return store.read_info(output)
     # Classes are known only when all labels were seen, and reading all of them first takes long. So what a few labels
     # have is taken for all there is; a slice that has more shows itself, and only then the rest is looked at.
     few = pairs[:: max(_LABEL_STEP, -(-len(pairs) // _MOST_LABELS_LOOKED_AT))]
-    values, names = _all_values(few), class_names or {}
-    if len(values) < 2 or set(names) - set(values.tolist()):
-        values = _all_values(pairs)
-        if len(values) < 2:
-            raise DatasetError(f"All labels in {labels} have the one value {values[0]}; classes need two.")
-    write = functools.partial(_write, pairs, output=output, command=command, grey_range=grey_range, on_slice=on_slice)
+    classes = one_class_each(_all_values(few, class_map.ignored), class_map.ignored)
+    if len(classes) < 2:
+        classes = _all_classes(pairs, class_map.ignored)
     try:
-        write(values, names_of(values.tolist(), names))
+        write(classes)
     except _UnknownLabelError:
         try:
-            values = _all_values(pairs)
-            write(values, names_of(values.tolist(), names))
+            write(_all_classes(pairs, class_map.ignored))
         except _UnknownLabelError as error:
-            raise DatasetError(f"{labels}: {error} was changed while it was packed. Pack again.") from None
+            name = pairs.labels.names[error.index]
+            raise DatasetError(f"{labels}: {name} was changed while it was packed. Pack again.") from None
     return store.read_info(output)
 
 
 class _UnknownLabelError(Exception):
-    """The name of a label that has a value which no class has."""
+    """A label has a value that no class has."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__(index)
+        self.index = index
 
 
 def _write(
     pairs: Pairs,
-    values: np.ndarray,
-    class_names: tuple[str, ...],
+    classes: Classes,
     *,
     output: Path,
     command: str,
@@ -104,19 +120,22 @@ def _write(
     """Write the whole file, if labels have these values and no others; raises _UnknownLabelError otherwise."""
     images, labels = pairs.images, pairs.labels
     with create(output, slices=len(pairs), shape=images.shapes[0], dtype=images.dtype) as writer:
-        work = Packing(pairs, values)
+        work, counts = Packing(pairs, classes), np.zeros(len(classes), dtype=np.int64)
         with contextlib.closing(in_processes(work, range(len(pairs)), processes=processes_for(pairs))) as packed:
             for index, (pixels, grey, label) in enumerate(packed):
                 if label is None:
-                    raise _UnknownLabelError(labels.names[index])
+                    raise _UnknownLabelError(index)
                 writer.add(pixels, grey, label)
+                counts += label.class_counts
                 on_slice(index + 1, len(pairs))
+        if not counts.all():
+            name = with_values(classes.values, classes.names)[int(counts.argmin())]
+            raise ConfigError(f"--classes has {name}, but no label has a pixel of it. Leave it out.")
         writer.finish(
             numbers=images.numbers,
             image_names=images.names,
             label_names=labels.names,
-            class_values=values,
-            class_names=class_names,
+            classes=classes,
             source_dtype=images.stored_dtype,
             label_dtype=labels.dtype,
             voxel=images.voxel,
@@ -132,7 +151,7 @@ def is_packed(
     *,
     how: Reading = Reading(),  # noqa: B008
     grey_range: tuple[float, float] | None = None,
-    class_names: Mapping[int, str] | None = None,
+    class_map: ClassMap = ClassMap(),  # noqa: B008
     on_slice: Callable[[int, int], None] = lambda *_: None,
 ) -> bool:
     """Whether a file holds exactly these slices and labels, in this grey range; stops at the first difference.
@@ -145,7 +164,7 @@ def is_packed(
         output: the file; one that hpcseg cannot read holds something else.
         how: as for `pack`.
         grey_range: as for `pack`.
-        class_names: as for `pack`; None: whatever they are called.
+        class_map: as for `pack`; by default classes may be called anything.
         on_slice: told how many slices of how many are compared.
 
     Raises:
@@ -156,8 +175,11 @@ def is_packed(
     except DatasetError:
         return False
     check_range(grey_range)
-    if class_names and names_of(info.class_values, class_names) != info.class_names:
-        return False
+    classes = one_class_each(info.class_values, class_map.ignored)
+    if class_map.classes is not None:
+        classes = named_classes(class_map.classes, class_map.ignored)
+        if (classes.values, classes.names) != (info.class_values, info.class_names):
+            return False
     quantiles = info.grey.quantiles
     if quantiles or grey_range:
         scale = choose_scale(np.dtype(info.dtype), info.full_scale, quantiles or (0.0, 0.0), grey_range)
@@ -172,8 +194,8 @@ def is_packed(
         info.label_dtype,
     ):
         return False
-    packed = zip(info.image_sha256, info.label_sha256, strict=True)
-    with contextlib.closing(in_processes(Hashing(pairs), range(len(pairs)), processes=processes_for(pairs))) as found:
+    packed, hashing = zip(info.image_sha256, info.label_sha256, strict=True), Hashing(pairs, classes)
+    with contextlib.closing(in_processes(hashing, range(len(pairs)), processes=processes_for(pairs))) as found:
         for done, (hashes, wanted) in enumerate(zip(found, packed, strict=True), start=1):
             if hashes != wanted:
                 return False
@@ -190,19 +212,49 @@ def processes_for(pairs: Pairs) -> int:
     return min(len(os.sched_getaffinity(0)), _MOST_PROCESSES, room, worth)
 
 
-def _all_values(pairs: Pairs) -> np.ndarray:
-    """All values of these labels where the images have grey values, ascending."""
+def _all_classes(pairs: Pairs, ignored: tuple[int, ...]) -> Classes:
+    """A class of each value that any label has; raises DatasetError for fewer than two."""
+    values = _all_values(pairs, ignored)
+    if len(values) < 2:
+        have = f"the one value {values.pop()}" if values else "no value"
+        besides = f" besides {', '.join(map(str, ignored))}" if ignored else ""
+        raise DatasetError(f"All labels in {pairs.labels.path} have {have}{besides}; classes need two.")
+    return one_class_each(values, ignored)
+
+
+def _all_values(pairs: Pairs, ignored: tuple[int, ...]) -> set[int]:
+    """All values of these labels where the images have grey values, but those that are ignored."""
     labels, seen = pairs.labels, set[int]()
     with contextlib.closing(
         in_processes(LabelValues(pairs), range(len(pairs)), processes=processes_for(pairs))
     ) as found:
         for name, values in zip(labels.names, found, strict=True):
-            seen.update(values)
+            seen.update(set(values) - set(ignored))
             if len(seen) > MOST_CLASSES:
                 raise DatasetError(
                     f"{labels.path}: with {name} the labels have more than {MOST_CLASSES} different values. "
-                    "Labels hold one whole number per class; are these grey values?"
+                    "Labels hold one whole number per class; are these grey values? If they number grains or "
+                    'particles, say which are one class: --classes "0=background,1-65535=grain".'
                 )
-    if max(seen, default=0) > _LARGEST_LABEL:
-        raise DatasetError(f"Labels in {labels.path} have the value {max(seen)}; at most {_LARGEST_LABEL} fits.")
-    return np.array(sorted(seen), dtype=labels.dtype)
+    if max(seen, default=0) > LARGEST_LABEL:
+        raise DatasetError(f"Labels in {labels.path} have the value {max(seen)}; at most {LARGEST_LABEL} fits.")
+    return seen
+
+
+def _stray(pairs: Pairs, index: int, class_map: ClassMap) -> str:
+    """What a label has that is no class of the map, with what to do."""
+    assert class_map.classes is not None
+    label, missing = pairs.labels.read(index), outside(pairs.images.read(index))
+    values, counts = np.unique(label if missing is None else label[~missing], return_counts=True)
+    runs = [run for of in class_map.classes.values() for run in of]
+    strays = {
+        int(value): int(count)
+        for value, count in zip(values, counts, strict=True)
+        if int(value) not in class_map.ignored and not any(first <= value <= last for first, last in runs)
+    }
+    value, count = max(strays.items(), key=lambda item: item[1])
+    more = f" and {len(strays) - 1} more such values" if len(strays) > 1 else ""
+    return (
+        f"{pairs.labels.path}: {pairs.labels.names[index]} has {counted(count, 'pixel')} of the value {value}{more}, "
+        f"which no class of --classes has. Name it there, or train on no such pixel: --ignore {value}."
+    )

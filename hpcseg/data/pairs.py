@@ -7,15 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hpcseg.data.classes import MOST_CLASSES, outside
-from hpcseg.data.encode import (
-    EncodedLabel,
-    GreyValues,
-    encode_label,
-    grey_values,
-    pixels_sha256,
-    without_outside,
-)
+from hpcseg.data.classes import MOST_CLASSES, Classes, outside
+from hpcseg.data.encode import EncodedLabel, GreyValues, encode_label, grey_values, label_sha256, pixels_sha256
 from hpcseg.errors import DatasetError
 from hpcseg.slices.opening import open_source
 from hpcseg.slices.source import Faults, Reading, Source, as_grey_values, as_labels, keep, size_in_words
@@ -27,6 +20,8 @@ class Pairs:
 
     images: Source
     labels: Source
+    notes: tuple[str, ...] = ()
+    """What was passed over or applied in either, and which slices were left out, a sentence each."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -38,15 +33,16 @@ class Pairs:
 
 
 def find_pairs(images: Path, labels: Path, how: Reading = Reading()) -> Pairs:  # noqa: B008
-    """Image and label of the same number, by ascending number.
+    """Image and label of the same number, by ascending number; slices without a label are left out.
 
     Args:
         images: any source of slices.
-        labels: the same; of names that images have too, the number is that of the image.
+        labels: the same; of names that images have too, the number is that of the image. A folder may have files for
+            some of the slices only.
         how: what the files do not say.
 
     Raises:
-        DatasetError: a number has no partner, the shapes differ, or what `open_source` refuses; naming the files.
+        DatasetError: a label has no image, the shapes differ, or what `open_source` refuses; naming the files.
         ConfigError: as `open_source`.
     """
     grey = as_grey_values(open_source(images, how))
@@ -56,12 +52,16 @@ def find_pairs(images: Path, labels: Path, how: Reading = Reading()) -> Pairs:  
     _same_shape(grey, Faults(images))
     _same_shape(marks, Faults(labels))
     place = {number: index for index, number in enumerate(marks.numbers)}
-    for name, number in zip(grey.names, grey.numbers, strict=True):
-        if number not in place:
-            faults.add(f"{name} (number {number}) has no label")
-    for name, number in zip(marks.names, marks.numbers, strict=True):
-        if number not in set(grey.numbers):
-            faults.add(f"label {name} (number {number}) has no image")
+    there = set(grey.numbers)
+    strays = [index for index, number in enumerate(marks.numbers) if number not in there]
+    labelled = [index for index, number in enumerate(grey.numbers) if number in place]
+    # A stack has no gaps, so one with fewer slices than its images says nothing about which they are of.
+    if strays or marks.form != "folder":
+        for name, number in zip(grey.names, grey.numbers, strict=True):
+            if number not in place:
+                faults.add(f"{name} (number {number}) has no label")
+    for index in strays:
+        faults.add(f"label {marks.names[index]} (number {marks.numbers[index]}) has no image")
     if grey.shapes[0] != marks.shapes[0]:
         sizes = f"images are {size_in_words(grey.shapes[0])}, labels {size_in_words(marks.shapes[0])}"
         faults.add(f"{sizes} pixels ({labels / marks.names[0]})")
@@ -71,7 +71,13 @@ def find_pairs(images: Path, labels: Path, how: Reading = Reading()) -> Pairs:  
             "Take both as they are shown, or as they are stored: --pixels shown or --pixels stored"
         )
     faults.raise_if_any()
-    return Pairs(grey, keep(marks, [place[number] for number in grey.numbers]))
+    notes = dict.fromkeys((*grey.notes, *marks.notes))
+    if left_out := len(grey) - len(labelled):
+        first = next(index for index, number in enumerate(grey.numbers) if number not in place)
+        example = f"{grey.names[first]} (number {grey.numbers[first]})"
+        notes[f"{left_out} of {len(grey)} slices have no label and are left out, such as {example}."] = None
+    in_order = [place[grey.numbers[index]] for index in labelled]
+    return Pairs(keep(grey, labelled), keep(marks, in_order), tuple(notes))
 
 
 def _same_shape(source: Source, faults: Faults) -> None:
@@ -88,7 +94,7 @@ class Packing:
     """Reads a slice and its label, and makes of them what is written; a label of None has unknown values."""
 
     pairs: Pairs
-    class_values: np.ndarray
+    classes: Classes
 
     def __call__(self, index: int) -> tuple[np.ndarray, GreyValues, EncodedLabel | None]:
         """Of a slice; its grey values are the first."""
@@ -99,20 +105,22 @@ class Packing:
             raise DatasetError(
                 f"{images.path}: {images.names[index]} holds nothing but NaN. Leave it and its label out."
             )
-        return pixels, grey_values(pixels), encode_label(marked, self.class_values, missing)
+        return pixels, grey_values(pixels), encode_label(marked, self.classes, missing)
 
 
 @dataclass(frozen=True)
 class Hashing:
-    """SHA-256 of the grey values and of the label of a slice."""
+    """SHA-256 of the grey values and of the label of a slice, as they would be packed."""
 
     pairs: Pairs
+    classes: Classes
 
-    def __call__(self, index: int) -> tuple[str, str]:
-        """Of a slice."""
+    def __call__(self, index: int) -> tuple[str, str | None]:
+        """Of a slice; that of a label with strays is None."""
         pixels = self.pairs.images.read(index)
-        label = without_outside(self.pairs.labels.read(index), outside(pixels))
-        return pixels_sha256(pixels), pixels_sha256(label)
+        marked = self.pairs.labels.read(index)
+        indices = self.classes.indices(marked, outside(pixels))
+        return pixels_sha256(pixels), None if indices is None else label_sha256(indices, self.classes, marked.dtype)
 
 
 @dataclass(frozen=True)

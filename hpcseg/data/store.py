@@ -5,8 +5,8 @@
     /table/...           one row per slice: number, names, SHA-256 of pixels and of original labels, class counts,
                          lowest and highest grey value, pixels of 0, value and pixels of a padded border, and pixels
                          of no class
-    attributes           format, schema_version, class_values, class_names, full_scale, grey_range, grey_quantiles,
-                         alike_slices, source_dtype, data_sha256, hpcseg_version, command, created
+    attributes           format, schema_version, class_values, class_names, ignored_values, full_scale, grey_range,
+                         grey_quantiles, alike_slices, source_dtype, data_sha256, hpcseg_version, command, created
 
 Written by `hpcseg.data.writer`. A file is opened, read and closed within one call, since an HDF5 handle that crosses a
 fork reads wrong data without a word.
@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from hpcseg import __version__
-from hpcseg.data.classes import IGNORED, MOST_CLASSES
+from hpcseg.data.classes import IGNORED, MOST_CLASSES, value_table
 from hpcseg.data.encode import pixels_sha256
 from hpcseg.data.grey import GreyScale, choose_scale
 from hpcseg.data.layout import automatic_gap
@@ -58,7 +58,7 @@ class SliceTable:
     image_sha256: tuple[str, ...]
     """SHA-256 of the raw little-endian pixels of the source."""
     label_sha256: tuple[str, ...]
-    """The same of the labels with their original values."""
+    """The same of the labels, as `encode.label_sha256`."""
     class_counts: np.ndarray
     """(N, C) int64, pixels of each class."""
     grey_min: np.ndarray
@@ -86,9 +86,11 @@ class DatasetInfo(SliceTable):
     label_dtype: str
     """Of the original labels; labels are stored as uint8 class indices."""
     class_values: tuple[int, ...]
-    """Original label value of class 0, 1, ..."""
+    """Original label value of class 0, 1, ..., the least of those that are one class."""
     class_names: tuple[str, ...]
     """What each is called; its value, where it has no name."""
+    ignored_values: tuple[int, ...]
+    """Of the original labels where a pixel has no class, ascending."""
     source_dtype: str
     """Of the slices before they were packed."""
     full_scale: float
@@ -194,8 +196,7 @@ def verify(path: Path, on_slice: Callable[[int, int], None]) -> None:
         DatasetError: as `read_info`, or the first slice or label that is not what was packed.
     """
     info = read_info(path)
-    values = np.zeros(IGNORED + 1, dtype=info.label_dtype)
-    values[: len(info.class_values)] = info.class_values
+    values = value_table(info.class_values, info.ignored_values, np.dtype(info.label_dtype))
     known = np.isin(np.arange(IGNORED + 1), [*range(len(info.class_values)), IGNORED])
     with _opened(path) as file:
         for index in range(info.shape[0]):
@@ -274,6 +275,7 @@ def _read_info(file: h5py.File, path: Path) -> DatasetInfo:
         dtype=images.dtype.name,
         class_values=class_values,
         class_names=names,
+        ignored_values=tuple(int(value) for value in attributes.get("ignored_values", ())),
         source_dtype=str(attributes.get("source_dtype", images.dtype.name)),
         full_scale=full_scale,
         grey=_read_scale(attributes, images.dtype) if measured else GreyScale(0.0, full_scale),

@@ -32,6 +32,8 @@ class Purpose(IntEnum):
     """In which the training tiles come: seed, epoch."""
     EPOCH_SYMMETRIES = 8
     """How the training tiles are moved: seed, epoch."""
+    LABEL_SHARE = 9
+    """Which squares of a slice keep their labels: the split's seed, slice's number."""
 
 
 def stream(purpose: Purpose, *key: int) -> np.random.Generator:

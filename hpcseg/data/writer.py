@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from hpcseg import __version__
+from hpcseg.data.classes import Classes
 from hpcseg.data.encode import COMPRESSION_LEVEL, EncodedLabel, GreyValues, label_rows
 from hpcseg.data.grey import QUANTILES, GreyCounts, choose_scale
 from hpcseg.data.likeness import alike_slices, step_between_compared
@@ -113,8 +114,7 @@ class Writer:
         numbers: Sequence[int],
         image_names: Sequence[str],
         label_names: Sequence[str],
-        class_values: np.ndarray,
-        class_names: Sequence[str],
+        classes: Classes,
         source_dtype: np.dtype,
         label_dtype: np.dtype,
         voxel: VoxelSize | None,
@@ -127,8 +127,7 @@ class Writer:
             numbers: of the slices, from the file names.
             image_names: of their sources.
             label_names: of the labels' sources.
-            class_values: (C,) original label value of class 0, 1, ...
-            class_names: what they are called.
+            classes: of the labels.
             source_dtype: of the slices as they were read.
             label_dtype: of the original labels.
             voxel: size of a voxel; None: not known.
@@ -167,7 +166,7 @@ class Writer:
         grey = choose_scale(images.dtype, full_scale, quantiles, grey_range)
         data_sha256 = identity_sha256(
             table,
-            class_values=class_values.tolist(),
+            class_values=classes.values,
             full_scale=full_scale,
             grey=grey,
             dtype=images.dtype.name,
@@ -181,8 +180,9 @@ class Writer:
             {
                 "format": FORMAT,
                 "schema_version": SCHEMA_VERSION if table.ignored_pixels.any() else SCHEMA_VERSION - 1,
-                "class_values": np.asarray(class_values, dtype=np.int64),
-                "class_names": [_as_utf8(name) for name in class_names],
+                "class_values": np.array(classes.values, dtype=np.int64),
+                "class_names": [_as_utf8(name) for name in classes.names],
+                "ignored_values": np.array(classes.ignored, dtype=np.int64),
                 "source_dtype": source_dtype.name,
                 "label_dtype": label_dtype.name,
                 "full_scale": full_scale,

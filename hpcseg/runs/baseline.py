@@ -91,7 +91,7 @@ def _measure(source: TileSource, wanted: TestSet) -> dict[str, Any]:
     training = _some(source, source.split.train, _TRAINING_PIXELS)
     test = _some(source, source.split.test, _TEST_PIXELS)
     with _threads() as pool:
-        commonest, filters, choices = _choose(_noisy(source, training, wanted), source, wanted, pool)
+        commonest, filters, choices = _choose(_noisy(source, training, wanted, to_learn=True), source, wanted, pool)
         by_band, right, labelled = _count(source, test, wanted, commonest, filters, pool)
     return {
         "schema": SCHEMA,
@@ -249,8 +249,8 @@ def _by_slice(
     ]
 
 
-def _noisy(source: TileSource, rows: np.ndarray, wanted: TestSet) -> NoisyTestSet:
-    return noisy_set(source, rows, levels=wanted.levels, seed=wanted.seed, device=_CPU)
+def _noisy(source: TileSource, rows: np.ndarray, wanted: TestSet, *, to_learn: bool = False) -> NoisyTestSet:
+    return noisy_set(source, rows, levels=wanted.levels, seed=wanted.seed, device=_CPU, to_learn=to_learn)
 
 
 def _images(tiles: NoisyTestSet, level: NoiseLevel) -> np.ndarray:

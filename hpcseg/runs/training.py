@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hpcseg.config import MEASURED
-from hpcseg.data.batches import TileSource, TrainingTiles, training_set
+from hpcseg.data.batches import TileSource, TrainingTiles, validation_set
 from hpcseg.data.likeness import alike_numbers
 from hpcseg.data.tiles import overlap
 from hpcseg.learn import checkpoint
@@ -64,7 +64,7 @@ def train(
             seed=config.seed,
         ),
         training=TrainingTiles(source, source.split.train, config, ranks.device),
-        validation=training_set(source, source.split.validation, config, ranks.device),
+        validation=validation_set(source, source.split.validation, config, ranks.device),
         classes=source.classes,
         precision=precision,
         origin=_origin(cell, source),
@@ -104,6 +104,7 @@ def train(
                 "steps": position.epoch * trainer.steps,
                 "train_tiles": len(trainer.training),
                 "train_slices": len(np.unique(source.tiles[source.split.train, 0])),
+                "train_labelled_pixels": trainer.training.pixels,
                 "validation_tiles": len(trainer.validation),
                 "grey": source.info.grey.as_dict(),
                 "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),

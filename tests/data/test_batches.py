@@ -70,7 +70,7 @@ def test_a_source_lays_out_all_tiles_and_reads_those_of_its_rows(source, tiny_da
 def test_clean_tiles_are_divided_by_65535(source):
     rows = source.split.train
     counts, labels, _ = source.read(rows)
-    tiles = batches.training_set(source, rows, TrainConfig(), CPU)
+    tiles = batches.validation_set(source, rows, TrainConfig(), CPU)
     assert (tiles.images.shape, tiles.images.dtype) == ((len(rows), 1, 64, 64), torch.float32)
     np.testing.assert_array_equal(tiles.images.numpy()[:, 0], counts.astype(np.float32) / np.float32(65_535))
     np.testing.assert_array_equal(tiles.labels.numpy(), labels)
@@ -79,8 +79,8 @@ def test_clean_tiles_are_divided_by_65535(source):
 
 def test_noise_is_added_in_counts_before_the_division(source):
     rows = np.arange(32)
-    noisy = batches.training_set(source, rows, TrainConfig(noise_fraction=1.0, noise_sigma_max=10_000), CPU)
-    clean = batches.training_set(source, rows, TrainConfig(), CPU)
+    noisy = batches.validation_set(source, rows, TrainConfig(noise_fraction=1.0, noise_sigma_max=10_000), CPU)
+    clean = batches.validation_set(source, rows, TrainConfig(), CPU)
     deviations = (noisy.images - clean.images).std(dim=(1, 2, 3)) * 65_535
     # 32 sigmas of U(0, 10000): mean 5000 with a standard error of 10000 / sqrt(12 x 32) = 510.
     assert float(deviations.mean()) == pytest.approx(5_000, abs=4 * 510)
@@ -91,9 +91,9 @@ def test_noise_is_added_in_counts_before_the_division(source):
 def test_a_training_tile_is_the_same_in_any_order_and_company(source):
     config = TrainConfig(noise_fraction=0.5, seed=9)
     rows = source.split.train
-    whole = batches.training_set(source, rows, config, CPU)
+    whole = batches.validation_set(source, rows, config, CPU)
     order = np.random.default_rng(2).permutation(len(rows))[:11]
-    part = batches.training_set(source, rows[order], config, CPU)
+    part = batches.validation_set(source, rows[order], config, CPU)
     assert torch.equal(part.images, whole.images[order])
     assert torch.equal(part.labels, whole.labels[order])
 
@@ -101,7 +101,7 @@ def test_a_training_tile_is_the_same_in_any_order_and_company(source):
 def test_every_epoch_sees_the_same_tiles_where_nothing_is_drawn_anew(source):
     tiles = batches.TrainingTiles(source, source.split.train, TrainConfig(noise_fraction=0.5), CPU)
     assert tiles.of_epoch(0) is tiles.of_epoch(7)
-    whole = batches.training_set(source, source.split.train, TrainConfig(noise_fraction=0.5), CPU)
+    whole = batches.validation_set(source, source.split.train, TrainConfig(noise_fraction=0.5), CPU)
     assert torch.equal(tiles.of_epoch(0).images, whole.images)
     assert len(tiles) == len(source.split.train)
     assert tiles.pixels == len(tiles) * 64 * 64
@@ -110,7 +110,7 @@ def test_every_epoch_sees_the_same_tiles_where_nothing_is_drawn_anew(source):
 def test_noise_anew_in_each_epoch_depends_on_the_epoch_and_the_seed_alone(source):
     config = TrainConfig(noise_fraction=1.0, noise_each_epoch=True)
     tiles, again = (batches.TrainingTiles(source, source.split.train, config, CPU) for _ in range(2))
-    clean = batches.training_set(source, source.split.train, TrainConfig(), CPU)
+    clean = batches.validation_set(source, source.split.train, TrainConfig(), CPU)
     for epoch in (0, 1):
         assert torch.equal(tiles.of_epoch(epoch).images, again.of_epoch(epoch).images)
         assert torch.equal(tiles.of_epoch(epoch).labels, clean.labels)
@@ -122,7 +122,7 @@ def test_noise_anew_in_each_epoch_depends_on_the_epoch_and_the_seed_alone(source
 def test_augmented_tiles_are_moved_with_their_labels_by_a_draw_of_the_epoch(source, augment, moves):
     rows = source.split.train
     tiles = batches.TrainingTiles(source, rows, TrainConfig(augment=augment), CPU)
-    plain = batches.training_set(source, rows, TrainConfig(), CPU)
+    plain = batches.validation_set(source, rows, TrainConfig(), CPU)
     epoch = tiles.of_epoch(3)
     drawn = batches.epoch_symmetries(len(rows), augment=augment, seed=0, epoch=3)
     assert set(drawn.tolist()) == set(range(moves))
@@ -137,7 +137,7 @@ def test_augmented_tiles_are_moved_with_their_labels_by_a_draw_of_the_epoch(sour
 
 
 def test_the_eight_symmetries_are_all_different(source):
-    plain = batches.training_set(source, np.zeros(8, dtype=np.int64), TrainConfig(), CPU)
+    plain = batches.validation_set(source, np.zeros(8, dtype=np.int64), TrainConfig(), CPU)
     moved = batches.transformed(plain, np.arange(8)).images
     assert len({image.numpy().tobytes() for image in moved}) == 8
 
@@ -191,7 +191,7 @@ def test_training_and_validation_tiles_have_the_ends_of_their_own_sets(tiny_data
     source, plain = reading(tiny_dataset, normalise="set"), reading(tiny_dataset)
     config = TrainConfig(noise_fraction=0.5)
     for rows in (source.split.train, source.split.validation):
-        images, counts = (batches.training_set(one, rows, config, CPU).images for one in (source, plain))
+        images, counts = (batches.validation_set(one, rows, config, CPU).images for one in (source, plain))
         assert (images.min(), images.max()) == (0, 1)
         expected = (counts - counts.min()) / (counts.max() - counts.min())
         torch.testing.assert_close(images, expected, rtol=0, atol=4e-6)
@@ -213,7 +213,7 @@ def test_noisy_values_of_training_and_test_tiles_stay_in_the_range_of_the_type(t
     source, plain = reading(tiny_dataset, out_of_range=rule), reading(tiny_dataset)
     config = TrainConfig(noise_fraction=1.0, noise_sigma_max=40_000)
     tests = [batches.test_set(one, levels=EVERY, seed=4, device=CPU) for one in (source, plain)]
-    sets = [batches.training_set(one, source.split.train, config, CPU).images for one in (source, plain)]
+    sets = [batches.validation_set(one, source.split.train, config, CPU).images for one in (source, plain)]
     for images, kept in [sets, [of.take(slice(None), STRONG)[0] for of in tests]]:
         assert kept.min() < 0 and kept.max() > 1
         if rule == "clip":
@@ -254,7 +254,7 @@ def test_a_cover_reaches_every_pixel_of_a_slice(tiny_dataset):
 
 
 def test_taking_rows_gives_images_and_labels_for_the_loss(source):
-    tiles = batches.training_set(source, np.arange(10), TrainConfig(), CPU)
+    tiles = batches.validation_set(source, np.arange(10), TrainConfig(), CPU)
     images, labels = tiles.take(torch.tensor([7, 2]))
     assert torch.equal(images, tiles.images[[7, 2]])
     assert torch.equal(labels, tiles.labels[[7, 2]].long())

@@ -99,6 +99,7 @@ def cells() -> dict[str, CellConfig]:
         **{f"normalise-{name}": {"normalise": name} for name in config.NORMALISATIONS},
         **{f"out-of-range-{name}": {"out_of_range": name} for name in config.OUT_OF_RANGE},
         "slices": {"slices": 9},
+        "label-share": {"label_share": 0.3},
     }
     described = {
         "evaluated-with-everything": (data, train),

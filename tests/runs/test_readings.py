@@ -13,7 +13,7 @@ import torch
 from rank_runner import run_cell_stage, run_ranks
 
 from hpcseg.config import CellConfig, DataConfig, EvaluateConfig, NeedsConfig, NoiseLevel, ReportConfig, TrainConfig
-from hpcseg.data.batches import open_source, training_set
+from hpcseg.data.batches import open_source, validation_set
 from hpcseg.data.store import read_info
 from hpcseg.errors import ConfigError
 from hpcseg.jobfile import JobConfig
@@ -76,7 +76,7 @@ def test_the_best_epoch_is_the_model_and_the_record_says_which_it_was(trained, t
     assert all(record[name] == line[name] for name in ("validation_loss", "validation_confusion"))
     source = open_source(tiny_dataset, DATA)
     model, _ = load_model(trained, source.classes)
-    validation = training_set(source, source.split.validation, TRAIN, torch.device("cpu"))
+    validation = validation_set(source, source.split.validation, TRAIN, torch.device("cpu"))
     _, confusion = validate(model, validation, classes=3, precision="fp32", ranks=Ranks())
     assert confusion.tolist() == record["validation_confusion"]
 
