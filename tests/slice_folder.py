@@ -25,9 +25,9 @@ def write_label(folder, number, values=(0, 128, 255), shape=(40, 48), dtype="uin
     tifffile.imwrite(folder / "labels" / f"label{number}.tif", pixels)
 
 
-def refused(good, output, code=3):
+def refused(good, output, *options, code=3):
     """The message of a pack that must fail, having left nothing behind."""
-    result = hpcseg("pack", good, "-o", output)
+    result = hpcseg("pack", good, "-o", output, *options)
     assert result.exit_code == code, result.output
     assert list(output.parent.iterdir()) == []
     assert result.stdout == ""

@@ -175,11 +175,14 @@ def is_packed(
     except DatasetError:
         return False
     check_range(grey_range)
-    classes = one_class_each(info.class_values, class_map.ignored)
-    if class_map.classes is not None:
+    if class_map.classes is None:
+        classes = one_class_each(info.class_values, class_map.ignored)
+    else:
         classes = named_classes(class_map.classes, class_map.ignored)
-        if (classes.values, classes.names) != (info.class_values, info.class_names):
+        if classes.names != info.class_names:
             return False
+    if classes.values != info.class_values:
+        return False
     quantiles = info.grey.quantiles
     if quantiles or grey_range:
         scale = choose_scale(np.dtype(info.dtype), info.full_scale, quantiles or (0.0, 0.0), grey_range)

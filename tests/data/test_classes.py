@@ -1,47 +1,150 @@
-"""Names of classes: how they are said, where they are kept, and that they are no other data."""
+"""What label values mean: classes and their names, values that are one class, and values that are none."""
 
 from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
-from slice_folder import hpcseg
+import tifffile
+from slice_folder import hpcseg, refused, write_image, write_label
 
-from hpcseg.data.classes import parse_names
+from hpcseg.data import store
+from hpcseg.data.classes import read_class_map
 from hpcseg.data.store import read_info
 from hpcseg.errors import ConfigError
 
 NAMES = "0=pore, 128=YSZ,255=Ni = metal"
 
 
-def test_names_are_said_by_label_value():
-    assert parse_names(NAMES) == {0: "pore", 128: "YSZ", 255: "Ni = metal"}
+def relabel(folder, number, change):
+    """Change the label of a slice, (40, 48) uint8 or of whatever type comes out."""
+    file = folder / "labels" / f"label{number}.tif"
+    tifffile.imwrite(file, change(tifffile.imread(file)))
 
 
-@pytest.mark.parametrize("text", ["", "pore", "0=", "=pore", "a=pore", "-1=pore", "0=pore,", "0=a,0=b", "0=a,1=a"])
-def test_what_is_no_list_of_names_is_refused(text):
-    with pytest.raises(ConfigError, match="--classes is"):
-        parse_names(text)
+def packed_labels(file):
+    """(N, H, W) class indices."""
+    return store.read_slices(file, 0, read_info(file).shape[0])[1]
+
+
+def test_classes_are_said_by_label_value_and_merged():
+    said = read_class_map("0=pore,1-9=grain, -5--2=hole,12 = grain", [255, -1, 255])
+    assert said.classes == {"pore": ((0, 0),), "grain": ((1, 9), (12, 12)), "hole": ((-5, -2),)}
+    assert said.ignored == (-1, 255)
+    assert read_class_map(NAMES).classes == {"pore": ((0, 0),), "YSZ": ((128, 128),), "Ni = metal": ((255, 255),)}
+
+
+def test_a_file_of_classes_says_the_same(tmp_path):
+    file = tmp_path / "classes.toml"
+    file.write_text('pore = 0\ngrain = ["1-9", 12]\n"Ni, metal" = "-5 - -2"\n')
+    assert read_class_map(str(file)).classes == {
+        "pore": ((0, 0),), "grain": ((1, 9), (12, 12)), "Ni, metal": ((-5, -2),),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text", ["", "pore", "0=", "=pore", "a=pore", "0=pore,", "1-=a,0=b", "5-1=a,0=b", "0=a,0=b", "0-9=a,4=b", "0=a,1=a"]
+)
+def test_what_is_no_list_of_classes_is_refused(text):
+    with pytest.raises(ConfigError, match="--classes"):
+        read_class_map(text)
+
+
+@pytest.mark.parametrize("content", ["pore", "pore = 0.5\nb = 1", "[pore]\na = 0", 'pore = ["x"]\nb = 1', "pore = true"])
+def test_a_file_of_no_classes_is_refused_by_its_name(content, tmp_path):
+    (tmp_path / "classes.toml").write_text(content)
+    with pytest.raises(ConfigError, match="classes.toml"):
+        read_class_map(str(tmp_path / "classes.toml"))
+    with pytest.raises(ConfigError, match="nowhere.toml"):
+        read_class_map("nowhere.toml")
+
+
+def test_a_class_is_not_left_out():
+    with pytest.raises(ConfigError, match="5 is a class in --classes, and --ignore leaves it out"):
+        read_class_map("0=pore,1-9=grain", [5])
 
 
 def test_names_are_in_the_packed_file_and_change_neither_pixels_nor_hash(good, tmp_path):
-    plain, named, half = (tmp_path / f"{name}.h5" for name in ("plain", "named", "half"))
+    plain, named = (tmp_path / f"{name}.h5" for name in ("plain", "named"))
     assert hpcseg("pack", good, "-o", plain).exit_code == 0
     said = hpcseg("pack", good, "-o", named, "--classes", NAMES)
     assert said.exit_code == 0 and "pore (0): 33.3%" in said.stdout
-    assert hpcseg("pack", good, "-o", half, "--classes", "128=YSZ").exit_code == 0
-    infos = [read_info(file) for file in (plain, named, half)]
-    assert [info.class_names for info in infos] == [
-        ("0", "128", "255"), ("pore", "YSZ", "Ni = metal"), ("0", "YSZ", "255"),
-    ]  # fmt: skip
+    infos = [read_info(file) for file in (plain, named)]
+    assert [info.class_names for info in infos] == [("0", "128", "255"), ("pore", "YSZ", "Ni = metal")]
     assert len({info.data_sha256 for info in infos}) == 1
     assert json.loads(hpcseg("info", named, "--json").stdout)["class_names"] == ["pore", "YSZ", "Ni = metal"]
 
 
-def test_a_name_of_a_value_that_no_label_has_is_refused(good, output):
-    said = hpcseg("pack", good, "-o", output, "--classes", "0=pore,127=YSZ")
-    assert said.exit_code == 2 and "--classes names 127, but the labels have 0, 128, 255" in said.stderr
+def test_a_class_that_no_label_has_is_refused(good, output):
+    said = hpcseg("pack", good, "-o", output, "--classes", "0=pore,128=YSZ,255=Ni,127=gap")
+    assert said.exit_code == 2 and "--classes has gap (127), but no label has a pixel of it" in said.stderr
     assert not output.exists()
+
+
+def test_a_value_that_the_map_does_not_have_is_refused_with_file_number_of_pixels_and_options(good, output):
+    def stray(label):
+        label[3, 4:7] = 77
+        return label
+
+    relabel(good, 2, stray)
+    said = refused(good, output, "--classes", NAMES)
+    assert "label2.tif has 3 pixels of the value 77, which no class of --classes has" in said
+    assert "--ignore 77" in said
+    assert hpcseg("pack", good, "-o", output, "--classes", NAMES, "--ignore", "77").exit_code == 0
+    assert (packed_labels(output)[1, 3, 4:7] == 255).all()
+
+
+def test_merged_values_are_one_class_under_the_least_of_them(good, output):
+    expected = np.stack([tifffile.imread(good / "labels" / f"label{number}.tif") > 0 for number in (1, 2, 3)])
+    assert hpcseg("pack", good, "-o", output, "--classes", "0=pore,100-200=solid,255=solid").exit_code == 0
+    info = read_info(output)
+    assert (info.class_values, info.class_names) == ((0, 100), ("pore", "solid"))
+    np.testing.assert_array_equal(packed_labels(output), expected)
+    assert hpcseg("info", output, "--verify").exit_code == 0
+
+
+def test_ignored_values_are_no_class_and_are_counted_as_none(good, output):
+    labels = np.stack([tifffile.imread(good / "labels" / f"label{number}.tif") for number in (1, 2, 3)])
+    said = hpcseg("pack", good, "-o", output, "--ignore", "255", "--ignore", "-1")
+    assert said.exit_code == 0, said.output
+    info = read_info(output)
+    assert (info.class_values, info.ignored_values) == ((0, 128), (-1, 255))
+    np.testing.assert_array_equal(info.ignored_pixels, (labels == 255).sum((1, 2)))
+    np.testing.assert_array_equal(packed_labels(output) == 255, labels == 255)
+    assert "have no class, since they are labelled -1 or 255" in " ".join(said.stderr.split())
+    assert hpcseg("info", output, "--verify").exit_code == 0
+
+
+def test_labels_with_minus_one_for_none(good, output):
+    """As scikit-learn and many scripts mark what is not labelled."""
+
+    def unlabelled(label):
+        label = label.astype(np.int16)
+        label[:10] = -1
+        return label
+
+    for number in (1, 2, 3):
+        relabel(good, number, unlabelled)
+    assert hpcseg("pack", good, "-o", output, "--ignore", "-1").exit_code == 0
+    assert read_info(output).class_values == (0, 128, 255)
+    assert (packed_labels(output)[:, :10] == 255).all() and (packed_labels(output)[:, 10:] < 3).all()
+
+
+def test_ignoring_is_another_data_set_and_so_is_ignoring_elsewhere(good, tmp_path):
+    hashes = []
+    for name, options in {"all": (), "one": ("--ignore", "255"), "two": ("--ignore", "0")}.items():
+        assert hpcseg("pack", good, "-o", tmp_path / f"{name}.h5", *options).exit_code == 0
+        hashes.append(read_info(tmp_path / f"{name}.h5").data_sha256)
+    relabel(good, 1, lambda label: np.where(label == 255, 0, label).astype(np.uint8))
+    assert hpcseg("pack", good, "-o", tmp_path / "moved.h5", "--ignore", "255").exit_code == 0
+    hashes.append(read_info(tmp_path / "moved.h5").data_sha256)
+    assert len(set(hashes)) == 4
+
+
+def test_labels_of_one_class_and_none_are_refused(good, output):
+    said = refused(good, output, "--ignore", "0", "--ignore", "128")
+    assert "have the one value 255 besides 0, 128; classes need two" in said
 
 
 def test_packing_again_under_other_names_is_another_file_and_under_none_the_same(good, output):
@@ -49,5 +152,60 @@ def test_packing_again_under_other_names_is_another_file_and_under_none_the_same
     assert hpcseg(*command, "--classes", NAMES).exit_code == 0
     for same in ((), ("--classes", NAMES)):
         assert "there already" in hpcseg(*command, *same).stderr
-    other = hpcseg(*command, "--classes", "0=hole")
-    assert other.exit_code == 2 and "class names" in other.stderr
+    for other in (("--classes", "0=hole,128=YSZ,255=Ni"), ("--classes", "0=pore,128-255=solid"), ("--ignore", "255")):
+        said = hpcseg(*command, *other)
+        assert said.exit_code == 2 and "with these classes" in said.stderr
+    assert hpcseg(*command, "--ignore", "255", "--force").exit_code == 0
+    assert "there already" in hpcseg(*command, "--ignore", "255").stderr
+    assert hpcseg(*command).exit_code == 2
+
+
+def test_slices_without_a_label_are_left_out_with_a_note(good, output):
+    (good / "labels" / "label2.tif").unlink()
+    said = hpcseg("pack", good, "-o", output)
+    assert said.exit_code == 0, said.output
+    assert "1 of 3 slices have no label and are left out, such as image2.tif (number 2)" in " ".join(said.stderr.split())
+    assert read_info(output).numbers.tolist() == [1, 3]
+    assert "there already" in hpcseg("pack", good, "-o", output).stderr
+
+
+def test_a_stack_of_labels_that_is_shorter_is_refused(good, output):
+    stack = good / "labels.tif"
+    tifffile.imwrite(stack, np.stack([tifffile.imread(good / "labels" / f"label{number}.tif") for number in (1, 2)]))
+    said = hpcseg("pack", "--images", good / "data", "--labels", stack, "-o", output)
+    assert said.exit_code == 3 and "image3.tif (number 3) has no label" in said.stderr
+
+
+def test_a_stray_pixel_is_noted_with_its_file_and_the_options(tmp_path):
+    folder, output = tmp_path / "big", tmp_path / "big.h5"
+    for number in (1, 2, 3):
+        write_image(folder, number, shape=(128, 128))
+        write_label(folder, number, shape=(128, 128))
+
+    def stray(label):
+        label[3, 4] = 77
+        return label
+
+    relabel(folder, 2, stray)
+    said = " ".join(hpcseg("pack", folder, "-o", output).stderr.split())
+    assert "1 of 4 classes have less than 0.01% of the labelled pixels each, such as 77: 1 pixel in label2.tif" in said
+    assert "--ignore 77" in said
+
+
+def test_numbered_grains_are_noted(good, output):
+    relabel(good, 1, lambda label: (np.arange(label.size).reshape(label.shape) // 48).astype(np.uint8))
+    said = " ".join(hpcseg("pack", good, "-o", output).stderr.split())
+    assert 'If they number grains or particles, say which values are one class, as --classes "0=background' in said
+
+
+def test_more_values_than_classes_name_the_option_that_merges(good, output):
+    relabel(good, 1, lambda label: np.arange(label.size).reshape(label.shape).astype(np.uint16))
+    assert '--classes "0=background,1-65535=grain"' in refused(good, output)
+    assert hpcseg("pack", good, "-o", output, "--classes", "0=background,1-65535=grain").exit_code == 0
+
+
+def test_signed_labels_are_noted(good, output):
+    for number in (1, 2, 3):
+        relabel(good, number, lambda label: label.view(np.int8))
+    said = " ".join(hpcseg("pack", good, "-o", output).stderr.split())
+    assert "the labels are signed 8-bit and have -128, -1, which are 128, 255 in unsigned ones" in said

@@ -20,9 +20,10 @@ from hpcseg.data.pairs import find_pairs
 from hpcseg.errors import DatasetError
 
 
-def test_an_image_without_a_label_is_refused(good, output):
-    (good / "labels" / "label2.tif").unlink()
-    assert "image2.tif (number 2) has no label" in refused(good, output)
+def test_an_image_without_a_label_is_named_where_a_label_has_no_image(good, output):
+    (good / "labels" / "label2.tif").rename(good / "labels" / "label9.tif")
+    said = refused(good, output)
+    assert "image2.tif (number 2) has no label" in said and "label9.tif (number 9) has no image" in said
 
 
 def test_a_label_without_an_image_is_refused(good, output):
