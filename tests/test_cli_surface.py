@@ -21,8 +21,8 @@ SURFACE = {
     "demo": {"folder"},
     "view": {"path"},
     "pack": {
-        "folder", "output", "images", "labels", "grey_range", "classes", "force", "number", "first", "pixels", "shape",
-        "dtype", "label_dtype", "byteorder", "header",
+        "folder", "output", "images", "labels", "grey_range", "classes", "ignore", "force", "number", "first", "pixels",
+        "shape", "dtype", "label_dtype", "byteorder", "header",
     },
     "info": {
         "file", "verify", "as_json", "number", "first", "pixels", "shape", "dtype", "byteorder", "header",
@@ -74,8 +74,8 @@ def test_verbs_and_options_are_these():
         (
             ["grid", "--job", "papre"],
             2,
-            'There is no job "papre". Shipped jobs are demo, more-data, noise-models, paper, paper-cpu, readings, '
-            "seeds, segment",
+            'There is no job "papre". Shipped jobs are demo, label-share, more-data, noise-models, paper, paper-cpu, '
+            "readings, seeds, segment",
         ),
         (["grid", "--data", "nowhere.h5"], 3, "There is no packed data set nowhere.h5"),
         (["info", "nowhere.h5"], 3, "There is no packed data set nowhere.h5"),

@@ -76,6 +76,8 @@ def find_pairs(images: Path, labels: Path, how: Reading = Reading()) -> Pairs:  
         first = next(index for index, number in enumerate(grey.numbers) if number not in place)
         example = f"{grey.names[first]} (number {grey.numbers[first]})"
         notes[f"{left_out} of {len(grey)} slices have no label and are left out, such as {example}."] = None
+        if grey.form != "folder":
+            notes[f"slices of {images.name} are numbered from {how.first}; --first says another number."] = None
     in_order = [place[grey.numbers[index]] for index in labelled]
     return Pairs(keep(grey, labelled), keep(marks, in_order), tuple(notes))
 

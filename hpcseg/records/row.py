@@ -114,6 +114,11 @@ class Row:
         rows, columns = data.tile_grid(0, 0)
         return round(int(record["train_tiles"]) / (rows * columns))
 
+    def labelled_slices(self) -> float | None:
+        """How many slices have as many labels as the training: its slices, or so many parts of them."""
+        slices = self.training_slices()
+        return None if slices is None else slices * self.config.data.label_share
+
     def pixels_seen(self) -> float | None:
         """By the training, over all epochs."""
         if self.training is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -32,6 +33,8 @@ from hpcseg.report.table import TEXTS, Unit, estimate_text
 from hpcseg.report.tables import needed, trend
 from hpcseg.statistics import FEWEST, Estimate, Repetition, best, difference, estimate, shown_of, weighted
 
+_NEXT = 10
+"""More slices that somebody may label, to say what they would bring."""
 _TOO_FEW = " (fewer than three repetitions have no interval: they say nothing of another training)"
 
 
@@ -207,13 +210,21 @@ def nearest(records: Records) -> str | None:
 
 
 def slices(records: Records) -> str | None:
-    """What more labelled slices bring, from the fewest to all."""
+    """What more labelled slices bring, from the fewest to all, and what the next ones would."""
     groups = {group.config.data.train_slices or 10**9: group for group in _longest(records, "data.train_slices")}
     few, all_of = groups[min(groups)], groups[max(groups)]
     found = difference(at(records, WHOLE)(all_of), at(records, WHOLE)(few))
     if few is all_of or found is None:
         return None
-    return f"From {min(groups)} labelled slices to all: {_points(found)} on whole slices ({all_of.config.data.tiles})."
+    text = f"From {min(groups)} labelled slices to all: {_points(found)} on whole slices ({all_of.config.data.tiles})."
+    before = groups[sorted(groups)[-2]]
+    last = difference(at(records, WHOLE)(all_of), at(records, WHOLE)(before))
+    number, of_before = all_of.rows[0].training_slices(), before.rows[0].training_slices()
+    if last is None or not number or not of_before or number <= of_before:
+        return text
+    # Errors fall about evenly along the logarithm of the number.
+    more = 100 * last.mean * math.log((number + _NEXT) / number) / math.log(number / of_before)
+    return f"{text} If it goes on as from {of_before} to {number}, {_NEXT} more bring {more:+.2f} points."
 
 
 def _effect(setting: str, *, level: str = "") -> Callable[[Records], str | None]:
@@ -276,6 +287,7 @@ ANSWERS: Mapping[str, tuple[Callable[[Records], str | None], str]] = {
     "weight_decay": (_effect("train.weight_decay"), "weight_decay"),
     "augment": (_effect("train.augment", level=WHOLE), "cost"),
     "slices": (slices, "cost"),
+    "label_share": (_effect("data.label_share", level=WHOLE), "cost"),
     "nearest": (nearest, "readings"),
 }
 """What a job file may name under report.questions, and the table that has more; the questions are in texts.toml."""

@@ -14,7 +14,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 
 from hpcseg.config import SPLITS, NoiseLevel, Share, Sigma, amount
 from hpcseg.records.collect import Records
-from hpcseg.records.groups import Group, axes_label, group_label, training_label
+from hpcseg.records.groups import Group, alike_but, axes_label, group_label, training_label
 from hpcseg.records.groups import axes as axes_of
 from hpcseg.records.observations import WHOLE
 from hpcseg.records.row import CLEAN, Hole, Row
@@ -217,21 +217,30 @@ def cost(records: Records) -> Drawn:
     return Drawn(figure) if known else _nothing("cost", records)
 
 
+_LABELLED = {"data.train_slices": "", "data.label_share": "part of the pixels of {slices} slices"}
+"""Settings that say how much is labelled, and what a curve of one is called."""
+
+
 def learning_curve(records: Records) -> Drawn:
-    """Errors against the number of training slices, for the settings that have several numbers of them."""
-    names = [name for name in records.differing if name != "data.train_slices"]
-    curves: dict[str, list[tuple[int, list[float]]]] = {}
-    for group in records.groups:
-        if errors := _errors(records, group):
-            curves.setdefault(group_label(group, names), []).append((group.rows[0].training_slices() or 0, errors))
-    curves = {name: points for name, points in curves.items() if len(points) > 1}
+    """Errors against what is labelled, for the settings that have several numbers of slices, or shares of pixels."""
+    names = [name for name in records.differing if name not in _LABELLED]
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for setting, what in _LABELLED.items():
+        for series in alike_but(records.groups, setting):
+            known = [(group, errors) for group in series.values() if (errors := _errors(records, group))]
+            if len(known) > 1:
+                called = what.format(slices=known[0][0].rows[0].training_slices())
+                name = ", ".join(text for text in (group_label(known[0][0], names), called) if text)
+                for group, errors in known:
+                    slices = group.rows[0].labelled_slices() or 0.0
+                    curves.setdefault(name, []).extend((slices, error) for error in errors)
     if not curves:
         return _nothing("learning_curve", records)
-    figure, axes = _of_whole_slices("labelled slices in training")
+    shares = any(group.config.data.label_share < 1 for group in records.groups)
+    figure, axes = _of_whole_slices("labelled slices in training" + ", or as many pixels of more slices" * shares)
     for (name, points), colour, marker in zip(curves.items(), itertools.cycle(_COLOURS), itertools.cycle("os^Dv")):
-        each = [(slices, error) for slices, errors in points for error in errors]
-        axes.plot(*zip(*each, strict=True), marker, color=colour, markersize=5, alpha=0.7, label=name)
-    ticks = sorted({float(slices) for points in curves.values() for slices, _ in points})
+        axes.plot(*zip(*points, strict=True), marker, color=colour, markersize=5, alpha=0.7, label=name)
+    ticks = sorted({slices for points in curves.values() for slices, _ in points})
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.legend()

@@ -51,12 +51,12 @@ def test_what_is_no_list_of_classes_is_refused(text):
         read_class_map(text)
 
 
-@pytest.mark.parametrize("content", ["pore", "pore = 0.5\nb = 1", "[pore]\na = 0", 'pore = ["x"]\nb = 1', "pore = true"])
+@pytest.mark.parametrize("content", ["pore", "pore = 0.5\nb = 1", "[pore]\na = 0", "pore = true\nb = 1", "a = ['x']"])
 def test_a_file_of_no_classes_is_refused_by_its_name(content, tmp_path):
     (tmp_path / "classes.toml").write_text(content)
-    with pytest.raises(ConfigError, match="classes.toml"):
+    with pytest.raises(ConfigError, match=r"classes\.toml"):
         read_class_map(str(tmp_path / "classes.toml"))
-    with pytest.raises(ConfigError, match="nowhere.toml"):
+    with pytest.raises(ConfigError, match=r"nowhere\.toml"):
         read_class_map("nowhere.toml")
 
 
@@ -162,9 +162,8 @@ def test_packing_again_under_other_names_is_another_file_and_under_none_the_same
 
 def test_slices_without_a_label_are_left_out_with_a_note(good, output):
     (good / "labels" / "label2.tif").unlink()
-    said = hpcseg("pack", good, "-o", output)
-    assert said.exit_code == 0, said.output
-    assert "1 of 3 slices have no label and are left out, such as image2.tif (number 2)" in " ".join(said.stderr.split())
+    said = " ".join(hpcseg("pack", good, "-o", output).stderr.split())
+    assert "1 of 3 slices have no label and are left out, such as image2.tif (number 2)" in said
     assert read_info(output).numbers.tolist() == [1, 3]
     assert "there already" in hpcseg("pack", good, "-o", output).stderr
 

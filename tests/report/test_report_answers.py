@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from test_report_groups import JOB, column, finish_with_slices, labels, marked, split_run
-from test_report_records import OWN_JOB, finish, plan, tiny_run
+from test_report_records import OWN_JOB, change, finish, plan, tiny_run
 
 from hpcseg.records.collect import collect
 from hpcseg.report.answers import answers
+from hpcseg.report.curves import learning_curve
 from hpcseg.report.tables import TABLES
 
 
@@ -170,3 +171,33 @@ def test_a_reading_with_fewer_than_three_seeds_somewhere_has_no_distance(tmp_pat
         finish_with_slices(cell, lambda *_: 900)
     grid.cells[gone].folder.evaluation_file.unlink()
     assert column(TABLES["readings"](collect(grid.run)), "distance")[:2] == ["-", "-"]
+
+
+def test_what_the_next_labelled_slices_bring_follows_from_the_last_two_numbers(tmp_path):
+    job = JOB.replace('other_noise = "uniform"', "whole_slices = true").replace("[0.0, 0.5]", "0.0")
+    job += '[[grid]]\ndata.tiles = "small"\ndata.train_slices = [4, 8]\ntrain.seed = [0, 1, 2]\n'
+    grid = planned(tmp_path, ["slices"], grid=job)
+    for cell in grid.cells:
+        right = {4: 900, 8: 940, 0: 960}[cell.config.data.train_slices] + cell.config.train.seed
+        finish_with_slices(cell, lambda *_: 900, whole=(right, right))
+        change(cell.folder.training_file, train_slices=cell.config.data.train_slices or 16)
+    (text,) = told(grid.run)
+    assert "From 4 labelled slices to all: +6.00" in text
+    # 2 points from 8 to 16, which is twice as many; 10 more are log2(26 / 16) = 0.70 of that.
+    assert text.endswith("If it goes on as from 8 to 16, 10 more bring +1.40 points.")
+
+
+def test_a_share_of_the_labels_is_compared_with_all_and_drawn_at_as_many_slices(tmp_path):
+    job = JOB.replace('other_noise = "uniform"', "whole_slices = true").replace("[0.0, 0.5]", "0.0")
+    job += '[[grid]]\ndata.tiles = "small"\ndata.label_share = 0.25\ntrain.seed = [0, 1, 2]\n'
+    grid = planned(tmp_path, ["label_share"], grid=job)
+    for cell in grid.cells:
+        right = (960 if cell.config.data.label_share == 1 else 930) + cell.config.train.seed
+        finish_with_slices(cell, lambda *_: 900, whole=(right, right))
+        change(cell.folder.training_file, train_slices=cell.config.data.train_slices or 16)
+    (text,) = told(grid.run)
+    assert text.startswith("Shown of 1 comparisons with data.label_share = 1, corrected for their number: 0.25 at")
+    assert "-3.00" in text
+    drawn = learning_curve(collect(grid.run)).figure.axes[0]
+    assert [sorted({float(x) for x in line.get_xdata()}) for line in drawn.lines] == [[4.0, 16.0]]
+    assert "part of the pixels of 16 slices" in drawn.get_legend().get_texts()[0].get_text()
