@@ -62,6 +62,23 @@ def class_notes(info: DatasetInfo) -> tuple[str, ...]:
             "(edges that were interpolated, a stray pixel, grains that are numbered), say which values are one class, "
             f'as --classes "0-127=pore,128-255=grain", or leave them out: --ignore {value}.'
         )
+    there = info.class_counts > 0
+    few = [index for index in np.flatnonzero(there.sum(0) < _FEWEST_DIVIDED) if index not in rare]
+    if few and len(there) >= _FEWEST_DIVIDED:
+        slice_ = int(there[:, few[0]].argmax())
+        notes.append(
+            f"{info.class_names[few[0]]} is in {counted(int(there[:, few[0]].sum()), 'label')} only, such as "
+            f"{info.label_names[slice_]}, so that not every one of the three sets of slices has it: it may never be "
+            "trained on, or never be tested. Label it in more slices, or merge it with another class: --classes."
+        )
+    blank = (there.sum(1) == 1) & (info.ignored_pixels == 0)
+    if blank.any() and np.median(there.sum(1)) > 1:
+        worst = int(blank.argmax())
+        notes.append(
+            f"{_slices(blank)} have one class on every pixel, such as "
+            f"{info.class_names[int(there[worst].argmax())]} in {info.label_names[worst]}. If nobody has labelled them "
+            "yet, take the files of their labels away, and pack again."
+        )
     if len(counts) > _MOST_USUAL and not len(rare):
         notes.append(
             f"the labels have {len(counts)} classes. If they number grains or particles, say which values are one "
@@ -136,6 +153,13 @@ def grey_notes(info: DatasetInfo) -> tuple[str, ...]:
                 "The scale of grey values does not depend on it, but it stays in the tiles; replace it by the median "
                 "of its neighbours, and pack again."
             )
+    plain = info.grey_min == info.grey_max
+    if plain.any():
+        worst = int(plain.argmax())
+        notes.append(
+            f"{_slices(plain)} have one grey value only, such as {info.grey_min[worst]:g} in "
+            f"{info.image_names[worst]}. Nothing can be learnt from them; leave them out, and pack again."
+        )
     dead = info.zero_pixels > 0
     if dead.any() and low > _BELOW * span > 0:
         notes.append(

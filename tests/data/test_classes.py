@@ -208,3 +208,20 @@ def test_signed_labels_are_noted(good, output):
         relabel(good, number, lambda label: label.view(np.int8))
     said = " ".join(hpcseg("pack", good, "-o", output).stderr.split())
     assert "the labels are signed 8-bit and have -128, -1, which are 128, 255 in unsigned ones" in said
+
+
+def test_a_label_that_nobody_has_drawn_and_a_class_of_one_slice_are_noted(good, output):
+    for number in (4, 5):
+        write_image(good, number)
+        write_label(good, number)
+    relabel(good, 2, lambda label: np.zeros_like(label))
+    relabel(good, 3, lambda label: np.where(label == 255, 9, label).astype(np.uint8))
+    said = " ".join(hpcseg("pack", good, "-o", output).stderr.split())
+    assert "1 of 5 slices have one class on every pixel, such as 0 in label2.tif. If nobody has labelled them" in said
+    assert "9 is in 1 label only, such as label3.tif, so that not every one of the three sets" in said
+
+
+def test_a_slice_of_one_grey_value_is_noted(good, output):
+    tifffile.imwrite(good / "data" / "image2.tif", np.full((40, 48), 700, "uint16"))
+    said = " ".join(hpcseg("pack", good, "-o", output).stderr.split())
+    assert "1 of 3 slices have one grey value only, such as 700 in image2.tif" in said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def whole(share, **more):
 
 def test_those_of_a_smaller_share_are_among_those_of_a_larger_one():
     shares = [kept(share) for share in (0.05, 0.2, 0.7, 1.0)]
-    for smaller, larger in zip(shares, shares[1:], strict=False):
+    for smaller, larger in itertools.pairwise(shares):
         assert (smaller <= larger).all() and smaller.sum() < larger.sum()
     assert shares[-1].all()
 
