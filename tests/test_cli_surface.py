@@ -43,7 +43,7 @@ SURFACE = {
     "cancel": {"cells", "run", "dry_run", "as_json"},
     "clean": {"cells", "run", "dry_run", "as_json"},
     "train": {"cell", "job", "data", "run", "overrides"},
-    "export": {"cell", "output", "run", "data", "onnx", "force"},
+    "export": {"cell", "output", "run", "data", "onnx", "bioimageio", "author", "license_", "force"},
     "predict": {
         "model", "volume", "output", "dataset", "range_", "percentiles", "ensemble", "flips", "probabilities",
         "uncertainty", "spread", "float16", "tile", "every", "slices", "precision", "adapt_norm",

@@ -45,7 +45,10 @@ _EXAMPLES: dict[str, dict[str, str]] = {
         "hpcseg predict s0 SLICES/ -o OUT --ensemble s1 --ensemble s2": "three models together",
     },
     "view": {"hpcseg view OUT": "what predict wrote", "hpcseg view dataset.h5": "what was packed"},
-    "export": {"hpcseg export s0 -o mine.safetensors": "one file to keep, or to give away"},
+    "export": {
+        "hpcseg export s0 -o mine.safetensors": "one file to keep, or to give away",
+        "hpcseg export s0 --bioimageio mine.zip --license CC-BY-4.0": "and a package for the BioImage Model Zoo",
+    },
     "doctor": {
         "hpcseg doctor --partition gpu": "with one short job on a node",
         "hpcseg doctor --profile my-site.toml --no-job": "without one",

@@ -23,24 +23,44 @@ def export(
         Path | None, typer.Option(help="The packed data set, should it have moved.", show_default=False)
     ] = None,
     onnx: Annotated[bool, typer.Option("--onnx", help="Also write FILE.onnx, for other programs.")] = False,
+    bioimageio: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write this zip file, a package for the BioImage Model Zoo. A part of the middle slice is in it.",
+            show_default=False,
+        ),
+    ] = None,
+    author: Annotated[
+        list[str] | None, typer.Option(help="Name for the package; may be given again.", show_default=False)
+    ] = None,
+    license_: Annotated[
+        str | None,
+        typer.Option("--license", help="Of the package, as SPDX writes it: CC-BY-4.0.", show_default=False),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that holds something else.")] = False,
 ) -> None:
     """Write a trained model into one file with all that `hpcseg predict` has to know about it; no code is in it."""
     from hpcseg.data.classes import with_values
+    from hpcseg.predict import bioimageio as zoo
     from hpcseg.predict import onnx_file
-    from hpcseg.predict.model_file import SUFFIX, as_bytes, open_cell
+    from hpcseg.predict.model_file import SUFFIX, as_bytes, open_cell, open_data
     from hpcseg.predict.model_file import export as export_model
 
     if onnx:
         onnx_file.require()
+    if bioimageio:
+        zoo.load(bioimageio)
+    elif author or license_:
+        raise ConfigError("--author and --license are those of a package, which is written with --bioimageio FILE.zip.")
     folder = find_trained(cell, run)
     file = output or Path(folder.id + SUFFIX)
     onnx_output = file.with_name(f"{file.stem if file.suffix == SUFFIX else file.name}.onnx")
     model = open_cell(folder, data)
     if file.exists() and not force and file.read_bytes() != as_bytes(model):
         raise ConfigError(f"{file} exists already and holds something else. Replace it with --force, or use --output.")
-    if onnx and onnx_output.exists() and not force:
-        raise ConfigError(f"{onnx_output} exists already. Replace it with --force, or use --output.")
+    for other, option in ((onnx_output if onnx else None, "--output"), (bioimageio, "--bioimageio")):
+        if other and other.exists() and not force:
+            raise ConfigError(f"{other} exists already. Replace it with --force, or give another {option}.")
     size = len(export_model(model, file))
     card = model.card
     console.stdout.print(
@@ -49,4 +69,11 @@ def export(
     if onnx:
         difference = onnx_file.export_onnx(model, onnx_output)
         console.stdout.print(f"{onnx_output}: its scores in ONNX Runtime differ by at most {difference:.1g} from ours")
+    if bioimageio:
+        tolerance = zoo.export_package(
+            model, open_data(folder, data), bioimageio, authors=author or (), license_id=license_
+        )
+        console.stdout.print(
+            f"{bioimageio}: passes the test of bioimageio.core; its probabilities are ours to within {tolerance:.1g}"
+        )
     console.stdout.print(f"Next: hpcseg predict {shlex.quote(str(file))} SLICES -o OUT")

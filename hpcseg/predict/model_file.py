@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from hpcseg.data.store import DatasetInfo, read_info
-from hpcseg.errors import HpcsegError, IncompleteError
+from hpcseg.errors import ConfigError, HpcsegError, IncompleteError
 from hpcseg.files import write_bytes
 from hpcseg.learn.checkpoint import weights_sha256
 from hpcseg.learn.unet import UNet
@@ -56,6 +56,15 @@ class Model:
             precision=precision or self.card.precision,
         )
 
+    def check_takes_slices(self) -> None:
+        """Raises ConfigError where grey values meet the network otherwise than by the card's scale alone."""
+        # The least and largest value of a slice are not those of a tile, and no slice of a volume is a set.
+        if self.card.data.normalise != "full-scale":
+            raise ConfigError(
+                f'{self.name} was trained with data.normalise = "{self.card.data.normalise}", which says nothing of '
+                'whole slices. Take a model that was trained with "full-scale".'
+            )
+
 
 def open_cell(folder: CellFolder, data: Path | None = None) -> Model:
     """The model of a trained cell.
@@ -73,7 +82,7 @@ def open_cell(folder: CellFolder, data: Path | None = None) -> Model:
     if not folder.training_file.exists():
         raise IncompleteError(f"{cell.id} is not trained yet. Run `hpcseg grid` first.")
     record = read_json(folder.training_file)
-    info = _data_set(cell, planned, data)
+    info = open_data(folder, data)
     network, model_sha256 = load_model(cell, len(info.class_values))
     if model_sha256 != record.get("model_sha256"):
         raise HpcsegError(
@@ -81,6 +90,23 @@ def open_cell(folder: CellFolder, data: Path | None = None) -> Model:
         )
     card = make_card(info, cell.config.data, cell.config.train, _training(cell, planned, record), model_sha256)
     return Model(str(card.training["cell"]), card, network)
+
+
+def open_data(folder: CellFolder, data: Path | None = None) -> DatasetInfo:
+    """The packed data set that a cell was trained on; arguments and errors as `open_cell`."""
+    cell, planned = read_cell(folder), read_json(folder.config_file)
+    path = data or (cell.folder.path / str(planned.get("data_file"))).resolve()
+    if not path.exists():
+        raise IncompleteError(
+            f"{path}, which {cell.id} was trained on, is not there, and it has the values of the labels. Say where it "
+            "is with --data FILE."
+        )
+    info = read_info(path)
+    if info.data_sha256 != planned.get("data_sha256"):
+        raise HpcsegError(
+            f"{path} holds other data than {cell.id} was trained on. Say where those are with --data FILE."
+        )
+    return info
 
 
 def open_model(path: Path, data: Path | None = None) -> Model:
@@ -160,21 +186,6 @@ def _refuse_others(file: Path) -> None:
 
 def _damaged(file: Path, what: str) -> HpcsegError:
     return HpcsegError(f"{file} is no model file that can be used: {what}. Write it again with `hpcseg export CELL`.")
-
-
-def _data_set(cell: Cell, planned: Mapping[str, Any], data: Path | None) -> DatasetInfo:
-    path = data or (cell.folder.path / str(planned.get("data_file"))).resolve()
-    if not path.exists():
-        raise IncompleteError(
-            f"{path}, which {cell.id} was trained on, is not there, and it has the values of the labels. Say where it "
-            "is with --data FILE."
-        )
-    info = read_info(path)
-    if info.data_sha256 != planned.get("data_sha256"):
-        raise HpcsegError(
-            f"{path} holds other data than {cell.id} was trained on. Say where those are with --data FILE."
-        )
-    return info
 
 
 def _training(cell: Cell, planned: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:

@@ -33,7 +33,8 @@ def require() -> None:
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(
-            f"--onnx needs {', '.join(missing)}, not installed here. Install the extra: pip install 'hpcseg[onnx]'."
+            f"An ONNX file needs {', '.join(missing)}, not installed here. Install the extra: "
+            "pip install 'hpcseg[onnx]'."
         )
 
 
@@ -61,6 +62,14 @@ def export_onnx(model: Model, file: Path) -> float:
         )
     write_bytes(file, content)
     return difference
+
+
+def opset_version(file: Path) -> int:
+    """The version of ONNX's operators that a file is written in."""
+    import onnx
+
+    versions = {opset.domain: opset.version for opset in onnx.load(file).opset_import}
+    return int(versions[""])
 
 
 def _convert(lean: torch.nn.Module, model: Model) -> bytes:

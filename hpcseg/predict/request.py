@@ -195,12 +195,7 @@ def _check_ensemble(models: Sequence[Model], request: Request) -> None:
                     f"{theirs[what]}. Take models of one data set."
                 )
     for model in models:
-        # The least and largest value of a slice are not those of a tile, and no slice of a volume is a set.
-        if model.card.data.normalise != "full-scale":
-            raise ConfigError(
-                f'{model.name} was trained with data.normalise = "{model.card.data.normalise}", which says nothing of '
-                'whole slices. Take a model that was trained with "full-scale".'
-            )
+        model.check_takes_slices()
         if request.adapt_norm and not model.card.train.batch_norm:
             raise ConfigError(
                 f"--adapt-norm estimates the statistics of batch normalisation anew, and {model.name} was trained with "
