@@ -36,7 +36,7 @@ def info(
     pixels: AsPixels = None,
     shape: Shape = None,
     dtype: Dtype = None,
-    byteorder: Byteorder = "little",
+    byteorder: Byteorder = None,
     header: Header = 0,
 ) -> None:
     """Show what a packed file holds, and check it; or what there is to pack or to segment in any other source."""

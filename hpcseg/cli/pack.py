@@ -64,7 +64,7 @@ def pack(
     shape: Shape = None,
     dtype: Dtype = None,
     label_dtype: LabelDtype = None,
-    byteorder: Byteorder = "little",
+    byteorder: Byteorder = None,
     header: Header = 0,
 ) -> None:
     """Pack slices of any format and their labels into one verified HDF5 file."""

@@ -103,11 +103,19 @@ def predict(
     data: Annotated[
         Path | None, typer.Option(help="The packed data set of a cell, should it have moved.", show_default=False)
     ] = None,
+    format_: Annotated[
+        Literal["tiff", "hdf5", "zarr"] | None,
+        typer.Option(
+            "--format",
+            help="Of the labels: TIFFs, an HDF5 file or an OME-Zarr.",
+            show_default="the input's; of MRC, NIfTI and raw files TIFF",
+        ),
+    ] = None,
     number: Number = None,
     pixels: AsPixels = None,
     shape: Shape = None,
     dtype: Dtype = None,
-    byteorder: Byteorder = "little",
+    byteorder: Byteorder = None,
     header: Header = 0,
     slurm: Annotated[
         bool, typer.Option("--slurm", help="As Slurm jobs; so do --partition and --profile.", rich_help_panel=_SLURM)
@@ -148,6 +156,7 @@ def predict(
         source=volume,
         out=output,
         how=how,
+        format_=format_,
         data=data,
         range_=range_,
         percentiles=percentiles,
@@ -230,7 +239,9 @@ def _predict_here(request: Request) -> None:
         looking = progress.add_task(
             "Reading grey values", total=None, visible=bool(request.percentiles) or request.adapt_norm
         )
-        prediction = begin(request, on_slice=lambda done, of: progress.update(looking, completed=done, total=of))
+        prediction = begin(
+            request, on_slice=lambda done, of: progress.update(looking, completed=done, total=of, visible=True)
+        )
         progress.update(looking, visible=False)
         _show_models(prediction)
         written = not prediction.finished
@@ -254,7 +265,7 @@ def _show_models(prediction: Prediction) -> None:
     for model, path in zip(prediction.models, prediction.request.models, strict=True):
         where = f"run {path.parents[1]}" if path.is_dir() else f"file {path}"
         console.stdout.print(f"Model: {model.name} ({where})")
-    for note in prediction.volume.notes:
+    for note in (*prediction.volume.notes, *prediction.target().notes()):
         console.say(f"Note: {note}", to=console.stderr)
     runs = {path.parents[1] for path in prediction.request.models if path.is_dir()}
     for run in runs:

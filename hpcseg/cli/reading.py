@@ -46,7 +46,10 @@ LabelDtype = Annotated[
         metavar="TYPE", help="Of a raw file of labels, as uint8; its shape is the slices'.", rich_help_panel=_PANEL
     ),
 ]
-Byteorder = Annotated[Literal["little", "big"], typer.Option(help="Of a raw file.", rich_help_panel=_PANEL)]
+Byteorder = Annotated[
+    Literal["little", "big"] | None,
+    typer.Option(help="Of a raw file.", show_default="as its .vol.info says, else little", rich_help_panel=_PANEL),
+]
 Header = Annotated[
     int,
     typer.Option(min=0, metavar="BYTES", help="Bytes before the first pixel of a raw file.", rich_help_panel=_PANEL),

@@ -1,8 +1,9 @@
 """Labels, probabilities, uncertainties of slices in, files in the form of the input out; slices in any order.
 
-    folder in    OUT/LAYER/NAME.tif      one file per slice under the input's name, each whole or not there
-    stack in     OUT/LAYER.tif           one multi-page TIFF, BigTIFF where it is large
-    HDF5 in      OUT/LAYER.h5            one data set of that name
+    folder in         OUT/LAYER/NAME.tif      one file per slice under the input's name, each whole or not there
+    stack, others     OUT/LAYER.tif           one multi-page TIFF, BigTIFF where it is large
+    HDF5 in           OUT/LAYER.h5            one data set of that name
+    Zarr in           OUT/LAYER.zarr          OME-Zarr
 
 The pixels of a stack or a data set lie in one run, uncompressed. So the file is made at its full length with all its
 headers, a slice is written to its place, and the file gets its name when all slices are there. A process that is killed
@@ -15,19 +16,23 @@ import contextlib
 import math
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import tifffile
 
-from hpcseg.errors import HpcsegError
+from hpcseg.errors import ConfigError, HpcsegError
 from hpcseg.files import aside, replacing
 from hpcseg.hdf5 import h5py
-from hpcseg.slices.calibration import ELEMENT_SIZE, read_calibration, stack_calibration
-from hpcseg.slices.source import Source
+from hpcseg.predict.ome_zarr import open_ome_zarr
+from hpcseg.predict.unfinished import is_there, name_finished, unfinished, where
+from hpcseg.slices.calibration import ELEMENT_SIZE, calibration_of, in_micrometers, read_calibration
+from hpcseg.slices.source import Source, size_in_words
+
+Format = Literal["tiff", "hdf5", "zarr"]
 
 # A classic TIFF has 32-bit offsets; headers and tags need some room as well.
 _LARGEST_CLASSIC_TIFF = 2**32 - 2**25
@@ -69,10 +74,40 @@ class Target(Protocol):
     def files(self) -> list[str]:
         """What was written, relative to OUT."""
 
+    def notes(self) -> list[str]:
+        """What of the input these files cannot say, a sentence each."""
 
-def open_target(out: Path, volume: Source, layers: Sequence[Layer]) -> Target:
-    """The files of `layers` under `out`, in the form of the volume."""
-    return _Folder(out, volume, layers) if volume.form == "folder" else _Runs(out, volume, layers)
+
+def open_target(out: Path, volume: Source, layers: Sequence[Layer], format_: Format | None = None) -> Target:
+    """The files of `layers` under `out`.
+
+    Args:
+        out: the folder of the prediction.
+        volume: what is segmented.
+        layers: what is written of it.
+        format_: None: that of the volume, or of others than HDF5 and Zarr TIFF, of which a folder gives a folder.
+
+    Raises:
+        ConfigError: slices of several sizes are to go into one array; or zarr is not installed.
+    """
+    if format_ is None:
+        format_ = "hdf5" if volume.form == "hdf5" else "zarr" if volume.form == "zarr" else "tiff"
+    if volume.form == "folder" and format_ == "tiff":
+        return _Folder(out, volume, layers)
+    if len(sizes := sorted(set(volume.shapes))) > 1:
+        raise ConfigError(
+            f"The slices of {volume.path} are of {len(sizes)} sizes, such as {size_in_words(sizes[0])} and "
+            f"{size_in_words(sizes[-1])} pixels, which are no volume. Leave --format out, and each gets a file."
+        )
+    return open_ome_zarr(out, volume, layers) if format_ == "zarr" else _Runs(out, volume, layers, format_)
+
+
+def _not_calibrated(volume: Source, layers: Iterable[Layer]) -> list[str]:
+    """A sentence where TIFFs cannot say how large a voxel is."""
+    calibration = calibration_of(volume)
+    lost = [f"{layer.name} ({layer.dtype})" for layer in layers if not calibration.is_kept(layer.dtype)]
+    what = "ImageJ opens no TIFFs of this type, so the unit of a voxel and what else it keeps are not in"
+    return [f"{what} {', '.join(lost)}. --format hdf5 and zarr keep the size of a voxel."] if lost else []
 
 
 class _Folder:
@@ -110,13 +145,16 @@ class _Folder:
     def files(self) -> list[str]:
         return [f"{folder.name}/" for folder in self._folders.values()]
 
+    def notes(self) -> list[str]:
+        return _not_calibrated(self._volume, self._folders)
+
 
 class _Runs:
     """One file per layer, whose pixels lie in one run."""
 
-    def __init__(self, out: Path, volume: Source, layers: Sequence[Layer]) -> None:
-        suffix = ".h5" if volume.form == "hdf5" else ".tif"
-        self._paths = {layer: out / (layer.name + suffix) for layer in layers}
+    def __init__(self, out: Path, volume: Source, layers: Sequence[Layer], format_: Format) -> None:
+        self._hdf5 = format_ == "hdf5"
+        self._paths = {layer: out / (layer.name + (".h5" if self._hdf5 else ".tif")) for layer in layers}
         self._volume = volume
         self._shape = (len(volume), *volume.shapes[0])
         self._opened: dict[str, tuple[int, int]] = {}
@@ -125,10 +163,9 @@ class _Runs:
     def prepare(self) -> bool:
         there = True
         for layer, path in self._paths.items():
-            # In this order: a finish between the two looks moves the one to the other.
-            if not _unfinished(path).exists() and not path.exists():
+            if not is_there(path):
                 there = False
-                with aside(_unfinished(path)) as temporary:
+                with aside(unfinished(path)) as temporary:
                     self._create(layer, temporary)
         return there
 
@@ -152,7 +189,7 @@ class _Runs:
                 ) from None
 
     def read(self, index: int, layer: Layer) -> np.ndarray:
-        path, shape = _where(self._paths[layer]), self._shape[1:]
+        path, shape = where(self._paths[layer]), self._shape[1:]
         stored, pixels = layer.dtype.newbyteorder("<"), math.prod(shape)
         first = self._first_byte(layer, path) + index * pixels * stored.itemsize
         return np.fromfile(path, stored, pixels, offset=first).reshape(shape).astype(layer.dtype, copy=False)
@@ -167,14 +204,16 @@ class _Runs:
             os.close(descriptor)
         self._opened.clear()
         for path in self._paths.values():
-            with contextlib.suppress(FileNotFoundError):  # it has its name already
-                _unfinished(path).replace(path)
+            name_finished(path)
 
     def files(self) -> list[str]:
         return [path.name for path in self._paths.values()]
 
+    def notes(self) -> list[str]:
+        return [] if self._hdf5 else _not_calibrated(self._volume, self._paths)
+
     def _create(self, layer: Layer, path: Path) -> None:
-        if self._volume.form == "hdf5":
+        if self._hdf5:
             with h5py.File(path, "w") as file:
                 plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
                 plan.set_layout(h5py.h5d.CONTIGUOUS)
@@ -184,9 +223,8 @@ class _Runs:
                 h5py.h5d.create(file.id, layer.name.encode(), kind, h5py.h5s.create_simple(self._shape), plan)
                 file[layer.name].attrs.update(self._attributes())
             return
-        calibration = stack_calibration(self._volume)
         size = math.prod(self._shape) * layer.dtype.itemsize + self._shape[0] * _HEADER_BYTES
-        options = calibration.options(layer.dtype, self._shape[0])
+        options = calibration_of(self._volume).options(layer.dtype, self._shape[0])
         # ImageJ itself cannot open its own format as BigTIFF, but Fiji's Bio-Formats can.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -194,17 +232,16 @@ class _Runs:
                 path,
                 shape=self._shape,
                 dtype=layer.dtype.newbyteorder("<"),
-                byteorder="<",
                 bigtiff=size > _LARGEST_CLASSIC_TIFF,
                 **options,
             )
 
     def _open(self, layer: Layer, path: Path) -> tuple[int, int]:
-        path = _where(path)
+        path = where(path)
         return os.open(path, os.O_WRONLY), self._first_byte(layer, path)
 
     def _first_byte(self, layer: Layer, path: Path) -> int:
-        if self._volume.form == "hdf5":
+        if self._hdf5:
             with h5py.File(path, "r") as file:
                 first = file[layer.name].id.get_offset()
         else:
@@ -214,7 +251,15 @@ class _Runs:
         return int(first)
 
     def _attributes(self) -> dict[str, Any]:
-        """Small attributes of the data set, such as element_size_um."""
+        """The size of a voxel, and small attributes of the data set if the slices are of one."""
+        voxel, small = self._volume.voxel, dict[str, Any]()
+        if self._volume.form == "hdf5":
+            small = self._copied()
+        if voxel is not None and (size := in_micrometers(voxel)) is not None:
+            small[ELEMENT_SIZE] = np.array(size) * [self._volume.every, 1, 1]
+        return small
+
+    def _copied(self) -> dict[str, Any]:
         with h5py.File(self._volume.path, "r") as file:
             attributes = file[self._volume.dataset].attrs
             kept = {}
@@ -223,16 +268,4 @@ class _Runs:
                     value = attributes[name]
                     if isinstance(value, str) or (np.asarray(value).dtype.kind in "uifSU"):
                         kept[name] = value
-            small = {name: value for name, value in kept.items() if np.asarray(value).nbytes <= _COPIED_ATTRIBUTE_BYTES}
-        if ELEMENT_SIZE in small and np.shape(small[ELEMENT_SIZE]) == (3,):
-            small[ELEMENT_SIZE] = small[ELEMENT_SIZE] * np.array([self._volume.every, 1, 1])
-        return small
-
-
-def _where(path: Path) -> Path:
-    """Where the file is that has this name when all its slices are there."""
-    return _unfinished(path) if _unfinished(path).exists() else path
-
-
-def _unfinished(path: Path) -> Path:
-    return path.with_name(f".{path.name}.unfinished")
+        return {name: value for name, value in kept.items() if np.asarray(value).nbytes <= _COPIED_ATTRIBUTE_BYTES}

@@ -1,7 +1,8 @@
 """The folder of a prediction: what was asked, which slices are done, what came out. No torch.
 
 OUT/prediction.json     what was asked of which models on which input, and at the end speed and phase fractions
-OUT/slices.jsonl        one line per slice that is written: pixels of each class; of a part, slices-PART.jsonl
+OUT/slices.jsonl        one line per slice that is written: pixels of each class, SHA-256 of the grey values; of a part,
+                        slices-PART.jsonl
 OUT/norm.safetensors    with --adapt-norm the statistics of the volume, which all parts and starts take
 OUT/fractions.csv       share of each class in each slice and in the volume, at the end
 OUT/sheet.png           some slices with their labels over them, at the end
@@ -40,6 +41,8 @@ class SliceResult:
     """Pixels of each class."""
     outside: float
     """Share of pixels far outside of the grey values of the training."""
+    sha256: str
+    """Of the grey values that were segmented; empty in journals of before it was kept."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ class OutFolder:
         return record
 
     def check_same(self, record: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-        """Refuse to mix two predictions; raises ConfigError naming what differs."""
+        """Refuse to mix two predictions that were asked otherwise; raises ConfigError naming what differs."""
         # As a record has it: tuples are lists.
         asked, before = json.loads(json.dumps(asked)), record["asked"]
         different = [name for name in asked if before.get(name) != asked[name]]
@@ -111,8 +114,21 @@ class OutFolder:
         results = {}
         for line in self._lines():
             if "index" in line:
-                results[line["index"]] = SliceResult(line["index"], tuple(line["counts"]), line["outside"])
+                results[line["index"]] = SliceResult(
+                    line["index"], tuple(line["counts"]), line["outside"], line.get("sha256", "")
+                )
         return results
+
+    def note_read(self, hashes: Mapping[int, str]) -> None:
+        """Write down what slices were when something was taken from them for all: percentiles, statistics."""
+        lines = [{"read": index, "sha256": sha256} for index, sha256 in hashes.items()]
+        append_lines(self.journal_file(None), lines, durable=False)
+
+    def hashes(self) -> dict[int, str]:
+        """SHA-256 by index of the slices that were read, as in `SliceResult`."""
+        return {
+            line[kind]: line.get("sha256", "") for line in self._lines() for kind in ("read", "index") if kind in line
+        }
 
     def seconds(self) -> float:
         """Seconds of work on slices, of all processes and starts."""
@@ -210,7 +226,12 @@ class Journal:
     def commit(self, seconds: float) -> None:
         """All added slices are on the disk; `seconds` of work went by since the last call."""
         lines = [
-            {"index": result.index, "counts": result.counts, "outside": round(result.outside, 6)}
+            {
+                "index": result.index,
+                "counts": result.counts,
+                "outside": round(result.outside, 6),
+                "sha256": result.sha256,
+            }
             for result in self._waiting
         ]
         peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)

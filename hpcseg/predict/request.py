@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,16 @@ from hpcseg.errors import ConfigError
 from hpcseg.predict import mapping as mappings
 from hpcseg.predict import norm
 from hpcseg.predict.card import ModelCard
-from hpcseg.predict.layers import Layer, Target, open_target
+from hpcseg.predict.layers import Format, Layer, Target, open_target
 from hpcseg.predict.mapping import Mapping
 from hpcseg.predict.model_file import Model, open_model
 from hpcseg.predict.outcome import SCHEMA, OutFolder
+from hpcseg.predict.same_input import OnSlice, check_same, describe, noting
 from hpcseg.predict.volume import asked_reading, open_volume, read_reading
 from hpcseg.runs import provenance
 from hpcseg.runs.record import read_json, write_json
 from hpcseg.segment.network import Wishes
 from hpcseg.slices.source import Reading, Source, choose_slices
-
-OnSlice = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +36,8 @@ class Request:
     out: Path
     how: Reading = field(default_factory=Reading)
     """What the files of the input do not say."""
+    format_: Format | None = None
+    """Of the labels; None: that of the input."""
     data: Path | None = None
     """The packed data set of the cells, should it have moved."""
     range_: tuple[float, float] | None = None
@@ -83,7 +84,7 @@ class Prediction:
 
     def target(self) -> Target:
         """The files of its layers."""
-        return open_target(self.folder.path, self.volume, self.layers)
+        return open_target(self.folder.path, self.volume, self.layers, self.request.format_)
 
 
 def begin(request: Request, *, on_slice: OnSlice = lambda *_: None, write: bool = True) -> Prediction:
@@ -91,11 +92,13 @@ def begin(request: Request, *, on_slice: OnSlice = lambda *_: None, write: bool 
 
     Args:
         request: what is asked; with the same, the prediction in its folder goes on.
-        on_slice: told how many slices were read, where percentiles of the volume or its statistics are asked for.
+        on_slice: told how many slices were read, where percentiles of the volume or its statistics are asked for, or a
+            prediction goes on with a copy of its input.
         write: False: only look.
 
     Raises:
-        ConfigError: the models do not belong together, the wishes cannot be met, or the folder holds something else.
+        ConfigError: the models do not belong together, the wishes cannot be met, the folder holds something else, or
+            the input is not the one that it was.
         DatasetError: the volume cannot be segmented, or its grey values are not those of the training.
         HpcsegError: a model cannot be used, or the file system refuses.
     """
@@ -111,10 +114,10 @@ def begin(request: Request, *, on_slice: OnSlice = lambda *_: None, write: bool 
     folder = OutFolder(request.out)
     asked = {
         "models": [model.card.model_sha256 for model in models],
-        "input": whole.identity(),
         "dataset": volume.dataset,
         # Null where nothing was said, as in records of before there were such options.
         "reading": asked_reading(request.how),
+        "format": request.format_,
         "range": request.range_,
         "percentiles": request.percentiles,
         "precision": request.precision,
@@ -127,20 +130,28 @@ def begin(request: Request, *, on_slice: OnSlice = lambda *_: None, write: bool 
         **asdict(request.wishes),
     }
     layers = _layers(models, request.wishes)
+    open_target(folder.path, volume, layers, request.format_)  # before anything is written
     record = folder.record()
+    source = describe(volume, whole, folder.path)
+    noted, hashes = noting(volume)
     if record is not None:
         folder.check_same(record, asked)
+        check_same(folder, record["input"], source, volume, on_slice)
         mapping = mappings.read_mapping(record["mapping"])
+        if write and (moved := {**record, "input": source, **_paths(request)}) != record:
+            write_json(folder.record_file, moved)
     else:
         mapping = mappings.decide(
-            volume, card, range_=request.range_, percentiles=request.percentiles, on_slice=on_slice
+            noted, card, range_=request.range_, percentiles=request.percentiles, on_slice=on_slice
         )
         if write:
             folder.path.mkdir(parents=True, exist_ok=True)
-            write_json(folder.record_file, _record(request, models, volume, mapping, layers, asked))
+            write_json(folder.record_file, _record(request, models, volume, mapping, layers, asked, source))
     if request.adapt_norm and write:
         # Behind the record, without which a folder that has something is none to predict into.
-        norm.adapt(models, volume, mapping, file=folder.norm_file, on_slice=on_slice)
+        norm.adapt(models, noted, mapping, file=folder.norm_file, on_slice=on_slice)
+    if write and hashes:
+        folder.note_read(hashes)
     prediction = Prediction(request, models, volume, mapping, folder, layers, finished=False)
     if write and not prediction.target().prepare() and record is not None:
         folder.forget()
@@ -161,6 +172,7 @@ def read_request(out: Path) -> Request:
         source=out / record["input"]["path"],
         out=out,
         how=read_reading(asked),
+        format_=asked.get("format"),
         data=record["data_path"] and out / record["data_path"],
         range_=asked["range"] and tuple(asked["range"]),
         percentiles=asked["percentiles"] and tuple(asked["percentiles"]),
@@ -246,33 +258,32 @@ def _record(
     mapping: Mapping,
     layers: Iterable[Layer],
     asked: dict[str, Any],
+    source: dict[str, Any],
 ) -> dict[str, Any]:
     """What is known before the first slice is predicted."""
-    out = request.out.resolve()
     ours = provenance.collect(device={}, command=provenance.command_line(), data_sha256="")
     kept = ("hpcseg_version", "commit", "diff_sha256", "command", "python", "torch", "numpy", "host", "cores", "system")
     return {
         "schema": SCHEMA,
         "state": "started",
         "asked": asked,
-        "input": {
-            # Relative, as in a cell's config.json.
-            "path": os.path.relpath(volume.path.resolve(), out),
-            "form": volume.form,
-            "dataset": volume.dataset,
-            "dtype": volume.stored_dtype.name,
-            "slices": len(volume),
-            "shapes": [list(shape) for shape in sorted(set(volume.shapes))],
-            "names": list(volume.names),
-        },
+        "input": source,
         "mapping": mapping.as_dict(),
         "norm": norm.describe(volume, models) if request.adapt_norm else None,
         "models": [{"name": model.name, "sha256": model.card.model_sha256, **_origin(model)} for model in models],
-        "model_paths": [os.path.relpath(path.resolve(), out) for path in request.models],
-        "data_path": request.data and os.path.relpath(request.data.resolve(), out),
+        **_paths(request),
         "layers": {layer.name: {"dtype": layer.dtype.name, "meaning": layer.meaning} for layer in layers},
         **{name: ours[name] for name in kept},
         "time": ours["time"],
+    }
+
+
+def _paths(request: Request) -> dict[str, Any]:
+    """Where the models lie, from the folder of the prediction."""
+    out = request.out.resolve()
+    return {
+        "model_paths": [os.path.relpath(path.resolve(), out) for path in request.models],
+        "data_path": request.data and os.path.relpath(request.data.resolve(), out),
     }
 
 

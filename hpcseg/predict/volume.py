@@ -17,7 +17,7 @@ def open_volume(path: Path, how: Reading = Reading()) -> Source:  # noqa: B008
     """Find the slices of a volume; reads headers, no pixels.
 
     Args:
-        path: as for `open_source`; names of files need no number.
+        path: as for `open_source`; names of files need no number where nobody says which.
         how: what its files do not say; of a packed file the slices are meant, where no data set is named.
 
     Raises:
@@ -26,7 +26,7 @@ def open_volume(path: Path, how: Reading = Reading()) -> Source:  # noqa: B008
     path = path.expanduser()
     if how.dataset in (None, PACKED_SLICES) and is_packed_file(path):
         return as_grey_values(open_hdf5(path, replace(how, dataset=PACKED_SLICES), names=read_info(path).image_names))
-    return as_grey_values(open_source(path, replace(how, needs_numbers=False)), of_any_type=True)
+    return as_grey_values(open_source(path, replace(how, needs_numbers=how.number is not None)), of_any_type=True)
 
 
 def asked_reading(how: Reading) -> dict[str, Any] | None:

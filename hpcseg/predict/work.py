@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from hpcseg.predict.ahead import ahead
 from hpcseg.predict.contact_sheet import write_sheet
 from hpcseg.predict.mapping import share_outside
 from hpcseg.predict.outcome import Journal, SliceResult
-from hpcseg.predict.request import OnSlice, Prediction, probability_layer
+from hpcseg.predict.request import Prediction, probability_layer
+from hpcseg.predict.same_input import OnSlice, sha256_of
 from hpcseg.runs import provenance
 from hpcseg.runs.machine import device_facts, refuse_missing_gpu
 from hpcseg.segment.network import Answer, Network
@@ -88,6 +90,19 @@ def finish(prediction: Prediction) -> dict[str, Any]:
     return prediction.folder.finish(record, prediction.volume.names, prediction.models[0].card.class_names)
 
 
+@dataclass(frozen=True)
+class _Read:
+    """A slice on its way."""
+
+    index: int
+    image: np.ndarray
+    """(H, W) float32, as the network takes it."""
+    outside: np.ndarray | None
+    """(H, W) bool, where there is no grey value; None: nowhere."""
+    sha256: str
+    """Of the grey values."""
+
+
 class _Line:
     """The assembly line: threads read and map slices, this thread runs the network, one thread writes."""
 
@@ -121,9 +136,9 @@ class _Line:
 
         with ThreadPoolExecutor(1) as writer:
             try:
-                for index, image, missing in ahead(self._read, slices, at_most=most):
-                    answer = self._network.answer(image, self._network.tile_edge(*image.shape))
-                    writing.append(writer.submit(self._write, index, image, missing, answer))
+                for read in ahead(self._read, slices, at_most=most):
+                    answer = self._network.answer(read.image, self._network.tile_edge(*read.image.shape))
+                    writing.append(writer.submit(self._write, read, answer))
                     collect(most)
                     if should_stop():
                         break
@@ -136,11 +151,12 @@ class _Line:
                 commit()
         return written == len(slices)
 
-    def _read(self, index: int) -> tuple[int, np.ndarray, np.ndarray | None]:
+    def _read(self, index: int) -> _Read:
         pixels = self._prediction.volume.read(index)
-        return index, self._prediction.mapping.apply(pixels, self._card.grey), outside(pixels)
+        image = self._prediction.mapping.apply(pixels, self._card.grey)
+        return _Read(index, image, outside(pixels), sha256_of(pixels))
 
-    def _write(self, index: int, image: np.ndarray, missing: np.ndarray | None, answer: Answer) -> SliceResult:
+    def _write(self, read: _Read, answer: Answer) -> SliceResult:
         pixels, classes = {"labels": self._values[answer.classes]}, answer.classes.ravel()
         if answer.probabilities is not None:
             names = [probability_layer(value) for value in self._card.class_values]
@@ -149,10 +165,10 @@ class _Line:
             pixels["uncertainty"] = answer.uncertainty
         if answer.spread is not None:
             pixels["spread"] = answer.spread
-        if missing is not None:
-            classes = answer.classes[~missing]
+        if read.outside is not None:
+            classes = answer.classes[~read.outside]
             for name, values in pixels.items():
-                values[missing] = self._prediction.outside_values[name]
-        self._target.write(index, pixels)
-        counts = np.bincount(classes, minlength=len(self._values))
-        return SliceResult(index, tuple(int(count) for count in counts), share_outside(image, self._card))
+                values[read.outside] = self._prediction.outside_values[name]
+        self._target.write(read.index, pixels)
+        counts = tuple(int(count) for count in np.bincount(classes, minlength=len(self._values)))
+        return SliceResult(read.index, counts, share_outside(read.image, self._card), read.sha256)

@@ -24,10 +24,23 @@ _KEPT = (
 )
 # As ImageJ writes the micro sign.
 _MICRO = "\\u00B5"
-# ImageJ knows no others; a file of another type is a plain TIFF.
-_IMAGEJ_TYPES = {np.dtype("u1"), np.dtype("u2"), np.dtype("f4")}
+# Of these, what ImageJ has in tags of its own; the others are lines of the description.
+_IN_TAGS = {"Info", "Properties", "ROI", "Overlays"}
+# What ImageJ opens (ij.io.TiffDecoder: 8, 16 and 32 bits, no floats of 16). Since tifffile's `imagej=True` refuses some
+# of them, the description is made here.
+_IMAGEJ_TYPES = {np.dtype(kind) for kind in ("i1", "u1", "i2", "u2", "i4", "u4", "f4")}
 # ResolutionUnit: 2, inch, is what programs write that know no size. 4 and 5 are not of the standard, but written.
 _RESOLUTION_UNITS = {3: "cm", 4: "mm", 5: "micrometer"}
+# Micrometres in a unit, by its name in OME-Zarr, and what else it is called.
+_UNITS = {
+    "micrometer": (1.0, {"micrometre", "micron", "microns", "um", "µm", "\u03bcm"}),
+    "nanometer": (1e-3, {"nanometre", "nm"}),
+    "angstrom": (1e-4, {"Å", "\u212b"}),
+    "millimeter": (1e3, {"millimetre", "mm"}),
+    "centimeter": (1e4, {"centimetre", "cm"}),
+    "meter": (1e6, {"metre", "m"}),
+    "inch": (25400.0, {"in"}),
+}
 
 
 @dataclass(frozen=True)
@@ -71,66 +84,95 @@ class Calibration:
         return replace(self, imagej=imagej, labels=labels)
 
     def options(self, dtype: np.dtype, slices: int | None = None) -> dict[str, Any]:
-        """What tifffile needs to write an image with the same calibration, or a stack of one slice or more.
+        """What tifffile needs to write a little-endian image with the same calibration, or a stack of a slice or more.
 
         Args:
             dtype: of the pixels.
             slices: of a stack, which is written as (slices, H, W); None: an image, (H, W).
         """
-        options: dict[str, Any] = {"photometric": "minisblack", "metadata": None}
+        options: dict[str, Any] = {"photometric": "minisblack", "metadata": None, "byteorder": "<"}
         if self.resolution is not None:
             options |= {"resolution": self.resolution, "resolutionunit": self.unit if self.unit in (1, 2, 3) else 1}
         if self.imagej is not None and dtype in _IMAGEJ_TYPES:
-            metadata = {**self.imagej, "axes": "YX" if slices is None else "TYX" if self.in_time else "ZYX"}
+            shape, axes = ((1, 1), "YX") if slices is None else ((slices, 1, 1), "TYX" if self.in_time else "ZYX")
+            lines = {name: value for name, value in self.imagej.items() if name not in _IN_TAGS}
+            tags = {name: value for name, value in self.imagej.items() if name in _IN_TAGS}
             if len(self.labels) == (slices or 1):
-                metadata["Labels"] = list(self.labels)
-            # ImageJ takes big-endian and little-endian; stacks are filled in as little-endian.
-            options |= {"imagej": True, "metadata": metadata}
+                tags["Labels"] = list(self.labels)
+            options |= {
+                "description": tifffile.imagej_description(shape, axes, **lines),
+                "extratags": tifffile.imagej_metadata_tag(tags, "<"),
+            }
         return options
+
+    def is_kept(self, dtype: np.dtype) -> bool:
+        """Whether an image of this type can have it: its unit is ImageJ's, which opens some types only."""
+        return self.imagej is None or dtype in _IMAGEJ_TYPES
 
 
 def read_calibration(path: Path) -> Calibration:
-    """The calibration of a TIFF's first page; what cannot be understood is left out, since labels do without."""
+    """The calibration of a TIFF's first page; what cannot be understood is left out, since labels do without.
+
+    What OME says, or a ResolutionUnit that is not of the standard, is in ImageJ's words, which labels can have.
+    """
     try:
         with tifffile.TiffFile(path) as tif:
             tags, metadata, ome = tif.pages.first.tags, tif.imagej_metadata, tif.ome_metadata
-            x, y, unit = (tags.valueof(name) for name in ("XResolution", "YResolution", "ResolutionUnit"))
+            x, y = (_ratio(tags.valueof(name)) for name in ("XResolution", "YResolution"))
+            unit = tags.valueof("ResolutionUnit")
     except Exception:  # tifffile raises its own errors, struct.error, IndexError, ... for tags that are damaged
         return Calibration()
     kept = labels = None
     if metadata is not None:
         kept = {name: _in_ascii(metadata[name]) for name in _KEPT if name in metadata}
         labels = metadata.get("Labels")
-    return Calibration(
-        resolution=(x, y) if _is_ratio(x) and _is_ratio(y) else None,
+    found = Calibration(
+        resolution=(x, y) if x and y else None,
         unit=int(unit) if unit else 1,
         imagej=kept,
         labels=_texts(labels),
         in_time=(metadata or {}).get("frames", 1) > 1,
         ome=None if ome is None else _ome_voxel(ome),
     )
+    said_so = metadata is not None or (found.ome is None and found.unit in (1, 2, 3))
+    return found if said_so or found.voxel is None else replace(_in_words(found.voxel), ome=found.ome)
 
 
-def stack_calibration(source: Source) -> Calibration:
-    """What a TIFF stack is to say that is made of a source: as the source's own TIFF, or the size of its voxels."""
-    if source.form == "stack":
+def calibration_of(source: Source) -> Calibration:
+    """What TIFFs are to say that are made of a source: as its own first TIFF, or the size of its voxels."""
+    if source.form in ("folder", "stack"):
         return read_calibration(source.file_of(0)).of_slices(source.of, source.every)
-    voxel = source.voxel
-    if voxel is None:
-        return Calibration()
+    return Calibration() if source.voxel is None else _in_words(source.voxel).of_slices(source.of, source.every)
+
+
+def ome_unit(unit: str) -> str:
+    """A unit of length as OME-Zarr calls it; one that nobody knows as it is."""
+    return next((name for name, (_, others) in _UNITS.items() if unit == name or unit in others), unit)
+
+
+def in_micrometers(voxel: VoxelSize) -> tuple[float, float, float] | None:
+    """Depth, height and width in micrometres; None: of an unknown unit."""
+    factor, _ = _UNITS.get(ome_unit(voxel.unit), (None, None))
+    return None if factor is None else (voxel.depth * factor, voxel.height * factor, voxel.width * factor)
+
+
+def read_hdf5_voxel(dataset: Any) -> VoxelSize | None:
+    """The size of a voxel of an HDF5 data set, where its attributes or those of a packed file say it."""
+    try:
+        if (size := dataset.attrs.get(ELEMENT_SIZE)) is not None:
+            return voxel_size(np.asarray(size).ravel(), "micrometer")
+        packed = dataset.file.attrs
+        return voxel_size(np.ravel(packed.get("voxel_size", ())), packed.get("voxel_unit", ""))
+    except (TypeError, OSError):  # an attribute of a type that numpy has not
+        return None
+
+
+def _in_words(voxel: VoxelSize) -> Calibration:
     ratios = [Fraction(1 / size).limit_denominator(10**6) for size in (voxel.width, voxel.height)]
     across, down = ((ratio.numerator, ratio.denominator) for ratio in ratios)
     if not all((*across, *down)) or max(*across, *down) >= 2**32:
         return Calibration()
-    return Calibration((across, down), 1, {"unit": _in_ascii(voxel.unit), "spacing": voxel.depth * source.every})
-
-
-def read_hdf5_voxel(dataset: Any) -> VoxelSize | None:
-    """The size of a voxel of an HDF5 data set, where an attribute says it."""
-    try:
-        return voxel_size(np.asarray(dataset.attrs.get(ELEMENT_SIZE, ())).ravel(), "micrometer")
-    except (TypeError, OSError):  # an attribute of a type that numpy has not
-        return None
+    return Calibration((across, down), 1, {"unit": _in_ascii(voxel.unit), "spacing": voxel.depth})
 
 
 def _ome_voxel(text: str) -> VoxelSize | None:
@@ -149,8 +191,12 @@ def _in_ascii(value: Any) -> Any:
     )
 
 
-def _is_ratio(value: Any) -> bool:
-    return isinstance(value, tuple) and len(value) == 2 and all(isinstance(part, int) for part in value) and all(value)
+def _ratio(value: Any) -> tuple[int, int] | None:
+    """A resolution as it is written; None for one of zeros. Some programs write a floating-point number."""
+    if isinstance(value, tuple) and len(value) == 1 and isinstance(value[0], float):
+        value = Fraction(value[0]).limit_denominator(10**6).as_integer_ratio()
+    known = isinstance(value, tuple) and len(value) == 2 and all(isinstance(part, int) for part in value)
+    return value if known and all(value) else None
 
 
 def _texts(labels: Any) -> tuple[str, ...]:

@@ -85,9 +85,9 @@ def open_hdf5(path: Path, how: Reading, *, names: tuple[str, ...] | None = None)
             dataset = _follow(file, wanted, path)
             if not isinstance(dataset, h5py.Dataset) or dataset.ndim not in (2, 3) or 0 in dataset.shape:
                 raise ConfigError(_which(file, path, how.dataset))
-            if dataset.dtype.kind not in "uifb":
-                raise DatasetError(f"{path}: {wanted} holds {dataset.dtype}, which are no grey values.")
-            _check_all_there(dataset, path, wanted)
+            if not _holds_numbers(dataset):
+                raise DatasetError(f"{path}: {wanted} does not hold whole or real numbers, so no grey values.")
+            pixels_in = _check_all_there(dataset, path, wanted)
             slices = dataset.shape[0] if dataset.ndim == 3 else 0
             height, width = dataset.shape[-2:]
             dtype = dataset.dtype.newbyteorder("=")
@@ -108,12 +108,13 @@ def open_hdf5(path: Path, how: Reading, *, names: tuple[str, ...] | None = None)
         dtypes=(dtype,) * number,
         decode=_Slices(path, wanted, dtype, together, slices, _PLUGINS in sys.modules),
         files=(path,),
+        pixels_in=tuple(sorted(pixels_in)),
         voxel=voxel,
     )
 
 
 def list_datasets(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Shape and type of every data set of two or three dimensions, by name; links are followed."""
+    """Shape and type of every data set of numbers of two or three dimensions, by name; links are followed."""
     with h5py.File(path, "r") as file:
         return {name: (dataset.shape, str(dataset.dtype)) for name, dataset in _walk(file) if dataset.ndim in (2, 3)}
 
@@ -145,7 +146,7 @@ def _names(group: h5py.Group) -> set[str]:
 
 
 def _walk(group: h5py.Group, name: str = "", seen: tuple[Any, ...] = ()) -> Iterator[tuple[str, h5py.Dataset]]:
-    """Every data set under a group, through links; what leads nowhere is passed over, and a ring ends."""
+    """Every data set of numbers under a group, through links; what leads nowhere is passed over, and a ring ends."""
     if len(seen) > _MOST_DEPTH or any(group.id == one for one in seen):
         return
     for part in group:
@@ -155,8 +156,15 @@ def _walk(group: h5py.Group, name: str = "", seen: tuple[Any, ...] = ()) -> Iter
             continue
         if isinstance(item, h5py.Group):
             yield from _walk(item, f"{name}{part}/", (*seen, group.id))
-        elif isinstance(item, h5py.Dataset) and 0 not in (item.shape or (0,)):
+        elif isinstance(item, h5py.Dataset) and 0 not in (item.shape or (0,)) and _holds_numbers(item):
             yield f"{name}{part}", item
+
+
+def _holds_numbers(dataset: h5py.Dataset) -> bool:
+    try:
+        return dataset.dtype.kind in "uifb"
+    except TypeError:  # a type that numpy has not
+        return False
 
 
 def _only(file: h5py.File, path: Path) -> str:
@@ -218,8 +226,9 @@ def _which(file: h5py.File, path: Path, asked: str | None) -> str:
     return f"{path} {what}. {there} Name one with --dataset, or as {path.name}::NAME."
 
 
-def _check_all_there(dataset: h5py.Dataset, path: Path, name: str, depth: int = 0) -> None:
-    """Raises DatasetError for parts that HDF5 would fill in, and filters that nobody has."""
+def _check_all_there(dataset: h5py.Dataset, path: Path, name: str, depth: int = 0) -> set[Path]:
+    """The files that hold its pixels; raises DatasetError for parts that HDF5 would fill in, and missing filters."""
+    pixels_in = {Path(os.fsdecode(dataset.file.filename))}
     plan = dataset.id.get_create_plist()
     for index in range(plan.get_nfilters()):
         code, _, _, called = plan.get_filter(index)
@@ -230,9 +239,9 @@ def _check_all_there(dataset: h5py.Dataset, path: Path, name: str, depth: int = 
                 "`pip install 'hpcseg[hdf5]'` has most of them."
             )
     if dataset.is_virtual:
-        _check_virtual(dataset, path, name, depth)
+        pixels_in |= _check_virtual(dataset, path, name, depth)
     elif dataset.external:
-        _check_external(dataset, path, name)
+        pixels_in |= _check_external(dataset, path, name)
     elif dataset.chunks is not None:
         wanted = math.prod(-(-length // chunk) for length, chunk in zip(dataset.shape, dataset.chunks, strict=True))
         stored = dataset.id.get_num_chunks()
@@ -243,6 +252,7 @@ def _check_all_there(dataset: h5py.Dataset, path: Path, name: str, depth: int = 
             )
     elif dataset.id.get_storage_size() == 0:
         raise DatasetError(f"{path}: {name} was never written. Was its writer stopped? Write it again.")
+    return pixels_in
 
 
 def _available(code: int) -> bool:
@@ -266,8 +276,8 @@ def _unwritten(dataset: h5py.Dataset) -> str:
     return f", from slice {gone[0] + 1} to slice {min(gone[-1] + dataset.chunks[0], dataset.shape[0])}"
 
 
-def _check_virtual(dataset: h5py.Dataset, path: Path, name: str, depth: int) -> None:
-    faults, mapped = Faults(path), 0
+def _check_virtual(dataset: h5py.Dataset, path: Path, name: str, depth: int) -> set[Path]:
+    faults, mapped, pixels_in = Faults(path), 0, set[Path]()
     # A % in a name is counted up by HDF5, which ends the data set at the first file that is not there.
     sources = [source for source in dataset.virtual_sources() if "%" not in source.file_name]
     for source in sources:
@@ -277,7 +287,7 @@ def _check_virtual(dataset: h5py.Dataset, path: Path, name: str, depth: int) -> 
             with h5py.File(file, "r") as opened:
                 part = opened[source.dset_name]
                 if depth < _MOST_DEPTH and not (file == path and source.dset_name.strip("/") == name):
-                    _check_all_there(part, file, source.dset_name, depth + 1)
+                    pixels_in |= _check_all_there(part, file, source.dset_name, depth + 1)
                 if not _has_room(part.shape, source):
                     faults.add(f"{source.file_name} has {part.shape} in {source.dset_name}, and more is needed")
         except (OSError, KeyError):
@@ -288,6 +298,7 @@ def _check_virtual(dataset: h5py.Dataset, path: Path, name: str, depth: int) -> 
     if len(sources) == len(dataset.virtual_sources()) and mapped < math.prod(dataset.shape):
         missing = math.prod(dataset.shape) - mapped
         raise DatasetError(f"{path}: {name} is put together of files, and none of them has {missing} of its pixels.")
+    return pixels_in
 
 
 def _has_room(shape: tuple[int, ...], source: Any) -> bool:
@@ -298,14 +309,17 @@ def _has_room(shape: tuple[int, ...], source: Any) -> bool:
     return bool(math.prod(shape) >= source.vspace.get_select_npoints())
 
 
-def _check_external(dataset: h5py.Dataset, path: Path, name: str) -> None:
+def _check_external(dataset: h5py.Dataset, path: Path, name: str) -> set[Path]:
+    pixels_in = set[Path]()
     for file, offset, size in dataset.external:
         where = path.parent / os.fsdecode(file)
+        pixels_in.add(where)
         if not where.is_file():
             raise DatasetError(f"{path}: the pixels of {name} are in {where}, which is not there.")
         needs = min(size, math.prod(dataset.shape) * dataset.dtype.itemsize) if len(dataset.external) == 1 else size
         if (missing := offset + needs - where.stat().st_size) > 0 and not _unlimited(size):
             raise DatasetError(f"{path}: the pixels of {name} are in {where}, where {missing} bytes are missing.")
+    return pixels_in
 
 
 def _unlimited(size: int) -> bool:

@@ -49,7 +49,7 @@ def open_raw(path: Path, how: Reading) -> Source:
             "--byteorder big or --header BYTES where that is so."
         )
     try:
-        stored = np.dtype(how.dtype).newbyteorder("<" if how.byteorder == "little" else ">")
+        stored = np.dtype(how.dtype).newbyteorder(">" if how.byteorder == "big" else "<")
     except TypeError:
         raise ConfigError(f"--dtype is {how.dtype}, which is no type of numbers. Take one such as uint16.") from None
     if stored.kind not in "uif" or min(how.shape) < 1 or how.header < 0:
@@ -82,16 +82,16 @@ def _with_info(path: Path, how: Reading) -> tuple[Reading, VoxelSize | None]:
         return how, None
     said = dict(re.findall(r"^\s*(\w+)\s*=\s*(\S+)", info.read_text(errors="replace"), re.MULTILINE))
     try:
-        shape = (int(said["NUM_Z"]), int(said["NUM_Y"]), int(said["NUM_X"]))
+        shape = how.shape or (int(said["NUM_Z"]), int(said["NUM_Y"]), int(said["NUM_X"]))
     except (KeyError, ValueError):
         raise DatasetError(f"{info} does not say NUM_X, NUM_Y and NUM_Z. Say --shape and --dtype instead.") from None
     size = said.get("voxelSize")
     return (
         dataclasses.replace(
             how,
-            shape=how.shape or shape,
+            shape=shape,
             dtype=how.dtype or "float32",
-            byteorder="big" if said.get("BYTEORDER") == "HIGHBYTEFIRST" else how.byteorder,
+            byteorder=how.byteorder or ("big" if said.get("BYTEORDER") == "HIGHBYTEFIRST" else "little"),
         ),
         voxel_size((size, size, size), "micrometer"),
     )

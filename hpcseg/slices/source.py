@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -54,8 +55,8 @@ class Reading:
     """Slices, height and width of a raw file."""
     dtype: str | None = None
     """Of a raw file."""
-    byteorder: Literal["little", "big"] = "little"
-    """Of a raw file."""
+    byteorder: Literal["little", "big"] | None = None
+    """Of a raw file; None: as a file beside it says, else little."""
     header: int = 0
     """Bytes before the first pixel of a raw file."""
     label_dtype: str | None = None
@@ -89,6 +90,8 @@ class Source:
     """Of an index the pixels, (H, W). Safe to call from several threads."""
     files: tuple[Path, ...]
     """One, or one for each slice."""
+    pixels_in: tuple[Path, ...] = ()
+    """All files that hold pixels, or the folder of a store that does; empty: `files`."""
     voxel: VoxelSize | None = None
     """None: not known."""
     orientation: int = 1
@@ -147,8 +150,13 @@ class Source:
         return {number: index for index, number in enumerate(self.numbers)}
 
     def identity(self) -> str:
-        """SHA-256 (hex) that changes when a file is replaced, renamed or touched: a volume is read only once."""
-        facts = [(status.st_size, status.st_mtime_ns) for status in (file.stat() for file in self.files)]
+        """SHA-256 (hex) that changes when a file is written to, replaced or copied, or only touched; reads no pixels.
+
+        The time of a change of the file's entry is among the facts, since no copy and no program can keep that.
+        """
+        roots = self.pixels_in or self.files
+        files = [file for root in roots for file in (sorted(root.rglob("*")) if root.is_dir() else [root])]
+        facts = [(status.st_size, status.st_mtime_ns, status.st_ctime_ns) for status in map(os.stat, files)]
         return hashlib.sha256(json.dumps([self.names, self.shapes, facts]).encode()).hexdigest()
 
 

@@ -432,6 +432,7 @@ def _source(
         dtypes=tuple(page.dtype for page in pages),
         decode=_Pages(tuple(pages), shown),
         files=files if len(files) == len(pages) else (path,),
+        pixels_in=files,
         voxel=read_calibration(files[0]).voxel,
         orientation=orientation,
         notes=tuple(notes),

@@ -108,6 +108,7 @@ def open_zarr(path: Path, how: Reading) -> Source:
         dtypes=(native,) * number,
         decode=_Slices(path, wanted, before, native, together, slices),
         files=(next(path / mark for mark in _MARKS if os.path.isfile(path / mark)),),
+        pixels_in=(path / wanted,),
         voxel=levels.get(wanted),
         # By the format's definition, and writers leave out chunks of nothing else; but so does one that was stopped.
         notes=(f"{gone} of {array.nchunks} chunks are not stored and are read as {array.fill_value}.",) if gone else (),

@@ -214,10 +214,14 @@ def as_zarr(path, slices):
     group.attrs["ome"] = {"multiscales": [{"axes": axes, "datasets": levels}]}
 
 
-@pytest.mark.parametrize(("name", "write"), [("scan.mrc", as_mrc), ("scan.zarr", as_zarr)])
-def test_a_volume_of_another_format_gives_a_stack_with_its_voxels(model_file, slices, expected, tmp_path, name, write):
+@pytest.mark.parametrize(
+    ("name", "write", "options"), [("scan.mrc", as_mrc, ()), ("scan.zarr", as_zarr, ("--format", "tiff"))]
+)
+def test_a_volume_of_another_format_gives_a_stack_with_its_voxels(
+    model_file, slices, expected, tmp_path, name, write, options
+):
     write(tmp_path / name, slices)
-    predict(model_file, tmp_path / name, tmp_path / "out")
+    predict(model_file, tmp_path / name, tmp_path / "out", *options)
     with tifffile.TiffFile(tmp_path / "out" / "labels.tif") as tif:
         np.testing.assert_array_equal(tif.asarray(), expected)
         assert (tif.imagej_metadata["unit"], tif.imagej_metadata["spacing"]) == ("angstrom", 2.0)
@@ -356,6 +360,17 @@ def test_what_is_no_volume_is_refused(model_file, tmp_path, make, told):
     make(tmp_path / "in.tif")
     answer = hpcseg("predict", model_file, tmp_path / "in.tif", "-o", tmp_path / "out", "--range", "0", "1")
     assert answer.exit_code == 3 and told in answer.output and "Traceback" not in answer.output
+
+
+def test_which_number_of_a_name_counts_can_be_said(model_file, slices, expected, tmp_path):
+    (tmp_path / "in").mkdir()
+    for number, pixels in enumerate(slices):
+        tifffile.imwrite(tmp_path / "in" / f"t{9 - number}_{number}_a.tif", pixels)
+    predict(model_file, tmp_path / "in", tmp_path / "out", "--number", r"_(\d+)_")
+    record = json.loads((tmp_path / "out" / "prediction.json").read_text())
+    assert record["input"]["names"] == [f"t{9 - number}_{number}_a.tif" for number in range(5)]
+    refused = hpcseg("predict", model_file, tmp_path / "in", "-o", tmp_path / "none", "--number", r"z(\d+)")
+    assert refused.exit_code == 3 and "--number 'z(\\d+)' is not in t5_4_a.tif" in refused.output
 
 
 def test_a_stack_is_read_page_by_page(slices, tmp_path):

@@ -224,4 +224,4 @@ def test_what_cannot_be_looked_at_is_said(model_file, source, tmp_path):
     assert hpcseg("predict", model_file, volume, "-o", tmp_path / "out").exit_code == 0
     (volume / "scan9.tif").unlink()
     said = hpcseg("view", tmp_path / "out")
-    assert said.exit_code == 2 and "was changed since" in said.output
+    assert said.exit_code == 2 and "gone: scan9.tif" in said.output

@@ -68,6 +68,38 @@ def test_info_lists_what_a_file_holds_before_one_of_it_is_chosen(sample):
     assert set(told["parts"]) == {"one", "two"}
 
 
+def test_what_holds_no_numbers_is_no_slices(sample):
+    texts = np.array([["a", "b"], ["c", "d"]], dtype=object)
+    record = np.zeros((6, 40, 40), dtype=[("count", "u2")])
+    with h5py.File("scan.h5", "w") as file:
+        file["entry/data"] = sample[0]
+        file.create_dataset("entry/names", data=texts, dtype=h5py.string_dtype())
+        file["entry/records"], file["entry/waves"] = record, np.zeros((6, 40, 40), "c8")
+        time = h5py.h5t.UNIX_D32LE  # a type that numpy has not
+        h5py.h5d.create(file["entry"].id, b"times", time, h5py.h5s.create_simple((6, 40, 40)))
+    answer = hpcseg("info", "scan.h5")
+    assert answer.exit_code == 0 and f"Slices      {SLICES} of {SIZE} x {SIZE} pixels, uint16" in answer.stdout
+    told = json.loads(hpcseg("info", "scan.h5", "--json").stdout)
+    assert set(told["parts"]) == {"entry/data"}
+    for name in ("names", "waves", "times"):
+        refused = hpcseg("pack", "--images", f"scan.h5::entry/{name}", "--labels", "sample/labels", "-o", "none.h5")
+        assert refused.exit_code == 3 and "no grey values" in refused.stderr and "Traceback" not in refused.output
+
+
+def test_what_is_said_of_a_raw_file_goes_before_what_lies_beside_it(sample):
+    expected = packed_hash("sample")
+    Path("grey.vol").write_bytes(sample[0].astype("<u2").tobytes())
+    sizes = f"NUM_X = {SIZE}\nNUM_Y = {SIZE}\nNUM_Z = {SLICES}\n"
+    Path("grey.vol.info").write_text(f"{sizes}BYTEORDER = HIGHBYTEFIRST\n")
+    command = ("--images", "grey.vol", "--labels", "sample/labels", "--dtype", "uint16")
+    assert packed_hash(*command) != expected
+    assert packed_hash(*command, "--byteorder", "little") == expected
+    Path("grey.vol").write_bytes(sample[0].astype(">u2").tobytes())
+    assert packed_hash(*command) == expected
+    Path("grey.vol.info").write_text("BYTEORDER = HIGHBYTEFIRST\n")
+    assert packed_hash(*command, "--shape", f"{SLICES},{SIZE},{SIZE}") == expected
+
+
 def test_info_tells_numbers_with_gaps_and_the_voxel(sample):
     for number in (3, 4):
         Path(f"sample/data/sample{number:04}.tiff").unlink()
