@@ -14,6 +14,7 @@ import os
 import re
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,8 @@ class _Slices:
     """0: the data set is one slice."""
     plugins: bool
     """Whether its filters are those of hdf5plugin, which each process has to load."""
+    opened_ns: int
+    """When, so that what is kept of one opening is not taken for what the file holds at a later one."""
 
     def __call__(self, index: int) -> np.ndarray:
         with _LOCK:  # else each thread would read the same slab
@@ -106,7 +109,7 @@ def open_hdf5(path: Path, how: Reading, *, names: tuple[str, ...] | None = None)
         numbers=numbers,
         shapes=((height, width),) * number,
         dtypes=(dtype,) * number,
-        decode=_Slices(path, wanted, dtype, together, slices, _PLUGINS in sys.modules),
+        decode=_Slices(path, wanted, dtype, together, slices, _PLUGINS in sys.modules, time.monotonic_ns()),
         files=(path,),
         pixels_in=tuple(sorted(pixels_in)),
         voxel=voxel,

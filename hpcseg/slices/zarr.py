@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ class _Slices:
     together: int
     slices: int
     """0: the array is one slice."""
+    opened_ns: int
+    """When, so that what is kept of one opening is not taken for what the store holds at a later one."""
 
     def __call__(self, index: int) -> np.ndarray:
         with _LOCK:
@@ -106,7 +109,7 @@ def open_zarr(path: Path, how: Reading) -> Source:
         numbers=numbers,
         shapes=((height, width),) * number,
         dtypes=(native,) * number,
-        decode=_Slices(path, wanted, before, native, together, slices),
+        decode=_Slices(path, wanted, before, native, together, slices, time.monotonic_ns()),
         files=(next(path / mark for mark in _MARKS if os.path.isfile(path / mark)),),
         pixels_in=(path / wanted,),
         voxel=levels.get(wanted),

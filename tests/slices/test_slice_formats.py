@@ -302,3 +302,14 @@ def test_a_slice_alone_is_one_in_every_format(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", VOLUME[0], imagej=True)
     for name in ("a.h5", "a.zarr", "a.mrc", "a.nii", "a.tif"):
         np.testing.assert_array_equal(read_all(open_source(tmp_path / name)), VOLUME[:1])
+
+
+@pytest.mark.parametrize("name", ["a.h5", "a.zarr"])
+def test_what_changed_in_a_file_is_read_by_whoever_opens_it_again(tmp_path, name):
+    for pixels in (VOLUME, VOLUME[::-1]):
+        if name == "a.h5":
+            with h5py.File(tmp_path / name, "w") as file:
+                file.create_dataset("volume", data=pixels, chunks=VOLUME.shape)
+        else:
+            zarr.create_array(tmp_path / name, data=pixels, chunks=(SLICES, HEIGHT, WIDTH), overwrite=True)
+        np.testing.assert_array_equal(read_all(open_source(tmp_path / name)), pixels)
