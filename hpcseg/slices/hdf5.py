@@ -65,9 +65,20 @@ def _slab(of: _Slices, number: int) -> np.ndarray:
     if of.plugins:
         importlib.import_module(_PLUGINS)
     with h5py.File(of.path, "r") as file:
-        dataset = file[of.dataset]
+        dataset = _with_raw_files_beside(file[of.dataset])
         read = dataset[first : first + of.together] if of.slices else dataset[()][None]
     return np.asarray(read).astype(of.dtype, copy=False)
+
+
+def _with_raw_files_beside(dataset: h5py.Dataset) -> h5py.Dataset:
+    """A data set that looks for its raw files beside itself, also where h5py was loaded before `hpcseg.hdf5`."""
+    if not dataset.external:
+        return dataset
+    file, name = dataset.file, dataset.name.encode()
+    dataset.id.close()  # or it would be opened again as it is
+    access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
+    access.set_efile_prefix(b"${ORIGIN}")
+    return h5py.Dataset(h5py.h5d.open(file.id, name, access))
 
 
 def open_hdf5(path: Path, how: Reading, *, names: tuple[str, ...] | None = None) -> Source:
@@ -315,7 +326,8 @@ def _has_room(shape: tuple[int, ...], source: Any) -> bool:
 def _check_external(dataset: h5py.Dataset, path: Path, name: str) -> set[Path]:
     pixels_in = set[Path]()
     for file, offset, size in dataset.external:
-        where = path.parent / os.fsdecode(file)
+        # Of a data set in another file, to which a link led, its own folder counts.
+        where = Path(os.fsdecode(dataset.file.filename)).parent / os.fsdecode(file)
         pixels_in.add(where)
         if not where.is_file():
             raise DatasetError(f"{path}: the pixels of {name} are in {where}, which is not there.")

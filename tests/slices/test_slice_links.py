@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -122,3 +123,20 @@ def test_a_format_whose_package_is_not_installed_names_the_command_that_installs
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ConfigError, match=rf"{name} needs the package {package}: pip install 'hpcseg\[{extra}\]'"):
         open_source(tmp_path / name)
+
+
+def test_raw_files_lie_beside_their_data_set_also_where_h5py_was_loaded_first(tmp_path):
+    """As in a notebook, which does not stand in the folder of the scan."""
+    (tmp_path / "scan").mkdir()
+    volume = np.arange(24, dtype=np.uint16).reshape(2, 3, 4)
+    (tmp_path / "scan" / "pixels.raw").write_bytes(volume.tobytes())
+    with h5py.File(tmp_path / "scan" / "a.h5", "w") as file:
+        file.create_dataset("data", volume.shape, "u2", external=[("pixels.raw", 0, volume.nbytes)])
+    with h5py.File(tmp_path / "link.h5", "w") as file:
+        file["here"] = h5py.ExternalLink("scan/a.h5", "data")
+    script = (
+        "import h5py, sys\nfrom pathlib import Path\nfrom hpcseg.slices.opening import open_source\n"
+        "for name in ('scan/a.h5', 'link.h5'):\n    print(open_source(Path(sys.argv[1]) / name).read(1)[0])"
+    )
+    done = subprocess.run([sys.executable, "-c", script, tmp_path], cwd="/", capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines() == ["[12 13 14 15]"] * 2, done.stderr
