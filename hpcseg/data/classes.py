@@ -94,22 +94,26 @@ def named_classes(classes: Mapping[str, tuple[Run, ...]], ignored: Sequence[int]
     return Classes(tuple(runs for _, runs in ascending), tuple(name for name, _ in ascending), tuple(ignored))
 
 
-def read_class_map(text: str | None, ignored: Iterable[int] = ()) -> ClassMap:
+def read_class_map(said: str | Mapping[str, Any] | None, ignored: Iterable[int] = ()) -> ClassMap:
     """What --classes and --ignore say together.
 
     Args:
-        text: as "0=pore,1-9=grain,12=grain", or a TOML file whose lines are NAME = VALUE, "FIRST-LAST", or a list of
-            both; None: every value is a class.
+        said: as "0=pore,1-9=grain,12=grain"; or a TOML file whose lines are NAME = VALUE, "FIRST-LAST", or a list of
+            both; or what such a file holds, as {"pore": 0, "grain": ["1-9", 12]}. None: every value is a class.
         ignored: label values of pixels without a class.
 
     Raises:
         ConfigError: it says no such thing, or one value twice.
     """
     left_out = tuple(sorted(set(ignored)))
-    if text is None:
+    if said is None:
         return ClassMap(None, left_out)
+    if isinstance(said, Mapping):
+        found = _in_table(said, "--classes")
+    else:
+        found = _in_file(Path(said)) if said.endswith(".toml") else _in_text(said)
     classes: dict[str, list[Run]] = {}
-    for name, run in _in_file(Path(text)) if text.endswith(".toml") else _in_text(text):
+    for name, run in found:
         classes.setdefault(name, []).append(run)
     runs = sorted((run, name) for name, of in classes.items() for run in of)
     for (before, one), (after, other) in itertools.pairwise(runs):
@@ -139,13 +143,17 @@ def _in_file(path: Path) -> Iterator[tuple[str, Run]]:
         content = tomllib.loads(path.read_text())
     except (OSError, ValueError) as error:  # TOML's own error is one of these, as is text that is no UTF-8
         raise ConfigError(f"--classes: {path} cannot be read as TOML ({error}).") from None
+    return _in_table(content, f"--classes: in {path}")
+
+
+def _in_table(content: Mapping[str, Any], where: str) -> Iterator[tuple[str, Run]]:
     for name, values in content.items():
         for value in values if isinstance(values, list) else [values]:
             run = _as_run(value)
             if run is None:
                 raise ConfigError(
-                    f"--classes: in {path} {name} is {value!r}, but it must be a label value, FIRST-LAST in quotes, or "
-                    'a list of both, as grain = [12, "1-9"].'
+                    f"{where} {name} is {value!r}, but it must be a label value, FIRST-LAST in quotes, or a list of "
+                    'both, as grain = [12, "1-9"].'
                 )
             yield name, run
 
