@@ -58,18 +58,10 @@ def work(
         DatasetError: a slice cannot be read.
         HpcsegError: a file cannot be written, another process is at it, or the job's GPU is not there.
     """
-    environment = read_environment()
-    torch.set_num_threads(environment.threads)
-    keep_freed_memory()
-    device = choose_device(environment.local_rank)
-    refuse_missing_gpu(device)
-    models = [model.trained(prediction.request.precision) for model in prediction.models]
-    network = Network(models, prediction.request.wishes, device)
+    network, where = _open_network(prediction)
     with prediction.folder.alone(part):
         line = _Line(prediction, network, prediction.folder.journal_file(part))
-        precisions = ", ".join(dict.fromkeys(model.precision for model in models))
-        where = {**device_facts(device), "precision": precisions, "host": host()}
-        line.journal.begin({**where, "largest_whole_slice": network.largest_whole})
+        line.journal.begin(where)
         return line.run(slices, on_slice, should_stop)
 
 
@@ -88,13 +80,74 @@ def finish(prediction: Prediction) -> dict[str, Any]:
     return prediction.folder.finish(record, prediction.volume.names, prediction.models[0].card.class_names)
 
 
+def segment(prediction: Prediction) -> tuple[dict[str, np.ndarray], list[SliceResult]]:
+    """Predict all slices into memory: (N, H, W) by the layer's name, as `work` writes them, and what it notes of each.
+
+    Args:
+        prediction: from `in_memory`; its slices have one shape.
+
+    Raises:
+        DatasetError, HpcsegError: as `work`.
+    """
+    network, _ = _open_network(prediction)
+    shape = (len(prediction.volume), *prediction.volume.shapes[0])
+    found, results = {layer.name: np.empty(shape, layer.dtype) for layer in prediction.layers}, []
+    for index in range(len(prediction.volume)):
+        image, missing = _read(prediction, index)
+        answer = network.answer(image, network.tile_edge(*image.shape))
+        pixels, result = _layers_of(prediction, index, image, missing, answer)
+        for name, values in found.items():
+            values[index] = pixels[name]
+        results.append(result)
+    return found, results
+
+
+def _open_network(prediction: Prediction) -> tuple[Network, dict[str, Any]]:
+    """The models on this process's device, and what the record says of that."""
+    environment = read_environment()
+    torch.set_num_threads(environment.threads)
+    keep_freed_memory()
+    device = choose_device(environment.local_rank)
+    refuse_missing_gpu(device)
+    models = [model.trained(prediction.request.precision) for model in prediction.models]
+    network = Network(models, prediction.request.wishes, device)
+    precisions = ", ".join(dict.fromkeys(model.precision for model in models))
+    where = {**device_facts(device), "precision": precisions, "host": host()}
+    return network, {**where, "largest_whole_slice": network.largest_whole}
+
+
+def _read(prediction: Prediction, index: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """A slice as the network takes it, and where it has no grey values."""
+    pixels = prediction.volume.read(index)
+    return prediction.mapping.apply(pixels, prediction.models[0].card.grey), outside(pixels)
+
+
+def _layers_of(
+    prediction: Prediction, index: int, image: np.ndarray, missing: np.ndarray | None, answer: Answer
+) -> tuple[dict[str, np.ndarray], SliceResult]:
+    """Of a slice the pixels of each layer by its name, and what is noted of it."""
+    card = prediction.models[0].card
+    values = np.array(card.class_values).astype(card.label_dtype)
+    pixels, classes = {"labels": values[answer.classes]}, answer.classes.ravel()
+    if answer.probabilities is not None:
+        pixels |= dict(zip(map(probability_layer, card.class_values), answer.probabilities, strict=True))
+    if answer.uncertainty is not None:
+        pixels["uncertainty"] = answer.uncertainty
+    if answer.spread is not None:
+        pixels["spread"] = answer.spread
+    if missing is not None:
+        classes, image = answer.classes[~missing], image[~missing]
+        for name, of_layer in pixels.items():
+            of_layer[missing] = prediction.outside_values[name]
+    counts = np.bincount(classes, minlength=len(values))
+    return pixels, SliceResult(index, tuple(int(count) for count in counts), share_outside(image, card))
+
+
 class _Line:
     """The assembly line: threads read and map slices, this thread runs the network, one thread writes."""
 
     def __init__(self, prediction: Prediction, network: Network, journal_file: Path) -> None:
         self._prediction, self._network = prediction, network
-        self._card = prediction.models[0].card
-        self._values = np.array(self._card.class_values).astype(self._card.label_dtype)
         self._target, self.journal = prediction.target(), Journal(journal_file)
 
     def run(self, slices: Sequence[int], on_slice: OnSlice, should_stop: Callable[[], bool]) -> bool:
@@ -137,22 +190,9 @@ class _Line:
         return written == len(slices)
 
     def _read(self, index: int) -> tuple[int, np.ndarray, np.ndarray | None]:
-        pixels = self._prediction.volume.read(index)
-        return index, self._prediction.mapping.apply(pixels, self._card.grey), outside(pixels)
+        return index, *_read(self._prediction, index)
 
     def _write(self, index: int, image: np.ndarray, missing: np.ndarray | None, answer: Answer) -> SliceResult:
-        pixels, classes = {"labels": self._values[answer.classes]}, answer.classes.ravel()
-        if answer.probabilities is not None:
-            names = [probability_layer(value) for value in self._card.class_values]
-            pixels |= dict(zip(names, answer.probabilities, strict=True))
-        if answer.uncertainty is not None:
-            pixels["uncertainty"] = answer.uncertainty
-        if answer.spread is not None:
-            pixels["spread"] = answer.spread
-        if missing is not None:
-            classes = answer.classes[~missing]
-            for name, values in pixels.items():
-                values[missing] = self._prediction.outside_values[name]
+        pixels, result = _layers_of(self._prediction, index, image, missing, answer)
         self._target.write(index, pixels)
-        counts = np.bincount(classes, minlength=len(self._values))
-        return SliceResult(index, tuple(int(count) for count in counts), share_outside(image, self._card))
+        return result
