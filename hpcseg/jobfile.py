@@ -8,6 +8,7 @@ job is the union of its grids.
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import os.path
 import stat
@@ -131,6 +132,26 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> JobConfig:
         needs=build_config(NeedsConfig, document.get("needs", {}), f"{where}, [needs]"),
         report=build_config(ReportConfig, document.get("report", {}), f"{where}, [report]"),
     )
+
+
+def as_toml(value: Any) -> str:
+    """A setting's value as it stands in a TOML file; numbers of numpy are numbers."""
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(as_toml, value))}]"
+    return json.dumps(value, ensure_ascii=False, default=lambda number: number.item())
+
+
+def as_overrides(settings: Mapping[str, Any]) -> list[str]:
+    """Values by "SECTION.KEY" as the overrides of `load_job`; raises ConfigError for one that TOML has not."""
+    if not isinstance(settings, Mapping):
+        raise ConfigError(f'The settings are {settings!r}; give them by their names, such as {{"train.width": 16}}.')
+    overrides = []
+    for name, value in settings.items():
+        try:
+            overrides.append(f"{name}={as_toml(value)}")
+        except (AttributeError, TypeError, ValueError):
+            raise ConfigError(f"The setting {name} is {value!r}; give a number, a text, True or False.") from None
+    return overrides
 
 
 def _apply(document: dict[str, Any], override: str, sections: tuple[str, ...]) -> None:

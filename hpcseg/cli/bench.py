@@ -11,8 +11,8 @@ import typer
 
 from hpcseg.cli import console
 from hpcseg.cli.pack import DEFAULT_DATASET
-from hpcseg.cli.runs import RUNS
 from hpcseg.errors import ConfigError
+from hpcseg.runs.finding import RUNS
 
 
 def bench(

@@ -9,8 +9,8 @@ import typer
 
 from hpcseg.cli import console
 from hpcseg.cli.options import AsJson
-from hpcseg.cli.runs import choose_cells, find_run
 from hpcseg.counted import counted
+from hpcseg.runs.finding import choose_cells, find_run
 
 
 def cancel(

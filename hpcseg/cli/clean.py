@@ -9,7 +9,7 @@ import typer
 
 from hpcseg.cli import console
 from hpcseg.cli.options import AsJson
-from hpcseg.cli.runs import choose_cells, find_run
+from hpcseg.runs.finding import choose_cells, find_run
 
 
 def clean(

@@ -10,7 +10,7 @@ import typer
 from hpcseg.cli import console
 from hpcseg.cli.options import AsJson
 from hpcseg.cli.report import report_answer, show_report
-from hpcseg.cli.runs import RUNS, find_run
+from hpcseg.runs.finding import RUNS, find_run
 
 
 def compare(

@@ -26,8 +26,8 @@ from hpcseg.cli.options import (
     Time,
 )
 from hpcseg.cli.pack import DEFAULT_DATASET
-from hpcseg.cli.runs import OWN_JOB, RUNS
 from hpcseg.errors import SchedulerError
+from hpcseg.runs.finding import OWN_JOB, RUNS
 
 _COLOURS = {"ok": "green", "warning": "yellow", "failed": "bold red", "not checked": "yellow"}
 

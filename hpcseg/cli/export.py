@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from hpcseg.cli import console
-from hpcseg.cli.runs import find_trained
 from hpcseg.errors import ConfigError
+from hpcseg.runs.finding import find_trained
 
 
 def export(

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hpcseg.cli import console
-from hpcseg.cli.runs import find_run
+from hpcseg.runs.finding import find_run
 
 
 def follow_up(run: Annotated[Path, typer.Option(help="Folder of the run.")]) -> None:

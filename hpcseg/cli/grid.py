@@ -28,8 +28,8 @@ from hpcseg.cli.options import (
     Time,
 )
 from hpcseg.cli.pack import DEFAULT_DATASET
-from hpcseg.cli.runs import RUNS, plan_run, run_option
 from hpcseg.counted import counted
+from hpcseg.runs.finding import RUNS, plan_run, run_option
 from hpcseg.runs.names import short_names
 
 if TYPE_CHECKING:

@@ -11,10 +11,11 @@ from typing import Annotated, Any
 import typer
 
 from hpcseg.cli import console
-from hpcseg.cli.runs import OWN_JOB
-from hpcseg.cli.settings import Setting, all_settings, as_toml
+from hpcseg.cli.settings import Setting, all_settings
 from hpcseg.counted import counted
 from hpcseg.errors import ConfigError
+from hpcseg.jobfile import as_toml
+from hpcseg.runs.finding import OWN_JOB
 
 _WIDTH = 98
 _GRID = """

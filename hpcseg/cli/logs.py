@@ -10,14 +10,14 @@ import typer
 
 from hpcseg.cli import console
 from hpcseg.cli.options import AsJson
-from hpcseg.cli.runs import choose_cells, find_run, listing
 from hpcseg.errors import ConfigError, IncompleteError
+from hpcseg.runs.finding import choose_cells, find_run, listing
 from hpcseg.runs.names import short_names
 
 if TYPE_CHECKING:
-    from hpcseg.cli.epochs import Epochs
     from hpcseg.cluster.failures import Failure
     from hpcseg.cluster.states import RunStatus
+    from hpcseg.runs.epochs import Epochs
 
 _LINES = 30
 _SECONDS_BETWEEN_QUESTIONS = 10.0
@@ -39,10 +39,10 @@ def logs(
     as_json: AsJson = False,
 ) -> None:
     """Show the epochs of cells and the last lines of their logs."""
-    from hpcseg.cli.epochs import Epochs
     from hpcseg.cluster.failures import STOPPED
     from hpcseg.cluster.logs import find_logs
     from hpcseg.cluster.states import run_status
+    from hpcseg.runs.epochs import Epochs
 
     status = run_status(find_run(run))
     if not cells and not failed:

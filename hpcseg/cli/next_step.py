@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpcseg.cli.runs import OWN_JOB, RUNS, is_the_papers
 from hpcseg.errors import ConfigError, HpcsegError
+from hpcseg.runs.finding import OWN_JOB, RUNS, is_the_papers
 from hpcseg.runs.names import short_names
 
 if TYPE_CHECKING:

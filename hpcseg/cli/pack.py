@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +10,7 @@ import typer
 
 from hpcseg.cli import console
 from hpcseg.cli.reading import AsPixels, Byteorder, Dtype, First, Header, LabelDtype, Number, Shape, reading
-from hpcseg.errors import ConfigError, DatasetError, HpcsegError
+from hpcseg.errors import ConfigError, HpcsegError
 
 if TYPE_CHECKING:
     from hpcseg.data.store import DatasetInfo
@@ -68,21 +67,11 @@ def pack(
     header: Header = 0,
 ) -> None:
     """Pack slices of any format and their labels into one verified HDF5 file."""
+    from hpcseg.api import pack as pack_slices
     from hpcseg.cli.next_step import after_pack
-    from hpcseg.data.classes import read_class_map
     from hpcseg.data.contact_sheet import sheet_file
-    from hpcseg.data.pack import is_packed
-    from hpcseg.data.pack import pack as pack_slices
-    from hpcseg.data.store import read_info
-    from hpcseg.runs.provenance import command_line
     from hpcseg.signals import like_ctrl_c
 
-    if folder is not None:
-        images = images or _within(folder, "data")
-        labels = labels or _within(folder, "labels")
-    if images is None or labels is None:
-        raise ConfigError("Name the folder that holds data/ and labels/, or give both --images and --labels.")
-    class_map = read_class_map(classes, ignore or ())
     how = reading(
         number=number,
         first=first,
@@ -100,26 +89,19 @@ def pack(
         def on_slice(done: int, total: int) -> None:
             progress.update(task, completed=done, total=total)
 
-        if not there:
-            content = pack_slices(
-                images,
-                labels,
-                output,
-                command=command_line(),
-                how=how,
-                grey_range=grey_range,
-                class_map=class_map,
-                on_slice=on_slice,
-                on_note=lambda note: console.say(f"Note: {note}", to=console.stderr),
-            )
-        elif is_packed(images, labels, output, how=how, grey_range=grey_range, class_map=class_map, on_slice=on_slice):
-            content = read_info(output)
-        else:
-            raise ConfigError(
-                f"{output} exists already and does not hold these slices in this grey range with these classes; "
-                f"`hpcseg info {shlex.quote(str(output))}` shows what it holds. Replace it with --force, or write "
-                "elsewhere with --output."
-            )
+        content = pack_slices(
+            folder,
+            output,
+            images=images,
+            labels=labels,
+            how=how,
+            grey_range=grey_range,
+            classes=classes,
+            ignore=ignore or (),
+            force=force,
+            on_slice=on_slice,
+            on_note=lambda note: console.say(f"Note: {note}", to=console.stderr),
+        )
     if there:
         console.stderr.print("These slices and labels are there already; nothing was written.")
     show_packed(content)
@@ -130,21 +112,6 @@ def pack(
     if step.startswith("Next"):
         console.stdout.print("With --dry-run the next command only shows what would be trained.")
     console.stdout.print(step)
-
-
-def _within(folder: Path, name: str) -> Path:
-    """Where the slices or the labels of a folder are; raises DatasetError where it has none by that name."""
-    if os.path.lexists(folder / name):
-        return folder / name
-    if not os.path.isdir(folder):
-        raise DatasetError(f"There is no folder {folder}.")
-    above = Path(os.path.relpath(os.path.dirname(os.path.abspath(folder))))
-    meant = f" Did you mean {above}?" if (above / "data").is_dir() and (above / "labels").is_dir() else ""
-    raise DatasetError(
-        f"There is no {folder / name}, and a folder to pack holds slices in data and labels in labels.{meant} "
-        "For others: `hpcseg pack --images SLICES --labels LABELS`, each a folder of TIFFs, or a file of any format "
-        "that `hpcseg info` can read."
-    )
 
 
 def _draw_sheet(info: DatasetInfo) -> None:

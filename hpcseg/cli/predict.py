@@ -25,9 +25,9 @@ from hpcseg.cli.options import (
     Time,
 )
 from hpcseg.cli.reading import AsPixels, Byteorder, Dtype, Header, Number, Shape, reading
-from hpcseg.cli.runs import find_all_trained, find_trained, others_trained
 from hpcseg.counted import counted
 from hpcseg.errors import ConfigError
+from hpcseg.runs.finding import find_model, find_models, others_trained
 
 if TYPE_CHECKING:
     from hpcseg.cluster.profile import Resources
@@ -152,7 +152,7 @@ def predict(
     if not os.path.exists(volume):
         open_volume(volume, how)  # says so before a model is looked for
     request = Request(
-        models=(_find_model(model, run), *(path for name in ensemble or () for path in _find_models(name, run))),
+        models=(find_model(model, run), *(path for name in ensemble or () for path in find_models(name, run))),
         source=volume,
         out=output,
         how=how,
@@ -321,13 +321,3 @@ def _first_and_last(slices: str) -> tuple[int, int]:
     if found is None:
         raise ConfigError(f'--slices is "{slices}", but it must be FIRST-LAST, as 1-50, or the number of one slice.')
     return int(found[1]), int(found[2] or found[1])
-
-
-def _find_model(model: str, run: Path | None) -> Path:
-    return Path(model) if os.path.isfile(model) or model.endswith(".safetensors") else find_trained(model, run).path
-
-
-def _find_models(models: str, run: Path | None) -> list[Path]:
-    if os.path.isfile(models) or models.endswith(".safetensors"):
-        return [Path(models)]
-    return [folder.path for folder in find_all_trained(models, run)]

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hpcseg.cli import console
-from hpcseg.cli.epochs import Epochs, loss_and_validation
+from hpcseg.runs.epochs import Epochs, loss_and_validation
 from hpcseg.runs.names import short_names
 from hpcseg.runs.state import State
 

@@ -11,8 +11,8 @@ import typer
 
 from hpcseg.cli import console
 from hpcseg.cli.options import AsJson
-from hpcseg.cli.runs import find_run
 from hpcseg.counted import counted
+from hpcseg.runs.finding import find_run
 
 if TYPE_CHECKING:
     from hpcseg.report.build import Report

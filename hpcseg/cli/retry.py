@@ -11,8 +11,8 @@ import typer
 from hpcseg.cli import console
 from hpcseg.cli.grid import cells_answer, run_here, show_submission, submission_answer
 from hpcseg.cli.options import MEMORY, TIME, AsJson
-from hpcseg.cli.runs import choose_cells, find_run
 from hpcseg.errors import ConfigError
+from hpcseg.runs.finding import choose_cells, find_run
 from hpcseg.runs.names import short_names
 
 

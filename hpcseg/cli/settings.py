@@ -7,7 +7,6 @@ import dataclasses
 import difflib
 import inspect
 import itertools
-import json
 import sys
 import types
 import typing
@@ -19,6 +18,7 @@ import typer
 
 from hpcseg.cli import console
 from hpcseg.errors import ConfigError
+from hpcseg.jobfile import as_toml
 
 
 @dataclass(frozen=True)
@@ -82,13 +82,6 @@ def all_settings() -> list[Setting]:
         "profile": Profile,
     }
     return [setting for section, cls in sections.items() for setting in _of_class(section, cls)]
-
-
-def as_toml(value: Any) -> str:
-    """A setting's value as it stands in a TOML file."""
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(as_toml, value))}]"
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _chosen(which: str | None) -> list[Setting]:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hpcseg.cli import console
-from hpcseg.cli.runs import choose_cells, find_run, others_trained
 from hpcseg.counted import counted
+from hpcseg.runs.finding import choose_cells, find_run, others_trained
 from hpcseg.runs.names import short_names
 from hpcseg.runs.state import State
 

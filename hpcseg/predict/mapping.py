@@ -154,9 +154,9 @@ def volume_percentiles(
 
 
 def share_outside(image: np.ndarray, card: ModelCard) -> float:
-    """Share of a mapped slice's pixels that lie far outside of what the training saw, noise included."""
+    """Share of mapped pixels, of any shape, that lie far outside of what the training saw, noise included."""
     low, high = card.grey.normalised(np.array(_seen(card)))
-    return float(np.mean((image < low) | (image > high)))
+    return int(np.count_nonzero((image < low) | (image > high))) / max(1, image.size)
 
 
 def _refuse_strangers(volume: Source, card: ModelCard) -> None:

@@ -44,6 +44,11 @@ class SliceResult:
     sha256: str
     """Of the grey values that were segmented; empty in journals of before it was kept."""
 
+    @property
+    def strange(self) -> bool:
+        """Whether these are so many that whoever looks at the labels has to know it."""
+        return self.outside > 0.01
+
 
 @dataclass(frozen=True)
 class OutFolder:
@@ -159,7 +164,7 @@ class OutFolder:
         counts = np.array([done[index].counts for index in range(len(names))], dtype=np.int64)
         write_text(self.fractions_file, _table(counts, names, classes))
         total = counts.sum(0)
-        strange = [names[index] for index in range(len(names)) if done[index].outside > 0.01]
+        strange = [names[index] for index in range(len(names)) if done[index].strange]
         seconds = self.seconds()
         content = {
             **read_json(self.record_file),

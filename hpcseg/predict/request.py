@@ -159,6 +159,19 @@ def begin(request: Request, *, on_slice: OnSlice = lambda *_: None, write: bool 
     return Prediction(request, models, volume, mapping, folder, layers, finished)
 
 
+def in_memory(request: Request, models: Sequence[Model], volume: Source) -> Prediction:
+    """A prediction without files: of models that are opened and slices that are in memory, for `work.segment`.
+
+    Raises:
+        ConfigError, DatasetError: as `begin`.
+    """
+    models = tuple({model.card.model_sha256: model for model in models}.values())
+    _check_ensemble(models, request)
+    mapping = mappings.decide(volume, models[0].card, range_=request.range_, percentiles=request.percentiles)
+    layers = _layers(models, request.wishes)
+    return Prediction(request, models, volume, mapping, OutFolder(request.out), layers, finished=False)
+
+
 def read_request(out: Path) -> Request:
     """The request that was written down in a folder; the prediction goes on with it.
 

@@ -60,18 +60,10 @@ def work(
         DatasetError: a slice cannot be read.
         HpcsegError: a file cannot be written, another process is at it, or the job's GPU is not there.
     """
-    environment = read_environment()
-    torch.set_num_threads(environment.threads)
-    keep_freed_memory()
-    device = choose_device(environment.local_rank)
-    refuse_missing_gpu(device)
-    models = [model.trained(prediction.request.precision) for model in prediction.models]
-    network = Network(models, prediction.request.wishes, device)
+    network, where = _open_network(prediction)
     with prediction.folder.alone(part):
         line = _Line(prediction, network, prediction.folder.journal_file(part))
-        precisions = ", ".join(dict.fromkeys(model.precision for model in models))
-        where = {**device_facts(device), "precision": precisions, "host": host()}
-        line.journal.begin({**where, "largest_whole_slice": network.largest_whole})
+        line.journal.begin(where)
         return line.run(slices, on_slice, should_stop)
 
 
@@ -103,13 +95,71 @@ class _Read:
     """Of the grey values."""
 
 
+def segment(prediction: Prediction) -> tuple[dict[str, np.ndarray], list[SliceResult]]:
+    """Predict all slices into memory: (N, H, W) by the layer's name, as `work` writes them, and what it notes of each.
+
+    Args:
+        prediction: from `in_memory`; its slices have one shape.
+
+    Raises:
+        DatasetError, HpcsegError: as `work`.
+    """
+    network, _ = _open_network(prediction)
+    shape = (len(prediction.volume), *prediction.volume.shapes[0])
+    found, results = {layer.name: np.empty(shape, layer.dtype) for layer in prediction.layers}, []
+    for index in range(len(prediction.volume)):
+        read = _read(prediction, index)
+        pixels, result = _layers_of(prediction, read, network.answer(read.image, network.tile_edge(*read.image.shape)))
+        for name, values in found.items():
+            values[index] = pixels[name]
+        results.append(result)
+    return found, results
+
+
+def _open_network(prediction: Prediction) -> tuple[Network, dict[str, Any]]:
+    """The models on this process's device, and what the record says of that."""
+    environment = read_environment()
+    torch.set_num_threads(environment.threads)
+    keep_freed_memory()
+    device = choose_device(environment.local_rank)
+    refuse_missing_gpu(device)
+    models = [model.trained(prediction.request.precision) for model in prediction.models]
+    network = Network(models, prediction.request.wishes, device)
+    precisions = ", ".join(dict.fromkeys(model.precision for model in models))
+    where = {**device_facts(device), "precision": precisions, "host": host()}
+    return network, {**where, "largest_whole_slice": network.largest_whole}
+
+
+def _read(prediction: Prediction, index: int) -> _Read:
+    pixels = prediction.volume.read(index)
+    image = prediction.mapping.apply(pixels, prediction.models[0].card.grey)
+    return _Read(index, image, outside(pixels), sha256_of(pixels))
+
+
+def _layers_of(prediction: Prediction, read: _Read, answer: Answer) -> tuple[dict[str, np.ndarray], SliceResult]:
+    """Of a slice the pixels of each layer by its name, and what is noted of it."""
+    card = prediction.models[0].card
+    values = np.array(card.class_values).astype(card.label_dtype)
+    pixels, classes, image = {"labels": values[answer.classes]}, answer.classes.ravel(), read.image
+    if answer.probabilities is not None:
+        pixels |= dict(zip(map(probability_layer, card.class_values), answer.probabilities, strict=True))
+    if answer.uncertainty is not None:
+        pixels["uncertainty"] = answer.uncertainty
+    if answer.spread is not None:
+        pixels["spread"] = answer.spread
+    if read.outside is not None:
+        classes, image = answer.classes[~read.outside], image[~read.outside]
+        for name, of_layer in pixels.items():
+            of_layer[read.outside] = prediction.outside_values[name]
+    counts = tuple(int(count) for count in np.bincount(classes, minlength=len(values)))
+    return pixels, SliceResult(read.index, counts, share_outside(image, card), read.sha256)
+
+
 class _Line:
     """The assembly line: threads read and map slices, this thread runs the network, one thread writes."""
 
     def __init__(self, prediction: Prediction, network: Network, journal_file: Path) -> None:
         self._prediction, self._network = prediction, network
-        self._card = prediction.models[0].card
-        self._values = np.array(self._card.class_values).astype(self._card.label_dtype)
         self._target, self.journal = prediction.target(), Journal(journal_file)
 
     def run(self, slices: Sequence[int], on_slice: OnSlice, should_stop: Callable[[], bool]) -> bool:
@@ -152,23 +202,9 @@ class _Line:
         return written == len(slices)
 
     def _read(self, index: int) -> _Read:
-        pixels = self._prediction.volume.read(index)
-        image = self._prediction.mapping.apply(pixels, self._card.grey)
-        return _Read(index, image, outside(pixels), sha256_of(pixels))
+        return _read(self._prediction, index)
 
     def _write(self, read: _Read, answer: Answer) -> SliceResult:
-        pixels, classes = {"labels": self._values[answer.classes]}, answer.classes.ravel()
-        if answer.probabilities is not None:
-            names = [probability_layer(value) for value in self._card.class_values]
-            pixels |= dict(zip(names, answer.probabilities, strict=True))
-        if answer.uncertainty is not None:
-            pixels["uncertainty"] = answer.uncertainty
-        if answer.spread is not None:
-            pixels["spread"] = answer.spread
-        if read.outside is not None:
-            classes = answer.classes[~read.outside]
-            for name, values in pixels.items():
-                values[read.outside] = self._prediction.outside_values[name]
+        pixels, result = _layers_of(self._prediction, read, answer)
         self._target.write(read.index, pixels)
-        counts = tuple(int(count) for count in np.bincount(classes, minlength=len(self._values)))
-        return SliceResult(read.index, counts, share_outside(read.image, self._card), read.sha256)
+        return result

@@ -20,12 +20,19 @@ from hpcseg import metrics
 from hpcseg.records.collect import Records
 from hpcseg.records.row import Row
 
-_HEAD = "cell,tiles,split,noise_fraction,seed,set,noise,measure,class_value,value,precision,world_size,commit"
+_WHOSE = ("cell", "tiles", "split", "noise_fraction", "seed")
+_WHAT = ("set", "noise", "measure", "class_value", "value")
+_COLUMNS = (*_WHOSE, *_WHAT, "precision", "world_size", "commit")
+
+
+def cells_table(records: Records) -> list[dict[str, Any]]:
+    """Every number with what it was made with, by the names of its columns; None where one says nothing."""
+    return [dict(zip(_COLUMNS, line, strict=True)) for row in records.rows for line in _of_cell(row)]
 
 
 def cells_csv(records: Records) -> str:
-    """Every number with what it was made with."""
-    return csv_text(_HEAD, [line for row in records.rows for line in _of_cell(row)])
+    """The same as a text."""
+    return csv_text(",".join(_COLUMNS), (list(map(_text, line, line.values())) for line in cells_table(records)))
 
 
 def cells_of_report(folder: Path) -> set[str]:
@@ -50,27 +57,33 @@ def fixed(value: float | None) -> str:
     return "" if value is None or math.isnan(value) else f"{round(value, 6) + 0.0:.6f}"
 
 
-def _of_cell(row: Row) -> Iterator[list[str]]:
+def _text(column: str, value: Any) -> str:
+    if column == "noise_fraction":
+        return f"{value:g}"
+    return fixed(value) if isinstance(value, float) else "" if value is None else str(value)
+
+
+def _of_cell(row: Row) -> Iterator[list[Any]]:
     config = row.config
-    who = [row.id, config.data.tiles, config.data.split, f"{config.train.noise_fraction:g}", str(config.train.seed)]
+    who = [row.id, config.data.tiles, config.data.split, config.train.noise_fraction, config.train.seed]
     if row.training:
         record, made = row.training.record, _made(row.training.record)
         classes = row.evaluation.record["class_values"] if row.evaluation else range(len(row.training.confusion))
         for measure in ("epochs", "steps", "parameters", "train_tiles", "validation_tiles"):
-            yield [*who, "train", "", measure, "", str(record[measure]), *made]
-        yield [*who, "train", "", "seconds", "", fixed(record["seconds"]), *made]
-        yield [*who, "validation", "", "loss", "", fixed(record["validation_loss"]), *made]
-        yield from ([*who, "validation", "", *line, *made] for line in _ratios(row.training.confusion, classes))
+            yield [*who, "train", None, measure, None, record[measure], *made]
+        yield [*who, "train", None, "seconds", None, float(record["seconds"]), *made]
+        yield [*who, "validation", None, "loss", None, float(record["validation_loss"]), *made]
+        yield from ([*who, "validation", None, *line, *made] for line in _ratios(row.training.confusion, classes))
     if row.evaluation:
         record, made = row.evaluation.record, _made(row.evaluation.record)
-        yield [*who, "test", "", "test_tiles", "", str(record["test_tiles"]), *made]
+        yield [*who, "test", None, "test_tiles", None, record["test_tiles"], *made]
         for level, confusion in row.evaluation.confusion.items():
             yield from ([*who, "test", level.key, *line, *made] for line in _ratios(confusion, record["class_values"]))
 
 
-def _ratios(confusion: np.ndarray, classes: Sequence[int]) -> Iterator[list[str]]:
-    yield ["accuracy", "", fixed(metrics.accuracy(confusion))]
-    yield ["mean_iou", "", fixed(metrics.mean_iou(confusion))]
+def _ratios(confusion: np.ndarray, classes: Sequence[int]) -> Iterator[list[Any]]:
+    yield ["accuracy", None, metrics.accuracy(confusion)]
+    yield ["mean_iou", None, metrics.mean_iou(confusion)]
     per_class = {
         "iou": metrics.iou_per_class,
         "recall": metrics.recall_per_class,
@@ -78,11 +91,11 @@ def _ratios(confusion: np.ndarray, classes: Sequence[int]) -> Iterator[list[str]
     }
     for name, ratios in per_class.items():
         for value, ratio in zip(classes, ratios(confusion), strict=True):
-            yield [name, str(value), fixed(float(ratio))]
+            yield [name, value, float(ratio)]
     for value, counts in zip(classes, confusion.tolist(), strict=True):
         for predicted, count in zip(classes, counts, strict=True):
-            yield [f"pixels taken for {predicted}", str(value), str(count)]
+            yield [f"pixels taken for {predicted}", value, count]
 
 
-def _made(record: Mapping[str, Any]) -> list[str]:
-    return [record["precision"], str(record["world_size"]), str(record["provenance"].get("commit") or "")]
+def _made(record: Mapping[str, Any]) -> list[Any]:
+    return [record["precision"], record["world_size"], record["provenance"].get("commit") or None]

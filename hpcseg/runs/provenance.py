@@ -28,6 +28,8 @@ ORIGIN = "origin.json"
 _SHIPPED = ("jobs", "profiles")
 # What of a checkout can change a number. A results folder that somebody left out of it, or a note beside it, cannot.
 _DECIDING = (_PACKAGE.name, "jobs", "pyproject.toml")
+# What runs a notebook, with a path of the machine behind it, or what is typed into Python, without a name.
+_KERNELS = ("ipykernel_launcher.py", "colab_kernel_launcher.py", "")
 
 
 def package_files() -> dict[str, bytes]:
@@ -107,8 +109,10 @@ def now() -> str:
 
 
 def command_line() -> str:
-    """The command as it was typed, with the program's name in place of its path."""
+    """The command as it was typed, with the program's name in place of its path; of a notebook what it calls."""
     program = Path(sys.argv[0]).name
+    if program in _KERNELS:
+        return "hpcseg.api"
     return shlex.join(["hpcseg" if program == "__main__.py" else program, *sys.argv[1:]])
 
 

@@ -62,6 +62,15 @@ class Reading:
     label_dtype: str | None = None
     """Of a raw file of labels, whose slices are packed with them; None: they are in no such file, or have a header."""
 
+    def __post_init__(self) -> None:
+        if self.pixels not in (None, "shown", "stored") or self.byteorder not in (None, "little", "big"):
+            raise ConfigError(
+                f"--pixels is {self.pixels!r} and --byteorder {self.byteorder!r}, but these are shown or stored, and "
+                "little or big."
+            )
+        if self.shape is not None and len(self.shape) != 3:
+            raise ConfigError(f"--shape is {self.shape}, but it must be SLICES,HEIGHT,WIDTH.")
+
     def of_labels(self) -> Reading:
         """The same of the labels of slices that are read so: of a raw file's size only where they are in one."""
         if self.label_dtype is None:

@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from hpcseg.cli.app import app
+from hpcseg.runs.state import State
 
 JOB = """
 [data]
@@ -129,7 +130,7 @@ def test_torchrun_trains_a_cell_on_two_ranks(job, tiny_dataset):
 
 def test_of_the_ranks_of_a_training_rank_0_alone_writes_the_plan(job, tiny_dataset, monkeypatch):
     """As torchrun starts rank 1, which comes first here: it waits for what rank 0, still to come, has written."""
-    monkeypatch.setattr("hpcseg.cli.train._SECONDS_FOR_THE_PLAN", 0.5)
+    monkeypatch.setattr("hpcseg.runs.alone._SECONDS_FOR_THE_PLAN", 0.5)
     for name, value in (("RUN_ID", "x"), ("RESTART_COUNT", "0")):
         monkeypatch.setenv(f"TORCHELASTIC_{name}", value)
     for name, value in (("RANK", 1), ("LOCAL_RANK", 1), ("WORLD_SIZE", 2), ("LOCAL_WORLD_SIZE", 2)):
@@ -139,7 +140,12 @@ def test_of_the_ranks_of_a_training_rank_0_alone_writes_the_plan(job, tiny_datas
     assert "Rank 1 waited" in said and not (job / "runs").exists()
 
     began = []
-    monkeypatch.setattr("hpcseg.runs.execute.run_cell", lambda folder, stage, **_: began.append(stage))
+
+    def run_cell(folder, stage, **_):
+        began.append(stage)
+        return State.FINISHED
+
+    monkeypatch.setattr("hpcseg.runs.alone.run_cell", run_cell)
     monkeypatch.setenv("RANK", "0")
     hpcseg(*train)
     before = {path: path.stat().st_mtime_ns for path in job.glob("runs/**/*.json")}

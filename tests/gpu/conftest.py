@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from hpcseg.cli.runs import plan_run
 from hpcseg.learn.ranks import choose_device
+from hpcseg.runs.finding import plan_run
 from hpcseg.runs.grid import Cell, write_plan
 
 _JOB = """

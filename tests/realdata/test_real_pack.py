@@ -9,13 +9,13 @@ import pytest
 import tifffile
 
 from hpcseg.cli.next_step import after_pack
-from hpcseg.cli.runs import is_the_papers, plan_run
 from hpcseg.config import DataConfig
 from hpcseg.data.batches import open_source
 from hpcseg.data.grey import PAPER_SPAN, GreyScale
 from hpcseg.data.notes import gap_notes, grey_notes
 from hpcseg.data.pack import pack
 from hpcseg.data.store import read_info, read_tiles, verify
+from hpcseg.runs.finding import is_the_papers, plan_run
 
 pytestmark = pytest.mark.realdata
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import tifffile
 
-from hpcseg.cli.runs import plan_run
 from hpcseg.data.grey import read_scale
 from hpcseg.data.pack import pack
 from hpcseg.data.sample import write_sample
@@ -20,6 +19,7 @@ from hpcseg.predict.volume import open_volume
 from hpcseg.records.collect import collect
 from hpcseg.report.tables import levels
 from hpcseg.runs.execute import run_cell
+from hpcseg.runs.finding import plan_run
 from hpcseg.runs.grid import Grid, write_plan
 from hpcseg.runs.record import read_json
 

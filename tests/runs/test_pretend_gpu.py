@@ -11,9 +11,9 @@ import pytest
 import torch
 from pretend_gpu import pretend_gpu
 
-from hpcseg.cli.runs import plan_run
 from hpcseg.predict.model_file import open_cell
 from hpcseg.runs.execute import run_cell
+from hpcseg.runs.finding import plan_run
 from hpcseg.runs.grid import Cell, write_plan
 from hpcseg.segment.network import Network, Wishes
 

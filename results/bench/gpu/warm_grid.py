@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hpcseg.cli.runs import plan_run
 from hpcseg.runs.execute import run_cell
+from hpcseg.runs.finding import plan_run
 from hpcseg.runs.grid import write_plan
 from hpcseg.runs.record import CellFolder
 

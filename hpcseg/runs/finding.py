@@ -1,4 +1,4 @@
-"""Which run a verb is about: planned from a job file and the data, or found in a folder."""
+"""Which run, cell or model is meant: planned from a job file and the data, or found in a folder."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ import os.path
 import shlex
 from collections.abc import Container, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hpcseg.counted import counted
 from hpcseg.errors import ConfigError, HpcsegError, IncompleteError
+from hpcseg.jobfile import find_job, load_job
+from hpcseg.runs.grid import Cell, Grid, plan, planned_cells, read_plan
 from hpcseg.runs.names import short_names
-
-if TYPE_CHECKING:
-    from hpcseg.runs.grid import Cell, Grid
-    from hpcseg.runs.record import CellFolder, RunFolder
+from hpcseg.runs.record import CellFolder, RunFolder, newest_run
 
 RUNS = Path("runs")
 OWN_JOB = "segment"
@@ -41,9 +39,6 @@ def plan_run(job: str | None, data: Path, run: Path | None, overrides: Sequence[
     from hpcseg.data.layout import lay_out
     from hpcseg.data.noise_check import check_noise
     from hpcseg.data.store import read_info
-    from hpcseg.jobfile import find_job, load_job
-    from hpcseg.runs.grid import plan
-    from hpcseg.runs.record import RunFolder
 
     described = load_job(find_job(job or _job_for(data)), overrides or ())
     info = read_info(data)
@@ -72,8 +67,6 @@ def find_run(run: Path | None) -> RunFolder:
     Raises:
         IncompleteError: there is none.
     """
-    from hpcseg.runs.record import RunFolder, newest_run
-
     if run is None:
         return newest_run(RUNS)
     if not os.path.isdir(run):
@@ -107,6 +100,15 @@ def choose_cells(
         if not found:
             raise ConfigError(f'No {what} fits "{pattern}". {listing([names[one] for one in known])}')
     return [one for one in known if any(one in found for found in fitting.values())]
+
+
+def choose_cell(grid: Grid, cell: str) -> Cell:
+    """The one cell of a plan that a pattern fits, as in `choose_cells`; raises ConfigError where it is not one."""
+    fitting = choose_cells(grid.cells, [cell])
+    if len(fitting) != 1:
+        listed = "\n  ".join(fitting)
+        raise ConfigError(f'"{cell}" fits {len(fitting)} cells of {grid.job.name}, but it must fit one of:\n  {listed}')
+    return next(candidate for candidate in grid.cells if candidate.id in fitting)
 
 
 def _fits(pattern: str, cell_id: str, name: str) -> bool:
@@ -143,8 +145,6 @@ def find_all_trained(cell: str, run: Path | None) -> list[CellFolder]:
 
     Cells of the last `hpcseg grid` come first: where some of them fit, those of others before it do not count.
     """
-    from hpcseg.runs.record import CellFolder
-
     named = CellFolder(Path(cell).resolve())
     if os.path.isfile(named.config_file):  # a name that is too long is no folder
         return [named]
@@ -166,6 +166,20 @@ def find_all_trained(cell: str, run: Path | None) -> list[CellFolder]:
     return [folder for folder in trained if folder.id in names] or trained
 
 
+def find_model(model: str, run: Path | None) -> Path:
+    """A model file, or the folder of one trained cell as in `find_trained`."""
+    return Path(model) if _is_file(model) else find_trained(model, run).path
+
+
+def find_models(models: str, run: Path | None) -> list[Path]:
+    """As `find_model`, for a pattern that may fit several trained cells."""
+    return [Path(models)] if _is_file(models) else [folder.path for folder in find_all_trained(models, run)]
+
+
+def _is_file(model: str) -> bool:
+    return os.path.isfile(model) or model.endswith(".safetensors")
+
+
 def others_trained(run: RunFolder, planned: Container[str] | None = None) -> list[CellFolder]:
     """The trained cells of a run that its last `hpcseg grid` did not plan: of other settings, named by their ids.
 
@@ -179,8 +193,6 @@ def others_trained(run: RunFolder, planned: Container[str] | None = None) -> lis
 
 def _planned_names(run: RunFolder) -> dict[str, str]:
     """Short names of a run's cells by id; none where its plan cannot be read, which a model does without."""
-    from hpcseg.runs.grid import planned_cells, read_plan
-
     try:
         return short_names(planned_cells(run, read_plan(run)))
     except HpcsegError:
