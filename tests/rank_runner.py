@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
+import shutil
 import traceback
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hpcseg.runs.grid import Cell
 
 
 def run_ranks(
@@ -80,3 +85,25 @@ def run_cell_stage(folder: Path, stage: str, stop_after_steps: int | None = None
         return stop_after_steps is not None and on_main and asked > stop_after_steps
 
     return run_cell(CellFolder(folder), stage, should_stop=should_stop)
+
+
+def two_ranks_agree_with_one(cell: Cell, folder: Path) -> None:
+    """Evaluate a finished cell again on two ranks, then train it again on them, in a copy of its run in `folder`."""
+    import numpy as np
+
+    from hpcseg.runs.record import RunFolder
+
+    copy = folder / "runs" / cell.folder.path.parents[1].name
+    shutil.copytree(cell.folder.path.parents[1], copy)
+    shutil.copy(cell.folder.path.parents[3] / "dataset.h5", folder)
+    again = RunFolder(copy).cell(cell.id)
+    again.evaluation_file.unlink()
+    assert set(run_ranks(2, run_cell_stage, again.path, "evaluate")) == {"finished"}
+    assert again.slices_file.read_bytes() == cell.folder.slices_file.read_bytes()
+    for file in (again.evaluation_file, again.training_file, again.model_file, again.metrics_file):
+        file.unlink()
+    assert set(run_ranks(2, run_cell_stage, again.path, "train")) == {"finished"}
+    one, two = ([json.loads(line) for line in of.metrics_file.read_text().splitlines()] for of in (cell.folder, again))
+    # As in test_ranks_agree: sums over a batch and the steps of Adam stay within a few hundred units of rounding.
+    np.testing.assert_allclose([e["train_loss"] for e in two], [e["train_loss"] for e in one], rtol=1e-4)
+    np.testing.assert_allclose([e["validation_loss"] for e in two], [e["validation_loss"] for e in one], rtol=1e-3)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
-from rank_runner import run_cell_stage, run_ranks
+from rank_runner import two_ranks_agree_with_one
 from slice_folder import hpcseg
 
 from hpcseg.data.batches import TrainingTiles, open_source
@@ -138,20 +137,7 @@ def test_the_label_outside_changes_no_bit_of_the_training(cell, tmp_path, monkey
 
 
 def test_two_ranks_train_and_count_as_one(cell, tmp_path):
-    copy = tmp_path / "runs" / "round"
-    shutil.copytree(cell.folder.path.parents[1], copy)
-    shutil.copy(cell.folder.path.parents[3] / "dataset.h5", tmp_path)
-    again = RunFolder(copy).cell(cell.id)
-    again.evaluation_file.unlink()
-    assert set(run_ranks(2, run_cell_stage, again.path, "evaluate")) == {"finished"}
-    assert again.slices_file.read_bytes() == cell.folder.slices_file.read_bytes()
-    for file in (again.evaluation_file, again.training_file, again.model_file, again.metrics_file):
-        file.unlink()
-    assert set(run_ranks(2, run_cell_stage, again.path, "train")) == {"finished"}
-    one, two = ([json.loads(line) for line in of.metrics_file.read_text().splitlines()] for of in (cell.folder, again))
-    # As in test_ranks_agree: sums over a batch and the steps of Adam stay within a few hundred units of rounding.
-    np.testing.assert_allclose([e["train_loss"] for e in two], [e["train_loss"] for e in one], rtol=1e-4)
-    np.testing.assert_allclose([e["validation_loss"] for e in two], [e["validation_loss"] for e in one], rtol=1e-3)
+    two_ranks_agree_with_one(cell, tmp_path)
 
 
 def test_what_needs_no_network_is_counted_on_the_same_pixels(cell):
