@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
@@ -38,6 +39,14 @@ SETTINGS = {
     "train.seed": [0, 1],
     "data.tile_size": np.int64(64),
 }
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """As in a notebook, also where the tests were started with an `&`, which ignores SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +165,7 @@ def test_many_slices_are_packed_by_processes_of_a_guarded_script_and_refused_in_
     assert (tmp_path / "set.h5").exists()
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_a_training_that_is_interrupted_goes_on_with_the_same_call(tiny_dataset, tmp_path, cells):
     said: list[str] = []
 

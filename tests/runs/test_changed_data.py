@@ -12,7 +12,7 @@ from slice_folder import hpcseg
 
 from hpcseg.data.pack import pack
 from hpcseg.data.sample import write_sample
-from hpcseg.runs import grid
+from hpcseg.runs import alone
 
 JOB = '[data]\ntile_size = 16\n[train]\nwidth = 1\ndepth = 1\nepochs = 1\nprecision = "fp32"\n'
 
@@ -46,10 +46,10 @@ def train_after(tmp_path, monkeypatch):
     Path("tiny.toml").write_text(JOB)
     write_sample(tmp_path, slices=8, size=32, seed=0)
     pack_here()
-    write_plan = grid.write_plan
+    write_plan = alone.write_plan
 
     def train(change):
-        monkeypatch.setattr(grid, "write_plan", lambda planned: (write_plan(planned), change()))
+        monkeypatch.setattr(alone, "write_plan", lambda planned: (write_plan(planned), change()))
         return hpcseg("train", "*", "--job", "tiny.toml")
 
     return train
