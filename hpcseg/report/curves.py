@@ -219,6 +219,7 @@ def cost(records: Records) -> Drawn:
 
 _LABELLED = {"data.train_slices": "", "data.label_share": "part of the pixels of {slices} slices"}
 """Settings that say how much is labelled, and what a curve of one is called."""
+_TICKS_APART, _MOST_ON_ONE_SCALE = 1.2, 10.0
 
 
 def learning_curve(records: Records) -> Drawn:
@@ -240,9 +241,18 @@ def learning_curve(records: Records) -> Drawn:
     figure, axes = _of_whole_slices("labelled slices in training" + ", or as many pixels of more slices" * shares)
     for (name, points), colour, marker in zip(curves.items(), itertools.cycle(_COLOURS), itertools.cycle("os^Dv")):
         axes.plot(*zip(*points, strict=True), marker, color=colour, markersize=5, alpha=0.7, label=name)
-    ticks = sorted({slices for points in curves.values() for slices, _ in points})
+    every = [point for points in curves.values() for point in points]
+    ticks: list[float] = []
+    for slices in sorted({slices for slices, _ in every}):
+        if not ticks or slices > _TICKS_APART * ticks[-1]:
+            ticks.append(slices)
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
+    least, largest = min(error for _, error in every), max(error for _, error in every)
+    if least and largest > _MOST_ON_ONE_SCALE * least:
+        # Else a training that came to nothing would press all others into one line.
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.legend()
     return Drawn(figure)
 
