@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -31,6 +32,15 @@ def test_no_record_holds_a_path_of_a_machine():
             if path.suffix in (".json", ".jsonl", ".csv", ".md", ".html"):
                 text = re.sub(r"data:image[^\"]*", "", path.read_text(encoding="utf-8"))
                 assert not re.search(r"(?<![\w.])/(tmp|home|root|work|mnt|scratch)/", text), path
+
+
+@pytest.mark.parametrize("folder", PUBLISHED, ids=[str(path.relative_to(ROOT / "results")) for path in PUBLISHED])
+def test_every_link_of_a_published_page_leads_to_a_record_beside_it(folder):
+    """A page that was built elsewhere and copied leads out of its folder, over the folders of that machine."""
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    links = [unquote(link) for link in re.findall(r'href="([^"#]+)', page) if not link.startswith(("http", "data:"))]
+    assert links
+    assert [link for link in links if ".." in link or not (folder / link).exists()] == []
 
 
 def test_the_page_of_seeds_is_small_enough_to_read(tmp_path):
