@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 
 from hpcseg.config import DataConfig, NoiseLevel, TrainConfig
 from hpcseg.data import batches, noise, store
+from hpcseg.data.pack import pack
 from hpcseg.errors import ConfigError, DatasetError
 
 CPU = torch.device("cpu")
@@ -96,6 +99,23 @@ def test_a_training_tile_is_the_same_in_any_order_and_company(source):
     part = batches.validation_set(source, rows[order], config, CPU)
     assert torch.equal(part.images, whole.images[order])
     assert torch.equal(part.labels, whole.labels[order])
+
+
+def test_slices_of_numbers_below_zero_have_noise_as_others_have(tiny_folder, tmp_path):
+    """As those of a scan that is counted from its middle, z_-3.tif."""
+    for kind in ("data", "labels"):
+        (tmp_path / kind).mkdir()
+        for number, path in enumerate(sorted((tiny_folder / kind).iterdir()), start=-3):
+            shutil.copy(path, tmp_path / kind / f"z_{number}.tif")
+    info = pack(tmp_path / "data", tmp_path / "labels", tmp_path / "a.h5", command="test")
+    assert info.numbers.tolist() == list(range(-3, 13))
+    source = batches.open_source(tmp_path / "a.h5", DataConfig(tiles="2x2", tile_size=64))
+    rows, config = np.arange(len(source.tiles)), TrainConfig(noise_fraction=1.0)
+    noisy, clean = (batches.validation_set(source, rows, one, CPU).images for one in (config, TrainConfig()))
+    added = (noisy - clean) / (noisy - clean).std(dim=(1, 2, 3), keepdim=True)
+    # Each tile has its own: that of slice -3 is not that of slice 3. 4096 pixels correlate by 1 / 64.
+    correlations = torch.corrcoef(added.flatten(1)).fill_diagonal_(0)
+    assert added.isfinite().all() and correlations.abs().max() < 6 / 64
 
 
 def test_every_epoch_sees_the_same_tiles_where_nothing_is_drawn_anew(source):
