@@ -97,6 +97,9 @@ def open_hdf5(path: Path, how: Reading, *, names: tuple[str, ...] | None = None)
         with h5py.File(path, "r") as file:
             wanted = how.dataset.strip("/") if how.dataset is not None else _only(file, path)
             dataset = _follow(file, wanted, path)
+            if isinstance(dataset, h5py.Dataset) and dataset.ndim > 3:
+                what = f"{path}: {wanted} is {dataset.shape}, and a data set of slices is (slices, height, width)"
+                raise DatasetError(f"{what}. Save the one channel and time to segment.")
             if not isinstance(dataset, h5py.Dataset) or dataset.ndim not in (2, 3) or 0 in dataset.shape:
                 raise ConfigError(_which(file, path, how.dataset))
             if not _holds_numbers(dataset):
@@ -133,10 +136,10 @@ def list_datasets(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
         return {name: (dataset.shape, str(dataset.dtype)) for name, dataset in _walk(file) if dataset.ndim in (2, 3)}
 
 
-def _follow(file: h5py.File, name: str, path: Path) -> Any:
+def _follow(file: h5py.File, name: str, path: Path, depth: int = 0) -> Any:
     """What a name leads to; DatasetError names the link that leads nowhere."""
     at: Any = file
-    parts = [part for part in name.split("/") if part]
+    parts = [part for part in name.split("/") if part not in ("", ".")]
     for index, part in enumerate(parts):
         here = "/".join(parts[: index + 1])
         link = at.get(part, getlink=True) if isinstance(at, h5py.Group) and part in _names(at) else None
@@ -148,6 +151,10 @@ def _follow(file: h5py.File, name: str, path: Path) -> Any:
             if isinstance(link, h5py.ExternalLink):
                 where = f"{link.path} in {link.filename}, which lies beside {path.name} or at that path"
                 raise DatasetError(f"{path}: {here} is a link to {where}, and cannot be opened. Is it there?") from None
+            if isinstance(link, h5py.SoftLink) and depth < _MOST_DEPTH:  # it may lead to another link that is broken
+                with contextlib.suppress(ConfigError):
+                    onward = link.path if link.path.startswith("/") else f"{at.name}/{link.path}"
+                    _follow(at.file, onward, Path(os.fsdecode(at.file.filename)), depth + 1)
             target = f" to {link.path}" if isinstance(link, h5py.SoftLink) else ""
             raise DatasetError(
                 f"{path}: {here} is a link{target} and cannot be opened ({first_line(error)})."
@@ -221,15 +228,22 @@ def _signal(file: h5py.File) -> str | None:
     name = ""
     try:
         for _ in range(_MOST_DEPTH):
-            if (following := at.attrs.get("default")) is None:
+            if (following := _text(at.attrs.get("default"))) is None:
                 break
             name, at = f"{name}{following}/", at[following]
-        signal = at.attrs.get("signal")
-        if isinstance(signal, str) and name and at[signal].ndim == 3:
+        signal = _text(at.attrs.get("signal"))
+        if signal is not None and name and at[signal].ndim == 3:
             return name + signal
     except Exception:  # attributes of any type, and links to nowhere: then there is no such hint
         return None
     return None
+
+
+def _text(value: Any) -> str | None:
+    """An attribute that is one text: h5py's str, the bytes of other writers, or an array of one of them."""
+    if isinstance(value, np.ndarray) and value.size == 1:
+        value = value.item()
+    return value.decode() if isinstance(value, bytes) else value if isinstance(value, str) else None
 
 
 def _which(file: h5py.File, path: Path, asked: str | None) -> str:
@@ -291,28 +305,49 @@ def _unwritten(dataset: h5py.Dataset) -> str:
 
 
 def _check_virtual(dataset: h5py.Dataset, path: Path, name: str, depth: int) -> set[Path]:
-    faults, mapped, pixels_in = Faults(path), 0, set[Path]()
-    # A % in a name is counted up by HDF5, which ends the data set at the first file that is not there.
-    sources = [source for source in dataset.virtual_sources() if "%" not in source.file_name]
+    faults, pixels_in, filled = Faults(path), set[Path](), h5py.h5s.create_simple(dataset.shape)
+    filled.select_none()
+    # Of a data set in another file, to which a link led, its own folder counts.
+    home = Path(os.fsdecode(dataset.file.filename))
+    # %b in a name is counted up by HDF5, which ends the data set at the first file that is not there.
+    sources = [source for source in dataset.virtual_sources() if "%b" not in source.file_name.replace("%%", "")]
     for source in sources:
-        mapped += source.vspace.get_select_npoints()
-        file = path if source.file_name == "." else path.parent / source.file_name
+        _fill(filled, source.vspace)
+        called = source.file_name.replace("%%", "%")
+        file = home if called == "." else _source_file(home, called)
         try:
             with h5py.File(file, "r") as opened:
                 part = opened[source.dset_name]
-                if depth < _MOST_DEPTH and not (file == path and source.dset_name.strip("/") == name):
+                if depth < _MOST_DEPTH and part != dataset:
                     pixels_in |= _check_all_there(part, file, source.dset_name, depth + 1)
                 if not _has_room(part.shape, source):
-                    faults.add(f"{source.file_name} has {part.shape} in {source.dset_name}, and more is needed")
+                    faults.add(f"{called} has {part.shape} in {source.dset_name}, and more is needed")
         except (OSError, KeyError):
-            faults.add(f"{name} is put together of files, and {source.file_name} ({source.dset_name}) is not there")
+            faults.add(f"{name} is put together of files, and {called} ({source.dset_name}) is not there")
         except DatasetError as error:
             faults.add(str(error).removesuffix("."))
     faults.raise_if_any()
-    if len(sources) == len(dataset.virtual_sources()) and mapped < math.prod(dataset.shape):
-        missing = math.prod(dataset.shape) - mapped
+    missing = math.prod(dataset.shape) - filled.get_select_npoints()
+    if len(sources) == len(dataset.virtual_sources()) and missing > 0:
         raise DatasetError(f"{path}: {name} is put together of files, and none of them has {missing} of its pixels.")
     return pixels_in
+
+
+def _fill(filled: Any, part: Any) -> None:
+    """Add what a source fills, which others may fill as well; what is no regular block is taken for all there is."""
+    if part.get_select_type() == h5py.h5s.SEL_HYPERSLABS and part.is_regular_hyperslab():
+        start, stride, count, block = part.get_regular_hyperslab()
+        if h5py.h5s.UNLIMITED not in (*count, *block):
+            filled.select_hyperslab(start, count, stride, block, op=h5py.h5s.SELECT_OR)
+            return
+    filled.select_all()
+
+
+def _source_file(home: Path, name: str) -> Path:
+    """Where HDF5 finds a file of a virtual data set: at its path, or, if it was moved, beside the data set's file."""
+    names = [name, Path(name).name] if Path(name).is_absolute() else [name]
+    places = [folder / name for name in names for folder in (home.parent, home.resolve().parent)]
+    return next((place for place in places if place.is_file()), places[0])
 
 
 def _has_room(shape: tuple[int, ...], source: Any) -> bool:
@@ -324,24 +359,22 @@ def _has_room(shape: tuple[int, ...], source: Any) -> bool:
 
 
 def _check_external(dataset: h5py.Dataset, path: Path, name: str) -> set[Path]:
-    pixels_in = set[Path]()
+    pixels_in, left = set[Path](), math.prod(dataset.shape) * dataset.dtype.itemsize
     for file, offset, size in dataset.external:
         # Of a data set in another file, to which a link led, its own folder counts.
         where = Path(os.fsdecode(dataset.file.filename)).parent / os.fsdecode(file)
         pixels_in.add(where)
         if not where.is_file():
             raise DatasetError(f"{path}: the pixels of {name} are in {where}, which is not there.")
-        needs = min(size, math.prod(dataset.shape) * dataset.dtype.itemsize) if len(dataset.external) == 1 else size
-        if (missing := offset + needs - where.stat().st_size) > 0 and not _unlimited(size):
+        needs = min(size, left)  # the last may be said to have no end
+        left -= needs
+        if (missing := offset + needs - where.stat().st_size) > 0:
             raise DatasetError(f"{path}: the pixels of {name} are in {where}, where {missing} bytes are missing.")
     return pixels_in
 
 
-def _unlimited(size: int) -> bool:
-    return size >= 2**63 - 1
-
-
 def split_name(text: str) -> tuple[str, str | None]:
-    """A path and the data set that is named behind it: scan.nxs::/entry/data."""
-    found = re.fullmatch(r"(.+?)::(.+)", text)
-    return (found.group(1), found.group(2)) if found else (text, None)
+    """A path and the data set that is named behind it: scan.nxs::/entry/data; either may have :: in it."""
+    splits = [(text[: found.start()], text[found.end() :]) for found in re.finditer(r"(?<!^)::(?=.)", text)]
+    there = (split for split in [(text, None), *splits] if os.path.lexists(os.path.expanduser(split[0])))
+    return next(there, splits[0] if splits else (text, None))

@@ -15,7 +15,7 @@ from hpcseg.slices.nifti import is_nifti, open_nifti
 from hpcseg.slices.raw import SUFFIXES as RAW_SUFFIXES
 from hpcseg.slices.raw import open_raw
 from hpcseg.slices.source import Reading, Source
-from hpcseg.slices.tiff import open_file, open_folder
+from hpcseg.slices.tiff import is_tiff, open_file, open_folder
 from hpcseg.slices.zarr import is_zarr, list_arrays, open_zarr
 
 FORMATS = "a folder of TIFFs, a TIFF stack, HDF5 or NeXus, Zarr, MRC, NIfTI or raw pixels"
@@ -35,7 +35,7 @@ def open_source(path: Path, how: Reading = Reading(), *, known: dict[str, int] |
     """
     path = Path(path).expanduser()
     name, dataset = split_name(os.fspath(path))
-    if dataset is not None and not os.path.lexists(path):
+    if dataset is not None:
         if how.dataset not in (None, dataset):
             raise ConfigError(f"{path} and --dataset {how.dataset} name two. Give one of them.")
         return open_source(Path(name), replace(how, dataset=dataset), known=known)
@@ -58,6 +58,8 @@ def open_source(path: Path, how: Reading = Reading(), *, known: dict[str, int] |
     if is_nifti(path):
         _no_dataset(path, how)
         return open_nifti(path, how)
+    if not is_tiff(path):
+        raise DatasetError(f"{path} is not {FORMATS}. Is it all there?")
     return open_file(path, how)
 
 

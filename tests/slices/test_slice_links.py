@@ -13,7 +13,7 @@ import tifffile
 import zarr
 
 from hpcseg.errors import ConfigError, DatasetError
-from hpcseg.slices.opening import open_source
+from hpcseg.slices.opening import list_parts, open_source
 from hpcseg.slices.source import Reading
 
 VOLUME = np.arange(3 * 5 * 7, dtype=np.uint16).reshape(3, 5, 7)
@@ -35,6 +35,9 @@ def scan(tmp_path):
         file["entry/image"] = VOLUME[1]
         file["entry/text"] = "notes"
         file["entry/ring"] = h5py.SoftLink("/entry")
+        file["entry/lost"] = h5py.SoftLink("/elsewhere")
+        file["entry/way"] = h5py.SoftLink("ring/d")
+        file["entry/frames"] = VOLUME[None]
     return tmp_path / "master.nxs"
 
 
@@ -43,6 +46,7 @@ def scan(tmp_path):
     [
         ("whole/data", VOLUME),
         ("/whole/flat/", VOLUME[::-1]),
+        ("./whole/./flat", VOLUME[::-1]),
         ("entry/a", VOLUME[::-1]),
         ("entry/ring/ring/b", VOLUME[::-1]),
         ("entry/image", VOLUME[1:2]),
@@ -53,12 +57,24 @@ def test_a_data_set_is_opened_by_any_name_that_leads_to_it(scan, name, wanted):
         np.testing.assert_array_equal([source.read(index) for index in range(len(source))], wanted)
 
 
+def test_colons_in_the_name_of_a_folder_name_no_data_set(scan):
+    folder = scan.parent / "run::2 of 50% µ"
+    folder.mkdir()
+    moved = scan.rename(folder / scan.name)
+    (scan.parent / "raw_1.h5").rename(folder / "raw_1.h5")
+    np.testing.assert_array_equal(open_source(Path(f"{moved}::/whole/data")).read(2), VOLUME[2])
+    assert "whole/flat" in list_parts(moved)
+
+
 @pytest.mark.parametrize(
     ("name", "told"),
     [
         ("entry/c", r"entry/c is a link to \.\./nowhere and cannot be opened"),
         ("entry/d", r"entry/d is a link to /measurement/data in gone.h5, .*cannot be opened. Is it there"),
         ("entry/e", r"entry/e is a link to /measurement/dark in raw_1.h5"),
+        ("entry/way", r"entry/ring/d is a link to /measurement/data in gone.h5, .*cannot be opened. Is it there"),
+        ("entry/frames", r"entry/frames is \(1, 3, 5, 7\), and a data set of slices is \(slices, height, width\)"),
+        ("entry/lost/data", r"entry/lost is a link to /elsewhere and cannot be opened"),
         ("entry/ring/d", r"entry/ring/d is a link to /measurement/data in gone.h5"),
         ("entry/x", r"has no data set entry/x of slices. It has entry/a \(3, 5, 7\)"),
         ("entry/text", r"has no data set entry/text of slices"),
@@ -76,6 +92,12 @@ def test_a_file_of_nothing_but_a_broken_link_says_which(tmp_path):
         file["entry/data"] = h5py.ExternalLink("frames.h5", "/data")
     with pytest.raises(DatasetError, match=r"entry/data is a link to /data in frames.h5"):
         open_source(tmp_path / "a.h5")
+
+
+def test_a_file_that_is_none_of_all_formats_is_not_called_one_of_them(tmp_path):
+    (tmp_path / "scan.h5").write_text("version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(DatasetError, match=r"scan.h5 is not a folder of TIFFs, .*HDF5 or NeXus.*Is it all there"):
+        open_source(tmp_path / "scan.h5")
 
 
 def test_a_filter_that_nobody_has_is_named(tmp_path):
