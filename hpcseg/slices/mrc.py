@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from hpcseg.slices.extras import load_extra
 from hpcseg.slices.source import Reading, Source, first_line, stack_facts, voxel_size
 
 SUFFIXES = {".mrc", ".mrcs", ".rec", ".st", ".ali", ".map"}
+_IMOD = 1146047817
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class _Slices:
         mrcfile = load_extra("mrcfile", "mrc", self.path)
         with mrcfile.mmap(self.path, mode="r") as mrc:
             pixels = mrc.data if mrc.data.ndim == 2 else mrc.data[index]
-            return np.array(pixels, dtype=pixels.dtype.newbyteorder("="))
+            return np.array(pixels.view(_dtype(mrc)), dtype=_dtype(mrc).newbyteorder("="))
 
 
 def is_mrc(path: Path) -> bool:
@@ -44,7 +46,7 @@ def open_mrc(path: Path, how: Reading) -> Source:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with mrcfile.mmap(path, mode="r") as mrc:
-                shape, dtype, size = mrc.data.shape, mrc.data.dtype.newbyteorder("="), mrc.voxel_size
+                shape, dtype, size = mrc.data.shape, _dtype(mrc).newbyteorder("="), mrc.voxel_size
                 voxel = voxel_size((size.z, size.y, size.x), "angstrom")
     except Exception as error:  # mrcfile raises ValueError, and numpy others, for damaged files
         raise DatasetError(f"{path} is no MRC file that can be read ({first_line(error)}).") from None
@@ -62,3 +64,10 @@ def open_mrc(path: Path, how: Reading) -> Source:
         files=(path,),
         voxel=voxel,
     )
+
+
+def _dtype(mrc: Any) -> np.dtype:
+    """Bytes are signed, but of files with IMOD's mark only where a flag says so."""
+    mark, flags = np.frombuffer(mrc.header.extra2.tobytes(), mrc.header.mode.dtype, 2, offset=40)
+    unsigned = mrc.data.dtype == np.int8 and mark == _IMOD and not flags & 1
+    return np.dtype("u1") if unsigned else mrc.data.dtype

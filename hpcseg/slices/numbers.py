@@ -13,6 +13,7 @@ from hpcseg.slices.source import Faults
 
 _MOST_DIGITS = 18  # of a 64-bit integer
 _RUN = re.compile(r"(?:(?<![^\W_])-)?\d+")  # a minus behind a letter or a digit is a hyphen
+_DECIMAL = re.compile(rf"{_RUN.pattern}(?:\.\d+)?")
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ def number_names(
 
     By the pattern, if one is given; as others of the same names are known; or where the names differ. A number that all
     names share, as a date or the 16 of rec_0001_16bit, tells no slices apart. Where names differ in several, it is the
-    one that counts in equal steps, the smallest if several do; z_9.2 and z_10.4 are 92 and 104.
+    one that counts in equal steps, the smallest if several do; z_9.2, z_10 and z_10.4 are 92, 100 and 104.
 
     Args:
         names: of files; their suffix does not count.
@@ -42,28 +43,34 @@ def number_names(
     Raises:
         ConfigError: the pattern is none.
     """
-    stems = [Path(name).stem for name in names]
+    stems, known = [Path(name).stem for name in names], known or {}
     if pattern is not None:
         return Numbered(_by_pattern(names, stems, pattern, faults))
     if known and all(stem in known for stem in stems):
         return Numbered([known[stem] for stem in stems])
+    if decimals := _decimals(stems, list(known)):
+        texts, digits = decimals
+        return Numbered(
+            [_scaled(name, text, digits, faults) for name, text in zip(names, texts, strict=True)],
+            _example(names, texts),
+        )
     runs = [_RUN.findall(stem) for stem in stems]
     least = min((len(of) for of in runs if of), default=0)
     columns = [[of[-place] if of else None for of in runs] for place in range(least, 0, -1)]
     differing = [column for column in columns if len({text for text in column if text is not None}) > 1]
-    if len(differing) < 2:
-        column = differing[0] if differing else columns[-1] if columns else [None] * len(names)
+    if len(differing) < 2 or None in differing[0]:
+        alike = columns[-_place(known, least)] if columns else [None] * len(names)
+        column = differing[0] if differing else alike
         return Numbered(_whole(names, column, faults), _example(names, column) if len(columns) > 1 else "")
-    if (decimals := _decimals(stems, differing)) is not None:
-        return Numbered(decimals, f"{differing[0][0]}.{differing[1][0]} in {names[0]}")
     steps = [_step(column) for column in differing]
     smallest = min((step for step in steps if step), default=0)
     counting = [column for column, step in zip(differing, steps, strict=True) if step and step == smallest]
     if len(counting) != 1:
         shown = " and ".join(str(column[0]) for column in differing)
+        pattern = _pattern(stems[0], least - columns.index(differing[-1]))
         faults.add(
             f"the names differ in {len(differing)} numbers ({shown} in {names[0]}); say which is the slice's with "
-            f"--number, a pattern round it such as --number '{_pattern(names[0], str(differing[-1][0]))}'"
+            f"--number, a pattern round it such as --number '{pattern}'"
         )
         return Numbered([None] * len(names))
     return Numbered(_whole(names, counting[0], faults), _example(names, counting[0]))
@@ -87,12 +94,11 @@ def _by_pattern(names: Sequence[str], stems: Sequence[str], pattern: str, faults
 
 
 def _whole(names: Sequence[str], texts: Sequence[str | None], faults: Faults) -> list[int | None]:
-    hyphens = len(texts) > 1 and all(text is not None and text.startswith("-") for text in texts)
     numbers: list[int | None] = []
     for name, text in zip(names, texts, strict=True):
         if text is None:
-            faults.add(f"{name} has no number in its name")
-        numbers.append(None if text is None else _as_number(name, text.lstrip("-") if hyphens else text, faults))
+            faults.add(f"{name} has no number in its name to say which slice it is")
+        numbers.append(None if text is None else _as_number(name, text, faults))
     return numbers
 
 
@@ -103,17 +109,45 @@ def _as_number(name: str, text: str, faults: Faults) -> int | None:
     return None
 
 
-def _decimals(stems: Sequence[str], differing: Sequence[Sequence[str | None]]) -> list[int | None] | None:
-    """Numbers in units of their last digit, where two that differ are one decimal number in every name."""
-    if len(differing) != 2:
+def _decimals(stems: Sequence[str], known: Sequence[str]) -> tuple[list[str], int] | None:
+    """The decimal number in which alone names differ, and its digits behind the point; of labels those of their images.
+
+    None where there is none, or the digits behind the point count: 1.9 and then 1.10, or 1.09 and then 1.10, and not
+    0.05 and then 0.1.
+    """
+    runs = [_DECIMAL.findall(stem) for stem in stems]
+    for others in ([_DECIMAL.findall(stem) for stem in known], runs):
+        differing = _differing(others)
+        if len(differing) != 1 or {len(of) for of in runs} != {len(others[0])}:
+            continue
+        behind = [of[differing[0]].partition(".")[2] for of in others]
+        counting = not any(part[:1] == "0" and len(part) > min(map(len, behind)) for part in behind)
+        if any(behind) and not (counting and len(_differing([_RUN.findall(".".join(of)) for of in others])) == 1):
+            return [of[differing[0]] for of in runs], max(map(len, behind))
+    return None
+
+
+def _differing(runs: Sequence[Sequence[str]]) -> list[int]:
+    """Which of the numbers in names are not the same in all; nothing where names have more or fewer of them."""
+    if len({len(of) for of in runs}) != 1:
+        return []
+    return [place for place, column in enumerate(zip(*runs, strict=True)) if len(set(column)) > 1]
+
+
+def _scaled(name: str, text: str, digits: int, faults: Faults) -> int | None:
+    """A decimal number in units of its last digit."""
+    whole, _, part = text.partition(".")
+    if part[digits:].strip("0"):
+        faults.add(f"{name} has a number of more than {digits} decimal places, and those of the images have no more")
         return None
-    ends: list[tuple[str, str]] = []
-    for stem, whole, part in zip(stems, *differing, strict=True):
-        if whole is None or part is None or f"{whole}.{part}" not in stem:
-            return None
-        ends.append((whole, part))
-    digits = max(len(part) for _, part in ends)
-    return [int(whole + part.ljust(digits, "0")) for whole, part in ends]
+    return _as_number(name, whole + part[:digits].ljust(digits, "0"), faults)
+
+
+def _place(known: Mapping[str, int], least: int) -> int:
+    """Where, counted from the end, other names have the number that they are known by; 1 where none are known."""
+    runs = [(_RUN.findall(stem), number) for stem, number in known.items()]
+    places = range(least, 0, -1) if known else ()
+    return next((place for place in places if all(len(of) >= place and int(of[-place]) == n for of, n in runs)), 1)
 
 
 def _step(column: Sequence[str | None]) -> int:
@@ -127,8 +161,8 @@ def _example(names: Sequence[str], column: Sequence[str | None]) -> str:
     return f"{column[0]} in {names[0]}"
 
 
-def _pattern(name: str, digits: str) -> str:
-    """A pattern that finds these digits by what stands before them in a name."""
-    before = name[: name.index(digits)]
+def _pattern(stem: str, place: int) -> str:
+    """A pattern that finds a number, counted from the end, by what stands before it in a name."""
+    before = stem[: list(_RUN.finditer(stem))[-place].start()]
     text = re.search(r"[^\d]*$", before)
     return (re.escape(text.group()) if text and text.group() else "^") + r"(\d+)"

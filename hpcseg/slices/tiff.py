@@ -13,6 +13,7 @@ import math
 import os.path
 import re
 import stat
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,6 +50,8 @@ class Page:
     """In the byte order of the file."""
     runs: tuple[tuple[int, int], ...] = ()
     """First byte and bytes of each part, where pixels lie uncompressed; empty: tifffile decodes them."""
+    bits: int = 8
+    """Of a sample, as stored."""
     orientation: int = 1
     white_is_zero: bool = False
     colours: str | None = None
@@ -77,8 +80,10 @@ class Page:
     def shown(self) -> np.ndarray:
         """The same as its header says that it is shown: turned, and white where it says that 0 is white."""
         pixels = _turn(self.decode(), self.orientation)
-        if self.white_is_zero:
-            pixels = ~pixels if pixels.dtype.kind in "ub" else -pixels
+        if self.white_is_zero and pixels.dtype.kind == "u":
+            pixels = pixels ^ pixels.dtype.type(2**self.bits - 1)
+        elif self.white_is_zero:
+            pixels = -pixels if pixels.dtype.kind == "f" else ~pixels
         return np.ascontiguousarray(pixels)
 
 
@@ -107,12 +112,15 @@ def open_folder(folder: Path, how: Reading, *, known: dict[str, int] | None = No
     paths = list_tiffs(folder)
     if len(paths) == 1 and how.number is None:
         stack = open_file(paths[0], how)
-        if len(stack) > 1:
+        if len(stack) > 1 or (how.needs_numbers and not re.search(r"\d", paths[0].stem)):  # alone it is the first
             return stack
     faults, notes = Faults(folder), list[str]()
-    if how.needs_numbers:
-        numbered = number_names([path.name for path in paths], faults, pattern=how.number, known=known)
-    else:
+    doubts = faults if how.needs_numbers else Faults(folder)
+    numbered = number_names([path.name for path in paths], doubts, pattern=how.number, known=known)
+    if not how.needs_numbers:
+        numbers = [number for number in numbered.numbers if number is not None]
+        if len(set(numbers)) == len(paths):  # as they are packed, where a person would count 1.5 before 1.25
+            paths = [path for _, path in sorted(zip(numbers, paths, strict=True))]
         numbered = Numbered(list(range(1, len(paths) + 1)))
     if numbered.example:
         notes.append(f"the number of a slice is that of {numbered.example}; --number says otherwise.")
@@ -161,6 +169,12 @@ def open_file(path: Path, how: Reading) -> Source:
                 f"{size_in_words(source.shapes[0])}. To segment them, put them into a folder of single files."
             )
     return source
+
+
+def is_tiff(path: Path) -> bool:
+    """By its name or its mark."""
+    with path.open("rb") as file:
+        return path.suffix.lower() in SUFFIXES or file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def list_tiffs(folder: Path) -> list[Path]:
@@ -253,6 +267,7 @@ def _page(path: Path, page: Any, tif: tifffile.TiffFile) -> Page:
         tuple(page.shape),
         stored,
         runs or (),
+        page.bitspersample,
         int(orientation) if orientation in range(1, 9) else 1,
         page.tags.valueof("PhotometricInterpretation") == _WHITE_IS_ZERO,  # where it is missing, tifffile has 0
         None if table is None else hashlib.sha256(np.asarray(table).tobytes()).hexdigest(),
@@ -318,6 +333,8 @@ def _as_described(path: Path, pages: list[Page], dataset: str | None) -> list[Pa
         raise ConfigError(f"--dataset names a part of an HDF5, Zarr or OME file, and {path} is none. Leave it out.")
     if images > len(pages):
         pages = _behind(path, pages, images, start)
+    if len(pages) % max(1, math.prod(axes.values())):  # they contradict the pages, or each other
+        axes = {}
     if axes.get("C", 1) > 1:
         raise DatasetError(f"{path} cannot be used: it has {axes['C']} channels; save the one to segment.")
     if axes.get("T", 1) > 1 and axes.get("Z", 1) > 1:
@@ -393,7 +410,15 @@ def _ome(path: Path, pages: list[Page], tif: tifffile.TiffFile, dataset: str | N
             f"{path} is not a readable TIFF file: its OME metadata count {len(listed)} planes, and {gone} are missing, "
             "or the files that they are in."
         )
-    whole = [page.aspage() if isinstance(page, tifffile.TiffFrame) else page for page in listed]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the other files, which tifffile has closed and opens again
+        whole = [page.aspage() if isinstance(page, tifffile.TiffFrame) else page for page in listed]
+    own = sum(page.parent is tif for page in whole)
+    if dataset is None and len(series) == 1 and own < len(pages):
+        raise DatasetError(
+            f"{path} has {len(pages)} pages, and its OME metadata count {own} of them. Take those with --dataset 0, or "
+            "all as they are stored: --pixels stored."
+        )
     return [_page(Path(page.parent.filehandle.path), page, page.parent) for page in whole]
 
 
@@ -409,7 +434,10 @@ def _source(
     """Refuses what is no picture, and headers that do not agree on what pixels mean."""
     for name, page in zip(names, pages, strict=True):
         if len(page.shape) != 2:
-            faults.add(f"{name} is not a grey-value image: its shape is {page.shape}")
+            faults.add(
+                f"{name} is not a grey-value image: its shape is {page.shape}, and a slice has one number per pixel, "
+                "its grey value or that of its class"
+            )
     _agree(names, pages, how.pixels, faults)
     faults.raise_if_any()
     shown = how.pixels != "stored"
@@ -440,19 +468,22 @@ def _source(
 
 
 def _agree(names: Sequence[str], pages: Sequence[Page], pixels: Pixels | None, faults: Faults) -> None:
-    if pixels is not None or not pages:
-        return
-    facts: dict[str, Callable[[Page], object]] = {
-        "Orientation": lambda page: page.orientation,
-        "PhotometricInterpretation": lambda page: page.white_is_zero,
-        "ColorMap": lambda page: page.colours,
+    facts: dict[str, tuple[Pixels | None, Callable[[Page], object]]] = {
+        "Orientation": (None, lambda page: page.orientation),
+        "PhotometricInterpretation": (None, lambda page: page.white_is_zero),
+        # What is shown by a colour table, or is white in fewer bits than it is read in, is taken as its number.
+        "ColorMap": ("shown", lambda page: page.colours),
+        "BitsPerSample": ("shown", lambda page: page.bits % (8 * page.stored.itemsize)),
     }
-    for what, of in facts.items():
+    for what, (also, of) in facts.items():
+        if pixels not in (None, also):
+            continue
         other = [name for name, page in zip(names, pages, strict=True) if of(page) != of(pages[0])]
         if other:
             faults.add(
                 f"{len(other)} of {len(pages)} slices, such as {other[0]}, have another {what} in their header than "
-                f"{names[0]}. Take them as they are shown, or as they are stored: --pixels shown or --pixels stored"
+                f"{names[0]}. Take them as they are {'' if also else 'shown, or as they are '}stored: "
+                f"{'' if also else '--pixels shown or '}--pixels stored"
             )
 
 

@@ -280,16 +280,19 @@ def test_a_vol_is_read_as_its_info_says(tmp_path, order, letters):
     assert source.voxel == VoxelSize(0.65, 0.65, 0.65, "micrometer")
 
 
-def test_the_files_of_an_ome_tiff_are_found_from_any_of_them(tmp_path):
+@pytest.mark.parametrize("each", [1, 2])
+def test_the_files_of_an_ome_tiff_are_found_from_any_of_them(tmp_path, each):
     planes = "".join(
-        f'<TiffData IFD="0" FirstZ="{z}" PlaneCount="1"><UUID FileName="plane{z}.ome.tif">urn:uuid:{z}</UUID>'
-        "</TiffData>"
+        f'<TiffData IFD="{z % each}" FirstZ="{z}" PlaneCount="1"><UUID FileName="from{z - z % each}.ome.tif">'
+        f"urn:uuid:{z // each}</UUID></TiffData>"
         for z in range(SLICES)
     )
-    for z, pixels in enumerate(VOLUME):
-        tifffile.imwrite(tmp_path / f"plane{z}.ome.tif", pixels, description=ome_xml(planes), metadata=None)
-    for z in (0, 3):
-        np.testing.assert_array_equal(read_all(open_source(tmp_path / f"plane{z}.ome.tif")), VOLUME)
+    for first in range(0, SLICES, each):
+        with tifffile.TiffWriter(tmp_path / f"from{first}.ome.tif") as tif:
+            for index, pixels in enumerate(VOLUME[first : first + each]):
+                tif.write(pixels, description=None if index else ome_xml(planes), metadata=None, contiguous=False)
+    for first in (0, 4):
+        np.testing.assert_array_equal(read_all(open_source(tmp_path / f"from{first}.ome.tif")), VOLUME)
 
 
 def test_a_slice_alone_is_one_in_every_format(tmp_path):
