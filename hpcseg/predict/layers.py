@@ -267,5 +267,12 @@ class _Runs:
                 with contextlib.suppress(TypeError, OSError):  # of a type that numpy has not
                     value = attributes[name]
                     if isinstance(value, str) or (np.asarray(value).dtype.kind in "uifSU"):
-                        kept[name] = value
+                        kept[name] = _in_utf_8(value)
         return {name: value for name, value in kept.items() if np.asarray(value).nbytes <= _COPIED_ATTRIBUTE_BYTES}
+
+
+def _in_utf_8(value: Any) -> Any:
+    """Text whose bytes are no UTF-8 is Latin-1, as older writers have it; h5py reads it, but does not write it."""
+    if isinstance(value, str) and any("\udc80" <= letter <= "\udcff" for letter in value):
+        return value.encode(errors="surrogateescape").decode("latin-1")
+    return value

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -22,8 +24,6 @@ _KEPT = (
     *("unit", "yunit", "zunit", "spacing", "xorigin", "yorigin", "zorigin", "finterval", "fps", "tunit", "loop"),
     *("Info", "Properties", "ROI", "Overlays"),
 )
-# As ImageJ writes the micro sign.
-_MICRO = "\\u00B5"
 # Of these, what ImageJ has in tags of its own; the others are lines of the description.
 _IN_TAGS = {"Info", "Properties", "ROI", "Overlays"}
 # What ImageJ opens (ij.io.TiffDecoder: 8, 16 and 32 bits, no floats of 16). Since tifffile's `imagej=True` refuses some
@@ -67,11 +67,12 @@ class Calibration:
             return self.ome
         imagej = self.imagej or {}
         # The resolution alone, without a unit, is as often what a program writes that knows none.
-        unit = str(imagej.get("unit", "")).replace(_MICRO, "µ") or _RESOLUTION_UNITS.get(self.unit, "")
+        unit = _without_escapes(imagej.get("unit", "")) or _RESOLUTION_UNITS.get(self.unit, "")
         if self.resolution is None or unit == "pixel":
             return None
         width, height = (below / above for above, below in self.resolution)
-        return voxel_size((imagej.get("spacing", width), height, width), unit)
+        units = (*(_without_escapes(imagej.get(name, unit)) for name in ("zunit", "yunit")), unit)
+        return voxel_in_one_unit((imagej.get("spacing", width), height, width), units)
 
     def of_slices(self, of: Sequence[int] | None, every: int) -> Calibration:
         """That of some slices of the stack, `every` slices apart; None: of all."""
@@ -122,16 +123,17 @@ def read_calibration(path: Path) -> Calibration:
             unit = tags.valueof("ResolutionUnit")
     except Exception:  # tifffile raises its own errors, struct.error, IndexError, ... for tags that are damaged
         return Calibration()
-    kept = labels = None
+    kept = labels = frames = None
     if metadata is not None:
-        kept = {name: _in_ascii(metadata[name]) for name in _KEPT if name in metadata}
-        labels = metadata.get("Labels")
+        there = {name: metadata[name] for name in _KEPT if name in metadata}
+        kept = {name: value if name in _IN_TAGS else _in_ascii(value) for name, value in there.items()}
+        labels, frames = metadata.get("Labels"), metadata.get("frames")
     found = Calibration(
         resolution=(x, y) if x and y else None,
-        unit=int(unit) if unit else 1,
+        unit=int(unit) if unit and isinstance(unit, int) else 1,
         imagej=kept,
         labels=_texts(labels),
-        in_time=(metadata or {}).get("frames", 1) > 1,
+        in_time=isinstance(frames, int) and frames > 1,
         ome=None if ome is None else _ome_voxel(ome),
     )
     said_so = metadata is not None or (found.ome is None and found.unit in (1, 2, 3))
@@ -156,6 +158,16 @@ def in_micrometers(voxel: VoxelSize) -> tuple[float, float, float] | None:
     return None if factor is None else (voxel.depth * factor, voxel.height * factor, voxel.width * factor)
 
 
+def voxel_in_one_unit(sizes: Sequence[Any], units: Sequence[str]) -> VoxelSize | None:
+    """Depth, height and width that have a unit each, in that of the width; None where they cannot be compared."""
+    if len(set(units)) == 1:
+        return voxel_size(sizes, units[-1])
+    factors = [_UNITS.get(ome_unit(unit), (math.nan,))[0] for unit in units]
+    return voxel_size(
+        (float(size) * factor / factors[-1] for size, factor in zip(sizes, factors, strict=True)), units[-1]
+    )
+
+
 def read_hdf5_voxel(dataset: Any) -> VoxelSize | None:
     """The size of a voxel of an HDF5 data set, where its attributes or those of a packed file say it."""
     try:
@@ -171,7 +183,8 @@ def _in_words(voxel: VoxelSize) -> Calibration:
     ratios = [Fraction(1 / size).limit_denominator(10**6) for size in (voxel.width, voxel.height)]
     across, down = ((ratio.numerator, ratio.denominator) for ratio in ratios)
     if not all((*across, *down)) or max(*across, *down) >= 2**32:
-        return Calibration()
+        size = None if voxel.unit == "micrometer" else in_micrometers(voxel)
+        return Calibration() if size is None else _in_words(VoxelSize(*size, "micrometer"))
     return Calibration((across, down), 1, {"unit": _in_ascii(voxel.unit), "spacing": voxel.depth})
 
 
@@ -180,15 +193,18 @@ def _ome_voxel(text: str) -> VoxelSize | None:
         pixels = next(item for item in ElementTree.fromstring(text).iter() if item.tag.endswith("}Pixels"))
     except (ElementTree.ParseError, StopIteration):
         return None
-    sizes = [pixels.get(f"PhysicalSize{axis}") for axis in "ZYX"]
-    return voxel_size((sizes[0] or sizes[2], *sizes[1:]), pixels.get("PhysicalSizeXUnit", "µm"))
+    unit = pixels.get("PhysicalSizeXUnit", "µm")
+    sizes = [(pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit", unit)) for axis in "ZYX"]
+    return voxel_in_one_unit(*zip(sizes[0] if sizes[0][0] else sizes[2], *sizes[1:], strict=True))
 
 
 def _in_ascii(value: Any) -> Any:
-    """As ImageJ writes what its format has no letters for: the micro sign as an escape."""
-    return (
-        value.encode("ascii", "backslashreplace").decode().replace("\\xb5", _MICRO) if isinstance(value, str) else value
-    )
+    """As ImageJ writes what its description has no letters for, such as the micro sign: as an escape."""
+    return re.sub(r"[^\0-\x7f]", lambda found: f"\\u{ord(found[0]):04X}", value) if isinstance(value, str) else value
+
+
+def _without_escapes(value: Any) -> str:
+    return re.sub(r"\\u([\da-fA-F]{4})", lambda found: chr(int(found[1], 16)), str(value))
 
 
 def _ratio(value: Any) -> tuple[int, int] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from dataclasses import dataclass
@@ -49,7 +50,9 @@ def open_nifti(path: Path, how: Reading) -> Source:
     try:
         image = nibabel.load(path)
         shape, zooms = image.shape, image.header.get_zooms()
-        unit = _UNITS.get(image.header.get_xyzt_units()[0], "")
+        unit = ""
+        with contextlib.suppress(KeyError):  # a number that stands for no unit
+            unit = _UNITS.get(image.header.get_xyzt_units()[0], "")
         scaled = image.dataobj.slope not in (None, 1.0) or image.dataobj.inter not in (None, 0.0)
         stored = image.get_data_dtype()
         dtype = np.dtype("f4" if scaled else stored).newbyteorder("=")

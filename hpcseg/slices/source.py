@@ -329,7 +329,9 @@ def voxel_size(sizes: Iterable[object], unit: object) -> VoxelSize | None:
     except (TypeError, ValueError):
         return None
     known = all(math.isfinite(size) and size > 0 for size in (depth, height, width))
-    return VoxelSize(depth, height, width, str(unit)) if known and unit else None
+    if not known or not isinstance(unit, str) or not unit or not unit.isprintable():
+        return None
+    return VoxelSize(depth, height, width, unit)
 
 
 def size_in_words(shape: Iterable[int]) -> str:

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from hpcseg.errors import ConfigError, DatasetError
+from hpcseg.slices.calibration import voxel_in_one_unit
 from hpcseg.slices.extras import load_extra
-from hpcseg.slices.source import Reading, Source, VoxelSize, first_line, stack_facts, voxel_size
+from hpcseg.slices.source import Reading, Source, VoxelSize, first_line, stack_facts
 
 _MARKS = ("zarr.json", ".zgroup", ".zarray")
 _MOST_BYTES_KEPT = 256 * 2**20
@@ -79,7 +80,7 @@ def open_zarr(path: Path, how: Reading) -> Source:
         if wanted is None and len(arrays) == 1:
             wanted = next(iter(arrays))
         if wanted is None or wanted not in arrays:
-            raise ConfigError(_which(path, how.dataset, {name: array.shape for name, array in arrays.items()}))
+            raise ConfigError(_which(path, wanted, {name: array.shape for name, array in arrays.items()}))
         array = arrays[wanted]
         shape, dtype, chunks = array.shape, np.dtype(array.dtype), array.chunks
         gone = array.nchunks - array.nchunks_initialized
@@ -137,19 +138,24 @@ def _arrays(node: Any) -> dict[str, Any]:
 
 def _levels(node: Any) -> dict[str, VoxelSize | None]:
     """The levels of an OME-Zarr, the finest first, with the size of a voxel; empty for other stores."""
-    attributes = dict(node.attrs)
-    multiscales = (attributes.get("ome") or attributes).get("multiscales") or []
-    if not multiscales:
+    try:
+        attributes = dict(node.attrs)
+        multiscales = (attributes.get("ome") or attributes)["multiscales"][0]
+        paths = [str(level["path"]) for level in multiscales["datasets"]]
+    except (LookupError, TypeError, AttributeError):  # there is no such metadata, or what only looks like it
         return {}
-    axes = multiscales[0].get("axes") or []
-    unit = next((axis.get("unit") for axis in reversed(axes) if isinstance(axis, dict) and axis.get("unit")), "")
-    levels = {}
-    for level in multiscales[0].get("datasets", []):
-        scales = [
-            one.get("scale") for one in level.get("coordinateTransformations") or [] if one.get("type") == "scale"
-        ]
-        levels[str(level["path"])] = voxel_size(scales[0][-3:] if scales and scales[0] else (), unit)
-    return levels
+    return {path: _voxel(multiscales, level) for path, level in zip(paths, multiscales["datasets"], strict=True)}
+
+
+def _voxel(multiscales: dict[str, Any], level: dict[str, Any]) -> VoxelSize | None:
+    """The size of a voxel of a level; None where its metadata do not say it, or not so that it is understood."""
+    try:
+        scale = next(one["scale"] for one in level["coordinateTransformations"] if one["type"] == "scale")
+        units = [axis.get("unit") for axis in multiscales["axes"][-3:]]
+        known = next(unit for unit in reversed(units) if unit)
+        return voxel_in_one_unit(scale[-3:], [unit or known for unit in units])
+    except (LookupError, TypeError, AttributeError, StopIteration):
+        return None
 
 
 def _which(path: Path, asked: str | None, found: dict[str, tuple[int, ...]]) -> str:
