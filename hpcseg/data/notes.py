@@ -52,12 +52,13 @@ def class_notes(info: DatasetInfo) -> tuple[str, ...]:
     """Notes on classes that nobody may have drawn: stray values, numbered grains, signs that a type has added."""
     counts, labelled = info.class_counts.sum(0), int(info.class_counts.sum())
     rare, notes = np.flatnonzero(counts < _RARE * labelled), []
-    if len(rare):
+    if len(rare) or len(counts) > _MOST_USUAL:
+        many = f"{len(rare)} of {len(counts)} classes have less than {_RARE:.2%} of the labelled pixels each"
         least = int(counts.argmin())
         slice_ = int(info.class_counts[:, least].argmax())
         value, pixels = info.class_values[least], int(info.class_counts[slice_, least])
         notes.append(
-            f"{len(rare)} of {len(counts)} classes have less than {_RARE:.2%} of the labelled pixels each, such as "
+            f"{many if len(rare) else f'the labels have {len(counts)} classes'}, such as "
             f"{info.class_names[least]}: {counted(pixels, 'pixel')} in {info.label_names[slice_]}. If nobody drew them "
             "(edges that were interpolated, a stray pixel, grains that are numbered), say which values are one class, "
             f'as --classes "0-127=pore,128-255=grain", or leave them out: --ignore {value}.'
@@ -71,6 +72,14 @@ def class_notes(info: DatasetInfo) -> tuple[str, ...]:
             f"{info.label_names[slice_]}, so that not every one of the three sets of slices has it: it may never be "
             "trained on, or never be tested. Label it in more slices, or merge it with another class: --classes."
         )
+    together = there.T.astype(np.int64) @ there
+    apart = np.argwhere((together == 0) & (there.sum(0) > 1) & (there.sum(0) > 1)[:, None])
+    if len(apart) and len(counts) <= _MOST_USUAL:
+        one, other = (f"{info.class_names[of]}, as {info.label_names[int(there[:, of].argmax())]}" for of in apart[0])
+        notes.append(
+            f"no label has both {one}, and {other}. If they are one class that was written in two ways, such as 1 and "
+            "255, say so with --classes."
+        )
     blank = (there.sum(1) == 1) & (info.ignored_pixels == 0)
     if blank.any() and np.median(there.sum(1)) > 1:
         worst = int(blank.argmax())
@@ -79,17 +88,12 @@ def class_notes(info: DatasetInfo) -> tuple[str, ...]:
             f"{info.class_names[int(there[worst].argmax())]} in {info.label_names[worst]}. If nobody has labelled them "
             "yet, take the files of their labels away, and pack again."
         )
-    if len(counts) > _MOST_USUAL and not len(rare):
+    if negative := [value for value in info.class_values if value < 0][:_MOST_USUAL]:
+        signed = ("signed 8-bit", f", which are {', '.join(str(value + 256) for value in negative)} in unsigned ones")
+        kind, means = signed if info.label_dtype == "int8" else (info.label_dtype, "")
         notes.append(
-            f"the labels have {len(counts)} classes. If they number grains or particles, say which values are one "
-            'class, as --classes "0=background,1-999=grain".'
-        )
-    negative = [value for value in info.class_values if value < 0]
-    if negative and info.label_dtype == "int8":
-        notes.append(
-            f"the labels are signed 8-bit and have {', '.join(map(str, negative[:_MOST_USUAL]))}, which are "
-            f"{', '.join(str(value + 256) for value in negative[:_MOST_USUAL])} in unsigned ones. Classes are in the "
-            "order of the signed values; a value that means no class is left out with --ignore."
+            f"the labels are {kind} and have {', '.join(map(str, negative))}{means}. Classes are in the order of the "
+            "signed values; a value that means no class is left out with --ignore."
         )
     return tuple(notes)
 
