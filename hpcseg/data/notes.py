@@ -74,7 +74,7 @@ def class_notes(info: DatasetInfo) -> tuple[str, ...]:
         )
     together = there.T.astype(np.int64) @ there
     apart = np.argwhere((together == 0) & (there.sum(0) > 1) & (there.sum(0) > 1)[:, None])
-    if len(apart) and len(counts) <= _MOST_USUAL:
+    if len(apart) and len(counts) <= _MOST_USUAL and np.median(there.sum(1)) > 1:
         one, other = (f"{info.class_names[of]}, as {info.label_names[int(there[:, of].argmax())]}" for of in apart[0])
         notes.append(
             f"no label has both {one}, and {other}. If they are one class that was written in two ways, such as 1 and "
