@@ -280,15 +280,21 @@ def predict(
         outside=outside,
         wishes=Wishes(uncertainty=uncertainty, float16=float16, flips=flips, tile=tile),
     )
-    layers, results = segment(in_memory(request, models, volume))
-    if strange := [volume.names[result.index] for result in results if result.strange]:
+    prediction, strange = in_memory(request, models, volume), []
+    found = [np.empty((len(volume), *volume.shapes[0]), layer.dtype) for layer in prediction.layers]
+    for layers, result in segment(prediction):
+        for values, layer in zip(found, prediction.layers, strict=True):
+            values[result.index] = layers[layer.name]
+        if result.strange:
+            strange.append(volume.names[result.index])
+    if strange:
         warnings.warn(
             f"More than 1 % of the grey values of {', '.join(strange[:3])}{' and others' if strange[3:] else ''} are "
             "far outside of what the model was trained on.",
             stacklevel=2,
         )
-    found = [layer.reshape(np.shape(array)) for layer in layers.values()]
-    return tuple(found) if uncertainty else found[0]
+    shaped = tuple(values.reshape(np.shape(array)) for values in found)
+    return shaped if uncertainty else shaped[0]
 
 
 def read_table(run: str | Path) -> list[dict[str, Any]]:
