@@ -37,7 +37,7 @@ class Purpose(IntEnum):
 
 
 def stream(purpose: Purpose, *key: int) -> np.random.Generator:
-    """The generator for a purpose and a key of whole numbers, 0 or more and below 2**64."""
+    """The generator for a purpose and a key of whole numbers of 64 bits; a slice's number may be below 0."""
     # Two words each, since numpy would take 2**32 for (0, 1) and drop zeros at the end.
-    words = [word for part in key for word in (int(part) % _WORD, int(part) // _WORD)]
+    words = [word for part in key for word in (int(part) % _WORD, int(part) % _WORD**2 // _WORD)]
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([purpose, *words])))

@@ -24,12 +24,12 @@ from hpcseg.data.classes import outside
 from hpcseg.launch.environment import host, read_environment
 from hpcseg.learn.ranks import choose_device
 from hpcseg.memory import keep_freed_memory
-from hpcseg.predict.ahead import ahead
+from hpcseg.predict.ahead import OnSlice, ahead
 from hpcseg.predict.contact_sheet import write_sheet
 from hpcseg.predict.mapping import share_outside
 from hpcseg.predict.outcome import Journal, SliceResult
 from hpcseg.predict.request import Prediction, probability_layer
-from hpcseg.predict.same_input import OnSlice, sha256_of
+from hpcseg.predict.volume import sha256_of
 from hpcseg.runs import provenance
 from hpcseg.runs.machine import device_facts, refuse_missing_gpu
 from hpcseg.segment.network import Answer, Network

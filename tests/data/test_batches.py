@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 
 from hpcseg.config import DataConfig, NoiseLevel, TrainConfig
 from hpcseg.data import batches, noise, store
+from hpcseg.data.pack import pack
 from hpcseg.errors import ConfigError, DatasetError
 
 CPU = torch.device("cpu")
@@ -98,6 +101,23 @@ def test_a_training_tile_is_the_same_in_any_order_and_company(source):
     assert torch.equal(part.labels, whole.labels[order])
 
 
+def test_slices_of_numbers_below_zero_have_noise_as_others_have(tiny_folder, tmp_path):
+    """As those of a scan that is counted from its middle, z_-3.tif."""
+    for kind in ("data", "labels"):
+        (tmp_path / kind).mkdir()
+        for number, path in enumerate(sorted((tiny_folder / kind).iterdir()), start=-3):
+            shutil.copy(path, tmp_path / kind / f"z_{number}.tif")
+    info = pack(tmp_path / "data", tmp_path / "labels", tmp_path / "a.h5", command="test")
+    assert info.numbers.tolist() == list(range(-3, 13))
+    source = batches.open_source(tmp_path / "a.h5", DataConfig(tiles="2x2", tile_size=64))
+    rows, config = np.arange(len(source.tiles)), TrainConfig(noise_fraction=1.0)
+    noisy, clean = (batches.validation_set(source, rows, one, CPU).images for one in (config, TrainConfig()))
+    added = (noisy - clean) / (noisy - clean).std(dim=(1, 2, 3), keepdim=True)
+    # Each tile has its own: that of slice -3 is not that of slice 3. 4096 pixels correlate by 1 / 64.
+    correlations = torch.corrcoef(added.flatten(1)).fill_diagonal_(0)
+    assert added.isfinite().all() and correlations.abs().max() < 6 / 64
+
+
 def test_every_epoch_sees_the_same_tiles_where_nothing_is_drawn_anew(source):
     tiles = batches.TrainingTiles(source, source.split.train, TrainConfig(noise_fraction=0.5), CPU)
     assert tiles.of_epoch(0) is tiles.of_epoch(7)
@@ -144,7 +164,7 @@ def test_the_eight_symmetries_are_all_different(source):
 
 def test_other_levels_of_the_test_set_have_their_own_images(source):
     levels = (NoiseLevel(5_000, "uniform"), NoiseLevel(10_000, fraction=0.5))
-    tests = batches.test_set(source, levels=(NoiseLevel(0), *levels), seed=4, device=CPU)
+    tests = batches.noisy_set(source, source.split.test, levels=(NoiseLevel(0), *levels), seed=4, device=CPU)
     counts, _, keys = source.read(source.split.test)
     np.testing.assert_array_equal(tests.slices, keys[:, 0])
     for level in levels:
@@ -175,7 +195,7 @@ def in_counts(source, level):
 @pytest.mark.parametrize("normalise", ["tile", "set"])
 def test_tiles_reach_from_0_to_1_each_by_itself_or_all_together_after_the_noise(tiny_dataset, normalise, level):
     source = reading(tiny_dataset, normalise=normalise)
-    tests = batches.test_set(source, levels=EVERY, seed=4, device=CPU)
+    tests = batches.noisy_set(source, source.split.test, levels=EVERY, seed=4, device=CPU)
     images = tests.take(slice(None), level)[0].numpy()[:, 0]
     noisy = in_counts(source, level)
     axes = (1, 2) if normalise == "tile" else (0, 1, 2)
@@ -212,7 +232,7 @@ def test_a_tile_of_one_grey_value_becomes_0(tiny_dataset):
 def test_noisy_values_of_training_and_test_tiles_stay_in_the_range_of_the_type(tiny_dataset, rule):
     source, plain = reading(tiny_dataset, out_of_range=rule), reading(tiny_dataset)
     config = TrainConfig(noise_fraction=1.0, noise_sigma_max=40_000)
-    tests = [batches.test_set(one, levels=EVERY, seed=4, device=CPU) for one in (source, plain)]
+    tests = [batches.noisy_set(one, one.split.test, levels=EVERY, seed=4, device=CPU) for one in (source, plain)]
     sets = [batches.validation_set(one, source.split.train, config, CPU).images for one in (source, plain)]
     for images, kept in [sets, [of.take(slice(None), STRONG)[0] for of in tests]]:
         assert kept.min() < 0 and kept.max() > 1
@@ -262,7 +282,7 @@ def test_taking_rows_gives_images_and_labels_for_the_loss(source):
 
 
 def test_all_noise_levels_of_the_test_set_share_one_draw(source):
-    tests = batches.test_set(source, levels=(), seed=4, device=CPU)
+    tests = batches.noisy_set(source, source.split.test, levels=(), seed=4, device=CPU)
     rows = torch.arange(len(tests))
     clean, labels = tests.take(rows, NoiseLevel(0.0))
     counts, expected_labels, _ = source.read(source.split.test)
@@ -279,7 +299,9 @@ def test_all_noise_levels_of_the_test_set_share_one_draw(source):
 
 
 def test_the_evaluations_seed_alone_decides_the_test_noise(source):
-    once, again, other = (batches.test_set(source, levels=(), seed=seed, device=CPU) for seed in (4, 4, 5))
+    once, again, other = (
+        batches.noisy_set(source, source.split.test, levels=(), seed=seed, device=CPU) for seed in (4, 4, 5)
+    )
     assert torch.equal(once.unit, again.unit)
     assert not torch.equal(once.unit, other.unit)
     assert torch.equal(once.clean.images, other.clean.images)

@@ -23,6 +23,12 @@ def test_purposes_and_keys_have_streams_of_their_own():
     assert len(singles) == 3 * len(Purpose)
 
 
+def test_numbers_below_zero_have_streams_of_their_own():
+    """A folder may have s_-3.tif."""
+    numbers = (-(2**40), -3, -1, 0, 1, 3, 2**32 - 1, 2**40)
+    assert len({drawn(Purpose.TRAINING_NOISE, 1, np.int64(number), 0, 0) for number in numbers}) == len(numbers)
+
+
 def test_a_stream_is_the_same_each_time():
     assert drawn(Purpose.SPLIT, 3) == drawn(Purpose.SPLIT, np.int64(3))
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import struct
 
+import mrcfile
 import numpy as np
 import pytest
 import tifffile
@@ -94,8 +96,10 @@ def test_labels_with_a_colour_table_are_their_values_and_two_tables_are_refused(
     np.testing.assert_array_equal(read_all(one), VOLUME)
     assert "colour table" in one.notes[0]
     two = write(tmp_path / "two", each=lambda index: {"photometric": "palette", "colormap": tables[index // 3]})
-    with pytest.raises(DatasetError, match=r"1 of 4 slices, such as s3.tif, have another ColorMap"):
-        open_source(two)
+    for pixels in (None, "shown"):  # no colour is a class
+        with pytest.raises(DatasetError, match=r"1 of 4 slices, such as s3.tif, have another ColorMap.*: --pixels"):
+            open_source(two, Reading(pixels=pixels))
+    np.testing.assert_array_equal(read_all(open_source(two, Reading(pixels="stored"))), VOLUME)
 
 
 def test_thumbnails_and_masks_among_the_pages_are_no_slices(tmp_path):
@@ -134,6 +138,12 @@ def test_a_stack_whose_description_is_nonsense_is_its_pages(tmp_path, text):
     np.testing.assert_array_equal(read_all(open_source(tmp_path / "a.tif")), VOLUME)
 
 
+def test_axes_that_contradict_the_pages_do_not_count(tmp_path):
+    text = "ImageJ=1.54f\nimages=4\nslices=5\nframes=7\n"
+    tifffile.imwrite(tmp_path / "a.tif", VOLUME, photometric="minisblack", description=text, metadata=None)
+    np.testing.assert_array_equal(read_all(open_source(tmp_path / "a.tif")), VOLUME)
+
+
 def test_one_page_that_says_it_is_of_many_is_taken_where_the_user_says_so(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", VOLUME[0], description=DESCRIPTIONS["ImageJ's channels"], metadata=None)
     with pytest.raises(DatasetError, match=r"one page header for 3 slices, and 252 bytes are missing.*--pixels stored"):
@@ -152,3 +162,65 @@ def test_byte_counts_that_lie_do_not_count_where_the_rows_say_how_long_strips_ar
     np.testing.assert_array_equal(read_all(source), VOLUME)
     for name, pixels in zip(source.names, VOLUME, strict=True):
         np.testing.assert_array_equal(np.asarray(Image.open(folder / name)), pixels)
+
+
+def packed_bits(pixels, bits):
+    """Rows of samples of fewer than 8 or 16 bits, as TIFF has them."""
+    each = (pixels[..., None] >> np.arange(bits)[::-1]) & 1
+    return np.packbits(each.reshape(len(pixels), -1).astype(np.uint8), axis=1)
+
+
+def write_bits(path, pixels, bits, *, white=False):
+    """An image of any number of bits per sample, which tifffile does not write uncompressed."""
+    rows = packed_bits(pixels, bits)
+    tifffile.imwrite(path, rows, metadata=None, rowsperstrip=len(rows))
+    with tifffile.TiffFile(path, mode="r+") as tif:
+        for tag, value in (("ImageWidth", pixels.shape[1]), ("BitsPerSample", bits)):
+            tif.pages.first.tags[tag].overwrite(value)
+        tif.pages.first.tags["PhotometricInterpretation"].overwrite(0 if white else 1)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 12])
+def test_samples_of_few_bits_are_inverted_in_their_own_range(tmp_path, bits):
+    pixels = VOLUME.astype(np.uint16)[:, :, :12] * 20 % 2**bits
+    for name, white in (("plain", False), ("white", True)):
+        (tmp_path / name).mkdir()
+        for index, one in enumerate(pixels):
+            write_bits(tmp_path / name / f"s{index}.tif", 2**bits - 1 - one if white else one, bits, white=white)
+        np.testing.assert_array_equal(read_all(open_source(tmp_path / name)), pixels)
+
+
+def test_slices_of_another_number_of_bits_are_refused_until_it_is_said_how_they_are_taken(tmp_path):
+    """As of a camera of 12 bits, or masks of 1 bit whose white is 1 and those of 8 whose white is 255."""
+    pixels = VOLUME.astype(np.uint16)[:, :, :12]
+    folder = write(tmp_path / "in", pixels)
+    write_bits(folder / "s2.tif", pixels[2], 12)
+    for taken in (None, "shown"):
+        with pytest.raises(DatasetError, match=r"such as s2.tif, have another BitsPerSample.*: --pixels"):
+            open_source(folder, Reading(pixels=taken))
+    np.testing.assert_array_equal(read_all(open_source(folder, Reading(pixels="stored"))), pixels)
+
+
+def test_ome_metadata_that_count_fewer_pages_than_there_are_do_not_drop_the_others_in_silence(tmp_path):
+    text = OME.replace('SizeZ="40"', 'SizeZ="3"').replace("<TiffData/>", '<TiffData PlaneCount="3"/>')
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tif:
+        for index, pixels in enumerate(VOLUME):
+            tif.write(pixels, description=None if index else text.encode(), metadata=None, contiguous=False)
+    with pytest.raises(DatasetError, match=r"has 4 pages, and its OME metadata count 3 of them.*--dataset 0.*--pixels"):
+        open_source(tmp_path / "a.tif")
+    np.testing.assert_array_equal(read_all(open_source(tmp_path / "a.tif", Reading(dataset="0"))), VOLUME[:3])
+    np.testing.assert_array_equal(read_all(open_source(tmp_path / "a.tif", Reading(pixels="stored"))), VOLUME)
+
+
+@pytest.mark.parametrize(("flags", "wanted"), [(None, np.int8), (0, np.uint8), (1, np.int8)])
+def test_bytes_of_an_mrc_file_are_unsigned_where_imod_wrote_it_and_does_not_say_otherwise(tmp_path, flags, wanted):
+    with mrcfile.new(tmp_path / "a.mrc") as file:
+        file.set_data(VOLUME.view(np.int8))
+    content = bytearray((tmp_path / "a.mrc").read_bytes())
+    if flags is not None:
+        struct.pack_into("<ii", content, 152, 1146047817, flags)  # imodStamp and imodFlags
+    (tmp_path / "a.mrc").write_bytes(content)
+    source = open_source(tmp_path / "a.mrc")
+    read = read_all(source)
+    assert read.dtype == source.dtype == wanted
+    np.testing.assert_array_equal(read, VOLUME.view(wanted))

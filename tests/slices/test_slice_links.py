@@ -13,7 +13,7 @@ import tifffile
 import zarr
 
 from hpcseg.errors import ConfigError, DatasetError
-from hpcseg.slices.opening import open_source
+from hpcseg.slices.opening import list_parts, open_source
 from hpcseg.slices.source import Reading
 
 VOLUME = np.arange(3 * 5 * 7, dtype=np.uint16).reshape(3, 5, 7)
@@ -35,6 +35,9 @@ def scan(tmp_path):
         file["entry/image"] = VOLUME[1]
         file["entry/text"] = "notes"
         file["entry/ring"] = h5py.SoftLink("/entry")
+        file["entry/lost"] = h5py.SoftLink("/elsewhere")
+        file["entry/way"] = h5py.SoftLink("ring/d")
+        file["entry/frames"] = VOLUME[None]
     return tmp_path / "master.nxs"
 
 
@@ -43,6 +46,7 @@ def scan(tmp_path):
     [
         ("whole/data", VOLUME),
         ("/whole/flat/", VOLUME[::-1]),
+        ("./whole/./flat", VOLUME[::-1]),
         ("entry/a", VOLUME[::-1]),
         ("entry/ring/ring/b", VOLUME[::-1]),
         ("entry/image", VOLUME[1:2]),
@@ -53,12 +57,27 @@ def test_a_data_set_is_opened_by_any_name_that_leads_to_it(scan, name, wanted):
         np.testing.assert_array_equal([source.read(index) for index in range(len(source))], wanted)
 
 
+def test_colons_in_the_name_of_a_folder_name_no_data_set(scan):
+    folder = scan.parent / "run::2 of 50% µ"
+    folder.mkdir()
+    moved = scan.rename(folder / scan.name)
+    (scan.parent / "raw_1.h5").rename(folder / "raw_1.h5")
+    np.testing.assert_array_equal(open_source(Path(f"{moved}::/whole/data")).read(2), VOLUME[2])
+    assert "whole/flat" in list_parts(moved)
+
+
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("entry/c", r"entry/c is a link to \.\./nowhere and cannot be opened"),
+        ("entry/c", r"entry/c is a link to \.\./nowhere, and cannot be opened. Is it there"),
         ("entry/d", r"entry/d is a link to /measurement/data in gone.h5, .*cannot be opened. Is it there"),
         ("entry/e", r"entry/e is a link to /measurement/dark in raw_1.h5"),
+        ("entry/way", r"entry/ring/d is a link to /measurement/data in gone.h5, .*cannot be opened. Is it there"),
+        (
+            "entry/frames",
+            r"entry/frames is \(1, 3, 5, 7\) uint16, and slices of grey values are \(slices, height, width\)",
+        ),
+        ("entry/lost/data", r"entry/lost is a link to /elsewhere, and cannot be opened"),
         ("entry/ring/d", r"entry/ring/d is a link to /measurement/data in gone.h5"),
         ("entry/x", r"has no data set entry/x of slices. It has entry/a \(3, 5, 7\)"),
         ("entry/text", r"has no data set entry/text of slices"),
@@ -78,6 +97,12 @@ def test_a_file_of_nothing_but_a_broken_link_says_which(tmp_path):
         open_source(tmp_path / "a.h5")
 
 
+def test_a_file_that_is_none_of_all_formats_is_not_called_one_of_them(tmp_path):
+    (tmp_path / "scan.h5").write_text("version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(DatasetError, match=r"scan.h5 is not a folder of TIFFs, .*HDF5 or NeXus.*or is not all there"):
+        open_source(tmp_path / "scan.h5")
+
+
 def test_a_filter_that_nobody_has_is_named(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
@@ -94,7 +119,7 @@ def test_two_names_for_one_source_are_a_question_of_usage(scan):
     with pytest.raises(ConfigError, match="name two"):
         open_source(Path(f"{scan}::entry/a"), Reading(dataset="entry/b"))
     tifffile.imwrite(scan.with_name("a.tif"), VOLUME[0])
-    with pytest.raises(ConfigError, match=r"--dataset names a part of .*a.tif is none"):
+    with pytest.raises(ConfigError, match=r"--dataset.* is a part of .*a.tif is none"):
         open_source(scan.with_name("a.tif"), Reading(dataset="x"))
 
 
@@ -103,7 +128,7 @@ def test_an_array_of_a_zarr_store_is_named_or_the_only_one(tmp_path):
     group.create_array("scan/raw", data=VOLUME)
     assert open_source(tmp_path / "a.zarr").dataset == "scan/raw"
     group.create_array("scan/flat", data=VOLUME[::-1])
-    for name, told in ((None, "has several arrays"), ("dark", "has no array dark")):
+    for name, told in ((None, "has several data sets"), ("dark", "has no data set dark of slices")):
         with pytest.raises(ConfigError, match=rf"{told}. It has scan/flat \(3, 5, 7\), scan/raw.*--dataset"):
             open_source(tmp_path / "a.zarr", Reading(dataset=name))
     np.testing.assert_array_equal(open_source(tmp_path / "a.zarr", Reading(dataset="scan/flat")).read(0), VOLUME[2])

@@ -56,6 +56,39 @@ def unwritten_in_a_virtual_file(path):
         file.create_dataset("data", (3, 10, 12), "u2", chunks=(1, 10, 12))[:2] = VOLUME[:2]
 
 
+def overlapping(path):
+    """As many pixels are mapped as there are, but two slices twice, and others never."""
+    virtual(path)
+    layout = h5py.VirtualLayout(VOLUME.shape, "u2")
+    for first in (0, 1):
+        layout[first : first + 3] = h5py.VirtualSource("part0.h5", "data", (3, 10, 12))
+    with h5py.File(path, "w") as file:
+        file.create_virtual_dataset("data", layout)
+
+
+def hole_in_a_virtual_file_of_a_virtual_file(path):
+    overlapping(path.with_name("middle.h5"))
+    layout = h5py.VirtualLayout(VOLUME.shape, "u2")
+    layout[:] = h5py.VirtualSource("middle.h5", "data", VOLUME.shape)
+    with h5py.File(path, "w") as file:
+        file.create_virtual_dataset("data", layout)
+
+
+def no_file_with_a_percent_sign(path):
+    """%% is one in names of virtual data sets, in which %b is counted up."""
+    layout = h5py.VirtualLayout(VOLUME.shape, "u2")
+    layout[:] = h5py.VirtualSource("100%%_dose.h5", "data", VOLUME.shape)
+    with h5py.File(path, "w") as file:
+        file.create_virtual_dataset("data", layout)
+
+
+def no_virtual_file_in_another_folder(path):
+    path.with_name("scan").mkdir()
+    no_virtual_file(path.with_name("scan") / "a.h5")
+    with h5py.File(path, "w") as file:
+        file["data"] = h5py.ExternalLink("scan/a.h5", "data")
+
+
 def unwritten_corner(path):
     with h5py.File(path, "w") as file:
         data = file.create_dataset("data", VOLUME.shape, "u2", chunks=(2, 5, 12))
@@ -75,6 +108,13 @@ def external(path):
     path.with_name("b.raw").write_bytes(bytes(8) + VOLUME[3:].tobytes()[:-5])
 
 
+def external_without_end(path):
+    external(path)
+    with h5py.File(path, "w") as file:
+        parts = [("a.raw", 0, VOLUME.nbytes // 2), ("b.raw", 8, h5py.h5f.UNLIMITED)]
+        file.create_dataset("data", VOLUME.shape, "u2", external=parts)
+
+
 @pytest.mark.parametrize(
     ("write", "told"),
     [
@@ -82,6 +122,10 @@ def external(path):
         (no_virtual_dataset, r"part1.h5 \(data\) is not there"),
         (short_virtual_file, r"part1.h5 has \(2, 10, 12\) in data, and more is needed"),
         (unmapped, "none of them has 480 of its pixels"),
+        (overlapping, "none of them has 240 of its pixels"),
+        (hole_in_a_virtual_file_of_a_virtual_file, "middle.h5.*none of them has 240 of its pixels"),
+        (no_file_with_a_percent_sign, r"100%_dose.h5 \(data\) is not there"),
+        (no_virtual_file_in_another_folder, r"part1.h5 \(data\) is not there"),
         (
             unwritten_in_a_virtual_file,
             "part1.h5: of the 3 chunks of data 1 were never written, from slice 3 to slice 3",
@@ -89,12 +133,35 @@ def external(path):
         (unwritten_corner, "of the 6 chunks of data 1 were never written, from slice 5 to slice 6"),
         (never_written, "data was never written"),
         (external, r"b.raw, where 5 bytes are missing"),
+        (external_without_end, r"b.raw, where 5 bytes are missing"),
     ],
 )
 def test_parts_of_an_hdf5_file_that_are_not_there_are_named(tmp_path, write, told):
     write(tmp_path / "a.h5")
     with pytest.raises(DatasetError, match=rf"a.h5.*{told}"):
         open_source(tmp_path / "a.h5")
+
+
+@pytest.mark.parametrize("moved", ["in another folder", "absolute paths", "a link to the file"])
+def test_files_of_a_virtual_data_set_are_found_where_hdf5_finds_them(tmp_path, moved):
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    virtual(old / "a.h5", frames=VOLUME[3:])
+    if moved == "absolute paths":
+        layout = h5py.VirtualLayout(VOLUME.shape, "u2")
+        for part in (0, 1):
+            layout[3 * part : 3 * part + 3] = h5py.VirtualSource(old / f"part{part}.h5", "data", (3, 10, 12))
+        with h5py.File(old / "a.h5", "w") as file:
+            file.create_virtual_dataset("data", layout)
+    old.rename(new)
+    if moved == "in another folder":
+        with h5py.File(tmp_path / "a.h5", "w") as file:
+            file["data"] = h5py.ExternalLink("new/a.h5", "data")
+    else:
+        (tmp_path / "a.h5").symlink_to(new / "a.h5")
+    source = open_source(new / "a.h5" if moved == "absolute paths" else tmp_path / "a.h5")
+    np.testing.assert_array_equal([source.read(index) for index in range(len(source))], VOLUME)
+    assert {path.name for path in source.files} == {"a.h5", "part0.h5", "part1.h5"}
 
 
 def cut_chain(path):
@@ -112,14 +179,26 @@ def counted_by_imagej(path):
     tifffile.imwrite(path, VOLUME, photometric="minisblack", description=description, metadata=None)
 
 
+OME = (
+    '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0">'
+    '<Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint16" SizeX="12" SizeY="10" SizeZ="{slices}" SizeC="1" '
+    'SizeT="1"><Channel ID="Channel:0:0" SamplesPerPixel="1"/>{planes}</Pixels></Image></OME>'
+)
+
+
 def counted_by_ome(path):
-    text = (
-        '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0">'
-        '<Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint16" SizeX="12" SizeY="10" SizeZ="9" SizeC="1" '
-        'SizeT="1"><Channel ID="Channel:0:0" SamplesPerPixel="1"/><TiffData IFD="0" PlaneCount="6"/></Pixels></Image>'
-        "</OME>"
-    )
+    text = OME.format(slices=9, planes='<TiffData IFD="0" PlaneCount="6"/>')
     tifffile.imwrite(path, VOLUME, photometric="minisblack", description=text.encode(), metadata=None)
+
+
+def counted_by_a_file_that_is_gone(path):
+    """Of three slices each, as their OME metadata say."""
+    planes = "".join(
+        f'<TiffData FirstZ="{first}" PlaneCount="3"><UUID FileName="{name}">urn:uuid:{first}</UUID></TiffData>'
+        for first, name in ((0, "a.tif"), (3, "b.tif"))
+    )
+    text = OME.format(slices=6, planes=planes).encode()
+    tifffile.imwrite(path, VOLUME[:3], photometric="minisblack", description=text, metadata=None)
 
 
 def one_header_cut(path):
@@ -133,6 +212,7 @@ def one_header_cut(path):
         (cut_chain, "its list of pages breaks off after 3"),
         (counted_by_imagej, "its description counts 9 slices, and it has 6"),
         (counted_by_ome, "its OME metadata count 9 planes, and 3 are missing"),
+        (counted_by_a_file_that_is_gone, "its OME metadata count 6 planes, and 3 are missing"),
         (one_header_cut, "one page header for 6 slices, and 7 bytes are missing"),
     ],
 )
@@ -183,7 +263,7 @@ def test_chunks_of_a_zarr_store_that_are_not_there_are_told_of(tmp_path):
 
 def test_a_raw_file_of_another_length_than_its_shape_is_refused(tmp_path):
     (tmp_path / "a.raw").write_bytes(VOLUME.tobytes() + b"x")
-    with pytest.raises(DatasetError, match=r"a.raw has 1441 bytes, but 6 x 10 x 12 uint16 are 1440"):
+    with pytest.raises(DatasetError, match=r"a.raw has 1441 bytes, but 6 x 10 x 12 uint16 behind 0 bytes are 1440"):
         open_source(tmp_path / "a.raw", Reading(shape=VOLUME.shape, dtype="uint16"))
     with pytest.raises(ConfigError, match=r"a.raw has no header that says its size. Say it: --shape"):
         open_source(tmp_path / "a.raw")

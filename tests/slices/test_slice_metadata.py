@@ -1,0 +1,163 @@
+"""What is only copied along never ends the work: it is carried where it can be, and left out where it is nonsense."""
+
+from __future__ import annotations
+
+import h5py
+import nibabel
+import numpy as np
+import pytest
+import tifffile
+import zarr
+
+from hpcseg.slices.calibration import calibration_of
+from hpcseg.slices.opening import open_source
+from hpcseg.slices.source import Source, VoxelSize
+
+VOLUME = np.random.default_rng(5).integers(0, 60_000, (3, 8, 10), dtype=np.uint16)
+
+
+def read_all(source: Source) -> np.ndarray:
+    return np.stack([source.read(index) for index in range(len(source))])
+
+
+def imagej(path, lines):
+    text = f"ImageJ=1.54f\nimages=3\nslices=3\n{lines}"
+    tifffile.imwrite(path, VOLUME, description=text, resolution=(4, 2), metadata=None, photometric="minisblack")
+    return open_source(path)
+
+
+@pytest.mark.parametrize(
+    ("lines", "voxel"),
+    [
+        ("frames=many\nunit=nm\nspacing=3\n", VoxelSize(3, 0.5, 0.25, "nm")),
+        ("unit=\\u00\nspacing=3\n", VoxelSize(3, 0.5, 0.25, "\\u00")),
+        ("unit=\\u00C5\nspacing=3\n", VoxelSize(3, 0.5, 0.25, "Å")),
+        ("unit=\\u00b5m\nspacing=3\n", VoxelSize(3, 0.5, 0.25, "µm")),
+        ("unit=nm\nyunit=\\u00B5m\nzunit=mm\nspacing=3\n", VoxelSize(3e6, 500, 0.25, "nm")),
+        ("unit=nm\nzunit=sec\nspacing=3\n", None),
+        ("unit=n\0m\nspacing=3\n", None),
+        ("unit=nm\nspacing=inf\nfps=\nloop=maybe\n", None),
+    ],
+)
+def test_what_imagej_says_of_a_voxel_is_understood_or_left_out(tmp_path, lines, voxel):
+    source = imagej(tmp_path / "a.tif", lines)
+    np.testing.assert_array_equal(read_all(source), VOLUME)
+    assert source.voxel == voxel
+
+
+def test_labels_say_it_in_the_letters_that_imagej_has(tmp_path):
+    tifffile.imwrite(
+        tmp_path / "a.tif", VOLUME, imagej=True, resolution=(4, 2), metadata={"unit": "\\u00C5", "Info": "Größe 5 °C"}
+    )
+    calibration = calibration_of(open_source(tmp_path / "a.tif"))
+    tifffile.imwrite(tmp_path / "labels.tif", VOLUME % 3, **calibration.options(np.dtype("u2"), 3))
+    with tifffile.TiffFile(tmp_path / "labels.tif") as tif:
+        assert "\nunit=\\u00C5" in tif.pages.first.description
+        assert tif.imagej_metadata["Info"] == "Größe 5 °C"
+
+
+def test_a_resolution_unit_that_is_two_numbers_is_none(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", VOLUME[0], metadata=None, resolution=(4, 2))
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+") as tif:
+        tif.pages.first.tags["ResolutionUnit"].overwrite((3, 3))
+    source = open_source(tmp_path / "a.tif")
+    np.testing.assert_array_equal(read_all(source), VOLUME[:1])
+    assert source.voxel is None
+
+
+def test_axes_of_an_ome_tiff_have_a_unit_each(tmp_path):
+    sizes = {"PhysicalSizeZ": 2.0, "PhysicalSizeY": 500.0, "PhysicalSizeX": 0.25}
+    units = {"PhysicalSizeZUnit": "µm", "PhysicalSizeYUnit": "nm", "PhysicalSizeXUnit": "µm"}
+    tifffile.imwrite(tmp_path / "a.ome.tif", VOLUME, metadata={"axes": "ZYX", **sizes, **units})
+    assert open_source(tmp_path / "a.ome.tif").voxel == VoxelSize(2.0, 0.5, 0.25, "µm")
+    units["PhysicalSizeZUnit"] = "reference frame"
+    tifffile.imwrite(tmp_path / "a.ome.tif", VOLUME, metadata={"axes": "ZYX", **sizes, **units})
+    assert open_source(tmp_path / "a.ome.tif").voxel is None
+
+
+def ome_zarr(path, attributes):
+    group = zarr.create_group(path, zarr_format=2)
+    group.create_array("0", data=VOLUME)
+    group.attrs.update(attributes)
+    return open_source(path)
+
+
+def multiscales(units, transformations):
+    axes = [{"name": name, "type": "space", "unit": unit} for name, unit in zip("zyx", units, strict=True)]
+    return {"multiscales": [{"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": transformations}]}]}
+
+
+MICROMETERS = ("micrometer",) * 3
+SCALE = {"type": "scale", "scale": [2.0, 500.0, 0.25]}
+
+
+@pytest.mark.parametrize(
+    ("attributes", "voxel"),
+    [
+        ({"ome": "text", "multiscales": 7}, None),
+        ({"multiscales": []}, None),
+        (multiscales(("micrometer", "nanometer", "micrometer"), [SCALE]), VoxelSize(2.0, 0.5, 0.25, "micrometer")),
+        (multiscales(("pixel", "nanometer", "micrometer"), [SCALE]), None),
+        (multiscales((None, None, "micrometer"), [SCALE]), VoxelSize(2.0, 500.0, 0.25, "micrometer")),
+        (multiscales(MICROMETERS, ["scale", SCALE]), None),
+        (multiscales(MICROMETERS, [{"type": "scale", "scale": "abc"}]), None),
+        (multiscales((["um"], "um", "um"), [SCALE]), None),
+    ],
+)
+def test_what_an_ome_zarr_says_of_a_voxel_is_understood_or_left_out(tmp_path, attributes, voxel):
+    source = ome_zarr(tmp_path / "a.zarr", attributes)
+    np.testing.assert_array_equal(read_all(source), VOLUME)
+    assert source.voxel == voxel
+
+
+@pytest.mark.parametrize(("unit", "size"), [("meter", 1e-10), ("nanometer", 5e6)])
+def test_labels_say_a_size_for_which_tiffs_have_no_number_in_that_unit_in_micrometers(tmp_path, unit, size):
+    scale = [{"type": "scale", "scale": [3 * size, size, size]}]
+    source = ome_zarr(tmp_path / "a.zarr", multiscales((unit,) * 3, scale))
+    tifffile.imwrite(tmp_path / "labels.tif", VOLUME % 3, **calibration_of(source).options(np.dtype("u2"), 3))
+    voxel, factor = open_source(tmp_path / "labels.tif").voxel, {"meter": 1e6, "nanometer": 1e-3}[unit]
+    assert voxel.unit == "micrometer"
+    assert (voxel.depth, voxel.width) == pytest.approx((3 * size * factor, size * factor))
+
+
+def test_a_level_that_is_gone_is_named(tmp_path):
+    with pytest.raises(Exception, match=r"has no data set full of slices. It has 0 \(3, 8, 10\)"):
+        ome_zarr(tmp_path / "a.zarr", {"multiscales": [{"datasets": [{"path": "full"}, {"path": "0"}]}]})
+
+
+def test_attributes_of_any_type_end_no_reading(tmp_path):
+    latin = h5py.h5t.C_S1.copy()
+    latin.set_size(2)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["data"] = VOLUME
+        written = h5py.h5a.create(file.id, b"voxel_unit", latin, h5py.h5s.create(h5py.h5s.SCALAR))
+        written.write(np.array(b"\xb5m"))
+        file.attrs["voxel_size"] = (2.0, 1.0, 1.0)
+    np.testing.assert_array_equal(read_all(open_source(tmp_path / "a.h5")), VOLUME)
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        file.attrs["voxel_unit"] = np.array(["um", "nm"], dtype=h5py.string_dtype())
+    source = open_source(tmp_path / "a.h5")
+    np.testing.assert_array_equal(read_all(source), VOLUME)
+    assert source.voxel is None
+
+
+@pytest.mark.parametrize("kind", [np.bytes_, lambda text: np.array([text], dtype=h5py.string_dtype())])
+def test_the_data_of_a_nexus_file_are_found_however_its_attributes_are_stored(tmp_path, kind):
+    with h5py.File(tmp_path / "a.nxs", "w") as file:
+        file["entry/data/dark"], file["entry/data/data"] = VOLUME[::-1], VOLUME
+        for name, attribute, value in (("/", "default", "entry"), ("entry", "default", "data")):
+            file[name].attrs[attribute] = kind(value)
+        file["entry/data"].attrs["signal"] = kind("data")
+    source = open_source(tmp_path / "a.nxs")
+    assert source.dataset == "entry/data/data"
+    np.testing.assert_array_equal(read_all(source), VOLUME)
+
+
+def test_a_unit_that_nifti_has_not_is_none(tmp_path):
+    nibabel.save(nibabel.Nifti1Image(VOLUME.transpose(2, 1, 0), np.diag([3, 2, 1, 1])), tmp_path / "a.nii")
+    content = bytearray((tmp_path / "a.nii").read_bytes())
+    content[123] = 7  # xyzt_units
+    (tmp_path / "a.nii").write_bytes(content)
+    source = open_source(tmp_path / "a.nii")
+    np.testing.assert_array_equal(read_all(source), VOLUME)
+    assert source.voxel is None
