@@ -28,7 +28,7 @@ def suggest(
         Path,
         typer.Argument(metavar="INPUT", help="All slices, those with labels among them; in any format."),
     ],
-    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Slices to choose.")] = 10,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many slices to choose.")] = 10,
     dataset: DataSetName = None,
     range_: Range = None,
     percentiles: Percentiles = None,

@@ -114,8 +114,10 @@ def _decimals(
 
     None where there is none, or the digits behind the point count: as many in all names, or 1.9 and then 1.10.
     """
-    runs = [_DECIMAL.findall(stem) for stem in stems]
-    for others in ([_DECIMAL.findall(stem) for stem in known], runs):
+    runs, theirs = ([_DECIMAL.findall(stem) for stem in of] for of in (stems, known))
+    if theirs and not any("." in number for of in theirs for number in of):
+        return None  # of images that have whole numbers labels have no others
+    for others in (theirs, runs):
         differing = _differing(others)
         if len(differing) != 1 or {len(of) for of in runs} != {len(others[0])}:
             continue
