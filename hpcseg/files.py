@@ -41,15 +41,20 @@ def aside(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def replacing(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
+def replacing(path: Path, *, durable: bool = True, private: bool = False) -> Iterator[BinaryIO]:
     """A file to write that takes its name when the block ends; otherwise as `aside`.
 
     Args:
         path: the final name.
         durable: bring it to the disk first. Without, a loss of power may leave an empty file; thousands of small files
             that can be made again are not worth the wait.
+        private: it is for its owner alone, from the first moment; else the umask says for whom.
     """
-    with aside(path) as temporary, temporary.open("wb") as file:
+
+    def create(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NOFOLLOW, 0o600 if private else 0o666)
+
+    with aside(path) as temporary, open(temporary, "xb", opener=create) as file:
         try:
             yield file
         except RuntimeError as error:
@@ -62,7 +67,7 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
 
 
-def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
+def write_bytes(path: Path, content: bytes, *, durable: bool = True, private: bool = False) -> None:
     """Write a whole file with `replacing`."""
-    with replacing(path, durable=durable) as file:
+    with replacing(path, durable=durable, private=private) as file:
         file.write(content)

@@ -49,6 +49,8 @@ class ErrorsAsText(typer.core.TyperGroup):
             code, text = error.exit_code, str(error)
         except KeyboardInterrupt:
             code, text = _STOPPED, "stopped"
+        except MemoryError as error:
+            code, text = HpcsegError.exit_code, f"This takes more memory than there is. {error}".rstrip()
         except BrokenPipeError:
             raise
         except OSError as error:

@@ -194,7 +194,7 @@ def send_array(
         sender = executor(token)
         with sender.batch():
             jobs = [sender.submit(task) for task in tasks.values()]
-        return str(jobs[0].job_id).split("_")[0]
+        return _base_of(jobs[0])
 
     if submission.dry_run:
         return _show(submission, executor(_DRY_RUN_TOKEN), stage, list(tasks))
@@ -211,7 +211,14 @@ def send_job(
     """As `send_array`, for one job that is for no cell."""
     if submission.dry_run:
         return _show(submission, executor(_DRY_RUN_TOKEN), stage, [])
-    return _booked(run, submission, stage, [], lambda token: str(executor(token).submit(task).job_id))
+    return _booked(run, submission, stage, [], lambda token: _base_of(executor(token).submit(task)))
+
+
+def _base_of(job: submitit.Job[Any]) -> str:
+    """The id of a job that was submitted, without a task; its script is its owner's alone from now on."""
+    # Its setup lines may hold a secret. Slurm has a copy of its own.
+    job.paths.submission_file.chmod(0o600)
+    return str(job.job_id).split("_")[0]
 
 
 def _booked(

@@ -191,19 +191,19 @@ def newest_run(runs: Path) -> RunFolder:
     return RunFolder(grids[-1].parent)
 
 
-def write_json(path: Path, content: Mapping[str, Any], *, durable: bool = True) -> None:
+def write_json(path: Path, content: Mapping[str, Any], *, durable: bool = True, private: bool = False) -> None:
     """Write a JSON file so that a reader, or a crash, sees the old content or the new and never a part."""
-    write_text(path, json.dumps(content, indent=1) + "\n", durable=durable)
+    write_text(path, json.dumps(content, indent=1) + "\n", durable=durable, private=private)
 
 
-def write_text(path: Path, text: str, *, durable: bool = True) -> None:
-    """Write a text file so that it is seen whole or not at all; `durable` as in `files.replacing`.
+def write_text(path: Path, text: str, *, durable: bool = True, private: bool = False) -> None:
+    """Write a text file so that it is seen whole or not at all; `durable` and `private` as in `files.replacing`.
 
     Raises:
         HpcsegError: the file system refuses.
     """
     # A command line in it may name a file that is no text.
-    write_bytes(path, text.encode(errors="backslashreplace"), durable=durable)
+    write_bytes(path, text.encode(errors="backslashreplace"), durable=durable, private=private)
 
 
 def read_json(path: Path) -> dict[str, Any]:
