@@ -22,7 +22,7 @@ from typing import Any
 from submitit.local.local import start_controller
 
 from hpcseg.cluster import ledger, worker
-from hpcseg.cluster.failures import BUSY
+from hpcseg.cluster.failures import BUSY, DISK_FULL, KILLED, without_a_word
 from hpcseg.cluster.logs import last_attempt
 from hpcseg.errors import ConfigError, IncompleteError
 from hpcseg.runs import gpus
@@ -44,6 +44,10 @@ _SECONDS_FOR_OTHER_RANKS = 15.0
 _SECONDS_BETWEEN_ENDS = 60.0
 # What is killed is gone at once, unless it waits for a disk.
 _SECONDS_TO_END = 10.0
+_WORDS = {
+    DISK_FULL: "the process ended, and the disk is full: make room, or raise the quota, then start it again",
+    KILLED: "the process ended without a word, perhaps killed for its memory",
+}
 # What it comes to that a terminal was closed, or (rich ends the program) who read from the pipe; it ends no cell.
 _NOBODY_READS = (OSError, SystemExit)
 
@@ -292,7 +296,7 @@ def _conclude(current: _Running, summary: Summary, on_event: OnEvent) -> bool:
         summary.stopped.append(cell.id)
         on_event(State.STOPPED, cell, {})
         return False
-    failure = failure or {"error": "the process ended without a word, perhaps killed for its memory"}
+    failure = failure or {"error": _WORDS[without_a_word(cell)]}
     summary.failed.append(cell.id)
     on_event(State.FAILED, cell, {**failure, "log": str(current.log)})
     return False

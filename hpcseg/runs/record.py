@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import json
 import os
+import reprlib
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -264,7 +265,7 @@ def check_types(record: Mapping[str, Any], types: Mapping[str, type]) -> None:
             raise ValueError(f"it has no {key}")
         value = record[key]
         if not isinstance(value, (int, float) if wanted is float else wanted) or isinstance(value, bool):
-            raise ValueError(f"{key} is {value!r}")
+            raise ValueError(f"{key} is {reprlib.repr(value)}")
 
 
 def append_event(path: Path, event: str, **details: Any) -> None:
