@@ -149,8 +149,8 @@ class DataConfig:
         spec = _TILE_GRID.fullmatch(self.tiles)
         if spec is None:
             raise ConfigError(
-                f'data.tiles is "{shortened(self.tiles)}", but it must be "small", "large", "cover" or a grid like "2x3" '
-                "(rows x columns, at most 999 each)."
+                f'data.tiles is "{shortened(self.tiles)}", but it must be "small", "large", "cover" or a grid like '
+                '"2x3" (rows x columns, at most 999 each).'
             )
         return int(spec[1]), int(spec[2])
 

@@ -56,6 +56,7 @@ def report(
         written = list(built.written)
         if publish:
             written += publish_records(folder, publish).written
+            _say_what_is_published(folder, publish)
         answer.update({"run": str(folder.path), **report_answer(built, missing, written)})
         show_report(built, missing, written)
         for line in after_report(built.content.records).splitlines():
@@ -69,6 +70,26 @@ def _make_baselines(run: RunFolder, data: Path | None) -> tuple[str, ...]:
     with console.progress_bar() as bar:
         task = bar.add_task("baselines", total=None)
         return make_baselines(run, data, lambda done, of: bar.update(task, completed=done, total=of))
+
+
+def _say_what_is_published(run: RunFolder, folder: Path) -> None:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    console.say(
+        f"Published in {folder}: {counted(len(files), 'file')}, {_size(files)}. They say with which settings, which "
+        "commands, when and on which hosts the cells ran; no weights, no logs, no --setup lines.",
+        to=console.stderr,
+    )
+    diffs = {path.name for path in folder.glob("code-*.diff")}
+    for path in sorted(run.path.glob("code-*.diff")):
+        if path.name in diffs:
+            said = f"{path.name} is published ({_size([path])}): what was changed in the checkout. Look into it first."
+        else:
+            said = f"{path.name} is not published, since it is not what grid.json names."
+        console.say(f"Note: {said}", to=console.stderr)
+
+
+def _size(files: Sequence[Path]) -> str:
+    return f"{sum(path.stat().st_size for path in files) / 1000:,.0f} kB"
 
 
 def report_answer(built: Report, missing: Sequence[str], written: Sequence[Path]) -> dict[str, Any]:

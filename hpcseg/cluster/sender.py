@@ -33,7 +33,7 @@ _T = TypeVar("_T")
 _TRIES = 3
 _SECONDS_BETWEEN_TRIES = 5.0
 _MOST_LINES = 20
-_DRY_RUN_TOKEN = "hpcseg-dry-run"
+_DRY_RUN_TOKEN = "hpcseg-dry-run"  # noqa: S105 - a comment of the job, and no secret
 # What sbatch says, after two minutes of trying, when the controller has as many jobs as it can hold (MaxJobCount).
 _FULL = re.compile(r"temporarily unable to accept job|queue full|Resource temporarily unavailable", re.IGNORECASE)
 # What it says when the site's limits leave no room for so many jobs: a smaller array may fit.

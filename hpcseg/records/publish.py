@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
+
 from hpcseg.errors import ConfigError
 from hpcseg.files import write_bytes
 from hpcseg.records.collect import Records
@@ -10,7 +13,9 @@ from hpcseg.runs.record import RunFolder
 
 
 def copy_records(records: Records, target: RunFolder) -> None:
-    """Copy grid.json, code-*.diff, baselines/*.json and cells/CELL/*.json(l); what the run no longer has goes there.
+    """Copy grid.json and the code-*.diff that it names, baselines/*.json and cells/CELL/*.json(l).
+
+    What the run no longer has goes there.
 
     Raises:
         ConfigError: the target is a run itself, or holds what was published of another job.
@@ -30,8 +35,16 @@ def copy_records(records: Records, target: RunFolder) -> None:
                 write_bytes(copy, source.read_bytes())
             else:
                 copy.unlink(missing_ok=True)
-    for old in target.baselines.glob("*.json"):
+    for old in [*target.baselines.glob("*.json"), *folder.glob("code-*.diff")]:
         old.unlink()
-    for source in sorted([*run.path.glob("code-*.diff"), *run.baselines.glob("*.json")]):
+    for source in [*_planned_diff(run, records.plan.get("diff_sha256")), *sorted(run.baselines.glob("*.json"))]:
         write_bytes(folder / source.relative_to(run.path), source.read_bytes())
     write_bytes(target.grid_file, run.grid_file.read_bytes())
+
+
+def _planned_diff(run: RunFolder, sha256: str | None) -> list[Path]:
+    """The file of what was changed in the checkout, where it is what the plan says; another could be anything."""
+    file = run.diff_file(str(sha256))
+    if sha256 is None or not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != sha256:
+        return []
+    return [file]

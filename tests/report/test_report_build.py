@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import shutil
 import subprocess
@@ -233,7 +234,8 @@ def test_every_shipped_job_has_a_report_before_a_cell_is_finished(tmp_path, job)
 
 def test_a_published_folder_rebuilds_the_same_csvs_byte_for_byte(tmp_path, monkeypatch):
     monkeypatch.setattr("hpcseg.runs.grid.diff", lambda: "what was changed in the checkout")
-    monkeypatch.setattr("hpcseg.runs.grid.diff_sha256", lambda: "d" * 64)
+    sha256 = hashlib.sha256(b"what was changed in the checkout").hexdigest()
+    monkeypatch.setattr("hpcseg.runs.grid.diff_sha256", lambda: sha256)
     grid = whole_run(tmp_path / "run")
     grid.cells[0].folder.evaluation_file.unlink()
     grid.cells[1].folder.failure_file.write_text('{"error": "no longer true"}')
