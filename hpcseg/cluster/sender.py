@@ -293,8 +293,10 @@ def _as_from_a_login_shell() -> Iterator[None]:
     submitit's `clean_env` would take SLURM_CONF, and a user's own SBATCH_ variables, as well.
     """
     inside = "SLURM_JOB_ID" in os.environ
-    names = [name for name in os.environ if name.startswith("SLURM_") and name not in ("SLURM_CONF", "SLURM_CLUSTERS")]
-    hidden = {name: os.environ.pop(name) for name in names} if inside else {}
+    slurms = [name for name in os.environ if name.startswith("SLURM_") and name not in ("SLURM_CONF", "SLURM_CLUSTERS")]
+    # Setup lines may run a Python of their own; the script itself asks for the safe path behind them.
+    names = [*(slurms if inside else ()), *{"PYTHONSAFEPATH"} & set(os.environ)]
+    hidden = {name: os.environ.pop(name) for name in names}
     try:
         yield
     finally:
