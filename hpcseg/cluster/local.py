@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from submitit.local.local import start_controller
+import submitit.local.local
 
 from hpcseg.cluster import ledger, worker
 from hpcseg.cluster.failures import BUSY, DISK_FULL, KILLED, without_a_word
@@ -186,7 +186,7 @@ def _start(cell: Cell, run: RunFolder, code: Path, visible: tuple[int, ...], ran
     started = time.time()
     # A key on the terminal would reach the ranks as well, in the middle of a step.
     with in_frozen(code), out_of_reach():  # in another current folder
-        controller = start_controller(
+        controller = submitit.local.local.start_controller(
             logs,
             shlex.join(worker.command(cell.folder, stage)),
             tasks_per_node=ranks,

@@ -265,6 +265,27 @@ def test_publishing_again_takes_back_what_the_run_no_longer_has(tmp_path):
     assert grid.cells[0].id in [hole.subject for hole in report.content.holes]
 
 
+@pytest.mark.parametrize("trick", ["another", "changed", "none planned"])
+def test_only_the_diff_that_was_planned_is_published_and_the_command_says_so(tmp_path, monkeypatch, trick):
+    sha256 = hashlib.sha256(b"what was changed").hexdigest()
+    monkeypatch.setattr("hpcseg.runs.grid.diff", lambda: "what was changed")
+    monkeypatch.setattr("hpcseg.runs.grid.diff_sha256", lambda: None if trick == "none planned" else sha256)
+    run = tiny_run(tmp_path / "run").run
+    planned = run.diff_file(sha256)
+    secret = planned if trick == "changed" else run.path / "code-deadbeef.diff"
+    secret.write_text("PRIVATE KEY")
+
+    result = CliRunner().invoke(app, ["report", "--run", str(run.path), "--publish", str(tmp_path / "published")])
+
+    assert result.exit_code == 0, result.output
+    out = [path.name for path in (tmp_path / "published").glob("*.diff")]
+    assert out == ([planned.name] if trick == "another" else [])
+    assert f"{secret.name} is not published, since it is not what grid.json names." in result.stderr
+    assert (f"{planned.name} is published (0 kB): what was changed" in result.stderr) == (trick == "another")
+    files = [path for path in (tmp_path / "published").rglob("*") if path.is_file()]
+    assert f"Published in {tmp_path / 'published'}: {len(files)} files, " in result.stderr
+
+
 def test_publishing_over_a_run_or_over_another_job_is_refused(tmp_path):
     grid = tiny_run(tmp_path / "run")
     with pytest.raises(ConfigError, match="run folder"):
