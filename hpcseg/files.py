@@ -1,14 +1,19 @@
-"""Files that matter are written aside, flushed and renamed: a reader, or a crash, sees the old file or the new one."""
+"""Files that matter are written aside, flushed and renamed: a reader, or a crash, sees the old file or the new one.
+
+Nobody but the user may write to what is made here, whatever the umask. What is read is a regular file of a bounded
+size, and nothing is written through a link.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
+import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from hpcseg.errors import HpcsegError
 
@@ -28,7 +33,7 @@ def aside(path: Path) -> Iterator[Path]:
     try:
         if path.is_dir():  # which the rename would meet only when all is written
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         yield temporary
         temporary.replace(path)
     except OSError as error:
@@ -49,7 +54,7 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
         durable: bring it to the disk first. Without, a loss of power may leave an empty file; thousands of small files
             that can be made again are not worth the wait.
     """
-    with aside(path) as temporary, temporary.open("wb") as file:
+    with aside(path) as temporary, open(temporary, "xb", opener=_own) as file:
         try:
             yield file
         except RuntimeError as error:
@@ -66,3 +71,53 @@ def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
     """Write a whole file with `replacing`."""
     with replacing(path, durable=durable) as file:
         file.write(content)
+
+
+def make_folder(path: Path, mode: int = 0o755) -> None:
+    """Make a folder where it is missing, with those above it; the umask may take more rights from it than `mode`."""
+    try:
+        path.mkdir(mode, exist_ok=True)
+    except FileNotFoundError:
+        make_folder(path.parent)
+        path.mkdir(mode, exist_ok=True)
+
+
+def open_regular(path: Path, mode: Literal["rb", "a+b"], most: int | None = None) -> BinaryIO:
+    """Open a file to read, or to append to: a regular one, and no link, pipe or device, which may lie or never end.
+
+    Args:
+        path: of the file.
+        mode: as of `open`.
+        most: bytes that it may have; None: any number.
+
+    Raises:
+        OSError: it is missing, or no such file.
+    """
+
+    def opener(name: str, flags: int) -> int:
+        file = _own(name, flags)
+        found = os.fstat(file)
+        if stat.S_ISREG(found.st_mode) and (most is None or found.st_size <= most):
+            return file
+        os.close(file)
+        if stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EFBIG, f"it has {found.st_size} bytes, and at most {most} are read", name)
+        raise OSError(errno.EINVAL, "it is no regular file", name)
+
+    return open(path, mode, opener=opener)
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """The content of a file that `open_regular` opens, of at most so many bytes; raises OSError."""
+    with open_regular(path, "rb", most) as file:
+        return file.read()
+
+
+def _own(name: str, flags: int) -> int:
+    """Opens as `os.open`, but through no link, without waiting for a pipe, and with no right to write for others."""
+    try:
+        return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+    except OSError as error:
+        if error.errno == errno.ELOOP and os.path.islink(name):
+            raise OSError(errno.ELOOP, "it is a link, and not a file", name) from None
+        raise
