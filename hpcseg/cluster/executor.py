@@ -108,7 +108,6 @@ def _executor(
     additional: dict[str, Any],
     **own: Any,
 ) -> submitit.SlurmExecutor:
-    executor = submitit.SlurmExecutor(folder, max_num_timeout=_MOST_TIMEOUTS)
     parameters = {
         "job_name": name,
         "partition": resources.partition,
@@ -130,6 +129,7 @@ def _executor(
     for option, value in {"The folder of the logs": str(folder), **parameters}.items():
         if isinstance(value, str):
             refuse_controls(value, option)
+    executor = submitit.SlurmExecutor(folder, max_num_timeout=_MOST_TIMEOUTS)
     # None must be said aloud: the default writes a wckey that clusters without it refuse.
     executor.update_parameters(wckey=None, **{key: value for key, value in parameters.items() if value is not None})
     return executor
