@@ -32,6 +32,7 @@ from hpcseg.config import (
     refuse_unknown,
 )
 from hpcseg.errors import ConfigError
+from hpcseg.text import refuse_controls
 
 _MOST_CELLS = 10_000
 _MOST_BYTES = 1_000_000
@@ -92,10 +93,12 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> JobConfig:
             in its shared settings and in every grid; a list becomes an axis.
 
     Raises:
-        ConfigError: not TOML, an unknown key, a wrong type, a value out of range, too many cells, or two equal ones.
+        ConfigError: a control character in its name, not TOML, an unknown key, a wrong type, a value out of range, too
+            many cells, or two equal ones.
     """
     if path.stem in (".", ".."):
         raise ConfigError(f'{path}: a run is called like its job file, and cannot be "{path.stem}". Rename the file.')
+    refuse_controls(path.stem, "The name of a job file, which its jobs in Slurm get,")
     document = read_toml(path)
     sections = ("data", "train", "evaluate")
     for override in overrides:

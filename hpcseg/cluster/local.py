@@ -181,7 +181,6 @@ def run_locally(
 
 def _start(cell: Cell, run: RunFolder, code: Path, visible: tuple[int, ...], ranks: int) -> _Running:
     stage: Stage = "evaluate" if cell.trained() else "train"
-    run.logs.mkdir(parents=True, exist_ok=True)
     logs = run.logs.resolve()
     started = time.time()
     # A key on the terminal would reach the ranks as well, in the middle of a step.

@@ -26,12 +26,13 @@ from torch.distributed import (  # type: ignore[attr-defined]  # missing in torc
 )
 
 from hpcseg.errors import HpcsegError
-from hpcseg.files import write_bytes
+from hpcseg.files import read_regular, write_bytes
 from hpcseg.launch.environment import RankEnvironment, host
 
 PATIENCE = timedelta(minutes=10)
 """Ranks that have not met by then give up, so that none holds a job to its limit."""
 _MINUTES = PATIENCE.total_seconds() / 60
+_MOST_BYTES = 10_000
 _meetings = itertools.count()
 
 
@@ -89,7 +90,7 @@ def _own(environment: RankEnvironment, folder: Path) -> tuple[TCPStore, str]:
     while time.monotonic() < deadline:
         # The file may be a crashed start's: only a store that knows the published secret is this start's.
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RuntimeError):
-            address = json.loads(meeting.read_text())
+            address = json.loads(read_regular(meeting, _MOST_BYTES))
             server = _connect(address["host"], address["port"], timeout=timedelta(seconds=10))
             store = PrefixStore(address["secret"], server)
             if store.check(["open"]):

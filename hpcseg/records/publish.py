@@ -6,19 +6,20 @@ import hashlib
 from pathlib import Path
 
 from hpcseg.errors import ConfigError
-from hpcseg.files import write_bytes
+from hpcseg.files import read_regular, write_bytes
 from hpcseg.records.collect import Records
 from hpcseg.runs.grid import read_plan
-from hpcseg.runs.record import RunFolder
+from hpcseg.runs.record import MOST_BYTES_OF_LINES, RunFolder
 
 
 def copy_records(records: Records, target: RunFolder) -> None:
-    """Copy grid.json and the code-*.diff that it names, baselines/*.json and cells/CELL/*.json(l).
+    """Copy grid.json, the diff that it names, baselines/*.json and cells/CELL/*.json(l), regular files all of them.
 
     What the run no longer has goes there.
 
     Raises:
-        ConfigError: the target is a run itself, or holds what was published of another job.
+        ConfigError: the target is a run itself, or holds what was published of another job; the diff is not the one
+            that was planned with; a file is a link or no regular file.
     """
     run, folder = records.run, target.path
     if folder.resolve() == run.path.resolve() or any(folder.glob("cells/*/*.pt")):
@@ -32,19 +33,24 @@ def copy_records(records: Records, target: RunFolder) -> None:
         for source, copy in zip(row.cell.folder.record_files(), copies, strict=True):
             shown = source != row.cell.folder.extremes_file or "best_and_worst" in records.settings.figures
             if source.exists() and shown:
-                write_bytes(copy, source.read_bytes())
+                write_bytes(copy, _content(source))
             else:
                 copy.unlink(missing_ok=True)
     for old in [*target.baselines.glob("*.json"), *folder.glob("code-*.diff")]:
         old.unlink()
-    for source in [*_planned_diff(run, records.plan.get("diff_sha256")), *sorted(run.baselines.glob("*.json"))]:
-        write_bytes(folder / source.relative_to(run.path), source.read_bytes())
-    write_bytes(target.grid_file, run.grid_file.read_bytes())
+    for source in sorted(run.baselines.glob("*.json")):
+        write_bytes(folder / source.relative_to(run.path), _content(source))
+    planned = records.plan.get("diff_sha256")
+    if planned and run.diff_file(planned).exists():
+        changes = _content(run.diff_file(planned))
+        if hashlib.sha256(changes).hexdigest() != planned:
+            raise ConfigError(f"{run.diff_file(planned)} is not the diff that the run was planned with. Remove it.")
+        write_bytes(target.diff_file(planned), changes)
+    write_bytes(target.grid_file, _content(run.grid_file))
 
 
-def _planned_diff(run: RunFolder, sha256: str | None) -> list[Path]:
-    """The file of what was changed in the checkout, where it is what the plan says; another could be anything."""
-    file = run.diff_file(str(sha256))
-    if sha256 is None or not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != sha256:
-        return []
-    return [file]
+def _content(file: Path) -> bytes:
+    try:
+        return read_regular(file, MOST_BYTES_OF_LINES)
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be published: {error.strerror}.") from None
