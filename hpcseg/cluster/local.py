@@ -181,13 +181,14 @@ def run_locally(
 
 def _start(cell: Cell, run: RunFolder, code: Path, visible: tuple[int, ...], ranks: int) -> _Running:
     stage: Stage = "evaluate" if cell.trained() else "train"
-    logs = run.logs.resolve()
+    # The controller starts in another current folder.
+    logs, command = run.logs.resolve(), shlex.join(worker.command(cell.folder, stage))
     started = time.time()
     # A key on the terminal would reach the ranks as well, in the middle of a step.
-    with in_frozen(code), out_of_reach():  # in another current folder
+    with in_frozen(code), out_of_reach():
         controller = submitit.local.local.start_controller(
             logs,
-            shlex.join(worker.command(cell.folder, stage)),
+            command,
             tasks_per_node=ranks,
             cuda_devices=",".join(map(str, visible)),
             timeout_min=_NO_LIMIT_MINUTES,
