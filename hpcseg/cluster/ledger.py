@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from hpcseg.errors import SchedulerError
+from hpcseg.runs.gate import claim
 from hpcseg.runs.provenance import command_line
 from hpcseg.runs.record import RunFolder, append_event, read_lines
 
@@ -165,9 +166,10 @@ def locked(run: RunFolder) -> Iterator[None]:
     has none, a file that says who holds it, on which host.
 
     Raises:
+        ConfigError: the run is not the user's own.
         SchedulerError: another process holds it for two minutes.
     """
-    run.path.mkdir(parents=True, exist_ok=True)
+    claim(run)
     lock: BaseFileLock = FileLock(run.lock_file, timeout=_SECONDS_FOR_LOCK)
     try:
         try:

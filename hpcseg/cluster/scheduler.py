@@ -33,6 +33,7 @@ _WORDS = {
 _NO_CONTROLLER = re.compile(
     r"establish a configuration source|process configuration file|contact slurm controller|establish control"
 )
+_JOB_ID = re.compile(r"[0-9]+(_[0-9]+)?")
 _STATES = {word: state for state, words in _WORDS.items() for word in words.split()}
 
 
@@ -125,6 +126,11 @@ def with_comment(comment: str) -> set[str] | None:
     if text is None:
         return None
     return {job_id for job_id, _, found in (line.partition("|") for line in text.splitlines()) if found == comment}
+
+
+def is_job_id(text: str) -> bool:
+    """Whether a text is the id of a job or of an array's task, and nothing that a command would take for an option."""
+    return _JOB_ID.fullmatch(text) is not None
 
 
 def cancel(job_ids: Iterable[str]) -> None:

@@ -15,11 +15,12 @@ from hpcseg.cluster import ledger, scheduler
 from hpcseg.cluster.failures import CANCELLED, STOPPED, Failure, diagnose
 from hpcseg.cluster.ledger import Booked, Ledger
 from hpcseg.cluster.logs import Logs, find_logs
+from hpcseg.cluster.processes import controls_cell
 from hpcseg.cluster.scheduler import JobState
 from hpcseg.errors import IncompleteError
 from hpcseg.metrics import accuracy
 from hpcseg.runs.grid import Cell, planned_cells, read_plan
-from hpcseg.runs.record import RunFolder, read_json, read_lines
+from hpcseg.runs.record import CellFolder, RunFolder, read_json, read_lines
 from hpcseg.runs.state import Stage, State
 
 # A heartbeat comes every few seconds, later only where a step takes longer.
@@ -92,14 +93,9 @@ def run_status(run: RunFolder) -> RunStatus:
     return RunStatus(run, cells, tuple(status), failures, booked, answers is not None)
 
 
-def lives_here(job: Booked) -> bool:
-    """Whether a local job's process is alive on this machine, under submitit's command: numbers are used again."""
-    if job.host != socket.gethostname():
-        return False
-    try:
-        return b"submitit" in Path(f"/proc/{job.job_id}/cmdline").read_bytes()
-    except OSError:
-        return False
+def lives_here(job: Booked, cell: CellFolder) -> bool:
+    """Whether a local job's process is alive on this machine, and this cell's."""
+    return job.host == socket.gethostname() and controls_cell(job.job_id, cell)
 
 
 def _status(
@@ -121,7 +117,7 @@ def _status(
         job_id = job_id or progress["job_id"]
     elif job is not None and not job.ended and state is not State.FINISHED:
         state, note = (active[stage] if job.state is State.RUNNING else job.state), job.note
-    elif last is not None and state is not State.FINISHED and lives_here(last):
+    elif last is not None and state is not State.FINISHED and lives_here(last, cell.folder):
         # It loads its data, or validates; its heart beats between steps only.
         state, node = active[stage], last.host
     elif state is State.FINISHED or (state in (State.MISSING, State.TRAINED) and last is None):

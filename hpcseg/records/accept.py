@@ -14,9 +14,10 @@ from hpcseg import metrics
 from hpcseg.config import NoiseLevel, Share, describes
 from hpcseg.data.grey import GreyScale, read_scale
 from hpcseg.errors import ConfigError, IncompleteError
+from hpcseg.files import read_regular
 from hpcseg.numerics import describe_code
 from hpcseg.runs.grid import Cell
-from hpcseg.runs.record import SCHEMA, check_types, read_json, read_lines
+from hpcseg.runs.record import MOST_BYTES_OF_LINES, SCHEMA, check_types, read_json, read_lines
 
 # What the tables print, and of which type: a record without it is refused here and not half-way through a table.
 _BOTH = {"seconds": float, "precision": str, "world_size": int, "model_sha256": str, "provenance": dict}
@@ -207,7 +208,7 @@ def _slices(cell: Cell, record: Mapping[str, Any]) -> tuple[TestSlice, ...]:
     if "slices_sha256" not in record:
         return ()
     try:
-        content = cell.folder.slices_file.read_bytes()
+        content = read_regular(cell.folder.slices_file, MOST_BYTES_OF_LINES)
     except OSError as error:
         raise ValueError(f"its slices.jsonl: {error.strerror}") from None
     if hashlib.sha256(content).hexdigest() != record["slices_sha256"]:

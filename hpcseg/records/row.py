@@ -12,8 +12,10 @@ import numpy as np
 from hpcseg import metrics
 from hpcseg.config import CellConfig, NoiseLevel, Sigma
 from hpcseg.data.grey import GreyScale
+from hpcseg.files import read_regular
 from hpcseg.records.accept import Epoch, Evaluation, Training
 from hpcseg.runs.grid import Cell
+from hpcseg.runs.record import MOST_BYTES_OF_LINES
 
 CLEAN = NoiseLevel(0.0)
 EDGES = ("within 1", "within 2", "away", "errors within 1", "errors within 2")
@@ -135,7 +137,7 @@ class Row:
         """What the evaluation kept for figures: examples, or its best and worst slice; None where it is not read."""
         folder = self.cell.folder
         try:
-            content = (folder.extremes_file if extremes else folder.examples_file).read_bytes()
+            content = read_regular(folder.extremes_file if extremes else folder.examples_file, MOST_BYTES_OF_LINES)
             with np.load(io.BytesIO(content)) as file:
                 return {name: file[name] for name in file.files}
         except (OSError, EOFError, ValueError, zipfile.BadZipFile):

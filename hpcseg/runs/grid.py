@@ -27,6 +27,7 @@ from hpcseg.runs.record import (
     write_text,
 )
 from hpcseg.runs.state import State
+from hpcseg.text import has_controls, is_cell_id
 
 
 @dataclass(frozen=True)
@@ -190,8 +191,10 @@ def read_plan(run: RunFolder) -> dict[str, Any]:
         check_types(plan, {"numerics": int} if "numerics" in plan else {"code_sha256": str})
         for entry in plan["cells"]:
             check_types(entry, {"id": str, **dict.fromkeys(_SECTIONS, dict)})
-            if entry["id"] in ("", ".", "..") or Path(entry["id"]).name != entry["id"]:
+            if not is_cell_id(entry["id"]):
                 raise ValueError(f"{entry['id']!r} is no id of a cell")
+        if has_controls(plan["job"]):
+            raise ValueError(f"its job is {plan['job']!a}")
     except (TypeError, ValueError) as error:
         raise IncompleteError(f"{run.grid_file} is damaged: {error}. Run `hpcseg grid` again.") from None
     return plan

@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import json
 import os
+import reprlib
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -38,9 +39,13 @@ from typing import Any
 
 from hpcseg.config import NoiseLevel
 from hpcseg.errors import ConfigError, IncompleteError
-from hpcseg.files import write_bytes
+from hpcseg.files import make_folder, open_regular, read_regular, write_bytes
 
 SCHEMA = 1
+MOST_BYTES = 64 * 2**20
+"""Of a file of JSON that is read: the plan of ten thousand cells takes a sixth of it."""
+MOST_BYTES_OF_LINES = 2**30
+"""Of a .jsonl file that is read: a submission of ten thousand cells is a line of half a megabyte."""
 STOPS = {"train": "stop", "evaluate": "evaluation stopped"}
 """What events.jsonl calls it that a stage was told to stop, and did."""
 
@@ -140,7 +145,7 @@ class RunFolder:
 
     def code(self, package_sha256: str) -> Path:
         """The frozen copy of the package with this hash; this folder is what has to be on the path of Python."""
-        return self.path / "code" / package_sha256[:16]
+        return self.codes / package_sha256[:16]
 
     @property
     def submissions_file(self) -> Path:
@@ -159,6 +164,11 @@ class RunFolder:
         return self.path / "logs"
 
     @property
+    def codes(self) -> Path:
+        """Where the frozen copies of the package are."""
+        return self.path / "code"
+
+    @property
     def report(self) -> Path:
         return self.path / "report"
 
@@ -170,13 +180,17 @@ class RunFolder:
         """What needs no network on one test set, by the name that `runs.baseline` gives it."""
         return self.baselines / f"{name}.json"
 
+    @property
+    def cells(self) -> Path:
+        return self.path / "cells"
+
     def cell(self, cell_id: str) -> CellFolder:
         """The folder of a cell by its id."""
-        return CellFolder(self.path / "cells" / cell_id)
+        return CellFolder(self.cells / cell_id)
 
     def cell_folders(self) -> list[CellFolder]:
         """All cell folders that exist, sorted by id, whether or not the grid still lists them."""
-        return [CellFolder(path) for path in sorted((self.path / "cells").glob("*/")) if path.is_dir()]
+        return [CellFolder(path) for path in sorted(self.cells.glob("*/")) if path.is_dir()]
 
 
 def newest_run(runs: Path) -> RunFolder:
@@ -191,19 +205,19 @@ def newest_run(runs: Path) -> RunFolder:
     return RunFolder(grids[-1].parent)
 
 
-def write_json(path: Path, content: Mapping[str, Any], *, durable: bool = True) -> None:
+def write_json(path: Path, content: Mapping[str, Any], *, durable: bool = True, private: bool = False) -> None:
     """Write a JSON file so that a reader, or a crash, sees the old content or the new and never a part."""
-    write_text(path, json.dumps(content, indent=1) + "\n", durable=durable)
+    write_text(path, json.dumps(content, indent=1) + "\n", durable=durable, private=private)
 
 
-def write_text(path: Path, text: str, *, durable: bool = True) -> None:
-    """Write a text file so that it is seen whole or not at all; `durable` as in `files.replacing`.
+def write_text(path: Path, text: str, *, durable: bool = True, private: bool = False) -> None:
+    """Write a text file so that it is seen whole or not at all; `durable` and `private` as in `files.replacing`.
 
     Raises:
         HpcsegError: the file system refuses.
     """
     # A command line in it may name a file that is no text.
-    write_bytes(path, text.encode(errors="backslashreplace"), durable=durable)
+    write_bytes(path, text.encode(errors="backslashreplace"), durable=durable, private=private)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -213,7 +227,7 @@ def read_json(path: Path) -> dict[str, Any]:
         IncompleteError: it is not there, or holds no JSON object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_regular(path, MOST_BYTES).decode())
     except OSError as error:
         raise IncompleteError(f"{path} cannot be read: {error.strerror}.") from None
     except (ValueError, RecursionError) as error:
@@ -264,7 +278,7 @@ def check_types(record: Mapping[str, Any], types: Mapping[str, type]) -> None:
             raise ValueError(f"it has no {key}")
         value = record[key]
         if not isinstance(value, (int, float) if wanted is float else wanted) or isinstance(value, bool):
-            raise ValueError(f"{key} is {value!r}")
+            raise ValueError(f"{key} is {reprlib.repr(value)}")
 
 
 def append_event(path: Path, event: str, **details: Any) -> None:
@@ -272,7 +286,7 @@ def append_event(path: Path, event: str, **details: Any) -> None:
 
     It is on the disk when this returns. What a crash or a full disk has left of a line before it is lost alone.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     append_lines(path, [{"time": round(time.time(), 3), "event": event, **details}], durable=True)
 
 
@@ -285,7 +299,7 @@ def append_lines(path: Path, lines: Iterable[Mapping[str, Any]], *, durable: boo
         durable: they are on the disk when this returns.
     """
     text = "".join(json.dumps(line) + "\n" for line in lines).encode()
-    with path.open("a+b") as file:
+    with open_regular(path, "a+b") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
             text = text if file.read(1) == b"\n" else b"\n" + text
@@ -296,11 +310,19 @@ def append_lines(path: Path, lines: Iterable[Mapping[str, Any]], *, durable: boo
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """All complete lines of a .jsonl file; an unfinished last line (a crash) is left out, no file is no lines."""
-    if not path.exists():
+    """All complete lines of a .jsonl file; an unfinished last line (a crash) is left out, no file is no lines.
+
+    Raises:
+        IncompleteError: it is there, and cannot be read.
+    """
+    try:
+        content = read_regular(path, MOST_BYTES_OF_LINES)
+    except (FileNotFoundError, NotADirectoryError):
         return []
+    except OSError as error:
+        raise IncompleteError(f"{path} cannot be read: {error.strerror}.") from None
     lines = []
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for text in content.decode(errors="replace").splitlines():
         try:
             line = json.loads(text)
         except (ValueError, RecursionError):

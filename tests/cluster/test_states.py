@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -13,7 +15,7 @@ from typer.testing import CliRunner
 
 from hpcseg.cli import status
 from hpcseg.cli.app import app
-from hpcseg.cluster import ledger, scheduler
+from hpcseg.cluster import ledger, scheduler, worker
 from hpcseg.cluster.scheduler import JobState
 from hpcseg.cluster.states import CellStatus, run_status
 from hpcseg.jobfile import find_job, load_job
@@ -204,9 +206,12 @@ def test_status_loads_no_torch(grid):
 
 
 def test_a_local_cell_that_has_not_taken_a_step_yet_runs(grid):
-    # As submitit starts it: its number and its command are all that there is while torch is loaded.
-    command = [sys.executable, "-c", "import sys; sys.stdin.read()", "submitit"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+    # As submitit starts it: its number and what it is to start are all that there is while torch is loaded.
+    command = [sys.executable, "-c", "import sys; sys.stdin.read()", "submitit.local._local"]
+    told = {"SUBMITIT_LOCAL_COMMAND": shlex.join(worker.command(grid.cells[0].folder, "train"))}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, env={**os.environ, **told}) as process:
+        ledger.book_local(grid.run, "train", grid.cells[1].id, str(process.pid))
+        assert run_status(grid.run).status[1].state == "failed", "another cell's, which has the number now"
         ledger.book_local(grid.run, "train", grid.cells[0].id, str(process.pid))
         assert (first(grid).state, first(grid).note) == ("running", "")
         process.communicate()

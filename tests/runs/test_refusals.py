@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import resource
 import threading
 import time
 from pathlib import Path
@@ -20,7 +21,8 @@ from hpcseg.learn import checkpoint, precision
 from hpcseg.learn.ranks import Ranks
 from hpcseg.runs import execute
 from hpcseg.runs.execute import run_cell
-from hpcseg.runs.grid import Cell, plan, read_grid, write_plan
+from hpcseg.runs.grid import Cell, plan, read_cell, read_grid, write_plan
+from hpcseg.runs.inputs import load_model
 from hpcseg.runs.record import RunFolder, read_lines, write_json
 
 SETTINGS = {"width": 1, "depth": 1, "epochs": 1, "batch_size": 7, "precision": "fp32"}
@@ -146,6 +148,16 @@ def test_a_model_of_another_network_is_not_evaluated(trained):
     checkpoint.save(trained.folder.model_file, {"weight": torch.zeros(3)})
     with pytest.raises(HpcsegError, match=r"model\.pt does not hold the U-Net that config\.json describes"):
         run(trained, "evaluate")
+
+
+def test_a_config_that_lies_about_the_network_costs_no_memory(trained):
+    """A U-Net of width 1024 has 7.9 billion weights: 32 GB."""
+    planned = json.loads(trained.folder.config_file.read_text())
+    change(trained.folder.config_file, train={**planned["train"], "width": 1024, "depth": 4})
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(HpcsegError, match=r"model\.pt does not hold the U-Net that config\.json describes"):
+        load_model(read_cell(trained.folder), 3)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000, "in kB"
 
 
 def test_tiles_that_are_divided_in_another_way_are_not_tested_on(trained):
