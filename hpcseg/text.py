@@ -33,8 +33,9 @@ def refuse_controls(text: str, what: str) -> None:
 
 
 def for_terminal(text: str) -> str:
-    """A text of which a terminal shows all and does nothing else; line ends and tabs stay."""
-    return _UNSHOWN.sub("\N{REPLACEMENT CHARACTER}", text)
+    """A text without what a terminal obeys and does not show; line ends and tabs stay."""
+    # Nothing stands in their place: to a table they are no columns wide.
+    return _UNSHOWN.sub("", text)
 
 
 def is_cell_id(text: str) -> bool:

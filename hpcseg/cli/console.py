@@ -17,7 +17,7 @@ from hpcseg.text import for_terminal
 
 
 class _Console(Console):
-    """Shows control characters of texts, which may be a file's name or a log's line; those of rich itself work."""
+    """Leaves out control characters of texts, be it a file's name or a log's line; those of rich itself work."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for text, style, control in super().render(renderable, options):

@@ -170,7 +170,7 @@ def locked(run: RunFolder) -> Iterator[None]:
         SchedulerError: another process holds it for two minutes.
     """
     claim(run)
-    lock: BaseFileLock = FileLock(run.lock_file, timeout=_SECONDS_FOR_LOCK)
+    lock: BaseFileLock = FileLock(run.lock_file, mode=0o644, timeout=_SECONDS_FOR_LOCK)
     try:
         try:
             lock.acquire()
@@ -178,7 +178,7 @@ def locked(run: RunFolder) -> Iterator[None]:
             if isinstance(error, Timeout):
                 raise
             # NFS whose lock daemon is missing; a system call that is missing is filelock's own affair.
-            lock = SoftFileLock(run.lock_file.with_suffix(".held"), timeout=_SECONDS_FOR_LOCK)
+            lock = SoftFileLock(run.lock_file.with_suffix(".held"), mode=0o644, timeout=_SECONDS_FOR_LOCK)
             lock.acquire()
     except Timeout:
         raise SchedulerError(

@@ -62,7 +62,7 @@ NO_FILES = {
     "a link": (link, "it is a link"),
     "a pipe": (os.mkfifo, "it is no regular file"),
     "a link to a device": (lambda path: path.symlink_to("/dev/zero"), "it is a link"),
-    "a folder": (Path.mkdir, "Is a directory"),
+    "a folder": (Path.mkdir, "it is no regular file"),
     "a huge file": (lambda path: (path.touch(), os.truncate(path, 2**40)), "and at most .* are read"),
 }
 
