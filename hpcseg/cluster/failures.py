@@ -54,6 +54,11 @@ STOPPED = Kind(
 KILLED = Kind(
     "killed without a word", "resume", "Where it happens again, look for memory: `sacct -j JOB -o MaxRSS`, then --mem."
 )
+DAMAGED = Kind(
+    "damaged record",
+    "give up",
+    "Delete the file that is named, then run `hpcseg grid` again.",
+)
 _OTHER = Kind("error", "give up", "Mend what the error names, then run `hpcseg retry`.")
 
 _COMPLAINT = re.compile(

@@ -23,7 +23,8 @@ from hpcseg.runs.record import (
     check_types,
     read_json,
     read_lines,
-    write_json,
+    read_record,
+    write_record,
     write_text,
 )
 from hpcseg.runs.state import State
@@ -135,11 +136,11 @@ def write_plan(grid: Grid) -> None:
         # A cell keeps the command that planned it first; and thousands of files need not be written each time.
         file = cell.folder.config_file
         if not _says(file, content) and not (file.exists() and cell.evaluated()):
-            write_json(file, {**content, "command": command_line()}, durable=False)
+            write_record(file, {**content, "command": command_line()}, durable=False)
     changed = diff_sha256()
     if changed:
         write_text(grid.run.diff_file(changed), diff())
-    write_json(
+    write_record(
         grid.run.grid_file,
         {
             "schema": SCHEMA,
@@ -182,9 +183,7 @@ def read_plan(run: RunFolder) -> dict[str, Any]:
     Raises:
         IncompleteError: the run has none that this version can read.
     """
-    plan = read_json(run.grid_file)
-    if plan.get("schema") != SCHEMA:
-        raise IncompleteError(f"{run.grid_file} is of schema {plan.get('schema')}; this hpcseg reads schema {SCHEMA}.")
+    plan = read_record(run.grid_file)
     try:
         check_types(plan, _PLAN)
         check_types(plan, {"numerics": int} if "numerics" in plan else {"code_sha256": str})
@@ -217,7 +216,7 @@ def read_grid(run: RunFolder) -> Grid:
     """
     content, where = read_plan(run), str(run.grid_file)
     cells = planned_cells(run, content)
-    first = read_json(cells[0].folder.config_file)
+    first = read_record(cells[0].folder.config_file)
     data_file = (cells[0].folder.path / str(first.get("data_file"))).resolve()
     job = JobConfig(
         name=content["job"],
@@ -231,7 +230,7 @@ def read_grid(run: RunFolder) -> Grid:
 
 def read_cell(folder: CellFolder) -> Cell:
     """A cell from its folder's config.json; raises IncompleteError where there is none that can be read."""
-    return _cell(folder, read_json(folder.config_file), folder.config_file)
+    return _cell(folder, read_record(folder.config_file), folder.config_file)
 
 
 def _cell(folder: CellFolder, entry: Mapping[str, Any], where: Path) -> Cell:
