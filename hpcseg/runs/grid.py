@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,13 +194,21 @@ def read_plan(run: RunFolder) -> dict[str, Any]:
                 raise ValueError(f"{entry['id']!r} is no id of a cell")
     except (TypeError, ValueError) as error:
         raise IncompleteError(f"{run.grid_file} is damaged: {error}. Run `hpcseg grid` again.") from None
-    return plan
+    return {**plan, "command": _quoted(plan["command"])}
+
+
+def _quoted(command: str) -> str:
+    """A command of a run that may be somebody else's, so that a shell takes each word as it is: no `; rm`."""
+    try:
+        return shlex.join(shlex.split(command))
+    except ValueError:
+        return shlex.quote(command)
 
 
 def command_that_runs(plan: Mapping[str, Any]) -> str:
     """The command that planned a run, where it is one that runs cells, else one of the same job."""
     command = str(plan["command"])
-    return command if command.startswith("hpcseg grid") else f"hpcseg grid --job {plan['job']}"
+    return command if command.startswith("hpcseg grid") else f"hpcseg grid --job {shlex.quote(plan['job'])}"
 
 
 def planned_cells(run: RunFolder, plan: Mapping[str, Any]) -> tuple[Cell, ...]:

@@ -21,7 +21,7 @@ from hpcseg.learn.ranks import Ranks
 from hpcseg.runs import execute
 from hpcseg.runs.execute import run_cell
 from hpcseg.runs.grid import Cell, plan, read_grid, write_plan
-from hpcseg.runs.record import RunFolder, read_lines, write_json
+from hpcseg.runs.record import RunFolder, read_lines, write_json, write_record
 
 SETTINGS = {"width": 1, "depth": 1, "epochs": 1, "batch_size": 7, "precision": "fp32"}
 
@@ -51,7 +51,7 @@ def run(cell: Cell, stage: str = "train", *, steps: int | None = None) -> str:
 
 
 def change(file: Path, **values: object) -> None:
-    write_json(file, {**json.loads(file.read_text()), **values})
+    write_record(file, {**json.loads(file.read_text()), **values})
 
 
 def failure(cell: Cell) -> dict[str, object]:
@@ -121,7 +121,7 @@ def test_a_cell_of_another_numerics_number_is_refused(cell):
 def test_a_cell_of_before_numerics_numbers_is_refused(cell):
     planned = json.loads(cell.folder.config_file.read_text())
     del planned["numerics"]
-    write_json(cell.folder.config_file, {**planned, "code_sha256": "0" * 64})
+    write_record(cell.folder.config_file, {**planned, "code_sha256": "0" * 64})
     with pytest.raises(HpcsegError, match=r"was planned before there were numerics numbers"):
         run(cell)
 
