@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import threading
@@ -240,3 +241,20 @@ def test_a_start_under_slurm_waits_for_the_processes_of_the_last_one(cell, monke
     with cell.folder.lock_file.open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         assert run(cell, "evaluate") == "busy"
+
+
+def test_a_cell_that_another_job_finished_meanwhile_is_not_trained_again(cell, monkeypatch):
+    real = execute._lock
+
+    @contextlib.contextmanager
+    def slow(*arguments):
+        """The lock of a start that has waited until an earlier one was done."""
+        monkeypatch.setattr(execute, "_lock", real)
+        assert run(cell) == "finished"
+        with real(*arguments) as free:
+            yield free
+
+    monkeypatch.setattr(execute, "_lock", slow)
+    assert run(cell) == "finished"
+    events = [event["event"] for event in read_lines(cell.folder.events_file)]
+    assert events.count("start") == events.count("trained") == 1
