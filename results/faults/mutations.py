@@ -8,8 +8,8 @@ there must be none; nor a traceback.
 
 These fields only describe the machine, so a change of theirs is no change of a number; they have no checksum:
 
-    submissions.jsonl   time, host, user, command, and the numbers of jobs: status shows a job's number and its node, and
-                        how many jobs a cell was given; the report adds up the hours in the queue
+    submissions.jsonl   time, host, user, command, and the numbers of jobs: status shows a job's number, its node and how
+                        many jobs a cell was given; the report adds up the hours in the queue
     events.jsonl        all of it: when a cell started and stopped, and where
     progress.json, failure.json, resources.json, logs/      of cells that are not finished
 """
@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcseg.cluster.states import run_status
+from hpcseg.data.sample import write_sample
 from hpcseg.errors import HpcsegError
 from hpcseg.records.cells import cells_csv
 from hpcseg.records.collect import collect
@@ -69,9 +70,8 @@ Seen = tuple[Any, frozenset[str]]
 def small_run(folder: Path) -> RunFolder:
     """A finished run of two small cells in a folder, with its baselines."""
     (folder / "small.toml").write_text(JOB)
-    sample = "from pathlib import Path; from hpcseg.data.sample import write_sample as w; w(Path(), slices=16, size=50, seed=0)"
+    write_sample(folder, slices=16, size=50, seed=0)
     for arguments in (
-        ("-c", sample),
         ("-m", "hpcseg", "pack", ".", "-o", "dataset.h5"),
         ("-m", "hpcseg", "grid", "--job", "small.toml", "--data", "dataset.h5", "--local"),
         ("-m", "hpcseg", "report", "--run", "runs/small", "--data", "dataset.h5"),

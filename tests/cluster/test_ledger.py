@@ -51,8 +51,11 @@ def test_no_change_of_a_byte_ends_in_a_traceback(submitted):
 
 @pytest.mark.parametrize(
     "change",
-    [{"cells": None}, {"cells": 7}, {"cells": [7]}, {"stage": None}, {"job": 100}, {"job": "x; y"}, {"token": [1]}]
-    + [{"event": "submittex"}, {"event": ["submitted"]}, {"stage": "trait"}, {"cells": ["other"]}, {"cells": []}],
+    [
+        *({"cells": None}, {"cells": 7}, {"cells": [7]}, {"stage": None}, {"job": 100}, {"job": "x; y"}),
+        *({"event": "submittex"}, {"event": ["submitted"]}, {"stage": "trait"}, {"cells": ["other"]}, {"cells": []}),
+        {"token": [1]},
+    ],
 )
 def test_a_line_that_cannot_be_used_is_said_with_its_number_in_status_and_grid(submitted, change):
     content = lines(submitted)
