@@ -8,7 +8,7 @@ there must be none; nor a traceback.
 
 These fields only describe the machine, so a change of theirs is no change of a number; they have no checksum:
 
-    submissions.jsonl   time, host, user, command and the numbers of jobs: status shows job and node, and how many jobs a
+    submissions.jsonl   time, host, user, command and numbers of jobs: status shows job and node, and how many jobs a
                         cell was given; the report adds up the hours in the queue
     events.jsonl        all of it: when a cell started and stopped, and where
     progress.json, failure.json, resources.json, logs/      of cells that are not finished
