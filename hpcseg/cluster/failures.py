@@ -178,7 +178,7 @@ def diagnose(
         record = {}
     found = {rank: (path, _complaints(path)) for rank, path in logs.get(job_id or "", {}).items()}
     error = " ".join(str(record.get("error", "")).split())
-    rank = int(record.get("rank") or 0)
+    rank = record["rank"] if isinstance(record.get("rank"), int) else 0
     if stopped and not cancelled:
         # What failure.json has is of an earlier attempt.
         return Failure(STOPPED, "", None, 0, found[0][0] if 0 in found else None)

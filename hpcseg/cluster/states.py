@@ -22,11 +22,17 @@ from hpcseg.metrics import accuracy
 from hpcseg.records.collect import trained_record
 from hpcseg.records.row import Hole
 from hpcseg.runs.grid import Cell, planned_cells, read_plan
-from hpcseg.runs.record import RunFolder, read_json, read_lines
+from hpcseg.runs.record import RunFolder, check_types, read_json, read_lines
 from hpcseg.runs.state import Stage, State
 
 # A heartbeat comes every few seconds, later only where a step takes longer.
 _SECONDS_TO_CALL_IT_STOPPED = 90.0
+# What a heartbeat has.
+_BEAT = {
+    **dict.fromkeys(("epoch", "epochs", "step", "steps_per_epoch", "pid"), int),
+    **dict.fromkeys(("seconds_per_step", "time"), float),
+    **dict.fromkeys(("stage", "host"), str),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,9 +140,9 @@ def _status(
     progress = _fresh_progress(cell, last.job_id if last and gone else None) if state is not State.FINISHED else None
     job_id, node, note, left, failure = last.job_id if last else None, None, "", None, None
     if progress is not None and progress["time"] >= _failed_at(cell):
-        state = active[progress["stage"]]
+        state = active.get(progress["stage"], State.RUNNING)
         left, node, note = _seconds_left(progress), progress["host"], progress.get("note", "")
-        job_id = job_id or progress["job_id"]
+        job_id = job_id or progress.get("job_id")
     elif job is not None and not job.ended and state is not State.FINISHED:
         state, note = (active[stage] if job.state is State.RUNNING else job.state), job.note
     elif last is not None and state is not State.FINISHED and lives_here(last):
@@ -187,9 +193,10 @@ def _reached(cell: Cell, record: Mapping[str, Any] | Hole | None) -> tuple[int, 
 def _failed_at(cell: Cell) -> float:
     """When the last attempt failed, in UTC seconds; 0 where none has."""
     try:
-        return float(read_json(cell.folder.failure_file).get("time") or 0.0)
+        time = read_json(cell.folder.failure_file).get("time")
     except IncompleteError:
         return 0.0
+    return float(time) if isinstance(time, int | float) else 0.0
 
 
 def _fresh_progress(cell: Cell, gone: str | None) -> dict[str, Any] | None:
@@ -201,13 +208,14 @@ def _fresh_progress(cell: Cell, gone: str | None) -> dict[str, Any] | None:
     """
     try:
         progress = read_json(cell.folder.progress_file)
-    except IncompleteError:
+        check_types(progress, _BEAT)
+    except (IncompleteError, ValueError):
         return None
-    if gone is not None and progress["job_id"] == gone:
+    if gone is not None and progress.get("job_id") == gone:
         return None
     if time.time() - progress["time"] > max(_SECONDS_TO_CALL_IT_STOPPED, 3 * progress["seconds_per_step"]):
         return None
-    here = progress["job_id"] is None and progress["host"] == socket.gethostname()
+    here = progress.get("job_id") is None and progress["host"] == socket.gethostname()
     return None if here and not _runs(progress["pid"]) else progress
 
 

@@ -30,12 +30,15 @@ def check_training(record: Mapping[str, Any], confusion: np.ndarray, config: Cel
         ValueError: they do not; in words that fit behind a colon.
     """
     _check_precision(record)
+    for key in ("kept_epoch", "train_slices", "train_labelled_pixels"):
+        if type(record.get(key, 0)) is not int:
+            raise ValueError(f"{key} is {record[key]!r}")
     if record["epochs"] != config.train.epochs:
         raise ValueError(f"it has {record['epochs']} epochs, and its settings {config.train.epochs}")
     if record["steps"] != record["epochs"] * -(-record["train_tiles"] // config.train.batch_size):
         raise ValueError(f"{record['steps']} steps do not follow from its tiles and epochs")
     _check_pixels(confusion, record["validation_tiles"], "validation_tiles", config)
-    if int(record.get("train_labelled_pixels", 0)) > record["train_tiles"] * config.data.tile_size**2:
+    if record.get("train_labelled_pixels", 0) > record["train_tiles"] * config.data.tile_size**2:
         raise ValueError("it has more labelled pixels than its training tiles have")
 
 

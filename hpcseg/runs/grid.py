@@ -70,7 +70,8 @@ class Cell:
     def stopped_at(self) -> float | None:
         """When it was told to stop, in UTC seconds, if it did and nothing has happened since."""
         last = (read_lines(self.folder.events_file) or [{}])[-1]
-        return float(last["time"]) if last.get("event") in STOPS.values() else None
+        time = last.get("time") if last.get("event") in STOPS.values() else None
+        return float(time) if isinstance(time, int | float) else None
 
 
 @dataclass(frozen=True)
