@@ -30,6 +30,7 @@ from hpcseg.runs.record import RunFolder, append_event, check_types, read_all_li
 
 _SECONDS_FOR_LOCK = 120.0
 _MOST_LINES = 10
+_TAG = "hpcseg-"
 # What a line of each kind must have.
 _KEYS: Mapping[object, Mapping[str, type]] = {
     "announced": {"token": str, "stage": str, "cells": list},
@@ -154,6 +155,9 @@ def _checked(line: dict[str, Any] | None, announced: Mapping[str, tuple[str, lis
     for key in ("token", "user", "host"):
         if not isinstance(line.get(key, ""), str):
             raise ValueError(f"its {key} is no text")
+    # What carries the token of an announcement is cancelled, and a job without a comment has "(null)".
+    if event == "announced" and not line["token"].startswith(_TAG):
+        raise ValueError("its token is none of ours")
     if event in ("submitted", "started"):
         if not re.fullmatch(r"[0-9]+", line["job"]):
             raise ValueError("its job has no number")
@@ -173,7 +177,7 @@ def task_ids(base: str, tasks: int) -> list[str]:
 
 def tag(run: RunFolder) -> str:
     """How the tokens of a run begin: by it squeue tells its jobs also where the ledger does not."""
-    return f"hpcseg-{hashlib.sha256(str(run.path.resolve()).encode(errors='surrogateescape')).hexdigest()[:8]}-"
+    return f"{_TAG}{hashlib.sha256(str(run.path.resolve()).encode(errors='surrogateescape')).hexdigest()[:8]}-"
 
 
 def announce(run: RunFolder, stage: str, cells: Sequence[str]) -> str:

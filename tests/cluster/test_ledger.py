@@ -104,6 +104,13 @@ def test_a_changed_line_of_a_job_that_waits_doubles_nothing(submitted, slurm, ch
     assert not (slurm.folder / "cancelled").exists()
 
 
+def test_an_announcement_with_the_comment_of_jobs_that_have_none_cancels_nothing(submitted, slurm):
+    write(submitted, [*lines(submitted), {"event": "announced", "token": "(null)", "stage": "train", "cells": []}])
+    slurm.queue("555|(null)")
+    send(submitted)
+    assert not (slurm.folder / "cancelled").exists()
+
+
 def test_jobs_of_other_runs_and_withdrawn_ones_stop_nobody(submitted, slurm):
     token = ledger.announce(submitted.run, "train", [submitted.cells[0].id])
     ledger.withdraw(submitted.run, token)
