@@ -5,8 +5,8 @@ A record of schema 1 has no checksum, and these are all that tells of a changed 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,13 @@ from hpcseg.config import PRECISIONS, CellConfig, NoiseLevel
 
 # Each is a division of whole numbers, or a mean of a few: to the last digits the same on every machine.
 _CLOSE = 1e-9
+_KEPT = ("validation_loss", "validation_confusion")
+_RATIOS: Mapping[str, Callable[[np.ndarray], Any]] = {
+    "accuracy": metrics.accuracy,
+    "mean_iou": metrics.mean_iou,
+    "iou": metrics.iou_per_class,
+    "dice": metrics.dice_per_class,
+}
 
 
 def check_training(record: Mapping[str, Any], confusion: np.ndarray, config: CellConfig) -> None:
@@ -49,9 +56,10 @@ def check_kept(record: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) ->
         ValueError: it does not.
     """
     kept = record.get("kept_epoch", record["epochs"])
-    for line in lines:
-        same = all(line.get(key) == record[key] for key in ("validation_loss", "validation_confusion"))
-        if line.get("epoch") == kept and not same:
+    # As texts, since NaN is no number that equals itself.
+    wanted = [json.dumps(record[key]) for key in _KEPT]
+    for line in (line for line in lines if line.get("epoch") == kept):
+        if [json.dumps(line.get(key)) for key in _KEPT] != wanted:
             raise ValueError("its validation is not that of its epoch in metrics.jsonl")
 
 
@@ -82,16 +90,8 @@ def check_evaluation(
         # Noise changes no label.
         if (counts.sum(1) != confusion[next(iter(points))].sum(1)).any():
             raise ValueError(f"at {level.key} the labels are others than without noise")
-        follow = {
-            "accuracy": [metrics.accuracy(counts)],
-            "mean_iou": [metrics.mean_iou(counts)],
-            "iou": metrics.iou_per_class(counts),
-            "dice": metrics.dice_per_class(counts),
-        }
-        for key, wanted in follow.items():
-            stated = point.get(key, ())
-            stated = [stated] if key in point and not isinstance(stated, list) else stated
-            if key in point and not _same(stated, wanted):
+        for key, follow in _RATIOS.items():
+            if key in point and not _same(np.ravel(point[key]), np.ravel(follow(counts))):
                 raise ValueError(f"at {level.key} {key} does not follow from the confusion matrix")
 
 
@@ -124,9 +124,6 @@ def _check_pixels(confusion: np.ndarray, tiles: int, name: str, config: CellConf
         raise ValueError(f"it has more pixels than {name} = {tiles} have")
 
 
-def _same(stated: Sequence[Any], wanted: Sequence[float] | np.ndarray) -> bool:
+def _same(stated: np.ndarray, wanted: np.ndarray) -> bool:
     """Whether stated ratios are these, null for NaN."""
-    return len(stated) == len(wanted) and all(
-        math.isnan(value) if one is None else math.isclose(one, value, rel_tol=_CLOSE, abs_tol=_CLOSE)
-        for one, value in zip(stated, wanted, strict=True)
-    )
+    return len(stated) == len(wanted) and np.allclose(stated.astype(float), wanted, _CLOSE, _CLOSE, equal_nan=True)
