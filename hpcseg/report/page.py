@@ -35,7 +35,8 @@ def plain(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    text = re.sub(r"[\\`\[\]]", r"\\\g<0>", text)
+    # A bracket ends a link, a picture or the definition of one where such a character follows.
+    text = re.sub(r"[\\`]|\](?=[(\[:])", r"\\\g<0>", text)
     return text.replace("<", "&lt;").replace(">", "&gt;")
 
 
