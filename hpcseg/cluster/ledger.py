@@ -100,7 +100,7 @@ def read(run: RunFolder) -> Ledger:
     unusable = []
     without_slurm = False
     for number, line in enumerate(read_all_lines(run.submissions_file), start=1):
-        token = line.get("token") if line else None
+        token: Any = line.get("token") if line else None
         try:
             line = _checked(line, announced)
         except ValueError:

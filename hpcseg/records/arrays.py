@@ -14,8 +14,10 @@ import numpy as np
 _MOST_BYTES = 2**30
 """Of all arrays together; the largest that an evaluation keeps are a slice with its label and its prediction."""
 # What zipfile, zlib and numpy say of bytes that are something else.
-_UNREADABLE = (OSError, EOFError, KeyError, TypeError, SyntaxError, RuntimeError, OverflowError, MemoryError)
-_UNREADABLE += (zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError)
+_UNREADABLE = (
+    *(OSError, EOFError, KeyError, TypeError, SyntaxError, RuntimeError, OverflowError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError),
+)
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
