@@ -142,7 +142,7 @@ def _status(
     if progress is not None and progress["time"] >= _failed_at(cell):
         state = active.get(progress["stage"], State.RUNNING)
         left, node, note = _seconds_left(progress), progress["host"], progress.get("note", "")
-        job_id = job_id or progress.get("job_id")
+        job_id = job_id or progress["job_id"]
     elif job is not None and not job.ended and state is not State.FINISHED:
         state, note = (active[stage] if job.state is State.RUNNING else job.state), job.note
     elif last is not None and state is not State.FINISHED and lives_here(last):
@@ -211,11 +211,12 @@ def _fresh_progress(cell: Cell, gone: str | None) -> dict[str, Any] | None:
         check_types(progress, _BEAT)
     except (IncompleteError, ValueError):
         return None
-    if gone is not None and progress.get("job_id") == gone:
+    progress.setdefault("job_id", None)
+    if gone is not None and progress["job_id"] == gone:
         return None
     if time.time() - progress["time"] > max(_SECONDS_TO_CALL_IT_STOPPED, 3 * progress["seconds_per_step"]):
         return None
-    here = progress.get("job_id") is None and progress["host"] == socket.gethostname()
+    here = progress["job_id"] is None and progress["host"] == socket.gethostname()
     return None if here and not _runs(progress["pid"]) else progress
 
 
