@@ -19,7 +19,7 @@ from hpcseg.config import NeedsConfig
 from hpcseg.errors import ConfigError, IncompleteError
 from hpcseg.jobfile import find_job, load_job
 from hpcseg.runs.grid import plan, read_plan, write_plan
-from hpcseg.runs.record import RunFolder, write_json
+from hpcseg.runs.record import RunFolder, write_json, write_record
 from hpcseg.text import for_terminal
 
 EVIL = "x\ntouch pwned #"
@@ -69,7 +69,7 @@ def spoilt(folder: Path, **values: object) -> RunFolder:
     content = json.loads(run.grid_file.read_text())
     if "id" in values:
         content["cells"][0]["id"] = values.pop("id")
-    write_json(run.grid_file, {**content, **values})
+    write_record(run.grid_file, {**content, **values})
     return run
 
 

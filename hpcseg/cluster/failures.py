@@ -61,6 +61,11 @@ DISK_FULL = Kind(
     "Make room, or raise the quota, then run `hpcseg retry`.",
     said=r"No space left on device|Disk quota exceeded|File too large",
 )
+DAMAGED = Kind(
+    "damaged record",
+    "give up",
+    "Delete the file that is named, then run `hpcseg grid` again.",
+)
 _OTHER = Kind("error", "give up", "Mend what the error names, then run `hpcseg retry`.")
 _LEAST_ROOM_BYTES = 1_000_000
 
@@ -176,7 +181,7 @@ def diagnose(
         record = {}
     found = {rank: (path, _complaints(path)) for rank, path in logs.get(job_id or "", {}).items()}
     error = " ".join(str(record.get("error", "")).split())
-    rank = int(record.get("rank") or 0)
+    rank = record["rank"] if isinstance(record.get("rank"), int) else 0
     if stopped and not cancelled:
         # What failure.json has is of an earlier attempt.
         return Failure(STOPPED, "", None, 0, found[0][0] if 0 in found else None)

@@ -122,10 +122,17 @@ def max_array_size() -> int | None:
 
 def with_comment(comment: str) -> set[str] | None:
     """Ids (without tasks) of the jobs in the queue that carry this comment; None when squeue does not answer."""
+    found = comments(comment)
+    return None if found is None else {job_id for job_id, whole in found.items() if whole == comment}
+
+
+def comments(begin: str) -> dict[str, str] | None:
+    """The caller's jobs in the queue whose comment begins so, by their ids without tasks; None: squeue is silent."""
     text = _run(["squeue", "--noheader", f"--user={getpass.getuser()}", "--format=%F|%k"])
     if text is None:
         return None
-    return {job_id for job_id, _, found in (line.partition("|") for line in text.splitlines()) if found == comment}
+    lines = (line.partition("|") for line in text.splitlines())
+    return {job_id: comment for job_id, _, comment in lines if comment.startswith(begin)}
 
 
 def is_job_id(text: str) -> bool:

@@ -20,6 +20,7 @@ import submitit
 
 from hpcseg.cluster import ledger, scheduler
 from hpcseg.cluster.executor import cell_executor, report_executor
+from hpcseg.cluster.missing import strange_jobs
 from hpcseg.cluster.profile import Resources
 from hpcseg.cluster.tasks.cell import CellTask
 from hpcseg.cluster.tasks.report import ReportTask
@@ -248,10 +249,16 @@ def _show(submission: Submission, executor: submitit.SlurmExecutor, stage: str, 
 
 
 def tidy_up(run: RunFolder) -> None:
-    """Take back what a call announced and did not live to write down; where squeue is silent it stays for later."""
+    """Take back what a call announced and did not live to write down; where squeue is silent it stays for later.
+
+    Raises:
+        SchedulerError: squeue has jobs of this run that the ledger does not know.
+    """
     for token in ledger.read(run).unanswered:
         if _take_back(token):
             ledger.withdraw(run, token)
+    if strangers := strange_jobs(run, ledger.read(run)):
+        raise SchedulerError(f"{strangers} Then run the same command again: until then it would submit them twice.")
 
 
 def _take_back(token: str) -> bool:

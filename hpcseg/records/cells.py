@@ -54,6 +54,11 @@ def csv_text(head: str, lines: Iterable[Sequence[str]]) -> str:
     return text.getvalue()
 
 
+def cell_text(text: str) -> str:
+    """A text for a CSV that a spreadsheet takes for no formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
 def fixed(value: float | None) -> str:
     """Six decimals for a CSV; empty for what is not there. The sum with 0.0 turns a rounded -0.0 into 0.0."""
     return "" if value is None or math.isnan(value) else f"{round(value, 6) + 0.0:.6f}"
@@ -62,6 +67,8 @@ def fixed(value: float | None) -> str:
 def _text(column: str, value: Any) -> str:
     if column == "noise_fraction":
         return f"{value:g}"
+    if isinstance(value, str):
+        return cell_text(value)
     return fixed(value) if isinstance(value, float) else "" if value is None else str(value)
 
 

@@ -15,7 +15,7 @@ from hpcseg.learn.ranks import Ranks, join
 from hpcseg.runs import provenance
 from hpcseg.runs.evaluation import evaluate
 from hpcseg.runs.gate import require_own
-from hpcseg.runs.grid import read_cell
+from hpcseg.runs.grid import Cell, read_cell
 from hpcseg.runs.machine import refuse_unmeant_cpu
 from hpcseg.runs.record import CellFolder, RunFolder, read_json, write_json, write_text
 from hpcseg.runs.state import Stage, State
@@ -53,13 +53,16 @@ def run_cell(
     provenance.commit()
     provenance.package_sha256()
     cell = read_cell(folder)
-    if cell.evaluated() or (stage == "train" and cell.trained()):
+    if _finished(cell, stage):
         return State.FINISHED
     try:
         with join(environment, folder.path) as ranks, _lock(folder, ranks) as free:
             # Rank 0 alone knows, and all must leave together.
             if ranks.largest(not free):
                 return State.BUSY
+            # Another job may have finished it while this one started, or waited for the lock.
+            if ranks.largest(ranks.is_main and _finished(cell, stage)):
+                return State.FINISHED
             if ranks.is_main:
                 folder.failure_file.unlink(missing_ok=True)
                 _keep_diff(run)
@@ -74,6 +77,10 @@ def run_cell(
     except Exception as error:
         _record_failure(folder, stage, environment.rank, error, started)
         raise
+
+
+def _finished(cell: Cell, stage: Stage) -> bool:
+    return cell.evaluated() or (stage == "train" and cell.trained())
 
 
 def _keep_diff(run: RunFolder) -> None:

@@ -23,11 +23,14 @@
                    extremes.npz        pictures of the best and of the worst test slice, of a bounded size
                    failure.json        why the last attempt ended, if it failed
 
-The small files of a cell are a complete record: `hpcseg report --publish` copies exactly them.
+The small files of a cell are a complete record: `hpcseg report --publish` copies exactly them. grid.json, config.json,
+training.json, evaluation.json and the baselines carry a checksum of their own content; training.json has that of
+metrics.jsonl, evaluation.json those of slices.jsonl and of the pictures.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import reprlib
@@ -41,7 +44,9 @@ from hpcseg.config import NoiseLevel
 from hpcseg.errors import ConfigError, IncompleteError
 from hpcseg.files import make_folder, open_regular, read_regular, write_bytes
 
-SCHEMA = 1
+SCHEMA = 2
+"""Of records with a checksum. Those of schema 1 have none, and are read as ever."""
+_CHECKSUM = "content_sha256"
 MOST_BYTES = 64 * 2**20
 """Of a file of JSON that is read: the plan of ten thousand cells takes a sixth of it."""
 MOST_BYTES_OF_LINES = 2**30
@@ -210,6 +215,20 @@ def write_json(path: Path, content: Mapping[str, Any], *, durable: bool = True, 
     write_text(path, json.dumps(content, indent=1) + "\n", durable=durable, private=private)
 
 
+def write_record(path: Path, content: Mapping[str, Any], *, durable: bool = True) -> None:
+    """Write a record with the checksum of its content, by which `read_json` sees whether it was changed since."""
+    # As a reader will find it: a tuple becomes a list, and a number that is a key a text.
+    stored = json.loads(json.dumps(content))
+    stored.pop(_CHECKSUM, None)
+    write_json(path, {**stored, _CHECKSUM: _content_sha256(stored)}, durable=durable)
+
+
+def _content_sha256(stored: Mapping[str, Any]) -> str:
+    """Of the rest of a record, whatever the order of its keys and the blanks between them."""
+    rest = {key: value for key, value in stored.items() if key != _CHECKSUM}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
 def write_text(path: Path, text: str, *, durable: bool = True, private: bool = False) -> None:
     """Write a text file so that it is seen whole or not at all; `durable` and `private` as in `files.replacing`.
 
@@ -224,6 +243,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON file of a run.
 
     Raises:
+        ChangedError: it has a checksum, and that is of another content.
         IncompleteError: it is not there, or holds no JSON object.
     """
     try:
@@ -234,7 +254,39 @@ def read_json(path: Path) -> dict[str, Any]:
         raise IncompleteError(f"{path} is damaged: {error}. Delete it, then run `hpcseg grid` again.") from None
     if not isinstance(content, dict):
         raise IncompleteError(f"{path} holds no record. Delete it, then run `hpcseg grid` again.")
+    if _CHECKSUM in content and content[_CHECKSUM] != _content_sha256(content):
+        raise ChangedError(f"{path} {CHANGED}. {_PUT_BACK}")
     return content
+
+
+class ChangedError(IncompleteError):
+    """A record is not what was written."""
+
+
+CHANGED = "was changed after it was written, by its checksum"
+"""What is said of such a record."""
+_PUT_BACK = "Put back what it was, or delete it and run `hpcseg grid` again."
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read a record: a JSON file of a known schema, which is what was written.
+
+    Raises:
+        ChangedError: its checksum is of another content.
+        IncompleteError: it is not there, holds no JSON object, is of another schema or has lost its checksum.
+    """
+    content = read_json(path)
+    if wrong := wrong_schema(content):
+        raise IncompleteError(f"{path} {wrong}. {_PUT_BACK}")
+    return content
+
+
+def wrong_schema(content: Mapping[str, Any]) -> str:
+    """What is wrong with the schema of a record that `read_json` has read, as the rest of a sentence; else empty."""
+    schema = content.get("schema")
+    if type(schema) is not int or not 1 <= schema <= SCHEMA:
+        return f"is of schema {schema}, and this hpcseg reads schemas 1 to {SCHEMA}"
+    return CHANGED if schema == SCHEMA and _CHECKSUM not in content else ""
 
 
 _BASELINE = {
@@ -253,9 +305,9 @@ def read_baselines(run: RunFolder) -> list[dict[str, Any]]:
 
 
 def read_baseline(path: Path) -> dict[str, Any] | None:
-    """One file of `RunFolder.baselines`; None where it is not there, is damaged or of another schema."""
+    """One file of `RunFolder.baselines`; None where it is not there, is damaged, changed or of another schema."""
     try:
-        content = read_json(path)
+        content = read_record(path)
         check_types(content, _BASELINE)
         for types, parts in ((_POINT, content["points"]), (_SLICE, content["slices"])):
             for part in parts:
@@ -264,7 +316,7 @@ def read_baseline(path: Path) -> dict[str, Any] | None:
             NoiseLevel.from_record(point)
     except (IncompleteError, ConfigError, KeyError, TypeError, ValueError):
         return None
-    return content if content.get("schema") == SCHEMA else None
+    return content
 
 
 def check_types(record: Mapping[str, Any], types: Mapping[str, type]) -> None:
@@ -315,18 +367,22 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     Raises:
         IncompleteError: it is there, and cannot be read.
     """
+    return [line for line in read_all_lines(path) if line is not None]
+
+
+def read_all_lines(path: Path) -> list[dict[str, Any] | None]:
+    """All lines of a .jsonl file, None for one that holds no object; else as `read_lines`."""
     try:
         content = read_regular(path, MOST_BYTES_OF_LINES)
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
         raise IncompleteError(f"{path} cannot be read: {error.strerror}.") from None
-    lines = []
+    lines: list[dict[str, Any] | None] = []
     for text in content.decode(errors="replace").splitlines():
         try:
             line = json.loads(text)
         except (ValueError, RecursionError):
-            continue
-        if isinstance(line, dict):
-            lines.append(line)
+            line = None
+        lines.append(line if isinstance(line, dict) else None)
     return lines

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from fake_slurm import FakeSlurm, resources, send
+from fake_slurm import FakeSlurm, resources, send, trained
 from typer.testing import CliRunner, Result
 
 from hpcseg.cli.app import app
@@ -355,7 +355,7 @@ def test_clean_removes_old_leftovers_and_no_result_no_last_log_and_nothing_of_a_
 def test_clean_takes_the_counts_of_an_evaluation_only_where_it_is_finished(failed):
     done, under_way = failed.cells[2], failed.cells[3]
     for cell in (done, under_way):
-        write_json(cell.folder.training_file, {})
+        trained(cell.folder)
         cell.folder.evaluation_checkpoint_file.touch()
         os.utime(cell.folder.evaluation_checkpoint_file, (0, 0))
     write_json(done.folder.evaluation_file, {"settings": dataclasses.asdict(done.config.evaluate)})

@@ -11,6 +11,7 @@ import sys
 import time
 
 import pytest
+from fake_slurm import trained
 from typer.testing import CliRunner
 
 from hpcseg.cli import status
@@ -124,8 +125,7 @@ def test_a_job_that_slurm_runs_is_called_by_what_the_cell_does_in_it(grid, slurm
     submit(grid)
     slurm({"100_0": JobState("RUNNING"), "100_1": JobState("COMPLETING")})
     assert [cell.state for cell in run_status(grid.run).status] == ["running", "running"]
-    for name in (grid.cells[0].folder.training_file, grid.cells[0].folder.model_file):
-        write_json(name, {})
+    trained(grid.cells[0].folder)
     submit(grid, "evaluate")
     assert first(grid).state == "evaluating"
 
@@ -222,8 +222,7 @@ def test_a_local_cell_that_has_not_taken_a_step_yet_runs(grid):
 def test_a_local_cell_that_was_told_to_stop_is_stopped_by_you_until_something_else_happens_to_it(grid, stage, event):
     cell = grid.cells[0]
     if stage == "evaluate":
-        write_json(cell.folder.training_file, {})
-        cell.folder.model_file.touch()
+        trained(cell.folder)
     write_json(cell.folder.failure_file, {"error": "of yesterday", "rank": 0, "time": time.time() - 100})
     ledger.book_local(grid.run, stage, cell.id, "1")
     append_event(cell.folder.events_file, event)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import resource
@@ -23,7 +24,7 @@ from hpcseg.runs import execute
 from hpcseg.runs.execute import run_cell
 from hpcseg.runs.grid import Cell, plan, read_cell, read_grid, write_plan
 from hpcseg.runs.inputs import load_model
-from hpcseg.runs.record import RunFolder, read_lines, write_json
+from hpcseg.runs.record import RunFolder, read_lines, write_json, write_record
 
 SETTINGS = {"width": 1, "depth": 1, "epochs": 1, "batch_size": 7, "precision": "fp32"}
 
@@ -53,7 +54,7 @@ def run(cell: Cell, stage: str = "train", *, steps: int | None = None) -> str:
 
 
 def change(file: Path, **values: object) -> None:
-    write_json(file, {**json.loads(file.read_text()), **values})
+    write_record(file, {**json.loads(file.read_text()), **values})
 
 
 def failure(cell: Cell) -> dict[str, object]:
@@ -123,7 +124,7 @@ def test_a_cell_of_another_numerics_number_is_refused(cell):
 def test_a_cell_of_before_numerics_numbers_is_refused(cell):
     planned = json.loads(cell.folder.config_file.read_text())
     del planned["numerics"]
-    write_json(cell.folder.config_file, {**planned, "code_sha256": "0" * 64})
+    write_record(cell.folder.config_file, {**planned, "code_sha256": "0" * 64})
     with pytest.raises(HpcsegError, match=r"was planned before there were numerics numbers"):
         run(cell)
 
@@ -252,3 +253,20 @@ def test_a_start_under_slurm_waits_for_the_processes_of_the_last_one(cell, monke
     with cell.folder.lock_file.open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         assert run(cell, "evaluate") == "busy"
+
+
+def test_a_cell_that_another_job_finished_meanwhile_is_not_trained_again(cell, monkeypatch):
+    real = execute._lock
+
+    @contextlib.contextmanager
+    def slow(*arguments):
+        """The lock of a start that has waited until an earlier one was done."""
+        monkeypatch.setattr(execute, "_lock", real)
+        assert run(cell) == "finished"
+        with real(*arguments) as free:
+            yield free
+
+    monkeypatch.setattr(execute, "_lock", slow)
+    assert run(cell) == "finished"
+    events = [event["event"] for event in read_lines(cell.folder.events_file)]
+    assert events.count("start") == events.count("trained") == 1
