@@ -1,4 +1,4 @@
-"""Texts from elsewhere: which of their characters control a terminal, end a line of a script, or turn what follows."""
+"""Texts from elsewhere: which of their characters control a terminal, end a line of a script, or make a formula."""
 
 from __future__ import annotations
 
@@ -41,3 +41,8 @@ def for_terminal(text: str) -> str:
 def is_cell_id(text: str) -> bool:
     """Whether a text can be a cell's id: letters, digits, ".", "_" and "-", and the name of no other folder."""
     return _CELL_ID.fullmatch(text) is not None and text not in (".", "..")
+
+
+def cell_text(text: str) -> str:
+    """A text for a CSV that a spreadsheet takes for no formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

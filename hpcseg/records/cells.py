@@ -21,6 +21,7 @@ from hpcseg.files import read_regular
 from hpcseg.records.collect import Records
 from hpcseg.records.row import Row
 from hpcseg.runs.record import MOST_BYTES_OF_LINES
+from hpcseg.text import cell_text
 
 _WHOSE = ("cell", "tiles", "split", "noise_fraction", "seed")
 _WHAT = ("set", "noise", "measure", "class_value", "value")
@@ -52,11 +53,6 @@ def csv_text(head: str, lines: Iterable[Sequence[str]]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerows([head.split(","), *lines])
     return text.getvalue()
-
-
-def cell_text(text: str) -> str:
-    """A text for a CSV that a spreadsheet takes for no formula."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 def fixed(value: float | None) -> str:

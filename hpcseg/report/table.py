@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
-from hpcseg.records.cells import cell_text, csv_text, fixed
+from hpcseg.records.cells import csv_text, fixed
 from hpcseg.statistics import Estimate, shown_of
+from hpcseg.text import cell_text
 
 TEXTS: Mapping[str, Any] = tomllib.loads(
     resources.files("hpcseg.report").joinpath("templates/texts.toml").read_text(encoding="utf-8")
