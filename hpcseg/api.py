@@ -19,7 +19,6 @@ Nothing is loaded before it is used; torch is used by `train`, `load_model` and 
 from __future__ import annotations
 
 import os
-import shlex
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -101,9 +100,7 @@ def pack(
         HpcsegError: the output cannot be written; nothing is left under its name then.
     """
     from hpcseg.data.classes import read_class_map
-    from hpcseg.data.pack import is_packed
     from hpcseg.data.pack import pack as pack_slices
-    from hpcseg.data.store import read_info
     from hpcseg.runs.provenance import command_line
 
     if folder is not None:
@@ -111,26 +108,17 @@ def pack(
         labels = labels or _within(Path(folder), "labels")
     if images is None or labels is None:
         raise ConfigError("Name the folder that holds data/ and labels/, or give both --images and --labels.")
-    images, labels, output = Path(images), Path(labels), Path(output).expanduser()
-    class_map = read_class_map(classes, ignore)
-    if force or not output.exists():
-        return pack_slices(
-            images,
-            labels,
-            output,
-            command=command_line(),
-            how=how,
-            grey_range=grey_range,
-            class_map=class_map,
-            on_slice=on_slice,
-            on_note=on_note,
-        )
-    if is_packed(images, labels, output, how=how, grey_range=grey_range, class_map=class_map, on_slice=on_slice):
-        return read_info(output)
-    raise ConfigError(
-        f"{output} exists already and does not hold these slices in this grey range with these classes; "
-        f"`hpcseg info {shlex.quote(str(output))}` shows what it holds. Replace it with --force, or write elsewhere "
-        "with --output."
+    return pack_slices(
+        Path(images),
+        Path(labels),
+        Path(output).expanduser(),
+        command=command_line(),
+        how=how,
+        grey_range=grey_range,
+        class_map=read_class_map(classes, ignore),
+        force=force,
+        on_slice=on_slice,
+        on_note=on_note,
     )
 
 
@@ -280,15 +268,21 @@ def predict(
         outside=outside,
         wishes=Wishes(uncertainty=uncertainty, float16=float16, flips=flips, tile=tile),
     )
-    layers, results = segment(in_memory(request, models, volume))
-    if strange := [volume.names[result.index] for result in results if result.strange]:
+    prediction, strange = in_memory(request, models, volume), []
+    found = [np.empty((len(volume), *volume.shapes[0]), layer.dtype) for layer in prediction.layers]
+    for layers, result in segment(prediction):
+        for values, layer in zip(found, prediction.layers, strict=True):
+            values[result.index] = layers[layer.name]
+        if result.strange:
+            strange.append(volume.names[result.index])
+    if strange:
         warnings.warn(
             f"More than 1 % of the grey values of {', '.join(strange[:3])}{' and others' if strange[3:] else ''} are "
             "far outside of what the model was trained on.",
             stacklevel=2,
         )
-    found = [layer.reshape(np.shape(array)) for layer in layers.values()]
-    return tuple(found) if uncertainty else found[0]
+    shaped = tuple(values.reshape(np.shape(array)) for values in found)
+    return shaped if uncertainty else shaped[0]
 
 
 def read_table(run: str | Path) -> list[dict[str, Any]]:
@@ -348,6 +342,7 @@ def _as_volume(array: Any) -> Source:
         numbers=tuple(range(slices)),
         shapes=((shape[0], shape[1]),) * slices,
         dtypes=(native,) * slices,
+        stored_dtype=native,
         decode=lambda index: np.asarray(pixels[index]).astype(native, copy=False),
         files=(),
     )

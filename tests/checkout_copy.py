@@ -49,7 +49,7 @@ class Checkout:
 
     def spoil_and_delete(self) -> None:
         """Another noise, then no Python at all, then gone: whoever looks at it again does something else, or ends."""
-        self.edit("data/noise.py", "np.float32(sigma) * unit_noise", "np.float32(2 * sigma) * unit_noise")
+        self.edit("data/noise.py", "np.float32(sigma) * rng", "np.float32(2 * sigma) * rng")
         for name in ("learn/loop.py", "runs/execute.py", "cluster/tasks/cell.py", "cluster/tasks/report.py"):
             path = self.path / "hpcseg" / name
             path.write_text("this is no Python\n" + path.read_text())

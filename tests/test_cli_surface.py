@@ -51,6 +51,10 @@ SURFACE = {
         "format_", "dry_run", "profile", "partition", "account", "qos", "constraint", "exclude", "gpus_per_node",
         "cpus_per_task", "mem", "time", "setup", "throttle",
     },
+    "suggest": {
+        "cell", "volume", "count", "dataset", "range_", "percentiles", "every", "run", "data", "number", "pixels",
+        "shape", "dtype", "byteorder", "header", "as_json",
+    },
     "follow-up": {"run"},
     "help": {"command"},
     "version": set(),

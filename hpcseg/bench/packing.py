@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import os
 import re
 import subprocess
@@ -21,7 +22,7 @@ from hpcseg.bench.contender import Contender, started
 from hpcseg.bench.measure import Piece, rate, take_turns
 from hpcseg.bench.plain import plain_pack
 from hpcseg.data.pack import pack, processes_for
-from hpcseg.data.pairs import Decoding, find_pairs
+from hpcseg.data.pairs import drop_pair, find_pairs
 from hpcseg.data.processes import in_processes
 from hpcseg.data.sample import write_sample
 from hpcseg.errors import HpcsegError
@@ -99,7 +100,8 @@ def decode_piece(folder: str, source_bytes: int) -> Iterator[Piece]:
 
     def work() -> None:
         pairs = find_pairs(*_stacks(Path(folder)))
-        collections.deque(in_processes(Decoding(pairs), range(len(pairs)), processes=processes_for(pairs)), maxlen=0)
+        decode = functools.partial(drop_pair, pairs)
+        collections.deque(in_processes(decode, range(len(pairs)), processes=processes_for(pairs)), maxlen=0)
 
     yield lambda times: rate(times * source_bytes, lambda: _repeat(times, work))
 

@@ -15,7 +15,7 @@ from hpcseg.bench.measure import Piece, Rates, rate, take_turns
 from hpcseg.bench.plain import TilesOnDisk, plain_evaluation
 from hpcseg.bench.training import network, plain_network, settings, synchronise
 from hpcseg.config import DataConfig, NoiseLevel
-from hpcseg.data.batches import EVALUATION_CHUNK, NoisyTestSet, TileSet, open_source, test_set
+from hpcseg.data.batches import EVALUATION_CHUNK, NoisyTestSet, TileSet, noisy_set, open_source
 from hpcseg.launch.environment import read_environment
 from hpcseg.learn.evaluate import folded
 from hpcseg.learn.precision import autocast, resolve_precision, to_device
@@ -51,7 +51,8 @@ def our_piece(data: str, width: int) -> Iterator[Piece]:
     """Our sweep, with the counting: a step is a chunk of the test set, at all noise levels."""
     source, config = open_source(Path(data), DataConfig(tiles="large")), settings(width, 1)
     with tempfile.TemporaryDirectory() as folder, join(read_environment(), Path(folder)) as ranks:
-        whole, model = test_set(source, levels=_LEVELS, seed=0, device=ranks.device), network(source, config)
+        whole = noisy_set(source, source.split.test, levels=_LEVELS, seed=0, device=ranks.device)
+        model = network(source, config)
         to_device(model, ranks.device)
         precision = resolve_precision(config.precision, ranks.device)
 

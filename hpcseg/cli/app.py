@@ -31,6 +31,7 @@ from hpcseg.cli.report import report
 from hpcseg.cli.retry import retry
 from hpcseg.cli.settings import settings
 from hpcseg.cli.status import status
+from hpcseg.cli.suggest import suggest
 from hpcseg.cli.train import train
 from hpcseg.cli.view import view
 from hpcseg.errors import HpcsegError
@@ -109,7 +110,7 @@ _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Start": (demo, help_),
     "Data": (pack, info),
     "Experiment": (jobs, settings, init, grid, status, report, compare),
-    "Use a model": (predict, view, export),
+    "Use a model": (predict, view, suggest, export),
     "Operation": (doctor, bench, logs, retry, cancel, clean, train),
 }
 for _panel, _commands in _PANELS.items():

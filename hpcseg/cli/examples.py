@@ -45,6 +45,10 @@ _EXAMPLES: dict[str, dict[str, str]] = {
         "hpcseg predict s0 SLICES/ -o OUT --ensemble s1 --ensemble s2": "three models together",
     },
     "view": {"hpcseg view OUT": "what predict wrote", "hpcseg view dataset.h5": "what was packed"},
+    "suggest": {
+        "hpcseg suggest 's*' SLICES/": "ten slices to label next, by all seeds of the newest run",
+        "hpcseg suggest s0 scan.nxs::entry/data/data -n 5 --every 10": "five, of every tenth slice, by one model",
+    },
     "export": {
         "hpcseg export s0 -o mine.safetensors": "one file to keep, or to give away",
         "hpcseg export s0 --bioimageio mine.zip --license CC-BY-4.0": "and a package for the BioImage Model Zoo",

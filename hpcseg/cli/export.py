@@ -46,8 +46,6 @@ def export(
     from hpcseg.predict.model_file import SUFFIX, as_bytes, open_cell, open_data
     from hpcseg.predict.model_file import export as export_model
 
-    if onnx:
-        onnx_file.require()
     if bioimageio:
         zoo.load(bioimageio)
     elif author or license_:
@@ -55,6 +53,8 @@ def export(
     folder = find_trained(cell, run)
     file = output or Path(folder.id + SUFFIX)
     onnx_output = file.with_name(f"{file.stem if file.suffix == SUFFIX else file.name}.onnx")
+    if onnx:
+        onnx_file.require(onnx_output)
     model = open_cell(folder, data)
     if file.exists() and not force and file.read_bytes() != as_bytes(model):
         raise ConfigError(f"{file} exists already and holds something else. Replace it with --force, or use --output.")

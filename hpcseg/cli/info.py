@@ -72,8 +72,7 @@ def _show_packed_file(path: Path, *, verify: bool, as_json: bool) -> None:
 
 def _show_source(path: Path, how: Reading, *, as_json: bool) -> None:
     """Print its data sets, if it has any by name, and its slices, if there is no choice between them."""
-    from hpcseg.slices.hdf5 import split_name
-    from hpcseg.slices.opening import list_parts, open_source
+    from hpcseg.slices.opening import list_parts, open_source, split_name
 
     choice = ""
     try:

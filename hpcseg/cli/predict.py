@@ -36,6 +36,28 @@ if TYPE_CHECKING:
 _MOST_LISTED = 3
 _SLURM = "Slurm"
 
+DataSetName = Annotated[
+    str | None,
+    typer.Option(
+        "--dataset", help="Data set of an HDF5 file, array or level of a Zarr store.", show_default="the only one"
+    ),
+]
+Range = Annotated[
+    tuple[float, float] | None,
+    typer.Option("--range", metavar="LOW HIGH", help="Grey values for the ends of the training's scale."),
+]
+Percentiles = Annotated[
+    tuple[float, float] | None,
+    typer.Option(metavar="LOW HIGH", help="Map the volume's percentiles to those of the training slices."),
+]
+Every = Annotated[
+    int | None, typer.Option(min=1, help="For a quick look: every N-th slice only.", metavar="N", show_default="each")
+]
+Run = Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="the newest in runs/")]
+MovedData = Annotated[
+    Path | None, typer.Option("--data", help="The packed data set of a cell, should it have moved.", show_default=False)
+]
+
 
 def predict(
     model: Annotated[
@@ -46,18 +68,9 @@ def predict(
         typer.Argument(metavar="INPUT", help="Slices in any format: a folder, a file or a store, or `FILE::DATASET`."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the labels; goes on where it stopped.")],
-    dataset: Annotated[
-        str | None,
-        typer.Option(help="Data set of an HDF5 file, array or level of a Zarr store.", show_default="the only one"),
-    ] = None,
-    range_: Annotated[
-        tuple[float, float] | None,
-        typer.Option("--range", metavar="LOW HIGH", help="Grey values for the ends of the training's scale."),
-    ] = None,
-    percentiles: Annotated[
-        tuple[float, float] | None,
-        typer.Option(metavar="LOW HIGH", help="Map the volume's percentiles to those of the training slices."),
-    ] = None,
+    dataset: DataSetName = None,
+    range_: Range = None,
+    percentiles: Percentiles = None,
     ensemble: Annotated[
         list[str] | None, typer.Option(help="More models, whose probabilities are averaged; repeatable.")
     ] = None,
@@ -78,10 +91,7 @@ def predict(
         int | None,
         typer.Option(min=1, help="Edge of overlapping tiles in pixels.", show_default="whole slices if they fit"),
     ] = None,
-    every: Annotated[
-        int | None,
-        typer.Option(min=1, help="For a quick look: every N-th slice only.", metavar="N", show_default="each"),
-    ] = None,
+    every: Every = None,
     slices: Annotated[
         str | None,
         typer.Option(metavar="FIRST-LAST", help="Only these slices, counted from 1, as 1-50.", show_default="all"),
@@ -99,10 +109,8 @@ def predict(
     outside: Annotated[
         int, typer.Option(help="Label of pixels without a grey value (NaN), which are in no fraction.")
     ] = 0,
-    run: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="the newest in runs/")] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="The packed data set of a cell, should it have moved.", show_default=False)
-    ] = None,
+    run: Run = None,
+    data: MovedData = None,
     format_: Annotated[
         Literal["tiff", "hdf5", "zarr"] | None,
         typer.Option(

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hpcseg.config import DataConfig, NoiseLevel, TrainConfig, noise_models
+from hpcseg.config import DataConfig, NoiseLevel, TrainConfig
 from hpcseg.data import noise, store
 from hpcseg.data.classes import IGNORED
 from hpcseg.data.grey import GreyScale
@@ -83,14 +83,8 @@ class TileSource:
         tiles = self.tiles[rows]
         counts, labels = store.read_tiles(self.info.path, tiles, self.size)
         if to_learn and self.config.label_share < 1:
-            labels = keep_share(
-                labels,
-                tiles,
-                numbers=self.info.numbers,
-                shape=self.info.shape[1:],
-                share=self.config.label_share,
-                seed=self.config.split_seed,
-            )
+            share, seed = self.config.label_share, self.config.split_seed
+            labels = keep_share(labels, tiles, self.info.numbers, self.info.shape[1:], share=share, seed=seed)
         keys = np.column_stack([self.info.numbers[tiles[:, 0]], tiles[:, 1:]])
         return self.info.grey.limited(counts), labels, keys
 
@@ -128,8 +122,7 @@ def open_source(path: Path, config: DataConfig) -> TileSource:
         ConfigError: the tiles do not fit on the slices.
     """
     info = store.read_info(path)
-    tiles, split = lay_out(info, config)
-    return TileSource(info, tiles, split, config)
+    return TileSource(info, *lay_out(info, config), config)
 
 
 def validation_set(source: TileSource, rows: np.ndarray, config: TrainConfig, device: torch.device) -> TileSet:
@@ -153,10 +146,9 @@ class TrainingTiles:
 
     def __init__(self, source: TileSource, rows: np.ndarray, config: TrainConfig, device: torch.device) -> None:
         self._config, self._device, self._source = config, device, source
-        counts, labels, keys = source.read(rows, to_learn=True)
-        known = (labels != IGNORED).any((1, 2))
-        if not known.all():
-            counts, labels, keys = counts[known], labels[known], keys[known]
+        read = source.read(rows, to_learn=True)
+        known = (read[1] != IGNORED).any((1, 2))
+        counts, labels, keys = read if known.all() else (part[known] for part in read)
         self._tiles = _labelled_set(source, (counts, labels, keys), config, device, "training")
         # The raw values are only needed where noise is drawn again.
         self._raw = (counts, keys) if config.noise_each_epoch and config.noise_fraction else None
@@ -178,7 +170,7 @@ class TrainingTiles:
         """The tiles as epoch 0, 1, ... sees them: a function of the cell's seed and the epoch alone."""
         tiles = self._tiles
         if self._raw is not None:
-            noisy = _with_noise(*self._raw, self._config, self._source.info.grey, epoch)
+            noisy, _ = noise.training_noise(*self._raw, self._config, self._source.info.grey, epoch=epoch)
             tiles = TileSet(_images(self._source, noisy, self._device), tiles.labels)
         if self._config.augment != "none":
             moves = epoch_symmetries(len(self), augment=self._config.augment, seed=self._config.seed, epoch=epoch)
@@ -187,12 +179,10 @@ class TrainingTiles:
 
 
 def transformed(tiles: TileSet, moves: np.ndarray) -> TileSet:
-    """Tiles moved by symmetries of the square, images and labels alike.
+    """A copy of T tiles, images and labels alike moved by symmetries of the square.
 
-    Args:
-        tiles: T of them; left as they are.
-        moves: (T,) int64 in 0..7: a transposition where bit 2 is set, then mirrored up-down for bit 0 and left-right
-            for bit 1.
+    `moves` is (T,) int64 in 0..7: a transposition where bit 2 is set, then mirrored up-down for bit 0 and left-right
+    for bit 1.
     """
     images, labels = tiles.images.clone(), tiles.labels.clone()
     for move in range(1, 8):
@@ -233,11 +223,6 @@ class NoisyTestSet:
         return torch.add(self.clean.images[rows], self.unit[rows], alpha=alpha)
 
 
-def test_set(source: TileSource, *, levels: Sequence[NoiseLevel], seed: int, device: torch.device) -> NoisyTestSet:
-    """Load the test tiles and draw their noise, as `noisy_set`."""
-    return noisy_set(source, source.split.test, levels=levels, seed=seed, device=device)
-
-
 def noisy_set(
     source: TileSource,
     rows: np.ndarray,
@@ -250,13 +235,10 @@ def noisy_set(
     """Load some tiles and draw their noise, which is the same whatever tiles are loaded beside them.
 
     Args:
-        source: the packed tiles.
-        rows: (K,) int64 rows of its tiles.
+        source: the packed tiles, of which `rows`, (K,) int64, are loaded as by `TileSource.read`.
         levels: at which the set is looked at. The Gaussian ones need not be named where the settings of the tiles leave
             all to the grey scale of the data; else each is made of its own, and all are kept.
         seed: the evaluation's.
-        device: of this rank.
-        to_learn: as of `TileSource.read`.
     """
     counts, labels, keys = source.read(rows, to_learn=to_learn)
     grey = source.info.grey
@@ -284,24 +266,8 @@ def _labelled_set(
             f"{source.info.path}: no {name} tile has a labelled pixel. Label more slices, farther apart, or set "
             "data.tiles to a grid that covers more of each, such as cover."
         )
-    noisy = _with_noise(counts, keys, config, source.info.grey)
+    noisy, _ = noise.training_noise(counts, keys, config, source.info.grey)
     return TileSet(_images(source, noisy, device), torch.from_numpy(labels).to(device))
-
-
-def _with_noise(
-    counts: np.ndarray, keys: np.ndarray, config: TrainConfig, grey: GreyScale, epoch: int | None = None
-) -> np.ndarray:
-    noisy, _ = noise.training_noise(
-        counts,
-        keys,
-        fraction=config.noise_fraction,
-        sigma_max=grey.counts(config.noise_sigma_max) if config.noise_fraction else 0.0,
-        seed=config.seed,
-        grey=grey,
-        models=noise_models(config.noise_model, "train.noise_model"),
-        epoch=epoch,
-    )
-    return noisy
 
 
 def _images(source: TileSource, noisy: np.ndarray, device: torch.device) -> torch.Tensor:
@@ -329,6 +295,5 @@ def rank_share(batch: torch.Tensor, rank: int, world_size: int) -> torch.Tensor:
 
 def evaluation_chunks(tiles: int, rank: int, world_size: int, size: int = EVALUATION_CHUNK) -> Iterator[slice]:
     """The chunks of tile rows that a rank evaluates: over all ranks each tile exactly once, none padded."""
-    for number, start in enumerate(range(0, tiles, size)):
-        if number % world_size == rank:
-            yield slice(start, min(start + size, tiles))
+    for start in range(rank * size, tiles, world_size * size):
+        yield slice(start, min(start + size, tiles))

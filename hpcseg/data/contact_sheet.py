@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hpcseg import sheet
 from hpcseg.data.evenly import evenly
-from hpcseg.data.store import DatasetInfo, read_thinned
+from hpcseg.data.store import DatasetInfo, read_slices
 from hpcseg.files import write_bytes
 
 
@@ -22,18 +22,14 @@ def write_contact_sheet(info: DatasetInfo) -> Path:
         DatasetError: the file cannot be read.
         HpcsegError: the picture cannot be written.
     """
-    chosen = evenly(info.shape[0], sheet.MOST_SLICES).tolist()
-    step = sheet.step(*info.shape[1:])
-    slices = [
-        sheet.Seen(
-            f"slice {info.numbers[index]}: {info.image_names[index]} | {info.label_names[index]}",
-            *read_thinned(info.path, index, step),
-        )
-        for index in chosen
-    ]
+    slices, step = [], sheet.step(*info.shape[1:])
+    for index in evenly(info.shape[0], sheet.MOST_SLICES).tolist():
+        title = f"slice {info.numbers[index]}: {info.image_names[index]} | {info.label_names[index]}"
+        (image,), (classes,) = read_slices(info.path, index, index + 1, step)
+        slices.append(sheet.Seen(title, image, classes))
     shares = info.class_counts.sum(0) / info.class_counts.sum()
-    classes = [f"{value}: {share:.1%}" for value, share in zip(info.class_values, shares, strict=True)]
-    heading = f"{info.path.name}: {len(chosen)} of {info.shape[0]} slices, each beside itself with its label over it"
+    named = [f"{value}: {share:.1%}" for value, share in zip(info.class_values, shares, strict=True)]
+    heading = f"{info.path.name}: {len(slices)} of {info.shape[0]} slices, each beside itself with its label over it"
     file = sheet_file(info.path)
-    write_bytes(file, sheet.draw(slices, classes, heading))
+    write_bytes(file, sheet.draw(slices, named, heading))
     return file

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import zlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from hpcseg.data.classes import IGNORED, Classes, value_table
+from hpcseg.data.classes import IGNORED, Classes, outside, value_table
 from hpcseg.data.grey import GreyCounts, border
 from hpcseg.data.likeness import grey_points
 
@@ -19,35 +20,19 @@ _COUNTED_ROWS = 128  # at a time, since counting takes four times the memory of 
 
 
 @dataclass(frozen=True)
-class GreyValues:
-    """What the table of a packed file says about the grey values of a slice."""
+class Encoded:
+    """A slice and its label, ready to be written."""
 
-    sha256: str
-    least: float
-    largest: float
-    counts: tuple[np.ndarray, np.ndarray] | None
-    """As `GreyCounts.parts`, without the border; None: added up elsewhere."""
-    zeros: int
-    """Pixels of the value 0, without the border."""
-    border_value: float
-    border_pixels: int
-    """As `grey.border`."""
-    points: np.ndarray | None
-    """As `likeness.grey_points`; None: kept elsewhere."""
-
-
-@dataclass(frozen=True)
-class EncodedLabel:
-    """The label of a slice, ready to be written."""
-
+    pixels: np.ndarray
+    """(H, W) grey values."""
     chunks: list[bytes]
     """Compressed class indices, from the top, so many rows at a time as `label_rows` says."""
-    sha256: str
-    """As `label_sha256`."""
-    class_counts: np.ndarray
-    """(C,) int64, pixels of each class."""
-    ignored: int
-    """Pixels of none."""
+    row: dict[str, Any]
+    """Of the table of the packed file, by the names of `store.DatasetInfo`: all that the pixels alone tell."""
+    counts: tuple[np.ndarray, np.ndarray]
+    """Grey values without the border, as `GreyCounts.parts`."""
+    points: np.ndarray
+    """As `likeness.grey_points`."""
 
 
 def label_rows(height: int) -> int:
@@ -55,49 +40,38 @@ def label_rows(height: int) -> int:
     return min(_LABEL_ROWS, height)
 
 
-def grey_values(image: np.ndarray) -> GreyValues:
-    """What the table says of an image (H, W)."""
-    counts, (value, pixels) = GreyCounts(image.dtype), border(image)
-    for top in range(0, len(image), _COUNTED_ROWS):
-        counts.add(image[top : top + _COUNTED_ROWS])
-    counts.take_away(value, pixels)
-    return GreyValues(
-        sha256=pixels_sha256(image),
-        least=float(np.fmin.reduce(image, axis=None)),
-        largest=float(np.fmax.reduce(image, axis=None)),
-        counts=counts.parts(),
-        zeros=counts.of(0.0),
-        border_value=value,
-        border_pixels=pixels,
-        points=grey_points(image, value if pixels else None),
-    )
-
-
-def encode_label(label: np.ndarray, classes: Classes, outside: np.ndarray | None = None) -> EncodedLabel | None:
-    """All of packing a label that needs no file.
+def encode(image: np.ndarray, label: np.ndarray, classes: Classes) -> Encoded | None:
+    """All of packing a slice that needs no file; None if the label has a value that is neither of a class nor ignored.
 
     Args:
-        label: (H, W) original values.
+        image: (H, W) grey values, of which one at least is not NaN.
+        label: (H, W) original label values.
         classes: of the data set.
-        outside: (H, W) bool, pixels that have no grey value, so that whatever label they have is none; None: no pixel.
-
-    Returns:
-        None if the label has a value that is neither of a class nor ignored.
     """
-    height, width = label.shape
-    rows = label_rows(height)
-    indices = classes.indices(label, outside)
+    indices = classes.indices(label, outside(image))
     if indices is None:
         return None
-    counts = np.bincount(indices.ravel(), minlength=IGNORED + 1)
+    rows, (height, width) = label_rows(len(image)), image.shape
     whole_chunks = np.zeros((-(-height // rows) * rows, width), dtype=np.uint8)
     whole_chunks[:height] = indices
-    return EncodedLabel(
-        chunks=[_compress(whole_chunks[top : top + rows]) for top in range(0, height, rows)],
-        sha256=label_sha256(indices, classes, label.dtype),
-        class_counts=counts[: len(classes)],
-        ignored=int(counts[IGNORED]),
-    )
+    per_class = np.bincount(indices.ravel(), minlength=IGNORED + 1)
+    grey, (value, pixels) = GreyCounts(image.dtype), border(image)
+    for top in range(0, height, _COUNTED_ROWS):
+        grey.add(image[top : top + _COUNTED_ROWS])
+    grey.take_away(value, pixels)
+    row = {
+        "image_sha256": pixels_sha256(image),
+        "label_sha256": label_sha256(indices, classes, label.dtype),
+        "class_counts": per_class[: len(classes)],
+        "grey_min": np.fmin.reduce(image, axis=None),
+        "grey_max": np.fmax.reduce(image, axis=None),
+        "zero_pixels": grey.of(0.0),
+        "border_value": value,
+        "border_pixels": pixels,
+        "ignored_pixels": per_class[IGNORED],
+    }
+    chunks = [_compress(whole_chunks[top : top + rows]) for top in range(0, height, rows)]
+    return Encoded(image, chunks, row, grey.parts(), grey_points(image, value if pixels else None))
 
 
 def label_sha256(indices: np.ndarray, classes: Classes, dtype: np.dtype) -> str:
@@ -107,12 +81,7 @@ def label_sha256(indices: np.ndarray, classes: Classes, dtype: np.dtype) -> str:
 
 def pixels_sha256(pixels: np.ndarray) -> str:
     """SHA-256 (hex) of an array's values, row by row, little-endian."""
-    return hashlib.sha256(little_endian(pixels)).hexdigest()
-
-
-def little_endian(pixels: np.ndarray) -> memoryview:
-    """The values of an array as the file holds them, row by row."""
-    return np.ascontiguousarray(pixels, dtype=pixels.dtype.newbyteorder("<")).data
+    return hashlib.sha256(np.ascontiguousarray(pixels, dtype=pixels.dtype.newbyteorder("<")).data).hexdigest()
 
 
 def _compress(classes: np.ndarray) -> bytes:

@@ -5,7 +5,6 @@ Knows nothing of files, so that a report can use it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +37,11 @@ class GreyScale:
     """Grey values at `QUANTILES` of all pixels but those of a padded border; None: packed before they were measured."""
     limits: tuple[float, float] | None = None
     """Grey values beyond are taken for these, before any noise; None: none is."""
+
+    def __post_init__(self) -> None:
+        pairs = [(self.low, self.high), *(pair for pair in (self.quantiles, self.limits) if pair is not None)]
+        if not self.low < self.high or not all(low <= high for low, high in pairs) or not np.isfinite(pairs).all():
+            raise ValueError(f"no grey scale has the ends, quantiles and limits {pairs}")
 
     def limited(self, values: np.ndarray) -> np.ndarray:
         """Grey values as they were measured, of any shape, without those beyond `limits`; of the same type.
@@ -74,17 +78,14 @@ class GreyScale:
         """
         if not isinstance(sigma, Share):
             return sigma
-        if self.quantiles is None:
-            raise DatasetError(
-                f'A sigma of "{sigma}" is a share of the span of the grey values, which was not measured when these '
-                "slices were packed. Pack them again with `hpcseg pack --force`."
-            )
-        if not self.span:
-            raise DatasetError(
-                f'A sigma of "{sigma}" is a share of the span of the grey values, but 99.8 % of all pixels have the '
-                f"one value {self.quantiles[0]:g}. Write the sigma as a number of counts."
-            )
-        return sigma.per_cent / 100 * self.span
+        if self.span:
+            return sigma.per_cent / 100 * self.span
+        why = (
+            "which was not measured when these slices were packed. Pack them again with `hpcseg pack --force`."
+            if self.quantiles is None
+            else f"but 99.8 % of all pixels have the one value {self.quantiles[0]:g}. Write it as a number of counts."
+        )
+        raise DatasetError(f'A sigma of "{sigma}" is a share of the span of the grey values, {why}')
 
     @property
     def span(self) -> float | None:
@@ -98,12 +99,7 @@ class GreyScale:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for a record."""
-        return {
-            "low": self.low,
-            "high": self.high,
-            "quantiles": self.quantiles and list(self.quantiles),
-            "limits": self.limits and list(self.limits),
-        }
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
 
 
 def read_scale(content: Mapping[str, Any]) -> GreyScale:
@@ -112,18 +108,11 @@ def read_scale(content: Mapping[str, Any]) -> GreyScale:
     Raises:
         ValueError: it is none; in words that fit behind a colon.
     """
-    ends = (content.get("low"), content.get("high"))
-    pairs = [ends, *(content[name] for name in ("quantiles", "limits") if content.get(name))]
-    for pair in pairs:
-        if len(pair) != 2 or any(type(end) not in (int, float) or not math.isfinite(end) for end in pair):
-            raise ValueError(f"its grey scale is {dict(content)}")
-    if not pairs[0][0] < pairs[0][1] or any(low > high for low, high in pairs):
-        raise ValueError(f"its grey scale is {dict(content)}")
-    quantiles, limits = (
-        (float(content[name][0]), float(content[name][1])) if content.get(name) else None
-        for name in ("quantiles", "limits")
-    )
-    return GreyScale(float(pairs[0][0]), float(pairs[0][1]), quantiles, limits)
+    try:
+        pairs: list[Any] = [content.get(name) and tuple(map(float, content[name])) for name in ("quantiles", "limits")]
+        return GreyScale(float(content["low"]), float(content["high"]), *pairs)
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
+        raise ValueError(f"its grey scale is {content}") from None
 
 
 def choose_scale(
@@ -160,9 +149,6 @@ class GreyCounts:
     """Counts grey values of uint8, uint16 (exactly) or float32 (to 12 binary digits) in one pass and bounded memory.
 
     Counts of parts add up, so that it does not matter which process has counted what.
-
-    Args:
-        dtype: of the grey values.
     """
 
     def __init__(self, dtype: np.dtype) -> None:
@@ -212,19 +198,22 @@ class GreyCounts:
         """The bin of each value, ascending with it."""
         if self._dtype.kind != "f":
             return values
-        bits = np.ascontiguousarray(values, dtype=np.float32).view(np.int32)
-        # The bits of positive floats ascend with them, those of negative ones descend.
-        order = np.where(bits < 0, ~bits, bits ^ np.int32(-(2**31)))
-        return (order.view(np.uint32) >> (32 - _FLOAT_BITS)).astype(np.int32)
+        turned = _turned(np.ascontiguousarray(values, dtype=np.float32).view(np.int32))
+        bins: np.ndarray = (turned >> (32 - _FLOAT_BITS)) + 2 ** (_FLOAT_BITS - 1)
+        return bins
 
     def _values(self, bins: np.ndarray) -> np.ndarray:
         """Of each bin its value nearest to zero, which of numbers with few digits is the number itself."""
         if self._dtype.kind != "f":
             return bins
-        order = bins.astype(np.uint32) << (32 - _FLOAT_BITS)
-        positive = order >= 2**31
-        bits = np.where(positive, order ^ np.uint32(2**31), ~(order | np.uint32(2 ** (32 - _FLOAT_BITS) - 1)))
-        return bits.astype(np.uint32).view(np.float32)
+        turned = (bins.astype(np.int32) - 2 ** (_FLOAT_BITS - 1)) << (32 - _FLOAT_BITS)
+        return (_turned(turned) & np.int32(-(2 ** (32 - _FLOAT_BITS)))).view(np.float32)
+
+
+def _turned(bits: np.ndarray) -> np.ndarray:
+    """int32, the bits of floats so that they ascend with them, and back: those of negative ones descend."""
+    turned: np.ndarray = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    return turned
 
 
 def border(image: np.ndarray) -> tuple[float, int]:

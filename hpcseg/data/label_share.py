@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from hpcseg.data.classes import IGNORED
@@ -14,7 +12,7 @@ EDGE = 16
 
 
 def keep_share(
-    labels: np.ndarray, tiles: np.ndarray, *, numbers: np.ndarray, shape: tuple[int, int], share: float, seed: int
+    labels: np.ndarray, tiles: np.ndarray, numbers: np.ndarray, shape: tuple[int, int], *, share: float, seed: int
 ) -> np.ndarray:
     """Labels in some squares of each slice, drawn by lot; those of a smaller share are among those of a larger one.
 
@@ -29,20 +27,14 @@ def keep_share(
     Returns:
         (K, S, S) uint8, `IGNORED` outside of the squares that are kept.
     """
-    kept: Mapping[int, np.ndarray] = {
-        index: _squares(shape, share, seed, int(numbers[index])) for index in np.unique(tiles[:, 0]).tolist()
-    }
+    rows, columns = (-(-length // EDGE) for length in shape)
+    kept: dict[int, np.ndarray] = {}
+    for index in np.unique(tiles[:, 0]).tolist():
+        drawn = stream(Purpose.LABEL_SHARE, seed, int(numbers[index])).permutation(rows * columns)
+        kept[index] = np.zeros((rows, columns), dtype=bool)
+        kept[index].flat[drawn[: max(1, round(share * rows * columns))]] = True
     size, left = labels.shape[1], labels.copy()
     for label, (index, y, x) in zip(left, tiles.tolist(), strict=True):
-        rows, columns = (np.arange(start, start + size) // EDGE for start in (y, x))
-        label[~kept[index][np.ix_(rows, columns)]] = IGNORED
+        down, across = (np.arange(start, start + size) // EDGE for start in (y, x))
+        label[~kept[index][np.ix_(down, across)]] = IGNORED
     return left
-
-
-def _squares(shape: tuple[int, int], share: float, seed: int, number: int) -> np.ndarray:
-    """Which squares of a slice are kept: bool, by row and column of squares."""
-    rows, columns = (-(-length // EDGE) for length in shape)
-    drawn = stream(Purpose.LABEL_SHARE, seed, number).permutation(rows * columns)
-    kept = np.zeros(rows * columns, dtype=bool)
-    kept[drawn[: max(1, round(share * rows * columns))]] = True
-    return kept.reshape(rows, columns)

@@ -19,10 +19,6 @@ if TYPE_CHECKING:
 def lay_out(info: DatasetInfo, config: DataConfig) -> tuple[np.ndarray, Split]:
     """Which tiles there are, and which set each belongs to. Reads no pixels.
 
-    Args:
-        info: of the packed file: how many slices of which size, their numbers, and how far apart they are alike.
-        config: the tile grid and the split.
-
     Returns:
         (T, 3) int64 rows (slice index, y, x), and the sets as rows of it.
 
@@ -35,10 +31,9 @@ def lay_out(info: DatasetInfo, config: DataConfig) -> tuple[np.ndarray, Split]:
         raise DatasetError(f"data.slices is {config.slices}, but the file has {slices} slices. Ask for fewer.")
     rows, columns = config.tile_grid(height, width)
     corners = tile_corners(height, width, rows=rows, columns=columns, size=config.tile_size)
-    used = config.slices or slices
+    used, gap = config.slices or slices, config.gap_slices
     tiles = all_tiles(used, corners)
-    gap = config.gap_slices
-    split = split_tiles(
+    return tiles, split_tiles(
         tiles,
         numbers=info.numbers,
         policy=config.split,
@@ -47,16 +42,12 @@ def lay_out(info: DatasetInfo, config: DataConfig) -> tuple[np.ndarray, Split]:
         overlapping=overlap(corners, config.tile_size),
         train_slices=config.train_slices,
     )
-    return tiles, split
 
 
 def automatic_gap(info: DatasetInfo, used: int, seed: int) -> int:
-    """The slice numbers that "auto" leaves out: `measured_gap`, or as many as leave three sets of few slices.
+    """The slice numbers that "auto" leaves out of the first `used` slices, divided by this seed.
 
-    Args:
-        info: of the packed file.
-        used: how many of its slices are divided, from the first on.
-        seed: of the split.
+    They are the `measured_gap`, or as many as leave three sets of few slices.
 
     Raises:
         DatasetError: how far apart slices are alike was not measured.
@@ -67,5 +58,4 @@ def automatic_gap(info: DatasetInfo, used: int, seed: int) -> int:
             "packed. Pack them again with `hpcseg pack --force`, or set data.gap_slices to a number of slices."
         )
     numbers = info.numbers[:used]
-    wished = measured_gap(info.alike_slices, numbers)
-    return widest_gap(numbers, seed=seed, at_most=wished) or 0
+    return widest_gap(numbers, seed=seed, at_most=measured_gap(info.alike_slices, numbers)) or 0

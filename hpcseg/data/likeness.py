@@ -70,29 +70,24 @@ def alike_slices(points: np.ndarray, slices: int, *, limits: tuple[float, float]
     """
     inside = ~((points == padding[:, None]) | np.isnan(points)).all(0)
     values = np.clip(points[:, inside], *limits).astype(np.float64)
-    if not values.size:
+    if values.shape[1] < 2:
         return slices
-    if (missing := np.isnan(values)).any():  # of squares that reach out of the field of view
-        known = np.where(missing, 0.0, values).sum(1, keepdims=True) / np.maximum(1, (~missing).sum(1, keepdims=True))
-        values = np.where(missing, known, values)
-    varied = values.max(1) > values.min(1)
-    values -= values.mean(1, keepdims=True)
-    values[~varied] = 0
-    values[varied] /= np.linalg.norm(values[varied], axis=1, keepdims=True)
-    correlation = values @ values.T
+    # A square that reaches out of the field of view is as the mean of the others.
+    missing = np.isnan(values)
+    means = np.where(missing, 0.0, values).sum(1, keepdims=True) / np.maximum(1, (~missing).sum(1, keepdims=True))
+    values = np.where(missing, means, values)
+    values[values.max(1) == values.min(1)] = np.nan  # of a slice of one value nothing can be told
+    correlation = np.corrcoef(values)
     for distance in range(1, len(values) // 2 + 1):
-        pairs = np.count_nonzero(varied[:-distance] & varied[distance:])
-        if pairs and np.trace(correlation, distance) < ALIKE * pairs:
+        known = np.diagonal(correlation, distance)
+        known = known[~np.isnan(known)]
+        if known.size and known.mean() < ALIKE:
             return distance * step_between_compared(slices)
     return slices
 
 
 def usual_step(numbers: np.ndarray) -> int:
-    """The distance between the numbers of neighbouring slices, as it mostly is: 1, or 10 where every tenth is there.
-
-    Args:
-        numbers: (N,) int64, ascending, of at least one slice.
-    """
+    """The usual distance between neighbouring ones of (N,) int64 ascending slice numbers: 10 of every tenth slice."""
     return max(1, int(np.median(np.diff(numbers)))) if len(numbers) > 1 else 1
 
 
@@ -100,11 +95,7 @@ def alike_numbers(alike: int, numbers: np.ndarray) -> int:
     """How many slice numbers lie between two slices that are not alike: `alike`, where every number is there.
 
     Of every tenth slice, those that are `alike` slices apart are 10 times as many numbers apart, and that is enough: of
-    the numbers between nothing is known.
-
-    Args:
-        alike: from `alike_slices`.
-        numbers: (N,) int64, ascending, of the same slices.
+    the numbers between nothing is known. `numbers` are (N,) int64, ascending, of the slices that `alike` was found of.
     """
     return (alike - 1) * usual_step(numbers) + 1
 
@@ -112,13 +103,8 @@ def alike_numbers(alike: int, numbers: np.ndarray) -> int:
 def measured_gap(alike: int, numbers: np.ndarray) -> int:
     """The slice numbers that a blocked split leaves out between two of its sets, where no setting says it.
 
-    Args:
-        alike: from `alike_slices`.
-        numbers: (N,) int64, ascending, of the slices that are divided.
-
-    Returns:
-        `alike_numbers`, but at most a tenth of the stack, or there would be little to train and test on, and at
-        least 1.
+    They are `alike_numbers` of the slices that are divided, but at most a tenth of the stack, or there would be little
+    to train and test on, and at least 1.
     """
     stretch = int(numbers[-1] - numbers[0]) + 1
     return min(alike_numbers(alike, numbers), max(1, stretch // _LARGEST_PART))

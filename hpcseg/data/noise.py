@@ -1,24 +1,17 @@
 """Noise on raw grey values, in counts. A tile's noise comes from a stream of its own, on the CPU, whatever the device.
 
 Sigma is the strength of every model: the standard deviation of the noise in counts, in the middle of the grey scale
-where it depends on the grey value. So equal sigmas of different models can be compared.
+where it depends on the grey value. So equal sigmas of different models can be compared. Keys of tiles are (T, 3) int64:
+slice number, y and x of each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from hpcseg.config import NoiseLevel
+from hpcseg.config import NoiseLevel, TrainConfig, noise_models
 from hpcseg.data.grey import GreyScale
 from hpcseg.data.streams import Purpose, stream
-from hpcseg.errors import DatasetError
-
-
-def unit_noise(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Gaussian noise of one tile at sigma 1, (size, size) float32."""
-    return rng.standard_normal((size, size), dtype=np.float32)
 
 
 def noisy_tile(
@@ -42,7 +35,7 @@ def noisy_tile(
     if sigma == 0:
         return noisy
     if model == "gaussian":
-        noisy += np.float32(sigma) * unit_noise(rng, counts.shape[-1])
+        noisy += np.float32(sigma) * rng.standard_normal(counts.shape, dtype=np.float32)
     elif model == "uniform":
         # A uniform distribution of deviation 1 reaches from -sqrt(3) to sqrt(3).
         noisy += np.float32(sigma * np.sqrt(3)) * (2 * rng.random(counts.shape, dtype=np.float32) - 1)
@@ -61,117 +54,84 @@ def noisy_tile(
 
 
 def training_noise(
-    counts: np.ndarray,
-    tiles: np.ndarray,
-    *,
-    fraction: float,
-    sigma_max: float,
-    seed: int,
-    grey: GreyScale,
-    models: Sequence[str] = ("gaussian",),
-    epoch: int | None = None,
+    counts: np.ndarray, keys: np.ndarray, config: TrainConfig, grey: GreyScale, *, epoch: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Add noise to a share of the tiles, each with a sigma of its own, without clipping.
 
-    A tile gets noise with probability `fraction`, and then sigma = U(0, 1) x `sigma_max` and one of the models by lot.
-    The decision, the sigma and the noise of a tile come from its own generator in that order, so that the tiles that
-    are noisy at one fraction are noisy in the same way at every higher one.
+    A tile gets noise with probability `noise_fraction`, then sigma = U(0, 1) x `noise_sigma_max` and one of the models
+    by lot. The decision, the sigma and the noise of a tile come from its own generator in that order, so that the tiles
+    that are noisy at one fraction are noisy in the same way at every higher one.
 
     Args:
         counts: (T, H, W) raw grey values.
-        tiles: (T, 3) int64, slice number, y and x of each tile.
-        fraction: probability of noise, 0..1.
-        sigma_max: upper end of sigma, in counts.
-        seed: the training seed.
+        keys: of the tiles.
+        config: what noise there is, and the seed.
         grey: the scale of the data.
-        models: of noise.
-        epoch: draw for this epoch; None: once for all.
+        epoch: that it is drawn for; None: once for all.
 
     Returns:
         (T, H, W) float32 in counts, and (T,) float32 sigmas in counts (0: no noise).
 
     Raises:
-        DatasetError: there is not one key per tile.
+        DatasetError: sigma is a share of a span that is not known.
 
     Source: the paper's noise section; drawn once, as part of making the data set (our reading).
     """
-    _one_key_each(counts, tiles)
-    noisy = counts.astype(np.float32)
-    sigmas = np.zeros(len(counts), dtype=np.float32)
-    for index, tile in enumerate(tiles if fraction else ()):
+    noisy, sigmas = counts.astype(np.float32), np.zeros(len(counts), dtype=np.float32)
+    if not config.noise_fraction:
+        return noisy, sigmas
+    models, sigma_max = noise_models(config.noise_model, "train.noise_model"), grey.counts(config.noise_sigma_max)
+    for index, (key, tile) in enumerate(zip(keys, noisy, strict=True)):
         if epoch is None:
-            rng = stream(Purpose.TRAINING_NOISE, seed, *tile)
+            rng = stream(Purpose.TRAINING_NOISE, config.seed, *key)
         else:
-            rng = stream(Purpose.TRAINING_NOISE_OF_EPOCH, seed, *tile, epoch)
+            rng = stream(Purpose.TRAINING_NOISE_OF_EPOCH, config.seed, *key, epoch)
         decision, share = rng.random(2)
-        if decision < fraction:
+        if decision < config.noise_fraction:
             sigmas[index] = share * sigma_max
             model = models[int(rng.integers(len(models)))] if len(models) > 1 else models[0]
-            noisy[index] = noisy_tile(rng, noisy[index], sigmas[index], model=model, grey=grey)
+            tile[:] = noisy_tile(rng, tile, sigmas[index], model=model, grey=grey)
     return noisy, sigmas
 
 
-def noisy_tests(counts: np.ndarray, tiles: np.ndarray, level: NoiseLevel, *, seed: int, grey: GreyScale) -> np.ndarray:
+def noisy_tests(counts: np.ndarray, keys: np.ndarray, level: NoiseLevel, *, seed: int, grey: GreyScale) -> np.ndarray:
     """The test tiles at a level that is no multiple of `test_noise`: of another model, or clean and noisy ones mixed.
 
-    Args:
-        counts: (T, S, S) raw grey values.
-        tiles: (T, 3) int64, slice number, y and x of each tile.
-        level: model, sigma and share of noisy tiles.
-        seed: the evaluation's seed.
-        grey: the scale of the data.
-
-    Returns:
-        (T, S, S) float32 in counts.
+    Args and Returns as of `noisy_tile`, of (T, S, S); `seed` is the evaluation's.
 
     Raises:
-        DatasetError: there is not one key per tile, or the span that sigma is a share of is not known.
+        DatasetError: sigma is a share of a span that is not known.
 
     Source: the paper's future work, 1 and 5.
     """
-    _one_key_each(counts, tiles)
-    noisy = counts.astype(np.float32)
-    purpose = Purpose.MIXED_TEST_NOISE if level.mixed else Purpose.TEST_NOISE
-    sigma_max = grey.counts(level.sigma)
-    for index, tile in enumerate(tiles):
-        rng, sigma = stream(purpose, seed, *tile), sigma_max
+    noisy, sigma_max = counts.astype(np.float32), grey.counts(level.sigma)
+    for key, tile in zip(keys, noisy, strict=True):
+        rng = stream(Purpose.MIXED_TEST_NOISE if level.mixed else Purpose.TEST_NOISE, seed, *key)
+        sigma = sigma_max
         if level.fraction is not None:
             decision, share = rng.random(2)
             sigma *= share if decision < level.fraction else 0.0
-        noisy[index] = noisy_tile(rng, noisy[index], sigma, model=level.model, grey=grey)
+        tile[:] = noisy_tile(rng, tile, sigma, model=level.model, grey=grey)
     return noisy
 
 
-def test_noise(tiles: np.ndarray, *, size: int, seed: int) -> np.ndarray:
-    """The noise of every test tile at sigma 1; a noise level is the tile plus sigma times this.
+def test_noise(keys: np.ndarray, *, size: int, seed: int) -> np.ndarray:
+    """The noise of every test tile at sigma 1, (T, size, size) float32; a level is the tile plus sigma times this.
 
-    One draw serves all levels, so that the points of a sweep are paired.
-
-    Args:
-        tiles: (T, 3) int64, slice number, y and x of each tile.
-        size: edge of a tile in pixels.
-        seed: the evaluation's seed.
-
-    Returns:
-        (T, size, size) float32.
+    One draw serves all levels, so that the points of a sweep are paired. `size` is the edge of a tile in pixels, `seed`
+    the evaluation's.
     """
-    noise = np.empty((len(tiles), size, size), dtype=np.float32)
-    for index, tile in enumerate(tiles):
-        noise[index] = unit_noise(stream(Purpose.TEST_NOISE, seed, *tile), size)
+    noise = np.empty((len(keys), size, size), dtype=np.float32)
+    for index, key in enumerate(keys):
+        noise[index] = stream(Purpose.TEST_NOISE, seed, *key).standard_normal((size, size), dtype=np.float32)
     return noise
 
 
 def within_range(noisy: np.ndarray, dtype: np.dtype, rule: str) -> np.ndarray:
-    """Grey values of any shape as a type of whole numbers would keep them.
+    """Grey values of any shape, in counts, as a type of whole numbers would keep them: float32, but for "keep".
 
-    Args:
-        noisy: in counts.
-        dtype: of the data; of whole numbers, but for "keep".
-        rule: "keep": as they are; "clip": those beyond the ends of the type become its ends; "wrap": rounded to whole
-            numbers (halves to even), of which those beyond go on from the other end.
-
-    Returns:
-        The same shape, float32 but for "keep".
+    The rule is "keep": as they are; "clip": those beyond the ends of the type become its ends; or "wrap": rounded to
+    whole numbers (halves to even), of which those beyond go on from the other end.
     """
     if rule == "keep":
         return noisy
@@ -182,8 +142,3 @@ def within_range(noisy: np.ndarray, dtype: np.dtype, rule: str) -> np.ndarray:
     assert rule == "wrap", rule
     wrapped: np.ndarray = np.rint(noisy).astype(np.int64).astype(dtype).astype(np.float32)
     return wrapped
-
-
-def _one_key_each(counts: np.ndarray, tiles: np.ndarray) -> None:
-    if tiles.shape != (len(counts), 3):
-        raise DatasetError(f"{len(counts)} tiles need one key (slice, y, x) each, got shape {tiles.shape}.")

@@ -22,8 +22,7 @@ def check_noise(cells: Iterable[CellConfig], info: DatasetInfo) -> None:
     """
     strong: dict[tuple[str, float], None] = {}
     for cell in cells:
-        _refuse_negative(cell, info)
-        _refuse_floats(cell, info)
+        _check_kind(cell, info)
         for name, sigma in (*cell.train.used_sigmas(), *cell.evaluate.used_sigmas()):
             counts = info.grey.counts(sigma)
             # Of slices with hardly more than one value nothing can be said.
@@ -35,37 +34,29 @@ def check_noise(cells: Iterable[CellConfig], info: DatasetInfo) -> None:
     if strong:
         assert info.grey.quantiles is not None
         low, high = info.grey.quantiles
+        shares = ((name, 100 * min(sigma / PAPER_SPAN, MOST_SPANS)) for name, sigma in strong)
+        instead = ", ".join(f'{name} = "{share:.3g} %"' for name, share in shares)
         raise ConfigError(
             f"{' and '.join(f'{name} is {sigma:g} counts' for name, sigma in strong)}, but the grey values of "
             f"{info.path.name} span {high - low:g} ({low:g} to {high:g} at 0.1 and 99.9 %), and beyond {MOST_SPANS:g} "
             "spans noise leaves nothing to see. Write a share of the span instead; as strong as on the paper's slices "
-            f"is {', '.join(f'{name} = {_share_on_paper(sigma)}' for name, sigma in strong)}."
+            f"is {instead}."
         )
 
 
-def _refuse_negative(cell: CellConfig, info: DatasetInfo) -> None:
-    models = {
-        **({"train.noise_model": cell.train.noise_model} if cell.train.noise_fraction else {}),
-        **({"evaluate.other_noise": cell.evaluate.other_noise} if cell.evaluate.other_noise else {}),
-    }
+def _check_kind(cell: CellConfig, info: DatasetInfo) -> None:
+    models = {"train.noise_model": cell.train.noise_model if cell.train.noise_fraction else ""}
+    models["evaluate.other_noise"] = cell.evaluate.other_noise
     darkest = int(info.grey_min.argmin())
     for name, value in models.items():
-        if "poisson" in noise_models(value, name) and info.grey_min[darkest] < 0:
+        if value and "poisson" in noise_models(value, name) and info.grey_min[darkest] < 0:
             raise ConfigError(
                 f'{name} is "{value}", but poisson, which counts photons, needs grey values of 0 or more, and '
                 f"{info.image_names[darkest]} in {info.path.name} has {info.grey_min[darkest]:g}. Take another model "
                 "of noise, or add a constant to all slices and pack them again."
             )
-
-
-def _refuse_floats(cell: CellConfig, info: DatasetInfo) -> None:
     if cell.data.out_of_range != "keep" and np.dtype(info.dtype).kind == "f":
         raise ConfigError(
             f'data.out_of_range is "{cell.data.out_of_range}", but {info.path.name} holds {info.dtype} grey values, '
             'whose type has no ends that noise would reach. Set it to "keep".'
         )
-
-
-def _share_on_paper(sigma: float) -> str:
-    """A sigma in counts as a share of the span of the data that it was chosen for."""
-    return f'"{min(100 * sigma / PAPER_SPAN, 100 * MOST_SPANS):.3g} %"'

@@ -39,9 +39,9 @@ def ignored_notes(info: DatasetInfo) -> tuple[str, ...]:
     if not found.any():
         return ()
     share = info.ignored_pixels.sum() / np.prod(info.shape)
-    floats = np.dtype(info.dtype).kind == "f"
     why = [f"are labelled {' or '.join(map(str, info.ignored_values))}"] if info.ignored_values else []
-    why += ["have no grey value (NaN), as outside of the field of view"] if floats or not why else []
+    if not why or np.dtype(info.dtype).kind == "f":
+        why.append("have no grey value (NaN), as outside of the field of view")
     return (
         f"{share:.1%} of all pixels, in {_slices(found)}, have no class, since they {' or '.join(why)}: they are not "
         "trained on, and count in no accuracy.",
@@ -50,32 +50,31 @@ def ignored_notes(info: DatasetInfo) -> tuple[str, ...]:
 
 def class_notes(info: DatasetInfo) -> tuple[str, ...]:
     """Notes on classes that nobody may have drawn: stray values, numbered grains, signs that a type has added."""
-    counts, labelled = info.class_counts.sum(0), int(info.class_counts.sum())
-    rare, notes = np.flatnonzero(counts < _RARE * labelled), []
-    if len(rare) or len(counts) > _MOST_USUAL:
-        many = f"{len(rare)} of {len(counts)} classes have less than {_RARE:.2%} of the labelled pixels each"
+    counts, there, notes = info.class_counts.sum(0), info.class_counts > 0, []
+    classes, labels = info.class_names, info.label_names
+    rare = counts < _RARE * counts.sum()
+    if rare.any() or len(counts) > _MOST_USUAL:
+        share = f"{rare.sum()} of {len(counts)} classes have less than {_RARE:.2%} of the labelled pixels each"
         least = int(counts.argmin())
-        slice_ = int(info.class_counts[:, least].argmax())
-        value, pixels = info.class_values[least], int(info.class_counts[slice_, least])
+        pixels = info.class_counts[:, least]
         notes.append(
-            f"{many if len(rare) else f'the labels have {len(counts)} classes'}, such as "
-            f"{info.class_names[least]}: {counted(pixels, 'pixel')} in {info.label_names[slice_]}. If nobody drew them "
-            "(edges that were interpolated, a stray pixel, grains that are numbered), say which values are one class, "
-            f'as --classes "0-127=pore,128-255=grain", or leave them out: --ignore {value}.'
+            f"{share if rare.any() else f'the labels have {len(counts)} classes'}, such as {classes[least]}: "
+            f"{counted(int(pixels.max()), 'pixel')} in {labels[pixels.argmax()]}. If nobody drew them (edges that were "
+            "interpolated, a stray pixel, grains that are numbered), say which values are one class, as "
+            f'--classes "0-127=pore,128-255=grain", or leave them out: --ignore {info.class_values[least]}.'
         )
-    there = info.class_counts > 0
-    few = [index for index in np.flatnonzero(there.sum(0) < _FEWEST_DIVIDED) if index not in rare]
-    if few and len(there) >= _FEWEST_DIVIDED:
-        slice_ = int(there[:, few[0]].argmax())
+    few = (there.sum(0) < _FEWEST_DIVIDED) & ~rare
+    if few.any() and len(there) >= _FEWEST_DIVIDED:
+        having = there[:, few.argmax()]
         notes.append(
-            f"{info.class_names[few[0]]} is in {counted(int(there[:, few[0]].sum()), 'label')} only, such as "
-            f"{info.label_names[slice_]}, so that not every one of the three sets of slices has it: it may never be "
+            f"{classes[few.argmax()]} is in {counted(int(having.sum()), 'label')} only, such as "
+            f"{labels[having.argmax()]}, so that not every one of the three sets of slices has it: it may never be "
             "trained on, or never be tested. Label it in more slices, or merge it with another class: --classes."
         )
     together = there.T.astype(np.int64) @ there
     apart = np.argwhere((together == 0) & (there.sum(0) > 1) & (there.sum(0) > 1)[:, None])
     if len(apart) and len(counts) <= _MOST_USUAL and np.median(there.sum(1)) > 1:
-        one, other = (f"{info.class_names[of]}, as {info.label_names[int(there[:, of].argmax())]}" for of in apart[0])
+        one, other = (f"{classes[of]}, as {labels[there[:, of].argmax()]}" for of in apart[0])
         notes.append(
             f"no label has both {one}, and {other}. If they are one class that was written in two ways, such as 1 and "
             "255, say so with --classes."
@@ -84,13 +83,12 @@ def class_notes(info: DatasetInfo) -> tuple[str, ...]:
     if blank.any() and np.median(there.sum(1)) > 1:
         worst = int(blank.argmax())
         notes.append(
-            f"{_slices(blank)} have one class on every pixel, such as "
-            f"{info.class_names[int(there[worst].argmax())]} in {info.label_names[worst]}. If nobody has labelled them "
-            "yet, take the files of their labels away, and pack again."
+            f"{_slices(blank)} have one class on every pixel, such as {classes[there[worst].argmax()]} in "
+            f"{labels[worst]}. If nobody has labelled them yet, take the files of their labels away, and pack again."
         )
     if negative := [value for value in info.class_values if value < 0][:_MOST_USUAL]:
-        signed = ("signed 8-bit", f", which are {', '.join(str(value + 256) for value in negative)} in unsigned ones")
-        kind, means = signed if info.label_dtype == "int8" else (info.label_dtype, "")
+        unsigned = f", which are {', '.join(str(value + 256) for value in negative)} in unsigned ones"
+        kind, means = ("signed 8-bit", unsigned) if info.label_dtype == "int8" else (info.label_dtype, "")
         notes.append(
             f"the labels are {kind} and have {', '.join(map(str, negative))}{means}. Classes are in the order of the "
             "signed values; a value that means no class is left out with --ignore."
@@ -106,10 +104,8 @@ def gap_notes(info: DatasetInfo) -> tuple[str, ...]:
             "blocked split must be a number. `hpcseg pack --force` packs them again.",
         )
     slices = info.shape[0]
-    if slices < _FEWEST_DIVIDED:
-        return ()
     gap = automatic_gap(info, slices, seed=0)
-    if gap >= alike_numbers(info.alike_slices, info.numbers):
+    if slices < _FEWEST_DIVIDED or gap >= alike_numbers(info.alike_slices, info.numbers):
         return ()
     return (
         f"slices are {in_words(info)}, but a blocked split leaves out only {left_out(info, gap)} between two sets, for "

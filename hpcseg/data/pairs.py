@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from hpcseg.data.classes import MOST_CLASSES, Classes, outside
-from hpcseg.data.encode import EncodedLabel, GreyValues, encode_label, grey_values, label_sha256, pixels_sha256
+from hpcseg.data.encode import Encoded, encode, label_sha256, pixels_sha256
 from hpcseg.errors import DatasetError
 from hpcseg.slices.opening import open_source
-from hpcseg.slices.source import Faults, Reading, Source, as_grey_values, as_labels, keep, size_in_words
+from hpcseg.slices.source import Reading, Source, as_grey_values, as_labels, keep, raise_faults, size_in_words
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,10 @@ class Pairs:
         indices = range(len(self))[chosen]
         return Pairs(keep(self.images, indices), keep(self.labels, indices))
 
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Grey values and label of a slice, (H, W) each; raises DatasetError as `Source.read`."""
+        return self.images.read(index), self.labels.read(index)
+
 
 def find_pairs(images: Path, labels: Path, how: Reading = Reading()) -> Pairs:  # noqa: B008
     """Image and label of the same number, by ascending number; slices without a label are left out.
@@ -47,110 +51,72 @@ def find_pairs(images: Path, labels: Path, how: Reading = Reading()) -> Pairs:  
     """
     grey = as_grey_values(open_source(images, how))
     known = {Path(name).stem: number for name, number in zip(grey.names, grey.numbers, strict=True)}
-    marks = as_labels(open_source(labels, how.of_labels(), known=known if grey.form == "folder" else None))
-    faults = Faults(images)
-    _same_shape(grey, Faults(images))
-    _same_shape(marks, Faults(labels))
-    place = {number: index for index, number in enumerate(marks.numbers)}
-    there = set(grey.numbers)
-    strays = [index for index, number in enumerate(marks.numbers) if number not in there]
-    labelled = [index for index, number in enumerate(grey.numbers) if number in place]
+    marks = as_labels(open_source(labels, how.of_labels(known if grey.form == "folder" else None)))
+    for source in (grey, marks):
+        first, named = source.shapes[0], zip(source.names, source.shapes, strict=True)
+        said = f"but {source.names[0]} is {size_in_words(first)}"
+        others = [f"{name} is {size_in_words(shape)} pixels, {said}" for name, shape in named if shape != first]
+        raise_faults(source.path, others)
+    of_number, place = ({number: index for index, number in enumerate(one.numbers)} for one in (grey, marks))
+    unlabelled = [f"{grey.names[of_number[number]]} (number {number})" for number in of_number if number not in place]
+    strays = [f"{marks.names[place[number]]} (number {number})" for number in place if number not in of_number]
     # A stack has no gaps, so one with fewer slices than its images says nothing about which they are of.
-    if strays or marks.form != "folder":
-        for name, number in zip(grey.names, grey.numbers, strict=True):
-            if number not in place:
-                faults.add(f"{name} (number {number}) has no label")
-    for index in strays:
-        faults.add(f"label {marks.names[index]} (number {marks.numbers[index]}) has no image")
+    faults = [f"{named} has no label" for named in unlabelled if strays or marks.form != "folder"]
+    faults += [f"label {named} has no image" for named in strays]
     if grey.shapes[0] != marks.shapes[0]:
         sizes = f"images are {size_in_words(grey.shapes[0])}, labels {size_in_words(marks.shapes[0])}"
-        faults.add(f"{sizes} pixels ({labels / marks.names[0]})")
+        faults.append(f"{sizes} pixels ({labels / marks.names[0]})")
     if grey.orientation != marks.orientation:
-        faults.add(
+        faults.append(
             f"the headers say that images lie in Orientation {grey.orientation} and labels in {marks.orientation}. "
             "Take both as they are shown, or as they are stored: --pixels shown or --pixels stored"
         )
-    faults.raise_if_any()
-    notes = dict.fromkeys((*grey.notes, *marks.notes))
-    if left_out := len(grey) - len(labelled):
-        first = next(index for index, number in enumerate(grey.numbers) if number not in place)
-        example = f"{grey.names[first]} (number {grey.numbers[first]})"
-        notes[f"{left_out} of {len(grey)} slices have no label and are left out, such as {example}."] = None
+    raise_faults(images, faults)
+    notes = [*grey.notes, *marks.notes]
+    if unlabelled:
+        left_out = f"{len(unlabelled)} of {len(grey)} slices have no label and are left out"
+        notes.append(f"{left_out}, such as {unlabelled[0]}.")
         if grey.form != "folder":
-            notes[f"slices of {images.name} are numbered from {how.first}; --first says another number."] = None
-    in_order = [place[grey.numbers[index]] for index in labelled]
-    return Pairs(keep(grey, labelled), keep(marks, in_order), tuple(notes))
+            notes.append(f"slices of {images.name} are numbered from {how.first}; --first says another number.")
+    both = [number for number in of_number if number in place]
+    chosen = keep(grey, map(of_number.__getitem__, both)), keep(marks, map(place.__getitem__, both))
+    return Pairs(*chosen, tuple(dict.fromkeys(notes)))
 
 
-def _same_shape(source: Source, faults: Faults) -> None:
-    for name, shape in zip(source.names, source.shapes, strict=True):
-        if shape != source.shapes[0]:
-            faults.add(
-                f"{name} is {size_in_words(shape)} pixels, but {source.names[0]} is {size_in_words(source.shapes[0])}"
-            )
-    faults.raise_if_any()
+# With all but the index in a functools.partial, these are the work of `in_processes`.
 
 
-@dataclass(frozen=True)
-class Packing:
-    """Reads a slice and its label, and makes of them what is written; a label of None has unknown values."""
-
-    pairs: Pairs
-    classes: Classes
-
-    def __call__(self, index: int) -> tuple[np.ndarray, GreyValues, EncodedLabel | None]:
-        """Of a slice; its grey values are the first."""
-        pixels, marked = self.pairs.images.read(index), self.pairs.labels.read(index)
-        missing = outside(pixels)
-        if missing is not None and missing.all():
-            images = self.pairs.images
-            raise DatasetError(
-                f"{images.path}: {images.names[index]} holds nothing but NaN. Leave it and its label out."
-            )
-        return pixels, grey_values(pixels), encode_label(marked, self.classes, missing)
+def encode_pair(pairs: Pairs, classes: Classes, index: int) -> Encoded | None:
+    """What is written of a slice and its label; None where the label has a value that no class has."""
+    pixels, label = pairs.read(index)
+    if pixels.dtype.kind == "f" and np.isnan(pixels).all():
+        raise DatasetError(
+            f"{pairs.images.path}: {pairs.images.names[index]} holds nothing but NaN. Leave it and its label out."
+        )
+    return encode(pixels, label, classes)
 
 
-@dataclass(frozen=True)
-class Hashing:
-    """SHA-256 of the grey values and of the label of a slice, as they would be packed."""
-
-    pairs: Pairs
-    classes: Classes
-
-    def __call__(self, index: int) -> tuple[str, str | None]:
-        """Of a slice; that of a label with strays is None."""
-        pixels = self.pairs.images.read(index)
-        marked = self.pairs.labels.read(index)
-        indices = self.classes.indices(marked, outside(pixels))
-        return pixels_sha256(pixels), None if indices is None else label_sha256(indices, self.classes, marked.dtype)
+def hash_pair(pairs: Pairs, classes: Classes, index: int) -> tuple[str, str | None]:
+    """SHA-256 (hex) of a slice and of its label, as they would be packed; that of a label with strays is None."""
+    pixels, label = pairs.read(index)
+    indices = classes.indices(label, outside(pixels))
+    return pixels_sha256(pixels), None if indices is None else label_sha256(indices, classes, label.dtype)
 
 
-@dataclass(frozen=True)
-class LabelValues:
+def label_values(pairs: Pairs, index: int) -> list[int]:
     """The values of a label where its image has grey values; of more than classes may be, some.
 
     Quicker than sorting the pixels, where they are few.
     """
-
-    pairs: Pairs
-
-    def __call__(self, index: int) -> list[int]:
-        """Of a slice."""
-        label, images = self.pairs.labels.read(index), self.pairs.images
-        missing = outside(images.read(index)) if images.dtype.kind == "f" else None
-        left, found = (label.ravel() if missing is None else label[~missing]), list[int]()
-        while left.size and len(found) <= MOST_CLASSES:
-            found.append(int(left[0]))
-            left = left[left != left[0]]
-        return found
+    label = pairs.labels.read(index)
+    missing = outside(pairs.images.read(index)) if pairs.images.dtype.kind == "f" else None
+    left, found = (label.ravel() if missing is None else label[~missing]), list[int]()
+    while left.size and len(found) <= MOST_CLASSES:
+        found.append(int(left[0]))
+        left = left[left != left[0]]
+    return found
 
 
-@dataclass(frozen=True)
-class Decoding:
-    """Reads a slice and its label and drops them."""
-
-    pairs: Pairs
-
-    def __call__(self, index: int) -> int:
-        """Bytes of a slice and its label."""
-        return self.pairs.images.read(index).nbytes + self.pairs.labels.read(index).nbytes
+def drop_pair(pairs: Pairs, index: int) -> int:
+    """Bytes of a slice and its label, which are decoded alone: what the bench compares packing with."""
+    return sum(pixels.nbytes for pixels in pairs.read(index))

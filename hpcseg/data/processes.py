@@ -46,12 +46,12 @@ def in_processes(work: Callable[[_In], _Out], items: Sequence[_In], *, processes
         return
     # Not forked: a thread of the parent may hold a lock then, of HDF5 or of the screen, that nobody opens in the child.
     context = multiprocessing.get_context("spawn")
-    with _said_to_be_of_a_start():
+    with _started():
         pool = ProcessPoolExecutor(min(processes, len(items)), context, _begin, (pickle.dumps(work),))
     under_way = collections.deque[Future[_Out]]()
     try:
         for item in items:
-            with _said_to_be_of_a_start():
+            with _started():
                 under_way.append(pool.submit(_do, item))
             if len(under_way) == 2 * processes:
                 yield under_way.popleft().result()
@@ -67,7 +67,7 @@ def in_processes(work: Callable[[_In], _Out], items: Sequence[_In], *, processes
 
 
 @contextlib.contextmanager
-def _said_to_be_of_a_start() -> Generator[None, None, None]:
+def _started() -> Generator[None, None, None]:
     try:
         yield
     except OSError as error:

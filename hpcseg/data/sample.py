@@ -21,13 +21,8 @@ def write_sample(folder: Path, *, slices: int, size: int, seed: int) -> None:
 
     The phases are level sets of a smooth Gaussian random field, so that neighbouring slices are as alike as those of
     a tomogram. Grey values are one level per phase with a soft edge, a shading across the slice that a threshold
-    cannot follow, and noise.
-
-    Args:
-        folder: gets `data/sampleNNNN.tiff` (uint16) and `labels/sampleNNNN.tif` (uint8, 0 / 128 / 255).
-        slices: number of slices.
-        size: height and width in pixels.
-        seed: of the structure.
+    cannot follow, and noise. The folder gets so many slices of `size` x `size` pixels as `data/sampleNNNN.tiff`
+    (uint16) and `labels/sampleNNNN.tif` (uint8, 0 / 128 / 255).
     """
     rng = np.random.default_rng(seed)
     # The low-pass is periodic; slices beyond the last keep the two ends of the stack from being neighbours.

@@ -10,8 +10,10 @@ import numpy as np
 from hpcseg.config import DataConfig, shown
 from hpcseg.counted import counted
 from hpcseg.data.layout import lay_out
-from hpcseg.data.splits import NO_GAP, Split, few_test_slices
+from hpcseg.data.splits import NO_GAP, few_test_slices
 from hpcseg.data.store import DatasetInfo
+
+_MIXED = "test tiles are of slices that are trained on, so the accuracy is not that on another slice."
 
 
 def describe_sets(info: DatasetInfo, configs: Iterable[DataConfig]) -> Iterator[str]:
@@ -23,39 +25,27 @@ def describe_sets(info: DatasetInfo, configs: Iterable[DataConfig]) -> Iterator[
     notes: dict[str, None] = {}
     for config in dict.fromkeys(configs):
         tiles, split = lay_out(info, config)
-        yield f"Sets ({_named(config)}): {_sizes(tiles, split, info.shape[0] if not config.slices else config.slices)}"
-        notes.update(dict.fromkeys(_notes(tiles, split)))
+        sets = {"training": split.train, "validation": split.validation, "test": split.test}
+        within = {name: np.unique(tiles[rows, 0]) for name, rows in sets.items()}
+        sizes = ", ".join(
+            f"{name} {counted(len(within[name]), 'slice')} ({counted(len(rows), 'tile')})"
+            for name, rows in sets.items()
+        )
+        if split.gap_slices is not None:
+            slices, used = config.slices or info.shape[0], sum(map(len, within.values()))
+            sizes += f"; {slices - used} of {slices} slices left out, gap {split.gap_slices} between two sets"
+        yield f"Sets ({_named(config)}): {sizes}"
+        mixed = split.gap_slices is None and np.isin(within["test"], within["training"]).any()
+        told = (few_test_slices(len(within["test"])), NO_GAP if split.gap_slices == 0 else "", _MIXED if mixed else "")
+        notes.update((note, None) for note in told if note)
     yield from (f"Note: {note}" for note in notes)
-
-
-def _sizes(tiles: np.ndarray, split: Split, slices: int) -> str:
-    sets = {"training": split.train, "validation": split.validation, "test": split.test}
-    within = {name: np.unique(tiles[rows, 0]) for name, rows in sets.items()}
-    text = ", ".join(
-        f"{name} {counted(len(within[name]), 'slice')} ({counted(len(rows), 'tile')})" for name, rows in sets.items()
-    )
-    used = len(np.unique(np.concatenate(list(within.values()))))
-    if split.gap_slices is None:
-        return text
-    return f"{text}; {slices - used} of {slices} slices left out, gap {split.gap_slices} between two sets"
-
-
-def _notes(tiles: np.ndarray, split: Split) -> Iterator[str]:
-    places = np.unique(tiles[split.test, 0])
-    if few := few_test_slices(len(places)):
-        yield few
-    if split.gap_slices == 0:
-        yield NO_GAP
-    if split.gap_slices is None and np.isin(places, tiles[split.train, 0]).any():
-        yield "test tiles are of slices that are trained on, so the accuracy is not that on another slice."
 
 
 def _named(config: DataConfig) -> str:
     """What tells a config from others: tiles, split, and what is not the default."""
-    placed = {"tiles", "split", "gap_slices"}
     others = [
         f"{item.name} {shown(getattr(config, item.name))}"
         for item in dataclasses.fields(config)
-        if item.name not in placed and getattr(config, item.name) != item.default
+        if item.name not in ("tiles", "split", "gap_slices") and getattr(config, item.name) != item.default
     ]
     return ", ".join([f"tiles {config.tiles}", config.split, *others])

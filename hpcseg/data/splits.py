@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
@@ -76,23 +76,32 @@ def split_tiles(
     Source: the paper's data section (shuffled); what it did not see (blocked).
     """
     slices = np.unique(tiles[:, 0])
+    whole_slices = policy == "blocked" or overlapping
+    units = slices if whole_slices else np.arange(len(tiles))  # that are not divided
     if policy == "blocked":
-        blocks = _blocks(numbers[slices], gap_slices, seed)
-        if not blocks:
-            raise DatasetError(_too_few_for_blocks(len(tiles), numbers[slices], gap_slices, seed))
-        sets = [np.flatnonzero(np.isin(tiles[:, 0], slices[block])) for block in blocks]
+        sets = _blocks(numbers[slices], gap_slices, seed)
     else:
-        drawn = slices if overlapping else np.arange(len(tiles))
-        if len(drawn) < len(_LEAST):
-            raise DatasetError(_too_few_by_lot(len(tiles), len(slices), overlapping))
-        train, validation, _ = _cut(len(drawn))
-        sets = np.split(drawn[stream(Purpose.SPLIT, seed).permutation(len(drawn))], [train, train + validation])
-        if overlapping:
-            sets = [np.flatnonzero(np.isin(tiles[:, 0], some)) for some in sets]
+        order = stream(Purpose.SPLIT, seed).permutation(len(units))
+        sets = np.split(order, np.cumsum(_cut(len(units)))[:2]) if len(units) >= len(_LEAST) else []
+    if not sets:
+        text = f"{len(tiles)} tiles on {len(slices)} slices are too few for "
+        if len(units) >= len(_LEAST):
+            raise DatasetError(text + _blocked_way(numbers[slices], gap_slices, seed))
+        raise DatasetError(text + (_WHOLE_SLICES_WAY if whole_slices else _TILES_WAY))
+    rows = [units[some] for some in sets]
+    if whole_slices:
+        rows = [np.flatnonzero(np.isin(tiles[:, 0], some)) for some in rows]
     if train_slices:
-        sets[0] = _of_some_slices(tiles, sets[0], train_slices, seed)
-    train_rows, validation_rows, test_rows = (np.sort(rows).astype(np.int64) for rows in sets)
-    return Split(train_rows, validation_rows, test_rows, gap_slices if policy == "blocked" else None)
+        trained = np.unique(tiles[rows[0], 0])
+        if train_slices > len(trained):
+            raise DatasetError(
+                f"data.train_slices is {train_slices}, but the training tiles come from {len(trained)} slices. "
+                "Ask for fewer."
+            )
+        drawn = stream(Purpose.TRAINING_SLICES, seed).permutation(trained)[:train_slices]
+        rows[0] = rows[0][np.isin(tiles[rows[0], 0], drawn)]
+    train, validation, test = (np.sort(of_set).astype(np.int64) for of_set in rows)
+    return Split(train, validation, test, gap_slices if policy == "blocked" else None)
 
 
 def few_test_slices(count: int) -> str:
@@ -106,29 +115,15 @@ def few_test_slices(count: int) -> str:
 
 
 def widest_gap(numbers: np.ndarray, *, seed: int, at_most: int) -> int | None:
-    """The largest gap, up to one that is wished for, with which slices have a blocked split; None: there is none.
+    """The largest gap in slice numbers, up to `at_most`, with which slices have a blocked split; None: there is none.
 
-    Args:
-        numbers: as of `split_tiles`, of the slices that are divided.
-        seed: of the split.
-        at_most: slice numbers.
+    `numbers` and `seed` are as of `split_tiles`.
     """
-    if not _blocks(numbers, 0, seed):
-        return None
-    low, high = 0, at_most
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if _blocks(numbers, middle, seed) else (low, middle - 1)
-    return low
+    fitting = bisect.bisect(range(at_most + 1), False, key=lambda gap: not _blocks(numbers, gap, seed))
+    return fitting - 1 if fitting else None
 
 
-class _Sizes(NamedTuple):
-    train: int
-    validation: int
-    test: int
-
-
-_LEAST = _Sizes(1, 1, 1)
+_LEAST = (1, 1, 1)
 
 
 def _blocks(numbers: np.ndarray, gap: int, seed: int) -> list[np.ndarray]:
@@ -156,13 +151,10 @@ def _blocks(numbers: np.ndarray, gap: int, seed: int) -> list[np.ndarray]:
     return [order[start:end] for start, end in zip(starts, ends.tolist(), strict=True)]
 
 
-def _starts(along: np.ndarray, sizes: _Sizes, gap: int) -> list[int]:
-    """Where on the ring each block begins; nothing where the blocks do not fit.
+def _starts(along: np.ndarray, sizes: tuple[int, int, int], gap: int) -> list[int]:
+    """Where on the ring each block of so many slices begins; nothing where they do not fit with a gap between two.
 
-    Args:
-        along: (N + 1,) int64, ascending from 0: slice numbers from the first slice to each, and once round.
-        sizes: slices of each block.
-        gap: slice numbers between two.
+    `along` is (N + 1,) int64, ascending from 0: slice numbers from the first slice to each, and once round.
     """
     starts, start = [], 0
     for size in sizes:
@@ -174,49 +166,31 @@ def _starts(along: np.ndarray, sizes: _Sizes, gap: int) -> list[int]:
     return starts if start < len(along) else []
 
 
-def _too_few_for_blocks(tiles: int, numbers: np.ndarray, gap: int, seed: int) -> str:
-    """Why there is no blocked split, with what it takes and what would make fewer do."""
-    if len(numbers) < len(_LEAST):
-        return _too_few_by_lot(tiles, len(numbers), overlapping=True)
-    left_out = gap // usual_step(numbers)
-    text = (
-        f"{tiles} tiles on {len(numbers)} slices are too few for a blocked split into three sets with {gap} slice "
-        f"numbers between any two: it takes {3 + 3 * left_out} slices that are numbered like these, one for each set "
-        f"and three times {left_out} left out. Label more slices, or some farther apart, or set data.gap_slices to "
-    )
-    widest = widest_gap(numbers, seed=seed, at_most=gap)
-    if widest:
-        sizes = ", ".join(str(len(block)) for block in _blocks(numbers, widest, seed))
-        text += f"{widest} or less, which leaves {sizes} slices to training, validation and test,"
-    else:
-        text += '"auto", which here leaves none out,'
-    return f'{text} or data.split to "shuffled"; both make the test set more like the training set than a new scan is.'
-
-
-def _too_few_by_lot(tiles: int, slices: int, overlapping: bool) -> str:
-    """Why there is no shuffled split of so few."""
-    if not overlapping:
-        return f"{tiles} tiles on {slices} slices are too few for three sets. Label more slices, or set data.tiles."
-    return (
-        f"{tiles} tiles on {slices} slices are too few for three sets: of blocks, and of tiles that overlap, each set "
-        'has whole slices, so it takes 3. Label more slices. Or set data.split to "shuffled" and data.tiles to a grid '
-        'without overlap, such as "3x3": the test set then has tiles of the slices that are trained on, and tells '
-        "nothing of another slice."
-    )
-
-
-def _of_some_slices(tiles: np.ndarray, rows: np.ndarray, count: int, seed: int) -> np.ndarray:
-    slices = np.unique(tiles[rows, 0])
-    if count > len(slices):
-        raise DatasetError(
-            f"data.train_slices is {count}, but the training tiles come from {len(slices)} slices. Ask for fewer."
-        )
-    rng = stream(Purpose.TRAINING_SLICES, seed)
-    return rows[np.isin(tiles[rows, 0], rng.permutation(slices)[:count])]
-
-
-def _cut(count: int) -> _Sizes:
+def _cut(count: int) -> tuple[int, int, int]:
     """The shares of 3 or more, one each at least."""
     validation = max(1, round(VALIDATION_SHARE * count))
     train = min(round(TRAIN_SHARE * count), count - validation - 1)
-    return _Sizes(train, validation, count - train - validation)
+    return train, validation, count - train - validation
+
+
+# What it takes where there is no split, and what would make fewer do.
+_TILES_WAY = "three sets. Label more slices, or set data.tiles."
+_WHOLE_SLICES_WAY = (
+    "three sets: of blocks, and of tiles that overlap, each set has whole slices, so it takes 3. Label more slices. Or "
+    'set data.split to "shuffled" and data.tiles to a grid without overlap, such as "3x3": the test set then has tiles '
+    "of the slices that are trained on, and tells nothing of another slice."
+)
+
+
+def _blocked_way(numbers: np.ndarray, gap: int, seed: int) -> str:
+    left_out, widest = gap // usual_step(numbers), widest_gap(numbers, seed=seed, at_most=gap)
+    way = '"auto", which here leaves none out'
+    if widest:
+        sizes = ", ".join(str(len(block)) for block in _blocks(numbers, widest, seed))
+        way = f"{widest} or less, which leaves {sizes} slices to training, validation and test"
+    return (
+        f"a blocked split into three sets with {gap} slice numbers between any two: it takes {3 + 3 * left_out} slices "
+        f"that are numbered like these, one for each set and three times {left_out} left out. Label more slices, or "
+        f"some farther apart, or set data.gap_slices to {way}, or data.split to "
+        '"shuffled"; both make the test set more like the training set than a new scan is.'
+    )

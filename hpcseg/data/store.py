@@ -18,8 +18,9 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import operator
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,16 +42,24 @@ SCHEMA_VERSION = 4
 
 Up to 3 every pixel has a class, and a file in which all have is still written as one of 3, for an earlier hpcseg.
 """
-TEXT_COLUMNS = ("image_names", "label_names", "image_sha256", "label_sha256")
+COLUMNS = {
+    **dict.fromkeys(("image_names", "label_names", "image_sha256", "label_sha256"), str),
+    **dict.fromkeys(("numbers", "class_counts", "zero_pixels", "border_pixels", "ignored_pixels"), np.int64),
+    **dict.fromkeys(("grey_min", "grey_max", "border_value"), np.float64),
+}
+"""Of the table, with their types; fields of `DatasetInfo`."""
 # Columns that came with a later schema, and with which; before, they are 0.
 _SINCE = {"zero_pixels": 2, "border_value": 2, "border_pixels": 2, "ignored_pixels": 4}
-NUMBER_COLUMNS = ("numbers", "class_counts", "grey_min", "grey_max", *_SINCE)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SliceTable:
-    """One row per slice, N rows."""
+class DatasetInfo:
+    """All of a packed file of N slices and C classes but its pixels."""
 
+    path: Path
+    shape: tuple[int, int, int]
+    """Slices, height, width."""
+    dtype: str
     numbers: np.ndarray
     """(N,) int64, from the file names."""
     image_names: tuple[str, ...]
@@ -73,16 +82,6 @@ class SliceTable:
     """(N,) int64; 0 where it has none."""
     ignored_pixels: np.ndarray
     """(N,) int64, pixels of no class, such as those outside of the field of view."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DatasetInfo(SliceTable):
-    """All of a packed file but its pixels."""
-
-    path: Path
-    shape: tuple[int, int, int]
-    """Slices, height, width."""
-    dtype: str
     label_dtype: str
     """Of the original labels; labels are stored as uint8 class indices."""
     class_values: tuple[int, ...]
@@ -117,30 +116,17 @@ def read_info(path: Path) -> DatasetInfo:
     """
     with _opened(path) as file:
         try:
-            info = _read_info(file, path)
+            info = decode_info(file, path)
         # A part of another kind, type or length; h5py raises RuntimeError for what HDF5 has no words for.
         except (AttributeError, TypeError, ValueError, RuntimeError) as error:
             raise _damaged(path, f"it is not laid out as a data set is ({error})") from None
-    identity = identity_sha256(
-        info,
-        class_values=info.class_values,
-        full_scale=info.full_scale,
-        grey=info.grey,
-        dtype=info.dtype,
-        shape=info.shape,
-    )
-    if identity != info.data_sha256:
+    if identity_sha256(info) != info.data_sha256:
         raise _damaged(path, "its class values, grey range or slice numbers are not those that were packed")
     return info
 
 
 def read_tiles(path: Path, places: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cut tiles out of the packed slices; each slice is read at most once, in the order of the file.
-
-    Args:
-        path: the packed file.
-        places: (T, 3) int64 rows (slice index, y, x).
-        size: edge of a tile in pixels.
+    """Cut tiles of `size` pixels out of the slices, at (T, 3) int64 places (slice index, y, x), each slice read once.
 
     Returns:
         Tiles (T, size, size) in the slices' dtype, and labels (T, size, size) uint8 class indices.
@@ -164,33 +150,20 @@ def read_tiles(path: Path, places: np.ndarray, size: int) -> tuple[np.ndarray, n
     return images, labels
 
 
-def read_slices(path: Path, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-    """Whole slices start .. stop - 1: (K, H, W) grey values and (K, H, W) uint8 class indices.
+def read_slices(path: Path, start: int, stop: int, step: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Slices start .. stop - 1, whole or every `step`-th row and column: (K, h, w) grey values, uint8 class indices.
 
     Raises:
         DatasetError: as `read_info`.
     """
     with _opened(path) as file:
-        return file["slices"][start:stop], file["labels"][start:stop]
-
-
-def read_thinned(path: Path, index: int, step: int) -> tuple[np.ndarray, np.ndarray]:
-    """Every `step`-th row and column of a slice, as `read_slices`; of a large one never all is in memory.
-
-    Raises:
-        DatasetError: as `read_info`.
-    """
-    with _opened(path) as file:
-        image, classes = (file[name][index, ::step][:, ::step] for name in ("slices", "labels"))
-        return image, classes
+        # Rows first: of a large slice never all is in memory.
+        images, classes = (file[name][start:stop, ::step][:, :, ::step] for name in ("slices", "labels"))
+        return images, classes
 
 
 def verify(path: Path, on_slice: Callable[[int, int], None]) -> None:
-    """Hash every slice and label again, and compare with what was packed.
-
-    Args:
-        path: the packed file.
-        on_slice: told how many slices of how many are done.
+    """Hash every slice and label again; `on_slice` is told how many slices of how many are done.
 
     Raises:
         DatasetError: as `read_info`, or the first slice or label that is not what was packed.
@@ -210,13 +183,10 @@ def verify(path: Path, on_slice: Callable[[int, int], None]) -> None:
 
 def info_as_json(info: DatasetInfo) -> dict[str, object]:
     """The summary of a packed file as plain values."""
-    whole = dataclasses.asdict(info)
-    for column in (*TEXT_COLUMNS, *NUMBER_COLUMNS, "path"):
-        whole.pop(column)
     shares = info.class_counts.sum(0) / info.class_counts.sum()
     return {
         "file": info.path.name,
-        **whole,
+        **{name: value for name, value in dataclasses.asdict(info).items() if name not in {*COLUMNS, "path"}},
         "class_shares": [round(float(share), 6) for share in shares],
         "grey_min": float(info.grey_min.min()),
         "grey_max": float(info.grey_max.max()),
@@ -227,114 +197,90 @@ def info_as_json(info: DatasetInfo) -> dict[str, object]:
 
 def is_packed_file(path: Path) -> bool:
     """Whether there is a file that `pack` wrote, whole or damaged."""
-    if not os.path.isfile(path) or not h5py.is_hdf5(path):
-        return False
-    try:
-        with h5py.File(path, "r") as file:
-            return str(file.attrs.get("format")) == FORMAT
-    except OSError:
-        return False
+    with contextlib.suppress(OSError):
+        if os.path.isfile(path):
+            with h5py.File(path, "r") as file:
+                return str(file.attrs.get("format")) == FORMAT
+    return False
 
 
-def _read_info(file: h5py.File, path: Path) -> DatasetInfo:
-    """Decode all but the pixels; raises ValueError where sizes or types do not belong together."""
-    attributes, images, labels = file.attrs, file["slices"], file["labels"]
-    class_values = tuple(int(value) for value in attributes["class_values"])
-    slices, height, width = images.shape
+def decode_info(file: h5py.File, path: Path) -> DatasetInfo:
+    """All of an open packed file but its pixels.
+
+    Raises:
+        KeyError, AttributeError, TypeError, ValueError, RuntimeError: parts are missing, or do not belong together.
+    """
+    images, labels = file["slices"], file["labels"]
+    # A file of before there was one of these means what stands here.
+    earlier = {"class_names": file.attrs["class_values"], "ignored_values": (), "source_dtype": images.dtype.name}
+    attributes = {"voxel_size": (), "voxel_unit": "", "data_sha256": "", **earlier, **file.attrs}
+    version, (slices, height, width) = attributes["schema_version"], images.shape
+    values, ignored = (tuple(map(int, attributes[name])) for name in ("class_values", "ignored_values"))
+    names = tuple(map(str, attributes["class_names"]))
     if min(images.shape) < 1 or labels.shape != images.shape or labels.dtype != np.uint8:
         raise ValueError(f"slices are {images.shape}, labels {labels.shape} {labels.dtype}")
-    version, measured = attributes["schema_version"], attributes["schema_version"] > 1
-    names = tuple(str(name) for name in attributes.get("class_names", class_values))
-    if len(names) != len(class_values):
-        raise ValueError(f"{len(class_values)} classes have {len(names)} names")
-    columns: dict[str, Any] = {
-        name: np.zeros(slices, dtype=np.int64) for name, since in _SINCE.items() if version < since
-    }
-    for name in (*TEXT_COLUMNS, *NUMBER_COLUMNS):
-        if name in columns:
+    if len(names) != len(values):
+        raise ValueError(f"{len(values)} classes have {len(names)} names")
+    if len(values) > MOST_CLASSES:
+        raise DatasetError(f"{path} has {len(values)} classes, and {MOST_CLASSES} are the most. Merge some.")
+    columns: dict[str, Any] = {}
+    for name, kind in COLUMNS.items():
+        if version < _SINCE.get(name, 1):
+            columns[name] = np.zeros(slices, dtype=np.int64)
             continue
-        column = file["table"][name]
-        wanted = (slices, len(class_values)) if name == "class_counts" else (slices,)
-        if column.shape != wanted or (name in NUMBER_COLUMNS and column.dtype.kind not in "if"):
+        column, wanted = file["table"][name], (slices, len(values)) if name == "class_counts" else (slices,)
+        if column.shape != wanted or (kind is not str and column.dtype.kind not in "if"):
             raise ValueError(f"table/{name} is {column.shape} {column.dtype}, and there are {slices} slices")
-        columns[name] = tuple(column.asstr()[:].tolist()) if name in TEXT_COLUMNS else column[:]
-    if len(class_values) > MOST_CLASSES:
-        raise DatasetError(f"{path} has {len(class_values)} classes, and {MOST_CLASSES} are the most. Merge some.")
-    texts: dict[str, Any] = {
-        name: str(attributes[name]) for name in ("label_dtype", "data_sha256", "hpcseg_version", "command", "created")
-    }
+        columns[name] = tuple(column.asstr()[:].tolist()) if kind is str else column[:]
     counted = columns["class_counts"].sum(1) + columns["ignored_pixels"]
-    if np.dtype(texts["label_dtype"]).kind not in "ui" or (counted != height * width).any():
+    if np.dtype(str(attributes["label_dtype"])).kind not in "ui" or (counted != height * width).any():
         raise ValueError("its labels are no whole numbers, or not all counted")
-    full_scale = float(attributes["full_scale"])
+    full_scale, alike = float(attributes["full_scale"]), None
+    grey = GreyScale(0.0, full_scale)
+    if version > 1:
+        (low, high), (first, last) = (map(float, attributes[name]) for name in ("grey_range", "grey_quantiles"))
+        grey = choose_scale(images.dtype, full_scale, (first, last), (low, high))
+    if version > 2:
+        alike = operator.index(attributes["alike_slices"])
+        if not 1 <= alike <= slices:
+            raise ValueError(f"its {slices} slices are alike up to {alike}")
+    texts = ("source_dtype", "label_dtype", "data_sha256", "hpcseg_version", "command", "created")
+    columns.update((name, str(attributes[name])) for name in texts)
     return DatasetInfo(
         **columns,
-        **texts,
         path=path,
         shape=(slices, height, width),
         dtype=images.dtype.name,
-        class_values=class_values,
+        class_values=values,
         class_names=names,
-        ignored_values=tuple(int(value) for value in attributes.get("ignored_values", ())),
-        source_dtype=str(attributes.get("source_dtype", images.dtype.name)),
+        ignored_values=ignored,
         full_scale=full_scale,
-        grey=_read_scale(attributes, images.dtype) if measured else GreyScale(0.0, full_scale),
-        voxel=voxel_size(np.ravel(attributes.get("voxel_size", ())), str(attributes.get("voxel_unit", ""))),
-        alike_slices=_read_alike(attributes, slices) if attributes["schema_version"] > 2 else None,
+        grey=grey,
+        voxel=voxel_size(np.ravel(attributes["voxel_size"]), str(attributes["voxel_unit"])),
+        alike_slices=alike,
     )
 
 
-def _read_scale(attributes: Mapping[str, Any], dtype: np.dtype) -> GreyScale:
-    """Raises ValueError for what is no scale."""
-    low, high, first, last = (float(value) for name in ("grey_range", "grey_quantiles") for value in attributes[name])
-    if not low < high or not first <= last or not np.isfinite([low, high, first, last]).all():
-        raise ValueError(f"its grey range is {low:g} to {high:g}, its quantiles are {first:g} and {last:g}")
-    return choose_scale(dtype, float(attributes["full_scale"]), (first, last), (low, high))
-
-
-def _read_alike(attributes: Mapping[str, Any], slices: int) -> int:
-    """Raises ValueError for what is no distance in this stack."""
-    alike = attributes["alike_slices"]
-    if not isinstance(alike, np.integer) or not 1 <= alike <= slices:
-        raise ValueError(f"its {slices} slices are alike up to {alike}")
-    return int(alike)
-
-
-def identity_sha256(
-    table: SliceTable,
-    *,
-    class_values: Sequence[int],
-    full_scale: float,
-    grey: GreyScale,
-    dtype: str,
-    shape: tuple[int, ...],
-) -> str:
+def identity_sha256(info: DatasetInfo) -> str:
     """SHA-256 (hex) of all that decides what a model meets. A change of its form gives every cell a new id.
 
     A grey range that is not the full scale is another data set: cells trained on one are none of the other. Where it is
     the full scale it is left out, as it was before there were others.
     """
-    identity: dict[str, Any] = {
-        "class_values": list(class_values),
-        "full_scale": full_scale,
-        "dtype": dtype,
-        "shape": shape,
-        "numbers": table.numbers.tolist(),
-        "image_sha256": table.image_sha256,
-        "label_sha256": table.label_sha256,
-    }
-    if (grey.low, grey.high) != (0.0, full_scale):
-        identity["grey_range"] = [grey.low, grey.high]
+    names = ("class_values", "full_scale", "dtype", "shape", "image_sha256", "label_sha256")
+    identity = {name: getattr(info, name) for name in names} | {"numbers": info.numbers.tolist()}
+    if (info.grey.low, info.grey.high) != (0.0, info.full_scale):
+        identity["grey_range"] = [info.grey.low, info.grey.high]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[h5py.File]:
-    if not os.path.isfile(path):  # Path.is_file raises where a name is too long or a folder may not be entered
-        if os.path.isdir(path):
-            raise DatasetError(
-                f"{path} is a folder, but a packed data set is a file. Pack slices with `hpcseg pack DATA/ -o NAME.h5`."
-            )
+    if os.path.isdir(path):  # unlike Path.is_dir this does not raise where a name is too long
+        raise DatasetError(
+            f"{path} is a folder, but a packed data set is a file. Pack slices with `hpcseg pack DATA/ -o NAME.h5`."
+        )
+    if not os.path.isfile(path):
         raise DatasetError(f"There is no packed data set {path}. Make one with `hpcseg pack DATA/ -o {path}`.")
     try:
         file = h5py.File(path, "r")

@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+OnSlice = Callable[[int, int], None]
+"""Told how many slices of how many are done."""
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 _MOST_PER_THREAD = 3
 
 
-def ahead(work: Callable[[_In], _Out], items: Iterable[_In], *, at_most: int) -> Iterator[_Out]:
+def ahead(work: Callable[[_In], _Out], items: Iterable[_In], *, at_most: int = 4) -> Iterator[_Out]:
     """Results of `work` in order, computed by a thread per core; at most so many items are begun and not yet used."""
     threads = min(len(os.sched_getaffinity(0)), at_most)
     waiting: deque[Future[_Out]] = deque()

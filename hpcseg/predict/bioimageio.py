@@ -23,7 +23,7 @@ from hpcseg.errors import ConfigError, HpcsegError
 from hpcseg.files import write_bytes
 from hpcseg.learn.evaluate import folded
 from hpcseg.predict.model_file import Model
-from hpcseg.predict.onnx_file import export_onnx, opset_version
+from hpcseg.predict.onnx_file import export_onnx
 from hpcseg.segment.geometry import reach
 from hpcseg.slices.extras import load_extra
 
@@ -52,14 +52,8 @@ def export_package(
 ) -> float:
     """Write a package that takes grey values (B, 1, H, W) and answers with probabilities (B, C, H, W) float32.
 
-    What it is tested with are grey values of the middle of the data set, so some of its pixels are in the package.
-
-    Args:
-        model: to export.
-        info: the packed data set that it was trained on.
-        file: the zip file.
-        authors: names; without them the zoo asks for them.
-        license_id: of the weights, as SPDX writes it.
+    What it is tested with are grey values of the middle of the data set, so some of its pixels are in the package. The
+    zoo asks for `authors` and for a license, as SPDX writes it, where there are none.
 
     Returns:
         The tolerance that it declares: the largest difference of a probability.
@@ -86,7 +80,9 @@ def export_package(
         np.save(folder / "test_input.npy", given)
         np.save(folder / "test_output.npy", answer.numpy())
         (folder / "README.md").write_text(_documentation(model, info), encoding="utf-8")
-        content = _description(model, tolerance, opset_version(folder / "weights.onnx"), authors, license_id)
+        onnx = load_extra("onnx", "bioimageio", file).load(folder / "weights.onnx")
+        opset = next(opset.version for opset in onnx.opset_import if not opset.domain)
+        content = _description(model, tolerance, opset, authors, license_id)
         described = spec.build_description(content, context=context)
         if isinstance(described, spec.InvalidDescr):
             first = described.validation_summary.errors[0]
@@ -128,16 +124,36 @@ def _cover(model: Model, image: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """(E, 2 E), 0 to 1: grey values (E, E) beside their classes, of every so many pixels."""
     step = -(-len(image) // _MOST_OF_COVER)
     grey = np.interp(image, model.card.grey_range, (0, 1))
-    cover: np.ndarray = np.hstack([grey, classes / (len(model.card.class_values) - 1)])[::step, ::step]
-    return cover
+    return np.hstack([grey, classes / (len(model.card.class_values) - 1)])[::step, ::step]
 
 
 def _description(
     model: Model, tolerance: float, opset: int, authors: Sequence[str], license_id: str | None
 ) -> dict[str, Any]:
     card, halo, step = model.card, _halo(model), 2**model.card.train.depth
-    batch = {"type": "batch"}
-    size = {"min": 2 * halo + step, "step": step}
+
+    def axes(channels: Sequence[str], sizes: dict[str, Any], **of_space: Any) -> list[dict[str, Any]]:
+        spaces = [{"type": "space", "id": axis, "size": size, **of_space} for axis, size in sizes.items()]
+        return [{"type": "batch"}, {"type": "channel", "channel_names": list(channels)}, *spaces]
+
+    given = {
+        "id": "slices",
+        "description": "Grey values as they were packed.",
+        "axes": axes(["grey"], {axis: {"min": 2 * halo + step, "step": step} for axis in "yx"}),
+        "data": {"type": card.grey_dtype},
+        "pad": {"mode": "reflect"},
+        "preprocessing": _preprocessing(model),
+        "test_tensor": {"source": "test_input.npy"},
+    }
+    answer: dict[str, Any] = {
+        "id": "probabilities",
+        "description": "Of each class.",
+        "axes": axes(card.class_names, {axis: {"tensor_id": "slices", "axis_id": axis} for axis in "yx"}, halo=halo),
+        "data": {"type": "float32", "range": [0.0, 1.0]},
+        "postprocessing": [{"id": "softmax", "kwargs": {"axis": "channel"}}],
+        "test_tensor": {"source": "test_output.npy"},
+    }
+    exact = {"absolute_tolerance": tolerance, "relative_tolerance": 0.0, "mismatched_elements_per_million": 0}
     return {
         "type": "model",
         "format_version": _FORMAT_VERSION,
@@ -150,55 +166,10 @@ def _description(
         "tags": _TAGS,
         "documentation": {"source": "README.md"},
         "covers": [{"source": "cover.png"}],
-        "inputs": [
-            {
-                "id": "slices",
-                "description": "Grey values as they were packed.",
-                "axes": [
-                    batch,
-                    {"type": "channel", "channel_names": ["grey"]},
-                    *({"type": "space", "id": axis, "size": size} for axis in "yx"),
-                ],
-                "data": {"type": card.grey_dtype},
-                "pad": {"mode": "reflect"},
-                "preprocessing": _preprocessing(model),
-                "test_tensor": {"source": "test_input.npy"},
-            }
-        ],
-        "outputs": [
-            {
-                "id": "probabilities",
-                "description": "Of each class.",
-                "axes": [
-                    batch,
-                    {"type": "channel", "channel_names": list(card.class_names)},
-                    *(
-                        {
-                            "type": "space",
-                            "id": axis,
-                            "size": {"tensor_id": "slices", "axis_id": axis},
-                            "halo": halo,
-                        }
-                        for axis in "yx"
-                    ),
-                ],
-                "data": {"type": "float32", "range": [0.0, 1.0]},
-                "postprocessing": [{"id": "softmax", "kwargs": {"axis": "channel"}}],
-                "test_tensor": {"source": "test_output.npy"},
-            }
-        ],
+        "inputs": [given],
+        "outputs": [answer],
         "weights": {"onnx": {"source": "weights.onnx", "opset_version": opset}},
-        "config": {
-            "bioimageio": {
-                "reproducibility_tolerance": [
-                    {
-                        "absolute_tolerance": tolerance,
-                        "relative_tolerance": 0.0,
-                        "mismatched_elements_per_million": 0,
-                    }
-                ]
-            }
-        },
+        "config": {"bioimageio": {"reproducibility_tolerance": [exact]}},
     }
 
 
@@ -221,55 +192,47 @@ def _preprocessing(model: Model) -> list[dict[str, Any]]:
 
 def _documentation(model: Model, info: DatasetInfo) -> str:
     """The page of the model in the zoo."""
-    card, grey = model.card, model.card.grey
-    rows = [f"| {name} | {value} |" for name, value in zip(card.class_names, card.class_values, strict=True)]
+    card, grey, training = model.card, model.card.grey, model.card.training
     low, high = card.grey_range
-    trained = {
-        "cell": card.training["cell"],
-        "training tiles": f"{card.training['train_tiles']} of {card.data.tile_size} x {card.data.tile_size} pixels",
-        "epochs": card.training["epochs"],
-        "precision": f"{card.precision} (this package: fp32)",
-        "voxel": info.voxel.text() if info.voxel else "not known",
-        "data SHA-256": card.training["data_sha256"],
-        "weights SHA-256": card.model_sha256,
-        "hpcseg": f"{__version__}, commit {card.training['commit']} at the training",
-    }
+    classes = [f"| {name} | {value} |" for name, value in zip(card.class_names, card.class_values, strict=True)]
     tests = [
         f"| {point['noise']}, sigma {point['sigma']}"
         + (f", in {point['fraction']:.0%} of the tiles" if point["fraction"] else "")
         + f" | {point['accuracy']:.4f} |"
-        for point in card.training["test_accuracy"]
+        for point in training["test_accuracy"]
     ]
-    return "\n".join(
-        [
-            f"# {model.name}",
-            "",
-            "A U-Net that labels slices of a tomogram, trained and written by hpcseg. It takes grey values "
-            f"({card.grey_dtype}) as they are, where the training slices had {low:g} to {high:g} (0.1 to 99.9 %). "
-            f"{grey.low:g} meets the network as 0 and {grey.high:g} as 1. What has no grey value (NaN) is to be "
-            f"{grey.low:g}.",
-            "",
-            "Its channels are the probabilities of",
-            "",
-            "| class | value in the labels |",
-            "|---|---|",
-            *rows,
-            "",
-            "## Training",
-            "",
-            *(f"- {name}: {value}" for name, value in trained.items()),
-            "",
-            "## Validation",
-            "",
-            f"Share of right pixels on the validation tiles: {card.training['validation_accuracy']:.4f}. "
-            "On test tiles:",
-            "",
-            "| noise | right pixels |",
-            "|---|---|",
-            *tests,
-            "",
-            "To validate it on data of your own, compare its labels with some that a person drew, on slices that it "
-            "has not seen. What it has not seen it labels with confidence all the same.",
-            "",
-        ]
-    )
+    tables = {"classes": "\n".join(classes), "tests": "\n".join(tests)}
+    return f"""# {model.name}
+
+A U-Net that labels slices of a tomogram, trained and written by hpcseg. It takes grey values ({card.grey_dtype}) as
+they are, where the training slices had {low:g} to {high:g} (0.1 to 99.9 %). {grey.low:g} meets the network as 0 and
+{grey.high:g} as 1. What has no grey value (NaN) is to be {grey.low:g}.
+
+Its channels are the probabilities of
+
+| class | value in the labels |
+|---|---|
+{tables["classes"]}
+
+## Training
+
+- cell: {training["cell"]}
+- training tiles: {training["train_tiles"]} of {card.data.tile_size} x {card.data.tile_size} pixels
+- epochs: {training["epochs"]}
+- precision: {card.precision} (this package: fp32)
+- voxel: {info.voxel.text() if info.voxel else "not known"}
+- data SHA-256: {training["data_sha256"]}
+- weights SHA-256: {card.model_sha256}
+- hpcseg: {__version__}, commit {training["commit"]} at the training
+
+## Validation
+
+Share of right pixels on the validation tiles: {training["validation_accuracy"]:.4f}. On test tiles:
+
+| noise | right pixels |
+|---|---|
+{tables["tests"]}
+
+To validate it on data of your own, compare its labels with some that a person drew, on slices that it has not seen.
+What it has not seen it labels with confidence all the same.
+"""

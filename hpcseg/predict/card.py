@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from hpcseg import __version__
-from hpcseg.config import PRECISIONS, DataConfig, TrainConfig, build_config
+from hpcseg.config import PRECISIONS, DataConfig, TrainConfig, build_config, convert
 from hpcseg.data.classes import MOST_CLASSES, outside
 from hpcseg.data.evenly import evenly
 from hpcseg.data.grey import QUANTILES as SPAN
@@ -93,114 +92,90 @@ def read_card(content: Any) -> ModelCard:
         content = {**content, "grey": {"low": 0.0, "high": content["full_scale"]}}
     if isinstance(content.get("class_values"), list):  # of before there were names
         content = {"class_names": list(map(str, content["class_values"])), **content}
-    names = {field.name for field in dataclasses.fields(ModelCard)}
-    if missing := names - set(content):
-        raise ValueError(f"it has no {min(missing)}")
     try:
         card = ModelCard(
-            class_values=tuple(_whole(value) for value in content["class_values"]),
-            class_names=tuple(str(name) for name in content["class_names"]),
+            class_values=tuple(convert(int, value, "class_values") for value in content["class_values"]),
+            class_names=tuple(map(str, content["class_names"])),
             label_dtype=np.dtype(str(content["label_dtype"])).name,
             grey_dtype=np.dtype(str(content["grey_dtype"])).name,
             grey=read_scale(content["grey"]),
-            grey_quantiles=tuple(_finite(value) for value in content["grey_quantiles"]),
+            grey_quantiles=tuple(convert(float, value, "grey_quantiles") for value in content["grey_quantiles"]),
             data=build_config(DataConfig, content["data"], "data"),
             train=build_config(TrainConfig, content["train"], "train"),
             training=dict(content["training"]),
             model_sha256=str(content["model_sha256"]),
         )
+    except KeyError as error:
+        raise ValueError(f"it has no {error.args[0]}") from None
     except (AttributeError, TypeError, ConfigError) as error:
         raise ValueError(str(error)) from None
     _check(card)
     return card
 
 
-def make_card(
-    info: DatasetInfo, data: DataConfig, train: TrainConfig, training: Mapping[str, Any], model_sha256: str
-) -> ModelCard:
-    """The card of a model that was trained on a packed data set; reads some of its slices."""
-    return ModelCard(
-        class_values=info.class_values,
-        class_names=info.class_names,
-        label_dtype=info.label_dtype,
-        grey_dtype=info.dtype,
-        grey=info.grey,
-        grey_quantiles=_quantiles(info),
-        data=data,
-        train=train,
-        training=training,
-        model_sha256=model_sha256,
-    )
-
-
-def _quantiles(info: DatasetInfo) -> tuple[float, ...]:
-    """Quantiles of evenly spaced slices; the first and the last are those of all slices."""
+def grey_quantiles(info: DatasetInfo) -> tuple[float, ...]:
+    """(1001,) grey values of evenly spaced slices of a packed file at 0, 0.1, ... 100 %; the ends are of all slices."""
     low, high = float(info.grey_min.min()), float(info.grey_max.max())
-    slices = info.shape[0]
-    chosen = evenly(slices, _SLICES_LOOKED_AT)
-    finer: GreyHistogram | None = GreyHistogram(low, high)
+    chosen = evenly(info.shape[0], _SLICES_LOOKED_AT)
     with h5py.File(info.path, "r") as file:
-        while finer is not None:
-            counts = finer
-            for index in chosen:
-                counts.add(file["slices"][index])
-            finer = counts.finer(_BULK)
+        counts = count_grey_values(lambda: (file["slices"][index] for index in chosen), low, high, _BULK)
     values = counts.quantiles(np.linspace(0, 1, QUANTILES))
     values[0], values[-1] = low, high
-    return tuple(float(value) for value in values)
+    return tuple(values.tolist())
+
+
+def count_grey_values(
+    slices: Callable[[], Iterable[np.ndarray]], low: float, high: float, shares: tuple[float, float]
+) -> GreyHistogram:
+    """Count all pixels, again and again until the bins are fine enough for two shares (0..1) of them.
+
+    A hot pixel stretches the ends so far that all others fall into a few bins.
+    """
+    counts = GreyHistogram(low, high)
+    while True:
+        for pixels in slices():
+            counts.add(pixels)
+        first, last = counts.quantiles(np.array(shares)).tolist()
+        enough = max(last - first, 1e-9 * max(abs(first), abs(last))) / _LEAST_BINS
+        if counts.exact or counts.width <= enough:
+            return counts
+        counts = GreyHistogram(first - counts.width, last + counts.width)
 
 
 class GreyHistogram:
-    """Counts grey values between two known ends, to tell quantiles of more pixels than fit into memory.
-
-    Args:
-        low: the lowest grey value that is told from lower ones.
-        high: the highest that is told from higher ones.
-    """
+    """Counts grey values to tell quantiles of more pixels than fit into memory: those beyond two ends are the ends'."""
 
     def __init__(self, low: float, high: float) -> None:
         self._low = low
         # Whole numbers that fit have a bin each, so their quantiles are exact.
-        self._exact = float(low).is_integer() and high - low < _BINS
-        self._width = 1.0 if self._exact else (high - low) / (_BINS - 1) or 1.0
+        self.exact = float(low).is_integer() and high - low < _BINS
+        self.width = 1.0 if self.exact else (high - low) / (_BINS - 1) or 1.0
         self._counts = np.zeros(_BINS, dtype=np.int64)
 
     def add(self, pixels: np.ndarray) -> None:
         """Count the pixels of an array of any shape and number type, but NaN."""
         if (missing := outside(pixels)) is not None:
             pixels = pixels[~missing]
-        bins = np.rint((pixels.astype(np.float64) - self._low) / self._width).astype(np.int64)
+        bins = np.rint((pixels.astype(np.float64) - self._low) / self.width).astype(np.int64)
         self._counts += np.bincount(bins.clip(0, _BINS - 1).ravel(), minlength=_BINS)
-
-    def finer(self, shares: tuple[float, float]) -> GreyHistogram | None:
-        """One to count again with, about two shares (0..1) alone; None where the bins are fine enough for them.
-
-        A hot pixel stretches the ends so far that all others fall into a few bins.
-        """
-        low, high = self.quantiles(np.array(shares)).tolist()
-        if self._width <= max(high - low, 1e-9 * max(abs(low), abs(high))) / _LEAST_BINS or self._exact:
-            return None
-        return GreyHistogram(low - self._width, high + self._width)
 
     def quantiles(self, shares: np.ndarray) -> np.ndarray:
         """The grey value at each share (0..1) of the pixels: the lowest at or below which so many lie."""
         total = np.cumsum(self._counts)
         # A share of the last pixel, not of a pixel after it.
         wanted = np.clip(np.ceil(np.asarray(shares) * total[-1]), 1, total[-1])
-        values: np.ndarray = self._low + self._width * np.searchsorted(total, wanted)
+        values: np.ndarray = self._low + self.width * np.searchsorted(total, wanted)
         return values
 
 
 def _check(card: ModelCard) -> None:
     """Refuse values that no export writes, before anything is made from them."""
-    if len(card.class_names) != len(card.class_values):
-        raise ValueError(f"its {len(card.class_values)} classes have {len(card.class_names)} names")
-    if not 2 <= len(card.class_values) <= MOST_CLASSES or list(card.class_values) != sorted(set(card.class_values)):
-        raise ValueError(f"its class values are {card.class_values[:9]}")
-    label, grey = np.dtype(card.label_dtype), np.dtype(card.grey_dtype)
-    if label.kind not in "ui" or any(
-        not np.iinfo(label).min <= value <= np.iinfo(label).max for value in card.class_values
-    ):
+    values, label, grey = card.class_values, np.dtype(card.label_dtype), np.dtype(card.grey_dtype)
+    if len(card.class_names) != len(values):
+        raise ValueError(f"its {len(values)} classes have {len(card.class_names)} names")
+    if not 2 <= len(values) <= MOST_CLASSES or list(values) != sorted(set(values)):
+        raise ValueError(f"its class values are {values[:9]}")
+    if label.kind not in "ui" or values[0] < np.iinfo(label).min or values[-1] > np.iinfo(label).max:
         raise ValueError(f"its label type {label} does not hold its class values")
     if grey not in (np.dtype("u1"), np.dtype("u2"), np.dtype("f4")):
         raise ValueError(f"its grey values are {grey}")
@@ -208,15 +183,3 @@ def _check(card: ModelCard) -> None:
         raise ValueError(f"its precision is {card.training.get('precision')!r}, not one of {', '.join(_PRECISIONS)}")
     if len(card.grey_quantiles) != QUANTILES or np.any(np.diff(card.grey_quantiles) < 0):
         raise ValueError("its grey values are no ascending quantiles")
-
-
-def _whole(value: Any) -> int:
-    if type(value) is not int:
-        raise TypeError(f"{value!r} is no whole number")
-    return value
-
-
-def _finite(value: Any) -> float:
-    if type(value) not in (int, float) or not math.isfinite(value):
-        raise TypeError(f"{value!r} is no finite number")
-    return float(value)

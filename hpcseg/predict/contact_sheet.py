@@ -7,8 +7,10 @@ import numpy as np
 from hpcseg import sheet
 from hpcseg.data.evenly import evenly
 from hpcseg.files import write_bytes
-from hpcseg.predict.layers import Layer, Target
 from hpcseg.predict.request import Prediction
+from hpcseg.predict.target import Target
+
+_SHOWN = ("labels", "uncertainty")
 
 
 def write_sheet(prediction: Prediction, target: Target) -> None:
@@ -24,13 +26,14 @@ def write_sheet(prediction: Prediction, target: Target) -> None:
 
     def seen(index: int) -> sheet.Seen:
         thinned = (slice(None, None, sheet.step(*volume.shapes[index])),) * 2
-        labels = target.read(index, layers["labels"])[thinned]
-        unsure = layers.get("uncertainty")
+        read = {name: target.read(index, layer)[thinned] for name, layer in layers.items() if name in _SHOWN}
+        unsure = read.get("uncertainty")
         return sheet.Seen(
             f"slice {volume.place(index) + 1}: {volume.names[index]}",
             volume.read(index)[thinned].copy(),
-            np.searchsorted(values, labels),
-            None if unsure is None else _shares(target.read(index, unsure)[thinned], unsure),
+            np.searchsorted(values, read["labels"]),
+            # Shares as 0 to 1, whichever type they were written as.
+            None if unsure is None else unsure / np.float32(255 if unsure.dtype == np.uint8 else 1),
         )
 
     chosen = evenly(len(volume), sheet.MOST_SLICES).tolist()
@@ -41,8 +44,3 @@ def write_sheet(prediction: Prediction, target: Target) -> None:
     if "uncertainty" in layers:
         heading += "; uncertainty from 0 (black) to 1 (bright)"
     write_bytes(folder.sheet_file, sheet.draw([seen(index) for index in chosen], classes, heading))
-
-
-def _shares(stored: np.ndarray, layer: Layer) -> np.ndarray:
-    """A layer of shares as 0 to 1, whichever type it was written as."""
-    return stored / np.float32(255) if layer.dtype == np.uint8 else stored.astype(np.float32)

@@ -6,8 +6,8 @@
     Zarr in           OUT/LAYER.zarr          OME-Zarr
 
 The pixels of a stack or a data set lie in one run, uncompressed. So the file is made at its full length with all its
-headers, a slice is written to its place, and the file gets its name when all slices are there. A process that is killed
-leaves the slices that it has written, and several processes can fill one file.
+headers, and a slice is written to its place. In an OME-Zarr (0.5, Zarr v3, one level) a slice is a chunk, and a chunk
+is a file of its own: zarr makes the files in memory, and they are written whole or not at all.
 """
 
 from __future__ import annotations
@@ -15,21 +15,20 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import warnings
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import tifffile
 
 from hpcseg.errors import ConfigError, HpcsegError
-from hpcseg.files import aside, replacing
+from hpcseg.files import aside, replacing, write_bytes
 from hpcseg.hdf5 import h5py
-from hpcseg.predict.ome_zarr import open_ome_zarr
-from hpcseg.predict.unfinished import is_there, name_finished, unfinished, where
-from hpcseg.slices.calibration import ELEMENT_SIZE, calibration_of, in_micrometers, read_calibration
+from hpcseg.predict.target import Layer, Target, unfinished, where
+from hpcseg.slices.calibration import ELEMENT_SIZE, calibration_of, in_micrometers, ome_unit, read_calibration
+from hpcseg.slices.extras import load_extra
 from hpcseg.slices.source import Source, size_in_words
 
 Format = Literal["tiff", "hdf5", "zarr"]
@@ -38,54 +37,13 @@ Format = Literal["tiff", "hdf5", "zarr"]
 _LARGEST_CLASSIC_TIFF = 2**32 - 2**25
 _HEADER_BYTES = 512
 _COPIED_ATTRIBUTE_BYTES = 4096
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One kind of value per pixel."""
-
-    name: str
-    dtype: np.dtype
-    meaning: str
-    """For the record: what a value says."""
-
-
-class Target(Protocol):
-    """Where the layers of a volume go."""
-
-    def prepare(self) -> bool:
-        """Make what must be there before a slice is written; False where it was not there yet."""
-
-    def has(self, index: int) -> bool:
-        """Whether files for all layers of a slice are there; those of a stack always are."""
-
-    def write(self, index: int, pixels: Mapping[str, np.ndarray]) -> None:
-        """Write a slice, (H, W) for each layer's name. Called again, it writes the same again."""
-
-    def read(self, index: int, layer: Layer) -> np.ndarray:
-        """A slice that was written, (H, W)."""
-
-    def sync(self) -> None:
-        """Bring to the disk what was written."""
-
-    def finish(self) -> None:
-        """Give the files their names: all slices are there."""
-
-    def files(self) -> list[str]:
-        """What was written, relative to OUT."""
-
-    def notes(self) -> list[str]:
-        """What of the input these files cannot say, a sentence each."""
+_LEVEL = "0"
 
 
 def open_target(out: Path, volume: Source, layers: Sequence[Layer], format_: Format | None = None) -> Target:
-    """The files of `layers` under `out`.
+    """The files of layers of a volume under the folder of a prediction.
 
-    Args:
-        out: the folder of the prediction.
-        volume: what is segmented.
-        layers: what is written of it.
-        format_: None: that of the volume, or of others than HDF5 and Zarr TIFF, of which a folder gives a folder.
+    Without a format it is that of the volume, or of others than HDF5 and Zarr TIFF, of which a folder gives a folder.
 
     Raises:
         ConfigError: slices of several sizes are to go into one array; or zarr is not installed.
@@ -97,9 +55,9 @@ def open_target(out: Path, volume: Source, layers: Sequence[Layer], format_: For
     if len(sizes := sorted(set(volume.shapes))) > 1:
         raise ConfigError(
             f"The slices of {volume.path} are of {len(sizes)} sizes, such as {size_in_words(sizes[0])} and "
-            f"{size_in_words(sizes[-1])} pixels, which are no volume. Leave --format out, and each gets a file."
+            f"{size_in_words(sizes[-1])} pixels, which are no volume. In a folder, without --format, each gets a file."
         )
-    return open_ome_zarr(out, volume, layers) if format_ == "zarr" else _Runs(out, volume, layers, format_)
+    return _Stores(out, volume, layers) if format_ == "zarr" else _Runs(out, volume, layers, format_)
 
 
 def _not_calibrated(volume: Source, layers: Iterable[Layer]) -> list[str]:
@@ -110,73 +68,42 @@ def _not_calibrated(volume: Source, layers: Iterable[Layer]) -> list[str]:
     return [f"{what} {', '.join(lost)}. --format hdf5 and zarr keep the size of a voxel."] if lost else []
 
 
-class _Folder:
-    def __init__(self, out: Path, volume: Source, layers: Sequence[Layer]) -> None:
-        self._folders = {layer: out / layer.name for layer in layers}
-        self._volume = volume
-
-    def prepare(self) -> bool:
-        there = all(folder.is_dir() for folder in self._folders.values())
-        for folder in self._folders.values():
-            folder.mkdir(parents=True, exist_ok=True)
-        return there
-
+class _Folder(Target):
     def has(self, index: int) -> bool:
-        return all((folder / self._volume.names[index]).exists() for folder in self._folders.values())
+        return all((folder / self._volume.names[index]).exists() for folder in self._paths.values())
 
     def write(self, index: int, pixels: Mapping[str, np.ndarray]) -> None:
         calibration = read_calibration(self._volume.file_of(index))
-        for layer, folder in self._folders.items():
+        for layer, folder in self._paths.items():
+            stored, options = pixels[layer.name].astype(layer.dtype, copy=False), calibration.options(layer.dtype)
             with replacing(folder / self._volume.names[index]) as file:
-                options = calibration.options(layer.dtype)
-                tifffile.imwrite(
-                    file, pixels[layer.name].astype(layer.dtype, copy=False), compression="zlib", **options
-                )
+                tifffile.imwrite(file, stored, compression="zlib", **options)
 
     def read(self, index: int, layer: Layer) -> np.ndarray:
-        return tifffile.imread(self._folders[layer] / self._volume.names[index])
-
-    def sync(self) -> None:
-        pass
-
-    def finish(self) -> None:
-        pass
-
-    def files(self) -> list[str]:
-        return [f"{folder.name}/" for folder in self._folders.values()]
+        return tifffile.imread(self._paths[layer] / self._volume.names[index])
 
     def notes(self) -> list[str]:
-        return _not_calibrated(self._volume, self._folders)
+        return _not_calibrated(self._volume, self._paths)
+
+    def _make(self, layer: Layer) -> None:
+        self._paths[layer].mkdir(parents=True, exist_ok=True)
 
 
-class _Runs:
+class _Runs(Target):
     """One file per layer, whose pixels lie in one run."""
 
     def __init__(self, out: Path, volume: Source, layers: Sequence[Layer], format_: Format) -> None:
         self._hdf5 = format_ == "hdf5"
-        self._paths = {layer: out / (layer.name + (".h5" if self._hdf5 else ".tif")) for layer in layers}
-        self._volume = volume
+        super().__init__(out, volume, layers, ".h5" if self._hdf5 else ".tif")
         self._shape = (len(volume), *volume.shapes[0])
-        self._opened: dict[str, tuple[int, int]] = {}
-        """File descriptor and place of the first pixel, by the layer's name."""
-
-    def prepare(self) -> bool:
-        there = True
-        for layer, path in self._paths.items():
-            if not is_there(path):
-                there = False
-                with aside(unfinished(path)) as temporary:
-                    self._create(layer, temporary)
-        return there
-
-    def has(self, index: int) -> bool:
-        return True
+        self._opened: dict[Layer, tuple[int, int]] = {}
+        """File descriptor and place of the first pixel."""
 
     def write(self, index: int, pixels: Mapping[str, np.ndarray]) -> None:
         for layer, path in self._paths.items():
-            if layer.name not in self._opened:
-                self._opened[layer.name] = self._open(layer, path)
-            descriptor, first = self._opened[layer.name]
+            if layer not in self._opened:
+                self._opened[layer] = os.open(where(path), os.O_WRONLY), self._first_byte(layer)
+            descriptor, first = self._opened[layer]
             stored = np.ascontiguousarray(pixels[layer.name], dtype=layer.dtype.newbyteorder("<"))
             left, at = memoryview(stored.data).cast("B"), first + index * stored.nbytes
             try:
@@ -189,10 +116,8 @@ class _Runs:
                 ) from None
 
     def read(self, index: int, layer: Layer) -> np.ndarray:
-        path, shape = where(self._paths[layer]), self._shape[1:]
-        stored, pixels = layer.dtype.newbyteorder("<"), math.prod(shape)
-        first = self._first_byte(layer, path) + index * pixels * stored.itemsize
-        return np.fromfile(path, stored, pixels, offset=first).reshape(shape).astype(layer.dtype, copy=False)
+        file, stored = where(self._paths[layer]), layer.dtype.newbyteorder("<")
+        return np.array(np.memmap(file, stored, "r", self._first_byte(layer), self._shape)[index], layer.dtype)
 
     def sync(self) -> None:
         for descriptor, _ in self._opened.values():
@@ -200,47 +125,31 @@ class _Runs:
 
     def finish(self) -> None:
         self.sync()
-        for descriptor, _ in self._opened.values():
-            os.close(descriptor)
-        self._opened.clear()
-        for path in self._paths.values():
-            name_finished(path)
-
-    def files(self) -> list[str]:
-        return [path.name for path in self._paths.values()]
+        while self._opened:
+            os.close(self._opened.popitem()[1][0])
+        super().finish()
 
     def notes(self) -> list[str]:
         return [] if self._hdf5 else _not_calibrated(self._volume, self._paths)
 
-    def _create(self, layer: Layer, path: Path) -> None:
-        if self._hdf5:
-            with h5py.File(path, "w") as file:
+    def _make(self, layer: Layer) -> None:
+        stored = layer.dtype.newbyteorder("<")
+        with aside(unfinished(self._paths[layer])) as path:
+            if self._hdf5:
                 plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-                plan.set_layout(h5py.h5d.CONTIGUOUS)
                 plan.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
                 plan.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-                kind = h5py.h5t.py_create(layer.dtype.newbyteorder("<"), logical=True)
-                h5py.h5d.create(file.id, layer.name.encode(), kind, h5py.h5s.create_simple(self._shape), plan)
-                file[layer.name].attrs.update(self._attributes())
-            return
-        size = math.prod(self._shape) * layer.dtype.itemsize + self._shape[0] * _HEADER_BYTES
-        options = calibration_of(self._volume).options(layer.dtype, self._shape[0])
-        # ImageJ itself cannot open its own format as BigTIFF, but Fiji's Bio-Formats can.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            tifffile.imwrite(
-                path,
-                shape=self._shape,
-                dtype=layer.dtype.newbyteorder("<"),
-                bigtiff=size > _LARGEST_CLASSIC_TIFF,
-                **options,
-            )
+                with h5py.File(path, "w") as file:
+                    made = file.create_dataset(layer.name, self._shape, stored, dcpl=plan)
+                    made.attrs.update(_attributes(self._volume))
+                return
+            size = math.prod(self._shape) * stored.itemsize + self._shape[0] * _HEADER_BYTES
+            # ImageJ itself cannot open its own format as BigTIFF, but Fiji's Bio-Formats can.
+            big, options = size > _LARGEST_CLASSIC_TIFF, calibration_of(self._volume).options(stored, self._shape[0])
+            tifffile.imwrite(path, shape=self._shape, dtype=stored, bigtiff=big, **options)
 
-    def _open(self, layer: Layer, path: Path) -> tuple[int, int]:
-        path = where(path)
-        return os.open(path, os.O_WRONLY), self._first_byte(layer, path)
-
-    def _first_byte(self, layer: Layer, path: Path) -> int:
+    def _first_byte(self, layer: Layer) -> int:
+        path = where(self._paths[layer])
         if self._hdf5:
             with h5py.File(path, "r") as file:
                 first = file[layer.name].id.get_offset()
@@ -250,29 +159,85 @@ class _Runs:
         assert first is not None
         return int(first)
 
-    def _attributes(self) -> dict[str, Any]:
-        """The size of a voxel, and small attributes of the data set if the slices are of one."""
-        voxel, small = self._volume.voxel, dict[str, Any]()
-        if self._volume.form == "hdf5":
-            small = self._copied()
-        if voxel is not None and (size := in_micrometers(voxel)) is not None:
-            small[ELEMENT_SIZE] = np.array(size) * [self._volume.every, 1, 1]
-        return small
 
-    def _copied(self) -> dict[str, Any]:
-        with h5py.File(self._volume.path, "r") as file:
-            attributes = file[self._volume.dataset].attrs
-            kept = {}
+def _attributes(volume: Source) -> dict[str, Any]:
+    """The size of a voxel, and small attributes of the data set if the slices are of one."""
+    kept = dict[str, Any]()
+    if volume.form == "hdf5":
+        with h5py.File(volume.path, "r") as file:
+            attributes = file[volume.dataset].attrs
             for name in attributes:
                 with contextlib.suppress(TypeError, OSError):  # of a type that numpy has not
                     value = attributes[name]
-                    if isinstance(value, str) or (np.asarray(value).dtype.kind in "uifSU"):
-                        kept[name] = _in_utf_8(value)
-        return {name: value for name, value in kept.items() if np.asarray(value).nbytes <= _COPIED_ATTRIBUTE_BYTES}
+                    if isinstance(value, str):  # bytes of no UTF-8 are Latin-1, which h5py reads but does not write
+                        value = re.sub("[\udc80-\udcff]", lambda found: chr(ord(found[0]) - 0xDC00), value)
+                    as_array = np.asarray(value)
+                    if as_array.dtype.kind in "uifSU" and as_array.nbytes <= _COPIED_ATTRIBUTE_BYTES:
+                        kept[name] = value
+    if volume.voxel is not None and (size := in_micrometers(volume.voxel)) is not None:
+        kept[ELEMENT_SIZE] = np.array(size) * [volume.every, 1, 1]
+    return kept
 
 
-def _in_utf_8(value: Any) -> Any:
-    """Text whose bytes are no UTF-8 is Latin-1, as older writers have it; h5py reads it, but does not write it."""
-    if isinstance(value, str) and any("\udc80" <= letter <= "\udcff" for letter in value):
-        return value.encode(errors="surrogateescape").decode("latin-1")
-    return value
+class _Stores(Target):
+    """An OME-Zarr per layer, with the array 0."""
+
+    _last_made = "zarr.json"
+
+    def __init__(self, out: Path, volume: Source, layers: Sequence[Layer]) -> None:
+        super().__init__(out, volume, layers, ".zarr")
+        self._zarr = load_extra("zarr", "zarr", out)
+        self._made: dict[Layer, tuple[Any, dict[str, Any]]] = {}
+
+    def has(self, index: int) -> bool:
+        return all((where(path) / _chunk(index)).exists() for path in self._paths.values())
+
+    def write(self, index: int, pixels: Mapping[str, np.ndarray]) -> None:
+        for layer, path in self._paths.items():
+            array, files = self._in_memory(layer)
+            array[index] = pixels[layer.name].astype(layer.dtype, copy=False)
+            write_bytes(where(path) / _chunk(index), files.pop(_chunk(index)).to_bytes())
+
+    def read(self, index: int, layer: Layer) -> np.ndarray:
+        return np.asarray(self._zarr.open_array(where(self._paths[layer]) / _LEVEL, mode="r")[index])
+
+    def _make(self, layer: Layer) -> None:
+        _, files = self._in_memory(layer)
+        # The array's before the group's, with which all is there. Two that do it at once write the same.
+        for name in sorted(files, key=len, reverse=True):
+            write_bytes(unfinished(self._paths[layer]) / name, files[name].to_bytes())
+
+    def _in_memory(self, layer: Layer) -> tuple[Any, dict[str, Any]]:
+        """The array of a layer, and the files of its store by their names."""
+        if layer not in self._made:
+            files: dict[str, Any] = {}
+            store, attributes = self._zarr.storage.MemoryStore(files), {"ome": _ome(layer, self._volume)}
+            array = self._zarr.create_group(store, attributes=attributes).create_array(
+                _LEVEL,
+                shape=(len(self._volume), *self._volume.shapes[0]),
+                chunks=(1, *self._volume.shapes[0]),
+                dtype=layer.dtype,
+                dimension_names=("z", "y", "x"),
+                # Of nothing but zeros as well: what is not there is not done.
+                config={"write_empty_chunks": True},
+            )
+            self._made[layer] = array, files
+        return self._made[layer]
+
+
+def _ome(layer: Layer, volume: Source) -> dict[str, Any]:
+    voxel = volume.voxel
+    unit = {} if voxel is None else {"unit": ome_unit(voxel.unit)}
+    depth, height, width = (1.0, 1.0, 1.0) if voxel is None else (voxel.depth, voxel.height, voxel.width)
+    scale = {"type": "scale", "scale": [depth * volume.every, height, width]}
+    image = {
+        "name": layer.name,
+        "axes": [{"name": name, "type": "space", **unit} for name in "zyx"],
+        "datasets": [{"path": _LEVEL, "coordinateTransformations": [scale]}],
+    }
+    return {"version": "0.5", "multiscales": [image], **({"image-label": {}} if layer.name == "labels" else {})}
+
+
+def _chunk(index: int) -> str:
+    """The file of a slice in a store, as Zarr v3 calls it."""
+    return f"{_LEVEL}/c/{index}/0/0"

@@ -25,7 +25,7 @@ from hpcseg.files import write_bytes
 from hpcseg.learn.checkpoint import weights_sha256
 from hpcseg.learn.unet import UNet
 from hpcseg.metrics import accuracy
-from hpcseg.predict.card import ModelCard, make_card, read_card
+from hpcseg.predict.card import ModelCard, grey_quantiles, read_card
 from hpcseg.runs.grid import Cell, read_cell
 from hpcseg.runs.inputs import load_model
 from hpcseg.runs.record import CellFolder, read_json
@@ -67,11 +67,7 @@ class Model:
 
 
 def open_cell(folder: CellFolder, data: Path | None = None) -> Model:
-    """The model of a trained cell.
-
-    Args:
-        folder: of the cell.
-        data: the packed data set that it was trained on; None: where it was then.
+    """The model of a trained cell; `data` is the packed data set that it was trained on, None: where it was then.
 
     Raises:
         IncompleteError: the cell is not trained.
@@ -88,7 +84,18 @@ def open_cell(folder: CellFolder, data: Path | None = None) -> Model:
         raise HpcsegError(
             f"{folder.model_file} is not the model of training.json. Delete both, then run `hpcseg grid` again."
         )
-    card = make_card(info, cell.config.data, cell.config.train, _training(cell, planned, record), model_sha256)
+    card = ModelCard(
+        class_values=info.class_values,
+        class_names=info.class_names,
+        label_dtype=info.label_dtype,
+        grey_dtype=info.dtype,
+        grey=info.grey,
+        grey_quantiles=grey_quantiles(info),
+        data=cell.config.data,
+        train=cell.config.train,
+        training=_training(cell, planned, record),
+        model_sha256=model_sha256,
+    )
     return Model(str(card.training["cell"]), card, network)
 
 
@@ -115,11 +122,7 @@ def open_model(path: Path, data: Path | None = None) -> Model:
 
 
 def export(model: Model, file: Path) -> bytes:
-    """Write a model file; the same model gives the same bytes. Returns them.
-
-    Raises:
-        HpcsegError: the file system refuses.
-    """
+    """Write a model file, and return its bytes, the same of the same model; HpcsegError: the file system refuses."""
     content = as_bytes(model)
     write_bytes(file, content)
     return content
@@ -143,29 +146,29 @@ def open_file(file: Path) -> Model:
     try:
         with safetensors.safe_open(file, framework="pt") as content:
             card = read_card(json.loads((content.metadata() or {}).get(_KEY, "null")))
+            train = card.train
             # Without memory, so that a card that lies about the network costs nothing.
             with torch.device("meta"):
                 network = UNet(
-                    classes=len(card.class_values),
-                    width=card.train.width,
-                    depth=card.train.depth,
-                    batch_norm=card.train.batch_norm,
+                    classes=len(card.class_values), width=train.width, depth=train.depth, batch_norm=train.batch_norm
                 )
-            wanted = network.state_dict()
-            if set(content.keys()) != set(wanted):
-                raise ValueError("its weights are not those of the U-Net that it describes")
-            weights = {name: content.get_tensor(name) for name in wanted}
+            weights = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+        if _kinds(weights) != _kinds(network.state_dict()):
+            raise ValueError("its weights are not those of the U-Net that it describes")
+        if weights_sha256(weights) != card.model_sha256:
+            raise ValueError("its weights are not those that were exported")
     except OSError as error:
         raise HpcsegError(f"{file} cannot be read: {error.strerror or error}.") from None
     except (safetensors.SafetensorError, ValueError, RecursionError) as error:
-        raise _damaged(file, str(error)) from None
-    for name, tensor in weights.items():
-        if (tensor.shape, tensor.dtype) != (wanted[name].shape, wanted[name].dtype):
-            raise _damaged(file, f"{name} is {tuple(tensor.shape)} {tensor.dtype}, not as it describes its U-Net")
-    if weights_sha256(weights) != card.model_sha256:
-        raise _damaged(file, "its weights are not those that were exported")
+        raise HpcsegError(
+            f"{file} is no model file that can be used: {error}. Write it again with `hpcseg export CELL`."
+        ) from None
     network.load_state_dict(weights, assign=True)
     return Model(str(card.training.get("cell", file.stem)), card, network)
+
+
+def _kinds(weights: Mapping[str, torch.Tensor]) -> dict[str, tuple[object, ...]]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in weights.items()}
 
 
 def _refuse_others(file: Path) -> None:
@@ -182,10 +185,6 @@ def _refuse_others(file: Path) -> None:
             f"{file} is a PyTorch or pickle file, which can hold code, so it is not loaded. Is it the model.pt of a "
             "cell? Then name the cell's folder instead."
         )
-
-
-def _damaged(file: Path, what: str) -> HpcsegError:
-    return HpcsegError(f"{file} is no model file that can be used: {what}. Write it again with `hpcseg export CELL`.")
 
 
 def _training(cell: Cell, planned: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:

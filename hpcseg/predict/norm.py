@@ -7,7 +7,7 @@ parts and starts segments with the same.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,39 +16,26 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import nn
+from torch.optim.swa_utils import update_bn
 
 from hpcseg.errors import DatasetError, HpcsegError
 from hpcseg.files import write_bytes
-from hpcseg.learn.evaluate import scores_of
 from hpcseg.learn.precision import to_device
-from hpcseg.predict.ahead import ahead
+from hpcseg.predict.ahead import OnSlice, ahead
 from hpcseg.predict.mapping import Mapping
 from hpcseg.predict.model_file import Model
 from hpcseg.slices.source import Source
 
 MOST_TILES = 128
 TILES_PER_BATCH = 16
-_SLICES_AHEAD = 4
 # Multiples of the square and the cube of the plastic number's inverse, modulo 1, fill a square evenly (Roberts 2018).
 _STEPS = (0.7548776662466927, 0.5698402909980532)
 
 
-def adapt(
-    models: Sequence[Model],
-    volume: Source,
-    mapping: Mapping,
-    *,
-    file: Path,
-    on_slice: Callable[[int, int], None] = lambda *_: None,
-) -> None:
+def adapt(models: Sequence[Model], volume: Source, mapping: Mapping, *, file: Path, on_slice: OnSlice) -> None:
     """Give the networks of models the statistics of a volume: those in a file, which is written where it is missing.
 
-    Args:
-        models: whose networks are changed.
-        volume: to segment.
-        mapping: of its grey values.
-        file: of safetensors, the statistics of all models.
-        on_slice: told how many tiles of how many were read.
+    `mapping` is of the volume's grey values, and `on_slice` is told how many tiles of how many were read.
 
     Raises:
         DatasetError: a slice cannot be read, or is too small for statistics.
@@ -109,8 +96,7 @@ def estimate(network: nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor
     """Means and variances for the batch normalisations of a network, by the names that they have in its state.
 
     The network meets batches as in training, normalised by their own statistics, and these are averaged over the
-    batches with equal weight (a cumulative average, as in `torch.optim.swa_utils.update_bn`). Always in fp32 on a CPU,
-    so that the jobs' hardware decides nothing.
+    batches with equal weight. Always in fp32 on a CPU, so that the jobs' hardware decides nothing.
 
     Args:
         network: left as it is.
@@ -119,18 +105,12 @@ def estimate(network: nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor
     Raises:
         DatasetError: a batch has one value of a kind, which has no variance.
     """
-    learning = copy.deepcopy(network).eval()
+    learning = copy.deepcopy(network)
     to_device(learning, images.device)
-    for module in learning.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.reset_running_stats()
-            module.momentum = None  # torch's sign for a cumulative average
-            module.train()
-    batches = -(-len(images) // TILES_PER_BATCH)
+    number = -(-len(images) // TILES_PER_BATCH)
+    batches = (images[first::number].contiguous(memory_format=torch.channels_last) for first in range(number))
     try:
-        with torch.no_grad():
-            for number in range(batches):
-                scores_of(learning, images[number::batches], "fp32")
+        update_bn(batches, learning)
     except ValueError:  # torch's, of a channel with one value
         raise DatasetError(
             f"--adapt-norm needs more than the {len(images)} tiles of {images.shape[2]} x {images.shape[3]} pixels "
@@ -138,22 +118,19 @@ def estimate(network: nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor
             "Leave it out."
         ) from None
     state = learning.state_dict()
-    return {name: state[name].clone() for name in _names(learning)}
+    return {name: state[name] for name in _names(learning)}
 
 
-def _tiles(
-    volume: Source, mapping: Mapping, models: Sequence[Model], on_slice: Callable[[int, int], None]
-) -> torch.Tensor:
+def _tiles(volume: Source, mapping: Mapping, models: Sequence[Model], on_slice: OnSlice) -> torch.Tensor:
     """(N, 1, H, W) float32, the tiles at `places` as the networks take them."""
     wanted = places(volume, _edge(models))
-    grey = models[0].card.grey
 
     def read(place: tuple[int, slice, slice]) -> np.ndarray:
         index, rows, columns = place
-        return mapping.apply(volume.read(index)[rows, columns], grey)
+        return mapping.apply(volume.read(index)[rows, columns], models[0].card.grey)
 
     images = []
-    for done, image in enumerate(ahead(read, wanted, at_most=_SLICES_AHEAD), start=1):
+    for done, image in enumerate(ahead(read, wanted), start=1):
         images.append(image)
         on_slice(done, len(wanted))
     return torch.from_numpy(np.stack(images)).unsqueeze(1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import json
 import logging
@@ -13,29 +12,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hpcseg.errors import ConfigError, HpcsegError
+from hpcseg.errors import HpcsegError
 from hpcseg.files import write_bytes
 from hpcseg.learn.evaluate import folded
 from hpcseg.predict.model_file import Model
+from hpcseg.slices.extras import load_extra
 
-_NEEDED = ("onnx", "onnxscript", "onnxruntime")
 # Of scores, which are of the order of 10; float32 in another order of summation.
 _MOST_DIFFERENCE = 1e-3
-_SIZES = (1, 3)
 
 
-def require() -> None:
-    """Refuse where the packages for ONNX are missing, before any work is done.
-
-    Raises:
-        ConfigError: naming the packages, and how to get them.
-    """
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ConfigError(
-            f"An ONNX file needs {', '.join(missing)}, not installed here. Install the extra: "
-            "pip install 'hpcseg[onnx]'."
-        )
+def require(file: Path) -> None:
+    """Refuse where a package for ONNX is missing, before any work is done: ConfigError says how to get it."""
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        load_extra(name, "onnx", file)
 
 
 def export_onnx(model: Model, file: Path) -> float:
@@ -48,10 +38,10 @@ def export_onnx(model: Model, file: Path) -> float:
         The largest difference of a score between ONNX Runtime and ours, on random images of several sizes.
 
     Raises:
-        ConfigError: the packages for ONNX are missing.
+        ConfigError: a package for ONNX is missing.
         HpcsegError: the file's answers are not ours, or the file system refuses; then nothing is written.
     """
-    require()
+    require(file)
     lean = folded(model.network)
     content = _convert(lean, model)
     difference = _compare(lean, content, 2**model.card.train.depth)
@@ -62,14 +52,6 @@ def export_onnx(model: Model, file: Path) -> float:
         )
     write_bytes(file, content)
     return difference
-
-
-def opset_version(file: Path) -> int:
-    """The version of ONNX's operators that a file is written in."""
-    import onnx
-
-    versions = {opset.domain: opset.version for opset in onnx.load(file).opset_import}
-    return int(versions[""])
 
 
 def _convert(lean: torch.nn.Module, model: Model) -> bytes:
@@ -87,19 +69,13 @@ def _convert(lean: torch.nn.Module, model: Model) -> bytes:
         logging.disable(logging.WARNING)
         try:
             program = torch.onnx.export(
-                lean,
-                (example,),
-                input_names=["images"],
-                output_names=["scores"],
-                dynamic_shapes=shapes,
-                dynamo=True,
+                lean, (example,), input_names=["images"], output_names=["scores"], dynamic_shapes=shapes, dynamo=True
             )
         finally:
             logging.disable(level)
     assert program is not None
     whole = program.model_proto
-    for key, value in {"hpcseg": json.dumps(model.card.as_dict(), sort_keys=True)}.items():
-        whole.metadata_props.append(onnx.StringStringEntryProto(key=key, value=value))
+    whole.metadata_props.add(key="hpcseg", value=json.dumps(model.card.as_dict(), sort_keys=True))
     onnx.checker.check_model(whole)
     return bytes(whole.SerializeToString())
 
@@ -110,7 +86,7 @@ def _compare(lean: torch.nn.Module, content: bytes, multiple: int) -> float:
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     rng = np.random.default_rng(0)
     worst = 0.0
-    for batch in _SIZES:
+    for batch in (1, 3):
         for height, width in ((1, 1), (5, 3), (9, 16)):
             images = rng.random((batch, 1, multiple * height, multiple * width), dtype=np.float32)
             with torch.inference_mode():

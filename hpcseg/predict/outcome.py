@@ -19,17 +19,27 @@ import json
 import re
 import resource
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from hpcseg.errors import ConfigError, HpcsegError
 from hpcseg.runs.record import append_lines, read_json, read_lines, write_json, write_text
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 SCHEMA = 1
 _MOST_LISTED = 5
+_Kind = TypeVar("_Kind", bound="DataclassInstance")
+
+
+def from_record(kind: type[_Kind], content: Mapping[str, Any]) -> _Kind:
+    """A dataclass of those keys of a record that are its fields; null and no key are its default, lists are tuples."""
+    given = {item.name: content[item.name] for item in fields(kind) if content.get(item.name) is not None}
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
 
 
 @dataclass(frozen=True)
@@ -41,7 +51,7 @@ class SliceResult:
     """Pixels of each class."""
     outside: float
     """Share of pixels far outside of the grey values of the training."""
-    sha256: str
+    sha256: str = ""
     """Of the grey values that were segmented; empty in journals of before it was kept."""
 
     @property
@@ -58,22 +68,18 @@ class OutFolder:
 
     @property
     def record_file(self) -> Path:
-        """What was asked, and what came out."""
         return self.path / "prediction.json"
 
     @property
     def fractions_file(self) -> Path:
-        """Phase fractions as a table."""
         return self.path / "fractions.csv"
 
     @property
     def sheet_file(self) -> Path:
-        """Some slices with their labels over them, to look at."""
         return self.path / "sheet.png"
 
     @property
     def norm_file(self) -> Path:
-        """Statistics of the volume, for the batch normalisations of the models."""
         return self.path / "norm.safetensors"
 
     def journal_file(self, part: int | None) -> Path:
@@ -116,13 +122,7 @@ class OutFolder:
 
     def done(self) -> dict[int, SliceResult]:
         """The slices that are written, by index, whichever process has written them."""
-        results = {}
-        for line in self._lines():
-            if "index" in line:
-                results[line["index"]] = SliceResult(
-                    line["index"], tuple(line["counts"]), line["outside"], line.get("sha256", "")
-                )
-        return results
+        return {line["index"]: from_record(SliceResult, line) for line in self._lines() if "index" in line}
 
     def note_read(self, hashes: Mapping[int, str]) -> None:
         """Write down what slices were when something was taken from them for all: percentiles, statistics."""
@@ -135,52 +135,32 @@ class OutFolder:
             line[kind]: line.get("sha256", "") for line in self._lines() for kind in ("read", "index") if kind in line
         }
 
-    def seconds(self) -> float:
-        """Seconds of work on slices, of all processes and starts."""
-        return float(sum(line.get("seconds", 0.0) for line in self._lines()))
-
-    def peak_memory_mib(self) -> int:
-        """The most host memory that any of the processes has held."""
-        return max((int(line.get("peak_memory_mib", 0)) for line in self._lines()), default=0)
-
-    def starts(self) -> list[dict[str, Any]]:
-        """Where the work was done: device, precision, host of every start."""
-        return [line["start"] for line in self._lines() if "start" in line]
-
     def forget(self) -> None:
         """Drop what was said about slices: their files are gone."""
         for file in self._journals():
             file.unlink()
 
     def finish(self, record: Mapping[str, Any], names: Sequence[str], classes: Sequence[str]) -> dict[str, Any]:
-        """Write the fractions and the finished record.
-
-        Args:
-            record: what is added to the record.
-            names: of all slices.
-            classes: what each class is called.
-        """
-        done = self.done()
+        """Write the fractions and the finished record: `record` beside what it has, the names of slices and classes."""
+        done, lines = self.done(), list(self._lines())
         counts = np.array([done[index].counts for index in range(len(names))], dtype=np.int64)
         write_text(self.fractions_file, _table(counts, names, classes))
-        total = counts.sum(0)
-        strange = [names[index] for index in range(len(names)) if done[index].strange]
-        seconds = self.seconds()
+        pixels = dict(zip(classes, counts.sum(0).tolist(), strict=True))
+        starts = [line["start"] for line in lines if "start" in line]
+        seconds = sum((line.get("seconds", 0.0) for line in lines), 0.0)
         content = {
             **read_json(self.record_file),
             **record,
             "state": "finished",
-            "starts": (starts := self.starts()),
+            "starts": starts,
             "devices": list(dict.fromkeys(start["device"] for start in starts)),
             "seconds": round(seconds, 3),
             "slices_per_second": round(len(names) / seconds, 3) if seconds else None,
-            "peak_memory_mib": self.peak_memory_mib(),
+            "peak_memory_mib": max((int(line.get("peak_memory_mib", 0)) for line in lines), default=0),
             # Of a volume without any grey value it is 0 of every class.
-            "fractions": {
-                name: int(count) / max(1, int(total.sum())) for name, count in zip(classes, total, strict=True)
-            },
-            "pixels": {name: int(count) for name, count in zip(classes, total, strict=True)},
-            "slices_of_strange_grey_values": strange,
+            "fractions": {name: count / max(1, int(counts.sum())) for name, count in pixels.items()},
+            "pixels": pixels,
+            "slices_of_strange_grey_values": [name for index, name in enumerate(names) if done[index].strange],
         }
         write_json(self.record_file, content)
         return content
@@ -193,9 +173,9 @@ class OutFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as held:
-            locks = [(self.journal_file(None), fcntl.LOCK_EX if part is None else fcntl.LOCK_SH)]
-            locks += [] if part is None else [(self.journal_file(part), fcntl.LOCK_EX)]
-            for path, kind in locks:
+            # Of the whole it is one file, and what is said last.
+            locks = {self.journal_file(None): fcntl.LOCK_SH, self.journal_file(part): fcntl.LOCK_EX}
+            for path, kind in locks.items():
                 file = held.enter_context(path.open("ab"))
                 try:
                     fcntl.flock(file, kind | fcntl.LOCK_NB)
@@ -230,15 +210,7 @@ class Journal:
 
     def commit(self, seconds: float) -> None:
         """All added slices are on the disk; `seconds` of work went by since the last call."""
-        lines = [
-            {
-                "index": result.index,
-                "counts": result.counts,
-                "outside": round(result.outside, 6),
-                "sha256": result.sha256,
-            }
-            for result in self._waiting
-        ]
+        lines = [{**asdict(result), "outside": round(result.outside, 6)} for result in self._waiting]
         peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         append_lines(self._file, [*lines, {"seconds": round(seconds, 4), "peak_memory_mib": peak}], durable=False)
         self._waiting.clear()

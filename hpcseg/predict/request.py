@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,34 @@ import numpy as np
 from hpcseg.errors import ConfigError
 from hpcseg.predict import mapping as mappings
 from hpcseg.predict import norm
-from hpcseg.predict.card import ModelCard
-from hpcseg.predict.layers import Format, Layer, Target, open_target
+from hpcseg.predict.ahead import OnSlice
+from hpcseg.predict.layers import Format, open_target
 from hpcseg.predict.mapping import Mapping
 from hpcseg.predict.model_file import Model, open_model
-from hpcseg.predict.outcome import SCHEMA, OutFolder
-from hpcseg.predict.same_input import OnSlice, check_same, describe, noting
-from hpcseg.predict.volume import asked_reading, open_volume, read_reading
+from hpcseg.predict.outcome import SCHEMA, OutFolder, from_record
+from hpcseg.predict.target import Layer, Target
+from hpcseg.predict.volume import asked_reading, check_same, describe, noting, open_volume, read_reading
 from hpcseg.runs import provenance
 from hpcseg.runs.record import read_json, write_json
 from hpcseg.segment.network import Wishes
 from hpcseg.slices.source import Reading, Source, choose_slices
+
+# Of a request what a record has under the same name, without the underscore; null where nothing was said.
+_ASKED = ("format_", "range_", "percentiles", "precision", "every", "slices", "adapt_norm", "outside")
+_KEPT = (
+    *("hpcseg_version", "commit", "diff_sha256", "command", "python", "torch", "numpy"),
+    *("host", "cores", "system", "time"),
+)
+# Of a model where it comes from, as far as its card says it.
+_ORIGIN = ("commit", "data_sha256", "numerics", "code_sha256")
+# What all models of an ensemble must have alike.
+_IN_COMMON = {
+    "class values": attrgetter("class_values"),
+    "class names": attrgetter("class_names"),
+    "label dtype": attrgetter("label_dtype"),
+    "grey dtype": attrgetter("grey_dtype"),
+    "grey scales": attrgetter("grey.low", "grey.high", "grey.limits"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,25 +126,14 @@ def begin(request: Request, *, on_slice: OnSlice = lambda *_: None, write: bool 
     models, paths = zip(*reversed(once.values()), strict=True)
     request = replace(request, models=paths)
     _check_ensemble(models, request)
-    card = models[0].card
     whole = open_volume(request.source, request.how)
     volume = choose_slices(whole, every=request.every, slices=request.slices)
     folder = OutFolder(request.out)
     asked = {
         "models": [model.card.model_sha256 for model in models],
         "dataset": volume.dataset,
-        # Null where nothing was said, as in records of before there were such options.
         "reading": asked_reading(request.how),
-        "format": request.format_,
-        "range": request.range_,
-        "percentiles": request.percentiles,
-        "precision": request.precision,
-        # Null where all are, as in records of before some could be chosen.
-        "every": request.every,
-        "slices": request.slices,
-        # Null in place of false, as in records of before there was the wish.
-        "adapt_norm": request.adapt_norm or None,
-        "outside": request.outside or None,
+        **{name.rstrip("_"): getattr(request, name) or None for name in _ASKED},
         **asdict(request.wishes),
     }
     layers = _layers(models, request.wishes)
@@ -137,26 +144,32 @@ def begin(request: Request, *, on_slice: OnSlice = lambda *_: None, write: bool 
     if record is not None:
         folder.check_same(record, asked)
         check_same(folder, record["input"], source, volume, on_slice)
-        mapping = mappings.read_mapping(record["mapping"])
-        if write and (moved := {**record, "input": source, **_paths(request)}) != record:
-            write_json(folder.record_file, moved)
+        mapping = from_record(Mapping, record["mapping"])
     else:
         mapping = mappings.decide(
-            noted, card, range_=request.range_, percentiles=request.percentiles, on_slice=on_slice
+            noted, models[0].card, range_=request.range_, percentiles=request.percentiles, on_slice=on_slice
         )
-        if write:
-            folder.path.mkdir(parents=True, exist_ok=True)
-            write_json(folder.record_file, _record(request, models, volume, mapping, layers, asked, source))
-    if request.adapt_norm and write:
-        # Behind the record, without which a folder that has something is none to predict into.
-        norm.adapt(models, noted, mapping, file=folder.norm_file, on_slice=on_slice)
-    if write and hashes:
-        folder.note_read(hashes)
     prediction = Prediction(request, models, volume, mapping, folder, layers, finished=False)
-    if write and not prediction.target().prepare() and record is not None:
-        folder.forget()
+    if write:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        # Paths are those from the folder of the prediction.
+        now = {
+            **(record or _record(prediction, asked)),
+            "input": source,
+            "model_paths": [os.path.relpath(path.resolve(), request.out.resolve()) for path in request.models],
+            "data_path": request.data and os.path.relpath(request.data.resolve(), request.out.resolve()),
+        }
+        if now != record:
+            write_json(folder.record_file, now)
+        if request.adapt_norm:
+            # Behind the record, without which a folder that has something is none to predict into.
+            norm.adapt(models, noted, mapping, file=folder.norm_file, on_slice=on_slice)
+        if hashes:
+            folder.note_read(hashes)
+        if not prediction.target().prepare() and record is not None:
+            folder.forget()
     finished = record is not None and record.get("state") == "finished" and not prediction.missing()
-    return Prediction(request, models, volume, mapping, folder, layers, finished)
+    return replace(prediction, finished=finished)
 
 
 def in_memory(request: Request, models: Sequence[Model], volume: Source) -> Prediction:
@@ -180,21 +193,17 @@ def read_request(out: Path) -> Request:
     """
     record = read_json(OutFolder(out).record_file)
     asked = record["asked"]
-    return Request(
-        models=tuple(out / path for path in record["model_paths"]),
-        source=out / record["input"]["path"],
-        out=out,
-        how=read_reading(asked),
-        format_=asked.get("format"),
-        data=record["data_path"] and out / record["data_path"],
-        range_=asked["range"] and tuple(asked["range"]),
-        percentiles=asked["percentiles"] and tuple(asked["percentiles"]),
-        precision=asked["precision"],
-        every=asked.get("every"),
-        slices=asked.get("slices") and tuple(asked["slices"]),
-        adapt_norm=bool(asked.get("adapt_norm")),
-        outside=asked.get("outside") or 0,
-        wishes=Wishes(**{item.name: asked[item.name] for item in fields(Wishes)}),
+    return from_record(
+        Request,
+        {
+            **{name: asked.get(name.rstrip("_")) for name in _ASKED},
+            "models": [out / path for path in record["model_paths"]],
+            "source": out / record["input"]["path"],
+            "out": out,
+            "how": read_reading(asked),
+            "data": record["data_path"] and out / record["data_path"],
+            "wishes": from_record(Wishes, asked),
+        },
     )
 
 
@@ -210,14 +219,12 @@ def probability_layer(value: int) -> str:
 
 
 def _check_ensemble(models: Sequence[Model], request: Request) -> None:
-    first = _in_common(models[0].card)
     for model in models[1:]:
-        theirs = _in_common(model.card)
-        for what, ours in first.items():
-            if ours != theirs[what]:
+        for what, of in _IN_COMMON.items():
+            if (ours := of(models[0].card)) != (theirs := of(model.card)):
                 raise ConfigError(
                     f"{models[0].name} and {model.name} cannot be one ensemble: their {what} are {ours} and "
-                    f"{theirs[what]}. Take models of one data set."
+                    f"{theirs}. Take models of one data set."
                 )
     for model in models:
         model.check_takes_slices()
@@ -235,71 +242,37 @@ def _check_ensemble(models: Sequence[Model], request: Request) -> None:
         raise ConfigError("--spread is the spread over several models. Give more with --ensemble.")
 
 
-def _in_common(card: ModelCard) -> dict[str, object]:
-    """What all models of an ensemble must have alike, by its name."""
-    return {
-        "class values": card.class_values,
-        "class names": card.class_names,
-        "label dtype": card.label_dtype,
-        "grey dtype": card.grey_dtype,
-        "grey scales": (card.grey.low, card.grey.high, *(card.grey.limits or ())),
-    }
-
-
 def _layers(models: Sequence[Model], wishes: Wishes) -> tuple[Layer, ...]:
     card = models[0].card
     dtype, scale = (np.dtype("f2"), "") if wishes.float16 else (np.dtype("u1"), ", times 255")
-    layers = [Layer("labels", np.dtype(card.label_dtype), "values of the training labels")]
+    shares: list[tuple[str, str]] = []
     if wishes.probabilities:
-        layers += [
-            Layer(probability_layer(value), dtype, f"probability of {value}{scale}") for value in card.class_values
-        ]
+        shares += [(probability_layer(value), f"probability of {value}") for value in card.class_values]
     if wishes.uncertainty:
-        layers.append(
-            Layer("uncertainty", dtype, f"entropy of the probabilities / log({len(card.class_values)}){scale}")
-        )
+        shares.append(("uncertainty", f"entropy of the probabilities / log({len(card.class_values)})"))
     if wishes.spread:
-        what = f"standard deviation over {len(models)} models of the probability of the label{scale}"
-        layers.append(Layer("spread", dtype, what))
-    return tuple(layers)
+        what = f"standard deviation over {len(models)} models of the probability of the label"
+        shares.append(("spread", what))
+    labels = Layer("labels", np.dtype(card.label_dtype), "values of the training labels")
+    return labels, *(Layer(name, dtype, f"{meaning}{scale}") for name, meaning in shares)
 
 
-def _record(
-    request: Request,
-    models: Sequence[Model],
-    volume: Source,
-    mapping: Mapping,
-    layers: Iterable[Layer],
-    asked: dict[str, Any],
-    source: dict[str, Any],
-) -> dict[str, Any]:
-    """What is known before the first slice is predicted."""
+def _record(prediction: Prediction, asked: dict[str, Any]) -> dict[str, Any]:
+    """What is known before the first slice is predicted, but for paths."""
+    models = prediction.models
+    origins = [{name: value for name, value in one.card.training.items() if name in _ORIGIN} for one in models]
     ours = provenance.collect(device={}, command=provenance.command_line(), data_sha256="")
-    kept = ("hpcseg_version", "commit", "diff_sha256", "command", "python", "torch", "numpy", "host", "cores", "system")
     return {
         "schema": SCHEMA,
         "state": "started",
         "asked": asked,
-        "input": source,
-        "mapping": mapping.as_dict(),
-        "norm": norm.describe(volume, models) if request.adapt_norm else None,
-        "models": [{"name": model.name, "sha256": model.card.model_sha256, **_origin(model)} for model in models],
-        **_paths(request),
-        "layers": {layer.name: {"dtype": layer.dtype.name, "meaning": layer.meaning} for layer in layers},
-        **{name: ours[name] for name in kept},
-        "time": ours["time"],
+        "input": None,
+        "mapping": prediction.mapping.as_dict(),
+        "norm": norm.describe(prediction.volume, models) if prediction.request.adapt_norm else None,
+        "models": [
+            {"name": model.name, "sha256": model.card.model_sha256, **origin}
+            for model, origin in zip(models, origins, strict=True)
+        ],
+        "layers": {layer.name: {"dtype": layer.dtype.name, "meaning": layer.meaning} for layer in prediction.layers},
+        **{name: ours[name] for name in _KEPT},
     }
-
-
-def _paths(request: Request) -> dict[str, Any]:
-    """Where the models lie, from the folder of the prediction."""
-    out = request.out.resolve()
-    return {
-        "model_paths": [os.path.relpath(path.resolve(), out) for path in request.models],
-        "data_path": request.data and os.path.relpath(request.data.resolve(), out),
-    }
-
-
-def _origin(model: Model) -> dict[str, Any]:
-    stated = model.card.training
-    return {name: stated[name] for name in ("commit", "data_sha256", "numerics", "code_sha256") if name in stated}

@@ -10,9 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from hpcseg.data.store import read_info, read_slices
-from hpcseg.errors import DatasetError
-from hpcseg.predict.finished import open_finished
-from hpcseg.slices.source import VoxelSize
+from hpcseg.errors import ConfigError, DatasetError, IncompleteError
+from hpcseg.predict.layers import open_target
+from hpcseg.predict.outcome import OutFolder
+from hpcseg.predict.target import Layer
+from hpcseg.predict.volume import check_same, describe, open_volume, read_reading
+from hpcseg.slices.source import VoxelSize, choose_slices
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,9 @@ def open_scene(path: Path) -> Scene:
     """What there is to see of a packed file, or of the folder of a finished prediction.
 
     Raises:
-        ConfigError, DatasetError, IncompleteError: there is neither, or it cannot be shown.
+        ConfigError: there is neither, or the input of the prediction is another one now.
+        DatasetError: it cannot be read any more, or its slices are of several sizes.
+        IncompleteError: the prediction is not finished.
     """
     return _prediction(path) if path.is_dir() else _packed(path)
 
@@ -56,37 +61,32 @@ def _packed(path: Path) -> Scene:
         image, classes = read_slices(path, index, index + 1)
         return image[0], values[classes[0]]
 
-    return Scene(
-        info.shape,
-        (
-            ShownLayer("slices", np.dtype(info.dtype), lambda index: both(index)[0]),
-            ShownLayer("labels", values.dtype, lambda index: both(index)[1], are_labels=True),
-        ),
-        *_scale(info.voxel, every=1),
-    )
+    slices = ShownLayer("slices", np.dtype(info.dtype), lambda index: both(index)[0])
+    labels = ShownLayer("labels", values.dtype, lambda index: both(index)[1], are_labels=True)
+    return Scene(info.shape, (slices, labels), *_scale(info.voxel, every=1))
 
 
 def _prediction(out: Path) -> Scene:
-    found = open_finished(out)
-    volume, target = found.volume, found.target
+    folder = OutFolder(out)
+    record = folder.record()
+    if record is None:
+        raise ConfigError(f"{out} is no folder of a prediction. Make one with `hpcseg predict MODEL SLICES -o {out}`.")
+    if record["state"] != "finished":
+        raise IncompleteError(f"The prediction in {out} is not finished. The same `hpcseg predict` goes on with it.")
+    asked = record["asked"]
+    whole = open_volume(out / record["input"]["path"], read_reading(asked))
+    volume = choose_slices(whole, every=asked.get("every"), slices=asked.get("slices"))
+    check_same(folder, record["input"], describe(volume, whole, out), volume, lambda *_: None)
     if len(set(volume.shapes)) > 1:
         raise DatasetError(f"The slices of {volume.path} are of several sizes, which are no stack. Look at sheet.png.")
-    return Scene(
-        (len(volume), *volume.shapes[0]),
-        (
-            ShownLayer("slices", volume.dtype, volume.read),
-            *(
-                ShownLayer(
-                    layer.name,
-                    layer.dtype,
-                    functools.partial(target.read, layer=layer),
-                    are_labels=layer.name == "labels",
-                )
-                for layer in found.layers
-            ),
-        ),
-        *_scale(volume.voxel, every=volume.every),
-    )
+    layers = [Layer(name, np.dtype(layer["dtype"]), layer["meaning"]) for name, layer in record["layers"].items()]
+    target = open_target(out, volume, layers, asked.get("format"))
+    shown = [
+        ShownLayer(layer.name, layer.dtype, functools.partial(target.read, layer=layer), layer.name == "labels")
+        for layer in layers
+    ]
+    slices = ShownLayer("slices", volume.dtype, volume.read)
+    return Scene((len(volume), *volume.shapes[0]), (slices, *shown), *_scale(volume.voxel, every=volume.every))
 
 
 def _scale(voxel: VoxelSize | None, *, every: int) -> tuple[tuple[float, float, float] | None, str]:

@@ -1,16 +1,30 @@
-"""A source of slices in, grey values to segment out, whatever the files are called; of a packed file its slices."""
+"""A source of slices in, grey values to segment out, whatever the files are called; of a packed file its slices.
+
+The record of a prediction says what its input was, and later it is compared. A copy has other times, and perhaps
+another path. So what is cheap to know says only when there is nothing to ask; where it differs, the slices that were
+read then are read again, and compared by the SHA-256 of their pixels. No torch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hpcseg.data.store import is_packed_file, read_info
+from hpcseg.errors import ConfigError
+from hpcseg.predict.ahead import OnSlice, ahead
+from hpcseg.predict.outcome import OutFolder, from_record
 from hpcseg.slices.hdf5 import PACKED_SLICES, open_hdf5
 from hpcseg.slices.opening import open_source
 from hpcseg.slices.source import Reading, Source, as_grey_values
+
+_MOST_LISTED = 5
 
 
 def open_volume(path: Path, how: Reading = Reading()) -> Source:  # noqa: B008
@@ -25,7 +39,8 @@ def open_volume(path: Path, how: Reading = Reading()) -> Source:  # noqa: B008
     """
     path = path.expanduser()
     if how.dataset in (None, PACKED_SLICES) and is_packed_file(path):
-        return as_grey_values(open_hdf5(path, replace(how, dataset=PACKED_SLICES), names=read_info(path).image_names))
+        packed = open_hdf5(path, replace(how, dataset=PACKED_SLICES))
+        return as_grey_values(replace(packed, names=read_info(path).image_names))
     return as_grey_values(open_source(path, replace(how, needs_numbers=how.number is not None)), of_any_type=True)
 
 
@@ -38,7 +53,89 @@ def asked_reading(how: Reading) -> dict[str, Any] | None:
 
 def read_reading(asked: Mapping[str, Any]) -> Reading:
     """What `asked_reading` has made a record of, with the data set beside it."""
-    said = dict(asked.get("reading") or {})
-    if said.get("shape"):
-        said["shape"] = tuple(said["shape"])
-    return Reading(dataset=asked["dataset"], **said)
+    return from_record(Reading, {**(asked.get("reading") or {}), "dataset": asked["dataset"]})
+
+
+def sha256_of(pixels: np.ndarray) -> str:
+    """SHA-256 (hex) of a slice, (H, W): of its size, its type and its grey values."""
+    digest = hashlib.sha256(f"{pixels.shape} {pixels.dtype.name} ".encode())
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.hexdigest()
+
+
+def noting(volume: Source) -> tuple[Source, dict[int, str]]:
+    """The same slices, and the SHA-256 of those that were read, by index, which is filled in as they are."""
+    hashes: dict[int, str] = {}
+
+    def decode(index: int) -> np.ndarray:
+        pixels = volume.read(index)
+        if index not in hashes:
+            hashes[index] = sha256_of(pixels)
+        return pixels
+
+    return replace(volume, decode=decode), hashes
+
+
+def describe(volume: Source, whole: Source, out: Path) -> dict[str, Any]:
+    """What the record in `out` says of the slices that are segmented, and of the whole source that they are of."""
+    return {
+        # Relative, as in a cell's config.json.
+        "path": os.path.relpath(volume.path.resolve(), out.resolve()),
+        "form": volume.form,
+        "dataset": volume.dataset,
+        "dtype": volume.stored_dtype.name,
+        "slices": len(volume),
+        "shapes": [list(shape) for shape in sorted(set(volume.shapes))],
+        "names": list(volume.names),
+        "identity": whole.identity(),
+    }
+
+
+def check_same(
+    folder: OutFolder, before: Mapping[str, Any], now: Mapping[str, Any], volume: Source, on_slice: OnSlice
+) -> None:
+    """Refuse other slices than those that a prediction was made of: what `describe` said of them before, and says now.
+
+    Raises:
+        ConfigError: they are others; the message says which, or what else differs.
+        DatasetError: a slice cannot be read.
+    """
+    if now["identity"] == before.get("identity"):
+        return
+    different = _facts(before, now) or _pixels(folder, volume, on_slice)
+    if different:
+        raise ConfigError(
+            f"{volume.path} is not what {folder.path} was made of: {'; '.join(different)}. Predict into another folder."
+        )
+
+
+def _facts(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What headers say otherwise; of a folder also the names, since labels have them."""
+    words = {"form": "form", "dtype": "type", "slices": "number of slices", "shapes": "heights and widths"}
+    differ = [(name, word) for name, word in words.items() if before[name] != now[name]]
+    different = [f"the {word} was {before[name]} and is {now[name]}" for name, word in differ]
+    if now["form"] == "folder":
+        for what, names, others in (("gone", before, now), ("new", now, before)):
+            if found := sorted(set(names["names"]) - set(others["names"])):
+                different.append(f"{what}: {_listed(found)}")
+    return different
+
+
+def _pixels(folder: OutFolder, volume: Source, on_slice: OnSlice) -> list[str]:
+    """Which of the slices that were read have other pixels."""
+    before = folder.hashes()
+    if not all(before.values()):
+        return ["its files were copied or written to, and an earlier hpcseg kept no hashes of its pixels"]
+    different = []
+    hashes = ahead(lambda index: sha256_of(volume.read(index)), before)
+    for count, (index, sha256) in enumerate(zip(before, hashes, strict=True), start=1):
+        if sha256 != before[index]:
+            different.append(volume.names[index])
+        on_slice(count, len(before))
+    what = f"{len(different)} of the {len(before)} slices that were read have other pixels now"
+    return [f"{what}: {_listed(different)}"] if different else []
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _MOST_LISTED
+    return ", ".join(names[:_MOST_LISTED]) + (f" and {more} more" if more > 0 else "")

@@ -7,10 +7,11 @@ them, or a part), `finish` gives the files their names and adds up. A local run 
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,18 +24,18 @@ from hpcseg.data.classes import outside
 from hpcseg.launch.environment import host, read_environment
 from hpcseg.learn.ranks import choose_device
 from hpcseg.memory import keep_freed_memory
-from hpcseg.predict.ahead import ahead
+from hpcseg.predict.ahead import OnSlice, ahead
 from hpcseg.predict.contact_sheet import write_sheet
 from hpcseg.predict.mapping import share_outside
 from hpcseg.predict.outcome import Journal, SliceResult
 from hpcseg.predict.request import Prediction, probability_layer
-from hpcseg.predict.same_input import OnSlice, sha256_of
+from hpcseg.predict.volume import sha256_of
 from hpcseg.runs import provenance
 from hpcseg.runs.machine import device_facts, refuse_missing_gpu
 from hpcseg.segment.network import Answer, Network
 
 _BYTES_IN_FLIGHT = 256 * 2**20
-_MOST_AHEAD = 8
+_LEAST_AHEAD, _MOST_AHEAD = 2, 8
 # At most so much work is done again after a kill.
 _SECONDS_BETWEEN_COMMITS = 5.0
 
@@ -95,25 +96,18 @@ class _Read:
     """Of the grey values."""
 
 
-def segment(prediction: Prediction) -> tuple[dict[str, np.ndarray], list[SliceResult]]:
-    """Predict all slices into memory: (N, H, W) by the layer's name, as `work` writes them, and what it notes of each.
+def segment(prediction: Prediction) -> Iterator[tuple[dict[str, np.ndarray], SliceResult]]:
+    """Predict all slices, one after the other: (H, W) by the layer's name, as `work` writes it, and what it notes.
 
     Args:
-        prediction: from `in_memory`; its slices have one shape.
+        prediction: from `in_memory`.
 
     Raises:
         DatasetError, HpcsegError: as `work`.
     """
     network, _ = _open_network(prediction)
-    shape = (len(prediction.volume), *prediction.volume.shapes[0])
-    found, results = {layer.name: np.empty(shape, layer.dtype) for layer in prediction.layers}, []
-    for index in range(len(prediction.volume)):
-        read = _read(prediction, index)
-        pixels, result = _layers_of(prediction, read, network.answer(read.image, network.tile_edge(*read.image.shape)))
-        for name, values in found.items():
-            values[index] = pixels[name]
-        results.append(result)
-    return found, results
+    for read in ahead(functools.partial(_read, prediction), range(len(prediction.volume)), at_most=_LEAST_AHEAD):
+        yield _layers_of(prediction, read, network.answer(read.image, network.tile_edge(*read.image.shape)))
 
 
 def _open_network(prediction: Prediction) -> tuple[Network, dict[str, Any]]:
@@ -165,7 +159,7 @@ class _Line:
     def run(self, slices: Sequence[int], on_slice: OnSlice, should_stop: Callable[[], bool]) -> bool:
         committed, written = time.monotonic(), 0
         largest = max((math.prod(shape) for shape in self._prediction.volume.shapes), default=1)
-        most = max(2, min(_MOST_AHEAD, _BYTES_IN_FLIGHT // (8 * largest)))
+        most = max(_LEAST_AHEAD, min(_MOST_AHEAD, _BYTES_IN_FLIGHT // (8 * largest)))
         writing: deque[Future[SliceResult]] = deque()
 
         def commit() -> None:
@@ -186,7 +180,7 @@ class _Line:
 
         with ThreadPoolExecutor(1) as writer:
             try:
-                for read in ahead(self._read, slices, at_most=most):
+                for read in ahead(functools.partial(_read, self._prediction), slices, at_most=most):
                     answer = self._network.answer(read.image, self._network.tile_edge(*read.image.shape))
                     writing.append(writer.submit(self._write, read, answer))
                     collect(most)
@@ -200,9 +194,6 @@ class _Line:
                         self.journal.add(result.result())
                 commit()
         return written == len(slices)
-
-    def _read(self, index: int) -> _Read:
-        return _read(self._prediction, index)
 
     def _write(self, read: _Read, answer: Answer) -> SliceResult:
         pixels, result = _layers_of(self._prediction, read, answer)

@@ -14,7 +14,7 @@ from torch import nn
 
 from hpcseg import metrics
 from hpcseg.config import EvaluateConfig, NoiseLevel, Share
-from hpcseg.data.batches import TileSource, test_set
+from hpcseg.data.batches import TileSource, noisy_set
 from hpcseg.data.classes import IGNORED
 from hpcseg.data.evenly import evenly
 from hpcseg.data.grey import GreyScale
@@ -80,7 +80,7 @@ def evaluate(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> bool:
     slices = WholeSlices(network, source, whole, edge=edge, device=ranks.device)
     to_device(model, ranks.device)
     levels = settings.levels()
-    tiles = test_set(source, levels=levels, seed=settings.seed, device=ranks.device)
+    tiles = noisy_set(source, source.split.test, levels=levels, seed=settings.seed, device=ranks.device)
     sweep = Sweep(model, tiles, levels, classes=source.classes, precision=precision)
     heartbeat = Heartbeat(cell, "evaluate", ranks, note)
     counting = Counting(

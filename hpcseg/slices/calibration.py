@@ -6,7 +6,7 @@ import math
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,10 @@ from hpcseg.slices.source import Source, VoxelSize, voxel_size
 ELEMENT_SIZE = "element_size_um"
 """The attribute of an HDF5 data set that Fiji and ilastik know: depth, height and width of a voxel in micrometres."""
 
-# Of ImageJ's metadata, what is about the sample and not about the display or the shape of the grey values.
-_KEPT = (
-    *("unit", "yunit", "zunit", "spacing", "xorigin", "yorigin", "zorigin", "finterval", "fps", "tunit", "loop"),
-    *("Info", "Properties", "ROI", "Overlays"),
-)
-# Of these, what ImageJ has in tags of its own; the others are lines of the description.
-_IN_TAGS = {"Info", "Properties", "ROI", "Overlays"}
+# Of ImageJ's metadata, what is about the sample and not about the display or the shape of the grey values: lines of the
+# description, and what is in tags of its own.
+_LINES = ("unit", "yunit", "zunit", "spacing", "xorigin", "yorigin", "zorigin", "finterval", "fps", "tunit", "loop")
+_TAGS = ("Info", "Properties", "ROI", "Overlays")
 # What ImageJ opens (ij.io.TiffDecoder: 8, 16 and 32 bits, no floats of 16). Since tifffile's `imagej=True` refuses some
 # of them, the description is made here.
 _IMAGEJ_TYPES = {np.dtype(kind) for kind in ("i1", "u1", "i2", "u2", "i4", "u4", "f4")}
@@ -47,32 +44,18 @@ _UNITS = {
 class Calibration:
     """Resolution tags and ImageJ's metadata of a TIFF; empty where it has none."""
 
+    voxel: VoxelSize | None = None
+    """Of the file, where its size is known with its unit."""
     resolution: tuple[tuple[int, int], tuple[int, int]] | None = None
     """XResolution and YResolution, each as numerator and denominator."""
     unit: int = 1
     """ResolutionUnit: 1 none, 2 inch, 3 cm."""
     imagej: dict[str, Any] | None = None
     """What is kept of ImageJ's metadata; None: the file is not ImageJ's."""
-    labels: tuple[str, ...] = field(default=())
+    labels: tuple[str, ...] = ()
     """ImageJ's name of each slice of a stack."""
     in_time: bool = False
     """ImageJ calls the slices of the stack frames."""
-    ome: VoxelSize | None = None
-    """As OME metadata have it."""
-
-    @property
-    def voxel(self) -> VoxelSize | None:
-        """Depth, height and width of a voxel, where they are known with their unit."""
-        if self.ome is not None:
-            return self.ome
-        imagej = self.imagej or {}
-        # The resolution alone, without a unit, is as often what a program writes that knows none.
-        unit = _without_escapes(imagej.get("unit", "")) or _RESOLUTION_UNITS.get(self.unit, "")
-        if self.resolution is None or unit == "pixel":
-            return None
-        width, height = (below / above for above, below in self.resolution)
-        units = (*(_without_escapes(imagej.get(name, unit)) for name in ("zunit", "yunit")), unit)
-        return voxel_in_one_unit((imagej.get("spacing", width), height, width), units)
 
     def of_slices(self, of: Sequence[int] | None, every: int) -> Calibration:
         """That of some slices of the stack, `every` slices apart; None: of all."""
@@ -96,13 +79,11 @@ class Calibration:
             options |= {"resolution": self.resolution, "resolutionunit": self.unit if self.unit in (1, 2, 3) else 1}
         if self.imagej is not None and dtype in _IMAGEJ_TYPES:
             shape, axes = ((1, 1), "YX") if slices is None else ((slices, 1, 1), "TYX" if self.in_time else "ZYX")
-            lines = {name: value for name, value in self.imagej.items() if name not in _IN_TAGS}
-            tags = {name: value for name, value in self.imagej.items() if name in _IN_TAGS}
-            if len(self.labels) == (slices or 1):
-                tags["Labels"] = list(self.labels)
+            labels = {"Labels": list(self.labels)} if len(self.labels) == (slices or 1) else {}
+            lines = {name: _in_ascii(value) for name, value in self.imagej.items() if name in _LINES}
             options |= {
                 "description": tifffile.imagej_description(shape, axes, **lines),
-                "extratags": tifffile.imagej_metadata_tag(tags, "<"),
+                "extratags": tifffile.imagej_metadata_tag(self.imagej | labels, "<"),
             }
         return options
 
@@ -120,24 +101,24 @@ def read_calibration(path: Path) -> Calibration:
         with tifffile.TiffFile(path) as tif:
             tags, metadata, ome = tif.pages.first.tags, tif.imagej_metadata, tif.ome_metadata
             x, y = (_ratio(tags.valueof(name)) for name in ("XResolution", "YResolution"))
-            unit = tags.valueof("ResolutionUnit")
+            unit = int(tags.valueof("ResolutionUnit") or 1)
+            labels = (metadata or {}).get("Labels", ())
+            frames = (metadata or {}).get("frames")
     except Exception:  # tifffile raises its own errors, struct.error, IndexError, ... for tags that are damaged
         return Calibration()
-    kept = labels = frames = None
-    if metadata is not None:
-        there = {name: metadata[name] for name in _KEPT if name in metadata}
-        kept = {name: value if name in _IN_TAGS else _in_ascii(value) for name, value in there.items()}
-        labels, frames = metadata.get("Labels"), metadata.get("frames")
-    found = Calibration(
-        resolution=(x, y) if x and y else None,
-        unit=int(unit) if unit and isinstance(unit, int) else 1,
-        imagej=kept,
-        labels=_texts(labels),
-        in_time=isinstance(frames, int) and frames > 1,
-        ome=None if ome is None else _ome_voxel(ome),
-    )
-    said_so = metadata is not None or (found.ome is None and found.unit in (1, 2, 3))
-    return found if said_so or found.voxel is None else replace(_in_words(found.voxel), ome=found.ome)
+    kept = {name: metadata[name] for name in (*_LINES, *_TAGS) if name in metadata} if metadata else {}
+    in_ome = voxel = _ome_voxel(ome) if ome else None
+    # The resolution alone, without a unit, is as often what a program writes that knows none.
+    said = _without_escapes(kept.get("unit", "")) or _RESOLUTION_UNITS.get(unit, "")
+    if voxel is None and x and y and said != "pixel":
+        width, height = x[1] / x[0], y[1] / y[0]
+        units = (*(_without_escapes(kept.get(name, said)) for name in ("zunit", "yunit")), said)
+        voxel = voxel_in_one_unit((kept.get("spacing", width), height, width), units)
+    if voxel is not None and metadata is None and (in_ome or unit not in (1, 2, 3)):
+        return _in_words(voxel)
+    labels = tuple(map(str, [labels] if isinstance(labels, str) else labels))
+    in_time = isinstance(frames, int) and frames > 1
+    return Calibration(voxel, (x, y) if x and y else None, unit, None if metadata is None else kept, labels, in_time)
 
 
 def calibration_of(source: Source) -> Calibration:
@@ -154,18 +135,15 @@ def ome_unit(unit: str) -> str:
 
 def in_micrometers(voxel: VoxelSize) -> tuple[float, float, float] | None:
     """Depth, height and width in micrometres; None: of an unknown unit."""
-    factor, _ = _UNITS.get(ome_unit(voxel.unit), (None, None))
-    return None if factor is None else (voxel.depth * factor, voxel.height * factor, voxel.width * factor)
+    factor = _micrometers(voxel.unit)
+    return None if math.isnan(factor) else (voxel.depth * factor, voxel.height * factor, voxel.width * factor)
 
 
-def voxel_in_one_unit(sizes: Sequence[Any], units: Sequence[str]) -> VoxelSize | None:
+def voxel_in_one_unit(sizes: Sequence[Any], units: Sequence[Any]) -> VoxelSize | None:
     """Depth, height and width that have a unit each, in that of the width; None where they cannot be compared."""
-    if len(set(units)) == 1:
-        return voxel_size(sizes, units[-1])
-    factors = [_UNITS.get(ome_unit(unit), (math.nan,))[0] for unit in units]
-    return voxel_size(
-        (float(size) * factor / factors[-1] for size, factor in zip(sizes, factors, strict=True)), units[-1]
-    )
+    last = units[-1]
+    factors = (1.0 if unit == last else _micrometers(unit) / _micrometers(last) for unit in units)
+    return voxel_size((float(size) * factor for size, factor in zip(sizes, factors, strict=True)), last)
 
 
 def read_hdf5_voxel(dataset: Any) -> VoxelSize | None:
@@ -179,13 +157,17 @@ def read_hdf5_voxel(dataset: Any) -> VoxelSize | None:
         return None
 
 
+def _micrometers(unit: str) -> float:
+    """In a unit; NaN: it is unknown."""
+    return _UNITS[ome_unit(unit)][0] if ome_unit(unit) in _UNITS else math.nan
+
+
 def _in_words(voxel: VoxelSize) -> Calibration:
-    ratios = [Fraction(1 / size).limit_denominator(10**6) for size in (voxel.width, voxel.height)]
-    across, down = ((ratio.numerator, ratio.denominator) for ratio in ratios)
-    if not all((*across, *down)) or max(*across, *down) >= 2**32:
+    across, down = _ratio(1 / voxel.width), _ratio(1 / voxel.height)
+    if across is None or down is None:  # a size for which TIFFs have no number in this unit
         size = None if voxel.unit == "micrometer" else in_micrometers(voxel)
-        return Calibration() if size is None else _in_words(VoxelSize(*size, "micrometer"))
-    return Calibration((across, down), 1, {"unit": _in_ascii(voxel.unit), "spacing": voxel.depth})
+        return Calibration(voxel) if size is None else _in_words(VoxelSize(*size, "micrometer"))
+    return Calibration(voxel, (across, down), 1, {"unit": voxel.unit, "spacing": voxel.depth})
 
 
 def _ome_voxel(text: str) -> VoxelSize | None:
@@ -194,8 +176,9 @@ def _ome_voxel(text: str) -> VoxelSize | None:
     except (ElementTree.ParseError, StopIteration):
         return None
     unit = pixels.get("PhysicalSizeXUnit", "µm")
-    sizes = [(pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit", unit)) for axis in "ZYX"]
-    return voxel_in_one_unit(*zip(sizes[0] if sizes[0][0] else sizes[2], *sizes[1:], strict=True))
+    axes = ["Z" if pixels.get("PhysicalSizeZ") else "X", "Y", "X"]
+    units = [pixels.get(f"PhysicalSize{axis}Unit", unit) for axis in axes]
+    return voxel_in_one_unit([pixels.get(f"PhysicalSize{axis}") for axis in axes], units)
 
 
 def _in_ascii(value: Any) -> Any:
@@ -208,13 +191,9 @@ def _without_escapes(value: Any) -> str:
 
 
 def _ratio(value: Any) -> tuple[int, int] | None:
-    """A resolution as it is written; None for one of zeros. Some programs write a floating-point number."""
-    if isinstance(value, tuple) and len(value) == 1 and isinstance(value[0], float):
-        value = Fraction(value[0]).limit_denominator(10**6).as_integer_ratio()
-    known = isinstance(value, tuple) and len(value) == 2 and all(isinstance(part, int) for part in value)
-    return value if known and all(value) else None
-
-
-def _texts(labels: Any) -> tuple[str, ...]:
-    labels = [labels] if isinstance(labels, str) else labels
-    return tuple(map(str, labels)) if isinstance(labels, list | tuple) else ()
+    """Pixels per unit as a TIFF has them, of a ratio or a number (which some programs write); None: it cannot."""
+    try:
+        ratio = Fraction(*np.atleast_1d(value).tolist()).limit_denominator(10**6)
+    except (TypeError, ValueError, ArithmeticError):
+        return None
+    return ratio.as_integer_ratio() if 0 < ratio < 2**32 else None

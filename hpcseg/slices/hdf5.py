@@ -7,16 +7,11 @@ values without a word, so all of it is looked for first.
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib
 import math
 import os
-import re
 import sys
-import threading
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,151 +19,92 @@ import numpy as np
 
 from hpcseg.errors import ConfigError, DatasetError
 from hpcseg.hdf5 import h5py
+from hpcseg.slices.array import array_source, no_such
 from hpcseg.slices.calibration import read_hdf5_voxel
-from hpcseg.slices.source import Faults, Reading, Source, first_line, stack_facts
+from hpcseg.slices.source import Reading, Source, first_line, raise_faults, refusing
 
-_MOST_LISTED = 10
-_MOST_DEPTH = 12
-_MOST_BYTES_KEPT = 256 * 2**20
 PACKED_SLICES = "slices"
+_MOST_DEPTH = 12
 _PLUGINS = "hdf5plugin"
 
 
-@dataclass(frozen=True)
-class _Slices:
-    """Reads a slice; a chunk of many slices is decoded as a whole, and kept until another one is wanted."""
-
-    path: Path
-    dataset: str
-    dtype: np.dtype
-    together: int
-    slices: int
-    """0: the data set is one slice."""
-    plugins: bool
-    """Whether its filters are those of hdf5plugin, which each process has to load."""
-    opened_ns: int
-    """When, so that what is kept of one opening is not taken for what the file holds at a later one."""
-
-    def __call__(self, index: int) -> np.ndarray:
-        with _LOCK:  # else each thread would read the same slab
-            slab = _slab(self, index // self.together)
-        pixels: np.ndarray = slab[index % self.together]
-        return pixels
-
-
-_LOCK = threading.Lock()
-
-
-@functools.lru_cache(maxsize=2)
-def _slab(of: _Slices, number: int) -> np.ndarray:
-    first = number * of.together
-    if of.plugins:
-        importlib.import_module(_PLUGINS)
-    with h5py.File(of.path, "r") as file:
-        dataset = _with_raw_files_beside(file[of.dataset])
-        read = dataset[first : first + of.together] if of.slices else dataset[()][None]
-    return np.asarray(read).astype(of.dtype, copy=False)
-
-
-def _with_raw_files_beside(dataset: h5py.Dataset) -> h5py.Dataset:
-    """A data set that looks for its raw files beside itself, also where h5py was loaded before `hpcseg.hdf5`."""
-    if not dataset.external:
-        return dataset
-    file, name = dataset.file, dataset.name.encode()
-    dataset.id.close()  # or it would be opened again as it is
-    access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
-    access.set_efile_prefix(b"${ORIGIN}")
-    return h5py.Dataset(h5py.h5d.open(file.id, name, access))
-
-
-def open_hdf5(path: Path, how: Reading, *, names: tuple[str, ...] | None = None) -> Source:
+def open_hdf5(path: Path, how: Reading) -> Source:
     """The slices of a data set of two or three dimensions.
 
     Args:
         path: of the file.
         how: `dataset` names it; None: what the file's NeXus attributes call its data, or the only one.
-        names: of the slices, where the file says them.
 
     Raises:
         DatasetError: it cannot be opened, or parts of it are missing.
-        ConfigError: there are several, and none is named.
+        ConfigError: there are several, and none is named; or it is none of numbers.
     """
-    try:
-        with h5py.File(path, "r") as file:
-            wanted = how.dataset.strip("/") if how.dataset is not None else _only(file, path)
-            dataset = _follow(file, wanted, path)
-            if isinstance(dataset, h5py.Dataset) and dataset.ndim > 3:
-                what = f"{path}: {wanted} is {dataset.shape}, and a data set of slices is (slices, height, width)"
-                raise DatasetError(f"{what}. Save the one channel and time to segment.")
-            if not isinstance(dataset, h5py.Dataset) or dataset.ndim not in (2, 3) or 0 in dataset.shape:
-                raise ConfigError(_which(file, path, how.dataset))
-            if not _holds_numbers(dataset):
-                raise DatasetError(f"{path}: {wanted} does not hold whole or real numbers, so no grey values.")
-            pixels_in = _check_all_there(dataset, path, wanted)
-            slices = dataset.shape[0] if dataset.ndim == 3 else 0
-            height, width = dataset.shape[-2:]
-            dtype = dataset.dtype.newbyteorder("=")
-            thickness = dataset.chunks[0] if slices and dataset.chunks else 1
-            voxel = read_hdf5_voxel(dataset)
-    except OSError as error:
-        raise DatasetError(f"{path} is no HDF5 file that can be read ({first_line(error)}).") from None
-    number = max(slices, 1)
-    called, numbers = stack_facts(Path(wanted).name, number, how.first)
-    together = max(1, min(thickness, _MOST_BYTES_KEPT // (height * width * dtype.itemsize)))
-    return Source(
-        path=path,
-        form="hdf5",
-        dataset=wanted,
-        names=names or called,
-        numbers=numbers,
-        shapes=((height, width),) * number,
-        dtypes=(dtype,) * number,
-        decode=_Slices(path, wanted, dtype, together, slices, _PLUGINS in sys.modules, time.monotonic_ns()),
-        files=(path,),
-        pixels_in=tuple(sorted(pixels_in)),
-        voxel=voxel,
-    )
+    with refusing(f"{path} is no HDF5 file that can be read"), h5py.File(path, "r") as file:
+        wanted = how.dataset.strip("/") if how.dataset is not None else _only(file, path)
+        dataset = _follow(file, wanted, path)
+        if not _has_slices(dataset) and getattr(dataset, "ndim", 0) <= 3:
+            raise no_such(path, wanted, dict(_walk(file)))
+        files = {path} | _check_all_there(dataset, path, wanted)
+        return array_source(
+            path,
+            "hdf5",
+            how,
+            dataset.shape,
+            dataset.dtype,
+            load=_load,
+            of=(path, wanted, _PLUGINS in sys.modules),
+            name=Path(wanted).name,
+            together=dataset.chunks[0] if dataset.chunks and dataset.ndim == 3 else 1,
+            dataset=wanted,
+            files=tuple(sorted(files)),
+            voxel=read_hdf5_voxel(dataset),
+        )
 
 
 def list_datasets(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     """Shape and type of every data set of numbers of two or three dimensions, by name; links are followed."""
     with h5py.File(path, "r") as file:
-        return {name: (dataset.shape, str(dataset.dtype)) for name, dataset in _walk(file) if dataset.ndim in (2, 3)}
+        return {name: (dataset.shape, str(dataset.dtype)) for name, dataset in _walk(file)}
+
+
+def _load(path: Path, name: str, plugins: bool, first: int, last: int) -> np.ndarray:
+    if plugins:  # each process has to load the filters
+        importlib.import_module(_PLUGINS)
+    with h5py.File(path, "r") as file:
+        # Raw files lie beside their data set, also where h5py was loaded before `hpcseg.hdf5` could say so.
+        access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
+        access.set_efile_prefix(b"${ORIGIN}")
+        dataset = h5py.Dataset(h5py.h5d.open(file.id, name.encode(), access))
+        return np.asarray(dataset[first:last] if dataset.ndim == 3 else dataset[()])
 
 
 def _follow(file: h5py.File, name: str, path: Path, depth: int = 0) -> Any:
     """What a name leads to; DatasetError names the link that leads nowhere."""
     at: Any = file
-    parts = [part for part in name.split("/") if part not in ("", ".")]
-    for index, part in enumerate(parts):
-        here = "/".join(parts[: index + 1])
-        link = at.get(part, getlink=True) if isinstance(at, h5py.Group) and part in _names(at) else None
+    passed: list[str] = []
+    for part in (part for part in name.split("/") if part not in ("", ".")):
+        passed.append(part)
+        link = at.get(part, getlink=True) if isinstance(at, h5py.Group) else None
         if link is None:
-            raise ConfigError(_which(file, path, name))
+            raise no_such(path, name, dict(_walk(file)))
         try:
             at = at[part]
         except (KeyError, OSError, RuntimeError) as error:
-            if isinstance(link, h5py.ExternalLink):
-                where = f"{link.path} in {link.filename}, which lies beside {path.name} or at that path"
-                raise DatasetError(f"{path}: {here} is a link to {where}, and cannot be opened. Is it there?") from None
             if isinstance(link, h5py.SoftLink) and depth < _MOST_DEPTH:  # it may lead to another link that is broken
                 with contextlib.suppress(ConfigError):
-                    onward = link.path if link.path.startswith("/") else f"{at.name}/{link.path}"
-                    _follow(at.file, onward, Path(os.fsdecode(at.file.filename)), depth + 1)
-            target = f" to {link.path}" if isinstance(link, h5py.SoftLink) else ""
+                    _follow(at.file, os.path.join(at.name, link.path), Path(at.file.filename), depth + 1)
+            target = f" to {link.path}" if hasattr(link, "path") else ""
+            target += f" in {link.filename}" if isinstance(link, h5py.ExternalLink) else ""
             raise DatasetError(
-                f"{path}: {here} is a link{target} and cannot be opened ({first_line(error)})."
+                f"{path}: {'/'.join(passed)} is a link{target}, and cannot be opened. Is it there? "
+                f"({first_line(error)})"
             ) from None
     return at
 
 
-def _names(group: h5py.Group) -> set[str]:
-    return set(group.keys())
-
-
 def _walk(group: h5py.Group, name: str = "", seen: tuple[Any, ...] = ()) -> Iterator[tuple[str, h5py.Dataset]]:
-    """Every data set of numbers under a group, through links; what leads nowhere is passed over, and a ring ends."""
-    if len(seen) > _MOST_DEPTH or any(group.id == one for one in seen):
+    """Every data set of slices under a group, through links; what leads nowhere is passed over, and a ring ends."""
+    if len(seen) > _MOST_DEPTH or group.id in seen:
         return
     for part in group:
         try:
@@ -177,13 +113,15 @@ def _walk(group: h5py.Group, name: str = "", seen: tuple[Any, ...] = ()) -> Iter
             continue
         if isinstance(item, h5py.Group):
             yield from _walk(item, f"{name}{part}/", (*seen, group.id))
-        elif isinstance(item, h5py.Dataset) and 0 not in (item.shape or (0,)) and _holds_numbers(item):
+        elif _has_slices(item):
             yield f"{name}{part}", item
 
 
-def _holds_numbers(dataset: h5py.Dataset) -> bool:
+def _has_slices(item: Any) -> bool:
+    """Whether it is a data set of numbers of two or three dimensions."""
     try:
-        return dataset.dtype.kind in "uifb"
+        of_size = isinstance(item, h5py.Dataset) and item.ndim in (2, 3) and 0 not in item.shape
+        return of_size and item.dtype.kind in "uifb"
     except TypeError:  # a type that numpy has not
         return False
 
@@ -192,71 +130,43 @@ def _only(file: h5py.File, path: Path) -> str:
     """The data set that is meant where none is named; raises ConfigError where there is a choice."""
     if (signal := _signal(file)) is not None:
         return signal
-    found = dict[Any, str]()
+    found: dict[int, dict[Any, str]] = {3: {}, 2: {}}
     for name, dataset in _walk(file):
-        if dataset.ndim == 3:
+        if dataset.ndim == 3 or min(dataset.shape) > 1:
             # One that several links lead to counts once.
             info = h5py.h5o.get_info(dataset.id)
-            found.setdefault((os.fspath(dataset.file.filename), info.addr), name)
-    if not found:
-        flat = [name for name, dataset in _walk(file) if dataset.ndim == 2 and min(dataset.shape) > 1]
-        found = {name: name for name in flat} if len(flat) == 1 else {}
-    if len(found) != 1:
-        raise _broken(file, path) or ConfigError(_which(file, path, None))
-    return next(iter(found.values()))
-
-
-def _broken(file: h5py.File, path: Path) -> DatasetError | None:
-    """The error of the first link that leads nowhere, where a file has nothing else to offer."""
-    if any(dataset.ndim in (2, 3) for _, dataset in _walk(file)):
-        return None
-    names: list[str] = []
-    file.visititems_links(lambda name, link: names.append(name) if not isinstance(link, h5py.HardLink) else None)
-    for name in names:
-        try:
-            _follow(file, name, path)
-        except DatasetError as error:
-            return error
-        except ConfigError:
-            continue
-    return None
+            found[dataset.ndim].setdefault((os.fspath(dataset.file.filename), info.addr), name)
+    names = list((found[3] or found[2]).values())
+    if len(names) == 1:
+        return names[0]
+    if not names:
+        links: list[str] = []
+        file.visititems_links(lambda name, link: links.append(name) if hasattr(link, "path") else None)
+        for name in links:
+            _follow(file, name, path)  # a link that leads nowhere is why there is nothing else
+    raise no_such(path, None, dict(_walk(file)))
 
 
 def _signal(file: h5py.File) -> str | None:
     """What NeXus calls the data: the attributes `default` from group to group, and `signal` at their end."""
-    at: Any = file
-    name = ""
-    try:
-        for _ in range(_MOST_DEPTH):
-            if (following := _text(at.attrs.get("default"))) is None:
-                break
+    at, name = file, ""
+    with contextlib.suppress(Exception):  # attributes of any type, and links to nowhere: then there is no such hint
+        while (following := _text(at.attrs.get("default"))) is not None and name.count("/") < _MOST_DEPTH:
             name, at = f"{name}{following}/", at[following]
         signal = _text(at.attrs.get("signal"))
-        if signal is not None and name and at[signal].ndim == 3:
+        if isinstance(signal, str) and name and at[signal].ndim == 3:
             return name + signal
-    except Exception:  # attributes of any type, and links to nowhere: then there is no such hint
-        return None
     return None
 
 
-def _text(value: Any) -> str | None:
-    """An attribute that is one text: h5py's str, the bytes of other writers, or an array of one of them."""
-    if isinstance(value, np.ndarray) and value.size == 1:
-        value = value.item()
-    return value.decode() if isinstance(value, bytes) else value if isinstance(value, str) else None
-
-
-def _which(file: h5py.File, path: Path, asked: str | None) -> str:
-    found = {name: dataset.shape for name, dataset in _walk(file) if dataset.ndim in (2, 3)}
-    listing = ", ".join(f"{name} {shape}" for name, shape in sorted(found.items())[:_MOST_LISTED])
-    there = f"It has {listing}." if found else "It has none of three dimensions (slices, height, width)."
-    what = "has several data sets" if asked is None and found else f"has no data set {asked or 'to read'} of slices"
-    return f"{path} {what}. {there} Name one with --dataset, or as {path.name}::NAME."
+def _text(value: Any) -> Any:
+    """An attribute that is one text, also where its writer has bytes, or an array of one."""
+    value = np.asarray(value).item()
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def _check_all_there(dataset: h5py.Dataset, path: Path, name: str, depth: int = 0) -> set[Path]:
     """The files that hold its pixels; raises DatasetError for parts that HDF5 would fill in, and missing filters."""
-    pixels_in = {Path(os.fsdecode(dataset.file.filename))}
     plan = dataset.id.get_create_plist()
     for index in range(plan.get_nfilters()):
         code, _, _, called = plan.get_filter(index)
@@ -266,50 +176,46 @@ def _check_all_there(dataset: h5py.Dataset, path: Path, name: str, depth: int = 
                 f"{path}: {name} is compressed by the filter {shown} ({code}), which is not installed here. "
                 "`pip install 'hpcseg[hdf5]'` has most of them."
             )
+    here = Path(os.fsdecode(dataset.file.filename))
     if dataset.is_virtual:
-        pixels_in |= _check_virtual(dataset, path, name, depth)
-    elif dataset.external:
-        pixels_in |= _check_external(dataset, path, name)
-    elif dataset.chunks is not None:
-        wanted = math.prod(-(-length // chunk) for length, chunk in zip(dataset.shape, dataset.chunks, strict=True))
-        stored = dataset.id.get_num_chunks()
-        if stored < wanted:
-            raise DatasetError(
-                f"{path}: of the {wanted} chunks of {name} {wanted - stored} were never written"
-                f"{_unwritten(dataset)}. Was its writer stopped? Write it again."
-            )
-    elif dataset.id.get_storage_size() == 0:
-        raise DatasetError(f"{path}: {name} was never written. Was its writer stopped? Write it again.")
-    return pixels_in
+        return {here} | _check_virtual(dataset, path, name, depth)
+    if dataset.external:
+        return {here} | _check_external(dataset, path, name)
+    if gone := _unwritten(dataset, name):
+        raise DatasetError(f"{path}: {gone}. Was its writer stopped? Write it again.")
+    return {here}
 
 
 def _available(code: int) -> bool:
-    if h5py.h5z.filter_avail(code):
-        return True
-    with contextlib.suppress(ImportError):
-        importlib.import_module(_PLUGINS)
+    if not h5py.h5z.filter_avail(code):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(_PLUGINS)
     return bool(h5py.h5z.filter_avail(code))
 
 
-def _unwritten(dataset: h5py.Dataset) -> str:
-    """Which slices have chunks that are not there."""
-    if dataset.ndim < 3:
+def _unwritten(dataset: h5py.Dataset, name: str) -> str:
+    """What of a data set was never written, and of which slices; empty: nothing."""
+    if dataset.chunks is None:
+        return "" if dataset.id.get_storage_size() else f"{name} was never written"
+    grid = [-(-length // chunk) for length, chunk in zip(dataset.shape, dataset.chunks, strict=True)]
+    wanted, stored = math.prod(grid), dataset.id.get_num_chunks()
+    if stored >= wanted:
         return ""
-    there: dict[int, int] = {}
-    for index in range(dataset.id.get_num_chunks()):
-        first = dataset.id.get_chunk_info(index).chunk_offset[0]
-        there[first] = there.get(first, 0) + 1
-    each = math.prod(-(-length // chunk) for length, chunk in zip(dataset.shape[1:], dataset.chunks[1:], strict=True))
-    gone = [first for first in range(0, dataset.shape[0], dataset.chunks[0]) if there.get(first, 0) < each]
-    return f", from slice {gone[0] + 1} to slice {min(gone[-1] + dataset.chunks[0], dataset.shape[0])}"
+    there = np.zeros(grid, bool)
+    for index in range(stored):
+        there[tuple(np.floor_divide(dataset.id.get_chunk_info(index).chunk_offset, dataset.chunks))] = True
+    gone = np.flatnonzero(~there.reshape(grid[0], -1).all(axis=1)) * dataset.chunks[0]
+    last = min(gone[-1] + dataset.chunks[0], dataset.shape[0])
+    part = "slice" if dataset.ndim == 3 else "row"
+    where = f"from {part} {gone[0] + 1} to {part} {last}"
+    return f"of the {wanted} chunks of {name} {wanted - stored} were never written, {where}"
 
 
 def _check_virtual(dataset: h5py.Dataset, path: Path, name: str, depth: int) -> set[Path]:
-    faults, pixels_in, filled = Faults(path), set[Path](), h5py.h5s.create_simple(dataset.shape)
+    faults, pixels_in, filled = list[str](), set[Path](), h5py.h5s.create_simple(dataset.shape)
     filled.select_none()
-    # Of a data set in another file, to which a link led, its own folder counts.
-    home = Path(os.fsdecode(dataset.file.filename))
-    # %b in a name is counted up by HDF5, which ends the data set at the first file that is not there.
+    home = Path(os.fsdecode(dataset.file.filename))  # not that of a link to it
+    # %b in a name is counted up by HDF5, which ends the data set at the first file that is not there; %% is a %.
     sources = [source for source in dataset.virtual_sources() if "%b" not in source.file_name.replace("%%", "")]
     for source in sources:
         _fill(filled, source.vspace)
@@ -321,15 +227,15 @@ def _check_virtual(dataset: h5py.Dataset, path: Path, name: str, depth: int) -> 
                 if depth < _MOST_DEPTH and part != dataset:
                     pixels_in |= _check_all_there(part, file, source.dset_name, depth + 1)
                 if not _has_room(part.shape, source):
-                    faults.add(f"{called} has {part.shape} in {source.dset_name}, and more is needed")
+                    faults.append(f"{called} has {part.shape} in {source.dset_name}, and more is needed")
         except (OSError, KeyError):
-            faults.add(f"{name} is put together of files, and {called} ({source.dset_name}) is not there")
+            faults.append(f"{name} is put together of files, and {called} ({source.dset_name}) is not there")
         except DatasetError as error:
-            faults.add(str(error).removesuffix("."))
-    faults.raise_if_any()
+            faults.append(str(error).removesuffix("."))
     missing = math.prod(dataset.shape) - filled.get_select_npoints()
-    if len(sources) == len(dataset.virtual_sources()) and missing > 0:
-        raise DatasetError(f"{path}: {name} is put together of files, and none of them has {missing} of its pixels.")
+    if missing > 0 and len(sources) == len(dataset.virtual_sources()):
+        faults.append(f"{name} is put together of files, and none of them has {missing} of its pixels")
+    raise_faults(path, faults)
     return pixels_in
 
 
@@ -363,18 +269,10 @@ def _check_external(dataset: h5py.Dataset, path: Path, name: str) -> set[Path]:
     for file, offset, size in dataset.external:
         # Of a data set in another file, to which a link led, its own folder counts.
         where = Path(os.fsdecode(dataset.file.filename)).parent / os.fsdecode(file)
-        pixels_in.add(where)
-        if not where.is_file():
-            raise DatasetError(f"{path}: the pixels of {name} are in {where}, which is not there.")
-        needs = min(size, left)  # the last may be said to have no end
+        needs = min(size, left)
         left -= needs
-        if (missing := offset + needs - where.stat().st_size) > 0:
+        there = where.stat().st_size if where.is_file() else 0
+        if (missing := offset + needs - there) > 0:
             raise DatasetError(f"{path}: the pixels of {name} are in {where}, where {missing} bytes are missing.")
+        pixels_in.add(where)
     return pixels_in
-
-
-def split_name(text: str) -> tuple[str, str | None]:
-    """A path and the data set that is named behind it: scan.nxs::/entry/data; either may have :: in it."""
-    splits = [(text[: found.start()], text[found.end() :]) for found in re.finditer(r"(?<!^)::(?=.)", text)]
-    there = (split for split in [(text, None), *splits] if os.path.lexists(os.path.expanduser(split[0])))
-    return next(there, splits[0] if splits else (text, None))

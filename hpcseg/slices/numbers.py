@@ -4,30 +4,22 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from hpcseg.errors import ConfigError
-from hpcseg.slices.source import Faults
 
 _MOST_DIGITS = 18  # of a 64-bit integer
 _RUN = re.compile(r"(?:(?<![^\W_])-)?\d+")  # a minus behind a letter or a digit is a hyphen
 _DECIMAL = re.compile(rf"{_RUN.pattern}(?:\.\d+)?")
 
-
-@dataclass(frozen=True)
-class Numbered:
-    """Numbers of files, None where a fault says why there is none, and where in the names they are."""
-
-    numbers: list[int | None]
-    example: str = ""
-    """Which of several digits were taken, for a note; empty where there was no choice."""
+_Column = Sequence[str | None]
+"""One of the numbers in each name, as it is written; None: it has none."""
 
 
 def number_names(
-    names: Sequence[str], faults: Faults, *, pattern: str | None = None, known: Mapping[str, int] | None = None
-) -> Numbered:
+    names: Sequence[str], faults: list[str], *, pattern: str | None = None, known: Mapping[str, int] | None = None
+) -> tuple[list[int | None], str]:
     """The number of each slice.
 
     By the pattern, if one is given; as others of the same names are known; or where the names differ. A number that all
@@ -36,47 +28,39 @@ def number_names(
 
     Args:
         names: of files; their suffix does not count.
-        faults: told what is wrong with which name.
+        faults: gets what is wrong with which name.
         pattern: a regular expression, whose first group is the number.
         known: numbers of other files by their names without suffix, as of images where these are their labels.
+
+    Returns:
+        The numbers, None where a fault says why there is none; and which of several in a name were taken, for a note.
 
     Raises:
         ConfigError: the pattern is none.
     """
     stems, known = [Path(name).stem for name in names], known or {}
-    if pattern is not None:
-        return Numbered(_by_pattern(names, stems, pattern, faults))
-    if known and all(stem in known for stem in stems):
-        return Numbered([known[stem] for stem in stems])
-    if decimals := _decimals(stems, list(known)):
-        texts, digits = decimals
-        return Numbered(
-            [_scaled(name, text, digits, faults) for name, text in zip(names, texts, strict=True)],
-            _example(names, texts),
-        )
-    runs = [_RUN.findall(stem) for stem in stems]
-    least = min((len(of) for of in runs if of), default=0)
-    columns = [[of[-place] if of else None for of in runs] for place in range(least, 0, -1)]
-    differing = [column for column in columns if len({text for text in column if text is not None}) > 1]
-    if len(differing) < 2 or None in differing[0]:
-        alike = columns[-_place(known, least)] if columns else [None] * len(names)
-        column = differing[0] if differing else alike
-        return Numbered(_whole(names, column, faults), _example(names, column) if len(columns) > 1 else "")
-    steps = [_step(column) for column in differing]
-    smallest = min((step for step in steps if step), default=0)
-    counting = [column for column, step in zip(differing, steps, strict=True) if step and step == smallest]
-    if len(counting) != 1:
-        shown = " and ".join(str(column[0]) for column in differing)
-        pattern = _pattern(stems[0], least - columns.index(differing[-1]))
-        faults.add(
-            f"the names differ in {len(differing)} numbers ({shown} in {names[0]}); say which is the slice's with "
-            f"--number, a pattern round it such as --number '{pattern}'"
-        )
-        return Numbered([None] * len(names))
-    return Numbered(_whole(names, counting[0], faults), _example(names, counting[0]))
+    if known and pattern is None and all(stem in known for stem in stems):
+        return [known[stem] for stem in stems], ""
+    if pattern is None:
+        column, note = _decimals(names, stems, known, faults) or _telling(names, stems, known, faults)
+    else:
+        column, note = _by_pattern(names, stems, pattern), ""
+    if column is None:
+        return [None] * len(names), ""
+    numbers: list[int | None] = []
+    for name, text in zip(names, column, strict=True):
+        number = None if text is None else int(text)
+        if number is None:
+            why = f"as --number '{pattern}' says" if pattern else "to say which slice it is"
+            faults.append(f"{name} has no number in its name {why}")
+        elif abs(number) >= 10**_MOST_DIGITS:
+            faults.append(f"{name} has a number of more than {_MOST_DIGITS} digits")
+            number = None
+        numbers.append(number)
+    return numbers, note
 
 
-def _by_pattern(names: Sequence[str], stems: Sequence[str], pattern: str, faults: Faults) -> list[int | None]:
+def _by_pattern(names: Sequence[str], stems: Sequence[str], pattern: str) -> _Column:
     try:
         compiled = re.compile(pattern)
     except re.error as error:
@@ -84,46 +68,70 @@ def _by_pattern(names: Sequence[str], stems: Sequence[str], pattern: str, faults
     if compiled.groups < 1:
         raise ConfigError(f"--number is '{pattern}', but the number must be in brackets, as in '_(\\d+)_'.")
     found = [compiled.search(stem) for stem in stems]
-    texts = [match and match.group(1) for match in found]
-    for name, match, text in zip(names, found, texts, strict=True):
-        if match is None:
-            faults.add(f"--number '{pattern}' is not in {name}")
-        elif not re.fullmatch(r"-?\d+", text or ""):
-            raise ConfigError(f"--number '{pattern}' finds '{text}' in {name}, which is no whole number.")
-    return [None if text is None else _as_number(name, text, faults) for name, text in zip(names, texts, strict=True)]
+    for name, match in zip(names, found, strict=True):
+        if match and not re.fullmatch(r"-?\d+", match[1] or ""):
+            raise ConfigError(f"--number '{pattern}' finds '{match[1]}' in {name}, which is no whole number.")
+    return [match and match[1] for match in found]
 
 
-def _whole(names: Sequence[str], texts: Sequence[str | None], faults: Faults) -> list[int | None]:
-    numbers: list[int | None] = []
-    for name, text in zip(names, texts, strict=True):
-        if text is None:
-            faults.add(f"{name} has no number in its name to say which slice it is")
-        numbers.append(None if text is None else _as_number(name, text, faults))
-    return numbers
+def _telling(
+    names: Sequence[str], stems: Sequence[str], known: Mapping[str, int], faults: list[str]
+) -> tuple[_Column | None, str]:
+    """The numbers that tell the names apart, and which they are, where there are several."""
+    runs = [_RUN.findall(stem) for stem in stems]
+    least = min((len(of) for of in runs if of), default=0)
+    columns: list[_Column] = [[of[-place] if of else None for of in runs] for place in range(least, 0, -1)]
+    differing = [column for column in columns if len({text for text in column if text is not None}) > 1]
+    if len(differing) > 1 and None not in differing[0]:
+        steps = [_step(column) for column in differing]
+        smallest = min(filter(None, steps), default=None)
+        counting = [column for column, step in zip(differing, steps, strict=True) if step == smallest]
+        if smallest is None or len(counting) > 1:
+            shown = " and ".join(str(column[0]) for column in differing)
+            last = list(_RUN.finditer(stems[0]))[columns.index(differing[-1]) - least].start()
+            before = re.escape(re.findall(r"\D*$", stems[0][:last])[0]) or "^"
+            faults.append(
+                f"the names differ in {len(differing)} numbers ({shown} in {names[0]}); say which is the slice's with "
+                f"--number, a pattern round it such as --number '{before}(\\d+)'"
+            )
+            return None, ""
+        differing = counting
+    # Where no number tells them apart, it is the one that others are known by, or the last.
+    others = [(_RUN.findall(stem), number) for stem, number in known.items()]
+    same = (
+        place
+        for place in range(least, 0, -1)
+        if others and all(len(of) >= place and int(of[-place]) == number for of, number in others)
+    )
+    column = (differing or columns[-next(same, 1) :] or [[None] * len(names)])[0]
+    return column, f"{column[0]} in {names[0]}" if len(columns) > 1 else ""
 
 
-def _as_number(name: str, text: str, faults: Faults) -> int | None:
-    if len(str(abs(int(text)))) <= _MOST_DIGITS:
-        return int(text)
-    faults.add(f"{name} has a number of more than {_MOST_DIGITS} digits")
-    return None
+def _decimals(
+    names: Sequence[str], stems: Sequence[str], known: Iterable[str], faults: list[str]
+) -> tuple[_Column, str] | None:
+    """The only decimal number in which names differ, of labels that of their images, in units of its last digit.
 
-
-def _decimals(stems: Sequence[str], known: Sequence[str]) -> tuple[list[str], int] | None:
-    """The decimal number in which alone names differ, and its digits behind the point; of labels those of their images.
-
-    None where there is none, or the digits behind the point count: 1.9 and then 1.10, or 1.09 and then 1.10, and not
-    0.05 and then 0.1.
+    None where there is none, or the digits behind the point count: 1.9 and then 1.11, and not 0.05 and then 0.1.
     """
-    runs = [_DECIMAL.findall(stem) for stem in stems]
-    for others in ([_DECIMAL.findall(stem) for stem in known], runs):
+    runs, theirs = ([_DECIMAL.findall(stem) for stem in of] for of in (stems, known))
+    if theirs and not any("." in number for of in theirs for number in of):
+        return None  # of images that have whole numbers labels have no others
+    for others in (theirs, runs):
         differing = _differing(others)
         if len(differing) != 1 or {len(of) for of in runs} != {len(others[0])}:
             continue
         behind = [of[differing[0]].partition(".")[2] for of in others]
         counting = not any(part[:1] == "0" and len(part) > min(map(len, behind)) for part in behind)
         if any(behind) and not (counting and len(_differing([_RUN.findall(".".join(of)) for of in others])) == 1):
-            return [of[differing[0]] for of in runs], max(map(len, behind))
+            digits, parts = max(map(len, behind)), [of[differing[0]].partition(".") for of in runs]
+            faults += [
+                f"{name} has a number of more than {digits} decimal places, and those of the images have no more"
+                for name, (_, _, part) in zip(names, parts, strict=True)
+                if part[digits:].strip("0")
+            ]
+            column = [whole + part[:digits].ljust(digits, "0") for whole, _, part in parts]
+            return column, f"{''.join(parts[0])} in {names[0]}"
     return None
 
 
@@ -134,35 +142,8 @@ def _differing(runs: Sequence[Sequence[str]]) -> list[int]:
     return [place for place, column in enumerate(zip(*runs, strict=True)) if len(set(column)) > 1]
 
 
-def _scaled(name: str, text: str, digits: int, faults: Faults) -> int | None:
-    """A decimal number in units of its last digit."""
-    whole, _, part = text.partition(".")
-    if part[digits:].strip("0"):
-        faults.add(f"{name} has a number of more than {digits} decimal places, and those of the images have no more")
-        return None
-    return _as_number(name, whole + part[:digits].ljust(digits, "0"), faults)
-
-
-def _place(known: Mapping[str, int], least: int) -> int:
-    """Where, counted from the end, other names have the number that they are known by; 1 where none are known."""
-    runs = [(_RUN.findall(stem), number) for stem, number in known.items()]
-    places = range(least, 0, -1) if known else ()
-    return next((place for place in places if all(len(of) >= place and int(of[-place]) == n for of, n in runs)), 1)
-
-
-def _step(column: Sequence[str | None]) -> int:
-    """The step in which these numbers count; 0 where it is not the same between all of them."""
+def _step(column: _Column) -> int | None:
+    """The step in which these numbers count; None where it is not the same between all of them."""
     numbers = sorted(int(text) for text in column if text is not None)
     steps = {later - earlier for earlier, later in itertools.pairwise(numbers)}
-    return steps.pop() if len(numbers) == len(column) and len(steps) == 1 else 0
-
-
-def _example(names: Sequence[str], column: Sequence[str | None]) -> str:
-    return f"{column[0]} in {names[0]}"
-
-
-def _pattern(stem: str, place: int) -> str:
-    """A pattern that finds a number, counted from the end, by what stands before it in a name."""
-    before = stem[: list(_RUN.finditer(stem))[-place].start()]
-    text = re.search(r"[^\d]*$", before)
-    return (re.escape(text.group()) if text and text.group() else "^") + r"(\d+)"
+    return steps.pop() if len(numbers) == len(column) and len(steps) == 1 else None

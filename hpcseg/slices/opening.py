@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
 from hpcseg.errors import ConfigError, DatasetError
 from hpcseg.hdf5 import h5py
-from hpcseg.slices.hdf5 import list_datasets, open_hdf5, split_name
-from hpcseg.slices.mrc import SUFFIXES as MRC_SUFFIXES
+from hpcseg.slices.array import no_parts
+from hpcseg.slices.hdf5 import list_datasets, open_hdf5
 from hpcseg.slices.mrc import is_mrc, open_mrc
 from hpcseg.slices.nifti import is_nifti, open_nifti
 from hpcseg.slices.raw import SUFFIXES as RAW_SUFFIXES
 from hpcseg.slices.raw import open_raw
 from hpcseg.slices.source import Reading, Source
-from hpcseg.slices.tiff import is_tiff, open_file, open_folder
+from hpcseg.slices.tiff import open_file, open_folder
 from hpcseg.slices.zarr import is_zarr, list_arrays, open_zarr
 
-FORMATS = "a folder of TIFFs, a TIFF stack, HDF5 or NeXus, Zarr, MRC, NIfTI or raw pixels"
 
-
-def open_source(path: Path, how: Reading = Reading(), *, known: dict[str, int] | None = None) -> Source:  # noqa: B008
+def open_source(path: Path, how: Reading = Reading()) -> Source:  # noqa: B008
     """Find the slices of a source; reads headers, no pixels.
 
     Args:
         path: a folder of TIFFs, or a file or store of any format; `NAME::DATASET` names what is in it.
         how: what its files do not say.
-        known: numbers of slices by the names of their files without suffix, for a folder of their labels.
 
     Raises:
         DatasetError: nothing there, damaged, parts missing, or no grey values.
@@ -38,29 +36,22 @@ def open_source(path: Path, how: Reading = Reading(), *, known: dict[str, int] |
     if dataset is not None:
         if how.dataset not in (None, dataset):
             raise ConfigError(f"{path} and --dataset {how.dataset} name two. Give one of them.")
-        return open_source(Path(name), replace(how, dataset=dataset), known=known)
+        return open_source(Path(name), replace(how, dataset=dataset))
     if os.path.isdir(path):
-        if is_zarr(path):
-            return open_zarr(path, how)
-        _no_dataset(path, how)
-        return open_folder(path, how, known=known)
-    if not os.path.isfile(path):  # Path.is_file raises where a name is too long or a folder may not be entered
+        opened = open_zarr if is_zarr(path) else open_folder
+    elif not os.path.isfile(path):  # Path.is_file raises where a name is too long or a folder may not be entered
         raise DatasetError(f"There is no folder or file of slices {path}.")
-    if h5py.is_hdf5(path):
-        return open_hdf5(path, how)
-    suffix = path.suffix.lower()
-    if how.shape is not None or suffix in RAW_SUFFIXES:
-        _no_dataset(path, how)
-        return open_raw(path, how)
-    if suffix in MRC_SUFFIXES or is_mrc(path):
-        _no_dataset(path, how)
-        return open_mrc(path, how)
-    if is_nifti(path):
-        _no_dataset(path, how)
-        return open_nifti(path, how)
-    if not is_tiff(path):
-        raise DatasetError(f"{path} is not {FORMATS}. Is it all there?")
-    return open_file(path, how)
+    elif h5py.is_hdf5(path):
+        opened = open_hdf5
+    elif how.shape is not None or path.suffix.lower() in RAW_SUFFIXES:
+        opened = open_raw
+    elif is_mrc(path):
+        opened = open_mrc
+    else:
+        opened = open_nifti if is_nifti(path) else open_file
+    if how.dataset is not None and opened not in (open_hdf5, open_zarr, open_file):
+        raise no_parts(path)
+    return opened(path, how)
 
 
 def list_parts(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -71,14 +62,14 @@ def list_parts(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     """
     path = Path(split_name(os.fspath(path.expanduser()))[0])
     if os.path.isdir(path):
-        arrays = list_arrays(path) if is_zarr(path) else {}
-        return {name: array for name, array in arrays.items() if name}
+        return list_arrays(path) if is_zarr(path) else {}
     return list_datasets(path) if os.path.isfile(path) and h5py.is_hdf5(path) else {}
 
 
-def _no_dataset(path: Path, how: Reading) -> None:
-    if how.dataset is not None:
-        raise ConfigError(
-            f"--dataset, or ::DATASET behind a name, is a part of an HDF5, Zarr or OME file, and {path} is none. Leave "
-            "it out."
-        )
+def split_name(text: str) -> tuple[str, str | None]:
+    """A path and the data set that is named behind it: scan.nxs::/entry/data; either may have :: in it."""
+    splits: list[tuple[str, str | None]] = [
+        (text[: found.start()], text[found.end() :]) for found in re.finditer(r"(?<!^)::(?=.)", text)
+    ]
+    there = (split for split in [(text, None), *splits] if os.path.lexists(os.path.expanduser(split[0])))
+    return next(there, (splits or [(text, None)])[0])

@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from hpcseg.errors import ConfigError, DatasetError
-from hpcseg.slices.source import Reading, Source, VoxelSize, stack_facts, voxel_size
+from hpcseg.slices.array import array_source
+from hpcseg.slices.source import Reading, Source, VoxelSize, size_in_words, voxel_size
 
 SUFFIXES = {".raw", ".vol", ".bin", ".dat"}
-
-
-@dataclass(frozen=True)
-class _Slices:
-    path: Path
-    header: int
-    shape: tuple[int, int]
-    stored: np.dtype
-
-    def __call__(self, index: int) -> np.ndarray:
-        pixels = math.prod(self.shape)
-        first = self.header + index * pixels * self.stored.itemsize
-        read = np.fromfile(self.path, self.stored, pixels, offset=first).reshape(self.shape)
-        return read.astype(self.stored.newbyteorder("="), copy=False)
 
 
 def open_raw(path: Path, how: Reading) -> Source:
@@ -56,23 +42,18 @@ def open_raw(path: Path, how: Reading) -> Source:
         raise ConfigError(f"{path} cannot be {how.shape} {how.dtype} behind {how.header} bytes. Take others.")
     wanted, there = how.header + math.prod(how.shape) * stored.itemsize, os.path.getsize(path)
     if wanted != there:
-        said = f"{how.header} bytes and " if how.header else ""
         raise DatasetError(
-            f"{path} has {there} bytes, but {said}{' x '.join(map(str, how.shape))} {stored.name} are {wanted}. "
-            "Is the shape slices, height, width? Is there a header?"
+            f"{path} has {there} bytes, but {size_in_words(how.shape)} {stored.name} behind {how.header} bytes are "
+            f"{wanted}. Is the shape slices, height, width? Is there a header?"
         )
-    names, numbers = stack_facts(path.name, how.shape[0], how.first)
-    return Source(
-        path=path,
-        form="raw",
-        names=names,
-        numbers=numbers,
-        shapes=(how.shape[1:],) * len(names),
-        dtypes=(stored.newbyteorder("="),) * len(names),
-        decode=_Slices(path, how.header, how.shape[1:], stored),
-        files=(path,),
-        voxel=voxel,
-    )
+    pixels = math.prod(how.shape[1:])
+    of = (path, stored, pixels, how.header)
+    return array_source(path, "raw", how, how.shape, stored, load=_load, of=of, voxel=voxel)
+
+
+def _load(path: Path, stored: np.dtype, pixels: int, header: int, first: int, last: int) -> np.ndarray:
+    start = header + first * pixels * stored.itemsize
+    return np.fromfile(path, stored, (last - first) * pixels, offset=start)
 
 
 def _with_info(path: Path, how: Reading) -> tuple[Reading, VoxelSize | None]:
@@ -85,13 +66,6 @@ def _with_info(path: Path, how: Reading) -> tuple[Reading, VoxelSize | None]:
         shape = how.shape or (int(said["NUM_Z"]), int(said["NUM_Y"]), int(said["NUM_X"]))
     except (KeyError, ValueError):
         raise DatasetError(f"{info} does not say NUM_X, NUM_Y and NUM_Z. Say --shape and --dtype instead.") from None
-    size = said.get("voxelSize")
-    return (
-        dataclasses.replace(
-            how,
-            shape=shape,
-            dtype=how.dtype or "float32",
-            byteorder=how.byteorder or ("big" if said.get("BYTEORDER") == "HIGHBYTEFIRST" else "little"),
-        ),
-        voxel_size((size, size, size), "micrometer"),
-    )
+    byteorder = how.byteorder or ("big" if said.get("BYTEORDER") == "HIGHBYTEFIRST" else "little")
+    how = replace(how, shape=shape, dtype=how.dtype or "float32", byteorder=byteorder)
+    return how, voxel_size([said.get("voxelSize")] * 3, "micrometer")

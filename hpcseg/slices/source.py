@@ -5,21 +5,22 @@ A format's module makes a `Source` of a path; `as_grey_values` and `as_labels` s
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from hpcseg.errors import ConfigError, DatasetError
+from hpcseg.errors import ConfigError, DatasetError, HpcsegError
 
 Form = Literal["folder", "stack", "hdf5", "zarr", "mrc", "raw", "nifti"]
-Pixels = Literal["shown", "stored"]
 _MOST_FAULTS = 10
 
 
@@ -45,11 +46,13 @@ class Reading:
     """The data set of an HDF5 file, array or level of a Zarr store, image of an OME-TIFF; None: the only one."""
     number: str | None = None
     """A regular expression whose first group is the number in a file's name; None: what tells the names apart."""
+    known: Mapping[str, int] | None = None
+    """Numbers of slices by the names of their files without suffix, for a folder of their labels."""
     first: int = 1
     """The number of the first slice of a stack or data set."""
     needs_numbers: bool = True
     """False: the files of a folder are taken in natural order, whatever they are called."""
-    pixels: Pixels | None = None
+    pixels: Literal["shown", "stored"] | None = None
     """As their headers say that they are shown, or as they are stored; None: as shown, where all say the same."""
     shape: tuple[int, int, int] | None = None
     """Slices, height and width of a raw file."""
@@ -71,11 +74,11 @@ class Reading:
         if self.shape is not None and len(self.shape) != 3:
             raise ConfigError(f"--shape is {self.shape}, but it must be SLICES,HEIGHT,WIDTH.")
 
-    def of_labels(self) -> Reading:
+    def of_labels(self, known: Mapping[str, int] | None) -> Reading:
         """The same of the labels of slices that are read so: of a raw file's size only where they are in one."""
         if self.label_dtype is None:
-            return replace(self, shape=None, dtype=None, header=0)
-        return replace(self, dtype=self.label_dtype)
+            return replace(self, known=known, shape=None, dtype=None, header=0)
+        return replace(self, known=known, dtype=self.label_dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,14 +96,12 @@ class Source:
     """Height and width of each; in a folder they may differ."""
     dtypes: tuple[np.dtype, ...]
     """As each is read, in native byte order; in a folder they may differ."""
-    converted_from: np.dtype | None = None
-    """As the slices are stored, once they are taken for grey values."""
+    stored_dtype: np.dtype
+    """As the first is stored, whatever it is taken for."""
     decode: Callable[[int], np.ndarray]
     """Of an index the pixels, (H, W). Safe to call from several threads."""
     files: tuple[Path, ...]
-    """One, or one for each slice."""
-    pixels_in: tuple[Path, ...] = ()
-    """All files that hold pixels, or the folder of a store that does; empty: `files`."""
+    """All that hold pixels, or the folder of a store that does; of a folder one for each slice."""
     voxel: VoxelSize | None = None
     """None: not known."""
     orientation: int = 1
@@ -120,18 +121,13 @@ class Source:
         """Of the first slice, and so of all once they are grey values or labels."""
         return self.dtypes[0]
 
-    @property
-    def stored_dtype(self) -> np.dtype:
-        """As its slices are stored."""
-        return self.dtype if self.converted_from is None else self.converted_from
-
     def place(self, index: int) -> int:
         """Where in the source a slice is, from 0."""
         return index if self.of is None else self.of[index]
 
     def file_of(self, index: int) -> Path:
-        """The file that a slice is in."""
-        return self.files[self.place(index)] if len(self.files) > 1 else self.files[0]
+        """The TIFF that a slice is in, or of a stack the first one."""
+        return self.files[self.place(index) if self.form == "folder" else 0]
 
     def read(self, index: int) -> np.ndarray:
         """One slice: (H, W), native byte order. NaN is a pixel outside of the field of view.
@@ -139,32 +135,18 @@ class Source:
         Raises:
             DatasetError: it cannot be read, or is not what its header says.
         """
-        try:
+        with refusing(f"{self.path}: the pixels of {self.names[index]} cannot be decoded"):
             pixels = self.decode(index)
-        except DatasetError:
-            raise
-        except Exception as error:  # the libraries of the formats share no base class for damaged files
-            raise DatasetError(
-                f"{self.path}: the pixels of {self.names[index]} cannot be decoded ({first_line(error)})."
-            ) from None
-        if pixels.shape != self.shapes[index]:
-            shape = self.shapes[index]
-            raise DatasetError(
-                f"{self.path}: {self.names[index]} decodes to {pixels.shape}, and its header says {shape}."
-            )
-        return pixels
-
-    def by_number(self) -> dict[int, int]:
-        """The index of each slice by its number."""
-        return {number: index for index, number in enumerate(self.numbers)}
+            if pixels.shape != self.shapes[index]:
+                raise ValueError(f"they are {pixels.shape}, and the header says {self.shapes[index]}")
+            return pixels
 
     def identity(self) -> str:
         """SHA-256 (hex) that changes when a file is written to, replaced or copied, or only touched; reads no pixels.
 
         The time of a change of the file's entry is among the facts, since no copy and no program can keep that.
         """
-        roots = self.pixels_in or self.files
-        files = [file for root in roots for file in (sorted(root.rglob("*")) if root.is_dir() else [root])]
+        files = [file for root in self.files for file in (sorted(root.rglob("*")) if root.is_dir() else [root])]
         facts = [(status.st_size, status.st_mtime_ns, status.st_ctime_ns) for status in map(os.stat, files)]
         return hashlib.sha256(json.dumps([self.names, self.shapes, facts]).encode()).hexdigest()
 
@@ -194,18 +176,13 @@ def keep(source: Source, indices: Iterable[int]) -> Source:
         numbers=tuple(source.numbers[index] for index in chosen),
         shapes=tuple(source.shapes[index] for index in chosen),
         dtypes=tuple(source.dtypes[index] for index in chosen),
-        decode=_Some(source.decode, chosen),
+        decode=partial(_of_some, source.decode, chosen),
         of=tuple(source.place(index) for index in chosen),
     )
 
 
-@dataclass(frozen=True)
-class _Some:
-    decode: Callable[[int], np.ndarray]
-    of: tuple[int, ...]
-
-    def __call__(self, index: int) -> np.ndarray:
-        return self.decode(self.of[index])
+def _of_some(decode: Callable[[int], np.ndarray], chosen: tuple[int, ...], index: int) -> np.ndarray:
+    return decode(chosen[index])
 
 
 def as_grey_values(source: Source, *, of_any_type: bool = False) -> Source:
@@ -218,38 +195,25 @@ def as_grey_values(source: Source, *, of_any_type: bool = False) -> Source:
     Raises:
         DatasetError: they have several types, or one that is not understood; reading one with infinite values.
     """
-    first, faults = source.dtypes[0], Faults(source.path)
-    for name, dtype in zip(source.names, source.dtypes, strict=True):
-        if dtype != first:
-            faults.add(f"{name} is {dtype}, but {source.names[0]} is {first}")
-    faults.raise_if_any()
-    packed = as_packed(first)
-    if packed not in (np.dtype("u1"), np.dtype("u2"), np.dtype("f4")) and not (of_any_type and first.kind in "ui"):
+    first = source.dtypes[0]
+    named = zip(source.names, source.dtypes, strict=True)
+    others = [f"{name} is {dtype}, but {source.names[0]} is {first}" for name, dtype in named if dtype != first]
+    raise_faults(source.path, others)
+    packed = np.dtype("f4") if first.name in ("int8", "int16", "float16", "float64") else first
+    if packed.name not in ("uint8", "uint16", "float32") and not (of_any_type and first.kind in "ui"):
         raise DatasetError(
             f"{source.path} holds {first} grey values; uint8, uint16, int8, int16 and float16 to float64 are "
             "understood. Convert the slices first."
         )
-    return replace(source, dtypes=(packed,) * len(source), decode=_Grey(source, packed), converted_from=first)
+    return replace(source, dtypes=(packed,) * len(source), decode=partial(_grey, source, packed))
 
 
-def as_packed(dtype: np.dtype) -> np.dtype:
-    """The type in which grey values of a type are packed and segmented."""
-    return np.dtype("f4") if dtype in (np.dtype(kind) for kind in ("i1", "i2", "f2", "f8")) else dtype
-
-
-@dataclass(frozen=True)
-class _Grey:
-    source: Source
-    dtype: np.dtype
-
-    def __call__(self, index: int) -> np.ndarray:
-        with np.errstate(over="ignore"):
-            pixels = self.source.read(index).astype(self.dtype, copy=False)
-        if pixels.dtype.kind == "f" and np.isinf(pixels).any():
-            raise DatasetError(
-                f"{self.source.path}: {self.source.names[index]} holds infinite values. Replace them first."
-            )
-        return pixels
+def _grey(source: Source, dtype: np.dtype, index: int) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        pixels = source.read(index).astype(dtype, copy=False)
+    if dtype.kind == "f" and np.isinf(pixels).any():
+        raise DatasetError(f"{source.path}: {source.names[index]} holds infinite values. Replace them first.")
+    return pixels
 
 
 def as_labels(source: Source) -> Source:
@@ -260,66 +224,48 @@ def as_labels(source: Source) -> Source:
     Raises:
         DatasetError: they are no numbers; reading one that has other than whole numbers.
     """
-    kinds = {np.dtype("u1") if dtype.kind == "b" else dtype for dtype in source.dtypes}
-    if any(dtype.kind not in "uif" for dtype in kinds):
-        raise DatasetError(
-            f"{source.path} holds {source.dtypes[0]}, but a class is a whole number ({source.names[0]})."
-        )
-    dtype = np.result_type(*({np.dtype("i4") if dtype.kind == "f" else dtype for dtype in kinds}))
-    if dtype.kind == "f":  # of uint64 and a signed type
-        raise DatasetError(
-            f"{source.path} holds labels of types that have none in common: {', '.join(map(str, kinds))}."
-        )
-    return replace(source, dtypes=(dtype,) * len(source), decode=_Labels(source, dtype))
+    as_whole: dict[str, np.dtype] = {"b": np.dtype("u1"), "f": np.dtype("i4")}
+    dtype = np.result_type(*{as_whole.get(dtype.kind, dtype) for dtype in source.dtypes})
+    if dtype.kind not in "ui":  # as of uint64 and a signed type
+        types = ", ".join(sorted(set(map(str, source.dtypes))))
+        raise DatasetError(f"{source.path} holds {types}, but classes are whole numbers of one type.")
+    return replace(source, dtypes=(dtype,) * len(source), decode=partial(_label, source, dtype))
 
 
-@dataclass(frozen=True)
-class _Labels:
-    source: Source
-    dtype: np.dtype
-
-    def __call__(self, index: int) -> np.ndarray:
-        pixels = self.source.read(index)
-        if pixels.dtype.kind == "f":
-            most = np.iinfo(self.dtype).max
-            whole = (pixels == np.rint(pixels)) & (abs(pixels) < most)
-            if not whole.all():
-                raise DatasetError(
-                    f"{self.source.path}: {self.source.names[index]} has {np.count_nonzero(~whole)} pixels of no whole "
-                    f"number below {most}, such as {pixels[~whole][0]:g}, but a class is one. Were labels smoothed or "
-                    "interpolated?"
-                )
-        return pixels.astype(self.dtype, copy=False)
+def _label(source: Source, dtype: np.dtype, index: int) -> np.ndarray:
+    pixels = source.read(index)
+    if pixels.dtype.kind == "f":
+        most = np.iinfo(dtype).max
+        whole = (pixels == np.rint(pixels)) & (abs(pixels) < most)
+        if not whole.all():
+            raise DatasetError(
+                f"{source.path}: {source.names[index]} has {np.count_nonzero(~whole)} pixels of no whole number below "
+                f"{most}, such as {pixels[~whole][0]:g}, but a class is one. Were labels smoothed or interpolated?"
+            )
+    return pixels.astype(dtype, copy=False)
 
 
-class Faults:
-    """Collects what is wrong with a source, to tell it in one error."""
+def raise_faults(path: Path, faults: Sequence[str]) -> None:
+    """Raises DatasetError with all faults of a source, or ten of them, if it has any; each lacks its full stop."""
+    if faults:
+        more = f"; and {len(faults) - _MOST_FAULTS} more" if len(faults) > _MOST_FAULTS else ""
+        raise DatasetError(f"{path} cannot be used: {'; '.join(faults[:_MOST_FAULTS])}{more}.")
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._texts: list[str] = []
 
-    def add(self, text: str) -> None:
-        """A sentence without its full stop."""
-        self._texts.append(text)
-
-    def raise_if_any(self) -> None:
-        """Raises DatasetError with all that was added, or ten of it."""
-        if not self._texts:
-            return
-        more = len(self._texts) - _MOST_FAULTS
-        shown = "; ".join(self._texts[:_MOST_FAULTS]) + (f"; and {more} more" if more > 0 else "")
-        raise DatasetError(f"{self._path} cannot be used: {shown}.")
+@contextlib.contextmanager
+def refusing(what: str) -> Iterator[None]:
+    """Tells as DatasetError, in one sentence, whatever a format's library raises; they have no class in common."""
+    try:
+        yield
+    except HpcsegError:
+        raise
+    except Exception as error:
+        raise DatasetError(f"{what} ({first_line(error)}).") from None
 
 
 def first_line(error: Exception) -> str:
     """The first line of what an error says, or its name."""
     return (str(error).splitlines() or [type(error).__name__])[0] or type(error).__name__
-
-
-def stack_facts(name: str, slices: int, first: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Names and numbers of the slices of one file."""
-    return tuple(f"{name}#{index + 1}" for index in range(slices)), tuple(range(first, first + slices))
 
 
 def voxel_size(sizes: Iterable[object], unit: object) -> VoxelSize | None:

@@ -59,7 +59,7 @@ def main(run: Path, data: Path, dataset: Path, scratch: Path) -> None:
 
 def _by_number(folder: Path) -> dict[int, np.ndarray]:
     source = open_slices(folder)
-    return {number: source.read(index) for number, index in source.by_number().items()}
+    return {number: source.read(index) for index, number in enumerate(source.numbers)}
 
 
 def _predict(run: Path, cell: str, folder: Path, out: Path, *, adapted: bool) -> None:

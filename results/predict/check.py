@@ -24,9 +24,8 @@ def check(out: Path, labels: Path, dataset: Path) -> dict[str, object]:
     """Accuracy per test slice and over all of them."""
     source = open_source(dataset, DataConfig(tiles="large", split="blocked", gap_slices=2))
     numbers = [int(number) for number in source.info.numbers[source.test_slices()]]
-    predicted, meant = (open_slices(folder) for folder in (out / "labels", labels))
-    ours, theirs = predicted.by_number(), meant.by_number()
-    pairs = [(predicted.read(ours[number]), meant.read(theirs[number])) for number in numbers]
+    both = [open_slices(folder) for folder in (out / "labels", labels)]
+    pairs = [[source.read(source.numbers.index(number)) for source in both] for number in numbers]
     right = np.array([np.mean(ours == theirs) for ours, theirs in pairs])
     record = json.loads((out / "prediction.json").read_text())
     return {

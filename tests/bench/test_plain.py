@@ -43,7 +43,7 @@ def test_its_network_computes_what_ours_does(source):
 
 def test_its_evaluation_has_our_accuracy(source):
     config = settings(4, 2)
-    tiles = batches.test_set(source, levels=(), seed=0, device=CPU)
+    tiles = batches.noisy_set(source, source.split.test, levels=(), seed=0, device=CPU)
     sweep = Sweep(network(source, config), tiles, (NoiseLevel(0.0),), classes=source.classes, precision="fp32")
     for piece in range(len(sweep)):
         sweep.count(piece)

@@ -164,7 +164,7 @@ def test_the_eight_symmetries_are_all_different(source):
 
 def test_other_levels_of_the_test_set_have_their_own_images(source):
     levels = (NoiseLevel(5_000, "uniform"), NoiseLevel(10_000, fraction=0.5))
-    tests = batches.test_set(source, levels=(NoiseLevel(0), *levels), seed=4, device=CPU)
+    tests = batches.noisy_set(source, source.split.test, levels=(NoiseLevel(0), *levels), seed=4, device=CPU)
     counts, _, keys = source.read(source.split.test)
     np.testing.assert_array_equal(tests.slices, keys[:, 0])
     for level in levels:
@@ -195,7 +195,7 @@ def in_counts(source, level):
 @pytest.mark.parametrize("normalise", ["tile", "set"])
 def test_tiles_reach_from_0_to_1_each_by_itself_or_all_together_after_the_noise(tiny_dataset, normalise, level):
     source = reading(tiny_dataset, normalise=normalise)
-    tests = batches.test_set(source, levels=EVERY, seed=4, device=CPU)
+    tests = batches.noisy_set(source, source.split.test, levels=EVERY, seed=4, device=CPU)
     images = tests.take(slice(None), level)[0].numpy()[:, 0]
     noisy = in_counts(source, level)
     axes = (1, 2) if normalise == "tile" else (0, 1, 2)
@@ -232,7 +232,7 @@ def test_a_tile_of_one_grey_value_becomes_0(tiny_dataset):
 def test_noisy_values_of_training_and_test_tiles_stay_in_the_range_of_the_type(tiny_dataset, rule):
     source, plain = reading(tiny_dataset, out_of_range=rule), reading(tiny_dataset)
     config = TrainConfig(noise_fraction=1.0, noise_sigma_max=40_000)
-    tests = [batches.test_set(one, levels=EVERY, seed=4, device=CPU) for one in (source, plain)]
+    tests = [batches.noisy_set(one, one.split.test, levels=EVERY, seed=4, device=CPU) for one in (source, plain)]
     sets = [batches.validation_set(one, source.split.train, config, CPU).images for one in (source, plain)]
     for images, kept in [sets, [of.take(slice(None), STRONG)[0] for of in tests]]:
         assert kept.min() < 0 and kept.max() > 1
@@ -282,7 +282,7 @@ def test_taking_rows_gives_images_and_labels_for_the_loss(source):
 
 
 def test_all_noise_levels_of_the_test_set_share_one_draw(source):
-    tests = batches.test_set(source, levels=(), seed=4, device=CPU)
+    tests = batches.noisy_set(source, source.split.test, levels=(), seed=4, device=CPU)
     rows = torch.arange(len(tests))
     clean, labels = tests.take(rows, NoiseLevel(0.0))
     counts, expected_labels, _ = source.read(source.split.test)
@@ -299,7 +299,9 @@ def test_all_noise_levels_of_the_test_set_share_one_draw(source):
 
 
 def test_the_evaluations_seed_alone_decides_the_test_noise(source):
-    once, again, other = (batches.test_set(source, levels=(), seed=seed, device=CPU) for seed in (4, 4, 5))
+    once, again, other = (
+        batches.noisy_set(source, source.split.test, levels=(), seed=seed, device=CPU) for seed in (4, 4, 5)
+    )
     assert torch.equal(once.unit, again.unit)
     assert not torch.equal(once.unit, other.unit)
     assert torch.equal(once.clean.images, other.clean.images)

@@ -9,7 +9,7 @@ import tifffile
 from slice_folder import hpcseg
 
 from hpcseg import sheet
-from hpcseg.data.store import read_thinned
+from hpcseg.data.store import read_slices
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_without_a_sheet_the_packed_file_is_as_good(tiny_folder, tmp_path):
 
 
 def test_thinned_slices_have_every_so_manieth_row_and_column(tiny_dataset, tiny_folder):
-    image, classes = read_thinned(tiny_dataset, 4, 3)
+    (image,), (classes,) = read_slices(tiny_dataset, 4, 5, 3)
     np.testing.assert_array_equal(image, tifffile.imread(tiny_folder / "data" / "sample0005.tiff")[::3, ::3])
     label = tifffile.imread(tiny_folder / "labels" / "sample0005.tif")[::3, ::3]
     np.testing.assert_array_equal(np.array([0, 128, 255])[classes], label)

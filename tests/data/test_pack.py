@@ -13,9 +13,9 @@ import tifffile
 from slice_folder import hpcseg, write_image, write_label
 
 from hpcseg.data import store
-from hpcseg.data.pack import is_packed, pack, processes_for
+from hpcseg.data.pack import pack, processes_for
 from hpcseg.data.pairs import Pairs
-from hpcseg.errors import DatasetError
+from hpcseg.errors import ConfigError, DatasetError
 from hpcseg.slices.source import Source
 
 
@@ -164,6 +164,7 @@ def test_as_many_processes_as_are_worth_their_start_and_have_room(monkeypatch, c
             numbers=tuple(range(slices)),
             shapes=((edge, edge),) * slices,
             dtypes=(np.dtype(dtype),) * slices,
+            stored_dtype=np.dtype(dtype),
             decode=lambda index: np.zeros(0),
             files=(Path("a.tif"),),
         )
@@ -199,9 +200,11 @@ def test_several_processes_write_what_one_does(good, tmp_path, several):
         patch.setattr("hpcseg.data.pack.processes_for", lambda pairs: 1)
         alone = pack(good / "data", good / "labels", tmp_path / "one.h5", command="test")
     assert info.data_sha256 == alone.data_sha256
-    assert is_packed(good / "data", good / "labels", tmp_path / "one.h5")
+    again = (good / "data", good / "labels", tmp_path / "one.h5")
+    assert pack(*again, command="again", force=False).command == "test"
     write_image(good, 11, shape=(300, 200), value=3)
-    assert not is_packed(good / "data", good / "labels", tmp_path / "one.h5")
+    with pytest.raises(ConfigError, match="does not hold these slices"):
+        pack(*again, command="again", force=False)
 
 
 def test_a_damaged_slice_is_named_by_whichever_process_meets_it(good, output, several):

@@ -128,11 +128,13 @@ def test_processes_end_with_their_parent_whatever_ends_it(tmp_path, number):
         # Tests that a shell has started behind & ignore Ctrl-C, and so would what they start.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    wait_for(lambda: len(list(tmp_path.iterdir())) >= 4)
-    by = {int(path.name.partition("-")[2]) for path in tmp_path.iterdir()}
-    assert len(by) == 2
+
+    def by():
+        return {int(path.name.partition("-")[2]) for path in tmp_path.iterdir()}
+
+    wait_for(lambda: len(by()) == 2)
     parent.send_signal(number)
     _, said = parent.communicate(timeout=60)
     assert parent.returncode == -number
-    wait_for(lambda: all(ended(process) for process in by))
+    wait_for(lambda: all(ended(process) for process in by()))
     assert said.count("Traceback") == (number == signal.SIGINT)  # the parent's own

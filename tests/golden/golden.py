@@ -39,7 +39,7 @@ import torch
 
 from hpcseg import config
 from hpcseg.config import CellConfig, DataConfig, EvaluateConfig, NeedsConfig, ReportConfig, TrainConfig
-from hpcseg.data.batches import TrainingTiles, epoch_order, epoch_symmetries, open_source, test_set
+from hpcseg.data.batches import TrainingTiles, epoch_order, epoch_symmetries, noisy_set, open_source
 from hpcseg.data.pack import pack
 from hpcseg.data.store import read_info
 from hpcseg.jobfile import JobConfig
@@ -247,7 +247,7 @@ def _draws(cell: CellConfig, dataset: Path) -> tuple[dict[str, Any], dict[str, l
         sums[f"training tiles of epoch {epoch}"] = _sums(without)
         sums[f"training noise of epoch {epoch}"] = _squares(images - without)
     levels = cell.evaluate.levels()
-    tests = test_set(source, levels=levels, seed=cell.evaluate.seed, device=cpu)
+    tests = noisy_set(source, source.split.test, levels=levels, seed=cell.evaluate.seed, device=cpu)
     for level in levels:
         if level.sigma and not level.norm_tiles:
             noise = tests.take(slice(0, len(tests)), level)[0] - tests.clean.images

@@ -118,7 +118,7 @@ def plain_sweep(model: UNet, source: batches.TileSource) -> np.ndarray:
 
 
 def test_a_sweep_counts_what_the_plain_way_counts_in_any_order(model, source):
-    tiles = batches.test_set(source, levels=(), seed=0, device=CPU)
+    tiles = batches.noisy_set(source, source.split.test, levels=(), seed=0, device=CPU)
     whole, halves = (Sweep(model, tiles, LEVELS, classes=3, precision="fp32") for _ in range(2))
     assert len(whole) == len(SIGMAS) * -(-len(tiles) // batches.EVALUATION_CHUNK)
     for piece in range(len(whole)):
@@ -139,7 +139,7 @@ def test_a_sweep_counts_what_the_plain_way_counts_in_any_order(model, source):
 @pytest.mark.parametrize("size", [1, 4, 5, 32])
 def test_batches_of_test_tiles_have_the_statistics_of_training_and_leave_none_behind(model, source, size):
     """As a model in training mode that is asked for one batch behind the other, the last one with what is left."""
-    tiles = batches.test_set(source, levels=(), seed=0, device=CPU)
+    tiles = batches.noisy_set(source, source.split.test, levels=(), seed=0, device=CPU)
     assert len(tiles) == 9
     levels = (*LEVELS, *(NoiseLevel(sigma, norm_tiles=size) for sigma in SIGMAS))
     before = copy.deepcopy(model.state_dict())

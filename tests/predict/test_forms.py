@@ -18,7 +18,7 @@ from hpcseg.predict import layers
 from hpcseg.predict.model_file import Model, export, open_file
 from hpcseg.predict.volume import open_volume
 from hpcseg.segment.network import Network, Wishes
-from hpcseg.slices import hdf5 as volumes
+from hpcseg.slices import array
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +235,7 @@ def test_a_volume_of_another_format_gives_a_stack_with_its_voxels(
 
 @pytest.mark.parametrize("kept", [10**9, 67 * 90 * 2 * 2, 1])
 def test_chunks_of_many_slices_are_read_as_they_lie(slices, tmp_path, monkeypatch, kept):
-    monkeypatch.setattr(volumes, "_MOST_BYTES_KEPT", kept)
+    monkeypatch.setattr(array, "_MOST_BYTES_KEPT", kept)
     with h5py.File(tmp_path / "scan.h5", "w") as file:
         file.create_dataset("a", data=slices, chunks=(3, 32, 32), compression="gzip")
     volume = open_volume(tmp_path / "scan.h5")
@@ -354,8 +354,8 @@ def channels_of_ome(path):
         (lambda path: path.write_text("x"), "not a readable TIFF"),
         (lambda path: path.write_bytes(b""), "not a readable TIFF"),
         (no_finite_values, "infinite"),
-        (channels, "it has 3 channels"),
-        (channels_of_pages, "it has 3 channels"),
+        (channels, "it has 2 slices, 3 channels"),
+        (channels_of_pages, "it has 2 slices, 3 channels"),
         (channels_in_colour, "it has 3 channels"),
         (channels_of_ome, "it has 2 slices, 3 channels"),
     ],
@@ -374,7 +374,9 @@ def test_which_number_of_a_name_counts_can_be_said(model_file, slices, expected,
     record = json.loads((tmp_path / "out" / "prediction.json").read_text())
     assert record["input"]["names"] == [f"t{9 - number}_{number}_a.tif" for number in range(5)]
     refused = hpcseg("predict", model_file, tmp_path / "in", "-o", tmp_path / "none", "--number", r"z(\d+)")
-    assert refused.exit_code == 3 and "--number 'z(\\d+)' is not in t5_4_a.tif" in refused.output
+    assert (
+        refused.exit_code == 3 and "t5_4_a.tif has no number in its name as --number 'z(\\d+)' says" in refused.output
+    )
 
 
 def test_a_stack_is_read_page_by_page(slices, tmp_path):

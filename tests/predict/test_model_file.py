@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import struct
+import sys
 
 import h5py
 import numpy as np
@@ -178,7 +179,7 @@ def test_an_untrained_cell_is_told_so(cells, tmp_path):
 
 
 def test_onnx_without_its_packages_is_refused_before_work(cells, tmp_path, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
     answer = hpcseg("export", cells[0].path, "-o", tmp_path / "m.safetensors", "--onnx")
     assert answer.exit_code == 2 and "pip install 'hpcseg[onnx]'" in answer.output
     assert not list(tmp_path.iterdir())

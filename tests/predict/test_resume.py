@@ -17,8 +17,7 @@ import zarr
 from slice_folder import hpcseg
 
 from hpcseg.errors import HpcsegError
-from hpcseg.predict.layers import _Folder, _Runs
-from hpcseg.predict.ome_zarr import _Stores
+from hpcseg.predict.layers import _Folder, _Runs, _Stores
 from hpcseg.predict.outcome import OutFolder
 from hpcseg.runs.record import read_json, read_lines
 

@@ -86,7 +86,7 @@ def test_the_filter_is_ahead_of_the_commonest_class_at_every_level(record):
 
 
 def test_the_recorded_blur_and_thresholds_give_the_counts_on_the_evaluations_own_noisy_tiles(record, source):
-    tiles = batches.test_set(source, levels=EVALUATE.levels(), seed=0, device=torch.device("cpu"))
+    tiles = batches.noisy_set(source, source.split.test, levels=EVALUATE.levels(), seed=0, device=torch.device("cpu"))
     order = record["filter"]["choices"][0]["classes_from_dark"]
     for choice in record["filter"]["choices"]:
         level = _level(choice)

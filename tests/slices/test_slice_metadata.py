@@ -121,7 +121,7 @@ def test_labels_say_a_size_for_which_tiffs_have_no_number_in_that_unit_in_microm
 
 
 def test_a_level_that_is_gone_is_named(tmp_path):
-    with pytest.raises(Exception, match=r"has no array full. It has 0 \(3, 8, 10\)"):
+    with pytest.raises(Exception, match=r"has no data set full of slices. It has 0 \(3, 8, 10\)"):
         ome_zarr(tmp_path / "a.zarr", {"multiscales": [{"datasets": [{"path": "full"}, {"path": "0"}]}]})
 
 

@@ -161,7 +161,7 @@ def test_files_of_a_virtual_data_set_are_found_where_hdf5_finds_them(tmp_path, m
         (tmp_path / "a.h5").symlink_to(new / "a.h5")
     source = open_source(new / "a.h5" if moved == "absolute paths" else tmp_path / "a.h5")
     np.testing.assert_array_equal([source.read(index) for index in range(len(source))], VOLUME)
-    assert {path.name for path in source.pixels_in} == {"a.h5", "part0.h5", "part1.h5"}
+    assert {path.name for path in source.files} == {"a.h5", "part0.h5", "part1.h5"}
 
 
 def cut_chain(path):
@@ -263,7 +263,7 @@ def test_chunks_of_a_zarr_store_that_are_not_there_are_told_of(tmp_path):
 
 def test_a_raw_file_of_another_length_than_its_shape_is_refused(tmp_path):
     (tmp_path / "a.raw").write_bytes(VOLUME.tobytes() + b"x")
-    with pytest.raises(DatasetError, match=r"a.raw has 1441 bytes, but 6 x 10 x 12 uint16 are 1440"):
+    with pytest.raises(DatasetError, match=r"a.raw has 1441 bytes, but 6 x 10 x 12 uint16 behind 0 bytes are 1440"):
         open_source(tmp_path / "a.raw", Reading(shape=VOLUME.shape, dtype="uint16"))
     with pytest.raises(ConfigError, match=r"a.raw has no header that says its size. Say it: --shape"):
         open_source(tmp_path / "a.raw")

@@ -1,0 +1,100 @@
+"""The verb `suggest`: which slices to label next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from hpcseg.cli import console
+from hpcseg.cli.options import AsJson
+from hpcseg.cli.predict import DataSetName, Every, MovedData, Percentiles, Range, Run
+from hpcseg.cli.reading import AsPixels, Byteorder, Dtype, Header, Number, Shape, reading
+from hpcseg.counted import counted
+from hpcseg.runs.finding import find_all_trained
+
+if TYPE_CHECKING:
+    from hpcseg.predict.suggest import Suggestion
+    from hpcseg.slices.source import Source
+
+
+def suggest(
+    cell: Annotated[
+        str, typer.Argument(help="A trained cell: its name, its id, its folder; a pattern that fits several is better.")
+    ],
+    volume: Annotated[
+        Path,
+        typer.Argument(metavar="INPUT", help="All slices, those with labels among them; in any format."),
+    ],
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many slices to choose.")] = 10,
+    dataset: DataSetName = None,
+    range_: Range = None,
+    percentiles: Percentiles = None,
+    every: Every = None,
+    run: Run = None,
+    data: MovedData = None,
+    number: Number = None,
+    pixels: AsPixels = None,
+    shape: Shape = None,
+    dtype: Dtype = None,
+    byteorder: Byteorder = None,
+    header: Header = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Rank slices without labels by what the models do not know, apart from each other: to be labelled next."""
+    from hpcseg.predict import suggest as suggesting
+    from hpcseg.predict.model_file import open_data, open_model
+    from hpcseg.predict.request import Request, in_memory
+    from hpcseg.predict.volume import open_volume
+    from hpcseg.segment.network import Wishes
+    from hpcseg.slices.source import choose_slices
+
+    how = reading(
+        dataset=dataset, number=number, pixels=pixels, shape=shape, dtype=dtype, byteorder=byteorder, header=header
+    )
+    source = choose_slices(open_volume(volume, how), every=every)
+    folders = find_all_trained(cell, run)
+    labelled = {sha256 for folder in folders for sha256 in open_data(folder, data).image_sha256}
+    request = Request(
+        models=tuple(folder.path for folder in folders),
+        source=volume,
+        out=Path(),
+        range_=range_,
+        percentiles=percentiles,
+        wishes=Wishes(uncertainty=True, float16=True),
+    )
+    prediction = in_memory(request, [open_model(folder.path, data) for folder in folders], source)
+    with console.json_answer(as_json) as answer:
+        with console.progress_bar() as progress:
+            task = progress.add_task("Segmenting slices", total=len(source))
+            found = suggesting.suggest(
+                prediction, count, labelled=labelled, on_slice=lambda done, _: progress.update(task, completed=done)
+            )
+        _show(found, source, [model.name for model in prediction.models])
+        answer["models"] = [model.name for model in prediction.models]
+        answer["labelled"] = [source.names[index] for index in found.labelled]
+        answer["picks"] = [
+            {"name": source.names[index], "number": source.numbers[index], "uncertainty": found.uncertainty[index]}
+            for index in found.picks
+        ]
+
+
+def _show(found: Suggestion, source: Source, models: list[str]) -> None:
+    for note in source.notes:
+        console.say(f"Note: {note}", to=console.stderr)
+    console.stdout.print(
+        f"{counted(len(source), 'slice')}, {len(found.labelled)} with labels. Models: {', '.join(models)}"
+    )
+    if not found.labelled:
+        console.say(
+            "Note: none of these slices is one that the models were trained on, so all were ranked. The input is to be "
+            "what the labelled slices are from.",
+            to=console.stderr,
+        )
+    table = Table("to label", "number", "not known", box=None, pad_edge=False)
+    for index in found.picks:
+        table.add_row(source.names[index], str(source.numbers[index]), f"{found.uncertainty[index]:.2%}")
+    console.stdout.print(table)
+    console.say("Put the labels of these beside the others, and pack again.")

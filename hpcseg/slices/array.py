@@ -1,0 +1,119 @@
+"""An array of equal slices in, a source of them out: what all formats but TIFF have in common."""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpcseg.errors import ConfigError, DatasetError
+from hpcseg.slices.source import Form, Reading, Source
+
+_MOST_LISTED = 10
+_MOST_BYTES_KEPT = 256 * 2**20
+_LOCK = threading.Lock()
+
+
+def array_source(
+    path: Path,
+    form: Form,
+    how: Reading,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    *,
+    load: Callable[..., np.ndarray],
+    of: tuple[Any, ...],
+    name: str = "",
+    together: int = 1,
+    files: tuple[Path, ...] = (),
+    **more: Any,
+) -> Source:
+    """The source of an array of slices.
+
+    Args:
+        path: of its file or store.
+        form: of it.
+        how: `first` counts.
+        shape: (slices, H, W), or (H, W) of one.
+        dtype: in any byte order.
+        load: of what is in `of`, a first slice and the one behind the last: their pixels, (N, H, W) or (H, W) of one.
+        of: what `load` needs; can be pickled and hashed.
+        name: what its slices are called after; empty: the file.
+        together: slices that are decoded together, as those of one chunk.
+        files: as of `Source`; empty: `path`.
+        more: other fields of `Source`.
+
+    Raises:
+        DatasetError: it has other dimensions, no pixels or no numbers.
+    """
+    if len(shape) not in (2, 3) or 0 in shape or dtype.kind not in "uifb":
+        where = f"{path}::{more['dataset']}" if more.get("dataset") else path
+        raise DatasetError(
+            f"{where} is {shape} {dtype}, and slices of grey values are (slices, height, width) numbers. Of several "
+            "channels or times, save the one to segment."
+        )
+    native = dtype.newbyteorder("=")
+    size, slices = (int(shape[-2]), int(shape[-1])), int(shape[0]) if len(shape) == 3 else 1
+    together = max(1, min(together, _MOST_BYTES_KEPT // (size[0] * size[1] * dtype.itemsize)))
+    return Source(
+        path=path,
+        form=form,
+        names=tuple(f"{name or path.name}#{number}" for number in range(1, slices + 1)),
+        numbers=tuple(range(how.first, how.first + slices)),
+        shapes=(size,) * slices,
+        dtypes=(native,) * slices,
+        stored_dtype=native,
+        decode=_Slices(load, of, size, native, together, time.monotonic_ns()),
+        files=files or (path,),
+        **more,
+    )
+
+
+def no_such(path: Path, asked: str | None, found: Mapping[str, Any]) -> ConfigError:
+    """What to raise where a name is asked for, or one has to be; `found` are all there are, which have a shape."""
+    listing = ", ".join([f"{name or 'the array itself'} {array.shape}" for name, array in found.items()][:_MOST_LISTED])
+    what = "has several data sets" if asked is None and found else f"has no data set {asked or 'to read'} of slices"
+    return ConfigError(f"{path} {what}. It has {listing or 'none'}. Name one with --dataset, or as {path.name}::NAME.")
+
+
+def no_parts(path: Path) -> ConfigError:
+    """What to raise where a name is asked for in a file that has no such parts."""
+    return ConfigError(
+        f"--dataset, or ::DATASET behind a name, is a part of an HDF5, Zarr or OME file, and {path} is none. Leave it "
+        "out."
+    )
+
+
+@dataclass(frozen=True)
+class _Slices:
+    """Reads a slice; those that are decoded together are kept until others are wanted."""
+
+    load: Callable[..., np.ndarray]
+    of: tuple[Any, ...]
+    size: tuple[int, int]
+    dtype: np.dtype
+    together: int
+    opened_ns: int
+    """When, so that what is kept of one opening is not taken for what the file holds at a later one."""
+
+    def __call__(self, index: int) -> np.ndarray:
+        if self.together == 1:
+            return self.slab(index).reshape(self.size)
+        with _LOCK:  # else each thread would read the same slab
+            slab = _kept_slab(self, index // self.together)
+        pixels: np.ndarray = slab[index % self.together]
+        return pixels
+
+    def slab(self, number: int) -> np.ndarray:
+        first = number * self.together
+        pixels = np.asarray(self.load(*self.of, first, first + self.together))
+        return pixels.astype(self.dtype, copy=False).reshape(-1, *self.size)
+
+
+_kept_slab = functools.lru_cache(maxsize=2)(_Slices.slab)
