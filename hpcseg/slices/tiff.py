@@ -273,6 +273,11 @@ def _as_described(path: Path, tif: tifffile.TiffFile, pages: list[_Page], datase
     wanted, planes = math.prod(long.values()), [page for page in chosen[0].pages if page is not None]
     if (gone := wanted - len(planes)) > 0:
         raise ValueError(f"its OME metadata count {wanted} planes, and {gone} are missing, or the files they are in")
+    if (twice := len(planes) - len({(page.parent.filehandle.path, page.offset) for page in planes})) > 0:
+        raise ValueError(
+            f"its OME metadata take {twice} of its pages for two slices, as where its UUID is that of another of its "
+            "files. Open that one, or their folder"
+        )
     own = sum(page.parent is tif for page in planes)
     if dataset is None and own < len(pages):
         raise DatasetError(

@@ -17,6 +17,7 @@ import zarr
 
 from hpcseg.data.pack import pack
 from hpcseg.data.processes import in_processes
+from hpcseg.errors import DatasetError
 from hpcseg.slices.opening import open_source
 from hpcseg.slices.source import Reading, Source, VoxelSize, choose_slices
 
@@ -293,6 +294,21 @@ def test_the_files_of_an_ome_tiff_are_found_from_any_of_them(tmp_path, each):
                 tif.write(pixels, description=None if index else ome_xml(planes), metadata=None, contiguous=False)
     for first in (0, 4):
         np.testing.assert_array_equal(read_all(open_source(tmp_path / f"from{first}.ome.tif")), VOLUME)
+
+
+def test_a_file_of_an_ome_tiff_that_says_that_it_is_another_is_refused(tmp_path):
+    """As where the metadata of the first were copied into all: its plane would be taken for that of the first."""
+    planes = "".join(
+        f'<TiffData IFD="0" FirstZ="{z}" PlaneCount="1"><UUID FileName="plane{z}.ome.tif">urn:uuid:{z}</UUID>'
+        "</TiffData>"
+        for z in range(SLICES)
+    )
+    text = ome_xml(planes).replace(b"<OME ", b'<OME UUID="urn:uuid:0" ')
+    for z, pixels in enumerate(VOLUME):
+        tifffile.imwrite(tmp_path / f"plane{z}.ome.tif", pixels, description=text, metadata=None)
+    np.testing.assert_array_equal(read_all(open_source(tmp_path / "plane0.ome.tif")), VOLUME)
+    with pytest.raises(DatasetError, match=r"plane3.ome.tif .*its OME metadata take 1 of its pages for two slices"):
+        open_source(tmp_path / "plane3.ome.tif")
 
 
 def test_a_slice_alone_is_one_in_every_format(tmp_path):
