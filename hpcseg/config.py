@@ -34,6 +34,7 @@ _SHARE = re.compile(r"\s*([0-9]{1,3}(?:\.[0-9]{1,6})?)\s*%\s*")
 # trainings of before have the ids and checkpoints that they had.
 _LATER = frozenset({"data.slices", "data.normalise", "data.out_of_range", "data.label_share", "train.keep"})
 _MOST_SWEPT = 10_000
+_MOST_SHOWN = 100
 _MOST_CHANNELS = 4_096
 MOST_SPANS = 2.0
 """Beyond so many spans of the grey values a sigma leaves nothing of a slice to see."""
@@ -53,8 +54,8 @@ class Share(str):
         said = _SHARE.fullmatch(text)
         if said is None or float(said[1]) > 100 * MOST_SPANS:
             raise ConfigError(
-                f'"{text}" is no sigma: it must be a number of counts, or a share of the span of the grey values, from '
-                f'0 to {100 * MOST_SPANS:g} %, such as "33 %".'
+                f'"{shortened(text)}" is no sigma: it must be a number of counts, or a share of the span of the grey '
+                f'values, from 0 to {100 * MOST_SPANS:g} %, such as "33 %".'
             )
         return super().__new__(cls, f"{shown(float(said[1]))} %")
 
@@ -148,8 +149,8 @@ class DataConfig:
         spec = _TILE_GRID.fullmatch(self.tiles)
         if spec is None:
             raise ConfigError(
-                f'data.tiles is "{self.tiles}", but it must be "small", "large", "cover" or a grid like "2x3" (rows x '
-                "columns, at most 999 each)."
+                f'data.tiles is "{shortened(self.tiles)}", but it must be "small", "large", "cover" or a grid like '
+                '"2x3" (rows x columns, at most 999 each).'
             )
         return int(spec[1]), int(spec[2])
 
@@ -496,8 +497,8 @@ def noise_models(names: str, where: str) -> tuple[str, ...]:
     for name in found:
         if name not in NOISE_MODELS or found.count(name) > 1:
             raise ConfigError(
-                f'{where} is "{names}", but it must be one of {", ".join(NOISE_MODELS)}, or several of them joined '
-                'by "+".'
+                f'{where} is "{shortened(names)}", but it must be one of {", ".join(NOISE_MODELS)}, or several of them '
+                'joined by "+".'
             )
     return found
 
@@ -535,7 +536,7 @@ def describes(table: Any, config: Any) -> bool:
 def build_config(cls: type[Any], table: Mapping[str, Any], where: str) -> Any:
     """A config dataclass from a table: strict about keys and types, recursive for nested configs."""
     if not isinstance(table, Mapping):
-        raise ConfigError(f"{where}: expected a table of settings, found {table!r}.")
+        raise ConfigError(f"{where}: expected a table of settings, found {reprlib.repr(table)}.")
     hints = _type_hints(typing.cast(typing.Hashable, cls))  # which mypy does not see in type[Any]
     refuse_unknown(table, tuple(hints), where)
     values = {key: convert(hints[key], value, f"{where}: {key}") for key, value in table.items()}
@@ -571,7 +572,7 @@ def convert(hint: Any, value: Any, where: str) -> Any:
     if typing.get_origin(hint) is tuple:
         if isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
             return tuple(value)
-        raise ConfigError(f"{where} must be a list of texts, found {value!r}.")
+        raise ConfigError(f"{where} must be a list of texts, found {reprlib.repr(value)}.")
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise ConfigError(f"{where} must be a number of 64 bits, found one of {value.bit_length()}.")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
@@ -606,18 +607,23 @@ def _sigma_in_text(text: str, name: str, whole: str) -> Sigma:
     return sigma
 
 
+def shortened(text: str) -> str:
+    """A text of a file as an error shows it: all of it, unless somebody has written a book there."""
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
+
+
 def refuse_unknown(table: Mapping[str, Any], valid: tuple[str, ...], where: str) -> None:
     """Raise ConfigError for the first key that is not valid, with the one that was perhaps meant."""
     for key in table:
         if key not in valid:
             close = difflib.get_close_matches(key, valid, n=1)
             hint = f' Did you mean "{close[0]}"?' if close else ""
-            raise ConfigError(f'{where}: unknown key "{key}".{hint} Valid keys are {", ".join(valid)}.')
+            raise ConfigError(f'{where}: unknown key "{shortened(key)}".{hint} Valid keys are {", ".join(valid)}.')
 
 
 def _check(holds: bool, name: str, value: object, rule: str) -> None:
     if not holds:
-        shown = f'"{value}"' if isinstance(value, str) else value
+        shown = f'"{shortened(value)}"' if isinstance(value, str) else value
         raise ConfigError(f"{name} is {shown}, but it must be {rule}.")
 
 

@@ -11,6 +11,8 @@ import itertools
 import json
 import math
 import os.path
+import re
+import reprlib
 import stat
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,8 +32,17 @@ from hpcseg.config import (
     refuse_unknown,
 )
 from hpcseg.errors import ConfigError
+from hpcseg.text import refuse_controls
 
 _MOST_CELLS = 10_000
+_MOST_BYTES = 1_000_000
+_DEEPEST_KEY = 4
+# Each alternative takes what it has begun, so that no text is looked at twice. A word is a part of a key, or a value.
+_TOKEN = re.compile(
+    r"""(?P<word>[\w+-]++|\"{3}(?:[^"\\]|\\.|"(?!""))*+(?:\"{3,5})?|'{3}(?:[^']|'(?!''))*+(?:'{3,5})?"""
+    r"""|"(?:[^"\\\n]|\\.)*+"?|'[^'\n]*+'?)|(?P<dot>\.)|(?P<space>[ \t]++)|(?P<other>\#[^\n]*+|.)""",
+    re.DOTALL,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,10 +93,12 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> JobConfig:
             in its shared settings and in every grid; a list becomes an axis.
 
     Raises:
-        ConfigError: not TOML, an unknown key, a wrong type, a value out of range, too many cells, or two equal ones.
+        ConfigError: a control character in its name, not TOML, an unknown key, a wrong type, a value out of range, too
+            many cells, or two equal ones.
     """
     if path.stem in (".", ".."):
         raise ConfigError(f'{path}: a run is called like its job file, and cannot be "{path.stem}". Rename the file.')
+    refuse_controls(path.stem, "The name of a job file, which its jobs in Slurm get,")
     document = read_toml(path)
     sections = ("data", "train", "evaluate")
     for override in overrides:
@@ -96,7 +109,7 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> JobConfig:
     shared = {name: document.get(name, {}) for name in sections}
     for name, settings in shared.items():
         if not isinstance(settings, dict):
-            raise ConfigError(f"{where}: {name} must be a table of settings, found {settings!r}.")
+            raise ConfigError(f"{where}: {name} must be a table of settings, found {reprlib.repr(settings)}.")
         for key, value in settings.items():
             if isinstance(value, list):
                 raise ConfigError(
@@ -106,7 +119,7 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> JobConfig:
     grids = document.get("grid", {})
     grids = [grids] if isinstance(grids, dict) else grids
     if not isinstance(grids, list) or not grids:
-        raise ConfigError(f"{where}: grid must be a table, or several as [[grid]], found {grids!r}.")
+        raise ConfigError(f"{where}: grid must be a table, or several as [[grid]], found {reprlib.repr(grids)}.")
     axes = [_axes(shared, grid, f"{where}, grid {number}") for number, grid in enumerate(grids, start=1)]
     count = sum(math.prod(len(values) for _, _, values in grid) for grid in axes)
     if count > _MOST_CELLS:
@@ -177,19 +190,42 @@ def _apply(document: dict[str, Any], override: str, sections: tuple[str, ...]) -
 def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file as a dictionary; raises ConfigError naming the file and the line that is wrong."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would wait, and a device may never end
+        there = path.stat()
+        if not stat.S_ISREG(there.st_mode):  # reading a pipe would wait, and a device may never end
             raise ConfigError(f"{path} is no regular file. Give the path of a TOML file.")
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        if there.st_size > _MOST_BYTES:
+            raise ConfigError(f"{path} has {there.st_size:,} bytes. A job or a profile has at most {_MOST_BYTES:,}.")
+        text = path.read_text(encoding="utf-8-sig")
+        if _deepest_key(text) > _DEEPEST_KEY:  # of which tomllib would make a table each, in quadratic time
+            raise ConfigError(
+                f"{path} has a key of more than {_DEEPEST_KEY} parts, but the deepest is grid.SECTION.KEY."
+            )
+        return tomllib.loads(text)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}.") from None
     except (ValueError, RecursionError) as error:  # of tomllib, of UTF-8, and of Python for numbers and nesting
         raise ConfigError(f"{path} is not valid TOML: {error}.") from None
 
 
+def _deepest_key(text: str) -> int:
+    """How many parts the longest dotted key of a TOML text has, in time that grows with the text."""
+    deepest = parts = 0
+    joined = False
+    for token in _TOKEN.finditer(text):
+        if token.lastgroup == "word":
+            parts = parts + 1 if joined else 1
+            deepest, joined = max(deepest, parts), False
+        elif token.lastgroup == "dot":
+            joined = True
+        elif token.lastgroup == "other":
+            parts, joined = 0, False
+    return deepest
+
+
 def _axes(shared: Mapping[str, Any], grid: Any, where: str) -> list[tuple[str, str, list[Any]]]:
     """Section, key and values of each axis of one grid; a scalar is an axis of one value."""
     if not isinstance(grid, dict):
-        raise ConfigError(f"{where}: a grid is a table of settings, not {grid!r}.")
+        raise ConfigError(f"{where}: a grid is a table of settings, not {reprlib.repr(grid)}.")
     refuse_unknown(grid, tuple(shared), where)
     axes = []
     for section, settings in grid.items():

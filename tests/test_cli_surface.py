@@ -140,6 +140,16 @@ def test_every_option_has_a_help_text_and_every_command_examples_that_can_be_typ
     assert all(line in shown for line in typed)
 
 
+def test_too_little_memory_is_a_sentence_too(monkeypatch, tmp_path):
+    def find_run(run):
+        raise MemoryError("Unable to allocate 1.82 TiB for an array")
+
+    monkeypatch.setattr("hpcseg.cli.status.find_run", find_run)
+    answer = CliRunner().invoke(app, ["status"])
+    assert answer.exit_code == 1 and "Traceback" not in answer.output
+    assert "error: This takes more memory than there is. Unable to allocate 1.82 TiB" in answer.output
+
+
 def test_an_option_that_is_a_number_says_of_what():
     units = (
         "GiB|Bytes|minutes|[Ss]econds|[Cc]ells|Nodes|GPUs|CPUs|Ranks?|Cores|Jobs|tasks|Parts|Channels|[Tt]iles|[Ll]ines|Turns"

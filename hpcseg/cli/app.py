@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -50,6 +51,8 @@ class ErrorsAsText(typer.core.TyperGroup):
             code, text = error.exit_code, str(error)
         except KeyboardInterrupt:
             code, text = _STOPPED, "stopped"
+        except MemoryError as error:
+            code, text = HpcsegError.exit_code, f"This takes more memory than there is. {error}".rstrip()
         except BrokenPipeError:
             raise
         except OSError as error:
@@ -127,4 +130,6 @@ def main() -> None:
         # A file name need not be text in the terminal's encoding.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    # No process that this one starts takes a module of the current folder for one of Python's or of ours.
+    os.environ["PYTHONSAFEPATH"] = "1"
     app()

@@ -12,6 +12,7 @@ import typer
 from hpcseg.cli import console
 from hpcseg.cli.pack import DEFAULT_DATASET
 from hpcseg.errors import ConfigError
+from hpcseg.files import make_folder
 from hpcseg.runs.finding import RUNS
 
 
@@ -59,7 +60,7 @@ def bench(
     environment = read_environment()
     if environment.world_size > 1:
         raise ConfigError("A bench starts its ranks itself. Run it in one process.")
-    run.mkdir(parents=True, exist_ok=True)
+    make_folder(run)
     with join(environment, run) as ranks:
         if device == "cuda" and ranks.device.type == "cpu":
             raise ConfigError("torch finds no GPU here. Leave --device out to measure the CPU.")

@@ -10,7 +10,7 @@ import typer
 from hpcseg.cli import console
 from hpcseg.cli.options import AsJson
 from hpcseg.counted import counted
-from hpcseg.runs.finding import choose_cells, find_run
+from hpcseg.runs.finding import choose_cells, find_own_run
 
 
 def cancel(
@@ -23,7 +23,7 @@ def cancel(
     from hpcseg.cluster.cancel import cancel_cells
     from hpcseg.cluster.states import run_status
 
-    status = run_status(find_run(run))
+    status = run_status(find_own_run(run))
     chosen = choose_cells(status.cells, cells)
     with console.json_answer(as_json) as answer:
         cancelled = cancel_cells(status, chosen, with_report=not cells, dry_run=dry_run)

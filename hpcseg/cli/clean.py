@@ -9,7 +9,7 @@ import typer
 
 from hpcseg.cli import console
 from hpcseg.cli.options import AsJson
-from hpcseg.runs.finding import choose_cells, find_run
+from hpcseg.runs.finding import choose_cells, find_own_run
 
 
 def clean(
@@ -23,11 +23,11 @@ def clean(
     from hpcseg.cluster.states import run_status
     from hpcseg.errors import SchedulerError
 
-    status = run_status(find_run(run))
+    status = run_status(find_own_run(run))
     if not status.answered:
         raise SchedulerError("Slurm does not answer, so it is not known which jobs still need their files. Try later.")
     chosen = choose_cells(status.cells, cells) if cells else None
-    found = {path: path.stat().st_size for path in leftovers(status, chosen)}
+    found = {path: path.lstat().st_size for path in leftovers(status, chosen)}
     with console.json_answer(as_json) as answer:
         for path in found:
             if dry_run:

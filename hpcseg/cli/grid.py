@@ -89,6 +89,7 @@ def grid(
     as_json: AsJson = False,
 ) -> None:
     """Run every cell of a job that is not finished: as Slurm arrays, or one after the other on this machine."""
+    from hpcseg.cluster import ledger
     from hpcseg.cluster.local import find_slots
     from hpcseg.cluster.profile import Profile, load_profile, resolve
     from hpcseg.cluster.scheduler import no_controller
@@ -120,6 +121,8 @@ def grid(
             console.say(f"No Slurm answers here ({said}). This is what --local would do; --slurm shows the scripts.")
     with console.json_answer(as_json) as answer:
         _show_plan(planned)
+        if note := ledger.read(planned.run).note:
+            console.say(note)
         if local:
             try:
                 _run_missing_here(planned, resources, options, workers=workers, dry_run=dry_run, resubmit=resubmit)

@@ -114,12 +114,12 @@ def _accuracy(row: Row) -> float:
 
 def after_status(found: RunStatus) -> str:
     """What to do with a run as it stands; empty while it goes on by itself."""
-    from hpcseg.cluster.failures import STOPPED
+    from hpcseg.cluster.failures import DAMAGED, STOPPED
     from hpcseg.runs.grid import command_that_runs, read_plan
     from hpcseg.runs.state import State
 
     option, states = _run_option(found.run.path), set(found.counts())
-    if any(failure.kind is not STOPPED for failure in found.failures.values()):
+    if any(failure.kind not in (DAMAGED, STOPPED) for failure in found.failures.values()):
         return f"Next: hpcseg logs --failed{option}, then hpcseg retry{option}"
     if states == {State.FINISHED}:
         page = found.run.report / "report.html"

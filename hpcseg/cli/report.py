@@ -12,7 +12,9 @@ import typer
 from hpcseg.cli import console
 from hpcseg.cli.options import AsJson
 from hpcseg.counted import counted
+from hpcseg.errors import ConfigError
 from hpcseg.runs.finding import find_run
+from hpcseg.runs.gate import belongs_to_user
 
 if TYPE_CHECKING:
     from hpcseg.report.build import Report
@@ -44,31 +46,66 @@ def report(
 
     folder = find_run(run)
     with console.json_answer(as_json) as answer:
+        out = out or _within(folder)
         missing = _make_baselines(folder, data) if baselines_are_missing(folder) else ()
-        others = cells_of_report(out or folder.report)
-        built = build_report(folder, out or folder.report)
+        others = cells_of_report(out)
+        built = build_report(folder, out)
         if others - {row.id for row in built.content.records.rows}:
             console.say(
-                f"Note: the report that was in {out or folder.report} had cells of other settings, and this one "
+                f"Note: the report that was in {out} had cells of other settings, and this one "
                 "replaces it. To keep both, give --out; `hpcseg compare` sets them side by side.",
                 to=console.stderr,
             )
         written = list(built.written)
         if publish:
             written += publish_records(folder, publish).written
+            _say_what_is_published(folder, publish)
         answer.update({"run": str(folder.path), **report_answer(built, missing, written)})
         show_report(built, missing, written)
         for line in after_report(built.content.records).splitlines():
             console.stdout.print(line)
 
 
+def _within(run: RunFolder) -> Path:
+    """Where a report goes unasked; raises ConfigError where it must not: into a folder of somebody else."""
+    if not belongs_to_user(run.path):
+        raise ConfigError(
+            f"{run.path} is not yours, so nothing is written to it. Say with --out where the report goes."
+        )
+    if run.report.is_symlink():
+        raise ConfigError(f"{run.report} is a link, and may lead anywhere. Say with --out where the report goes.")
+    return run.report
+
+
 def _make_baselines(run: RunFolder, data: Path | None) -> tuple[str, ...]:
+    if not belongs_to_user(run.path) or run.baselines.is_symlink():
+        return (f"There are no baselines: {run.baselines} is not yours, so nothing is written to it.",)
     # Takes torch, which a report that has them all does without.
     from hpcseg.runs.baseline import make_baselines
 
     with console.progress_bar() as bar:
         task = bar.add_task("baselines", total=None)
         return make_baselines(run, data, lambda done, of: bar.update(task, completed=done, total=of))
+
+
+def _say_what_is_published(run: RunFolder, folder: Path) -> None:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    console.say(
+        f"Published in {folder}: {counted(len(files), 'file')}, {_size(files)}. They say with which settings, which "
+        "commands, when and on which hosts the cells ran; no weights, no logs, no --setup lines.",
+        to=console.stderr,
+    )
+    diffs = {path.name for path in folder.glob("code-*.diff")}
+    for path in sorted(run.path.glob("code-*.diff")):
+        if path.name in diffs:
+            said = f"{path.name} is published ({_size([path])}): what was changed in the checkout. Look into it first."
+        else:
+            said = f"{path.name} is not published, since it is not what grid.json names."
+        console.say(f"Note: {said}", to=console.stderr)
+
+
+def _size(files: Sequence[Path]) -> str:
+    return f"{sum(path.stat().st_size for path in files) / 1000:,.0f} kB"
 
 
 def report_answer(built: Report, missing: Sequence[str], written: Sequence[Path]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from hpcseg.cli import console
 from hpcseg.cli.grid import cells_answer, run_here, show_submission, submission_answer
 from hpcseg.cli.options import MEMORY, TIME, AsJson
 from hpcseg.errors import ConfigError
-from hpcseg.runs.finding import choose_cells, find_run
+from hpcseg.runs.finding import choose_cells, find_own_run
 from hpcseg.runs.names import short_names
 
 
@@ -37,7 +37,7 @@ def retry(
     from hpcseg.cluster.submit import submit_missing
     from hpcseg.runs.grid import read_grid
 
-    folder = find_run(run)
+    folder = find_own_run(run)
     grid, status, resources = read_grid(folder), run_status(folder), read_resources(folder)
     chosen = choose_cells(status.cells, cells, among=status.failures, what="failed cell")
     failures = {cell_id: status.failures[cell_id] for cell_id in chosen}

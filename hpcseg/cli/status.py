@@ -106,6 +106,7 @@ def _as_json(found: RunStatus) -> dict[str, object]:
         "run": str(found.run.path),
         "slurm_answers": found.answered,
         "counts": found.counts(),
+        "notes": list(found.notes),
         "cells": [dataclasses.asdict(cell) for cell in found.status],
     }
 
@@ -168,6 +169,8 @@ def _print_summary(found: RunStatus) -> None:
 
     if not found.answered:
         console.stderr.print("Slurm does not answer; this is what the files say.")
+    for note in found.notes:
+        console.stderr.print(note)
     console.stdout.print(_counts(found))
     if others := len(others_trained(found.run, {cell.id for cell in found.cells})):
         console.say(

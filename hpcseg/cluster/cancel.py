@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import reprlib
 import signal
 import socket
-from collections.abc import Collection, Iterable
-from pathlib import Path
+from collections.abc import Collection
+from typing import Any
 
 from hpcseg.cluster import ledger, scheduler
-from hpcseg.cluster.ledger import Booked
 from hpcseg.cluster.local import end_at_once
+from hpcseg.cluster.processes import queue_of, runs_cell
 from hpcseg.cluster.states import RunStatus, lives_here
 from hpcseg.errors import IncompleteError
 from hpcseg.runs.grid import Cell
@@ -20,7 +21,7 @@ from hpcseg.runs.state import State
 
 
 def cancel_cells(status: RunStatus, cells: Collection[str], *, with_report: bool, dry_run: bool) -> dict[str, str]:
-    """Cancel cells that wait or run.
+    """Cancel cells that wait or run. A process that is not known to be a cell's own is left alone.
 
     Args:
         status: of the run, a moment ago.
@@ -30,7 +31,7 @@ def cancel_cells(status: RunStatus, cells: Collection[str], *, with_report: bool
         dry_run: only say what would be done.
 
     Returns:
-        Cell id to what was ended.
+        Cell id to what was ended, or why not.
 
     Raises:
         SchedulerError: scancel refuses.
@@ -42,8 +43,8 @@ def cancel_cells(status: RunStatus, cells: Collection[str], *, with_report: bool
         # The evaluation waits behind the training.
         in_slurm.setdefault(owner, []).append(job)
     # At most one stage of a cell runs.
-    started = {owner: job for (owner, _), job in booked.jobs.items() if lives_here(job)}
-    here: list[tuple[int, signal.Signals]] = []
+    started = {owner: job for (owner, _), job in booked.jobs.items() if lives_here(job, run.cell(owner))}
+    here: list[Cell] = []
     loading: list[str] = []
     jobs: list[str] = []
     found: dict[str, str] = {}
@@ -53,53 +54,56 @@ def cancel_cells(status: RunStatus, cells: Collection[str], *, with_report: bool
         if cell.id not in wanted or (states[cell.id].idle and not unknown):
             continue
         process = _process_here(cell)
-        if cell.id in in_slurm:
+        if not all(map(scheduler.is_job_id, in_slurm.get(cell.id, ()))):
+            found[cell.id] = f"{reprlib.repr(in_slurm[cell.id])} are no ids of jobs in Slurm: left alone"
+        elif cell.id in in_slurm:
             jobs += in_slurm[cell.id]
             found[cell.id] = f"job {', '.join(in_slurm[cell.id])}"
-        elif process is not None:
-            # It writes its checkpoint first.
-            here.append((process, signal.SIGTERM))
+        elif runs_cell(process, cell.folder):
+            here.append(cell)
             found[cell.id] = f"process {process} on this machine"
         elif cell.id in started:
             # It loads its data, and there is nothing to save.
             loading.append(started[cell.id].job_id)
             found[cell.id] = f"process {started[cell.id].job_id} on this machine"
+        elif process is not None:
+            found[cell.id] = (
+                f"says that it is process {reprlib.repr(process)} on this machine, but that is not yours, or does not "
+                "hold the cell's lock: left alone"
+            )
         else:
             found[cell.id] = "runs on another machine, and has to be ended there"
+    queues: set[int] = set()
     if with_report and found:
-        jobs += booked.reports[-1:]
-        here = [(queue, signal.SIGTERM) for queue in _queues_here(started.values())] + here
+        jobs += filter(scheduler.is_job_id, booked.reports[-1:])
+        queues = {queue for job in started.values() if (queue := queue_of(job.job_id)) is not None}
     if dry_run or not found:
         return found
     with ledger.locked(run):
         ledger.book_cancelled(run, list(found))
     scheduler.cancel(jobs)
-    for process, number in here:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process, number)
+    for queue in queues:
+        _tell_to_stop(queue)
+    for cell in here:
+        process = _process_here(cell)
+        if runs_cell(process, cell.folder):  # it may have ended meanwhile, and its number be another's
+            _tell_to_stop(process)
     for job_id in loading:
         end_at_once(job_id)
     return found
 
 
-def _process_here(cell: Cell) -> int | None:
-    """The process of a cell that runs on this machine without Slurm."""
+def _process_here(cell: Cell) -> Any:
+    """What a cell that runs on this machine without Slurm says that its process is; None: it runs elsewhere."""
     try:
         progress = read_json(cell.folder.progress_file)
     except IncompleteError:
         return None
     if progress.get("job_id") is None and progress.get("host") == socket.gethostname():
-        return int(progress["pid"])
+        return progress.get("pid", "without a number")
     return None
 
 
-def _queues_here(started: Iterable[Booked]) -> set[int]:
-    """The `hpcseg grid` that have started local jobs which are alive: the parents of their processes."""
-    found = set()
-    for job in started:
-        with contextlib.suppress(OSError):
-            # "pid (name) state ppid ...", and a name may hold anything.
-            parent = Path(f"/proc/{job.job_id}/stat").read_text().rpartition(")")[2].split()[1]
-            if b"hpcseg" in Path(f"/proc/{parent}/cmdline").read_bytes():
-                found.add(int(parent))
-    return found
+def _tell_to_stop(process: Any) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, signal.SIGTERM)  # it writes its checkpoint first

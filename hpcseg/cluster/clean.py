@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import stat
 import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -11,14 +12,20 @@ from hpcseg.cluster.ledger import Ledger
 from hpcseg.cluster.states import RunStatus
 
 _SECONDS_TO_BE_OLD = 3600.0
+# What submitit writes: 123_4_0_log.out, 123_submission.sh, 123_4_submitted.pkl, and under a name of its own until the
+# job has its number; of such a script a link stays.
+_SUBMITITS = re.compile(
+    r"\d+(_\d+)?_(\d+_(log\.(out|err)|result\.pkl)|submission\.sh|submitted\.pkl)|\.?submission_file_[0-9a-f]+\.sh"
+    r"|[0-9a-f]{32}\.pkl"
+)
 _ASIDE = re.compile(r"\..+\.[0-9a-f]{8}\.tmp|\.rendezvous-.+")
 
 
 def leftovers(status: RunStatus, chosen: Collection[str] | None = None) -> Iterator[Path]:
-    """Files of a run that can go: never a result, never what a job that waits or runs still needs.
+    """Files of a run that can go: never a result, never what a job that waits or runs still needs, nothing unknown.
 
     Args:
-        status: of the run, a moment ago.
+        status: of the user's own run, in which no folder is a link, a moment ago.
         chosen: ids of the cells whose files may go, and no file that another cell shares; None: of the whole run.
     """
     run, booked = status.run, status.ledger
@@ -30,10 +37,10 @@ def leftovers(status: RunStatus, chosen: Collection[str] | None = None) -> Itera
     # A report job may still wait for them. 123_4_submitted.pkl is of task 4 of job 123: all of an array goes together.
     in_use = {job_id.split("_")[0] for job_id in (*waiting, *booked.reports[-1:])}
     last = {job.job_id.split("_")[0] for job in booked.jobs.values()}
-    for path in sorted(run.logs.glob("*")):
+    for path in sorted(path for path in run.logs.glob("*") if _SUBMITITS.fullmatch(path.name)):
         job_id = path.name.split("_")[0]
         kept = job_id in in_use or (path.suffix == ".out" and job_id in last)
-        if path.is_file() and not kept and _is_old(path) and (wanted is None or _is_of(path, wanted, booked)):
+        if not kept and _is_old(path) and (wanted is None or _is_of(path, wanted, booked)):
             yield path
     for folder in run.cell_folders():
         if wanted is not None and folder.id not in wanted:
@@ -53,7 +60,9 @@ def _is_of(path: Path, wanted: frozenset[str], booked: Ledger) -> bool:
 
 
 def _is_old(path: Path) -> bool:
+    """Whether a file, or a link that is removed itself, is old; a folder never is."""
     try:
-        return time.time() - path.stat().st_mtime > _SECONDS_TO_BE_OLD
+        found = path.lstat()
     except OSError:
         return False
+    return not stat.S_ISDIR(found.st_mode) and time.time() - found.st_mtime > _SECONDS_TO_BE_OLD

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import stat
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from hpcseg.cluster.check import Check
 from hpcseg.cluster.doctor_node import check_node
 from hpcseg.cluster.executor import cell_executor
 from hpcseg.cluster.profile import Resources
+from hpcseg.files import make_folder
 from hpcseg.runs.frozen import freeze
 from hpcseg.runs.record import RunFolder
 
@@ -64,12 +66,15 @@ def _commands() -> Check:
 def _folder(folder: Path) -> Check:
     probe = folder / f".hpcseg-doctor-{uuid.uuid4().hex[:8]}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         probe.write_text("x")
         probe.unlink()
     except OSError as error:
         remedy = "Name a folder of yours on a file system that all nodes see, with --run."
         return Check("Run folder", "failed", f"{folder} cannot be written to: {error.strerror}.", remedy)
+    if (mode := folder.stat().st_mode) & (stat.S_IWGRP | stat.S_IWOTH) and not mode & stat.S_ISVTX:
+        told = f"Others can write to {folder}, and so put a run of theirs in place of yours."
+        return Check("Run folder", "warning", told, f"`chmod go-w {folder}`, or name a folder of your own with --run.")
     space, files = shutil.disk_usage(folder).free, os.statvfs(folder).f_favail
     told = f"{folder} can be written to; {space / 1e9:.1f} GB are free."
     remedy = "A cell needs about 12 bytes per parameter for its checkpoints: 1 GB at width 64. Make room, or use --run."

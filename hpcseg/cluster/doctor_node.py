@@ -21,6 +21,7 @@ from hpcseg.cluster.logs import find_logs, last_attempt
 from hpcseg.cluster.probe import HELD, TOKEN, Probe
 from hpcseg.cluster.profile import Resources
 from hpcseg.errors import IncompleteError, SchedulerError
+from hpcseg.files import make_folder
 from hpcseg.runs.frozen import freeze
 from hpcseg.runs.provenance import package_sha256
 from hpcseg.runs.record import RunFolder, read_json
@@ -43,7 +44,7 @@ def check_node(resources: Resources, folder: Path, data: Path | None, wait: floa
     """
     room = folder / f"doctor-{uuid.uuid4().hex[:8]}"
     try:
-        room.mkdir(parents=True)
+        make_folder(room)
         token = uuid.uuid4().hex
         (room / TOKEN).write_text(token)
         code = freeze(RunFolder(room))

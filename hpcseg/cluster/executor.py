@@ -12,6 +12,7 @@ import submitit
 from hpcseg.cluster.profile import Resources
 from hpcseg.runs.frozen import shell_lines
 from hpcseg.runs.gpus import ASKED
+from hpcseg.text import refuse_controls
 
 # submitit counts down every job that reached its time limit, and gives up at 0; a cell may need many limits.
 _MOST_TIMEOUTS = 1000
@@ -107,7 +108,6 @@ def _executor(
     additional: dict[str, Any],
     **own: Any,
 ) -> submitit.SlurmExecutor:
-    executor = submitit.SlurmExecutor(folder, max_num_timeout=_MOST_TIMEOUTS)
     parameters = {
         "job_name": name,
         "partition": resources.partition,
@@ -125,6 +125,11 @@ def _executor(
         "additional_parameters": additional,
         **own,
     }
+    # Whatever they come from: quotes do not keep a line of #SBATCH in one piece.
+    for option, value in {"The folder of the logs": str(folder), **parameters}.items():
+        if isinstance(value, str):
+            refuse_controls(value, option)
+    executor = submitit.SlurmExecutor(folder, max_num_timeout=_MOST_TIMEOUTS)
     # None must be said aloud: the default writes a wckey that clusters without it refuse.
     executor.update_parameters(wckey=None, **{key: value for key, value in parameters.items() if value is not None})
     return executor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,19 @@ STOPPED = Kind(
 KILLED = Kind(
     "killed without a word", "resume", "Where it happens again, look for memory: `sacct -j JOB -o MaxRSS`, then --mem."
 )
+DISK_FULL = Kind(
+    "disk full",
+    "give up",
+    "Make room, or raise the quota, then run `hpcseg retry`.",
+    said=r"No space left on device|Disk quota exceeded|File too large",
+)
+DAMAGED = Kind(
+    "damaged record",
+    "give up",
+    "Delete the file that is named, then run `hpcseg grid` again.",
+)
 _OTHER = Kind("error", "give up", "Mend what the error names, then run `hpcseg retry`.")
+_LEAST_ROOM_BYTES = 1_000_000
 
 _COMPLAINT = re.compile(
     r"error|exception|kill|CANCELLED AT|Xid|another process|cuda failure|duplicate GPU", re.IGNORECASE
@@ -77,12 +90,7 @@ KINDS = (
         ("OUT_OF_MEMORY",),
         r"oom[-_ ]kill|out[- ]of[- ]memory|MemoryError|[Cc]annot allocate memory|exceeded memory limit",
     ),
-    Kind(
-        "disk full",
-        "give up",
-        "Make room, or raise the quota, then run `hpcseg retry`.",
-        said=r"No space left on device|Disk quota exceeded|File too large",
-    ),
+    DISK_FULL,
     Kind(
         "loss not finite",
         "give up",
@@ -173,11 +181,12 @@ def diagnose(
         record = {}
     found = {rank: (path, _complaints(path)) for rank, path in logs.get(job_id or "", {}).items()}
     error = " ".join(str(record.get("error", "")).split())
-    rank = int(record.get("rank") or 0)
+    rank = record["rank"] if isinstance(record.get("rank"), int) else 0
     if stopped and not cancelled:
         # What failure.json has is of an earlier attempt.
         return Failure(STOPPED, "", None, 0, found[0][0] if 0 in found else None)
-    kind = CANCELLED if cancelled else _kind(error, [text for _, text in found.values()], job)
+    said = _kind(error, [text for _, text in found.values()], job)
+    kind = CANCELLED if cancelled else said or (_OTHER if error else without_a_word(cell))
     spoken = re.compile(kind.said) if kind.said else None
     text = error
     if spoken and not spoken.search(error):
@@ -191,14 +200,24 @@ def diagnose(
     return Failure(kind, text, node, rank, found[rank][0] if rank in found else None)
 
 
+def without_a_word(cell: Cell) -> Kind:
+    """What it means that a process has ended and neither its log nor its files say why."""
+    try:
+        disk = os.statvfs(cell.folder.path)
+    except OSError:
+        return KILLED
+    # With less a process cannot write down what has ended it.
+    return DISK_FULL if disk.f_bavail * disk.f_frsize < _LEAST_ROOM_BYTES else KILLED
+
+
 def _complaints(log: Path) -> str:
     """The lines of a log that speak of an error: gloo and NCCL also write where all is well."""
     return "\n".join(line for line in last_attempt(log).splitlines() if _COMPLAINT.search(line))
 
 
-def _kind(error: str, logs: list[str], job: JobState | None) -> Kind:
+def _kind(error: str, logs: list[str], job: JobState | None) -> Kind | None:
     word = job.word if job else ""
     for kind in KINDS:
         if word in kind.words or (kind.said and any(re.search(kind.said, text) for text in (error, *logs))):
             return kind
-    return _OTHER if error else KILLED
+    return None

@@ -1,25 +1,29 @@
-"""Cells in, cells done, on this machine: a bounded queue over submitit's local executor, which has none itself.
+"""Cells in, cells done, on this machine: a bounded queue over submitit's local controllers.
 
-A slot runs one cell at a time: its training, then its evaluation. What became of a cell is read from its files,
-since the executor calls every ended process finished.
+A slot runs one cell at a time: its training, then its evaluation. What became of a cell is read from its files and its
+log, since a controller ends alike whatever its ranks have met.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
+import shlex
 import signal
+import subprocess
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import submitit
+import submitit.local.local
 
-from hpcseg.cluster import ledger
-from hpcseg.cluster.tasks.cell import CellTask
+from hpcseg.cluster import ledger, worker
+from hpcseg.cluster.failures import BUSY, DISK_FULL, KILLED, without_a_word
+from hpcseg.cluster.logs import last_attempt
 from hpcseg.errors import ConfigError, IncompleteError
 from hpcseg.runs import gpus
 from hpcseg.runs.frozen import freeze, in_frozen
@@ -32,14 +36,18 @@ OnEvent = Callable[[State, Cell, dict[str, Any]], None]
 """Told where a cell stands, whenever that changes or its heart beats."""
 
 _SECONDS_BETWEEN_LOOKS = 0.5
-# submitit ends a local job at its limit; a cell here has none, and a month is as good.
-_NO_LIMIT_MINUTES = 30 * 24 * 60
+# submitit ends a local job at its limit; a cell here has none, and ten years are as good.
+_NO_LIMIT_MINUTES = 10 * 365 * 24 * 60
 # After one rank has failed, the others wait for it in vain.
 _SECONDS_FOR_OTHER_RANKS = 15.0
 # At the end of a stage rank 0 stays longer, to write the model.
 _SECONDS_BETWEEN_ENDS = 60.0
 # What is killed is gone at once, unless it waits for a disk.
 _SECONDS_TO_END = 10.0
+_WORDS = {
+    DISK_FULL: "the process ended, and the disk is full: make room, or raise the quota, then start it again",
+    KILLED: "the process ended without a word, perhaps killed for its memory",
+}
 # What it comes to that a terminal was closed, or (rich ends the program) who read from the pipe; it ends no cell.
 _NOBODY_READS = (OSError, SystemExit)
 
@@ -59,8 +67,11 @@ class Summary:
 class _Running:
     cell: Cell
     stage: Stage
-    job: submitit.Job[str]
+    controller: subprocess.Popen[bytes]
+    """Of submitit; it starts the ranks and waits for them."""
     ranks: int
+    log: Path
+    """Of rank 0."""
     started: float
     """In UTC seconds; what failure.json says of an earlier attempt is older."""
     progress: float = 0.0
@@ -70,6 +81,15 @@ class _Running:
     lost_at: float | None = None
     asked: bool = False
     """To stop."""
+
+    @property
+    def job_id(self) -> str:
+        """The number of the controller's process."""
+        return str(self.controller.pid)
+
+    def ended(self) -> bool:
+        """Whether the controller has, and with it the ranks."""
+        return self.controller.poll() is not None
 
 
 def find_slots(workers: int | None, gpus_per_cell: int) -> list[tuple[int, ...]]:
@@ -151,7 +171,7 @@ def run_locally(
                     if _conclude(current, summary, tell):
                         waiting.appendleft(current.cell)
         finally:
-            _end([current.job for current in running.values()])
+            _end(running.values())
             for current in running.values():
                 if current.asked:
                     _note_stop(current)
@@ -160,27 +180,27 @@ def run_locally(
 
 
 def _start(cell: Cell, run: RunFolder, code: Path, visible: tuple[int, ...], ranks: int) -> _Running:
-    executor = submitit.LocalExecutor(run.logs)
-    executor.update_parameters(
-        timeout_min=_NO_LIMIT_MINUTES,
-        tasks_per_node=ranks,
-        gpus_per_node=len(visible),
-        visible_gpus=visible,
-        stderr_to_stdout=True,
-    )
     stage: Stage = "evaluate" if cell.trained() else "train"
+    # The controller starts in another current folder.
+    logs, command = run.logs.resolve(), shlex.join(worker.command(cell.folder, stage))
     started = time.time()
-    task = CellTask(str(cell.folder.path.resolve()), stage)
     # A key on the terminal would reach the ranks as well, in the middle of a step.
-    with in_frozen(code), out_of_reach():  # in another current folder
-        job = executor.submit(task)
-    ledger.book_local(run, stage, cell.id, str(job.job_id))
-    return _Running(cell, stage, job, ranks, started)
+    with in_frozen(code), out_of_reach():
+        controller = submitit.local.local.start_controller(
+            logs,
+            command,
+            tasks_per_node=ranks,
+            cuda_devices=",".join(map(str, visible)),
+            timeout_min=_NO_LIMIT_MINUTES,
+            stderr_to_stdout=True,
+        )
+    ledger.book_local(run, stage, cell.id, str(controller.pid))
+    return _Running(cell, stage, controller, ranks, logs / f"{controller.pid}_0_log.out", started)
 
 
 def _look(current: _Running, on_event: OnEvent) -> bool:
     """Whether the job has ended; passes progress on, and ends a job of which a rank has failed."""
-    if current.job.done():
+    if current.ended():
         return True
     try:
         progress = read_json(current.cell.folder.progress_file)
@@ -192,7 +212,7 @@ def _look(current: _Running, on_event: OnEvent) -> bool:
     now = time.monotonic()
     if _failure(current) is not None:
         current.failed_at = current.failed_at or now
-    alive = ranks_of(current.job.job_id)
+    alive = ranks_of(current.job_id)
     current.complete = current.complete or (alive is not None and len(alive) == current.ranks)
     if current.complete and alive is not None and len(alive) < current.ranks:
         # Killed, perhaps for its memory: it left no word.
@@ -200,7 +220,7 @@ def _look(current: _Running, on_event: OnEvent) -> bool:
     if (current.failed_at is not None and now - current.failed_at > _SECONDS_FOR_OTHER_RANKS) or (
         current.lost_at is not None and now - current.lost_at > _SECONDS_BETWEEN_ENDS
     ):
-        _end([current.job])
+        _end([current])
     return False
 
 
@@ -224,7 +244,7 @@ def _ask_to_stop(running: Iterable[_Running], on_stop: Callable[[], None]) -> No
     for current in jobs:
         current.asked = True
         with contextlib.suppress(ProcessLookupError):
-            os.kill(int(current.job.job_id), signal.SIGTERM)  # its controller passes it on to the ranks
+            os.kill(current.controller.pid, signal.SIGTERM)  # its controller passes it on to the ranks
 
 
 def end_at_once(job_id: str) -> list[int]:
@@ -239,11 +259,13 @@ def end_at_once(job_id: str) -> list[int]:
     return ranks
 
 
-def _end(jobs: Sequence[submitit.Job[str]]) -> None:
+def _end(running: Collection[_Running]) -> None:
     """End jobs at once and wait for it, so that the cells are free when this returns."""
-    ranks = [rank for job in jobs if not job.done() for rank in end_at_once(job.job_id)]
+    ranks = [rank for current in running if not current.ended() for rank in end_at_once(current.job_id)]
     deadline = time.monotonic() + _SECONDS_TO_END
-    while time.monotonic() < deadline and not (all(job.done() for job in jobs) and not any(map(_lives, ranks))):
+    while time.monotonic() < deadline and not (
+        all(current.ended() for current in running) and not any(map(_lives, ranks))
+    ):
         time.sleep(0.05)
 
 
@@ -264,7 +286,7 @@ def _conclude(current: _Running, summary: Summary, on_event: OnEvent) -> bool:
         return False
     if current.stage == "train" and cell.trained():
         return True
-    if _was_busy(current.job):
+    if re.search(BUSY.said, last_attempt(current.log)):
         summary.busy.append(cell.id)
         on_event(State.BUSY, cell, {})
         return False
@@ -274,9 +296,9 @@ def _conclude(current: _Running, summary: Summary, on_event: OnEvent) -> bool:
         summary.stopped.append(cell.id)
         on_event(State.STOPPED, cell, {})
         return False
-    failure = failure or {"error": "the process ended without a word, perhaps killed for its memory"}
+    failure = failure or {"error": _WORDS[without_a_word(cell)]}
     summary.failed.append(cell.id)
-    on_event(State.FAILED, cell, {**failure, "log": str(current.job.paths.stdout)})
+    on_event(State.FAILED, cell, {**failure, "log": str(current.log)})
     return False
 
 
@@ -293,13 +315,6 @@ def _failure(current: _Running) -> dict[str, Any] | None:
     except IncompleteError:
         return None
     return failure if failure.get("time", 0.0) >= current.started else None
-
-
-def _was_busy(job: submitit.Job[str]) -> bool:
-    if not job.paths.result_pickle.exists():
-        return False
-    # The pickle was written by the process that we started a moment ago, in our own run folder.
-    return job.exception() is None and State.BUSY in job.results()
 
 
 def _visible_gpus() -> list[int]:

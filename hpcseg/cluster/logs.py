@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+
+from hpcseg.files import open_regular
 
 _TAIL_BYTES = 64 * 1024
 _SECONDS_BETWEEN_LOOKS = 0.5
@@ -39,7 +42,7 @@ def find_logs(folder: Path) -> Logs:
 def tail(path: Path) -> str:
     """The last 64 KiB of a log, from the beginning of a line; empty where it cannot be read."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path, "rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - _TAIL_BYTES))
             text = file.read().decode("utf-8", "replace")
@@ -65,7 +68,8 @@ def follow(path: Path | None, goes_on: Callable[[], bool]) -> Iterator[list[str]
         path: of the log; None: there is none to look into.
         goes_on: asked before every look.
     """
-    with path.open(encoding="utf-8", errors="replace") if path else contextlib.nullcontext() as file:
+    log = io.TextIOWrapper(open_regular(path, "rb"), "utf-8", "replace") if path else contextlib.nullcontext()
+    with log as file:
         alive = True
         while alive:
             alive = goes_on()

@@ -6,7 +6,9 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from hpcseg.cluster import ledger, scheduler
+from hpcseg.cluster.ledger import Ledger
 from hpcseg.runs.grid import Cell, Grid
+from hpcseg.runs.record import RunFolder
 
 
 @dataclass(frozen=True)
@@ -62,3 +64,18 @@ def find_missing(grid: Grid, *, resubmit: bool, only: Collection[str] | None = N
         else:
             (missing.evaluate if cell.trained() else missing.train).append(cell)
     return missing
+
+
+def strange_jobs(run: RunFolder, booked: Ledger) -> str:
+    """What to say of jobs in the queue that carry a token of this run and are not in its ledger; else empty.
+
+    A ledger that was emptied or cut has them no more, and which cells they are for nobody knows.
+    """
+    found = scheduler.comments(ledger.tag(run)) or {}
+    strange = sorted(job for job, token in found.items() if booked.tokens.get(token, "") not in (None, job))
+    if not strange:
+        return ""
+    return (
+        f"Slurm has jobs of {run.path} that its submissions.jsonl does not know ({', '.join(strange)}), so that was "
+        f"emptied or changed. Put it back, wait for them, or cancel them with `scancel {' '.join(strange)}`."
+    )

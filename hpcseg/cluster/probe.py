@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-TOKEN = "token"
+TOKEN = "token"  # noqa: S105 - the name of a file
 HELD = "held.lock"
 _SECONDS_OF_RENAMES = 0.5
 

@@ -15,6 +15,7 @@ from hpcseg.cluster.units import gibibytes, minutes
 from hpcseg.config import NeedsConfig, build_config
 from hpcseg.errors import ConfigError
 from hpcseg.jobfile import read_toml, shipped_folder
+from hpcseg.text import refuse_controls
 
 # What users write as Slurm does has its unit in its name once it is decided.
 _RESOURCES = {"mem": "memory_gib", "time": "minutes"}
@@ -92,6 +93,11 @@ class Resources:
     throttle: int | None
     tries: int
 
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if isinstance(value := getattr(self, field.name), str):
+                refuse_controls(value, field.name)
+
 
 def load_profile(name: str) -> Profile:
     """A profile by the name of a shipped one or the path of a TOML file.
@@ -120,7 +126,11 @@ def load_profile(name: str) -> Profile:
 
 
 def resolve(needs: NeedsConfig, profile: Profile, options: Profile) -> Resources:
-    """Decide every resource: the command line's wish before the profile's before the job's needs."""
+    """Decide every resource: the command line's wish before the profile's before the job's needs.
+
+    Raises:
+        ConfigError: a text has a control character.
+    """
     decided: dict[str, Any] = {
         "gpu_syntax": "gpus-per-node",
         "gpus_per_node": needs.gpus,

@@ -33,6 +33,7 @@ _WORDS = {
 _NO_CONTROLLER = re.compile(
     r"establish a configuration source|process configuration file|contact slurm controller|establish control"
 )
+_JOB_ID = re.compile(r"[0-9]+(_[0-9]+)?")
 _STATES = {word: state for state, words in _WORDS.items() for word in words.split()}
 
 
@@ -121,10 +122,22 @@ def max_array_size() -> int | None:
 
 def with_comment(comment: str) -> set[str] | None:
     """Ids (without tasks) of the jobs in the queue that carry this comment; None when squeue does not answer."""
+    found = comments(comment)
+    return None if found is None else {job_id for job_id, whole in found.items() if whole == comment}
+
+
+def comments(begin: str) -> dict[str, str] | None:
+    """The caller's jobs in the queue whose comment begins so, by their ids without tasks; None: squeue is silent."""
     text = _run(["squeue", "--noheader", f"--user={getpass.getuser()}", "--format=%F|%k"])
     if text is None:
         return None
-    return {job_id for job_id, _, found in (line.partition("|") for line in text.splitlines()) if found == comment}
+    lines = (line.partition("|") for line in text.splitlines())
+    return {job_id: comment for job_id, _, comment in lines if comment.startswith(begin)}
+
+
+def is_job_id(text: str) -> bool:
+    """Whether a text is the id of a job or of an array's task, and nothing that a command would take for an option."""
+    return _JOB_ID.fullmatch(text) is not None
 
 
 def cancel(job_ids: Iterable[str]) -> None:

@@ -20,6 +20,7 @@ import submitit
 
 from hpcseg.cluster import ledger, scheduler
 from hpcseg.cluster.executor import cell_executor, report_executor
+from hpcseg.cluster.missing import strange_jobs
 from hpcseg.cluster.profile import Resources
 from hpcseg.cluster.tasks.cell import CellTask
 from hpcseg.cluster.tasks.report import ReportTask
@@ -33,7 +34,7 @@ _T = TypeVar("_T")
 _TRIES = 3
 _SECONDS_BETWEEN_TRIES = 5.0
 _MOST_LINES = 20
-_DRY_RUN_TOKEN = "hpcseg-dry-run"
+_DRY_RUN_TOKEN = "hpcseg-dry-run"  # noqa: S105 - a comment of the job, and no secret
 # What sbatch says, after two minutes of trying, when the controller has as many jobs as it can hold (MaxJobCount).
 _FULL = re.compile(r"temporarily unable to accept job|queue full|Resource temporarily unavailable", re.IGNORECASE)
 # What it says when the site's limits leave no room for so many jobs: a smaller array may fit.
@@ -194,7 +195,7 @@ def send_array(
         sender = executor(token)
         with sender.batch():
             jobs = [sender.submit(task) for task in tasks.values()]
-        return str(jobs[0].job_id).split("_")[0]
+        return _base_of(jobs[0])
 
     if submission.dry_run:
         return _show(submission, executor(_DRY_RUN_TOKEN), stage, list(tasks))
@@ -211,7 +212,14 @@ def send_job(
     """As `send_array`, for one job that is for no cell."""
     if submission.dry_run:
         return _show(submission, executor(_DRY_RUN_TOKEN), stage, [])
-    return _booked(run, submission, stage, [], lambda token: str(executor(token).submit(task).job_id))
+    return _booked(run, submission, stage, [], lambda token: _base_of(executor(token).submit(task)))
+
+
+def _base_of(job: submitit.Job[Any]) -> str:
+    """The id of a job that was submitted, without a task; its script is its owner's alone from now on."""
+    # Its setup lines may hold a secret. Slurm has a copy of its own.
+    job.paths.submission_file.chmod(0o600)
+    return str(job.job_id).split("_")[0]
 
 
 def _booked(
@@ -241,10 +249,16 @@ def _show(submission: Submission, executor: submitit.SlurmExecutor, stage: str, 
 
 
 def tidy_up(run: RunFolder) -> None:
-    """Take back what a call announced and did not live to write down; where squeue is silent it stays for later."""
+    """Take back what a call announced and did not live to write down; where squeue is silent it stays for later.
+
+    Raises:
+        SchedulerError: squeue has jobs of this run that the ledger does not know.
+    """
     for token in ledger.read(run).unanswered:
         if _take_back(token):
             ledger.withdraw(run, token)
+    if strangers := strange_jobs(run, ledger.read(run)):
+        raise SchedulerError(f"{strangers} Then run the same command again: until then it would submit them twice.")
 
 
 def _take_back(token: str) -> bool:
@@ -286,8 +300,10 @@ def _as_from_a_login_shell() -> Iterator[None]:
     submitit's `clean_env` would take SLURM_CONF, and a user's own SBATCH_ variables, as well.
     """
     inside = "SLURM_JOB_ID" in os.environ
-    names = [name for name in os.environ if name.startswith("SLURM_") and name not in ("SLURM_CONF", "SLURM_CLUSTERS")]
-    hidden = {name: os.environ.pop(name) for name in names} if inside else {}
+    slurms = [name for name in os.environ if name.startswith("SLURM_") and name not in ("SLURM_CONF", "SLURM_CLUSTERS")]
+    # Setup lines may run a Python of their own; the script itself asks for the safe path behind them.
+    names = [*(slurms if inside else ()), *{"PYTHONSAFEPATH"} & set(os.environ)]
+    hidden = {name: os.environ.pop(name) for name in names}
     try:
         yield
     finally:

@@ -12,18 +12,28 @@ from typing import Any
 import numpy as np
 
 from hpcseg.cluster import ledger, scheduler
-from hpcseg.cluster.failures import CANCELLED, STOPPED, Failure, diagnose
+from hpcseg.cluster.failures import CANCELLED, DAMAGED, STOPPED, Failure, diagnose
 from hpcseg.cluster.ledger import Booked, Ledger
 from hpcseg.cluster.logs import Logs, find_logs
+from hpcseg.cluster.missing import strange_jobs
+from hpcseg.cluster.processes import controls_cell
 from hpcseg.cluster.scheduler import JobState
 from hpcseg.errors import IncompleteError
 from hpcseg.metrics import accuracy
+from hpcseg.records.collect import trained_record
+from hpcseg.records.row import Hole
 from hpcseg.runs.grid import Cell, planned_cells, read_plan
-from hpcseg.runs.record import RunFolder, read_json, read_lines
+from hpcseg.runs.record import CellFolder, RunFolder, check_types, read_json, read_lines
 from hpcseg.runs.state import Stage, State
 
 # A heartbeat comes every few seconds, later only where a step takes longer.
 _SECONDS_TO_CALL_IT_STOPPED = 90.0
+# What a heartbeat has.
+_BEAT = {
+    **dict.fromkeys(("epoch", "epochs", "step", "steps_per_epoch", "pid"), int),
+    **dict.fromkeys(("seconds_per_step", "time"), float),
+    **dict.fromkeys(("stage", "host"), str),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +68,8 @@ class RunStatus:
     ledger: Ledger
     answered: bool
     """Slurm has answered, or was not needed."""
+    notes: tuple[str, ...] = ()
+    """What is wrong with the ledger, one sentence each."""
 
     def counts(self) -> dict[State, int]:
         """Number of cells by state, sorted."""
@@ -71,7 +83,8 @@ def run_status(run: RunFolder) -> RunStatus:
     Raises:
         IncompleteError: the run has no grid.json that can be read.
     """
-    cells = planned_cells(run, read_plan(run))
+    plan = read_plan(run)
+    cells = planned_cells(run, plan)
     booked = ledger.read(run)
     jobs = booked.slurm_jobs()
     # Reads files, and of ten thousand cells that takes a while.
@@ -85,27 +98,34 @@ def run_status(run: RunFolder) -> RunStatus:
     logs = find_logs(run.logs)
     status, failures = [], {}
     for cell in cells:
-        found, failure = _status(cell, states[cell.id], booked, slurm, answered=answers is not None, logs=logs)
+        record = trained_record(cell, plan) if cell.folder.training_file.exists() else None
+        found, failure = _status(cell, states[cell.id], record, booked, slurm, answered=answers is not None, logs=logs)
         status.append(found)
         if failure:
             failures[cell.id] = failure
-    return RunStatus(run, cells, tuple(status), failures, booked, answers is not None)
+    # Of cells that nobody was asked for, so that an emptied ledger does not hide what waits.
+    strangers = strange_jobs(run, booked) if open_cells - {cell_id for cell_id, _ in jobs} else ""
+    notes = tuple(note for note in (booked.note, strangers) if note)
+    return RunStatus(run, cells, tuple(status), failures, booked, answers is not None, notes)
 
 
-def lives_here(job: Booked) -> bool:
-    """Whether a local job's process is alive on this machine, under submitit's command: numbers are used again."""
-    if job.host != socket.gethostname():
-        return False
-    try:
-        return b"submitit" in Path(f"/proc/{job.job_id}/cmdline").read_bytes()
-    except OSError:
-        return False
+def lives_here(job: Booked, cell: CellFolder) -> bool:
+    """Whether a local job's process is alive on this machine, and this cell's."""
+    return job.host == socket.gethostname() and controls_cell(job.job_id, cell)
 
 
 def _status(
-    cell: Cell, state: State, booked: Ledger, slurm: dict[str, JobState], *, answered: bool, logs: Logs
+    cell: Cell,
+    state: State,
+    record: Mapping[str, Any] | Hole | None,
+    booked: Ledger,
+    slurm: dict[str, JobState],
+    *,
+    answered: bool,
+    logs: Logs,
 ) -> tuple[CellStatus, Failure | None]:
-    history = read_lines(cell.folder.metrics_file)
+    """Of one cell; `record` is its training.json, where it has one, or what is wrong with its records."""
+    epoch, validation_accuracy = _reached(cell, record)
     stage: Stage = "evaluate" if state in (State.FINISHED, State.TRAINED) or cell.trained() else "train"
     active = {"train": State.RUNNING, "evaluate": State.EVALUATING}
     last = booked.jobs.get((cell.id, stage))
@@ -116,14 +136,17 @@ def _status(
     progress = _fresh_progress(cell, last.job_id if last and gone else None) if state is not State.FINISHED else None
     job_id, node, note, left, failure = last.job_id if last else None, None, "", None, None
     if progress is not None and progress["time"] >= _failed_at(cell):
-        state = active[progress["stage"]]
+        state = active.get(progress["stage"], State.RUNNING)
         left, node, note = _seconds_left(progress), progress["host"], progress.get("note", "")
         job_id = job_id or progress["job_id"]
     elif job is not None and not job.ended and state is not State.FINISHED:
         state, note = (active[stage] if job.state is State.RUNNING else job.state), job.note
-    elif last is not None and state is not State.FINISHED and lives_here(last):
+    elif last is not None and state is not State.FINISHED and lives_here(last, cell.folder):
         # It loads its data, or validates; its heart beats between steps only.
         state, node = active[stage], last.host
+    elif isinstance(record, Hole):
+        failure = Failure(DAMAGED, f"{record.reason} {record.remedy}", None, 0, None)
+        state, note = State.FAILED, failure.summary
     elif state is State.FINISHED or (state in (State.MISSING, State.TRAINED) and last is None):
         pass
     elif not answered and last is not None and last.host is None and state is not State.FAILED:
@@ -140,9 +163,9 @@ def _status(
     found = CellStatus(
         cell=cell.id,
         state=state,
-        epoch=len(history),
+        epoch=epoch,
         epochs=cell.config.train.epochs,
-        validation_accuracy=accuracy(np.array(history[-1]["validation_confusion"])) if history else None,
+        validation_accuracy=validation_accuracy,
         seconds_left=left,
         job_id=job_id,
         node=(job.node if job and job.node else None) or node,
@@ -152,12 +175,24 @@ def _status(
     return found, failure
 
 
+def _reached(cell: Cell, record: Mapping[str, Any] | Hole | None) -> tuple[int, float | None]:
+    """Epochs and validation accuracy: from the record of a finished training, else from the lines of its epochs."""
+    lines = [] if isinstance(record, Mapping) else read_lines(cell.folder.metrics_file)
+    last: Mapping[str, Any] = record if isinstance(record, Mapping) else (lines or [{}])[-1]
+    try:
+        epochs = last["epochs"] if isinstance(record, Mapping) else len(lines)
+        return epochs, accuracy(np.array(last["validation_confusion"]))
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return len(lines), None
+
+
 def _failed_at(cell: Cell) -> float:
     """When the last attempt failed, in UTC seconds; 0 where none has."""
     try:
-        return float(read_json(cell.folder.failure_file).get("time") or 0.0)
+        time = read_json(cell.folder.failure_file).get("time")
     except IncompleteError:
         return 0.0
+    return float(time) if isinstance(time, int | float) else 0.0
 
 
 def _fresh_progress(cell: Cell, gone: str | None) -> dict[str, Any] | None:
@@ -169,8 +204,10 @@ def _fresh_progress(cell: Cell, gone: str | None) -> dict[str, Any] | None:
     """
     try:
         progress = read_json(cell.folder.progress_file)
-    except IncompleteError:
+        check_types(progress, _BEAT)
+    except (IncompleteError, ValueError):
         return None
+    progress.setdefault("job_id", None)
     if gone is not None and progress["job_id"] == gone:
         return None
     if time.time() - progress["time"] > max(_SECONDS_TO_CALL_IT_STOPPED, 3 * progress["seconds_per_step"]):

@@ -64,7 +64,7 @@ def submit_missing(
         if only is None:
             write_plan(grid)
         # Whoever tries again later, a job or `hpcseg retry`, asks for the same.
-        write_json(grid.run.resources_file, asdict(resources))
+        write_json(grid.run.resources_file, asdict(resources), private=True)  # setup lines may hold a secret
         return _submit(grid, resources, find_missing(grid, resubmit=resubmit, only=only), dry_run=False)
 
 

@@ -22,6 +22,8 @@ class RankEnvironment:
     """Threads for this rank's arithmetic."""
     launch: str = "single"
     """Names this start of this job: the same on all its ranks, different for every requeue."""
+    one_node: bool = False
+    """All ranks are known to be on this node."""
     torchrun: bool = False
     """torchrun says where the ranks meet (MASTER_ADDR and the like)."""
 
@@ -51,6 +53,7 @@ def read_environment(environ: Mapping[str, str] = os.environ) -> RankEnvironment
             world_size=world_size,
             threads=max(1, min(cores // world_size, limit)),
             launch=f"local-{environ['SUBMITIT_LOCAL_JOB_ID']}",
+            one_node=True,
         )
     # A batch script or an salloc shell has SLURM_PROCID too; only a step of srun has as many processes as ranks.
     if "SLURM_STEP_NUM_TASKS" in environ and environ.get("SLURM_STEP_ID", "batch").isdigit():
@@ -62,6 +65,7 @@ def read_environment(environ: Mapping[str, str] = os.environ) -> RankEnvironment
             world_size=int(environ["SLURM_STEP_NUM_TASKS"]),
             threads=max(1, min(cores, granted, limit)),
             launch="-".join(environ.get(f"SLURM_{name}", "0") for name in ("JOB_ID", "RESTART_COUNT", "STEP_ID")),
+            one_node=environ.get("SLURM_STEP_NUM_NODES") == "1",
         )
     return RankEnvironment(threads=max(1, min(cores, limit)))
 

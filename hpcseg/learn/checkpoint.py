@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from hpcseg.errors import HpcsegError
-from hpcseg.files import replacing
+from hpcseg.files import open_regular, replacing
 
 _PLAIN = (str, int, float, bool, bytes, type(None))
 
@@ -51,6 +51,7 @@ def load(path: Path) -> dict[str, Any]:
         HpcsegError: the file is damaged or no checkpoint.
     """
     try:
+        open_regular(path, "rb").close()  # a pipe would be waited for
         # torch takes the bytes as they are; the checksums that it wrote beside them are a zip file's own.
         with zipfile.ZipFile(path) as whole:
             damaged = whole.testzip()

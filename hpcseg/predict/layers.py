@@ -24,7 +24,7 @@ import numpy as np
 import tifffile
 
 from hpcseg.errors import ConfigError, HpcsegError
-from hpcseg.files import aside, replacing, write_bytes
+from hpcseg.files import aside, make_folder, replacing, write_bytes
 from hpcseg.hdf5 import h5py
 from hpcseg.predict.target import Layer, Target, unfinished, where
 from hpcseg.slices.calibration import ELEMENT_SIZE, calibration_of, in_micrometers, ome_unit, read_calibration
@@ -86,7 +86,7 @@ class _Folder(Target):
         return _not_calibrated(self._volume, self._paths)
 
     def _make(self, layer: Layer) -> None:
-        self._paths[layer].mkdir(parents=True, exist_ok=True)
+        make_folder(self._paths[layer])
 
 
 class _Runs(Target):

@@ -26,7 +26,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from hpcseg.errors import ConfigError, HpcsegError
+from hpcseg.files import make_folder, open_regular
 from hpcseg.runs.record import append_lines, read_json, read_lines, write_json, write_text
+from hpcseg.text import cell_text
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -171,12 +173,12 @@ class OutFolder:
 
         A part holds a share of the whole's lock, so that parts work side by side and the whole works alone.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         with contextlib.ExitStack() as held:
             # Of the whole it is one file, and what is said last.
             locks = {self.journal_file(None): fcntl.LOCK_SH, self.journal_file(part): fcntl.LOCK_EX}
             for path, kind in locks.items():
-                file = held.enter_context(path.open("ab"))
+                file = held.enter_context(open_regular(path, "a+b"))
                 try:
                     fcntl.flock(file, kind | fcntl.LOCK_NB)
                 except BlockingIOError:
@@ -223,7 +225,7 @@ def _table(counts: np.ndarray, names: Sequence[str], classes: Sequence[str]) -> 
     writer.writerow(["slice", "pixels", *(f"fraction_{name}" for name in classes)])
     for name, row in [*zip(names, counts, strict=True), ("volume", counts.sum(0))]:
         shares = (f"{count / row.sum():.9f}" if row.sum() else "" for count in row)
-        writer.writerow([name, row.sum(), *shares])
+        writer.writerow([cell_text(name), row.sum(), *shares])
     return text.getvalue()
 
 

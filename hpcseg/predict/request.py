@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from hpcseg.errors import ConfigError
+from hpcseg.files import make_folder
 from hpcseg.predict import mapping as mappings
 from hpcseg.predict import norm
 from hpcseg.predict.ahead import OnSlice
@@ -151,7 +152,7 @@ def begin(request: Request, *, on_slice: OnSlice = lambda *_: None, write: bool 
         )
     prediction = Prediction(request, models, volume, mapping, folder, layers, finished=False)
     if write:
-        folder.path.mkdir(parents=True, exist_ok=True)
+        make_folder(folder.path)
         # Paths are those from the folder of the prediction.
         now = {
             **(record or _record(prediction, asked)),

@@ -14,15 +14,27 @@ from hpcseg import metrics
 from hpcseg.config import NoiseLevel, Share, describes
 from hpcseg.data.grey import GreyScale, read_scale
 from hpcseg.errors import ConfigError, IncompleteError
+from hpcseg.files import read_regular
 from hpcseg.numerics import describe_code
+from hpcseg.records.consistent import check_evaluation, check_kept, check_slices, check_training
 from hpcseg.runs.grid import Cell
-from hpcseg.runs.record import SCHEMA, check_types, read_json, read_lines
+from hpcseg.runs.record import (
+    CHANGED,
+    MOST_BYTES_OF_LINES,
+    SCHEMA,
+    ChangedError,
+    check_types,
+    read_json,
+    read_lines,
+    wrong_schema,
+)
 
 # What the tables print, and of which type: a record without it is refused here and not half-way through a table.
 _BOTH = {"seconds": float, "precision": str, "world_size": int, "model_sha256": str, "provenance": dict}
 _COUNTS = ("epochs", "steps", "parameters", "train_tiles", "validation_tiles")
 _TRAINING = {**_BOTH, **dict.fromkeys(_COUNTS, int), "validation_loss": float}
 _EVALUATION = {**_BOTH, "test_tiles": int, "class_values": list, "points": list}
+_OTHER_MODEL = "it was evaluated with another model than training.json describes."
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +55,7 @@ class Training:
     confusion: np.ndarray
     """Of the validation set after the epoch that was kept."""
     epochs: tuple[Epoch, ...]
-    """Empty where metrics.jsonl has not exactly the epochs 1, 2, ... of the training."""
+    """Empty where metrics.jsonl has not exactly the epochs 1, 2, ... of the training, or was changed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,10 +114,40 @@ def accept_training(cell: Cell, plan: Mapping[str, Any]) -> Training:
         check_types(record, _TRAINING)
         _check_code(record["provenance"], plan, "it was trained with", folder)
         confusion = _confusion(record["validation_confusion"])
+        check_training(record, confusion, cell.config)
+        lines = _lines_of(cell, record)
+        check_kept(record, lines)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise Refused(f"its training.json is damaged ({error}).", folder) from None
-    epochs = _epochs(cell)
+    epochs = read_epochs(lines)
     return Training(record, confusion, epochs if len(epochs) == record["epochs"] else ())
+
+
+def refuse_changed(cell: Cell, plan: Mapping[str, Any]) -> None:
+    """See that the records of a trained or finished cell are those that were written; raises Refused.
+
+    What `accept_training` and `accept_evaluation` refuse as damaged or changed is refused with the same words. Where
+    checksums tell, no number is looked at, so that it takes a moment for thousands of cells.
+
+    Args:
+        cell: as grid.json describes it.
+        plan: the content of grid.json.
+    """
+    folder, file = f"cells/{cell.id}", f"cells/{cell.id}/evaluation.json"
+    _read(cell, "config.json", folder)
+    training = _read(cell, "training.json", folder)
+    evaluation = _read(cell, "evaluation.json", file) if cell.folder.evaluation_file.exists() else training
+    if SCHEMA in (training["schema"], evaluation["schema"]):
+        if evaluation.get("model_sha256") != training.get("model_sha256"):
+            raise Refused(_OTHER_MODEL, file)
+        try:
+            _slice_lines(cell, evaluation)
+        except ValueError as error:
+            raise Refused(f"its evaluation.json is damaged ({error}).", file) from None
+    if 1 in (training["schema"], evaluation["schema"]):
+        accepted = accept_training(cell, plan)
+        if evaluation is not training:
+            accept_evaluation(cell, plan, accepted)
 
 
 def epochs_so_far(cell: Cell, plan: Mapping[str, Any]) -> tuple[Epoch, ...]:
@@ -114,7 +156,7 @@ def epochs_so_far(cell: Cell, plan: Mapping[str, Any]) -> tuple[Epoch, ...]:
         _check_config(cell, plan, "")
     except Refused:
         return ()
-    return _epochs(cell)
+    return read_epochs(read_lines(cell.folder.metrics_file))
 
 
 def _check_config(cell: Cell, plan: Mapping[str, Any], folder: str) -> None:
@@ -135,7 +177,7 @@ def accept_evaluation(cell: Cell, plan: Mapping[str, Any], training: Training) -
     if not describes(record.get("settings"), cell.config.evaluate):
         raise Refused("it was evaluated with other settings than grid.json has.")
     if record.get("model_sha256") != training.record["model_sha256"]:
-        raise Refused("it was evaluated with another model than training.json describes.", file)
+        raise Refused(_OTHER_MODEL, file)
     try:
         check_types(record, _EVALUATION)
         _check_code(record["provenance"], plan, "it was evaluated with", file)
@@ -152,6 +194,7 @@ def accept_evaluation(cell: Cell, plan: Mapping[str, Any], training: Training) -
             raise ValueError("its classes have other names than these")
         if any(len(matrix) != len(record["class_values"]) for matrix in matrices):
             raise ValueError("its confusion matrices are not of its classes")
+        check_evaluation(record, points, confusion, cell.config)
         if any((one > confusion[level]).any() for level, of in near.items() for one in of.values()):
             raise ValueError("it has more pixels near edges than in all")
         interfaces = {level: _pairs(point["interfaces"]) for level, point in points.items() if "interfaces" in point}
@@ -159,6 +202,7 @@ def accept_evaluation(cell: Cell, plan: Mapping[str, Any], training: Training) -
         slices, grey = _slices(cell, record), read_scale(record["grey"]) if "grey" in record else None
         if any(isinstance(level.sigma, Share) for level in confusion) and not (grey and grey.span):
             raise ValueError("it has shares of the span of grey values, and no span")
+        check_slices(slices, record["test_tiles"], confusion)
     except (KeyError, AttributeError, TypeError, ValueError, OverflowError, ConfigError) as error:
         raise Refused(f"its evaluation.json is damaged ({error}).", file) from None
     return Evaluation(record, confusion, near, interfaces, of_labels, slices, grey)
@@ -167,14 +211,14 @@ def accept_evaluation(cell: Cell, plan: Mapping[str, Any], training: Training) -
 def _read(cell: Cell, name: str, delete: str) -> dict[str, Any]:
     try:
         record = read_json(cell.folder.path / name)
+    except ChangedError:
+        raise Refused(f"its {name} {CHANGED}.", delete) from None
     except IncompleteError:
         raise Refused(f"its {name} cannot be read.", delete) from None
-    if record.get("schema") != SCHEMA or record.get("id") != cell.id:
-        raise Refused(
-            f"its {name} is of schema {record.get('schema')} and cell {record.get('id')}, not of schema {SCHEMA} and "
-            "this cell.",
-            delete,
-        )
+    if wrong := wrong_schema(record):
+        raise Refused(f"its {name} {wrong}.", delete)
+    if record.get("id") != cell.id:
+        raise Refused(f"its {name} is of cell {record.get('id')}, not of this cell.", delete)
     return record
 
 
@@ -204,24 +248,40 @@ def _by_level(cell: Cell, points: Sequence[Any]) -> dict[NoiseLevel, Mapping[str
 
 
 def _slices(cell: Cell, record: Mapping[str, Any]) -> tuple[TestSlice, ...]:
-    if "slices_sha256" not in record:
-        return ()
-    try:
-        content = cell.folder.slices_file.read_bytes()
-    except OSError as error:
-        raise ValueError(f"its slices.jsonl: {error.strerror}") from None
-    if hashlib.sha256(content).hexdigest() != record["slices_sha256"]:
-        raise ValueError("its slices.jsonl is another one")
-    lines = [json.loads(line) for line in content.splitlines()]
+    lines = [json.loads(line) for line in _slice_lines(cell, record)]
     return tuple(
         TestSlice(line["slice"], line["pixels"], line["right"], _confusion(line["whole"]) if "whole" in line else None)
         for line in lines
     )
 
 
-def _epochs(cell: Cell) -> tuple[Epoch, ...]:
+def _slice_lines(cell: Cell, record: Mapping[str, Any]) -> list[bytes]:
+    """Of slices.jsonl, which is the one that the evaluation wrote; none in a record of before there was one."""
+    if "slices_sha256" not in record:
+        return []
+    try:
+        content = read_regular(cell.folder.slices_file, MOST_BYTES_OF_LINES)
+    except OSError as error:
+        raise ValueError(f"its slices.jsonl: {error.strerror}") from None
+    if hashlib.sha256(content).hexdigest() != record["slices_sha256"]:
+        raise ValueError("its slices.jsonl is another one")
+    return content.splitlines()
+
+
+def _lines_of(cell: Cell, record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Of metrics.jsonl; none where it is not the one that was there when the training ended."""
+    if "metrics_sha256" in record:
+        try:
+            content = read_regular(cell.folder.metrics_file, MOST_BYTES_OF_LINES)
+        except OSError:
+            return []
+        if hashlib.sha256(content).hexdigest() != record["metrics_sha256"]:
+            return []
+    return read_lines(cell.folder.metrics_file)
+
+
+def read_epochs(lines: Sequence[Mapping[str, Any]]) -> tuple[Epoch, ...]:
     """The lines of metrics.jsonl; none where they are not the epochs 1, 2, ... in this order."""
-    lines = read_lines(cell.folder.metrics_file)
     try:
         if [line["epoch"] for line in lines] != list(range(1, len(lines) + 1)):
             return ()

@@ -17,8 +17,11 @@ from typing import Any
 import numpy as np
 
 from hpcseg import metrics
+from hpcseg.files import read_regular
 from hpcseg.records.collect import Records
 from hpcseg.records.row import Row
+from hpcseg.runs.record import MOST_BYTES_OF_LINES
+from hpcseg.text import cell_text
 
 _WHOSE = ("cell", "tiles", "split", "noise_fraction", "seed")
 _WHAT = ("set", "noise", "measure", "class_value", "value")
@@ -38,8 +41,8 @@ def cells_csv(records: Records) -> str:
 def cells_of_report(folder: Path) -> set[str]:
     """The ids of the cells in the cells.csv of a folder; none where there is no such file."""
     try:
-        with (folder / "cells.csv").open(encoding="utf-8", errors="replace", newline="") as file:
-            return {line[0] for line in itertools.islice(csv.reader(file), 1, None) if line}
+        text = read_regular(folder / "cells.csv", MOST_BYTES_OF_LINES).decode(errors="replace")
+        return {line[0] for line in itertools.islice(csv.reader(io.StringIO(text, newline="")), 1, None) if line}
     except (OSError, csv.Error):
         return set()
 
@@ -60,6 +63,8 @@ def fixed(value: float | None) -> str:
 def _text(column: str, value: Any) -> str:
     if column == "noise_fraction":
         return f"{value:g}"
+    if isinstance(value, str):
+        return cell_text(value)
     return fixed(value) if isinstance(value, float) else "" if value is None else str(value)
 
 

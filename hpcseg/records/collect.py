@@ -14,11 +14,11 @@ from typing import Any
 
 from hpcseg.config import ReportConfig, build_config, digest
 from hpcseg.data.splits import NO_GAP, few_test_slices
-from hpcseg.records.accept import Refused, accept_evaluation, accept_training, epochs_so_far
+from hpcseg.records.accept import Refused, accept_evaluation, accept_training, epochs_so_far, refuse_changed
 from hpcseg.records.groups import Group, Position, differing, grouped, select
 from hpcseg.records.row import Hole, Row
 from hpcseg.runs.grid import Cell, command_that_runs, planned_cells, read_plan
-from hpcseg.runs.record import RunFolder
+from hpcseg.runs.record import RunFolder, read_json
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,9 +121,23 @@ def read_row(cell: Cell, plan: Mapping[str, Any]) -> Row:
         training = accept_training(cell, plan)
         evaluation = accept_evaluation(cell, plan, training)
     except Refused as refused:
-        first = f"Delete {refused.delete}, then run" if refused.delete else "Run"
-        hole = Hole(cell.id, str(refused), _remedy(plan, first))
+        hole = _hole(cell, refused, plan)
     return Row(cell, training, evaluation, hole, training.epochs if training else epochs_so_far(cell, plan))
+
+
+def trained_record(cell: Cell, plan: Mapping[str, Any]) -> Mapping[str, Any] | Hole:
+    """The training.json of a trained or finished cell, or the hole that a report has where its records were changed."""
+    try:
+        refuse_changed(cell, plan)
+    except Refused as refused:
+        if refused.delete:
+            return _hole(cell, refused, plan)
+    return read_json(cell.folder.training_file)
+
+
+def _hole(cell: Cell, refused: Refused, plan: Mapping[str, Any]) -> Hole:
+    first = f"Delete {refused.delete}, then run" if refused.delete else "Run"
+    return Hole(cell.id, str(refused), _remedy(plan, first))
 
 
 def _remedy(plan: Mapping[str, Any], first: str = "Run") -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hpcseg import metrics
 from hpcseg.config import NoiseLevel, describes
 from hpcseg.records.collect import Records
 from hpcseg.records.row import Row
@@ -54,6 +55,12 @@ def _read(records: Records) -> tuple[Filter, ...]:
         if content["data_sha256"] != records.plan["data_sha256"]:
             continue
         of_filter = [point for point in content["points"] if point["baseline"] == "filter"]
-        of_level = {NoiseLevel.from_record(point).key: np.array(point["confusion"]) for point in of_filter}
+        try:
+            of_level = {NoiseLevel.from_record(point).key: np.array(point["confusion"]) for point in of_filter}
+            # Raises ValueError for what is no confusion matrix.
+            for confusion in of_level.values():
+                metrics.accuracy(confusion)
+        except (TypeError, ValueError, OverflowError):
+            continue
         found.append(Filter(content["data"], content["evaluate_seed"], content["split_sha256"], of_level))
     return tuple(found)

@@ -6,7 +6,8 @@ import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from hpcseg.numerics import describe_code
 from hpcseg.records.collect import Records
@@ -58,15 +59,21 @@ def queue_seconds(run: RunFolder) -> dict[str, float]:
     """
     submitted: dict[str, list[float]] = {}
     for line in read_lines(run.submissions_file):
-        if line.get("event") == "submitted" and line.get("stage") == "train":
-            for cell_id in line.get("cells", ()):
-                submitted.setdefault(cell_id, []).append(line["time"])
+        if line.get("event") == "submitted" and line.get("stage") == "train" and (time := _time(line)) is not None:
+            for cell_id in map(str, line["cells"] if isinstance(line.get("cells"), list) else ()):
+                submitted.setdefault(cell_id, []).append(time)
     waits: dict[str, float] = {}
     for cell_id, times in submitted.items():
         events = read_lines(run.cell(cell_id).events_file)
-        started = [one["time"] for one in events if one.get("event") in ("start", "resume")]
+        started = [time for one in events if one.get("event") in ("start", "resume") and (time := _time(one))]
         for begin, end in itertools.pairwise([*times, math.inf]):
             first = min((time for time in started if begin <= time < end), default=None)
             if first is not None:
                 waits[cell_id] = waits.get(cell_id, 0.0) + first - begin
     return waits
+
+
+def _time(line: Mapping[str, Any]) -> float | None:
+    """Of an event; None where a changed line has none."""
+    time = line.get("time")
+    return float(time) if isinstance(time, int | float) else None

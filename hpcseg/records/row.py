@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,10 +11,20 @@ import numpy as np
 from hpcseg import metrics
 from hpcseg.config import CellConfig, NoiseLevel, Sigma
 from hpcseg.data.grey import GreyScale
+from hpcseg.files import read_regular
 from hpcseg.records.accept import Epoch, Evaluation, Training
+from hpcseg.records.arrays import read_arrays
 from hpcseg.runs.grid import Cell
+from hpcseg.runs.record import MOST_BYTES_OF_LINES
 
 CLEAN = NoiseLevel(0.0)
+_EXAMPLES = frozenset(
+    (
+        *("tiles", "tile_labels", "tile_keys", "tile_predictions"),
+        *("slice", "slice_number", "slice_label", "slice_prediction"),
+    )
+)
+_EXTREMES = frozenset(("images", "labels", "predictions", "errors", "numbers", "shares"))
 EDGES = ("within 1", "within 2", "away", "errors within 1", "errors within 2")
 """Pixels from an edge of the labels: of which accuracy is known, and then a share of all errors."""
 
@@ -135,10 +144,13 @@ class Row:
         """What the evaluation kept for figures: examples, or its best and worst slice; None where it is not read."""
         folder = self.cell.folder
         try:
-            content = (folder.extremes_file if extremes else folder.examples_file).read_bytes()
-            with np.load(io.BytesIO(content)) as file:
-                return {name: file[name] for name in file.files}
-        except (OSError, EOFError, ValueError, zipfile.BadZipFile):
+            file = folder.extremes_file if extremes else folder.examples_file
+            content = read_regular(file, MOST_BYTES_OF_LINES)
+            stated = self.evaluation.record.get("pictures_sha256", {}).get(file.name) if self.evaluation else None
+            if stated is not None and hashlib.sha256(content).hexdigest() != stated:
+                return None
+            return read_arrays(content, _EXTREMES if extremes else _EXAMPLES)
+        except (OSError, ValueError):
             return None
 
     def record_files(self) -> list[str]:

@@ -22,6 +22,23 @@ from hpcseg.report.answers import Answer
 from hpcseg.report.figures import Picture
 from hpcseg.report.table import TEXTS, Table, Text, number_text
 
+_CODE = re.compile(r"(?<![`\\])`[^`]+`(?!`)")
+
+
+def plain(text: str) -> str:
+    """A text that may be a record's, for Markdown: on one line, without HTML, links or pictures; `code` stays code."""
+    line, parts, end = " ".join(str(text).splitlines()), list[str](), 0
+    for code in _CODE.finditer(line):
+        parts += [_escaped(line[end : code.start()]), code.group()]
+        end = code.end()
+    return "".join([*parts, _escaped(line[end:])])
+
+
+def _escaped(text: str) -> str:
+    # A bracket ends a link, a picture or the definition of one where such a character follows.
+    text = re.sub(r"[\\`]|\](?=[(\[:])", r"\\\g<0>", text)
+    return text.replace("<", "&lt;").replace(">", "&gt;")
+
 
 @dataclass(frozen=True)
 class Content:
@@ -63,7 +80,8 @@ class Content:
             "shown": lambda cell: cell.text if isinstance(cell, Text) else number_text(cell, holes),
             "joined": lambda text: text.replace(" ± ", "\u00a0±\u00a0").replace(" %", "\u00a0%"),
             "wrong": lambda accuracy: "-" if accuracy is None else f"{100 * (1 - accuracy):.2f}",
-            "bars": lambda text: text.replace("|", "\\|"),
+            "plain": plain,
+            "bars": lambda text: plain(text).replace("|", "\\|"),
             "code": lambda text: Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text)))),
             "base64": lambda data: base64.b64encode(data).decode("ascii"),
         }

@@ -12,6 +12,7 @@ from typing import Any
 
 from hpcseg.records.cells import csv_text, fixed
 from hpcseg.statistics import Estimate, shown_of
+from hpcseg.text import cell_text
 
 TEXTS: Mapping[str, Any] = tomllib.loads(
     resources.files("hpcseg.report").joinpath("templates/texts.toml").read_text(encoding="utf-8")
@@ -163,8 +164,8 @@ def table_csv(table: Table) -> str:
         for line in block.lines:
             for column, cell in zip(block.columns, line.cells, strict=True):
                 if isinstance(cell, Number) and (cell.found or cell.missing):
-                    names = (table.name, block.heading, line.label.text, column)
-                    lines.append([*names, *_csv_numbers(cell), " ".join(cell.missing)])
+                    names = map(cell_text, (table.name, block.heading, line.label.text, column))
+                    lines.append([*names, *_csv_numbers(cell), cell_text(" ".join(cell.missing))])
     return csv_text(head, lines)
 
 

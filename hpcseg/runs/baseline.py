@@ -29,7 +29,7 @@ from hpcseg.errors import HpcsegError, IncompleteError
 from hpcseg.runs import provenance
 from hpcseg.runs.grid import planned_cells, read_plan
 from hpcseg.runs.machine import device_facts
-from hpcseg.runs.record import SCHEMA, RunFolder, read_baseline, write_json
+from hpcseg.runs.record import SCHEMA, RunFolder, read_baseline, write_record
 from hpcseg.runs.tested import TestSet, holds, test_sets
 from hpcseg.segment.edges import BANDS, edge_bands, near_edge
 from hpcseg.segment.grey_filter import BLURS, GreyFilter, blurred, fit_filters, order_by_grey
@@ -67,7 +67,7 @@ def make_baselines(
     for done, one in enumerate(wanted):
         on_set(done, len(wanted))
         try:
-            write_json(files[one], _measure(_open(data or one.data_file, one, plan["data_sha256"]), one))
+            write_record(files[one], _measure(_open(data or one.data_file, one, plan["data_sha256"]), one))
         except HpcsegError as error:
             missing.setdefault(str(error), []).append(one.words)
     on_set(len(wanted), len(wanted))

@@ -27,7 +27,7 @@ from hpcseg.runs.grid import Cell
 from hpcseg.runs.heartbeat import Heartbeat, say_what_is_lost
 from hpcseg.runs.inputs import load_model, planned_provenance, planned_source, seconds_between_checkpoints
 from hpcseg.runs.machine import describe_process, peak_memory_mib
-from hpcseg.runs.record import SCHEMA, STOPS, append_event, read_json, write_json, write_text
+from hpcseg.runs.record import SCHEMA, STOPS, append_event, read_json, write_record, write_text
 from hpcseg.segment.edges import near_edge
 from hpcseg.segment.network import Network, TrainedUNet, Wishes
 from hpcseg.segment.slices import WholeSlices
@@ -117,14 +117,17 @@ def evaluate(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> bool:
         )
         by_slice = "".join(json.dumps(line) + "\n" for line in lines)
         write_text(cell.folder.slices_file, by_slice)
+        pictures = {}
         if cell.config.data.normalise == "full-scale":
-            write_bytes(cell.folder.extremes_file, _extremes(source, lines, slices))
+            pictures[cell.folder.extremes_file] = _extremes(source, lines, slices)
         if settings.examples:
-            write_bytes(cell.folder.examples_file, _examples(source, settings, sweep, slices))
+            pictures[cell.folder.examples_file] = _examples(source, settings, sweep, slices)
         else:
             cell.folder.examples_file.unlink(missing_ok=True)
+        for file, content in pictures.items():
+            write_bytes(file, content)
         seconds = round(counting.seconds, 3)
-        write_json(
+        write_record(
             cell.folder.evaluation_file,
             {
                 "schema": SCHEMA,
@@ -141,6 +144,7 @@ def evaluate(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> bool:
                 ],
                 "label_interfaces": sweep.label_interfaces.tolist(),
                 "slices_sha256": hashlib.sha256(by_slice.encode()).hexdigest(),
+                "pictures_sha256": {file.name: hashlib.sha256(one).hexdigest() for file, one in pictures.items()},
                 "tile_edge": edge if settings.whole_slices else None,
                 "precision": precision,
                 "world_size": ranks.world_size,

@@ -9,11 +9,13 @@ import time
 from collections.abc import Callable, Iterator
 
 from hpcseg.errors import HpcsegError, IncompleteError
+from hpcseg.files import open_regular
 from hpcseg.launch.environment import host, read_environment
 from hpcseg.learn.ranks import Ranks, join
 from hpcseg.runs import provenance
 from hpcseg.runs.evaluation import evaluate
-from hpcseg.runs.grid import read_cell
+from hpcseg.runs.gate import require_own
+from hpcseg.runs.grid import Cell, read_cell
 from hpcseg.runs.machine import refuse_unmeant_cpu
 from hpcseg.runs.record import CellFolder, RunFolder, read_json, write_json, write_text
 from hpcseg.runs.state import Stage, State
@@ -42,20 +44,25 @@ def run_cell(
         a checkpoint written; BUSY when another process is running this cell.
 
     Raises:
+        ConfigError: the run is not the user's own, so that nothing is written to it.
         HpcsegError: anything that the user can mend; failure.json has the text, as for every other exception.
     """
     environment, started, run = read_environment(), time.time(), RunFolder(folder.path.parents[1])
+    require_own(run)
     # Looked at now, and kept: what the checkout becomes while this runs is not what runs.
     provenance.commit()
     provenance.package_sha256()
     cell = read_cell(folder)
-    if cell.evaluated() or (stage == "train" and cell.trained()):
+    if _finished(cell, stage):
         return State.FINISHED
     try:
         with join(environment, folder.path) as ranks, _lock(folder, ranks) as free:
             # Rank 0 alone knows, and all must leave together.
             if ranks.largest(not free):
                 return State.BUSY
+            # Another job may have finished it while this one started, or waited for the lock.
+            if ranks.largest(ranks.is_main and _finished(cell, stage)):
+                return State.FINISHED
             if ranks.is_main:
                 folder.failure_file.unlink(missing_ok=True)
                 _keep_diff(run)
@@ -70,6 +77,10 @@ def run_cell(
     except Exception as error:
         _record_failure(folder, stage, environment.rank, error, started)
         raise
+
+
+def _finished(cell: Cell, stage: Stage) -> bool:
+    return cell.evaluated() or (stage == "train" and cell.trained())
 
 
 def _keep_diff(run: RunFolder) -> None:
@@ -108,7 +119,7 @@ def _lock(folder: CellFolder, ranks: Ranks) -> Iterator[bool]:
     # A job that Slurm has put back into the queue may start before the processes of its last start are gone.
     patience = _SECONDS_FOR_AN_EARLIER_START if "SLURM_JOB_ID" in os.environ else 0.0
     deadline = time.monotonic() + patience
-    with folder.lock_file.open("w") as file:
+    with open_regular(folder.lock_file, "a+b") as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -11,6 +11,7 @@ from pathlib import Path
 from hpcseg.counted import counted
 from hpcseg.errors import ConfigError, HpcsegError, IncompleteError
 from hpcseg.jobfile import find_job, load_job
+from hpcseg.runs.gate import require_own
 from hpcseg.runs.grid import Cell, Grid, plan, planned_cells, read_plan
 from hpcseg.runs.names import short_names
 from hpcseg.runs.record import CellFolder, RunFolder, newest_run
@@ -32,7 +33,8 @@ def plan_run(job: str | None, data: Path, run: Path | None, overrides: Sequence[
         overrides: as the option --set.
 
     Raises:
-        ConfigError: the job cannot be used, or its tiles or its noise do not fit on these slices.
+        ConfigError: the job cannot be used, its tiles or its noise do not fit on these slices, or there is a run that
+            is not the user's own.
         DatasetError: the data set cannot be used, is too small for a split, or was packed before what a setting goes by
             was measured.
     """
@@ -46,7 +48,9 @@ def plan_run(job: str | None, data: Path, run: Path | None, overrides: Sequence[
     for config in dict.fromkeys(cell.data for cell in described.cells):
         lay_out(info, config)
     check_noise(described.cells, info)
-    return plan(described, RunFolder(run or RUNS / described.name), data, info.data_sha256)
+    folder = RunFolder(run or RUNS / described.name)
+    require_own(folder)
+    return plan(described, folder, data, info.data_sha256)
 
 
 def is_the_papers(data_sha256: str) -> bool:
@@ -74,6 +78,13 @@ def find_run(run: Path | None) -> RunFolder:
         there = f"There are {', '.join(known[:_MOST_LISTED])}." if known else f"There is none under {RUNS}/ either."
         raise IncompleteError(f"There is no run {run}. {there}")
     return RunFolder(run)
+
+
+def find_own_run(run: Path | None) -> RunFolder:
+    """As `find_run`, for who acts upon what the run says; raises ConfigError where it is not the user's own."""
+    found = find_run(run)
+    require_own(found)
+    return found
 
 
 def choose_cells(

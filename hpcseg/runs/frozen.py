@@ -15,6 +15,7 @@ from pathlib import Path
 
 from hpcseg.errors import HpcsegError, IncompleteError
 from hpcseg.files import write_bytes
+from hpcseg.runs.gate import claim
 from hpcseg.runs.provenance import ORIGIN, commit, diff, files_sha256, package_files
 from hpcseg.runs.record import RunFolder, read_json
 
@@ -34,6 +35,7 @@ def freeze(run: RunFolder, *, write: bool = True) -> Path:
         The absolute path of the copy: the folder that has to be on the path of Python.
 
     Raises:
+        ConfigError: the run is not the user's own.
         HpcsegError: the file system refuses, or the path cannot be on the path of Python.
     """
     package = package_files()
@@ -45,6 +47,7 @@ def freeze(run: RunFolder, *, write: bool = True) -> Path:
         )
     if not write:
         return folder
+    claim(run)
     for name, content in package.items():
         path = folder / "hpcseg" / name
         if not (path.is_file() and path.read_bytes() == content):

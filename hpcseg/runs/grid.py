@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +24,12 @@ from hpcseg.runs.record import (
     check_types,
     read_json,
     read_lines,
-    write_json,
+    read_record,
+    write_record,
     write_text,
 )
 from hpcseg.runs.state import State
+from hpcseg.text import has_controls, is_cell_id
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,8 @@ class Cell:
     def stopped_at(self) -> float | None:
         """When it was told to stop, in UTC seconds, if it did and nothing has happened since."""
         last = (read_lines(self.folder.events_file) or [{}])[-1]
-        return float(last["time"]) if last.get("event") in STOPS.values() else None
+        time = last.get("time") if last.get("event") in STOPS.values() else None
+        return float(time) if isinstance(time, int | float) else None
 
 
 @dataclass(frozen=True)
@@ -135,11 +139,11 @@ def write_plan(grid: Grid) -> None:
         # A cell keeps the command that planned it first; and thousands of files need not be written each time.
         file = cell.folder.config_file
         if not _says(file, content) and not (file.exists() and cell.evaluated()):
-            write_json(file, {**content, "command": command_line()}, durable=False)
+            write_record(file, {**content, "command": command_line()}, durable=False)
     changed = diff_sha256()
     if changed:
         write_text(grid.run.diff_file(changed), diff())
-    write_json(
+    write_record(
         grid.run.grid_file,
         {
             "schema": SCHEMA,
@@ -182,25 +186,33 @@ def read_plan(run: RunFolder) -> dict[str, Any]:
     Raises:
         IncompleteError: the run has none that this version can read.
     """
-    plan = read_json(run.grid_file)
-    if plan.get("schema") != SCHEMA:
-        raise IncompleteError(f"{run.grid_file} is of schema {plan.get('schema')}; this hpcseg reads schema {SCHEMA}.")
+    plan = read_record(run.grid_file)
     try:
         check_types(plan, _PLAN)
         check_types(plan, {"numerics": int} if "numerics" in plan else {"code_sha256": str})
         for entry in plan["cells"]:
             check_types(entry, {"id": str, **dict.fromkeys(_SECTIONS, dict)})
-            if entry["id"] in ("", ".", "..") or Path(entry["id"]).name != entry["id"]:
+            if not is_cell_id(entry["id"]):
                 raise ValueError(f"{entry['id']!r} is no id of a cell")
+        if has_controls(plan["job"]):
+            raise ValueError(f"its job is {plan['job']!a}")
     except (TypeError, ValueError) as error:
         raise IncompleteError(f"{run.grid_file} is damaged: {error}. Run `hpcseg grid` again.") from None
-    return plan
+    return {**plan, "command": _quoted(plan["command"])}
+
+
+def _quoted(command: str) -> str:
+    """A command of a run that may be somebody else's, so that a shell takes each word as it is: no `; rm`."""
+    try:
+        return shlex.join(shlex.split(command))
+    except ValueError:
+        return shlex.quote(command)
 
 
 def command_that_runs(plan: Mapping[str, Any]) -> str:
     """The command that planned a run, where it is one that runs cells, else one of the same job."""
     command = str(plan["command"])
-    return command if command.startswith("hpcseg grid") else f"hpcseg grid --job {plan['job']}"
+    return command if command.startswith("hpcseg grid") else f"hpcseg grid --job {shlex.quote(plan['job'])}"
 
 
 def planned_cells(run: RunFolder, plan: Mapping[str, Any]) -> tuple[Cell, ...]:
@@ -217,7 +229,7 @@ def read_grid(run: RunFolder) -> Grid:
     """
     content, where = read_plan(run), str(run.grid_file)
     cells = planned_cells(run, content)
-    first = read_json(cells[0].folder.config_file)
+    first = read_record(cells[0].folder.config_file)
     data_file = (cells[0].folder.path / str(first.get("data_file"))).resolve()
     job = JobConfig(
         name=content["job"],
@@ -231,7 +243,7 @@ def read_grid(run: RunFolder) -> Grid:
 
 def read_cell(folder: CellFolder) -> Cell:
     """A cell from its folder's config.json; raises IncompleteError where there is none that can be read."""
-    return _cell(folder, read_json(folder.config_file), folder.config_file)
+    return _cell(folder, read_record(folder.config_file), folder.config_file)
 
 
 def _cell(folder: CellFolder, entry: Mapping[str, Any], where: Path) -> Cell:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import torch
 from torch import nn
 
 from hpcseg.data.batches import TileSource, open_source
 from hpcseg.errors import ConfigError, HpcsegError, IncompleteError
 from hpcseg.learn import checkpoint
 from hpcseg.learn.ranks import Ranks
-from hpcseg.learn.unet import build_unet
+from hpcseg.learn.unet import UNet
 from hpcseg.runs import provenance
 from hpcseg.runs.grid import Cell, check_numerics
 from hpcseg.runs.machine import device_facts
@@ -47,20 +48,23 @@ def load_model(cell: Cell, classes: int) -> tuple[nn.Module, str]:
     if not cell.folder.model_file.exists():
         raise IncompleteError(f"{cell.id} has no trained model yet. Run `hpcseg grid` first.")
     config = cell.config.train
-    model = build_unet(
-        classes=classes, width=config.width, depth=config.depth, batch_norm=config.batch_norm, seed=config.seed
-    )
+    # Without memory, so that a config.json that lies about the network costs nothing.
+    with torch.device("meta"):
+        model = UNet(classes=classes, width=config.width, depth=config.depth, batch_norm=config.batch_norm)
+    wanted = {name: (tensor.shape, tensor.dtype) for name, tensor in model.state_dict().items()}
     remedy = "Delete it, then run `hpcseg grid` again."
     try:
         weights = checkpoint.load(cell.folder.model_file)
-        model.load_state_dict(weights)
     except HpcsegError as error:
         raise HpcsegError(f"{error} {remedy}") from None
-    except RuntimeError:
-        raise HpcsegError(
-            f"{cell.folder.model_file} does not hold the U-Net that config.json describes. {remedy}"
-        ) from None
+    if {name: _form(tensor) for name, tensor in weights.items()} != wanted:
+        raise HpcsegError(f"{cell.folder.model_file} does not hold the U-Net that config.json describes. {remedy}")
+    model.to_empty(device="cpu").load_state_dict(weights)
     return model, checkpoint.weights_sha256(weights)
+
+
+def _form(tensor: Any) -> Any:
+    return (tensor.shape, tensor.dtype) if isinstance(tensor, torch.Tensor) else None
 
 
 def planned_provenance(cell: Cell, ranks: Ranks) -> dict[str, Any]:

@@ -109,11 +109,16 @@ def now() -> str:
 
 
 def command_line() -> str:
-    """The command as it was typed, with the program's name in place of its path; of a notebook what it calls."""
+    """The command as it was typed, with the program's name in place of its path; of a notebook what it calls.
+
+    Without what --setup says: those lines may hold a password or a key, and records are published.
+    """
     program = Path(sys.argv[0]).name
     if program in _KERNELS:
         return "hpcseg.api"
-    return shlex.join(["hpcseg" if program == "__main__.py" else program, *sys.argv[1:]])
+    words = ["hpcseg" if program == "__main__.py" else program, *sys.argv[1:]]
+    shown = ["..." if before == "--setup" else word for before, word in zip(["", *words], words, strict=False)]
+    return shlex.join("--setup=..." if word.startswith("--setup=") else word for word in shown)
 
 
 @functools.cache

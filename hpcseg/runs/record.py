@@ -23,13 +23,17 @@
                    extremes.npz        pictures of the best and of the worst test slice, of a bounded size
                    failure.json        why the last attempt ended, if it failed
 
-The small files of a cell are a complete record: `hpcseg report --publish` copies exactly them.
+The small files of a cell are a complete record: `hpcseg report --publish` copies exactly them. grid.json, config.json,
+training.json, evaluation.json and the baselines carry a checksum of their own content; training.json has that of
+metrics.jsonl, evaluation.json those of slices.jsonl and of the pictures.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import reprlib
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -38,9 +42,15 @@ from typing import Any
 
 from hpcseg.config import NoiseLevel
 from hpcseg.errors import ConfigError, IncompleteError
-from hpcseg.files import write_bytes
+from hpcseg.files import make_folder, open_regular, read_regular, write_bytes
 
-SCHEMA = 1
+SCHEMA = 2
+"""Of records with a checksum. Those of schema 1 have none, and are read as ever."""
+_CHECKSUM = "content_sha256"
+MOST_BYTES = 64 * 2**20
+"""Of a file of JSON that is read: the plan of ten thousand cells takes a sixth of it."""
+MOST_BYTES_OF_LINES = 2**30
+"""Of a .jsonl file that is read: a submission of ten thousand cells is a line of half a megabyte."""
 STOPS = {"train": "stop", "evaluate": "evaluation stopped"}
 """What events.jsonl calls it that a stage was told to stop, and did."""
 
@@ -140,7 +150,7 @@ class RunFolder:
 
     def code(self, package_sha256: str) -> Path:
         """The frozen copy of the package with this hash; this folder is what has to be on the path of Python."""
-        return self.path / "code" / package_sha256[:16]
+        return self.codes / package_sha256[:16]
 
     @property
     def submissions_file(self) -> Path:
@@ -159,6 +169,11 @@ class RunFolder:
         return self.path / "logs"
 
     @property
+    def codes(self) -> Path:
+        """Where the frozen copies of the package are."""
+        return self.path / "code"
+
+    @property
     def report(self) -> Path:
         return self.path / "report"
 
@@ -170,13 +185,17 @@ class RunFolder:
         """What needs no network on one test set, by the name that `runs.baseline` gives it."""
         return self.baselines / f"{name}.json"
 
+    @property
+    def cells(self) -> Path:
+        return self.path / "cells"
+
     def cell(self, cell_id: str) -> CellFolder:
         """The folder of a cell by its id."""
-        return CellFolder(self.path / "cells" / cell_id)
+        return CellFolder(self.cells / cell_id)
 
     def cell_folders(self) -> list[CellFolder]:
         """All cell folders that exist, sorted by id, whether or not the grid still lists them."""
-        return [CellFolder(path) for path in sorted((self.path / "cells").glob("*/")) if path.is_dir()]
+        return [CellFolder(path) for path in sorted(self.cells.glob("*/")) if path.is_dir()]
 
 
 def newest_run(runs: Path) -> RunFolder:
@@ -191,36 +210,83 @@ def newest_run(runs: Path) -> RunFolder:
     return RunFolder(grids[-1].parent)
 
 
-def write_json(path: Path, content: Mapping[str, Any], *, durable: bool = True) -> None:
+def write_json(path: Path, content: Mapping[str, Any], *, durable: bool = True, private: bool = False) -> None:
     """Write a JSON file so that a reader, or a crash, sees the old content or the new and never a part."""
-    write_text(path, json.dumps(content, indent=1) + "\n", durable=durable)
+    write_text(path, json.dumps(content, indent=1) + "\n", durable=durable, private=private)
 
 
-def write_text(path: Path, text: str, *, durable: bool = True) -> None:
-    """Write a text file so that it is seen whole or not at all; `durable` as in `files.replacing`.
+def write_record(path: Path, content: Mapping[str, Any], *, durable: bool = True) -> None:
+    """Write a record with the checksum of its content, by which `read_json` sees whether it was changed since."""
+    # As a reader will find it: a tuple becomes a list, and a number that is a key a text.
+    stored = json.loads(json.dumps(content))
+    stored.pop(_CHECKSUM, None)
+    write_json(path, {**stored, _CHECKSUM: _content_sha256(stored)}, durable=durable)
+
+
+def _content_sha256(stored: Mapping[str, Any]) -> str:
+    """Of the rest of a record, whatever the order of its keys and the blanks between them."""
+    rest = {key: value for key, value in stored.items() if key != _CHECKSUM}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def write_text(path: Path, text: str, *, durable: bool = True, private: bool = False) -> None:
+    """Write a text file so that it is seen whole or not at all; `durable` and `private` as in `files.replacing`.
 
     Raises:
         HpcsegError: the file system refuses.
     """
     # A command line in it may name a file that is no text.
-    write_bytes(path, text.encode(errors="backslashreplace"), durable=durable)
+    write_bytes(path, text.encode(errors="backslashreplace"), durable=durable, private=private)
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON file of a run.
 
     Raises:
+        ChangedError: it has a checksum, and that is of another content.
         IncompleteError: it is not there, or holds no JSON object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_regular(path, MOST_BYTES).decode())
     except OSError as error:
         raise IncompleteError(f"{path} cannot be read: {error.strerror}.") from None
     except (ValueError, RecursionError) as error:
         raise IncompleteError(f"{path} is damaged: {error}. Delete it, then run `hpcseg grid` again.") from None
     if not isinstance(content, dict):
         raise IncompleteError(f"{path} holds no record. Delete it, then run `hpcseg grid` again.")
+    if _CHECKSUM in content and content[_CHECKSUM] != _content_sha256(content):
+        raise ChangedError(f"{path} {CHANGED}. {_PUT_BACK}")
     return content
+
+
+class ChangedError(IncompleteError):
+    """A record is not what was written."""
+
+
+CHANGED = "was changed after it was written, by its checksum"
+"""What is said of such a record."""
+_PUT_BACK = "Put back what it was, or delete it and run `hpcseg grid` again."
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read a record: a JSON file of a known schema, which is what was written.
+
+    Raises:
+        ChangedError: its checksum is of another content.
+        IncompleteError: it is not there, holds no JSON object, is of another schema or has lost its checksum.
+    """
+    content = read_json(path)
+    if wrong := wrong_schema(content):
+        raise IncompleteError(f"{path} {wrong}. {_PUT_BACK}")
+    return content
+
+
+def wrong_schema(content: Mapping[str, Any]) -> str:
+    """What is wrong with the schema of a record that `read_json` has read, as the rest of a sentence; else empty."""
+    schema = content.get("schema")
+    if type(schema) is not int or not 1 <= schema <= SCHEMA:
+        return f"is of schema {schema}, and this hpcseg reads schemas 1 to {SCHEMA}"
+    return CHANGED if schema == SCHEMA and _CHECKSUM not in content else ""
 
 
 _BASELINE = {
@@ -239,9 +305,9 @@ def read_baselines(run: RunFolder) -> list[dict[str, Any]]:
 
 
 def read_baseline(path: Path) -> dict[str, Any] | None:
-    """One file of `RunFolder.baselines`; None where it is not there, is damaged or of another schema."""
+    """One file of `RunFolder.baselines`; None where it is not there, is damaged, changed or of another schema."""
     try:
-        content = read_json(path)
+        content = read_record(path)
         check_types(content, _BASELINE)
         for types, parts in ((_POINT, content["points"]), (_SLICE, content["slices"])):
             for part in parts:
@@ -250,7 +316,7 @@ def read_baseline(path: Path) -> dict[str, Any] | None:
             NoiseLevel.from_record(point)
     except (IncompleteError, ConfigError, KeyError, TypeError, ValueError):
         return None
-    return content if content.get("schema") == SCHEMA else None
+    return content
 
 
 def check_types(record: Mapping[str, Any], types: Mapping[str, type]) -> None:
@@ -264,7 +330,7 @@ def check_types(record: Mapping[str, Any], types: Mapping[str, type]) -> None:
             raise ValueError(f"it has no {key}")
         value = record[key]
         if not isinstance(value, (int, float) if wanted is float else wanted) or isinstance(value, bool):
-            raise ValueError(f"{key} is {value!r}")
+            raise ValueError(f"{key} is {reprlib.repr(value)}")
 
 
 def append_event(path: Path, event: str, **details: Any) -> None:
@@ -272,7 +338,7 @@ def append_event(path: Path, event: str, **details: Any) -> None:
 
     It is on the disk when this returns. What a crash or a full disk has left of a line before it is lost alone.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     append_lines(path, [{"time": round(time.time(), 3), "event": event, **details}], durable=True)
 
 
@@ -285,7 +351,7 @@ def append_lines(path: Path, lines: Iterable[Mapping[str, Any]], *, durable: boo
         durable: they are on the disk when this returns.
     """
     text = "".join(json.dumps(line) + "\n" for line in lines).encode()
-    with path.open("a+b") as file:
+    with open_regular(path, "a+b") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
             text = text if file.read(1) == b"\n" else b"\n" + text
@@ -296,15 +362,27 @@ def append_lines(path: Path, lines: Iterable[Mapping[str, Any]], *, durable: boo
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """All complete lines of a .jsonl file; an unfinished last line (a crash) is left out, no file is no lines."""
-    if not path.exists():
+    """All complete lines of a .jsonl file; an unfinished last line (a crash) is left out, no file is no lines.
+
+    Raises:
+        IncompleteError: it is there, and cannot be read.
+    """
+    return [line for line in read_all_lines(path) if line is not None]
+
+
+def read_all_lines(path: Path) -> list[dict[str, Any] | None]:
+    """All lines of a .jsonl file, None for one that holds no object; else as `read_lines`."""
+    try:
+        content = read_regular(path, MOST_BYTES_OF_LINES)
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    lines = []
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    except OSError as error:
+        raise IncompleteError(f"{path} cannot be read: {error.strerror}.") from None
+    lines: list[dict[str, Any] | None] = []
+    for text in content.decode(errors="replace").splitlines():
         try:
             line = json.loads(text)
         except (ValueError, RecursionError):
-            continue
-        if isinstance(line, dict):
-            lines.append(line)
+            line = None
+        lines.append(line if isinstance(line, dict) else None)
     return lines

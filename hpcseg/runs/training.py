@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +22,7 @@ from hpcseg.runs.grid import Cell
 from hpcseg.runs.heartbeat import Heartbeat, say_what_is_lost
 from hpcseg.runs.inputs import planned_provenance, planned_source, seconds_between_checkpoints
 from hpcseg.runs.machine import describe_process, peak_memory_mib
-from hpcseg.runs.record import SCHEMA, STOPS, CellFolder, append_event, read_json, read_lines, write_json, write_text
+from hpcseg.runs.record import SCHEMA, STOPS, CellFolder, append_event, read_json, read_lines, write_record, write_text
 
 
 def train(
@@ -94,7 +95,9 @@ def train(
     if ranks.is_main:
         weights = trainer.model.state_dict()
         checkpoint.save(cell.folder.model_file, weights)
-        write_json(
+        # Once more: a kill between a checkpoint and its epoch's line leaves that out.
+        metrics = _write_metrics(cell.folder, position.history)
+        write_record(
             cell.folder.training_file,
             {
                 "schema": SCHEMA,
@@ -118,6 +121,7 @@ def train(
                 "validation_confusion": kept["validation_confusion"],
                 "split_sha256": source.split.sha256(),
                 **_gap(cell, source),
+                "metrics_sha256": hashlib.sha256(metrics.encode()).hexdigest(),
                 "model_sha256": checkpoint.weights_sha256(weights),
                 "provenance": planned_provenance(cell, ranks),
             },
@@ -156,5 +160,8 @@ def _starts(folder: CellFolder) -> list[dict[str, Any]]:
     return [line for line in read_lines(folder.events_file) if line.get("event") in ("start", "resume")]
 
 
-def _write_metrics(folder: CellFolder, history: list[dict[str, Any]]) -> None:
-    write_text(folder.metrics_file, "".join(json.dumps(line) + "\n" for line in history))
+def _write_metrics(folder: CellFolder, history: list[dict[str, Any]]) -> str:
+    """Write metrics.jsonl; returns its text."""
+    text = "".join(json.dumps(line) + "\n" for line in history)
+    write_text(folder.metrics_file, text)
+    return text

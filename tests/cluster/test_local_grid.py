@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -98,6 +99,19 @@ def test_a_cell_that_another_process_runs_is_passed_over(job, tiny_dataset):
         fcntl.flock(held, fcntl.LOCK_EX)
         assert "1x1: run by another process" in grid(tiny_dataset)
     assert not (cell / "evaluation.json").exists()
+
+
+def test_no_module_of_the_current_folder_is_run_in_place_of_one_of_ours(job, tiny_dataset, tiny_folder):
+    for module in ("submitit", "hpcseg", "multiprocessing"):
+        (job / f"{module}.py").write_text(f"open({str(job / 'canary')!r}, 'w')\nraise SystemExit('planted')\n")
+    console_script = str(Path(sys.executable).with_name("hpcseg"))
+    for arguments in (
+        ["pack", str(tiny_folder), "-o", "packed.h5"],
+        ["grid", "--local", "--job", "tiny.toml", "--data", str(tiny_dataset), "--set", "data.tiles=1x1"],
+    ):
+        answer = subprocess.run([console_script, *arguments], cwd=job, capture_output=True, text=True, timeout=240)
+        assert answer.returncode == 0, answer.stderr
+    assert not (job / "canary").exists()
 
 
 def test_a_cell_of_changed_data_is_another_cell(job, tiny_dataset, tiny_folder):

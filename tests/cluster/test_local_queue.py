@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -11,17 +12,17 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import cloudpickle
 import pytest
+import submitit.local.local
 
-from hpcseg.cluster import local
+from hpcseg.cluster import local, worker
 from hpcseg.cluster.cancel import cancel_cells
 from hpcseg.cluster.local import find_slots, run_locally
 from hpcseg.cluster.states import run_status
 from hpcseg.errors import ConfigError
 from hpcseg.jobfile import find_job, load_job
 from hpcseg.runs.grid import Cell, Grid, plan, write_plan
-from hpcseg.runs.record import RunFolder, write_json
+from hpcseg.runs.record import CellFolder, RunFolder, write_json
 
 ENDLESS = """
 [data]
@@ -39,26 +40,43 @@ train.seed = 0
 """
 
 
-class Stub:
-    """In CellTask's place: notes when it ran; what a rank does is decided by the test."""
+# In the worker's place: notes when it ran; what a rank does is decided by the test.
+RANK = """
+import os, signal, sys, time
 
+behaviour, cell, stage = sys.argv[1:]
+
+def note(word):
+    with open(os.path.join(os.path.dirname(cell), "log"), "a") as log:
+        log.write(f"{word} {time.monotonic()}\\n")
+
+note("start")
+if behaviour == "dies":
+    os.kill(os.getpid(), signal.SIGKILL)
+if behaviour == "rank 1 dies" and os.environ["SUBMITIT_LOCAL_GLOBALID"] == "1":
+    time.sleep(2)  # until all ranks have been seen
+    os.kill(os.getpid(), signal.SIGKILL)
+time.sleep(600 if behaviour == "rank 1 dies" else 1.5)
+note("end")
+"""
+
+
+class Canary:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return open, (self.path, "w")
+
+
+class Stub:
     behaviour = "sleeps"
 
-    def __init__(self, cell: str, stage: str) -> None:
-        self.cell = Path(cell)
-        self.behaviour = type(self).behaviour
-
-    def __call__(self) -> str:
-        rank = int(os.environ["SUBMITIT_LOCAL_GLOBALID"])
-        with (self.cell.parent / "log").open("a") as log:
-            log.write(f"start {time.monotonic()}\n")
-        if self.behaviour == "rank 1 dies" and rank == 1:
-            time.sleep(2)  # until all ranks have been seen
-            os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(600 if self.behaviour == "rank 1 dies" else 1.5)
-        with (self.cell.parent / "log").open("a") as log:
-            log.write(f"end {time.monotonic()}\n")
-        return "finished"
+    @classmethod
+    def command(cls, folder: CellFolder, stage: str) -> list[str]:
+        return [sys.executable, "-c", RANK, cls.behaviour, str(folder.path.resolve()), stage]
 
 
 @pytest.fixture
@@ -70,11 +88,8 @@ def grid(tmp_path) -> Grid:
 
 @pytest.fixture
 def stub(monkeypatch):
-    # The module of a test cannot be imported by the job, so the class itself goes into the pickle.
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    monkeypatch.setattr(local, "CellTask", Stub)
-    yield Stub
-    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+    monkeypatch.setattr(worker, "command", Stub.command)
+    return Stub
 
 
 @pytest.fixture(params=[signal.default_int_handler, signal.SIG_IGN], ids=["foreground", "background of a script"])
@@ -96,6 +111,22 @@ def test_a_rank_that_is_killed_does_not_leave_the_others_hanging(grid, stub, mon
     assert time.monotonic() - started < 60
     assert summary.failed == [grid.cells[0].id]
     assert "ended without a word" in said[-1][1]["error"] and Path(said[-1][1]["log"]).exists()
+
+
+def test_no_pickle_that_somebody_has_left_in_the_logs_is_loaded(tmp_path, grid, stub, monkeypatch):
+    """Numbers of processes can be guessed: here is one for the next job, and a killed rank writes none of its own."""
+    start, canary = submitit.local.local.start_controller, tmp_path / "canary"
+
+    def start_beside_a_pickle(*arguments, **options):
+        process = start(*arguments, **options)
+        for name in ("0_result", "submitted"):
+            (grid.run.logs / f"{process.pid}_{name}.pkl").write_bytes(pickle.dumps(Canary(canary)))
+        return process
+
+    monkeypatch.setattr(submitit.local.local, "start_controller", start_beside_a_pickle)
+    monkeypatch.setattr(stub, "behaviour", "dies")
+    summary = run_locally(grid.cells[:1], grid.run, slots=[()], ranks=1, on_event=lambda *_: None)
+    assert summary.failed == [grid.cells[0].id] and not canary.exists()
 
 
 def test_no_more_cells_run_at_once_than_there_are_slots(grid, stub):
@@ -188,3 +219,15 @@ def test_what_failed_before_is_no_failure_of_the_attempt_that_runs(grid, stub, m
     run_locally([cell], grid.run, slots=[()], ranks=1, on_event=lambda kind, of, details: told.append(details))
     assert (cell.folder.path.parent / "log").read_text().count("end") == 1, "it was not ended by us"
     assert "of yesterday" not in str(told)
+
+
+def test_a_full_disk_on_which_nothing_can_be_written_down_is_called_that(grid, stub, monkeypatch):
+    """As with 24 KiB left: room for the log's first lines, and none for what has ended the process."""
+    disk = os.statvfs(grid.run.path)
+    full = os.statvfs_result((disk.f_bsize, disk.f_frsize, disk.f_blocks, 2, 2, *disk[5:10]))
+    monkeypatch.setattr(os, "statvfs", lambda path: full)
+    said = []
+    run_locally(
+        grid.cells[:1], grid.run, slots=[()], ranks=1, on_event=lambda kind, cell, details: said.append(details)
+    )
+    assert "the disk is full" in said[-1]["error"]

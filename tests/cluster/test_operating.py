@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from fake_slurm import FakeSlurm, resources, send
+from fake_slurm import FakeSlurm, resources, send, trained
 from typer.testing import CliRunner, Result
 
 from hpcseg.cli.app import app
@@ -179,22 +179,78 @@ def test_cancel_of_the_whole_run_takes_its_report_too_and_a_dry_run_takes_nothin
     assert "None of these cells waits or runs" in hpcseg(grid, "cancel").output
 
 
+def beats(grid: Grid, pid: object) -> None:
+    """Cell 0 says that it runs on this machine as process `pid`."""
+    folder = grid.cells[0].folder
+    append_event(folder.events_file, "start")
+    write_json(
+        folder.progress_file,
+        {
+            "stage": "train", "epoch": 1, "epochs": 2, "step": 1, "steps_per_epoch": 2, "seconds_per_step": 1.0,
+            "host": socket.gethostname(), "pid": pid, "job_id": None, "time": time.time(),
+        },
+    )  # fmt: skip
+
+
 def test_cancel_tells_a_local_cell_to_stop(grid):
-    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
-        folder = grid.cells[0].folder
-        append_event(folder.events_file, "start")
+    holds = "import sys, time; lock = open(sys.argv[1], 'w'); print(flush=True); time.sleep(60)"
+    command = [sys.executable, "-c", holds, str(grid.cells[0].folder.lock_file)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
         ledger.book_local(grid.run, "train", grid.cells[0].id, "1")
-        write_json(
-            folder.progress_file,
-            {
-                "stage": "train", "epoch": 1, "epochs": 2, "step": 1, "steps_per_epoch": 2, "seconds_per_step": 1.0,
-                "host": socket.gethostname(), "pid": process.pid, "job_id": None,
-                "time": time.time(),
-            },
-        )  # fmt: skip
+        beats(grid, process.pid)
         said = hpcseg(grid, "cancel", grid.cells[0].id)
         assert f"process {process.pid} on this machine" in said.output
         assert process.wait(10) == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("booked", ["its number", "a path"])
+@pytest.mark.parametrize("pid", ["its number", -1, 0, 1, "1", None])
+def test_cancel_leaves_a_process_alone_that_is_not_known_to_be_the_cells(tmp_path, grid, monkeypatch, pid, booked):
+    """As told by a record that somebody has changed, or of a number that has gone to another process since."""
+    (tmp_path / "no process").mkdir()
+    (tmp_path / "no process/cmdline").write_text("submitit")
+    idle = [sys.executable, "-c", "import time; time.sleep(60)", "submitit", "hpcseg", str(grid.cells[0].folder.path)]
+    with subprocess.Popen(idle) as process:
+        job = str(process.pid) if booked == "its number" else f"..{tmp_path}/no process"
+        ledger.book_local(grid.run, "train", grid.cells[0].id, job)
+        beats(grid, process.pid if pid == "its number" else pid)
+        signalled: list[object] = []
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "kill", lambda *told: signalled.append(told))
+            for cells in ([grid.cells[0].id], []):
+                said = hpcseg(grid, "cancel", *cells)
+                assert said.exit_code == 0, said.output
+        assert process.poll() is None and signalled == []
+        process.kill()
+
+
+@pytest.mark.parametrize("job", ["--user=me", "100 101", "1_2_3", "../1"])
+def test_scancel_gets_ids_of_jobs_and_nothing_else(slurm, grid, job):
+    send(grid)
+    ledger.book(grid.run, "", "train", [grid.cells[0].id], job)
+    slurm.queue()
+    slurm.silent()
+    said = hpcseg(grid, "cancel", grid.cells[0].id)
+    assert said.exit_code == 0 and "no ids of jobs in Slurm: left alone" in said.output
+    assert not (slurm.folder / "cancelled").exists()
+
+
+def test_setup_lines_are_in_the_script_and_nowhere_that_is_published(slurm, grid, monkeypatch):
+    words = ["hpcseg", "grid", "--setup", "export KEY=hunter2", "--setup=export TOKEN=hunter2", "--mem", "9"]
+    monkeypatch.setattr(sys, "argv", words)
+    before = os.umask(0o022)
+    send(grid, setup=("export KEY=hunter2", "export TOKEN=hunter2"))
+    os.umask(before)
+    holders = [path for path in grid.run.path.rglob("*") if path.is_file() and b"hunter2" in path.read_bytes()]
+    scripts = [path for path in holders if not path.is_symlink() and path.name.endswith("_submission.sh")]
+    assert len(scripts) == 3 and all(slurm_script.stat().st_mode & 0o777 == 0o600 for slurm_script in scripts)
+    assert {path.resolve() for path in holders} == {grid.run.resources_file, *scripts}
+    assert grid.run.resources_file.stat().st_mode & 0o777 == 0o600
+    planned = "hpcseg grid --setup ... --setup=... --mem 9"
+    assert json.loads(grid.run.grid_file.read_text())["command"] == planned
+    assert planned in grid.run.submissions_file.read_text()
+    assert read_resources(grid.run).setup == ("export KEY=hunter2", "export TOKEN=hunter2"), "retry asks for the same"
 
 
 @pytest.fixture
@@ -299,7 +355,7 @@ def test_clean_removes_old_leftovers_and_no_result_no_last_log_and_nothing_of_a_
 def test_clean_takes_the_counts_of_an_evaluation_only_where_it_is_finished(failed):
     done, under_way = failed.cells[2], failed.cells[3]
     for cell in (done, under_way):
-        write_json(cell.folder.training_file, {})
+        trained(cell.folder)
         cell.folder.evaluation_checkpoint_file.touch()
         os.utime(cell.folder.evaluation_checkpoint_file, (0, 0))
     write_json(done.folder.evaluation_file, {"settings": dataclasses.asdict(done.config.evaluate)})

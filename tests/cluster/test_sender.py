@@ -56,7 +56,7 @@ def test_the_sbatch_script_of_the_trainings(slurm, grid):
         setup=("module load cuda", "source site.sh"), throttle=1,
     )  # fmt: skip
     logs = str(grid.run.logs.resolve())
-    script = re.sub(r"hpcseg-[0-9a-f]{12}", "TOKEN", slurm.scripts()[0])
+    script = re.sub(r"hpcseg-[0-9a-f]{8}-[0-9a-f]{12}", "TOKEN", slurm.scripts()[0])
     (code,) = (grid.run.path / "code").iterdir()
     script = script.replace(logs, "LOGS").replace(str(grid.run.path.resolve()), "RUN").replace(code.name, "HASH")
     assert script.replace(sys.executable, "PYTHON") == TRAINING

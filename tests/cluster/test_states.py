@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import socket
 import subprocess
 import sys
 import time
 
 import pytest
+from fake_slurm import trained
 from typer.testing import CliRunner
 
 from hpcseg.cli import status
 from hpcseg.cli.app import app
-from hpcseg.cluster import ledger, scheduler
+from hpcseg.cluster import ledger, scheduler, worker
 from hpcseg.cluster.scheduler import JobState
 from hpcseg.cluster.states import CellStatus, run_status
 from hpcseg.jobfile import find_job, load_job
@@ -122,8 +125,7 @@ def test_a_job_that_slurm_runs_is_called_by_what_the_cell_does_in_it(grid, slurm
     submit(grid)
     slurm({"100_0": JobState("RUNNING"), "100_1": JobState("COMPLETING")})
     assert [cell.state for cell in run_status(grid.run).status] == ["running", "running"]
-    for name in (grid.cells[0].folder.training_file, grid.cells[0].folder.model_file):
-        write_json(name, {})
+    trained(grid.cells[0].folder)
     submit(grid, "evaluate")
     assert first(grid).state == "evaluating"
 
@@ -204,9 +206,12 @@ def test_status_loads_no_torch(grid):
 
 
 def test_a_local_cell_that_has_not_taken_a_step_yet_runs(grid):
-    # As submitit starts it: its number and its command are all that there is while torch is loaded.
-    command = [sys.executable, "-c", "import sys; sys.stdin.read()", "submitit"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+    # As submitit starts it: its number and what it is to start are all that there is while torch is loaded.
+    command = [sys.executable, "-c", "import sys; sys.stdin.read()", "submitit.local._local"]
+    told = {"SUBMITIT_LOCAL_COMMAND": shlex.join(worker.command(grid.cells[0].folder, "train"))}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, env={**os.environ, **told}) as process:
+        ledger.book_local(grid.run, "train", grid.cells[1].id, str(process.pid))
+        assert run_status(grid.run).status[1].state == "failed", "another cell's, which has the number now"
         ledger.book_local(grid.run, "train", grid.cells[0].id, str(process.pid))
         assert (first(grid).state, first(grid).note) == ("running", "")
         process.communicate()
@@ -217,8 +222,7 @@ def test_a_local_cell_that_has_not_taken_a_step_yet_runs(grid):
 def test_a_local_cell_that_was_told_to_stop_is_stopped_by_you_until_something_else_happens_to_it(grid, stage, event):
     cell = grid.cells[0]
     if stage == "evaluate":
-        write_json(cell.folder.training_file, {})
-        cell.folder.model_file.touch()
+        trained(cell.folder)
     write_json(cell.folder.failure_file, {"error": "of yesterday", "rank": 0, "time": time.time() - 100})
     ledger.book_local(grid.run, stage, cell.id, "1")
     append_event(cell.folder.events_file, event)

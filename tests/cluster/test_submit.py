@@ -73,7 +73,9 @@ def test_a_dry_run_shows_cells_and_scripts_and_touches_nothing(slurm, grid):
 def test_a_dry_run_shows_the_script_that_sbatch_gets(slurm, grid):
     shown = submit_missing(grid, resources(grid), dry_run=True, resubmit=False).scripts[0]
     send(grid)
-    assert shown.replace("hpcseg-dry-run", "TOKEN") == re.sub(r"hpcseg-[0-9a-f]{12}", "TOKEN", slurm.scripts()[0])
+    assert shown.replace("hpcseg-dry-run", "TOKEN") == re.sub(
+        r"hpcseg-[0-9a-f]{8}-[0-9a-f]{12}", "TOKEN", slurm.scripts()[0]
+    )
 
 
 def test_a_site_with_room_for_few_jobs_gets_smaller_arrays_and_the_rest_waits(slurm, tmp_path):

@@ -26,6 +26,14 @@ def test_a_step_of_srun_has_its_tasks_as_ranks_and_its_granted_cores():
     )  # fmt: skip
     assert (environment.rank, environment.local_rank, environment.world_size) == (3, 1, 4)
     assert (environment.threads, environment.launch) == (1, "12-2-0")
+    assert not environment.one_node, "nobody has said so"
+
+
+@pytest.mark.parametrize(("nodes", "one_node"), [("1", True), ("2", False)])
+def test_whether_all_ranks_are_on_one_node_is_for_srun_to_say(nodes, one_node):
+    names = ("STEP_NUM_TASKS", "STEP_ID", "PROCID", "LOCALID")
+    environ = {f"SLURM_{name}": "0" for name in names} | {"SLURM_STEP_NUM_NODES": nodes}
+    assert read_environment(environ).one_node is one_node
 
 
 @pytest.mark.parametrize("environ", [{"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_JOB_ID": "12"}])

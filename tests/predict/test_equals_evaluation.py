@@ -16,7 +16,7 @@ from hpcseg.jobfile import JobConfig
 from hpcseg.predict.model_file import export, open_cell
 from hpcseg.runs.execute import run_cell
 from hpcseg.runs.grid import Cell, plan, read_cell, write_plan
-from hpcseg.runs.record import RunFolder
+from hpcseg.runs.record import RunFolder, write_record
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -45,7 +45,7 @@ def evaluated(cell: Cell, tile: int) -> Cell:
     """The cell with an evaluation whose slices are cut into tiles of this edge."""
     planned = json.loads(cell.folder.config_file.read_text())
     settings = dataclasses.replace(cell.config.evaluate, tile=tile)
-    cell.folder.config_file.write_text(json.dumps({**planned, "evaluate": dataclasses.asdict(settings)}))
+    write_record(cell.folder.config_file, {**planned, "evaluate": dataclasses.asdict(settings)})
     assert run_cell(cell.folder, "evaluate", should_stop=lambda: False) == "finished"
     return read_cell(cell.folder)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import os
 
 import h5py
 import mrcfile
@@ -17,6 +18,8 @@ from slice_folder import hpcseg
 from hpcseg.predict import layers
 from hpcseg.predict.model_file import Model, export, open_file
 from hpcseg.predict.volume import open_volume
+from hpcseg.runs.gate import why_foreign
+from hpcseg.runs.record import RunFolder
 from hpcseg.segment.network import Network, Wishes
 from hpcseg.slices import array
 
@@ -293,6 +296,31 @@ def test_fractions_are_those_of_the_labels_and_sum_to_one(model_file, slices, tm
     record = json.loads((tmp_path / "out" / "prediction.json").read_text())
     assert record["fractions"]["128"] == pytest.approx((labels == 128).mean())
     assert f"128: {(labels == 128).mean():.2%}" in answer.output
+
+
+def test_a_name_of_a_slice_is_no_formula_of_a_spreadsheet(model_file, slices, tmp_path):
+    names = ["+3.tif", "-3.tif", "=1+1.tif", "@SUM(A1).tif", "plain-1.tif"]
+    (tmp_path / "in").mkdir()
+    for name, pixels in zip(names, slices, strict=True):
+        tifffile.imwrite(tmp_path / "in" / name, pixels)
+    predict(model_file, tmp_path / "in", tmp_path / "out")
+    rows = csv.DictReader((tmp_path / "out" / "fractions.csv").read_text().splitlines())
+    assert {row["slice"] for row in rows} == {*(f"'{name}" for name in names[:4]), "plain-1.tif", "volume"}
+    assert sorted(path.name for path in (tmp_path / "out" / "labels").iterdir()) == names
+
+
+def test_nobody_else_may_write_to_a_prediction_whatever_the_umask(model_file, slices, tmp_path):
+    """Else no job would take it up: what others can write to is read, and never acted upon."""
+    (tmp_path / "in").mkdir()
+    tifffile.imwrite(tmp_path / "in" / "a.tif", slices[0])
+    before = os.umask(0o002)
+    try:
+        predict(model_file, tmp_path / "in", tmp_path / "new" / "out")
+    finally:
+        os.umask(before)
+    made = [tmp_path / "new", *(tmp_path / "new").rglob("*")]
+    assert len(made) > 4 and not [path for path in made if path.stat().st_mode & 0o022]
+    assert why_foreign(RunFolder(tmp_path / "new" / "out")) == ""
 
 
 def spoil_colour(folder):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import shutil
 import subprocess
@@ -233,7 +234,8 @@ def test_every_shipped_job_has_a_report_before_a_cell_is_finished(tmp_path, job)
 
 def test_a_published_folder_rebuilds_the_same_csvs_byte_for_byte(tmp_path, monkeypatch):
     monkeypatch.setattr("hpcseg.runs.grid.diff", lambda: "what was changed in the checkout")
-    monkeypatch.setattr("hpcseg.runs.grid.diff_sha256", lambda: "d" * 64)
+    changes = b"what was changed in the checkout"
+    monkeypatch.setattr("hpcseg.runs.grid.diff_sha256", lambda: hashlib.sha256(changes).hexdigest())
     grid = whole_run(tmp_path / "run")
     grid.cells[0].folder.evaluation_file.unlink()
     grid.cells[1].folder.failure_file.write_text('{"error": "no longer true"}')
@@ -261,6 +263,50 @@ def test_publishing_again_takes_back_what_the_run_no_longer_has(tmp_path):
     report = publish(grid.run, tmp_path / "published")
 
     assert grid.cells[0].id in [hole.subject for hole in report.content.holes]
+
+
+def test_no_diff_is_published_but_the_planned_one_and_nothing_through_a_link(tmp_path, monkeypatch):
+    changes = "what was changed"
+    monkeypatch.setattr("hpcseg.runs.grid.diff", lambda: changes)
+    monkeypatch.setattr("hpcseg.runs.grid.diff_sha256", lambda: hashlib.sha256(changes.encode()).hexdigest())
+    grid, target = tiny_run(tmp_path / "run"), tmp_path / "published"
+    (tmp_path / "id_rsa").write_text("secret")
+    (grid.run.path / "code-deadbeef.diff").symlink_to(tmp_path / "id_rsa")
+    (grid.run.path / "code-12345678.diff").write_text("of an earlier plan")
+    (planned,) = set(grid.run.path.glob("code-*.diff")) - {
+        grid.run.path / f"code-{name}.diff" for name in ("deadbeef", "12345678")
+    }
+    publish(grid.run, target)
+    assert [path.read_text() for path in target.glob("code-*.diff")] == [changes]
+
+    planned.write_text("another")
+    with pytest.raises(ConfigError, match="is not the diff that the run was planned with"):
+        publish(grid.run, target)
+    planned.unlink()
+    examples = grid.cells[0].folder.examples_file
+    examples.unlink(missing_ok=True)
+    examples.symlink_to(tmp_path / "id_rsa")
+    with pytest.raises(ConfigError, match=r"examples\.npz cannot be published: it is a link"):
+        publish(grid.run, target)
+    assert not any(path.is_file() and "secret" in path.read_text(errors="replace") for path in target.rglob("*"))
+
+
+@pytest.mark.parametrize("planned", [True, False])
+def test_the_command_says_what_it_publishes_and_which_diff_it_does_not(tmp_path, monkeypatch, planned):
+    sha256 = hashlib.sha256(b"what was changed").hexdigest()
+    monkeypatch.setattr("hpcseg.runs.grid.diff", lambda: "what was changed")
+    monkeypatch.setattr("hpcseg.runs.grid.diff_sha256", lambda: sha256 if planned else None)
+    run, out = tiny_run(tmp_path / "run").run, tmp_path / "published"
+    (run.path / "code-deadbeef.diff").write_text("PRIVATE KEY")
+
+    result = CliRunner().invoke(app, ["report", "--run", str(run.path), "--publish", str(out)])
+
+    assert result.exit_code == 0, result.output
+    assert [path.name for path in out.glob("*.diff")] == [run.diff_file(sha256).name] * planned
+    assert "code-deadbeef.diff is not published, since it is not what grid.json names." in result.stderr
+    assert (f"{run.diff_file(sha256).name} is published (0 kB): what was changed" in result.stderr) == planned
+    files = [path for path in out.rglob("*") if path.is_file()]
+    assert f"Published in {out}: {len(files)} files, " in result.stderr
 
 
 def test_publishing_over_a_run_or_over_another_job_is_refused(tmp_path):

@@ -23,7 +23,7 @@ from hpcseg.report.build import build_report, compare
 from hpcseg.report.curves import epochs
 from hpcseg.report.own import compared
 from hpcseg.runs.grid import write_plan
-from hpcseg.runs.record import RunFolder
+from hpcseg.runs.record import RunFolder, write_record
 
 SEEDS = "train.seed = [0, 1, 2]\n"
 
@@ -162,7 +162,7 @@ def test_runs_that_were_computed_otherwise_are_said_to_be(tmp_path):
         for stated in (content, content.get("provenance", {})):
             if "numerics" in stated:
                 stated["numerics"] = NUMERICS + 1
-        file.write_text(json.dumps(content))
+        write_record(file, content)
     assert "a with numerics 7, b with numerics 8" in " ".join(collect_to_compare(runs).notes)
 
 

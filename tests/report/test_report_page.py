@@ -19,6 +19,7 @@ from test_report_records import TINY_JOB, finish, plan, tiny_run
 
 from hpcseg.records.origin import queue_seconds
 from hpcseg.report.build import build_report
+from hpcseg.runs.record import write_record
 
 LARGE = '[[grid]]\ndata.tiles = "large"\ndata.split = ["shuffled", "blocked"]\ntrain.noise_fraction = 0.5\n'
 _VOID = {"meta", "img", "br", "link", "input", "path", "polyline"}
@@ -135,7 +136,7 @@ def test_a_title_or_a_command_cannot_bring_markup_in(tmp_path):
     training = json.loads(grid.cells[0].folder.training_file.read_text())
     for key in ("command", "device", "host"):
         training["provenance"][key] = hostile
-    grid.cells[0].folder.training_file.write_text(json.dumps(training))
+    write_record(grid.cells[0].folder.training_file, training)
     page = Page(written(tmp_path / "out", grid))
     assert "script" not in page.tags and len(page.sources) == page.tags.count("img")
     assert hostile in "".join(page.words)
@@ -165,7 +166,7 @@ def test_hours_are_of_threads_where_there_is_no_gpu_and_of_ranks_where_there_is(
     for cell, device in zip(grid.cells, ("CPU, 3 threads", "NVIDIA H200"), strict=True):
         training = json.loads(cell.folder.training_file.read_text())
         training["provenance"]["device"], training["seconds"] = device, 3600.0
-        cell.folder.training_file.write_text(json.dumps(training))
+        write_record(cell.folder.training_file, training)
     # 2 ranks: 2 GPU hours and 6 core hours, and an evaluation of 2 s on a device called CPU, of one thread, by each.
     cost = "2.00 GPU hours, 6.00 core hours, time in the queue not known here"
     assert cost in " ".join(Page(written(tmp_path / "out", grid)).words)

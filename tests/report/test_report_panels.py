@@ -18,7 +18,7 @@ from hpcseg.data.store import read_info
 from hpcseg.records.collect import collect
 from hpcseg.report.figures import draw
 from hpcseg.report.pictures import PICTURES
-from hpcseg.runs.record import RunFolder
+from hpcseg.runs.record import RunFolder, write_record
 
 NAMES = ("figure1", "figure4", "figure5", "figure6", "figure8", "figure9")
 JOB = """
@@ -85,7 +85,7 @@ def test_the_captions_say_which_model_it_is_and_that_the_papers_is_another(run, 
     shutil.copytree(run.path, copy)
     plan = json.loads((copy / "grid.json").read_text())
     plan["cells"] = [cell for cell in plan["cells"] if cell["train"]["weight_decay"]]
-    (copy / "grid.json").write_text(json.dumps(plan))
+    write_record(copy / "grid.json", plan)
     caption = draw("figure9", collect(RunFolder(copy))).caption
     assert "Model: large, blocked, 0 % noise" in caption and "The paper shows" not in caption
 

@@ -15,7 +15,7 @@ from hpcseg.report.answers import answers
 from hpcseg.report.build import build_report
 from hpcseg.report.paper_tables import table1, table2
 from hpcseg.report.table import table_csv
-from hpcseg.runs.record import write_json
+from hpcseg.runs.record import SCHEMA, write_record
 
 BLOCKED = '[[grid]]\ndata.tiles = "small"\ndata.split = "blocked"\ntrain.noise_fraction = 0.5\n'
 
@@ -93,7 +93,7 @@ def test_a_filter_of_other_settings_or_damaged_is_not_taken(tmp_path):
         {"data": {"tiles": "large"}},
         {"data_sha256": "6"},
         {"points": 3},
-        {"schema": 2},
+        {"schema": 3},
     ):
         baselines(grid, lambda _: 700, **changed)
         assert "`baselines`" in document(grid, tmp_path / "out"), changed
@@ -127,7 +127,7 @@ def baselines(grid, right, **changed) -> None:
         for level in grid.cells[0].config.evaluate.levels()
         for name, count in (("filter", right(level.sigma)), ("commonest class", 430))
     ]  # fmt: skip
-    content = {"schema": 1, "data": dataclasses.asdict(grid.cells[0].config.data), "evaluate_seed": 0}
+    content = {"schema": SCHEMA, "data": dataclasses.asdict(grid.cells[0].config.data), "evaluate_seed": 0}
     content |= {
         "data_sha256": grid.data_sha256,
         "commonest_class": 0,
@@ -138,7 +138,7 @@ def baselines(grid, right, **changed) -> None:
     }
     content |= {"split_sha256": "5", "class_values": [0, 128, 255], "points": points, **changed}
     (grid.run.path / "baselines").mkdir(exist_ok=True)
-    write_json(grid.run.path / "baselines" / "one.json", content)
+    write_record(grid.run.path / "baselines" / "one.json", content)
 
 
 def test_a_position_without_a_cell_is_a_dash_and_no_hole(tmp_path):

@@ -15,7 +15,7 @@ from hpcseg.jobfile import JobConfig
 from hpcseg.learn import checkpoint
 from hpcseg.runs.execute import run_cell
 from hpcseg.runs.grid import Cell, plan, read_cell, write_plan
-from hpcseg.runs.record import RunFolder, read_lines
+from hpcseg.runs.record import RunFolder, read_lines, write_record
 from hpcseg.segment import network
 from hpcseg.segment.slices import WholeSlices
 from hpcseg.segment.sweep import Sweep
@@ -157,7 +157,7 @@ def test_slices_are_cut_as_the_first_start_has_cut_them(trained, monkeypatch):
     for file in (trained.folder.evaluation_file, trained.folder.evaluation_checkpoint_file):
         file.unlink(missing_ok=True)
     free = dataclasses.replace(EVALUATE, tile=0)
-    trained.folder.config_file.write_text(json.dumps({**planned, "evaluate": dataclasses.asdict(free)}))
+    write_record(trained.folder.config_file, {**planned, "evaluate": dataclasses.asdict(free)})
     try:
         monkeypatch.setattr(network, "free_bytes", lambda device: 1e6)
         assert evaluate(trained, 8) == "stopped"
@@ -166,5 +166,5 @@ def test_slices_are_cut_as_the_first_start_has_cut_them(trained, monkeypatch):
         edge = json.loads(trained.folder.evaluation_file.read_text())["tile_edge"]
         assert 64 <= edge < 128
     finally:
-        trained.folder.config_file.write_text(json.dumps(planned))
+        write_record(trained.folder.config_file, planned)
         trained.folder.evaluation_file.unlink(missing_ok=True)

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
 from hpcseg.errors import HpcsegError, IncompleteError
+from hpcseg.runs import record
 from hpcseg.runs.record import append_event, newest_run, read_json, read_lines, write_json
 
 
@@ -49,3 +51,47 @@ def test_the_newest_run_is_the_one_planned_last(tmp_path):
         write_json(tmp_path / name / "grid.json", {})
         os.utime(tmp_path / name / "grid.json", (1e9 - age, 1e9 - age))
     assert newest_run(tmp_path).path.name == "b"
+
+
+def link(path: Path) -> None:
+    path.with_name("secret").write_text('{"event": "secret"}\n')
+    path.symlink_to(path.with_name("secret"))
+
+
+NO_FILES = {
+    "a link": (link, "it is a link"),
+    "a pipe": (os.mkfifo, "it is no regular file"),
+    "a link to a device": (lambda path: path.symlink_to("/dev/zero"), "it is a link"),
+    "a folder": (Path.mkdir, "it is no regular file"),
+    "a huge file": (lambda path: (path.touch(), os.truncate(path, 2**40)), "and at most .* are read"),
+}
+
+
+@pytest.mark.parametrize("read", [read_json, read_lines])
+@pytest.mark.parametrize(("make", "told"), NO_FILES.values(), ids=NO_FILES)
+def test_what_is_no_file_of_a_bounded_size_is_not_read(tmp_path, read, make, told):
+    make(tmp_path / "a.json")
+    with pytest.raises(IncompleteError, match=rf"a\.json cannot be read: .*{told}"):
+        read(tmp_path / "a.json")
+
+
+def test_a_device_without_an_end_is_not_read():
+    for read in (read_json, read_lines):
+        with pytest.raises(IncompleteError, match="/dev/zero cannot be read: it is no regular file"):
+            read(Path("/dev/zero"))
+
+
+def test_nothing_is_appended_through_a_link_and_no_pipe_is_waited_for(tmp_path):
+    precious = tmp_path / "bashrc"
+    precious.write_text("precious")
+    (tmp_path / "submissions.jsonl").symlink_to(precious)
+    os.mkfifo(tmp_path / "events.jsonl")
+    for name, told in (("submissions", "it is a link"), ("events", "it is no regular file")):
+        with pytest.raises(OSError, match=told):
+            append_event(tmp_path / f"{name}.jsonl", "cancelled")
+    assert precious.read_text() == "precious"
+
+
+def test_a_plan_of_ten_thousand_cells_can_be_read(tmp_path):
+    write_json(tmp_path / "grid.json", {"cells": [{"id": "x" * 255, "settings": "y" * 1500}] * 10_000})
+    assert (tmp_path / "grid.json").stat().st_size < record.MOST_BYTES / 2

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
+import resource
 import threading
 import time
 from pathlib import Path
@@ -20,8 +22,9 @@ from hpcseg.learn import checkpoint, precision
 from hpcseg.learn.ranks import Ranks
 from hpcseg.runs import execute
 from hpcseg.runs.execute import run_cell
-from hpcseg.runs.grid import Cell, plan, read_grid, write_plan
-from hpcseg.runs.record import RunFolder, read_lines, write_json
+from hpcseg.runs.grid import Cell, plan, read_cell, read_grid, write_plan
+from hpcseg.runs.inputs import load_model
+from hpcseg.runs.record import RunFolder, read_lines, write_json, write_record
 
 SETTINGS = {"width": 1, "depth": 1, "epochs": 1, "batch_size": 7, "precision": "fp32"}
 
@@ -51,7 +54,7 @@ def run(cell: Cell, stage: str = "train", *, steps: int | None = None) -> str:
 
 
 def change(file: Path, **values: object) -> None:
-    write_json(file, {**json.loads(file.read_text()), **values})
+    write_record(file, {**json.loads(file.read_text()), **values})
 
 
 def failure(cell: Cell) -> dict[str, object]:
@@ -121,7 +124,7 @@ def test_a_cell_of_another_numerics_number_is_refused(cell):
 def test_a_cell_of_before_numerics_numbers_is_refused(cell):
     planned = json.loads(cell.folder.config_file.read_text())
     del planned["numerics"]
-    write_json(cell.folder.config_file, {**planned, "code_sha256": "0" * 64})
+    write_record(cell.folder.config_file, {**planned, "code_sha256": "0" * 64})
     with pytest.raises(HpcsegError, match=r"was planned before there were numerics numbers"):
         run(cell)
 
@@ -146,6 +149,16 @@ def test_a_model_of_another_network_is_not_evaluated(trained):
     checkpoint.save(trained.folder.model_file, {"weight": torch.zeros(3)})
     with pytest.raises(HpcsegError, match=r"model\.pt does not hold the U-Net that config\.json describes"):
         run(trained, "evaluate")
+
+
+def test_a_config_that_lies_about_the_network_costs_no_memory(trained):
+    """A U-Net of width 1024 has 7.9 billion weights: 32 GB."""
+    planned = json.loads(trained.folder.config_file.read_text())
+    change(trained.folder.config_file, train={**planned["train"], "width": 1024, "depth": 4})
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(HpcsegError, match=r"model\.pt does not hold the U-Net that config\.json describes"):
+        load_model(read_cell(trained.folder), 3)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000, "in kB"
 
 
 def test_tiles_that_are_divided_in_another_way_are_not_tested_on(trained):
@@ -240,3 +253,20 @@ def test_a_start_under_slurm_waits_for_the_processes_of_the_last_one(cell, monke
     with cell.folder.lock_file.open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         assert run(cell, "evaluate") == "busy"
+
+
+def test_a_cell_that_another_job_finished_meanwhile_is_not_trained_again(cell, monkeypatch):
+    real = execute._lock
+
+    @contextlib.contextmanager
+    def slow(*arguments):
+        """The lock of a start that has waited until an earlier one was done."""
+        monkeypatch.setattr(execute, "_lock", real)
+        assert run(cell) == "finished"
+        with real(*arguments) as free:
+            yield free
+
+    monkeypatch.setattr(execute, "_lock", slow)
+    assert run(cell) == "finished"
+    events = [event["event"] for event in read_lines(cell.folder.events_file)]
+    assert events.count("start") == events.count("trained") == 1

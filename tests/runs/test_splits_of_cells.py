@@ -19,7 +19,7 @@ from hpcseg.learn import checkpoint
 from hpcseg.records.collect import collect
 from hpcseg.runs.execute import run_cell
 from hpcseg.runs.grid import Cell, plan, write_plan
-from hpcseg.runs.record import RunFolder, write_json
+from hpcseg.runs.record import RunFolder, write_record
 
 JOB = """
 [data]
@@ -112,7 +112,7 @@ def test_a_training_that_has_begun_on_other_tiles_of_a_slice_does_not_go_on(here
 
 def test_a_model_of_another_split_is_refused_with_what_may_have_changed_and_what_to_do(here):
     cell = make_cell(here / "dataset.h5", tiles="cover")
-    write_json(cell.folder.training_file, {**trained(cell), "split_sha256": "0" * 64})
+    write_record(cell.folder.training_file, {**trained(cell), "split_sha256": "0" * 64})
     told = r"An older hpcseg divided tiles that overlap, .* move .*cells/cover-.* away and run `hpcseg grid` again"
     with pytest.raises(HpcsegError, match=told):
         run_cell(cell.folder, "evaluate", should_stop=lambda: False)

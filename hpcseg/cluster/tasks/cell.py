@@ -24,9 +24,10 @@ class CellTask:
         self.stage = stage
 
     def __call__(self) -> State:
-        """Run in one rank; returns FINISHED, or outside Slurm BUSY.
+        """Run in one rank; returns FINISHED.
 
-        A stopped cell does not return: see `StopFlag.hand_over`.
+        A stopped cell does not return: see `StopFlag.hand_over`. Nor does one that another process runs: to Slurm a
+        return would be a finished training, and its evaluation would start.
         """
         from hpcseg.runs.execute import run_cell
         from hpcseg.runs.record import CellFolder
@@ -36,8 +37,7 @@ class CellTask:
         if outcome is State.STOPPED:
             stop.hand_over()
         stop.no_more()
-        if outcome is State.BUSY and submitit.JobEnvironment().cluster == "slurm":
-            # To Slurm a return would be a finished training, and its evaluation would start.
+        if outcome is State.BUSY:
             raise SystemExit(f"another process is still running this cell ({self.stage})")
         return outcome
 

@@ -26,7 +26,7 @@ class ReportTask:
         self._hpcseg("report").check_returncode()
 
     def _hpcseg(self, verb: str) -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run([sys.executable, "-m", "hpcseg", verb, "--run", self.run], check=False)
+        return subprocess.run([sys.executable, "-P", "-m", "hpcseg", verb, "--run", self.run], check=False)
 
     def checkpoint(self) -> Any:
         """A report that was interrupted starts again."""

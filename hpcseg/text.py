@@ -1,0 +1,48 @@
+"""Texts from elsewhere: which of their characters control a terminal, end a line of a script, or make a formula."""
+
+from __future__ import annotations
+
+import re
+
+from hpcseg.errors import ConfigError
+
+# C0, DEL and C1, what Unicode calls the ends of lines and paragraphs, and the marks that turn the direction of writing.
+_CONTROLS = r"\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069"
+_CONTROL = re.compile(f"[{_CONTROLS}]")
+_UNSHOWN = re.compile(rf"(?![\n\t])[{_CONTROLS}]")
+_CELL_ID = re.compile(r"[A-Za-z0-9._-]{1,255}")
+
+
+def has_controls(text: str) -> bool:
+    """Whether a text has a control character, line ends among them."""
+    return _CONTROL.search(text) is not None
+
+
+def refuse_controls(text: str, what: str) -> None:
+    """See that a text is one line without control characters: in a job's script the next line would be a command.
+
+    Args:
+        text: that goes to sbatch.
+        what: it is, as the error names it.
+
+    Raises:
+        ConfigError: it has one.
+    """
+    if has_controls(text):
+        raise ConfigError(f"{what} is {text!a}, and must have no line end and no other control character.")
+
+
+def for_terminal(text: str) -> str:
+    """A text without what a terminal obeys and does not show; line ends and tabs stay."""
+    # Nothing stands in their place: to a table they are no columns wide.
+    return _UNSHOWN.sub("", text)
+
+
+def is_cell_id(text: str) -> bool:
+    """Whether a text can be a cell's id: letters, digits, ".", "_" and "-", and the name of no other folder."""
+    return _CELL_ID.fullmatch(text) is not None and text not in (".", "..")
+
+
+def cell_text(text: str) -> str:
+    """A text for a CSV that a spreadsheet takes for no formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
