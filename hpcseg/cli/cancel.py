@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from hpcseg.cli import console
-from hpcseg.cli.options import AsJson
+from hpcseg.cli.options import AsJson, Run
 from hpcseg.counted import counted
 from hpcseg.runs.finding import choose_cells, find_own_run
 
 
 def cancel(
     cells: Annotated[list[str] | None, typer.Argument(help="Names, ids or patterns; none: the whole run.")] = None,
-    run: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="the newest in runs/")] = None,
+    run: Run = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be cancelled, do nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:

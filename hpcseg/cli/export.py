@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from hpcseg.cli import console
+from hpcseg.cli.options import Run
 from hpcseg.errors import ConfigError
 from hpcseg.runs.finding import find_trained
 
@@ -18,7 +19,7 @@ def export(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The file to write.", show_default="CELL.safetensors")
     ] = None,
-    run: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="the newest in runs/")] = None,
+    run: Run = None,
     data: Annotated[
         Path | None, typer.Option(help="The packed data set, should it have moved.", show_default=False)
     ] = None,

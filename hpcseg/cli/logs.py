@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from hpcseg.cli import console
-from hpcseg.cli.options import AsJson
+from hpcseg.cli.options import AsJson, Run
 from hpcseg.errors import ConfigError, IncompleteError
 from hpcseg.runs.finding import choose_cells, find_run, listing
 from hpcseg.runs.names import short_names
@@ -25,7 +25,7 @@ _SECONDS_BETWEEN_QUESTIONS = 10.0
 
 def logs(
     cells: Annotated[list[str] | None, typer.Argument(help="Names, ids or patterns.", show_default=False)] = None,
-    run: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="the newest in runs/")] = None,
+    run: Run = None,
     rank: Annotated[
         int | None, typer.Option(min=0, help="Rank whose log is shown.", show_default="the failed one, else 0")
     ] = None,

@@ -1,8 +1,9 @@
-"""The options that say what a cell's job asks of Slurm, for all verbs that ask."""
+"""The options of several verbs: a run and its data, and what a job asks of Slurm."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -30,6 +31,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on s
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Replace a setting of the job; repeatable."),
+]
+Run = Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="the newest in runs/")]
+MovedData = Annotated[
+    Path | None, typer.Option("--data", help="The packed data set of a cell, should it have moved.", show_default=False)
 ]
 ProfileName = Annotated[
     str | None, typer.Option("--profile", help="Name of a cluster profile, or its path.", rich_help_panel=_SLURM)

@@ -18,13 +18,27 @@ from hpcseg.cli.options import (
     CpusPerTask,
     Exclude,
     Mem,
+    MovedData,
     Partition,
     ProfileName,
     Qos,
+    Run,
     Setup,
     Time,
 )
-from hpcseg.cli.reading import AsPixels, Byteorder, Dtype, Header, Number, Shape, reading
+from hpcseg.cli.reading import (
+    AsPixels,
+    Byteorder,
+    DataSetName,
+    Dtype,
+    Every,
+    Header,
+    Number,
+    Percentiles,
+    Range,
+    Shape,
+    reading,
+)
 from hpcseg.counted import counted
 from hpcseg.errors import ConfigError
 from hpcseg.runs.finding import find_model, find_models, others_trained
@@ -35,28 +49,6 @@ if TYPE_CHECKING:
 
 _MOST_LISTED = 3
 _SLURM = "Slurm"
-
-DataSetName = Annotated[
-    str | None,
-    typer.Option(
-        "--dataset", help="Data set of an HDF5 file, array or level of a Zarr store.", show_default="the only one"
-    ),
-]
-Range = Annotated[
-    tuple[float, float] | None,
-    typer.Option("--range", metavar="LOW HIGH", help="Grey values for the ends of the training's scale."),
-]
-Percentiles = Annotated[
-    tuple[float, float] | None,
-    typer.Option(metavar="LOW HIGH", help="Map the volume's percentiles to those of the training slices."),
-]
-Every = Annotated[
-    int | None, typer.Option(min=1, help="For a quick look: every N-th slice only.", metavar="N", show_default="each")
-]
-Run = Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="the newest in runs/")]
-MovedData = Annotated[
-    Path | None, typer.Option("--data", help="The packed data set of a cell, should it have moved.", show_default=False)
-]
 
 
 def predict(

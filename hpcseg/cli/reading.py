@@ -1,4 +1,4 @@
-"""The options that say of a source what its files do not, for all verbs that read slices."""
+"""The options that say of a source what its files do not, and what of it is wanted, for all verbs that read slices."""
 
 from __future__ import annotations
 
@@ -13,6 +13,23 @@ if TYPE_CHECKING:
 
 _PANEL = "Reading"
 
+DataSetName = Annotated[
+    str | None,
+    typer.Option(
+        "--dataset", help="Data set of an HDF5 file, array or level of a Zarr store.", show_default="the only one"
+    ),
+]
+Range = Annotated[
+    tuple[float, float] | None,
+    typer.Option("--range", metavar="LOW HIGH", help="Grey values for the ends of the training's scale."),
+]
+Percentiles = Annotated[
+    tuple[float, float] | None,
+    typer.Option(metavar="LOW HIGH", help="Map the volume's percentiles to those of the training slices."),
+]
+Every = Annotated[
+    int | None, typer.Option(min=1, help="For a quick look: every N-th slice only.", metavar="N", show_default="each")
+]
 Number = Annotated[
     str | None,
     typer.Option(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from hpcseg.cli import console
 from hpcseg.cli.grid import cells_answer, run_here, show_submission, submission_answer
-from hpcseg.cli.options import MEMORY, TIME, AsJson
+from hpcseg.cli.options import MEMORY, TIME, AsJson, Run
 from hpcseg.errors import ConfigError
 from hpcseg.runs.finding import choose_cells, find_own_run
 from hpcseg.runs.names import short_names
@@ -18,7 +17,7 @@ from hpcseg.runs.names import short_names
 
 def retry(
     cells: Annotated[list[str] | None, typer.Argument(help="Names, ids or patterns; none: all that failed.")] = None,
-    run: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="the newest in runs/")] = None,
+    run: Run = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be tried again, do nothing.")] = False,
     mem: Annotated[
         float | None,

@@ -7,12 +7,12 @@ import dataclasses
 import json
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hpcseg.cli import console
+from hpcseg.cli.options import Run
 from hpcseg.counted import counted
 from hpcseg.runs.finding import choose_cells, find_run, others_trained
 from hpcseg.runs.names import short_names
@@ -46,7 +46,7 @@ def status(
     cells: Annotated[
         list[str] | None, typer.Argument(help="Names, ids or patterns; all without.", show_default=False)
     ] = None,
-    run: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="the newest in runs/")] = None,
+    run: Run = None,
     watch: Annotated[bool, typer.Option("--watch", help="Look again every few seconds until all have ended.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:

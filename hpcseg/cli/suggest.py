@@ -9,9 +9,20 @@ import typer
 from rich.table import Table
 
 from hpcseg.cli import console
-from hpcseg.cli.options import AsJson
-from hpcseg.cli.predict import DataSetName, Every, MovedData, Percentiles, Range, Run
-from hpcseg.cli.reading import AsPixels, Byteorder, Dtype, Header, Number, Shape, reading
+from hpcseg.cli.options import AsJson, MovedData, Run
+from hpcseg.cli.reading import (
+    AsPixels,
+    Byteorder,
+    DataSetName,
+    Dtype,
+    Every,
+    Header,
+    Number,
+    Percentiles,
+    Range,
+    Shape,
+    reading,
+)
 from hpcseg.counted import counted
 from hpcseg.runs.finding import find_all_trained
 
