@@ -104,8 +104,10 @@ def gap_notes(info: DatasetInfo) -> tuple[str, ...]:
             "blocked split must be a number. `hpcseg pack --force` packs them again.",
         )
     slices = info.shape[0]
+    if slices < _FEWEST_DIVIDED:
+        return ()
     gap = automatic_gap(info, slices, seed=0)
-    if slices < _FEWEST_DIVIDED or gap >= alike_numbers(info.alike_slices, info.numbers):
+    if gap >= alike_numbers(info.alike_slices, info.numbers):
         return ()
     return (
         f"slices are {in_words(info)}, but a blocked split leaves out only {left_out(info, gap)} between two sets, for "

@@ -30,6 +30,12 @@ from hpcseg.slices.source import Reading, Source, raise_faults, refusing
 _SUFFIXES = {".tif", ".tiff", ".btf", ".tf8", ".stk", ".ome"}
 _FORMATS = "a folder of TIFFs, a TIFF stack, HDF5 or NeXus, Zarr, MRC, NIfTI or raw pixels, or is not all there"
 _WHITE_IS_ZERO, _COLOUR_TABLE = 0, 3
+_OTHER_KINDS = {
+    b"\x1f\x8b": "gzip file; unpack it",
+    b"PK\x03\x04": "zip file",
+    b"\x89PNG": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+}
 _STK_PLANES = 33629
 # tifffile logs what it makes of a damaged file; whether that will do is decided, and told, here.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -172,6 +178,11 @@ def _read_pages(path: Path, *, described: bool = False, dataset: str | None = No
     with refusing(f"{path} is not {what}"):
         if not stat.S_ISREG(path.stat().st_mode):
             raise ValueError("it is no regular file")  # the writer of a pipe would never come
+        with path.open("rb") as file:
+            start = file.read(4)
+        for magic, kind in _OTHER_KINDS.items():
+            if start.startswith(magic):
+                raise ValueError(f"it is a {kind}")
         with tifffile.TiffFile(path) as tif:
             pages, offsets = list[_Page](), set[int]()
             for page in tif.pages:

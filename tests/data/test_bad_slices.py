@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import struct
 import subprocess
@@ -100,7 +101,8 @@ def test_labels_of_another_size_than_the_images_are_refused(good, output):
         ("a device", "it is no regular file"),
         ("a link to nowhere", "No such file"),
         ("a link to itself", "Too many levels of symbolic links"),
-        ("another format", "PNG"),
+        ("another format", "it is a PNG"),
+        ("a packed one", "it is a gzip file; unpack it"),
         ("a header alone", "it has no pages"),
     ],
 )
@@ -111,6 +113,8 @@ def test_what_is_no_tiff_file_is_refused_by_name(good, output, kind, told):
         os.mkfifo(file)
     elif kind == "another format":
         file.write_bytes(b"\x89PNG\r\n")
+    elif kind == "a packed one":
+        file.write_bytes(gzip.compress(b"II*\0"))
     elif kind == "a header alone":
         file.write_bytes(b"II*\0\0\0\0\0")
     else:
