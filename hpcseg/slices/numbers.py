@@ -112,7 +112,8 @@ def _decimals(
 ) -> tuple[_Column, str] | None:
     """The only decimal number in which names differ, of labels that of their images, in units of its last digit.
 
-    None where there is none, or the digits behind the point count: 1.9 and then 1.11, and not 0.05 and then 0.1.
+    None where there is none, or the digits behind the point count: 1.9 and then 1.11, and not 0.05 and then 0.1, nor
+    1.0, 1.25, 1.5 and 1.75, whose steps are equal.
     """
     runs, theirs = ([_DECIMAL.findall(stem) for stem in of] for of in (stems, known))
     if theirs and not any("." in number for of in theirs for number in of):
@@ -122,9 +123,14 @@ def _decimals(
         if len(differing) != 1 or {len(of) for of in runs} != {len(others[0])}:
             continue
         behind = [of[differing[0]].partition(".")[2] for of in others]
+        if not any(behind):
+            continue
+        digits = max(map(len, behind))
         counting = not any(part[:1] == "0" and len(part) > min(map(len, behind)) for part in behind)
-        if any(behind) and not (counting and len(_differing([_RUN.findall(".".join(of)) for of in others])) == 1):
-            digits, parts = max(map(len, behind)), [of[differing[0]].partition(".") for of in runs]
+        if _step([part.ljust(digits, "0") for part in behind]) and not _step([part or "0" for part in behind]):
+            counting = False
+        if not (counting and len(_differing([_RUN.findall(".".join(of)) for of in others])) == 1):
+            parts = [of[differing[0]].partition(".") for of in runs]
             faults += [
                 f"{name} has a number of more than {digits} decimal places, and those of the images have no more"
                 for name, (_, _, part) in zip(names, parts, strict=True)

@@ -26,6 +26,7 @@ NAMES = {
     "a point before a count": (["scan1.001.tif", "scan1.002.tif"], [1, 2]),
     "a point before a count beyond 10": (["scan1.0.tif", "scan1.9.tif", "scan1.11.tif"], [0, 9, 11]),
     "a point before a count beyond 100": (["scan1.00.tif", "scan1.99.tif", "scan1.101.tif"], [0, 99, 101]),
+    "quarters": (["z_1.0.tif", "z_1.25.tif", "z_1.5.tif", "z_1.75.tif"], [100, 125, 150, 175]),
     "millimetres": (["z=0.05mm.tif", "z=0.10mm.tif", "z=0.15mm.tif"], [5, 10, 15]),
     "below zero": (["t_-02.tif", "t_-01.tif", "t_00.tif"], [-2, -1, 0]),
     "nothing but below zero": (["t_-02.tif", "t_-01.tif"], [-2, -1]),
