@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy import ndimage
 
 from hpcseg.counted import counted
+from hpcseg.data.classes import IGNORED
+from hpcseg.data.evenly import evenly
 from hpcseg.data.grey import FAR
 from hpcseg.data.layout import automatic_gap
 from hpcseg.data.likeness import alike_numbers, usual_step
-from hpcseg.data.store import DatasetInfo
+from hpcseg.data.store import DatasetInfo, read_slices
 
 # Of the labelled pixels: few enough to be a mistake, too few to learn a class from.
 _RARE = 1e-4
@@ -18,11 +21,14 @@ _MOST_USUAL = 16
 _BELOW = 0.25
 # Each set has one.
 _FEWEST_DIVIDED = 3
+# Of a class that is nothing but the edge between two others: of how many slices, pixels, and share of them.
+_LOOKED_AT, _FEWEST_AT_EDGES, _NEARLY_ALL = 5, 20, 0.99
 
 
 def notes(info: DatasetInfo) -> tuple[str, ...]:
     """All of them."""
-    return *type_notes(info), *ignored_notes(info), *class_notes(info), *grey_notes(info), *gap_notes(info)
+    about_labels = (*ignored_notes(info), *class_notes(info), *edge_notes(info))
+    return *type_notes(info), *about_labels, *grey_notes(info), *gap_notes(info)
 
 
 def type_notes(info: DatasetInfo) -> tuple[str, ...]:
@@ -94,6 +100,26 @@ def class_notes(info: DatasetInfo) -> tuple[str, ...]:
             "signed values; a value that means no class is left out with --ignore."
         )
     return tuple(notes)
+
+
+def edge_notes(info: DatasetInfo) -> tuple[str, ...]:
+    """A note on a class that has pixels of lower and higher values beside it wherever it is, as interpolation makes."""
+    pixels, edges, most = np.zeros(IGNORED, int), np.zeros(IGNORED, int), len(info.class_values)
+    for index in evenly(info.shape[0], _LOOKED_AT) if 3 <= most <= _MOST_USUAL else ():
+        _, (label,) = read_slices(info.path, index, index + 1)
+        lowest = ndimage.minimum_filter(label, 3)
+        highest = ndimage.maximum_filter(np.where(label == IGNORED, 0, label), 3)
+        pixels += np.bincount(label[label < IGNORED], minlength=IGNORED)
+        edges += np.bincount(label[(lowest < label) & (label < highest) & (label < IGNORED)], minlength=IGNORED)
+    found = np.flatnonzero((edges > _NEARLY_ALL * pixels) & (pixels >= _FEWEST_AT_EDGES))
+    if not len(found):
+        return ()
+    one, of = found[0], counted(int(pixels[found[0]]), "pixel")
+    return (
+        f"{edges[one]} of {of} of {info.class_names[one]} in some labels have lower and higher values beside them. If "
+        "nobody drew this class, and labels were interpolated when they were resized, say which values are one class, "
+        f"with --classes, or leave it out: --ignore {info.class_values[one]}.",
+    )
 
 
 def gap_notes(info: DatasetInfo) -> tuple[str, ...]:
