@@ -54,9 +54,7 @@ def cancel_cells(status: RunStatus, cells: Collection[str], *, with_report: bool
         if cell.id not in wanted or (states[cell.id].idle and not unknown):
             continue
         process = _process_here(cell)
-        if not all(map(scheduler.is_job_id, in_slurm.get(cell.id, ()))):
-            found[cell.id] = f"{reprlib.repr(in_slurm[cell.id])} are no ids of jobs in Slurm: left alone"
-        elif cell.id in in_slurm:
+        if cell.id in in_slurm:
             jobs += in_slurm[cell.id]
             found[cell.id] = f"job {', '.join(in_slurm[cell.id])}"
         elif runs_cell(process, cell.folder):
@@ -75,7 +73,7 @@ def cancel_cells(status: RunStatus, cells: Collection[str], *, with_report: bool
             found[cell.id] = "runs on another machine, and has to be ended there"
     queues: set[int] = set()
     if with_report and found:
-        jobs += filter(scheduler.is_job_id, booked.reports[-1:])
+        jobs += booked.reports[-1:]
         queues = {queue for job in started.values() if (queue := queue_of(job.job_id)) is not None}
     if dry_run or not found:
         return found

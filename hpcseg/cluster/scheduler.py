@@ -33,7 +33,6 @@ _WORDS = {
 _NO_CONTROLLER = re.compile(
     r"establish a configuration source|process configuration file|contact slurm controller|establish control"
 )
-_JOB_ID = re.compile(r"[0-9]+(_[0-9]+)?")
 _STATES = {word: state for state, words in _WORDS.items() for word in words.split()}
 
 
@@ -133,11 +132,6 @@ def comments(begin: str) -> dict[str, str] | None:
         return None
     lines = (line.partition("|") for line in text.splitlines())
     return {job_id: comment for job_id, _, comment in lines if comment.startswith(begin)}
-
-
-def is_job_id(text: str) -> bool:
-    """Whether a text is the id of a job or of an array's task, and nothing that a command would take for an option."""
-    return _JOB_ID.fullmatch(text) is not None
 
 
 def cancel(job_ids: Iterable[str]) -> None:
