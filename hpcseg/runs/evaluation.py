@@ -67,7 +67,8 @@ def evaluate(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> bool:
         "model": model_sha256,
         "data": source.info.data_sha256,
         "split": training["split_sha256"],
-        "settings": dataclasses.asdict(settings),
+        # As a record has them: a share of the span is a text of a class of its own, for which a checkpoint has no room.
+        "settings": json.loads(json.dumps(dataclasses.asdict(settings))),
         "precision": precision,
         # A checkpoint from before they were counted has no such counts.
         "edge distances": list(metrics.EDGE_DISTANCES),

@@ -140,7 +140,8 @@ def disturbed(scratch: Path) -> dict[str, int]:
         time.sleep(10)
         if not in_state(run, "running"):
             hpcseg(scratch, *(verbs.pop() if verbs else grid("disturbed")))
-    slurm("scontrol", "update", NODE_DOWN[2], "state=resume")
+    # Most often it has come back by itself, which scontrol then says.
+    subprocess.run(["scontrol", "update", NODE_DOWN[2], "state=resume"], capture_output=True)
     events = [[event["event"] for event in read_lines(cell.events_file)] for cell in run.cell_folders()]
     counts["cells finished"] = finished(scratch)
     for event in ("trained", "evaluated"):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from rank_runner import run_cell_stage, run_ranks
 
-from hpcseg.config import CellConfig, DataConfig, EvaluateConfig, NeedsConfig, ReportConfig, TrainConfig
+from hpcseg.config import CellConfig, DataConfig, EvaluateConfig, NeedsConfig, ReportConfig, Share, TrainConfig
 from hpcseg.data.store import read_info
 from hpcseg.jobfile import JobConfig
 from hpcseg.learn import checkpoint
@@ -23,7 +23,15 @@ from hpcseg.segment.sweep import Sweep
 # 39 test tiles are 2 chunks at 3 noise levels; and they come from 15 slices, which are cut into tiles.
 PIECES = 2 * 3 + 16
 TRAIN = TrainConfig(width=2, depth=1, epochs=3, batch_size=8, learning_rate=0.01, precision="fp32")
-EVALUATE = EvaluateConfig(sweep_max=1000, sweep_step=1000, whole_slices=True, examples=True, tile=48)
+# Shares of the span, as jobs have them that are for any data: they go into checkpoints, too.
+EVALUATE = EvaluateConfig(
+    table_sigma=Share("21 %"),
+    sweep_max=Share("42 %"),
+    sweep_step=Share("42 %"),
+    whole_slices=True,
+    examples=True,
+    tile=48,
+)
 
 
 @pytest.fixture(scope="module")
