@@ -83,7 +83,7 @@ def killed(scratch: Path, *, runs: int, kills: int) -> dict[str, int]:
         run = f"killed-{number}"
         counts["kills"] += sum(struck(scratch, grid(run), seconds, kill_tree) for _ in range(kills))
         hpcseg(scratch, *grid(run))
-        counts += in_queue(scratch / run)
+        counts.update(in_queue(scratch / run))
     return dict(counts)
 
 
@@ -100,7 +100,7 @@ def races(scratch: Path, *, grids: int, runs: int) -> dict[str, int]:
             for _ in range(grids)
         ]
         counts["grids that failed"] += sum(process.wait() != 0 for process in started)
-        counts += in_queue(scratch / run)
+        counts.update(in_queue(scratch / run))
     return dict(counts)
 
 
