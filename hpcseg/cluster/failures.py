@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from dataclasses import dataclass
@@ -10,7 +11,9 @@ from typing import Literal
 
 from hpcseg.cluster.logs import Logs, last_attempt
 from hpcseg.cluster.scheduler import JobState
+from hpcseg.files import read_regular
 from hpcseg.runs.grid import Cell
+from hpcseg.runs.record import MOST_BYTES_OF_LINES
 from hpcseg.runs.told import read_failure
 
 Action = Literal["resume", "other node", "give up"]
@@ -199,12 +202,15 @@ def diagnose(
 
 def without_a_word(cell: Cell) -> Kind:
     """What it means that a process has ended and neither its log nor its files say why."""
-    try:
+    with contextlib.suppress(OSError):
         disk = os.statvfs(cell.folder.path)
-    except OSError:
-        return KILLED
-    # With less a process cannot write down what has ended it.
-    return DISK_FULL if disk.f_bavail * disk.f_frsize < _LEAST_ROOM_BYTES else KILLED
+        # With less a process cannot write down what has ended it.
+        if disk.f_bavail * disk.f_frsize < _LEAST_ROOM_BYTES:
+            return DISK_FULL
+        # Of a quota the file system says nothing, and room may have been made since; a cut line tells of both.
+        if not read_regular(cell.folder.events_file, MOST_BYTES_OF_LINES).endswith(b"\n"):
+            return DISK_FULL
+    return KILLED
 
 
 def _complaints(log: Path) -> str:

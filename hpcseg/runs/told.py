@@ -69,8 +69,8 @@ def finished_epochs(folder: CellFolder) -> list[dict[str, Any]]:
     lines = read_all_lines(folder.metrics_file)
     epochs = [line for line in lines if line is not None]
     try:
-        if len(epochs) < len(lines):
-            raise ValueError("a line holds no object")
+        if len(epochs) < len(lines) or (not lines and folder.metrics_file.exists()):
+            raise ValueError("it holds something else than epochs")
         for number, line in enumerate(epochs, start=1):
             check_types(line, _EPOCH)
             if line["epoch"] != number:
