@@ -8,42 +8,93 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import functools
+import glob
 import os
+import re
 import stat
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 from hpcseg.errors import HpcsegError
 
+_ASIDE = re.compile(r"\..+\.[0-9a-f]{8}\.tmp", re.DOTALL)
+_SECONDS_TO_BE_LEFT = 3600.0
+
 
 @contextlib.contextmanager
-def aside(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write under; the file there takes its place when the block ends, and goes when it fails.
+def aside(path: Path, *, private: bool = False) -> Iterator[Path]:
+    """A file beside `path` to write to, which takes its place when the block ends, and goes when it fails.
 
     Args:
         path: the final name; its folder is made if it is missing.
+        private: it is for its owner alone, from the first moment; else others may read it as the umask says.
 
     Raises:
         HpcsegError: the file system refuses (full, read-only, no permission), or there is a folder of that name.
     """
-    # No process id: ranks of several hosts may write the same file.
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
         if path.is_dir():  # which the rename would meet only when all is written
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         make_folder(path.parent)
-        yield temporary
-        temporary.replace(path)
+        with _beside(path, 0o600 if private else 0o644) as temporary:
+            yield temporary
+            temporary.replace(path)
     except OSError as error:
         raise HpcsegError(
             f"{path} cannot be written: {error.strerror or error}. Is there space and permission?"
         ) from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+
+
+@contextlib.contextmanager
+def _beside(path: Path, mode: int) -> Iterator[Path]:
+    """A new file beside `path`, which is removed at the end, and locked until then: `remove_left` leaves it."""
+    while True:
+        # No process id: ranks of several hosts may write the same file.
+        temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
+        with open(temporary, "xb", opener=functools.partial(_own, mode=mode)) as file:
+            try:
+                if _lock(file) is not False and os.fstat(file.fileno()).st_nlink:
+                    yield temporary
+                    return
+                # `remove_left` of another process came between its making and its lock.
+            finally:
+                with contextlib.suppress(OSError):
+                    temporary.unlink()
+
+
+def is_left(path: Path) -> bool:
+    """Whether a file has a name that `aside` gives while it is written; as long as it is, it is locked."""
+    return _ASIDE.fullmatch(path.name) is not None
+
+
+def left_of(path: Path) -> Iterator[Path]:
+    """Files beside `path` that `aside` has made for it, and did not give its name yet."""
+    return path.parent.glob(f".{glob.escape(path.name)}.????????.tmp")
+
+
+def remove_left(paths: Iterable[Path]) -> None:
+    """Remove what killed processes have left of files that they wrote `aside`; others, and what is written, stay."""
+    for path in filter(is_left, paths):
+        with contextlib.suppress(OSError), open_regular(path, "a+b") as file:  # to write: NFS locks no other
+            locked = _lock(file)
+            if locked or (locked is None and time.time() - os.fstat(file.fileno()).st_mtime > _SECONDS_TO_BE_LEFT):
+                path.unlink()
+
+
+def _lock(file: BinaryIO) -> bool | None:
+    """Lock a file until it is closed; False where another process has it, None where the file system has no locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
 
 
 @contextlib.contextmanager
@@ -54,10 +105,9 @@ def replacing(path: Path, *, durable: bool = True, private: bool = False) -> Ite
         path: the final name.
         durable: bring it to the disk first. Without, a loss of power may leave an empty file; thousands of small files
             that can be made again are not worth the wait.
-        private: it is for its owner alone, from the first moment; else others may read it as the umask says.
+        private: as of `aside`.
     """
-    opener = functools.partial(_own, mode=0o600 if private else 0o644)
-    with aside(path) as temporary, open(temporary, "xb", opener=opener) as file:
+    with aside(path, private=private) as temporary, open(temporary, "wb", opener=_own) as file:
         try:
             yield file
         except RuntimeError as error:

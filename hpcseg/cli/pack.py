@@ -106,7 +106,8 @@ def pack(
         console.stderr.print("These slices and labels are there already; nothing was written.")
     show_packed(content)
     if not (there and sheet_file(output).exists()):
-        _draw_sheet(content)
+        with like_ctrl_c():
+            _draw_sheet(content)
     option = "" if output == DEFAULT_DATASET else f" --data {shlex.quote(str(output))}"
     step = after_pack(content, option)
     if step.startswith("Next"):

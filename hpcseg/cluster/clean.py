@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hpcseg.cluster.ledger import Ledger
 from hpcseg.cluster.states import RunStatus
+from hpcseg.files import is_left
 
 _SECONDS_TO_BE_OLD = 3600.0
 # What submitit writes: 123_4_0_log.out, 123_submission.sh, 123_4_submitted.pkl, and under a name of its own until the
@@ -18,7 +19,7 @@ _SUBMITITS = re.compile(
     r"\d+(_\d+)?_(\d+_(log\.(out|err)|result\.pkl)|submission\.sh|submitted\.pkl)|\.?submission_file_[0-9a-f]+\.sh"
     r"|[0-9a-f]{32}\.pkl"
 )
-_ASIDE = re.compile(r"\..+\.[0-9a-f]{8}\.tmp|\.rendezvous-.+")
+_RENDEZVOUS = ".rendezvous-"
 
 
 def leftovers(status: RunStatus, chosen: Collection[str] | None = None) -> Iterator[Path]:
@@ -48,7 +49,8 @@ def leftovers(status: RunStatus, chosen: Collection[str] | None = None) -> Itera
         # The evaluation takes it away itself, unless it is killed between its record and that.
         if folder.id in evaluated and _is_old(folder.evaluation_checkpoint_file):
             yield folder.evaluation_checkpoint_file
-        yield from (path for path in sorted(folder.path.glob(".*")) if _ASIDE.fullmatch(path.name) and _is_old(path))
+        hidden = sorted(folder.path.glob(".*"))
+        yield from (path for path in hidden if (is_left(path) or path.name.startswith(_RENDEZVOUS)) and _is_old(path))
 
 
 def _is_of(path: Path, wanted: frozenset[str], booked: Ledger) -> bool:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from hpcseg.cluster.logs import Logs, last_attempt
 from hpcseg.cluster.scheduler import JobState
-from hpcseg.errors import IncompleteError
+from hpcseg.files import read_regular
 from hpcseg.runs.grid import Cell
-from hpcseg.runs.record import read_json
+from hpcseg.runs.record import MOST_BYTES_OF_LINES
+from hpcseg.runs.told import read_failure
 
 Action = Literal["resume", "other node", "give up"]
 """What the follow-up job does, as long as there are tries left: submit the cell again, submit it again without the node
@@ -175,12 +177,9 @@ def diagnose(
         logs: of the run.
         stopped: the user has stopped it, on a machine without Slurm.
     """
-    try:
-        record: dict[str, Any] = read_json(cell.folder.failure_file)
-    except IncompleteError:
-        record = {}
+    record = read_failure(cell.folder)
     found = {rank: (path, _complaints(path)) for rank, path in logs.get(job_id or "", {}).items()}
-    error = " ".join(str(record.get("error", "")).split())
+    error = " ".join(record.get("error", "").split())
     rank = record["rank"] if isinstance(record.get("rank"), int) else 0
     if stopped and not cancelled:
         # What failure.json has is of an earlier attempt.
@@ -196,18 +195,22 @@ def diagnose(
             if lines:
                 rank, text = number, lines[-1].strip()
                 break
-    node = record.get("host") or (job.node if job and job.node else None)
+    host = record.get("host")
+    node = host if host and isinstance(host, str) else (job.node if job and job.node else None)
     return Failure(kind, text, node, rank, found[rank][0] if rank in found else None)
 
 
 def without_a_word(cell: Cell) -> Kind:
     """What it means that a process has ended and neither its log nor its files say why."""
-    try:
+    with contextlib.suppress(OSError):
         disk = os.statvfs(cell.folder.path)
-    except OSError:
-        return KILLED
-    # With less a process cannot write down what has ended it.
-    return DISK_FULL if disk.f_bavail * disk.f_frsize < _LEAST_ROOM_BYTES else KILLED
+        # With less a process cannot write down what has ended it.
+        if disk.f_bavail * disk.f_frsize < _LEAST_ROOM_BYTES:
+            return DISK_FULL
+        # Of a quota the file system says nothing, and room may have been made since; a cut line tells of both.
+        if not read_regular(cell.folder.events_file, MOST_BYTES_OF_LINES).endswith(b"\n"):
+            return DISK_FULL
+    return KILLED
 
 
 def _complaints(log: Path) -> str:

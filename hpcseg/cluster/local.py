@@ -24,12 +24,13 @@ import submitit.local.local
 from hpcseg.cluster import ledger, worker
 from hpcseg.cluster.failures import BUSY, DISK_FULL, KILLED, without_a_word
 from hpcseg.cluster.logs import last_attempt
-from hpcseg.errors import ConfigError, IncompleteError
+from hpcseg.errors import ConfigError
 from hpcseg.runs import gpus
 from hpcseg.runs.frozen import freeze, in_frozen
 from hpcseg.runs.grid import Cell
-from hpcseg.runs.record import STOPS, RunFolder, append_event, read_json
+from hpcseg.runs.record import STOPS, RunFolder, append_event
 from hpcseg.runs.state import Stage, State
+from hpcseg.runs.told import read_failure, read_progress, time_of
 from hpcseg.signals import Stop, out_of_reach
 
 OnEvent = Callable[[State, Cell, dict[str, Any]], None]
@@ -202,11 +203,8 @@ def _look(current: _Running, on_event: OnEvent) -> bool:
     """Whether the job has ended; passes progress on, and ends a job of which a rank has failed."""
     if current.ended():
         return True
-    try:
-        progress = read_json(current.cell.folder.progress_file)
-    except IncompleteError:
-        progress = {"time": 0.0}
-    if progress["time"] > current.progress:
+    progress = read_progress(current.cell.folder)
+    if progress is not None and progress["time"] > current.progress:
         current.progress = progress["time"]
         on_event(State.RUNNING if current.stage == "train" else State.EVALUATING, current.cell, progress)
     now = time.monotonic()
@@ -310,11 +308,8 @@ def _note_stop(current: _Running) -> None:
 
 def _failure(current: _Running) -> dict[str, Any] | None:
     """What this attempt says of its failure; an earlier one's word stays until the new ranks have met."""
-    try:
-        failure = read_json(current.cell.folder.failure_file)
-    except IncompleteError:
-        return None
-    return failure if failure.get("time", 0.0) >= current.started else None
+    failure = read_failure(current.cell.folder)
+    return failure if (time_of(failure) or 0.0) >= current.started else None
 
 
 def _visible_gpus() -> list[int]:

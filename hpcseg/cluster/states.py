@@ -23,17 +23,12 @@ from hpcseg.metrics import accuracy
 from hpcseg.records.collect import trained_record
 from hpcseg.records.row import Hole
 from hpcseg.runs.grid import Cell, planned_cells, read_plan
-from hpcseg.runs.record import CellFolder, RunFolder, check_types, read_json, read_lines
+from hpcseg.runs.record import CellFolder, RunFolder
 from hpcseg.runs.state import Stage, State
+from hpcseg.runs.told import finished_epochs, read_failure, read_progress, time_of
 
 # A heartbeat comes every few seconds, later only where a step takes longer.
 _SECONDS_TO_CALL_IT_STOPPED = 90.0
-# What a heartbeat has.
-_BEAT = {
-    **dict.fromkeys(("epoch", "epochs", "step", "steps_per_epoch", "pid"), int),
-    **dict.fromkeys(("seconds_per_step", "time"), float),
-    **dict.fromkeys(("stage", "host"), str),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +120,7 @@ def _status(
     logs: Logs,
 ) -> tuple[CellStatus, Failure | None]:
     """Of one cell; `record` is its training.json, where it has one, or what is wrong with its records."""
-    epoch, validation_accuracy = _reached(cell, record)
+    epoch, validation_accuracy, unread = _reached(cell, record)
     stage: Stage = "evaluate" if state in (State.FINISHED, State.TRAINED) or cell.trained() else "train"
     active = {"train": State.RUNNING, "evaluate": State.EVALUATING}
     last = booked.jobs.get((cell.id, stage))
@@ -137,7 +132,7 @@ def _status(
     job_id, node, note, left, failure = last.job_id if last else None, None, "", None, None
     if progress is not None and progress["time"] >= _failed_at(cell):
         state = active.get(progress["stage"], State.RUNNING)
-        left, node, note = _seconds_left(progress), progress["host"], progress.get("note", "")
+        left, node, note = progress["seconds_left"], progress["host"], progress["note"]
         job_id = job_id or progress["job_id"]
     elif job is not None and not job.ended and state is not State.FINISHED:
         state, note = (active[stage] if job.state is State.RUNNING else job.state), job.note
@@ -170,29 +165,28 @@ def _status(
         job_id=job_id,
         node=(job.node if job and job.node else None) or node,
         tries=booked.tries.get((cell.id, stage), 0),
-        note=note,
+        note="; ".join(filter(None, (note, unread))),
     )
     return found, failure
 
 
-def _reached(cell: Cell, record: Mapping[str, Any] | Hole | None) -> tuple[int, float | None]:
-    """Epochs and validation accuracy: from the record of a finished training, else from the lines of its epochs."""
-    lines = [] if isinstance(record, Mapping) else read_lines(cell.folder.metrics_file)
-    last: Mapping[str, Any] = record if isinstance(record, Mapping) else (lines or [{}])[-1]
+def _reached(cell: Cell, record: Mapping[str, Any] | Hole | None) -> tuple[int, float | None, str]:
+    """Epochs and validation accuracy: from the record of a finished training, else from the lines of its epochs.
+
+    With them what is wrong with those lines, as a part of a sentence; empty where nothing is.
+    """
     try:
-        epochs = last["epochs"] if isinstance(record, Mapping) else len(lines)
-        return epochs, accuracy(np.array(last["validation_confusion"]))
-    except (KeyError, TypeError, ValueError, OverflowError):
-        return len(lines), None
+        if isinstance(record, Mapping):
+            return record["epochs"], accuracy(np.array(record["validation_confusion"])), ""
+        lines = finished_epochs(cell.folder)
+        return len(lines), accuracy(np.array(lines[-1]["validation_confusion"])) if lines else None, ""
+    except (IncompleteError, KeyError, TypeError, ValueError, OverflowError):
+        return 0, None, "" if isinstance(record, Mapping) else "its metrics.jsonl cannot be read"
 
 
 def _failed_at(cell: Cell) -> float:
     """When the last attempt failed, in UTC seconds; 0 where none has."""
-    try:
-        time = read_json(cell.folder.failure_file).get("time")
-    except IncompleteError:
-        return 0.0
-    return float(time) if isinstance(time, int | float) else 0.0
+    return time_of(read_failure(cell.folder)) or 0.0
 
 
 def _fresh_progress(cell: Cell, gone: str | None) -> dict[str, Any] | None:
@@ -202,13 +196,8 @@ def _fresh_progress(cell: Cell, gone: str | None) -> dict[str, Any] | None:
         cell: the cell.
         gone: id of a job of which Slurm says that it does not run.
     """
-    try:
-        progress = read_json(cell.folder.progress_file)
-        check_types(progress, _BEAT)
-    except (IncompleteError, ValueError):
-        return None
-    progress.setdefault("job_id", None)
-    if gone is not None and progress["job_id"] == gone:
+    progress = read_progress(cell.folder)
+    if progress is None or (gone is not None and progress["job_id"] == gone):
         return None
     if time.time() - progress["time"] > max(_SECONDS_TO_CALL_IT_STOPPED, 3 * progress["seconds_per_step"]):
         return None
@@ -222,9 +211,3 @@ def _runs(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False
-
-
-def _seconds_left(progress: dict[str, Any]) -> float:
-    steps = progress["steps_per_epoch"]
-    done = (progress["epoch"] - 1) * steps + progress["step"]
-    return float((progress["epochs"] * steps - done) * progress["seconds_per_step"])

@@ -7,7 +7,7 @@ from pathlib import Path
 from hpcseg import sheet
 from hpcseg.data.evenly import evenly
 from hpcseg.data.store import DatasetInfo, read_slices
-from hpcseg.files import write_bytes
+from hpcseg.files import left_of, remove_left, write_bytes
 
 
 def sheet_file(packed: Path) -> Path:
@@ -31,5 +31,6 @@ def write_contact_sheet(info: DatasetInfo) -> Path:
     named = [f"{value}: {share:.1%}" for value, share in zip(info.class_values, shares, strict=True)]
     heading = f"{info.path.name}: {len(slices)} of {info.shape[0]} slices, each beside itself with its label over it"
     file = sheet_file(info.path)
+    remove_left(left_of(file))
     write_bytes(file, sheet.draw(slices, named, heading))
     return file

@@ -21,6 +21,7 @@ from hpcseg.data.pairs import Pairs, encode_pair, find_pairs, hash_pair, label_v
 from hpcseg.data.processes import in_processes
 from hpcseg.data.writer import create
 from hpcseg.errors import ConfigError, DatasetError
+from hpcseg.files import left_of, remove_left
 from hpcseg.memory import keep_freed_memory
 from hpcseg.slices.source import Reading
 
@@ -68,6 +69,7 @@ def pack(
         on_note(note)
     if os.path.exists(output) and any(output.samefile(file) for file in (*pairs.images.files, *pairs.labels.files)):
         raise ConfigError(f"{output} is one of the slices or labels to pack. Write elsewhere with --output.")
+    remove_left(left_of(output))
     if not force and os.path.exists(output):
         if _holds(output, pairs, class_map, grey_range, on_slice):
             return store.read_info(output)

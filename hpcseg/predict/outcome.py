@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from hpcseg.errors import ConfigError, HpcsegError
-from hpcseg.files import make_folder, open_regular
+from hpcseg.files import is_left, make_folder, open_regular
 from hpcseg.runs.record import append_lines, read_json, read_lines, write_json, write_text
 from hpcseg.text import cell_text
 
@@ -95,7 +95,8 @@ class OutFolder:
             ConfigError: the folder is in use for something else.
         """
         if not self.record_file.exists():
-            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            # A process that was killed may have left its first file, unfinished.
+            if self.path.exists() and not (self.path.is_dir() and all(map(is_left, self.path.iterdir()))):
                 raise ConfigError(
                     f"{self.path} exists and is no prediction of hpcseg. Give a new folder to --output, and no file in "
                     "it is ever overwritten."

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from hpcseg.errors import ConfigError
-from hpcseg.files import make_folder
+from hpcseg.files import make_folder, remove_left
 from hpcseg.predict import mapping as mappings
 from hpcseg.predict import norm
 from hpcseg.predict.ahead import OnSlice
@@ -153,6 +153,7 @@ def begin(request: Request, *, on_slice: OnSlice = lambda *_: None, write: bool 
     prediction = Prediction(request, models, volume, mapping, folder, layers, finished=False)
     if write:
         make_folder(folder.path)
+        remove_left(folder.path.rglob(".*.tmp"))
         # Paths are those from the folder of the prediction.
         now = {
             **(record or _record(prediction, asked)),

@@ -28,6 +28,7 @@ from hpcseg.runs.record import (
     read_lines,
     wrong_schema,
 )
+from hpcseg.runs.told import read_failure
 
 # What the tables print, and of which type: a record without it is refused here and not half-way through a table.
 _BOTH = {"seconds": float, "precision": str, "world_size": int, "model_sha256": str, "provenance": dict}
@@ -154,9 +155,9 @@ def epochs_so_far(cell: Cell, plan: Mapping[str, Any]) -> tuple[Epoch, ...]:
     """The epochs of a training that is under way, or was stopped; arguments as in `accept_training`."""
     try:
         _check_config(cell, plan, "")
-    except Refused:
+        return read_epochs(read_lines(cell.folder.metrics_file))
+    except (Refused, IncompleteError):
         return ()
-    return read_epochs(read_lines(cell.folder.metrics_file))
 
 
 def _check_config(cell: Cell, plan: Mapping[str, Any], folder: str) -> None:
@@ -299,13 +300,9 @@ def read_epochs(lines: Sequence[Mapping[str, Any]]) -> tuple[Epoch, ...]:
 
 
 def _why_unfinished(cell: Cell) -> str:
-    if cell.folder.failure_file.exists():
-        try:
-            error = str(read_json(cell.folder.failure_file).get("error"))
-        except IncompleteError:
-            return "its last attempt failed."
+    if failure := read_failure(cell.folder):
         # On one line: CUDA's errors have several, which would end the list of holes.
-        return f"its last attempt failed: {' '.join(error.split()).rstrip('.')}."
+        return f"its last attempt failed: {' '.join(failure['error'].split()).rstrip('.')}."
     if cell.folder.training_file.exists():
         return "it is trained, but not evaluated."
     return "it is started, but not finished." if cell.folder.events_file.exists() else "it is not started."

@@ -104,7 +104,7 @@ def _planned_with(row: Row) -> list[str]:
 
 
 def _values(words: Sequence[str]) -> Iterable[str]:
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words[1:], ""], strict=False):
         if word == "--set":
             yield following
         elif word.startswith("--set="):

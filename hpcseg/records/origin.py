@@ -6,12 +6,13 @@ import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
+from hpcseg.errors import IncompleteError
 from hpcseg.numerics import describe_code
 from hpcseg.records.collect import Records
 from hpcseg.runs.record import RunFolder, read_lines
+from hpcseg.runs.told import time_of
 
 
 def origin(records: Records) -> dict[str, str]:
@@ -59,21 +60,18 @@ def queue_seconds(run: RunFolder) -> dict[str, float]:
     """
     submitted: dict[str, list[float]] = {}
     for line in read_lines(run.submissions_file):
-        if line.get("event") == "submitted" and line.get("stage") == "train" and (time := _time(line)) is not None:
+        if line.get("event") == "submitted" and line.get("stage") == "train" and (time := time_of(line)) is not None:
             for cell_id in map(str, line["cells"] if isinstance(line.get("cells"), list) else ()):
                 submitted.setdefault(cell_id, []).append(time)
     waits: dict[str, float] = {}
     for cell_id, times in submitted.items():
-        events = read_lines(run.cell(cell_id).events_file)
-        started = [time for one in events if one.get("event") in ("start", "resume") and (time := _time(one))]
+        try:
+            events = read_lines(run.cell(cell_id).events_file)
+        except IncompleteError:
+            continue
+        started = [time for one in events if one.get("event") in ("start", "resume") and (time := time_of(one))]
         for begin, end in itertools.pairwise([*times, math.inf]):
             first = min((time for time in started if begin <= time < end), default=None)
             if first is not None:
                 waits[cell_id] = waits.get(cell_id, 0.0) + first - begin
     return waits
-
-
-def _time(line: Mapping[str, Any]) -> float | None:
-    """Of an event; None where a changed line has none."""
-    time = line.get("time")
-    return float(time) if isinstance(time, int | float) else None

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from hpcseg.errors import IncompleteError
 from hpcseg.metrics import accuracy
 from hpcseg.runs.grid import Cell
-from hpcseg.runs.record import read_lines
+from hpcseg.runs.told import finished_epochs
 
 
 def loss_and_validation(epoch: dict[str, Any]) -> tuple[str, str]:
@@ -34,8 +35,11 @@ class Epochs:
 
     def news(self) -> Iterator[str]:
         """The epochs that have finished since the last call."""
-        told, self.history = len(self.history), read_lines(self.cell.folder.metrics_file)
-        for epoch in self.history[told:]:
-            loss, validation = loss_and_validation(epoch)
-            of = self.cell.config.train.epochs
-            yield f"epoch {epoch['epoch']}/{of}, loss {loss}, validation {validation}"
+        try:
+            history, of = finished_epochs(self.cell.folder), self.cell.config.train.epochs
+            numbers = [loss_and_validation(epoch) for epoch in history[len(self.history) :]]
+        except (IncompleteError, TypeError, ValueError, OverflowError):
+            return  # `status` says so
+        told, self.history = len(self.history), history
+        for number, (loss, validation) in enumerate(numbers, start=told + 1):
+            yield f"epoch {number}/{of}, loss {loss}, validation {validation}"

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 
-from hpcseg.errors import HpcsegError, IncompleteError
+from hpcseg.errors import HpcsegError
 from hpcseg.files import open_regular
 from hpcseg.launch.environment import host, read_environment
 from hpcseg.learn.ranks import Ranks, join
@@ -17,8 +17,9 @@ from hpcseg.runs.evaluation import evaluate
 from hpcseg.runs.gate import require_own
 from hpcseg.runs.grid import Cell, read_cell
 from hpcseg.runs.machine import refuse_unmeant_cpu
-from hpcseg.runs.record import CellFolder, RunFolder, read_json, write_json, write_text
+from hpcseg.runs.record import CellFolder, RunFolder, write_json, write_text
 from hpcseg.runs.state import Stage, State
+from hpcseg.runs.told import read_failure, time_of
 from hpcseg.runs.training import train
 
 _SECONDS_FOR_AN_EARLIER_START = 120.0
@@ -91,10 +92,9 @@ def _keep_diff(run: RunFolder) -> None:
 
 
 def _record_failure(folder: CellFolder, stage: Stage, rank: int, error: Exception, started: float) -> None:
-    with contextlib.suppress(IncompleteError):
-        # What failed first is the cause; ranks that lose their peer for it only follow.
-        if read_json(folder.failure_file).get("time", 0.0) >= started:
-            return
+    # What failed first is the cause; ranks that lose their peer for it only follow.
+    if (time_of(read_failure(folder)) or 0.0) >= started:
+        return
     # A full disk may be the failure itself, so writing about it may fail as well; the log has it then.
     with contextlib.suppress(HpcsegError):
         write_json(

@@ -29,6 +29,7 @@ from hpcseg.runs.record import (
     write_text,
 )
 from hpcseg.runs.state import State
+from hpcseg.runs.told import time_of
 from hpcseg.text import has_controls, is_cell_id
 
 
@@ -70,9 +71,11 @@ class Cell:
 
     def stopped_at(self) -> float | None:
         """When it was told to stop, in UTC seconds, if it did and nothing has happened since."""
-        last = (read_lines(self.folder.events_file) or [{}])[-1]
-        time = last.get("time") if last.get("event") in STOPS.values() else None
-        return float(time) if isinstance(time, int | float) else None
+        try:
+            last = (read_lines(self.folder.events_file) or [{}])[-1]
+        except IncompleteError:
+            return None
+        return time_of(last) if last.get("event") in STOPS.values() else None
 
 
 @dataclass(frozen=True)

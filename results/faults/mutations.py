@@ -4,7 +4,8 @@
 
 A change is noticed where a hole, a note or a failed cell says so that was not there before, or where the command ends
 with a sentence instead of an answer; it is without effect where all numbers are the same. What is left is silent, and
-there must be none; nor a traceback.
+there must be none; nor a traceback. Every change meets the functions behind the two commands, and one in fifty also the
+commands themselves: all that `hpcseg status --json` prints, and every byte of the files that `hpcseg report` writes.
 
 These fields only describe the machine, so a change of theirs is no change of a number; they have no checksum:
 
@@ -20,6 +21,7 @@ import collections
 import hashlib
 import json
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -28,6 +30,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from typer.testing import CliRunner
+
+from hpcseg.cli.app import app
 from hpcseg.cluster.states import run_status
 from hpcseg.data.sample import write_sample
 from hpcseg.errors import HpcsegError
@@ -106,7 +111,37 @@ def report(run: RunFolder) -> Seen:
     return numbers, frozenset(notes)
 
 
+def hpcseg(*arguments: object) -> Any:
+    """A command as a user types it; raises what would be a traceback, and HpcsegError where it ends with a sentence."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    if result.exit_code:
+        raise HpcsegError(result.stderr)
+    return result
+
+
+def whole_status(run: RunFolder) -> Seen:
+    """All that `hpcseg status --json` prints of cells but their jobs and nodes, and its notes."""
+    found = json.loads(hpcseg("status", "--json", "--run", run.path).stdout)
+    described = ("job_id", "node", "tries", "note")
+    cells = [{key: value for key, value in cell.items() if key not in described} for cell in found["cells"]]
+    return [found["counts"], cells], frozenset([*found["notes"], *(cell["note"] for cell in found["cells"])])
+
+
+def whole_report(run: RunFolder) -> Seen:
+    """The files that `hpcseg report` writes, and what it prints."""
+    out = run.path.parent / "out"
+    said = hpcseg("report", "--run", run.path, "--out", out, "--data", run.path.parents[1] / "dataset.h5")
+    files = {file.name: file.read_bytes() for file in out.iterdir()}
+    shutil.rmtree(out)
+    return files, frozenset(said.output.splitlines())
+
+
 COMMANDS: dict[str, Callable[[RunFolder], Seen]] = {"status": status, "report": report}
+WHOLE: dict[str, Callable[[RunFolder], Seen]] = {"hpcseg status": whole_status, "hpcseg report": whole_report}
+EVERY = 50
+"""One change in so many meets the commands themselves."""
 
 
 def changed_bytes(content: bytes, rng: random.Random) -> bytes:
@@ -140,14 +175,14 @@ def mutate(run: RunFolder, number: int, seed: int) -> Iterator[tuple[str, str, s
     """
     rng = random.Random(seed)
     files = sorted(file for pattern in RECORDS for file in run.path.glob(pattern))
-    before = {name: command(run) for name, command in COMMANDS.items()}
-    for _ in range(number):
+    before = {name: command(run) for name, command in (COMMANDS | WHOLE).items()}
+    for change in range(number):
         file = rng.choice(files)
         content = file.read_bytes()
         changed = changed_bytes(content, rng)
         file.write_bytes(changed)
         try:
-            for name, command in COMMANDS.items():
+            for name, command in (COMMANDS if change % EVERY else COMMANDS | WHOLE).items():
                 kind = "baseline" if file.parent == run.baselines else file.name
                 yield kind, name, judge(command, run, before[name]), changed
         finally:
@@ -161,7 +196,8 @@ def main(out: Path, number: int, seed: int) -> int:
         for file, command, outcome, _ in mutate(small_run(Path(folder)), number, seed):
             counts.setdefault(command, {}).setdefault(file, collections.Counter())[outcome] += 1
     totals = {command: dict(sum(of.values(), collections.Counter())) for command, of in counts.items()}
-    content = {"changes": number, "seed": seed, "totals": totals, "by_file": counts}
+    command = f"python results/faults/mutations.py {out} {number} {seed}"
+    content = {"command": command, "changes": number, "seed": seed, "totals": totals, "by_file": counts}
     out.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
     print(json.dumps(totals))
     return int(any(of.get(bad) for of in totals.values() for bad in ("silent", "traceback")))

@@ -131,6 +131,16 @@ def test_an_earlier_attempt_in_the_same_log_is_past(explain, tmp_path):
     assert seen(explain(logs={0: earlier + BEGINNING + "training\n"}))[0] == "killed without a word"
 
 
+@pytest.mark.parametrize("left", ["", '{"time": 1.5, "event": "sta'])
+def test_a_line_that_was_cut_tells_of_a_disk_that_was_full(explain, cell, left):
+    """A quota that is reached is not seen from outside, and later there may be room again."""
+    cell.folder.path.mkdir(parents=True)
+    cell.folder.events_file.write_text(left)
+    assert seen(explain()) == ("disk full", "give up")
+    cell.folder.events_file.write_text('{"time": 1.5, "event": "start"}\n')
+    assert seen(explain())[0] == "killed without a word"
+
+
 def test_every_kind_says_what_the_user_can_do():
     for kind in KINDS:
         assert kind.remedy.endswith(".") and kind.action in ("resume", "other node", "give up")

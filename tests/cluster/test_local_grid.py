@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from hpcseg.cli.app import app
+from hpcseg.cluster import local
 from hpcseg.runs.state import State
 
 JOB = """
@@ -66,6 +67,21 @@ def test_a_grid_runs_once_and_again_only_what_is_missing(job, tiny_dataset):
     (cells[0] / "evaluation.json").unlink()
     assert "1 cell finished" in grid(tiny_dataset)
     assert (cells[0] / "training.json").stat().st_mtime_ns == kept[cells[0] / "training.json"], "trained once only"
+
+
+def test_a_full_disk_is_called_that_also_when_there_is_room_again(job, tiny_dataset, disk, monkeypatch):
+    room = disk("size=16m")
+    options = ("--run", str(room / "run"), "--set", "data.tiles='1x1'")
+    with monkeypatch.context() as patched:
+        patched.setattr(local, "_start", lambda *given: 1 / 0)  # all is written but what the cell writes
+        CliRunner().invoke(app, ["grid", "--local", "--job", "tiny.toml", "--data", str(tiny_dataset), *options])
+    left = os.statvfs(room)
+    (room / "filler").write_bytes(bytes(left.f_bavail * left.f_frsize - 4096))
+    assert "the disk is full: make room" in grid(tiny_dataset, *options, code=1)
+    assert "disk full" in hpcseg("status", "--run", str(room / "run"))
+    (room / "filler").unlink()
+    assert "disk full" in hpcseg("status", "--run", str(room / "run"))
+    assert "1 cell finished" in grid(tiny_dataset, *options)
 
 
 def test_a_script_reads_the_cells_from_one_object(job, tiny_dataset):

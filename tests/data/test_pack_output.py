@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import resource
 import signal
@@ -106,15 +107,27 @@ def test_force_replaces_an_output_only_with_a_whole_one(good, output):
 @pytest.mark.parametrize("processes", [1, 2])
 def test_whoever_stops_it_leaves_nothing_of_a_new_file_and_all_of_the_old_one(good, output, number, processes):
     output.write_bytes(b"the old one")
+    with packing(good, output, "--force", number=number, processes=processes) as process:
+        assert len(list(output.parent.iterdir())) == 2
+        process.send_signal(number)
+        _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (130, "error: stopped\n")
+    assert list(output.parent.iterdir()) == [output]
+    assert output.read_bytes() == b"the old one"
+
+
+@contextlib.contextmanager
+def packing(good, output, *options, number=signal.SIGTERM, processes=1, seconds=60):
+    """A `pack` in a process of its own, which has written a slice and waits so long before each of the next."""
     script = (
         "import time; import hpcseg.data.pack as pack; from hpcseg.data.writer import Writer;"
         f"pack.processes_for = lambda pairs: {processes};"
         "add = Writer.add;"
-        "Writer.add = lambda *given: (add(*given), print('one is packed', flush=True), time.sleep(60));"
+        f"Writer.add = lambda *given: (add(*given), print('one is packed', flush=True), time.sleep({seconds}));"
         "from hpcseg.cli.app import main; main()"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", script, "pack", good, "-o", output, "--force"],
+        [sys.executable, "-c", script, "pack", good, "-o", output, *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -123,12 +136,36 @@ def test_whoever_stops_it_leaves_nothing_of_a_new_file_and_all_of_the_old_one(go
         ),
     ) as process:
         assert process.stdout.readline() == "one is packed\n"
-        assert len(list(output.parent.iterdir())) == 2
-        process.send_signal(number)
-        _, said = process.communicate(timeout=30)
-    assert (process.returncode, said) == (130, "error: stopped\n")
-    assert list(output.parent.iterdir()) == [output]
-    assert output.read_bytes() == b"the old one"
+        yield process
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_a_killed_one_has_left_goes_with_the_next(good, output, processes):
+    others = [output.with_name(name) for name in (".other.h5.12345678.tmp", ".packed.h5.tmp", "packed.h5.12345678.tmp")]
+    for other in others:
+        other.touch()
+    with packing(good, output, processes=processes) as process:
+        process.kill()
+    (left,) = set(output.parent.iterdir()) - set(others)
+    assert left.name.startswith(".packed.h5.")
+    assert hpcseg("pack", good, "-o", output).exit_code == 0
+    whole = {output, output.with_name("packed-sheet.png"), *others}
+    assert set(output.parent.iterdir()) == whole
+    # And with one that has nothing to write: it was killed while it drew, or is as old as that.
+    left.touch()
+    output.with_name(".packed-sheet.png.12345678.tmp").touch()
+    output.with_name("packed-sheet.png").unlink()
+    assert hpcseg("pack", good, "-o", output).exit_code == 0
+    assert set(output.parent.iterdir()) == whole
+
+
+def test_what_a_living_one_writes_to_stays(good, output):
+    with packing(good, output, seconds=2) as process:
+        assert hpcseg("pack", good, "-o", output).exit_code == 0
+        assert len(list(output.parent.glob(".packed.h5.*.tmp"))) == 1
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert store.read_info(output).shape[0] == 3 and not list(output.parent.glob(".*"))
 
 
 # A limit on the size of a file stands for a disk that is full from the start, in the slices, the labels and the table.

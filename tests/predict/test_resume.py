@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -131,24 +132,57 @@ def test_it_goes_on_after_a_kill(model_file, source, tmp_path, form):
     same(contents(out.path), contents(tmp_path / "whole"))
 
 
-def test_sigterm_leaves_no_temporary_file_and_the_same_command_goes_on(model_file, source, tmp_path):
-    call = ["predict", str(model_file), str(source("folder")), "-o", str(tmp_path / "out")]
-    # A file that is long in being written, which a writer of its own does.
+@contextlib.contextmanager
+def writing_a_file(call):
+    """A `predict` in a process of its own that is long in writing each file of a slice, and is at its second."""
     script = (
-        "import time\nfrom hpcseg.predict import layers\nwrite = layers.tifffile.imwrite\n"
-        "layers.tifffile.imwrite = lambda *given, **options: (time.sleep(0.3), write(*given, **options))\n"
-        "from hpcseg.cli.app import main\nmain()"
+        "import os, time\nfrom hpcseg import files\n"
+        "def slow(self, path):\n"
+        "    if 'labels' in str(path) and path.suffix != '.json':\n"
+        "        print('a slice is written', flush=True)\n        time.sleep(0.5)\n"
+        "    os.replace(self, path)\n"
+        "files.Path.replace = slow\nfrom hpcseg.cli.app import main\nmain()"
     )
-    with subprocess.Popen([sys.executable, "-c", script, *call], stderr=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 120
-        while not list(tmp_path.glob("out/labels/.*.tmp")):
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.02)
-        process.send_signal(signal.SIGTERM)
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", script, *call], **streams) as process:
+        told = 0
+        while told < 2:
+            line = process.stdout.readline()
+            assert line, process.stderr.read()
+            told += line == "a slice is written\n"
+        yield process
+
+
+@pytest.mark.parametrize("form", ["folder", "zarr"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_whoever_ends_it_the_same_command_goes_on_and_leaves_no_temporary_file(
+    model_file, source, tmp_path, form, number
+):
+    call = ["predict", str(model_file), str(source(form)), "--precision", "fp32", "-o", str(tmp_path / "out")]
+    with writing_a_file(call) as process:
+        process.send_signal(number)
         said = process.communicate(timeout=60)[1]
-    assert (process.returncode, said) == (130, "Stopped by you. The same command goes on where it was.\n")
-    assert not list(tmp_path.glob("out/**/.*")) and 0 < len(list(tmp_path.glob("out/labels/*.tif"))) < 12
-    assert "slices are there already" in hpcseg(*call).output
+    left = list(tmp_path.glob("out/**/.*.tmp"))
+    if number == signal.SIGTERM:
+        assert (process.returncode, said) == (130, "Stopped by you. The same command goes on where it was.\n")
+        assert not left and OutFolder(tmp_path / "out").done()
+    else:
+        assert left
+    again = hpcseg(*call)
+    assert again.exit_code == 0, again.output
+    assert ("slices are there already" in again.output) == (number == signal.SIGTERM)
+    assert not list(tmp_path.glob("out/**/.*"))
+    assert hpcseg(*call[:-1], tmp_path / "whole").exit_code == 0
+    same(contents(tmp_path / "out"), contents(tmp_path / "whole"))
+    assert (tmp_path / "out" / "fractions.csv").read_bytes() == (tmp_path / "whole" / "fractions.csv").read_bytes()
+
+
+def test_one_that_was_killed_with_its_first_file_begins_anew(model_file, source, tmp_path):
+    left = tmp_path / "out" / ".prediction.json.12345678.tmp"
+    left.parent.mkdir()
+    left.touch()
+    assert hpcseg("predict", model_file, source("folder", count=2), "-o", left.parent).exit_code == 0
+    assert not left.exists()
 
 
 def test_labels_that_are_deleted_are_made_again(model_file, source, tmp_path):

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import collections
 import hashlib
-import importlib.util
 import io
 import json
 import re
 import shutil
 import zipfile
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -23,21 +21,6 @@ from hpcseg.records import arrays
 from hpcseg.records.collect import collect
 from hpcseg.records.row import Hole
 from hpcseg.runs.record import RunFolder, read_json, read_record, write_json, write_record
-
-
-@pytest.fixture(scope="module")
-def mutations() -> ModuleType:
-    """results/faults/mutations.py, of which a few hundred changes are made here."""
-    file = Path(__file__).parents[2] / "results" / "faults" / "mutations.py"
-    spec = importlib.util.spec_from_file_location("mutations", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def finished(mutations, tmp_path_factory) -> RunFolder:
-    return mutations.small_run(tmp_path_factory.mktemp("small"))
 
 
 @pytest.fixture
