@@ -11,7 +11,7 @@ from rich.table import Table
 from hpcseg.cli import console
 from hpcseg.cli.options import AsJson
 from hpcseg.cli.predict import DataSetName, Every, MovedData, Percentiles, Range, Run
-from hpcseg.cli.reading import AsPixels, Byteorder, Dtype, Header, Number, Shape, reading
+from hpcseg.cli.reading import AllowExternal, AsPixels, Byteorder, Dtype, Header, Number, Shape, reading
 from hpcseg.counted import counted
 from hpcseg.runs.finding import find_all_trained
 
@@ -41,6 +41,7 @@ def suggest(
     dtype: Dtype = None,
     byteorder: Byteorder = None,
     header: Header = 0,
+    allow_external: AllowExternal = False,
     as_json: AsJson = False,
 ) -> None:
     """Rank slices without labels by what the models do not know, apart from each other: to be labelled next."""
@@ -52,7 +53,14 @@ def suggest(
     from hpcseg.slices.source import choose_slices
 
     how = reading(
-        dataset=dataset, number=number, pixels=pixels, shape=shape, dtype=dtype, byteorder=byteorder, header=header
+        dataset=dataset,
+        number=number,
+        pixels=pixels,
+        shape=shape,
+        dtype=dtype,
+        byteorder=byteorder,
+        header=header,
+        allow_external=allow_external,
     )
     source = choose_slices(open_volume(volume, how), every=every)
     folders = find_all_trained(cell, run)

@@ -35,6 +35,7 @@ def open_zarr(path: Path, how: Reading) -> Source:
         ConfigError: there are several arrays and none is named; or zarr is not installed.
     """
     with refusing(f"{path} is no Zarr store that can be read"):
+        _refuse_others(path)
         node = _open(path)
         arrays, levels = _arrays(node), _levels(node)
         wanted = how.dataset.strip("/") if how.dataset is not None else next(iter(levels or arrays), "")
@@ -58,6 +59,7 @@ def open_zarr(path: Path, how: Reading) -> Source:
         of=(path / wanted,),
         name="" if levels else wanted,
         together=chunks[-3] if len(shape) > 2 else 1,
+        decoded=math.prod(chunks) * np.dtype(array.dtype).itemsize,
         dataset=wanted or None,
         files=(path / wanted,),
         voxel=levels.get(wanted),
@@ -68,12 +70,21 @@ def open_zarr(path: Path, how: Reading) -> Source:
 
 def list_arrays(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     """Shape and type of every array in a group, by name."""
+    _refuse_others(path)
     return {name: (array.shape, str(array.dtype)) for name, array in _arrays(_open(path)).items() if name}
 
 
 def _load(path: Path, first: int, last: int) -> np.ndarray:
     array = _open(path)
     return np.asarray(array[..., first:last, :, :] if array.ndim > 2 else array[...])
+
+
+def _refuse_others(folder: Path) -> None:
+    """Raises DatasetError for what is no file and no folder in a store: a pipe, at which reading would wait."""
+    for inside, _, names in os.walk(folder):
+        for name in names:
+            if os.path.exists(file := os.path.join(inside, name)) and not os.path.isfile(file):
+                raise DatasetError(f"{file} is no regular file and is never read. Remove it from {folder}.")
 
 
 def _open(path: Path) -> Any:
