@@ -108,7 +108,7 @@ def read_card(content: Any) -> ModelCard:
         _check(card)
     except KeyError as error:
         raise ValueError(f"it has no {error.args[0]}") from None
-    except (AttributeError, TypeError, ConfigError) as error:
+    except (AttributeError, TypeError, SyntaxError, ConfigError) as error:  # the third of a type that is none
         raise ValueError(str(error)) from None
     return card
 

@@ -164,8 +164,8 @@ def open_file(file: Path) -> Model:
         raise HpcsegError(f"{file} cannot be read: {error.strerror or error}.") from None
     except (safetensors.SafetensorError, ValueError, RecursionError) as error:
         raise HpcsegError(
-            f"{file} is no model file that can be used: {shortened(str(error), _MOST_SHOWN)}. Write it again with `hpcseg export "
-            "CELL`."
+            f"{file} is no model file that can be used: {shortened(str(error), _MOST_SHOWN)}. Write it again with "
+            "`hpcseg export CELL`."
         ) from None
     network.load_state_dict(weights, assign=True)
     return Model(str(card.training.get("cell", file.stem)), card, network)
