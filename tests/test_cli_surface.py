@@ -25,7 +25,8 @@ SURFACE = {
         "shape", "dtype", "label_dtype", "byteorder", "header", "allow_external",
     },
     "info": {
-        "file", "verify", "as_json", "number", "first", "pixels", "shape", "dtype", "byteorder", "header", "allow_external",
+        "file", "verify", "as_json", "number", "first", "pixels", "shape", "dtype", "byteorder", "header",
+        "allow_external",
     },
     "grid": {
         "job", "data", "run", "overrides", "dry_run", "local", "workers", "profile", "partition", "account", "qos",
@@ -47,9 +48,9 @@ SURFACE = {
     "predict": {
         "model", "volume", "output", "dataset", "range_", "percentiles", "ensemble", "flips", "probabilities",
         "uncertainty", "spread", "float16", "tile", "every", "slices", "precision", "adapt_norm",
-        "outside", "run", "data", "slurm", "parts", "number", "pixels", "shape", "dtype", "byteorder", "header", "allow_external",
-        "format_", "dry_run", "profile", "partition", "account", "qos", "constraint", "exclude", "gpus_per_node",
-        "cpus_per_task", "mem", "time", "setup", "throttle",
+        "outside", "run", "data", "slurm", "parts", "number", "pixels", "shape", "dtype", "byteorder", "header",
+        "allow_external", "format_", "dry_run", "profile", "partition", "account", "qos", "constraint", "exclude",
+        "gpus_per_node", "cpus_per_task", "mem", "time", "setup", "throttle",
     },
     "suggest": {
         "cell", "volume", "count", "dataset", "range_", "percentiles", "every", "run", "data", "number", "pixels",
