@@ -327,6 +327,9 @@ def _has_room(shape: tuple[int, ...], source: Any) -> bool:
     if source.src_space.get_select_type() == h5py.h5s.SEL_HYPERSLABS:
         ends = source.src_space.get_select_bounds()[1]
         return len(ends) == len(shape) and all(end < length for end, length in zip(ends, shape, strict=True))
+    if "%b" in source.file_name.replace("%%", ""):  # there is no end to all blocks, and a file has one
+        _, _, count, block = source.vspace.get_regular_hyperslab()
+        return math.prod(shape) >= math.prod(block) * math.prod(size for size in count if size != h5py.h5s.UNLIMITED)
     return bool(math.prod(shape) >= source.vspace.get_select_npoints())
 
 
