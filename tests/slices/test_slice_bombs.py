@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import math
 import os
 import struct
@@ -63,8 +64,7 @@ def ome(path, text):
 def nifti(path):
     header = nibabel.Nifti2Header()
     header.set_data_shape((2, 2, 2**40))
-    path.write_bytes(header.binaryblock + bytes(64))
-    return path
+    path.write_bytes(gzip.compress(header.binaryblock + bytes(64)))
 
 
 SIZES = 'SizeC="1" SizeT="1"'
@@ -78,7 +78,7 @@ TOO_MANY = {
     "planes.ome.tif": lambda path: ome(path, f'SizeZ="{10**9}" {SIZES}><TiffData IFD="0" PlaneCount="1"/>'),
     "count.ome.tif": lambda path: ome(path, f'SizeZ="1" {SIZES}><TiffData IFD="0" PlaneCount=" {10**9}"/>'),
     "first.ome.tif": lambda path: ome(path, f'SizeZ="1" {SIZES}><TiffData IFD="{10**9}"/>'),
-    "a.nii": nifti,
+    "a.nii.gz": nifti,
 }
 
 
@@ -88,7 +88,7 @@ def test_a_source_of_too_many_slices_is_refused_before_it_has_names(tmp_path, na
     if isinstance(file, h5py.File):
         file.close()
     tracemalloc.start()
-    with pytest.raises(DatasetError, match=rf"{name}.*(claims \d+ slices, and at most 1000000 are read|no NIfTI)"):
+    with pytest.raises(DatasetError, match=rf"{name}.* claims \d+ slices, and at most 1000000 are read"):
         open_source(tmp_path / name)
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -195,14 +195,14 @@ import resource, sys
 import hpcseg.slices.opening
 from hpcseg.cli.app import main
 taken = 4096 * int(open("/proc/self/statm").read().split()[0])
-resource.setrlimit(resource.RLIMIT_AS, (taken + 2**28,) * 2)
+resource.setrlimit(resource.RLIMIT_AS, (taken + 2**27,) * 2)
 sys.argv = ["hpcseg", *sys.argv[1:]]
 main()
 """
 
 
 def test_a_command_without_memory_ends_with_a_sentence(tmp_path):
-    """With 256 MiB for a slice of 1 GiB, and for the names of a million slices as JSON."""
+    """With 128 MiB for a slice of 1 GiB, and for the names of a million slices as JSON."""
     for name, size in (("wide.raw", 2**30), ("many.raw", 10**6)):
         with (tmp_path / name).open("wb") as file:
             file.truncate(size)
