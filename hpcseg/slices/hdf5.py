@@ -156,7 +156,7 @@ def _walk(
     for part in group:
         try:
             item = _item(group, part, reach)
-        except (KeyError, OSError, RuntimeError):
+        except (KeyError, OSError, RuntimeError, TypeError):  # the last of a name that is no text
             continue
         except DatasetError:
             if strict:
@@ -329,7 +329,8 @@ def _has_room(shape: tuple[int, ...], source: Any) -> bool:
         return len(ends) == len(shape) and all(end < length for end, length in zip(ends, shape, strict=True))
     if "%b" in source.file_name.replace("%%", ""):  # there is no end to all blocks, and a file has one
         _, _, count, block = source.vspace.get_regular_hyperslab()
-        return math.prod(shape) >= math.prod(block) * math.prod(size for size in count if size != h5py.h5s.UNLIMITED)
+        count = [blocks for blocks in count if blocks != h5py.h5s.UNLIMITED]
+        return bool(math.prod(shape) >= math.prod(block) * math.prod(count))
     return bool(math.prod(shape) >= source.vspace.get_select_npoints())
 
 

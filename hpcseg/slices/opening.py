@@ -17,7 +17,7 @@ from hpcseg.slices.nifti import is_nifti, open_nifti
 from hpcseg.slices.raw import SUFFIXES as RAW_SUFFIXES
 from hpcseg.slices.raw import open_raw
 from hpcseg.slices.sizes import refuse_bomb
-from hpcseg.slices.source import Reading, Source
+from hpcseg.slices.source import Reading, Source, refusing
 from hpcseg.slices.tiff import open_file, open_folder
 from hpcseg.slices.zarr import is_zarr, list_arrays, open_zarr
 
@@ -68,11 +68,15 @@ def list_parts(path: Path, allow_external: bool = False) -> dict[str, tuple[tupl
     Args:
         path: as for `open_source`.
         allow_external: also of those that are reached through files outside of the file's folder.
+
+    Raises:
+        DatasetError: it is damaged.
     """
     path = Path(split_name(os.fspath(path.expanduser()))[0])
-    if os.path.isdir(path):
-        return list_arrays(path) if is_zarr(path) else {}
-    return list_datasets(path, allow_external) if os.path.isfile(path) and h5py.is_hdf5(path) else {}
+    with refusing(f"What {path} holds cannot be listed"):
+        if os.path.isdir(path):
+            return list_arrays(path) if is_zarr(path) else {}
+        return list_datasets(path, allow_external) if os.path.isfile(path) and h5py.is_hdf5(path) else {}
 
 
 def split_name(text: str) -> tuple[str, str | None]:

@@ -22,7 +22,7 @@ import zarr
 
 from hpcseg.errors import ConfigError, DatasetError
 from hpcseg.slices import sizes
-from hpcseg.slices.opening import open_source
+from hpcseg.slices.opening import list_parts, open_source
 from hpcseg.slices.source import Reading, as_grey_values
 
 EDGE = 2**20  # of a slice of a TiB
@@ -219,7 +219,7 @@ def test_a_command_without_memory_ends_with_a_sentence(tmp_path):
 
 def small(path):
     """A small volume in each format."""
-    volume = np.arange(3 * 8 * 9, dtype="u2").reshape(3, 8, 9)
+    volume = np.arange(5 * 8 * 9, dtype="u2").reshape(5, 8, 9)
     if path.suffix == ".h5":
         with h5py.File(path, "w") as file:
             file.create_dataset("data", data=volume, chunks=(1, 8, 9), compression="gzip")
@@ -228,7 +228,9 @@ def small(path):
     elif path.name.endswith((".nii", ".nii.gz")):
         nibabel.save(nibabel.Nifti1Image(volume.T, np.eye(4)), path)
     else:
-        tifffile.imwrite(path, volume, ome="ome" in path.name, imagej="imagej" in path.name, compression=None)
+        form = {"ome": "ome" in path.name, "imagej": "imagej" in path.name}
+        tifffile.imwrite(path, volume, photometric="minisblack", metadata={"axes": "ZYX"}, **form)
+    assert len(open_source(path)) == 5
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -250,3 +252,14 @@ def test_a_spoiled_header_is_read_or_refused(tmp_path, name):
             assert len(str(error)) < 4_000
             refused += 1
     assert refused > 5
+
+
+def test_what_a_damaged_file_holds_is_listed_or_refused(tmp_path):
+    small(tmp_path / "a.h5")
+    content = (tmp_path / "a.h5").read_bytes()
+    zarr.create_array(tmp_path / "a.zarr", shape=(2, 8, 8), chunks=(1, 8, 8), dtype="u2")
+    (tmp_path / "a.zarr" / "zarr.json").write_bytes(b"\xff")
+    (tmp_path / "a.h5").write_bytes(content[: len(content) // 2])
+    for name in ("a.h5", "a.zarr"):
+        with pytest.raises(DatasetError, match=rf"What .*{name} holds cannot be listed"):
+            list_parts(tmp_path / name)
