@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hpcseg.errors import DatasetError
@@ -17,6 +17,8 @@ class Reach:
     """The file that the user has named."""
     allow_external: bool
     """Out of its folder as well."""
+    checked: set[tuple[Path, str]] = field(default_factory=set)
+    """Files and data sets that were looked at, which others may name again and again."""
 
     def check(self, file: Path) -> None:
         """See that a file may be read; one that is not there may.

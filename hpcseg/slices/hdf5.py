@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from hpcseg.config import shortened
 from hpcseg.errors import ConfigError, DatasetError
 from hpcseg.hdf5 import h5py
 from hpcseg.slices.array import array_source, no_such
@@ -29,6 +30,10 @@ from hpcseg.slices.source import Reading, Source, first_line, raise_faults, refu
 
 PACKED_SLICES = "slices"
 _MOST_DEPTH = 12
+# On the way to an item, as HDF5 has it.
+_MOST_LINKS = 16
+# A few groups that are members of each other have names without end.
+_MOST_NAMES = 20_000
 _PLUGINS = "hdf5plugin"
 
 
@@ -101,8 +106,8 @@ def _follow(file: h5py.File, name: str, path: Path, reach: Reach, depth: int = 0
             if isinstance(link, h5py.SoftLink) and depth < _MOST_DEPTH:  # it may lead to another link that is broken
                 with contextlib.suppress(ConfigError):
                     _follow(at.file, os.path.join(at.name, link.path), _file_of(at), reach, depth + 1)
-            target = f" to {link.path}" if hasattr(link, "path") else ""
-            target += f" in {link.filename}" if isinstance(link, h5py.ExternalLink) else ""
+            target = f" to {shortened(link.path)}" if hasattr(link, "path") else ""
+            target += f" in {shortened(link.filename)}" if isinstance(link, h5py.ExternalLink) else ""
             raise DatasetError(
                 f"{path}: {'/'.join(passed)} is a link{target}, and cannot be opened. Is it there? "
                 f"({first_line(error)})"
@@ -110,24 +115,29 @@ def _follow(file: h5py.File, name: str, path: Path, reach: Reach, depth: int = 0
     return at
 
 
-def _item(group: Any, name: str, reach: Reach, depth: int = 0) -> Any:
+def _item(group: Any, name: str, reach: Reach) -> Any:
     """What a name in a group leads to: each link by itself, since HDF5 would open any file, and wait for a pipe.
 
     Raises:
         KeyError, OSError: it leads nowhere.
         DatasetError: it leads to a file that is not to be read.
     """
-    for part in _parts(name):
+    left, links = _parts(name)[::-1], 0
+    while left:
+        part = left.pop()
         link = group.get(part, getlink=True) if isinstance(group, h5py.Group) else None
-        if link is None or depth > _MOST_DEPTH:
+        if link is None or links > _MOST_LINKS:
             raise KeyError(f"no {part} there")
-        if isinstance(link, h5py.SoftLink):
-            group = _item(group.file if link.path.startswith("/") else group, link.path, reach, depth + 1)
-        elif isinstance(link, h5py.ExternalLink):
-            reach.check(file := _named_file(_file_of(group), link.filename))
-            group = _item(h5py.File(file, "r"), link.path, reach, depth + 1)
-        else:
+        if isinstance(link, h5py.HardLink):
             group = group[part]
+            continue
+        links += 1
+        left += _parts(link.path)[::-1]
+        if isinstance(link, h5py.ExternalLink):
+            reach.check(file := _named_file(_file_of(group), link.filename))
+            group = h5py.File(file, "r")["/"]
+        elif link.path.startswith("/"):
+            group = group.file["/"]
     return group
 
 
@@ -139,33 +149,35 @@ def _file_of(item: Any) -> Path:
     return Path(os.fsdecode(item.file.filename))
 
 
-def _walk(
-    group: h5py.Group, reach: Reach, name: str = "", seen: tuple[Any, ...] = (), *, strict: bool = False
-) -> Iterator[tuple[str, h5py.Dataset]]:
-    """Every data set of slices under a group, through links; what leads nowhere is passed over, and a ring ends.
+def _walk(file: h5py.File, reach: Reach, *, strict: bool = False) -> Iterator[tuple[str, h5py.Dataset]]:
+    """Every data set of slices in a file, through links; what leads nowhere is passed over, and a ring ends.
 
     Args:
-        group: to look in.
+        file: to look in.
         reach: how far links may lead.
-        name: of the group.
-        seen: the groups that it is in.
-        strict: raise DatasetError where one leads too far, in place of passing it over.
+        strict: raise DatasetError where one leads too far, or there are too many names, in place of passing it over.
     """
-    if len(seen) > _MOST_DEPTH or group.id in seen:
-        return
-    for part in group:
+    root = file["/"]
+    waiting: list[tuple[Any, str, tuple[Any, ...]]] = [(root, str(part), (root.id,)) for part in reversed(list(root))]
+    for _ in range(_MOST_NAMES):
+        if not waiting:
+            return
+        group, name, above = waiting.pop()
         try:
-            item = _item(group, part, reach)
-        except (KeyError, OSError, RuntimeError, TypeError):  # the last of a name that is no text
+            item = _item(group, name.rpartition("/")[2], reach)
+        except (KeyError, OSError, RuntimeError, TypeError):  # the last of a link that h5py does not know
             continue
         except DatasetError:
             if strict:
                 raise
             continue
         if isinstance(item, h5py.Group):
-            yield from _walk(item, reach, f"{name}{part}/", (*seen, group.id), strict=strict)
+            if len(above) <= _MOST_DEPTH and item.id not in above:
+                waiting += [(item, f"{name}/{part}", (*above, item.id)) for part in reversed(list(item))]
         elif _has_slices(item):
-            yield f"{name}{part}", item
+            yield name, item
+    if strict:
+        raise DatasetError(f"{reach.opened} has more than {_MOST_NAMES} names. Name a data set with --dataset.")
 
 
 def _has_slices(item: Any) -> bool:
@@ -274,7 +286,8 @@ def _check_virtual(dataset: h5py.Dataset, path: Path, name: str, reach: Reach, d
         try:
             with h5py.File(file, "r") as opened:
                 part = _item(opened, inside, reach)
-                if part != dataset:
+                if part != dataset and (file, inside) not in reach.checked:
+                    reach.checked.add((file, inside))
                     pixels_in |= _check_all_there(part, file, inside, reach, depth + 1)
                 if not _has_room(part.shape, source):
                     faults.append(f"{called} has {part.shape} in {inside}, and more is needed")

@@ -34,8 +34,6 @@ _SUFFIXES = {".tif", ".tiff", ".btf", ".tf8", ".stk", ".ome"}
 _FORMATS = "a folder of TIFFs, a TIFF stack, HDF5 or NeXus, Zarr, MRC, NIfTI or raw pixels, or is not all there"
 _WHITE_IS_ZERO, _COLOUR_TABLE = 0, 3
 _STK_PLANES = 33629
-# Of two pages with all their strips in the same places so many are enough to tell.
-_MOST_COMPARED = 64
 # tifffile logs what it makes of a damaged file; whether that will do is decided, and told, here.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
@@ -181,7 +179,7 @@ def _read_pages(path: Path, how: Reading, *, described: bool = False) -> list[_P
         if not stat.S_ISREG(path.stat().st_mode):
             raise ValueError("it is no regular file")  # the writer of a pipe would never come
         with tifffile.TiffFile(path) as tif:
-            pages, offsets, places = list[_Page](), set[int](), set[tuple[int, ...]]()
+            pages, offsets, places = list[_Page](), set[int](), set[int]()
             for page in tif.pages:
                 if page.offset in offsets:
                     raise ValueError("its list of pages is a ring")
@@ -189,8 +187,8 @@ def _read_pages(path: Path, how: Reading, *, described: bool = False) -> list[_P
                 full = page.aspage()
                 if not (full.is_reduced or full.is_mask):
                     pages.append(_page(path, full))
-                    if (place := full.dataoffsets[:_MOST_COMPARED]) in places:
-                        raise ValueError(f"its page {len(pages)} has the pixels of another page, at byte {place[0]}")
+                    if (place := hash(tuple(full.dataoffsets))) in places:
+                        raise ValueError(f"its page {len(pages)} has the pixels of another page")
                     places.add(place)
                     refuse_many(path, len(pages))
             if not pages:
