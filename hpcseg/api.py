@@ -42,7 +42,8 @@ def open_source(path: str | Path, how: Reading = Reading()) -> Source:  # noqa: 
     Args:
         path: a folder of TIFFs, or a file or store of any format; `NAME::DATASET` names what is in it.
         how: what its files do not say, such as `Reading(shape=(500, 501, 501), dtype="uint16")` of a raw file, or
-            `Reading(needs_numbers=False)` of files whose names have no numbers.
+            `Reading(needs_numbers=False)` of files whose names have no numbers, or `Reading(allow_external=True)` of a
+            scan whose detector files are in another folder.
 
     Returns:
         A source: `len(source)` slices, `source.shapes` (height, width) and `source.dtypes` of each, `source.numbers`,

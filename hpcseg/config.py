@@ -607,9 +607,9 @@ def _sigma_in_text(text: str, name: str, whole: str) -> Sigma:
     return sigma
 
 
-def shortened(text: str) -> str:
+def shortened(text: str, most: int = _MOST_SHOWN) -> str:
     """A text of a file as an error shows it: all of it, unless somebody has written a book there."""
-    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def refuse_unknown(table: Mapping[str, Any], valid: tuple[str, ...], where: str) -> None:

@@ -1,8 +1,11 @@
-"""How this process keeps host memory between steps."""
+"""How much host memory this process may still take, and how it keeps what it has between steps."""
 
 from __future__ import annotations
 
 import ctypes
+import os
+from collections.abc import Iterator
+from pathlib import Path
 
 # mallopt(3)'s numbers.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
@@ -23,3 +26,34 @@ def keep_freed_memory() -> None:
     mallopt(_MMAP_MAX, 0)
     mallopt(_TRIM_THRESHOLD, _LARGEST_INT)
     mallopt(_TOP_PAD, _TOP_PAD_BYTES)
+
+
+def free_host_bytes() -> float:
+    """Memory that this process may still take, of the host and of its control group."""
+    return min(_limits(), default=4 * 2.0**30)
+
+
+def _limits() -> Iterator[float]:
+    for line in _lines(Path("/proc/meminfo")):
+        if line.startswith("MemAvailable:"):
+            # What the last slice took is kept for the next one.
+            yield float(line.split()[1]) * 1024 + _resident_bytes()
+    for line in _lines(Path("/proc/self/cgroup")):
+        group = line.split(":", 2)[-1].lstrip("/")
+        # The group itself and those that it is in; Slurm sets its limit on the job's or the step's.
+        for folder in (Path("/sys/fs/cgroup", group), *Path("/sys/fs/cgroup", group).parents):
+            for text in _lines(folder / "memory.max"):
+                if text.strip().isdigit():
+                    yield float(text)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except (OSError, ValueError):
+        return []
+
+
+def _resident_bytes() -> int:
+    words = " ".join(_lines(Path("/proc/self/statm"))).split()
+    return int(words[1]) * os.sysconf("SC_PAGE_SIZE") if len(words) > 1 else 0

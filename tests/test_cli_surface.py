@@ -22,10 +22,11 @@ SURFACE = {
     "view": {"path"},
     "pack": {
         "folder", "output", "images", "labels", "grey_range", "classes", "ignore", "force", "number", "first", "pixels",
-        "shape", "dtype", "label_dtype", "byteorder", "header",
+        "shape", "dtype", "label_dtype", "byteorder", "header", "allow_external",
     },
     "info": {
         "file", "verify", "as_json", "number", "first", "pixels", "shape", "dtype", "byteorder", "header",
+        "allow_external",
     },
     "grid": {
         "job", "data", "run", "overrides", "dry_run", "local", "workers", "profile", "partition", "account", "qos",
@@ -48,12 +49,12 @@ SURFACE = {
         "model", "volume", "output", "dataset", "range_", "percentiles", "ensemble", "flips", "probabilities",
         "uncertainty", "spread", "float16", "tile", "every", "slices", "precision", "adapt_norm",
         "outside", "run", "data", "slurm", "parts", "number", "pixels", "shape", "dtype", "byteorder", "header",
-        "format_", "dry_run", "profile", "partition", "account", "qos", "constraint", "exclude", "gpus_per_node",
-        "cpus_per_task", "mem", "time", "setup", "throttle",
+        "allow_external", "format_", "dry_run", "profile", "partition", "account", "qos", "constraint", "exclude",
+        "gpus_per_node", "cpus_per_task", "mem", "time", "setup", "throttle",
     },
     "suggest": {
         "cell", "volume", "count", "dataset", "range_", "percentiles", "every", "run", "data", "number", "pixels",
-        "shape", "dtype", "byteorder", "header", "as_json",
+        "shape", "dtype", "byteorder", "header", "allow_external", "as_json",
     },
     "follow-up": {"run"},
     "help": {"command"},

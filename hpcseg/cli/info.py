@@ -12,7 +12,7 @@ import typer
 
 from hpcseg.cli import console
 from hpcseg.cli.pack import DEFAULT_DATASET, show_packed, tiles_by_name
-from hpcseg.cli.reading import AsPixels, Byteorder, Dtype, First, Header, Number, Shape, reading
+from hpcseg.cli.reading import AllowExternal, AsPixels, Byteorder, Dtype, First, Header, Number, Shape, reading
 from hpcseg.errors import ConfigError, DatasetError
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def info(
     dtype: Dtype = None,
     byteorder: Byteorder = None,
     header: Header = 0,
+    allow_external: AllowExternal = False,
 ) -> None:
     """Show what a packed file holds, and check it; or what there is to pack or to segment in any other source."""
     from hpcseg.data.store import is_packed_file
@@ -48,7 +49,14 @@ def info(
         _show_packed_file(path, verify=verify, as_json=as_json)
         return
     how = reading(
-        number=number, first=first, pixels=pixels, shape=shape, dtype=dtype, byteorder=byteorder, header=header
+        number=number,
+        first=first,
+        pixels=pixels,
+        shape=shape,
+        dtype=dtype,
+        byteorder=byteorder,
+        header=header,
+        allow_external=allow_external,
     )
     _show_source(path, how, as_json=as_json)
 
@@ -83,7 +91,7 @@ def _show_source(path: Path, how: Reading, *, as_json: bool) -> None:
             console.say(f"Note: this cannot be packed. {error}", to=console.stderr)
     except ConfigError as error:  # there is a choice
         source, choice = None, str(error)
-    parts = list_parts(path)
+    parts = list_parts(path, how.allow_external)
     if source is None and not parts:
         raise ConfigError(choice)
     if as_json:

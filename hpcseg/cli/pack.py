@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hpcseg.cli import console
-from hpcseg.cli.reading import AsPixels, Byteorder, Dtype, First, Header, LabelDtype, Number, Shape, reading
+from hpcseg.cli.reading import (
+    AllowExternal,
+    AsPixels,
+    Byteorder,
+    Dtype,
+    First,
+    Header,
+    LabelDtype,
+    Number,
+    Shape,
+    reading,
+)
 from hpcseg.errors import ConfigError, HpcsegError
 
 if TYPE_CHECKING:
@@ -65,6 +76,7 @@ def pack(
     label_dtype: LabelDtype = None,
     byteorder: Byteorder = None,
     header: Header = 0,
+    allow_external: AllowExternal = False,
 ) -> None:
     """Pack slices of any format and their labels into one verified HDF5 file."""
     from hpcseg.api import pack as pack_slices
@@ -81,6 +93,7 @@ def pack(
         label_dtype=label_dtype,
         byteorder=byteorder,
         header=header,
+        allow_external=allow_external,
     )
     there = output.exists() and not force
     with like_ctrl_c(), console.progress_bar() as progress:

@@ -27,6 +27,7 @@ from hpcseg.cli.options import (
     Time,
 )
 from hpcseg.cli.reading import (
+    AllowExternal,
     AsPixels,
     Byteorder,
     DataSetName,
@@ -117,6 +118,7 @@ def predict(
     dtype: Dtype = None,
     byteorder: Byteorder = None,
     header: Header = 0,
+    allow_external: AllowExternal = False,
     slurm: Annotated[
         bool, typer.Option("--slurm", help="As Slurm jobs; so do --partition and --profile.", rich_help_panel=_SLURM)
     ] = False,
@@ -147,7 +149,14 @@ def predict(
     from hpcseg.signals import like_ctrl_c
 
     how = reading(
-        dataset=dataset, number=number, pixels=pixels, shape=shape, dtype=dtype, byteorder=byteorder, header=header
+        dataset=dataset,
+        number=number,
+        pixels=pixels,
+        shape=shape,
+        dtype=dtype,
+        byteorder=byteorder,
+        header=header,
+        allow_external=allow_external,
     )
     if not os.path.exists(volume):
         open_volume(volume, how)  # says so before a model is looked for

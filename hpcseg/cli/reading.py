@@ -71,6 +71,14 @@ Header = Annotated[
     int,
     typer.Option(min=0, metavar="BYTES", help="Bytes before the first pixel of a raw file.", rich_help_panel=_PANEL),
 ]
+AllowExternal = Annotated[
+    bool,
+    typer.Option(
+        "--allow-external",
+        help="Read files that an HDF5 file or OME-TIFF names outside of its folder. Only where you trust it.",
+        rich_help_panel=_PANEL,
+    ),
+]
 
 
 def reading(*, shape: str | None = None, first: int = 1, **options: Any) -> Reading:

@@ -11,6 +11,7 @@ from rich.table import Table
 from hpcseg.cli import console
 from hpcseg.cli.options import AsJson, MovedData, Run
 from hpcseg.cli.reading import (
+    AllowExternal,
     AsPixels,
     Byteorder,
     DataSetName,
@@ -52,6 +53,7 @@ def suggest(
     dtype: Dtype = None,
     byteorder: Byteorder = None,
     header: Header = 0,
+    allow_external: AllowExternal = False,
     as_json: AsJson = False,
 ) -> None:
     """Rank slices without labels by what the models do not know, apart from each other: to be labelled next."""
@@ -63,7 +65,14 @@ def suggest(
     from hpcseg.slices.source import choose_slices
 
     how = reading(
-        dataset=dataset, number=number, pixels=pixels, shape=shape, dtype=dtype, byteorder=byteorder, header=header
+        dataset=dataset,
+        number=number,
+        pixels=pixels,
+        shape=shape,
+        dtype=dtype,
+        byteorder=byteorder,
+        header=header,
+        allow_external=allow_external,
     )
     source = choose_slices(open_volume(volume, how), every=every)
     folders = find_all_trained(cell, run)

@@ -204,12 +204,25 @@ def is_packed_file(path: Path) -> bool:
     return False
 
 
+def _refuse_elsewhere(group: h5py.Group) -> None:
+    """Raises ValueError for what leads out of a file: `pack` writes no such thing, and HDF5 would open a pipe."""
+    for name in group:
+        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            raise ValueError(f"{name} is in another file, or a link")
+        item = group[name]
+        if isinstance(item, h5py.Group):
+            _refuse_elsewhere(item)
+        elif item.external or item.is_virtual:
+            raise ValueError(f"{name} is in another file")
+
+
 def decode_info(file: h5py.File, path: Path) -> DatasetInfo:
     """All of an open packed file but its pixels.
 
     Raises:
         KeyError, AttributeError, TypeError, ValueError, RuntimeError: parts are missing, or do not belong together.
     """
+    _refuse_elsewhere(file)
     images, labels = file["slices"], file["labels"]
     # A file of before there was one of these means what stands here.
     earlier = {"class_names": file.attrs["class_values"], "ignored_values": (), "source_dtype": images.dtype.name}

@@ -105,11 +105,11 @@ def read_card(content: Any) -> ModelCard:
             training=dict(content["training"]),
             model_sha256=str(content["model_sha256"]),
         )
+        _check(card)
     except KeyError as error:
         raise ValueError(f"it has no {error.args[0]}") from None
-    except (AttributeError, TypeError, ConfigError) as error:
+    except (AttributeError, TypeError, SyntaxError, ConfigError) as error:  # the third of a type that is none
         raise ValueError(str(error)) from None
-    _check(card)
     return card
 
 

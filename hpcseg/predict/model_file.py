@@ -19,11 +19,13 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from hpcseg.config import shortened
 from hpcseg.data.store import DatasetInfo, read_info
 from hpcseg.errors import ConfigError, HpcsegError, IncompleteError
 from hpcseg.files import write_bytes
 from hpcseg.learn.checkpoint import weights_sha256
 from hpcseg.learn.unet import UNet
+from hpcseg.memory import free_host_bytes
 from hpcseg.metrics import accuracy
 from hpcseg.predict.card import ModelCard, grey_quantiles, read_card
 from hpcseg.runs.grid import Cell, read_cell
@@ -33,6 +35,8 @@ from hpcseg.segment.network import TrainedUNet
 
 SUFFIX = ".safetensors"
 _KEY = "hpcseg"
+_MOST_SHOWN = 500
+_KINDS = {torch.float32: "F32", torch.int64: "I64"}
 
 
 @dataclass(frozen=True)
@@ -152,23 +156,34 @@ def open_file(file: Path) -> Model:
                 network = UNet(
                     classes=len(card.class_values), width=train.width, depth=train.depth, batch_norm=train.batch_norm
                 )
+            _check_weights(content, network.state_dict())
             weights = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
-        if _kinds(weights) != _kinds(network.state_dict()):
-            raise ValueError("its weights are not those of the U-Net that it describes")
         if weights_sha256(weights) != card.model_sha256:
             raise ValueError("its weights are not those that were exported")
     except OSError as error:
         raise HpcsegError(f"{file} cannot be read: {error.strerror or error}.") from None
     except (safetensors.SafetensorError, ValueError, RecursionError) as error:
         raise HpcsegError(
-            f"{file} is no model file that can be used: {error}. Write it again with `hpcseg export CELL`."
+            f"{file} is no model file that can be used: {shortened(str(error), _MOST_SHOWN)}. Write it again with "
+            "`hpcseg export CELL`."
         ) from None
     network.load_state_dict(weights, assign=True)
     return Model(str(card.training.get("cell", file.stem)), card, network)
 
 
-def _kinds(weights: Mapping[str, torch.Tensor]) -> dict[str, tuple[object, ...]]:
-    return {name: (tensor.shape, tensor.dtype) for name, tensor in weights.items()}
+def _check_weights(content: Any, wanted: Mapping[str, torch.Tensor]) -> None:
+    """Compare a file's table of weights with those of a network, before one is loaded; ValueError names the first."""
+    names = set(content.keys())
+    for name in [*wanted, *sorted(names - wanted.keys())]:
+        if name not in names:
+            raise ValueError(f"it has no weights {name}")
+        if name not in wanted:
+            raise ValueError(f"it has weights {shortened(name)}, which the U-Net that it describes has not")
+        found, tensor = content.get_slice(name), wanted[name]
+        shape, kind = tuple(found.get_shape()), found.get_dtype()
+        if (shape, kind) != (tuple(tensor.shape), _KINDS[tensor.dtype]):
+            needed = f"{tuple(tensor.shape)} {_KINDS[tensor.dtype]}"
+            raise ValueError(f"its weights {name} are {shape} {kind}, and the U-Net that it describes has {needed}")
 
 
 def _refuse_others(file: Path) -> None:
@@ -177,6 +192,11 @@ def _refuse_others(file: Path) -> None:
         raise IncompleteError(f"There is no model file {file}. Write one with `hpcseg export CELL`.")
     if not stat.S_ISREG(file.stat().st_mode):
         raise HpcsegError(f"{file} is no regular file. Name a model file or the folder of a cell.")
+    if (size := file.stat().st_size) > (free := free_host_bytes()):
+        raise HpcsegError(
+            f"{file} has {size / 2**30:.4g} GiB, and {free / 2**30:.4g} GiB of memory are free. No model that `hpcseg "
+            "export` writes is so large; take a machine with more memory if it is one."
+        )
     with file.open("rb") as opened:
         start = opened.read(9)
     # Eight bytes of length come first, and may be any; then the JSON begins.

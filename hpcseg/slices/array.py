@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from hpcseg.config import shortened
 from hpcseg.errors import ConfigError, DatasetError
+from hpcseg.slices.sizes import refuse_many
 from hpcseg.slices.source import Form, Reading, Source
 
 _MOST_LISTED = 10
@@ -50,16 +52,17 @@ def array_source(
         more: other fields of `Source`.
 
     Raises:
-        DatasetError: it has other dimensions, no pixels or no numbers.
+        DatasetError: it has other dimensions, no pixels or no numbers, or too many slices.
     """
+    where = f"{path}::{more['dataset']}" if more.get("dataset") else path
     if len(shape) not in (2, 3) or 0 in shape or dtype.kind not in "uifb":
-        where = f"{path}::{more['dataset']}" if more.get("dataset") else path
         raise DatasetError(
             f"{where} is {shape} {dtype}, and slices of grey values are (slices, height, width) numbers. Of several "
             "channels or times, save the one to segment."
         )
     native = dtype.newbyteorder("=")
     size, slices = (int(shape[-2]), int(shape[-1])), int(shape[0]) if len(shape) == 3 else 1
+    refuse_many(where, slices)
     together = max(1, min(together, _MOST_BYTES_KEPT // (size[0] * size[1] * dtype.itemsize)))
     return Source(
         path=path,
@@ -77,7 +80,8 @@ def array_source(
 
 def no_such(path: Path, asked: str | None, found: Mapping[str, Any]) -> ConfigError:
     """What to raise where a name is asked for, or one has to be; `found` are all there are, which have a shape."""
-    listing = ", ".join([f"{name or 'the array itself'} {array.shape}" for name, array in found.items()][:_MOST_LISTED])
+    shown = [f"{shortened(name) or 'the array itself'} {array.shape}" for name, array in found.items()]
+    listing = ", ".join(shown[:_MOST_LISTED])
     what = "has several data sets" if asked is None and found else f"has no data set {asked or 'to read'} of slices"
     return ConfigError(f"{path} {what}. It has {listing or 'none'}. Name one with --dataset, or as {path.name}::NAME.")
 

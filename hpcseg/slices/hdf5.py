@@ -8,23 +8,32 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import itertools
 import math
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hpcseg.config import shortened
 from hpcseg.errors import ConfigError, DatasetError
 from hpcseg.hdf5 import h5py
 from hpcseg.slices.array import array_source, no_such
 from hpcseg.slices.calibration import read_hdf5_voxel
+from hpcseg.slices.external import Reach
 from hpcseg.slices.source import Reading, Source, first_line, raise_faults, refusing
 
 PACKED_SLICES = "slices"
 _MOST_DEPTH = 12
+# On the way to an item, as HDF5 has it.
+_MOST_LINKS = 16
+# A few groups that are members of each other have names without end.
+_MOST_NAMES = 20_000
 _PLUGINS = "hdf5plugin"
 
 
@@ -39,32 +48,36 @@ def open_hdf5(path: Path, how: Reading) -> Source:
         DatasetError: it cannot be opened, or parts of it are missing.
         ConfigError: there are several, and none is named; or it is none of numbers.
     """
+    reach = Reach(path, how.allow_external)
     with refusing(f"{path} is no HDF5 file that can be read"), h5py.File(path, "r") as file:
-        wanted = how.dataset.strip("/") if how.dataset is not None else _only(file, path)
-        dataset = _follow(file, wanted, path)
+        wanted = how.dataset.strip("/") if how.dataset is not None else _only(file, path, reach)
+        dataset = _follow(file, wanted, path, reach)
         if not _has_slices(dataset) and getattr(dataset, "ndim", 0) <= 3:
-            raise no_such(path, wanted, dict(_walk(file)))
-        files = {path} | _check_all_there(dataset, path, wanted)
-        return array_source(
+            raise no_such(path, wanted, dict(_walk(file, reach)))
+        source = array_source(
             path,
             "hdf5",
             how,
             dataset.shape,
             dataset.dtype,
             load=_load,
-            of=(path, wanted, _PLUGINS in sys.modules),
+            # Where its links lead, so that HDF5 follows none of them by itself.
+            of=(_file_of(dataset), dataset.name, _PLUGINS in sys.modules),
             name=Path(wanted).name,
             together=dataset.chunks[0] if dataset.chunks and dataset.ndim == 3 else 1,
+            decoded=math.prod(dataset.chunks or (0,)) * dataset.dtype.itemsize,
             dataset=wanted,
-            files=tuple(sorted(files)),
             voxel=read_hdf5_voxel(dataset),
         )
+        files = {path} | _check_all_there(dataset, path, wanted, reach)
+        return replace(source, files=tuple(sorted(files)))
 
 
-def list_datasets(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+def list_datasets(path: Path, allow_external: bool) -> dict[str, tuple[tuple[int, ...], str]]:
     """Shape and type of every data set of numbers of two or three dimensions, by name; links are followed."""
     with h5py.File(path, "r") as file:
-        return {name: (dataset.shape, str(dataset.dtype)) for name, dataset in _walk(file)}
+        found = _walk(file, Reach(path, allow_external))
+        return {name: (dataset.shape, str(dataset.dtype)) for name, dataset in found}
 
 
 def _load(path: Path, name: str, plugins: bool, first: int, last: int) -> np.ndarray:
@@ -78,23 +91,23 @@ def _load(path: Path, name: str, plugins: bool, first: int, last: int) -> np.nda
         return np.asarray(dataset[first:last] if dataset.ndim == 3 else dataset[()])
 
 
-def _follow(file: h5py.File, name: str, path: Path, depth: int = 0) -> Any:
+def _follow(file: h5py.File, name: str, path: Path, reach: Reach, depth: int = 0) -> Any:
     """What a name leads to; DatasetError names the link that leads nowhere."""
     at: Any = file
     passed: list[str] = []
-    for part in (part for part in name.split("/") if part not in ("", ".")):
+    for part in _parts(name):
         passed.append(part)
         link = at.get(part, getlink=True) if isinstance(at, h5py.Group) else None
         if link is None:
-            raise no_such(path, name, dict(_walk(file)))
+            raise no_such(path, name, dict(_walk(file, reach)))
         try:
-            at = at[part]
+            at = _item(at, part, reach)
         except (KeyError, OSError, RuntimeError) as error:
             if isinstance(link, h5py.SoftLink) and depth < _MOST_DEPTH:  # it may lead to another link that is broken
                 with contextlib.suppress(ConfigError):
-                    _follow(at.file, os.path.join(at.name, link.path), Path(at.file.filename), depth + 1)
-            target = f" to {link.path}" if hasattr(link, "path") else ""
-            target += f" in {link.filename}" if isinstance(link, h5py.ExternalLink) else ""
+                    _follow(at.file, os.path.join(at.name, link.path), _file_of(at), reach, depth + 1)
+            target = f" to {shortened(link.path)}" if hasattr(link, "path") else ""
+            target += f" in {shortened(link.filename)}" if isinstance(link, h5py.ExternalLink) else ""
             raise DatasetError(
                 f"{path}: {'/'.join(passed)} is a link{target}, and cannot be opened. Is it there? "
                 f"({first_line(error)})"
@@ -102,19 +115,69 @@ def _follow(file: h5py.File, name: str, path: Path, depth: int = 0) -> Any:
     return at
 
 
-def _walk(group: h5py.Group, name: str = "", seen: tuple[Any, ...] = ()) -> Iterator[tuple[str, h5py.Dataset]]:
-    """Every data set of slices under a group, through links; what leads nowhere is passed over, and a ring ends."""
-    if len(seen) > _MOST_DEPTH or group.id in seen:
-        return
-    for part in group:
+def _item(group: Any, name: str, reach: Reach) -> Any:
+    """What a name in a group leads to: each link by itself, since HDF5 would open any file, and wait for a pipe.
+
+    Raises:
+        KeyError, OSError: it leads nowhere.
+        DatasetError: it leads to a file that is not to be read.
+    """
+    left, links = _parts(name)[::-1], 0
+    while left:
+        part = left.pop()
+        link = group.get(part, getlink=True) if isinstance(group, h5py.Group) else None
+        if link is None or links > _MOST_LINKS:
+            raise KeyError(f"no {part} there")
+        if isinstance(link, h5py.HardLink):
+            group = group[part]
+            continue
+        links += 1
+        left += _parts(link.path)[::-1]
+        if isinstance(link, h5py.ExternalLink):
+            reach.check(file := _named_file(_file_of(group), link.filename))
+            group = h5py.File(file, "r")["/"]
+        elif link.path.startswith("/"):
+            group = group.file["/"]
+    return group
+
+
+def _parts(name: str) -> list[str]:
+    return [part for part in name.split("/") if part not in ("", ".")]
+
+
+def _file_of(item: Any) -> Path:
+    return Path(os.fsdecode(item.file.filename))
+
+
+def _walk(file: h5py.File, reach: Reach, *, strict: bool = False) -> Iterator[tuple[str, h5py.Dataset]]:
+    """Every data set of slices in a file, through links; what leads nowhere is passed over, and a ring ends.
+
+    Args:
+        file: to look in.
+        reach: how far links may lead.
+        strict: raise DatasetError where one leads too far, or there are too many names, in place of passing it over.
+    """
+    root = file["/"]
+    waiting: list[tuple[Any, str, tuple[Any, ...]]] = [(root, str(part), (root.id,)) for part in reversed(list(root))]
+    for _ in range(_MOST_NAMES):
+        if not waiting:
+            return
+        group, name, above = waiting.pop()
         try:
-            item = group[part]
-        except (KeyError, OSError, RuntimeError):
+            item = _item(group, name.rpartition("/")[2], reach)
+        except (KeyError, OSError, RuntimeError, TypeError):  # the last of a link that h5py does not know
+            continue
+        except DatasetError:
+            if strict:
+                raise
             continue
         if isinstance(item, h5py.Group):
-            yield from _walk(item, f"{name}{part}/", (*seen, group.id))
+            if len(above) <= _MOST_DEPTH and item.id not in above:
+                waiting += [(item, f"{name}/{part}", (*above, item.id)) for part in reversed(list(item))]
         elif _has_slices(item):
-            yield f"{name}{part}", item
+            yield name, item
+    if strict:
+        raise DatasetError(f"{reach.opened} has more than {_MOST_NAMES} names. Name a data set with --dataset.")
 
 
 def _has_slices(item: Any) -> bool:
@@ -126,12 +189,12 @@ def _has_slices(item: Any) -> bool:
         return False
 
 
-def _only(file: h5py.File, path: Path) -> str:
+def _only(file: h5py.File, path: Path, reach: Reach) -> str:
     """The data set that is meant where none is named; raises ConfigError where there is a choice."""
-    if (signal := _signal(file)) is not None:
+    if (signal := _signal(file, reach)) is not None:
         return signal
     found: dict[int, dict[Any, str]] = {3: {}, 2: {}}
-    for name, dataset in _walk(file):
+    for name, dataset in _walk(file, reach, strict=True):
         if dataset.ndim == 3 or min(dataset.shape) > 1:
             # One that several links lead to counts once.
             info = h5py.h5o.get_info(dataset.id)
@@ -143,18 +206,18 @@ def _only(file: h5py.File, path: Path) -> str:
         links: list[str] = []
         file.visititems_links(lambda name, link: links.append(name) if hasattr(link, "path") else None)
         for name in links:
-            _follow(file, name, path)  # a link that leads nowhere is why there is nothing else
-    raise no_such(path, None, dict(_walk(file)))
+            _follow(file, name, path, reach)  # a link that leads nowhere is why there is nothing else
+    raise no_such(path, None, dict(_walk(file, reach)))
 
 
-def _signal(file: h5py.File) -> str | None:
+def _signal(file: h5py.File, reach: Reach) -> str | None:
     """What NeXus calls the data: the attributes `default` from group to group, and `signal` at their end."""
     at, name = file, ""
     with contextlib.suppress(Exception):  # attributes of any type, and links to nowhere: then there is no such hint
         while (following := _text(at.attrs.get("default"))) is not None and name.count("/") < _MOST_DEPTH:
-            name, at = f"{name}{following}/", at[following]
+            name, at = f"{name}{following}/", _item(at, following, reach)
         signal = _text(at.attrs.get("signal"))
-        if isinstance(signal, str) and name and at[signal].ndim == 3:
+        if isinstance(signal, str) and name and _item(at, signal, reach).ndim == 3:
             return name + signal
     return None
 
@@ -165,7 +228,7 @@ def _text(value: Any) -> Any:
     return value.decode() if isinstance(value, bytes) else value
 
 
-def _check_all_there(dataset: h5py.Dataset, path: Path, name: str, depth: int = 0) -> set[Path]:
+def _check_all_there(dataset: h5py.Dataset, path: Path, name: str, reach: Reach, depth: int = 0) -> set[Path]:
     """The files that hold its pixels; raises DatasetError for parts that HDF5 would fill in, and missing filters."""
     plan = dataset.id.get_create_plist()
     for index in range(plan.get_nfilters()):
@@ -176,11 +239,11 @@ def _check_all_there(dataset: h5py.Dataset, path: Path, name: str, depth: int = 
                 f"{path}: {name} is compressed by the filter {shown} ({code}), which is not installed here. "
                 "`pip install 'hpcseg[hdf5]'` has most of them."
             )
-    here = Path(os.fsdecode(dataset.file.filename))
+    here = _file_of(dataset)
     if dataset.is_virtual:
-        return {here} | _check_virtual(dataset, path, name, depth)
+        return {here} | _check_virtual(dataset, path, name, reach, depth)
     if dataset.external:
-        return {here} | _check_external(dataset, path, name)
+        return {here} | _check_external(dataset, path, name, reach)
     if gone := _unwritten(dataset, name):
         raise DatasetError(f"{path}: {gone}. Was its writer stopped? Write it again.")
     return {here}
@@ -201,42 +264,58 @@ def _unwritten(dataset: h5py.Dataset, name: str) -> str:
     wanted, stored = math.prod(grid), dataset.id.get_num_chunks()
     if stored >= wanted:
         return ""
-    there = np.zeros(grid, bool)
-    for index in range(stored):
-        there[tuple(np.floor_divide(dataset.id.get_chunk_info(index).chunk_offset, dataset.chunks))] = True
-    gone = np.flatnonzero(~there.reshape(grid[0], -1).all(axis=1)) * dataset.chunks[0]
-    last = min(gone[-1] + dataset.chunks[0], dataset.shape[0])
+    chunks = (dataset.id.get_chunk_info(index).chunk_offset[0] // dataset.chunks[0] for index in range(stored))
+    there, rows = Counter(chunks), range(grid[0])
+    first, last = (next(row for row in order if there[row] < wanted // grid[0]) for order in (rows, reversed(rows)))
+    first, last = first * dataset.chunks[0], min((last + 1) * dataset.chunks[0], dataset.shape[0])
     part = "slice" if dataset.ndim == 3 else "row"
-    where = f"from {part} {gone[0] + 1} to {part} {last}"
+    where = f"from {part} {first + 1} to {part} {last}"
     return f"of the {wanted} chunks of {name} {wanted - stored} were never written, {where}"
 
 
-def _check_virtual(dataset: h5py.Dataset, path: Path, name: str, depth: int) -> set[Path]:
+def _check_virtual(dataset: h5py.Dataset, path: Path, name: str, reach: Reach, depth: int) -> set[Path]:
+    if depth > _MOST_DEPTH:
+        raise DatasetError(f"{path}: {name} is put together of what is put together, more than {_MOST_DEPTH} times.")
     faults, pixels_in, filled = list[str](), set[Path](), h5py.h5s.create_simple(dataset.shape)
     filled.select_none()
-    home = Path(os.fsdecode(dataset.file.filename))  # not that of a link to it
-    # %b in a name is counted up by HDF5, which ends the data set at the first file that is not there; %% is a %.
-    sources = [source for source in dataset.virtual_sources() if "%b" not in source.file_name.replace("%%", "")]
-    for source in sources:
+    home = _file_of(dataset)  # not that of a link to it
+    for source, called, inside in _virtual_parts(dataset, home):
         _fill(filled, source.vspace)
-        called = source.file_name.replace("%%", "%")
-        file = home if called == "." else _source_file(home, called)
+        file = home if called == "." else _named_file(home, called)
+        reach.check(file)
         try:
             with h5py.File(file, "r") as opened:
-                part = opened[source.dset_name]
-                if depth < _MOST_DEPTH and part != dataset:
-                    pixels_in |= _check_all_there(part, file, source.dset_name, depth + 1)
+                part = _item(opened, inside, reach)
+                if part != dataset and (file, inside) not in reach.checked:
+                    reach.checked.add((file, inside))
+                    pixels_in |= _check_all_there(part, file, inside, reach, depth + 1)
                 if not _has_room(part.shape, source):
-                    faults.append(f"{called} has {part.shape} in {source.dset_name}, and more is needed")
+                    faults.append(f"{called} has {part.shape} in {inside}, and more is needed")
         except (OSError, KeyError):
-            faults.append(f"{name} is put together of files, and {called} ({source.dset_name}) is not there")
+            faults.append(f"{name} is put together of files, and {called} ({inside}) is not there")
         except DatasetError as error:
             faults.append(str(error).removesuffix("."))
-    missing = math.prod(dataset.shape) - filled.get_select_npoints()
-    if missing > 0 and len(sources) == len(dataset.virtual_sources()):
+    if (missing := math.prod(dataset.shape) - filled.get_select_npoints()) > 0:
         faults.append(f"{name} is put together of files, and none of them has {missing} of its pixels")
     raise_faults(path, faults)
     return pixels_in
+
+
+def _virtual_parts(dataset: h5py.Dataset, home: Path) -> Iterator[tuple[Any, str, str]]:
+    """What a virtual data set is put together of, each with its file and its name in there."""
+    for source in dataset.virtual_sources():
+        for block in itertools.count():
+            # %b in a name is counted up by HDF5, which ends the data set at the first file that is not there.
+            file, inside = (
+                "%".join(part.replace("%b", str(block)) for part in name.split("%%"))
+                for name in (source.file_name, source.dset_name)
+            )
+            counted = "%b" in source.file_name.replace("%%", "")
+            if counted and not os.path.exists(_named_file(home, file)):
+                break
+            yield source, file, inside
+            if not counted:
+                break
 
 
 def _fill(filled: Any, part: Any) -> None:
@@ -249,11 +328,11 @@ def _fill(filled: Any, part: Any) -> None:
     filled.select_all()
 
 
-def _source_file(home: Path, name: str) -> Path:
-    """Where HDF5 finds a file of a virtual data set: at its path, or, if it was moved, beside the data set's file."""
+def _named_file(home: Path, name: str) -> Path:
+    """Where HDF5 finds a file that a link or a virtual data set names: there, or, if it was moved, beside its own."""
     names = [name, Path(name).name] if Path(name).is_absolute() else [name]
     places = [folder / name for name in names for folder in (home.parent, home.resolve().parent)]
-    return next((place for place in places if place.is_file()), places[0])
+    return next((place for place in places if os.path.exists(place)), places[0])
 
 
 def _has_room(shape: tuple[int, ...], source: Any) -> bool:
@@ -261,14 +340,19 @@ def _has_room(shape: tuple[int, ...], source: Any) -> bool:
     if source.src_space.get_select_type() == h5py.h5s.SEL_HYPERSLABS:
         ends = source.src_space.get_select_bounds()[1]
         return len(ends) == len(shape) and all(end < length for end, length in zip(ends, shape, strict=True))
+    if "%b" in source.file_name.replace("%%", ""):  # there is no end to all blocks, and a file has one
+        _, _, count, block = source.vspace.get_regular_hyperslab()
+        count = [blocks for blocks in count if blocks != h5py.h5s.UNLIMITED]
+        return bool(math.prod(shape) >= math.prod(block) * math.prod(count))
     return bool(math.prod(shape) >= source.vspace.get_select_npoints())
 
 
-def _check_external(dataset: h5py.Dataset, path: Path, name: str) -> set[Path]:
+def _check_external(dataset: h5py.Dataset, path: Path, name: str, reach: Reach) -> set[Path]:
     pixels_in, left = set[Path](), math.prod(dataset.shape) * dataset.dtype.itemsize
     for file, offset, size in dataset.external:
         # Of a data set in another file, to which a link led, its own folder counts.
-        where = Path(os.fsdecode(dataset.file.filename)).parent / os.fsdecode(file)
+        where = _file_of(dataset).parent / os.fsdecode(file)
+        reach.check(where)
         needs = min(size, left)
         left -= needs
         there = where.stat().st_size if where.is_file() else 0

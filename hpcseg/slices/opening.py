@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from dataclasses import replace
@@ -15,7 +16,8 @@ from hpcseg.slices.mrc import is_mrc, open_mrc
 from hpcseg.slices.nifti import is_nifti, open_nifti
 from hpcseg.slices.raw import SUFFIXES as RAW_SUFFIXES
 from hpcseg.slices.raw import open_raw
-from hpcseg.slices.source import Reading, Source
+from hpcseg.slices.sizes import refuse_bomb
+from hpcseg.slices.source import Reading, Source, refusing
 from hpcseg.slices.tiff import open_file, open_folder
 from hpcseg.slices.zarr import is_zarr, list_arrays, open_zarr
 
@@ -51,19 +53,30 @@ def open_source(path: Path, how: Reading = Reading()) -> Source:  # noqa: B008
         opened = open_nifti if is_nifti(path) else open_file
     if how.dataset is not None and opened not in (open_hdf5, open_zarr, open_file):
         raise no_parts(path)
-    return opened(path, how)
+    source = opened(path, how)
+    if source.form != "zarr":  # by whose definition chunks of nothing but one value are left out
+        claimed = sum(
+            math.prod(shape) * dtype.itemsize for shape, dtype in zip(source.shapes, source.dtypes, strict=True)
+        )
+        refuse_bomb(path, claimed, source.files)
+    return source
 
 
-def list_parts(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+def list_parts(path: Path, allow_external: bool = False) -> dict[str, tuple[tuple[int, ...], str]]:
     """Shape and type of what an HDF5 file or a Zarr store holds by name; nothing for other formats.
 
     Args:
         path: as for `open_source`.
+        allow_external: also of those that are reached through files outside of the file's folder.
+
+    Raises:
+        DatasetError: it is damaged.
     """
     path = Path(split_name(os.fspath(path.expanduser()))[0])
-    if os.path.isdir(path):
-        return list_arrays(path) if is_zarr(path) else {}
-    return list_datasets(path) if os.path.isfile(path) and h5py.is_hdf5(path) else {}
+    with refusing(f"What {path} holds cannot be listed"):
+        if os.path.isdir(path):
+            return list_arrays(path) if is_zarr(path) else {}
+        return list_datasets(path, allow_external) if os.path.isfile(path) and h5py.is_hdf5(path) else {}
 
 
 def split_name(text: str) -> tuple[str, str | None]:

@@ -36,7 +36,7 @@ def open_raw(path: Path, how: Reading) -> Source:
         )
     try:
         stored = np.dtype(how.dtype).newbyteorder(">" if how.byteorder == "big" else "<")
-    except TypeError:
+    except (TypeError, ValueError, SyntaxError):
         raise ConfigError(f"--dtype is {how.dtype}, which is no type of numbers. Take one such as uint16.") from None
     if stored.kind not in "uif" or min(how.shape) < 1 or how.header < 0:
         raise ConfigError(f"{path} cannot be {how.shape} {how.dtype} behind {how.header} bytes. Take others.")

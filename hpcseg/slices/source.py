@@ -18,10 +18,13 @@ from typing import Literal
 
 import numpy as np
 
+from hpcseg.config import shortened
 from hpcseg.errors import ConfigError, DatasetError, HpcsegError
+from hpcseg.slices.sizes import refuse_large
 
 Form = Literal["folder", "stack", "hdf5", "zarr", "mrc", "raw", "nifti"]
 _MOST_FAULTS = 10
+_MOST_SHOWN = 500
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,8 @@ class Reading:
     """Bytes before the first pixel of a raw file."""
     label_dtype: str | None = None
     """Of a raw file of labels, whose slices are packed with them; None: they are in no such file, or have a header."""
+    allow_external: bool = False
+    """Files that an HDF5 file or an OME-TIFF names may lie outside of its folder."""
 
     def __post_init__(self) -> None:
         if self.pixels not in (None, "shown", "stored") or self.byteorder not in (None, "little", "big"):
@@ -106,6 +111,8 @@ class Source:
     """None: not known."""
     orientation: int = 1
     """Of TIFFs: the tag that all of them have, and that was applied; 1 where they lie as they are shown."""
+    decoded: int = 0
+    """Bytes of the largest chunk or tile, which is decoded for a slice as a whole."""
     notes: tuple[str, ...] = ()
     """What was passed over or applied, a sentence each."""
     every: int = 1
@@ -133,8 +140,9 @@ class Source:
         """One slice: (H, W), native byte order. NaN is a pixel outside of the field of view.
 
         Raises:
-            DatasetError: it cannot be read, or is not what its header says.
+            DatasetError: it cannot be read, is not what its header says, or has no room in memory.
         """
+        refuse_large(self.path, max(self.decoded, math.prod(self.shapes[index]) * self.dtypes[index].itemsize))
         with refusing(f"{self.path}: the pixels of {self.names[index]} cannot be decoded"):
             pixels = self.decode(index)
             if pixels.shape != self.shapes[index]:
@@ -264,8 +272,8 @@ def refusing(what: str) -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what an error says, or its name."""
-    return (str(error).splitlines() or [type(error).__name__])[0] or type(error).__name__
+    """The first line of what an error says, or its name; not all of it where it has a long text of a file."""
+    return shortened((str(error).splitlines() or [""])[0], _MOST_SHOWN) or type(error).__name__
 
 
 def voxel_size(sizes: Iterable[object], unit: object) -> VoxelSize | None:

@@ -24,7 +24,10 @@ import tifffile
 from hpcseg.errors import ConfigError, DatasetError
 from hpcseg.slices.array import no_parts, no_such
 from hpcseg.slices.calibration import read_calibration
+from hpcseg.slices.external import Reach
 from hpcseg.slices.numbers import number_names
+from hpcseg.slices.ome import check_ome
+from hpcseg.slices.sizes import refuse_many
 from hpcseg.slices.source import Reading, Source, raise_faults, refusing
 
 _SUFFIXES = {".tif", ".tiff", ".btf", ".tf8", ".stk", ".ome"}
@@ -53,6 +56,8 @@ class _Page:
     """In the byte order of the file."""
     runs: tuple[tuple[int, int], ...]
     """First byte and bytes of each part, where pixels lie uncompressed; empty: tifffile decodes them."""
+    tile: int
+    """Bytes of a tile, decoded; 0: it has none."""
     bits: int
     """Of a sample, as stored."""
     orientation: int
@@ -101,6 +106,7 @@ def open_folder(folder: Path, how: Reading) -> Source:
         ConfigError: as `number_names`.
     """
     paths = _list_tiffs(folder)
+    refuse_many(folder, len(paths))
     if len(paths) == 1 and how.number is None:
         stack = open_file(paths[0], how)
         if len(stack) > 1 or (how.needs_numbers and not re.search(r"\d", paths[0].stem)):  # alone it is the first
@@ -119,7 +125,7 @@ def open_folder(folder: Path, how: Reading) -> Source:
             faults.append(f"{path.name} and {found[number].path.name} both have the number {number}")
             continue
         try:
-            pages = _read_pages(path)
+            pages = _read_pages(path, how)
         except DatasetError as error:
             faults.append(str(error).removesuffix("."))
             continue
@@ -146,7 +152,7 @@ def open_file(path: Path, how: Reading) -> Source:
     """
     if how.dataset is not None and how.pixels == "stored":
         raise ConfigError("--dataset and --pixels stored exclude each other: pages as stored are of no image.")
-    pages = _read_pages(path, described=how.pixels != "stored", dataset=how.dataset)
+    pages = _read_pages(path, how, described=how.pixels != "stored")
     names = [f"{path.name}#{number}" for number in range(1, len(pages) + 1)]
     numbers = range(how.first, how.first + len(pages))
     return replace(_source(path, pages, names, numbers, how, [], []), dataset=how.dataset)
@@ -172,7 +178,7 @@ def _list_tiffs(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: ([int(digits) for digits in re.findall(r"\d+", path.name)], path.name))
 
 
-def _read_pages(path: Path, *, described: bool = False, dataset: str | None = None) -> list[_Page]:
+def _read_pages(path: Path, how: Reading, *, described: bool = False) -> list[_Page]:
     """The images of a file as their headers have them, without thumbnails; or as its description has them."""
     what = "a readable TIFF file" if path.suffix.lower() in _SUFFIXES else _FORMATS
     with refusing(f"{path} is not {what}"):
@@ -184,7 +190,7 @@ def _read_pages(path: Path, *, described: bool = False, dataset: str | None = No
             if start.startswith(magic):
                 raise ValueError(f"it is a {kind}")
         with tifffile.TiffFile(path) as tif:
-            pages, offsets = list[_Page](), set[int]()
+            pages, offsets, places = list[_Page](), set[int](), set[int]()
             for page in tif.pages:
                 if page.offset in offsets:
                     raise ValueError("its list of pages is a ring")
@@ -192,12 +198,16 @@ def _read_pages(path: Path, *, described: bool = False, dataset: str | None = No
                 full = page.aspage()
                 if not (full.is_reduced or full.is_mask):
                     pages.append(_page(path, full))
+                    if (place := hash(tuple(full.dataoffsets))) in places:
+                        raise ValueError(f"its page {len(pages)} has the pixels of another page")
+                    places.add(place)
+                    refuse_many(path, len(pages))
             if not pages:
                 raise ValueError("it has no pages, or nothing but thumbnails")
             tif.filehandle.seek(tif.pages.next_page_offset or 0)
             if any(tif.filehandle.read(tif.tiff.offsetsize)) and not tif.is_stk:
                 raise ValueError(f"its list of pages breaks off after {len(offsets)}")
-            return _as_described(path, tif, pages, dataset) if described else pages
+            return _as_described(path, tif, pages, how) if described else pages
 
 
 def _page(path: Path, page: tifffile.TiffPage) -> _Page:
@@ -221,6 +231,7 @@ def _page(path: Path, page: tifffile.TiffPage) -> _Page:
         shape=tuple(page.shape),
         stored=stored,
         runs=runs,
+        tile=math.prod(page.chunks) * stored.itemsize if page.is_tiled else 0,
         bits=page.bitspersample,
         orientation=int(orientation) if orientation in range(1, 9) else 1,
         # Where the tag is missing, tifffile's own attribute is 0.
@@ -253,15 +264,20 @@ def _runs(page: tifffile.TiffPage, stored: np.dtype) -> tuple[tuple[int, int], .
     return tuple(runs)
 
 
-def _as_described(path: Path, tif: tifffile.TiffFile, pages: list[_Page], dataset: str | None) -> list[_Page]:
+def _as_described(path: Path, tif: tifffile.TiffFile, pages: list[_Page], how: Reading) -> list[_Page]:
     """The pages of a file in the order of its description; one header for many slices is as many pages.
 
     Raises ValueError where the description counts slices that are not there, DatasetError where several channels.
     """
     ome: list[Any] = []
+    dataset = how.dataset
+    # Of Micro-Manager's own description, which would go first, tifffile opens whatever lies beside the file.
+    in_ome = tif.is_ome and not tif.is_mmstack
+    if in_ome:
+        check_ome(path, str(tif.ome_metadata), Reach(path, how.allow_external))
     try:
         images, axes = _counted(tif)
-        ome = [one for one in tif.series if one.kind == "ome"] if tif.is_ome else []
+        ome = [one for one in tif.series if one.kind == "ome"] if in_ome else []
     except Exception:  # a description that tifffile cannot read: the pages are as their headers say
         images, axes = 1, {}
     if ome:
@@ -306,6 +322,7 @@ def _behind(pages: list[_Page], images: int, there: int) -> list[_Page]:
     if len(pages) > 1 or len(pages[0].runs) != 1:
         raise ValueError(f"its description counts {images} slices, and it has {len(pages)}. {as_stored}")
     ((start, size),) = pages[0].runs
+    refuse_many(pages[0].path, images)
     if (missing := start + images * size - there) > 0:
         raise ValueError(f"it is one page header for {images} slices, and {missing} bytes are missing. {as_stored}")
     return [replace(pages[0], runs=((start + index * size, size),)) for index in range(images)]
@@ -378,6 +395,7 @@ def _source(
         numbers=tuple(numbers),
         shapes=tuple((height, width) for height, width in shapes),
         dtypes=tuple(page.stored.newbyteorder("=") for page in pages),
+        decoded=max(page.tile for page in pages),
         stored_dtype=pages[0].stored.newbyteorder("="),
         decode=partial(_read, tuple(pages), shown),
         files=files,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from hpcseg.slices.calibration import voxel_in_one_unit
 from hpcseg.slices.extras import load_extra
 from hpcseg.slices.source import Reading, Source, VoxelSize, refusing
 
+# c/0/0/0 or 0.0.0, or the other way round.
+_CHUNK = re.compile(r"(c[/.])?\d+([/.]\d+)*")
 _MARKS = ("zarr.json", ".zgroup", ".zarray")
 
 
@@ -35,6 +38,7 @@ def open_zarr(path: Path, how: Reading) -> Source:
         ConfigError: there are several arrays and none is named; or zarr is not installed.
     """
     with refusing(f"{path} is no Zarr store that can be read"):
+        stored = _files(path)
         node = _open(path)
         arrays, levels = _arrays(node), _levels(node)
         wanted = how.dataset.strip("/") if how.dataset is not None else next(iter(levels or arrays), "")
@@ -42,7 +46,10 @@ def open_zarr(path: Path, how: Reading) -> Source:
             raise no_such(path, None if wanted in arrays else wanted, arrays)
         array = arrays[wanted]
         shape, chunks = array.shape, array.chunks
-        gone = array.nchunks - array.nchunks_initialized
+        # zarr's own count makes a name of each chunk that there could be.
+        wholes = math.prod(-(-length // part) for length, part in zip(shape, array.shards or chunks, strict=True))
+        start = f"{wanted}/" if wanted else ""
+        gone = wholes - sum(_CHUNK.fullmatch(file, len(start)) is not None for file in stored if file.startswith(start))
     if math.prod(shape[:-3]) != 1:
         raise DatasetError(
             f"{path}: {wanted or 'the array'} is {shape}, and what lies before its slices is longer than 1; save the "
@@ -58,22 +65,35 @@ def open_zarr(path: Path, how: Reading) -> Source:
         of=(path / wanted,),
         name="" if levels else wanted,
         together=chunks[-3] if len(shape) > 2 else 1,
+        decoded=math.prod(chunks) * np.dtype(array.dtype).itemsize,
         dataset=wanted or None,
         files=(path / wanted,),
         voxel=levels.get(wanted),
         # By the format's definition, and writers leave out chunks of nothing else; but so does one that was stopped.
-        notes=(f"{gone} of {array.nchunks} chunks are not stored and are read as {array.fill_value}.",) if gone else (),
+        notes=(f"{gone} of {wholes} chunks are not stored and are read as {array.fill_value}.",) if gone else (),
     )
 
 
 def list_arrays(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     """Shape and type of every array in a group, by name."""
+    _files(path)
     return {name: (array.shape, str(array.dtype)) for name, array in _arrays(_open(path)).items() if name}
 
 
 def _load(path: Path, first: int, last: int) -> np.ndarray:
     array = _open(path)
     return np.asarray(array[..., first:last, :, :] if array.ndim > 2 else array[...])
+
+
+def _files(folder: Path) -> list[str]:
+    """Every file of a store, as named from there; DatasetError for what is none, such as a pipe, which would wait."""
+    found = []
+    for inside, _, names in os.walk(folder):
+        for file in (os.path.join(inside, name) for name in names):
+            if not os.path.isfile(file) and os.path.exists(file):
+                raise DatasetError(f"{file} is no regular file and is never read. Remove it from {folder}.")
+            found.append(os.path.relpath(file, folder))
+    return found
 
 
 def _open(path: Path) -> Any:

@@ -16,6 +16,7 @@ from slice_folder import hpcseg
 from hpcseg.data.grey import GreyScale
 from hpcseg.errors import HpcsegError, IncompleteError
 from hpcseg.learn import checkpoint
+from hpcseg.predict import model_file as model_files
 from hpcseg.predict.card import GreyHistogram
 from hpcseg.predict.model_file import export, open_cell, open_file
 from hpcseg.runs.record import read_json
@@ -114,6 +115,10 @@ SPOILED = {
     "texts for classes": lambda content: with_card(content, class_values=["a", "b", "c"]),
     "labels too large": lambda content: with_card(content, class_values=[0, 128, 300]),
     "no dtype": lambda content: with_card(content, label_dtype="O"),
+    "a dtype of many numbers": lambda content: with_card(content, label_dtype="10000000u8"),
+    "a dtype that is no Python": lambda content: with_card(content, label_dtype="u1,("),
+    "a book for a dtype": lambda content: with_card(content, label_dtype="u" * 3_000_000),
+    "a book for a key": lambda content: with_card(content, **{"train__" + "k" * 3_000_000: 1}),
     "unknown dtype": lambda content: with_card(content, grey_dtype="grey"),
     "nothing to divide by": lambda content: with_card(content, grey__high=0),
     "not finite": lambda content: with_card(content, grey__low=float("nan")),
@@ -129,8 +134,55 @@ SPOILED = {
 def test_a_spoiled_file_is_refused_in_one_sentence(model_file, tmp_path, spoil):
     file = tmp_path / "model.safetensors"
     file.write_bytes(spoil(model_file.read_bytes()))
-    with pytest.raises(HpcsegError, match=r"model\.safetensors is no model file that can be used: .*hpcseg export"):
+    with pytest.raises(
+        HpcsegError, match=r"model\.safetensors is no model file that can be used: .*hpcseg export"
+    ) as told:
         open_file(file)
+    assert len(str(told.value)) < 1_000
+
+
+def with_weights(content, change):
+    table, rest = header(content)
+    change(table)
+    return with_header(table, rest)
+
+
+WEIGHTS = {
+    "missing": (lambda table: table.update(other=table.pop("head.weight")), r"it has no weights head\.weight"),
+    "too many": (
+        lambda table: table.update({"x" * 10_000: {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}}),
+        r"it has weights x{100}\.\.\., which the U-Net that it describes has not",
+    ),
+    "other shape": (
+        lambda table: table["head.weight"].update(shape=table["head.weight"]["shape"][::-1]),
+        r"its weights head\.weight are \(1, 1, 4, 3\) F32, and the U-Net that it describes has \(3, 4, 1, 1\) F32",
+    ),
+    "other type": (
+        lambda table: table["head.weight"].update(dtype="I32"),
+        r"its weights head\.weight are \(3, 4, 1, 1\) I32, .* has \(3, 4, 1, 1\) F32",
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", WEIGHTS)
+def test_the_weights_that_are_wrong_are_named_before_any_is_loaded(model_file, tmp_path, wrong, monkeypatch):
+    change, told = WEIGHTS[wrong]
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(with_weights(model_file.read_bytes(), change))
+    monkeypatch.setattr(model_files, "weights_sha256", lambda weights: pytest.fail("they were loaded"))
+    with pytest.raises(HpcsegError, match=told):
+        open_file(file)
+
+
+def test_a_file_larger_than_memory_is_refused_unread(model_file, tmp_path):
+    """4 TiB, of which a few bytes are on the disk, in a tensor of its own."""
+    table, rest = header(model_file.read_bytes())
+    table["much"] = {"dtype": "U8", "shape": [2**42], "data_offsets": [len(rest), len(rest) + 2**42]}
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.write(with_header(table, rest))
+        file.truncate(file.tell() + 2**42)
+    with pytest.raises(HpcsegError, match=r"has 4096 GiB, and [\d.]+ GiB of memory are free"):
+        open_file(tmp_path / "model.safetensors")
 
 
 def test_a_pickle_is_refused_unread(tmp_path, cells):

@@ -1,0 +1,43 @@
+"""What OME-XML claims, looked at before tifffile makes lists of so many planes and opens the files that it names."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+from hpcseg.slices.external import Reach
+from hpcseg.slices.sizes import refuse_many
+
+_COUNTS = {*(f"{what}{axis}" for what in ("Size", "First") for axis in "ZCT"), "IFD", "NumPlanes", "PlaneCount"}
+
+
+def check_ome(path: Path, text: str, reach: Reach) -> None:
+    """See that there is no harm in what an OME-TIFF claims; what is no XML is left to others.
+
+    Args:
+        path: of the file.
+        text: its OME-XML.
+        reach: where its other files may be.
+
+    Raises:
+        DatasetError: it counts too many planes, or names a file that is not to be read.
+    """
+    try:
+        items = list(ElementTree.fromstring(text).iter())
+    except ElementTree.ParseError:
+        return
+    for item in items:
+        counts = {"": 0}
+        for name in _COUNTS & item.attrib.keys():
+            with contextlib.suppress(ValueError):  # at which tifffile gives up as well
+                counts[name] = int(item.attrib[name])
+        refuse_many(path, math.prod(count for name, count in counts.items() if name.startswith("Size")))
+        refuse_many(path, max(counts.values()))
+        if "Start" in item.attrib:  # of an axis that is divided, whose places are listed
+            with contextlib.suppress(ValueError, ZeroDivisionError):
+                start, end, step = (float(item.get(name, 1)) for name in ("Start", "End", "Step"))
+                refuse_many(path, math.ceil(min(abs((end - start) / step), 1e18)))
+        if item.tag.endswith("UUID") and (named := item.get("FileName")):
+            reach.check(path.parent / named)
