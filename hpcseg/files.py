@@ -14,6 +14,7 @@ import glob
 import os
 import re
 import stat
+import struct
 import time
 import uuid
 from collections.abc import Iterable, Iterator
@@ -89,7 +90,9 @@ def remove_left(paths: Iterable[Path]) -> None:
 def _lock(file: BinaryIO) -> bool | None:
     """Lock a file until it is closed; False where another process has it, None where the file system has no locks."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # No flock, since HDF5 takes one of what it writes wherever it was loaded before it could be told not to; and no
+        # lock of the process, which goes as soon as anything in it closes the file.
+        fcntl.fcntl(file, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
     except BlockingIOError:
         return False
     except OSError:

@@ -48,7 +48,7 @@ def test_what_aside_does_not_make_is_not_removed(tmp_path, kind):
 
 
 def test_without_locks_what_is_written_is_known_by_its_age(left, tmp_path, monkeypatch):
-    monkeypatch.setattr(fcntl, "flock", without_locks)
+    monkeypatch.setattr(fcntl, "fcntl", without_locks)
     remove_left([left])
     assert left.exists()
     os.utime(left, (0, 0))
@@ -58,14 +58,14 @@ def test_without_locks_what_is_written_is_known_by_its_age(left, tmp_path, monke
 
 
 def test_a_file_that_another_process_removes_before_its_lock_is_made_again(tmp_path, monkeypatch):
-    lock, removed = fcntl.flock, []
+    lock, removed = fcntl.fcntl, []
 
-    def late(file, operation):
+    def late(file, *operation):
         if not removed:
             removed.extend(left_of(tmp_path / "a"))
             removed[0].unlink()
-        lock(file, operation)
+        lock(file, *operation)
 
-    monkeypatch.setattr(fcntl, "flock", late)
+    monkeypatch.setattr(fcntl, "fcntl", late)
     write_bytes(tmp_path / "a", b"whole")
     assert removed and [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"whole")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import resource
 import signal
 import subprocess
@@ -166,6 +167,15 @@ def test_what_a_living_one_writes_to_stays(good, output):
         process.communicate(timeout=60)
     assert process.returncode == 0
     assert store.read_info(output).shape[0] == 3 and not list(output.parent.glob(".*"))
+
+
+def test_hdf5_may_lock_what_is_written(good, output):
+    """As where h5py was imported first, in a notebook, or where a site wants locks."""
+    command = [sys.executable, "-m", "hpcseg", "pack", str(good), "-o", str(output)]
+    environment = {**os.environ, "HDF5_USE_FILE_LOCKING": "TRUE"}
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert answer.returncode == 0, answer.stderr
+    assert store.read_info(output).shape[0] == 3
 
 
 # A limit on the size of a file stands for a disk that is full from the start, in the slices, the labels and the table.
