@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import ndimage
 
 from hpcseg.counted import counted
 from hpcseg.data.classes import IGNORED
@@ -21,8 +20,9 @@ _MOST_USUAL = 16
 _BELOW = 0.25
 # Each set has one.
 _FEWEST_DIVIDED = 3
-# Of a class that is nothing but the edge between two others: of how many slices, pixels, and share of them.
-_LOOKED_AT, _FEWEST_AT_EDGES, _NEARLY_ALL = 5, 20, 0.99
+# Of a class that is nothing but the edge between two others: in how many slices, how many pixels, which share of them,
+# and of all pixels, which edges are a small part of.
+_LOOKED_AT, _FEWEST_AT_EDGES, _NEARLY_ALL, _MOST_EDGES = 5, 20, 0.99, 0.2
 
 
 def notes(info: DatasetInfo) -> tuple[str, ...]:
@@ -103,23 +103,33 @@ def class_notes(info: DatasetInfo) -> tuple[str, ...]:
 
 
 def edge_notes(info: DatasetInfo) -> tuple[str, ...]:
-    """A note on a class that has pixels of lower and higher values beside it wherever it is, as interpolation makes."""
+    """A note on a class that lies between a lower and a higher one wherever it is, as interpolation makes it."""
     pixels, edges, most = np.zeros(IGNORED, int), np.zeros(IGNORED, int), len(info.class_values)
     for index in evenly(info.shape[0], _LOOKED_AT) if 3 <= most <= _MOST_USUAL else ():
         _, (label,) = read_slices(info.path, index, index + 1)
-        lowest = ndimage.minimum_filter(label, 3)
-        highest = ndimage.maximum_filter(np.where(label == IGNORED, 0, label), 3)
         pixels += np.bincount(label[label < IGNORED], minlength=IGNORED)
-        edges += np.bincount(label[(lowest < label) & (label < highest) & (label < IGNORED)], minlength=IGNORED)
-    found = np.flatnonzero((edges > _NEARLY_ALL * pixels) & (pixels >= _FEWEST_AT_EDGES))
+        edges += np.bincount(label[_between(label)], minlength=IGNORED)
+    enough = (pixels >= _FEWEST_AT_EDGES) & (pixels < _MOST_EDGES * pixels.sum())
+    found = np.flatnonzero(enough & (edges > _NEARLY_ALL * pixels))
     if not len(found):
         return ()
     one, of = found[0], counted(int(pixels[found[0]]), "pixel")
     return (
-        f"{edges[one]} of {of} of {info.class_names[one]} in some labels have lower and higher values beside them. If "
+        f"{edges[one]} of {of} of {info.class_names[one]} in some labels lie between a lower and a higher value. If "
         "nobody drew this class, and labels were interpolated when they were resized, say which values are one class, "
         f"with --classes, or leave it out: --ignore {info.class_values[one]}.",
     )
+
+
+def _between(label: np.ndarray) -> np.ndarray:
+    """(H, W) bool: where the pixels on two opposite sides have a lower and a higher class, of (H, W) class indices."""
+    found, (height, width) = np.zeros(label.shape, bool), label.shape
+    beside = np.pad(label, 1, mode="edge")
+    for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1)):
+        one, other = (beside[1 + y : 1 + y + height, 1 + x : 1 + x + width] for y, x in ((dy, dx), (-dy, -dx)))
+        lower, higher = np.minimum(one, other), np.maximum(one, other)
+        found |= (lower < label) & (label < higher) & (higher < IGNORED)
+    return found
 
 
 def gap_notes(info: DatasetInfo) -> tuple[str, ...]:

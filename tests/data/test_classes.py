@@ -200,11 +200,11 @@ def test_a_class_that_is_nothing_but_edges_is_noted(good, output):
     for number in (1, 2, 3):
         relabel(good, number, lambda label: np.repeat([[0] * 20 + [100] + [200] * 27], 40, axis=0).astype(np.uint8))
     said = " ".join(hpcseg("pack", good, "-o", output).stderr.split())
-    assert "120 of 120 pixels of 100 in some labels have lower and higher values beside them" in said
+    assert "120 of 120 pixels of 100 in some labels lie between a lower and a higher value" in said
     assert "--ignore 100" in said
     for number in (1, 2, 3):  # three pixels wide, as it may have been drawn
         relabel(good, number, lambda label: np.repeat([[0] * 20 + [100] * 3 + [200] * 25], 40, axis=0).astype(np.uint8))
-    assert "beside them" not in hpcseg("pack", good, "-o", output, "--force").stderr
+    assert "lie between" not in hpcseg("pack", good, "-o", output, "--force").stderr
 
 
 def test_numbered_grains_are_noted(good, output):
