@@ -66,7 +66,7 @@ Strike = Callable[[subprocess.Popen[bytes]], None]
 
 def main(scratch: Path) -> None:
     """Print a JSON record; SCRATCH must be empty or missing."""
-    prepare(scratch, epochs=60, cells=1)
+    prepare(scratch, epochs=30, cells=1)
     parts = on_this_machine(scratch)
     provenance = collect(
         device=device_facts(torch.device("cpu")), command="results/faults/kills.py SCRATCH", data_sha256=""
@@ -102,7 +102,7 @@ def on_this_machine(scratch: Path) -> dict[str, Any]:
         seconds = timed(scratch, command(alone))
         for strike in (kill_tree, kill_a_rank)[:ranks]:
             name = f"training of {ranks} ranks, {(strike.__doc__ or '').lower().rstrip('.')}"
-            found[name] = trainings(scratch, command, alone, seconds, strike, runs=5, kills=3)
+            found[name] = trainings(scratch, command, alone, seconds, strike, runs=3, kills=3)
     found["pack"] = packs(scratch, times=12)
     for kind in ("tiff", "hdf5", "zarr"):
         found[f"predict to {kind}"] = predictions(scratch, kind, times=6)
