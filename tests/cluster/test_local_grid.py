@@ -9,7 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 from typer.testing import CliRunner
 
 from hpcseg.cli.app import app
@@ -117,12 +119,17 @@ def test_a_cell_that_another_process_runs_is_passed_over(job, tiny_dataset):
     assert not (cell / "evaluation.json").exists()
 
 
-def test_no_module_of_the_current_folder_is_run_in_place_of_one_of_ours(job, tiny_dataset, tiny_folder):
+def test_no_module_of_the_current_folder_is_run_in_place_of_one_of_ours(job, tiny_dataset):
+    for number in range(8):  # enough for several processes
+        for name, dtype in (("data", "uint16"), ("labels", "uint8")):
+            (job / "large" / name).mkdir(parents=True, exist_ok=True)
+            pixels = np.arange(2048 * 2048).reshape(2048, 2048) // (1_200_000 + number)
+            tifffile.imwrite(job / "large" / name / f"{number}.tif", pixels.astype(dtype))
     for module in ("submitit", "hpcseg", "multiprocessing"):
         (job / f"{module}.py").write_text(f"open({str(job / 'canary')!r}, 'w')\nraise SystemExit('planted')\n")
     console_script = str(Path(sys.executable).with_name("hpcseg"))
     for arguments in (
-        ["pack", str(tiny_folder), "-o", "packed.h5"],
+        ["pack", "large", "-o", "packed.h5"],
         ["grid", "--local", "--job", "tiny.toml", "--data", str(tiny_dataset), "--set", "data.tiles=1x1"],
     ):
         answer = subprocess.run([console_script, *arguments], cwd=job, capture_output=True, text=True, timeout=240)
