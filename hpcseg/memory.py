@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,13 +39,19 @@ def _limits() -> Iterator[float]:
         if line.startswith("MemAvailable:"):
             # What the last slice took is kept for the next one.
             yield float(line.split()[1]) * 1024 + _resident_bytes()
-    for line in _lines(Path("/proc/self/cgroup")):
-        group = line.split(":", 2)[-1].lstrip("/")
-        # The group itself and those that it is in; Slurm sets its limit on the job's or the step's.
-        for folder in (Path("/sys/fs/cgroup", group), *Path("/sys/fs/cgroup", group).parents):
-            for text in _lines(folder / "memory.max"):
-                if text.strip().isdigit():
-                    yield float(text)
+    for file in _limit_files():
+        for text in _lines(file):
+            if text.strip().isdigit():
+                yield float(text)
+
+
+@functools.cache
+def _limit_files() -> tuple[Path, ...]:
+    """Of the control group and those that it is in; Slurm sets its limit on the job's or the step's."""
+    # Looked for once: asked before each slice, and a process stays in its group.
+    groups = [Path("/sys/fs/cgroup", line.split(":", 2)[-1].lstrip("/")) for line in _lines(Path("/proc/self/cgroup"))]
+    folders = dict.fromkeys(folder for group in groups for folder in (group, *group.parents))
+    return tuple(file for folder in folders if (file := folder / "memory.max").is_file())
 
 
 def _lines(path: Path) -> list[str]:

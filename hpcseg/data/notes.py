@@ -10,7 +10,7 @@ from hpcseg.data.evenly import evenly
 from hpcseg.data.grey import FAR
 from hpcseg.data.layout import automatic_gap
 from hpcseg.data.likeness import alike_numbers, usual_step
-from hpcseg.data.store import DatasetInfo, read_slices
+from hpcseg.data.store import DatasetInfo, read_labels
 
 # Of the labelled pixels: few enough to be a mistake, too few to learn a class from.
 _RARE = 1e-4
@@ -106,7 +106,7 @@ def edge_notes(info: DatasetInfo) -> tuple[str, ...]:
     """A note on a class that lies between a lower and a higher one wherever it is, as interpolation makes it."""
     pixels, edges, most = np.zeros(IGNORED, int), np.zeros(IGNORED, int), len(info.class_values)
     for index in evenly(info.shape[0], _LOOKED_AT) if 3 <= most <= _MOST_USUAL else ():
-        _, (label,) = read_slices(info.path, index, index + 1)
+        label = read_labels(info.path, index)
         pixels += np.bincount(label[label < IGNORED], minlength=IGNORED)
         edges += np.bincount(label[_between(label)], minlength=IGNORED)
     enough = (pixels >= _FEWEST_AT_EDGES) & (pixels < _MOST_EDGES * pixels.sum())

@@ -162,6 +162,12 @@ def read_slices(path: Path, start: int, stop: int, step: int = 1) -> tuple[np.nd
         return images, classes
 
 
+def read_labels(path: Path, index: int) -> np.ndarray:
+    """The label of one slice: (H, W) uint8 class indices; raises DatasetError as `read_info`."""
+    with _opened(path) as file:
+        return np.asarray(file["labels"][index])
+
+
 def verify(path: Path, on_slice: Callable[[int, int], None]) -> None:
     """Hash every slice and label again; `on_slice` is told how many slices of how many are done.
 

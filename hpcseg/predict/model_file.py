@@ -19,7 +19,6 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from hpcseg.config import shortened
 from hpcseg.data.store import DatasetInfo, read_info
 from hpcseg.errors import ConfigError, HpcsegError, IncompleteError
 from hpcseg.files import write_bytes
@@ -32,10 +31,11 @@ from hpcseg.runs.grid import Cell, read_cell
 from hpcseg.runs.inputs import load_model
 from hpcseg.runs.record import CellFolder, read_json
 from hpcseg.segment.network import TrainedUNet
+from hpcseg.slices.source import first_line
+from hpcseg.text import shortened
 
 SUFFIX = ".safetensors"
 _KEY = "hpcseg"
-_MOST_SHOWN = 500
 _KINDS = {torch.float32: "F32", torch.int64: "I64"}
 
 
@@ -164,8 +164,7 @@ def open_file(file: Path) -> Model:
         raise HpcsegError(f"{file} cannot be read: {error.strerror or error}.") from None
     except (safetensors.SafetensorError, ValueError, RecursionError) as error:
         raise HpcsegError(
-            f"{file} is no model file that can be used: {shortened(str(error), _MOST_SHOWN)}. Write it again with "
-            "`hpcseg export CELL`."
+            f"{file} is no model file that can be used: {first_line(error)}. Write it again with `hpcseg export CELL`."
         ) from None
     network.load_state_dict(weights, assign=True)
     return Model(str(card.training.get("cell", file.stem)), card, network)

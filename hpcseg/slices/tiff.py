@@ -184,12 +184,7 @@ def _read_pages(path: Path, how: Reading, *, described: bool = False) -> list[_P
     with refusing(f"{path} is not {what}"):
         if not stat.S_ISREG(path.stat().st_mode):
             raise ValueError("it is no regular file")  # the writer of a pipe would never come
-        with path.open("rb") as file:
-            start = file.read(4)
-        for magic, kind in _OTHER_KINDS.items():
-            if start.startswith(magic):
-                raise ValueError(f"it is a {kind}")
-        with tifffile.TiffFile(path) as tif:
+        with _opened(path) as tif:
             pages, offsets, places = list[_Page](), set[int](), set[int]()
             for page in tif.pages:
                 if page.offset in offsets:
@@ -208,6 +203,19 @@ def _read_pages(path: Path, how: Reading, *, described: bool = False) -> list[_P
             if any(tif.filehandle.read(tif.tiff.offsetsize)) and not tif.is_stk:
                 raise ValueError(f"its list of pages breaks off after {len(offsets)}")
             return _as_described(path, tif, pages, how) if described else pages
+
+
+def _opened(path: Path) -> tifffile.TiffFile:
+    """The file; raises ValueError with what it is, where it is another kind of file that is known."""
+    try:
+        return tifffile.TiffFile(path)
+    except tifffile.TiffFileError:
+        with path.open("rb") as file:
+            start = file.read(4)
+        for magic, kind in _OTHER_KINDS.items():
+            if start.startswith(magic):
+                raise ValueError(f"it is a {kind}") from None
+        raise
 
 
 def _page(path: Path, page: tifffile.TiffPage) -> _Page:
