@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from hpcseg.errors import ConfigError
-from hpcseg.text import shortened
 
 SPLITS = ("shuffled", "blocked")
 PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
@@ -35,6 +34,7 @@ _SHARE = re.compile(r"\s*([0-9]{1,3}(?:\.[0-9]{1,6})?)\s*%\s*")
 # trainings of before have the ids and checkpoints that they had.
 _LATER = frozenset({"data.slices", "data.normalise", "data.out_of_range", "data.label_share", "train.keep"})
 _MOST_SWEPT = 10_000
+_MOST_SHOWN = 100
 _MOST_CHANNELS = 4_096
 MOST_SPANS = 2.0
 """Beyond so many spans of the grey values a sigma leaves nothing of a slice to see."""
@@ -605,6 +605,11 @@ def _sigma_in_text(text: str, name: str, whole: str) -> Sigma:
         sigma = math.nan
     _check(0 < amount(sigma) < math.inf, name, whole, 'sigmas above 0 joined by "+", as "3000+10000" or "12 %+42 %"')
     return sigma
+
+
+def shortened(text: str, most: int = _MOST_SHOWN) -> str:
+    """A text of a file as an error shows it: all of it, unless somebody has written a book there."""
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def refuse_unknown(table: Mapping[str, Any], valid: tuple[str, ...], where: str) -> None:

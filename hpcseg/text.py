@@ -10,7 +10,6 @@ from hpcseg.errors import ConfigError
 _CONTROLS = r"\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069"
 _CONTROL = re.compile(f"[{_CONTROLS}]")
 _UNSHOWN = re.compile(rf"(?![\n\t])[{_CONTROLS}]")
-_MOST_SHOWN = 100
 _CELL_ID = re.compile(r"[A-Za-z0-9._-]{1,255}")
 
 
@@ -31,11 +30,6 @@ def refuse_controls(text: str, what: str) -> None:
     """
     if has_controls(text):
         raise ConfigError(f"{what} is {text!a}, and must have no line end and no other control character.")
-
-
-def shortened(text: str, most: int = _MOST_SHOWN) -> str:
-    """A text of a file as an error shows it: all of it, unless somebody has written a book there."""
-    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def for_terminal(text: str) -> str:
