@@ -58,6 +58,7 @@ train.seed = SEEDS
 """
 SAME = ("metrics.jsonl", "slices.jsonl")
 """Of a cell, those without times."""
+EPOCHS = "cells/*/metrics.jsonl"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HPCSEG_CHECKPOINT_SECONDS": "0.3"}
 moments = random.Random(0)
 
@@ -66,7 +67,7 @@ Strike = Callable[[subprocess.Popen[bytes]], None]
 
 def main(scratch: Path) -> None:
     """Print a JSON record; SCRATCH must be empty or missing."""
-    prepare(scratch, epochs=30, cells=1)
+    prepare(scratch, epochs=90, cells=1)
     parts = on_this_machine(scratch)
     provenance = collect(
         device=device_facts(torch.device("cpu")), command="results/faults/kills.py SCRATCH", data_sha256=""
@@ -96,13 +97,15 @@ def hpcseg(scratch: Path, *arguments: str) -> str:
 def on_this_machine(scratch: Path) -> dict[str, Any]:
     """What becomes of commands that are killed where they run."""
     write_sample(scratch / "large", slices=40, size=512, seed=1)
+    write_sample(scratch / "many", slices=200, size=512, seed=2)
     found: dict[str, Any] = {}
     for ranks in (1, 2):
         alone, command = f"alone-{ranks}", partial(grid, ranks)
         seconds = timed(scratch, command(alone))
+        idle = timed(scratch, command(alone))
         for strike in (kill_tree, kill_a_rank)[:ranks]:
             name = f"training of {ranks} ranks, {(strike.__doc__ or '').lower().rstrip('.')}"
-            found[name] = trainings(scratch, command, alone, seconds, strike, runs=3, kills=3)
+            found[name] = trainings(scratch, command, alone, (seconds, idle), strike, runs=3, kills=3)
     found["pack"] = packs(scratch, times=12)
     for kind in ("tiff", "hdf5", "zarr"):
         found[f"predict to {kind}"] = predictions(scratch, kind, times=6)
@@ -119,18 +122,27 @@ def trainings(
     scratch: Path,
     command: Callable[[str], list[str]],
     alone: str,
-    seconds: float,
+    seconds: tuple[float, float],
     strike: Strike,
     *,
     runs: int,
     kills: int,
 ) -> dict[str, int]:
-    """Runs of one cell that are struck at random moments, begun again each time, and finished."""
+    """Runs of one cell that are struck at random moments, begun again each time, and finished.
+
+    SECONDS are those of the whole, and of the command where nothing is left to do: what a resumed run still
+    needs shrinks with each moment, or most of them would come after its end.
+    """
     counts = Counter(runs=runs)
     for number in range(runs):
         run = f"{alone}-{strike.__name__}-{number}"
+        whole, idle = seconds
         for _ in range(kills):
-            counts["kills"] += struck(scratch, command(run), seconds, strike)
+            moment = moments.uniform(0.3 * idle, whole)
+            alive = struck(scratch, command(run), moment, strike)
+            whole -= max(0.0, moment - idle)
+            counts["kills"] += alive
+            counts["of those before the first record of an epoch"] += alive and not list((scratch / run).glob(EPOCHS))
         hpcseg(scratch, *command(run))
         counts["same to the bit"] += bits(scratch / run) == bits(scratch / alone)
         counts["files left aside"] += len(aside(scratch / run))
@@ -147,12 +159,12 @@ def bits(run: Path) -> list[Any]:
 
 def packs(scratch: Path, *, times: int) -> dict[str, int]:
     """Packings that are killed, terminated or interrupted, and then done."""
-    seconds = timed(scratch, ["pack", "large", "-o", "large.h5"])
-    wanted, counts = data_sha256(scratch / "large.h5"), Counter(runs=times)
+    seconds = timed(scratch, ["pack", "many", "-o", "many.h5"])
+    wanted, counts = data_sha256(scratch / "many.h5"), Counter(runs=times)
     for number in range(times):
         name = f"struck-{number}.h5"
-        command = ["pack", "large", "-o", name]
-        counts["kills"] += struck(scratch, command, seconds, STRIKES[number % len(STRIKES)])
+        command = ["pack", "many", "-o", name]
+        counts["kills"] += struck(scratch, command, early(seconds), STRIKES[number % len(STRIKES)])
         if (scratch / name).exists():  # the moment came too late, or it is there and whole
             counts["there after the kill"] += 1
             counts["and whole"] += data_sha256(scratch / name) == wanted
@@ -180,7 +192,7 @@ def predictions(scratch: Path, kind: str, *, times: int) -> dict[str, int]:
     counts = Counter(runs=times)
     for number in range(times):
         out = f"{kind}-{number}"
-        counts["kills"] += struck(scratch, command(out), seconds, STRIKES[number % len(STRIKES)])
+        counts["kills"] += struck(scratch, command(out), early(seconds), STRIKES[number % len(STRIKES)])
         hpcseg(scratch, *command(out))
         counts["same pixels"] += pixels(scratch / out) == pixels(scratch / alone)
         counts["files left aside"] += len(aside(scratch / out))
@@ -206,7 +218,7 @@ def reports(scratch: Path, *, times: int) -> dict[str, int]:
     wanted = {path.name for path in report.iterdir()}
     counts = Counter(runs=times)
     for _ in range(times):
-        counts["kills"] += struck(scratch, command, seconds, kill_tree)
+        counts["kills"] += struck(scratch, command, early(seconds), kill_tree)
         hpcseg(scratch, *command)
         counts["whole when made again"] += {path.name for path in report.iterdir()} >= wanted
         counts["files left aside"] += len(aside(report))
@@ -220,8 +232,13 @@ def timed(scratch: Path, command: list[str]) -> float:
     return time.monotonic() - started
 
 
+def early(seconds: float) -> float:
+    """A moment out of the first 0.8 of so many seconds: the next time the same command may be faster."""
+    return moments.uniform(0.1, 0.8) * seconds
+
+
 def struck(scratch: Path, command: list[str], seconds: float, strike: Strike) -> bool:
-    """Start a command, and strike it within so many seconds; False where it had ended by then."""
+    """Start a command, and strike it after so many seconds; False where it had ended by then."""
     process = subprocess.Popen(
         [sys.executable, "-m", "hpcseg", *command],
         cwd=scratch,
@@ -230,7 +247,7 @@ def struck(scratch: Path, command: list[str], seconds: float, strike: Strike) ->
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    time.sleep(moments.uniform(0.1, 1.0) * seconds)
+    time.sleep(seconds)
     alive = process.poll() is None
     if alive:
         strike(process)

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from kills import ENVIRONMENT, hpcseg, kill_tree, prepare, struck, timed
+from kills import ENVIRONMENT, early, hpcseg, kill_tree, prepare, struck, timed
 
 from hpcseg.cluster import ledger
 from hpcseg.runs.machine import device_facts
@@ -81,7 +81,7 @@ def killed(scratch: Path, *, runs: int, kills: int) -> dict[str, int]:
     in_queue(scratch / "alone")
     for number in range(runs):
         run = f"killed-{number}"
-        counts["kills"] += sum(struck(scratch, grid(run), seconds, kill_tree) for _ in range(kills))
+        counts["kills"] += sum(struck(scratch, grid(run), early(seconds), kill_tree) for _ in range(kills))
         hpcseg(scratch, *grid(run))
         counts.update(in_queue(scratch / run))
     return dict(counts)
