@@ -67,5 +67,8 @@ def test_a_file_that_another_process_removes_before_its_lock_is_made_again(tmp_p
         lock(file, *operation)
 
     monkeypatch.setattr(fcntl, "fcntl", late)
-    write_bytes(tmp_path / "a", b"whole")
+    with aside(tmp_path / "a") as temporary:
+        temporary.write_bytes(b"whole")
+        # Where the removed one went on to be written, the next command would take it for left.
+        remove_left(left_of(tmp_path / "a"))
     assert removed and [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"whole")]

@@ -127,13 +127,15 @@ def test_processes_end_with_their_parent_whatever_ends_it(tmp_path, number):
         text=True,
         # Tests that a shell has started behind & ignore Ctrl-C, and so would what they start.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        start_new_session=True,
     )
 
     def by():
         return {int(path.name.partition("-")[2]) for path in tmp_path.iterdir()}
 
     wait_for(lambda: len(by()) == 2)
-    parent.send_signal(number)
+    # The key on a terminal reaches all of them.
+    (os.killpg if number == signal.SIGINT else os.kill)(parent.pid, number)
     _, said = parent.communicate(timeout=60)
     assert parent.returncode == -number
     wait_for(lambda: all(ended(process) for process in by()))

@@ -159,6 +159,9 @@ def test_time_in_the_queue_is_from_a_submission_to_the_start_that_followed(tmp_p
     assert queue_seconds(grid.run) == {waited.id: 30.0 + 90.0}
     assert "0.03 hours in the queue" in written(tmp_path / "out", grid)  # 120 s are 0.033 hours
     assert "not known here" not in written(tmp_path / "out", grid)
+    other.folder.events_file.unlink()
+    other.folder.events_file.mkdir()
+    assert queue_seconds(grid.run) == {waited.id: 30.0 + 90.0}, "of a cell whose events cannot be read it is not known"
 
 
 def test_hours_are_of_threads_where_there_is_no_gpu_and_of_ranks_where_there_is(tmp_path):
