@@ -38,7 +38,6 @@ def create(path: Path, *, slices: int, shape: tuple[int, int], dtype: np.dtype) 
     """
     with aside(path) as temporary:
         with temporary.open("wb") as tried:
-            os.posix_fallocate(tried.fileno(), 0, _own_bytes(slices))
             tried.truncate(slices * math.prod(shape) * dtype.itemsize + _own_bytes(slices))
         try:
             with h5py.File(temporary, "w", libver=("v110", "v110")) as file:

@@ -204,7 +204,7 @@ def test_a_full_disk_ends_in_one_line_and_leaves_nothing(good, output, limit, pr
     assert list(output.parent.iterdir()) == []
 
 
-@pytest.mark.parametrize("size", ["64k", "1m", "2200k"])
+@pytest.mark.parametrize("size", ["4k", "8k", "64k", "1m", "2200k"])
 def test_a_disk_that_is_too_small_ends_in_one_line_and_keeps_the_old_file(good, disk, size):
     for number in (1, 2, 3):  # 720 kB each, 2.16 MB in all, and labels and tables beside
         write_image(good, number, shape=(600, 600))
