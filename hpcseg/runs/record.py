@@ -249,7 +249,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(read_regular(path, MOST_BYTES).decode())
     except OSError as error:
-        raise IncompleteError(f"{path} cannot be read: {error.strerror}.") from None
+        raise IncompleteError(f"{path} cannot be read: {error.strerror}. {_PUT_BACK}") from None
     except (ValueError, RecursionError) as error:
         raise IncompleteError(f"{path} is damaged: {error}. Delete it, then run `hpcseg grid` again.") from None
     if not isinstance(content, dict):
@@ -377,7 +377,7 @@ def read_all_lines(path: Path) -> list[dict[str, Any] | None]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        raise IncompleteError(f"{path} cannot be read: {error.strerror}.") from None
+        raise IncompleteError(f"{path} cannot be read: {error.strerror}. {_PUT_BACK}") from None
     lines: list[dict[str, Any] | None] = []
     for text in content.decode(errors="replace").splitlines():
         try:
