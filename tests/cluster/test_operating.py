@@ -116,7 +116,7 @@ def test_retry_names_a_cell_whose_plan_cannot_be_read_and_tries_the_others(slurm
     others = [cell.id for cell in grid.cells if cell is not damaged]
     said = hpcseg(grid, "retry")
     assert said.exit_code == 0, said.output
-    assert str(damaged.folder.config_file) in said.output and "hpcseg grid` again" in said.output
+    assert str(damaged.folder.config_file) in said.output and "`hpcseg grid`" in said.output
     assert cells_of_last_array(slurm, grid) == others
     slurm.queue()
     follow_up(grid.run)
