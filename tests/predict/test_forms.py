@@ -196,8 +196,6 @@ def test_an_hdf5_file_gives_an_hdf5_file(model_file, slices, expected, tmp_path)
         np.testing.assert_array_equal(file["labels"][:], expected)
         assert file["labels"].attrs["element_size_um"].tolist() == [0.02, 0.01, 0.01]
         assert file["labels"].attrs["units"] == "µm"
-        # With it two predictions of the same slices would differ in a byte.
-        assert h5py.h5o.get_info(file["labels"].id).mtime == 0, "the file says when it was made"
     with h5py.File(tmp_path / "scan.h5", "a") as file:
         file["other"] = slices[:2].astype(">u2")
     answer = hpcseg("predict", model_file, tmp_path / "scan.h5", "-o", tmp_path / "none")
