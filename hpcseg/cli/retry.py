@@ -10,6 +10,7 @@ import typer
 from hpcseg.cli import console
 from hpcseg.cli.grid import cells_answer, run_here, show_submission, submission_answer
 from hpcseg.cli.options import MEMORY, TIME, AsJson, Run
+from hpcseg.counted import counted
 from hpcseg.errors import ConfigError
 from hpcseg.runs.finding import choose_cells, find_own_run
 from hpcseg.runs.names import short_names
@@ -56,11 +57,15 @@ def retry(
                     "--mem, --time and --exclude are asked of Slurm, and these cells ran on this machine last. Leave "
                     "them out, or run `hpcseg grid --slurm`."
                 )
+            unplanned = {cell.id: why for cell in grid.cells if cell.id in failures and (why := cell.unplanned())}
+            for cell_id, why in unplanned.items():
+                console.say(f"  {names[cell_id]} is left alone: {why}")
+            here = [cell for cell in grid.cells if cell.id in failures and cell.id not in unplanned]
             try:
                 if dry_run:
-                    console.stdout.print("These cells would run here again.")
-                else:
-                    run_here(grid, [cell for cell in grid.cells if cell.id in failures])
+                    console.stdout.print(f"{counted(len(here), 'cell')} would run here again.")
+                elif here:
+                    run_here(grid, here)
             finally:
                 answer.update(cells_answer(grid))
         else:

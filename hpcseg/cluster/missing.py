@@ -40,8 +40,13 @@ def find_missing(grid: Grid, *, resubmit: bool, only: Collection[str] | None = N
     for cell in grid.cells:
         if cell.evaluated():
             continue
-        if only is not None and cell.id not in only:
-            continue
+        if only is not None:
+            if cell.id not in only:
+                continue
+            # Its plan is left as it is, and without one a job could only fail.
+            if why := cell.unplanned():
+                missing.left_alone[cell.id] = why
+                continue
         stages = ("evaluate",) if cell.trained() else ("train", "evaluate")
         known = {stage: jobs[cell.id, stage] for stage in stages if (cell.id, stage) in jobs}
         if known and states is None and not resubmit:

@@ -69,6 +69,14 @@ class Cell:
             return False
         return describes(stored.get("settings"), self.config.evaluate)
 
+    def unplanned(self) -> str:
+        """Why it cannot run: what is wrong with its config.json, as a sentence; empty where nothing is."""
+        try:
+            read_cell(self.folder)
+        except (ConfigError, IncompleteError) as error:
+            return str(error)
+        return ""
+
     def stopped_at(self) -> float | None:
         """When it was told to stop, in UTC seconds, if it did and nothing has happened since."""
         try:
@@ -197,6 +205,8 @@ def read_plan(run: RunFolder) -> dict[str, Any]:
             check_types(entry, {"id": str, **dict.fromkeys(_SECTIONS, dict)})
             if not is_cell_id(entry["id"]):
                 raise ValueError(f"{entry['id']!r} is no id of a cell")
+        if not plan["cells"]:
+            raise ValueError("it has no cells")
         if has_controls(plan["job"]):
             raise ValueError(f"its job is {plan['job']!a}")
     except (TypeError, ValueError) as error:
@@ -227,13 +237,14 @@ def read_grid(run: RunFolder) -> Grid:
     """The grid as it was planned, from its files; what `plan` and `write_plan` made.
 
     Raises:
-        IncompleteError: the run has no grid.json, or its first cell no config.json, that this version can read.
+        IncompleteError: the run has no grid.json, or none of its cells a config.json, that this version can read.
         ConfigError: a setting in them is none of this version's.
     """
     content, where = read_plan(run), str(run.grid_file)
     cells = planned_cells(run, content)
-    first = read_record(cells[0].folder.config_file)
-    data_file = (cells[0].folder.path / str(first.get("data_file"))).resolve()
+    # All say the same, and some may be damaged.
+    one = next((cell for cell in cells if not cell.unplanned()), cells[0]).folder
+    data_file = (one.path / str(read_record(one.config_file).get("data_file"))).resolve()
     job = JobConfig(
         name=content["job"],
         title=content["title"],

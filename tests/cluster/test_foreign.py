@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -154,12 +155,14 @@ def test_a_ledger_that_is_a_link_is_not_written_to(grid, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["grid.json", "submissions.jsonl"])
-@pytest.mark.parametrize("verb", ["status", "report"])
-def test_a_pipe_in_place_of_a_record_ends_in_a_sentence(grid, tmp_path, name, verb):
+@pytest.mark.parametrize("verb", ["status", "report", "logs"])
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero")])
+def test_what_is_no_file_in_place_of_a_record_ends_in_a_sentence(grid, name, verb, make):
     (grid.run.path / name).unlink()
-    os.mkfifo(grid.run.path / name)
+    make(grid.run.path / name)
     said = hpcseg(verb, grid)
-    assert said.exit_code == 5 and f"{name} cannot be read: it is no regular file." in said.stderr
+    assert said.exit_code == 5 and len(said.stderr.splitlines()) == 1
+    assert re.search(rf"{name} cannot be read: it is (no regular file|a link, and not a file)\. Put back ", said.stderr)
 
 
 def test_a_run_that_is_submitted_is_ones_own_under_any_umask(slurm, tmp_path):

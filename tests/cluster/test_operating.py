@@ -24,7 +24,7 @@ from hpcseg.cluster.submit import submit_missing
 from hpcseg.jobfile import find_job, load_job
 from hpcseg.numerics import NUMERICS
 from hpcseg.runs.grid import Grid, plan, read_grid, write_plan
-from hpcseg.runs.record import RunFolder, append_event, write_json
+from hpcseg.runs.record import RunFolder, append_event, read_record, write_json, write_record
 
 
 @pytest.fixture
@@ -102,6 +102,42 @@ def test_retry_goes_where_the_cells_were_started_last(slurm, grid):
     assert refused.exit_code == 2 and "these cells ran on this machine last" in refused.output
     send(grid)
     assert "#SBATCH" in hpcseg(grid, "retry", "--dry-run").output
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda file: file.write_text(""), lambda file: file.write_text("{}")])
+@pytest.mark.parametrize("index", [0, 1, -1])
+def test_retry_names_a_cell_whose_plan_cannot_be_read_and_tries_the_others(slurm, grid, damage, index):
+    send(grid)
+    damaged = grid.cells[index]
+    for number in range(len(grid.cells)):
+        fail(grid, number, "DistBackendError: NCCL")
+    slurm.queue()
+    damage(damaged.folder.config_file)
+    others = [cell.id for cell in grid.cells if cell is not damaged]
+    said = hpcseg(grid, "retry")
+    assert said.exit_code == 0, said.output
+    assert str(damaged.folder.config_file) in said.output and "`hpcseg grid`" in said.output
+    assert cells_of_last_array(slurm, grid) == others
+    slurm.queue()
+    follow_up(grid.run)
+    assert cells_of_last_array(slurm, grid) == others
+    ledger.book_local(grid.run, "train", others[0], "1")
+    said = hpcseg(grid, "retry", "--dry-run")
+    assert f"{len(others)} cells would run here again" in said.output
+    assert f"is left alone: {damaged.folder.config_file}" in said.output
+
+
+def test_a_run_none_of_whose_cells_has_a_plan_is_refused_with_a_sentence(slurm, grid):
+    for cell in grid.cells:
+        cell.folder.config_file.unlink()
+    said = hpcseg(grid, "retry")
+    assert said.exit_code == 5 and "config.json cannot be read" in said.stderr and len(said.stderr.splitlines()) == 1
+
+
+def test_a_plan_without_cells_is_damaged(grid):
+    write_record(grid.run.grid_file, {**read_record(grid.run.grid_file), "cells": []})
+    said = hpcseg(grid, "retry")
+    assert said.exit_code == 5 and "grid.json is damaged: it has no cells" in said.stderr
 
 
 def test_retry_without_failures_does_nothing(slurm, grid):

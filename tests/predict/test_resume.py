@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -51,29 +53,20 @@ def source(tmp_path, tiny_folder):
 
 
 def contents(out):
-    """All layers of a prediction, by name; of a store the bytes of its files."""
-    found = {}
-    for path in sorted(out.rglob("*")):
-        if ".zarr/" in str(path) and path.is_file():
-            found[str(path.relative_to(out))] = np.frombuffer(path.read_bytes(), np.uint8)
-        if path.suffix == ".tif":
-            found[str(path.relative_to(out))] = tifffile.imread(path)
-        elif path.suffix == ".h5":
-            with h5py.File(path) as file:
-                found[path.name] = file[path.stem][:]
-    return found
+    """The bytes of all layers of a prediction, by name."""
+    files = [path for path in out.rglob("*") if path.is_file() and re.search(r"\.(tif|h5|zarr/.*)$", str(path))]
+    return {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def same(one, other):
-    assert one.keys() == other.keys() and one
-    for name, pixels in one.items():
-        np.testing.assert_array_equal(pixels, other[name], err_msg=name)
+    assert one == other and one
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_it_goes_on_after_an_error_and_ends_with_the_same(model_file, source, tmp_path, monkeypatch, form):
     command = ("predict", model_file, source(form), "--uncertainty", "--precision", "fp32", "-o")
     assert hpcseg(*command, tmp_path / "whole").exit_code == 0
+    time.sleep(1)  # HDF5 would write the second in which a data set was made, and the bytes would differ
     kind, written = KINDS[form], []
     write = kind.write
 
