@@ -139,7 +139,7 @@ def resident_piece(data: str, width: int, batch_size: int) -> Iterator[Piece]:
 
         def work(steps: int) -> None:
             for _ in range(steps):
-                step(images, labels, pixels=labels.numel())
+                step(images, labels, share=1 / labels.numel())
             synchronise(ranks.device)
 
         yield lambda steps: rate(steps * batch_size, lambda: work(steps))
