@@ -54,7 +54,8 @@ class StepGraphs:
         self._pool = torch.cuda.graph_pool_handle()
         self._reached = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         self._since = time.monotonic()
-        self._steps = self._left = 1
+        # Until the event that is waited for next, from there to the host's next wait, and of these not yet taken.
+        self._behind = self._steps = self._left = 1
 
     def take(self, body: Callable[[int], None], size: int) -> None:
         """Take one step.
@@ -105,11 +106,11 @@ class StepGraphs:
         if self._left:
             return
         self._reached.synchronize()
-        now = time.monotonic()
-        in_time = int(_SECONDS_AHEAD / 2 * self._steps / max(1e-6, now - self._since))
-        self._steps = self._left = max(1, min(_MOST_STEPS_AHEAD // 2, in_time))
-        self._since = now
         self._reached.record()
+        now = time.monotonic()
+        seconds = (now - self._since) / self._behind
+        self._since, self._behind = now, self._steps
+        self._steps = self._left = max(1, min(_MOST_STEPS_AHEAD // 2, int(_SECONDS_AHEAD / 2 / max(1e-6, seconds))))
 
 
 @functools.cache
