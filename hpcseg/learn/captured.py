@@ -85,12 +85,16 @@ class StepGraphs:
             with torch.cuda.graph(graph, pool=self._pool, stream=_side_stream()):
                 body(size)
         except RuntimeError as error:
-            # After a capture that failed, torch's allocator and current stream may still be those of the capture.
-            cause = (str(error.__context__ or error).splitlines() or [type(error).__name__])[0]
+            # Others are of the GPU itself, or of its memory, and say so.
+            if "captur" not in str(error):
+                raise
+            # After a capture that failed, torch's allocator and current stream may still be those of the capture. And
+            # words of CUDA's would be taken for a fault of the node.
+            cause = str(error.__context__ or error).splitlines()[0].removeprefix("CUDA error: ")
             raise HpcsegError(
                 f"A training step of {size} tiles cannot be captured as a CUDA graph ({cause}). Set HPCSEG_GRAPHS=0 "
                 "for steps without graphs, which are slower and take less memory, and start the cell again."
-            ) from error
+            ) from None
         finally:
             self._set_capturable(False)
         return graph
