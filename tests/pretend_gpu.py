@@ -3,9 +3,10 @@
     with pretend_gpu() as gpu:
         ...                       # code that asks torch.cuda, moves to ranks.device, trains, evaluates
     gpu.waits                     # Counter of what made the host wait, by file and line
+    gpu.timeline                  # its streams and graphs (pretend_graphs.py)
 
 Mixed devices raise as on a GPU and .numpy() raises; .item(), .tolist(), .cpu(), float() and their like are counted.
-It does not see kernels, streams, graphs, NCCL and CUDA's own autocast lists: for those there is tests/gpu.
+It does not see kernels, NCCL and CUDA's own autocast lists: for those there is tests/gpu.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ from typing import Any
 from unittest import mock
 
 import torch
+from pretend_graphs import Timeline
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 import hpcseg
+from hpcseg.learn import captured
 
 CUDA = torch.device("cuda", 0)
 _CPU = torch.device("cpu")
@@ -53,6 +56,7 @@ class PretendGpu(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.waits: collections.Counter[str] = collections.Counter()
+        self.timeline = Timeline(self._noted)
         self.calls = 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -70,11 +74,14 @@ class PretendGpu(TorchFunctionMode):
                 return self._moved(func, args, kwargs)
             if kwargs.get("device") is not None and func is not torch.load:
                 target = torch.device(kwargs["device"])
+                if target.type == "cuda":
+                    self.timeline.work()
                 made = func(*args, **{**kwargs, "device": _CPU})
                 return tree_map(_put, made) if target.type == "cuda" else made
             tensors = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, torch.Tensor)]
             if not any(isinstance(tensor, OnGpu) for tensor in tensors):
                 return func(*args, **kwargs)
+            self.timeline.work()
             if func in (_T.numpy, _T.__array__):
                 raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first.")
             if func is _T.__deepcopy__:
@@ -120,6 +127,10 @@ class PretendGpu(TorchFunctionMode):
         return result.as_subclass(OnGpu if target.type == "cuda" else torch.Tensor)
 
     def _waited(self, what: str) -> None:
+        self.timeline.waits()
+        self._noted(what)
+
+    def _noted(self, what: str) -> None:
         frame: types.FrameType | None = sys._getframe()
         while frame is not None:
             file = frame.f_code.co_filename
@@ -170,15 +181,23 @@ def pretend_gpu() -> Iterator[PretendGpu]:
         "synchronize": lambda device=None: gpu._waited("synchronize"),
         "get_device_name": lambda device=None: "a pretended GPU",
         "get_device_capability": lambda device=None: (9, 0),
-        "is_current_stream_capturing": lambda: False,  # builds for CUDA ask the driver
         "max_memory_reserved": lambda device=None: 2**20,
         "memory_reserved": lambda device=None: 0,
         "mem_get_info": lambda device=None: (2**34, 2**34),
+        **gpu.timeline.stand_ins(),
     }
     with contextlib.ExitStack() as stack:
         for name, value in found.items():
             stack.enter_context(mock.patch.object(torch.cuda, name, value))
         stack.enter_context(mock.patch.object(torch, "autocast", cast))
+        # What optimizers ask before a step, by old names and new.
+        stack.enter_context(mock.patch.object(torch.backends.cuda, "is_built", lambda: True))
+        stack.enter_context(
+            mock.patch.object(torch.accelerator, "current_accelerator", lambda check_available=False: CUDA)
+        )
+        stack.enter_context(mock.patch.object(torch.accelerator, "current_stream", lambda: gpu.timeline.current))
+        captured._side_stream.cache_clear()
+        stack.callback(captured._side_stream.cache_clear)
         stack.enter_context(mock.patch.object(torch._C, "_group_tensors_by_device_and_dtype", grouped))
         stack.callback(torch.__future__.set_overwrite_module_params_on_conversion, overwrite)
         stack.enter_context(gpu)

@@ -131,7 +131,9 @@ def our_piece(data: str, width: int, batch_size: int, folder: str | None = None)
 
 @contextlib.contextmanager
 def resident_piece(data: str, width: int, batch_size: int) -> Iterator[Piece]:
-    """Our step on one batch that never changes: no order, no gather, no record. What the trainer cannot exceed."""
+    """Our step on one batch that never changes: no order, no gather, no record. What the trainer cannot exceed but by
+    graphs on a GPU.
+    """
     with tempfile.TemporaryDirectory() as folder, join(read_environment(), Path(folder)) as ranks:
         ours = _trainer(data, width, batch_size, 1, Path(folder), ranks)
         images, labels = ours.training.of_epoch(0).take(slice(None))
@@ -139,7 +141,7 @@ def resident_piece(data: str, width: int, batch_size: int) -> Iterator[Piece]:
 
         def work(steps: int) -> None:
             for _ in range(steps):
-                step(images, labels, pixels=labels.numel())
+                step(images, labels, share=1 / labels.numel())
             synchronise(ranks.device)
 
         yield lambda steps: rate(steps * batch_size, lambda: work(steps))

@@ -48,8 +48,8 @@ class TileSet:
         counts: np.ndarray = (self.labels != IGNORED).sum((1, 2)).cpu().numpy()
         return counts
 
-    def take(self, rows: torch.Tensor | slice) -> tuple[torch.Tensor, torch.Tensor]:
-        """The tiles of `rows`, (B,) int64 on the device or a slice, with labels as int64 for the loss."""
+    def take(self, rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        """The tiles of `rows`, with labels as int64 for the loss."""
         return self.images[rows], self.labels[rows].long()
 
 

@@ -22,9 +22,11 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hpcseg.config import TrainConfig
-from hpcseg.data.batches import TileSet, TrainingTiles, epoch_order, rank_share
+from hpcseg.data.batches import TileSet, TrainingTiles, epoch_order
 from hpcseg.errors import HpcsegError
 from hpcseg.learn import checkpoint
+from hpcseg.learn.captured import graphs_wanted
+from hpcseg.learn.epoch_steps import EpochSteps
 from hpcseg.learn.evaluate import validate
 from hpcseg.learn.norm import synchronise
 from hpcseg.learn.precision import loss_scaler, to_device
@@ -87,6 +89,9 @@ class Trainer:
             self.model.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay, fused=True
         )
         self.scaler = loss_scaler(self.precision, self.ranks.device)
+        # DistributedDataParallel and a loss that is scaled stay as they are.
+        alone_on_gpu = self.ranks.device.type == "cuda" and self.ranks.world_size == 1
+        self.graphs = graphs_wanted() and alone_on_gpu and not self.scaler.is_enabled()
         self.steps = -(-len(self.training) // self.config.batch_size)
         # Loss and correct pixels of each step: a vector, not a running sum, so that the sum of an epoch is rounded
         # in the same order whether or not a checkpoint came between, and no step waits for a number.
@@ -124,7 +129,7 @@ class Trainer:
         return 1 + right.index(max(right))
 
     def restore(self, content: dict[str, Any] | None) -> None:
-        """Go to where a checkpoint says; without one stay at the start. Called by all ranks.
+        """Go to where a checkpoint says; without one stay at the start. Called by all ranks, before `fit`.
 
         Args:
             content: of the file, as `checkpoint.load_newest` reads it.
@@ -132,6 +137,7 @@ class Trainer:
         Raises:
             HpcsegError: the checkpoint is of something else, or the ranks do not see the same one.
         """
+        assert "_steps" not in vars(self), "steps that are captured know the optimizer's tensors of before"
         if content is not None:
             if content["origin"] != self.origin:
                 raise HpcsegError(
@@ -155,37 +161,32 @@ class Trainer:
     @property
     def called(self) -> str:
         """The type of what a step calls: the network itself, or torch's own around it."""
-        return type(self._step.model).__name__
+        return type(self._steps.step.model).__name__
 
     @functools.cached_property
-    def _step(self) -> TrainStep:
-        """The step, over all ranks; made once, since the ranks meet for it."""
+    def _steps(self) -> EpochSteps:
+        """The steps, over all ranks; made once, since the ranks meet for them."""
         model = self.model
         if self.ranks.world_size > 1:
             synchronise(self.model)
             model = _distribute(self.model)
-        world_size = self.ranks.world_size
-        return TrainStep(model, self.optimizer, self.scaler, precision=self.precision, averaged_over=world_size)
+        step = TrainStep(model, self.optimizer, self.scaler, precision=self.precision)
+        return EpochSteps(step, self.sums, batch_size=self.config.batch_size, ranks=self.ranks, captured=self.graphs)
 
     def _train_epoch(self) -> bool:
         self._epoch_started = self._counted_to = time.monotonic()
         self._first_step = self.position.step
         order = epoch_order(len(self.training), seed=self.config.seed, epoch=self.position.epoch)
         # Once per epoch, so that no step sends anything to the device.
-        rows = torch.from_numpy(order).to(self.ranks.device)
-        epoch = self.training.of_epoch(self.position.epoch)
+        tiles = self.training.of_epoch(self.position.epoch)
+        self._steps.begin(tiles, order, self.training.labelled, step=self.position.step)
         while self.position.step < self.steps:
             action = self._agree(self._wish())
             if action != GO_ON:
                 self._save()
             if action == STOP:
                 return False
-            start = self.position.step * self.config.batch_size
-            some = slice(start, start + self.config.batch_size)
-            batch, pixels = rows[some], int(self.training.labelled[order[some]].sum())
-            images, labels = epoch.take(rank_share(batch, self.ranks.rank, self.ranks.world_size))
-            sums = self.sums[self.position.step]
-            sums[0], sums[1] = self._step(images, labels, pixels=pixels)
+            self._steps.take(self.position.step)
             self.position.step += 1
             self.on_step(self.position, self.steps)
         return True

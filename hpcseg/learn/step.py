@@ -18,7 +18,6 @@ class TrainStep:
         optimizer: of its weights; fused, so that a scaled loss that is not finite is left out without a wait.
         scaler: of the loss, from `loss_scaler`.
         precision: a resolved one.
-        averaged_over: number of ranks whose gradients are averaged before the update.
     """
 
     def __init__(
@@ -28,21 +27,22 @@ class TrainStep:
         scaler: torch.amp.GradScaler,
         *,
         precision: str,
-        averaged_over: int = 1,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
         self.scaler = scaler
         self.precision = precision
-        self.averaged_over = averaged_over
 
-    def __call__(self, images: torch.Tensor, labels: torch.Tensor, *, pixels: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(
+        self, images: torch.Tensor, labels: torch.Tensor, *, share: torch.Tensor | float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Take one step.
 
         Args:
             images: (B, 1, H, W) float32, this rank's part of the batch; B may be 0.
             labels: (B, H, W) int64, class indices; pixels of `IGNORED` are in no loss and are never right.
-            pixels: with a class, of the whole batch, over all ranks.
+            share: what the loss of a pixel counts: 1 over the pixels with a class of the whole batch, over all ranks,
+                times the ranks whose gradients are averaged; a number, or a float32 scalar on the device.
 
         Returns:
             Scalars on the device: the cross-entropy summed over this rank's pixels before the update, float32, and
@@ -53,7 +53,7 @@ class TrainStep:
         # torch's own sum adds up in an order that changes from run to run on a GPU.
         loss = functional.cross_entropy(scores.float(), labels, reduction="none", ignore_index=IGNORED).sum()
         # Parts of unequal size weigh right only as a sum.
-        torch.autograd.backward(self.scaler.scale(loss * (self.averaged_over / pixels)))
+        torch.autograd.backward(self.scaler.scale(loss * share))
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()

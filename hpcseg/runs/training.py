@@ -82,9 +82,8 @@ def train(
     position = trainer.position
     if ranks.is_main:
         resumes = position.epoch or position.step
-        append_event(
-            cell.folder.events_file, "resume" if resumes else "start", precision=precision, **describe_process(ranks)
-        )
+        told = {"precision": precision, "graphs": trainer.graphs, **describe_process(ranks)}
+        append_event(cell.folder.events_file, "resume" if resumes else "start", **told)
     finished = trainer.fit()
     if not finished:
         if ranks.is_main:

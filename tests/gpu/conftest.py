@@ -19,7 +19,7 @@ tiles = "1x2"
 [train]
 width = {width}
 depth = {depth}
-epochs = 2
+epochs = {epochs}
 batch_size = 7
 weight_decay = 1e-3
 noise_fraction = 0.5
@@ -49,9 +49,9 @@ def plan_cell(tmp_path, tiny_dataset, device) -> Callable[..., Cell]:
     """Plans a cell in a run of a name, in a precision: the paper's network on a GPU, a small one elsewhere."""
     width, depth = (64, 4) if device.type == "cuda" else (4, 2)
 
-    def plan(run: str, precision: str) -> Cell:
+    def plan(run: str, precision: str, epochs: int = 2) -> Cell:
         job = tmp_path / f"{run}.toml"
-        job.write_text(_JOB.format(width=width, depth=depth, precision=precision))
+        job.write_text(_JOB.format(width=width, depth=depth, precision=precision, epochs=epochs))
         grid = plan_run(str(job), tiny_dataset, tmp_path / run, ())
         write_plan(grid)
         return grid.cells[0]

@@ -72,7 +72,7 @@ def _error_of_a_gradient(precision: str, device: torch.device, seed: int) -> flo
     # A step of plain gradient descent of length one: the weights differ by the gradient.
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0, fused=True)
     step = TrainStep(model, optimizer, loss_scaler(precision, device), precision=precision)
-    loss, _ = step(images.to(device), labels.to(device), pixels=labels.numel())
+    loss, _ = step(images.to(device), labels.to(device), share=1 / labels.numel())
     after = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
     assert float(loss) / labels.numel() == pytest.approx(exact_loss.item(), rel=_of_scores(precision))
     return float(((before - after).cpu().double() - expected).norm() / expected.norm())
@@ -86,7 +86,7 @@ def test_a_folded_network_scores_as_the_network_does_to_rounding(device, precisi
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2, fused=True)
     step = TrainStep(model, optimizer, loss_scaler(precision, device), precision=precision)
     for _ in range(3):  # so that the running statistics are some
-        step(images.to(device), labels.to(device), pixels=labels.numel())
+        step(images.to(device), labels.to(device), share=1 / labels.numel())
     exact = copy.deepcopy(model).cpu().double().eval()
     with torch.inference_mode():
         expected = exact(images.double())

@@ -7,11 +7,13 @@ import copy
 import numpy as np
 import pytest
 import torch
+from pretend_gpu import CUDA, pretend_gpu
 from torch import nn
 from torch.nn import functional
 
 from hpcseg.config import DataConfig, NoiseLevel
 from hpcseg.data import batches, noise
+from hpcseg.data.classes import IGNORED
 from hpcseg.learn.evaluate import count_confusion, folded, validate
 from hpcseg.learn.precision import to_device
 from hpcseg.learn.ranks import Ranks
@@ -51,13 +53,22 @@ def test_confusion_counts_true_rows_and_predicted_columns():
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5), (32, 16, 16), (501, 77), (2, 100, 3)])
 @pytest.mark.parametrize("classes", [2, 3, 40])
-def test_every_pixel_is_counted_once_in_slices_of_any_shape(shape, classes):
+def test_every_labelled_pixel_is_counted_once_in_slices_of_any_shape_on_a_cpu_and_a_gpu(shape, classes):
     rng = np.random.default_rng(0)
     labels, predicted = rng.integers(classes, size=(2, *shape))
+    for values in (labels, predicted):
+        values[rng.random(shape) < 0.1] = IGNORED
+    known = (labels != IGNORED) & (predicted != IGNORED)
     expected = np.zeros((classes, classes), dtype=np.int64)
-    np.add.at(expected, (labels, predicted), 1)
-    found = count_confusion(torch.from_numpy(labels), torch.from_numpy(predicted), classes)
-    np.testing.assert_array_equal(found.numpy(), expected)
+    np.add.at(expected, (labels[known], predicted[known]), 1)
+    here = torch.from_numpy(labels), torch.from_numpy(predicted)
+    np.testing.assert_array_equal(count_confusion(*here, classes).numpy(), expected)
+    with pretend_gpu() as gpu:
+        there = [values.to(CUDA) for values in here]
+        waits = sum(gpu.waits.values())
+        found = count_confusion(*there, classes)
+        assert sum(gpu.waits.values()) == waits
+        np.testing.assert_array_equal(found.cpu().numpy(), expected)
 
 
 class OurNorm(nn.BatchNorm2d):

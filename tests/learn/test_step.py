@@ -22,7 +22,7 @@ def test_a_step_is_that_of_a_plain_loop():
 
     scaler = loss_scaler("fp32", images.device)
     step = TrainStep(ours, torch.optim.SGD(ours.parameters(), lr=0.1), scaler, precision="fp32")
-    loss, right = step(images, labels, pixels=labels.numel())
+    loss, right = step(images, labels, share=1 / labels.numel())
 
     optimizer = torch.optim.SGD(theirs.parameters(), lr=0.1)
     scores = theirs(images)
@@ -47,7 +47,7 @@ def test_pixels_of_no_class_are_in_no_loss_no_gradient_and_never_right():
 
     scaler = loss_scaler("fp32", images.device)
     step = TrainStep(ours, torch.optim.SGD(ours.parameters(), lr=0.1), scaler, precision="fp32")
-    loss, right = step(images, labels.masked_fill(~known, IGNORED), pixels=int(known.sum()))
+    loss, right = step(images, labels.masked_fill(~known, IGNORED), share=1 / int(known.sum()))
 
     optimizer = torch.optim.SGD(theirs.parameters(), lr=0.1)
     scores = theirs(images)

@@ -105,6 +105,10 @@ def test_no_step_makes_the_host_wait(tmp_path, tiny_dataset, precision):
         _train(_plan(tmp_path / f"{batch}", tiny_dataset, precision=precision, batch=batch), on_gpu=True)
         for batch in (14, 7)
     )
+    # A capture waits once, and every few steps the host lets the GPU come near.
+    of_graphs = {place for place in many if place.startswith("learn/captured.py")}
+    assert bool(of_graphs) == (precision != "fp16")
+    few, many = ({place: waits[place] for place in waits.keys() - of_graphs} for waits in (few, many))
     assert few and few == many
 
 
@@ -118,6 +122,43 @@ def test_the_pretended_gpu_notices_mixed_devices_and_waits():
         assert not gpu.waits
         assert float(there.sum()) == 3
         assert sum(gpu.waits.values()) == 1
+
+
+def test_a_pretended_graph_knows_the_numbers_of_its_capture_and_undoes_it():
+    with pretend_gpu() as gpu:
+        total, graph = torch.zeros(1, device="cuda"), torch.cuda.CUDAGraph()
+        side = torch.cuda.Stream()
+        given = 3
+        with torch.cuda.graph(graph, pool=torch.cuda.graph_pool_handle(), stream=side):
+            total.add_(given)
+            total.mul_(2)
+        assert float(total) == 0
+        given = 4
+        graph.replay()
+        graph.replay()
+        assert float(total) == (3 * 2 + 3) * 2
+        with torch.cuda.stream(side):
+            total.add_(1)
+        with pytest.raises(AssertionError, match="does not wait"):
+            total.add_(1)
+        torch.cuda.current_stream().wait_stream(side)
+        total.add_(1)
+        waits = sum(gpu.waits.values())
+        with pytest.raises(RuntimeError, match="not permitted"), torch.cuda.graph(graph, pool=object(), stream=side):
+            float(total)
+        assert sum(gpu.waits.values()) == waits + 1
+
+
+def test_a_training_says_whether_its_steps_were_graphs_which_change_no_bit(tmp_path, tiny_dataset, monkeypatch):
+    weights = []
+    for wish in ("0", "1"):
+        monkeypatch.setenv("HPCSEG_GRAPHS", wish)
+        cell = _plan(tmp_path / wish, tiny_dataset, precision="bf16")
+        _train(cell, on_gpu=True)
+        training = json.loads(cell.folder.training_file.read_text())
+        assert [start["graphs"] for start in training["starts"]] == [wish == "1"]
+        weights.append(training["model_sha256"])
+    assert weights[0] == weights[1]
 
 
 def test_a_prediction_on_a_gpu_is_that_on_a_cpu(tmp_path, tiny_dataset):

@@ -109,7 +109,7 @@ class ResidentSteps:
         """One step; which tiles it takes and where its sums go is counted on the device."""
         rows = self.order.index_select(0, (self.at * self.batch + self.lanes) % len(self.order))
         labels = self.labels.index_select(0, rows).long()
-        loss, right = self.step(self.images.index_select(0, rows), labels, pixels=labels.numel())
+        loss, right = self.step(self.images.index_select(0, rows), labels, share=1 / labels.numel())
         self.sums.index_copy_(0, self.at % len(self.sums), torch.stack([loss.double(), right.double()])[None])
         self.at.add_(1)
 
