@@ -31,7 +31,7 @@ SURFACE = {
     "grid": {
         "job", "data", "run", "overrides", "dry_run", "local", "workers", "profile", "partition", "account", "qos",
         "constraint", "nodes", "gpus_per_node", "ranks_per_node", "cpus_per_task", "mem", "time", "setup", "exclude",
-        "throttle", "tries", "resubmit", "as_json",
+        "throttle", "tries", "cells_per_job", "resubmit", "as_json",
     },
     "doctor": {
         "job", "data", "run", "wait", "no_job", "as_json", "profile", "partition", "account", "qos", "constraint",
@@ -39,7 +39,7 @@ SURFACE = {
     },
     "bench": {"data", "width", "batch_size", "part", "device", "job", "seconds", "rounds", "run", "as_json"},
     "status": {"cells", "run", "watch", "as_json"},
-    "logs": {"cells", "run", "rank", "stage", "failed", "follow", "lines", "as_json"},
+    "logs": {"cells", "run", "rank", "failed", "follow", "lines", "as_json"},
     "retry": {"cells", "run", "dry_run", "mem", "time", "exclude", "as_json"},
     "cancel": {"cells", "run", "dry_run", "as_json"},
     "clean": {"cells", "run", "dry_run", "as_json"},

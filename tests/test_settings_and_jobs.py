@@ -43,7 +43,7 @@ def test_settings_shows_every_key_with_its_default_and_the_words_of_the_source()
 def test_a_setting_that_is_a_number_says_of_what():
     units = (
         "pixels|[Tt]iles|slices?|numbers|counts|share|Share|[Ss]eed|[Cc]hannels|halves|Passes|step size|penalty|weights"
-        "|[Ss]igma|GPUs|Nodes|minutes|GiB|Cores|Ranks|tasks|Jobs"
+        "|[Ss]igma|GPUs|Nodes|minutes|GiB|Cores|Ranks|tasks|Jobs|cells"
     )
     for setting in all_settings():
         if "number" in setting.kind:

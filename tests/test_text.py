@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from hpcseg.cli import console
 from hpcseg.cli.app import app
-from hpcseg.cluster.executor import cell_executor
+from hpcseg.cluster.executor import cell_executor, report_executor
 from hpcseg.cluster.profile import Profile, load_profile, resolve
 from hpcseg.cluster.retry import read_resources
 from hpcseg.config import NeedsConfig
@@ -51,7 +51,7 @@ def test_nor_does_anything_that_an_executor_is_given(tmp_path, wanted, character
     given = {"name": "job", "comment": "token", "dependency": "afterok:1"}
     resources = resolve(NeedsConfig(), Profile(), Profile())
     with pytest.raises(ConfigError, match="no line end and no other control character"):
-        cell_executor(tmp_path, tmp_path, resources, throttle=None, **{**given, wanted: f"a{character}b"})
+        report_executor(tmp_path, tmp_path, resources, **{**given, wanted: f"a{character}b"})
 
 
 def test_nor_does_the_name_of_a_job_file_or_of_a_folder(tmp_path):

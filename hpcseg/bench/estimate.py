@@ -14,6 +14,11 @@ from hpcseg.data.store import DatasetInfo
 from hpcseg.errors import IncompleteError
 from hpcseg.runs.record import read_json
 
+_SECONDS_OF_A_JOB = 15 * 60
+# A bench is no promise.
+_SHARE_OF_THE_LIMIT = 0.7
+_MOST_CELLS = 500
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -29,6 +34,17 @@ class Estimate:
     def hours(self) -> float:
         """Of the device, for all cells."""
         return sum(self.seconds) / 3600
+
+    def cells_per_job(self, minutes: int) -> int:
+        """How many cells one job has time for, at most a quarter of an hour of them.
+
+        A start of 5 to 10 s is no matter beside that, and there is still something to do for many GPUs at a time.
+
+        Args:
+            minutes: time limit of a job.
+        """
+        mean = max(1e-3, sum(self.seconds) / len(self.seconds))
+        return max(1, min(_MOST_CELLS, int(min(_SECONDS_OF_A_JOB, _SHARE_OF_THE_LIMIT * 60 * minutes) / mean)))
 
     def text(self, *, at_once: int) -> str:
         """For a person.

@@ -33,6 +33,7 @@ from hpcseg.runs.finding import RUNS, plan_run, run_option
 from hpcseg.runs.names import short_names
 
 if TYPE_CHECKING:
+    from hpcseg.bench.estimate import Estimate
     from hpcseg.cluster.profile import Profile, Resources
     from hpcseg.cluster.sender import Submission
     from hpcseg.runs.grid import Cell, Grid
@@ -65,6 +66,15 @@ def grid(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Cells at a time on this machine.", show_default="one per GPU, else one")
     ] = None,
+    cells_per_job: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=500,
+            help="Most cells that one process takes, one after the other.",
+            show_default="a quarter of an hour of them by hpcseg bench, else one; here: all",
+        ),
+    ] = None,
     profile: ProfileName = None,
     partition: Partition = None,
     account: Account = None,
@@ -78,7 +88,7 @@ def grid(
     mem: Mem = None,
     time: Time = None,
     setup: Setup = None,
-    throttle: Annotated[int | None, typer.Option(help="Cells that may run at once.", rich_help_panel=_SLURM)] = None,
+    throttle: Annotated[int | None, typer.Option(help="Jobs that may run at once.", rich_help_panel=_SLURM)] = None,
     tries: Annotated[
         int | None,
         typer.Option(help="Jobs a cell gets where the cluster fails it.", show_default="3", rich_help_panel=_SLURM),
@@ -110,9 +120,11 @@ def grid(
         time=time,
         setup=tuple(setup) if setup else None,
         throttle=throttle,
+        cells_per_job=cells_per_job,
         tries=tries,
     )
-    resources = resolve(planned.job.needs, load_profile(profile) if profile else Profile(), options)
+    site = load_profile(profile) if profile else Profile()
+    resources = resolve(planned.job.needs, site, options)
     if local is None:
         local = not (partition or profile) and shutil.which("sbatch") is None
         if dry_run and not (local or partition or profile) and (said := no_controller()):
@@ -129,6 +141,8 @@ def grid(
             finally:
                 answer.update(cells_answer(planned))
         else:
+            if options.cells_per_job is None and site.cells_per_job is None:
+                resources = dataclasses.replace(resources, cells_per_job=_cells_per_job(planned, resources))
             submission = submit_missing(planned, resources, dry_run=dry_run, resubmit=resubmit)
             show_submission(submission, planned)
             answer.update({**cells_answer(planned), **submission_answer(submission)})
@@ -173,15 +187,30 @@ def _show_sets(grid: Grid) -> None:
 
 def _show_estimate(grid: Grid, *, on_gpu: bool, at_once: int) -> None:
     """Print how long the unfinished cells take, if a bench was made on such a device."""
+    if all(cell.evaluated() for cell in grid.cells):
+        return
+    if (found := _estimate(grid, on_gpu=on_gpu)) is None:
+        console.say(f"How long they take, `hpcseg bench` on {'a GPU node' if on_gpu else 'this machine'} will tell.")
+    else:
+        console.say(found.text(at_once=at_once))
+
+
+def _estimate(grid: Grid, *, on_gpu: bool) -> Estimate | None:
+    """Of the unfinished cells, of which there are some; None where no bench was made on such a device."""
     from hpcseg.bench.estimate import estimate, find_bench
     from hpcseg.data.store import read_info
 
-    waiting = [cell.config for cell in grid.cells if not cell.evaluated()]
     record = find_bench(RUNS, gpu=on_gpu)
-    if record is None:
-        console.say(f"How long they take, `hpcseg bench` on {'a GPU node' if on_gpu else 'this machine'} will tell.")
-    elif waiting:
-        console.say(estimate(waiting, read_info(grid.data_file), record).text(at_once=at_once))
+    waiting = [cell.config for cell in grid.cells if not cell.evaluated()]
+    return None if record is None else estimate(waiting, read_info(grid.data_file), record)
+
+
+def _cells_per_job(grid: Grid, resources: Resources) -> int:
+    """As many as a job has time for; 1 where nothing is known of that."""
+    if all(cell.evaluated() for cell in grid.cells):
+        return 1
+    found = _estimate(grid, on_gpu=resources.gpus_per_node > 0)
+    return 1 if found is None else found.cells_per_job(resources.minutes)
 
 
 def _run_missing_here(
@@ -220,6 +249,7 @@ def _run_missing_here(
         waiting,
         workers=workers,
         gpus_per_cell=_gpus_per_cell(options),
+        cells_per_job=options.cells_per_job,
         ranks=options.ranks_per_node,
         for_gpus=resources.gpus_per_node > 0,
     )
@@ -236,6 +266,7 @@ def run_here(
     *,
     workers: int | None = None,
     gpus_per_cell: int = 1,
+    cells_per_job: int | None = None,
     ranks: int | None = None,
     for_gpus: bool = False,
 ) -> None:
@@ -246,6 +277,7 @@ def run_here(
         cells: of it, unfinished.
         workers: cells at a time; None: one per GPU, else one.
         gpus_per_cell: where there are GPUs; 0: none is used.
+        cells_per_job: most cells of one process; None: as `run_locally` has it.
         ranks: per cell; None: one per GPU, else one.
         for_gpus: the job is meant for them, so it is said when there is none.
     """
@@ -266,6 +298,7 @@ def run_here(
                 grid.run,
                 slots=slots,
                 ranks=ranks or max(1, len(slots[0])),
+                cells_per_job=cells_per_job,
                 on_event=view.show,
                 on_stop=lambda: console.stderr.print("Stopping after the step under way. Ctrl-C again ends at once."),
             )
@@ -300,7 +333,7 @@ def submission_answer(submission: Submission) -> dict[str, Any]:
     """What was submitted for a script; of a dry run ids are placeholders, and `scripts` is what sbatch would get."""
     return {
         "dry_run": submission.dry_run,
-        "submitted": [dataclasses.asdict(sent) for sent in submission.sent],
+        "submitted": [{"stage": sent.stage, "tasks": sent.tasks, "job_id": sent.job_id} for sent in submission.sent],
         "left_alone": submission.left_alone,
         "no_room": submission.no_room,
         "scripts": submission.scripts,

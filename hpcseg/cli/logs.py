@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -28,10 +28,6 @@ def logs(
     run: Run = None,
     rank: Annotated[
         int | None, typer.Option(min=0, help="Rank whose log is shown.", show_default="the failed one, else 0")
-    ] = None,
-    stage: Annotated[
-        Literal["train", "evaluate"] | None,
-        typer.Option(help="Stage whose log is shown.", show_default="where the cell stands"),
     ] = None,
     failed: Annotated[bool, typer.Option("--failed", help="Of every failed cell: why, and its last lines.")] = False,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Show new lines as long as the cell runs.")] = False,
@@ -65,15 +61,12 @@ def logs(
         answer.update({"run": str(status.run.path), "cells": []})
         for cell_id in chosen:
             failure, job_id = status.failures.get(cell_id), jobs[cell_id]
-            if stage is not None:
-                booked = status.ledger.jobs.get((cell_id, stage))
-                job_id = booked.job_id if booked else None
             wanted = rank if rank is not None else (failure.rank if failure else 0)
             there = found.get(job_id or "", {})
             log = there.get(wanted)
             # Of a cell that is well its epochs say more than its log, which is shown whole to whoever asks for it.
             well = failure is None or failure.kind is STOPPED
-            epochs = Epochs(planned[cell_id]) if well and rank is None and stage is None else None
+            epochs = Epochs(planned[cell_id]) if well and rank is None else None
             told = list(epochs.news()) if epochs else []
             _introduce(cell_id, failure, f", rank {wanted} of job {job_id}" if job_id else "")
             if log is None and not (told or failed or as_json):
@@ -81,7 +74,7 @@ def logs(
             if follow:
                 _follow(log, epochs, told, status, cell_id)
                 return
-            last = [*told, *_tail(log, epochs)][-lines:]
+            last = [*told, *_tail(log, epochs, cell_id)][-lines:]
             nothing = "No epoch is finished yet." if log else _which(there)
             console.stdout.print("\n".join(last) if last or (log and not epochs) else nothing)
             answer["cells"].append(
@@ -98,11 +91,11 @@ def logs(
             console.stdout.print("No cell has failed.")
 
 
-def _tail(log: Path | None, epochs: Epochs | None) -> list[str]:
+def _tail(log: Path | None, epochs: Epochs | None, cell_id: str) -> list[str]:
     """The last lines of a log, where there are epochs to show those alone that are not said of every job."""
     from hpcseg.cluster.logs import spoken, tail
 
-    last = tail(log).splitlines() if log else []
+    last = tail(log, cell_id) if log else []
     return spoken(last) if epochs else last
 
 
@@ -123,7 +116,6 @@ def _follow(log: Path | None, epochs: Epochs | None, told: list[str], status: Ru
     from hpcseg.cluster.states import run_status
     from hpcseg.runs.state import State
 
-    # A trained cell is evaluated next, in a log of its own.
     ended = (State.FINISHED, State.FAILED, State.STOPPED, State.CANCELLED)
     state = {cell.cell: cell.state for cell in status.status}[cell_id]
     looked = time.monotonic()
@@ -137,7 +129,7 @@ def _follow(log: Path | None, epochs: Epochs | None, told: list[str], status: Ru
         return state not in ended
 
     try:
-        for lines in follow(log, goes_on):
+        for lines in follow(log, cell_id, goes_on):
             for line in (*told, *(epochs.news() if epochs else ()), *(spoken(lines) if epochs else lines)):
                 console.stdout.print(line)
             told = []

@@ -69,6 +69,8 @@ class QueueView:
         self._before = self._done = sum(cell.evaluated() for cell in cells)
         self._all = self._before + len(queue)
         self._began = time.monotonic()
+        # Epochs of an earlier start are no news, and a small cell has some before it is known to have begun.
+        self._epochs = {cell.id: Epochs(cell, skip=True) for cell in queue}
         self._running: dict[str, _Running] = {}
         self._on_terminal = console.stderr.is_terminal
         self._live = Live(
@@ -91,14 +93,17 @@ class QueueView:
     def show(self, state: State, cell: Cell, details: dict[str, Any]) -> None:
         """One event of the queue."""
         if cell.id not in self._running:
-            # Epochs of an earlier start are no news.
-            self._running[cell.id] = _Running(self._names[cell.id], Epochs(cell, skip=True))
+            self._running[cell.id] = _Running(self._names[cell.id], self._epochs[cell.id])
         shown = self._running[cell.id]
+        trains = state is State.STARTED and details["stage"] == "train"
+        if trains:
+            self._note(f"{shown.name}: training")
         for line in shown.epochs.news():
             self._note(f"{shown.name}: {line}")
         if state is State.STARTED:
             shown.beats.clear()
-            self._note(f"{shown.name}: {'training' if details['stage'] == 'train' else 'evaluating'}")
+            if not trains:
+                self._note(f"{shown.name}: evaluating")
         elif state in (State.RUNNING, State.EVALUATING):
             shown.beats[1:] = [details]
             if (note := details.get("note", "")) != shown.said:

@@ -11,13 +11,13 @@ from collections.abc import Collection
 from typing import Any
 
 from hpcseg.cluster import ledger, scheduler
-from hpcseg.cluster.local import end_at_once
 from hpcseg.cluster.processes import queue_of, runs_cell
 from hpcseg.cluster.states import RunStatus, lives_here
 from hpcseg.errors import IncompleteError
 from hpcseg.runs.grid import Cell
 from hpcseg.runs.record import read_json
 from hpcseg.runs.state import State
+from hpcseg.runs.wish import leave_out
 
 
 def cancel_cells(status: RunStatus, cells: Collection[str], *, with_report: bool, dry_run: bool) -> dict[str, str]:
@@ -38,32 +38,35 @@ def cancel_cells(status: RunStatus, cells: Collection[str], *, with_report: bool
     """
     run, booked, wanted = status.run, status.ledger, frozenset(cells)
     states = {cell.cell: cell.state for cell in status.status}
-    in_slurm: dict[str, list[str]] = {}
-    for (owner, _), job in booked.slurm_jobs().items():
-        # The evaluation waits behind the training.
-        in_slurm.setdefault(owner, []).append(job)
-    # At most one stage of a cell runs.
-    started = {owner: job for (owner, _), job in booked.jobs.items() if lives_here(job, run.cell(owner))}
     here: list[Cell] = []
-    loading: list[str] = []
     jobs: list[str] = []
+    left_out: dict[str, str] = {}
     found: dict[str, str] = {}
+    queues: set[int] = set()
     for cell in status.cells:
+        job = booked.jobs.get(cell.id)
         # Where Slurm is silent, what it was given may still wait there.
-        unknown = not status.answered and cell.id in in_slurm and states[cell.id] is not State.FINISHED
+        unknown = job is not None and job.host is None and not status.answered and states[cell.id] is not State.FINISHED
         if cell.id not in wanted or (states[cell.id].idle and not unknown):
             continue
         process = _process_here(cell)
-        if cell.id in in_slurm:
-            jobs += in_slurm[cell.id]
-            found[cell.id] = f"job {', '.join(in_slurm[cell.id])}"
+        if job is not None and job.host is None:
+            others = [
+                other for other in job.cells if other not in wanted and other in states and not states[other].idle
+            ]
+            if others:
+                left_out[cell.id] = job.job_id
+            elif job.job_id not in jobs:
+                jobs.append(job.job_id)
+            found[cell.id] = f"job {job.job_id}{', which goes on with its other cells' if others else ''}"
+        elif job is not None and lives_here(job, cell.folder):
+            left_out[cell.id] = job.job_id
+            found[cell.id] = f"process {job.job_id} on this machine"
+            if (queue := queue_of(job.job_id)) is not None:
+                queues.add(queue)
         elif runs_cell(process, cell.folder):
             here.append(cell)
             found[cell.id] = f"process {process} on this machine"
-        elif cell.id in started:
-            # It loads its data, and there is nothing to save.
-            loading.append(started[cell.id].job_id)
-            found[cell.id] = f"process {started[cell.id].job_id} on this machine"
         elif process is not None:
             found[cell.id] = (
                 f"says that it is process {reprlib.repr(process)} on this machine, but that is not yours, or does not "
@@ -71,23 +74,21 @@ def cancel_cells(status: RunStatus, cells: Collection[str], *, with_report: bool
             )
         else:
             found[cell.id] = "runs on another machine, and has to be ended there"
-    queues: set[int] = set()
     if with_report and found:
         jobs += booked.reports[-1:]
-        queues = {queue for job in started.values() if (queue := queue_of(job.job_id)) is not None}
     if dry_run or not found:
         return found
     with ledger.locked(run):
         ledger.book_cancelled(run, list(found))
+        for cell_id, job_id in left_out.items():
+            leave_out(run.cell(cell_id), job_id)
     scheduler.cancel(jobs)
-    for queue in queues:
+    for queue in queues if with_report else ():
         _tell_to_stop(queue)
     for cell in here:
         process = _process_here(cell)
         if runs_cell(process, cell.folder):  # it may have ended meanwhile, and its number be another's
             _tell_to_stop(process)
-    for job_id in loading:
-        end_at_once(job_id)
     return found
 
 

@@ -34,7 +34,7 @@ def leftovers(status: RunStatus, chosen: Collection[str] | None = None) -> Itera
     alive = {cell.cell for cell in status.status} - set(status.failures)
     evaluated = {cell.id for cell in status.cells if cell.evaluated()}
     alive -= evaluated
-    waiting = [job.job_id for (cell_id, _), job in booked.jobs.items() if cell_id in alive]
+    waiting = [job.job_id for cell_id, job in booked.jobs.items() if cell_id in alive]
     # A report job may still wait for them. 123_4_submitted.pkl is of task 4 of job 123: all of an array goes together.
     in_use = {job_id.split("_")[0] for job_id in (*waiting, *booked.reports[-1:])}
     last = {job.job_id.split("_")[0] for job in booked.jobs.values()}

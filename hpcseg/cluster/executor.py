@@ -28,23 +28,18 @@ def cell_executor(
     name: str,
     throttle: int | None,
     comment: str,
-    dependency: str | None = None,
 ) -> submitit.SlurmExecutor:
-    """An executor for the cells of one array.
+    """An executor for the tasks of one array.
 
     Args:
         folder: for scripts, logs and pickles; seen by all nodes.
         code: a frozen copy of the package, which the job runs.
-        resources: of one cell.
+        resources: of one task.
         name: of the job, as squeue shows it.
         throttle: array tasks that may run at once; None: no limit of ours.
         comment: of the job, by which the ledger finds it.
-        dependency: as sbatch spells it.
     """
     additional: dict[str, Any] = {"requeue": True}
-    if dependency is not None:
-        # Else an evaluation whose training failed would stand in the queue for ever.
-        additional["kill-on-invalid-dep"] = "yes"
     gpus = resources.gpus_per_node
     if gpus and resources.gpu_syntax == "gpus-per-node":
         additional["gpus-per-node"] = gpus
@@ -58,7 +53,7 @@ def cell_executor(
         resources,
         name=name,
         comment=comment,
-        dependency=dependency,
+        dependency=None,
         gpus=gpus,
         nodes=resources.nodes,
         ntasks_per_node=resources.ranks_per_node,

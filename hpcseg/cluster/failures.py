@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from hpcseg.cluster.logs import Logs, last_attempt
+from hpcseg.cluster.logs import Logs, OfCell, last_attempt, read_mark
 from hpcseg.cluster.scheduler import JobState
 from hpcseg.files import read_regular
 from hpcseg.runs.grid import Cell
 from hpcseg.runs.record import MOST_BYTES_OF_LINES
+from hpcseg.runs.state import State
 from hpcseg.runs.told import read_failure
 
 Action = Literal["resume", "other node", "give up"]
@@ -67,6 +69,9 @@ DAMAGED = Kind(
     "damaged record",
     "give up",
     "Delete the file that is named, then run `hpcseg grid` again.",
+)
+NOT_REACHED = Kind(
+    "not reached", "resume", "Its job ended while it had other cells before this one. Run `hpcseg retry`."
 )
 _OTHER = Kind("error", "give up", "Mend what the error names, then run `hpcseg retry`.")
 _LEAST_ROOM_BYTES = 1_000_000
@@ -178,14 +183,22 @@ def diagnose(
         stopped: the user has stopped it, on a machine without Slurm.
     """
     record = read_failure(cell.folder)
-    found = {rank: (path, _complaints(path)) for rank, path in logs.get(job_id or "", {}).items()}
+    attempts = {rank: (path, last_attempt(path).splitlines()) for rank, path in logs.get(job_id or "", {}).items()}
+    of_all = [line for _, lines in attempts.values() for line in lines]
+    found = {rank: (path, _complaints(OfCell(cell.id)(lines))) for rank, (path, lines) in attempts.items()}
     error = " ".join(record.get("error", "").split())
     rank = record["rank"] if isinstance(record.get("rank"), int) else 0
     if stopped and not cancelled:
         # What failure.json has is of an earlier attempt.
         return Failure(STOPPED, "", None, 0, found[0][0] if 0 in found else None)
-    said = _kind(error, [text for _, text in found.values()], job)
+    marks = [mark for line in of_all if (mark := read_mark(line))]
+    begun, ended = any(of == cell.id for of, _ in marks), (cell.id, State.FAILED) in marks
+    # Of the job's end that is another's: this one had failed before, or its turn had not come.
+    word = job if (begun and not ended) or not marks or (job is not None and job.word in CANCELLED.words) else None
+    said = _kind(error if begun or not marks else "", [text for _, text in found.values()], word)
     kind = CANCELLED if cancelled else said or (_OTHER if error else without_a_word(cell))
+    if marks and not begun and kind is not CANCELLED:
+        return Failure(NOT_REACHED, "", None, 0, attempts[0][0] if 0 in attempts else None)
     spoken = re.compile(kind.said) if kind.said else None
     text = error
     if spoken and not spoken.search(error):
@@ -213,9 +226,9 @@ def without_a_word(cell: Cell) -> Kind:
     return KILLED
 
 
-def _complaints(log: Path) -> str:
+def _complaints(lines: Iterable[str]) -> str:
     """The lines of a log that speak of an error: gloo and NCCL also write where all is well."""
-    return "\n".join(line for line in last_attempt(log).splitlines() if _COMPLAINT.search(line))
+    return "\n".join(line for line in lines if _COMPLAINT.search(line))
 
 
 def _kind(error: str, logs: list[str], job: JobState | None) -> Kind | None:

@@ -2,9 +2,11 @@
 
     {"event": "announced", "token": T, "stage": S, "cells": [...]}     just before sbatch, which gets T as its comment
     {"event": "submitted", "token": T, "stage": S, "cells": [...], "job": "123", "user": U}      task i is cells[i]
-    {"event": "withdrawn", "token": T}                                 an announcement whose answer was lost, tidied up
-    {"event": "started", "stage": S, "cells": [CELL], "job": "4711", "host": H}                  on this machine
+    {"event": "withdrawn", "token": T}                                 its answer was lost, or the job was taken back
+    {"event": "started", "stage": S, "cells": [TASK], "job": "4711", "host": H}                  on this machine
     {"event": "cancelled", "cells": [...]}                             by the user, so not to be tried again unasked
+
+A task is the id of its cell, or a list of ids where it takes several cells one after the other.
 
 Jobs are looked up by these lines, so a state needs neither a database nor a process that stays alive.
 """
@@ -12,8 +14,10 @@ Jobs are looked up by these lines, so a state needs neither a database nor a pro
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import getpass
 import hashlib
+import itertools
 import re
 import socket
 import uuid
@@ -28,6 +32,7 @@ from hpcseg.errors import SchedulerError
 from hpcseg.runs.gate import claim
 from hpcseg.runs.provenance import command_line
 from hpcseg.runs.record import RunFolder, append_event, check_types, read_all_lines
+from hpcseg.runs.told import time_of
 
 _SECONDS_FOR_LOCK = 120.0
 _MOST_LINES = 10
@@ -44,26 +49,34 @@ _KEYS: Mapping[object, Mapping[str, type]] = {
 
 @dataclass(frozen=True)
 class Booked:
-    """The job that was handed out last for one stage of one cell."""
+    """The job that was handed out last for a cell."""
 
     job_id: str
     """As squeue shows it ("123", "123_4"); of a local job the process id."""
     host: str | None
     """Of a local job; None: Slurm has it."""
+    time: float
+    """When it was handed out, in UTC seconds; 0 where the line does not say."""
+    cells: tuple[str, ...]
+    """All that it is for, in the order in which it takes them."""
     cancelled: bool
-    """The user has cancelled it."""
+    """The user has cancelled this cell of it."""
+
+    def has_passed(self, failed_at: float) -> bool:
+        """Whether it has gone on to its other cells after this one had failed."""
+        return len(self.cells) > 1 and failed_at >= self.time > 0
 
 
 @dataclass(frozen=True)
 class Ledger:
     """What submissions.jsonl says."""
 
-    jobs: Mapping[tuple[str, str], Booked]
-    """By (cell id, stage)."""
+    jobs: Mapping[str, Booked]
+    """By cell id."""
     owners: Mapping[str, frozenset[str]]
     """Cells of every job that ever was, by the job's id, and of an array also by the array's."""
-    tries: Mapping[tuple[str, str], int]
-    """How many jobs were handed out for (cell id, stage)."""
+    tries: Mapping[str, int]
+    """How many jobs were handed out for each cell."""
     reports: tuple[str, ...]
     """Ids of the report jobs."""
     users: tuple[str, ...]
@@ -85,18 +98,18 @@ class Ledger:
         lines = ", ".join(map(str, self.unusable[:_MOST_LINES])) + (", ..." if self.unusable[_MOST_LINES:] else "")
         return f"submissions.jsonl has lines that cannot be used and were left out: {lines}."
 
-    def slurm_jobs(self) -> dict[tuple[str, str], str]:
-        """Ids of the jobs that Slurm has, by (cell id, stage)."""
-        return {key: booked.job_id for key, booked in self.jobs.items() if booked.host is None}
+    def slurm_jobs(self) -> dict[str, str]:
+        """Ids of the jobs that Slurm has, by cell id."""
+        return {cell: booked.job_id for cell, booked in self.jobs.items() if booked.host is None}
 
 
 def read(run: RunFolder) -> Ledger:
     """The ledger of a run; empty where nothing was handed out yet. Lines that cannot be used are left out."""
-    jobs: dict[tuple[str, str], Booked] = {}
+    jobs: dict[str, Booked] = {}
     owners: dict[str, frozenset[str]] = {}
-    tries: Counter[tuple[str, str]] = Counter()
+    tries: Counter[str] = Counter()
     reports, users = [], [getpass.getuser()]
-    announced: dict[str, tuple[str, list[str]]] = {}
+    announced: dict[str, tuple[str, list[Any]]] = {}
     tokens: dict[str, str | None] = {}
     unusable = []
     without_slurm = False
@@ -116,14 +129,16 @@ def read(run: RunFolder) -> Ledger:
             announced[line["token"]] = line["stage"], line["cells"]
             tokens[token] = None
         elif event == "withdrawn":
-            # A full disk may have lost the announcement.
+            # A full disk may have lost the announcement. What was taken and then taken back was never handed out.
             announced.pop(token, None)
+            for cell in owners.get(tokens.get(token) or "", ()):
+                jobs.pop(cell, None)
+                tries[cell] -= 1
             tokens[token] = None
         elif event == "cancelled":
-            unwanted = set(line["cells"])
-            for key, booked in jobs.items():
-                if key[0] in unwanted:
-                    jobs[key] = Booked(booked.job_id, booked.host, cancelled=True)
+            for cell in line["cells"]:
+                if cell in jobs:
+                    jobs[cell] = dataclasses.replace(jobs[cell], cancelled=True)
         else:
             if token is not None:
                 announced.pop(token, None)
@@ -134,25 +149,30 @@ def read(run: RunFolder) -> Ledger:
                 reports.append(line["job"])
                 continue
             without_slurm = event == "started"
-            owners[line["job"]] = frozenset(line["cells"])
-            for job_id, cell_id in zip(task_ids(line["job"], len(line["cells"])), line["cells"], strict=True):
-                jobs[cell_id, line["stage"]] = Booked(job_id, line.get("host"), cancelled=False)
-                tries[cell_id, line["stage"]] += 1
-                owners[job_id] = frozenset([cell_id])
+            tasks = [tuple([task] if isinstance(task, str) else task) for task in line["cells"]]
+            owners[line["job"]] = frozenset(itertools.chain(*tasks))
+            for job_id, cells in zip(task_ids(line["job"], len(tasks)), tasks, strict=True):
+                owners[job_id] = frozenset(cells)
+                for cell in cells:
+                    jobs[cell] = Booked(job_id, line.get("host"), time_of(line) or 0.0, cells, cancelled=False)
+                    # An earlier hpcseg had jobs of their own for evaluations.
+                    tries[cell] += line["stage"] != "evaluate"
     return Ledger(
         *(jobs, owners, tries, tuple(reports), tuple(users)),
         *(tuple(announced), without_slurm, tokens, tuple(unusable)),
     )
 
 
-def _checked(line: dict[str, Any] | None, announced: Mapping[str, tuple[str, list[str]]]) -> dict[str, Any]:
+def _checked(line: dict[str, Any] | None, announced: Mapping[str, tuple[str, list[Any]]]) -> dict[str, Any]:
     """The same line; raises ValueError where it is none that a command has written."""
     event = line.get("event") if line else None
     if line is None or not isinstance(event, str) or event not in _KEYS:
         raise ValueError("it is of no event")
     check_types(line, _KEYS[event])
-    if not all(isinstance(cell, str) for cell in line.get("cells", ())):
-        raise ValueError("its cells have no ids")
+    for task in line.get("cells", ()):
+        ids = task if isinstance(task, list) and event != "cancelled" else [task]
+        if not ids or not all(isinstance(cell, str) for cell in ids):
+            raise ValueError("its cells have no ids")
     for key in ("token", "user", "host"):
         if not isinstance(line.get(key, ""), str):
             raise ValueError(f"its {key} is no text")
@@ -181,21 +201,26 @@ def tag(run: RunFolder) -> str:
     return f"{_TAG}{hashlib.sha256(str(run.path.resolve()).encode(errors='surrogateescape')).hexdigest()[:8]}-"
 
 
-def announce(run: RunFolder, stage: str, cells: Sequence[str]) -> str:
+def announce(run: RunFolder, stage: str, tasks: Sequence[Sequence[str]]) -> str:
     """Write down that these cells are about to be submitted; returns the token that the job must carry."""
     token = f"{tag(run)}{uuid.uuid4().hex[:12]}"
-    append_event(run.submissions_file, "announced", token=token, stage=stage, cells=list(cells))
+    append_event(run.submissions_file, "announced", token=token, stage=stage, cells=_as_written(tasks))
     return token
 
 
-def book(run: RunFolder, token: str, stage: str, cells: Sequence[str], base: str) -> None:
+def _as_written(tasks: Sequence[Sequence[str]]) -> list[Any]:
+    """A task of one cell as its id, as it always was; of several a list of them."""
+    return [cells[0] if len(cells) == 1 else list(cells) for cells in tasks]
+
+
+def book(run: RunFolder, token: str, stage: str, tasks: Sequence[Sequence[str]], base: str) -> None:
     """Write down that Slurm took these cells as the tasks of one array, in this order.
 
     Args:
         run: of the cells.
         token: from `announce`.
-        stage: "train", "evaluate" or "report".
-        cells: their ids; none for a report.
+        stage: "cells" or "report"; of a prediction those of its own.
+        tasks: the ids of each task's cells; none for a report.
         base: id of the job, without a task.
     """
     append_event(
@@ -203,7 +228,7 @@ def book(run: RunFolder, token: str, stage: str, cells: Sequence[str], base: str
         "submitted",
         token=token,
         stage=stage,
-        cells=list(cells),
+        cells=_as_written(tasks),
         job=base,
         user=getpass.getuser(),
         command=command_line(),
@@ -215,13 +240,13 @@ def withdraw(run: RunFolder, token: str) -> None:
     append_event(run.submissions_file, "withdrawn", token=token)
 
 
-def book_local(run: RunFolder, stage: str, cell: str, job_id: str) -> None:
-    """Write down that a cell was started on this machine."""
+def book_local(run: RunFolder, cells: Sequence[str], job_id: str) -> None:
+    """Write down that a job for these cells, in this order, was started on this machine."""
     append_event(
         run.submissions_file,
         "started",
-        stage=stage,
-        cells=[cell],
+        stage="cells",
+        cells=_as_written([cells]),
         job=job_id,
         host=socket.gethostname(),
         command=command_line(),

@@ -1,14 +1,13 @@
 """Cells in, cells done, on this machine: a bounded queue over submitit's local controllers.
 
-A slot runs one cell at a time: its training, then its evaluation. What became of a cell is read from its files and its
-log, since a controller ends alike whatever its ranks have met.
+A slot runs one job at a time, and a job one cell after the other: training, then evaluation. Where a job stands is read
+from its log, and what became of a cell from its files: a controller ends alike whatever its ranks have met.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shlex
 import signal
 import subprocess
@@ -22,9 +21,10 @@ from typing import Any
 import submitit.local.local
 
 from hpcseg.cluster import ledger, worker
-from hpcseg.cluster.failures import BUSY, DISK_FULL, KILLED, without_a_word
-from hpcseg.cluster.logs import last_attempt
+from hpcseg.cluster.failures import DISK_FULL, KILLED, without_a_word
+from hpcseg.cluster.logs import read_mark
 from hpcseg.errors import ConfigError
+from hpcseg.files import open_regular
 from hpcseg.runs import gpus
 from hpcseg.runs.frozen import freeze, in_frozen
 from hpcseg.runs.grid import Cell
@@ -43,6 +43,10 @@ _NO_LIMIT_MINUTES = 10 * 365 * 24 * 60
 _SECONDS_FOR_OTHER_RANKS = 15.0
 # At the end of a stage rank 0 stays longer, to write the model.
 _SECONDS_BETWEEN_ENDS = 60.0
+# With several slots, so that none is at its last cells for long when the others have done theirs.
+_JOBS_PER_SLOT = 4
+# What a job says of a cell when it is done with it.
+_ENDINGS = {state.value: state for state in (State.FINISHED, State.FAILED, State.BUSY, State.STOPPED, State.CANCELLED)}
 # What is killed is gone at once, unless it waits for a disk.
 _SECONDS_TO_END = 10.0
 _WORDS = {
@@ -66,8 +70,9 @@ class Summary:
 
 @dataclass
 class _Running:
-    cell: Cell
-    stage: Stage
+    """A job."""
+
+    cells: Sequence[Cell]
     controller: subprocess.Popen[bytes]
     """Of submitit; it starts the ranks and waits for them."""
     ranks: int
@@ -75,6 +80,14 @@ class _Running:
     """Of rank 0."""
     started: float
     """In UTC seconds; what failure.json says of an earlier attempt is older."""
+    cell: Cell
+    """At which it works; at first the one with which it begins."""
+    told: tuple[str, str]
+    """The last stage of a cell that was told as started."""
+    over: set[str] = field(default_factory=set)
+    """Ids of the cells that are done with, whatever became of them."""
+    read: int = 0
+    """Bytes of the log that were looked at."""
     progress: float = 0.0
     complete: bool = False
     """All ranks have been seen alive."""
@@ -119,6 +132,7 @@ def run_locally(
     *,
     slots: Sequence[tuple[int, ...]],
     ranks: int,
+    cells_per_job: int | None = None,
     on_event: OnEvent,
     on_stop: Callable[[], None] = lambda: None,
 ) -> Summary:
@@ -132,6 +146,7 @@ def run_locally(
         run: where logs go.
         slots: from `find_slots`.
         ranks: processes per cell.
+        cells_per_job: most cells of one process; None: all for one slot, for several few enough that they end together.
         on_event: told what happens. Details are {"stage"} for STARTED, the content of progress.json for RUNNING and
             EVALUATING, that of failure.json with "log" for FAILED, and nothing for FINISHED, STOPPED and BUSY.
         on_stop: told when the queue is asked to stop.
@@ -150,9 +165,12 @@ def run_locally(
     if len(slots) > 1:
         cores = len(os.sched_getaffinity(0))
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // (len(slots) * ranks))))
-    # The queue may run for hours, and starts a process for each stage: all of them run the code of now.
+    # The queue may run for hours, and starts several processes: all of them run the code of now.
     code = freeze(run)
     waiting = deque(cells)
+    if cells_per_job is None:
+        cells_per_job = len(cells) if len(slots) == 1 else -(-len(cells) // (_JOBS_PER_SLOT * len(slots)))
+    most = max(1, min(cells_per_job, worker.MOST_CELLS))
     running: dict[int, _Running] = {}
     summary = Summary()
     with Stop() as stop:
@@ -160,17 +178,20 @@ def run_locally(
             while running or (waiting and not stop()):
                 for slot, visible in enumerate(slots):
                     if slot not in running and waiting and not stop():
-                        running[slot] = _start(waiting.popleft(), run, code, visible, ranks)
-                        tell(State.STARTED, running[slot].cell, {"stage": running[slot].stage})
+                        own = [waiting.popleft() for _ in range(min(most, len(waiting)))]
+                        running[slot] = _start(own, run, code, visible, ranks)
+                        tell(State.STARTED, own[0], {"stage": running[slot].told[1]})
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
                 if stop():
                     _ask_to_stop(running.values(), on_stop)
                 for slot, current in list(running.items()):
-                    if not _look(current, tell):
+                    ended = current.ended()
+                    _read_log(current, summary, tell)
+                    if not ended:
+                        _look(current, tell)
                         continue
                     del running[slot]
-                    if _conclude(current, summary, tell):
-                        waiting.appendleft(current.cell)
+                    waiting.extendleft(reversed(_conclude(current, summary, tell)))
         finally:
             _end(running.values())
             for current in running.values():
@@ -180,10 +201,10 @@ def run_locally(
     return summary
 
 
-def _start(cell: Cell, run: RunFolder, code: Path, visible: tuple[int, ...], ranks: int) -> _Running:
-    stage: Stage = "evaluate" if cell.trained() else "train"
+def _start(cells: Sequence[Cell], run: RunFolder, code: Path, visible: tuple[int, ...], ranks: int) -> _Running:
     # The controller starts in another current folder.
-    logs, command = run.logs.resolve(), shlex.join(worker.command(cell.folder, stage))
+    ids = [cell.id for cell in cells]
+    logs, command = run.logs.resolve(), shlex.join(worker.command(run, ids))
     started = time.time()
     # A key on the terminal would reach the ranks as well, in the middle of a step.
     with in_frozen(code), out_of_reach():
@@ -195,20 +216,50 @@ def _start(cell: Cell, run: RunFolder, code: Path, visible: tuple[int, ...], ran
             timeout_min=_NO_LIMIT_MINUTES,
             stderr_to_stdout=True,
         )
-    ledger.book_local(run, stage, cell.id, str(controller.pid))
-    return _Running(cell, stage, controller, ranks, logs / f"{controller.pid}_0_log.out", started)
+    ledger.book_local(run, ids, str(controller.pid))
+    log, first = logs / f"{controller.pid}_0_log.out", cells[0]
+    return _Running(cells, controller, ranks, log, started, first, (first.id, _stage(first)))
 
 
-def _look(current: _Running, on_event: OnEvent) -> bool:
-    """Whether the job has ended; passes progress on, and ends a job of which a rank has failed."""
-    if current.ended():
-        return True
+def _stage(cell: Cell) -> Stage:
+    return "evaluate" if cell.trained() else "train"
+
+
+def _read_log(current: _Running, summary: Summary, on_event: OnEvent) -> None:
+    """Follow what the job says of its cells: which begins, and how one has ended."""
+    try:
+        with open_regular(current.log, "rb") as file:
+            file.seek(current.read)
+            text = file.read()
+    except OSError:
+        return
+    whole = text[: text.rfind(b"\n") + 1]
+    current.read += len(whole)
+    cells = {cell.id: cell for cell in current.cells}
+    for line in whole.decode("utf-8", "replace").splitlines():
+        found = read_mark(line)
+        if found is None or found[0] not in cells:
+            continue
+        cell, what = cells[found[0]], found[1]
+        if what in _ENDINGS:
+            current.cell = cell
+            _book(current, _ENDINGS[what], summary, on_event)
+        else:
+            current.cell = cell
+            if (cell.id, what) != current.told:
+                current.told = cell.id, what
+                on_event(State.STARTED, cell, {"stage": what})
+
+
+def _look(current: _Running, on_event: OnEvent) -> None:
+    """Pass progress on, and end a job of which a rank has failed."""
     progress = read_progress(current.cell.folder)
     if progress is not None and progress["time"] > current.progress:
         current.progress = progress["time"]
-        on_event(State.RUNNING if current.stage == "train" else State.EVALUATING, current.cell, progress)
+        on_event(State.RUNNING if progress["stage"] == "train" else State.EVALUATING, current.cell, progress)
     now = time.monotonic()
-    if _failure(current) is not None:
+    # One rank alone goes on with its next cell.
+    if current.ranks > 1 and _failure(current) is not None:
         current.failed_at = current.failed_at or now
     alive = ranks_of(current.job_id)
     current.complete = current.complete or (alive is not None and len(alive) == current.ranks)
@@ -219,7 +270,6 @@ def _look(current: _Running, on_event: OnEvent) -> bool:
         current.lost_at is not None and now - current.lost_at > _SECONDS_BETWEEN_ENDS
     ):
         _end([current])
-    return False
 
 
 def ranks_of(job_id: str) -> list[int] | None:
@@ -275,35 +325,48 @@ def _lives(process: int) -> bool:
         return False
 
 
-def _conclude(current: _Running, summary: Summary, on_event: OnEvent) -> bool:
-    """Book an ended job; True if the cell has its next stage before it."""
+def _conclude(current: _Running, summary: Summary, on_event: OnEvent) -> list[Cell]:
+    """Book what an ended job has not said of its cells; returns those whose turn had not come."""
+    if len(current.over) < len(current.cells) and current.cell.id not in current.over:
+        _book(current, _how_it_ended(current), summary, on_event)
+    left = [cell for cell in current.cells if cell.id not in current.over]
+    if current.asked:
+        summary.stopped += [cell.id for cell in left]
+        return []
+    return left
+
+
+def _how_it_ended(current: _Running) -> State:
+    """Of the cell at which a job was when it ended without a word of it."""
     cell = current.cell
     if cell.evaluated():
+        return State.FINISHED
+    if _failure(current) is None and (current.asked or (cell.stopped_at() or 0.0) >= current.started):
+        return State.STOPPED
+    return State.FAILED
+
+
+def _book(current: _Running, state: State, summary: Summary, on_event: OnEvent) -> None:
+    cell, details = current.cell, dict[str, Any]()
+    current.over.add(cell.id)
+    if state is State.FINISHED:
         summary.finished.append(cell.id)
-        on_event(State.FINISHED, cell, {})
-        return False
-    if current.stage == "train" and cell.trained():
-        return True
-    if re.search(BUSY.said, last_attempt(current.log)):
+    elif state is State.BUSY:
         summary.busy.append(cell.id)
-        on_event(State.BUSY, cell, {})
-        return False
-    failure = _failure(current)
-    if failure is None and (current.asked or (cell.stopped_at() or 0.0) >= current.started):
-        _note_stop(current)
+    elif state is State.FAILED:
+        details = {"error": _WORDS[without_a_word(cell)], **(_failure(current) or {}), "log": str(current.log)}
+        summary.failed.append(cell.id)
+    else:
+        if state is State.STOPPED:
+            _note_stop(current)
         summary.stopped.append(cell.id)
-        on_event(State.STOPPED, cell, {})
-        return False
-    failure = failure or {"error": _WORDS[without_a_word(cell)]}
-    summary.failed.append(cell.id)
-    on_event(State.FAILED, cell, {**failure, "log": str(current.log)})
-    return False
+    on_event(state, cell, details)
 
 
 def _note_stop(current: _Running) -> None:
     """Write down that a cell was stopped, where it could not do so itself."""
     if (current.cell.stopped_at() or 0.0) < current.started:
-        append_event(current.cell.folder.events_file, STOPS[current.stage])
+        append_event(current.cell.folder.events_file, STOPS[_stage(current.cell)])
 
 
 def _failure(current: _Running) -> dict[str, Any] | None:

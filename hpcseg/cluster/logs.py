@@ -1,4 +1,8 @@
-"""Where a job's logs are, and their last lines. submitit writes one file per rank and appends after a requeue."""
+"""Where a job's logs are, and which of their lines are whose.
+
+submitit writes one file per rank and appends after a requeue. A job that takes several cells says where each begins
+and how it ends.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +16,15 @@ from pathlib import Path
 
 from hpcseg.files import open_regular
 
-_TAIL_BYTES = 64 * 1024
+# Of a log: a job of many cells and many starts has hardly ever more.
+_MOST_BYTES = 8 * 1024**2
 _SECONDS_BETWEEN_LOOKS = 0.5
 # What submitit writes when a rank begins.
 _BEGINNING = "Starting with JobEnvironment("
 _ROUTINE = "submitit INFO ("
 # So does it of a signal that Slurm, or whoever stops a local cell, sends beside the one that it waits for.
 _PASSED_ON = "Bypassing signal"
+_MARK = re.compile(r"^== (?P<cell>[A-Za-z0-9._-]+): (?P<what>\w+)$")
 _NAME = re.compile(r"(\d+(?:_\d+)?)_(\d+)_log\.out")
 
 Logs = Mapping[str, Mapping[int, Path]]
@@ -39,40 +45,74 @@ def find_logs(folder: Path) -> Logs:
     return {job_id: dict(sorted(ranks.items())) for job_id, ranks in found.items()}
 
 
-def tail(path: Path) -> str:
-    """The last 64 KiB of a log, from the beginning of a line; empty where it cannot be read."""
+def mark(cell: str, what: str) -> str:
+    """The line that says which stage of a cell begins, or as which state it has ended."""
+    return f"== {cell}: {what}"
+
+
+def read_mark(line: str) -> tuple[str, str] | None:
+    """Of `mark`'s line the cell and what it says; None where it is another line."""
+    found = _MARK.match(line.rstrip("\n"))
+    return (found["cell"], found["what"]) if found else None
+
+
+def _tail(path: Path) -> str:
+    """The last 8 MiB of a log, from the beginning of a line; empty where it cannot be read."""
     try:
         with open_regular(path, "rb") as file:
             size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - _TAIL_BYTES))
+            file.seek(max(0, size - _MOST_BYTES))
             text = file.read().decode("utf-8", "replace")
     except OSError:
         return ""
-    return text if size <= _TAIL_BYTES else text.partition("\n")[2]
+    return text if size <= _MOST_BYTES else text.partition("\n")[2]
 
 
 def last_attempt(path: Path) -> str:
-    """The tail of a log since its rank began last."""
-    return tail(path).rpartition(_BEGINNING)[2]
+    """What a rank has written since it began last."""
+    return _tail(path).rpartition(_BEGINNING)[2]
+
+
+class OfCell:
+    """Of a log's lines, given in their order, those of a cell and those before any cell has begun."""
+
+    def __init__(self, cell: str) -> None:
+        self._cell = cell
+        self._own = True
+
+    def __call__(self, lines: Iterable[str]) -> list[str]:
+        """Of the next lines."""
+        return [line for line in lines if self._is_own(line)]
+
+    def _is_own(self, line: str) -> bool:
+        if found := read_mark(line):
+            self._own = found[0] == self._cell
+        return self._own
+
+
+def tail(path: Path, cell: str) -> list[str]:
+    """A cell's lines in a log; none where it cannot be read."""
+    return OfCell(cell)(_tail(path).splitlines())
 
 
 def spoken(lines: Iterable[str]) -> list[str]:
-    """Lines of a log without those that submitit writes of every job."""
-    return [line for line in lines if not line.startswith(_ROUTINE) and _PASSED_ON not in line]
+    """Lines of a log without those that every job has."""
+    return [line for line in lines if not (line.startswith(_ROUTINE) or _PASSED_ON in line or read_mark(line))]
 
 
-def follow(path: Path | None, goes_on: Callable[[], bool]) -> Iterator[list[str]]:
-    """A log's lines, and then what has come at every look, perhaps nothing, as long as `goes_on` says so.
+def follow(path: Path | None, cell: str, goes_on: Callable[[], bool]) -> Iterator[list[str]]:
+    """A cell's lines of a log, and then what has come at every look, perhaps nothing, as long as `goes_on` says so.
 
     Args:
         path: of the log; None: there is none to look into.
+        cell: its id.
         goes_on: asked before every look.
     """
     log = io.TextIOWrapper(open_regular(path, "rb"), "utf-8", "replace") if path else contextlib.nullcontext()
     with log as file:
-        alive = True
+        alive, own = True, OfCell(cell)
         while alive:
             alive = goes_on()
-            yield [line.rstrip("\n") for line in file] if file else []
+            yield own(line.rstrip("\n") for line in file) if file else []
             if alive:
                 time.sleep(_SECONDS_BETWEEN_LOOKS)

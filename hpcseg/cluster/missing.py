@@ -6,21 +6,19 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from hpcseg.cluster import ledger, scheduler
-from hpcseg.cluster.ledger import Ledger
+from hpcseg.cluster.ledger import Booked, Ledger
 from hpcseg.runs.grid import Cell, Grid
 from hpcseg.runs.record import RunFolder
+from hpcseg.runs.told import read_failure, time_of
+from hpcseg.runs.wish import is_left_out
 
 
 @dataclass(frozen=True)
 class Missing:
-    """What is missing of a grid, by how it is submitted."""
+    """What is missing of a grid."""
 
-    train: list[Cell] = field(default_factory=list)
-    """Need a training, and an evaluation behind it."""
-    evaluate: list[Cell] = field(default_factory=list)
-    """Are trained and need an evaluation."""
-    follow: list[tuple[Cell, str]] = field(default_factory=list)
-    """Their training (job id) is in Slurm, but no evaluation: a call was interrupted between the two."""
+    cells: list[Cell] = field(default_factory=list)
+    """Neither finished nor in Slurm."""
     left_alone: dict[str, str] = field(default_factory=dict)
     """Cell id to why Slurm has it already, or may have: what nobody else should begin."""
 
@@ -35,40 +33,39 @@ def find_missing(grid: Grid, *, resubmit: bool, only: Collection[str] | None = N
     """
     missing = Missing()
     booked = ledger.read(grid.run)
-    jobs = booked.slurm_jobs()
-    states = scheduler.ask(jobs.values(), booked.users)
+    states = scheduler.ask(booked.slurm_jobs().values(), booked.users)
     for cell in grid.cells:
-        if cell.evaluated():
+        if cell.evaluated() or (only is not None and cell.id not in only):
             continue
-        if only is not None:
-            if cell.id not in only:
-                continue
-            # Its plan is left as it is, and without one a job could only fail.
-            if why := cell.unplanned():
-                missing.left_alone[cell.id] = why
-                continue
-        stages = ("evaluate",) if cell.trained() else ("train", "evaluate")
-        known = {stage: jobs[cell.id, stage] for stage in stages if (cell.id, stage) in jobs}
-        if known and states is None and not resubmit:
+        # Its plan is left as it is, and without one a job could only fail.
+        if only is not None and (why := cell.unplanned()):
+            missing.left_alone[cell.id] = why
+            continue
+        job = booked.jobs.get(cell.id)
+        if job is None or job.host is not None or is_past(cell, job):
+            missing.cells.append(cell)
+            continue
+        state = (states or {}).get(job.job_id)
+        if states is None and not resubmit:
             missing.left_alone[cell.id] = (
-                f"submitted as job {', '.join(known.values())}, and neither squeue nor sacct nor scontrol answers. "
+                f"submitted as job {job.job_id}, and neither squeue nor sacct nor scontrol answers. "
                 "Submit it again with --resubmit if you know that it is gone"
             )
-            continue
-        found = {stage: (states or {}).get(job_id) for stage, job_id in known.items()}
-        alive = {stage: state for stage, state in found.items() if state is not None and not state.ended}
-        if not cell.trained() and "train" not in alive and "evaluate" in alive and alive["evaluate"].word == "PENDING":
-            # It waits for a training that has died, in vain, and Slurm removes it in its own time.
-            del alive["evaluate"]
-        for stage, state in alive.items():
-            missing.left_alone[cell.id] = f"{stage} is job {known[stage]}, {state.state}"
-        if "evaluate" in alive:
-            continue
-        if "train" in alive:
-            missing.follow.append((cell, known["train"]))
+        elif state is not None and not state.ended:
+            missing.left_alone[cell.id] = f"job {job.job_id}, {state.state}"
         else:
-            (missing.evaluate if cell.trained() else missing.train).append(cell)
+            missing.cells.append(cell)
     return missing
+
+
+def is_past(cell: Cell, job: Booked) -> bool:
+    """Whether a job does not come back to a cell, though it has others: it was told to leave it out, or it failed."""
+    return (job.cancelled and is_left_out(cell.folder, job.job_id)) or job.has_passed(failed_at(cell))
+
+
+def failed_at(cell: Cell) -> float:
+    """When the last attempt failed, in UTC seconds; 0 where none has."""
+    return time_of(read_failure(cell.folder)) or 0.0
 
 
 def strange_jobs(run: RunFolder, booked: Ledger) -> str:

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from hpcseg.cluster import worker
-from hpcseg.runs.record import CellFolder
+from hpcseg.runs.record import CellFolder, RunFolder
 
 
 def runs_cell(pid: object, cell: CellFolder) -> bool:
@@ -33,8 +33,7 @@ def controls_cell(job_id: str, cell: CellFolder) -> bool:
         arguments = Path(f"/proc/{job_id}/cmdline").read_bytes().split(b"\0")
     except (OSError, ValueError):
         return False
-    # The frozen code may be another version's, with another interpreter.
-    return b"submitit.local._local" in arguments and ours[-3:-1] == worker.command(cell, "train")[-3:-1]
+    return b"submitit.local._local" in arguments and worker.is_of(ours, RunFolder(cell.path.parents[1]), cell.id)
 
 
 def queue_of(job_id: str) -> int | None:

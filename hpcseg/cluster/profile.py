@@ -1,4 +1,4 @@
-"""What a job needs, a site's profile and the command line in; the resources of one cell's job out.
+"""What a job needs, a site's profile and the command line in; the resources of one job out.
 
 The job file says what a cell needs, a profile how a site spells it, and an option on the command line has the last
 word.
@@ -57,14 +57,17 @@ class Profile:
     """Most tasks of one array; None: what `scontrol show config` says."""
     throttle: int | None = None
     """Array tasks that may run at once; None: as many as the site allows."""
+    cells_per_job: int | None = None
+    """Most cells that one job takes, one after the other in one process; None: as many as a quarter of an hour holds by
+    the bench of such a device (`hpcseg bench`), one without a bench."""
     tries: int | None = None
     """Jobs that a cell gets before it is left to the user, where it fails for the cluster's sake; None: 3."""
 
     def __post_init__(self) -> None:
         if self.gpu_syntax is not None and self.gpu_syntax not in GPU_SYNTAXES:
             raise ConfigError(f'gpu_syntax is "{self.gpu_syntax}", but it must be one of {", ".join(GPU_SYNTAXES)}.')
-        whole = ("ranks_per_node", "nodes", "cpus_per_task", "time", "max_array_size", "throttle", "tries")
-        for name in (*whole, "mem"):
+        limits = ("max_array_size", "throttle", "cells_per_job", "tries")
+        for name in ("ranks_per_node", "nodes", "cpus_per_task", "time", *limits, "mem"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ConfigError(f"{name} is {value}, but it must be above 0.")
@@ -74,7 +77,7 @@ class Profile:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resources:
-    """The resources of one cell's job, decided."""
+    """The resources of one job, decided."""
 
     partition: str | None
     account: str | None
@@ -92,6 +95,7 @@ class Resources:
     max_array_size: int | None
     throttle: int | None
     tries: int
+    cells_per_job: int = 1
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -140,6 +144,7 @@ def resolve(needs: NeedsConfig, profile: Profile, options: Profile) -> Resources
         "minutes": needs.minutes,
         "setup": (),
         "tries": 3,
+        "cells_per_job": 1,
     }
     for field in dataclasses.fields(Profile):
         name = _RESOURCES.get(field.name, field.name)

@@ -22,12 +22,11 @@ from hpcseg.cluster import ledger, scheduler
 from hpcseg.cluster.executor import cell_executor, report_executor
 from hpcseg.cluster.missing import strange_jobs
 from hpcseg.cluster.profile import Resources
-from hpcseg.cluster.tasks.cell import CellTask
+from hpcseg.cluster.tasks.cell import CellsTask
 from hpcseg.cluster.tasks.report import ReportTask
 from hpcseg.errors import SchedulerError
 from hpcseg.runs.grid import Cell, Grid
 from hpcseg.runs.record import RunFolder
-from hpcseg.runs.state import Stage
 
 _T = TypeVar("_T")
 
@@ -58,22 +57,23 @@ class Sent:
     """One array, or a single job."""
 
     stage: str
-    cells: tuple[str, ...]
-    """Ids; task i is for cells[i]. Empty for the report."""
+    tasks: tuple[tuple[str, ...], ...]
+    """Ids of the cells of each task. Empty for the report."""
     job_id: str
     """Without a task; of a dry run a placeholder."""
+    token: str
+    """Of its announcement."""
 
     def lines(self, names: Mapping[str, str]) -> list[str]:
-        """Its tasks for a person: one line each, or one for all where they are many; `names` of cells by id."""
-        if not self.cells:
+        """Its cells for a person: one line each, or one for all where they are many; `names` of cells by id."""
+        if not self.tasks:
             return [f"  {self.stage}: job {self.job_id}"]
-        ids = ledger.task_ids(self.job_id, len(self.cells))
-        if len(ids) > _MOST_LINES:
-            return [f"  {self.stage} of {len(ids)} cells: jobs {ids[0]} to {ids[-1]}"]
-        return [
-            f"  {names.get(cell, cell)} {self.stage}: job {job_id}"
-            for cell, job_id in zip(self.cells, ids, strict=True)
-        ]
+        ids = ledger.task_ids(self.job_id, len(self.tasks))
+        cells = [(cell, job_id) for task, job_id in zip(self.tasks, ids, strict=True) for cell in task]
+        if len(cells) > _MOST_LINES:
+            jobs = f"jobs {ids[0]} to {ids[-1]}" if len(ids) > 1 else f"job {ids[0]}"
+            return [f"  {len(cells)} {self.stage}: {jobs}"]
+        return [f"  {names.get(cell, cell)}: job {job_id}" for cell, job_id in cells]
 
 
 @dataclass
@@ -97,7 +97,7 @@ class Submission:
     @property
     def jobs(self) -> int:
         """How many jobs and array tasks were submitted."""
-        return sum(len(sent.cells) or 1 for sent in self.sent)
+        return sum(len(sent.tasks) or 1 for sent in self.sent)
 
     def lines(self, names: Mapping[str, str] | None = None) -> list[str]:
         """The submission as text for a person, who knows cells by `names`, by id; None: by their ids."""
@@ -130,25 +130,44 @@ class Sender:
     throttle: int | None
     submission: Submission
 
-    def send(self, cells: Sequence[Cell], stage: Stage, *, dependency: str | None) -> str:
-        """Submit one array; returns the base id of its job.
+    def send(self, jobs: Sequence[Sequence[Cell]]) -> str:
+        """Submit one array, a task for each list of cells; returns the base id of its job.
 
         Raises:
             NoRoomError: the site's limits leave no room for so many.
             SchedulerError: sbatch refused for another reason.
         """
-        ids = [cell.id for cell in cells]
-        tasks = [CellTask(str(cell.folder.path.resolve()), stage) for cell in cells]
+        run, grid = str(self.grid.run.path.resolve()), self.grid
+        tasks = [tuple(cell.id for cell in cells) for cells in jobs]
         return send_array(
-            self.grid.run,
+            grid.run,
             self.submission,
-            stage,
-            dict(zip(ids, tasks, strict=True)),
-            lambda token: self._cell_executor(stage, dependency, token),
+            "cells",
+            {ids: CellsTask(run, ids) for ids in tasks},
+            lambda token: cell_executor(
+                grid.run.logs,
+                self.code,
+                self.resources,
+                name=f"hpcseg-{grid.job.name}",
+                throttle=self.throttle,
+                comment=token,
+            ),
         )
 
-    def send_report(self, dependency: str) -> None:
-        """Submit the job that follows all others: it tries again what failed for the cluster's sake, and reports."""
+    def take_back(self) -> tuple[tuple[str, ...], ...]:
+        """Cancel the array that was sent last, as if it had never been; returns its tasks."""
+        last = self.submission.sent.pop()
+        scheduler.cancel([last.job_id])
+        ledger.withdraw(self.grid.run, last.token)
+        return last.tasks
+
+    def send_report(self) -> None:
+        """Submit the job that follows all: it tries again what failed for the cluster's sake, and reports.
+
+        Raises:
+            NoRoomError: the site's limits leave no room for it.
+        """
+        dependency = "afterany:" + ":".join(sent.job_id for sent in self.submission.sent)
 
         def executor(token: str) -> submitit.SlurmExecutor:
             name = f"hpcseg-{self.grid.job.name}-report"
@@ -158,23 +177,12 @@ class Sender:
 
         send_job(self.grid.run, self.submission, "report", ReportTask(str(self.grid.run.path.resolve())), executor)
 
-    def _cell_executor(self, stage: Stage, dependency: str | None, token: str) -> submitit.SlurmExecutor:
-        return cell_executor(
-            self.grid.run.logs,
-            self.code,
-            self.resources,
-            name=f"hpcseg-{self.grid.job.name}-{stage}",
-            throttle=self.throttle,
-            dependency=dependency,
-            comment=token,
-        )
-
 
 def send_array(
     run: RunFolder,
     submission: Submission,
     stage: str,
-    tasks: Mapping[str, Callable[[], Any]],
+    tasks: Mapping[tuple[str, ...], Callable[[], Any]],
     executor: Callable[[str], submitit.SlurmExecutor],
 ) -> str:
     """Submit tasks as one array and book it; returns the base id of its job.
@@ -183,7 +191,7 @@ def send_array(
         run: in whose ledger it is booked.
         submission: gets what was sent, or in a dry run what would be.
         stage: of the tasks.
-        tasks: by the id of what each is for.
+        tasks: by the ids of what each is for.
         executor: makes one for an array with this comment.
 
     Raises:
@@ -223,9 +231,13 @@ def _base_of(job: submitit.Job[Any]) -> str:
 
 
 def _booked(
-    run: RunFolder, submission: Submission, stage: str, ids: Sequence[str], submit: Callable[[str], str]
+    run: RunFolder,
+    submission: Submission,
+    stage: str,
+    tasks: Sequence[tuple[str, ...]],
+    submit: Callable[[str], str],
 ) -> str:
-    token = ledger.announce(run, stage, ids)
+    token = ledger.announce(run, stage, tasks)
     try:
         base = _with_patience(lambda: submit(token), lambda: _take_back(token))
     except _Unanswered:
@@ -234,17 +246,19 @@ def _booked(
         # sbatch has said no in words, so nothing of it is in the queue.
         ledger.withdraw(run, token)
         raise
-    ledger.book(run, token, stage, ids, base)
-    submission.sent.append(Sent(stage, tuple(ids), base))
+    ledger.book(run, token, stage, tasks, base)
+    submission.sent.append(Sent(stage, tuple(tasks), base, token))
     return base
 
 
-def _show(submission: Submission, executor: submitit.SlurmExecutor, stage: str, ids: Sequence[str]) -> str:
-    if len(ids) > 1:
-        executor.parameters["map_count"] = len(ids)
+def _show(
+    submission: Submission, executor: submitit.SlurmExecutor, stage: str, tasks: Sequence[tuple[str, ...]]
+) -> str:
+    if len(tasks) > 1:
+        executor.parameters["map_count"] = len(tasks)
     submission.scripts.append(executor._make_submission_file_text(executor._submitit_command_str, ""))
     base = f"<id of {executor.parameters['job_name']}>"
-    submission.sent.append(Sent(stage, tuple(ids), base))
+    submission.sent.append(Sent(stage, tuple(tasks), base, _DRY_RUN_TOKEN))
     return base
 
 

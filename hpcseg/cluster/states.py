@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from hpcseg.cluster import ledger, scheduler
 from hpcseg.cluster.failures import CANCELLED, DAMAGED, STOPPED, Failure, diagnose
 from hpcseg.cluster.ledger import Booked, Ledger
 from hpcseg.cluster.logs import Logs, find_logs
-from hpcseg.cluster.missing import strange_jobs
+from hpcseg.cluster.missing import failed_at, is_past, strange_jobs
 from hpcseg.cluster.processes import controls_cell
 from hpcseg.cluster.scheduler import JobState
 from hpcseg.errors import IncompleteError
@@ -24,8 +24,8 @@ from hpcseg.records.collect import trained_record
 from hpcseg.records.row import Hole
 from hpcseg.runs.grid import Cell, planned_cells, read_plan
 from hpcseg.runs.record import CellFolder, RunFolder
-from hpcseg.runs.state import Stage, State
-from hpcseg.runs.told import finished_epochs, read_failure, read_progress, time_of
+from hpcseg.runs.state import State
+from hpcseg.runs.told import finished_epochs, read_progress
 
 # A heartbeat comes every few seconds, later only where a step takes longer.
 _SECONDS_TO_CALL_IT_STOPPED = 90.0
@@ -45,7 +45,7 @@ class CellStatus:
     job_id: str | None
     node: str | None
     tries: int
-    """Jobs that were handed out for the stage where it stands."""
+    """Jobs that were handed out for it."""
     note: str
     """Why it waits, or how it failed."""
 
@@ -85,21 +85,25 @@ def run_status(run: RunFolder) -> RunStatus:
     # Reads files, and of ten thousand cells that takes a while.
     states = {cell.id: cell.state() for cell in cells}
     open_cells = {cell_id for cell_id, state in states.items() if state is not State.FINISHED}
-    wanted = {job_id for (cell_id, _), job_id in jobs.items() if cell_id in open_cells}
+    wanted = {job_id for cell_id, job_id in jobs.items() if cell_id in open_cells}
     answers = scheduler.ask(wanted, booked.users) if wanted else {}
     # Where no command has answered, a fourth would only make the user wait.
     endings = scheduler.history(wanted - set(answers)) if answers is not None else {}
     slurm = {**endings, **(answers or {})}
     logs = find_logs(run.logs)
     status, failures = [], {}
+    heartbeats = {cell.id: progress for cell in cells if cell.id in open_cells and (progress := _heartbeat(cell))}
+    ahead = _ahead(cells, states, booked, heartbeats)
     for cell in cells:
         record = trained_record(cell, plan) if cell.folder.training_file.exists() else None
-        found, failure = _status(cell, states[cell.id], record, booked, slurm, answered=answers is not None, logs=logs)
+        progress = heartbeats.get(cell.id)
+        known = _Known(states[cell.id], record, progress, booked, slurm, answers is not None, ahead.get(cell.id), logs)
+        found, failure = _status(cell, known)
         status.append(found)
         if failure:
             failures[cell.id] = failure
     # Of cells that nobody was asked for, so that an emptied ledger does not hide what waits.
-    strangers = strange_jobs(run, booked) if open_cells - {cell_id for cell_id, _ in jobs} else ""
+    strangers = strange_jobs(run, booked) if open_cells - jobs.keys() else ""
     notes = tuple(note for note in (booked.note, strangers) if note)
     return RunStatus(run, cells, tuple(status), failures, booked, answers is not None, notes)
 
@@ -109,51 +113,88 @@ def lives_here(job: Booked, cell: CellFolder) -> bool:
     return job.host == socket.gethostname() and controls_cell(job.job_id, cell)
 
 
-def _status(
-    cell: Cell,
-    state: State,
-    record: Mapping[str, Any] | Hole | None,
-    booked: Ledger,
-    slurm: dict[str, JobState],
-    *,
-    answered: bool,
-    logs: Logs,
-) -> tuple[CellStatus, Failure | None]:
-    """Of one cell; `record` is its training.json, where it has one, or what is wrong with its records."""
+def _ahead(
+    cells: Sequence[Cell], states: Mapping[str, State], booked: Ledger, heartbeats: Mapping[str, Any]
+) -> dict[str, str]:
+    """Of a cell that shares its job with others, the one which that job works at, if it is another.
+
+    A heartbeat tells which it is; without one, since data are loaded, it is the first that is not done.
+    """
+    by_id = {cell.id: cell for cell in cells}
+    at: dict[str, str] = {}
+    for job in {job.job_id: job for job in booked.jobs.values() if len(job.cells) > 1}.values():
+        own = [cell for cell in job.cells if cell in by_id and booked.jobs[cell].job_id == job.job_id]
+        left = [cell for cell in own if states[cell] is not State.FINISHED]
+        beating = [cell for cell in left if cell in heartbeats]
+        current = beating or [cell for cell in left if not is_past(by_id[cell], booked.jobs[cell])]
+        at |= {cell: current[0] for cell in left if current and cell not in current[:1]}
+    return at
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is known of a cell beside its files."""
+
+    state: State
+    """What its files say."""
+    record: Mapping[str, Any] | Hole | None
+    """Its training.json, where it has one, or what is wrong with its records."""
+    progress: Mapping[str, Any] | None
+    """Its heartbeat, unless that is old."""
+    booked: Ledger
+    slurm: Mapping[str, JobState]
+    answered: bool
+    """Slurm has answered, or was not needed."""
+    ahead: str | None
+    """The cell that its job works at, if that is another."""
+    logs: Logs
+
+
+def _status(cell: Cell, known: _Known) -> tuple[CellStatus, Failure | None]:
+    state, record, booked = known.state, known.record, known.booked
     epoch, validation_accuracy, unread = _reached(cell, record)
-    stage: Stage = "evaluate" if state in (State.FINISHED, State.TRAINED) or cell.trained() else "train"
-    active = {"train": State.RUNNING, "evaluate": State.EVALUATING}
-    last = booked.jobs.get((cell.id, stage))
-    job = slurm.get(last.job_id) if last and last.host is None else None
+    active = State.EVALUATING if state in (State.FINISHED, State.TRAINED) or cell.trained() else State.RUNNING
+    last = booked.jobs.get(cell.id)
+    job = known.slurm.get(last.job_id) if last and last.host is None else None
     # Absent from the queue is as good as ended; an older job's word says nothing of a heartbeat of today.
     waits = job is not None and job.state is State.QUEUED
-    gone = last is not None and last.host is None and answered and (job is None or job.ended or waits)
-    progress = _fresh_progress(cell, last.job_id if last and gone else None) if state is not State.FINISHED else None
+    gone = last is not None and last.host is None and known.answered and (job is None or job.ended or waits)
+    progress = known.progress
+    if progress is not None and last is not None and gone and progress["job_id"] == last.job_id:
+        progress = None
+    # Its job may go on with others.
+    past = last is not None and is_past(cell, last)
+    runs = last is not None and state is not State.FINISHED and not past
     job_id, node, note, left, failure = last.job_id if last else None, None, "", None, None
-    if progress is not None and progress["time"] >= _failed_at(cell):
-        state = active.get(progress["stage"], State.RUNNING)
+    if progress is not None and progress["time"] >= failed_at(cell):
+        state = {"train": State.RUNNING, "evaluate": State.EVALUATING}.get(progress["stage"], State.RUNNING)
         left, node, note = progress["seconds_left"], progress["host"], progress["note"]
         job_id = job_id or progress["job_id"]
-    elif job is not None and not job.ended and state is not State.FINISHED:
-        state, note = (active[stage] if job.state is State.RUNNING else job.state), job.note
-    elif last is not None and state is not State.FINISHED and lives_here(last, cell.folder):
+    elif job is not None and not job.ended and runs:
+        state, note = (active if job.state is State.RUNNING else job.state), job.note
+        if known.ahead is not None and job.state is State.RUNNING:
+            state, note = State.QUEUED, f"behind {known.ahead} in its job"
+    elif last is not None and runs and lives_here(last, cell.folder):
         # It loads its data, or validates; its heart beats between steps only.
-        state, node = active[stage], last.host
+        state, node = active, last.host
+        if known.ahead is not None:
+            state, note = State.QUEUED, f"behind {known.ahead} in its job"
     elif isinstance(record, Hole):
         failure = Failure(DAMAGED, f"{record.reason} {record.remedy}", None, 0, None)
         state, note = State.FAILED, failure.summary
     elif state is State.FINISHED or (state in (State.MISSING, State.TRAINED) and last is None):
         pass
-    elif not answered and last is not None and last.host is None and state is not State.FAILED:
+    elif not known.answered and last is not None and last.host is None and state is not State.FAILED:
         note = f"submitted as job {last.job_id}, of which Slurm says nothing"
     else:
         # Of a job in Slurm it is the scheduler's doing.
-        stopped = (last is None or last.host is not None) and (cell.stopped_at() or 0.0) > _failed_at(cell)
+        stopped = (last is None or last.host is not None) and (cell.stopped_at() or 0.0) > failed_at(cell)
         cancelled = last is not None and last.cancelled
-        failure = diagnose(cell, job_id, job, cancelled=cancelled, logs=logs, stopped=stopped)
+        ended = job if job is not None and job.ended else None
+        failure = diagnose(cell, job_id, ended, cancelled=cancelled, logs=known.logs, stopped=stopped)
         # A job that ended before the cell wrote a word has failed all the same.
-        ended = State.STOPPED if state is State.STARTED or failure.kind is STOPPED else State.FAILED
-        state = State.CANCELLED if failure.kind is CANCELLED else ended
+        other = State.STOPPED if state is State.STARTED or failure.kind is STOPPED else State.FAILED
+        state = State.CANCELLED if failure.kind is CANCELLED else other
         note, node = failure.summary, failure.node
     found = CellStatus(
         cell=cell.id,
@@ -164,7 +205,7 @@ def _status(
         seconds_left=left,
         job_id=job_id,
         node=(job.node if job and job.node else None) or node,
-        tries=booked.tries.get((cell.id, stage), 0),
+        tries=booked.tries.get(cell.id, 0),
         note="; ".join(filter(None, (note, unread))),
     )
     return found, failure
@@ -184,20 +225,10 @@ def _reached(cell: Cell, record: Mapping[str, Any] | Hole | None) -> tuple[int, 
         return 0, None, "" if isinstance(record, Mapping) else "its metrics.jsonl cannot be read"
 
 
-def _failed_at(cell: Cell) -> float:
-    """When the last attempt failed, in UTC seconds; 0 where none has."""
-    return time_of(read_failure(cell.folder)) or 0.0
-
-
-def _fresh_progress(cell: Cell, gone: str | None) -> dict[str, Any] | None:
-    """The heartbeat of a cell that runs now; None where it is old, or where its process or its job is gone.
-
-    Args:
-        cell: the cell.
-        gone: id of a job of which Slurm says that it does not run.
-    """
+def _heartbeat(cell: Cell) -> dict[str, Any] | None:
+    """The heartbeat of a cell that runs now; None where it is old, or where its process is gone."""
     progress = read_progress(cell.folder)
-    if progress is None or (gone is not None and progress["job_id"] == gone):
+    if progress is None:
         return None
     if time.time() - progress["time"] > max(_SECONDS_TO_CALL_IT_STOPPED, 3 * progress["seconds_per_step"]):
         return None

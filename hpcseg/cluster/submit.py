@@ -1,8 +1,9 @@
-"""The cells of a grid in, Slurm arrays out: training, evaluation behind it, a report behind all.
+"""The cells of a grid in, Slurm arrays out, and a report behind them.
 
-    training array  --aftercorr-->  evaluation array  --afterany-->  report job
+    array of jobs, each of one or several cells  --afterany-->  report job
 
-Where the site's limits leave no room for all, the report job follows what there was room for, and submits the rest.
+A job trains and evaluates its cells one after the other in one process, which starts once for all of them. Where the
+site's limits leave no room for all, the report job follows what there was room for, and submits the rest.
 
 Under the run's lock: look what the files and Slurm say, submit what is missing, write each array down as soon as
 sbatch has answered. Whatever interrupts that, the next call finds and submits the rest.
@@ -10,6 +11,7 @@ sbatch has answered. Whatever interrupts that, the next call finds and submits t
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict
@@ -19,6 +21,7 @@ from hpcseg.cluster import ledger, scheduler
 from hpcseg.cluster.missing import Missing, find_missing
 from hpcseg.cluster.profile import Resources
 from hpcseg.cluster.sender import FullError, NoRoomError, Sender, Submission, tidy_up
+from hpcseg.config import CellConfig
 from hpcseg.errors import ConfigError, SchedulerError
 from hpcseg.runs.frozen import freeze
 from hpcseg.runs.grid import Cell, Grid, check_numerics, write_plan
@@ -28,6 +31,8 @@ _T = TypeVar("_T")
 
 # Slurm's own default, for a site whose scontrol does not answer.
 _USUAL_ARRAY_SIZE = 1001
+# Stands for the number of slices, and of tiles that cover one, where the order alone is wanted.
+_ALL = 10_000
 
 
 def submit_missing(
@@ -37,7 +42,7 @@ def submit_missing(
 
     Args:
         grid: of the run.
-        resources: of one cell.
+        resources: of one job.
         dry_run: build everything, submit nothing, write nothing.
         resubmit: submit cells of which Slurm does not tell whether they still run.
         only: ids of the cells that may be submitted, of a run that was planned before, whose plan is left as it is;
@@ -94,54 +99,69 @@ def require_slurm(instead: str, *, dry_run: bool) -> str:
 
 def _submit(grid: Grid, resources: Resources, missing: Missing, *, dry_run: bool) -> Submission:
     submission = Submission(dry_run, left_alone=missing.left_alone)
+    booked = ledger.read(grid.run)
+    jobs = in_jobs(missing.cells, resources.cells_per_job, tried=[cell.id in booked.tries for cell in missing.cells])
     largest = largest_array(resources)
-    arrays = -(-len(missing.train) // largest)
+    arrays = -(-len(jobs) // largest)
     throttle = max(1, resources.throttle // arrays) if resources.throttle and arrays else resources.throttle
     sender = Sender(grid, freeze(grid.run, write=not dry_run), resources, throttle, submission)
-    # The last jobs of all cells: what the report waits for.
-    last: list[str] = []
     try:
-        for cells, base in in_arrays(missing.train, largest, lambda part: sender.send(part, "train", dependency=None)):
-            last.append(base)
-            last[-1] = _evaluate_behind(sender, cells, base)
-        for _, base in in_arrays(
-            missing.evaluate, largest, lambda part: sender.send(part, "evaluate", dependency=None)
-        ):
-            last.append(base)
-        for cells, base in _by_training(missing.follow):
-            last.append(_evaluate_behind(sender, cells, base))
+        for _ in in_arrays(jobs, largest, sender.send):
+            pass
     except NoRoomError as error:
         submission.no_room = str(error)
-    if not last:
+    if not submission.sent:
         return submission
     try:
-        sender.send_report("afterany:" + ":".join(last))
+        sender.send_report()
     except NoRoomError as error:
         submission.no_room = str(error)
-        submission.no_report = True
+        _make_room_for_report(sender, jobs)
     return submission
 
 
-def _evaluate_behind(sender: Sender, cells: Sequence[Cell], training: str) -> str:
-    """Submit the evaluations of cells behind the tasks 0, 1, ... of their training, or behind one plain job."""
-    # An array of one task is no array, and aftercorr knows arrays only.
-    condition = "aftercorr" if len(cells) > 1 else "afterok"
-    return sender.send(cells, "evaluate", dependency=f"{condition}:{training}")
+def _make_room_for_report(sender: Sender, jobs: Sequence[list[Cell]]) -> None:
+    """Put the report in the place of the last array, and behind it as much of that as there is room for then.
+
+    The report submits the rest, so it is worth more than the cells that took its place.
+    """
+    if len(sender.submission.sent) == 1:
+        sender.submission.no_report = True
+        return
+    taken = set(sender.take_back())
+    try:
+        sender.send_report()
+        again = [cells for cells in jobs if tuple(cell.id for cell in cells) in taken]
+        for _ in in_arrays(again, max(1, len(again) - 1), sender.send):
+            pass
+    except NoRoomError:
+        # Others may have taken the place meanwhile.
+        sender.submission.no_report = all(sent.tasks for sent in sender.submission.sent)
 
 
-def _by_training(follow: Sequence[tuple[Cell, str]]) -> Iterator[tuple[list[Cell], str]]:
-    """Cells whose trainings are all tasks of one array together, in its order; others alone with the task's id."""
-    arrays: dict[str, dict[int, Cell]] = {}
-    for cell, training in follow:
-        base, _, task = training.partition("_")
-        arrays.setdefault(base, {})[int(task or 0)] = cell
-    for base, tasks in arrays.items():
-        if len(tasks) > 1 and sorted(tasks) == list(range(len(tasks))):
-            yield [tasks[task] for task in range(len(tasks))], base
-    for cell, training in follow:
-        tasks = arrays[training.partition("_")[0]]
-        if len(tasks) == 1 or sorted(tasks) != list(range(len(tasks))):
-            yield [cell], training
+def in_jobs(cells: Sequence[Cell], most: int, *, tried: Sequence[bool]) -> list[list[Cell]]:
+    """Cells in, lists of cells for one job each out: as few jobs as may be, of about the same length.
+
+    Jobs of one cell each are in the order of the cells.
+
+    Args:
+        cells: to submit.
+        most: cells of one job.
+        tried: of each cell, whether a job had it before. Those come last, since one that ends its process each time
+            must not keep the others from being done; among the rest the largest come first.
+    """
+    if most == 1:
+        return [[cell] for cell in cells]
+    order = sorted(range(len(cells)), key=lambda place: (tried[place], -_work(cells[place].config)))
+    jobs = -(-len(cells) // most)
+    return [[cells[place] for place in order[first::jobs]] for first in range(jobs)]
+
+
+def _work(cell: CellConfig) -> float:
+    """How much a training is beside others, in no unit: steps by pixels by the square of the width."""
+    edge = cell.data.tile_size
+    tiles = math.prod(cell.data.tile_grid(edge * _ALL, edge * _ALL)) * (cell.data.train_slices or _ALL)
+    return float(cell.train.epochs * tiles * edge**2 * cell.train.width**2)
 
 
 def in_arrays(items: Sequence[_T], largest: int, send: Callable[[list[_T]], str]) -> Iterator[tuple[list[_T], str]]:

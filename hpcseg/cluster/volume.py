@@ -81,7 +81,7 @@ def _submit(prediction: Prediction, run: RunFolder, resources: Resources, parts:
         def executor(token: str) -> submitit.SlurmExecutor:
             return cell_executor(run.logs, code, resources, name=name, throttle=resources.throttle, comment=token)
 
-        return send_array(run, submission, _STAGE, {part_id: wanted[part_id] for part_id in part_ids}, executor)
+        return send_array(run, submission, _STAGE, {(part_id,): wanted[part_id] for part_id in part_ids}, executor)
 
     try:
         for _, base in in_arrays(list(wanted), largest_array(resources), send):
@@ -105,7 +105,7 @@ def _submit(prediction: Prediction, run: RunFolder, resources: Resources, parts:
 def _alive(run: RunFolder) -> dict[str, str]:
     """Parts whose jobs wait or run, and what Slurm says about them; where it is silent, all that were submitted."""
     booked = ledger.read(run)
-    jobs = {part_id: job_id for (part_id, stage), job_id in booked.slurm_jobs().items() if stage == _STAGE}
+    jobs = booked.slurm_jobs()
     states = scheduler.ask(jobs.values(), booked.users) if jobs else {}
     if states is None:
         return {part_id: f"submitted as job {job_id}, and Slurm does not answer" for part_id, job_id in jobs.items()}

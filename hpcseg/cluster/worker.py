@@ -1,31 +1,44 @@
-"""One rank of a cell on this machine: `python -m hpcseg.cluster.worker CELL STAGE`, as submitit's controller starts it.
+"""One rank of a job on this machine: `python -m hpcseg.cluster.worker RUN CELL...`, as submitit's controller starts it.
 
-What it has to do stands on its command line, and what became of it in the cell's files and in its log: no pickle.
+What it has to do stands on its command line, and what became of it in the cells' files and in its log: no pickle.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 import submitit
 from submitit.core.logger import get_logger
 
-from hpcseg.cluster.tasks.cell import CellTask
-from hpcseg.runs.record import CellFolder
-from hpcseg.runs.state import Stage
+from hpcseg.cluster.tasks.cell import CellsTask
+from hpcseg.runs.record import RunFolder
+
+MOST_CELLS = 500
+"""Of one job: their ids stand on one command line."""
+_MODULE = "hpcseg.cluster.worker"
 
 
-def command(folder: CellFolder, stage: Stage) -> list[str]:
+def command(run: RunFolder, cells: Sequence[str]) -> list[str]:
     """The command of a rank, which tells from it whose process it is."""
     # Safe path: a module of the current folder must not stand in for one of ours.
-    return [sys.executable, "-P", "-u", "-m", "hpcseg.cluster.worker", str(folder.path.resolve()), stage]
+    return [sys.executable, "-P", "-u", "-m", _MODULE, str(run.path.resolve()), *cells]
 
 
-def main(cell: str, stage: Stage) -> None:
-    """Run one stage of a cell in this rank."""
+def is_of(arguments: Sequence[str], run: RunFolder, cell: str) -> bool:
+    """Whether a command is one that `command` has made for this run and, among others, this cell.
+
+    The frozen code may be another version's, with another interpreter.
+    """
+    found = arguments.index(_MODULE) if _MODULE in arguments else len(arguments)
+    return [*arguments[found + 1 : found + 2]] == [str(run.path.resolve())] and cell in arguments[found + 2 :]
+
+
+def main(run: str, *cells: str) -> None:
+    """Run cells in this rank."""
     get_logger().info(f"Starting with {submitit.JobEnvironment()}")  # as in the log of a job of Slurm
-    CellTask(cell, stage)()
+    CellsTask(run, cells)()
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])  # type: ignore[arg-type]  # as `command` has put them there
+    main(*sys.argv[1:])

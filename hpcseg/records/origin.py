@@ -54,15 +54,18 @@ def _cost(records: Records) -> str:
 
 
 def queue_seconds(run: RunFolder) -> dict[str, float]:
-    """Seconds from a submission to Slurm to the start of its training, by cell; over all its submissions.
+    """Seconds from a submission to Slurm to the start of a job's first cell, by that cell; over all its submissions.
 
     A submission whose job never started, since it was cancelled, has none.
     """
     submitted: dict[str, list[float]] = {}
     for line in read_lines(run.submissions_file):
-        if line.get("event") == "submitted" and line.get("stage") == "train" and (time := time_of(line)) is not None:
-            for cell_id in map(str, line["cells"] if isinstance(line.get("cells"), list) else ()):
-                submitted.setdefault(cell_id, []).append(time)
+        # An earlier hpcseg had jobs of their own for evaluations.
+        ours = line.get("event") == "submitted" and line.get("stage") in ("cells", "train")
+        if ours and (time := time_of(line)) is not None:
+            for task in line["cells"] if isinstance(line.get("cells"), list) else ():
+                if first := task[0] if isinstance(task, list) and task else task:
+                    submitted.setdefault(str(first), []).append(time)
     waits: dict[str, float] = {}
     for cell_id, times in submitted.items():
         try:

@@ -21,6 +21,7 @@ from hpcseg.runs.record import CellFolder, RunFolder, write_json, write_text
 from hpcseg.runs.state import Stage, State
 from hpcseg.runs.told import read_failure, time_of
 from hpcseg.runs.training import train
+from hpcseg.runs.wish import Wish
 
 _SECONDS_FOR_AN_EARLIER_START = 120.0
 
@@ -42,7 +43,7 @@ def run_cell(
 
     Returns:
         FINISHED when the stage's record is written (or was there already); STOPPED when `should_stop` ended it, with
-        a checkpoint written; BUSY when another process is running this cell.
+        a checkpoint written; CANCELLED when the user did, of this cell alone; BUSY when another process is running it.
 
     Raises:
         ConfigError: the run is not the user's own, so that nothing is written to it.
@@ -64,14 +65,22 @@ def run_cell(
             # Another job may have finished it while this one started, or waited for the lock.
             if ranks.largest(ranks.is_main and _finished(cell, stage)):
                 return State.FINISHED
+            unwanted = Wish(folder)
+            if ranks.largest(ranks.is_main and unwanted()):
+                return State.CANCELLED
             if ranks.is_main:
                 folder.failure_file.unlink(missing_ok=True)
                 _keep_diff(run)
             refuse_unmeant_cpu(run, ranks.device)
             try:
-                trains = stage == "train"
-                done = train(cell, ranks, should_stop, on_epoch) if trains else evaluate(cell, ranks, should_stop)
-                return State.FINISHED if done else State.STOPPED
+
+                def stops() -> bool:
+                    return should_stop() or (ranks.is_main and unwanted())
+
+                done = train(cell, ranks, stops, on_epoch) if stage == "train" else evaluate(cell, ranks, stops)
+                if done:
+                    return State.FINISHED
+                return State.CANCELLED if ranks.largest(ranks.is_main and unwanted()) else State.STOPPED
             finally:
                 if ranks.is_main:
                     folder.progress_file.unlink(missing_ok=True)

@@ -123,6 +123,10 @@ class CellFolder:
         return self.path / "failure.json"
 
     @property
+    def cancel_file(self) -> Path:
+        return self.path / "cancel.json"
+
+    @property
     def lock_file(self) -> Path:
         return self.path / "lock"
 

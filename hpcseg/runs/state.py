@@ -6,15 +6,15 @@ from enum import StrEnum
 from typing import Literal
 
 Stage = Literal["train", "evaluate"]
-"""The two halves of a cell, each a job of its own."""
+"""The two halves of a cell."""
 
 
 class State(StrEnum):
     """Where a cell stands.
 
     The files alone tell MISSING, STARTED, TRAINED, FINISHED and FAILED (`Cell.state`); with Slurm's and the heartbeat's
-    word STARTED becomes one of the others (`cluster.states`). A start of a cell ends as FINISHED, STOPPED or BUSY
-    (`run_cell`).
+    word STARTED becomes one of the others (`cluster.states`). A start of a cell ends as FINISHED, STOPPED, CANCELLED
+    or BUSY (`run_cell`).
     """
 
     MISSING = "missing"

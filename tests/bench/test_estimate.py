@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from hpcseg.bench.estimate import bench_file, estimate, find_bench
+from hpcseg.bench.estimate import Estimate, bench_file, estimate, find_bench
 from hpcseg.config import CellConfig, DataConfig, EvaluateConfig, TrainConfig
 from hpcseg.jobfile import find_job, load_job
 
@@ -92,3 +92,10 @@ def test_the_newest_bench_of_the_kind_is_found_and_others_are_passed_over(tmp_pa
 
 def test_a_device_has_a_file_of_its_own(tmp_path):
     assert bench_file(tmp_path, "NVIDIA H200 (141 GB)").name == "bench-nvidia-h200-141-gb.json"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "minutes", "cells"), [(10.0, 1440, 90), (10.0, 10, 42), (5000.0, 1440, 1), (0.001, 1440, 500)]
+)
+def test_a_job_takes_as_many_cells_as_a_quarter_of_an_hour_and_its_time_limit_hold(seconds, minutes, cells):
+    assert Estimate((seconds, seconds), "CPU of a test", "2026-01-02").cells_per_job(minutes) == cells

@@ -70,9 +70,8 @@ def booked(grid: Grid) -> list[tuple[str, str, str]]:
     return [
         (line["stage"], cell_id, job_id)
         for line in lines
-        for cell_id, job_id in zip(
-            line["cells"] or ["all"], ledger.task_ids(line["job"], len(line["cells"])), strict=True
-        )
+        for task, job_id in zip(line["cells"] or ["all"], ledger.task_ids(line["job"], len(line["cells"])), strict=True)
+        for cell_id in ([task] if isinstance(task, str) else task)
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hpcseg.cluster.failures import KINDS, Failure, diagnose
-from hpcseg.cluster.logs import find_logs, follow, last_attempt, tail
+from hpcseg.cluster.logs import find_logs, follow, last_attempt, mark, tail
 from hpcseg.cluster.scheduler import JobState
 from hpcseg.config import CellConfig
 from hpcseg.runs.grid import Cell
@@ -156,11 +156,12 @@ def test_the_logs_of_a_job_are_those_of_its_ranks_and_no_other_jobs(tmp_path):
     assert find_logs(tmp_path / "none") == {}
 
 
-def test_a_long_log_is_read_from_its_end_and_a_missing_one_is_empty(tmp_path):
+def test_a_long_log_is_read_from_its_end_and_a_missing_one_is_empty(tmp_path, monkeypatch):
+    monkeypatch.setattr("hpcseg.cluster.logs._MOST_BYTES", 64 * 1024)
     (tmp_path / "log").write_text("".join(f"line {number}\n" for number in range(20_000)))
-    lines = tail(tmp_path / "log").splitlines()
+    lines = tail(tmp_path / "log", "a")
     assert lines[-1] == "line 19999" and lines[0].startswith("line 1") and len(lines) < 10_000
-    assert tail(tmp_path / "none") == "" and last_attempt(tmp_path / "none") == ""
+    assert tail(tmp_path / "none", "a") == [] and last_attempt(tmp_path / "none") == ""
 
 
 def test_a_followed_log_shows_what_comes_and_ends_with_its_job(tmp_path, monkeypatch):
@@ -177,4 +178,12 @@ def test_a_followed_log_shows_what_comes_and_ends_with_its_job(tmp_path, monkeyp
                 file.write("two\n")
         return asked < 3
 
-    assert [line for lines in follow(log, goes_on) for line in lines] == ["one", "two"]
+    assert [line for lines in follow(log, "a", goes_on) for line in lines] == ["one", "two"]
+
+
+def test_of_a_log_of_several_cells_each_has_its_own_lines_and_those_before_all(tmp_path):
+    text = ["start", mark("a", "train"), "one", mark("a", "failed"), mark("a-1", "train"), "two", mark("a", "train")]
+    (tmp_path / "log").write_text("\n".join([*text, "three"]))
+    assert tail(tmp_path / "log", "a") == [*text[:4], text[-1], "three"]
+    assert tail(tmp_path / "log", "a-1") == ["start", *text[4:6]]
+    assert tail(tmp_path / "log", "b") == ["start"]

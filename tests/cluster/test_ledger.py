@@ -17,8 +17,8 @@ from hpcseg.runs.grid import Grid
 
 @pytest.fixture
 def submitted(grid, slurm) -> Grid:
-    """Both cells wait: train is 100, evaluate is 101, the report is 102."""
-    send(grid)
+    """Both cells wait in one job, 100, behind which 101 is the report."""
+    send(grid, cells_per_job=2)
     return grid
 
 
@@ -31,14 +31,14 @@ def write(grid: Grid, content: list[dict[str, object]]) -> None:
 
 
 def waiting(slurm: FakeSlurm, grid: Grid) -> None:
-    """squeue has all three jobs, whatever is asked of it."""
+    """squeue has both jobs, whatever is asked of it."""
     comments = {str(line["job"]): line["token"] for line in lines(grid) if line["event"] == "submitted"}
     slurm.queue(*(f"{job}|{token}" for job, token in comments.items()))
 
 
 def test_no_change_of_a_byte_ends_in_a_traceback(submitted):
-    ledger.withdraw(submitted.run, ledger.announce(submitted.run, "train", [submitted.cells[0].id]))
-    ledger.book_local(submitted.run, "train", submitted.cells[0].id, "4711")
+    ledger.withdraw(submitted.run, ledger.announce(submitted.run, "cells", [[submitted.cells[0].id]]))
+    ledger.book_local(submitted.run, [submitted.cells[0].id], "4711")
     ledger.book_cancelled(submitted.run, [submitted.cells[1].id])
     content, rng, left_out = submitted.run.submissions_file.read_bytes(), random.Random(0), 0
     for _ in range(4500):
@@ -52,7 +52,16 @@ def test_no_change_of_a_byte_ends_in_a_traceback(submitted):
 @pytest.mark.parametrize(
     "change",
     [
-        *({"cells": None}, {"cells": 7}, {"cells": [7]}, {"stage": None}, {"job": 100}, {"job": "x; y"}),
+        *(
+            {"cells": None},
+            {"cells": 7},
+            {"cells": [7]},
+            {"cells": [[7]]},
+            {"cells": [[]]},
+            {"stage": None},
+            {"job": 100},
+            {"job": "x; y"},
+        ),
         *({"event": "submittex"}, {"event": ["submitted"]}, {"stage": "trait"}, {"cells": ["other"]}, {"cells": []}),
         {"token": [1]},
     ],
@@ -70,8 +79,8 @@ def test_a_line_that_cannot_be_used_is_said_with_its_number_in_status_and_grid(s
 def test_a_line_that_is_no_json_is_said_as_well(submitted):
     with submitted.run.submissions_file.open("a") as file:
         file.write('{"event": "sub\n[1]\n')
-    assert ledger.read(submitted.run).unusable == (7, 8)
-    assert ledger.read(submitted.run).note.endswith("left out: 7, 8.")
+    assert ledger.read(submitted.run).unusable == (5, 6)
+    assert ledger.read(submitted.run).note.endswith("left out: 5, 6.")
 
 
 def test_what_is_left_of_a_ledger_is_read_as_ever(submitted):
@@ -82,15 +91,15 @@ def test_what_is_left_of_a_ledger_is_read_as_ever(submitted):
     assert whole.note == ""
 
 
-@pytest.mark.parametrize("kept", [0, 2, 4], ids=["emptied", "cut behind the training", "cut behind the evaluation"])
+@pytest.mark.parametrize("kept", [0, 2], ids=["emptied", "cut behind the cells"])
 def test_a_ledger_that_was_emptied_or_cut_while_jobs_wait_doubles_nothing(submitted, slurm, kept):
     waiting(slurm, submitted)
     write(submitted, lines(submitted)[:kept])
-    with pytest.raises(SchedulerError, match=r"does not know \(.*102\), so that was emptied or changed.*scancel"):
+    with pytest.raises(SchedulerError, match=r"does not know \(.*101\), so that was emptied or changed.*scancel"):
         send(submitted)
-    assert len(slurm.scripts()) == 3
+    assert len(slurm.scripts()) == 2
     # Where a cell has no job at all, status looks as well.
-    assert any("102" in note for note in run_status(submitted.run).notes) == (kept == 0)
+    assert any("101" in note for note in run_status(submitted.run).notes) == (kept == 0)
 
 
 @pytest.mark.parametrize("change", [{"job": "200"}, {"cells": ["other"]}, {"stage": "trait"}])
@@ -100,26 +109,26 @@ def test_a_changed_line_of_a_job_that_waits_doubles_nothing(submitted, slurm, ch
     write(submitted, [content[0], {**content[1], **change}, *content[2:]])
     with pytest.raises(SchedulerError, match=r"does not know \(100\)"):
         send(submitted)
-    assert len(slurm.scripts()) == 3
+    assert len(slurm.scripts()) == 2
     assert not (slurm.folder / "cancelled").exists()
 
 
 def test_an_announcement_with_the_comment_of_jobs_that_have_none_cancels_nothing(submitted, slurm):
-    write(submitted, [*lines(submitted), {"event": "announced", "token": "(null)", "stage": "train", "cells": []}])
+    write(submitted, [*lines(submitted), {"event": "announced", "token": "(null)", "stage": "cells", "cells": []}])
     slurm.queue("555|(null)")
     send(submitted)
     assert not (slurm.folder / "cancelled").exists()
 
 
 def test_jobs_of_other_runs_and_withdrawn_ones_stop_nobody(submitted, slurm):
-    token = ledger.announce(submitted.run, "train", [submitted.cells[0].id])
+    token = ledger.announce(submitted.run, "cells", [[submitted.cells[0].id]])
     ledger.withdraw(submitted.run, token)
     slurm.queue(f"300|{token}", "301|hpcseg-00000000-000000000000", "302|mine")
     assert send(submitted)[-1].startswith("Submitted")
-    assert len(booked(submitted)) == 10
+    assert len(booked(submitted)) == 6
 
 
 def test_the_jobs_of_a_run_are_known_by_the_beginning_of_their_comments(submitted):
     tokens = {str(line["token"]) for line in lines(submitted)}
-    assert len(tokens) == 3
+    assert len(tokens) == 2
     assert all(token.startswith(ledger.tag(submitted.run)) for token in tokens)

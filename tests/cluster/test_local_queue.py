@@ -9,20 +9,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import submitit.local.local
 
-from hpcseg.cluster import local, worker
+from hpcseg.cluster import ledger, local, worker
 from hpcseg.cluster.cancel import cancel_cells
 from hpcseg.cluster.local import find_slots, run_locally
 from hpcseg.cluster.states import run_status
 from hpcseg.errors import ConfigError
 from hpcseg.jobfile import find_job, load_job
 from hpcseg.runs.grid import Cell, Grid, plan, write_plan
-from hpcseg.runs.record import CellFolder, RunFolder, write_json
+from hpcseg.runs.record import RunFolder, read_lines, write_json
+from hpcseg.runs.wish import is_left_out
 
 ENDLESS = """
 [data]
@@ -44,10 +45,10 @@ train.seed = 0
 RANK = """
 import os, signal, sys, time
 
-behaviour, cell, stage = sys.argv[1:]
+behaviour, run, *cells = sys.argv[1:]
 
 def note(word):
-    with open(os.path.join(os.path.dirname(cell), "log"), "a") as log:
+    with open(os.path.join(run, "cells", "log"), "a") as log:
         log.write(f"{word} {time.monotonic()}\\n")
 
 note("start")
@@ -75,8 +76,8 @@ class Stub:
     behaviour = "sleeps"
 
     @classmethod
-    def command(cls, folder: CellFolder, stage: str) -> list[str]:
-        return [sys.executable, "-c", RANK, cls.behaviour, str(folder.path.resolve()), stage]
+    def command(cls, run: RunFolder, cells: Sequence[str]) -> list[str]:
+        return [sys.executable, "-c", RANK, cls.behaviour, str(run.path.resolve()), *cells]
 
 
 @pytest.fixture
@@ -130,7 +131,7 @@ def test_no_pickle_that_somebody_has_left_in_the_logs_is_loaded(tmp_path, grid, 
 
 
 def test_no_more_cells_run_at_once_than_there_are_slots(grid, stub):
-    run_locally(grid.cells, grid.run, slots=[(), ()], ranks=1, on_event=lambda *_: None)
+    run_locally(grid.cells, grid.run, slots=[(), ()], ranks=1, cells_per_job=1, on_event=lambda *_: None)
     lines = [line.split() for line in (grid.run.path / "cells/log").read_text().splitlines()]
     at_once, most = 0, 0
     for kind, _ in sorted(lines, key=lambda line: float(line[1])):
@@ -184,17 +185,32 @@ def test_cancelling_a_local_run_ends_its_queue_and_one_cell_is_followed_by_the_n
     assert session(process.pid) == []
 
 
-def test_cancel_ends_a_local_cell_that_has_no_heartbeat_yet(grid, stub, monkeypatch):
-    monkeypatch.setattr(stub, "behaviour", "rank 1 dies")  # rank 0 sleeps
-    cancelled = []
+def test_cancel_tells_a_local_cell_that_has_no_heartbeat_yet(grid):
+    told = []
 
     def cancel(kind: str, cell: Cell, details: object) -> None:
         if kind == "started":
-            cancelled.append(cancel_cells(run_status(grid.run), [cell.id], with_report=False, dry_run=False))
+            told.append(cancel_cells(run_status(grid.run), [cell.id], with_report=False, dry_run=False))
 
-    started = time.monotonic()
     run_locally(grid.cells[:1], grid.run, slots=[()], ranks=1, on_event=cancel)
-    assert "on this machine" in cancelled[0][grid.cells[0].id] and time.monotonic() - started < 60
+    job = ledger.read(grid.run).jobs[grid.cells[0].id]
+    assert told == [{grid.cells[0].id: f"process {job.job_id} on this machine"}]
+    assert is_left_out(grid.cells[0].folder, job.job_id)
+
+
+def test_a_process_that_dies_takes_no_cell_with_it_whose_turn_had_not_come(grid, stub, monkeypatch):
+    """The next process takes those; each of these dies at its first cell."""
+    monkeypatch.setattr(stub, "behaviour", "dies")
+    summary = run_locally(grid.cells, grid.run, slots=[()], ranks=1, on_event=lambda *_: None)
+    assert summary.failed == [cell.id for cell in grid.cells]
+    handed_out = [line["cells"] for line in read_lines(grid.run.submissions_file)]
+    ids = [cell.id for cell in grid.cells]
+    assert handed_out == [[ids], [ids[1:]], [ids[2:]], ids[3:]]
+
+
+def test_several_slots_share_the_cells_in_jobs_that_end_together(grid, stub):
+    run_locally(grid.cells, grid.run, slots=[(), ()], ranks=1, on_event=lambda *_: None)
+    assert [len(line["cells"]) for line in read_lines(grid.run.submissions_file)] == [1] * len(grid.cells)
 
 
 def test_gpus_are_shared_out_in_groups_and_workers_may_share_them(monkeypatch):
@@ -216,8 +232,8 @@ def test_what_failed_before_is_no_failure_of_the_attempt_that_runs(grid, stub, m
     cell = grid.cells[0]
     write_json(cell.folder.failure_file, {"error": "of yesterday", "rank": 0, "time": time.time() - 100})
     told = []
-    run_locally([cell], grid.run, slots=[()], ranks=1, on_event=lambda kind, of, details: told.append(details))
-    assert (cell.folder.path.parent / "log").read_text().count("end") == 1, "it was not ended by us"
+    run_locally([cell], grid.run, slots=[()], ranks=2, on_event=lambda kind, of, details: told.append(details))
+    assert (cell.folder.path.parent / "log").read_text().count("end") == 2, "they were not ended by us"
     assert "of yesterday" not in str(told)
 
 

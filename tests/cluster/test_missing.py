@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from fake_slurm import booked, evaluate, resources, send, train
 
+from hpcseg.cluster import ledger
 from hpcseg.cluster.submit import submit_missing
 from hpcseg.errors import SchedulerError
+from hpcseg.runs.grid import write_plan
+from hpcseg.runs.record import write_json
+from hpcseg.runs.wish import leave_out
 
 
 def test_a_second_call_submits_nothing_while_the_first_runs(slurm, grid):
     send(grid)
-    slurm.queue(
-        "100_0|RUNNING|None|n1", "100_1|PENDING|Resources|", "101_0|PENDING|Dependency|", "101_1|PENDING|Dependency|"
-    )
+    slurm.queue("100_0|RUNNING|None|n1", "100_1|PENDING|Resources|")
     said = send(grid)
-    assert said[-1] == "Nothing to submit." and len(slurm.scripts()) == 3
-    assert any("evaluate is job 101_0, queued" in line for line in said)
+    assert said[-1] == "Nothing to submit." and len(slurm.scripts()) == 2
+    assert any("job 100_1, queued" in line for line in said)
 
 
 def test_a_state_that_slurm_invents_is_not_taken_for_dead(slurm, grid):
     send(grid)
-    slurm.queue(*(f"10{job}_{task}|SPECIAL_EXIT|None|" for job in (0, 1) for task in (0, 1)))
+    slurm.queue(*(f"100_{task}|SPECIAL_EXIT|None|" for task in (0, 1)))
     assert send(grid)[-1] == "Nothing to submit."
 
 
@@ -29,54 +33,66 @@ def test_where_slurm_is_silent_nothing_is_submitted_twice_unless_told_so(slurm, 
     send(grid)
     slurm.silent()
     said = send(grid)
-    assert said[-1] == "Nothing to submit." and "--resubmit" in said[0] and len(slurm.scripts()) == 3
-    assert send(grid, resubmit=True)[-1] == "Submitted 5 jobs."
+    assert said[-1] == "Nothing to submit." and "--resubmit" in said[0] and len(slurm.scripts()) == 2
+    assert send(grid, resubmit=True)[-1] == "Submitted 3 jobs."
 
 
 def test_what_died_is_submitted_again_and_what_runs_is_not(slurm, grid):
     send(grid)
-    slurm.queue("100_1|RUNNING|None|n1", "101_1|PENDING|Dependency|")
-    assert send(grid)[-1] == "Submitted 3 jobs."
-    assert [job_id for _, _, job_id in booked(grid)][5:] == ["103", "104", "105"]
+    slurm.queue("100_1|RUNNING|None|n1")
+    assert send(grid)[-1] == "Submitted 2 jobs."
+    assert [job_id for _, _, job_id in booked(grid)][3:] == ["102", "103"]
 
 
-def test_an_evaluation_that_waits_for_a_dead_training_holds_nothing_up(slurm, grid):
-    send(grid)
-    slurm.queue("101_0|PENDING|DependencyNeverSatisfied|", "101_1|PENDING|Dependency|")
-    assert send(grid)[-1] == "Submitted 5 jobs."
+def test_a_cell_that_failed_in_a_job_which_goes_on_with_others_may_be_submitted_again(slurm, grid):
+    send(grid, cells_per_job=2)
+    slurm.queue("100|RUNNING|None|n1")
+    failed = grid.cells[0]
+    write_json(failed.folder.failure_file, {"error": "ValueError: no", "time": time.time() - 3600})
+    assert send(grid)[-1] == "Nothing to submit.", "what failed before may be what it works at"
+    write_json(failed.folder.failure_file, {"error": "ValueError: no", "time": time.time() + 1})
+    assert send(grid)[-1] == "Submitted 2 jobs."
+    assert [cell for _, cell, _ in booked(grid)][3:] == [failed.id, "all"]
 
 
-def test_a_trained_cell_gets_its_evaluation_alone(slurm, grid):
+def test_a_cell_that_a_job_was_told_to_leave_out_may_be_submitted_again(slurm, grid):
+    send(grid, cells_per_job=2)
+    slurm.queue("100|RUNNING|None|n1")
+    unwanted = grid.cells[1]
+    ledger.book_cancelled(grid.run, [unwanted.id])
+    assert send(grid)[-1] == "Nothing to submit.", "its job has not been told, so scancel may have failed"
+    leave_out(unwanted.folder, "100")
+    assert send(grid)[-1] == "Submitted 2 jobs."
+    assert [cell for _, cell, _ in booked(grid)][3:] == [unwanted.id, "all"]
+
+
+def test_a_trained_cell_is_submitted_for_its_evaluation_and_a_finished_one_is_not(slurm, grid):
     train(grid, 0)
     train(grid, 1)
     evaluate(grid, 1)
     assert send(grid)[-1] == "Submitted 2 jobs."
-    assert slurm.options("job-name") == ["hpcseg-smoke-evaluate", "hpcseg-smoke-report"]
-    assert slurm.options("dependency") == [None, "afterany:100"]
+    assert [cell for _, cell, _ in booked(grid)] == [grid.cells[0].id, "all"]
 
 
-def test_a_call_that_was_cut_off_between_two_arrays_is_repaired_by_the_next(slurm, grid):
+def test_a_call_that_was_cut_off_before_the_report_is_repaired_by_the_next(slurm, grid):
     slurm.command("sbatch", slurm.folder.joinpath("sbatch").read_text().replace("id=", "ls *.script && exit 1; id="))
     with pytest.raises(SchedulerError):
         send(grid)
-    assert len(slurm.scripts()) == 1, "the trainings were accepted, the evaluations were not"
+    assert len(slurm.scripts()) == 1, "the cells were accepted, the report was not"
     slurm.accept()
-    slurm.queue("100_0|RUNNING|None|n1", "100_1|RUNNING|None|n1")
-    assert send(grid)[-1] == "Submitted 3 jobs."
-    assert slurm.options("dependency")[1:] == ["aftercorr:100", "afterany:101"]
-    tasks = {job_id: cell for _, cell, job_id in booked(grid)}
-    assert [tasks[f"101_{task}"] for task in (0, 1)] == [tasks[f"100_{task}"] for task in (0, 1)]
-
-
-def test_an_evaluation_is_put_behind_its_own_training_where_the_others_of_the_array_are_done(slurm, grid):
-    send(grid)
-    train(grid, 0)
-    evaluate(grid, 0)
-    lines = grid.run.submissions_file.read_text().splitlines(keepends=True)
-    grid.run.submissions_file.write_text("".join(line for line in lines if '"stage": "train"' in line))
-    slurm.queue("100_1|RUNNING|None|n1")
+    slurm.queue("100_0|RUNNING|None|n1")
     assert send(grid)[-1] == "Submitted 2 jobs."
-    assert slurm.options("dependency")[3:] == ["afterok:100_1", "afterany:103"]
+    assert slurm.options("dependency")[1:] == [None, "afterany:101"]
+
+
+def test_what_an_earlier_hpcseg_submitted_by_stages_is_known(slurm, grid):
+    """Jobs of their own for trainings and for the evaluations behind them."""
+    write_plan(grid)
+    for stage, job in (("train", "90"), ("evaluate", "91")):
+        ledger.book(grid.run, "", stage, [[cell.id] for cell in grid.cells], job)
+    slurm.queue("90_0|RUNNING|None|n1", "91_0|PENDING|Dependency|", "91_1|PENDING|Dependency|")
+    assert send(grid)[-1] == "Nothing to submit."
+    assert set(ledger.read(grid.run).tries.values()) == {1}
 
 
 def test_a_finished_grid_needs_no_jobs(slurm, grid):
@@ -88,5 +104,6 @@ def test_a_finished_grid_needs_no_jobs(slurm, grid):
 
 
 def test_only_some_cells_may_be_asked_for(slurm, grid):
+    write_plan(grid)
     submission = submit_missing(grid, resources(grid), dry_run=False, resubmit=False, only={grid.cells[1].id})
-    assert [sent.cells for sent in submission.sent] == [(grid.cells[1].id,), (grid.cells[1].id,), ()]
+    assert [sent.tasks for sent in submission.sent] == [((grid.cells[1].id,),), ()]

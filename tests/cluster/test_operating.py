@@ -20,11 +20,13 @@ from typer.testing import CliRunner, Result
 from hpcseg.cli.app import app
 from hpcseg.cluster import ledger
 from hpcseg.cluster.retry import follow_up, read_resources
+from hpcseg.cluster.sender import Submission
 from hpcseg.cluster.submit import submit_missing
 from hpcseg.jobfile import find_job, load_job
 from hpcseg.numerics import NUMERICS
 from hpcseg.runs.grid import Grid, plan, read_grid, write_plan
 from hpcseg.runs.record import RunFolder, append_event, read_record, write_json, write_record
+from hpcseg.runs.wish import is_left_out
 
 
 @pytest.fixture
@@ -47,7 +49,7 @@ def fail(grid: Grid, index: int, error: str, host: str = "n1") -> None:
 
 def cells_of_last_array(slurm: FakeSlurm, grid: Grid) -> list[str]:
     lines = [json.loads(line) for line in grid.run.submissions_file.read_text().splitlines()]
-    return [line["cells"] for line in lines if line["event"] == "submitted" and line["stage"] == "train"][-1]
+    return [line["cells"] for line in lines if line["event"] == "submitted" and line["stage"] == "cells"][-1]
 
 
 def test_a_grid_is_read_back_as_it_was_planned(grid):
@@ -95,7 +97,7 @@ def test_retry_goes_where_the_cells_were_started_last(slurm, grid):
     fail(grid, 1, "ValueError: no")
     slurm.queue()
     assert grid.run.resources_file.exists()
-    ledger.book_local(grid.run, "train", grid.cells[1].id, "1")
+    ledger.book_local(grid.run, [grid.cells[1].id], "1")
     said = hpcseg(grid, "retry", "--dry-run")
     assert said.exit_code == 0 and "would run here again" in said.output and "#SBATCH" not in said.output
     refused = hpcseg(grid, "retry", "--mem", "9")
@@ -121,7 +123,7 @@ def test_retry_names_a_cell_whose_plan_cannot_be_read_and_tries_the_others(slurm
     slurm.queue()
     follow_up(grid.run)
     assert cells_of_last_array(slurm, grid) == others
-    ledger.book_local(grid.run, "train", others[0], "1")
+    ledger.book_local(grid.run, [others[0]], "1")
     said = hpcseg(grid, "retry", "--dry-run")
     assert f"{len(others)} cells would run here again" in said.output
     assert f"is left alone: {damaged.folder.config_file}" in said.output
@@ -148,13 +150,18 @@ def test_retry_without_failures_does_nothing(slurm, grid):
     assert len(slurm.scripts()) == before
 
 
+def submitted(submission: Submission) -> set[str]:
+    """The cells of all jobs."""
+    return {cell for sent in submission.sent for task in sent.tasks for cell in task}
+
+
 def test_the_follow_up_tries_again_what_the_cluster_is_to_blame_for_and_gives_up_after_some_tries(slurm, grid):
     send(grid, tries=2)
     fail(grid, 0, "AcceleratorError: CUDA error: uncorrectable ECC error", host="n9")
     fail(grid, 1, "ValueError: no")
     slurm.queue()
     submission = follow_up(grid.run)
-    tried = {cell for sent in submission.sent for cell in sent.cells}
+    tried = submitted(submission)
     assert grid.cells[0].id in tried and grid.cells[1].id not in tried
     assert any("--exclude=n9" in script for script in slurm.scripts())
     fail(grid, 0, "DistBackendError: NCCL")
@@ -170,13 +177,13 @@ def test_the_follow_up_uses_all_nodes_where_none_can_be_left_out(slurm, grid):
         'grep -q exclude "$1" && { echo "sbatch: error: Requested node configuration is not available" >&2; exit 1; }'
     )
     slurm.command("sbatch", f"{refuses}\n{sbatch}")
-    assert grid.cells[0].id in {cell for sent in follow_up(grid.run).sent for cell in sent.cells}
+    assert grid.cells[0].id in submitted(follow_up(grid.run))
 
 
 def test_the_follow_up_submits_what_there_was_no_room_for(slurm, grid):
     submit_missing(grid, resources(grid), dry_run=False, resubmit=False, only={grid.cells[0].id})
-    slurm.queue("100|RUNNING|None|n1", "101|PENDING|Dependency|")
-    tried = {cell for sent in follow_up(grid.run).sent for cell in sent.cells}
+    slurm.queue("100|RUNNING|None|n1")
+    tried = submitted(follow_up(grid.run))
     assert tried == {cell.id for cell in grid.cells[1:]}
 
 
@@ -187,31 +194,43 @@ def test_the_follow_up_leaves_a_run_of_another_numerics_number_alone(slurm, grid
     said = hpcseg(grid, "follow-up")
     told = f"was planned with numerics {NUMERICS}, but this hpcseg computes with numerics {NUMERICS + 1}"
     assert said.exit_code == 1 and told in said.output
-    assert len(slurm.scripts()) == 3, "those of before"
+    assert len(slurm.scripts()) == 2, "those of before"
 
 
 def test_cancel_ends_the_jobs_of_chosen_cells_and_the_follow_up_does_not_bring_them_back(slurm, grid):
     send(grid)
-    slurm.queue(*(f"{job}_{task}|RUNNING|None|n1" for job in (100, 101) for task in range(len(grid.cells))))
+    slurm.queue(*(f"100_{task}|RUNNING|None|n1" for task in range(len(grid.cells))))
     said = hpcseg(grid, "cancel", grid.cells[1].id)
     assert said.exit_code == 0 and "Cancelled 1 cell." in said.output
-    assert (slurm.folder / "cancelled").read_text() == "--quiet 100_1 101_1\n"
-    slurm.queue(
-        *(f"{job}_{task}|RUNNING|None|n1" for job in (100, 101) for task in range(len(grid.cells)) if task != 1)
-    )
+    assert (slurm.folder / "cancelled").read_text() == "--quiet 100_1\n"
+    slurm.queue(*(f"100_{task}|RUNNING|None|n1" for task in range(len(grid.cells)) if task != 1))
     states = {cell["cell"]: cell["state"] for cell in json.loads(hpcseg(grid, "status", "--json").stdout)["cells"]}
     assert states[grid.cells[1].id] == "cancelled"
     assert follow_up(grid.run).sent == []
     assert "Submitted" in hpcseg(grid, "retry").output, "but the user may"
 
 
+def test_cancel_of_one_cell_of_a_job_leaves_its_other_cells_alone(slurm, grid):
+    send(grid, cells_per_job=len(grid.cells))
+    slurm.queue("100|RUNNING|None|n1")
+    told = hpcseg(grid, "cancel", grid.cells[1].id)
+    assert told.exit_code == 0 and "job 100, which goes on with its other cells" in told.output
+    assert not (slurm.folder / "cancelled").exists(), "scancel would end them all"
+    assert [is_left_out(cell.folder, "100") for cell in grid.cells] == [cell is grid.cells[1] for cell in grid.cells]
+    assert not is_left_out(grid.cells[1].folder, "101"), "in which it is submitted again"
+    states = {cell["cell"]: cell["state"] for cell in json.loads(hpcseg(grid, "status", "--json").stdout)["cells"]}
+    assert states[grid.cells[1].id] == "cancelled" and set(states.values()) == {"running", "queued", "cancelled"}
+    hpcseg(grid, "cancel")
+    assert (slurm.folder / "cancelled").read_text().split() == ["--quiet", "100", "101"], "the report is 101"
+
+
 def test_cancel_of_the_whole_run_takes_its_report_too_and_a_dry_run_takes_nothing(slurm, grid):
     send(grid)
-    slurm.queue(*(f"{job}_{task}|PENDING|None|" for job in (100, 101) for task in range(len(grid.cells))))
+    slurm.queue(*(f"100_{task}|PENDING|None|" for task in range(len(grid.cells))))
     assert "Nothing was cancelled" in hpcseg(grid, "cancel", "--dry-run").output
     assert not (slurm.folder / "cancelled").exists()
     hpcseg(grid, "cancel")
-    assert "102" in (slurm.folder / "cancelled").read_text().split()
+    assert "101" in (slurm.folder / "cancelled").read_text().split()
     slurm.queue()
     assert "None of these cells waits or runs" in hpcseg(grid, "cancel").output
 
@@ -234,7 +253,7 @@ def test_cancel_tells_a_local_cell_to_stop(grid):
     command = [sys.executable, "-c", holds, str(grid.cells[0].folder.lock_file)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         process.stdout.readline()
-        ledger.book_local(grid.run, "train", grid.cells[0].id, "1")
+        ledger.book_local(grid.run, [grid.cells[0].id], "1")
         beats(grid, process.pid)
         said = hpcseg(grid, "cancel", grid.cells[0].id)
         assert f"process {process.pid} on this machine" in said.output
@@ -250,7 +269,7 @@ def test_cancel_leaves_a_process_alone_that_is_not_known_to_be_the_cells(tmp_pat
     idle = [sys.executable, "-c", "import time; time.sleep(60)", "submitit", "hpcseg", str(grid.cells[0].folder.path)]
     with subprocess.Popen(idle) as process:
         job = str(process.pid) if booked == "its number" else f"..{tmp_path}/no process"
-        ledger.book_local(grid.run, "train", grid.cells[0].id, job)
+        ledger.book_local(grid.run, [grid.cells[0].id], job)
         beats(grid, process.pid if pid == "its number" else pid)
         signalled: list[object] = []
         with monkeypatch.context() as patched:
@@ -265,14 +284,14 @@ def test_cancel_leaves_a_process_alone_that_is_not_known_to_be_the_cells(tmp_pat
 @pytest.mark.parametrize("job", ["--user=me", "100 101", "1_2_3", "../1"])
 def test_scancel_gets_ids_of_jobs_and_nothing_else(slurm, grid, job):
     send(grid)
-    ledger.book(grid.run, "", "train", [grid.cells[0].id], job)
+    ledger.book(grid.run, "", "cells", [[grid.cells[0].id]], job)
     slurm.queue()
     slurm.silent()
     said = hpcseg(grid, "cancel", grid.cells[0].id)
     assert said.exit_code == 0, said.output
     # Those of the lines before, whose jobs have numbers.
     told = (slurm.folder / "cancelled").read_text().split()
-    assert [one for one in told if re.fullmatch(r"\d+_\d+", one)] == ["100_0", "101_0"]
+    assert [one for one in told if re.fullmatch(r"\d+_\d+", one)] == ["100_0"]
     assert not any(word in told for word in job.split())
 
 
@@ -284,7 +303,7 @@ def test_setup_lines_are_in_the_script_and_nowhere_that_is_published(slurm, grid
     os.umask(before)
     holders = [path for path in grid.run.path.rglob("*") if path.is_file() and b"hunter2" in path.read_bytes()]
     scripts = [path for path in holders if not path.is_symlink() and path.name.endswith("_submission.sh")]
-    assert len(scripts) == 3 and all(slurm_script.stat().st_mode & 0o777 == 0o600 for slurm_script in scripts)
+    assert len(scripts) == 2 and all(slurm_script.stat().st_mode & 0o777 == 0o600 for slurm_script in scripts)
     assert {path.resolve() for path in holders} == {grid.run.resources_file, *scripts}
     assert grid.run.resources_file.stat().st_mode & 0o777 == 0o600
     planned = "hpcseg grid --setup ... --setup=... --mem 9"
@@ -333,7 +352,7 @@ def test_what_a_script_reads_is_one_object_on_stdout_and_the_rest_is_on_stderr(f
     tried = hpcseg(failed, "retry", first, "--dry-run", "--json")
     answer = json.loads(tried.stdout)
     assert list(answer["failures"]) == [first] and answer["failures"][first]["kind"] == "error"
-    assert [sent["cells"] for sent in answer["submitted"] if sent["stage"] == "train"] == [[first]]
+    assert [sent["tasks"] for sent in answer["submitted"] if sent["stage"] == "cells"] == [[[first]]]
     assert answer["dry_run"] and answer["scripts"] and "Nothing was submitted" in tried.stderr
     cancelled = hpcseg(failed, "cancel", second, "--dry-run", "--json")
     assert list(json.loads(cancelled.stdout)["cancelled"]) == [second]
@@ -356,7 +375,7 @@ def test_where_slurm_is_silent_cancel_still_ends_what_was_handed_out(failed, slu
     said = hpcseg(failed, "cancel", "*")
     assert said.exit_code == 0, said.output
     assert {word for word in (slurm.folder / "cancelled").read_text().split() if "_" in word} == {
-        f"{job}_{task}" for job in (100, 101) for task in range(4)
+        f"100_{task}" for task in range(4)
     }
 
 
@@ -405,8 +424,8 @@ def test_clean_takes_the_counts_of_an_evaluation_only_where_it_is_finished(faile
 
 def test_clean_of_one_cell_takes_nothing_that_another_shares(failed, slurm):
     slurm.queue()
-    ledger.book(failed.run, "", "train", [failed.cells[0].id], "200")
-    ledger.book(failed.run, "", "train", [cell.id for cell in failed.cells[:2]], "300")
+    ledger.book(failed.run, "", "cells", [[failed.cells[0].id]], "200")
+    ledger.book(failed.run, "", "cells", [[cell.id] for cell in failed.cells[:2]], "300")
     logs, temporary = failed.run.logs, ".a.12345678.tmp"
     gone = [logs / "100_0_submitted.pkl", logs / "200_0_log.out", failed.cells[0].folder.path / temporary]
     kept = [

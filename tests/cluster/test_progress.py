@@ -150,7 +150,7 @@ def alive(job, tiny_dataset) -> Cell:
     write_json(cell.folder.progress_file, beat)
     run = RunFolder(job / "runs/tiny")
     run.logs.mkdir()
-    ledger.book_local(run, "train", cell.id, "17")
+    ledger.book_local(run, [cell.id], "17")
     (run.logs / "17_0_log.out").write_text("submitit INFO (2026) - Loading pickle: x.pkl\nUserWarning: of torch's\n")
     return cell
 

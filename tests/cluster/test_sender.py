@@ -12,7 +12,7 @@ from hpcseg.cluster import ledger
 from hpcseg.errors import SchedulerError
 from hpcseg.runs.grid import write_plan
 
-TRAINING = """\
+CELLS = """\
 #!/bin/bash
 
 # Parameters
@@ -22,7 +22,7 @@ TRAINING = """\
 #SBATCH --constraint='a100|h100'
 #SBATCH --cpus-per-task=1
 #SBATCH --gpus-per-node=2
-#SBATCH --job-name=hpcseg-smoke-train
+#SBATCH --job-name=hpcseg-smoke
 #SBATCH --mem=1024M
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=2
@@ -50,7 +50,7 @@ srun --unbuffered --output LOGS/%A_%a_%t_log.out --cpus-per-task=1 --kill-on-bad
 """  # noqa: E501
 
 
-def test_the_sbatch_script_of_the_trainings(slurm, grid):
+def test_the_sbatch_script_of_the_cells(slurm, grid):
     send(
         grid, partition="gpu", account="project", qos="normal", constraint="a100|h100", nodes=2, gpus_per_node=2,
         setup=("module load cuda", "source site.sh"), throttle=1,
@@ -59,7 +59,7 @@ def test_the_sbatch_script_of_the_trainings(slurm, grid):
     script = re.sub(r"hpcseg-[0-9a-f]{8}-[0-9a-f]{12}", "TOKEN", slurm.scripts()[0])
     (code,) = (grid.run.path / "code").iterdir()
     script = script.replace(logs, "LOGS").replace(str(grid.run.path.resolve()), "RUN").replace(code.name, "HASH")
-    assert script.replace(sys.executable, "PYTHON") == TRAINING
+    assert script.replace(sys.executable, "PYTHON") == CELLS
 
 
 @pytest.mark.parametrize(
@@ -93,23 +93,23 @@ def test_a_socket_that_times_out_is_tried_again_and_what_was_taken_all_the_same_
         'echo "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation" >&2; exit 1; }\n'
         + slurm.folder.joinpath("sbatch").read_text(),
     )
-    assert send(grid)[-1] == "Submitted 5 jobs."
+    assert send(grid)[-1] == "Submitted 3 jobs."
     assert (slurm.folder / "cancelled").read_text() == "--quiet 90\n"
     assert ledger.read(grid.run).unanswered == ()
 
 
 def test_what_a_call_did_not_live_to_write_down_is_taken_back_by_the_next(slurm, grid):
     write_plan(grid)
-    token = ledger.announce(grid.run, "train", [cell.id for cell in grid.cells])
+    token = ledger.announce(grid.run, "cells", [[cell.id] for cell in grid.cells])
     slurm.queue(f"90|{token}", "91|of another")
-    assert send(grid)[-1] == "Submitted 5 jobs."
+    assert send(grid)[-1] == "Submitted 3 jobs."
     assert (slurm.folder / "cancelled").read_text() == "--quiet 90\n"
     assert ledger.read(grid.run).unanswered == ()
 
 
 def test_where_squeue_is_silent_what_was_announced_is_not_forgotten(slurm, grid):
     write_plan(grid)
-    ledger.announce(grid.run, "train", [cell.id for cell in grid.cells])
+    ledger.announce(grid.run, "cells", [[cell.id] for cell in grid.cells])
     slurm.silent()
     send(grid, resubmit=True)
     assert len(ledger.read(grid.run).unanswered) == 1

@@ -17,12 +17,14 @@ from typer.testing import CliRunner
 from hpcseg.cli import status
 from hpcseg.cli.app import app
 from hpcseg.cluster import ledger, scheduler, worker
+from hpcseg.cluster.logs import mark
 from hpcseg.cluster.scheduler import JobState
 from hpcseg.cluster.states import CellStatus, run_status
 from hpcseg.jobfile import find_job, load_job
 from hpcseg.runs.grid import Grid, plan, write_plan
 from hpcseg.runs.record import RunFolder, append_event, write_json
 from hpcseg.runs.state import State
+from hpcseg.runs.wish import leave_out
 
 
 @pytest.fixture
@@ -47,8 +49,8 @@ def first(grid: Grid) -> CellStatus:
     return run_status(grid.run).status[0]
 
 
-def submit(grid: Grid, stage: str = "train") -> None:
-    ledger.book(grid.run, "", stage, [cell.id for cell in grid.cells], "100")
+def submit(grid: Grid) -> None:
+    ledger.book(grid.run, "", "cells", [[cell.id] for cell in grid.cells], "100")
 
 
 def beat(grid: Grid, *, age: float = 0.0, job_id: str | None = "345", pid: int = 1, host: str = "n1") -> None:
@@ -126,8 +128,47 @@ def test_a_job_that_slurm_runs_is_called_by_what_the_cell_does_in_it(grid, slurm
     slurm({"100_0": JobState("RUNNING"), "100_1": JobState("COMPLETING")})
     assert [cell.state for cell in run_status(grid.run).status] == ["running", "running"]
     trained(grid.cells[0].folder)
-    submit(grid, "evaluate")
     assert first(grid).state == "evaluating"
+
+
+def test_of_the_cells_of_one_job_one_runs_and_the_others_wait_behind_it(grid, slurm):
+    one, two = grid.cells
+    ledger.book(grid.run, "", "cells", [[one.id, two.id]], "100")
+    slurm({"100": JobState("RUNNING")})
+
+    def states() -> list[tuple[str, str]]:
+        return [(cell.state, cell.note) for cell in run_status(grid.run).status]
+
+    assert states() == [("running", ""), ("queued", f"behind {one.id} in its job")], "data are loaded"
+    beat(grid, job_id="100")
+    assert [state for state, _ in states()] == ["running", "queued"]
+    one.folder.progress_file.unlink()
+    write_json(one.folder.failure_file, {"error": "ValueError: no", "time": time.time() + 1})
+    assert states() == [("failed", "error: ValueError: no"), ("running", "")], "the job goes on"
+    one.folder.failure_file.unlink()
+    ledger.book_cancelled(grid.run, [one.id])
+    leave_out(one.folder, "100")
+    assert [state for state, _ in states()] == ["cancelled", "running"]
+    slurm({"100": JobState("PENDING", "Resources")})
+    assert states()[1] == ("queued", "Resources")
+
+
+def test_a_cell_whose_turn_had_not_come_is_said_to_be_so_and_is_worth_a_try(grid, slurm):
+    one, two = grid.cells
+    ledger.book(grid.run, "", "cells", [[one.id, two.id]], "100")
+    slurm({"100": JobState("OUT_OF_MEMORY")})
+    grid.run.logs.mkdir()
+    begun = f"Starting with JobEnvironment()\n{mark(one.id, 'train')}\n"
+    (grid.run.logs / "100_0_log.out").write_text(begun)
+    append_event(one.folder.events_file, "start")
+    found = run_status(grid.run)
+    assert [failure.kind.name for failure in found.failures.values()] == ["out of host memory", "not reached"]
+    assert found.failures[two.id].kind.action == "resume"
+    # It had failed by itself before another cell of the job ran out of memory.
+    (grid.run.logs / "100_0_log.out").write_text(f"{begun}{mark(one.id, 'failed')}\n{mark(two.id, 'train')}\n")
+    write_json(one.folder.failure_file, {"error": "ValueError: no", "time": time.time() + 1})
+    found = run_status(grid.run)
+    assert [failure.kind.name for failure in found.failures.values()] == ["error", "out of host memory"]
 
 
 def test_every_state_that_is_shown_is_one_of_the_documented_words(grid, slurm):
@@ -208,11 +249,11 @@ def test_status_loads_no_torch(grid):
 def test_a_local_cell_that_has_not_taken_a_step_yet_runs(grid):
     # As submitit starts it: its number and what it is to start are all that there is while torch is loaded.
     command = [sys.executable, "-c", "import sys; sys.stdin.read()", "submitit.local._local"]
-    told = {"SUBMITIT_LOCAL_COMMAND": shlex.join(worker.command(grid.cells[0].folder, "train"))}
+    told = {"SUBMITIT_LOCAL_COMMAND": shlex.join(worker.command(grid.run, [grid.cells[0].id]))}
     with subprocess.Popen(command, stdin=subprocess.PIPE, env={**os.environ, **told}) as process:
-        ledger.book_local(grid.run, "train", grid.cells[1].id, str(process.pid))
+        ledger.book_local(grid.run, [grid.cells[1].id], str(process.pid))
         assert run_status(grid.run).status[1].state == "failed", "another cell's, which has the number now"
-        ledger.book_local(grid.run, "train", grid.cells[0].id, str(process.pid))
+        ledger.book_local(grid.run, [grid.cells[0].id], str(process.pid))
         assert (first(grid).state, first(grid).note) == ("running", "")
         process.communicate()
     assert (first(grid).state, first(grid).note) == ("failed", "killed without a word")
@@ -224,7 +265,7 @@ def test_a_local_cell_that_was_told_to_stop_is_stopped_by_you_until_something_el
     if stage == "evaluate":
         trained(cell.folder)
     write_json(cell.folder.failure_file, {"error": "of yesterday", "rank": 0, "time": time.time() - 100})
-    ledger.book_local(grid.run, stage, cell.id, "1")
+    ledger.book_local(grid.run, [cell.id], "1")
     append_event(cell.folder.events_file, event)
     assert (first(grid).state, first(grid).note) == ("stopped", "stopped by you")
     write_json(cell.folder.failure_file, {"error": "ValueError: no", "rank": 0, "time": time.time() + 1})

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from fake_slurm import booked, resources, send
@@ -19,23 +20,57 @@ from hpcseg.cluster.sender import NoRoomError
 from hpcseg.cluster.submit import in_arrays, submit_missing
 from hpcseg.errors import ConfigError, SchedulerError
 from hpcseg.jobfile import load_job
-from hpcseg.runs.grid import plan, write_plan
-from hpcseg.runs.record import RunFolder
+from hpcseg.runs.grid import Grid, plan, write_plan
+from hpcseg.runs.record import RunFolder, write_json
 
 
-def test_evaluations_follow_their_trainings_and_the_report_follows_all(slurm, grid):
-    assert send(grid)[-1] == "Submitted 5 jobs."
-    assert slurm.options("dependency") == [None, "aftercorr:100", "afterany:101"]
-    assert slurm.options("kill-on-invalid-dep") == [None, "yes", None]
-    assert slurm.options("job-name") == [f"hpcseg-smoke-{what}" for what in ("train", "evaluate", "report")]
+def of_seven(folder: Path) -> Grid:
+    """A grid of seven cells, of which the last two are larger than the others."""
+    many = folder / "many.toml"
+    many.write_text(
+        "[data]\ntile_size = 64\n[[grid]]\ntrain.seed = [0, 1, 2, 3, 4]\n"
+        '[[grid]]\ndata.tiles = "large"\ntrain.seed = [0, 1]\n'
+    )
+    return plan(load_job(many), RunFolder(folder / "run"), folder / "data.h5", "0" * 64)
+
+
+def test_an_array_of_cells_is_followed_by_the_report(slurm, grid):
+    assert send(grid)[-1] == "Submitted 3 jobs."
+    assert slurm.options("dependency") == [None, "afterany:100"]
+    assert slurm.options("job-name") == ["hpcseg-smoke", "hpcseg-smoke-report"]
     first, second = grid.cells
-    assert booked(grid) == [
-        ("train", first.id, "100_0"),
-        ("train", second.id, "100_1"),
-        ("evaluate", first.id, "101_0"),
-        ("evaluate", second.id, "101_1"),
-        ("report", "all", "102"),
-    ]
+    assert booked(grid) == [("cells", first.id, "100_0"), ("cells", second.id, "100_1"), ("report", "all", "101")]
+
+
+def test_a_job_takes_several_cells_the_largest_first(slurm, tmp_path):
+    grid = of_seven(tmp_path)
+    assert send(grid, cells_per_job=3)[-1] == "Submitted 4 jobs."
+    assert slurm.options("array") == ["0-2%3", None]
+    jobs = {job: [cell for _, cell, of in booked(grid) if of == job] for job in ("100_0", "100_1", "100_2")}
+    assert sorted(map(len, jobs.values())) == [2, 2, 3], "none longer than three, and about alike"
+    assert sorted(cell for cells in jobs.values() for cell in cells) == sorted(cell.id for cell in grid.cells)
+    large = [cell.id for cell in grid.cells[5:]]
+    assert sorted(cells[0] for cells in jobs.values() if cells[0] in large) == sorted(large)
+    queue = ledger.read(grid.run).jobs[large[0]]
+    assert queue.job_id in jobs and list(queue.cells) == jobs[queue.job_id]
+
+
+def test_what_a_job_has_had_before_comes_last_in_the_next(slurm, tmp_path):
+    grid = of_seven(tmp_path)
+    large = grid.cells[5].id
+    write_plan(grid)
+    submit_missing(grid, resources(grid), dry_run=False, resubmit=False, only={large})
+    send(grid, cells_per_job=10)
+    assert booked(grid)[-2][1] == large, "it may end its process each time"
+
+
+def test_ten_thousand_cells_in_jobs_of_fifty_are_one_call_of_sbatch(slurm, tmp_path):
+    many = tmp_path / "many.toml"
+    many.write_text(f"[data]\ntile_size = 64\n[[grid]]\ntrain.seed = {list(range(10_000))}\n")
+    grid = plan(load_job(many), RunFolder(tmp_path / "run"), tmp_path / "data.h5", "0" * 64)
+    assert send(grid, cells_per_job=50)[-1] == "Submitted 201 jobs."
+    assert slurm.options("array") == ["0-199%200", None]
+    assert len({job for _, _, job in booked(grid)}) == 201
 
 
 def test_arrays_are_cut_at_the_sites_limit_and_share_the_throttle(slurm, tmp_path):
@@ -44,29 +79,28 @@ def test_arrays_are_cut_at_the_sites_limit_and_share_the_throttle(slurm, tmp_pat
     grid = plan(load_job(many), RunFolder(tmp_path / "run"), tmp_path / "data.h5", "0" * 64)
     slurm.command("scontrol", 'echo "MaxArraySize = 3"')
     send(grid, throttle=6)
-    # Three arrays of trainings may run two tasks each at once, the evaluations behind them likewise; the report is one.
-    assert slurm.options("array") == ["0-2%2", "0-2%2", "0-2%2", "0-2%2", None, None, None]
+    # Three arrays may run two tasks each at once; the last has one, and the report is one.
+    assert slurm.options("array") == ["0-2%2", "0-2%2", None, None]
 
 
 def test_arrays_of_one_task_are_plain_jobs(slurm, grid):
     slurm.command("scontrol", 'echo "MaxArraySize = 1"')
     send(grid, throttle=2)
-    # An array of one task is a plain job, behind which aftercorr would have nothing to count.
-    assert slurm.options("array") == [None] * 5
-    assert slurm.options("dependency") == [None, "afterok:100", None, "afterok:102", "afterany:101:103"]
-    assert [job_id for _, _, job_id in booked(grid)] == ["100", "101", "102", "103", "104"]
+    assert slurm.options("array") == [None] * 3
+    assert slurm.options("dependency") == [None, None, "afterany:100:101"]
+    assert [job_id for _, _, job_id in booked(grid)] == ["100", "101", "102"]
 
 
 def test_a_site_without_arrays_gets_plain_jobs(slurm, grid):
     slurm.command("scontrol", 'echo "MaxArraySize = 0"')
     send(grid)
-    assert slurm.options("array") == [None] * 5
+    assert slurm.options("array") == [None] * 3
 
 
 def test_a_dry_run_shows_cells_and_scripts_and_touches_nothing(slurm, grid):
     said = "\n".join(send(grid, dry_run=True, throttle=1))
     assert all(cell.id in said for cell in grid.cells)
-    assert said.count("#!/bin/bash") == 3 and "#SBATCH --array=0-1%1" in said
+    assert said.count("#!/bin/bash") == 2 and "#SBATCH --array=0-1%1" in said
     assert slurm.scripts() == [] and not grid.run.path.exists()
 
 
@@ -82,7 +116,7 @@ def test_a_site_with_room_for_few_jobs_gets_smaller_arrays_and_the_rest_waits(sl
     many = tmp_path / "many.toml"
     many.write_text("[data]\ntile_size = 64\n[[grid]]\ntrain.seed = [0, 1, 2, 3, 4, 5, 6]\n")
     grid = plan(load_job(many), RunFolder(tmp_path / "run"), tmp_path / "data.h5", "0" * 64)
-    # Room for 5 tasks in all: 7 do not fit, 3 do, their evaluations do not.
+    # Room for 5 tasks in all: 7 do not fit, 3 do, and two more, of which one makes room for the report.
     slurm.command(
         "sbatch",
         "size=$(sed -n 's/#SBATCH --array=0-\\([0-9]*\\).*/\\1/p' \"$1\"); size=$((${size:-0} + 1)); "
@@ -91,25 +125,37 @@ def test_a_site_with_room_for_few_jobs_gets_smaller_arrays_and_the_rest_waits(sl
         'echo "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit limit)" >&2; '
         "exit 1; fi; echo $((used + size)) > used\n" + slurm.folder.joinpath("sbatch").read_text(),
     )
+    slurm.command("scancel", "echo $(($(cat used) - 1)) > used")
     said = send(grid)
-    assert said[-3] == "Submitted 4 jobs." and "QOSMaxSubmitJobPerUserLimit" in said[-2] and "report job" in said[-1]
+    assert said[-3] == "Submitted 5 jobs." and "QOSMaxSubmitJobPerUserLimit" in said[-2] and "report job" in said[-1]
     sent = [(stage, job_id) for stage, _, job_id in booked(grid)]
-    assert sent == [*(("train", f"100_{task}") for task in range(3)), ("report", "101")]
-    assert slurm.options("dependency")[-1] == "afterany:100", "the job that submits the rest waits for what is there"
+    assert sent == [
+        *(("cells", f"100_{task}") for task in range(3)),
+        ("cells", "101"),
+        ("cells", "102"),
+        ("report", "103"),
+    ]
+    jobs = ledger.read(grid.run)
+    assert sorted({job.job_id for job in jobs.jobs.values()}) == ["100_0", "100_1", "100_2", "101"], (
+        "102 was taken back"
+    )
+    assert sum(jobs.tries.values()) == 4
+    assert slurm.options("dependency")[-1] == "afterany:100:101", (
+        "the job that submits the rest waits for what is there"
+    )
     (slurm.folder / "used").write_text("-100")
     slurm.queue(*(f"100_{task}|RUNNING|None|n1" for task in range(3)))
-    # Four trainings with their evaluations, the evaluations of the three that run, and the report.
-    assert send(grid)[-1] == "Submitted 12 jobs."
+    assert send(grid)[-1] == "Submitted 5 jobs."
 
 
 def test_where_not_even_the_report_job_has_room_the_user_is_told_to_come_back(slurm, grid):
     slurm.command(
         "sbatch",
-        'if [ -e 101.script ]; then echo "sbatch: error: QOSMaxSubmitJobPerUserLimit" >&2; exit 1; fi\n'
+        'if [ -e 100.script ]; then echo "sbatch: error: QOSMaxSubmitJobPerUserLimit" >&2; exit 1; fi\n'
         + slurm.folder.joinpath("sbatch").read_text(),
     )
     said = send(grid)
-    assert said[-3] == "Submitted 4 jobs." and said[-1] == "Run `hpcseg grid` again when there is some."
+    assert said[-3] == "Submitted 2 jobs." and said[-1] == "Run `hpcseg grid` again when there is some."
 
 
 def test_ranks_that_would_share_a_gpu_are_refused_before_they_queue(slurm, grid):
@@ -160,7 +206,7 @@ def test_where_no_controller_answers_sbatch_one_sentence_names_local_and_nothing
 
 def test_a_site_that_hides_scontrol_from_its_users_still_takes_their_jobs(slurm, grid):
     slurm.silent()
-    assert send(grid)[-1] == "Submitted 5 jobs."
+    assert send(grid)[-1] == "Submitted 3 jobs."
 
 
 def test_two_calls_at_one_moment_submit_once(slurm, grid):
@@ -172,10 +218,9 @@ def test_two_calls_at_one_moment_submit_once(slurm, grid):
         f"run = RunFolder(Path({str(grid.run.path)!r}))\n"
         "with ledger.locked(run):\n"
         "    print('locked', flush=True); time.sleep(2)\n"
-        f"    ledger.book(run, '', 'train', {[cell.id for cell in grid.cells]!r}, '90')\n"
-        f"    ledger.book(run, '', 'evaluate', {[cell.id for cell in grid.cells]!r}, '91')\n"
+        f"    ledger.book(run, '', 'cells', {[[cell.id] for cell in grid.cells]!r}, '90')\n"
     )
-    slurm.queue(*(f"9{job}_{task}|PENDING|None|" for job in (0, 1) for task in (0, 1)))
+    slurm.queue(*(f"90_{task}|PENDING|None|" for task in (0, 1)))
     with subprocess.Popen([sys.executable, "-c", call], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None and other.stdout.readline() == "locked\n"
         started = time.monotonic()
@@ -194,7 +239,7 @@ def test_the_ledger_survives_an_unfinished_line(slurm, grid):
     send(grid)
     with grid.run.submissions_file.open("a") as file:
         file.write(json.dumps({"cell": grid.cells[0].id})[:-4])
-    assert ledger.read(grid.run).slurm_jobs()[grid.cells[0].id, "train"] == "100_0"
+    assert ledger.read(grid.run).slurm_jobs()[grid.cells[0].id] == "100_0"
 
 
 @given(items=st.integers(0, 500), largest=st.integers(1, 60), room=st.integers(1, 60))
@@ -231,3 +276,17 @@ def test_a_site_without_any_room_is_an_error_and_not_a_loop():
 
     with pytest.raises(NoRoomError):
         list(in_arrays(range(10), 5, send))
+
+
+@pytest.mark.parametrize(("options", "jobs"), [((), 2), (("--cells-per-job", 1), 3)])
+def test_without_a_wish_a_job_takes_as_many_cells_as_the_bench_of_such_a_device_gives_it_time_for(
+    slurm, tmp_path, tiny_dataset, monkeypatch, options, jobs
+):
+    monkeypatch.chdir(tmp_path)
+    command = ("grid", "--slurm", "--job", "smoke", "--data", tiny_dataset, "--gpus-per-node", "0", *options)
+    assert "Submitted 3 jobs." in hpcseg(*command, "--run", "runs/one").stdout, "nothing is known yet"
+    rates = {"16": {"tiles_per_second": {"ours": 100.0}}}
+    provenance = {"device": "CPU of a test", "time": "2026-01-02"}
+    record = {"training": rates, "sweep": rates, "tile_size": 64, "provenance": provenance}
+    write_json(tmp_path / "runs/bench-cpu.json", record)
+    assert f"Submitted {jobs} jobs." in hpcseg(*command, "--run", "runs/two").stdout

@@ -87,7 +87,7 @@ def test_an_array_of_parts_and_a_job_that_joins_them(slurm, command, tmp_path):
     # One task has died with its slices unwritten.
     slurm.queue("100_0|RUNNING|None|n1", "100_2|PENDING|Resources|")
     again = hpcseg(*command, "--partition", "gpu", "--parts", 3)
-    assert "part-2-of-3 predict: job 102" in again.output and len(slurm.scripts()) == 4
+    assert "part-2-of-3: job 102" in again.output and len(slurm.scripts()) == 4
 
 
 def test_a_dry_run_writes_nothing(slurm, command, tmp_path):

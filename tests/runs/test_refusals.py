@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import json
 import resource
 import threading
@@ -20,11 +21,12 @@ from hpcseg.errors import HpcsegError
 from hpcseg.jobfile import JobConfig
 from hpcseg.learn import checkpoint, precision
 from hpcseg.learn.ranks import Ranks
-from hpcseg.runs import execute
+from hpcseg.runs import execute, wish
 from hpcseg.runs.execute import run_cell
 from hpcseg.runs.grid import Cell, plan, read_cell, read_grid, write_plan
 from hpcseg.runs.inputs import load_model
 from hpcseg.runs.record import RunFolder, read_lines, write_json, write_record
+from hpcseg.runs.wish import leave_out
 
 SETTINGS = {"width": 1, "depth": 1, "epochs": 1, "batch_size": 7, "precision": "fp32"}
 
@@ -270,3 +272,34 @@ def test_a_cell_that_another_job_finished_meanwhile_is_not_trained_again(cell, m
     assert run(cell) == "finished"
     events = [event["event"] for event in read_lines(cell.folder.events_file)]
     assert events.count("start") == events.count("trained") == 1
+
+
+def test_a_cell_that_the_user_cancels_in_its_job_stops_with_a_checkpoint_and_goes_on_in_another(cell, monkeypatch):
+    monkeypatch.setattr(wish, "_SECONDS_BETWEEN_LOOKS", 0.0)
+    monkeypatch.setenv("SUBMITIT_LOCAL_JOB_ID", "17")
+    leave_out(cell.folder, "17")
+    assert run(cell) == "cancelled"
+    assert not cell.folder.events_file.exists(), "before its turn"
+
+    monkeypatch.setenv("SUBMITIT_LOCAL_JOB_ID", "18")
+    asked = itertools.count()
+
+    def should_stop() -> bool:
+        if next(asked) == 0:
+            leave_out(cell.folder, "18")
+        return False
+
+    assert run_cell(cell.folder, "train", should_stop=should_stop) == "cancelled"
+    assert next(asked) == 1, "at once"
+    assert cell.folder.checkpoint_file.exists() and not cell.folder.failure_file.exists()
+
+    monkeypatch.setenv("SUBMITIT_LOCAL_JOB_ID", "19")
+    assert run(cell) == "finished"
+    events = [event["event"] for event in read_lines(cell.folder.events_file)]
+    assert [event for event in events if event != "epoch"] == ["start", "stop", "start", "trained"]
+
+
+def test_a_wish_that_cannot_be_read_is_none(cell, monkeypatch):
+    monkeypatch.setenv("SUBMITIT_LOCAL_JOB_ID", "17")
+    cell.folder.cancel_file.write_text('{"job": "1')
+    assert run(cell) == "finished"

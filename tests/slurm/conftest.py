@@ -64,9 +64,10 @@ class Cluster:
         cells = json.loads(self.hpcseg("status", "--run", run, "--json"))["cells"]
         return {cell["cell"]: cell["state"] for cell in cells}
 
-    def jobs(self, run: str, stage: str) -> list[str]:
+    def jobs(self, run: str) -> list[str]:
+        """Those of cells."""
         lines = self._submitted(run)
-        return [job for line in lines if line["stage"] == stage for job in task_ids(line["job"], len(line["cells"]))]
+        return [job for line in lines if line["cells"] for job in task_ids(line["job"], len(line["cells"]))]
 
     def _submitted(self, run: str) -> list[dict]:
         lines = read_lines(self.folder / run / "submissions.jsonl")

@@ -93,7 +93,7 @@ def test_twenty_random_kills_leave_no_trace_in_the_result(cluster, monkeypatch):
         try:
             progress = read_json(struck / "progress.json")
             way = moments.choice(ways)
-            way(cluster.jobs("struck", "train")[-1])
+            way(cluster.jobs("struck")[-1])
         except (IncompleteError, IndexError, ProcessLookupError, subprocess.CalledProcessError):
             continue  # it has just ended
         struck_at.append((progress["epoch"], progress["step"]))
@@ -120,7 +120,7 @@ def test_a_node_that_goes_down_gives_its_cell_back_and_the_cell_goes_on(cluster,
     cluster.grid("long.toml", "run")
     cell = next((cluster.folder / "run" / "cells").iterdir())
     cluster.wait("a checkpoint", lambda: (cell / "checkpoint.pt").exists())
-    node = slurm("squeue", "--noheader", f"--jobs={cluster.jobs('run', 'train')[0]}", "--format=%N").strip()
+    node = slurm("squeue", "--noheader", f"--jobs={cluster.jobs('run')[0]}", "--format=%N").strip()
     slurm("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
     # The node comes back by itself as soon as it answers, and must have forgotten the job before it gets it again.
     while rank_processes(cluster.folder.resolve() / "run"):
@@ -129,5 +129,5 @@ def test_a_node_that_goes_down_gives_its_cell_back_and_the_cell_goes_on(cluster,
     cluster.wait_finished("run")
     events = [event["event"] for event in read_lines(cell / "events.jsonl")]
     assert events.count("start") == 1 and events.count("resume") >= 1
-    assert len(cluster.jobs("run", "train")) == 1, "the same job, put back into the queue by Slurm"
+    assert len(cluster.jobs("run")) == 1, "the same job, put back into the queue by Slurm"
     cluster.wait_left("run")

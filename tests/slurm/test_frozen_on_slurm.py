@@ -26,7 +26,7 @@ def test_queued_cells_run_the_code_that_was_submitted_when_the_checkout_is_edite
         cluster.wait("both nodes taken", lambda: slurm("squeue", "-h", "-j", blocker, "-o", "%T").strip() == "RUNNING")
         checkout.hpcseg("grid", *options, "--run", cluster.folder / "disturbed")
         checkout.spoil_and_delete()
-        states = {slurm("squeue", "-h", "-j", job, "-o", "%T").strip() for job in cluster.jobs("disturbed", "train")}
+        states = {slurm("squeue", "-h", "-j", job, "-o", "%T").strip() for job in cluster.jobs("disturbed")}
         assert states == {"PENDING"}
     finally:
         subprocess.run(["scancel", blocker], check=True)

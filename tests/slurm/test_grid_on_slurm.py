@@ -1,4 +1,4 @@
-"""The smoke grid through a real Slurm: arrays, a chained evaluation, a report, and nothing submitted twice."""
+"""The smoke grid through a real Slurm: an array, a report behind it, and nothing submitted twice."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ pytestmark = pytest.mark.slurm
 
 def test_a_grid_trains_evaluates_and_reports_and_is_submitted_once(cluster):
     said = cluster.grid("smoke", "runs/smoke")
-    assert "Submitted 5 jobs" in said  # two trainings, two evaluations, one report
-    training, evaluation = cluster.jobs("runs/smoke", "train"), cluster.jobs("runs/smoke", "evaluate")
-    assert [job.split("_")[1] for job in training + evaluation] == ["0", "1", "0", "1"], "two arrays from index 0"
+    assert "Submitted 3 jobs" in said  # two cells, one report
+    jobs = cluster.jobs("runs/smoke")
+    assert [job.split("_")[1] for job in jobs] == ["0", "1"], "an array from index 0"
     assert "Nothing to submit" in cluster.grid("smoke", "runs/smoke"), "while the first runs"
 
     cluster.wait_finished("runs/smoke")
     cluster.wait_left("runs/smoke")
     report = cluster.folder / "runs/smoke/report/tables.md"
     assert report.exists(), cluster.logs("runs/smoke")
-    accounted = slurm("sacct", "-nPX", f"--jobs={training[0].split('_')[0]}", "--format=State").split()
+    accounted = slurm("sacct", "-nPX", f"--jobs={jobs[0].split('_')[0]}", "--format=State").split()
     assert accounted == ["COMPLETED", "COMPLETED"]
 
     assert "Nothing to submit" in cluster.grid("smoke", "runs/smoke"), "after it has finished"
@@ -32,7 +32,7 @@ def test_a_grid_trains_evaluates_and_reports_and_is_submitted_once(cluster):
     (cell / "evaluation.json").unlink()
     before = (cell / "training.json").read_bytes()
     said = cluster.grid("smoke", "runs/smoke")
-    assert "Submitted 2 jobs" in said and "p050 evaluate: job" in said  # the evaluation, and the report anew
+    assert "Submitted 2 jobs" in said and "p050: job" in said  # its evaluation, and the report anew
     cluster.wait_finished("runs/smoke")
     assert (cell / "training.json").read_bytes() == before
     cluster.wait_left("runs/smoke")
@@ -45,14 +45,14 @@ def test_two_nodes_train_one_cell_together(cluster):
         training = json.loads((cell / "training.json").read_text())
         assert (training["world_size"], training["called"]) == (2, "DistributedDataParallel")
         assert json.loads((cell / "evaluation.json").read_text())["world_size"] == 2
-    nodes = slurm("sacct", "-nPX", f"--jobs={cluster.jobs('runs/two', 'train')[0]}", "--format=NNodes").split()
+    nodes = slurm("sacct", "-nPX", f"--jobs={cluster.jobs('runs/two')[0]}", "--format=NNodes").split()
     assert nodes == ["2"]
     cluster.wait_left("runs/two")
 
 
 def test_a_dry_run_shows_the_scripts_and_leaves_nothing_behind(cluster):
     said = cluster.grid("smoke", "runs/dry", "--dry-run", "--setup", "module load cuda", "--throttle", "1")
-    assert "#SBATCH --array=0-1%1" in said and "aftercorr:" in said and "\nmodule load cuda\n" in said
+    assert "#SBATCH --array=0-1%1" in said and "afterany:" in said and "\nmodule load cuda\n" in said
     assert "--kill-on-bad-exit=1" in said and "--cpus-per-task=1 " in said and "wckey" not in said
     assert not (cluster.folder / "runs").exists()
 

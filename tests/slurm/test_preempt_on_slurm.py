@@ -43,7 +43,7 @@ def test_a_preempted_training_stops_at_a_step_and_goes_on_by_itself(cluster):
     events = [event["event"] for event in read_lines(cell / "events.jsonl") if event["event"] != "epoch"]
     assert events == ["start", "stop", "resume", "trained", "evaluate", "evaluated"], cluster.logs("run")
     assert json.loads((cell / "training.json").read_text())["world_size"] == 2
-    training = cluster.jobs("run", "train")
+    training = cluster.jobs("run")
     assert len(training) == 1 and "Nothing to submit" in cluster.grid("some.toml", "run")
     restarts = subprocess.run(
         ["sacct", "-nPXD", f"--jobs={training[0]}", "--format=State"], capture_output=True, text=True, check=True

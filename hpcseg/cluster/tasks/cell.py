@@ -1,46 +1,110 @@
-"""What a cell's job runs, in every rank: one stage of the cell."""
+"""What a job of cells runs, in every rank: cell after cell, training and evaluation, in one warm process."""
 
 from __future__ import annotations
 
+import contextlib
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import submitit
 
+from hpcseg.cluster.logs import mark
 from hpcseg.cluster.tasks.stop import StopFlag
 from hpcseg.runs.state import Stage, State
 
+_STAGES: tuple[Stage, ...] = ("train", "evaluate")
 
-class CellTask:
-    """Runs one stage of one cell and goes on after a requeue.
+
+class CellsTask:
+    """Runs cells one after the other and goes on after a requeue.
 
     Args:
-        cell: absolute path of the cell's folder.
-        stage: "train" or "evaluate".
+        run: absolute path of the run's folder.
+        cells: their ids, in this order.
     """
 
-    def __init__(self, cell: str, stage: Stage) -> None:
-        self.cell = cell
-        self.stage = stage
+    def __init__(self, run: str, cells: Sequence[str]) -> None:
+        self.run = run
+        self.cells = tuple(cells)
 
-    def __call__(self) -> State:
-        """Run in one rank; returns FINISHED.
+    def __call__(self) -> str:
+        """Run in one rank; returns "finished".
 
-        A stopped cell does not return: see `StopFlag.hand_over`. Nor does one that another process runs: to Slurm a
-        return would be a finished training, and its evaluation would start.
+        What a cell fails of is in its failure.json, and ends no other; the job itself has failed then, behind all of
+        them. A stopped job does not return: see `StopFlag.hand_over`.
         """
-        from hpcseg.runs.execute import run_cell
-        from hpcseg.runs.record import CellFolder
+        from hpcseg.runs.record import RunFolder
 
         stop = StopFlag()
-        outcome = run_cell(CellFolder(Path(self.cell)), self.stage, should_stop=stop)
-        if outcome is State.STOPPED:
-            stop.hand_over()
+        run, states = RunFolder(Path(self.run)), dict[str, State]()
+        for cell in self.cells:
+            states[cell] = self._one(run, cell, stop)
+            _say(mark(cell, states[cell]))
+            if states[cell] is State.STOPPED:
+                stop.hand_over()
         stop.no_more()
+        wrong = {cell: state for cell, state in states.items() if state in (State.FAILED, State.BUSY)}
+        if wrong:
+            raise SystemExit(f"{len(wrong)} of {len(states)} cells: {', '.join(map(' '.join, wrong.items()))}")
+        return "finished"
+
+    def _one(self, run: Any, cell: str, stop: StopFlag) -> State:
+        from hpcseg.runs.execute import run_cell
+        from hpcseg.runs.grid import read_cell
+
+        folder, outcome = run.cell(cell), State.FINISHED
+        # Several ranks would have to agree; with them a failure ends the job, and there is nothing to pass over.
+        if stop.alone and (stop.received or _failed_in_this_job(folder)):
+            return State.STOPPED if stop.received else State.FAILED
+        try:
+            trained = read_cell(folder).trained()
+            for stage in _STAGES:
+                if stage == "evaluate" or not trained:
+                    _say(mark(cell, stage))
+                stop.begin()
+                outcome = run_cell(folder, stage, should_stop=stop)
+                if outcome is not State.FINISHED:
+                    break
+        except Exception:
+            # Ranks that one has left wait for it, and a GPU after such an error is of no use to this process.
+            if not stop.alone or _is_gpu_lost():
+                raise
+            traceback.print_exc()
+            return State.FAILED
         if outcome is State.BUSY:
-            raise SystemExit(f"another process is still running this cell ({self.stage})")
+            _say(f"another process is still running this cell ({cell})")
         return outcome
 
     def checkpoint(self) -> Any:
-        """The task to run after the requeue: the same. The cell's own checkpoint says where it goes on."""
+        """The task to run after the requeue: the same. The cells' own files say where it goes on."""
         return submitit.helpers.DelayedSubmission(self)
+
+
+def _say(line: str) -> None:
+    """Print a line of the log; on a full disk the cell itself comes to tell of that."""
+    with contextlib.suppress(OSError):
+        print(line, flush=True)
+
+
+def _failed_in_this_job(folder: Any) -> bool:
+    """Whether a cell has failed in this job before it was put back into the queue: it would do so again."""
+    from hpcseg.runs.provenance import slurm_job
+    from hpcseg.runs.told import read_failure
+
+    job = slurm_job()
+    return job["slurm_restart_count"] is not None and read_failure(folder).get("job_id") == job["slurm_job_id"]
+
+
+def _is_gpu_lost() -> bool:
+    """Whether CUDA is in use and answers every call with the same error from now on."""
+    import torch
+
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return False
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False

@@ -30,6 +30,8 @@ class StopFlag:
 
     def __init__(self) -> None:
         self._environment = submitit.JobEnvironment()
+        self.alone = self._environment.num_tasks == 1
+        """This process is the job's only rank."""
         self._end = _end_of_job() if self._environment.global_rank == 0 else None
         self._asked: float | None = None
         self._longest = 0.0
@@ -39,6 +41,15 @@ class StopFlag:
         self._received: set[int] = set()
         self._submitits = signal.signal(self._requeue_signal, self._note)
         signal.signal(signal.SIGTERM, self._note)
+
+    @property
+    def received(self) -> bool:
+        """Whether a signal has come."""
+        return bool(self._received)
+
+    def begin(self) -> None:
+        """Other work begins: what lies between it and what was before is no step."""
+        self._asked, self._longest = None, 0.0
 
     def __call__(self) -> bool:
         """Asked between two steps, so it knows how long they take."""

@@ -1,0 +1,52 @@
+"""The user's wish that a job leave out one of its cells and go on with the others: cancel.json in the cell's folder.
+
+It names the job, so that it means nothing to the job in which the cell is submitted again.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from hpcseg.errors import IncompleteError
+from hpcseg.runs.provenance import slurm_job
+from hpcseg.runs.record import CellFolder, read_json, write_json
+
+_SECONDS_BETWEEN_LOOKS = 1.0
+
+
+def leave_out(folder: CellFolder, job_id: str) -> None:
+    """Tell a job, by its id in the ledger, to leave this cell out, or to stop it with a checkpoint."""
+    write_json(folder.cancel_file, {"job": job_id})
+
+
+def is_left_out(folder: CellFolder, job_id: str | None) -> bool:
+    """Whether a job, by its id, was told to leave this cell out."""
+    if job_id is None or not folder.cancel_file.exists():
+        return False
+    try:
+        return read_json(folder.cancel_file).get("job") == job_id
+    except IncompleteError:
+        return False
+
+
+class Wish:
+    """Whether this process' job is to leave out a cell; most calls only look at the clock.
+
+    Args:
+        folder: of the cell.
+    """
+
+    def __init__(self, folder: CellFolder) -> None:
+        self._folder = folder
+        self._job = slurm_job()["slurm_job_id"] or os.environ.get("SUBMITIT_LOCAL_JOB_ID")
+        self._looked = -_SECONDS_BETWEEN_LOOKS
+        self._told = False
+
+    def __call__(self) -> bool:
+        """Asked between two steps."""
+        now = time.monotonic()
+        if not self._told and now - self._looked >= _SECONDS_BETWEEN_LOOKS:
+            self._looked = now
+            self._told = is_left_out(self._folder, self._job)
+        return self._told
