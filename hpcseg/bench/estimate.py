@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,12 +13,12 @@ from hpcseg.config import CellConfig
 from hpcseg.data.layout import lay_out
 from hpcseg.data.store import DatasetInfo
 from hpcseg.errors import IncompleteError
+from hpcseg.runs.grid import MOST_CELLS_OF_A_JOB
 from hpcseg.runs.record import read_json
 
 _SECONDS_OF_A_JOB = 15 * 60
 # A bench is no promise.
 _SHARE_OF_THE_LIMIT = 0.7
-_MOST_CELLS = 500
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class Estimate:
             minutes: time limit of a job.
         """
         mean = max(1e-3, sum(self.seconds) / len(self.seconds))
-        return max(1, min(_MOST_CELLS, int(min(_SECONDS_OF_A_JOB, _SHARE_OF_THE_LIMIT * 60 * minutes) / mean)))
+        seconds = min(_SECONDS_OF_A_JOB, _SHARE_OF_THE_LIMIT * 60 * minutes)
+        return max(1, min(MOST_CELLS_OF_A_JOB, int(seconds / mean)))
 
     def text(self, *, at_once: int) -> str:
         """For a person.
@@ -91,8 +93,10 @@ def estimate(cells: Iterable[CellConfig], info: DatasetInfo, record: dict[str, A
         record: of a bench with training and sweep.
     """
     seconds = []
+    # Each takes a while, and ten thousand cells have few.
+    lay_out_once = functools.cache(functools.partial(lay_out, info))
     for cell in cells:
-        tiles, split = lay_out(info, cell.data)
+        tiles, split = lay_out_once(cell.data)
         area = (cell.data.tile_size / record["tile_size"]) ** 2
         trained = cell.train.epochs * len(split.train)
         evaluated: float = cell.train.epochs * len(split.validation) + len(cell.evaluate.levels()) * len(split.test)

@@ -30,6 +30,7 @@ from hpcseg.cli.options import (
 from hpcseg.cli.pack import DEFAULT_DATASET
 from hpcseg.counted import counted
 from hpcseg.runs.finding import RUNS, plan_run, run_option
+from hpcseg.runs.grid import MOST_CELLS_OF_A_JOB
 from hpcseg.runs.names import short_names
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def grid(
         int | None,
         typer.Option(
             min=1,
-            max=500,
+            max=MOST_CELLS_OF_A_JOB,
             help="Most cells that one process takes, one after the other.",
             show_default="a quarter of an hour of them by hpcseg bench, else one; here: all",
         ),
@@ -187,28 +188,25 @@ def _show_sets(grid: Grid) -> None:
 
 def _show_estimate(grid: Grid, *, on_gpu: bool, at_once: int) -> None:
     """Print how long the unfinished cells take, if a bench was made on such a device."""
-    if all(cell.evaluated() for cell in grid.cells):
-        return
-    if (found := _estimate(grid, on_gpu=on_gpu)) is None:
-        console.say(f"How long they take, `hpcseg bench` on {'a GPU node' if on_gpu else 'this machine'} will tell.")
-    else:
+    if found := _estimate(grid, on_gpu=on_gpu):
         console.say(found.text(at_once=at_once))
+    elif not all(cell.evaluated() for cell in grid.cells):
+        console.say(f"How long they take, `hpcseg bench` on {'a GPU node' if on_gpu else 'this machine'} will tell.")
 
 
 def _estimate(grid: Grid, *, on_gpu: bool) -> Estimate | None:
-    """Of the unfinished cells, of which there are some; None where no bench was made on such a device."""
+    """Of the unfinished cells; None where there are none, or no bench was made on such a device."""
     from hpcseg.bench.estimate import estimate, find_bench
     from hpcseg.data.store import read_info
 
-    record = find_bench(RUNS, gpu=on_gpu)
+    if (record := find_bench(RUNS, gpu=on_gpu)) is None:
+        return None
     waiting = [cell.config for cell in grid.cells if not cell.evaluated()]
-    return None if record is None else estimate(waiting, read_info(grid.data_file), record)
+    return estimate(waiting, read_info(grid.data_file), record) if waiting else None
 
 
 def _cells_per_job(grid: Grid, resources: Resources) -> int:
     """As many as a job has time for; 1 where nothing is known of that."""
-    if all(cell.evaluated() for cell in grid.cells):
-        return 1
     found = _estimate(grid, on_gpu=resources.gpus_per_node > 0)
     return 1 if found is None else found.cells_per_job(resources.minutes)
 

@@ -27,7 +27,7 @@ from hpcseg.errors import ConfigError
 from hpcseg.files import open_regular
 from hpcseg.runs import gpus
 from hpcseg.runs.frozen import freeze, in_frozen
-from hpcseg.runs.grid import Cell
+from hpcseg.runs.grid import MOST_CELLS_OF_A_JOB, Cell
 from hpcseg.runs.record import STOPS, RunFolder, append_event
 from hpcseg.runs.state import Stage, State
 from hpcseg.runs.told import read_failure, read_progress, time_of
@@ -170,7 +170,7 @@ def run_locally(
     waiting = deque(cells)
     if cells_per_job is None:
         cells_per_job = len(cells) if len(slots) == 1 else -(-len(cells) // (_JOBS_PER_SLOT * len(slots)))
-    most = max(1, min(cells_per_job, worker.MOST_CELLS))
+    most = max(1, min(cells_per_job, MOST_CELLS_OF_A_JOB))
     running: dict[int, _Running] = {}
     summary = Summary()
     with Stop() as stop:
@@ -240,15 +240,12 @@ def _read_log(current: _Running, summary: Summary, on_event: OnEvent) -> None:
         found = read_mark(line)
         if found is None or found[0] not in cells:
             continue
-        cell, what = cells[found[0]], found[1]
+        current.cell, what = cells[found[0]], found[1]
         if what in _ENDINGS:
-            current.cell = cell
             _book(current, _ENDINGS[what], summary, on_event)
-        else:
-            current.cell = cell
-            if (cell.id, what) != current.told:
-                current.told = cell.id, what
-                on_event(State.STARTED, cell, {"stage": what})
+        elif found != current.told:
+            current.told = found
+            on_event(State.STARTED, current.cell, {"stage": what})
 
 
 def _look(current: _Running, on_event: OnEvent) -> None:
@@ -327,7 +324,7 @@ def _lives(process: int) -> bool:
 
 def _conclude(current: _Running, summary: Summary, on_event: OnEvent) -> list[Cell]:
     """Book what an ended job has not said of its cells; returns those whose turn had not come."""
-    if len(current.over) < len(current.cells) and current.cell.id not in current.over:
+    if current.cell.id not in current.over:
         _book(current, _how_it_ended(current), summary, on_event)
     left = [cell for cell in current.cells if cell.id not in current.over]
     if current.asked:

@@ -163,8 +163,7 @@ def _status(cell: Cell, known: _Known) -> tuple[CellStatus, Failure | None]:
     if progress is not None and last is not None and gone and progress["job_id"] == last.job_id:
         progress = None
     # Its job may go on with others.
-    past = last is not None and is_past(cell, last)
-    runs = last is not None and state is not State.FINISHED and not past
+    runs = last is not None and state is not State.FINISHED and not is_past(cell, last)
     job_id, node, note, left, failure = last.job_id if last else None, None, "", None, None
     if progress is not None and progress["time"] >= failed_at(cell):
         state = {"train": State.RUNNING, "evaluate": State.EVALUATING}.get(progress["stage"], State.RUNNING)

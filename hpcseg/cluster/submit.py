@@ -99,8 +99,7 @@ def require_slurm(instead: str, *, dry_run: bool) -> str:
 
 def _submit(grid: Grid, resources: Resources, missing: Missing, *, dry_run: bool) -> Submission:
     submission = Submission(dry_run, left_alone=missing.left_alone)
-    booked = ledger.read(grid.run)
-    jobs = in_jobs(missing.cells, resources.cells_per_job, tried=[cell.id in booked.tries for cell in missing.cells])
+    jobs = in_jobs(missing.cells, resources.cells_per_job)
     largest = largest_array(resources)
     arrays = -(-len(jobs) // largest)
     throttle = max(1, resources.throttle // arrays) if resources.throttle and arrays else resources.throttle
@@ -139,22 +138,21 @@ def _make_room_for_report(sender: Sender, jobs: Sequence[list[Cell]]) -> None:
         sender.submission.no_report = all(sent.tasks for sent in sender.submission.sent)
 
 
-def in_jobs(cells: Sequence[Cell], most: int, *, tried: Sequence[bool]) -> list[list[Cell]]:
+def in_jobs(cells: Sequence[Cell], most: int) -> list[list[Cell]]:
     """Cells in, lists of cells for one job each out: as few jobs as may be, of about the same length.
 
     Jobs of one cell each are in the order of the cells.
 
     Args:
         cells: to submit.
-        most: cells of one job.
-        tried: of each cell, whether a job had it before. Those come last, since one that ends its process each time
-            must not keep the others from being done; among the rest the largest come first.
+        most: cells of one job. Of several those that have begun before come last, since one that ends its process
+            each time must not keep the others from being done; among the rest the largest come first.
     """
     if most == 1:
         return [[cell] for cell in cells]
-    order = sorted(range(len(cells)), key=lambda place: (tried[place], -_work(cells[place].config)))
+    order = sorted(cells, key=lambda cell: (cell.folder.events_file.exists(), -_work(cell.config)))
     jobs = -(-len(cells) // most)
-    return [[cells[place] for place in order[first::jobs]] for first in range(jobs)]
+    return [order[first::jobs] for first in range(jobs)]
 
 
 def _work(cell: CellConfig) -> float:

@@ -14,8 +14,6 @@ from submitit.core.logger import get_logger
 from hpcseg.cluster.tasks.cell import CellsTask
 from hpcseg.runs.record import RunFolder
 
-MOST_CELLS = 500
-"""Of one job: their ids stand on one command line."""
 _MODULE = "hpcseg.cluster.worker"
 
 

@@ -32,6 +32,9 @@ from hpcseg.runs.state import State
 from hpcseg.runs.told import time_of
 from hpcseg.text import has_controls, is_cell_id
 
+MOST_CELLS_OF_A_JOB = 500
+"""Their ids stand on one command line, where a job runs on this machine."""
+
 
 @dataclass(frozen=True)
 class Cell:

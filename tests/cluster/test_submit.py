@@ -21,7 +21,7 @@ from hpcseg.cluster.submit import in_arrays, submit_missing
 from hpcseg.errors import ConfigError, SchedulerError
 from hpcseg.jobfile import load_job
 from hpcseg.runs.grid import Grid, plan, write_plan
-from hpcseg.runs.record import RunFolder, write_json
+from hpcseg.runs.record import RunFolder, append_event, write_json
 
 
 def of_seven(folder: Path) -> Grid:
@@ -55,13 +55,16 @@ def test_a_job_takes_several_cells_the_largest_first(slurm, tmp_path):
     assert queue.job_id in jobs and list(queue.cells) == jobs[queue.job_id]
 
 
-def test_what_a_job_has_had_before_comes_last_in_the_next(slurm, tmp_path):
+def test_what_has_begun_in_a_job_before_comes_last_in_the_next(slurm, tmp_path):
     grid = of_seven(tmp_path)
     large = grid.cells[5].id
     write_plan(grid)
     submit_missing(grid, resources(grid), dry_run=False, resubmit=False, only={large})
+    append_event(grid.cells[5].folder.events_file, "start")
     send(grid, cells_per_job=10)
     assert booked(grid)[-2][1] == large, "it may end its process each time"
+    send(grid, cells_per_job=10)
+    assert booked(grid)[-2][1] == large, "also of cells that all had a job, whose turn never came behind it"
 
 
 def test_ten_thousand_cells_in_jobs_of_fifty_are_one_call_of_sbatch(slurm, tmp_path):
