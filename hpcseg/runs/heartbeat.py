@@ -12,7 +12,10 @@ from hpcseg.runs.grid import Cell
 from hpcseg.runs.machine import describe_process
 from hpcseg.runs.record import append_event, write_json
 
-_SECONDS_BETWEEN_HEARTBEATS = 5.0
+# Often at first, since a cell may take seconds, and then ever less often, since it may take days.
+_LEAST_SECONDS_BETWEEN = 0.5
+_MOST_SECONDS_BETWEEN = 5.0
+_SHARE_BETWEEN = 0.1
 
 
 class Heartbeat:
@@ -31,7 +34,7 @@ class Heartbeat:
         self._note = note
         self._active = ranks.is_main
         self._where = describe_process(ranks)
-        self._written = time.monotonic()
+        self._began = self._written = time.monotonic()
         self._steps = 0
         self._beaten = False
 
@@ -40,7 +43,8 @@ class Heartbeat:
         now = time.monotonic()
         self._steps += 1
         elapsed = now - self._written
-        if not self._active or (self._beaten and elapsed < _SECONDS_BETWEEN_HEARTBEATS):
+        between = min(max(_SHARE_BETWEEN * (now - self._began), _LEAST_SECONDS_BETWEEN), _MOST_SECONDS_BETWEEN)
+        if not self._active or (self._beaten and elapsed < between):
             return
         seconds, self._steps, self._written, self._beaten = elapsed / self._steps, 0, now, True
         content = {

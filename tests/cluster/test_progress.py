@@ -38,7 +38,7 @@ gpus = 0
 [[grid]]
 data.tiles = ["1x1", "2x2"]
 """
-# Long enough for two heartbeats, which are 5 s apart.
+# Some seconds on any machine, in which heartbeats come every half a second.
 EPOCHS = 30
 
 
