@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from hpcseg.ahead import OnSlice, ahead
 from hpcseg.data.classes import outside
 from hpcseg.launch.environment import host, read_environment
 from hpcseg.learn.ranks import choose_device
 from hpcseg.memory import keep_freed_memory
-from hpcseg.predict.ahead import OnSlice, ahead
 from hpcseg.predict.contact_sheet import write_sheet
 from hpcseg.predict.mapping import share_outside
 from hpcseg.predict.outcome import Journal, SliceResult
