@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -39,8 +40,7 @@ def test_no_option_and_no_profile_puts_a_line_into_a_jobs_script(tmp_path, name)
 @pytest.mark.parametrize("name", TEXTS)
 def test_nor_does_what_a_run_asked_for_last(tmp_path, name):
     run, good = RunFolder(tmp_path), resolve(NeedsConfig(), Profile(), Profile())
-    asked = {field: getattr(good, field) for field in type(good).__dataclass_fields__}
-    write_json(run.resources_file, {**asked, name: EVIL})
+    write_json(run.resources_file, {**asdict(good), name: EVIL})
     with pytest.raises(ConfigError, match=rf"resources\.json: {name} is"):
         read_resources(run)
 

@@ -53,7 +53,7 @@ def _lines(document: Mapping[str, Any], job: str) -> Iterator[str]:
     yield f"title = {as_toml(document.get('title', job))}"
     grids = document.get("grid", [])
     grids = grids if isinstance(grids, list) else [grids]
-    known = [setting for setting in all_settings() if setting.section != "profile"]
+    known = [setting for setting in all_settings() if not setting.section.startswith("profile")]
     for section in dict.fromkeys(setting.section for setting in known):
         yield f"\n[{section}]"
         for setting in known:

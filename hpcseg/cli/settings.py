@@ -70,7 +70,7 @@ def settings(
 
 def all_settings() -> list[Setting]:
     """Those of job files, section by section, and those of a profile."""
-    from hpcseg.cluster.profile import Profile
+    from hpcseg.cluster.profile import Profile, ReportJob
     from hpcseg.config import DataConfig, EvaluateConfig, NeedsConfig, ReportConfig, TrainConfig
 
     sections = {
@@ -80,6 +80,7 @@ def all_settings() -> list[Setting]:
         "needs": NeedsConfig,
         "report": ReportConfig,
         "profile": Profile,
+        "profile.report": ReportJob,
     }
     return [setting for section, cls in sections.items() for setting in _of_class(section, cls)]
 
@@ -89,7 +90,11 @@ def _chosen(which: str | None) -> list[Setting]:
     known = all_settings()
     if which is None:
         return known
-    found = [setting for setting in known if which in (setting.section, setting.key, setting.name)]
+    found = [
+        setting
+        for setting in known
+        if which in (setting.section, setting.section.partition(".")[0], setting.key, setting.name)
+    ]
     if not found:
         found = [setting for setting in known if which in setting.key]
     if not found:
@@ -110,9 +115,12 @@ def _of_job(job: str) -> dict[str, str]:
 
 
 def _of_class(section: str, cls: type[Any]) -> Iterator[Setting]:
+    from hpcseg.cluster.profile import OPTION_TABLES
+
     meanings, hints = _meanings(cls), typing.get_type_hints(cls)
     for item in dataclasses.fields(cls):
-        yield Setting(section, item.name, _kind(hints[item.name]), item.default, meanings[item.name])
+        kind = "table of options" if item.name in OPTION_TABLES else _kind(hints[item.name])
+        yield Setting(section, item.name, kind, item.default, meanings[item.name])
 
 
 def _meanings(cls: type[Any]) -> dict[str, str]:
@@ -138,4 +146,6 @@ def _kind(hint: Any) -> str:
         hint = next(part for part in typing.get_args(hint) if part is not type(None))
     if typing.get_origin(hint) is tuple:
         return "list of texts"
+    if dataclasses.is_dataclass(hint):
+        return "table"
     return {int: "whole number", float: "number", bool: "true or false", str: "text"}[hint]

@@ -11,9 +11,11 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import submitit
+
 from hpcseg.cluster.check import Check
 from hpcseg.cluster.doctor_node import check_node
-from hpcseg.cluster.executor import cell_executor
+from hpcseg.cluster.executor import cell_executor, report_executor
 from hpcseg.cluster.profile import Resources
 from hpcseg.files import make_folder
 from hpcseg.runs.frozen import freeze
@@ -46,10 +48,10 @@ def check_cluster(resources: Resources, folder: Path, data: Path | None, *, wait
         return
     yield _partition(resources)
     accepted = _accepted(resources, folder)
-    yield accepted
+    yield from accepted
     yield _accounting()
     yield from _configuration()
-    if wait is None or accepted.verdict == "failed":
+    if wait is None or "failed" in {check.verdict for check in accepted}:
         yield Check("Compute node", "not checked", "No job was submitted.")
     else:
         yield from check_node(resources, folder, data, wait)
@@ -117,16 +119,15 @@ def _partition(resources: Resources) -> Check:
     return Check("Partition", "ok", f"{wanted} is up, with {usable} nodes in use or free.")
 
 
-def _accepted(resources: Resources, folder: Path) -> Check:
-    """Whether sbatch would take the very script of a cell."""
-    executor = cell_executor(
-        folder,
-        freeze(RunFolder(folder), write=False),
-        resources,
-        name="hpcseg-doctor",
-        throttle=None,
-        comment="hpcseg-doctor",
-    )
+def _accepted(resources: Resources, folder: Path) -> list[Check]:
+    """Whether sbatch would take the very scripts of a run."""
+    code, named = freeze(RunFolder(folder), write=False), {"name": "hpcseg-doctor", "comment": "hpcseg-doctor"}
+    cell = cell_executor(folder, code, resources, throttle=None, **named)
+    report = report_executor(folder, code, resources, dependency=None, **named)
+    return [_taken("A cell's job", cell, folder), _taken("The report's job", report, folder)]
+
+
+def _taken(name: str, executor: submitit.SlurmExecutor, folder: Path) -> Check:
     script = folder / f".hpcseg-doctor-{uuid.uuid4().hex[:8]}.sh"
     try:
         script.write_text(executor._make_submission_file_text("true", ""))
@@ -134,7 +135,7 @@ def _accepted(resources: Resources, folder: Path) -> Check:
     finally:
         script.unlink(missing_ok=True)
     if answered:
-        return Check("A cell's job", "ok", "sbatch would take it: partition, account, QoS, GPUs, memory and time.")
+        return Check(name, "ok", "sbatch would take it: partition, account, QoS, GPUs, memory and time.")
     words = " ".join(line for line in said.splitlines() if "error" in line) or said
     remedies = {
         r"account": "Name an account that may be charged: --account, or account in a profile (`sacctmgr show assoc`).",
@@ -148,7 +149,9 @@ def _accepted(resources: Resources, folder: Path) -> Check:
         ),
     }
     remedy = next((text for pattern, text in remedies.items() if re.search(pattern, words)), "See `man sbatch`.")
-    return Check("A cell's job", "failed", f"sbatch refuses it: {words}", remedy)
+    if name == "The report's job":
+        remedy = "Say in the table [report] of a profile what it is to ask for, such as a partition without GPUs."
+    return Check(name, "failed", f"sbatch refuses it: {words}", remedy)
 
 
 def _accounting() -> Check:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import sys
 from pathlib import Path
@@ -18,6 +19,11 @@ from hpcseg.text import refuse_controls
 _MOST_TIMEOUTS = 1000
 # Time for the last step, the checkpoint and the requeue, before Slurm ends the job.
 _MOST_SIGNAL_SECONDS = 120
+# Options of sbatch in the place of which hpcseg has its own.
+_GPUS = frozenset({"gpus", "gpus-per-node", "gpus-per-task", "gpus-per-socket", "gres", "tres-per-task"})
+_MEMORY = frozenset({"mem-per-cpu", "mem-per-gpu"})
+# Of no use to a job without GPUs, or refused there.
+_OF_GPUS = _GPUS | _MEMORY | {"cpus-per-gpu", "gpu-bind", "gpu-freq", "ntasks-per-gpu"}
 
 
 def cell_executor(
@@ -39,14 +45,18 @@ def cell_executor(
         throttle: array tasks that may run at once; None: no limit of ours.
         comment: of the job, by which the ledger finds it.
     """
-    additional: dict[str, Any] = {"requeue": True}
-    gpus = resources.gpus_per_node
-    if gpus and resources.gpu_syntax == "gpus-per-node":
+    further = _options(resources.sbatch)
+    additional: dict[str, Any] = {"requeue": True, **further}
+    gpus, bind = resources.gpus_per_node, []
+    syntax = "none" if not gpus or _GPUS & further.keys() else resources.gpu_syntax
+    if syntax == "gpus-per-node":
         additional["gpus-per-node"] = gpus
-    elif gpus and resources.gpu_syntax == "gres":
+    elif syntax == "gres":
         additional["gres"] = f"gpu:{gpus}"
-    elif gpus and resources.gpu_syntax == "gpus-per-task":
+    elif syntax == "gpus-per-task":
         additional["gpus-per-task"] = math.ceil(gpus / resources.ranks_per_node)
+        # Else a rank sees its own GPU alone, and NCCL copies by way of the host.
+        bind = ["--gpu-bind=none"] if resources.ranks_per_node > 1 else []
     return _executor(
         folder,
         code,
@@ -58,12 +68,14 @@ def cell_executor(
         nodes=resources.nodes,
         ntasks_per_node=resources.ranks_per_node,
         cpus_per_task=resources.cpus_per_task,
-        mem=_memory(resources.memory_gib),
+        mem=None if _MEMORY & further.keys() else _memory(resources.memory_gib),
         srun_args=[
             # srun does not inherit it since Slurm 22.05, and every rank would get one core.
             f"--cpus-per-task={resources.cpus_per_task}",
             # Else the other ranks wait for a dead one until the time limit.
             "--kill-on-bad-exit=1",
+            *bind,
+            *(f"--{flag}" for flag in resources.srun),
         ],
         additional=additional,
         # submitit's default would let 256 tasks run at once.
@@ -72,9 +84,18 @@ def cell_executor(
 
 
 def report_executor(
-    folder: Path, code: Path, resources: Resources, *, name: str, comment: str, dependency: str
+    folder: Path, code: Path, resources: Resources, *, name: str, comment: str, dependency: str | None
 ) -> submitit.SlurmExecutor:
-    """An executor for the report of a run: one core, no GPU asked for, the same partition and account."""
+    """An executor for the report of a run: one core, no GPU asked for, and what the profile says of it."""
+    report, further = resources.report, resources.report.sbatch
+    if further is None:
+        further = _without_gpus(resources.sbatch)
+    own = {name: getattr(report, name) for name in ("partition", "account", "qos", "constraint")}
+    resources = dataclasses.replace(
+        resources,
+        minutes=report.time or resources.minutes,
+        **{name: wish for name, wish in own.items() if wish is not None},
+    )
     return _executor(
         folder,
         code,
@@ -86,9 +107,9 @@ def report_executor(
         nodes=1,
         ntasks_per_node=1,
         cpus_per_task=1,
-        mem=_memory(min(2.0, resources.memory_gib)),
-        srun_args=["--cpus-per-task=1"],
-        additional={"requeue": True},
+        mem=_memory(report.mem or min(2.0, resources.memory_gib)),
+        srun_args=["--cpus-per-task=1", *(f"--{flag}" for flag in _without_gpus(resources.srun))],
+        additional={"requeue": True, **_options(further)},
     )
 
 
@@ -124,10 +145,20 @@ def _executor(
     for option, value in {"The folder of the logs": str(folder), **parameters}.items():
         if isinstance(value, str):
             refuse_controls(value, option)
-    executor = submitit.SlurmExecutor(folder, max_num_timeout=_MOST_TIMEOUTS)
+    executor = submitit.SlurmExecutor(folder, max_num_timeout=_MOST_TIMEOUTS, python=resources.python)
     # None must be said aloud: the default writes a wckey that clusters without it refuse.
     executor.update_parameters(wckey=None, **{key: value for key, value in parameters.items() if value is not None})
     return executor
+
+
+def _without_gpus(flags: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(flag for flag in flags if flag.partition("=")[0] not in _OF_GPUS)
+
+
+def _options(flags: tuple[str, ...]) -> dict[str, Any]:
+    """Options as submitit takes them, of "name=value" or "name"."""
+    split = (flag.partition("=") for flag in flags)
+    return {name: value if given else True for name, given, value in split}
 
 
 def _memory(gib: float) -> str:

@@ -7,7 +7,9 @@ word.
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,45 @@ from hpcseg.text import refuse_controls
 # What users write as Slurm does has its unit in its name once it is decided.
 _RESOURCES = {"mem": "memory_gib", "time": "minutes"}
 GPU_SYNTAXES = ("gpus-per-node", "gres", "gpus-per-task", "none")
+OPTION_TABLES = ("sbatch", "srun")
+"""Keys of a profile under which options go through to a command of Slurm."""
+_OPTION = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+# Of sbatch what a profile says otherwise, and what a job needs as it is.
+_OWN_KEYS = {
+    **{name: name for name in ("partition", "account", "qos", "constraint", "exclude", "nodes", "time", "mem")},
+    "cpus-per-task": "cpus_per_task",
+    "ntasks": "ranks_per_node",
+    "ntasks-per-node": "ranks_per_node",
+}
+_OURS = frozenset(
+    {"array", "comment", "dependency", "error", "job-name", "no-requeue", "open-mode", "output", "requeue", "signal"}
+    | {"chdir", "parsable", "test-only", "wait", "wrap", "kill-on-bad-exit", "unbuffered"}
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReportJob:
+    """What is otherwise for the job of one core that follows all others: it tries again what failed, and reports."""
+
+    partition: str | None = None
+    """Slurm partition; this and the next three as of the cells where they are None."""
+    account: str | None = None
+    """Account to charge."""
+    qos: str | None = None
+    """Quality of service."""
+    constraint: str | None = None
+    """Node features, as sbatch spells them."""
+    mem: float | None = None
+    """Host memory: a number of GiB, or a text with a unit; None: at most 2 GiB."""
+    time: int | None = None
+    """Time limit: a number of minutes, or a text such as "1:00:00"; None: that of the cells."""
+    sbatch: tuple[str, ...] | None = None
+    """A table of further options of sbatch; None: those of the cells that ask for no GPU and no memory."""
+
+    def __post_init__(self) -> None:
+        for name in ("mem", "time"):
+            if (value := getattr(self, name)) is not None and value <= 0:
+                raise ConfigError(f"report.{name} is {value}, but it must be above 0.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +94,16 @@ class Profile:
     goes on."""
     setup: tuple[str, ...] | None = None
     """Shell lines before the job's command, such as module loads."""
+    python: str | None = None
+    """Command that runs Python in a job, as the shell takes it, such as "apptainer exec --nv hpcseg.sif python3"; None:
+    the Python that submits."""
+    sbatch: tuple[str, ...] | None = None
+    """A table of further options of sbatch, which go through as they are: `reservation = "beamtime"`, `gres =
+    "gpu:a100:1"`, `exclusive = true`. One for GPUs or memory takes the place of hpcseg's own."""
+    srun: tuple[str, ...] | None = None
+    """The same for the srun that starts the ranks, such as `container-image` of pyxis."""
+    report: ReportJob | None = None
+    """A table of what is otherwise for the job that follows all others."""
     max_array_size: int | None = None
     """Most tasks of one array; None: what `scontrol show config` says."""
     throttle: int | None = None
@@ -96,11 +147,24 @@ class Resources:
     throttle: int | None
     tries: int
     cells_per_job: int = 1
+    python: str | None = None
+    sbatch: tuple[str, ...] = ()
+    srun: tuple[str, ...] = ()
+    report: ReportJob = field(default_factory=ReportJob)
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            if isinstance(value := getattr(self, field.name), str):
-                refuse_controls(value, field.name)
+        _refuse_controls(self)
+
+
+def _refuse_controls(settings: Any) -> None:
+    for setting in dataclasses.fields(settings):
+        value = getattr(settings, setting.name)
+        if dataclasses.is_dataclass(value):
+            _refuse_controls(value)
+        # Lines of setup are code, and may be of any kind.
+        elif setting.name != "setup":
+            for text in (value,) if isinstance(value, str) else value if isinstance(value, tuple) else ():
+                refuse_controls(text, setting.name)
 
 
 def load_profile(name: str) -> Profile:
@@ -119,14 +183,49 @@ def load_profile(name: str) -> Profile:
             )
         path = known[name]
     content = read_toml(path)
-    for key, read in (("time", minutes), ("mem", gibibytes)):
-        if isinstance(text := content.get(key), str):
-            try:
-                content[key] = read(text)
-            except ConfigError as error:
-                raise ConfigError(f"{path}: {key}: {error}") from None
+    report = content.get("report")
+    for table, of in ((content, ""), *([(report, "report.")] if isinstance(report, dict) else [])):
+        try:
+            for key, read in (("time", minutes), ("mem", gibibytes)):
+                if isinstance(text := table.get(key), str):
+                    table[key] = _named(read, text, of + key)
+            for key in OPTION_TABLES:
+                if key in table:
+                    table[key] = _flags(table[key], of + key)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
     profile: Profile = build_config(Profile, content, str(path))
     return profile
+
+
+def _named(read: Callable[[str], Any], text: str, key: str) -> Any:
+    try:
+        return read(text)
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {error}") from None
+
+
+def _flags(table: Any, where: str) -> tuple[str, ...]:
+    """Options as "name=value", or "name" alone, of a table that has them by name; those of false are left out.
+
+    Raises:
+        ConfigError: it is no such table, or has an option that hpcseg sets itself.
+    """
+    if not isinstance(table, Mapping):
+        raise ConfigError(f'{where} must be a table of options, such as [{where}] and reservation = "beamtime".')
+    flags = []
+    for name, value in table.items():
+        if not _OPTION.fullmatch(name) or len(name) < 2:
+            raise ConfigError(f"{where}: {name!r} must be the long name of an option, without its dashes.")
+        if name in _OWN_KEYS:
+            raise ConfigError(f"{where}: {name} has a key of its own in a profile: {_OWN_KEYS[name]}.")
+        if name in _OURS:
+            raise ConfigError(f"{where}: {name} is for hpcseg to set, which needs it for its own. Leave it out.")
+        if not isinstance(value, str | int | float):
+            raise ConfigError(f"{where}: {name} must be a text, a number, or true.")
+        if value is not False:
+            flags.append(name if value is True else f"{name}={value}")
+    return tuple(flags)
 
 
 def resolve(needs: NeedsConfig, profile: Profile, options: Profile) -> Resources:
@@ -143,14 +242,17 @@ def resolve(needs: NeedsConfig, profile: Profile, options: Profile) -> Resources
         "memory_gib": needs.memory_gib,
         "minutes": needs.minutes,
         "setup": (),
+        "sbatch": (),
+        "srun": (),
+        "report": ReportJob(),
         "tries": 3,
         "cells_per_job": 1,
     }
-    for field in dataclasses.fields(Profile):
-        name = _RESOURCES.get(field.name, field.name)
+    for setting in dataclasses.fields(Profile):
+        name = _RESOURCES.get(setting.name, setting.name)
         decided.setdefault(name, None)
         for wishes in (profile, options):
-            wish = getattr(wishes, field.name)
+            wish = getattr(wishes, setting.name)
             decided[name] = decided[name] if wish is None else wish
     if decided["ranks_per_node"] is None:
         decided["ranks_per_node"] = max(1, decided["gpus_per_node"])

@@ -40,7 +40,7 @@ _FULL = re.compile(r"temporarily unable to accept job|queue full|Resource tempor
 _NO_ROOM = re.compile(r"(Max|Grp)Submit|MaxJobCount|job submit limit|array tasks? limit", re.IGNORECASE)
 
 
-class _Unanswered(SchedulerError):
+class UnansweredError(SchedulerError):
     """It is not known whether sbatch took the job."""
 
 
@@ -240,7 +240,7 @@ def _booked(
     token = ledger.announce(run, stage, tasks)
     try:
         base = _with_patience(lambda: submit(token), lambda: _take_back(token))
-    except _Unanswered:
+    except UnansweredError:
         raise
     except SchedulerError:
         # sbatch has said no in words, so nothing of it is in the queue.
@@ -291,7 +291,7 @@ def _with_patience(call: Callable[[], _T], take_back: Callable[[], bool]) -> _T:
             with _as_from_a_login_shell():
                 return call()
         except submitit.core.utils.FailedSubmissionError as error:
-            raise _Unanswered(f"sbatch did not name the job that it submitted: {error}") from None
+            raise UnansweredError(f"sbatch did not name the job that it submitted: {error}") from None
         except OSError as error:
             raise SchedulerError(f"The job cannot be written: {error}.") from None
         except submitit.core.utils.FailedJobError as error:
@@ -302,7 +302,9 @@ def _with_patience(call: Callable[[], _T], take_back: Callable[[], bool]) -> _T:
                 raise kind(f"sbatch refused the job: {words}") from None
             # The job may have been taken all the same.
             if not take_back() or attempt == _TRIES:
-                raise _Unanswered(f"sbatch does not answer: {words}. Try again later; nothing is doubled.") from None
+                raise UnansweredError(
+                    f"sbatch does not answer: {words}. Try again later; nothing is doubled."
+                ) from None
             time.sleep(_SECONDS_BETWEEN_TRIES)
     raise AssertionError("unreachable")
 

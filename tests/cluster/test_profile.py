@@ -47,5 +47,5 @@ def test_a_faulty_profile_is_refused_by_name(tmp_path, text, said):
 
 
 def test_an_unknown_profile_name_lists_the_shipped_ones():
-    with pytest.raises(ConfigError, match="example, testcluster"):
+    with pytest.raises(ConfigError, match="container, example, gpu-types, mig, modules, no-accounting, testcluster"):
         load_profile("nowhere")

@@ -76,6 +76,20 @@ def test_what_sbatch_would_refuse_is_found_before_it_does(doctor, options, name,
     assert code == 4 and words in found[name] and remedy in found[name].split("->")[1], found
 
 
+def test_a_report_that_sbatch_would_refuse_is_found_as_well(doctor, tmp_path):
+    site = tmp_path / "site.toml"
+    site.write_text(
+        'partition = "gpu"\ngpu_syntax = "gres"\ncpus_per_task = 1\nmem = "2G"\n'
+        '[sbatch]\nnice = 5\nmail-type = "NONE"\n[report]\npartition = "cpus"\n'
+    )
+    code, checks = doctor("--no-job", "--profile", str(site))
+    found = failures(checks)
+    assert code == 4 and list(found) == ["The report's job"] and "[report]" in found["The report's job"].split("->")[1]
+    site.write_text(site.read_text().replace('"cpus"', '"low"'))
+    code, checks = doctor("--no-job", "--profile", str(site))
+    assert code == 0, unwell(checks)
+
+
 @pytest.mark.parametrize(
     ("options", "name", "words", "remedy"),
     [
