@@ -156,10 +156,7 @@ class Sender:
 
     def take_back(self) -> tuple[tuple[str, ...], ...]:
         """Cancel the array that was sent last, as if it had never been; returns its tasks."""
-        last = self.submission.sent.pop()
-        scheduler.cancel([last.job_id])
-        ledger.withdraw(self.grid.run, last.token)
-        return last.tasks
+        return _take_back_last(self.grid.run, self.submission)
 
     def send_report(self) -> None:
         """Submit the job that follows all: it tries again what failed for the cluster's sake, and reports.
@@ -221,6 +218,35 @@ def send_job(
     if submission.dry_run:
         return _show(submission, executor(_DRY_RUN_TOKEN), stage, [])
     return _booked(run, submission, stage, [], lambda token: _base_of(executor(token).submit(task)))
+
+
+@contextlib.contextmanager
+def all_or_nothing(run: RunFolder, submission: Submission) -> Iterator[None]:
+    """In the block the job behind all others is sent: where sbatch refuses it in words, the others are taken back.
+
+    They would be left alone by the next call, and so would stay without it.
+
+    Raises:
+        SchedulerError: sbatch refused.
+    """
+    try:
+        yield
+    except (NoRoomError, UnansweredError):
+        raise
+    except SchedulerError as error:
+        while submission.sent:
+            _take_back_last(run, submission)
+        raise SchedulerError(
+            f"{error} That was the job behind all others, so the others were taken back. Say in the table [report] of "
+            "a profile what it is to ask for, such as a partition without GPUs."
+        ) from None
+
+
+def _take_back_last(run: RunFolder, submission: Submission) -> tuple[tuple[str, ...], ...]:
+    last = submission.sent.pop()
+    scheduler.cancel([last.job_id])
+    ledger.withdraw(run, last.token)
+    return last.tasks
 
 
 def _base_of(job: submitit.Job[Any]) -> str:

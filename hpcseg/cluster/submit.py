@@ -20,7 +20,7 @@ from typing import TypeVar
 from hpcseg.cluster import ledger, scheduler
 from hpcseg.cluster.missing import Missing, find_missing
 from hpcseg.cluster.profile import Resources
-from hpcseg.cluster.sender import FullError, NoRoomError, Sender, Submission, UnansweredError, tidy_up
+from hpcseg.cluster.sender import FullError, NoRoomError, Sender, Submission, all_or_nothing, tidy_up
 from hpcseg.config import CellConfig
 from hpcseg.errors import ConfigError, SchedulerError
 from hpcseg.runs.frozen import freeze
@@ -112,20 +112,11 @@ def _submit(grid: Grid, resources: Resources, missing: Missing, *, dry_run: bool
     if not submission.sent:
         return submission
     try:
-        sender.send_report()
+        with all_or_nothing(grid.run, submission):
+            sender.send_report()
     except NoRoomError as error:
         submission.no_room = str(error)
         _make_room_for_report(sender, jobs)
-    except UnansweredError:
-        raise
-    except SchedulerError as error:
-        # Cells that are in the queue are no reason to submit a report later.
-        while submission.sent:
-            sender.take_back()
-        raise SchedulerError(
-            f"{error} That was the job behind all others, so those of the cells were taken back. Say in the table "
-            "[report] of a profile what it is to ask for, such as a partition without GPUs."
-        ) from None
     return submission
 
 

@@ -13,7 +13,7 @@ import submitit
 from hpcseg.cluster import ledger, scheduler
 from hpcseg.cluster.executor import cell_executor, report_executor
 from hpcseg.cluster.profile import Resources
-from hpcseg.cluster.sender import NoRoomError, Submission, send_array, send_job, tidy_up
+from hpcseg.cluster.sender import NoRoomError, Submission, all_or_nothing, send_array, send_job, tidy_up
 from hpcseg.cluster.submit import in_arrays, largest_array, require_slurm
 from hpcseg.cluster.tasks.predict import JoinTask, PredictTask
 from hpcseg.errors import ConfigError
@@ -91,15 +91,13 @@ def _submit(prediction: Prediction, run: RunFolder, resources: Resources, parts:
         submission.no_room = str(error)
     if not bases:
         return
-    send_job(
-        run,
-        submission,
-        _JOIN_STAGE,
-        JoinTask(out),
-        lambda token: report_executor(
-            run.logs, code, resources, name=f"{name}-join", dependency="afterany:" + ":".join(bases), comment=token
-        ),
-    )
+
+    def behind(token: str) -> submitit.SlurmExecutor:
+        dependency = "afterany:" + ":".join(bases)
+        return report_executor(run.logs, code, resources, name=f"{name}-join", dependency=dependency, comment=token)
+
+    with all_or_nothing(run, submission):
+        send_job(run, submission, _JOIN_STAGE, JoinTask(out), behind)
 
 
 def _alive(run: RunFolder) -> dict[str, str]:

@@ -188,12 +188,24 @@ def test_where_sbatch_refuses_the_report_nothing_stays_half_submitted(slurm, gri
     with pytest.raises(SchedulerError) as error:
         submit_missing(grid, resources(grid, max_array_size=1), dry_run=False, resubmit=False)
     said = str(error.value)
-    assert "for jobs with GPUs" in said and "were taken back" in said and "[report] of a profile" in said
+    assert "for jobs with GPUs" in said and "the others were taken back" in said and "[report] of a profile" in said
     assert {"100", "101"} <= set((slurm.folder / "cancelled").read_text().split())
     assert not ledger.read(grid.run).jobs
     slurm.accept()
     assert submit_missing(grid, resources(grid), dry_run=False, resubmit=False).jobs == 3
     assert [stage for stage, *_ in booked(grid)][-2:] == ["cells", "report"]
+
+
+def test_where_it_is_not_known_whether_the_report_was_taken_the_cells_stay(slurm, grid):
+    slurm.command(
+        "sbatch",
+        'id=$(($(ls *.script 2>/dev/null | wc -l) + 100)); cp "$1" $id.script\n'
+        'grep -q "smoke-report" "$1" || echo "Submitted batch job $id"',
+    )
+    with pytest.raises(SchedulerError, match="did not name the job"):
+        submit_missing(grid, resources(grid), dry_run=False, resubmit=False)
+    assert not (slurm.folder / "cancelled").exists()
+    assert {job.job_id for job in ledger.read(grid.run).jobs.values()} == {"100_0", "100_1"}
 
 
 EXAMPLES = {

@@ -90,6 +90,22 @@ def test_an_array_of_parts_and_a_job_that_joins_them(slurm, command, tmp_path):
     assert "part-2-of-3: job 102" in again.output and len(slurm.scripts()) == 4
 
 
+def test_where_sbatch_refuses_the_join_the_parts_are_taken_back(slurm, command, tmp_path):
+    slurm.command(
+        "sbatch",
+        'if grep -q "predict-join" "$1"; then echo "sbatch: error: ask for a GPU" >&2; exit 1; fi\n'
+        'id=$(($(ls *.script 2>/dev/null | wc -l) + 100)); cp "$1" $id.script; echo "Submitted batch job $id"',
+    )
+    submit = (*command, "--partition", "gpu", "--parts", 3)
+    answer = hpcseg(*submit)
+    assert answer.exit_code == 4, answer.output
+    said = " ".join(answer.output.split())
+    assert "ask for a GPU" in said and "the others were taken back" in said and "[report]" in said
+    assert "100" in (slurm.folder / "cancelled").read_text()
+    slurm.accept()
+    assert hpcseg(*submit).exit_code == 0 and "hpcseg-predict-join" in slurm.scripts()[-1]
+
+
 def test_a_dry_run_writes_nothing(slurm, command, tmp_path):
     before = sorted(tmp_path.iterdir())
     answer = hpcseg(*command, "--partition", "gpu", "--dry-run")
