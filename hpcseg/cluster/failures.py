@@ -18,9 +18,10 @@ from hpcseg.runs.record import MOST_BYTES_OF_LINES
 from hpcseg.runs.state import State
 from hpcseg.runs.told import read_failure
 
-Action = Literal["resume", "other node", "give up"]
-"""What the follow-up job does, as long as there are tries left: submit the cell again, submit it again without the node
-where it failed, or leave it to the user."""
+Action = Literal["resume", "other node", "more memory", "more time", "give up"]
+"""What the follow-up job does, as long as there are tries left: submit the cell again, without the node where it
+failed, with more memory (where the profile has a cap up to which it may grow, else it is left to the user) or time (as
+far as the profile's cap goes), or leave it to the user."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ STOPPED = Kind(
 KILLED = Kind(
     "killed without a word", "resume", "Where it happens again, look for memory: `sacct -j JOB -o MaxRSS`, then --mem."
 )
+NODE_FAILURE = Kind("node failure", "resume", "Run `hpcseg retry`.", ("NODE_FAIL", "BOOT_FAIL"), r"DUE TO NODE FAILURE")
 DISK_FULL = Kind(
     "disk full",
     "give up",
@@ -92,8 +94,8 @@ KINDS = (
     ),
     Kind(
         "out of host memory",
-        "give up",
-        "Ask for more memory: `hpcseg retry --mem GIB`.",
+        "more memory",
+        "Ask for more memory: `hpcseg retry --mem GIB`, or max_mem in a profile, up to which it grows by itself.",
         ("OUT_OF_MEMORY",),
         r"oom[-_ ]kill|out[- ]of[- ]memory|MemoryError|[Cc]annot allocate memory|exceeded memory limit",
     ),
@@ -124,10 +126,10 @@ KINDS = (
         said=r"CUDA error|uncorrectable ECC|CUDA-capable device|no NVIDIA driver|NVML|Xid"
         r"|\(CUDA \S+\) finds none on this node",
     ),
-    Kind("node failure", "resume", "Run `hpcseg retry`.", ("NODE_FAIL", "BOOT_FAIL"), r"DUE TO NODE FAILURE"),
+    NODE_FAILURE,
     Kind(
         "time limit",
-        "resume",
+        "more time",
         "Run `hpcseg retry`, it goes on from its checkpoint; --time MINUTES gives it more at once.",
         ("TIMEOUT", "DEADLINE"),
         r"DUE TO TIME LIMIT|timed-out too many times",

@@ -20,7 +20,8 @@ from hpcseg.jobfile import read_toml, shipped_folder
 from hpcseg.text import refuse_controls
 
 # What users write as Slurm does has its unit in its name once it is decided.
-_RESOURCES = {"mem": "memory_gib", "time": "minutes"}
+_RESOURCES = {"mem": "memory_gib", "time": "minutes", "max_mem": "max_memory_gib", "max_time": "max_minutes"}
+_READERS = {"time": minutes, "mem": gibibytes, "max_time": minutes, "max_mem": gibibytes}
 GPU_SYNTAXES = ("gpus-per-node", "gres", "gpus-per-task", "none")
 OPTION_TABLES = ("sbatch", "srun")
 """Keys of a profile under which options go through to a command of Slurm."""
@@ -92,6 +93,12 @@ class Profile:
     time: int | None = None
     """Time limit of one job: a number of minutes, or a text such as "2:00:00"; a cell that needs longer is requeued and
     goes on."""
+    max_mem: float | None = None
+    """Memory up to which a cell that ran out of it gets twice as much in its next job: a number of GiB, or a text as
+    of `mem`; None: that is left to the user."""
+    max_time: int | None = None
+    """Time limit up to which a cell that met it without a checkpoint in time gets twice as long in its next job: a
+    number of minutes, or a text as of `time`; None: as long as before."""
     setup: tuple[str, ...] | None = None
     """Shell lines before the job's command, such as module loads."""
     python: str | None = None
@@ -118,7 +125,7 @@ class Profile:
         if self.gpu_syntax is not None and self.gpu_syntax not in GPU_SYNTAXES:
             raise ConfigError(f'gpu_syntax is "{self.gpu_syntax}", but it must be one of {", ".join(GPU_SYNTAXES)}.')
         limits = ("max_array_size", "throttle", "cells_per_job", "tries")
-        for name in ("ranks_per_node", "nodes", "cpus_per_task", "time", *limits, "mem"):
+        for name in ("ranks_per_node", "nodes", "cpus_per_task", "time", *limits, "mem", "max_mem", "max_time"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ConfigError(f"{name} is {value}, but it must be above 0.")
@@ -147,6 +154,8 @@ class Resources:
     throttle: int | None
     tries: int
     cells_per_job: int = 1
+    max_memory_gib: float | None = None
+    max_minutes: int | None = None
     python: str | None = None
     sbatch: tuple[str, ...] = ()
     srun: tuple[str, ...] = ()
@@ -186,7 +195,7 @@ def load_profile(name: str) -> Profile:
     report = content.get("report")
     for table, of in ((content, ""), *([(report, "report.")] if isinstance(report, dict) else [])):
         try:
-            for key, read in (("time", minutes), ("mem", gibibytes)):
+            for key, read in _READERS.items():
                 if isinstance(text := table.get(key), str):
                     table[key] = _named(read, text, of + key)
             for key in OPTION_TABLES:
@@ -232,7 +241,7 @@ def resolve(needs: NeedsConfig, profile: Profile, options: Profile) -> Resources
     """Decide every resource: the command line's wish before the profile's before the job's needs.
 
     Raises:
-        ConfigError: a text has a control character.
+        ConfigError: a text has a control character, or memory is to grow that is not asked for so.
     """
     decided: dict[str, Any] = {
         "gpu_syntax": "gpus-per-node",
@@ -254,6 +263,10 @@ def resolve(needs: NeedsConfig, profile: Profile, options: Profile) -> Resources
         for wishes in (profile, options):
             wish = getattr(wishes, setting.name)
             decided[name] = decided[name] if wish is None else wish
+    if decided["max_memory_gib"] and any(flag.startswith("mem-per-") for flag in decided["sbatch"]):
+        raise ConfigError(
+            "max_mem is of mem, in the place of which sbatch gets mem-per-cpu or mem-per-gpu. Choose one."
+        )
     if decided["ranks_per_node"] is None:
         decided["ranks_per_node"] = max(1, decided["gpus_per_node"])
     return Resources(**decided)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping
 
-from hpcseg.cluster.failures import Failure
+from hpcseg.cluster.failures import KILLED, NODE_FAILURE, Failure
 from hpcseg.cluster.profile import Resources
 from hpcseg.cluster.sender import Submission
 from hpcseg.cluster.states import RunStatus, run_status
@@ -13,7 +14,7 @@ from hpcseg.cluster.submit import submit_missing
 from hpcseg.config import build_config
 from hpcseg.errors import IncompleteError, SchedulerError
 from hpcseg.runs.grid import read_grid
-from hpcseg.runs.record import RunFolder, read_json
+from hpcseg.runs.record import RunFolder, append_event, read_json
 from hpcseg.runs.state import State
 
 
@@ -31,20 +32,44 @@ def read_resources(run: RunFolder) -> Resources | None:
 
 
 def without_nodes(resources: Resources, failures: Mapping[str, Failure], more: str | None = None) -> Resources:
-    """The same resources without the nodes that are to blame for failures, and without `more` (n1,n2)."""
+    """The same resources without the nodes that are to blame for failures, and without `more` (n1,n2).
+
+    These are those with a fault of a GPU, and those on which two cells have died.
+    """
     to_blame = {failure.node for failure in failures.values() if failure.kind.action == "other node" and failure.node}
+    died = Counter(
+        failure.node for failure in failures.values() if failure.node and failure.kind in (NODE_FAILURE, KILLED)
+    )
+    to_blame |= {node for node, times in died.items() if times > 1}
     # In order and once each; node lists such as n[1,2] have commas of their own, and sbatch takes a name twice.
     parts = dict.fromkeys(part for part in (resources.exclude, more, *sorted(to_blame)) if part)
     return dataclasses.replace(resources, exclude=",".join(parts) or None)
 
 
-def worth_a_try(status: RunStatus, tries: int) -> dict[str, Failure]:
+def with_more(resources: Resources, failures: Mapping[str, Failure]) -> Resources:
+    """The same resources with twice the memory, or time, as far as they may grow, where a failure asks for it.
+
+    All cells of the next submission get it.
+    """
+    actions = {failure.kind.action for failure in failures.values()}
+    memory, limit = resources.memory_gib, resources.minutes
+    if "more memory" in actions and resources.max_memory_gib:
+        memory = max(memory, min(2 * memory, resources.max_memory_gib))
+    if "more time" in actions and resources.max_minutes:
+        limit = max(limit, min(2 * limit, resources.max_minutes))
+    return dataclasses.replace(resources, memory_gib=memory, minutes=limit)
+
+
+def worth_a_try(status: RunStatus, resources: Resources) -> dict[str, Failure]:
     """The failures that ask for no decision of the user's, of cells with tries left."""
+    left_to_the_user = {"give up"}
+    if resources.memory_gib >= (resources.max_memory_gib or 0):
+        left_to_the_user.add("more memory")
     handed_out = {cell.cell: cell.tries for cell in status.status}
     return {
         cell_id: failure
         for cell_id, failure in status.failures.items()
-        if failure.kind.action != "give up" and handed_out[cell_id] < tries
+        if failure.kind.action not in left_to_the_user and handed_out[cell_id] < resources.tries
     }
 
 
@@ -62,16 +87,21 @@ def follow_up(run: RunFolder) -> Submission:
     if resources is None:
         raise IncompleteError(f"{run.resources_file} is gone. Run `hpcseg grid` again.")
     status = run_status(run)
-    failures = worth_a_try(status, resources.tries)
+    failures = worth_a_try(status, resources)
     never_submitted = {
         cell.cell for cell in status.status if cell.state in (State.MISSING, State.TRAINED) and not cell.tries
     }
     only = never_submitted | set(failures)
-    elsewhere = without_nodes(resources, failures)
+    more = with_more(resources, failures)
+    elsewhere = without_nodes(more, failures)
     try:
-        return submit_missing(grid, elsewhere, dry_run=False, resubmit=False, only=only)
+        submission = submit_missing(grid, elsewhere, dry_run=False, resubmit=False, only=only)
     except SchedulerError:
-        if elsewhere == resources:
+        if elsewhere == more:
             raise
         # The partition may have too few nodes to leave one out.
-        return submit_missing(grid, resources, dry_run=False, resubmit=False, only=only)
+        submission = submit_missing(grid, more, dry_run=False, resubmit=False, only=only)
+    if more != resources:
+        for cell in (cell for cell in grid.cells if cell.id in failures):
+            append_event(cell.folder.events_file, "escalated", memory_gib=more.memory_gib, minutes=more.minutes)
+    return submission

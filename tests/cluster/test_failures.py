@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import typing
+
 import pytest
 
-from hpcseg.cluster.failures import KINDS, Failure, diagnose
+from hpcseg.cluster.failures import KINDS, Action, Failure, diagnose
 from hpcseg.cluster.logs import find_logs, follow, last_attempt, mark, tail
 from hpcseg.cluster.scheduler import JobState
 from hpcseg.config import CellConfig
@@ -48,8 +50,8 @@ def seen(failure: Failure) -> tuple[str, str]:
         ("RuntimeError: cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "out of GPU memory", "give up"),
         ("RuntimeError: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED", "out of GPU memory", "give up"),
         ("RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling", "out of GPU memory", "give up"),
-        ("MemoryError: ", "out of host memory", "give up"),
-        ("RuntimeError: [enforce fail] DefaultCPUAllocator: out of memory: y", "out of host memory", "give up"),
+        ("MemoryError: ", "out of host memory", "more memory"),
+        ("RuntimeError: [enforce fail] DefaultCPUAllocator: out of memory: y", "out of host memory", "more memory"),
         ("HpcsegError: /x/model.pt cannot be written: No space left on device.", "disk full", "give up"),
         ("HpcsegError: The training loss became nan in epoch 3.", "loss not finite", "give up"),
         ("AcceleratorError: CUDA error: uncorrectable ECC error encountered", "GPU fault", "other node"),
@@ -75,9 +77,9 @@ def test_what_a_process_has_said_names_the_kind(explain, error, name, action):
 @pytest.mark.parametrize(
     ("state", "name", "action"),
     [
-        ("OUT_OF_MEMORY", "out of host memory", "give up"),
+        ("OUT_OF_MEMORY", "out of host memory", "more memory"),
         ("NODE_FAIL", "node failure", "resume"),
-        ("TIMEOUT", "time limit", "resume"),
+        ("TIMEOUT", "time limit", "more time"),
         ("PREEMPTED", "preempted", "resume"),
         ("CANCELLED by 1000", "cancelled", "give up"),
         ("FAILED", "killed without a word", "resume"),
@@ -96,7 +98,7 @@ def test_the_rank_that_ran_out_of_memory_is_the_cause_and_not_those_who_lost_it(
             1: "fine\nslurmstepd: error: Detected 1 oom_kill event in StepId=7.0\n",
         },
     )
-    assert seen(failure) == ("out of host memory", "give up")
+    assert seen(failure) == ("out of host memory", "more memory")
     assert (failure.rank, failure.text) == (1, "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0")
     assert failure.log is not None and failure.log.name == "7_1_log.out"
 
@@ -144,7 +146,7 @@ def test_a_line_that_was_cut_tells_of_a_disk_that_was_full(explain, cell, left):
 
 def test_every_kind_says_what_the_user_can_do():
     for kind in KINDS:
-        assert kind.remedy.endswith(".") and kind.action in ("resume", "other node", "give up")
+        assert kind.remedy.endswith(".") and kind.action in typing.get_args(Action)
         assert kind.words or kind.said
 
 

@@ -25,7 +25,7 @@ from hpcseg.cluster.submit import submit_missing
 from hpcseg.jobfile import find_job, load_job
 from hpcseg.numerics import NUMERICS
 from hpcseg.runs.grid import Grid, plan, read_grid, write_plan
-from hpcseg.runs.record import RunFolder, append_event, read_record, write_json, write_record
+from hpcseg.runs.record import RunFolder, append_event, read_lines, read_record, write_json, write_record
 from hpcseg.runs.wish import is_left_out
 
 
@@ -166,6 +166,52 @@ def test_the_follow_up_tries_again_what_the_cluster_is_to_blame_for_and_gives_up
     assert any("--exclude=n9" in script for script in slurm.scripts())
     fail(grid, 0, "DistBackendError: NCCL")
     assert follow_up(grid.run).sent == [], "two tries are two tries"
+
+
+def test_a_cell_that_ran_out_of_memory_gets_more_by_itself_up_to_the_cap(slurm, grid):
+    send(grid, mem=8.0, max_mem=20.0, tries=9)
+    cell = grid.cells[0]
+    asked = []
+    for _ in range(4):
+        fail(grid, 0, "MemoryError: no room")
+        slurm.queue()
+        if cell.id in submitted(follow_up(grid.run)):
+            asked.append(slurm.options("mem")[-2])
+    assert asked == ["16384M", "20480M"], "more than the cap would be the user's to ask for"
+    assert read_resources(grid.run).memory_gib == 20
+    grown = [line for line in read_lines(cell.folder.events_file) if line["event"] == "escalated"]
+    assert [line["memory_gib"] for line in grown] == [16, 20]
+
+
+def test_without_a_cap_a_cell_that_ran_out_of_memory_is_left_to_the_user(slurm, grid):
+    send(grid, mem=8.0)
+    fail(grid, 0, "MemoryError: no room")
+    slurm.queue()
+    assert grid.cells[0].id not in submitted(follow_up(grid.run))
+
+
+def test_a_cell_that_met_its_limit_gets_more_time_up_to_the_cap_and_then_as_much_again(slurm, grid):
+    send(grid, time=30, max_time=100, tries=9)
+    limits = []
+    for _ in range(3):
+        fail(grid, 0, "timed-out too many times")
+        slurm.queue()
+        assert grid.cells[0].id in submitted(follow_up(grid.run))
+        limits.append(slurm.options("time")[-2])
+    assert limits == ["60", "100", "100"]
+
+
+def test_a_node_on_which_two_cells_have_died_is_left_out_of_the_rest(slurm, grid):
+    send(grid)
+    dead = "JOB 100 ON n9 CANCELLED AT 2026-01-01T00:00:00 DUE TO NODE FAILURE, SEE SLURMCTLD LOG FOR DETAILS"
+    fail(grid, 0, dead, host="n9")
+    slurm.queue()
+    follow_up(grid.run)
+    assert not any("--exclude" in script for script in slurm.scripts()), "once may be chance"
+    for index in (0, 1):
+        fail(grid, index, dead, host="n9")
+    follow_up(grid.run)
+    assert "--exclude=n9" in slurm.scripts()[-1] and read_resources(grid.run).exclude == "n9"
 
 
 def test_the_follow_up_uses_all_nodes_where_none_can_be_left_out(slurm, grid):

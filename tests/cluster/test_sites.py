@@ -157,6 +157,14 @@ def test_no_line_end_reaches_a_script(tmp_path, text):
         resolve(NEEDS, profile(tmp_path, text), Profile())
 
 
+def test_memory_that_may_grow_is_memory_per_node(tmp_path):
+    site = profile(tmp_path, 'mem = "8G"\nmax_mem = "32G"\nmax_time = "1-00:00:00"\n')
+    decided = resolve(NEEDS, site, Profile())
+    assert (decided.max_memory_gib, decided.max_minutes) == (32, 1440)
+    with pytest.raises(ConfigError, match="max_mem is of mem"):
+        resolve(NEEDS, profile(tmp_path, 'max_mem = "32G"\n[sbatch]\nmem-per-cpu = "2G"\n'), Profile())
+
+
 def test_whoever_tries_again_asks_for_the_same(slurm, grid, tmp_path):
     site = profile(
         tmp_path, 'python = "python3"\n[sbatch]\nexclusive = true\n[srun]\nmpi = "none"\n[report]\npartition = "cpu"\n'

@@ -79,6 +79,21 @@ def test_a_cell_that_slurm_kills_for_its_memory_is_named_and_goes_on_with_more(c
     cluster.wait_left("run")
 
 
+def test_a_cell_that_slurm_kills_for_its_memory_gets_more_by_itself_where_the_profile_lets_it(cluster):
+    (cluster.folder / "one.toml").write_text(JOB.replace(", 1e30", ""))
+    (cluster.folder / "site.toml").write_text(
+        'partition = "gpu"\ngpu_syntax = "gres"\ncpus_per_task = 1\nmem = "150M"\nmax_mem = "4G"\ntries = 6\n'
+    )
+    cluster.grid("one.toml", "run", "--profile", "site.toml")
+    cluster.wait_finished("run", seconds=400)
+    cluster.wait_left("run")
+    (cell,) = (cluster.folder / "run/cells").iterdir()
+    events = [json.loads(line) for line in (cell / "events.jsonl").read_text().splitlines()]
+    asked = [line["memory_gib"] for line in events if line["event"] == "escalated"]
+    first = 150 / 1024
+    assert asked and asked == pytest.approx([first * 2 ** (times + 1) for times in range(len(asked))])
+
+
 def test_two_grids_at_one_moment_submit_every_cell_once(cluster):
     command = [
         sys.executable, "-m", "hpcseg", "grid", "--slurm", "--job", "smoke", "--data", str(cluster.dataset),
