@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import resource
 import socket
@@ -26,6 +27,7 @@ def device_facts(device: torch.device) -> dict[str, Any]:
     return {"device": f"CPU, {torch.get_num_threads()} threads", "processor": _processor()}
 
 
+@functools.cache
 def _processor() -> str | None:
     """The processor's name, where Linux tells it."""
     with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
