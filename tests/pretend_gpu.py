@@ -58,6 +58,8 @@ class PretendGpu(TorchFunctionMode):
         self.waits: collections.Counter[str] = collections.Counter()
         self.timeline = Timeline(self._noted)
         self.calls = 0
+        self.peak = 2**20
+        """Bytes that torch has held, as a test says."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -181,7 +183,9 @@ def pretend_gpu() -> Iterator[PretendGpu]:
         "synchronize": lambda device=None: gpu._waited("synchronize"),
         "get_device_name": lambda device=None: "a pretended GPU",
         "get_device_capability": lambda device=None: (9, 0),
-        "max_memory_reserved": lambda device=None: 2**20,
+        "empty_cache": lambda: None,
+        "reset_peak_memory_stats": lambda device=None: setattr(gpu, "peak", 2**20),
+        "max_memory_reserved": lambda device=None: gpu.peak,
         "memory_reserved": lambda device=None: 0,
         "mem_get_info": lambda device=None: (2**34, 2**34),
         **gpu.timeline.stand_ins(),

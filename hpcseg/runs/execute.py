@@ -16,7 +16,7 @@ from hpcseg.runs import provenance
 from hpcseg.runs.evaluation import evaluate
 from hpcseg.runs.gate import require_own
 from hpcseg.runs.grid import Cell, read_cell
-from hpcseg.runs.machine import refuse_unmeant_cpu
+from hpcseg.runs.machine import forget_peak_memory, refuse_unmeant_cpu
 from hpcseg.runs.record import CellFolder, RunFolder, write_json, write_text
 from hpcseg.runs.state import Stage, State
 from hpcseg.runs.told import read_failure, time_of
@@ -72,6 +72,7 @@ def run_cell(
                 folder.failure_file.unlink(missing_ok=True)
                 _keep_diff(run)
             refuse_unmeant_cpu(run, ranks.device)
+            forget_peak_memory(ranks.device)
             try:
 
                 def stops() -> bool:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
+import pytest
+from pretend_gpu import pretend_gpu
+
+from hpcseg import memory
 from hpcseg.config import CellConfig, DataConfig, EvaluateConfig, NeedsConfig, ReportConfig, TrainConfig
 from hpcseg.data.store import read_info
 from hpcseg.jobfile import JobConfig
@@ -15,7 +20,7 @@ from hpcseg.runs.record import RunFolder
 
 def make_cell(folder: Path, dataset: Path, **train: int) -> Cell:
     config = CellConfig(
-        data=DataConfig(tile_size=32),
+        data=DataConfig(tile_size=64, tiles="2x2"),
         train=TrainConfig(**{"width": 2, "depth": 1, "epochs": 1, "batch_size": 7, **train}),
         evaluate=EvaluateConfig(sweep_max=1000),
     )
@@ -45,3 +50,35 @@ def test_versions_processor_and_commit_are_asked_for_once_per_process(tmp_path, 
     assert any(str(tmp_path) in line for line in asked)
     once = ("Popen", "/proc/cpuinfo", "/proc/driver", "METADATA", "/etc/os-release", "origin.json")
     assert [line for line in asked if any(name in line for name in once)] == []
+
+
+def peaks(cell: Cell) -> list[dict[str, int]]:
+    """Of its training and of its evaluation, in MiB."""
+    records = (cell.folder.training_file, cell.folder.evaluation_file)
+    return [json.loads(record.read_text())["peak_memory_mib"] for record in records]
+
+
+def test_a_small_cell_behind_a_large_one_has_a_peak_of_its_own(tmp_path, tiny_dataset):
+    # A tensor of the first block is 11 MiB there, and a step holds some dozens.
+    large = make_cell(tmp_path / "large", tiny_dataset, width=16, batch_size=44)
+    small = make_cell(tmp_path / "small", tiny_dataset)
+    for cell in (large, small):
+        run(cell)
+    assert peaks(large)[0]["host"] - max(peak["host"] for peak in peaks(small)) > 150
+
+
+def test_where_the_kernel_cannot_forget_a_peak_it_is_that_of_the_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "_CLEAR_REFS", tmp_path / "none" / "clear_refs")
+    held = bytearray(b"1") * 2**28
+    before = memory.peak_bytes()
+    del held
+    memory.forget_peak()
+    assert memory.peak_bytes() == pytest.approx(before, rel=0.02), "Linux counts pages in batches, for each processor"
+
+
+def test_a_small_cell_behind_a_large_one_has_a_peak_of_its_own_on_a_gpu(tmp_path, tiny_dataset):
+    cell = make_cell(tmp_path, tiny_dataset)
+    with pretend_gpu() as gpu:
+        gpu.peak = 2**30
+        run(cell)
+    assert [peak["gpu"] for peak in peaks(cell)] == [1, 1]
