@@ -16,6 +16,7 @@ from hpcseg.runs import provenance
 from hpcseg.runs.evaluation import evaluate
 from hpcseg.runs.gate import require_own
 from hpcseg.runs.grid import Cell, read_cell
+from hpcseg.runs.inputs import Handed
 from hpcseg.runs.machine import forget_peak_memory, refuse_unmeant_cpu
 from hpcseg.runs.record import CellFolder, RunFolder, write_json, write_text
 from hpcseg.runs.state import Stage, State
@@ -32,6 +33,7 @@ def run_cell(
     *,
     should_stop: Callable[[], bool],
     on_epoch: Callable[[], None] = lambda: None,
+    handed: Handed | None = None,
 ) -> State:
     """Train or evaluate a cell from wherever its files say that it stands. Every rank calls it.
 
@@ -40,6 +42,7 @@ def run_cell(
         stage: "train", or "evaluate" for a trained cell.
         should_stop: asked between steps; True on any rank makes all ranks stop at the same step.
         on_epoch: called on rank 0 when metrics.jsonl has another epoch.
+        handed: the same for the training of a cell and its evaluation behind it, which then reads no file.
 
     Returns:
         FINISHED when the stage's record is written (or was there already); STOPPED when `should_stop` ended it, with
@@ -78,7 +81,11 @@ def run_cell(
                 def stops() -> bool:
                     return should_stop() or (ranks.is_main and unwanted())
 
-                done = train(cell, ranks, stops, on_epoch) if stage == "train" else evaluate(cell, ranks, stops)
+                handed = handed or Handed()
+                if stage == "train":
+                    done = train(cell, ranks, stops, on_epoch, handed)
+                else:
+                    done = evaluate(cell, ranks, stops, handed)
                 if done:
                     return State.FINISHED
                 return State.CANCELLED if ranks.largest(ranks.is_main and unwanted()) else State.STOPPED

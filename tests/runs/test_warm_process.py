@@ -12,10 +12,15 @@ from pretend_gpu import pretend_gpu
 from hpcseg import memory
 from hpcseg.config import CellConfig, DataConfig, EvaluateConfig, NeedsConfig, ReportConfig, TrainConfig
 from hpcseg.data.store import read_info
+from hpcseg.errors import HpcsegError
 from hpcseg.jobfile import JobConfig
+from hpcseg.learn import checkpoint
+from hpcseg.runs.alone import run_alone
 from hpcseg.runs.execute import run_cell
-from hpcseg.runs.grid import Cell, plan, write_plan
+from hpcseg.runs.grid import Cell, plan, read_grid, write_plan
+from hpcseg.runs.inputs import Handed
 from hpcseg.runs.record import RunFolder
+from hpcseg.runs.state import Stage
 
 
 def make_cell(folder: Path, dataset: Path, **train: int) -> Cell:
@@ -30,9 +35,9 @@ def make_cell(folder: Path, dataset: Path, **train: int) -> Cell:
     return grid.cells[0]
 
 
-def run(cell: Cell) -> None:
-    for stage in ("train", "evaluate"):
-        assert run_cell(cell.folder, stage, should_stop=lambda: False) == "finished"
+def run(cell: Cell, handed: Handed | None = None, stages: tuple[Stage, ...] = ("train", "evaluate")) -> None:
+    for stage in stages:
+        assert run_cell(cell.folder, stage, should_stop=lambda: False, handed=handed) == "finished"
 
 
 def test_versions_processor_and_commit_are_asked_for_once_per_process(tmp_path, tiny_dataset):
@@ -82,3 +87,28 @@ def test_a_small_cell_behind_a_large_one_has_a_peak_of_its_own_on_a_gpu(tmp_path
         gpu.peak = 2**30
         run(cell)
     assert [peak["gpu"] for peak in peaks(cell)] == [1, 1]
+
+
+def test_an_evaluation_takes_the_model_of_its_training_in_the_same_process_and_finds_the_same(
+    tmp_path, tiny_dataset, monkeypatch
+):
+    by_file, by_hand = (make_cell(tmp_path / name, tiny_dataset) for name in ("file", "hand"))
+    run(by_file)
+    load = checkpoint.load
+    monkeypatch.setattr(checkpoint, "load", lambda path: pytest.fail(f"{path.name} is read"))
+    assert run_alone(read_grid(RunFolder(tmp_path / "hand")), by_hand, say=print) == "finished"
+    records = [json.loads(cell.folder.evaluation_file.read_text()) for cell in (by_file, by_hand)]
+    assert len({record["model_sha256"] for record in records}) == 1
+    assert records[0]["points"] == records[1]["points"]
+    saved = load(by_hand.folder.model_file)
+    assert records[1]["model_sha256"] == checkpoint.weights_sha256(saved)
+
+
+def test_a_model_that_is_handed_to_another_cell_is_refused(tmp_path, tiny_dataset):
+    one, other = (make_cell(tmp_path / str(seed), tiny_dataset, seed=seed) for seed in (0, 1))
+    run(other, stages=("train",))
+    handed = Handed()
+    run(one, handed, stages=("train",))
+    with pytest.raises(HpcsegError, match=r"model\.pt is not the model of training\.json"):
+        run(other, handed, stages=("evaluate",))
+    assert not handed.weights, "nothing keeps their memory"
