@@ -14,6 +14,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import sys
+import threading
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -119,6 +120,9 @@ class PretendGpu(TorchFunctionMode):
         if kwargs.get("device") is not None:
             target = torch.device(kwargs.pop("device"))
         afar = isinstance(source, OnGpu)
+        if target == _CPU and afar and kwargs.get("non_blocking"):
+            self.timeline.work()
+            return self.timeline.sends(func(source, *rest, **kwargs).as_subclass(torch.Tensor))
         if target is not None and (target.type == "cuda") != afar:
             self._waited("to")
         result = func(source, *rest, **kwargs)
@@ -133,6 +137,8 @@ class PretendGpu(TorchFunctionMode):
         self._noted(what)
 
     def _noted(self, what: str) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return  # no step waits for it
         frame: types.FrameType | None = sys._getframe()
         while frame is not None:
             file = frame.f_code.co_filename

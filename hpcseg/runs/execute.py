@@ -32,7 +32,7 @@ def run_cell(
     stage: Stage,
     *,
     should_stop: Callable[[], bool],
-    on_epoch: Callable[[], None] = lambda: None,
+    on_epoch: Callable[[], None] | None = None,
     handed: Handed | None = None,
 ) -> State:
     """Train or evaluate a cell from wherever its files say that it stands. Every rank calls it.
@@ -41,7 +41,7 @@ def run_cell(
         folder: of the cell, with its config.json; seen by all ranks.
         stage: "train", or "evaluate" for a trained cell.
         should_stop: asked between steps; True on any rank makes all ranks stop at the same step.
-        on_epoch: called on rank 0 when metrics.jsonl has another epoch.
+        on_epoch: called on rank 0 when metrics.jsonl has another epoch, for which the training waits then.
         handed: the same for the training of a cell and its evaluation behind it, which then reads no file.
 
     Returns:

@@ -26,7 +26,11 @@ from hpcseg.runs.record import SCHEMA, STOPS, CellFolder, append_event, read_jso
 
 
 def train(
-    cell: Cell, ranks: Ranks, should_stop: Callable[[], bool], on_epoch_written: Callable[[], None], handed: Handed
+    cell: Cell,
+    ranks: Ranks,
+    should_stop: Callable[[], bool],
+    on_epoch_written: Callable[[], None] | None,
+    handed: Handed,
 ) -> bool:
     """Train a cell and write its model and training.json; False where `should_stop` ended it, with a checkpoint.
 
@@ -47,16 +51,10 @@ def train(
 
     def on_epoch(history: list[dict[str, Any]], seconds: float, tiles: int) -> None:
         if ranks.is_main:
-            _write_metrics(cell.folder, history)
-            speed = round(tiles / seconds, 2)
-            append_event(
-                cell.folder.events_file,
-                "epoch",
-                epoch=len(history),
-                seconds=round(seconds, 3),
-                tiles_per_second=speed,
-            )
-            on_epoch_written()
+            trainer.writer.begin(_write_epoch, cell.folder, list(history), seconds, tiles)
+            if on_epoch_written is not None:
+                trainer.writer.wait()
+                on_epoch_written()
 
     trainer = Trainer(
         config=config,
@@ -163,6 +161,12 @@ def _origin(cell: Cell, source: TileSource) -> dict[str, Any]:
 def _starts(folder: CellFolder) -> list[dict[str, Any]]:
     """Where and when the training began and went on: every job, every requeue."""
     return [line for line in read_lines(folder.events_file) if line.get("event") in ("start", "resume")]
+
+
+def _write_epoch(folder: CellFolder, history: list[dict[str, Any]], seconds: float, tiles: int) -> None:
+    _write_metrics(folder, history)
+    speed = round(tiles / seconds, 2)
+    append_event(folder.events_file, "epoch", epoch=len(history), seconds=round(seconds, 3), tiles_per_second=speed)
 
 
 def _write_metrics(folder: CellFolder, history: list[dict[str, Any]]) -> str:
