@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from hpcseg.ahead import OnSlice, ahead
 from hpcseg.data.evenly import evenly
 from hpcseg.data.grey import GreyScale
 from hpcseg.errors import ConfigError, DatasetError
-from hpcseg.predict.ahead import OnSlice, ahead
 from hpcseg.predict.card import ModelCard, count_grey_values
 from hpcseg.slices.source import Source
 

@@ -18,10 +18,10 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
+from hpcseg.ahead import OnSlice, ahead
 from hpcseg.errors import DatasetError, HpcsegError
 from hpcseg.files import write_bytes
 from hpcseg.learn.precision import to_device
-from hpcseg.predict.ahead import OnSlice, ahead
 from hpcseg.predict.mapping import Mapping
 from hpcseg.predict.model_file import Model
 from hpcseg.slices.source import Source

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from hpcseg.ahead import OnSlice
 from hpcseg.errors import ConfigError
 from hpcseg.files import make_folder, remove_left
 from hpcseg.predict import mapping as mappings
 from hpcseg.predict import norm
-from hpcseg.predict.ahead import OnSlice
 from hpcseg.predict.layers import Format, open_target
 from hpcseg.predict.mapping import Mapping
 from hpcseg.predict.model_file import Model, open_model

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from hpcseg.ahead import OnSlice, ahead
 from hpcseg.data.store import is_packed_file, read_info
 from hpcseg.errors import ConfigError
-from hpcseg.predict.ahead import OnSlice, ahead
 from hpcseg.predict.outcome import OutFolder, from_record
 from hpcseg.slices.hdf5 import PACKED_SLICES, open_hdf5
 from hpcseg.slices.opening import open_source

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from hpcseg.predict.ahead import ahead
+from hpcseg.ahead import ahead
 
 
 @pytest.mark.parametrize("at_most", [1, 2, 4])
