@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -22,7 +22,7 @@ def slices_ahead(pixels: int) -> int:
     return max(LEAST_AHEAD, min(_MOST_AHEAD, _BYTES_IN_FLIGHT // (8 * pixels)))
 
 
-def ahead(work: Callable[[_In], _Out], items: Iterable[_In], *, at_most: int = 4) -> Iterator[_Out]:
+def ahead(work: Callable[[_In], _Out], items: Iterable[_In], *, at_most: int = 4) -> Generator[_Out]:
     """Results of `work` in order, computed by a thread per core; at most so many items are begun and not yet used."""
     threads = min(len(os.sched_getaffinity(0)), at_most)
     waiting: deque[Future[_Out]] = deque()

@@ -51,6 +51,10 @@ class OnGpu(torch.Tensor):
     """A CPU tensor that says it is elsewhere."""
 
 
+class Pinned(torch.Tensor):
+    """A CPU tensor from where a GPU fetches by itself what is copied without a wait."""
+
+
 class PretendGpu(TorchFunctionMode):
     """While it is on, tensors made on, or moved to, a CUDA device are `OnGpu`."""
 
@@ -97,7 +101,8 @@ class PretendGpu(TorchFunctionMode):
             here = [tensor for tensor in tensors if not isinstance(tensor, OnGpu) and tensor.dim()]
             if here and func not in _ANY_DEVICE:
                 raise RuntimeError(f"Expected all tensors to be on the same device, found cuda:0 and cpu in {name}")
-            if func is _T.copy_ and here:
+            fetched = kwargs.get("non_blocking") and all(isinstance(tensor, Pinned) for tensor in here)
+            if func is _T.copy_ and here and not fetched:
                 self._waited(name)
             if func is _T.copy_ and not isinstance(first, OnGpu):
                 return func(*args, **kwargs)
@@ -200,6 +205,7 @@ def pretend_gpu() -> Iterator[PretendGpu]:
         for name, value in found.items():
             stack.enter_context(mock.patch.object(torch.cuda, name, value))
         stack.enter_context(mock.patch.object(torch, "autocast", cast))
+        stack.enter_context(mock.patch.object(_T, "pin_memory", lambda tensor: tensor.clone().as_subclass(Pinned)))
         # What optimizers ask before a step, by old names and new.
         stack.enter_context(mock.patch.object(torch.backends.cuda, "is_built", lambda: True))
         stack.enter_context(

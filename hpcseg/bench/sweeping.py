@@ -15,7 +15,9 @@ from hpcseg.bench.measure import Piece, Rates, rate, take_turns
 from hpcseg.bench.plain import TilesOnDisk, plain_evaluation
 from hpcseg.bench.training import network, plain_network, settings, synchronise
 from hpcseg.config import DataConfig, NoiseLevel
-from hpcseg.data.batches import EVALUATION_CHUNK, NoisyTestSet, TileSet, noisy_set, open_source
+from hpcseg.data.batches import EVALUATION_CHUNK, open_source
+from hpcseg.data.noisy_tiles import NoisyTestSet, noisy_set
+from hpcseg.data.tile_sets import TileSet
 from hpcseg.launch.environment import read_environment
 from hpcseg.learn.evaluate import folded
 from hpcseg.learn.precision import autocast, resolve_precision, to_device

@@ -16,7 +16,8 @@ from hpcseg.bench.contender import Contender, started
 from hpcseg.bench.measure import Piece, Rates, rate, take_turns
 from hpcseg.bench.plain import PlainTraining, TilesOnDisk
 from hpcseg.config import DataConfig, TrainConfig
-from hpcseg.data.batches import TileSource, TrainingTiles, open_source, validation_set
+from hpcseg.data.batches import TileSource, open_source
+from hpcseg.data.training_tiles import TrainingTiles, validation_set
 from hpcseg.launch.environment import read_environment
 from hpcseg.learn.loop import Trainer
 from hpcseg.learn.precision import resolve_precision

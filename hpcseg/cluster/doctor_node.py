@@ -100,7 +100,8 @@ def _lost(
     if state is not None and state.state is State.QUEUED:
         told = f"The short job {job_id} waits ({state.reason}), so nothing was found out on a node."
         return Check("Compute node", "not checked", told, "Wait longer (--wait SECONDS), or take a quieter partition.")
-    logs = "\n".join(last_attempt(path) for path in find_logs(room / "logs").get(job_id, {}).values())
+    attempts = [last_attempt(path) for path in find_logs(room / "logs").get(job_id, {}).values()]
+    logs = "\n".join(line for attempt in attempts for line in attempt.lines(""))
     errors = [line.strip() for line in logs.splitlines() if re.search("error|not found|denied|No such", line, re.I)]
     if errors:
         told = f"{world_size - len(found)} of {world_size} ranks did not get to their end: {errors[-1]}"

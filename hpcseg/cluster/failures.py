@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from hpcseg.cluster.logs import Logs, OfCell, last_attempt, read_mark
+from hpcseg.cluster.logs import Logs, last_attempt
 from hpcseg.cluster.scheduler import JobState
 from hpcseg.files import read_regular
 from hpcseg.runs.grid import Cell
@@ -183,15 +183,14 @@ def diagnose(
         stopped: the user has stopped it, on a machine without Slurm.
     """
     record = read_failure(cell.folder)
-    attempts = {rank: (path, last_attempt(path).splitlines()) for rank, path in logs.get(job_id or "", {}).items()}
-    of_all = [line for _, lines in attempts.values() for line in lines]
-    found = {rank: (path, _complaints(OfCell(cell.id)(lines))) for rank, (path, lines) in attempts.items()}
+    attempts = {rank: (path, last_attempt(path)) for rank, path in logs.get(job_id or "", {}).items()}
+    found = {rank: (path, _complaints(attempt.lines(cell.id))) for rank, (path, attempt) in attempts.items()}
     error = " ".join(record.get("error", "").split())
     rank = record["rank"] if isinstance(record.get("rank"), int) else 0
     if stopped and not cancelled:
         # What failure.json has is of an earlier attempt.
         return Failure(STOPPED, "", None, 0, found[0][0] if 0 in found else None)
-    marks = [mark for line in of_all if (mark := read_mark(line))]
+    marks = [mark for _, attempt in attempts.values() for mark in attempt.marks]
     begun, ended = any(of == cell.id for of, _ in marks), (cell.id, State.FAILED) in marks
     # Of the job's end that is another's: this one had failed before, or its turn had not come.
     word = job if (begun and not ended) or not marks or (job is not None and job.word in CANCELLED.words) else None

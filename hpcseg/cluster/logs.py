@@ -7,6 +7,7 @@ and how it ends.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import re
@@ -68,9 +69,42 @@ def _tail(path: Path) -> str:
     return text if size <= _MOST_BYTES else text.partition("\n")[2]
 
 
-def last_attempt(path: Path) -> str:
-    """What a rank has written since it began last."""
-    return _tail(path).rpartition(_BEGINNING)[2]
+class Attempt:
+    """What a rank has written since it began last.
+
+    Args:
+        text: of it.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.marks: list[tuple[str, str]] = []
+        """As `read_mark` has them."""
+        self._lines: dict[str | None, list[str]] = {}
+        cell = None
+        for line in text.splitlines():
+            if found := read_mark(line):
+                self.marks.append(found)
+                cell = found[0]
+            self._lines.setdefault(cell, []).append(line)
+
+    def lines(self, cell: str) -> list[str]:
+        """Those of a cell and those before any cell has begun."""
+        return [*self._lines.get(None, ()), *self._lines.get(cell, ())]
+
+
+def last_attempt(path: Path) -> Attempt:
+    """The last attempt in a log; one without a line where it cannot be read."""
+    try:
+        of = path.stat()
+    except OSError:
+        return Attempt("")
+    return _attempt(path, of.st_size, of.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4)
+def _attempt(path: Path, size: int, changed: int) -> Attempt:
+    """Of a job of many cells it is asked for each of them, one after the other."""
+    return Attempt(_tail(path).rpartition(_BEGINNING)[2])
 
 
 class OfCell:

@@ -7,11 +7,18 @@ slice number, y and x of each.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 
 from hpcseg.config import NoiseLevel, TrainConfig, noise_models
 from hpcseg.data.grey import GreyScale
 from hpcseg.data.streams import Purpose, stream
+
+# Of fewer a thread costs more than it brings.
+_LEAST_PER_THREAD = 64
 
 
 def noisy_tile(
@@ -81,7 +88,8 @@ def training_noise(
     if not config.noise_fraction:
         return noisy, sigmas
     models, sigma_max = noise_models(config.noise_model, "train.noise_model"), grey.counts(config.noise_sigma_max)
-    for index, (key, tile) in enumerate(zip(keys, noisy, strict=True)):
+
+    def draw(index: int, key: np.ndarray, tile: np.ndarray) -> None:
         if epoch is None:
             rng = stream(Purpose.TRAINING_NOISE, config.seed, *key)
         else:
@@ -91,6 +99,8 @@ def training_noise(
             sigmas[index] = share * sigma_max
             model = models[int(rng.integers(len(models)))] if len(models) > 1 else models[0]
             tile[:] = noisy_tile(rng, tile, sigmas[index], model=model, grey=grey)
+
+    _for_each(draw, keys, noisy)
     return noisy, sigmas
 
 
@@ -105,13 +115,16 @@ def noisy_tests(counts: np.ndarray, keys: np.ndarray, level: NoiseLevel, *, seed
     Source: the paper's future work, 1 and 5.
     """
     noisy, sigma_max = counts.astype(np.float32), grey.counts(level.sigma)
-    for key, tile in zip(keys, noisy, strict=True):
+
+    def draw(_: int, key: np.ndarray, tile: np.ndarray) -> None:
         rng = stream(Purpose.MIXED_TEST_NOISE if level.mixed else Purpose.TEST_NOISE, seed, *key)
         sigma = sigma_max
         if level.fraction is not None:
             decision, share = rng.random(2)
             sigma *= share if decision < level.fraction else 0.0
         tile[:] = noisy_tile(rng, tile, sigma, model=level.model, grey=grey)
+
+    _for_each(draw, keys, noisy)
     return noisy
 
 
@@ -122,9 +135,28 @@ def test_noise(keys: np.ndarray, *, size: int, seed: int) -> np.ndarray:
     the evaluation's.
     """
     noise = np.empty((len(keys), size, size), dtype=np.float32)
-    for index, key in enumerate(keys):
-        noise[index] = stream(Purpose.TEST_NOISE, seed, *key).standard_normal((size, size), dtype=np.float32)
+
+    def draw(_: int, key: np.ndarray, tile: np.ndarray) -> None:
+        tile[:] = stream(Purpose.TEST_NOISE, seed, *key).standard_normal((size, size), dtype=np.float32)
+
+    _for_each(draw, keys, noise)
     return noise
+
+
+def _for_each(draw: Callable[[int, np.ndarray, np.ndarray], None], keys: np.ndarray, tiles: np.ndarray) -> None:
+    """Draw for each tile, by threads: NumPy's generators hold no other up, and each tile has its own."""
+    items = list(zip(range(len(tiles)), keys, tiles, strict=True))
+    threads = max(1, min(len(os.sched_getaffinity(0)), len(items) // _LEAST_PER_THREAD))
+
+    def some(first: int) -> None:
+        for item in items[first::threads]:
+            draw(*item)
+
+    if threads == 1:
+        some(0)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(some, range(threads)))
 
 
 def within_range(noisy: np.ndarray, dtype: np.dtype, rule: str) -> np.ndarray:

@@ -10,8 +10,9 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from hpcseg.data.batches import TileSet, evaluation_chunks
+from hpcseg.data.batches import evaluation_chunks
 from hpcseg.data.classes import IGNORED
+from hpcseg.data.tile_sets import AwayTiles, TileSet
 from hpcseg.learn.precision import autocast
 from hpcseg.learn.ranks import Ranks
 
@@ -78,7 +79,7 @@ def with_batch_statistics(model: nn.Module) -> nn.Module:
 
 
 def validate(
-    model: nn.Module, tiles: TileSet, *, classes: int, precision: str, ranks: Ranks
+    model: nn.Module, tiles: TileSet | AwayTiles, *, classes: int, precision: str, ranks: Ranks
 ) -> tuple[float, np.ndarray]:
     """Mean cross-entropy per labelled pixel and the (C, C) int64 confusion matrix of a model on a set of tiles.
 

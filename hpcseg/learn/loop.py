@@ -22,7 +22,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hpcseg.config import TrainConfig
-from hpcseg.data.batches import TileSet, TrainingTiles, epoch_order
+from hpcseg.data.batches import epoch_order
+from hpcseg.data.tile_sets import AwayTiles, TileSet
+from hpcseg.data.training_tiles import TrainingTiles
 from hpcseg.errors import HpcsegError
 from hpcseg.learn import checkpoint
 from hpcseg.learn.captured import graphs_wanted
@@ -67,7 +69,7 @@ class Trainer:
     config: TrainConfig
     model: nn.Module
     training: TrainingTiles
-    validation: TileSet
+    validation: TileSet | AwayTiles
     classes: int
     precision: str
     """A resolved one."""

@@ -229,11 +229,14 @@ def _ome(layer: Layer, volume: Source) -> dict[str, Any]:
     voxel = volume.voxel
     unit = {} if voxel is None else {"unit": ome_unit(voxel.unit)}
     depth, height, width = (1.0, 1.0, 1.0) if voxel is None else (voxel.depth, voxel.height, voxel.width)
-    scale = {"type": "scale", "scale": [depth * volume.every, height, width]}
+    moved: list[dict[str, Any]] = [{"type": "scale", "scale": [depth * volume.every, height, width]}]
+    if volume.of and volume.of[0]:
+        # Where the first of them lies in the whole volume, so that a viewer lays one over the other.
+        moved.append({"type": "translation", "translation": [depth * volume.of[0], 0.0, 0.0]})
     image = {
         "name": layer.name,
         "axes": [{"name": name, "type": "space", **unit} for name in "zyx"],
-        "datasets": [{"path": _LEVEL, "coordinateTransformations": [scale]}],
+        "datasets": [{"path": _LEVEL, "coordinateTransformations": moved}],
     }
     return {"version": "0.5", "multiscales": [image], **({"image-label": {}} if layer.name == "labels" else {})}
 

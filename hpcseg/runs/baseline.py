@@ -21,10 +21,12 @@ import numpy as np
 import torch
 
 from hpcseg.config import NoiseLevel
-from hpcseg.data.batches import NoisyTestSet, TileSet, TileSource, noisy_set, open_source
+from hpcseg.data.batches import TileSource, open_source
 from hpcseg.data.classes import IGNORED
 from hpcseg.data.evenly import evenly
+from hpcseg.data.noisy_tiles import NoisyTestSet, noisy_set
 from hpcseg.data.store import read_info
+from hpcseg.data.tile_sets import TileSet
 from hpcseg.errors import HpcsegError, IncompleteError
 from hpcseg.runs import provenance
 from hpcseg.runs.grid import planned_cells, read_plan

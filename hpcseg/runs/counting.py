@@ -118,7 +118,7 @@ class Counting:
         self._gather()
         return True
 
-    def _counted(self) -> Generator[None, None, None]:
+    def _counted(self) -> Generator[None]:
         """Counts this rank's pieces, one each time that the next is asked for."""
         size = self._ranks.world_size
         place = self.done + self._ranks.rank

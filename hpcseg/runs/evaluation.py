@@ -14,10 +14,12 @@ from torch import nn
 
 from hpcseg import metrics
 from hpcseg.config import EvaluateConfig, NoiseLevel, Share
-from hpcseg.data.batches import TileSource, noisy_set
+from hpcseg.data.batches import TileSource
 from hpcseg.data.classes import IGNORED
 from hpcseg.data.evenly import evenly
 from hpcseg.data.grey import GreyScale
+from hpcseg.data.noisy_tiles import test_tiles
+from hpcseg.data.room import Room
 from hpcseg.errors import HpcsegError
 from hpcseg.files import write_bytes
 from hpcseg.learn.precision import to_device
@@ -81,7 +83,9 @@ def evaluate(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool], handed: 
     slices = WholeSlices(network, source, whole, edge=edge, device=ranks.device)
     to_device(model, ranks.device)
     levels = settings.levels()
-    tiles = noisy_set(source, source.split.test, levels=levels, seed=settings.seed, device=ranks.device)
+    tiles = test_tiles(
+        source, source.split.test, levels=levels, seed=settings.seed, device=ranks.device, room=Room(ranks.device)
+    )
     sweep = Sweep(model, tiles, levels, classes=source.classes, precision=precision)
     heartbeat = Heartbeat(cell, "evaluate", ranks, note)
     counting = Counting(
@@ -112,7 +116,7 @@ def evaluate(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool], handed: 
     memory = peak_memory_mib(ranks)
     if ranks.is_main:
         by_band, right, interfaces = (counts.cpu().numpy() for counts in (sweep.by_band, sweep.right, sweep.interfaces))
-        labelled = tiles.clean.labelled
+        labelled = tiles.labelled
         lines = _by_slice(
             source, settings, right, labelled, dict(zip(whole.tolist(), slices.confusion.tolist(), strict=True))
         )

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from hpcseg.config import MEASURED
-from hpcseg.data.batches import TileSource, TrainingTiles, validation_set
+from hpcseg.data.batches import TileSource
 from hpcseg.data.likeness import alike_numbers
+from hpcseg.data.room import Room
 from hpcseg.data.tiles import overlap
+from hpcseg.data.training_tiles import TrainingTiles, validation_set
 from hpcseg.learn import checkpoint
 from hpcseg.learn.loop import Position, Trainer
 from hpcseg.learn.precision import agree_on_precision
@@ -56,6 +58,9 @@ def train(
                 trainer.writer.wait()
                 on_epoch_written()
 
+    room = Room(ranks.device)
+    validation = validation_set(source, source.split.validation, config, ranks.device, room)
+    training = TrainingTiles(source, source.split.train, config, ranks.device, room)
     trainer = Trainer(
         config=config,
         model=build_unet(
@@ -65,8 +70,8 @@ def train(
             batch_norm=config.batch_norm,
             seed=config.seed,
         ),
-        training=TrainingTiles(source, source.split.train, config, ranks.device),
-        validation=validation_set(source, source.split.validation, config, ranks.device),
+        training=training,
+        validation=validation,
         classes=source.classes,
         precision=precision,
         origin=_origin(cell, source),
@@ -83,7 +88,7 @@ def train(
     position = trainer.position
     if ranks.is_main:
         resumes = position.epoch or position.step
-        told = {"precision": precision, "graphs": trainer.graphs, **describe_process(ranks)}
+        told = {"precision": precision, "graphs": trainer.graphs, "tiles": training.place, **describe_process(ranks)}
         append_event(cell.folder.events_file, "resume" if resumes else "start", **told)
     finished = trainer.fit()
     if not finished:

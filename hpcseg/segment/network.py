@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from hpcseg.data.room import free_bytes
 from hpcseg.errors import HpcsegError
 from hpcseg.learn.evaluate import folded, scores_of
 from hpcseg.learn.precision import to_device
 from hpcseg.segment.geometry import MARGIN, pad, padded_length, tiles
-from hpcseg.segment.memory import bytes_per_pixel, free_bytes
+from hpcseg.segment.memory import bytes_per_pixel
 
 _SUMS_OF_A_SLICE = 4
 # Of the memory that is free; the rest is for slices on their way, and for other people.

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from hpcseg.config import NoiseLevel
-from hpcseg.data.batches import EVALUATION_CHUNK, NoisyTestSet, evaluation_chunks
+from hpcseg.data.batches import EVALUATION_CHUNK, evaluation_chunks
 from hpcseg.data.classes import IGNORED
+from hpcseg.data.noisy_tiles import NoisyTestSet, StoredTestSet
 from hpcseg.learn.evaluate import folded, scores_of, with_batch_statistics
 from hpcseg.segment.edges import BANDS, count_by_band, count_interfaces, edge_bands
 
@@ -30,7 +31,13 @@ class Sweep:
     """
 
     def __init__(
-        self, model: nn.Module, tiles: NoisyTestSet, levels: Sequence[NoiseLevel], *, classes: int, precision: str
+        self,
+        model: nn.Module,
+        tiles: NoisyTestSet | StoredTestSet,
+        levels: Sequence[NoiseLevel],
+        *,
+        classes: int,
+        precision: str,
     ) -> None:
         self._lean, self._tiles, self._levels, self._precision = folded(model), tiles, levels, precision
         self._batchwise = with_batch_statistics(model) if any(level.norm_tiles for level in levels) else None
@@ -43,7 +50,7 @@ class Sweep:
             if level.norm_tiles == size
         ]
         self._bands: tuple[slice, torch.Tensor] | None = None
-        zeros = functools.partial(torch.zeros, dtype=torch.int64, device=tiles.unit.device)
+        zeros = functools.partial(torch.zeros, dtype=torch.int64, device=tiles.device)
         self.by_band = zeros(len(levels), BANDS, classes, classes)
         """(L, BANDS, C, C) int64, confusion matrices by distance to a label edge, of the pieces counted here."""
         self.right = zeros(len(levels), len(tiles))

@@ -101,7 +101,8 @@ def read_calibration(path: Path) -> Calibration:
         with tifffile.TiffFile(path) as tif:
             tags, metadata, ome = tif.pages.first.tags, tif.imagej_metadata, tif.ome_metadata
             x, y = (_ratio(tags.valueof(name)) for name in ("XResolution", "YResolution"))
-            unit = int(tags.valueof("ResolutionUnit") or 1)
+            said_unit = tags.valueof("ResolutionUnit")
+            unit = int(said_unit) if isinstance(said_unit, int) and said_unit else 1
             labels = (metadata or {}).get("Labels", ())
             frames = (metadata or {}).get("frames")
     except Exception:  # tifffile raises its own errors, struct.error, IndexError, ... for tags that are damaged

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,11 @@ def open_zarr(path: Path, how: Reading) -> Source:
             raise no_such(path, None if wanted in arrays else wanted, arrays)
         array = arrays[wanted]
         shape, chunks = array.shape, array.chunks
-        # zarr's own count makes a name of each chunk that there could be.
-        wholes = math.prod(-(-length // part) for length, part in zip(shape, array.shards or chunks, strict=True))
         start = f"{wanted}/" if wanted else ""
-        gone = wholes - sum(_CHUNK.fullmatch(file, len(start)) is not None for file in stored if file.startswith(start))
+        parts = [file for file in stored if file.startswith(start) and _CHUNK.fullmatch(file, len(start))]
+        # zarr's own count makes a name of each chunk that there could be, and looks into no shard.
+        wholes = math.prod(_grid(shape, chunks))
+        gone = wholes - sum(_chunks_in(path / file, file[len(start) :], array) for file in parts)
     if math.prod(shape[:-3]) != 1:
         raise DatasetError(
             f"{path}: {wanted or 'the array'} is {shape}, and what lies before its slices is longer than 1; save the "
@@ -83,6 +85,31 @@ def list_arrays(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
 def _load(path: Path, first: int, last: int) -> np.ndarray:
     array = _open(path)
     return np.asarray(array[..., first:last, :, :] if array.ndim > 2 else array[...])
+
+
+def _grid(lengths: Sequence[int], parts: Sequence[int]) -> list[int]:
+    return [-(-length // part) for length, part in zip(lengths, parts, strict=True)]
+
+
+def _chunks_in(file: Path, name: str, array: Any) -> int:
+    """How many chunks of an array a file holds: one, or of a shard those that its index has and that lie in the array.
+
+    Source: the sharding codec of Zarr v3: behind the chunks offset and length of each, 2**64 - 1 for none, and a CRC.
+    """
+    if array.shards is None:
+        return 1
+    inner = _grid(array.shards, array.chunks)
+    place = [int(number) for number in re.findall(r"\d+", name)]
+    left = (length - at * shard for length, at, shard in zip(array.shape, place, array.shards, strict=True))
+    inside = [min(parts) for parts in zip(inner, _grid(list(left), array.chunks), strict=True)]
+    codec = array.metadata.codecs[0].to_dict()["configuration"]
+    if codec["index_location"] != "end" or [one["name"] for one in codec["index_codecs"]] != ["bytes", "crc32c"]:
+        return math.prod(inside)  # nobody writes these
+    with file.open("rb") as opened:
+        opened.seek(-16 * math.prod(inner) - 4, os.SEEK_END)
+        index = np.frombuffer(opened.read(16 * math.prod(inner)), "<u8").reshape(*inner, 2)
+    there = (index != np.iinfo(np.uint64).max).any(-1)
+    return int(np.count_nonzero(there[tuple(map(slice, inside))]))
 
 
 def _files(folder: Path) -> list[str]:

@@ -11,7 +11,7 @@ import torch
 from hpcseg.bench.plain import PlainTraining, TilesOnDisk, plain_evaluation, plain_pack
 from hpcseg.bench.training import network, plain_network, settings
 from hpcseg.config import DataConfig, NoiseLevel
-from hpcseg.data import batches
+from hpcseg.data import batches, noisy_tiles
 from hpcseg.data.pack import pack
 from hpcseg.segment.sweep import Sweep
 from hpcseg.slices.opening import open_source
@@ -43,7 +43,7 @@ def test_its_network_computes_what_ours_does(source):
 
 def test_its_evaluation_has_our_accuracy(source):
     config = settings(4, 2)
-    tiles = batches.noisy_set(source, source.split.test, levels=(), seed=0, device=CPU)
+    tiles = noisy_tiles.noisy_set(source, source.split.test, levels=(), seed=0, device=CPU)
     sweep = Sweep(network(source, config), tiles, (NoiseLevel(0.0),), classes=source.classes, precision="fp32")
     for piece in range(len(sweep)):
         sweep.count(piece)

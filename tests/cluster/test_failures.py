@@ -8,6 +8,7 @@ from hpcseg.cluster.failures import KINDS, Failure, diagnose
 from hpcseg.cluster.logs import find_logs, follow, last_attempt, mark, tail
 from hpcseg.cluster.scheduler import JobState
 from hpcseg.config import CellConfig
+from hpcseg.files import open_regular
 from hpcseg.runs.grid import Cell
 from hpcseg.runs.record import CellFolder, write_json
 
@@ -161,7 +162,29 @@ def test_a_long_log_is_read_from_its_end_and_a_missing_one_is_empty(tmp_path, mo
     (tmp_path / "log").write_text("".join(f"line {number}\n" for number in range(20_000)))
     lines = tail(tmp_path / "log", "a")
     assert lines[-1] == "line 19999" and lines[0].startswith("line 1") and len(lines) < 10_000
-    assert tail(tmp_path / "none", "a") == [] and last_attempt(tmp_path / "none") == ""
+    assert tail(tmp_path / "none", "a") == [] and last_attempt(tmp_path / "none").lines("a") == []
+
+
+def test_the_log_of_a_job_of_many_cells_is_read_once_for_all_of_them(tmp_path, monkeypatch):
+    read, text = [], BEGINNING + "before\n"
+    for number in range(200):
+        text += f"{mark(f'cell-{number}', 'train')}\nCUDA error: {number}\n{mark(f'cell-{number}', 'failed')}\n"
+    log = tmp_path / "7_0_log.out"
+    log.write_text(text)
+    monkeypatch.setattr("hpcseg.cluster.logs.open_regular", lambda *of: read.append(of) or open_regular(*of))
+    for number in range(200):
+        cell = Cell(CellConfig(), CellFolder(tmp_path / "cells" / f"cell-{number}"))
+        failure = diagnose(cell, "7", None, cancelled=False, logs=find_logs(tmp_path))
+        assert failure.summary == f"GPU fault: CUDA error: {number}"
+    assert len(read) == 1
+    log.write_text(text + f"{mark('cell-7', 'train')}\nCUDA error: again\n")
+    failure = diagnose(
+        Cell(CellConfig(), CellFolder(tmp_path / "cells" / "cell-7")),
+        *("7", None),
+        cancelled=False,
+        logs=find_logs(tmp_path),
+    )
+    assert failure.summary == "GPU fault: CUDA error: again" and len(read) == 2
 
 
 def test_a_followed_log_shows_what_comes_and_ends_with_its_job(tmp_path, monkeypatch):

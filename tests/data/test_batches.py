@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hpcseg.config import DataConfig, NoiseLevel, TrainConfig
-from hpcseg.data import batches, noise, store
+from hpcseg.data import batches, noise, noisy_tiles, store, tile_sets, training_tiles
 from hpcseg.data.pack import pack
 from hpcseg.errors import ConfigError, DatasetError
 
@@ -73,7 +73,7 @@ def test_a_source_lays_out_all_tiles_and_reads_those_of_its_rows(source, tiny_da
 def test_clean_tiles_are_divided_by_65535(source):
     rows = source.split.train
     counts, labels, _ = source.read(rows)
-    tiles = batches.validation_set(source, rows, TrainConfig(), CPU)
+    tiles = training_tiles.validation_set(source, rows, TrainConfig(), CPU)
     assert (tiles.images.shape, tiles.images.dtype) == ((len(rows), 1, 64, 64), torch.float32)
     np.testing.assert_array_equal(tiles.images.numpy()[:, 0], counts.astype(np.float32) / np.float32(65_535))
     np.testing.assert_array_equal(tiles.labels.numpy(), labels)
@@ -82,8 +82,8 @@ def test_clean_tiles_are_divided_by_65535(source):
 
 def test_noise_is_added_in_counts_before_the_division(source):
     rows = np.arange(32)
-    noisy = batches.validation_set(source, rows, TrainConfig(noise_fraction=1.0, noise_sigma_max=10_000), CPU)
-    clean = batches.validation_set(source, rows, TrainConfig(), CPU)
+    noisy = training_tiles.validation_set(source, rows, TrainConfig(noise_fraction=1.0, noise_sigma_max=10_000), CPU)
+    clean = training_tiles.validation_set(source, rows, TrainConfig(), CPU)
     deviations = (noisy.images - clean.images).std(dim=(1, 2, 3)) * 65_535
     # 32 sigmas of U(0, 10000): mean 5000 with a standard error of 10000 / sqrt(12 x 32) = 510.
     assert float(deviations.mean()) == pytest.approx(5_000, abs=4 * 510)
@@ -94,9 +94,9 @@ def test_noise_is_added_in_counts_before_the_division(source):
 def test_a_training_tile_is_the_same_in_any_order_and_company(source):
     config = TrainConfig(noise_fraction=0.5, seed=9)
     rows = source.split.train
-    whole = batches.validation_set(source, rows, config, CPU)
+    whole = training_tiles.validation_set(source, rows, config, CPU)
     order = np.random.default_rng(2).permutation(len(rows))[:11]
-    part = batches.validation_set(source, rows[order], config, CPU)
+    part = training_tiles.validation_set(source, rows[order], config, CPU)
     assert torch.equal(part.images, whole.images[order])
     assert torch.equal(part.labels, whole.labels[order])
 
@@ -111,7 +111,7 @@ def test_slices_of_numbers_below_zero_have_noise_as_others_have(tiny_folder, tmp
     assert info.numbers.tolist() == list(range(-3, 13))
     source = batches.open_source(tmp_path / "a.h5", DataConfig(tiles="2x2", tile_size=64))
     rows, config = np.arange(len(source.tiles)), TrainConfig(noise_fraction=1.0)
-    noisy, clean = (batches.validation_set(source, rows, one, CPU).images for one in (config, TrainConfig()))
+    noisy, clean = (training_tiles.validation_set(source, rows, one, CPU).images for one in (config, TrainConfig()))
     added = (noisy - clean) / (noisy - clean).std(dim=(1, 2, 3), keepdim=True)
     # Each tile has its own: that of slice -3 is not that of slice 3. 4096 pixels correlate by 1 / 64.
     correlations = torch.corrcoef(added.flatten(1)).fill_diagonal_(0)
@@ -119,9 +119,9 @@ def test_slices_of_numbers_below_zero_have_noise_as_others_have(tiny_folder, tmp
 
 
 def test_every_epoch_sees_the_same_tiles_where_nothing_is_drawn_anew(source):
-    tiles = batches.TrainingTiles(source, source.split.train, TrainConfig(noise_fraction=0.5), CPU)
+    tiles = training_tiles.TrainingTiles(source, source.split.train, TrainConfig(noise_fraction=0.5), CPU)
     assert tiles.of_epoch(0) is tiles.of_epoch(7)
-    whole = batches.validation_set(source, source.split.train, TrainConfig(noise_fraction=0.5), CPU)
+    whole = training_tiles.validation_set(source, source.split.train, TrainConfig(noise_fraction=0.5), CPU)
     assert torch.equal(tiles.of_epoch(0).images, whole.images)
     assert len(tiles) == len(source.split.train)
     assert tiles.pixels == len(tiles) * 64 * 64
@@ -129,8 +129,8 @@ def test_every_epoch_sees_the_same_tiles_where_nothing_is_drawn_anew(source):
 
 def test_noise_anew_in_each_epoch_depends_on_the_epoch_and_the_seed_alone(source):
     config = TrainConfig(noise_fraction=1.0, noise_each_epoch=True)
-    tiles, again = (batches.TrainingTiles(source, source.split.train, config, CPU) for _ in range(2))
-    clean = batches.validation_set(source, source.split.train, TrainConfig(), CPU)
+    tiles, again = (training_tiles.TrainingTiles(source, source.split.train, config, CPU) for _ in range(2))
+    clean = training_tiles.validation_set(source, source.split.train, TrainConfig(), CPU)
     for epoch in (0, 1):
         assert torch.equal(tiles.of_epoch(epoch).images, again.of_epoch(epoch).images)
         assert torch.equal(tiles.of_epoch(epoch).labels, clean.labels)
@@ -141,8 +141,8 @@ def test_noise_anew_in_each_epoch_depends_on_the_epoch_and_the_seed_alone(source
 @pytest.mark.parametrize(("augment", "moves"), [("flips", 4), ("symmetries", 8)])
 def test_augmented_tiles_are_moved_with_their_labels_by_a_draw_of_the_epoch(source, augment, moves):
     rows = source.split.train
-    tiles = batches.TrainingTiles(source, rows, TrainConfig(augment=augment), CPU)
-    plain = batches.validation_set(source, rows, TrainConfig(), CPU)
+    tiles = training_tiles.TrainingTiles(source, rows, TrainConfig(augment=augment), CPU)
+    plain = training_tiles.validation_set(source, rows, TrainConfig(), CPU)
     epoch = tiles.of_epoch(3)
     drawn = batches.epoch_symmetries(len(rows), augment=augment, seed=0, epoch=3)
     assert set(drawn.tolist()) == set(range(moves))
@@ -157,14 +157,14 @@ def test_augmented_tiles_are_moved_with_their_labels_by_a_draw_of_the_epoch(sour
 
 
 def test_the_eight_symmetries_are_all_different(source):
-    plain = batches.validation_set(source, np.zeros(8, dtype=np.int64), TrainConfig(), CPU)
-    moved = batches.transformed(plain, np.arange(8)).images
+    plain = training_tiles.validation_set(source, np.zeros(8, dtype=np.int64), TrainConfig(), CPU)
+    moved = tile_sets.transformed(plain, np.arange(8)).images
     assert len({image.numpy().tobytes() for image in moved}) == 8
 
 
 def test_other_levels_of_the_test_set_have_their_own_images(source):
     levels = (NoiseLevel(5_000, "uniform"), NoiseLevel(10_000, fraction=0.5))
-    tests = batches.noisy_set(source, source.split.test, levels=(NoiseLevel(0), *levels), seed=4, device=CPU)
+    tests = noisy_tiles.noisy_set(source, source.split.test, levels=(NoiseLevel(0), *levels), seed=4, device=CPU)
     counts, _, keys = source.read(source.split.test)
     np.testing.assert_array_equal(tests.slices, keys[:, 0])
     for level in levels:
@@ -195,7 +195,7 @@ def in_counts(source, level):
 @pytest.mark.parametrize("normalise", ["tile", "set"])
 def test_tiles_reach_from_0_to_1_each_by_itself_or_all_together_after_the_noise(tiny_dataset, normalise, level):
     source = reading(tiny_dataset, normalise=normalise)
-    tests = batches.noisy_set(source, source.split.test, levels=EVERY, seed=4, device=CPU)
+    tests = noisy_tiles.noisy_set(source, source.split.test, levels=EVERY, seed=4, device=CPU)
     images = tests.take(slice(None), level)[0].numpy()[:, 0]
     noisy = in_counts(source, level)
     axes = (1, 2) if normalise == "tile" else (0, 1, 2)
@@ -211,11 +211,11 @@ def test_training_and_validation_tiles_have_the_ends_of_their_own_sets(tiny_data
     source, plain = reading(tiny_dataset, normalise="set"), reading(tiny_dataset)
     config = TrainConfig(noise_fraction=0.5)
     for rows in (source.split.train, source.split.validation):
-        images, counts = (batches.validation_set(one, rows, config, CPU).images for one in (source, plain))
+        images, counts = (training_tiles.validation_set(one, rows, config, CPU).images for one in (source, plain))
         assert (images.min(), images.max()) == (0, 1)
         expected = (counts - counts.min()) / (counts.max() - counts.min())
         torch.testing.assert_close(images, expected, rtol=0, atol=4e-6)
-    anew = batches.TrainingTiles(
+    anew = training_tiles.TrainingTiles(
         source, source.split.train, TrainConfig(noise_fraction=1.0, noise_each_epoch=True), CPU
     )
     assert all((anew.of_epoch(epoch).images.min(), anew.of_epoch(epoch).images.max()) == (0, 1) for epoch in (0, 1))
@@ -232,8 +232,8 @@ def test_a_tile_of_one_grey_value_becomes_0(tiny_dataset):
 def test_noisy_values_of_training_and_test_tiles_stay_in_the_range_of_the_type(tiny_dataset, rule):
     source, plain = reading(tiny_dataset, out_of_range=rule), reading(tiny_dataset)
     config = TrainConfig(noise_fraction=1.0, noise_sigma_max=40_000)
-    tests = [batches.noisy_set(one, one.split.test, levels=EVERY, seed=4, device=CPU) for one in (source, plain)]
-    sets = [batches.validation_set(one, source.split.train, config, CPU).images for one in (source, plain)]
+    tests = [noisy_tiles.noisy_set(one, one.split.test, levels=EVERY, seed=4, device=CPU) for one in (source, plain)]
+    sets = [training_tiles.validation_set(one, source.split.train, config, CPU).images for one in (source, plain)]
     for images, kept in [sets, [of.take(slice(None), STRONG)[0] for of in tests]]:
         assert kept.min() < 0 and kept.max() > 1
         if rule == "clip":
@@ -274,7 +274,7 @@ def test_a_cover_reaches_every_pixel_of_a_slice(tiny_dataset):
 
 
 def test_taking_rows_gives_images_and_labels_for_the_loss(source):
-    tiles = batches.validation_set(source, np.arange(10), TrainConfig(), CPU)
+    tiles = training_tiles.validation_set(source, np.arange(10), TrainConfig(), CPU)
     images, labels = tiles.take(torch.tensor([7, 2]))
     assert torch.equal(images, tiles.images[[7, 2]])
     assert torch.equal(labels, tiles.labels[[7, 2]].long())
@@ -282,7 +282,7 @@ def test_taking_rows_gives_images_and_labels_for_the_loss(source):
 
 
 def test_all_noise_levels_of_the_test_set_share_one_draw(source):
-    tests = batches.noisy_set(source, source.split.test, levels=(), seed=4, device=CPU)
+    tests = noisy_tiles.noisy_set(source, source.split.test, levels=(), seed=4, device=CPU)
     rows = torch.arange(len(tests))
     clean, labels = tests.take(rows, NoiseLevel(0.0))
     counts, expected_labels, _ = source.read(source.split.test)
@@ -300,7 +300,7 @@ def test_all_noise_levels_of_the_test_set_share_one_draw(source):
 
 def test_the_evaluations_seed_alone_decides_the_test_noise(source):
     once, again, other = (
-        batches.noisy_set(source, source.split.test, levels=(), seed=seed, device=CPU) for seed in (4, 4, 5)
+        noisy_tiles.noisy_set(source, source.split.test, levels=(), seed=seed, device=CPU) for seed in (4, 4, 5)
     )
     assert torch.equal(once.unit, again.unit)
     assert not torch.equal(once.unit, other.unit)

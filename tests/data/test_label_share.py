@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from hpcseg.config import DataConfig, TrainConfig
-from hpcseg.data.batches import TrainingTiles, noisy_set, open_source, validation_set
+from hpcseg.data.batches import open_source
 from hpcseg.data.classes import IGNORED
 from hpcseg.data.label_share import EDGE, keep_share
+from hpcseg.data.noisy_tiles import noisy_set
+from hpcseg.data.training_tiles import TrainingTiles, validation_set
 from hpcseg.errors import DatasetError
 
 CPU = torch.device("cpu")

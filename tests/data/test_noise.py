@@ -217,5 +217,26 @@ def test_a_mixed_test_set_has_clean_tiles_and_noisy_ones_of_all_strengths():
 
 
 def test_keys_that_are_not_one_per_tile_are_refused():
-    with pytest.raises(ValueError, match="argument 2 is longer"):
+    with pytest.raises(ValueError, match="argument 2 is shorter"):
         training_noise(flat(3, size=4), keys_of(2), fraction=1.0, sigma_max=1, seed=0)
+
+
+@pytest.mark.parametrize("model", ["gaussian", "poisson"])
+def test_the_noise_of_many_tiles_that_are_drawn_by_threads_is_that_of_each_alone(monkeypatch, model):
+    monkeypatch.setattr(noise.os, "sched_getaffinity", lambda process: {0, 1, 2})
+    counts, keys, level = flat(300, size=8), keys_of(300), NoiseLevel(3_000, model, fraction=0.5)
+    drawn = [
+        training_noise(counts, keys, fraction=0.5, sigma_max=10_000, seed=3, models=(model,), epoch=2)[0],
+        noise.noisy_tests(counts, keys, level, seed=3, grey=PAPER),
+        noise.test_noise(keys, size=8, seed=3),
+    ]
+    for index in range(0, 300, 7):
+        one, key = counts[index : index + 1], keys[index : index + 1]
+        alone = [
+            training_noise(one, key, fraction=0.5, sigma_max=10_000, seed=3, models=(model,), epoch=2)[0],
+            noise.noisy_tests(one, key, level, seed=3, grey=PAPER),
+            noise.test_noise(key, size=8, seed=3),
+        ]
+        for many, single in zip(drawn, alone, strict=True):
+            np.testing.assert_array_equal(many[index], single[0])
+    assert len({tile.tobytes() for tile in drawn[2]}) == 300

@@ -39,9 +39,11 @@ import torch
 
 from hpcseg import config
 from hpcseg.config import CellConfig, DataConfig, EvaluateConfig, NeedsConfig, ReportConfig, TrainConfig
-from hpcseg.data.batches import TrainingTiles, epoch_order, epoch_symmetries, noisy_set, open_source
+from hpcseg.data.batches import epoch_order, epoch_symmetries, open_source
+from hpcseg.data.noisy_tiles import noisy_set
 from hpcseg.data.pack import pack
 from hpcseg.data.store import read_info
+from hpcseg.data.training_tiles import TrainingTiles
 from hpcseg.jobfile import JobConfig
 from hpcseg.numerics import NUMERICS
 from hpcseg.runs.execute import run_cell

@@ -8,8 +8,8 @@ import torch
 from pretend_gpu import CUDA, pretend_gpu
 from torch.utils._pytree import tree_map_only
 
-from hpcseg.data.batches import TileSet, transformed
 from hpcseg.data.classes import IGNORED
+from hpcseg.data.tile_sets import TileSet, transformed
 from hpcseg.learn.epoch_steps import EpochSteps
 from hpcseg.learn.precision import loss_scaler, to_device
 from hpcseg.learn.ranks import Ranks

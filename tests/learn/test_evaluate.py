@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from hpcseg.config import DataConfig, NoiseLevel
-from hpcseg.data import batches, noise
+from hpcseg.data import batches, noise, noisy_tiles, tile_sets
 from hpcseg.data.classes import IGNORED
 from hpcseg.learn.evaluate import count_confusion, folded, validate
 from hpcseg.learn.precision import to_device
@@ -129,7 +129,7 @@ def plain_sweep(model: UNet, source: batches.TileSource) -> np.ndarray:
 
 
 def test_a_sweep_counts_what_the_plain_way_counts_in_any_order(model, source):
-    tiles = batches.noisy_set(source, source.split.test, levels=(), seed=0, device=CPU)
+    tiles = noisy_tiles.noisy_set(source, source.split.test, levels=(), seed=0, device=CPU)
     whole, halves = (Sweep(model, tiles, LEVELS, classes=3, precision="fp32") for _ in range(2))
     assert len(whole) == len(SIGMAS) * -(-len(tiles) // batches.EVALUATION_CHUNK)
     for piece in range(len(whole)):
@@ -150,7 +150,7 @@ def test_a_sweep_counts_what_the_plain_way_counts_in_any_order(model, source):
 @pytest.mark.parametrize("size", [1, 4, 5, 32])
 def test_batches_of_test_tiles_have_the_statistics_of_training_and_leave_none_behind(model, source, size):
     """As a model in training mode that is asked for one batch behind the other, the last one with what is left."""
-    tiles = batches.noisy_set(source, source.split.test, levels=(), seed=0, device=CPU)
+    tiles = noisy_tiles.noisy_set(source, source.split.test, levels=(), seed=0, device=CPU)
     assert len(tiles) == 9
     levels = (*LEVELS, *(NoiseLevel(sigma, norm_tiles=size) for sigma in SIGMAS))
     before = copy.deepcopy(model.state_dict())
@@ -179,7 +179,7 @@ def test_batches_of_test_tiles_have_the_statistics_of_training_and_leave_none_be
 def test_validation_is_the_mean_loss_per_pixel_and_leaves_the_model_in_training(model, source):
     counts, labels, _ = source.read(source.split.validation)
     images = torch.from_numpy(counts.astype(np.float32) / 65535).unsqueeze(1)
-    tiles = batches.TileSet(images, torch.from_numpy(labels))
+    tiles = tile_sets.TileSet(images, torch.from_numpy(labels))
     loss, confusion = validate(model, tiles, classes=3, precision="fp32", ranks=ALONE)
     assert model.training
     with torch.inference_mode():

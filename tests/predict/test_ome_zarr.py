@@ -99,6 +99,17 @@ def test_every_second_slice_is_twice_as_far_from_the_next(model_file, source, ex
     np.testing.assert_array_equal(labels.read(1), expected[2])
 
 
+def test_some_slices_lie_where_they_are_in_the_volume(model_file, source, tmp_path):
+    volume = source("zarr")
+    predict(model_file, volume, "-o", tmp_path / "out", "--slices", "2-3")
+    (level,) = zarr.open_group(tmp_path / "out" / "labels.zarr", mode="r").attrs["ome"]["multiscales"][0]["datasets"]
+    scale, translation = level["coordinateTransformations"]
+    assert scale == {"type": "scale", "scale": [3.0, 0.5, 0.25]}
+    first = open_source(volume).numbers[0]
+    assert translation == {"type": "translation", "translation": [3.0 * (2 - first), 0.0, 0.0]}
+    assert open_source(tmp_path / "out" / "labels.zarr").voxel == VoxelSize(3.0, 0.5, 0.25, "micrometer")
+
+
 def test_a_slice_of_nothing_but_zeros_is_there(model_file, tmp_path):
     """zarr leaves out such chunks, and what is not there would be segmented anew."""
     tifffile.imwrite(tmp_path / "in.tif", np.full((2, 16, 16), np.nan, np.float32), photometric="minisblack")

@@ -16,7 +16,7 @@ from slice_folder import hpcseg
 
 from hpcseg import metrics
 from hpcseg.config import CellConfig, DataConfig, EvaluateConfig, NoiseLevel, Share
-from hpcseg.data import batches
+from hpcseg.data import noisy_tiles
 from hpcseg.data.batches import open_source
 from hpcseg.data.pack import pack
 from hpcseg.report.build import publish
@@ -86,7 +86,9 @@ def test_the_filter_is_ahead_of_the_commonest_class_at_every_level(record):
 
 
 def test_the_recorded_blur_and_thresholds_give_the_counts_on_the_evaluations_own_noisy_tiles(record, source):
-    tiles = batches.noisy_set(source, source.split.test, levels=EVALUATE.levels(), seed=0, device=torch.device("cpu"))
+    tiles = noisy_tiles.noisy_set(
+        source, source.split.test, levels=EVALUATE.levels(), seed=0, device=torch.device("cpu")
+    )
     order = record["filter"]["choices"][0]["classes_from_dark"]
     for choice in record["filter"]["choices"]:
         level = _level(choice)

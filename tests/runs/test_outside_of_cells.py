@@ -11,9 +11,10 @@ import tifffile
 from rank_runner import two_ranks_agree_with_one
 from slice_folder import hpcseg
 
-from hpcseg.data.batches import TrainingTiles, open_source
+from hpcseg.data.batches import open_source
 from hpcseg.data.classes import IGNORED
 from hpcseg.data.sample import write_sample
+from hpcseg.data.training_tiles import TrainingTiles
 from hpcseg.records.collect import collect
 from hpcseg.report.build import build_report
 from hpcseg.runs.grid import Cell, read_cell

@@ -13,8 +13,9 @@ import torch
 from rank_runner import run_cell_stage, run_ranks
 
 from hpcseg.config import CellConfig, DataConfig, EvaluateConfig, NeedsConfig, NoiseLevel, ReportConfig, TrainConfig
-from hpcseg.data.batches import open_source, validation_set
+from hpcseg.data.batches import open_source
 from hpcseg.data.store import read_info
+from hpcseg.data.training_tiles import validation_set
 from hpcseg.errors import ConfigError
 from hpcseg.jobfile import JobConfig
 from hpcseg.learn import checkpoint

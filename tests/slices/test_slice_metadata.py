@@ -65,6 +65,15 @@ def test_a_resolution_unit_that_is_two_numbers_is_none(tmp_path):
     assert source.voxel is None
 
 
+def test_a_resolution_unit_that_is_none_costs_no_other_calibration(tmp_path):
+    described = tifffile.imagej_description((1, 1), "YX", unit="um")
+    tifffile.imwrite(tmp_path / "a.tif", VOLUME[0], metadata=None, resolution=(4, 2), description=described)
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+") as tif:
+        tif.pages.first.tags["ResolutionUnit"].overwrite((3, 3))
+    voxel = open_source(tmp_path / "a.tif").voxel
+    assert voxel is not None and (voxel.height, voxel.width, voxel.unit) == (0.5, 0.25, "um")
+
+
 def test_axes_of_an_ome_tiff_have_a_unit_each(tmp_path):
     sizes = {"PhysicalSizeZ": 2.0, "PhysicalSizeY": 500.0, "PhysicalSizeX": 0.25}
     units = {"PhysicalSizeZUnit": "µm", "PhysicalSizeYUnit": "nm", "PhysicalSizeXUnit": "µm"}

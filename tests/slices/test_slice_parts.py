@@ -261,6 +261,19 @@ def test_chunks_of_a_zarr_store_that_are_not_there_are_told_of(tmp_path):
     assert open_source(tmp_path / "a.zarr").notes == ()
 
 
+@pytest.mark.parametrize("shape", [(6, 10, 12), (5, 9, 11)])
+def test_chunks_that_a_shard_of_a_zarr_store_has_not_are_told_of(tmp_path, shape):
+    volume = VOLUME[: shape[0], : shape[1], : shape[2]] + 1
+    array = zarr.create_array(tmp_path / "a.zarr", shape=shape, chunks=(1, 5, 4), shards=(4, 10, 12), dtype="u2")
+    array[:] = volume
+    assert open_source(tmp_path / "a.zarr").notes == ()
+    array[2, :5, 4:8] = 0
+    array[4:] = 0
+    lost = 1 + 6 * (shape[0] - 4)
+    source = open_source(tmp_path / "a.zarr")
+    assert f"{lost} of {6 * shape[0]} chunks are not stored and are read as 0" in " ".join(source.notes)
+
+
 def test_a_raw_file_of_another_length_than_its_shape_is_refused(tmp_path):
     (tmp_path / "a.raw").write_bytes(VOLUME.tobytes() + b"x")
     with pytest.raises(DatasetError, match=r"a.raw has 1441 bytes, but 6 x 10 x 12 uint16 behind 0 bytes are 1440"):

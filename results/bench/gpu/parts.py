@@ -33,8 +33,6 @@ class Size:
     turn: float
     """Seconds of a contender's turn in a bench."""
     job: str
-    workers: int
-    """Cells at a time of `hpcseg grid`."""
     patience: float
     """By which all time limits are multiplied."""
 
@@ -50,7 +48,6 @@ ON_GPU = Size(
     rounds=3,
     turn=1.5,
     job="paper",
-    workers=4,
     patience=1,
 )
 ON_CPU = Size(
@@ -63,7 +60,6 @@ ON_CPU = Size(
     rounds=1,
     turn=0.05,
     job="smoke",
-    workers=2,
     patience=10,  # it may be busy with other tests
 )
 
@@ -122,7 +118,7 @@ class Part:
             "A": self._facts_and_steps,
             "B": self._tests_and_bench,
             "C": self._grid,
-            "D": self._one_process,
+            "D": self._compared,
             "E": self._job,
         }
         return phases[self.name]()
@@ -163,45 +159,45 @@ class Part:
         ]
 
     def _grid(self) -> list[Phase]:
-        run = self.work / "runs" / self.size.job
-        grid = ("grid", "--job", self.size.job, "--data", str(self._dataset), "--run", str(run))
+        run = self._run_of("1-process")
         return [
             *self._packed(),
-            Phase(
-                name="grid",
-                seconds=240,
-                command=_hpcseg(*grid, "--local", "--workers", str(self.size.workers)),
-                output="grid.txt",
-                watched=True,
-            ),
+            self._whole_job(processes=1, seconds=200),
             # Before the report, which may take too long: it can be built from them anywhere.
             self._records(run, self.size.job),
             Phase(name="report", seconds=90, command=_hpcseg("report", "--run", str(run)), output="report.txt"),
-            self._warm(processes=2, seconds=240),
+            self._whole_job(processes=2, seconds=200),
         ]
 
-    def _one_process(self) -> list[Phase]:
+    def _compared(self) -> list[Phase]:
         bench = self._bench(self._dataset, min(16, self.size.width), min(25, self.size.batch), "training", "startup")
+        places = (sys.executable, str(KIT.parent / "places.py"), str(self._dataset), str(self.work / "places"))
         return [
-            self._warm(processes=1, seconds=330),
-            Phase(name="bench", seconds=120, command=bench, output="bench-narrow.json"),
+            self._whole_job(processes=1, seconds=200, graphs=False),
+            self._whole_job(processes=3, seconds=200),
+            Phase(name="places", seconds=60, command=places, output="places.json"),
+            Phase(name="bench", seconds=100, command=bench, output="bench-narrow.json"),
         ]
 
     def _job(self) -> list[Phase]:
         assert self.job is not None
         name = self.job.stem
-        # It stops its cells by itself before its time is up, and leaves some of the part's for the records.
-        own = int(self.size.patience * (self.seconds - 90))
-        options = ["--processes", str(self.job.processes), "--seconds", str(own)]
-        options += [word for setting in self.job.settings for word in ("--set", setting)]
-        script = (sys.executable, str(KIT / "warm_grid.py"), self.job.name, str(self._dataset), str(self.job_run))
+        # Its cells are told to stop before its time is up, and some of the part's is left for the records.
+        own = max(0.1, self.size.patience * (self.seconds - 90))
+        command = (
+            "timeout",
+            "--signal=INT",
+            f"{own:.1f}",
+            *self._cells(self.job.name, self.job_run, self.job.processes),
+        )
+        settings = [word for setting in self.job.settings for word in ("--set", setting)]
         return [
             self._facts(),
             *self._packed(),
             Phase(
                 name=name,
                 seconds=int(self.seconds - 50),
-                command=(*script, *options),
+                command=(*command, *settings),
                 output=f"{name}.txt",
                 watched=True,
             ),
@@ -263,12 +259,20 @@ class Part:
             *(word for part in parts for word in ("--part", part)),
         )  # fmt: skip
 
-    def _warm(self, *, processes: int, seconds: int) -> Phase:
-        run = self.work / "runs" / f"{self.size.job}-{processes}"
-        script = (sys.executable, str(KIT / "warm_grid.py"), self.size.job, str(self._dataset), str(run))
-        name = f"{processes}-process" + ("es" if processes > 1 else "")
-        command = (*script, "--processes", str(processes))
+    def _whole_job(self, *, processes: int, seconds: int, graphs: bool = True) -> Phase:
+        name = f"{processes}-process" + ("es" if processes > 1 else "") + ("" if graphs else "-no-graphs")
+        command = self._cells(self.size.job, self._run_of(name), processes)
+        if not graphs:
+            command = ("env", "HPCSEG_GRAPHS=0", *command)
         return Phase(name=name, seconds=seconds, command=command, output=f"{name}.txt", watched=True)
+
+    def _cells(self, job: str, run: Path, processes: int) -> tuple[str, ...]:
+        """All cells of a job, each process with one after the other."""
+        grid = ("grid", "--local", "--job", job, "--data", str(self._dataset), "--run", str(run))
+        return _hpcseg(*grid, "--workers", str(processes))
+
+    def _run_of(self, name: str) -> Path:
+        return self.work / "runs" / f"{self.size.job}-{name}"
 
 
 def _hpcseg(*arguments: str) -> tuple[str, ...]:

@@ -1,0 +1,184 @@
+"""The tiles that a cell learns from and is validated on, with their noise, epoch by epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+
+from hpcseg.config import TrainConfig
+from hpcseg.data import noise
+from hpcseg.data.batches import TileSource, epoch_symmetries, labelled_pixels, parts
+from hpcseg.data.room import Place, Room
+from hpcseg.data.tile_sets import AwayTiles, TileSet, transformed
+from hpcseg.errors import DatasetError
+
+_CPU = torch.device("cpu")
+# float32 and uint8, of each pixel.
+_IMAGE, _LABEL = 4, 1
+
+
+class _Stored:
+    """The tiles of some rows of a packed file, with the cell's noise, some at a time.
+
+    Args:
+        source, rows, config: as of `TrainingTiles`.
+        to_learn: as of `TileSource.read`.
+        epoch: that the noise is drawn for; None: once for all.
+    """
+
+    def __init__(
+        self, source: TileSource, rows: np.ndarray, config: TrainConfig, *, to_learn: bool, epoch: int | None = None
+    ) -> None:
+        self._source, self._rows, self._config, self._to_learn = source, rows, config, to_learn
+        self.epoch = epoch
+        self._ends: tuple[np.float32, np.float32] | None = None
+        if source.config.normalise == "set":
+            all_of_them = np.arange(len(rows))
+            ends = [source.ends(self._noisy(all_of_them[part])[0]) for part in parts(len(rows))]
+            self._ends = min(low for low, _ in ends), max(high for _, high in ends)
+
+    def load(self, some: np.ndarray) -> TileSet:
+        """On the CPU."""
+        noisy, labels = self._noisy(some)
+        return TileSet(_images(self._source.normalised(noisy, self._ends)), torch.from_numpy(labels))
+
+    def _noisy(self, some: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        counts, labels, keys = self._source.read(self._rows[some], to_learn=self._to_learn)
+        noisy, _ = noise.training_noise(counts, keys, self._config, self._source.info.grey, epoch=self.epoch)
+        return noisy, labels
+
+
+def validation_set(
+    source: TileSource, rows: np.ndarray, config: TrainConfig, device: torch.device, room: Room | None = None
+) -> TileSet | AwayTiles:
+    """Tiles with the cell's noise drawn once, as the network takes them.
+
+    Args:
+        source: of the tiles.
+        rows: (K,) int64, of the source.
+        config: with the noise.
+        device: that computes.
+        room: what there is for them; None: all that they need.
+
+    Raises:
+        DatasetError: none of them has a labelled pixel, so that there is no loss to validate by.
+    """
+    pixels = len(rows) * source.size**2
+    kept, raw = pixels * (_IMAGE + _LABEL), pixels * np.dtype(source.info.dtype).itemsize
+    place = room.place(kept=kept, made=kept + raw + pixels * _IMAGE) if room else Place.DEVICE
+    if place is Place.FILE:
+        labelled = source.labelled(rows)
+        _refuse_unlabelled(source, labelled, "validation")
+        return AwayTiles(_Stored(source, rows, config, to_learn=False).load, labelled, source.size, device)
+    counts, labels, keys = source.read(rows)
+    _refuse_unlabelled(source, labelled_pixels(labels), "validation")
+    noisy, _ = noise.training_noise(counts, keys, config, source.info.grey)
+    memory = device if place is Place.DEVICE else _CPU
+    tiles = TileSet(_images(source.normalised(noisy)).to(memory), torch.from_numpy(labels).to(memory))
+    return tiles if place is Place.DEVICE else AwayTiles(tiles.some, tiles.labelled, source.size, device)
+
+
+class TrainingTiles:
+    """The training tiles of a cell, epoch by epoch.
+
+    Without augmentation, and with noise that is drawn once, every epoch sees the same tiles. What has no labelled pixel
+    says nothing, and a batch of such tiles would have no loss, so it is not among them. Noise that is drawn for each
+    epoch is drawn for the next one while a GPU trains on this one.
+
+    Args:
+        source: of the tiles.
+        rows: (K,) int64, of the source.
+        config: with the noise, the symmetries and the seed.
+        device: that computes.
+        room: what there is for them; None: all that they need.
+
+    Raises:
+        DatasetError: no tile has a labelled pixel.
+    """
+
+    def __init__(
+        self, source: TileSource, rows: np.ndarray, config: TrainConfig, device: torch.device, room: Room | None = None
+    ) -> None:
+        self._config, self._device, self._source = config, device, source
+        self._anew = config.noise_each_epoch and config.noise_fraction > 0
+        pixels = len(rows) * source.size**2
+        kept, raw = pixels * (_IMAGE + _LABEL), pixels * np.dtype(source.info.dtype).itemsize
+        # What changes from epoch to epoch is there twice for a moment.
+        twice = self._anew or config.augment != "none"
+        made = kept + raw + pixels * _IMAGE * (2 if self._anew else 1)
+        self.place = room.place(kept=kept * (2 if twice else 1), made=made) if room else Place.DEVICE
+        """Where they are kept."""
+        if self.place is Place.FILE:
+            labelled = source.labelled(rows, to_learn=True)
+        else:
+            counts, labels, keys = source.read(rows, to_learn=True)
+            labelled = labelled_pixels(labels)
+        _refuse_unlabelled(source, labelled, "training")
+        known = labelled > 0
+        self.labelled: np.ndarray = labelled[known]
+        """(T,) int64, pixels of each tile that have a class."""
+        if self.place is Place.FILE:
+            self._rows = rows[known]
+            self._stored = _Stored(source, self._rows, config, to_learn=True, epoch=0 if self._anew else None)
+            return
+        if not known.all():
+            counts, labels, keys = counts[known], labels[known], keys[known]
+        self._memory = device if self.place is Place.DEVICE else _CPU
+        self._raw, self._labels = (counts, keys), torch.from_numpy(labels).to(self._memory)
+        self._drawer, self._drawn = ThreadPoolExecutor(1), dict[int | None, Future[np.ndarray]]()
+        if not self._anew:
+            self._tiles = self._with_noise_of(None)
+            del self._raw
+
+    def __len__(self) -> int:
+        return len(self.labelled)
+
+    @property
+    def pixels(self) -> int:
+        """Of all tiles together, that have a class."""
+        return int(self.labelled.sum())
+
+    def of_epoch(self, epoch: int) -> TileSet | AwayTiles:
+        """The tiles as epoch 0, 1, ... sees them: a function of the cell's seed and the epoch alone."""
+        load: Callable[[np.ndarray], TileSet]
+        if self.place is Place.FILE:
+            if self._anew and self._stored.epoch != epoch:
+                self._stored = _Stored(self._source, self._rows, self._config, to_learn=True, epoch=epoch)
+            load = self._stored.load
+        else:
+            tiles = self._with_noise_of(epoch) if self._anew else self._tiles
+            load = tiles.some
+        if self._config.augment != "none":
+            moves = epoch_symmetries(len(self), augment=self._config.augment, seed=self._config.seed, epoch=epoch)
+            if self.place is Place.DEVICE:
+                return transformed(tiles, moves)
+            return self._away(lambda rows: transformed(load(rows), moves[rows]))
+        return tiles if self.place is Place.DEVICE else self._away(load)
+
+    def _away(self, load: Callable[[np.ndarray], TileSet]) -> AwayTiles:
+        return AwayTiles(load, self.labelled, self._source.size, self._device)
+
+    def _with_noise_of(self, epoch: int | None) -> TileSet:
+        drawn = self._drawn.pop(epoch, None) or self._drawer.submit(self._draw, epoch)
+        if epoch is not None and self._device.type == "cuda" and epoch + 1 < self._config.epochs:
+            self._drawn[epoch + 1] = self._drawer.submit(self._draw, epoch + 1)
+        return TileSet(_images(drawn.result()).to(self._memory), self._labels)
+
+    def _draw(self, epoch: int | None) -> np.ndarray:
+        noisy, _ = noise.training_noise(*self._raw, self._config, self._source.info.grey, epoch=epoch)
+        return self._source.normalised(noisy)
+
+
+def _refuse_unlabelled(source: TileSource, labelled: np.ndarray, name: str) -> None:
+    if not labelled.any():
+        raise DatasetError(
+            f"{source.info.path}: no {name} tile has a labelled pixel. Label more slices, farther apart, or set "
+            "data.tiles to a grid that covers more of each, such as cover."
+        )
+
+
+def _images(normalised: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(normalised).unsqueeze(1)
