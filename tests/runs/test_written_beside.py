@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -124,3 +127,40 @@ def test_a_record_of_an_epoch_that_cannot_be_written_ends_the_training(cell, mon
     with pytest.raises((HpcsegError, OSError), match="No space left on device"):
         train(cell, monkeypatch, wish)
     assert not cell.folder.training_file.exists() and cell.folder.failure_file.exists()
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from hpcseg.runs.execute import run_cell
+from hpcseg.runs.record import CellFolder
+
+owner, name, wanted = os if sys.argv[2] == "fsync" else Path, sys.argv[2], int(sys.argv[3])
+real, calls = getattr(owner, name), 0
+
+def strike(one, *rest):
+    global calls
+    calls += "checkpoint" in (os.readlink(f"/proc/self/fd/{one}") if name == "fsync" else str(one))
+    if calls == wanted:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(one, *rest)
+
+setattr(owner, name, strike)
+run_cell(CellFolder(Path(sys.argv[1])), "train", should_stop=lambda: False)
+"""
+
+
+# A checkpoint is flushed twice; then the one before gets its other name, and the new one its own.
+@pytest.mark.parametrize(
+    ("call", "number"), [("fsync", 1), ("fsync", 6), ("replace", 2), ("replace", 4), ("replace", 5)]
+)
+def test_a_kill_in_the_midst_of_a_write_leaves_a_whole_checkpoint(tmp_path, tiny_dataset, monkeypatch, call, number):
+    whole, cell = (make_cell(tmp_path / name, tiny_dataset, epochs=2) for name in ("whole", "struck"))
+    assert train(whole, monkeypatch) == "finished"
+    environment = {**os.environ, "HPCSEG_CHECKPOINT_SECONDS": "0"}
+    command = [sys.executable, "-c", _KILLED, str(cell.folder.path), call, str(number)]
+    assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
+    assert bool(places(cell)) == ((call, number) != ("fsync", 1)), "and each can be read"
+    assert train(cell, monkeypatch) == "finished"
+    assert cell.folder.metrics_file.read_bytes() == whole.folder.metrics_file.read_bytes()
+    assert not [line for line in read_lines(cell.folder.events_file) if line["event"] == "damaged"]
