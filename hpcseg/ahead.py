@@ -13,6 +13,13 @@ OnSlice = Callable[[int, int], None]
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 _MOST_PER_THREAD = 3
+_BYTES_IN_FLIGHT = 256 * 2**20
+LEAST_AHEAD, _MOST_AHEAD = 2, 8
+
+
+def slices_ahead(pixels: int) -> int:
+    """How many slices of so many pixels may be on their way at once."""
+    return max(LEAST_AHEAD, min(_MOST_AHEAD, _BYTES_IN_FLIGHT // (8 * pixels)))
 
 
 def ahead(work: Callable[[_In], _Out], items: Iterable[_In], *, at_most: int = 4) -> Generator[_Out]:

@@ -1,10 +1,12 @@
-"""How much host memory this process may still take, and how it keeps what it has between steps."""
+"""How much host memory this process may still take and has held, and how it keeps what it has between steps."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import os
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,8 @@ from pathlib import Path
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 _TOP_PAD_BYTES = 256 * 2**20
 _LARGEST_INT = 2**31 - 1
+# proc_pid_clear_refs(5): with this number the peak becomes what the process holds now.
+_CLEAR_REFS, _CLEAR_PEAK = Path("/proc/self/clear_refs"), "5"
 
 
 def keep_freed_memory() -> None:
@@ -27,6 +31,22 @@ def keep_freed_memory() -> None:
     mallopt(_MMAP_MAX, 0)
     mallopt(_TRIM_THRESHOLD, _LARGEST_INT)
     mallopt(_TOP_PAD, _TOP_PAD_BYTES)
+
+
+def forget_peak() -> None:
+    """Let `peak_bytes` tell of what comes from now on, where the system can: memory that is kept free is given back."""
+    with contextlib.suppress(OSError, AttributeError):  # as above
+        ctypes.CDLL(None).malloc_trim(0)
+    with contextlib.suppress(OSError):  # a kernel without it, or a container that may not write there
+        _CLEAR_REFS.write_text(_CLEAR_PEAK)
+
+
+def peak_bytes() -> int:
+    """The most host memory that this process has held since `forget_peak`; where that cannot be, since its start."""
+    for line in _lines(Path("/proc/self/status")):
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def free_host_bytes() -> float:

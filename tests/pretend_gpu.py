@@ -14,6 +14,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import sys
+import threading
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -62,6 +63,8 @@ class PretendGpu(TorchFunctionMode):
         self.waits: collections.Counter[str] = collections.Counter()
         self.timeline = Timeline(self._noted)
         self.calls = 0
+        self.peak = 2**20
+        """Bytes that torch has held, as a test says."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -122,6 +125,9 @@ class PretendGpu(TorchFunctionMode):
         if kwargs.get("device") is not None:
             target = torch.device(kwargs.pop("device"))
         afar = isinstance(source, OnGpu)
+        if target == _CPU and afar and kwargs.get("non_blocking"):
+            self.timeline.work()
+            return self.timeline.sends(func(source, *rest, **kwargs).as_subclass(torch.Tensor))
         if target is not None and (target.type == "cuda") != afar:
             self._waited("to")
         result = func(source, *rest, **kwargs)
@@ -136,6 +142,8 @@ class PretendGpu(TorchFunctionMode):
         self._noted(what)
 
     def _noted(self, what: str) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return  # no step waits for it
         frame: types.FrameType | None = sys._getframe()
         while frame is not None:
             file = frame.f_code.co_filename
@@ -186,7 +194,9 @@ def pretend_gpu() -> Iterator[PretendGpu]:
         "synchronize": lambda device=None: gpu._waited("synchronize"),
         "get_device_name": lambda device=None: "a pretended GPU",
         "get_device_capability": lambda device=None: (9, 0),
-        "max_memory_reserved": lambda device=None: 2**20,
+        "empty_cache": lambda: None,
+        "reset_peak_memory_stats": lambda device=None: setattr(gpu, "peak", 2**20),
+        "max_memory_reserved": lambda device=None: gpu.peak,
         "memory_reserved": lambda device=None: 0,
         "mem_get_info": lambda device=None: (2**34, 2**34),
         **gpu.timeline.stand_ins(),

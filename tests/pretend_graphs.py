@@ -30,6 +30,7 @@ class Timeline:
         self.capturing: Stream | None = None
         self.graphs: list[Graph] = []
         self.replays = self._reached = self.most_ahead = 0
+        self.sent: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def work(self) -> None:
         """Something is asked of the current stream."""
@@ -46,6 +47,7 @@ class Timeline:
         if self.capturing:
             raise RuntimeError(NOT_PERMITTED)
         self._reached = self.replays
+        self.arrived()
         for stream in self._streams:
             stream.known = collections.Counter({other: other.pieces for other in self._streams})
 
@@ -54,6 +56,16 @@ class Timeline:
         self.work()
         self.replays += 1
         self.most_ahead = max(self.most_ahead, self.replays - self._reached)
+
+    def sends(self, content: torch.Tensor) -> torch.Tensor:
+        """A copy on the host of which nothing has come before the host waits."""
+        self.sent.append((torch.zeros_like(content).fill_(77), content.clone()))
+        return self.sent[-1][0]
+
+    def arrived(self, number: int | None = None) -> None:
+        """What was sent first, or all, is there."""
+        for copy, content in self.sent[:number]:
+            copy.copy_(content)
 
     def event(self, blocking: bool = False) -> Event:
         """In the place of `torch.cuda.Event`."""
@@ -79,7 +91,9 @@ class Timeline:
             self.current = before
 
     @contextlib.contextmanager
-    def graph(self, graph: Graph, *, pool: object, stream: Stream) -> Iterator[None]:
+    def graph(
+        self, graph: Graph, *, pool: object, stream: Stream, capture_error_mode: str = "global"
+    ) -> Iterator[None]:
         """In the place of `torch.cuda.graph`."""
         assert all(other.stream is stream for other in self.graphs if other.pool is pool), "a pool of two streams"
         self.waits()
@@ -131,11 +145,12 @@ class Event:
         self._replays: int | None = None
 
     def record(self) -> None:
-        self._replays = self._timeline.replays
+        self._replays, self._sent = self._timeline.replays, len(self._timeline.sent)
 
     def synchronize(self) -> None:
         if self._replays is not None:
             self._timeline.waits_for(self._replays)
+            self._timeline.arrived(self._sent)
 
 
 class Graph(TorchDispatchMode):

@@ -82,7 +82,9 @@ class StepGraphs:
         graph = torch.cuda.CUDAGraph()
         try:
             self._set_capturable(True)
-            with torch.cuda.graph(graph, pool=self._pool, stream=_side_stream()):
+            # Of this thread alone: the one that writes checkpoints may wait for the GPU meanwhile.
+            mode, stream = "thread_local", _side_stream()
+            with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode=mode):
                 body(size)
         except RuntimeError as error:
             # Others are of the GPU itself, or of its memory, and say so.

@@ -7,12 +7,13 @@ on beside them stands in the same file.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import re
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,21 @@ def save(path: Path, content: dict[str, Any], previous: Path | None = None) -> N
         os.fsync(file.fileno())
         if previous is not None and path.exists():
             path.replace(previous)
+
+
+def copied(content: dict[str, Any]) -> tuple[dict[str, Any], Callable[[], None]]:
+    """A copy of what a checkpoint holds, on the CPU, and a call that waits until it is there: nothing else has to."""
+    tensors = [tensor for _, tensor in _tensors(content)]
+    # A GPU writes it into pinned memory, in turn with what it is asked for before and after.
+    copies: dict[int, Any] = {
+        id(tensor): tensor.to("cpu", non_blocking=True) if tensor.is_cuda else tensor.clone() for tensor in tensors
+    }
+    whole = copy.deepcopy(content, copies)
+    if not any(tensor.is_cuda for tensor in tensors):
+        return whole, lambda: None
+    there = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+    there.record()
+    return whole, there.synchronize
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -88,14 +104,28 @@ def _cause(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def not_finite(content: Any, name: str = "") -> str | None:
-    """The name of a tensor in `content` that holds a value which is not finite; None where all are."""
-    if isinstance(content, torch.Tensor):
-        return None if bool(torch.isfinite(content).all()) else name
-    if isinstance(content, Mapping):
-        found = (not_finite(value, f"{name}.{key}".lstrip(".")) for key, value in content.items())
-        return next(filter(None, found), None)
+def not_finite(content: Mapping[str, Any]) -> str | None:
+    """The name of a tensor in `content` that holds a value which is not finite; None where all are.
+
+    A GPU is waited for once.
+    """
+    finite = {name: torch.isfinite(tensor).all() for name, tensor in _tensors(content)}
+    for on_gpu in (False, True):
+        flags = {name: flag for name, flag in finite.items() if flag.is_cuda == on_gpu}
+        for name, is_finite in zip(flags, torch.stack([*flags.values()]).tolist() if flags else (), strict=True):
+            if not is_finite:
+                return name
     return None
+
+
+def _tensors(content: Mapping[str, Any], name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """All tensors of a checkpoint by their names."""
+    for key, value in content.items():
+        called = f"{name}.{key}".lstrip(".")
+        if isinstance(value, torch.Tensor):
+            yield called, value
+        elif isinstance(value, Mapping):
+            yield from _tensors(value, called)
 
 
 def _not_plain(content: Any, name: str = "content") -> str | None:

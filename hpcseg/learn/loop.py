@@ -34,6 +34,7 @@ from hpcseg.learn.norm import synchronise
 from hpcseg.learn.precision import loss_scaler, to_device
 from hpcseg.learn.ranks import GO_ON, STOP, Agreement, Ranks, own_wish
 from hpcseg.learn.step import TrainStep
+from hpcseg.learn.writer import Writer
 
 
 class OnEpoch(Protocol):
@@ -78,7 +79,7 @@ class Trainer:
     checkpoint_file: Path
     previous_checkpoint_file: Path
     seconds_between_checkpoints: float
-    """A kill loses at most this and one write of the checkpoint."""
+    """A kill loses at most this and one write of the checkpoint, which goes on beside the steps."""
     should_stop: Callable[[], bool]
     on_step: Callable[[Position, int], None]
     """Told of every finished step, and of the number of steps per epoch."""
@@ -86,6 +87,8 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.position = Position()
+        self.writer = Writer()
+        """Of checkpoints, and of what `on_epoch` writes; a stop, and the end of `fit`, wait for it."""
         to_device(self.model, self.ranks.device)
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay, fused=True
@@ -110,12 +113,13 @@ class Trainer:
             True when all epochs are done; False when `should_stop` ended it, with the checkpoint written.
 
         Raises:
-            HpcsegError: the loss is not a number.
+            HpcsegError: the loss is not a number, or a file cannot be written.
         """
-        while self.position.epoch < self.config.epochs:
-            if not self._train_epoch():
-                return False
-            self._finish_epoch()
+        with self.writer:
+            while self.position.epoch < self.config.epochs:
+                if not self._train_epoch():
+                    return False
+                self._finish_epoch()
         if self._best:
             self.model.load_state_dict(self._best)
         return True
@@ -224,6 +228,7 @@ class Trainer:
         self.on_epoch(self.position.history, seconds, tiles)
 
     def _wish(self) -> int:
+        self.writer.look()
         return own_wish(
             self.ranks,
             stop=self.should_stop(),
@@ -264,11 +269,16 @@ class Trainer:
         if broken:
             raise self._diverged(f"not finite ({broken})")
         if self.ranks.is_main:
-            checkpoint.save(self.checkpoint_file, content, previous=self.previous_checkpoint_file)
+            self.writer.wait()  # two copies need not be in memory
+            self.writer.begin(self._write, *checkpoint.copied(content))
         else:
             # Rank 0 goes on with the sums so far, so the others' must not be counted again.
             self.sums.zero_()
         self._saved_at = time.monotonic()
+
+    def _write(self, content: dict[str, Any], wait_for_content: Callable[[], None]) -> None:
+        wait_for_content()
+        checkpoint.save(self.checkpoint_file, content, previous=self.previous_checkpoint_file)
 
 
 def _distribute(model: nn.Module) -> DistributedDataParallel:

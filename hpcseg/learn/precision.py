@@ -9,6 +9,7 @@ auto    bf16 where the hardware multiplies in it; else fp16 on a GPU, fp32 on a 
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import torch
@@ -70,6 +71,7 @@ def _name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "a CPU"
 
 
+@functools.cache
 def _cpu_flags() -> set[str]:
     try:
         text = Path("/proc/cpuinfo").read_text()

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hpcseg.ahead import OnSlice, ahead
+from hpcseg.ahead import LEAST_AHEAD, OnSlice, ahead, slices_ahead
 from hpcseg.data.classes import outside
 from hpcseg.launch.environment import host, read_environment
 from hpcseg.learn.ranks import choose_device
@@ -34,8 +34,6 @@ from hpcseg.runs import provenance
 from hpcseg.runs.machine import device_facts, refuse_missing_gpu
 from hpcseg.segment.network import Answer, Network
 
-_BYTES_IN_FLIGHT = 256 * 2**20
-_LEAST_AHEAD, _MOST_AHEAD = 2, 8
 # At most so much work is done again after a kill.
 _SECONDS_BETWEEN_COMMITS = 5.0
 
@@ -106,7 +104,7 @@ def segment(prediction: Prediction) -> Iterator[tuple[dict[str, np.ndarray], Sli
         DatasetError, HpcsegError: as `work`.
     """
     network, _ = _open_network(prediction)
-    for read in ahead(functools.partial(_read, prediction), range(len(prediction.volume)), at_most=_LEAST_AHEAD):
+    for read in ahead(functools.partial(_read, prediction), range(len(prediction.volume)), at_most=LEAST_AHEAD):
         yield _layers_of(prediction, read, network.answer(read.image, network.tile_edge(*read.image.shape)))
 
 
@@ -159,7 +157,7 @@ class _Line:
     def run(self, slices: Sequence[int], on_slice: OnSlice, should_stop: Callable[[], bool]) -> bool:
         committed, written = time.monotonic(), 0
         largest = max((math.prod(shape) for shape in self._prediction.volume.shapes), default=1)
-        most = max(_LEAST_AHEAD, min(_MOST_AHEAD, _BYTES_IN_FLIGHT // (8 * largest)))
+        most = slices_ahead(largest)
         writing: deque[Future[SliceResult]] = deque()
 
         def commit() -> None:

@@ -13,6 +13,7 @@ from hpcseg.launch.environment import read_environment
 from hpcseg.runs.epochs import Epochs
 from hpcseg.runs.execute import run_cell
 from hpcseg.runs.grid import Cell, Grid, read_cell, write_plan
+from hpcseg.runs.inputs import Handed
 from hpcseg.runs.state import Stage, State
 from hpcseg.signals import Stop
 
@@ -39,7 +40,7 @@ def run_alone(grid: Grid, chosen: Cell, *, say: Callable[[str], None]) -> State:
     else:
         _wait_for_plan(chosen, rank)
     stages: tuple[Stage, ...] = ("train", "evaluate")
-    epochs, outcome = Epochs(chosen, skip=True), State.FINISHED
+    epochs, handed, outcome = Epochs(chosen, skip=True), Handed(), State.FINISHED
 
     def on_epoch() -> None:
         for line in epochs.news():
@@ -49,7 +50,7 @@ def run_alone(grid: Grid, chosen: Cell, *, say: Callable[[str], None]) -> State:
         for stage in stages:
             if rank == 0:
                 say(f"{chosen.id}: {'training' if stage == 'train' else 'evaluating'}")
-            outcome = run_cell(chosen.folder, stage, should_stop=stop, on_epoch=on_epoch)
+            outcome = run_cell(chosen.folder, stage, should_stop=stop, on_epoch=on_epoch, handed=handed)
             if outcome is not State.FINISHED:
                 break
     return outcome

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,8 +20,8 @@ class Countable(Protocol):
 
     def __len__(self) -> int: ...
 
-    def count(self, piece: int) -> None:
-        """Add one piece, 0 to `len` - 1, to the counts."""
+    def count_each(self, pieces: Sequence[int]) -> Iterator[None]:
+        """Add pieces, 0 to `len` - 1, to the counts: one each time that the next is asked for."""
 
 
 def read_counts(file: Path, belongs: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str | None]:
@@ -102,26 +103,29 @@ class Counting:
             False where `should_stop` ended it, with the checkpoint written.
         """
         size = self._ranks.world_size
-        while self.done < self.pieces:
-            self._on_piece(self.done // size, -(-self.pieces // size))
-            self._count(self.done + self._ranks.rank)
-            self.done = min(self.done + size, self.pieces)
-            # Asked after a round and not before: every start gets further, so that a job whose time limit is too short
-            # for more comes back once for each round, and not for ever.
-            action = self._agree(self._wish()) if self.done < self.pieces else GO_ON
-            if action != GO_ON:
-                self._save()
-            if action == STOP:
-                return False
+        with contextlib.closing(self._counted()) as counted:
+            while self.done < self.pieces:
+                self._on_piece(self.done // size, -(-self.pieces // size))
+                next(counted, None)  # in the last round some ranks have no piece
+                self.done = min(self.done + size, self.pieces)
+                # Asked after a round and not before: every start gets further, so that a job whose time limit is too
+                # short for more comes back once for each round, and not for ever.
+                action = self._agree(self._wish()) if self.done < self.pieces else GO_ON
+                if action != GO_ON:
+                    self._save()
+                if action == STOP:
+                    return False
         self._gather()
         return True
 
-    def _count(self, piece: int) -> None:
+    def _counted(self) -> Generator[None]:
+        """Counts this rank's pieces, one each time that the next is asked for."""
+        size = self._ranks.world_size
+        place = self.done + self._ranks.rank
         for part in self._parts:
-            if piece < len(part):
-                part.count(piece)
-                return
-            piece -= len(part)
+            own = range(place, len(part), size)
+            yield from part.count_each(own)
+            place += len(own) * size - len(part)
 
     def _wish(self) -> int:
         stop = self._should_stop()

@@ -27,7 +27,7 @@ from hpcseg.learn.ranks import Ranks
 from hpcseg.runs.counting import Counting, read_counts
 from hpcseg.runs.grid import Cell
 from hpcseg.runs.heartbeat import Heartbeat, say_what_is_lost
-from hpcseg.runs.inputs import load_model, planned_provenance, planned_source, seconds_between_checkpoints
+from hpcseg.runs.inputs import Handed, load_model, planned_provenance, planned_source, seconds_between_checkpoints
 from hpcseg.runs.machine import describe_process, peak_memory_mib
 from hpcseg.runs.record import SCHEMA, STOPS, append_event, read_json, write_record, write_text
 from hpcseg.segment.edges import near_edge
@@ -43,7 +43,7 @@ _NO_EDGE = 2**31
 """Stands for a slice that is taken whole, where the smallest edge of all ranks is wanted."""
 
 
-def evaluate(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> bool:
+def evaluate(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool], handed: Handed) -> bool:
     """Evaluate a trained cell and write evaluation.json; False where `should_stop` ended it, with a checkpoint.
 
     Raises:
@@ -59,7 +59,7 @@ def evaluate(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool]) -> bool:
             f"Use the versions in its training.json, or move {cell.folder.path} away and run `hpcseg grid` again to "
             "train anew."
         )
-    model, model_sha256 = load_model(cell, source.classes)
+    model, model_sha256 = load_model(cell, source.classes, handed)
     if model_sha256 != training["model_sha256"]:
         raise HpcsegError(
             f"{cell.folder.model_file} is not the model of training.json. Delete both, then run `hpcseg grid` again."

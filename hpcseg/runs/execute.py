@@ -16,7 +16,8 @@ from hpcseg.runs import provenance
 from hpcseg.runs.evaluation import evaluate
 from hpcseg.runs.gate import require_own
 from hpcseg.runs.grid import Cell, read_cell
-from hpcseg.runs.machine import refuse_unmeant_cpu
+from hpcseg.runs.inputs import Handed
+from hpcseg.runs.machine import forget_peak_memory, refuse_unmeant_cpu
 from hpcseg.runs.record import CellFolder, RunFolder, write_json, write_text
 from hpcseg.runs.state import Stage, State
 from hpcseg.runs.told import read_failure, time_of
@@ -31,7 +32,8 @@ def run_cell(
     stage: Stage,
     *,
     should_stop: Callable[[], bool],
-    on_epoch: Callable[[], None] = lambda: None,
+    on_epoch: Callable[[], None] | None = None,
+    handed: Handed | None = None,
 ) -> State:
     """Train or evaluate a cell from wherever its files say that it stands. Every rank calls it.
 
@@ -39,7 +41,8 @@ def run_cell(
         folder: of the cell, with its config.json; seen by all ranks.
         stage: "train", or "evaluate" for a trained cell.
         should_stop: asked between steps; True on any rank makes all ranks stop at the same step.
-        on_epoch: called on rank 0 when metrics.jsonl has another epoch.
+        on_epoch: called on rank 0 when metrics.jsonl has another epoch, for which the training waits then.
+        handed: the same for the training of a cell and its evaluation behind it, which then reads no file.
 
     Returns:
         FINISHED when the stage's record is written (or was there already); STOPPED when `should_stop` ended it, with
@@ -72,12 +75,17 @@ def run_cell(
                 folder.failure_file.unlink(missing_ok=True)
                 _keep_diff(run)
             refuse_unmeant_cpu(run, ranks.device)
+            forget_peak_memory(ranks.device)
             try:
 
                 def stops() -> bool:
                     return should_stop() or (ranks.is_main and unwanted())
 
-                done = train(cell, ranks, stops, on_epoch) if stage == "train" else evaluate(cell, ranks, stops)
+                handed = handed or Handed()
+                if stage == "train":
+                    done = train(cell, ranks, stops, on_epoch, handed)
+                else:
+                    done = evaluate(cell, ranks, stops, handed)
                 if done:
                     return State.FINISHED
                 return State.CANCELLED if ranks.largest(ranks.is_main and unwanted()) else State.STOPPED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from hpcseg.runs import provenance
 from hpcseg.runs.grid import Cell, check_numerics
 from hpcseg.runs.machine import device_facts
 from hpcseg.runs.record import read_json
+
+_REMEDY = "Delete it, then run `hpcseg grid` again."
 
 
 def planned_source(cell: Cell) -> TileSource:
@@ -38,29 +41,50 @@ def planned_source(cell: Cell) -> TileSource:
     return source
 
 
-def load_model(cell: Cell, classes: int) -> tuple[nn.Module, str]:
+@dataclass
+class Handed:
+    """Weights on their way from a cell's training to its evaluation in the same process; none, they are in a file."""
+
+    weights: dict[str, torch.Tensor] = field(default_factory=dict)
+    """On the CPU."""
+    sha256: str = ""
+
+
+def load_model(cell: Cell, classes: int, handed: Handed | None = None) -> tuple[nn.Module, str]:
     """A cell's trained U-Net on the CPU, and the SHA-256 of its weights.
+
+    Args:
+        cell: that is trained.
+        classes: which the data set has.
+        handed: by its training, and taken from there; without weights the cell's file is read.
 
     Raises:
         IncompleteError: the cell is not trained.
         HpcsegError: the file is damaged, or holds another model.
     """
-    if not cell.folder.model_file.exists():
-        raise IncompleteError(f"{cell.id} has no trained model yet. Run `hpcseg grid` first.")
     config = cell.config.train
     # Without memory, so that a config.json that lies about the network costs nothing.
     with torch.device("meta"):
         model = UNet(classes=classes, width=config.width, depth=config.depth, batch_norm=config.batch_norm)
     wanted = {name: (tensor.shape, tensor.dtype) for name, tensor in model.state_dict().items()}
-    remedy = "Delete it, then run `hpcseg grid` again."
-    try:
-        weights = checkpoint.load(cell.folder.model_file)
-    except HpcsegError as error:
-        raise HpcsegError(f"{error} {remedy}") from None
+    if handed and handed.weights:
+        weights, handed.weights, sha256 = handed.weights, {}, handed.sha256
+    else:
+        weights = _read_weights(cell)
+        sha256 = checkpoint.weights_sha256(weights)
     if {name: _form(tensor) for name, tensor in weights.items()} != wanted:
-        raise HpcsegError(f"{cell.folder.model_file} does not hold the U-Net that config.json describes. {remedy}")
+        raise HpcsegError(f"{cell.folder.model_file} does not hold the U-Net that config.json describes. {_REMEDY}")
     model.to_empty(device="cpu").load_state_dict(weights)
-    return model, checkpoint.weights_sha256(weights)
+    return model, sha256
+
+
+def _read_weights(cell: Cell) -> dict[str, Any]:
+    if not cell.folder.model_file.exists():
+        raise IncompleteError(f"{cell.id} has no trained model yet. Run `hpcseg grid` first.")
+    try:
+        return checkpoint.load(cell.folder.model_file)
+    except HpcsegError as error:
+        raise HpcsegError(f"{error} {_REMEDY}") from None
 
 
 def _form(tensor: Any) -> Any:

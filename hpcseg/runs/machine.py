@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
-import resource
 import socket
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 
 from hpcseg.errors import HpcsegError, IncompleteError
 from hpcseg.learn.ranks import Ranks
+from hpcseg.memory import forget_peak, peak_bytes
 from hpcseg.runs import gpus
 from hpcseg.runs.provenance import slurm_job
 from hpcseg.runs.record import RunFolder, read_json
@@ -26,6 +27,7 @@ def device_facts(device: torch.device) -> dict[str, Any]:
     return {"device": f"CPU, {torch.get_num_threads()} threads", "processor": _processor()}
 
 
+@functools.cache
 def _processor() -> str | None:
     """The processor's name, where Linux tells it."""
     with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
@@ -47,9 +49,21 @@ def describe_process(ranks: Ranks) -> dict[str, Any]:
     }
 
 
+def forget_peak_memory(device: torch.device) -> None:
+    """Let `peak_memory_mib` tell of what comes from now on, and not of earlier cells of this process."""
+    forget_peak()
+    if device.type == "cuda":
+        # What torch keeps of an earlier cell is held as well.
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def peak_memory_mib(ranks: Ranks) -> dict[str, int]:
-    """The most memory that one rank has held so far, in MiB: of its host, and of its GPU. All ranks call it."""
-    peak = {"host": ranks.largest(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)}
+    """The most memory that one rank has held since `forget_peak_memory`, in MiB: of its host, and of its GPU.
+
+    All ranks call it.
+    """
+    peak = {"host": ranks.largest(peak_bytes() // 2**20)}
     if ranks.device.type == "cuda":
         peak["gpu"] = ranks.largest(torch.cuda.max_memory_reserved(ranks.device) // 2**20)
     return peak

@@ -83,8 +83,7 @@ def collect(*, device: Mapping[str, Any], command: str, data_sha256: str) -> dic
         "diff_sha256": diff_sha256(),
         "command": command,
         "python": platform.python_version(),
-        "torch": metadata.version("torch"),
-        "numpy": metadata.version("numpy"),
+        **{name: _version(name) for name in ("torch", "numpy")},
         "host": socket.gethostname(),
         "cores": len(os.sched_getaffinity(0)),
         "system": platform.platform(),
@@ -92,6 +91,11 @@ def collect(*, device: Mapping[str, Any], command: str, data_sha256: str) -> dic
         **slurm_job(),
         "time": now(),
     }
+
+
+@functools.cache
+def _version(package: str) -> str:
+    return metadata.version(package)
 
 
 def slurm_job() -> dict[str, Any]:

@@ -22,15 +22,22 @@ from hpcseg.learn.ranks import Ranks
 from hpcseg.learn.unet import build_unet
 from hpcseg.runs.grid import Cell
 from hpcseg.runs.heartbeat import Heartbeat, say_what_is_lost
-from hpcseg.runs.inputs import planned_provenance, planned_source, seconds_between_checkpoints
+from hpcseg.runs.inputs import Handed, planned_provenance, planned_source, seconds_between_checkpoints
 from hpcseg.runs.machine import describe_process, peak_memory_mib
 from hpcseg.runs.record import SCHEMA, STOPS, CellFolder, append_event, read_json, read_lines, write_record, write_text
 
 
 def train(
-    cell: Cell, ranks: Ranks, should_stop: Callable[[], bool], on_epoch_written: Callable[[], None] = lambda: None
+    cell: Cell,
+    ranks: Ranks,
+    should_stop: Callable[[], bool],
+    on_epoch_written: Callable[[], None] | None,
+    handed: Handed,
 ) -> bool:
-    """Train a cell and write its model and training.json; False where `should_stop` ended it, with a checkpoint."""
+    """Train a cell and write its model and training.json; False where `should_stop` ended it, with a checkpoint.
+
+    On rank 0 `handed` has the weights then.
+    """
     source = planned_source(cell)
     config = cell.config.train
     content, complaints = checkpoint.load_newest((cell.folder.checkpoint_file, cell.folder.previous_checkpoint_file))
@@ -46,16 +53,10 @@ def train(
 
     def on_epoch(history: list[dict[str, Any]], seconds: float, tiles: int) -> None:
         if ranks.is_main:
-            _write_metrics(cell.folder, history)
-            speed = round(tiles / seconds, 2)
-            append_event(
-                cell.folder.events_file,
-                "epoch",
-                epoch=len(history),
-                seconds=round(seconds, 3),
-                tiles_per_second=speed,
-            )
-            on_epoch_written()
+            trainer.writer.begin(_write_epoch, cell.folder, list(history), seconds, tiles)
+            if on_epoch_written is not None:
+                trainer.writer.wait()
+                on_epoch_written()
 
     room = Room(ranks.device)
     validation = validation_set(source, source.split.validation, config, ranks.device, room)
@@ -98,7 +99,10 @@ def train(
     memory, called = peak_memory_mib(ranks), trainer.called  # on all ranks, which may have to meet for it
     if ranks.is_main:
         weights = trainer.model.state_dict()
+        for name, tensor in weights.items():
+            weights[name] = tensor.cpu()
         checkpoint.save(cell.folder.model_file, weights)
+        handed.weights, handed.sha256 = weights, checkpoint.weights_sha256(weights)
         # Once more: a kill between a checkpoint and its epoch's line leaves that out.
         metrics = _write_metrics(cell.folder, position.history)
         write_record(
@@ -126,7 +130,7 @@ def train(
                 "split_sha256": source.split.sha256(),
                 **_gap(cell, source),
                 "metrics_sha256": hashlib.sha256(metrics.encode()).hexdigest(),
-                "model_sha256": checkpoint.weights_sha256(weights),
+                "model_sha256": handed.sha256,
                 "provenance": planned_provenance(cell, ranks),
             },
         )
@@ -162,6 +166,12 @@ def _origin(cell: Cell, source: TileSource) -> dict[str, Any]:
 def _starts(folder: CellFolder) -> list[dict[str, Any]]:
     """Where and when the training began and went on: every job, every requeue."""
     return [line for line in read_lines(folder.events_file) if line.get("event") in ("start", "resume")]
+
+
+def _write_epoch(folder: CellFolder, history: list[dict[str, Any]], seconds: float, tiles: int) -> None:
+    _write_metrics(folder, history)
+    speed = round(tiles / seconds, 2)
+    append_event(folder.events_file, "epoch", epoch=len(history), seconds=round(seconds, 3), tiles_per_second=speed)
 
 
 def _write_metrics(folder: CellFolder, history: list[dict[str, Any]]) -> str:

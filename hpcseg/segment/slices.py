@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 import torch
 
+from hpcseg.ahead import ahead, slices_ahead
 from hpcseg.data.batches import TileSource
 from hpcseg.learn.evaluate import count_confusion
 from hpcseg.segment.network import Network
@@ -34,13 +38,19 @@ class WholeSlices:
     def __len__(self) -> int:
         return len(self._slices)
 
-    def count(self, piece: int) -> None:
-        """Count the slice that stands at this place of the list."""
-        counts, labels = self._source.read_slice(int(self._slices[piece]))
-        predicted = self.predict(counts)
+    def count_each(self, pieces: Sequence[int]) -> Iterator[None]:
+        """Count the slices at these places of the list, one each time; threads read the next ones meanwhile."""
         device, classes = self.confusion.device, self._source.classes
-        true, found = (torch.from_numpy(array).to(device).long() for array in (labels, predicted))
-        self.confusion[piece] = count_confusion(true, found, classes)
+        most = slices_ahead(math.prod(self._source.info.shape[1:]))
+        for piece, (image, labels) in zip(pieces, ahead(self._read, pieces, at_most=most), strict=True):
+            predicted = self._network.answer(image, self._edge).classes
+            true, found = (torch.from_numpy(array).to(device).long() for array in (labels, predicted))
+            self.confusion[piece] = count_confusion(true, found, classes)
+            yield
+
+    def _read(self, piece: int) -> tuple[np.ndarray, np.ndarray]:
+        counts, labels = self._source.read_slice(int(self._slices[piece]))
+        return self._source.info.grey.normalised(counts), labels
 
     def predict(self, counts: np.ndarray) -> np.ndarray:
         """(H, W) uint8 class indices of a slice of grey values."""

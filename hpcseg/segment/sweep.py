@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import nn
@@ -78,6 +78,10 @@ class Sweep:
         self.interfaces[level] += count_interfaces(predicted.masked_fill(labels == IGNORED, IGNORED), classes)
         if level == 0:
             self.label_interfaces += count_interfaces(labels, classes)
+
+    def count_each(self, pieces: Iterable[int]) -> Iterator[None]:
+        """`count` of several pieces, one each time."""
+        return map(self.count, pieces)
 
     def _bands_of(self, rows: slice, labels: torch.Tensor) -> torch.Tensor:
         """The bands of some tiles, which are the same at all levels."""

@@ -51,7 +51,7 @@ def task(tmp_path, monkeypatch) -> CellsTask:
 def stops_on(monkeypatch, *signals: int) -> None:
     """A cell that gets signals while it runs, and stops when it is asked to."""
 
-    def run_cell(folder, stage, *, should_stop):
+    def run_cell(folder, stage, *, should_stop, handed):
         assert not should_stop()
         for number in signals:
             os.kill(os.getpid(), number)
@@ -148,7 +148,7 @@ def test_a_cell_leaves_before_its_time_limit_when_the_next_steps_would_not_fit(
     monkeypatch.setenv("SLURM_JOB_END_TIME", str(1000 + seconds_left + int(step)))
     asked = []
 
-    def run_cell(folder, stage, *, should_stop):
+    def run_cell(folder, stage, *, should_stop, handed):
         asked.append(should_stop())
         clock[0] += step
         asked.append(should_stop())
@@ -175,7 +175,7 @@ def outcomes(monkeypatch, **of: object) -> list[tuple[str, str]]:
     """What becomes of cells, FINISHED where nothing else is said: a state, or an exception of the training."""
     ran = []
 
-    def run_cell(folder, stage, *, should_stop):
+    def run_cell(folder, stage, *, should_stop, handed):
         ran.append((folder.id, stage))
         what = of.get(folder.id, State.FINISHED)
         if isinstance(what, Exception):
@@ -184,6 +184,22 @@ def outcomes(monkeypatch, **of: object) -> list[tuple[str, str]]:
 
     monkeypatch.setattr(execute, "run_cell", run_cell)
     return ran
+
+
+def test_a_cell_hands_its_model_to_its_own_evaluation_alone(three, in_job, monkeypatch):
+    in_job()
+    found = {}
+
+    def run_cell(folder, stage, *, should_stop, handed):
+        found[folder.id, stage] = dict(handed.weights)
+        handed.weights = {"of": folder.id} if stage == "train" else handed.weights
+        return State.FINISHED
+
+    monkeypatch.setattr(execute, "run_cell", run_cell)
+    assert three() == "finished"
+    assert {stage: [found[cell, stage] for cell in "abc"] for stage in ("train", "evaluate")} == {
+        "train": [{}, {}, {}], "evaluate": [{"of": "a"}, {"of": "b"}, {"of": "c"}],
+    }  # fmt: skip
 
 
 def marks(capsys) -> list[str]:

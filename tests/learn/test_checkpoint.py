@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import pickle
 import re
 from collections import UserDict
@@ -8,6 +9,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from pretend_gpu import CUDA, pretend_gpu
 
 from hpcseg.config import Share
 from hpcseg.errors import HpcsegError
@@ -110,3 +112,26 @@ def test_the_hash_of_weights_sees_values_and_names_but_not_the_memory_format():
     assert checkpoint.weights_sha256(weights) == checkpoint.weights_sha256(same)
     assert checkpoint.weights_sha256(weights) != checkpoint.weights_sha256({"b": weights["a"]})
     assert checkpoint.weights_sha256(weights) != checkpoint.weights_sha256({"a": weights["a"] + 1})
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_a_copy_stays_what_it_was_and_is_there_once_it_was_waited_for(on_gpu):
+    with pretend_gpu() if on_gpu else contextlib.nullcontext() as gpu:
+        device = CUDA if on_gpu else torch.device("cpu")
+        model = torch.nn.BatchNorm2d(3, device=device)
+        moments = {0: {"step": torch.ones((), device=device), "exp_avg": torch.rand(3, device=device)}}
+        history = [{"loss": 0.5}]
+        content = {"model": model.state_dict(), "optimizer": {"state": moments}, "position": {"history": history}}
+        expected = {name: tensor.cpu().clone() for name, tensor in content["model"].items()}
+        waits = gpu and gpu.waits.copy()
+        copied, wait = checkpoint.copied(content)
+        assert not on_gpu or (gpu.waits == waits and not torch.equal(copied["model"]["weight"], expected["weight"]))
+        with torch.no_grad():
+            model.weight.add_(1)
+        moments[0]["step"].add_(1)
+        history.append({"loss": 0.25})
+        wait()
+    assert copied["position"] == {"history": [{"loss": 0.5}]} and copied["optimizer"]["state"][0]["step"] == 1
+    assert copied["model"]._metadata == content["model"]._metadata
+    for name, tensor in copied["model"].items():
+        assert type(tensor) is torch.Tensor and torch.equal(tensor, expected[name])

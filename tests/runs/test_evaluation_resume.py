@@ -117,14 +117,14 @@ def test_a_kill_loses_no_more_than_the_piece_under_way(expected, cell, monkeypat
         run_cell(cell.folder, "evaluate", should_stop=lambda: next(asked) < 0)
     counted = []
     for kind in (Sweep, WholeSlices):
-        monkeypatch.setattr(kind, "count", _noting(kind.count, counted))
+        monkeypatch.setattr(kind, "count_each", _noting(kind.count_each, counted))
     assert evaluate(cell) == "finished"
     assert found(cell) == expected
     assert starts(cell)[before:] == [0, questions] and len(counted) == PIECES - questions
 
 
-def _noting(count, counted):
-    return lambda self, piece: (counted.append(piece), count(self, piece))[1]
+def _noting(count_each, counted):
+    return lambda self, pieces: map(counted.append, count_each(self, pieces))
 
 
 def test_a_job_that_is_told_to_stop_before_it_counts_gets_to_its_end_all_the_same(expected, cell):

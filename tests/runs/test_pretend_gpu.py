@@ -11,6 +11,7 @@ import pytest
 import torch
 from pretend_gpu import pretend_gpu
 
+from hpcseg.learn import checkpoint
 from hpcseg.predict.model_file import open_cell
 from hpcseg.runs.execute import run_cell
 from hpcseg.runs.finding import plan_run
@@ -48,7 +49,7 @@ _PRECISIONS = ("fp32", "bf16", "fp16")
 
 @pytest.fixture(autouse=True)
 def _neither_checkpoints_nor_threads(monkeypatch):
-    # A checkpoint waits for every tensor, and on a slow machine one more would be due.
+    # A checkpoint waits once, and on a slow machine one more would be due.
     monkeypatch.setenv("HPCSEG_CHECKPOINT_SECONDS", "1e9")
     # More are no help for tensors as small as these.
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -110,6 +111,27 @@ def test_no_step_makes_the_host_wait(tmp_path, tiny_dataset, precision):
     assert bool(of_graphs) == (precision != "fp16")
     few, many = ({place: waits[place] for place in waits.keys() - of_graphs} for waits in (few, many))
     assert few and few == many
+
+
+def test_a_checkpoint_makes_the_host_wait_once_however_many_tensors_it_has(tmp_path, tiny_dataset, monkeypatch):
+    saved, save, waits, metrics = [], checkpoint.save, [], []
+
+    def noted(file: Path, *rest: object, **named: object) -> None:
+        saved.append(file.name)
+        save(file, *rest, **named)
+
+    monkeypatch.setattr(checkpoint, "save", noted)
+    for seconds in ("1e9", "0"):
+        monkeypatch.setenv("HPCSEG_CHECKPOINT_SECONDS", seconds)
+        cell = _plan(tmp_path / seconds, tiny_dataset, precision="bf16")
+        saved.clear()
+        waits.append(_train(cell, on_gpu=True, stop_at=4))
+        metrics.append(cell.folder.metrics_file.read_text())
+        of_saves = [waits[-1].pop(place) for place in list(waits[-1]) if place.startswith("learn/checkpoint.py")]
+        assert sum(of_saves) == saved.count("checkpoint.pt") >= (1 if seconds == "1e9" else 6)
+    assert metrics[0] == metrics[1]
+    others = [{place: number for place, number in of.items() if "captured" not in place} for of in waits]
+    assert others[0] == others[1]
 
 
 def test_the_pretended_gpu_notices_mixed_devices_and_waits():

@@ -53,8 +53,9 @@ class CellsTask:
     def _one(self, run: Any, cell: str, stop: StopFlag) -> State:
         from hpcseg.runs.execute import run_cell
         from hpcseg.runs.grid import read_cell
+        from hpcseg.runs.inputs import Handed
 
-        folder, outcome = run.cell(cell), State.FINISHED
+        folder, handed, outcome = run.cell(cell), Handed(), State.FINISHED
         # Several ranks would have to agree; with them a failure ends the job, and there is nothing to pass over.
         if stop.alone and (stop.received or _failed_in_this_job(folder)):
             return State.STOPPED if stop.received else State.FAILED
@@ -64,7 +65,7 @@ class CellsTask:
                 if stage == "evaluate" or not trained:
                     _say(mark(cell, stage))
                 stop.begin()
-                outcome = run_cell(folder, stage, should_stop=stop)
+                outcome = run_cell(folder, stage, should_stop=stop, handed=handed)
                 if outcome is not State.FINISHED:
                     break
         except Exception:
