@@ -163,7 +163,10 @@ def endless_grid(folder: Path, dataset: Path, seeds: str) -> Iterator[subprocess
     with subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
-        yield process
+        try:
+            yield process
+        finally:
+            process.terminate()  # or a test that fails would wait for it for ever
 
 
 def wait_for_cells(process: subprocess.Popen[str], folder: Path, number: int) -> None:
