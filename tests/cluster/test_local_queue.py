@@ -43,7 +43,7 @@ train.seed = 0
 
 # In the worker's place: notes when it ran; what a rank does is decided by the test.
 RANK = """
-import os, signal, sys, time
+import json, os, signal, sys, time
 
 behaviour, run, *cells = sys.argv[1:]
 
@@ -57,6 +57,13 @@ if behaviour == "dies":
 if behaviour == "rank 1 dies" and os.environ["SUBMITIT_LOCAL_GLOBALID"] == "1":
     time.sleep(2)  # until all ranks have been seen
     os.kill(os.getpid(), signal.SIGKILL)
+if behaviour == "first fails":
+    with open(os.path.join(run, "cells", cells[0], "failure.json"), "w") as failure:
+        json.dump({"error": "ValueError: no", "rank": 0, "time": time.time()}, failure)
+    time.sleep(1.5)  # the queue looks between this and the next line
+    print(f"== {cells[0]}: failed\\n== {cells[1]}: train", flush=True)
+    time.sleep(1.5)
+    print(f"== {cells[1]}: finished", flush=True)
 time.sleep(600 if behaviour == "rank 1 dies" else 1.5)
 note("end")
 """
@@ -209,6 +216,15 @@ def test_a_process_that_dies_takes_no_cell_with_it_whose_turn_had_not_come(grid,
     handed_out = [line["cells"] for line in read_lines(grid.run.submissions_file)]
     ids = [cell.id for cell in grid.cells]
     assert handed_out == [[ids], [ids[1:]], [ids[2:]], ids[3:]]
+
+
+def test_a_process_of_one_rank_goes_on_when_a_cell_has_failed(grid, stub, monkeypatch):
+    """Of several ranks the others would wait for the failed one."""
+    monkeypatch.setattr(stub, "behaviour", "first fails")
+    monkeypatch.setattr(local, "_SECONDS_FOR_OTHER_RANKS", 0.0)
+    summary = run_locally(grid.cells[:2], grid.run, slots=[()], ranks=1, on_event=lambda *_: None)
+    assert (summary.failed, summary.finished) == ([grid.cells[0].id], [grid.cells[1].id])
+    assert len(read_lines(grid.run.submissions_file)) == 1, "in one process"
 
 
 def test_several_slots_share_the_cells_in_jobs_that_end_together(grid, stub):
