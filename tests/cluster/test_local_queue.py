@@ -57,14 +57,20 @@ if behaviour == "dies":
 if behaviour == "rank 1 dies" and os.environ["SUBMITIT_LOCAL_GLOBALID"] == "1":
     time.sleep(2)  # until all ranks have been seen
     os.kill(os.getpid(), signal.SIGKILL)
-if behaviour == "first fails":
+def fail():
     with open(os.path.join(run, "cells", cells[0], "failure.json"), "w") as failure:
         json.dump({"error": "ValueError: no", "rank": 0, "time": time.time()}, failure)
+
+if behaviour == "first fails":
+    fail()
     time.sleep(1.5)  # the queue looks between this and the next line
     print(f"== {cells[0]}: failed\\n== {cells[1]}: train", flush=True)
     time.sleep(1.5)
     print(f"== {cells[1]}: finished", flush=True)
-time.sleep(600 if behaviour == "rank 1 dies" else 1.5)
+if behaviour == "rank 1 fails" and os.environ["SUBMITIT_LOCAL_GLOBALID"] == "1":
+    fail()
+    sys.exit(1)
+time.sleep(600 if behaviour.startswith("rank 1") else 1.5)
 note("end")
 """
 
@@ -119,6 +125,15 @@ def test_a_rank_that_is_killed_does_not_leave_the_others_hanging(grid, stub, mon
     assert time.monotonic() - started < 60
     assert summary.failed == [grid.cells[0].id]
     assert "ended without a word" in said[-1][1]["error"] and Path(said[-1][1]["log"]).exists()
+
+
+def test_a_rank_that_fails_does_not_leave_the_others_hanging(grid, stub, monkeypatch):
+    monkeypatch.setattr(stub, "behaviour", "rank 1 fails")
+    monkeypatch.setattr(local, "_SECONDS_FOR_OTHER_RANKS", 0.5)
+    started = time.monotonic()
+    summary = run_locally(grid.cells[:1], grid.run, slots=[()], ranks=2, on_event=lambda *_: None)
+    assert time.monotonic() - started < 60, "as long as after one that has left no word"
+    assert summary.failed == [grid.cells[0].id]
 
 
 def test_no_pickle_that_somebody_has_left_in_the_logs_is_loaded(tmp_path, grid, stub, monkeypatch):
