@@ -75,6 +75,10 @@ note("end")
 """
 
 
+# Beyond the largest number that Linux gives.
+NO_PROCESS = 2**22 + 1
+
+
 class Canary:
     """Unpickled, it makes a file."""
 
@@ -133,6 +137,51 @@ def test_a_rank_that_fails_does_not_leave_the_others_hanging(grid, stub, monkeyp
     started = time.monotonic()
     summary = run_locally(grid.cells[:1], grid.run, slots=[()], ranks=2, on_event=lambda *_: None)
     assert time.monotonic() - started < 60, "as long as after one that has left no word"
+    assert summary.failed == [grid.cells[0].id]
+
+
+def test_a_rank_that_has_ended_by_itself_keeps_nothing_from_being_killed(grid, stub, monkeypatch):
+    monkeypatch.setattr(local, "ranks_of", lambda job_id: [NO_PROCESS])
+
+    def second_ctrl_c(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_locally(grid.cells[:1], grid.run, slots=[()], ranks=1, on_event=second_ctrl_c)
+    assert not local._lives(int(ledger.read(grid.run).jobs[grid.cells[0].id].job_id)), "its controller"
+
+
+def test_where_the_system_does_not_tell_of_ranks_none_is_missed(grid, stub, monkeypatch):
+    monkeypatch.setattr(local, "_SECONDS_BETWEEN_ENDS", 0.0)
+    tells = local.ranks_of
+    assert tells(str(os.getpid())) is not None
+    monkeypatch.setattr(local, "ranks_of", lambda job_id: tells(str(NO_PROCESS)))
+    run_locally(grid.cells[:1], grid.run, slots=[()], ranks=2, on_event=lambda *_: None)
+    assert (grid.run.path / "cells/log").read_text().count("end") == 2
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError, SystemExit])
+def test_a_cell_ends_as_ever_where_nobody_reads_what_is_said_of_it(grid, stub, error):
+    def nobody_reads(*_: object) -> None:
+        raise error
+
+    summary = run_locally(grid.cells[:1], grid.run, slots=[()], ranks=1, on_event=nobody_reads)
+    assert summary.failed == [grid.cells[0].id]
+    assert (grid.run.path / "cells/log").read_text().count("end") == 1
+
+
+def test_a_log_that_somebody_removes_ends_no_queue(grid, stub):
+    def remove(state: str, *_: object) -> None:
+        if state != "started":
+            return
+        deadline = time.monotonic() + 60
+        while not (found := list(grid.run.logs.glob("*_log.out"))):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        for log in found:
+            log.unlink()
+
+    summary = run_locally(grid.cells[:1], grid.run, slots=[()], ranks=1, on_event=remove)
     assert summary.failed == [grid.cells[0].id]
 
 
