@@ -68,6 +68,7 @@ if behaviour == "first fails":
     time.sleep(1.5)
     print(f"== {cells[1]}: finished", flush=True)
 if behaviour == "rank 1 fails" and os.environ["SUBMITIT_LOCAL_GLOBALID"] == "1":
+    time.sleep(2)  # until all ranks have been seen
     fail()
     sys.exit(1)
 time.sleep(600 if behaviour.startswith("rank 1") else 1.5)
