@@ -260,12 +260,13 @@ def test_cancelling_a_local_run_ends_its_queue_and_one_cell_is_followed_by_the_n
     assert session(process.pid) == []
 
 
-def test_cancel_tells_a_local_cell_that_has_no_heartbeat_yet(grid):
+def test_cancel_tells_a_local_cell_that_has_no_heartbeat_yet(grid, monkeypatch):
+    monkeypatch.setattr("hpcseg.cluster.cancel.queue_of", lambda job_id: NO_PROCESS)  # it has ended since
     told = []
 
     def cancel(kind: str, cell: Cell, details: object) -> None:
         if kind == "started":
-            told.append(cancel_cells(run_status(grid.run), [cell.id], with_report=False, dry_run=False))
+            told.append(cancel_cells(run_status(grid.run), [cell.id], with_report=True, dry_run=False))
 
     run_locally(grid.cells[:1], grid.run, slots=[()], ranks=1, on_event=cancel)
     job = ledger.read(grid.run).jobs[grid.cells[0].id]
