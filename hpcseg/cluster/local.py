@@ -321,14 +321,10 @@ def _lives(process: int) -> bool:
 
 
 def _conclude(current: _Running, summary: Summary, on_event: OnEvent) -> list[Cell]:
-    """Book what an ended job has not said of its cells; returns those whose turn had not come."""
+    """Book what an ended job has not said of its cell; returns those whose turn had not come."""
     if current.cell.id not in current.over:
         _book(current, _how_it_ended(current), summary, on_event)
-    left = [cell for cell in current.cells if cell.id not in current.over]
-    if current.asked:
-        summary.stopped += [cell.id for cell in left]
-        return []
-    return left
+    return [cell for cell in current.cells if cell.id not in current.over]
 
 
 def _how_it_ended(current: _Running) -> State:

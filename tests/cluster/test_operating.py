@@ -420,6 +420,7 @@ def test_clean_takes_the_counts_of_an_evaluation_only_where_it_is_finished(faile
     write_json(done.folder.evaluation_file, {"settings": dataclasses.asdict(done.config.evaluate)})
     assert hpcseg(failed, "clean").exit_code == 0
     assert not done.folder.evaluation_checkpoint_file.exists() and under_way.folder.evaluation_checkpoint_file.exists()
+    assert hpcseg(failed, "clean").exit_code == 0, "there is none any more"
 
 
 def test_clean_of_one_cell_takes_nothing_that_another_shares(failed, slurm):
