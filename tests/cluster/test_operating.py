@@ -129,16 +129,17 @@ def test_retry_names_a_cell_whose_plan_cannot_be_read_and_tries_the_others(slurm
     assert f"is left alone: {damaged.folder.config_file}" in said.output
 
 
-def test_retry_leaves_a_cell_alone_whose_settings_this_version_does_not_know(slurm, grid):
+@pytest.mark.parametrize(("train", "why"), [({"depht": 2}, 'unknown key "depht"'), (7, "is damaged: train is 7")])
+def test_retry_leaves_a_cell_alone_whose_settings_this_version_does_not_know(slurm, grid, train, why):
     send(grid)
     later, other = grid.cells[0], grid.cells[1]
     for number in (0, 1):
         fail(grid, number, "DistBackendError: NCCL")
     slurm.queue(*(f"100_{task}|RUNNING|None|n1" for task in range(2, len(grid.cells))))
-    write_record(later.folder.config_file, {**read_record(later.folder.config_file), "train": {"depht": 2}})
+    write_record(later.folder.config_file, {**read_record(later.folder.config_file), "train": train})
     said = hpcseg(grid, "retry")
     assert said.exit_code == 0, said.output
-    assert str(later.folder.config_file) in said.output and 'unknown key "depht"' in said.output
+    assert str(later.folder.config_file) in said.output and why in said.output
     assert cells_of_last_array(slurm, grid) == [other.id]
 
 
