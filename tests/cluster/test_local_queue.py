@@ -293,6 +293,15 @@ def test_a_process_of_one_rank_goes_on_when_a_cell_has_failed(grid, stub, monkey
     assert len(read_lines(grid.run.submissions_file)) == 1, "in one process"
 
 
+def test_a_process_gets_no_more_cells_than_a_command_line_holds(grid, stub, monkeypatch):
+    monkeypatch.setattr(stub, "behaviour", "dies")
+    monkeypatch.setattr(local, "MOST_CELLS_OF_A_JOB", 2)
+    run_locally(grid.cells, grid.run, slots=[()], ranks=1, on_event=lambda *_: None)
+    one, two, three, four = (cell.id for cell in grid.cells)
+    handed_out = [line["cells"] for line in read_lines(grid.run.submissions_file)]
+    assert handed_out == [[[one, two]], [[two, three]], [[three, four]], [four]]
+
+
 def test_several_slots_share_the_cells_in_jobs_that_end_together(grid, stub):
     run_locally(grid.cells, grid.run, slots=[(), ()], ranks=1, on_event=lambda *_: None)
     assert [len(line["cells"]) for line in read_lines(grid.run.submissions_file)] == [1] * len(grid.cells)
