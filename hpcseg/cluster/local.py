@@ -288,25 +288,23 @@ def _ask_to_stop(running: Iterable[_Running], on_stop: Callable[[], None]) -> No
             on_stop()
     for current in jobs:
         current.asked = True
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(current.controller.pid, signal.SIGTERM)  # its controller passes it on to the ranks
+        current.controller.send_signal(signal.SIGTERM)  # which it passes on to the ranks
 
 
-def end_at_once(job_id: str) -> list[int]:
-    """Kill the ranks of a local job that lives, and its controller; returns the ranks, which take a moment to go."""
-    controller = int(job_id)
-    ranks: list[int] = []
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(controller, signal.SIGSTOP)  # so that it starts no other
-        ranks = ranks_of(job_id) or []
-        for process in (*ranks, controller):
-            os.kill(process, signal.SIGKILL)
+def _end_at_once(current: _Running) -> list[int]:
+    """Kill the ranks of a job that lives, and its controller; returns the ranks, which take a moment to go."""
+    current.controller.send_signal(signal.SIGSTOP)  # so that it starts no other
+    ranks = ranks_of(current.job_id) or []
+    for rank in ranks:
+        with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+            os.kill(rank, signal.SIGKILL)
+    current.controller.kill()
     return ranks
 
 
 def _end(running: Collection[_Running]) -> None:
     """End jobs at once and wait for it, so that the cells are free when this returns."""
-    ranks = [rank for current in running if not current.ended() for rank in end_at_once(current.job_id)]
+    ranks = [rank for current in running if not current.ended() for rank in _end_at_once(current)]
     deadline = time.monotonic() + _SECONDS_TO_END
     while time.monotonic() < deadline and not (
         all(current.ended() for current in running) and not any(map(_lives, ranks))
@@ -323,14 +321,10 @@ def _lives(process: int) -> bool:
 
 
 def _conclude(current: _Running, summary: Summary, on_event: OnEvent) -> list[Cell]:
-    """Book what an ended job has not said of its cells; returns those whose turn had not come."""
+    """Book what an ended job has not said of its cell; returns those whose turn had not come."""
     if current.cell.id not in current.over:
         _book(current, _how_it_ended(current), summary, on_event)
-    left = [cell for cell in current.cells if cell.id not in current.over]
-    if current.asked:
-        summary.stopped += [cell.id for cell in left]
-        return []
-    return left
+    return [cell for cell in current.cells if cell.id not in current.over]
 
 
 def _how_it_ended(current: _Running) -> State:

@@ -92,7 +92,9 @@ class Submission:
     no_room: str = ""
     """What sbatch said when the site's limits left no room for the rest."""
     no_report: bool = False
-    """Not even for the report job, which would submit the rest."""
+    """There is no report job that would submit the rest: no room for it, or it is none of its affair."""
+    again: str = "`hpcseg grid`"
+    """What submits the rest."""
 
     @property
     def jobs(self) -> int:
@@ -112,9 +114,9 @@ class Submission:
         if self.no_room:
             lines.append(f"The rest has to wait for room: {self.no_room}")
             lines.append(
-                "Run `hpcseg grid` again when there is some."
+                f"Run {self.again} again when there is some."
                 if self.no_report or not self.sent
-                else "The report job will submit it, or the next `hpcseg grid`."
+                else f"The report job will submit it, or the next {self.again}."
             )
         return lines
 

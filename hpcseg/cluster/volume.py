@@ -45,7 +45,7 @@ def submit_parts(prediction: Prediction, resources: Resources, *, parts: int, dr
     run = RunFolder(prediction.folder.path)
     # A part is one process with one GPU.
     resources = dataclasses.replace(resources, nodes=1, ranks_per_node=1, gpus_per_node=min(1, resources.gpus_per_node))
-    submission = Submission(dry_run, no_slurm=silence)
+    submission = Submission(dry_run, no_slurm=silence, no_report=True, again="the same command")
     if dry_run:
         _submit(prediction, run, resources, parts, submission)
         return submission
@@ -96,8 +96,12 @@ def _submit(prediction: Prediction, run: RunFolder, resources: Resources, parts:
         dependency = "afterany:" + ":".join(bases)
         return report_executor(run.logs, code, resources, name=f"{name}-join", dependency=dependency, comment=token)
 
-    with all_or_nothing(run, submission):
-        send_job(run, submission, _JOIN_STAGE, JoinTask(out), behind)
+    try:
+        with all_or_nothing(run, submission):
+            send_job(run, submission, _JOIN_STAGE, JoinTask(out), behind)
+    except NoRoomError as error:
+        # The same command joins them.
+        submission.no_room = str(error)
 
 
 def _alive(run: RunFolder) -> dict[str, str]:

@@ -76,6 +76,19 @@ def test_a_line_that_cannot_be_used_is_said_with_its_number_in_status_and_grid(s
     assert "cannot be used" in " ".join(run_status(submitted.run).notes)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        *({"event": "started", "stage": "cells", "job": "1", "host": "n1", "cells": cells} for cells in ([7], [[]])),
+        {"event": "started", "stage": "cells", "job": "1", "host": "n1", "cells": [["a", 7]]},
+        {"event": "cancelled", "cells": [["a"]]},
+    ],
+)
+def test_a_line_that_no_announcement_contradicts_has_ids_all_the_same(submitted, line):
+    write(submitted, [*lines(submitted), line])
+    assert ledger.read(submitted.run).unusable == (5,)
+
+
 def test_a_line_that_is_no_json_is_said_as_well(submitted):
     with submitted.run.submissions_file.open("a") as file:
         file.write('{"event": "sub\n[1]\n')

@@ -43,7 +43,7 @@ train.seed = 0
 
 # In the worker's place: notes when it ran; what a rank does is decided by the test.
 RANK = """
-import os, signal, sys, time
+import json, os, signal, sys, time
 
 behaviour, run, *cells = sys.argv[1:]
 
@@ -57,9 +57,27 @@ if behaviour == "dies":
 if behaviour == "rank 1 dies" and os.environ["SUBMITIT_LOCAL_GLOBALID"] == "1":
     time.sleep(2)  # until all ranks have been seen
     os.kill(os.getpid(), signal.SIGKILL)
-time.sleep(600 if behaviour == "rank 1 dies" else 1.5)
+def fail():
+    with open(os.path.join(run, "cells", cells[0], "failure.json"), "w") as failure:
+        json.dump({"error": "ValueError: no", "rank": 0, "time": time.time()}, failure)
+
+if behaviour == "first fails":
+    fail()
+    time.sleep(1.5)  # the queue looks between this and the next line
+    print(f"== {cells[0]}: failed\\n== {cells[1]}: train", flush=True)
+    time.sleep(1.5)
+    print(f"== {cells[1]}: finished", flush=True)
+if behaviour == "rank 1 fails" and os.environ["SUBMITIT_LOCAL_GLOBALID"] == "1":
+    time.sleep(2)  # until all ranks have been seen
+    fail()
+    sys.exit(1)
+time.sleep(600 if behaviour.startswith("rank 1") else 1.5)
 note("end")
 """
+
+
+# Beyond the largest number that Linux gives.
+NO_PROCESS = 2**22 + 1
 
 
 class Canary:
@@ -114,6 +132,60 @@ def test_a_rank_that_is_killed_does_not_leave_the_others_hanging(grid, stub, mon
     assert "ended without a word" in said[-1][1]["error"] and Path(said[-1][1]["log"]).exists()
 
 
+def test_a_rank_that_fails_does_not_leave_the_others_hanging(grid, stub, monkeypatch):
+    monkeypatch.setattr(stub, "behaviour", "rank 1 fails")
+    monkeypatch.setattr(local, "_SECONDS_FOR_OTHER_RANKS", 0.5)
+    started = time.monotonic()
+    summary = run_locally(grid.cells[:1], grid.run, slots=[()], ranks=2, on_event=lambda *_: None)
+    assert time.monotonic() - started < 60, "as long as after one that has left no word"
+    assert summary.failed == [grid.cells[0].id]
+
+
+def test_a_rank_that_has_ended_by_itself_keeps_nothing_from_being_killed(grid, stub, monkeypatch):
+    monkeypatch.setattr(local, "ranks_of", lambda job_id: [NO_PROCESS])
+
+    def second_ctrl_c(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_locally(grid.cells[:1], grid.run, slots=[()], ranks=1, on_event=second_ctrl_c)
+    assert not local._lives(int(ledger.read(grid.run).jobs[grid.cells[0].id].job_id)), "its controller"
+
+
+def test_where_the_system_does_not_tell_of_ranks_none_is_missed(grid, stub, monkeypatch):
+    monkeypatch.setattr(local, "_SECONDS_BETWEEN_ENDS", 0.0)
+    tells = local.ranks_of
+    assert tells(str(os.getpid())) is not None
+    monkeypatch.setattr(local, "ranks_of", lambda job_id: tells(str(NO_PROCESS)))
+    run_locally(grid.cells[:1], grid.run, slots=[()], ranks=2, on_event=lambda *_: None)
+    assert (grid.run.path / "cells/log").read_text().count("end") == 2
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError, SystemExit])
+def test_a_cell_ends_as_ever_where_nobody_reads_what_is_said_of_it(grid, stub, error):
+    def nobody_reads(*_: object) -> None:
+        raise error
+
+    summary = run_locally(grid.cells[:1], grid.run, slots=[()], ranks=1, on_event=nobody_reads)
+    assert summary.failed == [grid.cells[0].id]
+    assert (grid.run.path / "cells/log").read_text().count("end") == 1
+
+
+def test_a_log_that_somebody_removes_ends_no_queue(grid, stub):
+    def remove(state: str, *_: object) -> None:
+        if state != "started":
+            return
+        deadline = time.monotonic() + 60
+        while not (found := list(grid.run.logs.glob("*_log.out"))):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        for log in found:
+            log.unlink()
+
+    summary = run_locally(grid.cells[:1], grid.run, slots=[()], ranks=1, on_event=remove)
+    assert summary.failed == [grid.cells[0].id]
+
+
 def test_no_pickle_that_somebody_has_left_in_the_logs_is_loaded(tmp_path, grid, stub, monkeypatch):
     """Numbers of processes can be guessed: here is one for the next job, and a killed rank writes none of its own."""
     start, canary = submitit.local.local.start_controller, tmp_path / "canary"
@@ -163,7 +235,10 @@ def endless_grid(folder: Path, dataset: Path, seeds: str) -> Iterator[subprocess
     with subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
-        yield process
+        try:
+            yield process
+        finally:
+            process.terminate()  # or a test that fails would wait for it for ever
 
 
 def wait_for_cells(process: subprocess.Popen[str], folder: Path, number: int) -> None:
@@ -185,12 +260,13 @@ def test_cancelling_a_local_run_ends_its_queue_and_one_cell_is_followed_by_the_n
     assert session(process.pid) == []
 
 
-def test_cancel_tells_a_local_cell_that_has_no_heartbeat_yet(grid):
+def test_cancel_tells_a_local_cell_that_has_no_heartbeat_yet(grid, monkeypatch):
+    monkeypatch.setattr("hpcseg.cluster.cancel.queue_of", lambda job_id: NO_PROCESS)  # it has ended since
     told = []
 
     def cancel(kind: str, cell: Cell, details: object) -> None:
         if kind == "started":
-            told.append(cancel_cells(run_status(grid.run), [cell.id], with_report=False, dry_run=False))
+            told.append(cancel_cells(run_status(grid.run), [cell.id], with_report=True, dry_run=False))
 
     run_locally(grid.cells[:1], grid.run, slots=[()], ranks=1, on_event=cancel)
     job = ledger.read(grid.run).jobs[grid.cells[0].id]
@@ -206,6 +282,24 @@ def test_a_process_that_dies_takes_no_cell_with_it_whose_turn_had_not_come(grid,
     handed_out = [line["cells"] for line in read_lines(grid.run.submissions_file)]
     ids = [cell.id for cell in grid.cells]
     assert handed_out == [[ids], [ids[1:]], [ids[2:]], ids[3:]]
+
+
+def test_a_process_of_one_rank_goes_on_when_a_cell_has_failed(grid, stub, monkeypatch):
+    """Of several ranks the others would wait for the failed one."""
+    monkeypatch.setattr(stub, "behaviour", "first fails")
+    monkeypatch.setattr(local, "_SECONDS_FOR_OTHER_RANKS", 0.0)
+    summary = run_locally(grid.cells[:2], grid.run, slots=[()], ranks=1, on_event=lambda *_: None)
+    assert (summary.failed, summary.finished) == ([grid.cells[0].id], [grid.cells[1].id])
+    assert len(read_lines(grid.run.submissions_file)) == 1, "in one process"
+
+
+def test_a_process_gets_no_more_cells_than_a_command_line_holds(grid, stub, monkeypatch):
+    monkeypatch.setattr(stub, "behaviour", "dies")
+    monkeypatch.setattr(local, "MOST_CELLS_OF_A_JOB", 2)
+    run_locally(grid.cells, grid.run, slots=[()], ranks=1, on_event=lambda *_: None)
+    one, two, three, four = (cell.id for cell in grid.cells)
+    handed_out = [line["cells"] for line in read_lines(grid.run.submissions_file)]
+    assert handed_out == [[[one, two]], [[two, three]], [[three, four]], [four]]
 
 
 def test_several_slots_share_the_cells_in_jobs_that_end_together(grid, stub):

@@ -129,6 +129,20 @@ def test_retry_names_a_cell_whose_plan_cannot_be_read_and_tries_the_others(slurm
     assert f"is left alone: {damaged.folder.config_file}" in said.output
 
 
+@pytest.mark.parametrize(("train", "why"), [({"depht": 2}, 'unknown key "depht"'), (7, "is damaged: train is 7")])
+def test_retry_leaves_a_cell_alone_whose_settings_this_version_does_not_know(slurm, grid, train, why):
+    send(grid)
+    later, other = grid.cells[0], grid.cells[1]
+    for number in (0, 1):
+        fail(grid, number, "DistBackendError: NCCL")
+    slurm.queue(*(f"100_{task}|RUNNING|None|n1" for task in range(2, len(grid.cells))))
+    write_record(later.folder.config_file, {**read_record(later.folder.config_file), "train": train})
+    said = hpcseg(grid, "retry")
+    assert said.exit_code == 0, said.output
+    assert str(later.folder.config_file) in said.output and why in said.output
+    assert cells_of_last_array(slurm, grid) == [other.id]
+
+
 def test_a_run_none_of_whose_cells_has_a_plan_is_refused_with_a_sentence(slurm, grid):
     for cell in grid.cells:
         cell.folder.config_file.unlink()
@@ -466,6 +480,7 @@ def test_clean_takes_the_counts_of_an_evaluation_only_where_it_is_finished(faile
     write_json(done.folder.evaluation_file, {"settings": dataclasses.asdict(done.config.evaluate)})
     assert hpcseg(failed, "clean").exit_code == 0
     assert not done.folder.evaluation_checkpoint_file.exists() and under_way.folder.evaluation_checkpoint_file.exists()
+    assert hpcseg(failed, "clean").exit_code == 0, "there is none any more"
 
 
 def test_clean_of_one_cell_takes_nothing_that_another_shares(failed, slurm):

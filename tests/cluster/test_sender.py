@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import sys
 
 import pytest
+import submitit
 from fake_slurm import booked, send
 
 from hpcseg.cluster import ledger
@@ -83,6 +86,17 @@ def test_sbatchs_own_words_are_in_the_error(slurm, grid):
     with pytest.raises(SchedulerError, match="invalid partition specified: gpuu"):
         send(grid)
     assert booked(grid) == []
+    assert ledger.read(grid.run).unanswered == (), "nothing of it is in the queue"
+
+
+def test_a_job_that_a_full_disk_has_no_room_for_is_not_submitted(slurm, grid, monkeypatch):
+    def dump(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(submitit.core.utils.DelayedSubmission, "dump", dump)
+    with pytest.raises(SchedulerError, match=r"The job cannot be written: .*No space left on device"):
+        send(grid)
+    assert slurm.scripts() == [] and ledger.read(grid.run).unanswered == ()
 
 
 def test_a_socket_that_times_out_is_tried_again_and_what_was_taken_all_the_same_is_taken_back(slurm, grid):
@@ -119,6 +133,7 @@ def test_an_answer_without_a_job_id_is_an_error(slurm, grid):
     slurm.command("sbatch", "echo hello")
     with pytest.raises(SchedulerError, match="did not name the job"):
         send(grid)
+    assert len(ledger.read(grid.run).unanswered) == 1, "it may be in the queue"
 
 
 def test_a_job_inside_a_job_inherits_nothing_of_it(slurm, grid, monkeypatch):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import os
 import re
 import subprocess
 import sys
@@ -235,6 +238,17 @@ def test_two_calls_at_one_moment_submit_once(slurm, grid):
 def test_a_lock_that_stays_held_ends_with_an_explanation(slurm, grid, monkeypatch):
     monkeypatch.setattr(ledger, "_SECONDS_FOR_LOCK", 0.3)
     with ledger.locked(grid.run), pytest.raises(SchedulerError, match="Another `hpcseg`"):
+        send(grid)
+
+
+def test_where_a_file_system_has_no_locks_a_file_says_who_submits(slurm, grid, monkeypatch):
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    monkeypatch.setattr(ledger, "_SECONDS_FOR_LOCK", 0.3)
+    assert send(grid)[-1] == "Submitted 3 jobs."
+    with ledger.locked(grid.run), pytest.raises(SchedulerError, match=r"delete .*\.held"):
         send(grid)
 
 

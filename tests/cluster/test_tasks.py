@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import pickle
 import signal
+import sys
 import time
 from types import SimpleNamespace
 
 import pytest
 import submitit
+import torch
 
 from hpcseg.cluster.tasks import cell, stop
 from hpcseg.cluster.tasks.cell import CellsTask
@@ -235,6 +239,50 @@ def test_a_stopped_job_begins_no_other_cell(three, in_job, monkeypatch, capsys):
     assert called == [signal.SIGUSR2] and marks(capsys) == ["== a: train", "== a: stopped"]
 
 
+def test_a_signal_between_two_cells_begins_no_other(three, in_job, monkeypatch, capsys):
+    called, ran = in_job(), []
+
+    def run_cell(folder, stage, *, should_stop):
+        ran.append((folder.id, stage))
+        if stage == "evaluate":
+            os.kill(os.getpid(), signal.SIGUSR2)
+        return State.FINISHED
+
+    monkeypatch.setattr(execute, "run_cell", run_cell)
+    with pytest.raises(SystemExit):
+        three()
+    assert ran == [("a", "train"), ("a", "evaluate")], "b would load its data before it could stop"
+    assert called == [signal.SIGUSR2] and marks(capsys)[-1] == "== b: stopped"
+
+
+def test_the_time_between_two_cells_is_no_step(three, in_job, monkeypatch):
+    in_job()
+    clock = [1000.0]
+    monkeypatch.setattr(stop.time, "time", lambda: clock[0])
+    monkeypatch.setenv("SLURM_JOB_END_TIME", "2000")
+
+    def run_cell(folder, stage, *, should_stop):
+        assert not should_stop(), "there are 200 s left, and steps take none"
+        clock[0] += 160  # an evaluation of one step, and data to be loaded
+        return State.FINISHED
+
+    monkeypatch.setattr(execute, "run_cell", run_cell)
+    assert three() == "finished"
+
+
+def test_a_log_on_a_full_disk_ends_no_job(three, in_job, monkeypatch):
+    in_job()
+    ran = outcomes(monkeypatch)
+
+    class Full(io.StringIO):
+        def flush(self) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(sys, "stdout", Full())
+    assert three() == "finished"
+    assert [cell for cell, stage in ran if stage == "evaluate"] == ["a", "b", "c"]
+
+
 def test_after_a_requeue_a_cell_that_failed_in_this_job_is_passed_over(three, in_job, monkeypatch, capsys, tmp_path):
     in_job()
     ran = outcomes(monkeypatch)
@@ -257,9 +305,18 @@ def test_where_several_ranks_run_a_cell_a_failure_ends_the_job(three, in_job, mo
     assert ran == [("a", "train")], "the other rank may wait for this one in the midst of it"
 
 
-def test_a_gpu_that_answers_nothing_any_more_ends_the_job(three, in_job, monkeypatch):
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_gpu_that_answers_nothing_any_more_ends_the_job(three, in_job, monkeypatch, lost):
     in_job()
-    outcomes(monkeypatch, a=RuntimeError("CUDA error: an illegal memory access was encountered"))
-    monkeypatch.setattr(cell, "_is_gpu_lost", lambda: True)
-    with pytest.raises(RuntimeError, match="illegal memory"):
+    error = RuntimeError("CUDA error: an illegal memory access was encountered")
+    ran = outcomes(monkeypatch, a=error)
+
+    def synchronize() -> None:
+        if lost:
+            raise error
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    with pytest.raises(RuntimeError if lost else SystemExit, match="illegal memory" if lost else "1 of 3 cells"):
         three()
+    assert len(ran) == (1 if lost else 5), "another error is the cell's own"

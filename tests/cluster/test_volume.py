@@ -106,6 +106,20 @@ def test_where_sbatch_refuses_the_join_the_parts_are_taken_back(slurm, command, 
     assert hpcseg(*submit).exit_code == 0 and "hpcseg-predict-join" in slurm.scripts()[-1]
 
 
+@pytest.mark.parametrize(("room", "sent"), [(2, 2), (3, 3)], ids=["for two parts", "for no job that joins them"])
+def test_what_there_is_no_room_for_is_left_to_the_same_command(slurm, command, room, sent):
+    slurm.command(
+        "sbatch",
+        f'if [ $(ls *.script 2>/dev/null | wc -l) -ge {room} ] || grep -q -e --array= "$1"; then '
+        'echo "sbatch: error: QOSMaxSubmitJobPerUserLimit" >&2; exit 1; fi\n'
+        + slurm.folder.joinpath("sbatch").read_text(),
+    )
+    answer = hpcseg(*command, "--partition", "gpu", "--parts", 3)
+    assert answer.exit_code == 0 and f"Submitted {sent} jobs." in answer.output, answer.output
+    assert "QOSMaxSubmitJobPerUserLimit" in answer.output
+    assert "Run the same command again when there is some." in answer.output and "hpcseg grid" not in answer.output
+
+
 def test_a_dry_run_writes_nothing(slurm, command, tmp_path):
     before = sorted(tmp_path.iterdir())
     answer = hpcseg(*command, "--partition", "gpu", "--dry-run")

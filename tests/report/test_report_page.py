@@ -149,8 +149,10 @@ def test_time_in_the_queue_is_from_a_submission_to_the_start_that_followed(tmp_p
     waited, other = grid.cells
     lines = [
         {"time": 100.0, "event": "submitted", "stage": "train", "cells": [waited.id, other.id], "job": "7"},
-        {"time": 500.0, "event": "submitted", "stage": "train", "cells": [waited.id], "job": "8"},
+        {"time": 500.0, "event": "submitted", "stage": "cells", "cells": [[waited.id, other.id]], "job": "8"},
         {"time": 150.0, "event": "submitted", "stage": "evaluate", "cells": [waited.id], "job": "9"},
+        {"time": 160.0, "event": "submitted", "stage": "cells", "job": "10"},
+        {"time": 170.0, "event": "submitted", "stage": "cells", "cells": [[]], "job": "11"},
     ]
     grid.run.submissions_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     events = [{"time": 130.0, "event": "start"}, {"time": 300.0, "event": "resume"}, {"time": 590.0, "event": "resume"}]

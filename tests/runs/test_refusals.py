@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import itertools
 import json
+import os
 import resource
 import threading
 import time
@@ -21,7 +23,7 @@ from hpcseg.errors import HpcsegError
 from hpcseg.jobfile import JobConfig
 from hpcseg.learn import checkpoint, precision
 from hpcseg.learn.ranks import Ranks
-from hpcseg.runs import execute, wish
+from hpcseg.runs import execute, heartbeat, wish
 from hpcseg.runs.execute import run_cell
 from hpcseg.runs.grid import Cell, plan, read_cell, read_grid, write_plan
 from hpcseg.runs.inputs import load_model
@@ -217,6 +219,36 @@ def test_a_failure_of_an_earlier_start_is_not_taken_for_this_ones(cell, monkeypa
     with pytest.raises(ConnectionError):
         run(cell)
     assert failure(cell)["error"] == "ConnectionError: Connection closed by peer"
+
+
+def no_room(*_: object, **__: object) -> None:
+    raise HpcsegError("it cannot be written: No space left on device.")
+
+
+def test_a_failure_that_cannot_be_written_down_is_told_all_the_same(cell, monkeypatch):
+    def fail(*_: object) -> bool:
+        raise ConnectionError("Connection closed by peer")
+
+    monkeypatch.setattr(execute, "train", fail)
+    monkeypatch.setattr(execute, "write_json", no_room)
+    with pytest.raises(ConnectionError):
+        run(cell)
+
+
+def test_a_heartbeat_that_cannot_be_written_ends_no_training_and_none_is_left_behind(cell, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(heartbeat, "write_json", no_room)
+        assert run(cell, steps=1) == "stopped"
+    assert run(cell) == "finished"
+    assert not cell.folder.progress_file.exists()
+
+
+def test_a_file_system_without_locks_is_good_enough(cell, monkeypatch):
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(execute.fcntl, "flock", flock)
+    assert run(cell, steps=1) == "stopped"
 
 
 def test_ranks_that_read_different_checkpoints_do_not_train_on(cell, monkeypatch):
