@@ -1,0 +1,103 @@
+"""nnU-Net's network and training step, without its planning, augmentation and sliding windows.
+
+Written from its description (Isensee et al., Nature Methods 18, 203 (2021), with its supplement, and the defaults that
+its documentation names): PlainConvUNet with instance normalisation and leaky ReLU, deep supervision, Dice +
+cross-entropy, SGD with Nesterov momentum of 0.99, a learning rate that falls as a polynomial, gradients clipped at a
+norm of 12; mixed precision and torch.compile on a GPU, fp32 on a CPU. The tiles come from the tuned loop's loader.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet
+from torch import nn
+from torch.nn import functional
+
+from contenders.tuned import compiled, loaders
+from contenders.work import Loop, Work, autocast
+from hpcseg.data.batches import TileSource
+
+_STAGES = 5
+_LEARNING_RATE, _MOMENTUM, _WEIGHT_DECAY, _POWER, _LARGEST_NORM = 1e-2, 0.99, 3e-5, 0.9, 12
+_SMOOTH = 1e-5
+
+
+class Network(nn.Module):
+    """Scores at every resolution while it trains, the highest first; only these when it is used."""
+
+    def __init__(self, classes: int, width: int) -> None:
+        super().__init__()
+        self.unet = PlainConvUNet(
+            input_channels=1,
+            n_stages=_STAGES,
+            features_per_stage=[width * 2**stage for stage in range(_STAGES)],
+            conv_op=nn.Conv2d,
+            kernel_sizes=3,
+            strides=[1] + [2] * (_STAGES - 1),
+            n_conv_per_stage=2,
+            num_classes=classes,
+            n_conv_per_stage_decoder=2,
+            conv_bias=True,
+            norm_op=nn.InstanceNorm2d,
+            norm_op_kwargs={"eps": 1e-5, "affine": True},
+            nonlin=nn.LeakyReLU,
+            nonlin_kwargs={"inplace": True},
+            deep_supervision=True,
+        )
+        self.unet.apply(self.unet.initialize)
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor] | torch.Tensor:
+        """(B, 1, H, W) to scores (B, C, H, W), and those of H / 2, H / 4, ... behind them."""
+        self.unet.decoder.deep_supervision = self.training
+        return self.unet(images)
+
+
+def dice_and_cross_entropy(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy minus the mean soft Dice of all classes but the first, over the whole batch."""
+    shares = scores.float().softmax(1)
+    truth = functional.one_hot(labels, scores.shape[1]).movedim(-1, 1)
+    axes = (0, 2, 3)
+    both = 2 * (shares * truth).sum(axes) + _SMOOTH
+    dice = both / (shares.sum(axes) + truth.sum(axes) + _SMOOTH).clamp(min=1e-8)
+    return functional.cross_entropy(scores.float(), labels) - dice[1:].mean()
+
+
+def deeply_supervised(scores: Sequence[torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
+    """The loss at every resolution but the lowest, each with half the weight of the one above; weights add up to 1."""
+    weights = [0.5**level for level in range(len(scores) - 1)]
+    losses = [
+        weight * dice_and_cross_entropy(part, labels[:, :: 2**level, :: 2**level])
+        for level, (weight, part) in enumerate(zip(weights, scores, strict=False))
+    ]
+    return torch.stack(losses).sum() / sum(weights)
+
+
+def training(source: TileSource, work: Work, device: torch.device) -> Loop:
+    """The contender."""
+    dtype = torch.float16 if device.type == "cuda" else torch.float32
+    network = Network(source.classes, work.width).to(device)
+    forward = compiled(network, device)
+    optimizer = torch.optim.SGD(
+        network.parameters(), lr=_LEARNING_RATE, momentum=_MOMENTUM, nesterov=True, weight_decay=_WEIGHT_DECAY
+    )
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+
+    def step(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        with autocast(device, dtype):
+            loss = deeply_supervised(forward(images), labels)
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(network.parameters(), _LARGEST_NORM)
+        scaler.step(optimizer)
+        scaler.update()
+        return loss.detach()
+
+    def begin_epoch(epoch: int, epochs: int) -> None:
+        for group in optimizer.param_groups:
+            group["lr"] = _LEARNING_RATE * (1 - epoch / epochs) ** _POWER
+
+    load = loaders(source, work, device)
+    return Loop(source, work, network, step, load, dtype=dtype, begin_epoch=begin_epoch)
