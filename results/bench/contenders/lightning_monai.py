@@ -47,7 +47,7 @@ class Module(LightningModule):
 
     def _accuracy(self, batch: list[torch.Tensor]) -> torch.Tensor:
         images, labels = batch
-        return (self.network(images).argmax(1) == labels).float().mean()
+        return (self.run(images).argmax(1) == labels).float().mean()
 
 
 class Clock(Callback):

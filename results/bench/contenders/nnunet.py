@@ -100,4 +100,4 @@ def training(source: TileSource, work: Work, device: torch.device) -> Loop:
             group["lr"] = _LEARNING_RATE * (1 - epoch / epochs) ** _POWER
 
     load = loaders(source, work, device)
-    return Loop(source, work, network, step, load, dtype=dtype, begin_epoch=begin_epoch)
+    return Loop(source, work, network, forward, step, load, dtype=dtype, begin_epoch=begin_epoch)

@@ -74,4 +74,4 @@ def training(source: TileSource, work: Work, device: torch.device) -> Loop:
     def load(split: str, sigma: float) -> DataLoader:
         return DataLoader(TilesOnDisk(source, split, sigma), batch_size=work.batch_size, shuffle=split == "train")
 
-    return Loop(source, work, model, step, load)
+    return Loop(source, work, model, model, step, load)

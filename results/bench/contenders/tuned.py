@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -75,13 +74,13 @@ def compiled(network: nn.Module, device: torch.device) -> nn.Module:
     return torch.compile(network) if device.type == "cuda" else network
 
 
-def adam_step(
-    network: nn.Module, device: torch.device, dtype: torch.dtype
-) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """A step of Adam on the cross-entropy."""
+def training(source: TileSource, work: Work, device: torch.device, network: nn.Module | None = None) -> Loop:
+    """The contender; with a network of others where one is given."""
     torch.backends.cudnn.benchmark = True
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
-    forward = compiled(network, device)
+    model = network or plain_network(source, work.config)
+    to_device(model, device)
+    forward, dtype = compiled(model, device), quick_dtype(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
 
     def step(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         with autocast(device, dtype):
@@ -92,12 +91,4 @@ def adam_step(
         optimizer.zero_grad()
         return loss.detach()
 
-    return step
-
-
-def training(source: TileSource, work: Work, device: torch.device, network: nn.Module | None = None) -> Loop:
-    """The contender; with a network of others where one is given."""
-    model = network or plain_network(source, work.config)
-    to_device(model, device)
-    dtype = quick_dtype(device)
-    return Loop(source, work, model, adam_step(model, device, dtype), loaders(source, work, device), dtype=dtype)
+    return Loop(source, work, model, forward, step, loaders(source, work, device), dtype=dtype)

@@ -87,6 +87,7 @@ class Loop:
         source: the tiles.
         work: what to do.
         network: on its device.
+        forward: the same, as it is to be called.
         step: of images and labels on that device; updates the weights and tells the loss.
         load: makes the loaders.
         dtype: of the convolutions.
@@ -98,14 +99,15 @@ class Loop:
         source: TileSource,
         work: Work,
         network: nn.Module,
+        forward: nn.Module,
         step: Callable[[torch.Tensor, torch.Tensor], torch.Tensor | float],
         load: Load,
         *,
         dtype: torch.dtype = torch.float32,
         begin_epoch: Callable[[int, int], None] = lambda epoch, epochs: None,
     ) -> None:
-        self.source, self.network, self.step, self.load, self.dtype = source, network, step, load, dtype
-        self.begin_epoch = begin_epoch
+        self.network, self.forward, self.step, self.load = network, forward, step, load
+        self.dtype, self.begin_epoch = dtype, begin_epoch
         self.sigma_max = work.sigma_max(source)
         self.device = next(network.parameters()).device
         self.loader = load("train", self.sigma_max)
@@ -143,7 +145,7 @@ class Loop:
         right, pixels = torch.zeros((), dtype=torch.int64, device=self.device), 0
         with torch.inference_mode(), autocast(self.device, self.dtype):
             for images, labels in loader:
-                predicted = self.network(images.to(self.device, non_blocking=True)).argmax(1)
+                predicted = self.forward(images.to(self.device, non_blocking=True)).argmax(1)
                 right += (predicted == labels.to(self.device, non_blocking=True)).sum()
                 pixels += labels.numel()
         return int(right) / pixels
