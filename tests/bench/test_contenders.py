@@ -26,7 +26,7 @@ from hpcseg.slices.opening import open_source
 BENCH = Path(__file__).parents[2] / "results" / "bench"
 sys.path.insert(0, str(BENCH))
 
-from contenders import contender, plain, plain_pack, table, tuned, work  # noqa: E402
+from contenders import contender, nnunet_loss, plain, plain_pack, table, tuned, work  # noqa: E402
 
 CPU = torch.device("cpu")
 LOOPS = {"plain": plain, "tuned": tuned}
@@ -103,6 +103,21 @@ def test_its_pack_writes_the_pixels_that_ours_does(tmp_path, tiny_folder):
     with h5py.File(tmp_path / "ours.h5") as ours, h5py.File(tmp_path / "plain.h5") as plainly:
         for name in ("slices", "labels"):
             assert np.array_equal(ours[name][:], plainly[name][:])
+
+
+def test_the_loss_of_nnunet_is_what_it_is_by_hand():
+    labels = torch.zeros(2, 8, 8, dtype=torch.int64)
+    labels[:, :4, :4] = 1
+    undecided = [torch.zeros(2, 2, edge, edge) for edge in (8, 4, 2)]
+    # Half of 128 pixels are said to be of class 1, and 32 are: 2 x 16 / (64 + 32), and the same of every fourth pixel.
+    loss = np.log(2) - 1 / 3
+    assert float(nnunet_loss.deeply_supervised(undecided, labels)) == pytest.approx(loss, abs=1e-5)
+    sure = 50 * (2.0 * torch.stack([1 - labels, labels], 1) - 1)
+    # Of the three the lowest does not count, and the highest counts twice as much as the one below it.
+    found = nnunet_loss.deeply_supervised([sure, undecided[1], undecided[2]], labels)
+    assert float(found) == pytest.approx((2 * -1 + loss) / 3, abs=1e-5)
+    found = nnunet_loss.deeply_supervised([undecided[0], undecided[1], -sure[:, :, ::4, ::4]], labels)
+    assert float(found) == pytest.approx(loss, abs=1e-5)
 
 
 def test_operations_are_those_of_all_outputs():

@@ -8,20 +8,17 @@ norm of 12; mixed precision and torch.compile on a GPU, fp32 on a CPU. The tiles
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from torch import nn
-from torch.nn import functional
 
+from contenders.nnunet_loss import deeply_supervised
 from contenders.tuned import compiled, loaders
 from contenders.work import Loop, Work, autocast
 from hpcseg.data.batches import TileSource
 
 _STAGES = 5
 _LEARNING_RATE, _MOMENTUM, _WEIGHT_DECAY, _POWER, _LARGEST_NORM = 1e-2, 0.99, 3e-5, 0.9, 12
-_SMOOTH = 1e-5
 
 
 class Network(nn.Module):
@@ -52,26 +49,6 @@ class Network(nn.Module):
         """(B, 1, H, W) to scores (B, C, H, W), and those of H / 2, H / 4, ... behind them."""
         self.unet.decoder.deep_supervision = self.training
         return self.unet(images)
-
-
-def dice_and_cross_entropy(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy minus the mean soft Dice of all classes but the first, over the whole batch."""
-    shares = scores.float().softmax(1)
-    truth = functional.one_hot(labels, scores.shape[1]).movedim(-1, 1)
-    axes = (0, 2, 3)
-    both = 2 * (shares * truth).sum(axes) + _SMOOTH
-    dice = both / (shares.sum(axes) + truth.sum(axes) + _SMOOTH).clamp(min=1e-8)
-    return functional.cross_entropy(scores.float(), labels) - dice[1:].mean()
-
-
-def deeply_supervised(scores: Sequence[torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
-    """The loss at every resolution but the lowest, each with half the weight of the one above; weights add up to 1."""
-    weights = [0.5**level for level in range(len(scores) - 1)]
-    losses = [
-        weight * dice_and_cross_entropy(part, labels[:, :: 2**level, :: 2**level])
-        for level, (weight, part) in enumerate(zip(weights, scores, strict=False))
-    ]
-    return torch.stack(losses).sum() / sum(weights)
 
 
 def training(source: TileSource, work: Work, device: torch.device) -> Loop:
