@@ -1,1 +1,1 @@
-"""How fast this machine does what hpcseg does, against a user's own loop and against what the hardware allows."""
+"""How fast this machine does what hpcseg does, and what share of what the hardware allows that is."""

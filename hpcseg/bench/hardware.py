@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
+from torch import nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from hpcseg.bench.measure import Rates, rate, take_turns
 from hpcseg.bench.training import synchronise
-from hpcseg.learn.unet import UNet
 
 MATRIX, CONVOLUTION = "matrix product", "3x3 convolution"
 
 
-def count_operations(model: UNet, size: int) -> tuple[int, int]:
+def count_operations(model: nn.Module, size: int) -> tuple[int, int]:
     """Floating-point operations of the matrix products and convolutions for one tile: of an evaluation, of a step.
 
     A multiplication and the addition after it count as two. Batch normalisation, ReLU, pooling and the optimizer do
     not count, so a share of the peak that is computed from this is a lower bound.
 
     Args:
-        model: any network; it is left as it is.
+        model: any network of one grey value per pixel whose output is a tensor; it is left as it is.
         size: edge of a tile in pixels.
     """
-    with torch.device("meta"):
-        twin = UNet(
-            classes=model.head.out_channels, width=model.head.in_channels, depth=model.depth,
-            batch_norm=any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules()),
-        )  # fmt: skip
-        tile = torch.empty(1, 1, size, size)
+    twin, tile = copy.deepcopy(model).to("meta"), torch.empty(1, 1, size, size, device="meta")
     with FlopCounterMode(display=False) as forward:
         scores = twin(tile)
     with FlopCounterMode(display=False) as backward:

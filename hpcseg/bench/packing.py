@@ -1,4 +1,4 @@
-"""How fast slices go into a packed file, against decoding alone, writing alone, and the loop that people write."""
+"""How fast slices go into a packed file, against decoding alone and writing alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ import tifffile
 
 from hpcseg.bench.contender import Contender, started
 from hpcseg.bench.measure import Piece, rate, take_turns
-from hpcseg.bench.plain import plain_pack
 from hpcseg.data.pack import pack, processes_for
 from hpcseg.data.pairs import drop_pair, find_pairs
 from hpcseg.data.processes import in_processes
@@ -28,7 +27,7 @@ from hpcseg.data.sample import write_sample
 from hpcseg.errors import HpcsegError
 from hpcseg.slices.opening import open_source
 
-OURS, DECODE, WRITE, PLAIN = "pack", "decode", "write", "plain loop"
+OURS, DECODE, WRITE = "pack", "decode", "write"
 COMPRESSIONS = {"none": None, "PackBits": "packbits", "deflate": "zlib", "JPEG XL": "jpegxl"}
 """How stacks may be compressed: as they leave a detector, as the paper's slices are, as most programs do it, and as it
 is done where room is short. What decoding costs spans two orders of magnitude."""
@@ -39,9 +38,16 @@ _SECONDS_BETWEEN_LOOKS = 0.02
 
 
 def measure_packing(
-    folder: Path, *, compression: str, slices: int, size: int, seconds: float, rounds: int
+    folder: Path,
+    *,
+    compression: str,
+    slices: int,
+    size: int,
+    seconds: float,
+    rounds: int,
+    others: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Bytes of decoded pixels per second of `OURS`, `DECODE`, `WRITE` and `PLAIN`, which take turns.
+    """Bytes of decoded pixels per second of `OURS`, `DECODE`, `WRITE` and others, which take turns.
 
     `DECODE` reads all slices and labels with as many processes as pack does and drops them; `WRITE` brings as many
     bytes to the disk as the packed file has. pack reads and writes, so it cannot exceed the slower of the two.
@@ -53,33 +59,24 @@ def measure_packing(
         size: height and width in pixels, a multiple of 256.
         seconds: of a piece; packing everything once, if that takes longer.
         rounds: pieces of each.
+        others: further contenders by name, each the "module:name" of a function like `pack_piece`.
 
     Raises:
         HpcsegError: the folder's file system refuses, or packing fails.
     """
     _write_stacks(folder, compression=compression, slices=slices, size=size)
     memory = _peak_memory(folder)
-    packed = folder / "packed.h5"
-    contenders = {
-        name: Contender(f"{_HERE}:{build}", {"folder": str(folder), "source_bytes": slices * size**2 * 3, **more})
-        for name, build, more in (
-            (OURS, "pack_piece", {}),
-            (DECODE, "decode_piece", {}),
-            (WRITE, "write_piece", {"file_bytes": packed.stat().st_size}),
-            (PLAIN, "plain_piece", {}),
-        )
-    }
-    with started(contenders) as pieces:
+    builds = {name: f"{_HERE}:{name}_piece" for name in (OURS, DECODE, WRITE)} | dict(others or {})
+    work = {"folder": str(folder), "source_bytes": slices * size**2 * 3}
+    with started({name: Contender(build, work) for name, build in builds.items()}) as pieces:
         rates = take_turns(pieces, seconds=seconds, rounds=rounds)
-    slower = min((DECODE, WRITE), key=rates.median)
     return {
         "slices": slices,
         "size": size,
-        "file_bytes": packed.stat().st_size,
+        "file_bytes": (folder / "packed.h5").stat().st_size,
         "bytes_per_second": {name: rates.median(name) for name in rates.rounds},
-        "slower": slower,
-        "against the slower": rates.ratio(OURS, slower),
-        "against the plain loop": rates.ratio(OURS, PLAIN),
+        "slower": min((DECODE, WRITE), key=rates.median),
+        "against": {name: rates.ratio(OURS, name) for name in rates.rounds if name != OURS},
         "peak_memory_mib": memory,
     }
 
@@ -107,9 +104,10 @@ def decode_piece(folder: str, source_bytes: int) -> Iterator[Piece]:
 
 
 @contextlib.contextmanager
-def write_piece(folder: str, source_bytes: int, file_bytes: int) -> Iterator[Piece]:
+def write_piece(folder: str, source_bytes: int) -> Iterator[Piece]:
     """Bring as many bytes to the disk as the packed file has."""
     path = Path(folder) / "written"
+    file_bytes = (Path(folder) / "packed.h5").stat().st_size
     # Not zeros, which some disks do not write at all.
     block = os.urandom(_BLOCK_BYTES)
 
@@ -122,14 +120,6 @@ def write_piece(folder: str, source_bytes: int, file_bytes: int) -> Iterator[Pie
         path.unlink()
 
     yield lambda times: rate(times * source_bytes, lambda: _repeat(times, work))
-
-
-@contextlib.contextmanager
-def plain_piece(folder: str, source_bytes: int) -> Iterator[Piece]:
-    """The loop that people write."""
-    images, labels = _stacks(Path(folder))
-    plain = Path(folder) / "plain.h5"
-    yield lambda times: rate(times * source_bytes, lambda: _repeat(times, lambda: plain_pack(images, labels, plain)))
 
 
 def _repeat(times: int, work: Callable[[], object]) -> None:

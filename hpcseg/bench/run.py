@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,12 +18,10 @@ from hpcseg.learn.ranks import Ranks
 from hpcseg.runs.machine import device_facts
 from hpcseg.runs.provenance import collect, command_line
 
-SCHEMA = 2
-PARTS = ("training", "sweep", "scaling", "pack", "startup")
+SCHEMA = 3
+PARTS = ("training", "sweep", "pack", "startup")
 # About as large as the paper's, and as many.
 _SLICES, _SIZE = 512, 512
-# The paper's batch for its large data set, which any small number of ranks can divide.
-_BATCH_OF_RANKS = 64
 
 
 def run_bench(
@@ -67,7 +64,6 @@ def run_bench(
         "hardware": {"operations_per_second": _medians(peak)},
     }
     best = max(record["hardware"]["operations_per_second"].values())
-    cores = len(os.sched_getaffinity(0))
     for width in widths:
         model = training.network(source, training.settings(width, batch_size))
         evaluation, step = count_operations(model, source.size)
@@ -79,22 +75,6 @@ def run_bench(
             on_part(f"sweep, width {width}")
             rates = sweeping.measure_sweep(data, width=width, seconds=seconds, rounds=rounds)
             record.setdefault("sweep", {})[str(width)] = _against(rates, sweeping, evaluation, best)
-        if "scaling" in parts and ranks.device.type == "cpu" and cores > 1:
-            on_part(f"one rank against several, width {width}")
-            rates = training.measure_ranks(
-                data,
-                width=width,
-                batch_size=_BATCH_OF_RANKS,
-                world_sizes=sorted({2, cores}),
-                seconds=seconds,
-                rounds=rounds,
-            )
-            others = [name for name in rates.rounds if name != training.ONE_RANK]
-            record.setdefault("scaling", {})[str(width)] = {
-                "batch_size": _BATCH_OF_RANKS,
-                "tiles_per_second": _medians(rates),
-                "against one rank": {name: rates.ratio(name, training.ONE_RANK) for name in others},
-            }
     if "pack" in parts:
         for compression in COMPRESSIONS:
             on_part(f"pack, compression {compression}")
@@ -114,12 +94,11 @@ def _medians(rates: Rates) -> dict[str, float]:
 
 
 def _against(rates: Rates, contenders: Any, operations: int, peak: float) -> dict[str, Any]:
-    """One width's measurement: `contenders` is the module that names OURS, PLAIN and RESIDENT."""
+    """One width's measurement: `contenders` is the module that names OURS and RESIDENT."""
     ours = rates.median(contenders.OURS)
     return {
         "tiles_per_second": _medians(rates),
         "spread": {name: rates.quartile_distance(name) for name in rates.rounds},
-        "against the plain loop": rates.ratio(contenders.OURS, contenders.PLAIN),
         "against no data work": rates.ratio(contenders.OURS, contenders.RESIDENT),
         "operations_per_tile": operations,
         "operations_per_second": ours * operations,

@@ -1,4 +1,4 @@
-"""Evaluation at many noise levels: our sweep, the loop that people write, and the network alone on one chunk."""
+"""Evaluation at many noise levels: our sweep, and the network alone on one chunk."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import torch
 
 from hpcseg.bench.contender import Contender, started
 from hpcseg.bench.measure import Piece, Rates, rate, take_turns
-from hpcseg.bench.plain import TilesOnDisk, plain_evaluation
-from hpcseg.bench.training import network, plain_network, settings, synchronise
+from hpcseg.bench.training import network, settings, synchronise
 from hpcseg.config import DataConfig, NoiseLevel
 from hpcseg.data.batches import EVALUATION_CHUNK, open_source
 from hpcseg.data.noisy_tiles import NoisyTestSet, noisy_set
@@ -21,17 +20,17 @@ from hpcseg.data.tile_sets import TileSet
 from hpcseg.launch.environment import read_environment
 from hpcseg.learn.evaluate import folded
 from hpcseg.learn.precision import autocast, resolve_precision, to_device
-from hpcseg.learn.ranks import choose_device, join
+from hpcseg.learn.ranks import join
 from hpcseg.segment.sweep import Sweep
 
-OURS, PLAIN, RESIDENT = "ours", "plain loop", "resident chunk"
+OURS, RESIDENT = "ours", "resident chunk"
 _SIGMAS = (0.0, 5_000.0, 30_000.0)
 _LEVELS = tuple(NoiseLevel(sigma) for sigma in _SIGMAS)
 _HERE = "hpcseg.bench.sweeping"
 
 
 def measure_sweep(data: Path, *, width: int, seconds: float, rounds: int) -> Rates:
-    """Tile evaluations per second of `OURS`, `PLAIN` and `RESIDENT`, which take turns.
+    """Tile evaluations per second of `OURS` and `RESIDENT`, which take turns.
 
     Args:
         data: the packed data set.
@@ -41,8 +40,7 @@ def measure_sweep(data: Path, *, width: int, seconds: float, rounds: int) -> Rat
     """
     work = {"data": str(data), "width": width}
     contenders = {
-        name: Contender(f"{_HERE}:{build}", work)
-        for name, build in ((OURS, "our_piece"), (PLAIN, "plain_piece"), (RESIDENT, "resident_piece"))
+        name: Contender(f"{_HERE}:{build}", work) for name, build in ((OURS, "our_piece"), (RESIDENT, "resident_piece"))
     }
     with started(contenders) as pieces:
         return take_turns(pieces, seconds=seconds, rounds=rounds)
@@ -94,25 +92,3 @@ def resident_piece(data: str, width: int) -> Iterator[Piece]:
             synchronise(ranks.device)
 
         yield lambda steps: rate(steps * EVALUATION_CHUNK, lambda: work(steps))
-
-
-@contextlib.contextmanager
-def plain_piece(data: str, width: int) -> Iterator[Piece]:
-    """The loop that people write, at one noise level: a step is a batch as large as our chunk."""
-    environment = read_environment()
-    torch.set_num_threads(environment.threads)
-    device = choose_device(environment.local_rank)
-    source, config = open_source(Path(data), DataConfig(tiles="large")), settings(width, 1)
-    model = plain_network(source, config).to(device)
-
-    def piece(steps: int) -> float:
-        disk = TilesOnDisk(source, source.split.test[: steps * EVALUATION_CHUNK], sigma=_SIGMAS[1], fixed=True)
-        times = max(1, round(steps * EVALUATION_CHUNK / len(disk)))
-
-        def work() -> None:
-            for _ in range(times):
-                plain_evaluation(model, disk, batch_size=EVALUATION_CHUNK, device=device)
-
-        return rate(times * len(disk), work)
-
-    yield piece

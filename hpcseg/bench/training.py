@@ -1,38 +1,35 @@
-"""Training: our trainer, the loop that people write, and our step alone on one batch that is there already."""
+"""Training: our trainer, and our step alone on one batch that is there already."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from hpcseg.bench.contender import Contender, started
 from hpcseg.bench.measure import Piece, Rates, rate, take_turns
-from hpcseg.bench.plain import PlainTraining, TilesOnDisk
 from hpcseg.config import DataConfig, TrainConfig
 from hpcseg.data.batches import TileSource, open_source
 from hpcseg.data.training_tiles import TrainingTiles, validation_set
 from hpcseg.launch.environment import read_environment
 from hpcseg.learn.loop import Trainer
 from hpcseg.learn.precision import resolve_precision
-from hpcseg.learn.ranks import Ranks, choose_device, join
+from hpcseg.learn.ranks import Ranks, join
 from hpcseg.learn.step import TrainStep
 from hpcseg.learn.unet import UNet, build_unet
 
-OURS, PLAIN, RESIDENT = "ours", "plain loop", "resident batch"
-ONE_RANK = "1 rank"
+OURS, RESIDENT = "ours", "resident batch"
 _NO_CHECKPOINT_SECONDS = 1e9
 _HERE = "hpcseg.bench.training"
 
 
 def measure_training(data: Path, *, width: int, batch_size: int, seconds: float, rounds: int) -> Rates:
-    """Tiles per second of `OURS`, `PLAIN` and `RESIDENT`, which take turns.
+    """Tiles per second of `OURS` and `RESIDENT`, which take turns.
 
     Args:
         data: the packed data set.
@@ -43,38 +40,10 @@ def measure_training(data: Path, *, width: int, batch_size: int, seconds: float,
     """
     work = {"data": str(data), "width": width, "batch_size": batch_size}
     contenders = {
-        name: Contender(f"{_HERE}:{build}", work)
-        for name, build in ((OURS, "our_piece"), (PLAIN, "plain_piece"), (RESIDENT, "resident_piece"))
+        name: Contender(f"{_HERE}:{build}", work) for name, build in ((OURS, "our_piece"), (RESIDENT, "resident_piece"))
     }
     with started(contenders) as pieces:
         return take_turns(pieces, seconds=seconds, rounds=rounds)
-
-
-def measure_ranks(
-    data: Path, *, width: int, batch_size: int, world_sizes: Sequence[int], seconds: float, rounds: int
-) -> Rates:
-    """Tiles per second of our trainer with all cores in `ONE_RANK`, and with the same cores divided between ranks.
-
-    Args:
-        data: the packed data set.
-        width: channels of the network's first block.
-        batch_size: tiles per step, over all ranks.
-        world_sizes: numbers of ranks to compare with one.
-        seconds: of a piece.
-        rounds: pieces of each.
-    """
-    work = {"data": str(data), "width": width, "batch_size": batch_size}
-    contenders = {ONE_RANK: Contender(f"{_HERE}:our_piece", work)}
-    for size in world_sizes:
-        contenders[f"{size} ranks"] = Contender(f"{_HERE}:our_piece", work, size)
-    # All ranks of all contenders find the folder in which they meet by this process's choice.
-    with tempfile.TemporaryDirectory() as folder:
-        met = {
-            name: dataclasses.replace(contender, arguments={**contender.arguments, "folder": folder})
-            for name, contender in contenders.items()
-        }
-        with started(met) as pieces:
-            return take_turns(pieces, seconds=seconds, rounds=rounds)
 
 
 def settings(width: int, batch_size: int) -> TrainConfig:
@@ -87,14 +56,6 @@ def network(source: TileSource, config: TrainConfig) -> UNet:
     return build_unet(classes=source.classes, width=config.width, depth=config.depth, batch_norm=True, seed=0)
 
 
-def plain_network(source: TileSource, config: TrainConfig) -> UNet:
-    """The same with torch's own kernel for its up-convolutions, as people would build it."""
-    model = network(source, config)
-    for module in model.up:
-        module.__class__ = nn.ConvTranspose2d
-    return model
-
-
 def synchronise(device: torch.device) -> None:
     """Wait until a device has done all that was asked of it."""
     if device.type == "cuda":
@@ -102,17 +63,15 @@ def synchronise(device: torch.device) -> None:
 
 
 @contextlib.contextmanager
-def our_piece(data: str, width: int, batch_size: int, folder: str | None = None) -> Iterator[Piece]:
+def our_piece(data: str, width: int, batch_size: int) -> Iterator[Piece]:
     """Our trainer, from the order of the tiles to the sums at the end of an epoch: so many steps, or whole epochs."""
-    with contextlib.ExitStack() as stack:
-        meeting = Path(folder or stack.enter_context(tempfile.TemporaryDirectory()))
-        ranks = stack.enter_context(join(read_environment(), meeting))
+    with tempfile.TemporaryDirectory() as folder, join(read_environment(), Path(folder)) as ranks:
         trainers: dict[int, Trainer] = {}
 
         def piece(steps: int) -> float:
             if steps not in trainers:
                 trainers.clear()
-                trainers[steps] = _trainer(data, width, batch_size, steps, meeting, ranks)
+                trainers[steps] = _trainer(data, width, batch_size, steps, Path(folder), ranks)
             trainer = trainers[steps]
             tiles_trained, took = 0, 0.0
 
@@ -146,19 +105,6 @@ def resident_piece(data: str, width: int, batch_size: int) -> Iterator[Piece]:
             synchronise(ranks.device)
 
         yield lambda steps: rate(steps * batch_size, lambda: work(steps))
-
-
-@contextlib.contextmanager
-def plain_piece(data: str, width: int, batch_size: int) -> Iterator[Piece]:
-    """The loop that people write."""
-    environment = read_environment()
-    torch.set_num_threads(environment.threads)
-    source, config = open_source(Path(data), DataConfig(tiles="large")), settings(width, batch_size)
-    disk = TilesOnDisk(source, source.split.train, sigma=source.info.grey.counts(config.noise_sigma_max), fixed=False)
-    training = PlainTraining(
-        plain_network(source, config), disk, batch_size=batch_size, device=choose_device(environment.local_rank)
-    )
-    yield lambda steps: rate(steps * batch_size, lambda: training.steps(steps))
 
 
 def _trainer(data: str, width: int, batch_size: int, steps: int, folder: Path, ranks: Ranks) -> Trainer:

@@ -25,7 +25,7 @@ def bench(
     batch_size: Annotated[int, typer.Option(min=1, help="Tiles per training step.")] = 25,
     part: Annotated[
         list[str] | None,
-        typer.Option(help="training, sweep, scaling, pack or startup; may be given again.", show_default="all"),
+        typer.Option(help="training, sweep, pack or startup; may be given again.", show_default="all"),
     ] = None,
     device: Annotated[
         Literal["cpu", "cuda"] | None, typer.Option(help="What to measure.", show_default="a GPU where there is one")
@@ -36,7 +36,7 @@ def bench(
     run: Annotated[Path, typer.Option(help="Folder in which runs, and this record, are kept.")] = RUNS,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Measure this machine: trainer, sweep, ranks, pack and start-up, against plain loops and the hardware's peak.
+    """Measure this machine: trainer, sweep, pack and start-up, beside the hardware's peak.
 
     The record is what `hpcseg grid --dry-run` estimates its time from.
     """
@@ -59,7 +59,7 @@ def bench(
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the contenders' processes inherit it
     environment = read_environment()
     if environment.world_size > 1:
-        raise ConfigError("A bench starts its ranks itself. Run it in one process.")
+        raise ConfigError("A bench measures one device. Run it in one process.")
     make_folder(run)
     with join(environment, run) as ranks:
         if device == "cuda" and ranks.device.type == "cpu":

@@ -16,16 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from contenders.plain import plain_network
 from torch import nn
 
 from hpcseg.bench.contender import Contender, started
 from hpcseg.bench.measure import Piece, rate, take_turns
-from hpcseg.bench.training import network, plain_network, settings
+from hpcseg.bench.training import network, settings
 from hpcseg.config import DataConfig
-from hpcseg.data.batches import EVALUATION_CHUNK, open_source, training_set
+from hpcseg.data.batches import EVALUATION_CHUNK, open_source
+from hpcseg.data.training_tiles import TrainingTiles
 from hpcseg.launch.environment import read_environment
 from hpcseg.learn.evaluate import folded
-from hpcseg.learn.precision import autocast, resolve_precision, to_device
+from hpcseg.learn.precision import autocast, loss_scaler, resolve_precision, to_device
 from hpcseg.learn.step import TrainStep
 from hpcseg.memory import keep_freed_memory
 from hpcseg.runs.machine import device_facts
@@ -69,12 +71,12 @@ def step_piece(data: str, without: str) -> Iterator[Piece]:
         to_device(model, CPU)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=without != "fused_adam")
     precision = "fp32" if without == "bf16" else resolve_precision("auto", CPU)
-    step = TrainStep(model, optimizer, precision=precision)
-    images, labels = training_set(source, source.split.train[:BATCH], config, CPU).take(slice(None))
+    step = TrainStep(model, optimizer, loss_scaler(precision, CPU), precision=precision)
+    images, labels = TrainingTiles(source, source.split.train[:BATCH], config, CPU).of_epoch(0).take(slice(None))
 
     def work(steps: int) -> None:
         for _ in range(steps):
-            step(images, labels, pixels=labels.numel())
+            step(images, labels, share=1 / labels.numel())
 
     yield lambda steps: rate(steps * BATCH, lambda: work(steps))
 
