@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,15 @@ _SHARE_OF_THE_LIMIT = 0.7
 
 @dataclass(frozen=True)
 class Estimate:
-    """How long cells take on the device of a bench, one at a time."""
+    """How long cells take on the device of a bench, one at a time, and how much memory."""
 
     seconds: tuple[float, ...]
     """Of each cell: its training with validation, and its evaluation. Start-up is not in it."""
     device: str
     time: str
     """When the bench was made."""
+    memory_mib: Mapping[str, float]
+    """Of the cell that takes the most: of the "host", and of a "gpu"; empty where the bench did not measure it."""
 
     @property
     def hours(self) -> float:
@@ -59,10 +61,11 @@ class Estimate:
         of = "hours" if self.device.startswith("CPU") else "GPU-hours"
         alone = f"About {_duration(self.hours * 60)} for {len(self.seconds)} cells ({self.hours:.2g} {of})"
         beside = f"{_duration(max(longest, self.hours * 60 / at_once))} with {at_once} at a time"
-        return (
-            f"{alone}{f', {beside}' if at_once > 1 else ''}, and at most {_duration(longest)} a cell, going by the "
-            f"bench of {self.time[:10]} ({self.device})."
-        )
+        words = {"host": "of host memory", "gpu": "of a GPU's"}
+        memory = " and ".join(f"{mib / 1024:.1f} GiB {words[of]}" for of, mib in self.memory_mib.items())
+        most = f"at most {_duration(longest)}{f' and about {memory}' if memory else ''} a cell"
+        going_by = f"going by the bench of {self.time[:10]} ({self.device})"
+        return f"{alone}{f', {beside}' if at_once > 1 else ''}, and {most}, {going_by}."
 
 
 def bench_file(runs: Path, device: str) -> Path:
@@ -93,6 +96,7 @@ def estimate(cells: Iterable[CellConfig], info: DatasetInfo, record: dict[str, A
         record: of a bench with training and sweep.
     """
     seconds = []
+    memory: dict[str, float] = {}
     # Each takes a while, and ten thousand cells have few.
     lay_out_once = functools.cache(functools.partial(lay_out, info))
     for cell in cells:
@@ -105,8 +109,27 @@ def estimate(cells: Iterable[CellConfig], info: DatasetInfo, record: dict[str, A
             evaluated += slices * info.shape[1] * info.shape[2] / cell.data.tile_size**2
         rates = [_rate(record[part], cell.train.width) for part in ("training", "sweep")]
         seconds.append(area * (trained / rates[0] + evaluated / rates[1]))
+        for name, mib in _memory(cell, len(split.train), record).items():
+            memory[name] = max(memory.get(name, 0.0), mib)
     of = record["provenance"]
-    return Estimate(tuple(seconds), str(of["device"]), str(of["time"]))
+    return Estimate(tuple(seconds), str(of["device"]), str(of["time"]), memory)
+
+
+def _memory(cell: CellConfig, tiles: int, record: dict[str, Any]) -> dict[str, float]:
+    """MiB of a training: the bench's, as much more as it has channels and pixels in a step more, and its tiles."""
+    widths, of = record["training"], cell.train
+    nearest = min(widths, key=lambda measured: abs(int(measured) - of.width))
+    if "memory_mib" not in widths[nearest]:
+        return {}
+    area = (cell.data.tile_size / record["tile_size"]) ** 2
+    scale = of.width / int(nearest) * area * of.batch_size / record["batch_size"]
+    # Float32 with a label; what else is there while they are made goes before the first step.
+    own = 5 * tiles * cell.data.tile_size**2 / 2**20
+    found = {}
+    for name, held in widths[nearest]["memory_mib"].items():
+        grows = name == "gpu" or "gpu" not in widths[nearest]["memory_mib"]
+        found[name] = held["base"] + (held["peak"] - held["base"]) * (scale if grows else 1) + own
+    return found
 
 
 def _rate(widths: dict[str, Any], width: int) -> float:

@@ -70,7 +70,10 @@ def run_bench(
         if "training" in parts:
             on_part(f"training, width {width}")
             rates = training.measure_training(data, width=width, batch_size=batch_size, seconds=seconds, rounds=rounds)
-            record.setdefault("training", {})[str(width)] = _against(rates, training, step, best)
+            record.setdefault("training", {})[str(width)] = {
+                **_against(rates, training, step, best),
+                "memory_mib": training.measure_memory(data, width=width, batch_size=batch_size, device=ranks.device),
+            }
         if "sweep" in parts:
             on_part(f"sweep, width {width}")
             rates = sweeping.measure_sweep(data, width=width, seconds=seconds, rounds=rounds)

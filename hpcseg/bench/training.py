@@ -22,9 +22,12 @@ from hpcseg.learn.precision import resolve_precision
 from hpcseg.learn.ranks import Ranks, join
 from hpcseg.learn.step import TrainStep
 from hpcseg.learn.unet import UNet, build_unet
+from hpcseg.memory import peak_bytes
 
 OURS, RESIDENT = "ours", "resident batch"
 _NO_CHECKPOINT_SECONDS = 1e9
+# A graph is captured behind the third.
+_STEPS_TO_THE_PEAK = 6
 _HERE = "hpcseg.bench.training"
 
 
@@ -44,6 +47,24 @@ def measure_training(data: Path, *, width: int, batch_size: int, seconds: float,
     }
     with started(contenders) as pieces:
         return take_turns(pieces, seconds=seconds, rounds=rounds)
+
+
+def measure_memory(data: Path, *, width: int, batch_size: int, device: torch.device) -> dict[str, dict[str, int]]:
+    """MiB that our trainer holds before it begins ("base") and at its fullest ("peak"): of the "host", and of a "gpu".
+
+    Args:
+        data: the packed data set.
+        width: channels of the network's first block.
+        batch_size: tiles per step.
+        device: that computes.
+    """
+    work = {"data": str(data), "width": width, "batch_size": batch_size}
+    of = ("host", "gpu") if device.type == "cuda" else ("host",)
+    contenders = {name: Contender(f"{_HERE}:memory_piece", {**work, "of": name}) for name in of}
+    with started(contenders) as pieces:
+        return {
+            name: {"base": round(piece(0)), "peak": round(piece(_STEPS_TO_THE_PEAK))} for name, piece in pieces.items()
+        }
 
 
 def settings(width: int, batch_size: int) -> TrainConfig:
@@ -87,6 +108,23 @@ def our_piece(data: str, width: int, batch_size: int) -> Iterator[Piece]:
             return tiles_trained / took
 
         yield piece
+
+
+@contextlib.contextmanager
+def memory_piece(data: str, width: int, batch_size: int, of: str) -> Iterator[Piece]:
+    """So many steps of our trainer, and in the place of a rate the MiB that are the peak until then."""
+
+    def peak() -> float:
+        return (peak_bytes() if of == "host" else torch.cuda.max_memory_reserved()) / 2**20
+
+    with our_piece(data, width, batch_size) as piece:
+
+        def piece_of_memory(steps: int) -> float:
+            if steps:
+                piece(steps)
+            return peak()
+
+        yield piece_of_memory
 
 
 @contextlib.contextmanager

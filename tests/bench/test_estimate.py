@@ -42,6 +42,25 @@ def test_seconds_are_tiles_by_rates():
     assert seconds == pytest.approx(epochs * 3150 / 10 + (epochs * 675 + 32 * 675) / 40)
 
 
+def test_memory_grows_with_channels_pixels_and_tiles():
+    (cell, *_) = _cells(noise_fraction=0.5)
+    record = {**_record(), "batch_size": 32}
+    record["training"]["16"]["memory_mib"] = {"host": {"base": 300, "peak": 700}}
+    found = estimate([cell], INFO, record)
+    # 3150 tiles of 128 x 128 pixels: 4 bytes of the image and 1 of the label.
+    tiles = 3150 * 128**2 * 5 / 2**20
+    scale = cell.train.width / 16 * cell.train.batch_size / 32
+    assert found.memory_mib["host"] == pytest.approx(300 + 400 * scale + tiles)
+    gib = found.memory_mib["host"] / 1024
+    assert f"and about {gib:.1f} GiB of host memory a cell, going by" in found.text(at_once=1)
+    record["training"]["16"]["memory_mib"]["gpu"] = {"base": 0, "peak": 2000}
+    on_gpu = estimate([cell], INFO, record).memory_mib
+    assert on_gpu["host"] == pytest.approx(700 + tiles), "no pass of the network is there"
+    assert on_gpu["gpu"] == pytest.approx(2000 * scale + tiles)
+    assert "GiB of host memory and" in estimate([cell], INFO, record).text(at_once=1)
+    assert not estimate([cell], INFO, _record()).memory_mib, "of a bench of before"
+
+
 def test_whole_slices_cost_as_their_pixels():
     blocked = DataConfig(tiles="large", split="blocked")
     with_and_without = [
@@ -98,4 +117,4 @@ def test_a_device_has_a_file_of_its_own(tmp_path):
     ("seconds", "minutes", "cells"), [(10.0, 1440, 90), (10.0, 10, 42), (5000.0, 1440, 1), (0.001, 1440, 500)]
 )
 def test_a_job_takes_as_many_cells_as_a_quarter_of_an_hour_and_its_time_limit_hold(seconds, minutes, cells):
-    assert Estimate((seconds, seconds), "CPU of a test", "2026-01-02").cells_per_job(minutes) == cells
+    assert Estimate((seconds, seconds), "CPU of a test", "2026-01-02", {}).cells_per_job(minutes) == cells
