@@ -228,12 +228,12 @@ def hpcseg(folder: Path, *arguments: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def endless_grid(folder: Path, dataset: Path, seeds: str) -> Iterator[subprocess.Popen[str]]:
+def endless_grid(folder: Path, dataset: Path, seeds: str, *options: str) -> Iterator[subprocess.Popen[str]]:
     """`hpcseg grid --local` of cells that never end, in a session of its own."""
     (folder / "endless.toml").write_text(ENDLESS.replace("train.seed = 0", f"train.seed = {seeds}"))
     command = hpcseg(folder, "grid", "--local", "--job", str(folder / "endless.toml"), "--data", str(dataset))
     with subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+        [*command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
         try:
             yield process
@@ -248,8 +248,11 @@ def wait_for_cells(process: subprocess.Popen[str], folder: Path, number: int) ->
         time.sleep(0.2)
 
 
-def test_cancelling_a_local_run_ends_its_queue_and_one_cell_is_followed_by_the_next(tmp_path, tiny_dataset):
-    with endless_grid(tmp_path, tiny_dataset, "[0, 1, 2]") as process:
+@pytest.mark.parametrize("cells_per_job", ["1", "3"])
+def test_cancelling_a_local_run_ends_its_queue_and_one_cell_is_followed_by_the_next(
+    tmp_path, tiny_dataset, cells_per_job
+):
+    with endless_grid(tmp_path, tiny_dataset, "[0, 1, 2]", "--cells-per-job", cells_per_job) as process:
         wait_for_cells(process, tmp_path, 1)
         subprocess.run(hpcseg(tmp_path, "cancel", "*-s0-*"), check=True, stdout=subprocess.DEVNULL)
         wait_for_cells(process, tmp_path, 2)

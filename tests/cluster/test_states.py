@@ -171,6 +171,20 @@ def test_a_cell_whose_turn_had_not_come_is_said_to_be_so_and_is_worth_a_try(grid
     assert [failure.kind.name for failure in found.failures.values()] == ["error", "out of host memory"]
 
 
+def test_what_another_cell_of_the_job_has_said_is_not_this_ones_cause(grid, slurm):
+    one, two = grid.cells
+    ledger.book(grid.run, "", "cells", [[one.id, two.id]], "100")
+    slurm({})
+    grid.run.logs.mkdir()
+    error = "torch.OutOfMemoryError: CUDA out of memory"
+    said = [mark(one.id, "train"), error, mark(one.id, "failed"), mark(two.id, "train"), ""]
+    (grid.run.logs / "100_0_log.out").write_text("\n".join(["Starting with JobEnvironment()", *said]))
+    write_json(one.folder.failure_file, {"error": error, "time": time.time() + 1})
+    append_event(two.folder.events_file, "start")
+    kinds = [failure.kind.name for failure in run_status(grid.run).failures.values()]
+    assert kinds == ["out of GPU memory", "killed without a word"]
+
+
 def test_every_state_that_is_shown_is_one_of_the_documented_words(grid, slurm):
     submit(grid)
     for word in ("PENDING", "RUNNING", "SUSPENDED", "FAILED", "CANCELLED by 0", "HIBERNATING", ""):
