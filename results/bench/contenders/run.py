@@ -167,10 +167,18 @@ def _our_cell(work: Work, epochs: int) -> dict[str, Any]:
         folder = Path(name)
         (folder / "cell.toml").write_text(_JOB.format(work=work, epochs=epochs, sigmas=SIGMAS))
         job = ("--job", str(folder / "cell.toml"), "--data", work.data, "--run", str(folder / "run"))
+        began = time.time()
         _call("hpcseg", "train", "*", *job)
         (cell,) = (folder / "run" / "cells").iterdir()
         points = {point["sigma"]: point["confusion"] for point in read_json(cell / "evaluation.json")["points"]}
+        at = {line["event"]: line["time"] for line in read_lines(cell / "events.jsonl")}
         return {
+            # The rest is its end.
+            "seconds": {
+                "to the first step": at["start"] - began,
+                "training and validation": at["trained"] - at["start"],
+                "evaluation": at["evaluated"] - at["trained"],
+            },
             "validation": [_accuracy(line["validation_confusion"]) for line in read_lines(cell / "metrics.jsonl")],
             "test": [_accuracy(points[sigma]) for sigma in SIGMAS],
             "precision": read_json(cell / "evaluation.json")["precision"],

@@ -53,6 +53,10 @@ def _lines(record: dict[str, Any]) -> Iterator[str]:
     for name, seconds in cell["seconds"].items():
         right = " | ".join(f"{share:.3f}" for share in cell["found"][name]["test"])
         yield f"| {name} | {seconds:.1f} | {_against(cell, name)} | {right} |"
+    if "seconds" in cell["found"]["hpcseg"]:
+        yield ""
+        parts = ", ".join(f"{seconds:.1f} s {part}" for part, seconds in cell["found"]["hpcseg"]["seconds"].items())
+        yield f"Of the last cell of hpcseg: {parts}."
 
 
 def _against(part: dict[str, Any], name: str) -> str:
