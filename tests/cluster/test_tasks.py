@@ -242,7 +242,7 @@ def test_a_stopped_job_begins_no_other_cell(three, in_job, monkeypatch, capsys):
 def test_a_signal_between_two_cells_begins_no_other(three, in_job, monkeypatch, capsys):
     called, ran = in_job(), []
 
-    def run_cell(folder, stage, *, should_stop):
+    def run_cell(folder, stage, *, should_stop, handed):
         ran.append((folder.id, stage))
         if stage == "evaluate":
             os.kill(os.getpid(), signal.SIGUSR2)
@@ -261,7 +261,7 @@ def test_the_time_between_two_cells_is_no_step(three, in_job, monkeypatch):
     monkeypatch.setattr(stop.time, "time", lambda: clock[0])
     monkeypatch.setenv("SLURM_JOB_END_TIME", "2000")
 
-    def run_cell(folder, stage, *, should_stop):
+    def run_cell(folder, stage, *, should_stop, handed):
         assert not should_stop(), "there are 200 s left, and steps take none"
         clock[0] += 160  # an evaluation of one step, and data to be loaded
         return State.FINISHED
