@@ -5,7 +5,7 @@ Rank and world size come in as plain numbers. Nothing here depends on them but w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,6 +123,11 @@ def parts(tiles: int) -> Iterator[slice]:
     """Rows of many tiles in parts that are no matter to the host's memory."""
     for start in range(0, tiles, _TILES_AT_ONCE):
         yield slice(start, min(start + _TILES_AT_ONCE, tiles))
+
+
+def outermost(ends: Sequence[tuple[np.float32, np.float32]]) -> tuple[np.float32, np.float32]:
+    """The smallest and the largest grey value of a set, of those of its parts as `TileSource.ends` has them."""
+    return min(low for low, _ in ends), max(high for _, high in ends)
 
 
 def labelled_pixels(labels: np.ndarray) -> np.ndarray:

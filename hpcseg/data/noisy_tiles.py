@@ -11,7 +11,7 @@ import torch
 
 from hpcseg.config import NoiseLevel
 from hpcseg.data import noise
-from hpcseg.data.batches import TileSource, parts
+from hpcseg.data.batches import TileSource, outermost, parts
 from hpcseg.data.grey import GreyScale
 from hpcseg.data.room import Place, Room
 from hpcseg.data.tile_sets import TileSet
@@ -104,7 +104,7 @@ class StoredTestSet:
             for level in _made(self._source, self._levels):
                 noisy = noise.noisy_tests(counts, keys, level, seed=self._seed, grey=self._source.info.grey)
                 found.setdefault(level, []).append(self._source.ends(noisy))
-        return {level: (min(low for low, _ in ends), max(high for _, high in ends)) for level, ends in found.items()}
+        return {level: outermost(ends) for level, ends in found.items()}
 
 
 def test_tiles(

@@ -10,7 +10,7 @@ import torch
 
 from hpcseg.config import TrainConfig
 from hpcseg.data import noise
-from hpcseg.data.batches import TileSource, epoch_symmetries, labelled_pixels, parts
+from hpcseg.data.batches import TileSource, epoch_symmetries, labelled_pixels, outermost, parts
 from hpcseg.data.room import Place, Room
 from hpcseg.data.tile_sets import AwayTiles, TileSet, transformed
 from hpcseg.errors import DatasetError
@@ -37,8 +37,7 @@ class _Stored:
         self._ends: tuple[np.float32, np.float32] | None = None
         if source.config.normalise == "set":
             all_of_them = np.arange(len(rows))
-            ends = [source.ends(self._noisy(all_of_them[part])[0]) for part in parts(len(rows))]
-            self._ends = min(low for low, _ in ends), max(high for _, high in ends)
+            self._ends = outermost([source.ends(self._noisy(all_of_them[part])[0]) for part in parts(len(rows))])
 
     def load(self, some: np.ndarray) -> TileSet:
         """On the CPU."""
@@ -66,9 +65,8 @@ def validation_set(
     Raises:
         DatasetError: none of them has a labelled pixel, so that there is no loss to validate by.
     """
-    pixels = len(rows) * source.size**2
-    kept, raw = pixels * (_IMAGE + _LABEL), pixels * np.dtype(source.info.dtype).itemsize
-    place = room.place(kept=kept, made=kept + raw + pixels * _IMAGE) if room else Place.DEVICE
+    kept, made = _sizes(source, rows)
+    place = room.place(kept=kept, made=made) if room else Place.DEVICE
     if place is Place.FILE:
         labelled = source.labelled(rows)
         _refuse_unlabelled(source, labelled, "validation")
@@ -104,11 +102,9 @@ class TrainingTiles:
     ) -> None:
         self._config, self._device, self._source = config, device, source
         self._anew = config.noise_each_epoch and config.noise_fraction > 0
-        pixels = len(rows) * source.size**2
-        kept, raw = pixels * (_IMAGE + _LABEL), pixels * np.dtype(source.info.dtype).itemsize
         # What changes from epoch to epoch is there twice for a moment.
         twice = self._anew or config.augment != "none"
-        made = kept + raw + pixels * _IMAGE * (2 if self._anew else 1)
+        kept, made = _sizes(source, rows, drawn=2 if self._anew else 1)
         self.place = room.place(kept=kept * (2 if twice else 1), made=made) if room else Place.DEVICE
         """Where they are kept."""
         if self.place is Place.FILE:
@@ -170,6 +166,13 @@ class TrainingTiles:
     def _draw(self, epoch: int | None) -> np.ndarray:
         noisy, _ = noise.training_noise(*self._raw, self._config, self._source.info.grey, epoch=epoch)
         return self._source.normalised(noisy)
+
+
+def _sizes(source: TileSource, rows: np.ndarray, *, drawn: int = 1) -> tuple[int, int]:
+    """Bytes that tiles take as the network takes them, and while they are made, with noise that is `drawn` at once."""
+    pixels = len(rows) * source.size**2
+    kept = pixels * (_IMAGE + _LABEL)
+    return kept, kept + pixels * (np.dtype(source.info.dtype).itemsize + drawn * _IMAGE)
 
 
 def _refuse_unlabelled(source: TileSource, labelled: np.ndarray, name: str) -> None:
