@@ -48,7 +48,7 @@ SURFACE = {
     "predict": {
         "model", "volume", "output", "dataset", "range_", "percentiles", "ensemble", "flips", "probabilities",
         "uncertainty", "spread", "float16", "tile", "every", "slices", "precision", "adapt_norm",
-        "outside", "run", "data", "slurm", "parts", "number", "pixels", "shape", "dtype", "byteorder", "header",
+        "outside", "run", "data", "on_slurm", "parts", "number", "pixels", "shape", "dtype", "byteorder", "header",
         "allow_external", "format_", "dry_run", "profile", "partition", "account", "qos", "constraint", "exclude",
         "gpus_per_node", "cpus_per_task", "mem", "time", "setup", "throttle",
     },

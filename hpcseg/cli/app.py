@@ -13,6 +13,7 @@ import typer
 from hpcseg import __version__
 from hpcseg.cli import console
 from hpcseg.cli.bench import bench
+from hpcseg.cli.bundle import unbundled
 from hpcseg.cli.cancel import cancel
 from hpcseg.cli.clean import clean
 from hpcseg.cli.compare import compare
@@ -119,7 +120,7 @@ _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
 for _panel, _commands in _PANELS.items():
     for _command in _commands:
         _name = _command.__name__.rstrip("_")
-        app.command(_name, rich_help_panel=_panel, epilog=examples(_name))(_command)
+        app.command(_name, rich_help_panel=_panel, epilog=examples(_name))(unbundled(_command))
 for _command in (follow_up, version):
     app.command(hidden=True)(_command)
 

@@ -9,8 +9,10 @@ import typer
 
 from hpcseg.cli import console
 from hpcseg.cli.grid import grid
+from hpcseg.cli.options import RankOptions, SlurmOptions
 from hpcseg.cli.pack import pack
 from hpcseg.cli.predict import predict
+from hpcseg.cli.reading import LabelledOptions, ReadingOptions
 from hpcseg.cli.report import report
 
 _SLICES = 40
@@ -32,15 +34,23 @@ def demo(
         console.stdout.print(f"Making {_SLICES} slices of {_SIZE} x {_SIZE} pixels in {folder}")
         write_sample(folder, slices=_SLICES, size=_SIZE, seed=_SEED)
         _announce(f"hpcseg pack {folder} -o {dataset}")
-        pack(folder, output=dataset)
+        pack(folder, output=dataset, how=LabelledOptions())
     _announce(f"hpcseg grid --job demo --local --data {dataset} --run {run}")
-    grid(job="demo", local=True, data=dataset, run=run)
+    grid(job="demo", local=True, data=dataset, run=run, slurm=RankOptions())
     _announce(f"hpcseg report --run {run}")
     report(run=run)
     console.stdout.print("The sample is synthetic.")
     prediction = folder / "prediction"
     _announce(f"hpcseg predict '{_MODEL}' {folder / 'data'} -o {prediction} --uncertainty --run {run}")
-    predict(_MODEL, folder / "data", output=prediction, uncertainty=True, run=run)
+    predict(
+        _MODEL,
+        folder / "data",
+        output=prediction,
+        uncertainty=True,
+        run=run,
+        how=ReadingOptions(),
+        slurm=SlurmOptions(),
+    )
     console.stdout.print(f"\nThe report, for a browser:      {RunFolder(run).report / 'report.html'}")
     console.stdout.print(f"What was segmented, to look at: {OutFolder(prediction).sheet_file}")
 

@@ -10,21 +10,7 @@ from typing import Annotated
 import typer
 
 from hpcseg.cli import console
-from hpcseg.cli.options import (
-    Account,
-    Constraint,
-    CpusPerTask,
-    Exclude,
-    GpusPerNode,
-    Mem,
-    Nodes,
-    Partition,
-    ProfileName,
-    Qos,
-    RanksPerNode,
-    Setup,
-    Time,
-)
+from hpcseg.cli.options import RankOptions
 from hpcseg.cli.pack import DEFAULT_DATASET
 from hpcseg.errors import SchedulerError
 from hpcseg.runs.finding import OWN_JOB, RUNS
@@ -39,40 +25,15 @@ def doctor(
     wait: Annotated[float, typer.Option(min=1, help="Seconds for a short job on a compute node.")] = 180,
     no_job: Annotated[bool, typer.Option("--no-job", help="Check what needs no job only.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    profile: ProfileName = None,
-    partition: Partition = None,
-    account: Account = None,
-    qos: Qos = None,
-    constraint: Constraint = None,
-    exclude: Exclude = None,
-    nodes: Nodes = None,
-    gpus_per_node: GpusPerNode = None,
-    ranks_per_node: RanksPerNode = None,
-    cpus_per_task: CpusPerTask = None,
-    mem: Mem = None,
-    time: Time = None,
-    setup: Setup = None,
+    *,
+    slurm: RankOptions,
 ) -> None:
     """Check the cluster before anything is submitted: on this machine, and in one short job on a compute node."""
     from hpcseg.cluster.doctor import check_cluster
-    from hpcseg.cluster.profile import Profile, load_profile, resolve
+    from hpcseg.cluster.profile import resolve
     from hpcseg.jobfile import find_job, load_job
 
-    options = Profile(
-        partition=partition,
-        account=account,
-        qos=qos,
-        constraint=constraint,
-        exclude=exclude,
-        nodes=nodes,
-        gpus_per_node=gpus_per_node,
-        ranks_per_node=ranks_per_node,
-        cpus_per_task=cpus_per_task,
-        mem=mem,
-        time=time,
-        setup=tuple(setup) if setup else None,
-    )
-    resources = resolve(load_job(find_job(job)).needs, load_profile(profile) if profile else Profile(), options)
+    resources = resolve(load_job(find_job(job)).needs, slurm.site(), slurm.wishes())
     checks = []
     for check in check_cluster(resources, run, data if data.exists() else None, wait=None if no_job else wait):
         checks.append(check)

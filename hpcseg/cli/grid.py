@@ -10,23 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hpcseg.cli import console
-from hpcseg.cli.options import (
-    Account,
-    AsJson,
-    Constraint,
-    CpusPerTask,
-    Exclude,
-    GpusPerNode,
-    Mem,
-    Nodes,
-    Partition,
-    ProfileName,
-    Qos,
-    RanksPerNode,
-    Set,
-    Setup,
-    Time,
-)
+from hpcseg.cli.options import SLURM, AsJson, RankOptions, Set
 from hpcseg.cli.pack import DEFAULT_DATASET
 from hpcseg.counted import counted
 from hpcseg.runs.finding import RUNS, plan_run, run_option
@@ -38,8 +22,6 @@ if TYPE_CHECKING:
     from hpcseg.cluster.profile import Profile, Resources
     from hpcseg.cluster.sender import Submission
     from hpcseg.runs.grid import Cell, Grid
-
-_SLURM = "Slurm"
 
 
 def grid(
@@ -76,59 +58,32 @@ def grid(
             show_default="a quarter of an hour of them by hpcseg bench, else one; here: all",
         ),
     ] = None,
-    profile: ProfileName = None,
-    partition: Partition = None,
-    account: Account = None,
-    qos: Qos = None,
-    constraint: Constraint = None,
-    exclude: Exclude = None,
-    nodes: Nodes = None,
-    gpus_per_node: GpusPerNode = None,
-    ranks_per_node: RanksPerNode = None,
-    cpus_per_task: CpusPerTask = None,
-    mem: Mem = None,
-    time: Time = None,
-    setup: Setup = None,
-    throttle: Annotated[int | None, typer.Option(help="Jobs that may run at once.", rich_help_panel=_SLURM)] = None,
+    *,
+    slurm: RankOptions,
+    throttle: Annotated[int | None, typer.Option(help="Jobs that may run at once.", rich_help_panel=SLURM)] = None,
     tries: Annotated[
         int | None,
-        typer.Option(help="Jobs a cell gets where the cluster fails it.", show_default="3", rich_help_panel=_SLURM),
+        typer.Option(help="Jobs a cell gets where the cluster fails it.", show_default="3", rich_help_panel=SLURM),
     ] = None,
     resubmit: Annotated[
-        bool, typer.Option("--resubmit", help="Submit cells whose Slurm state is unknown.", rich_help_panel=_SLURM)
+        bool, typer.Option("--resubmit", help="Submit cells whose Slurm state is unknown.", rich_help_panel=SLURM)
     ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run every cell of a job that is not finished: as Slurm arrays, or one after the other on this machine."""
     from hpcseg.cluster import ledger
     from hpcseg.cluster.local import find_slots
-    from hpcseg.cluster.profile import Profile, load_profile, resolve
+    from hpcseg.cluster.profile import resolve
     from hpcseg.cluster.scheduler import no_controller
     from hpcseg.cluster.submit import submit_missing
 
     planned = plan_run(job, data, run, overrides)
-    options = Profile(
-        partition=partition,
-        account=account,
-        qos=qos,
-        constraint=constraint,
-        exclude=exclude,
-        nodes=nodes,
-        gpus_per_node=gpus_per_node,
-        ranks_per_node=ranks_per_node,
-        cpus_per_task=cpus_per_task,
-        mem=mem,
-        time=time,
-        setup=tuple(setup) if setup else None,
-        throttle=throttle,
-        cells_per_job=cells_per_job,
-        tries=tries,
-    )
-    site = load_profile(profile) if profile else Profile()
+    options = slurm.wishes(throttle=throttle, cells_per_job=cells_per_job, tries=tries)
+    site = slurm.site()
     resources = resolve(planned.job.needs, site, options)
     if local is None:
-        local = not (partition or profile) and shutil.which("sbatch") is None
-        if dry_run and not (local or partition or profile) and (said := no_controller()):
+        local = not slurm.wanted and shutil.which("sbatch") is None
+        if dry_run and not (local or slurm.wanted) and (said := no_controller()):
             # What would be submitted is of no use to whoever cannot submit it.
             local = True
             console.say(f"No Slurm answers here ({said}). This is what --local would do; --slurm shows the scripts.")

@@ -12,7 +12,7 @@ import typer
 
 from hpcseg.cli import console
 from hpcseg.cli.pack import DEFAULT_DATASET, show_packed, tiles_by_name
-from hpcseg.cli.reading import AllowExternal, AsPixels, Byteorder, Dtype, First, Header, Number, Shape, reading
+from hpcseg.cli.reading import NumberedOptions
 from hpcseg.errors import ConfigError, DatasetError
 
 if TYPE_CHECKING:
@@ -31,14 +31,8 @@ def info(
     ] = str(DEFAULT_DATASET),
     verify: Annotated[bool, typer.Option("--verify", help="Hash all packed pixels again and compare.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    number: Number = None,
-    first: First = 1,
-    pixels: AsPixels = None,
-    shape: Shape = None,
-    dtype: Dtype = None,
-    byteorder: Byteorder = None,
-    header: Header = 0,
-    allow_external: AllowExternal = False,
+    *,
+    how: NumberedOptions,
 ) -> None:
     """Show what a packed file holds, and check it; or what there is to pack or to segment in any other source."""
     from hpcseg.data.store import is_packed_file
@@ -48,17 +42,7 @@ def info(
     if verify or is_packed_file(path) or not other:
         _show_packed_file(path, verify=verify, as_json=as_json)
         return
-    how = reading(
-        number=number,
-        first=first,
-        pixels=pixels,
-        shape=shape,
-        dtype=dtype,
-        byteorder=byteorder,
-        header=header,
-        allow_external=allow_external,
-    )
-    _show_source(path, how, as_json=as_json)
+    _show_source(path, how.reading(), as_json=as_json)
 
 
 def _show_packed_file(path: Path, *, verify: bool, as_json: bool) -> None:

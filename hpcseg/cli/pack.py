@@ -9,18 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hpcseg.cli import console
-from hpcseg.cli.reading import (
-    AllowExternal,
-    AsPixels,
-    Byteorder,
-    Dtype,
-    First,
-    Header,
-    LabelDtype,
-    Number,
-    Shape,
-    reading,
-)
+from hpcseg.cli.reading import LabelledOptions
 from hpcseg.errors import ConfigError, HpcsegError
 
 if TYPE_CHECKING:
@@ -68,15 +57,8 @@ def pack(
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an output that holds other data.")] = False,
-    number: Number = None,
-    first: First = 1,
-    pixels: AsPixels = None,
-    shape: Shape = None,
-    dtype: Dtype = None,
-    label_dtype: LabelDtype = None,
-    byteorder: Byteorder = None,
-    header: Header = 0,
-    allow_external: AllowExternal = False,
+    *,
+    how: LabelledOptions,
 ) -> None:
     """Pack slices of any format and their labels into one verified HDF5 file."""
     from hpcseg.api import pack as pack_slices
@@ -84,17 +66,6 @@ def pack(
     from hpcseg.data.contact_sheet import sheet_file
     from hpcseg.signals import like_ctrl_c
 
-    how = reading(
-        number=number,
-        first=first,
-        pixels=pixels,
-        shape=shape,
-        dtype=dtype,
-        label_dtype=label_dtype,
-        byteorder=byteorder,
-        header=header,
-        allow_external=allow_external,
-    )
     there = output.exists() and not force
     with like_ctrl_c(), console.progress_bar() as progress:
         task = progress.add_task("Comparing slices" if there else "Packing slices", total=None)
@@ -107,7 +78,7 @@ def pack(
             output,
             images=images,
             labels=labels,
-            how=how,
+            how=how.reading(),
             grey_range=grey_range,
             classes=classes,
             ignore=ignore or (),

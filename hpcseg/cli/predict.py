@@ -12,34 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from hpcseg.cli import console
-from hpcseg.cli.options import (
-    Account,
-    Constraint,
-    CpusPerTask,
-    Exclude,
-    Mem,
-    MovedData,
-    Partition,
-    ProfileName,
-    Qos,
-    Run,
-    Setup,
-    Time,
-)
-from hpcseg.cli.reading import (
-    AllowExternal,
-    AsPixels,
-    Byteorder,
-    DataSetName,
-    Dtype,
-    Every,
-    Header,
-    Number,
-    Percentiles,
-    Range,
-    Shape,
-    reading,
-)
+from hpcseg.cli.options import SLURM, MovedData, Run, SlurmOptions
+from hpcseg.cli.reading import DataSetName, Every, Percentiles, Range, ReadingOptions
 from hpcseg.counted import counted
 from hpcseg.errors import ConfigError
 from hpcseg.runs.finding import find_model, find_models, others_trained
@@ -49,7 +23,6 @@ if TYPE_CHECKING:
     from hpcseg.predict.request import Prediction, Request
 
 _MOST_LISTED = 3
-_SLURM = "Slurm"
 
 
 def predict(
@@ -112,35 +85,21 @@ def predict(
             show_default="the input's; of MRC, NIfTI and raw files TIFF",
         ),
     ] = None,
-    number: Number = None,
-    pixels: AsPixels = None,
-    shape: Shape = None,
-    dtype: Dtype = None,
-    byteorder: Byteorder = None,
-    header: Header = 0,
-    allow_external: AllowExternal = False,
-    slurm: Annotated[
-        bool, typer.Option("--slurm", help="As Slurm jobs; so do --partition and --profile.", rich_help_panel=_SLURM)
+    *,
+    how: ReadingOptions,
+    on_slurm: Annotated[
+        bool, typer.Option("--slurm", help="As Slurm jobs; so do --partition and --profile.", rich_help_panel=SLURM)
     ] = False,
-    parts: Annotated[int, typer.Option(min=1, help="Array tasks that share the volume.", rich_help_panel=_SLURM)] = 8,
+    parts: Annotated[int, typer.Option(min=1, help="Array tasks that share the volume.", rich_help_panel=SLURM)] = 8,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the sbatch scripts, do nothing.", rich_help_panel=_SLURM)
+        bool, typer.Option("--dry-run", help="Show the sbatch scripts, do nothing.", rich_help_panel=SLURM)
     ] = False,
-    profile: ProfileName = None,
-    partition: Partition = None,
-    account: Account = None,
-    qos: Qos = None,
-    constraint: Constraint = None,
-    exclude: Exclude = None,
     gpus_per_node: Annotated[
         int | None,
-        typer.Option(min=0, max=1, help="GPUs of each part; 0: on CPUs.", show_default="1", rich_help_panel=_SLURM),
+        typer.Option(min=0, max=1, help="GPUs of each part; 0: on CPUs.", show_default="1", rich_help_panel=SLURM),
     ] = None,
-    cpus_per_task: CpusPerTask = None,
-    mem: Mem = None,
-    time: Time = None,
-    setup: Setup = None,
-    throttle: Annotated[int | None, typer.Option(help="Parts that may run at once.", rich_help_panel=_SLURM)] = None,
+    throttle: Annotated[int | None, typer.Option(help="Parts that may run at once.", rich_help_panel=SLURM)] = None,
+    slurm: SlurmOptions,
 ) -> None:
     """Segment a volume: labels under the input's names, phase fractions as a table. The same command goes on."""
     from hpcseg.predict.request import Request
@@ -148,23 +107,14 @@ def predict(
     from hpcseg.segment.network import Wishes
     from hpcseg.signals import like_ctrl_c
 
-    how = reading(
-        dataset=dataset,
-        number=number,
-        pixels=pixels,
-        shape=shape,
-        dtype=dtype,
-        byteorder=byteorder,
-        header=header,
-        allow_external=allow_external,
-    )
+    reading = how.reading(dataset=dataset)
     if not os.path.exists(volume):
-        open_volume(volume, how)  # says so before a model is looked for
+        open_volume(volume, reading)  # says so before a model is looked for
     request = Request(
         models=(find_model(model, run), *(path for name in ensemble or () for path in find_models(name, run))),
         source=volume,
         out=output,
-        how=how,
+        how=reading,
         format_=format_,
         data=data,
         range_=range_,
@@ -183,7 +133,7 @@ def predict(
             tile=tile,
         ),
     )
-    if not (slurm or partition or profile):
+    if not (on_slurm or slurm.wanted):
         if dry_run:
             raise ConfigError("--dry-run shows what Slurm would be asked. Add --slurm, --partition or --profile.")
         try:
@@ -192,23 +142,11 @@ def predict(
         except KeyboardInterrupt:
             raise console.stopped() from None
         return
-    from hpcseg.cluster.profile import Profile, load_profile, resolve
+    from hpcseg.cluster.profile import resolve
     from hpcseg.config import NeedsConfig
 
-    options = Profile(
-        partition=partition,
-        account=account,
-        qos=qos,
-        constraint=constraint,
-        exclude=exclude,
-        gpus_per_node=gpus_per_node,
-        cpus_per_task=cpus_per_task,
-        mem=mem,
-        time=time,
-        setup=tuple(setup) if setup else None,
-        throttle=throttle,
-    )
-    resources = resolve(NeedsConfig(), load_profile(profile) if profile else Profile(), options)
+    wishes = slurm.wishes(gpus_per_node=gpus_per_node, throttle=throttle)
+    resources = resolve(NeedsConfig(), slurm.site(), wishes)
     _submit(request, resources, parts=parts, dry_run=dry_run)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -10,8 +12,6 @@ from hpcseg.errors import ConfigError
 
 if TYPE_CHECKING:
     from hpcseg.slices.source import Reading
-
-_PANEL = "Reading"
 
 DataSetName = Annotated[
     str | None,
@@ -30,62 +30,70 @@ Percentiles = Annotated[
 Every = Annotated[
     int | None, typer.Option(min=1, help="For a quick look: every N-th slice only.", metavar="N", show_default="each")
 ]
-Number = Annotated[
-    str | None,
-    typer.Option(
-        metavar="REGEX",
-        help="Which number in a file's name is the slice's: its first group, as \"_(\\d+)_\".",
-        show_default="the last one in which the names differ",
-        rich_help_panel=_PANEL,
-    ),
-]
-First = Annotated[
-    int, typer.Option(min=0, help="Number of the first slice of a stack or data set.", rich_help_panel=_PANEL)
-]
-AsPixels = Annotated[
-    Literal["shown", "stored"] | None,
-    typer.Option(
-        help="TIFFs as their headers say (shown: turned, inverted), or as they are in the file (stored).",
-        show_default="shown, where all files say the same",
-        rich_help_panel=_PANEL,
-    ),
-]
-Shape = Annotated[
-    str | None,
-    typer.Option(metavar="SLICES,HEIGHT,WIDTH", help="Of a raw file, in pixels.", rich_help_panel=_PANEL),
-]
-Dtype = Annotated[
-    str | None, typer.Option(metavar="TYPE", help="Of a raw file, as uint16 or float32.", rich_help_panel=_PANEL)
-]
-LabelDtype = Annotated[
-    str | None,
-    typer.Option(
-        metavar="TYPE", help="Of a raw file of labels, as uint8; its shape is the slices'.", rich_help_panel=_PANEL
-    ),
-]
-Byteorder = Annotated[
-    Literal["little", "big"] | None,
-    typer.Option(help="Of a raw file.", show_default="as its .vol.info says, else little", rich_help_panel=_PANEL),
-]
-Header = Annotated[
-    int,
-    typer.Option(min=0, metavar="BYTES", help="Bytes before the first pixel of a raw file.", rich_help_panel=_PANEL),
-]
-AllowExternal = Annotated[
-    bool,
-    typer.Option(
-        "--allow-external",
-        help="Read files that an HDF5 file or OME-TIFF names outside of its folder. Only where you trust it.",
-        rich_help_panel=_PANEL,
-    ),
-]
 
 
-def reading(*, shape: str | None = None, first: int = 1, **options: Any) -> Reading:
-    """What the options say together; raises ConfigError for a shape that is none."""
-    from hpcseg.slices.source import Reading
+def _of_files(*names: str, **more: Any) -> Any:
+    """An option that says of a source what its files do not."""
+    return typer.Option(*names, **more, rich_help_panel="Reading")
 
-    return Reading(shape=None if shape is None else _shape(shape), first=first, **options)
+
+@dataclass(frozen=True, kw_only=True)
+class ReadingOptions:
+    """What the files of a source may not say, for every verb that reads one."""
+
+    number: Annotated[
+        str | None,
+        _of_files(
+            metavar="REGEX",
+            help="Which number in a file's name is the slice's: its first group, as \"_(\\d+)_\".",
+            show_default="the last one in which the names differ",
+        ),
+    ] = None
+    pixels: Annotated[
+        Literal["shown", "stored"] | None,
+        _of_files(
+            help="TIFFs as their headers say (shown: turned, inverted), or as they are in the file (stored).",
+            show_default="shown, where all files say the same",
+        ),
+    ] = None
+    shape: Annotated[str | None, _of_files(metavar="SLICES,HEIGHT,WIDTH", help="Of a raw file, in pixels.")] = None
+    dtype: Annotated[str | None, _of_files(metavar="TYPE", help="Of a raw file, as uint16 or float32.")] = None
+    byteorder: Annotated[
+        Literal["little", "big"] | None,
+        _of_files(help="Of a raw file.", show_default="as its .vol.info says, else little"),
+    ] = None
+    header: Annotated[int, _of_files(min=0, metavar="BYTES", help="Bytes before the first pixel of a raw file.")] = 0
+    allow_external: Annotated[
+        bool,
+        _of_files(
+            "--allow-external",
+            help="Read files that an HDF5 file or OME-TIFF names outside of its folder. Only where you trust it.",
+        ),
+    ] = False
+
+    def reading(self, **more: Any) -> Reading:
+        """What they say, and what more is known; raises ConfigError for a shape that is none."""
+        from hpcseg.slices.source import Reading
+
+        typed = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return Reading(**{**typed, "shape": None if self.shape is None else _shape(self.shape), **more})
+
+
+@dataclass(frozen=True, kw_only=True)
+class NumberedOptions(ReadingOptions):
+    """The same where slices must have numbers."""
+
+    first: Annotated[int, _of_files(min=0, help="Number of the first slice of a stack or data set.")] = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledOptions(NumberedOptions):
+    """The same of slices and their labels."""
+
+    label_dtype: Annotated[
+        str | None,
+        _of_files(metavar="TYPE", help="Of a raw file of labels, as uint8; its shape is the slices'."),
+    ] = None
 
 
 def _shape(text: str) -> tuple[int, int, int]:

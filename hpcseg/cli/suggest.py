@@ -10,20 +10,7 @@ from rich.table import Table
 
 from hpcseg.cli import console
 from hpcseg.cli.options import AsJson, MovedData, Run
-from hpcseg.cli.reading import (
-    AllowExternal,
-    AsPixels,
-    Byteorder,
-    DataSetName,
-    Dtype,
-    Every,
-    Header,
-    Number,
-    Percentiles,
-    Range,
-    Shape,
-    reading,
-)
+from hpcseg.cli.reading import DataSetName, Every, Percentiles, Range, ReadingOptions
 from hpcseg.counted import counted
 from hpcseg.runs.finding import find_all_trained
 
@@ -47,13 +34,8 @@ def suggest(
     every: Every = None,
     run: Run = None,
     data: MovedData = None,
-    number: Number = None,
-    pixels: AsPixels = None,
-    shape: Shape = None,
-    dtype: Dtype = None,
-    byteorder: Byteorder = None,
-    header: Header = 0,
-    allow_external: AllowExternal = False,
+    *,
+    how: ReadingOptions,
     as_json: AsJson = False,
 ) -> None:
     """Rank slices without labels by what the models do not know, apart from each other: to be labelled next."""
@@ -64,17 +46,7 @@ def suggest(
     from hpcseg.segment.network import Wishes
     from hpcseg.slices.source import choose_slices
 
-    how = reading(
-        dataset=dataset,
-        number=number,
-        pixels=pixels,
-        shape=shape,
-        dtype=dtype,
-        byteorder=byteorder,
-        header=header,
-        allow_external=allow_external,
-    )
-    source = choose_slices(open_volume(volume, how), every=every)
+    source = choose_slices(open_volume(volume, how.reading(dataset=dataset)), every=every)
     folders = find_all_trained(cell, run)
     labelled = {sha256 for folder in folders for sha256 in open_data(folder, data).image_sha256}
     request = Request(
