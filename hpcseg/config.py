@@ -20,19 +20,27 @@ from hpcseg.errors import ConfigError
 
 SPLITS = ("shuffled", "blocked")
 PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
-NOISE_MODELS = ("gaussian", "uniform", "poisson", "salt-and-pepper", "offset")
+NOISE_MODELS = ("gaussian", "uniform", "poisson", "salt-and-pepper", "offset", "blurred", "stripes")
 NORMALISATIONS = ("full-scale", "tile", "set")
 OUT_OF_RANGE = ("keep", "clip", "wrap")
 KEPT_EPOCHS = ("last", "best")
+SCHEDULES = ("constant", "cosine", "one-cycle")
+LOSSES = ("cross-entropy", "cross-entropy+dice")
 TEST_STATISTICS = ("running", "running+batch")
 MEASURED: Literal["auto"] = "auto"
 """A gap as `hpcseg pack` has measured it."""
-AUGMENTATIONS = ("none", "flips", "symmetries")
+AUGMENTATIONS = ("none", "flips", "symmetries", "exposure", "flips+exposure", "symmetries+exposure")
 _TILE_GRID = re.compile(r"([1-9][0-9]{0,2})x([1-9][0-9]{0,2})")
 _SHARE = re.compile(r"\s*([0-9]{1,3}(?:\.[0-9]{1,6})?)\s*%\s*")
 # Settings that came after the first cell ids. At their defaults they are left out of what an id is made of, so that
 # trainings of before have the ids and checkpoints that they had.
-_LATER = frozenset({"data.slices", "data.normalise", "data.out_of_range", "data.label_share", "train.keep"})
+_LATER = frozenset(
+    {"data.slices", "data.normalise", "data.out_of_range", "data.label_share"}
+    | {"train.keep", "train.schedule", "train.loss", "train.class_weights"}
+)
+# Of the 255 that a file system has, with the hash behind it, and room for a suffix.
+_LONGEST_NAME = 224
+_MORE = "and-more"
 _MOST_SWEPT = 10_000
 _MOST_SHOWN = 100
 _MOST_CHANNELS = 4_096
@@ -170,22 +178,33 @@ class TrainConfig:
     batch_size: int = 25
     """Tiles per optimizer step, summed over all ranks."""
     learning_rate: float = 1e-3
-    """Adam's step size."""
+    """Adam's step size; of a schedule the largest."""
+    schedule: str = "constant"
+    """How the step size changes: "constant", "cosine" (down to nothing along half a cosine), or "one-cycle" (up in
+    three tenths of all steps, from a 25th, and down)."""
     weight_decay: float = 0.0
     """L2 penalty added to the gradient (Adam's classic form, not AdamW's)."""
+    loss: str = "cross-entropy"
+    """What is minimised: "cross-entropy", or "cross-entropy+dice", with 1 minus the mean Dice of the classes of each
+    batch. The losses in records are the cross-entropy, whichever it is."""
+    class_weights: str = "none"
+    """What the cross-entropy of a class's pixels counts: "none" (all the same), "frequency" (each class as much as any
+    other), or a number for each class in the order of the label values, as "1+4+1", of which only the ratios matter."""
     noise_fraction: float = 0.0
     """Share of training and validation tiles that get noise, 0..1: the columns of Table 2."""
     noise_sigma_max: Sigma = 10_000.0
     """Upper end of the uniform distribution of a noisy tile's sigma: counts, or a share of the grey values' span as
     "33 %"."""
     noise_model: str = "gaussian"
-    """"gaussian", "uniform", "poisson" (shot noise), "salt-and-pepper" or "offset" (one number for a whole tile), or
-    several as "gaussian+poisson": each noisy tile has one of them, by lot."""
+    """"gaussian", "uniform", "poisson" (shot noise), "salt-and-pepper", "offset" (one number for a whole tile),
+    "blurred" (Gaussian, neighbours alike) or "stripes" (one number for each column), or several as "gaussian+poisson":
+    each noisy tile has one of them, by lot."""
     noise_each_epoch: bool = False
     """Draw the noise of the training tiles anew in every epoch. The paper's is drawn once (our reading)."""
     augment: str = "none"
     """"none", "flips" (each tile mirrored by lot, up-down and left-right) or "symmetries" (these and quarter turns),
-    drawn anew in every epoch."""
+    "exposure" (the grey values of each tile as of another scan of the sample: gain, offset, gamma and sharpness), or
+    both as "flips+exposure" and "symmetries+exposure", drawn anew in every epoch."""
     keep: str = "last"
     """Which epoch's weights are the model: "last", or "best", the earliest of the highest validation accuracy."""
     seed: int = 0
@@ -201,6 +220,10 @@ class TrainConfig:
         _check(self.batch_size >= 1, "train.batch_size", self.batch_size, "at least 1 tile")
         _check(self.learning_rate > 0, "train.learning_rate", self.learning_rate, "above 0")
         _check(self.weight_decay >= 0, "train.weight_decay", self.weight_decay, "0 or more")
+        _check(self.schedule in SCHEDULES, "train.schedule", self.schedule, f"one of {', '.join(SCHEDULES)}")
+        _check(self.loss in LOSSES, "train.loss", self.loss, f"one of {', '.join(LOSSES)}")
+        rule = 'none, frequency, or numbers of 0 or more for the classes, not all 0, as "1+4+1"'
+        _check(_are_weights(self.class_weights), "train.class_weights", self.class_weights, rule)
         if not 0.0 <= self.noise_fraction <= 1.0:
             raise ConfigError(
                 f"train.noise_fraction is {self.noise_fraction:g}, but it is a share between 0 and 1. "
@@ -212,6 +235,17 @@ class TrainConfig:
         _check(self.keep in KEPT_EPOCHS, "train.keep", self.keep, f"one of {', '.join(KEPT_EPOCHS)}")
         _check(self.seed >= 0, "train.seed", self.seed, "0 or more")
         _check(self.precision in PRECISIONS, "train.precision", self.precision, f"one of {', '.join(PRECISIONS)}")
+
+    @property
+    def moves(self) -> str:
+        """The symmetries among the augmentations: "flips", "symmetries", or "" for none."""
+        first = self.augment.split("+")[0]
+        return first if first in ("flips", "symmetries") else ""
+
+    @property
+    def exposures(self) -> bool:
+        """Whether grey values are among them."""
+        return "exposure" in self.augment.split("+")
 
     def used_sigmas(self) -> list[tuple[str, Sigma]]:
         """The settings that say how strong noise is, as far as there is any."""
@@ -446,9 +480,15 @@ class CellConfig:
         """The readable part of the cell's id, such as `large-shuffled-p050-w64-s0`.
 
         Depends on this cell alone, so that a job which grows another axis keeps the ids of its cells. Settings
-        without a fixed place appear when they differ from their default, so cells that differ have other names.
+        without a fixed place appear when they differ from their default, so cells that differ have other names; but
+        no more of them than a file's name has room for.
         """
-        return "-".join(self.name_parts().values())
+        parts = list(self.name_parts().values())
+        if len("-".join(parts)) > _LONGEST_NAME:
+            while len("-".join((*parts, _MORE))) > _LONGEST_NAME:
+                parts.pop()
+            parts.append(_MORE)
+        return "-".join(parts)
 
     def name_parts(self) -> dict[str, str]:
         """What `name` consists of, by the setting's name in a job file: "train.width" is "w64"."""
@@ -501,6 +541,16 @@ def noise_models(names: str, where: str) -> tuple[str, ...]:
                 'joined by "+".'
             )
     return found
+
+
+def _are_weights(text: str) -> bool:
+    if text in ("none", "frequency"):
+        return True
+    try:
+        weights = [float(part) for part in text.split("+")]
+    except ValueError:
+        return False
+    return all(0 <= weight < math.inf for weight in weights) and any(weights)
 
 
 def _spelled(text: str) -> str:

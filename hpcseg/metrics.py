@@ -16,6 +16,11 @@ import numpy as np
 EDGE_DISTANCES = (1, 2)
 """In pixels, up and down and left and right: how near to a label edge pixels are counted for themselves."""
 
+SURE_BINS = 50
+"""Bins of equal width from 0 to 1, for how sure a model is."""
+SURE_UNIT = 1_000_000
+"""Values in a bin are added up in parts of this."""
+
 
 def accuracy(confusion: np.ndarray) -> float:
     """Share of pixels whose class is right: sum(diagonal) / sum(all); NaN without pixels."""
@@ -91,6 +96,27 @@ def relative_interface(predicted: np.ndarray, labels: np.ndarray) -> tuple[float
     """
     found, true = _checked(predicted), _checked(labels)
     return float(_ratio(found.sum(), true.sum())), _ratio(found, true)
+
+
+def calibration_error(counts: np.ndarray) -> float:
+    """Expected calibration error: how far the probability of the chosen class is from the share that is right.
+
+    The mean over all pixels of |share of right ones - mean probability| of their bin; NaN without pixels.
+
+    Args:
+        counts: (SURE_BINS, 3) whole numbers, of each bin pixels, right ones, and the sum of probabilities times
+            `SURE_UNIT`.
+
+    Source: Guo et al. 2017, of pixels.
+    """
+    pixels, right, sums = np.asarray(counts, dtype=np.float64).T
+    return float(_ratio(np.abs(right - sums / SURE_UNIT).sum(), pixels.sum()))
+
+
+def overconfidence(counts: np.ndarray) -> float:
+    """Mean probability of the chosen class minus the share that is right, of counts as of `calibration_error`."""
+    pixels, right, sums = np.asarray(counts, dtype=np.float64).sum(0)
+    return float(_ratio(sums / SURE_UNIT - right, pixels))
 
 
 def _away(confusion: np.ndarray, near: np.ndarray) -> np.ndarray:

@@ -174,6 +174,9 @@ OTHER = {
         "noise_each_epoch": True,
         "augment": "flips",
         "keep": "best",
+        "schedule": "cosine",
+        "loss": "cross-entropy+dice",
+        "class_weights": "frequency",
         "seed": 4,
         "precision": "fp32",
     },
@@ -349,6 +352,15 @@ def test_cells_that_differ_in_one_training_setting_have_other_names():
     names = [CellConfig(train=train).name() for train in near]
     assert len(set(names)) == len(near)
     assert names[-1] == "small-shuffled-p007-w64-s0"
+
+
+def test_a_cell_with_every_setting_changed_still_has_a_name_that_a_file_may_have():
+    train = TrainConfig(**OTHER["train"] | {"class_weights": "+".join(["0.123456789"] * 9)})
+    cell = CellConfig(data=DataConfig(**OTHER["data"]), train=train)
+    cell_id = cell.cell_id(data_sha256="0" * 64, numerics=1)
+    assert len(f".{cell_id}.safetensors.tmp") <= 255 and "-and-more-" in cell_id
+    other = dataclasses.replace(cell, train=dataclasses.replace(train, precision="bf16"))
+    assert other.cell_id(data_sha256="0" * 64, numerics=1) != cell_id
 
 
 @pytest.mark.parametrize("setting", settings())

@@ -69,6 +69,8 @@ def test_a_text_that_is_one_of_a_few_names_all_of_them():
         "train.noise_model": config.NOISE_MODELS,
         "train.augment": config.AUGMENTATIONS,
         "train.keep": config.KEPT_EPOCHS,
+        "train.schedule": config.SCHEDULES,
+        "train.loss": config.LOSSES,
         "train.precision": config.PRECISIONS,
         "evaluate.batch_norm": config.TEST_STATISTICS,
     }

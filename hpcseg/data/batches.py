@@ -64,11 +64,19 @@ class TileSource:
 
     def labelled(self, rows: np.ndarray, *, to_learn: bool = False) -> np.ndarray:
         """(K,) int64, pixels of tiles that have a class, read in parts; arguments as of `read`."""
-        counts = np.zeros(len(rows), dtype=np.int64)
+        counts = [labelled_pixels(labels) for labels in self._labels(rows, to_learn=to_learn)]
+        return np.concatenate([np.zeros(0, dtype=np.int64), *counts])
+
+    def class_pixels(self, rows: np.ndarray, *, to_learn: bool = False) -> np.ndarray:
+        """(C,) int64, pixels of each class in tiles, read in parts; arguments as of `read`."""
+        counts = np.zeros(IGNORED + 1, dtype=np.int64)
+        for labels in self._labels(rows, to_learn=to_learn):
+            counts += np.bincount(labels.ravel(), minlength=len(counts))
+        return counts[: self.classes]
+
+    def _labels(self, rows: np.ndarray, *, to_learn: bool) -> Iterator[np.ndarray]:
         for part in parts(len(rows)):
-            _, labels, _ = self.read(rows[part], to_learn=to_learn)
-            counts[part] = labelled_pixels(labels)
-        return counts
+            yield self.read(rows[part], to_learn=to_learn)[1]
 
     def ends(self, noisy: np.ndarray) -> tuple[np.float32, np.float32]:
         """The smallest and the largest grey value of tiles, as `normalised` takes them of a whole set."""
@@ -142,7 +150,7 @@ def epoch_order(tiles: int, *, seed: int, epoch: int) -> np.ndarray:
 
 
 def epoch_symmetries(tiles: int, *, augment: str, seed: int, epoch: int) -> np.ndarray:
-    """How each training tile is moved in an epoch, (tiles,) int64 as `transformed` takes it.
+    """How each training tile is moved in an epoch, (tiles,) int64 as `transformed` takes it; `augment` is the moves.
 
     "flips" draws from the four mirrorings, "symmetries" from all eight symmetries of the square.
     """

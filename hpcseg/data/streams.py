@@ -34,6 +34,8 @@ class Purpose(IntEnum):
     """How the training tiles are moved: seed, epoch."""
     LABEL_SHARE = 9
     """Which squares of a slice keep their labels: the split's seed, slice's number."""
+    EPOCH_EXPOSURE = 10
+    """How a training tile is exposed in an epoch: seed, slice's number, y, x, epoch."""
 
 
 def stream(purpose: Purpose, *key: int) -> np.random.Generator:

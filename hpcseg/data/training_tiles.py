@@ -11,6 +11,8 @@ import torch
 from hpcseg.config import TrainConfig
 from hpcseg.data import noise
 from hpcseg.data.batches import TileSource, epoch_symmetries, labelled_pixels, outermost, parts
+from hpcseg.data.exposure import exposed
+from hpcseg.data.grey import GreyScale
 from hpcseg.data.room import Place, Room
 from hpcseg.data.tile_sets import AwayTiles, TileSet, transformed
 from hpcseg.errors import DatasetError
@@ -26,7 +28,7 @@ class _Stored:
     Args:
         source, rows, config: as of `TrainingTiles`.
         to_learn: as of `TileSource.read`.
-        epoch: that the noise is drawn for; None: once for all.
+        epoch: that they are drawn for; None: once for all.
     """
 
     def __init__(
@@ -46,8 +48,7 @@ class _Stored:
 
     def _noisy(self, some: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         counts, labels, keys = self._source.read(self._rows[some], to_learn=self._to_learn)
-        noisy, _ = noise.training_noise(counts, keys, self._config, self._source.info.grey, epoch=self.epoch)
-        return noisy, labels
+        return _of_epoch(counts, keys, self._config, self._source.info.grey, self.epoch), labels
 
 
 def validation_set(
@@ -83,8 +84,8 @@ class TrainingTiles:
     """The training tiles of a cell, epoch by epoch.
 
     Without augmentation, and with noise that is drawn once, every epoch sees the same tiles. What has no labelled pixel
-    says nothing, and a batch of such tiles would have no loss, so it is not among them. Noise that is drawn for each
-    epoch is drawn for the next one while a GPU trains on this one.
+    says nothing, and a batch of such tiles would have no loss, so it is not among them. Noise and exposures that are
+    drawn for each epoch are drawn for the next one while a GPU trains on this one.
 
     Args:
         source: of the tiles.
@@ -101,9 +102,9 @@ class TrainingTiles:
         self, source: TileSource, rows: np.ndarray, config: TrainConfig, device: torch.device, room: Room | None = None
     ) -> None:
         self._config, self._device, self._source = config, device, source
-        self._anew = config.noise_each_epoch and config.noise_fraction > 0
+        self._anew = config.exposures or (config.noise_each_epoch and config.noise_fraction > 0)
         # What changes from epoch to epoch is there twice for a moment.
-        twice = self._anew or config.augment != "none"
+        twice = self._anew or bool(config.moves)
         kept, made = _sizes(source, rows, drawn=2 if self._anew else 1)
         self.place = room.place(kept=kept * (2 if twice else 1), made=made) if room else Place.DEVICE
         """Where they are kept."""
@@ -147,8 +148,8 @@ class TrainingTiles:
         else:
             tiles = self._with_noise_of(epoch) if self._anew else self._tiles
             load = tiles.some
-        if self._config.augment != "none":
-            moves = epoch_symmetries(len(self), augment=self._config.augment, seed=self._config.seed, epoch=epoch)
+        if self._config.moves:
+            moves = epoch_symmetries(len(self), augment=self._config.moves, seed=self._config.seed, epoch=epoch)
             if self.place is Place.DEVICE:
                 return transformed(tiles, moves)
             return self._away(lambda rows: transformed(load(rows), moves[rows]))
@@ -164,8 +165,17 @@ class TrainingTiles:
         return TileSet(_images(drawn.result()).to(self._memory), self._labels)
 
     def _draw(self, epoch: int | None) -> np.ndarray:
-        noisy, _ = noise.training_noise(*self._raw, self._config, self._source.info.grey, epoch=epoch)
-        return self._source.normalised(noisy)
+        return self._source.normalised(_of_epoch(*self._raw, self._config, self._source.info.grey, epoch))
+
+
+def _of_epoch(
+    counts: np.ndarray, keys: np.ndarray, config: TrainConfig, grey: GreyScale, epoch: int | None
+) -> np.ndarray:
+    """Tiles as an epoch sees them, in counts: exposed, then with noise; None: as every epoch does."""
+    if config.exposures and epoch is not None:
+        counts = exposed(counts, keys, grey, seed=config.seed, epoch=epoch)
+    noisy, _ = noise.training_noise(counts, keys, config, grey, epoch=epoch if config.noise_each_epoch else None)
+    return noisy
 
 
 def _sizes(source: TileSource, rows: np.ndarray, *, drawn: int = 1) -> tuple[int, int]:

@@ -29,10 +29,18 @@ class EpochSteps:
         batch_size: tiles per step, over all ranks.
         ranks: that share each batch.
         captured: as CUDA graphs, which must be of a GPU and of one rank.
+        rate: the optimizer's learning rate, a scalar on the device, where it changes from step to step.
     """
 
     def __init__(
-        self, step: TrainStep, sums: torch.Tensor, *, batch_size: int, ranks: Ranks, captured: bool = False
+        self,
+        step: TrainStep,
+        sums: torch.Tensor,
+        *,
+        batch_size: int,
+        ranks: Ranks,
+        captured: bool = False,
+        rate: torch.Tensor | None = None,
     ) -> None:
         self.step = step
         self._sums = sums
@@ -40,13 +48,22 @@ class EpochSteps:
         self._ranks = ranks
         self._graphs = StepGraphs(step.optimizer) if captured else None
         self._tiles = 0
-        # Images, labels, order and shares of the epoch.
+        self._rate = rate
+        # Images, labels, order, shares and learning rates of the epoch.
         self._epoch: tuple[torch.Tensor, ...] = ()
         # Of tiles that are elsewhere, this rank's parts of the batches to come.
         self._coming: Generator[TileSet] | None = None
         self._at = torch.zeros(1, dtype=torch.int64, device=ranks.device)
 
-    def begin(self, tiles: TileSet | AwayTiles, order: np.ndarray, labelled: np.ndarray, *, step: int) -> None:
+    def begin(
+        self,
+        tiles: TileSet | AwayTiles,
+        order: np.ndarray,
+        labelled: np.ndarray,
+        *,
+        step: int,
+        rates: np.ndarray | None = None,
+    ) -> None:
         """Go to a step of an epoch.
 
         Args:
@@ -55,6 +72,7 @@ class EpochSteps:
             order: (T,) int64, in which it visits them.
             labelled: (T,) int64, pixels of each tile that have a class; each batch must have some.
             step: the next one, from 0.
+            rates: (steps,) float32, learning rates, where there is a tensor for them.
         """
         pixels = np.add.reduceat(labelled[order], np.arange(0, len(order), self._batch_size))
         # The gradients of all ranks are averaged.
@@ -62,7 +80,9 @@ class EpochSteps:
         self._tiles = len(order)
         if isinstance(tiles, AwayTiles):
             tiles, order = self._batch_of(tiles, order, step=step), np.arange(len(order)) % self._batch_size
-        places = [torch.from_numpy(values).to(self._ranks.device) for values in (order, shares)]
+        places = [
+            torch.from_numpy(values).to(self._ranks.device) for values in (order, shares, rates) if values is not None
+        ]
         epoch = (tiles.images, tiles.labels, *places)
         # A graph knows tensors by where they are.
         self._epoch = self._epoch or epoch
@@ -104,7 +124,9 @@ class EpochSteps:
         return slice(places[0], places[-1] + 1) if places else slice(0, 0)
 
     def _body(self, size: int) -> None:
-        images, labels, order, shares = self._epoch
+        images, labels, order, shares, *rates = self._epoch
+        if self._rate is not None:
+            self._rate.copy_(rates[0].index_select(0, self._at)[0])
         own = rank_share(torch.arange(size, device=self._ranks.device), self._ranks.rank, self._ranks.world_size)
         rows = order.index_select(0, self._at * self._batch_size + own)
         loss, right = self.step(

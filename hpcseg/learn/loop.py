@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import inspect
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,8 +31,10 @@ from hpcseg.learn.captured import graphs_wanted
 from hpcseg.learn.epoch_steps import EpochSteps
 from hpcseg.learn.evaluate import validate
 from hpcseg.learn.norm import synchronise
+from hpcseg.learn.objective import Objective
 from hpcseg.learn.precision import loss_scaler, to_device
 from hpcseg.learn.ranks import GO_ON, STOP, Agreement, Ranks, own_wish
+from hpcseg.learn.schedule import learning_rates
 from hpcseg.learn.step import TrainStep
 from hpcseg.learn.writer import Writer
 
@@ -84,14 +86,21 @@ class Trainer:
     on_step: Callable[[Position, int], None]
     """Told of every finished step, and of the number of steps per epoch."""
     on_epoch: OnEpoch
+    weights: Sequence[float] | None = None
+    """Of the cross-entropy of each class's pixels; None: 1 each."""
 
     def __post_init__(self) -> None:
         self.position = Position()
         self.writer = Writer()
         """Of checkpoints, and of what `on_epoch` writes; a stop, and the end of `fit`, wait for it."""
         to_device(self.model, self.ranks.device)
+        # A step takes its learning rate from the device, where it is not always the same.
+        self._rate = None if self.config.schedule == "constant" else torch.zeros((), device=self.ranks.device)
         self.optimizer = torch.optim.Adam(
-            self.model.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay, fused=True
+            self.model.parameters(),
+            lr=self.config.learning_rate if self._rate is None else self._rate,
+            weight_decay=self.config.weight_decay,
+            fused=True,
         )
         self.scaler = loss_scaler(self.precision, self.ranks.device)
         # DistributedDataParallel and a loss that is scaled stay as they are.
@@ -152,6 +161,9 @@ class Trainer:
                 )
             self.model.load_state_dict(content["model"])
             self.optimizer.load_state_dict(content["optimizer"])
+            if self._rate is not None:
+                for group in self.optimizer.param_groups:
+                    group["lr"] = self._rate
             self.scaler.load_state_dict(content["scaler"])
             self._best = content.get("best", {})
             self.position = Position(**content["position"])
@@ -176,8 +188,16 @@ class Trainer:
         if self.ranks.world_size > 1:
             synchronise(self.model)
             model = _distribute(self.model)
-        step = TrainStep(model, self.optimizer, self.scaler, precision=self.precision)
-        return EpochSteps(step, self.sums, batch_size=self.config.batch_size, ranks=self.ranks, captured=self.graphs)
+        weights = None if self.weights is None else torch.tensor(self.weights, device=self.ranks.device)
+        objective = Objective(self.config.loss, weights, self.ranks)
+        step = TrainStep(model, self.optimizer, self.scaler, precision=self.precision, objective=objective)
+        return EpochSteps(
+            *(step, self.sums),
+            batch_size=self.config.batch_size,
+            ranks=self.ranks,
+            captured=self.graphs,
+            rate=self._rate,
+        )
 
     def _train_epoch(self) -> bool:
         self._epoch_started = self._counted_to = time.monotonic()
@@ -185,7 +205,8 @@ class Trainer:
         order = epoch_order(len(self.training), seed=self.config.seed, epoch=self.position.epoch)
         # Once per epoch, so that no step sends anything to the device.
         tiles = self.training.of_epoch(self.position.epoch)
-        self._steps.begin(tiles, order, self.training.labelled, step=self.position.step)
+        rates = None if self._rate is None else self._rates()
+        self._steps.begin(tiles, order, self.training.labelled, step=self.position.step, rates=rates)
         while self.position.step < self.steps:
             action = self._agree(self._wish())
             if action != GO_ON:
@@ -196,6 +217,17 @@ class Trainer:
             self.position.step += 1
             self.on_step(self.position, self.steps)
         return True
+
+    def _rates(self) -> np.ndarray:
+        """(steps,) float32, of the epoch under way."""
+        config = self.config
+        return learning_rates(
+            config.schedule,
+            highest=config.learning_rate,
+            steps=self.steps,
+            epochs=config.epochs,
+            epoch=self.position.epoch,
+        )
 
     def _finish_epoch(self) -> None:
         self._gather_sums()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn import functional
 
-from hpcseg.data.classes import IGNORED
+from hpcseg.learn.objective import Objective
 from hpcseg.learn.precision import autocast
+
+CROSS_ENTROPY = Objective()
 
 
 class TrainStep:
@@ -18,6 +19,7 @@ class TrainStep:
         optimizer: of its weights; fused, so that a scaled loss that is not finite is left out without a wait.
         scaler: of the loss, from `loss_scaler`.
         precision: a resolved one.
+        objective: what it minimises.
     """
 
     def __init__(
@@ -27,11 +29,13 @@ class TrainStep:
         scaler: torch.amp.GradScaler,
         *,
         precision: str,
+        objective: Objective = CROSS_ENTROPY,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
         self.scaler = scaler
         self.precision = precision
+        self._objective = objective
 
     def __call__(
         self, images: torch.Tensor, labels: torch.Tensor, *, share: torch.Tensor | float
@@ -50,10 +54,9 @@ class TrainStep:
         """
         with autocast(self.precision, images.device):
             scores = self.model(images.contiguous(memory_format=torch.channels_last))
-        # torch's own sum adds up in an order that changes from run to run on a GPU.
-        loss = functional.cross_entropy(scores.float(), labels, reduction="none", ignore_index=IGNORED).sum()
+        minimised, loss = self._objective(scores.float(), labels, share)
         # Parts of unequal size weigh right only as a sum.
-        torch.autograd.backward(self.scaler.scale(loss * share))
+        torch.autograd.backward(self.scaler.scale(minimised))
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()

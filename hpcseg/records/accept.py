@@ -22,6 +22,7 @@ from hpcseg.runs.record import (
     CHANGED,
     MOST_BYTES_OF_LINES,
     SCHEMA,
+    SURE,
     ChangedError,
     check_types,
     read_json,
@@ -85,6 +86,8 @@ class Evaluation:
     """(C, C) pairs of neighbouring pixels that were given two classes, above the diagonal."""
     label_interfaces: np.ndarray | None
     """The same of the labels."""
+    sure: Mapping[NoiseLevel, Mapping[str, np.ndarray]]
+    """(SURE_BINS, 3) counts of how sure the model is, by the names of `SURE`; nothing in a record of before."""
     slices: tuple[TestSlice, ...]
     """Of the slices that test tiles come from; none in a record of before they were kept."""
     grey: GreyScale | None = None
@@ -199,6 +202,7 @@ def accept_evaluation(cell: Cell, plan: Mapping[str, Any], training: Training) -
         if any((one > confusion[level]).any() for level, of in near.items() for one in of.values()):
             raise ValueError("it has more pixels near edges than in all")
         interfaces = {level: _pairs(point["interfaces"]) for level, point in points.items() if "interfaces" in point}
+        sure = {level: _sure(point, confusion[level]) for level, point in points.items() if SURE[0] in point}
         of_labels = _pairs(record["label_interfaces"]) if "label_interfaces" in record else None
         slices, grey = _slices(cell, record), read_scale(record["grey"]) if "grey" in record else None
         if any(isinstance(level.sigma, Share) for level in confusion) and not (grey and grey.span):
@@ -206,7 +210,7 @@ def accept_evaluation(cell: Cell, plan: Mapping[str, Any], training: Training) -
         check_slices(slices, record["test_tiles"], confusion)
     except (KeyError, AttributeError, TypeError, ValueError, OverflowError, ConfigError) as error:
         raise Refused(f"its evaluation.json is damaged ({error}).", file) from None
-    return Evaluation(record, confusion, near, interfaces, of_labels, slices, grey)
+    return Evaluation(record, confusion, near, interfaces, of_labels, sure, slices, grey)
 
 
 def _read(cell: Cell, name: str, delete: str) -> dict[str, Any]:
@@ -238,6 +242,20 @@ def _confusion(stored: Any) -> np.ndarray:
 def _pairs(stored: Any) -> np.ndarray:
     """Of counts of neighbouring pixels of every two classes those of different ones."""
     return np.triu(_confusion(stored), 1)
+
+
+def _sure(point: Mapping[str, Any], confusion: np.ndarray) -> dict[str, np.ndarray]:
+    """The counts of how sure a model is at a noise level, which are of the same pixels as its confusion matrix."""
+    found = {name: np.array(point[name]) for name in SURE}
+    for name, counts in found.items():
+        if counts.shape != (metrics.SURE_BINS, 3) or counts.dtype.kind != "i" or (counts < 0).any():
+            raise ValueError(f"its {name} is no table of counts")
+        if (
+            counts[:, :2].sum(0).tolist() != [confusion.sum(), np.trace(confusion)]
+            or (counts[:, 1] > counts[:, 0]).any()
+        ):
+            raise ValueError(f"its {name} is of other pixels than its confusion matrix")
+    return found
 
 
 def _by_level(cell: Cell, points: Sequence[Any]) -> dict[NoiseLevel, Mapping[str, Any]]:

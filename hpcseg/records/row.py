@@ -112,6 +112,11 @@ class Row:
         found = self.evaluation.interfaces.get(level) if self.evaluation else None
         return None if of_labels is None or found is None else metrics.relative_interface(found, of_labels)[0]
 
+    def sure(self, key: str, what: str) -> np.ndarray | None:
+        """(SURE_BINS, 3) counts of how sure the model is at the noise level of a key, by a name of `SURE`."""
+        levels = self.evaluation.sure if self.evaluation else {}
+        return next((counts[what] for level, counts in levels.items() if level.key == key), None)
+
     def training_slices(self) -> int | None:
         """How many slices the training tiles come from."""
         if self.training is None:

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from hpcseg.config import SPLITS, NoiseLevel, Share, Sigma, amount
+from hpcseg.metrics import SURE_UNIT
 from hpcseg.records.collect import Records
 from hpcseg.records.groups import Group, alike_but, axes_label, group_label, training_label
 from hpcseg.records.groups import axes as axes_of
@@ -21,10 +22,13 @@ from hpcseg.records.row import CLEAN, Hole, Row
 from hpcseg.report import paper
 from hpcseg.report.baselines import commonest, filtered
 from hpcseg.report.measures import at
+from hpcseg.runs.record import SURE
 from hpcseg.sheet import COLOURS as _COLOURS
 
 _OF_SPLIT = {"shuffled": "#0072B2", "blocked": "#D55E00"}
 _FILTER, _GREY, _PAPER = "#009E73", "#777777", "#000000"
+_LEAST_IN_A_BIN = 1_000
+"""Pixels, with fewer of which a share says little."""
 _MOST_NAMED = 12
 """Settings that a legend has room for."""
 _DASHES = ((0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2)))
@@ -215,6 +219,37 @@ def cost(records: Records) -> Drawn:
         )  # fmt: skip
     axes.margins(x=0.2, y=0.35)
     return Drawn(figure) if known else _nothing("cost", records)
+
+
+def calibration(records: Records) -> Drawn:
+    """How often a model is right where it is so sure, clean and noisy; and how often wrong where it is uncertain."""
+    names = axes_of(records.groups)
+    figure = Figure(figsize=(7.2, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8)
+    drawn = 0
+    for group, colour in zip(records.groups, itertools.cycle(_COLOURS)):
+        for level, dashes in ((CLEAN, "-"), (group.rows[0].noisy, (0, (2, 1)))):
+            for axis, what in zip((left, right), SURE, strict=True):
+                known = [counts for row in group.rows if (counts := row.sure(level.key, what)) is not None]
+                if known:
+                    pixels, hits, sums = np.sum(known, axis=0).T
+                    some = pixels >= _LEAST_IN_A_BIN
+                    shares = hits[some] / pixels[some]
+                    label = axes_label(group, names) if level == CLEAN and axis is left else None
+                    values = shares if axis is left else 100 * (1 - shares)
+                    style: Any = {"color": colour, "linestyle": dashes, "linewidth": 1.1, "label": label}
+                    axis.plot(sums[some] / pixels[some] / SURE_UNIT, values, **style)
+                    drawn += 1
+    if not drawn:
+        return Drawn(None, (Hole("calibration", "no evaluation has counted it.", records.remedy),))
+    left.set(
+        xlabel="probability of the chosen class", ylabel="share of pixels that are right", xlim=(0.3, 1), ylim=(0.3, 1)
+    )
+    right.set(xlabel="uncertainty (0 sure, 1 nothing known)", ylabel="wrong pixels (%)", xlim=(0, 1), ylim=(0, None))
+    if len(records.groups) <= _MOST_NAMED:
+        figure.legend(loc="outside upper left", ncols=2, fontsize=7.5)
+    return Drawn(figure)
 
 
 _LABELLED = {"data.train_slices": "", "data.label_share": "part of the pixels of {slices} slices"}

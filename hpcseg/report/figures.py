@@ -22,7 +22,7 @@ from hpcseg.report.table import caption
 
 _STYLE = Path(__file__).with_name("templates") / "figures.mplstyle"
 
-_CURVES = (curves.figure3, curves.figure7, curves.cost, curves.learning_curve, curves.epochs)
+_CURVES = (curves.figure3, curves.figure7, curves.cost, curves.learning_curve, curves.epochs, curves.calibration)
 FIGURES: Mapping[str, Callable[[Records], Drawn]] = {one.__name__: one for one in _CURVES} | pictures.PICTURES
 """What a job file may name under report.figures."""
 

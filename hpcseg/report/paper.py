@@ -82,6 +82,9 @@ SETTINGS: dict[str, object] = {
     "train.epochs": 15,
     "train.learning_rate": 1e-3,
     "train.weight_decay": 0.0,
+    "train.schedule": "constant",
+    "train.loss": "cross-entropy",
+    "train.class_weights": "none",
     "train.noise_sigma_max": 10_000.0,
     "evaluate.table_sigma": TABLE_SIGMA,
 }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
+import numpy as np
+
 from hpcseg import metrics
 from hpcseg.data.evenly import evenly
 from hpcseg.records.collect import Records
@@ -14,6 +16,7 @@ from hpcseg.report import own, paper, readings
 from hpcseg.report.measures import (
     SETS,
     Column,
+    Measure,
     at,
     from_training,
     matched,
@@ -24,6 +27,7 @@ from hpcseg.report.measures import (
 )
 from hpcseg.report.paper_tables import batch_norm, table1, table2, weight_decay
 from hpcseg.report.table import Block, Line, Number, Table, Text, Unit, marked_gains
+from hpcseg.runs.record import SURE
 from hpcseg.statistics import FEWEST, Estimate, best, difference, estimate, median, slope
 
 
@@ -96,6 +100,23 @@ def edges(records: Records) -> Table:
         ratio = repeated(lambda row, level=level: row.interfaces(level(row)))  # type: ignore[misc]
         phases[f"{head}: interfaces"] = Column(ratio, Unit.RATIO)
     return Table("edges", (*_by_group(records, where, ", errors"), *_by_group(records, phases, ", phase fractions")))
+
+
+def calibration(records: Records) -> Table:
+    """How far probabilities are from the shares of pixels that are right, at every noise level that tables show."""
+    columns = {}
+    for head, key in headline_levels(records).items():
+        for what, ratio in ((": error", metrics.calibration_error), (": too sure", metrics.overconfidence)):
+            columns[head + what] = Column(_of_sure(key, ratio), Unit.SHARE)
+    return Table("calibration", _by_group(records, columns))
+
+
+def _of_sure(key: str, ratio: Callable[[np.ndarray], float]) -> Measure:
+    def value(row: Row) -> float | None:
+        counts = row.sure(key, SURE[0])
+        return None if counts is None else ratio(counts)
+
+    return repeated(value)
 
 
 def _by_group(
@@ -190,6 +211,7 @@ TABLES: Mapping[str, Callable[[Records], Table]] = {
     **{one.__name__: one for one in (table1, table2, batch_norm, weight_decay, splits, differences, levels, classes)},
     "whole_slices": whole,
     "edges": edges,
+    "calibration": calibration,
     "cost": cost,
     "readings": readings.readings,
     **{one.__name__: one for one in (own.axes, own.compared, own.resources)},

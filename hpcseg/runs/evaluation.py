@@ -29,7 +29,7 @@ from hpcseg.runs.grid import Cell
 from hpcseg.runs.heartbeat import Heartbeat, say_what_is_lost
 from hpcseg.runs.inputs import Handed, load_model, planned_provenance, planned_source, seconds_between_checkpoints
 from hpcseg.runs.machine import describe_process, peak_memory_mib
-from hpcseg.runs.record import SCHEMA, STOPS, append_event, read_json, write_record, write_text
+from hpcseg.runs.record import SCHEMA, STOPS, SURE, append_event, read_json, write_record, write_text
 from hpcseg.segment.edges import near_edge
 from hpcseg.segment.network import Network, TrainedUNet, Wishes
 from hpcseg.segment.slices import WholeSlices
@@ -72,8 +72,9 @@ def evaluate(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool], handed: 
         # As a record has them: a share of the span is a text of a class of its own, for which a checkpoint has no room.
         "settings": json.loads(json.dumps(dataclasses.asdict(settings))),
         "precision": precision,
-        # A checkpoint from before they were counted has no such counts.
+        # A checkpoint from before these were counted has no such counts.
         "edge distances": list(metrics.EDGE_DISTANCES),
+        "sure bins": metrics.SURE_BINS,
     }
     kept, note = _kept_counts(cell, belongs) if ranks.is_main else (None, "")
     # Before the model moves: see `Network`.
@@ -86,7 +87,8 @@ def evaluate(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool], handed: 
     tiles = test_tiles(
         source, source.split.test, levels=levels, seed=settings.seed, device=ranks.device, room=Room(ranks.device)
     )
-    sweep = Sweep(model, tiles, levels, classes=source.classes, precision=precision)
+    shown = settings.headline_levels()
+    sweep = Sweep(model, tiles, levels, classes=source.classes, precision=precision, sure=shown)
     heartbeat = Heartbeat(cell, "evaluate", ranks, note)
     counting = Counting(
         (sweep, slices),
@@ -95,6 +97,7 @@ def evaluate(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool], handed: 
             "right": sweep.right,
             "interfaces": sweep.interfaces,
             "label interfaces": sweep.label_interfaces,
+            "sure": sweep.sure,
             "slices": slices.confusion,
         },
         ranks,
@@ -115,7 +118,8 @@ def evaluate(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool], handed: 
         return False
     memory = peak_memory_mib(ranks)
     if ranks.is_main:
-        by_band, right, interfaces = (counts.cpu().numpy() for counts in (sweep.by_band, sweep.right, sweep.interfaces))
+        counted = (sweep.by_band, sweep.interfaces, sweep.sure, sweep.right)
+        by_band, interfaces, sure, right = (counts.cpu().numpy() for counts in counted)
         labelled = tiles.labelled
         lines = _by_slice(
             source, settings, right, labelled, dict(zip(whole.tolist(), slices.confusion.tolist(), strict=True))
@@ -144,8 +148,8 @@ def evaluate(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool], handed: 
                 "class_names": list(source.info.class_names),
                 "grey": source.info.grey.as_dict(),
                 "points": [
-                    _point(level, matrices, pairs, source.info.grey)
-                    for level, matrices, pairs in zip(levels, by_band, interfaces, strict=True)
+                    _point(level, matrices, pairs, how_sure if level in shown else None, source.info.grey)
+                    for level, matrices, pairs, how_sure in zip(levels, by_band, interfaces, sure, strict=True)
                 ],
                 "label_interfaces": sweep.label_interfaces.tolist(),
                 "slices_sha256": hashlib.sha256(by_slice.encode()).hexdigest(),
@@ -295,7 +299,9 @@ def _packed(arrays: Mapping[str, Any]) -> bytes:
     return packed.getvalue()
 
 
-def _point(level: NoiseLevel, by_band: np.ndarray, interfaces: np.ndarray, grey: GreyScale) -> dict[str, Any]:
+def _point(
+    level: NoiseLevel, by_band: np.ndarray, interfaces: np.ndarray, sure: np.ndarray | None, grey: GreyScale
+) -> dict[str, Any]:
     """One noise level of evaluation.json: the counts, and for readers of the file what follows from them."""
     confusion = by_band.sum(0)
     return {
@@ -304,6 +310,7 @@ def _point(level: NoiseLevel, by_band: np.ndarray, interfaces: np.ndarray, grey:
         "confusion": confusion.tolist(),
         "near_edge": near_edge(by_band),
         "interfaces": interfaces.tolist(),
+        **({} if sure is None else dict(zip(SURE, sure.tolist(), strict=True))),
         "accuracy": metrics.accuracy(confusion),
         "mean_iou": _finite(metrics.mean_iou(confusion)),
         "iou": [_finite(value) for value in metrics.iou_per_class(confusion)],

@@ -54,6 +54,9 @@ MOST_BYTES_OF_LINES = 2**30
 STOPS = {"train": "stop", "evaluate": "evaluation stopped"}
 """What events.jsonl calls it that a stage was told to stop, and did."""
 
+SURE = ("probability", "uncertainty")
+"""What a point of evaluation.json calls the counts of how sure the model is, as `count_sure` has them."""
+
 
 @dataclass(frozen=True)
 class CellFolder:

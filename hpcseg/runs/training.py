@@ -9,14 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from hpcseg.config import MEASURED
+from hpcseg.config import MEASURED, TrainConfig
+from hpcseg.counted import counted
 from hpcseg.data.batches import TileSource
 from hpcseg.data.likeness import alike_numbers
 from hpcseg.data.room import Room
 from hpcseg.data.tiles import overlap
 from hpcseg.data.training_tiles import TrainingTiles, validation_set
+from hpcseg.errors import ConfigError
 from hpcseg.learn import checkpoint
 from hpcseg.learn.loop import Position, Trainer
+from hpcseg.learn.objective import class_weights
 from hpcseg.learn.precision import agree_on_precision
 from hpcseg.learn.ranks import Ranks
 from hpcseg.learn.unet import build_unet
@@ -82,6 +85,7 @@ def train(
         should_stop=should_stop,
         on_step=on_step,
         on_epoch=on_epoch,
+        weights=_class_weights(config, source),
     )
     trainer.restore(content)
     del content  # as large as the model and the state of its optimizer
@@ -138,6 +142,19 @@ def train(
         cell.folder.checkpoint_file.unlink(missing_ok=True)
         cell.folder.previous_checkpoint_file.unlink(missing_ok=True)
     return True
+
+
+def _class_weights(config: TrainConfig, source: TileSource) -> list[float] | None:
+    if config.class_weights == "none":
+        return None
+    pixels = source.class_pixels(source.split.train, to_learn=True)
+    if (given := config.class_weights.count("+") + 1) != len(pixels) and config.class_weights != "frequency":
+        values = ", ".join(map(str, source.info.class_values))
+        raise ConfigError(
+            f'train.class_weights is "{config.class_weights}", {counted(given, "number")}, but the classes of the data '
+            f"are {values}: give one for each, in this order."
+        )
+    return class_weights(config.class_weights, pixels.tolist())
 
 
 def _gap(cell: Cell, source: TileSource) -> dict[str, Any]:

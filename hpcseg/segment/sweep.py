@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import torch
 from torch import nn
@@ -13,6 +13,8 @@ from hpcseg.data.batches import EVALUATION_CHUNK, evaluation_chunks
 from hpcseg.data.classes import IGNORED
 from hpcseg.data.noisy_tiles import NoisyTestSet, StoredTestSet
 from hpcseg.learn.evaluate import folded, scores_of, with_batch_statistics
+from hpcseg.metrics import SURE_BINS
+from hpcseg.segment.calibration import count_sure
 from hpcseg.segment.edges import BANDS, count_by_band, count_interfaces, edge_bands
 
 
@@ -28,6 +30,7 @@ class Sweep:
         levels: of noise, L of them.
         classes: C.
         precision: the model's, as `autocast` takes it.
+        sure: those of the levels at which it is counted how sure the model is.
     """
 
     def __init__(
@@ -38,7 +41,9 @@ class Sweep:
         *,
         classes: int,
         precision: str,
+        sure: Collection[NoiseLevel] = (),
     ) -> None:
+        self._sure = sure
         self._lean, self._tiles, self._levels, self._precision = folded(model), tiles, levels, precision
         self._batchwise = with_batch_statistics(model) if any(level.norm_tiles for level in levels) else None
         # A tile meets its noise levels one after the other.
@@ -59,6 +64,8 @@ class Sweep:
         """(L, C, C) int64, of the predictions."""
         self.label_interfaces = zeros(classes, classes)
         """(C, C) int64."""
+        self.sure = zeros(len(levels), 2, SURE_BINS, 3)
+        """(L, 2, SURE_BINS, 3) int64, as `count_sure` has them; nothing at the other levels."""
 
     @property
     def confusion(self) -> torch.Tensor:
@@ -71,11 +78,14 @@ class Sweep:
     def count(self, piece: int) -> None:
         """Add one piece, 0 to `len` - 1, to the counts."""
         (rows, level), classes = self._pieces[piece], self.label_interfaces.shape[-1]
-        predicted, labels = self.predict(rows, self._levels[level])
+        scores, labels = self._scores(rows, self._levels[level])
+        predicted = scores.argmax(1)
         self.by_band[level] += count_by_band(labels, predicted, self._bands_of(rows, labels), classes)
         self.right[level, rows] = (predicted == labels).sum((1, 2))
         # Where the labels say nothing, interfaces of the predictions would have nothing to stand beside.
         self.interfaces[level] += count_interfaces(predicted.masked_fill(labels == IGNORED, IGNORED), classes)
+        if self._levels[level] in self._sure:
+            self.sure[level] += count_sure(scores, labels)
         if level == 0:
             self.label_interfaces += count_interfaces(labels, classes)
 
@@ -94,8 +104,12 @@ class Sweep:
 
         Where that level takes the statistics of a batch, the tiles are the batch.
         """
+        scores, labels = self._scores(rows, level)
+        return scores.argmax(1), labels
+
+    def _scores(self, rows: slice, level: NoiseLevel) -> tuple[torch.Tensor, torch.Tensor]:
         images, labels = self._tiles.take(rows, level)
         model = self._batchwise if level.norm_tiles else self._lean
         assert model is not None
         with torch.inference_mode():
-            return scores_of(model, images, self._precision).argmax(1), labels
+            return scores_of(model, images, self._precision), labels

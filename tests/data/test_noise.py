@@ -170,6 +170,27 @@ def test_an_offset_is_one_gaussian_number_for_all_pixels_of_a_tile():
     assert np.std((trained[:, 0, 0] - 30_000) / sigmas) == pytest.approx(1, rel=4 / np.sqrt(2_000))
 
 
+def test_blurred_noise_is_as_strong_at_the_edges_and_neighbours_are_alike():
+    shifts = noise.noisy_tests(flat(200, size=32), keys_of(200), NoiseLevel(3_000, "blurred"), seed=0, grey=PAPER)
+    shifts -= 30_000
+    # Of a Gaussian of one pixel the correlations are exp(-distance**2 / 4); of 200 tiles with some 80 blobs in each.
+    assert shifts.std() == pytest.approx(3_000, rel=0.03)
+    assert shifts[:, 0].std() == pytest.approx(3_000, rel=0.06) and shifts[:, :, -1].std() == pytest.approx(
+        3_000, rel=0.06
+    )
+    for distance, alike in ((1, 0.779), (3, 0.105)):
+        pairs = np.corrcoef(shifts[:, :, distance:].ravel(), shifts[:, :, :-distance].ravel())
+        assert pairs[0, 1] == pytest.approx(alike, abs=0.03)
+
+
+def test_stripes_are_one_gaussian_number_for_each_column():
+    shifts = noise.noisy_tests(flat(200, size=32), keys_of(200), NoiseLevel(3_000, "stripes"), seed=0, grey=PAPER)
+    shifts -= 30_000
+    assert (shifts == shifts[:, :1]).all()
+    assert shifts[:, 0].std() == pytest.approx(3_000, rel=4 / np.sqrt(2 * 6_400))
+    assert np.corrcoef(shifts[:, 0, 1:].ravel(), shifts[:, 0, :-1].ravel())[0, 1] == pytest.approx(0, abs=4 / 79)
+
+
 def test_values_beyond_the_type_are_kept_clipped_or_wrapped_around():
     noisy = np.array([[-1.4, -0.4, 0.6], [65_535.4, 65_535.6, 65_540.0], [-65_536.0, 131_072.0, 31_000.4]], np.float32)
     assert noise.within_range(noisy, np.dtype(np.uint16), "keep") is noisy

@@ -96,6 +96,9 @@ def cells() -> dict[str, CellConfig]:
         "weight-decay": {"weight_decay": 0.01},
         "no-batch-norm": {"batch_norm": False},
         "keep-best": {"keep": "best"},
+        **{f"schedule-{name}": {"schedule": name} for name in config.SCHEDULES},
+        **{f"loss-{name}": {"loss": name} for name in config.LOSSES},
+        **{f"class-weights-{name}": {"class_weights": name} for name in ("frequency", "1+3+2")},
     }
     of_data: dict[str, dict[str, Any]] = {
         **{f"normalise-{name}": {"normalise": name} for name in config.NORMALISATIONS},
@@ -119,6 +122,7 @@ def cells() -> dict[str, CellConfig]:
         batch_size=5,
     )
     evaluations = dict.fromkeys((*of_data, "noise-offset"), readings)
+    evaluations["noise-blurred"] = EvaluateConfig(table_sigma=3_000.0, other_noise="blurred+stripes")
     return {
         # Cells that are the first one by another name have its evaluation too.
         name: CellConfig(
@@ -242,8 +246,8 @@ def _draws(cell: CellConfig, dataset: Path) -> tuple[dict[str, Any], dict[str, l
     exact, sums = {}, {}
     for epoch in range(train.epochs):
         exact[f"order of epoch {epoch}"] = _sha256(epoch_order(len(tiles), seed=train.seed, epoch=epoch))
-        if train.augment != "none":
-            moves = epoch_symmetries(len(tiles), augment=train.augment, seed=train.seed, epoch=epoch)
+        if train.moves:
+            moves = epoch_symmetries(len(tiles), augment=train.moves, seed=train.seed, epoch=epoch)
             exact[f"symmetries of epoch {epoch}"] = _sha256(moves)
         images, without = tiles.of_epoch(epoch).images, clean.of_epoch(epoch).images
         sums[f"training tiles of epoch {epoch}"] = _sums(without)

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from test_report_records import change, finish, plan
 
+from hpcseg import metrics
 from hpcseg.records.collect import collect
 from hpcseg.report.build import build_report
+from hpcseg.report.figures import draw
 from hpcseg.report.table import Table, number_text, table_csv
 from hpcseg.report.tables import TABLES
 
@@ -82,8 +84,9 @@ def marked(table: Table, head: str, block: int = 0) -> list[bool]:
     return [line.cells[place].marked for line in table.blocks[block].lines]
 
 
-levels, differences, splits, classes, whole_slices, cost, edges = (
-    TABLES[name] for name in ("levels", "differences", "splits", "classes", "whole_slices", "cost", "edges")
+levels, differences, splits, classes, whole_slices, cost, edges, calibration = (
+    TABLES[name]
+    for name in ("levels", "differences", "splits", "classes", "whole_slices", "cost", "edges", "calibration")
 )
 
 
@@ -284,6 +287,29 @@ def test_edges_say_where_the_errors_are_and_are_not_there_for_records_of_before(
     change(records.rows[-1].cell.folder.evaluation_file, points=points)
     (hole,) = collect(run).holes
     assert "its evaluation.json is damaged" in hole.reason
+
+
+def test_calibration_is_a_table_and_a_figure_and_not_there_for_records_of_before(run):
+    records = collect(run)
+    assert not calibration(records).blocks and draw("calibration", records).holes
+    for row in records.rows:
+        points = json.loads(row.cell.folder.evaluation_file.read_text())["points"]
+        for point in points:
+            pixels, right = np.sum(point["confusion"]), np.trace(point["confusion"])
+            # All pixels in one bin, whose mean probability is a tenth above what is right.
+            counts = np.zeros((metrics.SURE_BINS, 3), dtype=int)
+            counts[40] = pixels, right, right * metrics.SURE_UNIT + pixels * metrics.SURE_UNIT // 10
+            point |= {"probability": counts.tolist(), "uncertainty": counts.tolist()}
+        change(row.cell.folder.evaluation_file, points=points)
+    table = calibration(collect(run))
+    assert {block.columns[:2] for block in table.blocks} == {("clean: error", "clean: too sure")}
+    assert all(cell.found.mean == pytest.approx(0.1) for line in table.blocks[0].lines for cell in line.cells)
+    assert draw("calibration", collect(run)).files.keys() == {"png", "svg"}
+    # One more pixel than there is: no record.
+    points[0]["uncertainty"][3][0] += 1
+    change(records.rows[-1].cell.folder.evaluation_file, points=points)
+    (hole,) = collect(run).holes
+    assert "its uncertainty is of other pixels" in hole.reason
 
 
 def test_whole_slices_and_cost_take_the_slices_that_were_segmented(tmp_path):

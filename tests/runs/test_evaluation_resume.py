@@ -146,7 +146,7 @@ def test_a_damaged_checkpoint_costs_time_is_said_and_changes_nothing(expected, c
     assert "evaluation-checkpoint.pt cannot be read as a checkpoint" in told[-1]
 
 
-@pytest.mark.parametrize("what", ["model", "data", "split", "settings", "precision", "edge distances"])
+@pytest.mark.parametrize("what", ["model", "data", "split", "settings", "precision", "edge distances", "sure bins"])
 def test_counts_are_bound_to_all_that_decides_them(expected, cell, what):
     assert evaluate(cell, 4) == "stopped"
     file = cell.folder.evaluation_checkpoint_file

@@ -31,7 +31,10 @@ weight_decay = 1e-3
 noise_fraction = 0.5
 noise_model = "gaussian+poisson"
 noise_each_epoch = true
-augment = "symmetries"
+augment = "symmetries+exposure"
+schedule = "one-cycle"
+loss = "cross-entropy+dice"
+class_weights = "frequency"
 precision = "{precision}"
 [evaluate]
 sweep_max = 1000

@@ -27,6 +27,10 @@ def make_cell(folder: Path, dataset: Path, **train: object) -> Cell:
         "batch_size": 7,
         "noise_fraction": 0.5,
         "precision": "fp32",
+        # Sums over all ranks, and what depends on the step that they have in common.
+        "loss": "cross-entropy+dice",
+        "class_weights": "frequency",
+        "schedule": "cosine",
         **train,
     }
     config = CellConfig(
