@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import socket
 import time
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from hpcseg.metrics import accuracy
 from hpcseg.records.collect import trained_record
 from hpcseg.records.row import Hole
 from hpcseg.runs.grid import Cell, planned_cells, read_plan
+from hpcseg.runs.names import short_names
 from hpcseg.runs.record import CellFolder, RunFolder
 from hpcseg.runs.state import State
 from hpcseg.runs.told import finished_epochs, read_progress
@@ -65,6 +67,11 @@ class RunStatus:
     """Slurm has answered, or was not needed."""
     notes: tuple[str, ...] = ()
     """What is wrong with the ledger, one sentence each."""
+
+    @functools.cached_property
+    def names(self) -> Mapping[str, str]:
+        """What the cells are called on a screen, by id."""
+        return short_names(self.cells)
 
     def counts(self) -> dict[State, int]:
         """Number of cells by state, sorted."""
