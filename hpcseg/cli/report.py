@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,14 +12,19 @@ import typer
 
 from hpcseg.cli import console
 from hpcseg.cli.options import AsJson
+from hpcseg.cli.watching import looks
 from hpcseg.counted import counted
 from hpcseg.errors import ConfigError
 from hpcseg.runs.finding import find_run
 from hpcseg.runs.gate import belongs_to_user
+from hpcseg.signals import like_ctrl_c
 
 if TYPE_CHECKING:
     from hpcseg.report.build import Report
     from hpcseg.runs.record import RunFolder
+
+# What a page of some dozen cells takes to build, several times.
+_SECONDS_BETWEEN_PAGES = 60
 
 
 def report(
@@ -35,9 +41,20 @@ def report(
     publish: Annotated[
         Path | None, typer.Option(help="Also copy the cells' small records and the report here.", show_default=False)
     ] = None,
+    live: Annotated[
+        bool,
+        typer.Option("--live", help="Build it again and again until all cells have ended; the page reloads itself."),
+    ] = False,
+    every: Annotated[
+        int, typer.Option(min=1, metavar="SECONDS", help="Seconds between two pages of --live, at least.")
+    ] = _SECONDS_BETWEEN_PAGES,
     as_json: AsJson = False,
 ) -> None:
     """Build the tables and figures of a run from its records, and one page of them all, also while it runs."""
+    if live and publish:
+        raise ConfigError(
+            "--live is for a run that goes on, and --publish for one that has ended. Leave one of them out."
+        )
     from hpcseg.cli.next_step import after_report
     from hpcseg.records.cells import cells_of_report
     from hpcseg.report.build import build_report
@@ -47,8 +64,10 @@ def report(
     folder = find_run(run)
     with console.json_answer(as_json) as answer:
         out = out or _within(folder)
-        missing = _make_baselines(folder, data) if baselines_are_missing(folder) else ()
         others = cells_of_report(out)
+        if live:
+            _follow(folder, out, every)
+        missing = _make_baselines(folder, data) if baselines_are_missing(folder) else ()
         built = build_report(folder, out)
         if others - {row.id for row in built.content.records.rows}:
             console.say(
@@ -64,6 +83,31 @@ def report(
         show_report(built, missing, written)
         for line in after_report(built.content.records).splitlines():
             console.stdout.print(line)
+
+
+def _follow(run: RunFolder, out: Path, seconds: int) -> None:
+    """Build the report again and again while cells run or wait; what it leaves is a page that says nothing of that."""
+    from hpcseg.report.build import build_report, end_page
+    from hpcseg.report.page import Live
+
+    built, told = None, ""
+    try:
+        with like_ctrl_c():
+            for found in looks(run, seconds=seconds):
+                if found.idle:
+                    continue
+                cells = found.in_words()
+                built = build_report(run, out, Live(time.strftime("%Y-%m-%d %H:%M:%S %Z"), cells, seconds))
+                if not told:
+                    page = out / "report.html"
+                    console.stdout.print(f"{page} is written every {seconds} seconds until all cells have ended.")
+                if cells != told:
+                    console.stdout.print(told := cells)
+    except KeyboardInterrupt:
+        raise console.stopped() from None
+    finally:
+        if built is not None:
+            end_page(built, out)
 
 
 def _within(run: RunFolder) -> Path:

@@ -72,15 +72,18 @@ def _watch(folder: RunFolder, patterns: Sequence[str] | None) -> None:
     from hpcseg.cli.curves import LossCurves
 
     on_terminal, told, curves = console.stdout.is_terminal, "", LossCurves()
+    found: RunStatus | None = None
     with Live(console=console.stdout, auto_refresh=False) if on_terminal else contextlib.nullcontext() as live:
         try:
             for found in looks(folder, patterns):
                 if live:
                     live.update(_screen(found, console.stdout.height - _LINES_BELOW, curves), refresh=True)
-                elif (counts := _counts(found)) != told:
+                elif (counts := found.in_words()) != told:
                     console.stdout.print(told := counts)
         except KeyboardInterrupt:
-            pass
+            if found is None:
+                raise
+    assert found is not None, "a watch begins with a look"
     if not on_terminal:
         console.stdout.print("\n".join(_lines(found)))
     _print_summary(found)
@@ -157,10 +160,6 @@ def _columns(found: RunStatus, cells: Sequence[CellStatus]) -> dict[str, list[st
     return {name: texts for name, texts in columns.items() if any(texts)}
 
 
-def _counts(found: RunStatus) -> str:
-    return ", ".join(f"{count} {state}" for state, count in found.counts().items())
-
-
 def _print_summary(found: RunStatus) -> None:
     from hpcseg.cli.next_step import after_status
 
@@ -168,7 +167,7 @@ def _print_summary(found: RunStatus) -> None:
         console.stderr.print("Slurm does not answer; this is what the files say.")
     for note in found.notes:
         console.stderr.print(note)
-    console.stdout.print(_counts(found))
+    console.stdout.print(found.in_words())
     if others := len(others_trained(found.run, {cell.id for cell in found.cells})):
         console.say(
             f"{counted(others, 'more trained cell')} of other settings: `hpcseg compare {found.run.path.name}`"

@@ -45,7 +45,7 @@ def looks(folder: RunFolder, patterns: Sequence[str] | None = None, *, seconds: 
     while True:
         began = time.monotonic()
         yield (found := look(folder, patterns))
-        quiet = quiet + 1 if all(state.idle for state in found.counts()) else 0
+        quiet = quiet + 1 if found.idle else 0
         enough = _LOOKS_TO_BE_SURE if found.answered else _LOOKS_WITHOUT_AN_ANSWER
         if quiet >= enough or set(found.counts()) == {State.FINISHED}:
             return

@@ -78,6 +78,15 @@ class RunStatus:
         states = [cell.state for cell in self.status]
         return {state: states.count(state) for state in sorted(set(states))}
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing of its cells is known or suspected to run or to wait."""
+        return all(state.idle for state in self.counts())
+
+    def in_words(self) -> str:
+        """How many cells stand where: "3 finished, 1 running"."""
+        return ", ".join(f"{count} {state}" for state, count in self.counts().items())
+
 
 def run_status(run: RunFolder) -> RunStatus:
     """The state of every cell of a run.

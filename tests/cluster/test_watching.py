@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from terminal import Screen
@@ -32,9 +34,9 @@ def trains(grid, monkeypatch) -> Grid:
     """A run whose first cell trains until the watch has slept once, and watching that does not sleep."""
     write_plan(grid)
     beat(grid)
-    monkeypatch.setattr(
-        "hpcseg.cli.watching.time.sleep", lambda seconds: grid.cells[0].folder.progress_file.unlink(missing_ok=True)
-    )
+    progress = grid.cells[0].folder.progress_file
+    clock = SimpleNamespace(monotonic=time.monotonic, sleep=lambda seconds: progress.unlink(missing_ok=True))
+    monkeypatch.setattr("hpcseg.cli.watching.time", clock)
     return grid
 
 
