@@ -16,7 +16,7 @@ from hpcseg.cli.watching import looks
 from hpcseg.counted import counted
 from hpcseg.errors import ConfigError
 from hpcseg.runs.finding import find_run
-from hpcseg.runs.gate import belongs_to_user
+from hpcseg.runs.gate import belongs_to_user, place_inside
 from hpcseg.signals import like_ctrl_c
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def report(
 
     folder = find_run(run)
     with console.json_answer(as_json) as answer:
-        out = out or _within(folder)
+        out = out or place_inside(folder, folder.report)
         others = cells_of_report(out)
         if live:
             _follow(folder, out, every)
@@ -108,17 +108,6 @@ def _follow(run: RunFolder, out: Path, seconds: int) -> None:
     finally:
         if built is not None:
             end_page(built, out)
-
-
-def _within(run: RunFolder) -> Path:
-    """Where a report goes unasked; raises ConfigError where it must not: into a folder of somebody else."""
-    if not belongs_to_user(run.path):
-        raise ConfigError(
-            f"{run.path} is not yours, so nothing is written to it. Say with --out where the report goes."
-        )
-    if run.report.is_symlink():
-        raise ConfigError(f"{run.report} is a link, and may lead anywhere. Say with --out where the report goes.")
-    return run.report
 
 
 def _make_baselines(run: RunFolder, data: Path | None) -> tuple[str, ...]:
