@@ -141,6 +141,9 @@ def test_a_cell_without_an_epoch_has_no_file_and_damage_in_one_cell_is_no_end(gr
     grid.cells[1].folder.events_file.write_text('\0\n{"event": "epoch", "epoch": [], "time": 1e400}\n7\n')
     said = export(grid)
     assert said.exit_code == 0 and "1 without an epoch" in said.output, said.output
+    grid.cells[1].folder.events_file.unlink()
+    grid.cells[1].folder.events_file.mkdir()
+    assert export(grid).exit_code == 0
     assert list((grid.run.tensorboard / grid.cells[0].id).iterdir()) == []
     assert len(curves(file_of(grid.cells[1], grid.run.tensorboard))["loss/train"]) == 4
 
