@@ -63,7 +63,8 @@ SURFACE = {
     "settings": {"which", "job"},
     "init": {"file", "job", "force"},
     "compare": {"runs", "out", "as_json"},
-    "report": {"run", "out", "data", "publish", "as_json"},
+    "tensorboard": {"run", "out"},
+    "report": {"run", "out", "data", "publish", "live", "every", "as_json"},
 }  # fmt: skip
 
 

@@ -34,6 +34,7 @@ from hpcseg.cli.retry import retry
 from hpcseg.cli.settings import settings
 from hpcseg.cli.status import status
 from hpcseg.cli.suggest import suggest
+from hpcseg.cli.tensorboard import tensorboard
 from hpcseg.cli.train import train
 from hpcseg.cli.view import view
 from hpcseg.errors import HpcsegError
@@ -113,7 +114,7 @@ def help_(
 _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Start": (demo, help_),
     "Data": (pack, info),
-    "Experiment": (jobs, settings, init, grid, status, report, compare),
+    "Experiment": (jobs, settings, init, grid, status, report, compare, tensorboard),
     "Use a model": (predict, view, suggest, export),
     "Operation": (doctor, bench, logs, retry, cancel, clean, train),
 }

@@ -10,7 +10,7 @@ import typer
 from hpcseg.cli import console
 from hpcseg.cli.options import AsJson
 from hpcseg.cli.report import report_answer, show_report
-from hpcseg.runs.finding import RUNS, find_run
+from hpcseg.runs.finding import find_run, run_called
 
 
 def compare(
@@ -27,13 +27,8 @@ def compare(
     """Put runs of the same data, or the variants of one run, into one report: what differs, and what it brings."""
     from hpcseg.report.build import compare as build_comparison
 
-    folders = {name: find_run(_folder(name)) for name in dict.fromkeys(name.rstrip("/") for name in runs)}
+    folders = {name: find_run(run_called(name)) for name in dict.fromkeys(name.rstrip("/") for name in runs)}
     with console.json_answer(as_json) as answer:
         built = build_comparison(folders, out)
         answer.update({"runs": [str(one.path) for one in folders.values()], **report_answer(built, (), built.written)})
         show_report(built, (), built.written)
-
-
-def _folder(name: str) -> Path:
-    """A run as it was named: its folder, or what it is called in runs/."""
-    return RUNS / name if not Path(name).exists() and (RUNS / name).exists() else Path(name)

@@ -25,9 +25,14 @@ _EXAMPLES: dict[str, dict[str, str]] = {
     },
     "report": {
         "hpcseg report": "of the newest run, also before it has ended",
+        "hpcseg report --live": "a page that is written again every minute, until it has ended",
         "hpcseg report --run runs/mine --publish results/mine": "and a copy of the records to keep",
     },
     "compare": {"hpcseg compare runs/segment runs/mine": "two runs in one report, paired by seed and slice"},
+    "tensorboard": {
+        "hpcseg tensorboard": "of the newest run; again, it adds what is new",
+        "hpcseg tensorboard runs/mine -o LOGS/mine": "somewhere else, beside other runs",
+    },
     "jobs": {"hpcseg jobs": "all of them"},
     "settings": {
         "hpcseg settings train": "of one section",

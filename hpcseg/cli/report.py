@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,14 +12,19 @@ import typer
 
 from hpcseg.cli import console
 from hpcseg.cli.options import AsJson
+from hpcseg.cli.watching import looks
 from hpcseg.counted import counted
 from hpcseg.errors import ConfigError
 from hpcseg.runs.finding import find_run
-from hpcseg.runs.gate import belongs_to_user
+from hpcseg.runs.gate import belongs_to_user, place_inside
+from hpcseg.signals import like_ctrl_c
 
 if TYPE_CHECKING:
     from hpcseg.report.build import Report
     from hpcseg.runs.record import RunFolder
+
+# What a page of some dozen cells takes to build, several times.
+_SECONDS_BETWEEN_PAGES = 60
 
 
 def report(
@@ -35,9 +41,20 @@ def report(
     publish: Annotated[
         Path | None, typer.Option(help="Also copy the cells' small records and the report here.", show_default=False)
     ] = None,
+    live: Annotated[
+        bool,
+        typer.Option("--live", help="Build it again and again until all cells have ended; the page reloads itself."),
+    ] = False,
+    every: Annotated[
+        int, typer.Option(min=1, metavar="SECONDS", help="Seconds between two pages of --live, at least.")
+    ] = _SECONDS_BETWEEN_PAGES,
     as_json: AsJson = False,
 ) -> None:
     """Build the tables and figures of a run from its records, and one page of them all, also while it runs."""
+    if live and publish:
+        raise ConfigError(
+            "--live is for a run that goes on, and --publish for one that has ended. Leave one of them out."
+        )
     from hpcseg.cli.next_step import after_report
     from hpcseg.records.cells import cells_of_report
     from hpcseg.report.build import build_report
@@ -46,9 +63,11 @@ def report(
 
     folder = find_run(run)
     with console.json_answer(as_json) as answer:
-        out = out or _within(folder)
-        missing = _make_baselines(folder, data) if baselines_are_missing(folder) else ()
+        out = out or place_inside(folder, folder.report)
         others = cells_of_report(out)
+        if live:
+            _follow(folder, out, every)
+        missing = _make_baselines(folder, data) if baselines_are_missing(folder) else ()
         built = build_report(folder, out)
         if others - {row.id for row in built.content.records.rows}:
             console.say(
@@ -66,15 +85,29 @@ def report(
             console.stdout.print(line)
 
 
-def _within(run: RunFolder) -> Path:
-    """Where a report goes unasked; raises ConfigError where it must not: into a folder of somebody else."""
-    if not belongs_to_user(run.path):
-        raise ConfigError(
-            f"{run.path} is not yours, so nothing is written to it. Say with --out where the report goes."
-        )
-    if run.report.is_symlink():
-        raise ConfigError(f"{run.report} is a link, and may lead anywhere. Say with --out where the report goes.")
-    return run.report
+def _follow(run: RunFolder, out: Path, seconds: int) -> None:
+    """Build the report again and again while cells run or wait; what it leaves is a page that says nothing of that."""
+    from hpcseg.report.build import build_report, end_page
+    from hpcseg.report.page import Live
+
+    built, told = None, ""
+    try:
+        with like_ctrl_c():
+            for found in looks(run, seconds=seconds):
+                if found.idle:
+                    continue
+                cells = found.in_words()
+                built = build_report(run, out, Live(time.strftime("%Y-%m-%d %H:%M:%S %Z"), cells, seconds))
+                if not told:
+                    page = out / "report.html"
+                    console.stdout.print(f"{page} is written every {seconds} seconds until all cells have ended.")
+                if cells != told:
+                    console.stdout.print(told := cells)
+    except KeyboardInterrupt:
+        raise console.stopped() from None
+    finally:
+        if built is not None:
+            end_page(built, out)
 
 
 def _make_baselines(run: RunFolder, data: Path | None) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,25 +12,25 @@ import typer
 
 from hpcseg.cli import console
 from hpcseg.cli.options import Run
+from hpcseg.cli.watching import look, looks
 from hpcseg.counted import counted
-from hpcseg.runs.finding import choose_cells, find_run, others_trained
-from hpcseg.runs.names import short_names
+from hpcseg.runs.finding import find_run, others_trained
 from hpcseg.runs.state import State
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.table import Table
 
+    from hpcseg.cli.curves import LossCurves
     from hpcseg.cluster.states import CellStatus, RunStatus
     from hpcseg.runs.record import RunFolder
 
-_SECONDS_BETWEEN_LOOKS = 5.0
 # Title, header, summary and prompt.
 _LINES_BELOW = 5
+# Of the rows that there are, curves get one of so many at most.
+_SHARE_OF_CURVES = 3
 # A table of more rows takes longer to lay out than to find.
 _MOST_ROWS = 500
-# A cell of a local grid may have ended one stage and not yet begun the next; and squeue may miss its time once.
-_LOOKS_TO_BE_SURE = 2
-_LOOKS_WITHOUT_AN_ANSWER = 12
 _COLOURS = {
     State.FINISHED: "green",
     State.FAILED: "red",
@@ -47,17 +46,19 @@ def status(
         list[str] | None, typer.Argument(help="Names, ids or patterns; all without.", show_default=False)
     ] = None,
     run: Run = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Look again every few seconds until all have ended.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Look again every few seconds until all have ended; with curves of losses.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show each cell's state, epoch, validation accuracy, time left, job and node."""
     folder = find_run(run)
     if as_json:
-        console.stdout.print(json.dumps(_as_json(_look(folder, cells)), indent=1))
+        console.stdout.print(json.dumps(_as_json(look(folder, cells)), indent=1))
     elif watch:
         _watch(folder, cells)
     else:
-        found = _look(folder, cells)
+        found = look(folder, cells)
         if console.stdout.is_terminal and len(found.status) <= _MOST_ROWS:
             console.stdout.print(_table(found))
         else:
@@ -65,40 +66,40 @@ def status(
         _print_summary(found)
 
 
-def _look(folder: RunFolder, patterns: Sequence[str] | None) -> RunStatus:
-    """The state of the cells that were asked for, among all that were planned with them."""
-    from hpcseg.cluster.states import run_status
-
-    found = run_status(folder)
-    chosen = set(choose_cells(found.cells, patterns))
-    return dataclasses.replace(
-        found,
-        status=tuple(cell for cell in found.status if cell.cell in chosen),
-        failures={cell: failure for cell, failure in found.failures.items() if cell in chosen},
-    )
-
-
 def _watch(folder: RunFolder, patterns: Sequence[str] | None) -> None:
     from rich.live import Live
 
-    on_terminal, told, quiet = console.stdout.is_terminal, "", 0
+    from hpcseg.cli.curves import LossCurves
+
+    on_terminal, told, curves = console.stdout.is_terminal, "", LossCurves()
+    found: RunStatus | None = None
     with Live(console=console.stdout, auto_refresh=False) if on_terminal else contextlib.nullcontext() as live:
         try:
-            while True:
-                found = _look(folder, patterns)
+            for found in looks(folder, patterns):
                 if live:
-                    live.update(_table(found, rows=console.stdout.height - _LINES_BELOW), refresh=True)
-                elif (counts := _counts(found)) != told:
+                    live.update(_screen(found, console.stdout.height - _LINES_BELOW, curves), refresh=True)
+                elif (counts := found.in_words()) != told:
                     console.stdout.print(told := counts)
-                quiet = quiet + 1 if all(state.idle for state in found.counts()) else 0
-                if quiet >= (_LOOKS_TO_BE_SURE if found.answered else _LOOKS_WITHOUT_AN_ANSWER):
-                    break
-                time.sleep(_SECONDS_BETWEEN_LOOKS)
         except KeyboardInterrupt:
-            pass
+            if found is None:
+                raise
+    assert found is not None, "a watch begins with a look"
     if not on_terminal:
         console.stdout.print("\n".join(_lines(found)))
     _print_summary(found)
+
+
+def _screen(found: RunStatus, rows: int, curves: LossCurves) -> RenderableType:
+    """The table, and the losses of some cells that train below it, in so many rows together."""
+    from rich.console import Group
+
+    running = [cell.cell for cell in found.status if cell.state is State.RUNNING]
+    # Of ten thousand cells no more files are read than there are lines for.
+    some = running[: max(0, rows // _SHARE_OF_CURVES)]
+    drawn = curves.table({found.names[cell]: found.run.cell(cell) for cell in some})
+    if drawn is None:
+        return _table(found, rows=rows)
+    return Group(_table(found, rows=rows - len(console.stdout.render_lines(drawn)) - 1), "", drawn)
 
 
 def _as_json(found: RunStatus) -> dict[str, object]:
@@ -146,9 +147,8 @@ def _lines(found: RunStatus) -> Iterator[str]:
 
 def _columns(found: RunStatus, cells: Sequence[CellStatus]) -> dict[str, list[str]]:
     """The columns of some cells that have anything in them, by heading."""
-    names = short_names(found.cells)
     columns: dict[str, list[str]] = {
-        "Cell": [names[cell.cell] for cell in cells],
+        "Cell": [found.names[cell.cell] for cell in cells],
         "State": [cell.state for cell in cells],
         "Epoch": [f"{cell.epoch}/{cell.epochs}" for cell in cells],
         "Validation": ["" if (value := cell.validation_accuracy) is None else f"{value:.4f}" for cell in cells],
@@ -160,10 +160,6 @@ def _columns(found: RunStatus, cells: Sequence[CellStatus]) -> dict[str, list[st
     return {name: texts for name, texts in columns.items() if any(texts)}
 
 
-def _counts(found: RunStatus) -> str:
-    return ", ".join(f"{count} {state}" for state, count in found.counts().items())
-
-
 def _print_summary(found: RunStatus) -> None:
     from hpcseg.cli.next_step import after_status
 
@@ -171,7 +167,7 @@ def _print_summary(found: RunStatus) -> None:
         console.stderr.print("Slurm does not answer; this is what the files say.")
     for note in found.notes:
         console.stderr.print(note)
-    console.stdout.print(_counts(found))
+    console.stdout.print(found.in_words())
     if others := len(others_trained(found.run, {cell.id for cell in found.cells})):
         console.say(
             f"{counted(others, 'more trained cell')} of other settings: `hpcseg compare {found.run.path.name}`"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import socket
 import time
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from hpcseg.metrics import accuracy
 from hpcseg.records.collect import trained_record
 from hpcseg.records.row import Hole
 from hpcseg.runs.grid import Cell, planned_cells, read_plan
+from hpcseg.runs.names import short_names
 from hpcseg.runs.record import CellFolder, RunFolder
 from hpcseg.runs.state import State
 from hpcseg.runs.told import finished_epochs, read_progress
@@ -66,10 +68,24 @@ class RunStatus:
     notes: tuple[str, ...] = ()
     """What is wrong with the ledger, one sentence each."""
 
+    @functools.cached_property
+    def names(self) -> Mapping[str, str]:
+        """What the cells are called on a screen, by id."""
+        return short_names(self.cells)
+
     def counts(self) -> dict[State, int]:
         """Number of cells by state, sorted."""
         states = [cell.state for cell in self.status]
         return {state: states.count(state) for state in sorted(set(states))}
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing of its cells is known or suspected to run or to wait."""
+        return all(state.idle for state in self.counts())
+
+    def in_words(self) -> str:
+        """How many cells stand where: "3 finished, 1 running"."""
+        return ", ".join(f"{count} {state}" for state, count in self.counts().items())
 
 
 def run_status(run: RunFolder) -> RunStatus:

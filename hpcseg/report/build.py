@@ -17,12 +17,13 @@ from hpcseg.records.publish import copy_records
 from hpcseg.report import baselines, paper
 from hpcseg.report.answers import answers
 from hpcseg.report.figures import FIGURES, SUFFIXES, draw
-from hpcseg.report.page import Content
+from hpcseg.report.page import Content, Live
 from hpcseg.report.paper_tables import beside_the_papers
 from hpcseg.report.table import table_csv
 from hpcseg.report.tables import TABLES
 from hpcseg.runs.record import RunFolder
 
+_PAGE = "report.html"
 _WITH_A_FILTER = {"table1", "table2", "figure3", "figure7"}
 _OF_THE_PAPER = {"batch_norm", "weight_decay", "whole_slices", "readings"} | _WITH_A_FILTER
 
@@ -39,20 +40,26 @@ class Report:
     """The command that planned the run: again, it runs the missing cells. None when no cell is missing."""
 
 
-def build_report(run: RunFolder, out: Path) -> Report:
+def build_report(run: RunFolder, out: Path, live: Live | None = None) -> Report:
     """Build every table and figure that the run's job names, from its records.
 
     Args:
         run: a run folder, or a folder that `publish` wrote.
         out: where report.html, tables.md, the CSVs and the figures go; files of the same names are replaced, and what
             an earlier report left of a table or figure that this one has not is removed.
+        live: what the page says of a run that goes on; None: nothing.
 
     Raises:
         ConfigError: the job names a table or a figure that does not exist, or two groups claim a place of the paper's.
         IncompleteError: the run has no grid.json that can be read.
     """
     records = collect(run)
-    return _build(records, out, origin(records))
+    return _build(records, out, origin(records), live)
+
+
+def end_page(report: Report, out: Path) -> None:
+    """Write the page of a report again, as of a run that does not go on."""
+    write_bytes(out / _PAGE, _encoded(report.content.page(out)))
 
 
 def compare(runs: Mapping[str, RunFolder], out: Path) -> Report:
@@ -61,7 +68,7 @@ def compare(runs: Mapping[str, RunFolder], out: Path) -> Report:
     return _build(collect_to_compare(runs), out, origins)
 
 
-def _build(records: Records, out: Path, made_from: Mapping[str, str]) -> Report:
+def _build(records: Records, out: Path, made_from: Mapping[str, str], live: Live | None = None) -> Report:
     wanted = records.settings
     for kind, names, valid in (("table", wanted.tables, list(TABLES)), ("figure", wanted.figures, sorted(FIGURES))):
         for name in names:
@@ -82,9 +89,11 @@ def _build(records: Records, out: Path, made_from: Mapping[str, str]) -> Report:
     content = Content(records, answers(records), tables, shown, holes, notes, made_from, of_the_paper)
 
     texts = {f"{table.name}.csv": table_csv(table) for table in tables} | {"cells.csv": cells_csv(records)}
-    texts |= {"tables.md": content.markdown(), "report.html": content.page(out)}
-    files = {name: text.encode(errors="backslashreplace") for name, text in texts.items()}
+    texts["tables.md"] = content.markdown()
+    files = {name: _encoded(text) for name, text in texts.items()}
     files |= {f"{one.name}.{suffix}": data for one in shown for suffix, data in one.files.items()}
+    # Last: what it leads to is there then, and a build that is interrupted leaves no page that loads itself for ever.
+    files[_PAGE] = _encoded(content.page(out, live))
     for name, data in files.items():
         write_bytes(out / name, data)
     possible = {f"{name}.csv" for name in TABLES} | {f"{name}.{suffix}" for name in FIGURES for suffix in SUFFIXES}
@@ -97,6 +106,10 @@ def _build(records: Records, out: Path, made_from: Mapping[str, str]) -> Report:
     )
     command = records.plan["command"] if records.holes and not records.groups[0].of else None
     return Report(tuple(out / name for name in files), lines, content, command)
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode(errors="backslashreplace")
 
 
 def publish(run: RunFolder, folder: Path) -> Report:

@@ -1,7 +1,7 @@
 """tables.md and report.html: typed tables, pictures and holes in, texts out by the templates beside this module.
 
-The page is one file that needs no network and no JavaScript. The same records give the same bytes. Jinja escapes
-whatever comes from a record.
+The page is one file that needs no network and no JavaScript. The same records give the same bytes, once the run
+has ended. Jinja escapes whatever comes from a record.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from markupsafe import Markup, escape
@@ -41,6 +42,18 @@ def _escaped(text: str) -> str:
 
 
 @dataclass(frozen=True)
+class Live:
+    """What a page says of a run that goes on; a browser loads such a page again and again."""
+
+    written: str
+    """When."""
+    cells: str
+    """How many stand where."""
+    seconds: int
+    """Until the next one."""
+
+
+@dataclass(frozen=True)
 class Content:
     """All that a report shows."""
 
@@ -61,12 +74,12 @@ class Content:
         """tables.md: all tables and figures, and the holes."""
         return self._written("tables.md.jinja", escaped=False)
 
-    def page(self, folder: Path) -> str:
-        """report.html, for a folder from which its links lead to the cells' records."""
+    def page(self, folder: Path, live: Live | None = None) -> str:
+        """report.html, for a folder from which its links lead to the cells' records; `live` while the run goes on."""
         cells = {row.id: os.path.relpath(row.cell.folder.path, folder) for row in self.records.rows}
-        return self._written("report.html.jinja", escaped=True, cells=cells)
+        return self._written("report.html.jinja", escaped=True, cells=cells, live=live)
 
-    def _written(self, template: str, *, escaped: bool, **values: Mapping[str, str]) -> str:
+    def _written(self, template: str, *, escaped: bool, **values: Any) -> str:
         holes = {hole.subject: number for number, hole in enumerate(self.holes, start=1)}
         environment = jinja2.Environment(
             loader=jinja2.PackageLoader("hpcseg.report"),

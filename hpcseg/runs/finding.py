@@ -65,6 +65,11 @@ def _job_for(data: Path) -> str:
     return "paper" if is_the_papers(read_info(data).data_sha256) else OWN_JOB
 
 
+def run_called(name: str) -> Path:
+    """A run as it was named: its folder, or what it is called in runs/."""
+    return RUNS / name if not Path(name).exists() and (RUNS / name).exists() else Path(name)
+
+
 def find_run(run: Path | None) -> RunFolder:
     """The folder of a run; None for the newest in runs/.
 

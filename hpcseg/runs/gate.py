@@ -44,6 +44,19 @@ def belongs_to_user(path: Path) -> bool:
     return path.stat().st_uid == os.geteuid()
 
 
+def place_inside(run: RunFolder, folder: Path) -> Path:
+    """A folder of a run to which a command writes unasked.
+
+    Raises:
+        ConfigError: it must not, since the run is somebody else's, or the folder a link.
+    """
+    if not belongs_to_user(run.path):
+        raise ConfigError(f"{run.path} is not yours, so nothing is written to it. Say with --out where it goes.")
+    if folder.is_symlink():
+        raise ConfigError(f"{folder} is a link, and may lead anywhere. Say with --out where it goes.")
+    return folder
+
+
 def _reasons(run: RunFolder) -> Iterator[str]:
     # A run may be on another disk, where a link of the user's own leads; whoever made the others is not known.
     path = run.path

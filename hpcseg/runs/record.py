@@ -7,6 +7,7 @@
     RUN/resources.json                 what a cell's job asked of Slurm last
     RUN/logs/                          logs, sbatch scripts and pickles of submitit
     RUN/report/                        what `hpcseg report` builds
+    RUN/tensorboard/                   what `hpcseg tensorboard` writes
     RUN/baselines/NAME-DIGEST.json     what the commonest class and a filter reach on the test tiles of some cells
     RUN/cells/CELL/config.json         all settings of the cell, written before anything runs
                    metrics.jsonl       one line per epoch; the same bits for the same cell
@@ -183,6 +184,10 @@ class RunFolder:
     @property
     def report(self) -> Path:
         return self.path / "report"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
 
     @property
     def baselines(self) -> Path:

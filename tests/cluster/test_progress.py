@@ -113,7 +113,7 @@ def test_a_pipe_gets_whole_lines_of_the_same(job, tiny_dataset):
 
 def test_watching_through_a_pipe_glues_no_lines(job, tiny_dataset, monkeypatch):
     cells_of(job, tiny_dataset)
-    monkeypatch.setattr("hpcseg.cli.status._SECONDS_BETWEEN_LOOKS", 0)
+    monkeypatch.setattr("hpcseg.cli.watching._SECONDS_BETWEEN_LOOKS", 0)
     said = hpcseg("status", "--watch", "--run", job / "runs/tiny")
     plain = hpcseg("status", "--run", job / "runs/tiny")
     assert said.output.splitlines() == ["2 missing", *plain.output.splitlines()]

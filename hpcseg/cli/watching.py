@@ -1,0 +1,53 @@
+"""A run that is looked at again and again, until all of it has ended: for `status --watch` and `report --live`."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from hpcseg.runs.finding import choose_cells
+from hpcseg.runs.state import State
+
+if TYPE_CHECKING:
+    from hpcseg.cluster.states import RunStatus
+    from hpcseg.runs.record import RunFolder
+
+_SECONDS_BETWEEN_LOOKS = 5.0
+# A cell of a local grid may have ended one stage and not yet begun the next; and squeue may miss its time once.
+_LOOKS_TO_BE_SURE = 2
+_LOOKS_WITHOUT_AN_ANSWER = 12
+
+
+def look(folder: RunFolder, patterns: Sequence[str] | None = None) -> RunStatus:
+    """The state of the cells that were asked for, among all that were planned with them."""
+    from hpcseg.cluster.states import run_status
+
+    found = run_status(folder)
+    chosen = set(choose_cells(found.cells, patterns))
+    return dataclasses.replace(
+        found,
+        status=tuple(cell for cell in found.status if cell.cell in chosen),
+        failures={cell: failure for cell, failure in found.failures.items() if cell in chosen},
+    )
+
+
+def looks(folder: RunFolder, patterns: Sequence[str] | None = None, *, seconds: float = 0.0) -> Iterator[RunStatus]:
+    """What `look` finds, until nothing runs or waits any more.
+
+    Args:
+        folder: of the run.
+        patterns: as of `look`.
+        seconds: between two looks, at least; never less than a look takes, with what is done about it.
+    """
+    quiet = 0
+    while True:
+        began = time.monotonic()
+        yield (found := look(folder, patterns))
+        quiet = quiet + 1 if found.idle else 0
+        enough = _LOOKS_TO_BE_SURE if found.answered else _LOOKS_WITHOUT_AN_ANSWER
+        if quiet >= enough or set(found.counts()) == {State.FINISHED}:
+            return
+        rest = _SECONDS_BETWEEN_LOOKS if quiet else max(_SECONDS_BETWEEN_LOOKS, seconds)
+        time.sleep(max(rest, time.monotonic() - began))
