@@ -1,4 +1,4 @@
-"""The README's way from a NeXus scan with ten labelled slices to an OME-Zarr, typed as it stands there."""
+"""The guide's way from a NeXus scan with ten labelled slices to an OME-Zarr, typed as it stands there."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ SMALL = ["--set", "train.width=2", "--set", "train.depth=2", "--set", "train.epo
 
 
 def commands() -> list[list[str]]:
-    """The commands under the README's heading on NeXus, as arguments of hpcseg."""
-    section = (Path(__file__).parents[1] / "README.md").read_text().partition("## From a NeXus scan")[2]
+    """The commands under the guide's heading on NeXus, as arguments of hpcseg."""
+    section = (Path(__file__).parents[1] / "hpcseg/GUIDE.md").read_text().partition("## From a NeXus scan")[2]
     lines = re.findall(r"^    (hpcseg .+)$", section.partition("\n## ")[0], re.MULTILINE)
     return [shlex.split(line, comments=True)[1:] for line in lines]
 
