@@ -13,12 +13,17 @@ import h5py
 import numpy as np
 import pytest
 
+import hpcseg
 import hpcseg.api as hs
 from hpcseg.cluster import ledger
+from hpcseg.data import store
 from hpcseg.data.sample import write_sample
 from hpcseg.data.store import read_info
 from hpcseg.errors import DatasetError, IncompleteError
+from hpcseg.numerics import NUMERICS
+from hpcseg.predict import card
 from hpcseg.records.collect import collect
+from hpcseg.runs import record
 from hpcseg.runs.baseline import make_baselines
 from hpcseg.runs.record import STOPS, RunFolder, read_baseline, read_lines, write_json, write_record
 
@@ -166,3 +171,11 @@ def test_what_a_page_names_in_a_file_of_code_is_there(page):
         code = ((ROOT / page).parent / target).read_text()
         for name in re.findall(r"`(\w+)`", names):
             assert re.search(rf"\b(def|class) {name}\b|^{name}\b|^    {name}\b", code, re.MULTILINE), (name, target)
+
+
+def test_version_numerics_and_schemas_are_those_that_the_changelog_and_the_citation_say():
+    newest, text = re.split(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), maxsplit=2, flags=re.MULTILINE)[1:3]
+    assert newest in ("Unreleased", hpcseg.__version__)
+    schemas = f"packed files of schema {store.SCHEMA_VERSION}, records of schema {record.SCHEMA}, model files of schema"
+    assert f"Numerics {NUMERICS}; {schemas} {card.SCHEMA}" in " ".join(text.split())
+    assert f"\nversion: {hpcseg.__version__}\n" in (ROOT / "CITATION.cff").read_text()
