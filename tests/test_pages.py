@@ -179,3 +179,18 @@ def test_version_numerics_and_schemas_are_those_that_the_changelog_and_the_citat
     schemas = f"packed files of schema {store.SCHEMA_VERSION}, records of schema {record.SCHEMA}, model files of schema"
     assert f"Numerics {NUMERICS}; {schemas} {card.SCHEMA}" in " ".join(text.split())
     assert f"\nversion: {hpcseg.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_the_versions_of_torch_and_python_that_are_said_to_be_tested_are_those():
+    tested = (ROOT / "CONTRIBUTING.md").read_text().partition("## What is tested")[2].partition("\n## ")[0]
+    pinned, twin, oldest = (
+        re.search(pattern, (ROOT / file).read_text(), re.MULTILINE)[1]
+        for file, pattern in (
+            ("constraints.txt", r"^torch==(\d+\.\d+)"),
+            ("tests/run", r"run_with_torch (\d+\.\d+)"),
+            ("pyproject.toml", r'"torch>=(\d+\.\d+)"'),
+        )
+    )
+    assert f"| torch | {pinned} for CPUs, {twin} for CUDA, {oldest} (the oldest allowed)" in tested
+    least = re.search(r'requires-python = ">=(.*)"', (ROOT / "pyproject.toml").read_text())[1]
+    assert f"| Python | {least} (constraints.txt), 3.12 |" in tested

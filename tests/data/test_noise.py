@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -135,6 +138,16 @@ def test_the_sigma_of_any_model_means_the_same_over_many_tiles(model):
     # sigma / 32 of a mean.
     assert shifts.std() == pytest.approx(5_000, rel=4 / np.sqrt(2_000))
     assert shifts.mean() == pytest.approx(0, abs=4 * 5_000 / np.sqrt(1_000))
+
+
+def test_the_model_that_contributing_shows_is_one():
+    page = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
+    (shown,) = re.findall(r"^ +(noisy \*= .*)$", page, re.MULTILINE)
+    counts, sigma, grey, rng = flat(1, value=32_768)[0], 5_000, GreyScale(0.0, 65_536.0), np.random.default_rng(1)
+    names = {"np": np, "noisy": counts.astype(np.float32), "counts": counts, "sigma": sigma, "grey": grey, "rng": rng}
+    exec(shown, names)
+    assert names["noisy"].dtype == np.float32
+    assert names["noisy"].std() == pytest.approx(sigma, rel=4 * DEVIATION_ERROR)
 
 
 def test_uniform_noise_ends_where_its_deviation_says():
