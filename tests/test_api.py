@@ -108,8 +108,8 @@ def test_the_notebook_goes_from_slices_to_labels_and_numbers(tmp_path):
     assert float(re.search(r"gaussian-0: ([\d.]+) of", told)[1]) > 0.6
 
 
-def test_the_snippet_of_the_readme_runs_as_it_stands_and_names_all_that_there_is(tmp_path):
-    section = (HERE.parent / "README.md").read_text().partition("## In a notebook")[2].partition("\n## ")[0]
+def test_the_snippet_of_the_guide_runs_as_it_stands_and_names_all_that_there_is(tmp_path):
+    section = (HERE.parent / "hpcseg/GUIDE.md").read_text().partition("## In a notebook")[2].partition("\n## ")[0]
     snippet = "\n".join(re.findall(r"^    (.*)$", section, re.MULTILINE))
     assert set(re.findall(r"hs\.(\w+)\(", snippet)) == {name for name in hs.__all__ if name.islower()}
     write_sample(tmp_path / "DATA", slices=16, size=128, seed=3)

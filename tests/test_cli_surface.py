@@ -174,6 +174,12 @@ def test_help_is_asked_for_in_three_ways_with_one_answer(name):
     assert f"Usage: hpcseg {name}".strip() in answers[0].output
 
 
+@pytest.mark.parametrize(("typed", "answer"), [("hpcseg gri", "grid"), ("hpcseg grid --parti", "--partition")])
+def test_a_shell_is_told_how_a_word_goes_on(typed, answer):
+    asked = {"_HPCSEG_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(len(typed.split()) - 1)}
+    assert CliRunner().invoke(app, [], prog_name="hpcseg", env=asked).output.split() == [answer]
+
+
 def test_alone_it_shows_the_help_and_does_not_pass_for_success():
     answer = CliRunner().invoke(app, [], prog_name="hpcseg")
     assert answer.exit_code == 2 and "Usage: hpcseg" in answer.output

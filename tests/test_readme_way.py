@@ -1,4 +1,4 @@
-"""The README's way from own slices to a segmented volume, typed as it stands there, on a terminal of 80 columns."""
+"""The guide's way from own slices to a segmented volume, typed as it stands there, on a terminal of 80 columns."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ SMALL = ["--set", "train.width=2", "--set", "train.depth=2", "--set", "train.epo
 
 
 def commands() -> list[list[str]]:
-    """The commands under the README's heading on own slices, as arguments of hpcseg."""
-    section = (Path(__file__).parents[1] / "README.md").read_text().partition("## Your own slices")[2]
+    """The commands under the guide's heading on own slices, as arguments of hpcseg."""
+    section = (Path(__file__).parents[1] / "hpcseg/GUIDE.md").read_text().partition("## Your own slices")[2]
     lines = re.findall(r"^    (hpcseg .+)$", section.partition("\n## ")[0], re.MULTILINE)
     return [shlex.split(line, comments=True)[1:] for line in lines]
 
@@ -56,7 +56,7 @@ def sentences(text: str) -> str:
     return " ".join(text.split())
 
 
-def test_every_command_of_the_readme_works_and_no_line_is_broken_within_a_word(way):
+def test_every_command_of_the_guide_works_and_no_line_is_broken_within_a_word(way):
     assert [command[0] for command, _ in way[1]] == (
         ["pack", "grid", "grid", "status", "report", "grid", "compare", "predict", "predict", "export"]
     )

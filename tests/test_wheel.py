@@ -1,9 +1,10 @@
-"""An installed wheel has what a checkout has: the job files and the profiles travel inside the package."""
+"""What is released: a wheel with job files and profiles inside the package, and a source with all but the results."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -34,3 +35,22 @@ def test_a_wheel_holds_the_jobs_and_profiles_and_finds_them(tmp_path):
         check=True,
     )
     assert all(Path(found).is_file() and site in Path(found).parents for found in answer.stdout.split())
+
+
+def test_the_source_of_a_release_has_code_tests_and_pages_and_no_results(tmp_path):
+    build = [sys.executable, "-m", "hatchling", "build", "--target", "sdist", "--directory", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    (source,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(source) as archive:
+        names = [Path(*Path(name).parts[1:]) for name in archive.getnames()]
+    pages = {
+        "README.md",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "CITATION.cff",
+        "LICENSE",
+        "constraints.txt",
+        "pyproject.toml",
+    }
+    assert {"hpcseg", "jobs", "slurm", "tests", *pages} <= {name.parts[0] for name in names}
+    assert not [name for name in names if name.parts[0] == "results"]

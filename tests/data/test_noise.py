@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from hpcseg.config import NoiseLevel, TrainConfig
+from hpcseg.config import NOISE_MODELS, NoiseLevel, TrainConfig
 from hpcseg.data import noise
 from hpcseg.data.grey import GreyScale
 
@@ -125,6 +128,26 @@ def test_every_model_has_deviation_sigma_and_no_bias_at_half_of_the_full_scale(m
     assert noisy.std() == pytest.approx(sigma, rel=4 * error)
     assert noisy.mean() == pytest.approx(32_768, abs=4 * sigma / 256)
     assert not np.array_equal(noisy, tile)
+
+
+@pytest.mark.parametrize("model", NOISE_MODELS)
+def test_the_sigma_of_any_model_means_the_same_over_many_tiles(model):
+    tiles, level = flat(1_000, size=8, value=32_768), NoiseLevel(5_000, model)
+    shifts = noise.noisy_tests(tiles, keys_of(1_000), level, seed=0, grey=GreyScale(0.0, 65_536.0)) - 32_768
+    # Where all pixels of a tile share a number there are 1000 of them: standard errors of 2.2 % of a deviation, and of
+    # sigma / 32 of a mean.
+    assert shifts.std() == pytest.approx(5_000, rel=4 / np.sqrt(2_000))
+    assert shifts.mean() == pytest.approx(0, abs=4 * 5_000 / np.sqrt(1_000))
+
+
+def test_the_model_that_contributing_shows_is_one():
+    page = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
+    (shown,) = re.findall(r"^ +(noisy \*= .*)$", page, re.MULTILINE)
+    counts, sigma, grey, rng = flat(1, value=32_768)[0], 5_000, GreyScale(0.0, 65_536.0), np.random.default_rng(1)
+    names = {"np": np, "noisy": counts.astype(np.float32), "counts": counts, "sigma": sigma, "grey": grey, "rng": rng}
+    exec(shown, names)
+    assert names["noisy"].dtype == np.float32
+    assert names["noisy"].std() == pytest.approx(sigma, rel=4 * DEVIATION_ERROR)
 
 
 def test_uniform_noise_ends_where_its_deviation_says():

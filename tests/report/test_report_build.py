@@ -27,7 +27,9 @@ from hpcseg.records.collect import collect
 from hpcseg.report import curves
 from hpcseg.report.build import build_report, publish
 from hpcseg.report.curves import figure3, figure7
-from hpcseg.report.figures import draw
+from hpcseg.report.figures import FIGURES, draw
+from hpcseg.report.table import TEXTS
+from hpcseg.report.tables import TABLES
 from hpcseg.runs.grid import Cell, Grid, write_plan
 from hpcseg.runs.grid import plan as planned
 from hpcseg.runs.record import RunFolder
@@ -166,6 +168,10 @@ def test_a_figure_without_data_is_a_hole_and_its_old_files_go(tmp_path):
 
     assert [name for name in EVERYTHING if "figure7" not in name] == names(tmp_path / "out")
     assert [str(hole) for hole in report.content.holes if hole.subject == "figure7" and grid.cells[4].id in hole.reason]
+
+
+def test_every_table_and_figure_has_its_words_and_there_are_no_others():
+    assert TEXTS["tables"].keys() == TABLES.keys() and TEXTS["figures"].keys() == FIGURES.keys()
 
 
 @pytest.mark.parametrize("kind", ["tables", "figures"])

@@ -7,6 +7,8 @@ import dataclasses
 import io
 import json
 import re
+import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from hpcseg.jobfile import find_job, load_job
 from hpcseg.records.collect import collect
 from hpcseg.records.compare import collect_to_compare
 from hpcseg.records.groups import axes, axes_label, counterparts
+from hpcseg.report import own
 from hpcseg.report.build import build_report, compare
 from hpcseg.report.curves import epochs
 from hpcseg.report.own import compared
@@ -88,6 +91,16 @@ def test_what_a_setting_took_is_in_its_report(tmp_path):
     assert (took["seconds"], took["MiB"], took["MiB of the GPU"], took["training tiles"]) == (100.25, 512, 2048, 350)
     assert "MiB of the GPU" not in numbers(tmp_path / "out", "resources", row="noise fraction 0.5")
     assert "| CPU |" in (tmp_path / "out" / "tables.md").read_text()
+
+
+def test_the_table_that_contributing_shows_is_one(tmp_path):
+    page = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
+    shown = re.search(r"^ +def speed.*?devices=True\)\)$", page, re.DOTALL | re.MULTILINE)[0]
+    names = {**vars(own)}
+    exec(textwrap.dedent(shown), names)
+    (block,) = names["speed"](collect(tiny_run(tmp_path / "run", OWN_JOB).run)).blocks
+    # 350 tiles in each of two epochs, in 100.25 s.
+    assert [line.cells[0].found.mean for line in block.lines] == pytest.approx([700 / 100.25] * 2)
 
 
 def test_a_report_in_the_middle_of_a_run_has_its_curves_so_far_and_its_holes(tmp_path):
