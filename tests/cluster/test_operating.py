@@ -326,6 +326,7 @@ def test_cancel_leaves_a_process_alone_that_is_not_known_to_be_the_cells(tmp_pat
     """As told by a record that somebody has changed, or of a number that has gone to another process since."""
     (tmp_path / "no process").mkdir()
     (tmp_path / "no process/cmdline").write_text("submitit")
+    grid.cells[0].folder.lock_file.touch()
     idle = [sys.executable, "-c", "import time; time.sleep(60)", "submitit", "hpcseg", str(grid.cells[0].folder.path)]
     with subprocess.Popen(idle) as process:
         job = str(process.pid) if booked == "its number" else f"..{tmp_path}/no process"
@@ -337,6 +338,7 @@ def test_cancel_leaves_a_process_alone_that_is_not_known_to_be_the_cells(tmp_pat
             for cells in ([grid.cells[0].id], []):
                 said = hpcseg(grid, "cancel", *cells)
                 assert said.exit_code == 0, said.output
+                assert "left alone" in said.output or pid is None
         assert process.poll() is None and signalled == []
         process.kill()
 

@@ -60,6 +60,10 @@ SPOILT = {
     "a run that its group may change": (lambda grid: grid.run.path.chmod(0o775), "can be written to by its group"),
     "a cell that all may change": (lambda grid: cell(grid).chmod(0o777), "can be written to by everybody"),
     "a plan that its group may change": (lambda grid: grid.run.grid_file.chmod(0o664), "grid.json can be written to"),
+    "lines of shell that all may change": (
+        lambda grid: (write_json(grid.run.resources_file, {}), grid.run.resources_file.chmod(0o666)),
+        "resources.json can be written to by everybody",
+    ),
     "code that all may change": (lambda grid: freeze(grid.run).chmod(0o777), "can be written to by everybody"),
 }
 
@@ -86,6 +90,13 @@ def test_a_run_of_another_user_is_named_with_its_owner(grid, monkeypatch):
 def test_a_cell_that_belongs_to_another_is_found_among_ones_own(grid):
     os.chown(cell(grid), 65534, -1)
     assert why_foreign(grid.run).startswith(f"{cell(grid)} belongs to ")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a link away")
+def test_a_link_of_another_user_is_followed_by_nobody(grid, tmp_path):
+    (tmp_path / "here").symlink_to(grid.run.path)
+    os.lchown(tmp_path / "here", 65534, -1)
+    assert why_foreign(RunFolder(tmp_path / "here")).startswith(f"{tmp_path / 'here'} is a link.")
 
 
 def test_the_advice_makes_a_run_ones_own(grid):
