@@ -81,6 +81,25 @@ def test_what_others_may_change_or_where_a_link_leads_is_not_ones_own(grid, spoi
     assert not grid.cells[0].folder.failure_file.exists() and not grid.cells[0].folder.lock_file.exists()
 
 
+CODE = {
+    "a file": (lambda code: (code / "runs/gate.py").chmod(0o666), "can be written to by everybody"),
+    "a folder": (lambda code: (code / "runs").chmod(0o775), "can be written to by its group"),
+    "a link to a file": (lambda code: linked(code / "runs/gate.py"), "gate.py is a link"),
+    "a link to a folder": (lambda code: linked(code / "runs"), "runs is a link"),
+    "a module too many": (lambda code: os.mkfifo(code / "gate.so"), "gate.so is no regular file"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "told"), CODE.values(), ids=CODE)
+def test_frozen_code_is_ones_own_to_its_last_file_or_nothing_is_started(grid, spoil, told, monkeypatch):
+    monkeypatch.setattr(frozen, "package_files", lambda: {"runs/gate.py": b""})
+    code = freeze(grid.run) / "hpcseg"
+    assert freeze(grid.run) == code.parent
+    spoil(code)
+    with pytest.raises(ConfigError, match=told):
+        freeze(grid.run)
+
+
 def test_a_run_of_another_user_is_named_with_its_owner(grid, monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     assert f"belongs to {grid.run.path.owner()}" in why_foreign(grid.run)
