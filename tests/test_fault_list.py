@@ -12,13 +12,8 @@ ROOT = Path(__file__).parents[1]
 HANDLERS = tomllib.loads((ROOT / "results/faults/handlers.toml").read_text())["handler"]
 
 
-NAMED = sorted(
-    {
-        name
-        for page in (ROOT / "results/faults").glob("*.md")
-        for name in re.findall(r"tests/\S+::\w+", page.read_text())
-    }
-)
+PAGES = [page.read_text() for page in (ROOT / "results/faults").glob("*.md")]
+NAMED = sorted({name for page in PAGES for name in re.findall(r"tests/\S+::\w+", page)})
 
 
 @pytest.mark.parametrize("name", NAMED)
