@@ -186,6 +186,23 @@ def test_a_file_larger_than_memory_is_refused_unread(model_file, tmp_path):
         open_file(tmp_path / "model.safetensors")
 
 
+def test_any_bytes_in_a_header_are_a_model_or_a_sentence(model_file, tmp_path):
+    """300 files with some bytes of the table and the card changed."""
+    content, random, refused = model_file.read_bytes(), np.random.default_rng(20), 0
+    length = 8 + struct.unpack("<Q", content[:8])[0]
+    for _ in range(300):
+        spoiled = bytearray(content)
+        for place in random.integers(0, length, random.integers(1, 5)):
+            spoiled[place] = random.choice([0, 1, 34, 48, 57, 127, 255, random.integers(256)])
+        (tmp_path / "a.safetensors").write_bytes(spoiled)
+        try:
+            open_file(tmp_path / "a.safetensors")
+        except HpcsegError as error:
+            assert len(str(error)) < 4_000
+            refused += 1
+    assert refused > 100
+
+
 def test_a_cell_that_lies_about_its_network_costs_no_memory(cells, tmp_path, tiny_dataset):
     folder = type(cells[0])(tmp_path / "lies")
     shutil.copytree(cells[0].path, folder.path)
