@@ -43,8 +43,10 @@ def blocks(page: Path) -> dict[str, list[str]]:
 
 def test_every_command_of_the_readme_is_one_that_a_test_runs():
     ours, typed = blocks(ROOT / "README.md"), blocks(ROOT / "hpcseg/GUIDE.md")["Your own slices"]
-    # tests/test_readme_way.py types the guide's way, tests/slurm/test_readme_on_slurm.py the way on a cluster.
-    assert {heading for heading, lines in ours.items() if lines} == {"Try it", "Your own slices", "On a cluster"}
+    # tests/test_readme_way.py types the guide's way, tests/test_nexus_way.py that from a NeXus scan, and
+    # tests/slurm/test_readme_on_slurm.py that on a cluster.
+    headings = {"Try it", "Your own slices", "From a NeXus scan to an OME-Zarr", "On a cluster"}
+    assert {heading for heading, lines in ours.items() if lines} == headings
     own = [line for line in ours["Your own slices"] if line.startswith("hpcseg ")]
     assert len(own) == 4 and set(own) <= set(typed)
 

@@ -70,6 +70,8 @@ def load(path: Path) -> dict[str, Any]:
         open_regular(path, "rb").close()  # a pipe would be waited for
         # torch takes the bytes as they are; the checksums that it wrote beside them are a zip file's own.
         with zipfile.ZipFile(path) as whole:
+            if any(member.compress_type != zipfile.ZIP_STORED for member in whole.infolist()):
+                raise ValueError("it is compressed, which torch never does, and may unpack to any size")
             damaged = whole.testzip()
         if damaged is not None:
             raise ValueError(f"the checksum of {damaged} is wrong")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from hpcseg.errors import HpcsegError, IncompleteError
 from hpcseg.files import write_bytes
-from hpcseg.runs.gate import claim
+from hpcseg.runs.gate import claim, require_own_code
 from hpcseg.runs.provenance import ORIGIN, commit, diff, files_sha256, package_files
 from hpcseg.runs.record import RunFolder, read_json
 
@@ -48,6 +48,7 @@ def freeze(run: RunFolder, *, write: bool = True) -> Path:
     if not write:
         return folder
     claim(run)
+    require_own_code(run, folder)
     for name, content in package.items():
         path = folder / "hpcseg" / name
         if not (path.is_file() and path.read_bytes() == content):

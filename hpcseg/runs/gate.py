@@ -25,8 +25,12 @@ def why_foreign(run: RunFolder) -> str:
 
 def require_own(run: RunFolder) -> None:
     """See that a run may be acted upon; raises ConfigError, with the reason, where it may only be read."""
-    if why := why_foreign(run):
-        raise ConfigError(f"{run.path} can be read, but nothing is started, ended or deleted for it: {why}")
+    _refuse(run, _reasons(run))
+
+
+def require_own_code(run: RunFolder, code: Path) -> None:
+    """The same of every file of a frozen copy of the package, which a job would run; there may be none yet."""
+    _refuse(run, _reasons_within(run, code))
 
 
 def claim(run: RunFolder) -> None:
@@ -57,6 +61,11 @@ def place_inside(run: RunFolder, folder: Path) -> Path:
     return folder
 
 
+def _refuse(run: RunFolder, reasons: Iterator[str]) -> None:
+    if why := next(filter(None, reasons), ""):
+        raise ConfigError(f"{run.path} can be read, but nothing is started, ended or deleted for it: {why}")
+
+
 def _reasons(run: RunFolder) -> Iterator[str]:
     # A run may be on another disk, where a link of the user's own leads; whoever made the others is not known.
     path = run.path
@@ -72,6 +81,12 @@ def _reasons(run: RunFolder) -> Iterator[str]:
             yield from (_why(run, one) for one in inside)
     for file in (run.grid_file, run.resources_file, run.submissions_file, run.lock_file):
         yield _why(run, file, stat.S_IFREG)
+
+
+def _reasons_within(run: RunFolder, folder: Path) -> Iterator[str]:
+    for where, folders, files in os.walk(folder):
+        yield from (_why(run, Path(where, name)) for name in folders)
+        yield from (_why(run, Path(where, name), stat.S_IFREG) for name in files)
 
 
 def _why(run: RunFolder, path: Path, kind: int = stat.S_IFDIR) -> str:

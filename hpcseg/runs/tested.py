@@ -69,8 +69,8 @@ def test_sets(cells: Iterable[Cell]) -> list[TestSet]:
         # A record that cannot be read is a hole of the report, which says so itself.
         with contextlib.suppress(IncompleteError):
             if cell.evaluated() and cell.config.data.normalise == "full-scale":
-                key = (cell.config.data, cell.config.evaluate.seed)
-                members.setdefault(key, []).append((cell, _data_file(cell)))
+                key, file = (cell.config.data, cell.config.evaluate.seed), _data_file(cell)
+                members.setdefault(key, []).append((cell, file))
     return [
         TestSet(
             *key,

@@ -94,6 +94,14 @@ def test_baselines_that_are_missing_are_not_written_to_it(foreign, tmp_path, mon
     assert not foreign.run.baselines.exists()
 
 
+def test_nor_are_they_through_a_link(grid, tmp_path, monkeypatch):
+    monkeypatch.setattr("hpcseg.runs.tested.baselines_are_missing", lambda _: True)
+    (tmp_path / "home").mkdir()
+    grid.run.baselines.symlink_to(tmp_path / "home")
+    said = hpcseg("report", grid)
+    assert said.exit_code == 0 and "There are no baselines" in said.stdout, said.output
+
+
 def test_a_report_is_not_written_through_a_link(grid, tmp_path):
     (home := tmp_path / "home").mkdir()
     (home / "report.html").write_text("precious")

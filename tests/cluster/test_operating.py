@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -18,7 +19,7 @@ from fake_slurm import FakeSlurm, resources, send, trained
 from typer.testing import CliRunner, Result
 
 from hpcseg.cli.app import app
-from hpcseg.cluster import ledger
+from hpcseg.cluster import ledger, worker
 from hpcseg.cluster.retry import follow_up, read_resources
 from hpcseg.cluster.sender import Submission
 from hpcseg.cluster.submit import submit_missing
@@ -324,8 +325,11 @@ def test_cancel_tells_a_local_cell_to_stop(grid):
 @pytest.mark.parametrize("pid", ["its number", -1, 0, 1, "1", None])
 def test_cancel_leaves_a_process_alone_that_is_not_known_to_be_the_cells(tmp_path, grid, monkeypatch, pid, booked):
     """As told by a record that somebody has changed, or of a number that has gone to another process since."""
+    controller = shlex.join(worker.command(grid.run, [grid.cells[0].id]))
     (tmp_path / "no process").mkdir()
-    (tmp_path / "no process/cmdline").write_text("submitit")
+    (tmp_path / "no process/environ").write_text(f"SUBMITIT_LOCAL_COMMAND={controller}")
+    (tmp_path / "no process/cmdline").write_text("python\0-m\0submitit.local._local")
+    grid.cells[0].folder.lock_file.touch()
     idle = [sys.executable, "-c", "import time; time.sleep(60)", "submitit", "hpcseg", str(grid.cells[0].folder.path)]
     with subprocess.Popen(idle) as process:
         job = str(process.pid) if booked == "its number" else f"..{tmp_path}/no process"
@@ -337,8 +341,21 @@ def test_cancel_leaves_a_process_alone_that_is_not_known_to_be_the_cells(tmp_pat
             for cells in ([grid.cells[0].id], []):
                 said = hpcseg(grid, "cancel", *cells)
                 assert said.exit_code == 0, said.output
+                assert ": process " not in said.output
         assert process.poll() is None and signalled == []
         process.kill()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process of another user")
+def test_cancel_leaves_a_process_of_another_user_alone_whatever_it_holds(grid):
+    with grid.cells[0].folder.lock_file.open("w") as lock:
+        process = subprocess.Popen(["sleep", "60"], stdin=lock, user=65534)
+    beats(grid, process.pid)
+    said = hpcseg(grid, "cancel", grid.cells[0].id)
+    ended = process.poll()
+    process.kill()
+    process.wait()
+    assert said.exit_code == 0 and "left alone" in said.output and ended is None
 
 
 @pytest.mark.parametrize("job", ["--user=me", "100 101", "1_2_3", "../1"])

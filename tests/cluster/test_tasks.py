@@ -7,6 +7,7 @@ import io
 import os
 import pickle
 import signal
+import subprocess
 import sys
 import time
 from types import SimpleNamespace
@@ -320,3 +321,13 @@ def test_a_gpu_that_answers_nothing_any_more_ends_the_job(three, in_job, monkeyp
     with pytest.raises(RuntimeError if lost else SystemExit, match="illegal memory" if lost else "1 of 3 cells"):
         three()
     assert len(ran) == (1 if lost else 5), "another error is the cell's own"
+
+
+def test_the_report_job_runs_no_module_of_the_current_folder(tmp_path, monkeypatch):
+    """Whatever its environment says of safe paths."""
+    (tmp_path / "hpcseg.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    with pytest.raises(subprocess.CalledProcessError):
+        ReportTask(str(tmp_path / "gone"))()
+    assert not (tmp_path / "canary").exists()

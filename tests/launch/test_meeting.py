@@ -62,6 +62,8 @@ def test_who_does_not_know_the_secret_is_not_counted_and_silent_connections_hold
         store, _ = first.result(30)
         assert time.monotonic() - started < 5
         store.set("question", "42")
+        for prefix in ("", "/", "test/0/", "/test/0/"):
+            outsider.set(f"{prefix}question", "666")
         assert other.get("question") == b"42"
         for connection in silent:
             connection.close()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import pickle
 import re
+import zipfile
 from collections import UserDict
 from pathlib import Path
 from typing import NamedTuple
@@ -98,6 +99,16 @@ def test_a_file_of_torch_that_holds_something_else_is_refused(tmp_path):
     torch.save([1, 2, 3], tmp_path / "a.pt")
     with pytest.raises(HpcsegError, match=r"a\.pt is no checkpoint of hpcseg"):
         checkpoint.load(tmp_path / "a.pt")
+
+
+def test_a_compressed_file_is_refused_before_it_is_unpacked(tmp_path):
+    """Twenty megabytes of it may be twenty gigabytes of zeros."""
+    checkpoint.save(tmp_path / "a.pt", {"epoch": 1})
+    with zipfile.ZipFile(tmp_path / "a.pt") as whole, zipfile.ZipFile(tmp_path / "b.pt", "w") as packed:
+        for name in whole.namelist():
+            packed.writestr(name, whole.read(name), zipfile.ZIP_DEFLATED)
+    with pytest.raises(HpcsegError, match=r"b\.pt cannot be read as a checkpoint \(it is compressed"):
+        checkpoint.load(tmp_path / "b.pt")
 
 
 def test_a_folder_that_cannot_be_written_is_said_so(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 import struct
 import sys
 
@@ -19,7 +20,7 @@ from hpcseg.learn import checkpoint
 from hpcseg.predict import model_file as model_files
 from hpcseg.predict.card import GreyHistogram
 from hpcseg.predict.model_file import export, open_cell, open_file
-from hpcseg.runs.record import read_json
+from hpcseg.runs.record import read_json, write_record
 
 
 def test_weights_come_back_bit_by_bit_and_answer_alike(cells, model_file, tmp_path):
@@ -183,6 +184,32 @@ def test_a_file_larger_than_memory_is_refused_unread(model_file, tmp_path):
         file.truncate(file.tell() + 2**42)
     with pytest.raises(HpcsegError, match=r"has 4096 GiB, and [\d.]+ GiB of memory are free"):
         open_file(tmp_path / "model.safetensors")
+
+
+def test_any_bytes_in_a_header_are_a_model_or_a_sentence(model_file, tmp_path):
+    """300 files with some bytes of the table and the card changed."""
+    content, random, refused = model_file.read_bytes(), np.random.default_rng(20), 0
+    length = 8 + struct.unpack("<Q", content[:8])[0]
+    for _ in range(300):
+        spoiled = bytearray(content)
+        for place in random.integers(0, length, random.integers(1, 5)):
+            spoiled[place] = random.choice([0, 1, 34, 48, 57, 127, 255, random.integers(256)])
+        (tmp_path / "a.safetensors").write_bytes(spoiled)
+        try:
+            open_file(tmp_path / "a.safetensors")
+        except HpcsegError as error:
+            assert len(str(error)) < 4_000
+            refused += 1
+    assert refused > 100
+
+
+def test_a_cell_that_lies_about_its_network_costs_no_memory(cells, tmp_path, tiny_dataset):
+    folder = type(cells[0])(tmp_path / "lies")
+    shutil.copytree(cells[0].path, folder.path)
+    planned = read_json(folder.config_file)
+    write_record(folder.config_file, {**planned, "train": {**planned["train"], "width": 4096, "depth": 8}})
+    with pytest.raises(HpcsegError, match=r"model\.pt does not hold the U-Net that config\.json describes"):
+        open_cell(folder, tiny_dataset)
 
 
 def test_a_pickle_is_refused_unread(tmp_path, cells):

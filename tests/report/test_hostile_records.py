@@ -22,6 +22,7 @@ from hpcseg.records.cells import cell_text, csv_text
 from hpcseg.records.collect import collect
 from hpcseg.report.build import build_report
 from hpcseg.report.page import plain
+from hpcseg.report.table import Block, Line, Number, Table, Text, Unit, table_csv
 from hpcseg.runs.grid import Grid, command_that_runs, read_plan
 from hpcseg.runs.record import write_record
 
@@ -151,6 +152,14 @@ def test_a_text_that_a_spreadsheet_takes_for_a_formula_is_quoted_and_a_number_is
     assert cell_text("1=1") == "1=1"
     (line,) = csv.reader([csv_text("a,b", []).strip()])
     assert line == ["a", "b"]
+
+
+def test_nor_has_the_csv_of_a_table_whatever_its_rows_are_called():
+    hole = Number(None, Unit.ERROR, missing=("-a", "b"))
+    table = Table("=t", (Block("=h", ("=c",), (Line(Text("=l"), (hole,)),)),))
+    (line,) = csv.DictReader(table_csv(table).splitlines())
+    assert [line[name] for name in ("table", "block", "row", "column")] == ["'=t", "'=h", "'=l", "'=c"]
+    assert line["missing_cells"] == "'-a b"
 
 
 def test_cells_csv_has_formulas_in_no_column_and_its_numbers_as_they_are(tmp_path):

@@ -167,6 +167,16 @@ def test_settings_that_decide_no_test_tiles_share_a_file_and_others_do_not(tmp_p
     assert [found["data"]["split"] for found in read_baselines(made)] == ["blocked", "shuffled"]
 
 
+def test_a_cell_alone_on_its_tiles_whose_plan_cannot_be_read_ends_no_report(tmp_path, tiny_dataset):
+    blocked = CellConfig(data=dataclasses.replace(LARGE, split="blocked", gap_slices=1))
+    made = finished_run(tmp_path / "run", tiny_dataset, CellConfig(data=LARGE), blocked)
+    (broken,) = (cell for cell in made.cell_folders() if "blocked" in cell.id)
+    broken.config_file.write_text("{")
+    said = hpcseg("report", "--run", made.path, "--data", tiny_dataset)
+    assert said.exit_code == 0, said.output
+    assert "shuffled" in [found["data"]["split"] for found in read_baselines(made)]
+
+
 def test_without_the_data_or_with_other_data_it_says_so_and_makes_nothing(tmp_path, tiny_dataset):
     made = finished_run(tmp_path / "run", tiny_dataset, CellConfig(data=LARGE))
     other = two_phases(tmp_path, np.float32)

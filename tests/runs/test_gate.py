@@ -60,6 +60,10 @@ SPOILT = {
     "a run that its group may change": (lambda grid: grid.run.path.chmod(0o775), "can be written to by its group"),
     "a cell that all may change": (lambda grid: cell(grid).chmod(0o777), "can be written to by everybody"),
     "a plan that its group may change": (lambda grid: grid.run.grid_file.chmod(0o664), "grid.json can be written to"),
+    "lines of shell that all may change": (
+        lambda grid: (write_json(grid.run.resources_file, {}), grid.run.resources_file.chmod(0o666)),
+        "resources.json can be written to by everybody",
+    ),
     "code that all may change": (lambda grid: freeze(grid.run).chmod(0o777), "can be written to by everybody"),
 }
 
@@ -77,6 +81,25 @@ def test_what_others_may_change_or_where_a_link_leads_is_not_ones_own(grid, spoi
     assert not grid.cells[0].folder.failure_file.exists() and not grid.cells[0].folder.lock_file.exists()
 
 
+CODE = {
+    "a file": (lambda code: (code / "runs/gate.py").chmod(0o666), "can be written to by everybody"),
+    "a folder": (lambda code: (code / "runs").chmod(0o775), "can be written to by its group"),
+    "a link to a file": (lambda code: linked(code / "runs/gate.py"), "gate.py is a link"),
+    "a link to a folder": (lambda code: linked(code / "runs"), "runs is a link"),
+    "a module too many": (lambda code: os.mkfifo(code / "gate.so"), "gate.so is no regular file"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "told"), CODE.values(), ids=CODE)
+def test_frozen_code_is_ones_own_to_its_last_file_or_nothing_is_started(grid, spoil, told, monkeypatch):
+    monkeypatch.setattr(frozen, "package_files", lambda: {"runs/gate.py": b""})
+    code = freeze(grid.run) / "hpcseg"
+    assert freeze(grid.run) == code.parent
+    spoil(code)
+    with pytest.raises(ConfigError, match=told):
+        freeze(grid.run)
+
+
 def test_a_run_of_another_user_is_named_with_its_owner(grid, monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     assert f"belongs to {grid.run.path.owner()}" in why_foreign(grid.run)
@@ -86,6 +109,13 @@ def test_a_run_of_another_user_is_named_with_its_owner(grid, monkeypatch):
 def test_a_cell_that_belongs_to_another_is_found_among_ones_own(grid):
     os.chown(cell(grid), 65534, -1)
     assert why_foreign(grid.run).startswith(f"{cell(grid)} belongs to ")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a link away")
+def test_a_link_of_another_user_is_followed_by_nobody(grid, tmp_path):
+    (tmp_path / "here").symlink_to(grid.run.path)
+    os.lchown(tmp_path / "here", 65534, -1)
+    assert why_foreign(RunFolder(tmp_path / "here")).startswith(f"{tmp_path / 'here'} is a link.")
 
 
 def test_the_advice_makes_a_run_ones_own(grid):
