@@ -20,8 +20,8 @@ from hpcseg.errors import ConfigError
 from hpcseg.hdf5 import h5py
 
 FORMAT = "hpcseg-model"
-SCHEMA = 2
-"""1 had a full scale in place of the grey scale."""
+SCHEMA = 3
+"""1 had a full scale in place of the grey scale, and before 3 there was no checksum."""
 QUANTILES = 1001
 """Of the training slices' grey values, evenly spaced from 0 to 100 %."""
 # Evenly spaced slices are enough for the quantiles of a volume, and a large one is not read again for them.

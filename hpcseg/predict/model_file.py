@@ -30,12 +30,14 @@ from hpcseg.metrics import accuracy
 from hpcseg.predict.card import ModelCard, grey_quantiles, read_card
 from hpcseg.runs.grid import Cell, read_cell
 from hpcseg.runs.inputs import load_model
-from hpcseg.runs.record import CellFolder, read_json
+from hpcseg.runs.record import CHANGED, CHECKSUM, CellFolder, read_json, was_changed, with_checksum
 from hpcseg.segment.network import TrainedUNet
 from hpcseg.slices.source import first_line
 
 SUFFIX = ".safetensors"
 _KEY = "hpcseg"
+_WITH_CHECKSUM = 3
+"""Cards of this schema and later ones have a checksum of their content, as records have."""
 _KINDS = {torch.float32: "F32", torch.int64: "I64"}
 
 
@@ -136,7 +138,7 @@ def as_bytes(model: Model) -> bytes:
     """What a model file of this model holds."""
     weights = {name: tensor.detach().contiguous() for name, tensor in model.network.state_dict().items()}
     # One entry, since the library keeps several in no order.
-    return safetensors.torch.save(weights, {_KEY: json.dumps(model.card.as_dict(), sort_keys=True)})
+    return safetensors.torch.save(weights, {_KEY: json.dumps(with_checksum(model.card.as_dict()), sort_keys=True)})
 
 
 def open_file(file: Path) -> Model:
@@ -149,7 +151,7 @@ def open_file(file: Path) -> Model:
     _refuse_others(file)
     try:
         with safetensors.safe_open(file, framework="pt") as content:
-            card = read_card(json.loads((content.metadata() or {}).get(_KEY, "null")))
+            card = _read_card(json.loads((content.metadata() or {}).get(_KEY, "null")))
             train = card.train
             # Without memory, so that a card that lies about the network costs nothing.
             with torch.device("meta"):
@@ -168,6 +170,14 @@ def open_file(file: Path) -> Model:
         ) from None
     network.load_state_dict(weights, assign=True)
     return Model(str(card.training.get("cell", file.stem)), card, network)
+
+
+def _read_card(content: Any) -> ModelCard:
+    """As `read_card`, of a card that is the one that was written."""
+    card = read_card(content)
+    if was_changed(content) or (content["schema"] >= _WITH_CHECKSUM and CHECKSUM not in content):
+        raise ValueError(f"what it says of the model {CHANGED}")
+    return card
 
 
 def _check_weights(content: Any, wanted: Mapping[str, torch.Tensor]) -> None:

@@ -47,7 +47,8 @@ from hpcseg.files import make_folder, open_regular, read_regular, write_bytes
 
 SCHEMA = 2
 """Of records with a checksum. Those of schema 1 have none, and are read as ever."""
-_CHECKSUM = "content_sha256"
+CHECKSUM = "content_sha256"
+"""The key of it."""
 MOST_BYTES = 64 * 2**20
 """Of a file of JSON that is read: the plan of ten thousand cells takes a sixth of it."""
 MOST_BYTES_OF_LINES = 2**30
@@ -229,15 +230,25 @@ def write_json(path: Path, content: Mapping[str, Any], *, durable: bool = True, 
 
 def write_record(path: Path, content: Mapping[str, Any], *, durable: bool = True) -> None:
     """Write a record with the checksum of its content, by which `read_json` sees whether it was changed since."""
+    write_json(path, with_checksum(content), durable=durable)
+
+
+def with_checksum(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A record with the checksum of its content, as JSON has it."""
     # As a reader will find it: a tuple becomes a list, and a number that is a key a text.
     stored = json.loads(json.dumps(content))
-    stored.pop(_CHECKSUM, None)
-    write_json(path, {**stored, _CHECKSUM: _content_sha256(stored)}, durable=durable)
+    stored.pop(CHECKSUM, None)
+    return {**stored, CHECKSUM: _content_sha256(stored)}
+
+
+def was_changed(content: Mapping[str, Any]) -> bool:
+    """Whether a record has a checksum, and that is of another content."""
+    return CHECKSUM in content and content[CHECKSUM] != _content_sha256(content)
 
 
 def _content_sha256(stored: Mapping[str, Any]) -> str:
     """Of the rest of a record, whatever the order of its keys and the blanks between them."""
-    rest = {key: value for key, value in stored.items() if key != _CHECKSUM}
+    rest = {key: value for key, value in stored.items() if key != CHECKSUM}
     return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -266,7 +277,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise IncompleteError(f"{path} is damaged: {error}. Delete it, then run `hpcseg grid` again.") from None
     if not isinstance(content, dict):
         raise IncompleteError(f"{path} holds no record. Delete it, then run `hpcseg grid` again.")
-    if _CHECKSUM in content and content[_CHECKSUM] != _content_sha256(content):
+    if was_changed(content):
         raise ChangedError(f"{path} {CHANGED}. {_PUT_BACK}")
     return content
 
@@ -299,7 +310,7 @@ def wrong_schema(content: Mapping[str, Any]) -> str:
     schema = content.get("schema")
     if type(schema) is not int or not 1 <= schema <= SCHEMA:
         return f"is of schema {schema}, and this hpcseg reads schemas 1 to {SCHEMA}"
-    return CHANGED if schema == SCHEMA and _CHECKSUM not in content else ""
+    return CHANGED if schema == SCHEMA and CHECKSUM not in content else ""
 
 
 _BASELINE = {

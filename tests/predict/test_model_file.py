@@ -20,7 +20,7 @@ from hpcseg.learn import checkpoint
 from hpcseg.predict import model_file as model_files
 from hpcseg.predict.card import GreyHistogram
 from hpcseg.predict.model_file import export, open_cell, open_file
-from hpcseg.runs.record import read_json, write_record
+from hpcseg.runs.record import read_json, with_checksum, write_record
 
 
 def test_weights_come_back_bit_by_bit_and_answer_alike(cells, model_file, tmp_path):
@@ -72,8 +72,8 @@ def with_header(table, rest):
     return struct.pack("<Q", len(text)) + text + rest
 
 
-def with_card(content, **changes):
-    """The same file with a card that says something else."""
+def with_card(content, *, sealed=True, **changes):
+    """The same file with a card that says something else; sealed: under a checksum of its own."""
     table, rest = header(content)
     card = json.loads(table["__metadata__"]["hpcseg"])
     for path, value in changes.items():
@@ -82,8 +82,36 @@ def with_card(content, **changes):
         for section in sections:
             at = at[section]
         at[key] = value
-    table["__metadata__"]["hpcseg"] = json.dumps(card)
+    table["__metadata__"]["hpcseg"] = json.dumps(with_checksum(card) if sealed else card)
     return with_header(table, rest)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("grey__high", 65_534.0), ("class_values", [0, 127, 255]), ("class_names", ["0", "128", "254"]), ("schema", 2)],
+)
+def test_a_changed_digit_of_the_card_is_noticed(model_file, tmp_path, key, value):
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(with_card(model_file.read_bytes(), sealed=False, **{key: value}))
+    with pytest.raises(HpcsegError, match="was changed after it was written, by its checksum"):
+        open_file(file)
+    file.write_bytes(with_card(model_file.read_bytes(), sealed=True, **{key: value}))
+    open_file(file)
+
+
+def test_a_card_that_lost_its_checksum_is_refused_and_one_of_before_there_was_one_is_not(model_file, tmp_path):
+    table, rest = header(model_file.read_bytes())
+    card = json.loads(table["__metadata__"]["hpcseg"])
+    del card["content_sha256"]
+    file = tmp_path / "model.safetensors"
+    for schema, usable in ((3, False), (2, True)):
+        table["__metadata__"]["hpcseg"] = json.dumps({**card, "schema": schema})
+        file.write_bytes(with_header(table, rest))
+        if usable:
+            open_file(file)
+        else:
+            with pytest.raises(HpcsegError, match="by its checksum"):
+                open_file(file)
 
 
 class Hostile:
