@@ -202,7 +202,7 @@ def accept_evaluation(cell: Cell, plan: Mapping[str, Any], training: Training) -
         if any((one > confusion[level]).any() for level, of in near.items() for one in of.values()):
             raise ValueError("it has more pixels near edges than in all")
         interfaces = {level: _pairs(point["interfaces"]) for level, point in points.items() if "interfaces" in point}
-        sure = {level: _sure(point, confusion[level]) for level, point in points.items() if SURE[0] in point}
+        sure = {level: _sure(point, confusion[level]) for level, point in points.items() if set(SURE) <= point.keys()}
         of_labels = _pairs(record["label_interfaces"]) if "label_interfaces" in record else None
         slices, grey = _slices(cell, record), read_scale(record["grey"]) if "grey" in record else None
         if any(isinstance(level.sigma, Share) for level in confusion) and not (grey and grey.span):
