@@ -107,7 +107,7 @@ def grid(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run every cell of a job that is not finished: as Slurm arrays, or one after the other on this machine."""
+    """Run every cell of a job that is not finished: as jobs of a cluster, or one after the other on this machine."""
     from hpcseg.cluster import ledger
     from hpcseg.cluster.local import find_slots
     from hpcseg.cluster.profile import Profile, load_profile, resolve

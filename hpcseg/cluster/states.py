@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -175,7 +176,7 @@ def _status(cell: Cell, known: _Known) -> tuple[CellStatus, Failure | None]:
         if known.ahead is not None:
             state, note = State.QUEUED, f"behind {known.ahead} in its job"
     elif last is not None and runs and last.number is not None and not isinstance(record, Hole):
-        state, note = _by_template(cell, last)
+        state, note = _by_template(cell, last, known.logs)
         if known.ahead is not None:
             state, note = State.QUEUED, f"behind {known.ahead} in its job"
     elif isinstance(record, Hole):
@@ -214,19 +215,19 @@ def _status(cell: Cell, known: _Known) -> tuple[CellStatus, Failure | None]:
     return found, failure
 
 
-def _by_template(cell: Cell, job: Booked) -> tuple[State, str]:
+def _by_template(cell: Cell, job: Booked, logs: Logs) -> tuple[State, str]:
     """Of a cell whose job is none of Slurm's and has not said that it is done with it, and whose heart does not beat.
 
     The job may wait, load its data, or have been ended without a word.
     """
-    try:
-        begun = cell.folder.events_file.stat().st_mtime >= job.time
-    except OSError:
-        begun = False
-    submitted = "" if job.number else "whether it was submitted is not known; "
+    begun = job.job_id in logs
+    with contextlib.suppress(OSError):
+        # A template need not have a log.
+        begun = begun or cell.folder.events_file.stat().st_mtime >= job.time
     if not begun:
-        return State.QUEUED, f"{submitted}it has not begun, as far as its files tell"
-    return State.STARTED, f"no sign of life; if job {job.shown} is gone, `hpcseg cancel`, then `hpcseg retry` this cell"
+        return State.QUEUED, "" if job.number else "whether it was submitted is not known"
+    gone = f"if job {job.shown} is gone, `hpcseg cancel`, then `hpcseg retry` this cell"
+    return State.STARTED, f"no sign of life now: `hpcseg logs` may say why; {gone}"
 
 
 def _reached(cell: Cell, record: Mapping[str, Any] | Hole | None) -> tuple[int, float | None, str]:

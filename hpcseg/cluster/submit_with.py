@@ -19,7 +19,7 @@ from hpcseg.cluster.missing import find_missing
 from hpcseg.cluster.profile import Resources
 from hpcseg.cluster.sender import Sent, Submission, UnansweredError
 from hpcseg.cluster.submit import in_jobs
-from hpcseg.cluster.template import Template, cancel_job, read_template, submit_script
+from hpcseg.cluster.template import Template, cancel_command, cancel_job, read_template, submit_script
 from hpcseg.errors import ConfigError, SchedulerError
 from hpcseg.files import write_bytes
 from hpcseg.runs.frozen import freeze, shell_lines
@@ -94,11 +94,10 @@ def cancel_by_template(run: RunFolder, job: Booked) -> str:
         Where there is none, or it refused, what that means, as the rest of a sentence; else an empty text.
     """
     try:
-        template = read_template(_script_file(run, job.job_id))
-        command = template.cancel if job.number else ()
+        command = cancel_command(_script_file(run, job.job_id))
     except ConfigError:
         command = ()
-    wrong = cancel_job(template, job.number) if command and job.number else "your template has no command to cancel it"
+    wrong = cancel_job(command, job.number) if command and job.number else "your template has no command to cancel it"
     return f"which is still your scheduler's to end ({wrong}); if it begins, it leaves the cell out" if wrong else ""
 
 

@@ -59,8 +59,6 @@ class Template:
     """The command that submits a script, with {script} in the place of its path, or without where it reads it."""
     reads: bool
     """The script is the command's standard input."""
-    cancel: tuple[str, ...]
-    """The command that cancels a job, with {id} in the place of its number; empty where there is none."""
 
     @property
     def sha256(self) -> str:
@@ -70,10 +68,11 @@ class Template:
     def script(self, values: Mapping[str, str]) -> str:
         """The script of one job; `values` are those of all `WORDS`, each on one line."""
         lines = self.text.splitlines(keepends=True)
-        return "".join(
-            line if _OURS.match(line) or _COMMENT.match(line) else _WORD.sub(lambda found: values[found[1]], line)
-            for line in lines
-        )
+        return "".join(line if _is_kept(line) else _WORD.sub(lambda found: values[found[1]], line) for line in lines)
+
+
+def _is_kept(line: str) -> bool:
+    return bool(_OURS.match(line) or _COMMENT.match(line))
 
 
 def find_template(name: str) -> Path:
@@ -100,50 +99,71 @@ def read_template(path: Path) -> Template:
         ConfigError: it cannot be read, has a control character, an unknown word, no {command}, or no command that
             submits a script.
     """
+    text = _read(path)
+    told = _told(text, path)
+    has_command = False
+    for number, line in enumerate(text.split("\n"), start=1):
+        where = f"{path}, line {number}"
+        if _is_kept(line):
+            continue
+        words = _WORD.findall(line)
+        _refuse_unknown(words, WORDS, where)
+        if quoted := _IN_QUOTES.search(line):
+            raise ConfigError(f"{where}: {{{quoted[1] or quoted[2]}}} is quoted already. Take its quotes off.")
+        has_command |= "command" in words and not line.lstrip().startswith("#")
+    if not has_command:
+        raise ConfigError(f"{path} has no line with {{command}}, so its jobs would do nothing: exec {{command}}")
+    if "submit" not in told:
+        raise ConfigError(
+            f"{path} does not say how a script is submitted. Write a line such as `#HPCSEG submit = qsub {{script}}` "
+            "or `#HPCSEG submit = bsub < {script}`."
+        )
+    before, reads, after = told["submit"].partition("<")
+    if reads and after.strip() != "{script}":
+        raise ConfigError(f"{path}: behind < stands {{script}} alone, but it is {after.strip()}.")
+    submit = _split(before, "script", f"{path}, submit", needed=not reads)
+    if "cancel" in told:
+        _split(told["cancel"], "id", f"{path}, cancel")
+    return Template(text, submit, bool(reads))
+
+
+def cancel_command(script: Path) -> tuple[str, ...]:
+    """The command that cancels the job of a script, with {id} in the place of its number; empty where none is told.
+
+    Raises:
+        ConfigError: the script cannot be read, or the command is none.
+    """
+    told = _told(_read(script), script)
+    return _split(told["cancel"], "id", f"{script}, cancel") if "cancel" in told else ()
+
+
+def _read(path: Path) -> str:
     try:
         text = read_regular(path.resolve(), _MOST_BYTES).decode()
     except OSError as error:
         raise ConfigError(f"The template {path} cannot be read: {error.strerror}.") from None
     except ValueError:
         raise ConfigError(f"The template {path} is no text in UTF-8.") from None
-    found: dict[str, str] = {}
-    used: set[str] = set()
     for number, line in enumerate(text.split("\n"), start=1):
-        where = f"{path}, line {number}"
         if has_controls(line.replace("\t", " ")):
-            raise ConfigError(f"{where} has a control character, perhaps the line ends of Windows. Take it out.")
-        if _OURS.match(line):
-            entry = _ENTRY.fullmatch(line.rstrip())
-            if entry is None or entry[1] in found:
-                raise ConfigError(
-                    f"{where}: #HPCSEG is for `#HPCSEG submit = COMMAND {{script}}` and "
-                    "`#HPCSEG cancel = COMMAND {id}`, once each."
-                )
-            found[entry[1]] = entry[2]
-        if _OURS.match(line) or _COMMENT.match(line):
-            continue
-        words = _WORD.findall(line)
-        _refuse_unknown(words, WORDS, where)
-        if quoted := _IN_QUOTES.search(line):
             raise ConfigError(
-                f"{where}: {{{quoted[1] or quoted[2]}}} is quoted already. Take the quotes around it off."
+                f"{path}, line {number} has a control character, perhaps the line ends of Windows. Take it out."
             )
-        used |= set(words) if not line.lstrip().startswith("#") else set()
-    if "command" not in used:
-        raise ConfigError(
-            f"{path} has no line with {{command}}, so its jobs would do nothing. Write one: exec {{command}}"
-        )
-    if "submit" not in found:
-        raise ConfigError(
-            f"{path} does not say how a script is submitted. Write a line such as `#HPCSEG submit = qsub {{script}}` "
-            "or `#HPCSEG submit = bsub < {script}`."
-        )
-    before, reads, after = found["submit"].partition("<")
-    if reads and after.strip() != "{script}":
-        raise ConfigError(f"{path}: behind < stands {{script}} alone, but it is {after.strip()}.")
-    submit = _split(before, "script", f"{path}, submit", needed=not reads)
-    cancel = _split(found["cancel"], "id", f"{path}, cancel") if "cancel" in found else ()
-    return Template(text, submit, bool(reads), cancel)
+    return text
+
+
+def _told(text: str, path: Path) -> dict[str, str]:
+    """What the lines of `#HPCSEG` say, by their first word."""
+    told: dict[str, str] = {}
+    for line in filter(_OURS.match, text.split("\n")):
+        entry = _ENTRY.fullmatch(line.rstrip())
+        if entry is None or entry[1] in told:
+            raise ConfigError(
+                f"{path}: {line}: #HPCSEG is for `#HPCSEG submit = COMMAND {{script}}` and "
+                "`#HPCSEG cancel = COMMAND {id}`, once each."
+            )
+        told[entry[1]] = entry[2]
+    return told
 
 
 def _split(line: str, word: str, where: str, *, needed: bool = True) -> tuple[str, ...]:
@@ -197,9 +217,9 @@ def submit_script(template: Template, script: Path) -> str | None:
     return found[1] if found else None
 
 
-def cancel_job(template: Template, number: str) -> str:
-    """Cancel a job by its number; returns what went wrong, or nothing."""
-    command = [part.replace("{id}", number) for part in template.cancel]
+def cancel_job(told: tuple[str, ...], number: str) -> str:
+    """Cancel a job by its number, with what `cancel_command` has found; returns what went wrong, or nothing."""
+    command = [part.replace("{id}", number) for part in told]
     try:
         _run(command, subprocess.DEVNULL)
     except (OSError, subprocess.SubprocessError) as error:

@@ -166,7 +166,7 @@ def test_what_is_cancelled_leaves_the_queue_or_its_job_leaves_it_out(scheduler, 
     scheduler.command("qdel", "echo Unknown Job Id >&2; exit 153")
     said = hpcseg("cancel")
     assert "job 41, which is still your scheduler's to end (`qdel 41`: Unknown Job Id)" in said.output
-    assert "Submitted 4 jobs." in hpcseg("retry", "--time", 7).output
+    assert "Submitted 2 jobs." in hpcseg("retry", "--time", 7).output
     assert "walltime=7:00" in scheduler.scripts()[-1].read_text()
 
 
@@ -219,6 +219,16 @@ def test_a_running_cell_is_left_alone_and_one_whose_job_is_given_up_is_left_out_
     assert not is_left_out(RunFolder(RUN).cell(gone), ledger.read(RunFolder(RUN)).jobs[gone].job_id)
 
 
+def test_a_job_whose_script_has_ended_before_the_cell_began_is_no_longer_called_queued(scheduler, tiny_dataset):
+    shipped = Path(find_template("pbs")).read_text()
+    Path("own.sh").write_text(shipped.replace("# module load cuda", "no-such-module || exit 1"))
+    grid(tiny_dataset, template="own.sh")
+    scheduler.run(scheduler.scripts()[0])
+    assert states() == ["started", "queued", "queued", "queued"]
+    assert "`hpcseg logs` may say why" in cells()[0]["note"]
+    assert "no-such-module" in hpcseg("logs", "1x1-s0", "--rank", 0).output
+
+
 def test_the_signal_of_a_scheduler_stops_a_cell_with_a_checkpoint_and_retry_goes_on(scheduler, tiny_dataset):
     grid(tiny_dataset, "--set", "train.seed=0", "--set", "data.tiles='1x1'", "--set", "train.epochs=500")
     (script,) = scheduler.scripts()
@@ -238,9 +248,12 @@ def test_the_signal_of_a_scheduler_stops_a_cell_with_a_checkpoint_and_retry_goes
 @pytest.mark.parametrize("run", ["a $(touch pwned) b", "it's `touch pwned`; touch pwned #"])
 def test_a_hostile_path_is_a_path_in_the_script_and_the_command(scheduler, tiny_dataset, run):
     grid(tiny_dataset, "--set", "train.seed=0", "--set", "data.tiles='1x1'", "--run", run)
+    folder = next(Path(run, "cells").iterdir())
+    (folder / "config.json").unlink()  # so that the job, which finds its way, ends soon
     scheduler.run(scheduler.scripts()[0])
     assert not list(scheduler.folder.parent.rglob("pwned"))
-    assert [cell["state"] for cell in cells(hpcseg("status", "--json", "--run", run))] == ["finished"]
+    (log,) = Path(run, "logs").glob("*_0_log.out")
+    assert "config.json cannot be read" in log.read_text()
 
 
 def test_a_path_that_would_end_a_line_is_refused(scheduler, tiny_dataset):
