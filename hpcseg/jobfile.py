@@ -77,9 +77,9 @@ def find_job(job: str) -> Path:
 
 
 def shipped_folder(name: str) -> Path:
-    """A data folder that ships with hpcseg ("jobs", "profiles"), from a wheel or from a checkout."""
+    """A data folder that ships with hpcseg ("jobs", "profiles", "templates"), from a wheel or from a checkout."""
     package = Path(__file__).parent
-    in_checkout = {"jobs": "jobs", "profiles": "slurm/profiles"}[name]
+    in_checkout = {"jobs": "jobs", "profiles": "slurm/profiles", "templates": "slurm/templates"}[name]
     installed = package / name
     return installed if installed.is_dir() else package.parent / in_checkout
 

@@ -18,7 +18,8 @@ class Checkout:
         self.path = path
         shutil.copytree(ROOT / "hpcseg", path / "hpcseg", ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copytree(ROOT / "jobs", path / "jobs")
-        shutil.copytree(ROOT / "slurm" / "profiles", path / "slurm" / "profiles")
+        for name in ("profiles", "templates"):
+            shutil.copytree(ROOT / "slurm" / name, path / "slurm" / name)
         git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org", "-C", str(path)]
         for command in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "--message", "a copy"]):
             subprocess.run([*git, *command], check=True)

@@ -29,9 +29,9 @@ SURFACE = {
         "allow_external",
     },
     "grid": {
-        "job", "data", "run", "overrides", "dry_run", "local", "workers", "profile", "partition", "account", "qos",
-        "constraint", "nodes", "gpus_per_node", "ranks_per_node", "cpus_per_task", "mem", "time", "setup", "exclude",
-        "throttle", "tries", "cells_per_job", "resubmit", "as_json",
+        "job", "data", "run", "overrides", "dry_run", "local", "submit_with", "workers", "profile", "partition",
+        "account", "qos", "constraint", "nodes", "gpus_per_node", "ranks_per_node", "cpus_per_task", "mem", "time",
+        "setup", "exclude", "throttle", "tries", "cells_per_job", "resubmit", "as_json",
     },
     "doctor": {
         "job", "data", "run", "wait", "no_job", "as_json", "profile", "partition", "account", "qos", "constraint",

@@ -34,11 +34,12 @@ def test_a_wheel_holds_the_jobs_and_profiles_and_finds_them(wheel, tmp_path):
     for shipped, source in (("jobs", "jobs"), ("profiles", "slurm/profiles")):
         there = {path.name for path in (ROOT / source).glob("*.toml")}
         assert {path.name for path in (site / "hpcseg" / shipped).glob("*.toml")} == there
-    templates = {path.name for path in (ROOT / "hpcseg/report/templates").iterdir()}
-    assert {path.name for path in (site / "hpcseg/report/templates").iterdir()} == templates
+    for here, there in (("hpcseg/report/templates", "report/templates"), ("slurm/templates", "templates")):
+        templates = {path.name for path in (ROOT / here).iterdir()}
+        assert {path.name for path in (site / "hpcseg" / there).iterdir()} == templates
     script = (
         "from hpcseg.jobfile import find_job, shipped_folder\n"
-        "print(find_job('paper'), shipped_folder('profiles') / 'example.toml')"
+        "print(find_job('paper'), shipped_folder('profiles') / 'example.toml', shipped_folder('templates') / 'pbs.sh')"
     )
     answer = subprocess.run(
         [sys.executable, "-c", script],

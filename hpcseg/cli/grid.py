@@ -13,6 +13,7 @@ from hpcseg.cli import console
 from hpcseg.cli.options import SLURM, AsJson, RankOptions, Set
 from hpcseg.cli.pack import DEFAULT_DATASET
 from hpcseg.counted import counted
+from hpcseg.errors import ConfigError
 from hpcseg.runs.finding import RUNS, plan_run, run_option
 from hpcseg.runs.grid import MOST_CELLS_OF_A_JOB
 from hpcseg.runs.names import short_names
@@ -46,6 +47,13 @@ def grid(
             show_default="Slurm if sbatch is there, or with --partition and --profile",
         ),
     ] = None,
+    submit_with: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEMPLATE",
+            help="Another scheduler: your job script with words in braces, or pbs, lsf (slurm/README.md).",
+        ),
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Cells at a time on this machine.", show_default="one per GPU, else one")
     ] = None,
@@ -70,17 +78,23 @@ def grid(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run every cell of a job that is not finished: as Slurm arrays, or one after the other on this machine."""
+    """Run every cell of a job that is not finished: as jobs of a cluster, or one after the other on this machine."""
     from hpcseg.cluster import ledger
     from hpcseg.cluster.local import find_slots
     from hpcseg.cluster.profile import resolve
     from hpcseg.cluster.scheduler import no_controller
     from hpcseg.cluster.submit import submit_missing
+    from hpcseg.cluster.submit_with import submit_missing_with
+    from hpcseg.cluster.template import find_template, read_template
 
+    template = read_template(find_template(submit_with)) if submit_with is not None else None
     planned = plan_run(job, data, run, overrides)
     options = slurm.wishes(throttle=throttle, cells_per_job=cells_per_job, tries=tries)
     site = slurm.site()
     resources = resolve(planned.job.needs, site, options)
+    if template is not None:
+        _refuse_beside_template(local, workers, slurm.profile, options)
+        local = False
     if local is None:
         local = not slurm.wanted and shutil.which("sbatch") is None
         if dry_run and not (local or slurm.wanted) and (said := no_controller()):
@@ -99,7 +113,10 @@ def grid(
         else:
             if options.cells_per_job is None and site.cells_per_job is None:
                 resources = dataclasses.replace(resources, cells_per_job=_cells_per_job(planned, resources))
-            submission = submit_missing(planned, resources, dry_run=dry_run, resubmit=resubmit)
+            if template is not None:
+                submission = submit_missing_with(template, planned, resources, dry_run=dry_run, resubmit=resubmit)
+            else:
+                submission = submit_missing(planned, resources, dry_run=dry_run, resubmit=resubmit)
             show_submission(submission, planned)
             answer.update({**cells_answer(planned), **submission_answer(submission)})
         if dry_run:
@@ -113,6 +130,29 @@ def grid(
             else:
                 on_gpu, at_once = resources.gpus_per_node > 0, resources.throttle or len(planned.cells)
             _show_estimate(planned, on_gpu=on_gpu, at_once=at_once)
+
+
+# What a template may ask for, or what is hpcseg's own affair.
+_OF_TEMPLATES = frozenset({"gpus_per_node", "cpus_per_task", "mem", "time", "cells_per_job"})
+
+
+def _refuse_beside_template(local: bool | None, workers: int | None, profile: str | None, options: Profile) -> None:
+    """Raise ConfigError where an option is given that means nothing to jobs by a template."""
+    given = [
+        *((("--slurm", "--local")[local],) if local is not None else ()),
+        *(("--workers",) if workers is not None else ()),
+        *(("--profile",) if profile is not None else ()),
+        *(
+            f"--{name.replace('_', '-')}"
+            for name, value in dataclasses.asdict(options).items()
+            if value is not None and name not in _OF_TEMPLATES
+        ),
+    ]
+    if given:
+        raise ConfigError(
+            f"{', '.join(given)} and --submit-with cannot go together: what your scheduler is to be asked for "
+            "stands in the template. Write it there."
+        )
 
 
 def _show_plan(grid: Grid) -> None:
@@ -195,7 +235,7 @@ def _run_missing_here(
     for cell_id, why in left_alone.items():
         console.say(f"  {names[cell_id]}: {why}")
     if not waiting:
-        console.stdout.print(f"Slurm has all that are not finished.\nNext: hpcseg status{run_option(grid)}")
+        console.stdout.print(f"Jobs have all that are not finished.\nNext: hpcseg status{run_option(grid)}")
         return
     run_here(
         grid,
@@ -297,5 +337,7 @@ def show_submission(submission: Submission, grid: Grid) -> None:
     """Print what was submitted and what to run next."""
     for line in submission.lines(short_names(grid.cells)):
         console.stdout.print(line)
+    if submission.no_report_job and submission.sent:
+        console.stdout.print("None of these jobs makes the report, or tries again what fails: that is left to you.")
     if not submission.dry_run:
         console.stdout.print(f"Next: hpcseg status{run_option(grid)}, then hpcseg report{run_option(grid)}")

@@ -62,7 +62,8 @@ def logs(
         for cell_id in chosen:
             failure, job_id = status.failures.get(cell_id), jobs[cell_id]
             wanted = rank if rank is not None else (failure.rank if failure else 0)
-            there = found.get(job_id or "", {})
+            booked = status.ledger.jobs.get(cell_id)
+            there = found.get(booked.job_id if booked else job_id or "", {})
             log = there.get(wanted)
             # Of a cell that is well its epochs say more than its log, which is shown whole to whoever asks for it.
             well = failure is None or failure.kind is STOPPED

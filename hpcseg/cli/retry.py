@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Annotated
 
 import typer
@@ -32,9 +31,10 @@ def retry(
     as_json: AsJson = False,
 ) -> None:
     """Submit the failed cells of a run again, with what they asked for before; or run them here, as they ran last."""
-    from hpcseg.cluster.retry import read_resources, without_nodes
+    from hpcseg.cluster.retry import read_resources, with_wishes, without_nodes
     from hpcseg.cluster.states import run_status
     from hpcseg.cluster.submit import submit_missing
+    from hpcseg.cluster.submit_with import read_runs_template, submit_missing_with
     from hpcseg.runs.grid import read_grid
 
     folder = find_own_run(run)
@@ -51,7 +51,20 @@ def retry(
             console.say(f"  {names[cell_id]}: {failure.kind.name}. {failure.kind.remedy}")
         if not failures:
             console.stdout.print("No cell has failed, nothing to do.")
-        elif resources is None or status.ledger.last_without_slurm:
+        elif resources is not None and status.ledger.last_way == "template":
+            if exclude is not None:
+                raise ConfigError("--exclude is asked of Slurm, and these cells have jobs by a template. Leave it out.")
+            submission = submit_missing_with(
+                read_runs_template(folder),
+                grid,
+                with_wishes(resources, mem, time),
+                dry_run=dry_run,
+                resubmit=False,
+                only=set(failures),
+            )
+            show_submission(submission, grid)
+            answer.update({**cells_answer(grid), **submission_answer(submission)})
+        elif resources is None or status.ledger.last_way == "here":
             if mem is not None or time is not None or exclude is not None:
                 raise ConfigError(
                     "--mem, --time and --exclude are asked of Slurm, and these cells ran on this machine last. Leave "
@@ -69,11 +82,7 @@ def retry(
             finally:
                 answer.update(cells_answer(grid))
         else:
-            resources = dataclasses.replace(
-                without_nodes(resources, failures, exclude),
-                memory_gib=resources.memory_gib if mem is None else mem,
-                minutes=resources.minutes if time is None else time,
-            )
+            resources = with_wishes(without_nodes(resources, failures, exclude), mem, time)
             submission = submit_missing(grid, resources, dry_run=dry_run, resubmit=False, only=set(failures))
             show_submission(submission, grid)
             answer.update({**cells_answer(grid), **submission_answer(submission)})

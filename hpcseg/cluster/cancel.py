@@ -11,8 +11,10 @@ from collections.abc import Collection
 from typing import Any
 
 from hpcseg.cluster import ledger, scheduler
+from hpcseg.cluster.ledger import Booked
 from hpcseg.cluster.processes import queue_of, runs_cell
 from hpcseg.cluster.states import RunStatus, lives_here
+from hpcseg.cluster.submit_with import cancel_by_template
 from hpcseg.errors import IncompleteError
 from hpcseg.runs.grid import Cell
 from hpcseg.runs.record import read_json
@@ -42,11 +44,12 @@ def cancel_cells(status: RunStatus, cells: Collection[str], *, with_report: bool
     jobs: list[str] = []
     left_out: dict[str, str] = {}
     found: dict[str, str] = {}
+    by_template: list[Booked] = []
     queues: set[int] = set()
     for cell in status.cells:
         job = booked.jobs.get(cell.id)
         # Where Slurm is silent, what it was given may still wait there.
-        unknown = job is not None and job.host is None and not status.answered and states[cell.id] is not State.FINISHED
+        unknown = job is not None and job.in_slurm and not status.answered and states[cell.id] is not State.FINISHED
         if cell.id not in wanted or (states[cell.id].idle and not unknown):
             continue
         process = _process_here(cell)
@@ -54,11 +57,14 @@ def cancel_cells(status: RunStatus, cells: Collection[str], *, with_report: bool
             others = [
                 other for other in job.cells if other not in wanted and other in states and not states[other].idle
             ]
-            if others:
+            if others or job.number is not None:
+                # One by a template may come later, or not be for us to end.
                 left_out[cell.id] = job.job_id
-            elif job.job_id not in jobs:
+            if not others and job.in_slurm and job.job_id not in jobs:
                 jobs.append(job.job_id)
-            found[cell.id] = f"job {job.job_id}{', which goes on with its other cells' if others else ''}"
+            elif not others and not job.in_slurm and job.job_id not in {one.job_id for one in by_template}:
+                by_template.append(job)
+            found[cell.id] = f"job {job.shown}{', which goes on with its other cells' if others else ''}"
         elif job is not None and lives_here(job, cell.folder):
             left_out[cell.id] = job.job_id
             found[cell.id] = f"process {job.job_id} on this machine"
@@ -83,6 +89,9 @@ def cancel_cells(status: RunStatus, cells: Collection[str], *, with_report: bool
         for cell_id, job_id in left_out.items():
             leave_out(run.cell(cell_id), job_id)
     scheduler.cancel(jobs)
+    for job in by_template:
+        if left := cancel_by_template(run, job):
+            found |= {cell_id: f"{found[cell_id]}, {left}" for cell_id in job.cells if cell_id in found}
     for queue in queues if with_report else ():
         _tell_to_stop(queue)
     for cell in here:

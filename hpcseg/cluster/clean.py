@@ -14,9 +14,9 @@ from hpcseg.files import is_left
 
 _SECONDS_TO_BE_OLD = 3600.0
 # What submitit writes: 123_4_0_log.out, 123_submission.sh, 123_4_submitted.pkl, and under a name of its own until the
-# job has its number; of such a script a link stays.
+# job has its number; of such a script a link stays. Jobs by a template have a token in the place of the number.
 _SUBMITITS = re.compile(
-    r"\d+(_\d+)?_(\d+_(log\.(out|err)|result\.pkl)|submission\.sh|submitted\.pkl)|\.?submission_file_[0-9a-f]+\.sh"
+    r"(\d+(_\d+)?|hpcseg-[0-9a-f]{8}-[0-9a-f]{12})_(\d+_(log\.(out|err)|result\.pkl)|submission\.sh|submitted\.pkl)|\.?submission_file_[0-9a-f]+\.sh"
     r"|[0-9a-f]{32}\.pkl"
 )
 _RENDEZVOUS = ".rendezvous-"

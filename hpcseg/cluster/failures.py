@@ -57,6 +57,7 @@ STOPPED = Kind(
     "give up",
     "The same command goes on from its checkpoint, and so does `hpcseg retry`.",
 )
+TOLD_TO_STOP = Kind("told to stop", "resume", "Run `hpcseg retry`, it goes on from its checkpoint.")
 KILLED = Kind(
     "killed without a word", "resume", "Where it happens again, look for memory: `sacct -j JOB -o MaxRSS`, then --mem."
 )
@@ -172,7 +173,7 @@ class Failure:
 
 
 def diagnose(
-    cell: Cell, job_id: str | None, job: JobState | None, *, cancelled: bool, logs: Logs, stopped: bool = False
+    cell: Cell, job_id: str | None, job: JobState | None, *, cancelled: bool, logs: Logs, stopped: Kind | None = None
 ) -> Failure:
     """Name why an unfinished cell no longer runs.
 
@@ -182,7 +183,7 @@ def diagnose(
         job: how Slurm says that it ended, if it does.
         cancelled: the user has cancelled it.
         logs: of the run.
-        stopped: the user has stopped it, on a machine without Slurm.
+        stopped: by whom it was told to stop, where Slurm cannot say that; None: it was not.
     """
     record = read_failure(cell.folder)
     attempts = {rank: (path, last_attempt(path)) for rank, path in logs.get(job_id or "", {}).items()}
@@ -191,7 +192,7 @@ def diagnose(
     rank = record["rank"] if isinstance(record.get("rank"), int) else 0
     if stopped and not cancelled:
         # What failure.json has is of an earlier attempt.
-        return Failure(STOPPED, "", None, 0, found[0][0] if 0 in found else None)
+        return Failure(stopped, "", None, 0, found[0][0] if 0 in found else None)
     marks = [mark for _, attempt in attempts.values() for mark in attempt.marks]
     begun, ended = any(of == cell.id for of, _ in marks), (cell.id, State.FAILED) in marks
     # Of the job's end that is another's: this one had failed before, or its turn had not come.

@@ -2,6 +2,8 @@
 
     {"event": "announced", "token": T, "stage": S, "cells": [...]}     just before sbatch, which gets T as its comment
     {"event": "submitted", "token": T, "stage": S, "cells": [...], "job": "123", "user": U}      task i is cells[i]
+    {"event": "announced", "token": T, ..., "template": H}             the same for a job by a user's template
+    {"event": "submitted", "token": T, ..., "template": H, "job": "123"}   and the number that it got there
     {"event": "withdrawn", "token": T}                                 its answer was lost, or the job was taken back
     {"event": "started", "stage": S, "cells": [TASK], "job": "4711", "host": H}                  on this machine
     {"event": "cancelled", "cells": [...]}                             by the user, so not to be tried again unasked
@@ -24,7 +26,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
@@ -37,6 +39,8 @@ from hpcseg.runs.told import time_of
 _SECONDS_FOR_LOCK = 120.0
 _MOST_LINES = 10
 _TAG = "hpcseg-"
+Way = Literal["Slurm", "here", "template"]
+"""How cells are handed out: to Slurm, on this machine, or by a user's template for another scheduler."""
 # What a line of each kind must have.
 _KEYS: Mapping[object, Mapping[str, type]] = {
     "announced": {"token": str, "stage": str, "cells": list},
@@ -52,15 +56,27 @@ class Booked:
     """The job that was handed out last for a cell."""
 
     job_id: str
-    """As squeue shows it ("123", "123_4"); of a local job the process id."""
+    """As squeue shows it ("123", "123_4"); of a local job the process id; of one by a user's template its token."""
     host: str | None
-    """Of a local job; None: Slurm has it."""
+    """Of a local job."""
     time: float
     """When it was handed out, in UTC seconds; 0 where the line does not say."""
     cells: tuple[str, ...]
     """All that it is for, in the order in which it takes them."""
     cancelled: bool
     """The user has cancelled this cell of it."""
+    number: str | None = None
+    """Of a job by a user's template, what its scheduler calls it; empty where that is not known. None: another job."""
+
+    @property
+    def in_slurm(self) -> bool:
+        """Whether Slurm has it, and can be asked."""
+        return self.host is None and self.number is None
+
+    @property
+    def shown(self) -> str:
+        """What a person calls it."""
+        return self.job_id if self.number is None else self.number or f"named {short_name(self.job_id)}"
 
     def has_passed(self, failed_at: float) -> bool:
         """Whether it has gone on to its other cells after this one had failed."""
@@ -83,8 +99,8 @@ class Ledger:
     """Who has submitted."""
     unanswered: tuple[str, ...]
     """Tokens of announcements of which it is not known whether sbatch took them."""
-    last_without_slurm: bool
-    """How cells were handed out last: on a machine, and not to Slurm."""
+    last_way: Way
+    """How cells were handed out last; "Slurm" where none were."""
     tokens: Mapping[str, str | None]
     """The job that was handed out under a token, "" where its line cannot be used; None: nothing came of it so far."""
     unusable: tuple[int, ...]
@@ -100,7 +116,7 @@ class Ledger:
 
     def slurm_jobs(self) -> dict[str, str]:
         """Ids of the jobs that Slurm has, by cell id."""
-        return {cell: booked.job_id for cell, booked in self.jobs.items() if booked.host is None}
+        return {cell: booked.job_id for cell, booked in self.jobs.items() if booked.in_slurm}
 
 
 def read(run: RunFolder) -> Ledger:
@@ -112,7 +128,7 @@ def read(run: RunFolder) -> Ledger:
     announced: dict[str, tuple[str, list[Any]]] = {}
     tokens: dict[str, str | None] = {}
     unusable = []
-    without_slurm = False
+    way: Way = "Slurm"
     for number, line in enumerate(read_all_lines(run.submissions_file), start=1):
         token: Any = line.get("token") if line else None
         try:
@@ -125,7 +141,8 @@ def read(run: RunFolder) -> Ledger:
                 tokens[token] = ""
             continue
         event = line["event"]
-        if event == "announced":
+        by_template = "template" in line
+        if event == "announced" and not by_template:
             announced[line["token"]] = line["stage"], line["cells"]
             tokens[token] = None
         elif event == "withdrawn":
@@ -142,24 +159,32 @@ def read(run: RunFolder) -> Ledger:
         else:
             if token is not None:
                 announced.pop(token, None)
-                tokens[token] = line["job"]
+                tokens[token] = token if by_template else line["job"]
             if line.get("user") not in (None, *users):
                 users.append(line["user"])
             if line["stage"] == "report":
                 reports.append(line["job"])
                 continue
-            without_slurm = event == "started"
+            way = "template" if by_template else "here" if event == "started" else "Slurm"
             tasks = [tuple([task] if isinstance(task, str) else task) for task in line["cells"]]
-            owners[line["job"]] = frozenset(itertools.chain(*tasks))
-            for job_id, cells in zip(task_ids(line["job"], len(tasks)), tasks, strict=True):
+            base = token if by_template else line["job"]
+            again = by_template and base in owners
+            owners[base] = frozenset(itertools.chain(*tasks))
+            for job_id, cells in zip(task_ids(base, len(tasks)), tasks, strict=True):
                 owners[job_id] = frozenset(cells)
                 for cell in cells:
-                    jobs[cell] = Booked(job_id, line.get("host"), time_of(line) or 0.0, cells, cancelled=False)
+                    if again and cell in jobs and jobs[cell].job_id == job_id:
+                        # It may have begun before its number was written down.
+                        jobs[cell] = dataclasses.replace(jobs[cell], number=line.get("job", ""))
+                        continue
+                    called = line.get("job", "") if by_template else None
+                    when = time_of(line) or 0.0
+                    jobs[cell] = Booked(job_id, line.get("host"), when, cells, cancelled=False, number=called)
                     # An earlier hpcseg had jobs of their own for evaluations.
                     tries[cell] += line["stage"] != "evaluate"
     return Ledger(
         *(jobs, owners, tries, tuple(reports), tuple(users)),
-        *(tuple(announced), without_slurm, tokens, tuple(unusable)),
+        *(tuple(announced), way, tokens, tuple(unusable)),
     )
 
 
@@ -173,12 +198,19 @@ def _checked(line: dict[str, Any] | None, announced: Mapping[str, tuple[str, lis
         ids = task if isinstance(task, list) and event != "cancelled" else [task]
         if not ids or not all(isinstance(cell, str) for cell in ids):
             raise ValueError("its cells have no ids")
-    for key in ("token", "user", "host"):
+    for key in ("token", "user", "host", "template"):
         if not isinstance(line.get(key, ""), str):
             raise ValueError(f"its {key} is no text")
     # What carries the token of an announcement is cancelled, and a job without a comment has "(null)".
     if event == "announced" and not line["token"].startswith(_TAG):
         raise ValueError("its token is none of ours")
+    if "template" in line and not (
+        event in ("announced", "submitted")
+        and line["stage"] != "report"
+        and len(line["cells"]) == 1
+        and line.get("token", "").startswith(_TAG)
+    ):
+        raise ValueError("it is of no job by a template")
     if event in ("submitted", "started"):
         if not re.fullmatch(r"[0-9]+", line["job"]):
             raise ValueError("its job has no number")
@@ -201,10 +233,28 @@ def tag(run: RunFolder) -> str:
     return f"{_TAG}{hashlib.sha256(str(run.path.resolve()).encode(errors='surrogateescape')).hexdigest()[:8]}-"
 
 
-def announce(run: RunFolder, stage: str, tasks: Sequence[Sequence[str]]) -> str:
-    """Write down that these cells are about to be submitted; returns the token that the job must carry."""
-    token = f"{tag(run)}{uuid.uuid4().hex[:12]}"
-    append_event(run.submissions_file, "announced", token=token, stage=stage, cells=_as_written(tasks))
+def new_token(run: RunFolder) -> str:
+    """A token for a job of a run."""
+    return f"{tag(run)}{uuid.uuid4().hex[:12]}"
+
+
+def short_name(token: str) -> str:
+    """A job's name that tells it from the others in a queue: 15 characters, which is all that some schedulers allow."""
+    return f"{_TAG}{token.rpartition('-')[2][:8]}"
+
+
+def announce(run: RunFolder, stage: str, tasks: Sequence[Sequence[str]], token: str | None = None, **more: str) -> str:
+    """Write down that these cells are about to be submitted; returns the token that the job must carry.
+
+    Args:
+        run: of the cells.
+        stage: as of `book`.
+        tasks: as of `book`.
+        token: of the job; None: a new one.
+        more: "template", of a job by one its SHA-256.
+    """
+    token = token or new_token(run)
+    append_event(run.submissions_file, "announced", token=token, stage=stage, cells=_as_written(tasks), **more)
     return token
 
 
@@ -213,7 +263,7 @@ def _as_written(tasks: Sequence[Sequence[str]]) -> list[Any]:
     return [cells[0] if len(cells) == 1 else list(cells) for cells in tasks]
 
 
-def book(run: RunFolder, token: str, stage: str, tasks: Sequence[Sequence[str]], base: str) -> None:
+def book(run: RunFolder, token: str, stage: str, tasks: Sequence[Sequence[str]], base: str, **more: str) -> None:
     """Write down that Slurm took these cells as the tasks of one array, in this order.
 
     Args:
@@ -221,7 +271,8 @@ def book(run: RunFolder, token: str, stage: str, tasks: Sequence[Sequence[str]],
         token: from `announce`.
         stage: "cells" or "report"; of a prediction those of its own.
         tasks: the ids of each task's cells; none for a report.
-        base: id of the job, without a task.
+        base: id of the job, without a task; by a template its number.
+        more: as of `announce`.
     """
     append_event(
         run.submissions_file,
@@ -232,6 +283,7 @@ def book(run: RunFolder, token: str, stage: str, tasks: Sequence[Sequence[str]],
         job=base,
         user=getpass.getuser(),
         command=command_line(),
+        **more,
     )
 
 

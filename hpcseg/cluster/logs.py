@@ -26,7 +26,8 @@ _ROUTINE = "submitit INFO ("
 # So does it of a signal that Slurm, or whoever stops a local cell, sends beside the one that it waits for.
 _PASSED_ON = "Bypassing signal"
 _MARK = re.compile(r"^== (?P<cell>[A-Za-z0-9._-]+): (?P<what>\w+)$")
-_NAME = re.compile(r"(\d+(?:_\d+)?)_(\d+)_log\.out")
+# A job of Slurm's or of this machine has a number, and one by a user's template the token of its announcement.
+_NAME = re.compile(r"(\d+(?:_\d+)?|hpcseg-[0-9a-f]{8}-[0-9a-f]{12})_(\d+)_log\.out")
 
 Logs = Mapping[str, Mapping[int, Path]]
 """Log files by job id and rank."""

@@ -6,9 +6,11 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from hpcseg.cluster import ledger, scheduler
+from hpcseg.cluster.heartbeat import heartbeat
 from hpcseg.cluster.ledger import Booked, Ledger
 from hpcseg.runs.grid import Cell, Grid
 from hpcseg.runs.record import RunFolder
+from hpcseg.runs.state import State
 from hpcseg.runs.told import read_failure, time_of
 from hpcseg.runs.wish import is_left_out
 
@@ -45,6 +47,17 @@ def find_missing(grid: Grid, *, resubmit: bool, only: Collection[str] | None = N
         if job is None or job.host is not None or is_past(cell, job):
             missing.cells.append(cell)
             continue
+        if job.number is not None:
+            if heartbeat(cell) is not None:
+                missing.left_alone[cell.id] = f"job {job.shown}, {State.RUNNING}"
+            elif not resubmit:
+                missing.left_alone[cell.id] = (
+                    f"submitted as job {job.shown}. If that is gone, `hpcseg cancel`, then `hpcseg retry` this cell; "
+                    "--resubmit does so for all that show no sign of life"
+                )
+            else:
+                missing.cells.append(cell)
+            continue
         state = (states or {}).get(job.job_id)
         if states is None and not resubmit:
             missing.left_alone[cell.id] = (
@@ -60,7 +73,12 @@ def find_missing(grid: Grid, *, resubmit: bool, only: Collection[str] | None = N
 
 def is_past(cell: Cell, job: Booked) -> bool:
     """Whether a job does not come back to a cell, though it has others: it was told to leave it out, or it failed."""
-    return (job.cancelled and is_left_out(cell.folder, job.job_id)) or job.has_passed(failed_at(cell))
+    if job.cancelled and is_left_out(cell.folder, job.job_id):
+        return True
+    if job.number is not None:
+        # Of the end of such a job nothing tells but the cell.
+        return max(failed_at(cell), cell.stopped_at() or 0.0) >= job.time > 0
+    return job.has_passed(failed_at(cell))
 
 
 def failed_at(cell: Cell) -> float:

@@ -93,6 +93,8 @@ class Submission:
     """What sbatch said when the site's limits left no room for the rest."""
     no_report: bool = False
     """There is no report job that would submit the rest: no room for it, or it is none of its affair."""
+    no_report_job: bool = False
+    """There never is one: the jobs are by a user's template."""
     again: str = "`hpcseg grid`"
     """What submits the rest."""
 
@@ -104,10 +106,8 @@ class Submission:
     def lines(self, names: Mapping[str, str] | None = None) -> list[str]:
         """The submission as text for a person, who knows cells by `names`, by id; None: by their ids."""
         names = names or {}
-        lines = [f"  {names.get(cell_id, cell_id)}: {why}" for cell_id, why in self.left_alone.items()]
-        if len(lines) > _MOST_LINES:
-            lines = [*lines[:_MOST_LINES], f"  ... and {len(lines) - _MOST_LINES} more cells like these"]
-        lines += [line for sent in self.sent for line in sent.lines(names)]
+        lines = _first([f"  {names.get(cell_id, cell_id)}: {why}" for cell_id, why in self.left_alone.items()])
+        lines += _first([line for sent in self.sent for line in sent.lines(names)])
         if self.dry_run:
             return [*lines, *self.scripts, f"Nothing was submitted (--dry-run). {self.no_slurm}".rstrip()]
         lines.append(f"Submitted {self.jobs} jobs." if self.sent else "Nothing to submit.")
@@ -119,6 +119,11 @@ class Submission:
                 else f"The report job will submit it, or the next {self.again}."
             )
         return lines
+
+
+def _first(lines: list[str]) -> list[str]:
+    rest = len(lines) - _MOST_LINES
+    return [*lines[:_MOST_LINES], f"  ... and {rest} more like these"] if rest > 0 else lines
 
 
 @dataclass

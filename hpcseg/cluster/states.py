@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import socket
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hpcseg.cluster import ledger, scheduler
-from hpcseg.cluster.failures import CANCELLED, DAMAGED, STOPPED, Failure, diagnose
+from hpcseg.cluster.failures import CANCELLED, DAMAGED, STOPPED, TOLD_TO_STOP, Failure, diagnose
+from hpcseg.cluster.heartbeat import heartbeat
 from hpcseg.cluster.ledger import Booked, Ledger
 from hpcseg.cluster.logs import Logs, find_logs
 from hpcseg.cluster.missing import failed_at, is_past, strange_jobs
@@ -27,10 +27,7 @@ from hpcseg.runs.grid import Cell, planned_cells, read_plan
 from hpcseg.runs.names import short_names
 from hpcseg.runs.record import CellFolder, RunFolder
 from hpcseg.runs.state import State
-from hpcseg.runs.told import finished_epochs, read_progress
-
-# A heartbeat comes every few seconds, later only where a step takes longer.
-_SECONDS_TO_CALL_IT_STOPPED = 90.0
+from hpcseg.runs.told import finished_epochs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +105,7 @@ def run_status(run: RunFolder) -> RunStatus:
     slurm = {**endings, **(answers or {})}
     logs = find_logs(run.logs)
     status, failures = [], {}
-    heartbeats = {cell.id: progress for cell in cells if cell.id in open_cells and (progress := _heartbeat(cell))}
+    heartbeats = {cell.id: progress for cell in cells if cell.id in open_cells and (progress := heartbeat(cell))}
     ahead = _ahead(cells, states, booked, heartbeats)
     for cell in cells:
         record = trained_record(cell, plan) if cell.folder.training_file.exists() else None
@@ -171,16 +168,16 @@ def _status(cell: Cell, known: _Known) -> tuple[CellStatus, Failure | None]:
     epoch, validation_accuracy, unread = _reached(cell, record)
     active = State.EVALUATING if state in (State.FINISHED, State.TRAINED) or cell.trained() else State.RUNNING
     last = booked.jobs.get(cell.id)
-    job = known.slurm.get(last.job_id) if last and last.host is None else None
+    job = known.slurm.get(last.job_id) if last and last.in_slurm else None
     # Absent from the queue is as good as ended; an older job's word says nothing of a heartbeat of today.
     waits = job is not None and job.state is State.QUEUED
-    gone = last is not None and last.host is None and known.answered and (job is None or job.ended or waits)
+    gone = last is not None and last.in_slurm and known.answered and (job is None or job.ended or waits)
     progress = known.progress
     if progress is not None and last is not None and gone and progress["job_id"] == last.job_id:
         progress = None
     # Its job may go on with others.
     runs = last is not None and state is not State.FINISHED and not is_past(cell, last)
-    job_id, node, note, left, failure = last.job_id if last else None, None, "", None, None
+    job_id, node, note, left, failure = last.shown if last else None, None, "", None, None
     if progress is not None and progress["time"] >= failed_at(cell):
         state = {"train": State.RUNNING, "evaluate": State.EVALUATING}.get(progress["stage"], State.RUNNING)
         left, node, note = progress["seconds_left"], progress["host"], progress["note"]
@@ -194,21 +191,29 @@ def _status(cell: Cell, known: _Known) -> tuple[CellStatus, Failure | None]:
         state, node = active, last.host
         if known.ahead is not None:
             state, note = State.QUEUED, f"behind {known.ahead} in its job"
+    elif last is not None and runs and last.number is not None and not isinstance(record, Hole):
+        state, note = _by_template(cell, last, known.logs)
+        if known.ahead is not None:
+            state, note = State.QUEUED, f"behind {known.ahead} in its job"
     elif isinstance(record, Hole):
         failure = Failure(DAMAGED, f"{record.reason} {record.remedy}", None, 0, None)
         state, note = State.FAILED, failure.summary
     elif state is State.FINISHED or (state in (State.MISSING, State.TRAINED) and last is None):
         pass
-    elif not known.answered and last is not None and last.host is None and state is not State.FAILED:
+    elif not known.answered and last is not None and last.in_slurm and state is not State.FAILED:
         note = f"submitted as job {last.job_id}, of which Slurm says nothing"
     else:
         # Of a job in Slurm it is the scheduler's doing.
-        stopped = (last is None or last.host is not None) and (cell.stopped_at() or 0.0) > failed_at(cell)
+        in_slurm = last is not None and last.in_slurm
+        stopped = None
+        if not in_slurm and (cell.stopped_at() or 0.0) > failed_at(cell):
+            stopped = STOPPED if last is None or last.host is not None else TOLD_TO_STOP
         cancelled = last is not None and last.cancelled
         ended = job if job is not None and job.ended else None
-        failure = diagnose(cell, job_id, ended, cancelled=cancelled, logs=known.logs, stopped=stopped)
+        of = last.job_id if last else None
+        failure = diagnose(cell, of, ended, cancelled=cancelled, logs=known.logs, stopped=stopped)
         # A job that ended before the cell wrote a word has failed all the same.
-        other = State.STOPPED if state is State.STARTED or failure.kind is STOPPED else State.FAILED
+        other = State.STOPPED if state is State.STARTED or failure.kind is stopped else State.FAILED
         state = State.CANCELLED if failure.kind is CANCELLED else other
         note, node = failure.summary, failure.node
     found = CellStatus(
@@ -226,6 +231,21 @@ def _status(cell: Cell, known: _Known) -> tuple[CellStatus, Failure | None]:
     return found, failure
 
 
+def _by_template(cell: Cell, job: Booked, logs: Logs) -> tuple[State, str]:
+    """Of a cell whose job is none of Slurm's and has not said that it is done with it, and whose heart does not beat.
+
+    The job may wait, load its data, or have been ended without a word.
+    """
+    begun = job.job_id in logs
+    with contextlib.suppress(OSError):
+        # A template need not have a log.
+        begun = begun or cell.folder.events_file.stat().st_mtime >= job.time
+    if not begun:
+        return State.QUEUED, "" if job.number else "whether it was submitted is not known"
+    gone = f"if job {job.shown} is gone, `hpcseg cancel`, then `hpcseg retry` this cell"
+    return State.STARTED, f"no sign of life now: `hpcseg logs` may say why; {gone}"
+
+
 def _reached(cell: Cell, record: Mapping[str, Any] | Hole | None) -> tuple[int, float | None, str]:
     """Epochs and validation accuracy: from the record of a finished training, else from the lines of its epochs.
 
@@ -238,22 +258,3 @@ def _reached(cell: Cell, record: Mapping[str, Any] | Hole | None) -> tuple[int, 
         return len(lines), accuracy(np.array(lines[-1]["validation_confusion"])) if lines else None, ""
     except (IncompleteError, KeyError, TypeError, ValueError, OverflowError):
         return 0, None, "" if isinstance(record, Mapping) else "its metrics.jsonl cannot be read"
-
-
-def _heartbeat(cell: Cell) -> dict[str, Any] | None:
-    """The heartbeat of a cell that runs now; None where it is old, or where its process is gone."""
-    progress = read_progress(cell.folder)
-    if progress is None:
-        return None
-    if time.time() - progress["time"] > max(_SECONDS_TO_CALL_IT_STOPPED, 3 * progress["seconds_per_step"]):
-        return None
-    here = progress["job_id"] is None and progress["host"] == socket.gethostname()
-    return None if here and not _runs(progress["pid"]) else progress
-
-
-def _runs(pid: int) -> bool:
-    """Whether a process of this machine is there, and not only waits for its parent to take note of its end."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False

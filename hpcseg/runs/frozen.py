@@ -1,6 +1,6 @@
 """The code of this process in, a copy of it in the run folder out, which jobs run whatever becomes of the checkout.
 
-RUN/code/HASH/hpcseg/        every file of the package, and the shipped jobs and profiles
+RUN/code/HASH/hpcseg/        every file of the package, and the shipped jobs, profiles and templates
               origin.json    the commit that it comes from, and what was changed since
 """
 

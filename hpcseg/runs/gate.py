@@ -79,7 +79,7 @@ def _reasons(run: RunFolder) -> Iterator[str]:
             with os.scandir(folder) as entries:
                 inside = [Path(entry) for entry in entries if not entry.is_file(follow_symlinks=False)]
             yield from (_why(run, one) for one in inside)
-    for file in (run.grid_file, run.resources_file, run.submissions_file, run.lock_file):
+    for file in (run.grid_file, run.resources_file, run.template_file, run.submissions_file, run.lock_file):
         yield _why(run, file, stat.S_IFREG)
 
 

@@ -87,9 +87,8 @@ def refuse_unmeant_cpu(run: RunFolder, device: torch.device) -> None:
 
 
 def refuse_missing_gpu(device: torch.device) -> None:
-    """Raise HpcsegError in a job that asked Slurm for GPUs and computes on the CPU."""
-    in_slurm = os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
-    if in_slurm and device.type != "cuda" and os.environ.get(gpus.ASKED, "0") != "0":
+    """Raise HpcsegError in a job that asked a cluster for GPUs and computes on the CPU."""
+    if device.type != "cuda" and os.environ.get(gpus.ASKED, "0") != "0":
         raise HpcsegError(
             f"This job asked for GPUs, but {_no_gpu()} finds none on this node. Look at `nvidia-smi` there, at the "
             "driver's version and at gpu_syntax in the profile; --gpus-per-node 0 is for CPUs."

@@ -25,7 +25,7 @@ _PACKAGE = Path(__file__).parents[1]
 ORIGIN = "origin.json"
 """Beside a frozen copy of the package: the commit that it was made from, and what was changed since."""
 # Beside the package in a checkout, inside it in a wheel and in a frozen copy.
-_SHIPPED = ("jobs", "profiles")
+_SHIPPED = ("jobs", "profiles", "templates")
 # What of a checkout can change a number. A results folder that somebody left out of it, or a note beside it, cannot.
 _DECIDING = (_PACKAGE.name, "jobs", "pyproject.toml")
 # What runs a notebook, with a path of the machine behind it, or what is typed into Python, without a name.
@@ -33,7 +33,7 @@ _KERNELS = ("ipykernel_launcher.py", "colab_kernel_launcher.py", "")
 
 
 def package_files() -> dict[str, bytes]:
-    """All that runs: the content of every file of the package by its name below it, and the shipped jobs and profiles.
+    """All that runs: the files of the package and the shipped jobs, profiles and templates, by their names below it.
 
     The same for a checkout, a wheel and a frozen copy of either.
     """

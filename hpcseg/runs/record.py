@@ -5,6 +5,7 @@
     RUN/code/HASH/                     the package as it was at a submission; its jobs run this copy
     RUN/submissions.jsonl              one line per job that was handed out, here or to Slurm
     RUN/resources.json                 what a cell's job asked of Slurm last
+    RUN/template.sh                    the job script of --submit-with, where that submitted last
     RUN/logs/                          logs, sbatch scripts and pickles of submitit
     RUN/report/                        what `hpcseg report` builds
     RUN/tensorboard/                   what `hpcseg tensorboard` writes
@@ -168,6 +169,10 @@ class RunFolder:
     @property
     def resources_file(self) -> Path:
         return self.path / "resources.json"
+
+    @property
+    def template_file(self) -> Path:
+        return self.path / "template.sh"
 
     @property
     def lock_file(self) -> Path:

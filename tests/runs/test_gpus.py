@@ -137,6 +137,12 @@ def test_a_slurm_job_that_asked_for_gpus_and_has_none_fails_at_once(cell, monkey
         assert run(cell) == "finished"
 
 
+def test_so_does_a_job_of_another_scheduler(cell, monkeypatch):
+    monkeypatch.setenv("HPCSEG_GPUS_PER_NODE", "1")
+    with pytest.raises(HpcsegError, match=r"This job asked for GPUs, but torch .* finds none on this node"):
+        run(cell)
+
+
 @pytest.mark.parametrize(("cuda", "action"), [("12.6", "other node"), (None, "give up")])
 def test_only_a_torch_that_knows_gpus_is_tried_on_another_node(cell, monkeypatch, cuda, action):
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")

@@ -1,0 +1,176 @@
+"""The cells of a grid in, jobs of another scheduler than Slurm out, by a user's own template.
+
+A job is one process that takes its cells one after the other, so no job waits for another, and none writes the report.
+What a job does is told by its cells' files alone. It is announced in the ledger before it is submitted, and its number
+is written there as soon as it is known. A cell whose job is given up is left out by that job, should it come after all.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from hpcseg.cluster import ledger, worker
+from hpcseg.cluster.ledger import Booked
+from hpcseg.cluster.missing import find_missing
+from hpcseg.cluster.profile import Resources
+from hpcseg.cluster.sender import Sent, Submission, UnansweredError
+from hpcseg.cluster.submit import in_jobs
+from hpcseg.cluster.template import Template, cancel_command, cancel_job, read_template, submit_script
+from hpcseg.errors import ConfigError, SchedulerError
+from hpcseg.files import write_bytes
+from hpcseg.runs.frozen import freeze, shell_lines
+from hpcseg.runs.gpus import ASKED
+from hpcseg.runs.grid import Cell, Grid, check_numerics, write_plan
+from hpcseg.runs.names import short_names
+from hpcseg.runs.record import RunFolder, write_json
+from hpcseg.runs.wish import leave_out
+from hpcseg.text import refuse_controls
+
+_MOST_NAMES = 20
+
+
+def submit_missing_with(
+    template: Template,
+    grid: Grid,
+    resources: Resources,
+    *,
+    dry_run: bool,
+    resubmit: bool,
+    only: Collection[str] | None = None,
+) -> Submission:
+    """Submit what is neither finished nor submitted already; the rest as of `submit.submit_missing`.
+
+    Raises:
+        ConfigError: a cell wants several processes, or a path has a control character.
+        SchedulerError: the user's command refused a job: those before it are submitted, and the message names the rest.
+    """
+    if resources.nodes * resources.ranks_per_node > 1 or resources.gpus_per_node > 1:
+        raise ConfigError(
+            "A job by a template is one process on one node, with one GPU at most, but a cell of this one is to have "
+            f"{resources.nodes} nodes and {resources.gpus_per_node} GPUs on each. Use --gpus-per-node 1, or 0 for CPUs."
+        )
+    check_numerics(grid.numerics, f"The run {grid.run.path}")
+    if dry_run:
+        code = freeze(grid.run, write=False)
+        missing = find_missing(grid, resubmit=resubmit, only=only)
+        submission = Submission(dry_run, left_alone=missing.left_alone, no_report_job=True)
+        for number, cells in enumerate(in_jobs(missing.cells, resources.cells_per_job), start=1):
+            token, ids = ledger.new_token(grid.run), _ids(cells)
+            submission.scripts.append(_script(template, grid.run, code, resources, token, ids))
+            submission.sent.append(Sent("cells", (ids,), f"<number {number}>", token))
+        return submission
+    with ledger.locked(grid.run):
+        if only is None:
+            write_plan(grid)
+        write_json(grid.run.resources_file, asdict(resources), private=True)
+        write_bytes(grid.run.template_file, template.text.encode(), private=True)
+        before = ledger.read(grid.run).jobs
+        missing = find_missing(grid, resubmit=resubmit, only=only)
+        submission = Submission(dry_run, left_alone=missing.left_alone, no_report_job=True)
+        jobs = in_jobs(missing.cells, resources.cells_per_job)
+        code = freeze(grid.run)
+        for index, cells in enumerate(jobs):
+            _give_up(grid.run, before, cells)
+            try:
+                submission.sent.append(_send(template, grid.run, code, resources, _ids(cells)))
+            except SchedulerError as error:
+                raise SchedulerError(_what_is_left(error, grid, index, jobs)) from None
+    return submission
+
+
+def read_runs_template(run: RunFolder) -> Template:
+    """The template with which cells of a run were submitted last; raises ConfigError where it is gone or damaged."""
+    return read_template(run.template_file)
+
+
+def cancel_by_template(run: RunFolder, job: Booked) -> str:
+    """Cancel a job with the command that its script has for it.
+
+    Returns:
+        Where there is none, or it refused, what that means, as the rest of a sentence; else an empty text.
+    """
+    try:
+        command = cancel_command(_script_file(run, job.job_id))
+    except ConfigError:
+        command = ()
+    wrong = cancel_job(command, job.number) if command and job.number else "your template has no command to cancel it"
+    return f"which is still your scheduler's to end ({wrong}); if it begins, it leaves the cell out" if wrong else ""
+
+
+def _send(template: Template, run: RunFolder, code: Path, resources: Resources, ids: tuple[str, ...]) -> Sent:
+    token, tasks, mark = ledger.new_token(run), (ids,), {"template": template.sha256}
+    script = _script_file(run, token)
+    # Setup lines of the user's may hold a secret.
+    write_bytes(script, _script(template, run, code, resources, token, ids).encode(), private=True)
+    ledger.announce(run, "cells", tasks, token, **mark)
+    try:
+        number = submit_script(template, script.resolve())
+    except SchedulerError:
+        ledger.withdraw(run, token)
+        raise
+    if number is None:
+        raise UnansweredError(
+            f"`{shlex.join(template.submit)}` named no number of a job, so it is not known whether it took the one "
+            f"called {ledger.short_name(token)}. If your scheduler does not know it, `hpcseg cancel`, then `hpcseg "
+            "retry` its cells."
+        )
+    ledger.book(run, token, "cells", tasks, number, **mark)
+    return Sent("cells", tasks, number, token)
+
+
+def _give_up(run: RunFolder, before: Mapping[str, Booked], cells: Sequence[Cell]) -> None:
+    """Have the jobs that these cells had leave them out, so that what comes late does nothing twice."""
+    for cell in cells:
+        job = before.get(cell.id)
+        if job is not None and job.number is not None:
+            leave_out(run.cell(cell.id), job.job_id)
+
+
+def _script_file(run: RunFolder, token: str) -> Path:
+    return run.logs / f"{token}_submission.sh"
+
+
+def _script(
+    template: Template, run: RunFolder, code: Path, resources: Resources, token: str, cells: tuple[str, ...]
+) -> str:
+    # As submitit's controller tells it the only rank of a local job.
+    told = {"EXECUTOR": "local"} | {f"LOCAL_{name}": "0" for name in ("NODEID", "GLOBALID", "LOCALID")}
+    told |= {"LOCAL_JOB_ID": token, "LOCAL_NTASKS": "1"}
+    variables = [f"SUBMITIT_{name}={value}" for name, value in told.items()]
+    lines = [
+        # LSF sends it before SIGTERM, at which a cell writes its checkpoint.
+        "trap '' INT",
+        *shell_lines(code),
+        shlex.join(["exec", "env", f"{ASKED}={resources.gpus_per_node}", *variables, *worker.command(run, cells)]),
+    ]
+    values = {
+        "command": shlex.join(["/bin/sh", "-c", "; ".join(lines)]),
+        "log": shlex.quote(str(run.logs.resolve() / f"{token}_0_log.out")),
+        "name": ledger.short_name(token),
+        "gpus": str(resources.gpus_per_node),
+        "cpus": str(resources.cpus_per_task),
+        "memory_gib": str(math.ceil(resources.memory_gib)),
+        "minutes": str(resources.minutes),
+    }
+    for word, value in values.items():
+        refuse_controls(value, f"{{{word}}}")
+    return template.script(values)
+
+
+def _what_is_left(error: SchedulerError, grid: Grid, sent: int, jobs: Sequence[list[Cell]]) -> str:
+    names = short_names(grid.cells)
+    rest = jobs[sent + isinstance(error, UnansweredError) :]
+    left = [names[cell.id] for cells in rest for cell in cells] or ["none"]
+    shown = ", ".join(left[:_MOST_NAMES]) + (", ..." if left[_MOST_NAMES:] else "")
+    return (
+        f"{error} Submitted before it: {sent} of {len(jobs)} jobs. Not submitted: {shown}. The same command submits "
+        "the rest, and nothing twice."
+    )
+
+
+def _ids(cells: Sequence[Cell]) -> tuple[str, ...]:
+    return tuple(cell.id for cell in cells)
