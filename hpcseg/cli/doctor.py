@@ -72,7 +72,9 @@ def doctor(
         time=time,
         setup=tuple(setup) if setup else None,
     )
-    resources = resolve(load_job(find_job(job)).needs, load_profile(profile) if profile else Profile(), options)
+    resources = resolve(
+        load_job(find_job(job)).needs, load_profile(profile, partition) if profile else Profile(), options
+    )
     checks = []
     for check in check_cluster(resources, run, data if data.exists() else None, wait=None if no_job else wait):
         checks.append(check)

@@ -124,7 +124,7 @@ def grid(
         cells_per_job=cells_per_job,
         tries=tries,
     )
-    site = load_profile(profile) if profile else Profile()
+    site = load_profile(profile, partition) if profile else Profile()
     resources = resolve(planned.job.needs, site, options)
     if local is None:
         local = not (partition or profile) and shutil.which("sbatch") is None

@@ -208,7 +208,7 @@ def predict(
         setup=tuple(setup) if setup else None,
         throttle=throttle,
     )
-    resources = resolve(NeedsConfig(), load_profile(profile) if profile else Profile(), options)
+    resources = resolve(NeedsConfig(), load_profile(profile, partition) if profile else Profile(), options)
     _submit(request, resources, parts=parts, dry_run=dry_run)
 
 

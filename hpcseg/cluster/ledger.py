@@ -17,7 +17,6 @@ import contextlib
 import dataclasses
 import getpass
 import hashlib
-import itertools
 import re
 import socket
 import uuid
@@ -81,8 +80,10 @@ class Ledger:
     """Ids of the report jobs."""
     users: tuple[str, ...]
     """Who has submitted."""
-    unanswered: tuple[str, ...]
-    """Tokens of announcements of which it is not known whether sbatch took them."""
+    others: frozenset[str]
+    """Ids of the jobs that somebody else than the caller has submitted."""
+    unanswered: Mapping[str, frozenset[str]]
+    """Tokens of announcements of which it is not known whether sbatch took them, and for which cells they were."""
     last_without_slurm: bool
     """How cells were handed out last: on a machine, and not to Slurm."""
     tokens: Mapping[str, str | None]
@@ -108,7 +109,7 @@ def read(run: RunFolder) -> Ledger:
     jobs: dict[str, Booked] = {}
     owners: dict[str, frozenset[str]] = {}
     tries: Counter[str] = Counter()
-    reports, users = [], [getpass.getuser()]
+    reports, users, others = [], [getpass.getuser()], set[str]()
     announced: dict[str, tuple[str, list[Any]]] = {}
     tokens: dict[str, str | None] = {}
     unusable = []
@@ -150,17 +151,24 @@ def read(run: RunFolder) -> Ledger:
                 continue
             without_slurm = event == "started"
             tasks = [tuple([task] if isinstance(task, str) else task) for task in line["cells"]]
-            owners[line["job"]] = frozenset(itertools.chain(*tasks))
+            owners[line["job"]] = frozenset(_cells_of(line["cells"]))
             for job_id, cells in zip(task_ids(line["job"], len(tasks)), tasks, strict=True):
                 owners[job_id] = frozenset(cells)
+                if line.get("user", users[0]) != users[0]:
+                    others.add(job_id)
                 for cell in cells:
                     jobs[cell] = Booked(job_id, line.get("host"), time_of(line) or 0.0, cells, cancelled=False)
                     # An earlier hpcseg had jobs of their own for evaluations.
                     tries[cell] += line["stage"] != "evaluate"
     return Ledger(
-        *(jobs, owners, tries, tuple(reports), tuple(users)),
-        *(tuple(announced), without_slurm, tokens, tuple(unusable)),
+        *(jobs, owners, tries, tuple(reports), tuple(users), frozenset(others)),
+        {token: frozenset(_cells_of(tasks)) for token, (_, tasks) in announced.items()},
+        *(without_slurm, tokens, tuple(unusable)),
     )
+
+
+def _cells_of(tasks: Sequence[str | Sequence[str]]) -> list[str]:
+    return [cell for task in tasks for cell in ([task] if isinstance(task, str) else task)]
 
 
 def _checked(line: dict[str, Any] | None, announced: Mapping[str, tuple[str, list[Any]]]) -> dict[str, Any]:
