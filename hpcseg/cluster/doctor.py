@@ -213,7 +213,7 @@ def _configuration(partition: str | None) -> Iterator[Check]:
         yield Check("Jobs of others", "ok", "They are shown, so the run of a colleague can be followed.")
     preempts = site.get("PreemptType", "(null)") not in ("(null)", "preempt/none")
     if preempts and "CANCEL" in _preempt_modes(site, partition):
-        told = "A preempted job is ended here and does not go back into the queue (PreemptMode=CANCEL)."
+        told = "A preempted job is ended here and not put back into the queue (PreemptMode=CANCEL)."
         remedy = (
             "The report job submits its cells again, and they go on: give them more jobs than three, with tries = 20 "
             "in a profile, and the report a partition that is not preempted, in its table [report]."

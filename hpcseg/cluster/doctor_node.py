@@ -91,7 +91,9 @@ def _wait(job_id: str, room: Path, world_size: int, seconds: float) -> scheduler
     deadline, state, seen_at = time.monotonic() + seconds, None, time.monotonic()
     while time.monotonic() < deadline and len(_found(room)) < world_size:
         states = scheduler.ask([job_id])
-        if states is not None:
+        if states is None:
+            state = scheduler.SILENCE
+        else:
             state = states.get(job_id)
         if state is not None and not state.ended:
             seen_at = time.monotonic()
@@ -104,7 +106,9 @@ def _wait(job_id: str, room: Path, world_size: int, seconds: float) -> scheduler
 def _rewritten(job: Mapping[str, str] | None, asked: Resources, comment: str) -> Check:
     """What Slurm has made of the job's wishes: a submit filter of the site may have changed them without a word."""
     if job is None:
-        return Check("Wishes", "not checked", "scontrol does not show what Slurm has made of the short job's wishes.")
+        return Check(
+            "Submit filter", "not checked", "scontrol does not show what Slurm has made of the short job's wishes."
+        )
     changed = []
     for name, key in (("partition", "Partition"), ("account", "Account"), ("qos", "QOS")):
         wish = getattr(asked, name)
@@ -118,20 +122,23 @@ def _rewritten(job: Mapping[str, str] | None, asked: Resources, comment: str) ->
     if job.get("Comment") != comment:
         changed.append("the comment is another, by which hpcseg finds a job whose number sbatch did not tell")
     if not changed:
-        return Check("Wishes", "ok", "Slurm has the short job's wishes as they were asked for.")
+        return Check("Submit filter", "ok", "Slurm has the short job's wishes as they were asked for.")
     remedy = (
         "Ask for what it makes of them, by an option or in a profile, so that hpcseg reckons with it; ask your "
         "administrators to leave requeue and comment as they are."
     )
-    return Check("Wishes", "warning", f"A submit filter of this site changes them: {'; '.join(changed)}.", remedy)
+    return Check(
+        "Submit filter", "warning", f"A submit filter of this site changes them: {'; '.join(changed)}.", remedy
+    )
 
 
 def _lost(
     job_id: str, state: scheduler.JobState | None, room: Path, found: Sequence[dict[str, Any]], world_size: int
 ) -> Check:
     """Why not all ranks have written."""
-    if state is not None and state.state is State.QUEUED:
-        told = f"The short job {job_id} waits ({state.reason}), so nothing was found out on a node."
+    if state is not None and (state.state is State.QUEUED or state.hidden):
+        waits = "may wait" if state.hidden else "waits"
+        told = f"The short job {job_id} {waits} ({state.reason}), so nothing was found out on a node."
         return Check("Compute node", "not checked", told, "Wait longer (--wait SECONDS), or take a quieter partition.")
     attempts = [last_attempt(path) for path in find_logs(room / "logs").get(job_id, {}).values()]
     logs = "\n".join(line for attempt in attempts for line in attempt.lines(""))

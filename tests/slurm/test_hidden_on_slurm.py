@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -134,14 +135,25 @@ def test_a_cell_whose_node_may_not_requeue_it_is_submitted_again_and_goes_on(clu
 
 
 @pytest.fixture
-def cancelling() -> Iterator[None]:
-    """In the partition low a preempted job is ended."""
-    slurm("scontrol", "update", "PartitionName=low", "PreemptMode=CANCEL")
-    yield
-    slurm("scontrol", "update", "PartitionName=low", "PreemptMode=REQUEUE")
+def cluster_with() -> Iterator[Callable[..., None]]:
+    """Changes lines of slurm.conf, and puts them back in the end."""
+    conf = Path(os.environ["SLURM_CONF"])
+    before = conf.read_text()
+
+    def change(text: str) -> None:
+        conf.write_text(text)
+        slurm("scontrol", "reconfigure")
+
+    yield lambda old, new: change(re.sub(old, new, before, flags=re.MULTILINE))
+    change(before)
 
 
-def test_where_preemption_ends_a_job_its_cell_is_submitted_again_and_goes_on(cluster, cancelling):
+def test_where_preemption_ends_a_job_its_cell_is_submitted_again_and_goes_on(cluster, cluster_with):
+    # Nor is the job told before.
+    cluster_with(
+        "^(SlurmctldParameters=.*|PartitionName=low .*)$",
+        lambda line: "PartitionName=low PriorityTier=1 PreemptMode=CANCEL" if "low" in line[1] else "",
+    )
     (cluster.folder / "one.toml").write_text(JOB)
     (cluster.folder / "low.toml").write_text(SITE.replace('"gpu"', '"low"', 1) + '[report]\npartition = "high"\n')
     cluster.grid("one.toml", "run", "--profile", "low.toml", "--exclude", "n1")
@@ -153,20 +165,6 @@ def test_where_preemption_ends_a_job_its_cell_is_submitted_again_and_goes_on(clu
     check = doctor(cluster, "--profile", "low.toml", "--no-job")["Preemption"]
     assert check["verdict"] == "warning" and "PreemptMode=CANCEL" in check["text"]
     assert "tries = 20" in check["remedy"] and "[report]" in check["remedy"]
-
-
-@pytest.fixture
-def private() -> Iterator[None]:
-    """The jobs of others are shown to nobody but root."""
-    conf = Path(os.environ["SLURM_CONF"])
-    before = conf.read_text()
-    try:
-        conf.write_text(f"{before}\nPrivateData=jobs\n")
-        slurm("scontrol", "reconfigure")
-        yield
-    finally:
-        conf.write_text(before)
-        slurm("scontrol", "reconfigure")
 
 
 @pytest.fixture
@@ -188,7 +186,8 @@ def colleague(monkeypatch):
     shutil.rmtree(folder)
 
 
-def test_a_colleagues_job_that_is_not_shown_is_not_dead(cluster, run, private, colleague):
+def test_a_colleagues_job_that_is_not_shown_is_not_dead(cluster, run, cluster_with, colleague):
+    cluster_with(r"\Z", "PrivateData=jobs\n")
     folder, as_colleague = colleague
     cluster.folder = folder
     run(WAITING)
@@ -235,7 +234,7 @@ def test_what_a_submit_filter_refuses_is_said_in_its_own_words(cluster, submit_f
 
 def test_what_a_submit_filter_changes_is_named_and_doubles_nothing(cluster, run, submit_filter, off, tmp_path):
     submit_filter('options["comment"] = "charged to physics"; options["time"] = "2"; options["requeue"] = "0"')
-    check = doctor(cluster, "--profile", "testcluster")["Wishes"]
+    check = doctor(cluster, "--profile", "testcluster")["Submit filter"]
     assert check["verdict"] == "warning" and "00:02:00" in check["text"] and "the comment is another" in check["text"]
     assert "in a profile" in check["remedy"]
     # The job is taken, and the answer gets lost.
