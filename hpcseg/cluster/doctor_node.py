@@ -91,10 +91,7 @@ def _wait(job_id: str, room: Path, world_size: int, seconds: float) -> scheduler
     deadline, state, seen_at = time.monotonic() + seconds, None, time.monotonic()
     while time.monotonic() < deadline and len(_found(room)) < world_size:
         states = scheduler.ask([job_id])
-        if states is None:
-            state = scheduler.SILENCE
-        else:
-            state = states.get(job_id)
+        state = scheduler.SILENCE if states is None else states.get(job_id)
         if state is not None and not state.ended:
             seen_at = time.monotonic()
         elif time.monotonic() - seen_at > _SECONDS_TO_BE_SEEN:

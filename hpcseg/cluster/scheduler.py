@@ -74,6 +74,10 @@ class JobState:
         return ": ".join(word for word in words if word)
 
 
+SILENCE = JobState(_NOT_SHOWN, "squeue, sacct and scontrol do not answer")
+"""Of a job of which no command says anything."""
+
+
 def ask(job_ids: Iterable[str], users: Sequence[str] = (), others: Collection[str] = ()) -> dict[str, JobState] | None:
     """States of jobs and array tasks by id ("123", "123_4").
 

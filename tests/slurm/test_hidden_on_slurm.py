@@ -141,7 +141,9 @@ def cluster_with() -> Iterator[Callable[..., None]]:
     before = conf.read_text()
 
     def change(text: str) -> None:
-        conf.write_text(text)
+        # A slurmd that reads half a file ends.
+        (aside := conf.with_suffix(".aside")).write_text(text)
+        aside.replace(conf)
         slurm("scontrol", "reconfigure")
 
     yield lambda old, new: change(re.sub(old, new, before, flags=re.MULTILINE))
