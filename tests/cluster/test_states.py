@@ -308,7 +308,7 @@ def test_watching_goes_on_while_a_state_is_none_of_the_ends(grid, slurm, monkeyp
     answers = [*[JobState("SUSPENDED")] * 2, None, JobState("PENDING"), *[JobState("CANCELLED by 0")] * 2]
     looks = []
 
-    def ask(ids, users):
+    def ask(*asked):
         looks.append(answers[len(looks)])
         return None if looks[-1] is None else {"100_0": looks[-1], "100_1": JobState("FAILED")}
 
