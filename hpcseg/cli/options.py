@@ -79,7 +79,7 @@ class SlurmOptions:
         """The profile that is named; raises ConfigError as `load_profile`."""
         from hpcseg.cluster.profile import Profile, load_profile
 
-        return load_profile(self.profile) if self.profile else Profile()
+        return load_profile(self.profile, self.partition) if self.profile else Profile()
 
     def wishes(self, **more: Any) -> Profile:
         """What is typed, and more that has options of its own, as a profile that overrules that of the site."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import re
 import shutil
@@ -14,9 +15,10 @@ from pathlib import Path
 import submitit
 
 from hpcseg.cluster.check import Check
-from hpcseg.cluster.doctor_node import check_node
+from hpcseg.cluster.doctor_node import WITHOUT_SCONTROL, check_node
 from hpcseg.cluster.executor import cell_executor, report_executor
 from hpcseg.cluster.profile import Resources
+from hpcseg.cluster.scheduler import hides_jobs, no_controller
 from hpcseg.files import make_folder
 from hpcseg.runs.frozen import freeze
 from hpcseg.runs.record import RunFolder
@@ -24,6 +26,11 @@ from hpcseg.runs.record import RunFolder
 _SECONDS_FOR_A_COMMAND = 10
 _LITTLE, _VERY_LITTLE = 2_000_000_000, 100_000_000
 _FEW_FILES = 10_000
+_SACCT = ["sacct", "--noheader", "--allocations", "--starttime=now-1minute"]
+_OWN_RULE = (
+    "See `man sbatch`. Where it is a rule of your site's (a submit filter), do what it says: what hpcseg has no option "
+    "for goes through from the table [sbatch] of a profile."
+)
 _USABLE = re.compile("idle|mix|alloc|comp|plan|resv")
 
 
@@ -49,8 +56,9 @@ def check_cluster(resources: Resources, folder: Path, data: Path | None, *, wait
     yield _partition(resources)
     accepted = _accepted(resources, folder)
     yield from accepted
+    yield _queue()
     yield _accounting()
-    yield from _configuration()
+    yield from _configuration(resources.partition)
     if wait is None or "failed" in {check.verdict for check in accepted}:
         yield Check("Compute node", "not checked", "No job was submitted.")
     else:
@@ -58,11 +66,11 @@ def check_cluster(resources: Resources, folder: Path, data: Path | None, *, wait
 
 
 def _commands() -> Check:
-    missing = [name for name in ("sbatch", "srun", "squeue", "scontrol", "scancel") if shutil.which(name) is None]
+    missing = [name for name in ("sbatch", "srun", "scancel") if shutil.which(name) is None]
     if missing:
         what = f"{', '.join(missing)} not on PATH."
         return Check("Slurm", "failed", what, "Log in to a node that submits jobs, or load your site's slurm module.")
-    return Check("Slurm", "ok", "sbatch, srun, squeue, scontrol and scancel are here.")
+    return Check("Slurm", "ok", "sbatch, srun and scancel are here.")
 
 
 def _folder(folder: Path) -> Check:
@@ -92,7 +100,12 @@ def _controller() -> Check:
     said, answered = _ask(["scontrol", "ping"])
     if answered and "UP" in said:
         return Check("Controller", "ok", "slurmctld answers.")
-    return Check("Controller", "failed", f"slurmctld does not answer: {said}", "Try later, or ask your administrators.")
+    if (silence := no_controller(_SECONDS_FOR_A_COMMAND)) is not None:
+        told = f"slurmctld does not answer: {silence}"
+        return Check("Controller", "failed", told, "Try later, or ask your administrators.")
+    # What is below looks whether sbatch takes jobs.
+    told = f"scontrol does not answer ({said}), so a cell may not get back into the queue at its time limit."
+    return Check("Controller", "warning", told, WITHOUT_SCONTROL)
 
 
 def _partition(resources: Resources) -> Check:
@@ -148,24 +161,41 @@ def _taken(name: str, executor: submitit.SlurmExecutor, folder: Path) -> Check:
             "--constraint), or spell it as your site does (gpu_syntax in a profile)."
         ),
     }
-    remedy = next((text for pattern, text in remedies.items() if re.search(pattern, words)), "See `man sbatch`.")
+    remedy = next((text for pattern, text in remedies.items() if re.search(pattern, words)), _OWN_RULE)
     if name == "The report's job":
         remedy = "Say in the table [report] of a profile what it is to ask for, such as a partition without GPUs."
     return Check(name, "failed", f"sbatch refuses it: {words}", remedy)
 
 
+def _queue() -> Check:
+    said, answered = _ask(["squeue", "--noheader", f"--user={getpass.getuser()}"])
+    if answered:
+        return Check("Queue", "ok", "squeue answers.")
+    if any(_ask(command)[1] for command in (_SACCT, ["scontrol", "--oneliner", "show", "job"])):
+        told = f"squeue does not answer ({said}). sacct and scontrol are asked in its place."
+        return Check("Queue", "warning", told, "Nothing has to be done.")
+    told = f"squeue does not answer ({said}), and neither do sacct and scontrol, so where jobs stand nobody tells."
+    remedy = (
+        "Ask your administrators to let users run squeue. Without it `hpcseg status` goes by files and heartbeats, and "
+        "what was submitted once is submitted again with `hpcseg grid --resubmit` only."
+    )
+    return Check("Queue", "warning", told, remedy)
+
+
 def _accounting() -> Check:
-    said, answered = _ask(["sacct", "--noheader", "--allocations", "--starttime=now-1minute"])
+    said, answered = _ask(_SACCT)
     if answered:
         return Check("Accounting", "ok", "sacct answers.")
     told = f"sacct does not answer ({said}). Cells are followed by their files and squeue; how one died is less clear."
     return Check("Accounting", "warning", told, "Nothing has to be done.")
 
 
-def _configuration() -> Iterator[Check]:
+def _configuration(partition: str | None) -> Iterator[Check]:
     said, answered = _ask(["scontrol", "show", "config"])
     if not answered:
-        yield Check("Site's settings", "not checked", f"scontrol does not show them: {said}")
+        told = f"scontrol does not show them: {said}"
+        remedy = "Where your site's largest array is not 1001 tasks, say so: max_array_size in a profile."
+        yield Check("Site's settings", "not checked", told, remedy)
         return
     site = {name.strip(): value.strip() for name, _, value in (line.partition("=") for line in said.splitlines())}
     size = site.get("MaxArraySize", "1001")
@@ -175,14 +205,35 @@ def _configuration() -> Iterator[Check]:
         yield Check("Requeue", "warning", told, "Where a cell does not come back after its time limit: hpcseg retry.")
     else:
         yield Check("Requeue", "ok", "Jobs may go back into the queue.")
+    if hides_jobs():
+        told = "This site does not show the jobs of others (PrivateData), so of a colleague's run files tell alone."
+        remedy = "`hpcseg status` then says `unknown` where nothing was heard for long; the run's owner sees more."
+        yield Check("Jobs of others", "warning", told, remedy)
+    else:
+        yield Check("Jobs of others", "ok", "They are shown, so the run of a colleague can be followed.")
     preempts = site.get("PreemptType", "(null)") not in ("(null)", "preempt/none")
-    if preempts and "preempt_send_user_signal" not in site.get("SlurmctldParameters", ""):
+    if preempts and "CANCEL" in _preempt_modes(site, partition):
+        told = "A preempted job is ended here and not put back into the queue (PreemptMode=CANCEL)."
+        remedy = (
+            "The report job submits its cells again, and they go on: give them more jobs than three, with tries = 20 "
+            "in a profile, and the report a partition that is not preempted, in its table [report]."
+        )
+        yield Check("Preemption", "warning", told, remedy)
+    elif preempts and "preempt_send_user_signal" not in site.get("SlurmctldParameters", ""):
         told = "A preempted cell is not told so before SIGTERM, so it may lose up to 30 seconds of work."
         yield Check("Preemption", "warning", told, "Nothing has to be done; HPCSEG_CHECKPOINT_SECONDS=10 loses less.")
     else:
         yield Check(
             "Preemption", "ok", "A preempted cell is told in time." if preempts else "No job is preempted here."
         )
+
+
+def _preempt_modes(site: dict[str, str], partition: str | None) -> set[str]:
+    """Of the partitions that are asked for, or of the default, where sinfo tells them; else of the site."""
+    said, answered = _ask(["sinfo", "--noheader", "--format=%P|%M"])
+    lines = [line.split("|") for line in said.splitlines() if answered and line.count("|") == 1]
+    wanted = partition.split(",") if partition else [name.rstrip("*") for name, _ in lines if name.endswith("*")]
+    return {mode for name, mode in lines if name.rstrip("*") in wanted} or {site.get("PreemptMode", "")}
 
 
 def _ask(command: list[str]) -> tuple[str, bool]:

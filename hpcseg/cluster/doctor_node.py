@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,10 @@ from hpcseg.runs.provenance import package_sha256
 from hpcseg.runs.record import RunFolder, read_json
 from hpcseg.runs.state import State
 
+WITHOUT_SCONTROL = (
+    "Where your site keeps scontrol from its users, the report job submits a cell again that has met its limit: give "
+    "cells a --time that lasts, or tries = 20 in a profile."
+)
 _PROBE_MINUTES = 5
 _LITTLE = 100_000_000
 # The last files of a job may need a moment to be seen here.
@@ -60,13 +65,16 @@ def _probe(resources: Resources, room: Path, code: Path, data: Path | None, toke
     short = dataclasses.replace(resources, minutes=min(_PROBE_MINUTES, resources.minutes))
     executor = cell_executor(room / "logs", code, short, name="hpcseg-doctor", throttle=None, comment="hpcseg-doctor")
     try:
-        job = executor.submit(Probe(str(room.resolve()), str(data.resolve()) if data else None))
+        # As a cell names it: from the run.
+        found_from_there = os.path.relpath(data.resolve(), room.resolve()) if data else None
+        job = executor.submit(Probe(resources.on_nodes(str(room.resolve())), found_from_there))
     except submitit.core.utils.FailedJobError as error:
         yield Check("Compute node", "failed", f"sbatch refuses a job: {error}", "See what it says.")
         return
     job_id = str(job.job_id)
     world_size = resources.nodes * resources.ranks_per_node
     state = _wait(job_id, room, world_size, wait)
+    yield _rewritten(scheduler.show(job_id), short, executor.parameters["comment"])
     found = _found(room)
     if len(found) < world_size:
         yield _lost(job_id, state, room, found, world_size)
@@ -83,8 +91,7 @@ def _wait(job_id: str, room: Path, world_size: int, seconds: float) -> scheduler
     deadline, state, seen_at = time.monotonic() + seconds, None, time.monotonic()
     while time.monotonic() < deadline and len(_found(room)) < world_size:
         states = scheduler.ask([job_id])
-        if states is not None:
-            state = states.get(job_id)
+        state = scheduler.SILENCE if states is None else states.get(job_id)
         if state is not None and not state.ended:
             seen_at = time.monotonic()
         elif time.monotonic() - seen_at > _SECONDS_TO_BE_SEEN:
@@ -93,12 +100,42 @@ def _wait(job_id: str, room: Path, world_size: int, seconds: float) -> scheduler
     return state
 
 
+def _rewritten(job: Mapping[str, str] | None, asked: Resources, comment: str) -> Check:
+    """What Slurm has made of the job's wishes: a submit filter of the site may have changed them without a word."""
+    if job is None:
+        return Check(
+            "Submit filter", "not checked", "scontrol does not show what Slurm has made of the short job's wishes."
+        )
+    changed = []
+    for name, key in (("partition", "Partition"), ("account", "Account"), ("qos", "QOS")):
+        wish = getattr(asked, name)
+        # Of several partitions one is taken. Slurm knows accounts in small letters.
+        if wish and job.get(key, "").lower() not in {wish.lower(), *wish.lower().split(",")}:
+            changed.append(f"{name} {wish} has become {job.get(key)}")
+    if job.get("TimeLimit") != f"00:{asked.minutes:02d}:00":
+        changed.append(f"a time limit of {asked.minutes} minutes has become {job.get('TimeLimit')}")
+    if job.get("Requeue") != "1":
+        changed.append("requeue is off, so that a cell which met its limit comes back by the report job alone (tries)")
+    if job.get("Comment") != comment:
+        changed.append("the comment is another, by which hpcseg finds a job whose number sbatch did not tell")
+    if not changed:
+        return Check("Submit filter", "ok", "Slurm has the short job's wishes as they were asked for.")
+    remedy = (
+        "Ask for what it makes of them, by an option or in a profile, so that hpcseg reckons with it; ask your "
+        "administrators to leave requeue and comment as they are."
+    )
+    return Check(
+        "Submit filter", "warning", f"A submit filter of this site changes them: {'; '.join(changed)}.", remedy
+    )
+
+
 def _lost(
     job_id: str, state: scheduler.JobState | None, room: Path, found: Sequence[dict[str, Any]], world_size: int
 ) -> Check:
     """Why not all ranks have written."""
-    if state is not None and state.state is State.QUEUED:
-        told = f"The short job {job_id} waits ({state.reason}), so nothing was found out on a node."
+    if state is not None and (state.state is State.QUEUED or state.hidden):
+        waits = "may wait" if state.hidden else "waits"
+        told = f"The short job {job_id} {waits} ({state.reason}), so nothing was found out on a node."
         return Check("Compute node", "not checked", told, "Wait longer (--wait SECONDS), or take a quieter partition.")
     attempts = [last_attempt(path) for path in find_logs(room / "logs").get(job_id, {}).values()]
     logs = "\n".join(line for attempt in attempts for line in attempt.lines(""))
@@ -108,7 +145,10 @@ def _lost(
         remedy = "Does the node see this Python and this folder? Load what it needs with --setup."
         return Check("Compute node", "failed", told, remedy)
     told = f"The short job {job_id} left nothing in {room.parent}, not even a log."
-    remedy = "The node does not see that folder. Use one on a shared file system: --run."
+    remedy = (
+        "The node does not see that folder. Use one on a shared file system: --run. Where nodes see it under another "
+        'name, a profile says so: [paths] and "/home/ann" = "/cluster/home/ann".'
+    )
     return Check("Compute node", "failed", told, remedy)
 
 
@@ -169,14 +209,19 @@ def _judge(found: Sequence[dict[str, Any]], resources: Resources, token: str, da
     if data is not None:
         damaged = [rank["data"] for rank in found if rank["data"]]
         if damaged:
-            yield Check("Data set", "failed", f"From a node: {damaged[0]}", "Put it on a shared file system.")
+            remedy = "Put it on a shared file system, and where a profile has [paths], with the run below one of them."
+            yield Check("Data set", "failed", f"From a node: {damaged[0]}", remedy)
         else:
             yield Check("Data set", "ok", f"{data} can be read from a node.")
-    if all(rank["scontrol"] for rank in found):
-        yield Check("Requeue from a node", "ok", "scontrol is there.")
-    else:
+    if not all(rank["scontrol"] for rank in found):
         told = f"{nodes} has no scontrol on its PATH, so a cell cannot put itself back into the queue."
-        yield Check("Requeue from a node", "failed", told, "Add Slurm's bin folder to PATH with --setup.")
+        remedy = f"Add Slurm's bin folder to PATH with --setup. {WITHOUT_SCONTROL}"
+        yield Check("Requeue from a node", "failed", told, remedy)
+    elif not all(rank["scontrol_answers"] for rank in found):
+        told = f"scontrol does not answer on {nodes}, so a cell cannot put itself back into the queue."
+        yield Check("Requeue from a node", "warning", told, WITHOUT_SCONTROL)
+    else:
+        yield Check("Requeue from a node", "ok", "scontrol answers.")
     if all(rank["sacct"] for rank in found):
         yield Check("Accounting from a node", "ok", "sacct is there.")
     else:

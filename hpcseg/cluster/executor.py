@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
+import uuid
 from pathlib import Path
 from typing import Any
 
 import submitit
+from submitit.core.utils import DelayedSubmission, JobPaths
 
 from hpcseg.cluster.profile import Resources
 from hpcseg.runs.frozen import shell_lines
@@ -145,10 +147,42 @@ def _executor(
     for option, value in {"The folder of the logs": str(folder), **parameters}.items():
         if isinstance(value, str):
             refuse_controls(value, option)
-    executor = submitit.SlurmExecutor(folder, max_num_timeout=_MOST_TIMEOUTS, python=resources.python)
+    executor = _Executor(folder, max_num_timeout=_MOST_TIMEOUTS, python=resources.python)
+    executor.resources = resources
     # None must be said aloud: the default writes a wckey that clusters without it refuse.
     executor.update_parameters(wckey=None, **{key: value for key, value in parameters.items() if value is not None})
     return executor
+
+
+class _Executor(submitit.SlurmExecutor):
+    """submitit's, whose scripts name paths as the nodes see them."""
+
+    resources: Resources
+
+    def _make_submission_file_text(self, command: str, uid: str) -> str:
+        return self.resources.on_nodes(super()._make_submission_file_text(command, uid))
+
+    def _internal_process_submissions(
+        self, delayed_submissions: list[DelayedSubmission]
+    ) -> list[submitit.core.core.Job[Any]]:
+        if len(delayed_submissions) == 1 or not self.resources.paths:
+            return super()._internal_process_submissions(delayed_submissions)
+        # submitit hands an array to a plain executor of its own, which would name the paths of here.
+        folder = JobPaths.get_first_id_independent_folder(self.folder)
+        pickles = [folder / f"{uuid.uuid4().hex}.pkl" for _ in delayed_submissions]
+        for delayed, pickle in zip(delayed_submissions, pickles, strict=True):
+            delayed.set_timeout(self.parameters["time"], self.max_num_timeout)
+            delayed.dump(pickle)
+        self.parameters["map_count"] = len(pickles)
+        base = self._submit_command(self._submitit_command_str)
+        tasks = list(range(base.num_tasks))
+        jobs: list[submitit.core.core.Job[Any]] = [
+            self.job_class(folder=self.folder, job_id=f"{base.job_id}_{task}", tasks=tasks)
+            for task in range(len(pickles))
+        ]
+        for job, pickle in zip(jobs, pickles, strict=True):
+            job.paths.move_temporary_file(pickle, "submitted_pickle")
+        return jobs
 
 
 def _without_gpus(flags: tuple[str, ...]) -> tuple[str, ...]:

@@ -145,6 +145,13 @@ KINDS = (
     CANCELLED,
     BUSY,
     Kind(
+        "not requeued",
+        "resume",
+        "Its checkpoint is written, but Slurm did not put its job back into the queue. Run `hpcseg retry`, it goes on; "
+        "a longer --time, or tries in a profile, has it need that less.",
+        said=r"\['scontrol', 'requeue'",
+    ),
+    Kind(
         "communication between ranks",
         "resume",
         "Look at the log of the other ranks (`hpcseg logs CELL --rank N`): one of them may have died first.",

@@ -19,7 +19,6 @@ import contextlib
 import dataclasses
 import getpass
 import hashlib
-import itertools
 import re
 import socket
 import uuid
@@ -97,8 +96,10 @@ class Ledger:
     """Ids of the report jobs."""
     users: tuple[str, ...]
     """Who has submitted."""
-    unanswered: tuple[str, ...]
-    """Tokens of announcements of which it is not known whether sbatch took them."""
+    others: frozenset[str]
+    """Ids of the jobs that somebody else than the caller has submitted."""
+    unanswered: Mapping[str, frozenset[str]]
+    """Tokens of announcements of which it is not known whether sbatch took them, and for which cells they were."""
     last_way: Way
     """How cells were handed out last; "Slurm" where none were."""
     tokens: Mapping[str, str | None]
@@ -124,7 +125,7 @@ def read(run: RunFolder) -> Ledger:
     jobs: dict[str, Booked] = {}
     owners: dict[str, frozenset[str]] = {}
     tries: Counter[str] = Counter()
-    reports, users = [], [getpass.getuser()]
+    reports, users, others = [], [getpass.getuser()], set[str]()
     announced: dict[str, tuple[str, list[Any]]] = {}
     tokens: dict[str, str | None] = {}
     unusable = []
@@ -169,9 +170,11 @@ def read(run: RunFolder) -> Ledger:
             tasks = [tuple([task] if isinstance(task, str) else task) for task in line["cells"]]
             base = token if by_template else line["job"]
             again = by_template and base in owners
-            owners[base] = frozenset(itertools.chain(*tasks))
+            owners[base] = frozenset(_cells_of(line["cells"]))
             for job_id, cells in zip(task_ids(base, len(tasks)), tasks, strict=True):
                 owners[job_id] = frozenset(cells)
+                if line.get("user", users[0]) != users[0]:
+                    others.add(job_id)
                 for cell in cells:
                     if again and cell in jobs and jobs[cell].job_id == job_id:
                         # It may have begun before its number was written down.
@@ -183,9 +186,14 @@ def read(run: RunFolder) -> Ledger:
                     # An earlier hpcseg had jobs of their own for evaluations.
                     tries[cell] += line["stage"] != "evaluate"
     return Ledger(
-        *(jobs, owners, tries, tuple(reports), tuple(users)),
-        *(tuple(announced), way, tokens, tuple(unusable)),
+        *(jobs, owners, tries, tuple(reports), tuple(users), frozenset(others)),
+        {token: frozenset(_cells_of(tasks)) for token, (_, tasks) in announced.items()},
+        *(way, tokens, tuple(unusable)),
     )
+
+
+def _cells_of(tasks: Sequence[str | Sequence[str]]) -> list[str]:
+    return [cell for task in tasks for cell in ([task] if isinstance(task, str) else task)]
 
 
 def _checked(line: dict[str, Any] | None, announced: Mapping[str, tuple[str, list[Any]]]) -> dict[str, Any]:

@@ -106,20 +106,25 @@ class _Running:
         return self.controller.poll() is not None
 
 
-def find_slots(workers: int | None, gpus_per_cell: int) -> list[tuple[int, ...]]:
-    """One entry per cell that may run at a time: the indices of its GPUs, none on a machine without.
+def find_slots(workers: int | None, gpus_per_cell: int) -> list[tuple[str, ...]]:
+    """One entry per cell that may run at a time: its GPUs by their names, none on a machine without.
 
     Args:
         workers: how many cells at a time; None: one per GPU (or per group of `gpus_per_cell`), else one.
         gpus_per_cell: GPUs of one cell; 0: it is to run on the CPU.
 
     Raises:
-        ConfigError: fewer GPUs than one cell needs.
+        ConfigError: fewer GPUs than one cell needs, or several that are parts of a GPU.
     """
-    found = _visible_gpus() if gpus_per_cell else []
+    found = gpus.visible() if gpus_per_cell else ()
     if not found:
         return [()] * (workers or 1)
     size = gpus_per_cell
+    if size > 1 and any(name.startswith("MIG-") for name in found):
+        raise ConfigError(
+            f"One cell wants {size} GPUs, but those that are visible here are parts of one (MIG), of which CUDA shows "
+            "no more than one to a process. Use --gpus-per-node 1."
+        )
     groups = [tuple(found[start : start + size]) for start in range(0, len(found) - size + 1, size)]
     if not groups:
         raise ConfigError(f"One cell wants {size} GPUs, but {len(found)} are visible here. Lower --gpus-per-node.")
@@ -130,7 +135,7 @@ def run_locally(
     cells: Sequence[Cell],
     run: RunFolder,
     *,
-    slots: Sequence[tuple[int, ...]],
+    slots: Sequence[tuple[str, ...]],
     ranks: int,
     cells_per_job: int | None = None,
     on_event: OnEvent,
@@ -201,7 +206,7 @@ def run_locally(
     return summary
 
 
-def _start(cells: Sequence[Cell], run: RunFolder, code: Path, visible: tuple[int, ...], ranks: int) -> _Running:
+def _start(cells: Sequence[Cell], run: RunFolder, code: Path, visible: tuple[str, ...], ranks: int) -> _Running:
     # The controller starts in another current folder.
     ids = [cell.id for cell in cells]
     logs, command = run.logs.resolve(), shlex.join(worker.command(run, ids))
@@ -212,7 +217,7 @@ def _start(cells: Sequence[Cell], run: RunFolder, code: Path, visible: tuple[int
             logs,
             command,
             tasks_per_node=ranks,
-            cuda_devices=",".join(map(str, visible)),
+            cuda_devices=",".join(visible),
             timeout_min=_NO_LIMIT_MINUTES,
             stderr_to_stdout=True,
         )
@@ -364,19 +369,3 @@ def _failure(current: _Running) -> dict[str, Any] | None:
     """What this attempt says of its failure; an earlier one's word stays until the new ranks have met."""
     failure = read_failure(current.cell.folder)
     return failure if (time_of(failure) or 0.0) >= current.started else None
-
-
-def _visible_gpus() -> list[int]:
-    """Indices of the GPUs that this process may use, without loading torch."""
-    if gpus.hidden():
-        return []
-    inherited = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if inherited is not None:
-        listed = [part.strip() for part in inherited.split(",")]
-        if all(part.isdigit() for part in listed):
-            return [int(part) for part in listed]
-        raise ConfigError(
-            f"CUDA_VISIBLE_DEVICES is {inherited}, but cells are given GPUs by their numbers. Set it to numbers of "
-            "`nvidia-smi -L`, such as 0,1."
-        )
-    return list(range(gpus.count()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from hpcseg.cluster import ledger, scheduler
 from hpcseg.cluster.heartbeat import heartbeat
@@ -35,7 +36,9 @@ def find_missing(grid: Grid, *, resubmit: bool, only: Collection[str] | None = N
     """
     missing = Missing()
     booked = ledger.read(grid.run)
-    states = scheduler.ask(booked.slurm_jobs().values(), booked.users)
+    states = scheduler.ask(booked.slurm_jobs().values(), booked.users, booked.others)
+    # `tidy_up` has taken back what the queue shows, so where some are left it shows nothing.
+    doubtful = frozenset[str]().union(*booked.unanswered.values())
     for cell in grid.cells:
         if cell.evaluated() or (only is not None and cell.id not in only):
             continue
@@ -44,6 +47,12 @@ def find_missing(grid: Grid, *, resubmit: bool, only: Collection[str] | None = N
             missing.left_alone[cell.id] = why
             continue
         job = booked.jobs.get(cell.id)
+        if cell.id in doubtful and not resubmit:
+            missing.left_alone[cell.id] = (
+                "sbatch was asked for a job for it and has not answered, and neither squeue nor scontrol tells whether "
+                "it took it. Submit it again with --resubmit if you know that it did not"
+            )
+            continue
         if job is None or job.host is not None or is_past(cell, job):
             missing.cells.append(cell)
             continue
@@ -59,12 +68,15 @@ def find_missing(grid: Grid, *, resubmit: bool, only: Collection[str] | None = N
                 missing.cells.append(cell)
             continue
         state = (states or {}).get(job.job_id)
-        if states is None and not resubmit:
+        silence = "neither squeue nor sacct nor scontrol answers" if states is None else ""
+        if state is not None and state.hidden:
+            silence = state.reason
+        if silence and not resubmit:
             missing.left_alone[cell.id] = (
-                f"submitted as job {job.job_id}, and neither squeue nor sacct nor scontrol answers. "
+                f"submitted as job {job.job_id}, and {silence}. "
                 "Submit it again with --resubmit if you know that it is gone"
             )
-        elif state is not None and not state.ended:
+        elif state is not None and not state.ended and not silence:
             missing.left_alone[cell.id] = f"job {job.job_id}, {state.state}"
         else:
             missing.cells.append(cell)
@@ -87,12 +99,19 @@ def failed_at(cell: Cell) -> float:
 
 
 def strange_jobs(run: RunFolder, booked: Ledger) -> str:
-    """What to say of jobs in the queue that carry a token of this run and are not in its ledger; else empty.
+    """What to say of jobs in the queue that are of this run, by token or script, and not in its ledger; else empty.
 
     A ledger that was emptied or cut has them no more, and which cells they are for nobody knows.
     """
-    found = scheduler.comments(ledger.tag(run)) or {}
-    strange = sorted(job for job, token in found.items() if booked.tokens.get(token, "") not in (None, job))
+    known, logs = booked.owners.keys() | set(booked.reports), run.logs.resolve()
+    strange = []
+    for job, (comment, script) in sorted((scheduler.own_jobs() or {}).items()):
+        if comment.startswith(ledger.tag(run)):
+            if booked.tokens.get(comment, "") not in (None, job):
+                strange.append(job)
+        # A submit filter may have put its own comment in the place of ours.
+        elif script.startswith("/") and job not in known and Path(script).parent.resolve() == logs:
+            strange.append(job)
     if not strange:
         return ""
     return (

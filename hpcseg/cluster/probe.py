@@ -23,7 +23,7 @@ class Probe:
 
     Args:
         folder: absolute path, in the run folder; holds the file TOKEN, and HELD, which the login node has locked.
-        data: absolute path of the packed data set; None: there is none yet.
+        data: path of the packed data set from there; None: there is none yet.
     """
 
     def __init__(self, folder: str, data: str | None) -> None:
@@ -67,12 +67,21 @@ def _facts(folder: Path, data: str | None) -> dict[str, Any]:
         "gpus": torch.cuda.device_count(),
         "cores": len(os.sched_getaffinity(0)),
         "scontrol": shutil.which("scontrol") is not None,
+        "scontrol_answers": _scontrol_answers(),
         "sacct": shutil.which("sacct") is not None,
         "renames": _renames(folder),
         "hdf5_locks": _hdf5_locks(folder),
         "temporary_bytes": shutil.disk_usage(tempfile.gettempdir()).free,
-        "data": _data(data),
+        "data": None if data is None else _data(folder / data),
     }
+
+
+def _scontrol_answers() -> bool:
+    command = ["scontrol", "ping"]
+    try:
+        return subprocess.run(command, capture_output=True, timeout=60).returncode == 0
+    except (OSError, subprocess.SubprocessError):
+        return False
 
 
 def _lock_seen(path: Path) -> bool | None:
@@ -125,15 +134,13 @@ def _hdf5_locks(folder: Path) -> bool:
     return subprocess.run(command, env=environment, capture_output=True, timeout=60).returncode == 0
 
 
-def _data(path: str | None) -> str | None:
+def _data(path: Path) -> str | None:
     """What is wrong with the packed data set as it is seen from here; None: nothing."""
-    if path is None:
-        return None
     from hpcseg.data import store
     from hpcseg.errors import HpcsegError
 
     try:
-        store.read_info(Path(path))
+        store.read_info(path)
     except HpcsegError as error:
         return str(error)
     return None

@@ -6,6 +6,7 @@ word.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import re
 from collections.abc import Callable, Mapping
@@ -25,6 +26,10 @@ _READERS = {"time": minutes, "mem": gibibytes, "max_time": minutes, "max_mem": g
 GPU_SYNTAXES = ("gpus-per-node", "gres", "gpus-per-task", "none")
 OPTION_TABLES = ("sbatch", "srun")
 """Keys of a profile under which options go through to a command of Slurm."""
+PARTITIONS = "partitions"
+"""The key of a profile under which a partition has a table of its own."""
+# They are put into scripts as they are, within whatever quotes there are.
+_PLACE = re.compile(r"(/[\w.+@-]+)+")
 _OPTION = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 # Of sbatch what a profile says otherwise, and what a job needs as it is.
 _OWN_KEYS = {
@@ -111,6 +116,9 @@ class Profile:
     """The same for the srun that starts the ranks, such as `container-image` of pyxis."""
     report: ReportJob | None = None
     """A table of what is otherwise for the job that follows all others."""
+    paths: tuple[str, ...] | None = None
+    """A table of folders that nodes see under another name: `"/home/ann" = "/cluster/home/ann"`. It is used in all that
+    a job's script names."""
     max_array_size: int | None = None
     """Most tasks of one array; None: what `scontrol show config` says."""
     throttle: int | None = None
@@ -160,9 +168,19 @@ class Resources:
     sbatch: tuple[str, ...] = ()
     srun: tuple[str, ...] = ()
     report: ReportJob = field(default_factory=ReportJob)
+    paths: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _refuse_controls(self)
+
+    def on_nodes(self, text: str) -> str:
+        """A path, or a text with paths, as the nodes see them."""
+        if not self.paths:
+            return text
+        places = dict(path.split("=") for path in self.paths)
+        # A part of a longer path, or of a longer name, is another place.
+        known = "|".join(map(re.escape, sorted(places, key=len, reverse=True)))
+        return re.sub(rf"(?<![\w./+@-])({known})(?![\w.+@-])", lambda found: places[found[1]], text)
 
 
 def _refuse_controls(settings: Any) -> None:
@@ -176,8 +194,13 @@ def _refuse_controls(settings: Any) -> None:
                 refuse_controls(text, setting.name)
 
 
-def load_profile(name: str) -> Profile:
+def load_profile(name: str, partition: str | None = None) -> Profile:
     """A profile by the name of a shipped one or the path of a TOML file.
+
+    Args:
+        name: or path.
+        partition: the partition that is asked for; None: the profile's own. Where the profile has a table for it, that
+            has the last word.
 
     Raises:
         ConfigError: there is none, or it has an unknown key or a wrong value.
@@ -192,6 +215,33 @@ def load_profile(name: str) -> Profile:
             )
         path = known[name]
     content = read_toml(path)
+    tables = content.pop(PARTITIONS, {})
+    if not (isinstance(tables, dict) and all(isinstance(table, dict) for table in tables.values())):
+        raise ConfigError(f'{path}: {PARTITIONS} must hold tables, such as [{PARTITIONS}.gpu] and mem = "32G".')
+    base = _built(copy.deepcopy(content), str(path))
+    # All of them are read, so that a fault is found before somebody needs that one.
+    own = {}
+    for of, table in tables.items():
+        if "partition" in table:
+            raise ConfigError(f"{path}: {PARTITIONS}.{of} is the table of that partition, and names no other.")
+        own[of] = _built({**_over(content, table), "partition": of}, f"{path}: {PARTITIONS}.{of}")
+    chosen = partition or base.partition or ""
+    if chosen not in own and (named := own.keys() & set(chosen.split(","))):
+        raise ConfigError(
+            f"{path} has a table for {', '.join(sorted(named))}, which says what differs there. Choose one partition, "
+            f'or give it a table for all: [{PARTITIONS}."{chosen}"].'
+        )
+    return own.get(chosen, base)
+
+
+def _over(below: Any, above: Any) -> Any:
+    """A table over another, and tables in it likewise; neither is changed."""
+    if not (isinstance(below, dict) and isinstance(above, dict)):
+        return copy.deepcopy(above)
+    return {**copy.deepcopy(below), **{key: _over(below.get(key), value) for key, value in above.items()}}
+
+
+def _built(content: dict[str, Any], where: str) -> Profile:
     report = content.get("report")
     for table, of in ((content, ""), *([(report, "report.")] if isinstance(report, dict) else [])):
         try:
@@ -201,10 +251,32 @@ def load_profile(name: str) -> Profile:
             for key in OPTION_TABLES:
                 if key in table:
                     table[key] = _flags(table[key], of + key)
+            if table is content and "paths" in table:
+                table["paths"] = _places(table["paths"])
         except ConfigError as error:
-            raise ConfigError(f"{path}: {error}") from None
-    profile: Profile = build_config(Profile, content, str(path))
+            raise ConfigError(f"{where}: {error}") from None
+    profile: Profile = build_config(Profile, content, where)
     return profile
+
+
+def _places(table: Any) -> tuple[str, ...]:
+    """Folders as "here=there" of a table that has those of the nodes by those of the login node.
+
+    Raises:
+        ConfigError: one is no absolute path of plain letters, or would be found again in what it becomes.
+    """
+    if not isinstance(table, Mapping):
+        raise ConfigError('paths must be a table of folders, such as [paths] and "/home/ann" = "/cluster/home/ann".')
+    for here, there in table.items():
+        for path in (here, there):
+            if not (isinstance(path, str) and _PLACE.fullmatch(path)):
+                raise ConfigError(
+                    f"paths: {path!r} must be an absolute path of letters, digits and ._+@-, without a / at its end."
+                )
+        # A job that submits jobs sees the folder as it is there.
+        if any(there == before or there.startswith(f"{before}/") for before in table):
+            raise ConfigError(f"paths: {there} lies in a folder that is in the table itself, and would change again.")
+    return tuple(f"{here}={there}" for here, there in table.items())
 
 
 def _named(read: Callable[[str], Any], text: str, key: str) -> Any:
@@ -254,6 +326,7 @@ def resolve(needs: NeedsConfig, profile: Profile, options: Profile) -> Resources
         "sbatch": (),
         "srun": (),
         "report": ReportJob(),
+        "paths": (),
         "tries": 3,
         "cells_per_job": 1,
     }

@@ -1,7 +1,7 @@
-"""What Slurm says about jobs: squeue first, then sacct, then scontrol, whichever answers.
+"""What Slurm says about jobs: squeue first, then sacct and scontrol, whichever answers.
 
-A site may hide its accounting, and a daemon may hang, so every call is short and may fail. A state that is not known
-to be an end is never taken for one.
+A site may hide its accounting, its queue, or the jobs of others, and a daemon may hang, so every call is short and may
+fail. A state that is not known to be an end is never taken for one, nor is it one that a job is not shown.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import getpass
 import re
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from hpcseg.errors import SchedulerError
@@ -34,6 +34,7 @@ _NO_CONTROLLER = re.compile(
     r"establish a configuration source|process configuration file|contact slurm controller|establish control"
 )
 _STATES = {word: state for state, words in _WORDS.items() for word in words.split()}
+_NOT_SHOWN = "not shown"
 
 
 @dataclass(frozen=True)
@@ -62,31 +63,52 @@ class JobState:
         return self.state.idle
 
     @property
+    def hidden(self) -> bool:
+        """Slurm does not show it to this user, so that it may wait, run, or be gone."""
+        return self.said == _NOT_SHOWN
+
+    @property
     def note(self) -> str:
         """Slurm's reason; of an unknown state its word as well."""
         words = (self.said, self.reason) if self.state is State.UNKNOWN else (self.reason,)
         return ": ".join(word for word in words if word)
 
 
-def ask(job_ids: Iterable[str], users: Sequence[str] = ()) -> dict[str, JobState] | None:
+SILENCE = JobState(_NOT_SHOWN, "squeue, sacct and scontrol do not answer")
+"""Of a job of which no command says anything."""
+
+
+def ask(job_ids: Iterable[str], users: Sequence[str] = (), others: Collection[str] = ()) -> dict[str, JobState] | None:
     """States of jobs and array tasks by id ("123", "123_4").
 
     Args:
         job_ids: whose.
         users: who may have submitted them; nobody named: the caller.
+        others: ids of those that somebody else has submitted.
 
     Returns:
-        A state for every id that Slurm still knows, or None when no command answered. An id that is absent is
-        neither waiting nor running.
+        A state for every id that Slurm still knows, and for every one that it may know and does not show; or None when
+        no command answered. An id that is absent is neither waiting nor running.
     """
     wanted = set(job_ids)
     if not wanted:
         return {}
-    for question in (lambda ids: _squeue(users), _sacct, _scontrol):
-        states = question(wanted)
-        if states is not None:
-            return {job_id: state for job_id, state in states.items() if job_id in wanted}
-    return None
+    queue, accounts, why = _squeue(users), None, dict[str, str]()
+    if queue is None:
+        accounts = _sacct(wanted)
+        # It may not have heard of a job yet, or no more: that it has no word of one is no end.
+        queue = _scontrol() if accounts is None or wanted - accounts.keys() else {}
+        if queue is None and accounts is None:
+            return None
+        if queue is None:
+            why = dict.fromkeys(wanted, "sacct has no word of it, and squeue and scontrol do not answer")
+    states = {**(queue or {}), **(accounts or {})}
+    foreign = (wanted & set(others)) - states.keys()
+    if foreign and hides_jobs() is not False:
+        states |= _sacct(foreign) or {}
+        why |= dict.fromkeys(foreign, "it is another user's, whose jobs this site keeps private (PrivateData)")
+    hidden = {job_id: JobState(_NOT_SHOWN, reason) for job_id, reason in why.items()}
+    return {job_id: state for job_id, state in {**hidden, **states}.items() if job_id in wanted}
 
 
 def history(job_ids: Iterable[str]) -> dict[str, JobState]:
@@ -119,19 +141,42 @@ def max_array_size() -> int | None:
     return int(found[1]) if found else None
 
 
+def hides_jobs() -> bool | None:
+    """Whether the site shows a user nothing of the jobs of others; None when scontrol does not answer."""
+    text = _run(["scontrol", "show", "config"])
+    found = re.search(r"^PrivateData\s*=\s*(.*)", text or "", flags=re.MULTILINE)
+    return None if text is None else bool(found and re.search(r"\b(jobs|all)\b", found[1]))
+
+
 def with_comment(comment: str) -> set[str] | None:
-    """Ids (without tasks) of the jobs in the queue that carry this comment; None when squeue does not answer."""
-    found = comments(comment)
-    return None if found is None else {job_id for job_id, whole in found.items() if whole == comment}
+    """Ids (without tasks) of the jobs in the queue that carry this comment; None where Slurm does not tell."""
+    found = own_jobs()
+    return None if found is None else {job_id for job_id, (whole, _) in found.items() if whole == comment}
 
 
-def comments(begin: str) -> dict[str, str] | None:
-    """The caller's jobs in the queue whose comment begins so, by their ids without tasks; None: squeue is silent."""
-    text = _run(["squeue", "--noheader", f"--user={getpass.getuser()}", "--format=%F|%k"])
-    if text is None:
+def own_jobs() -> dict[str, tuple[str, str]] | None:
+    """Comment and script of the caller's jobs in the queue by their ids without tasks; None where Slurm does not tell.
+
+    A script is an absolute path, empty where it is not known.
+    """
+    user = getpass.getuser()
+    text = _run(["squeue", "--noheader", f"--user={user}", "--format=%F|%k|%o"])
+    if text is not None:
+        lines = (line.split("|", 2) for line in text.splitlines() if "|" in line)
+        return {job_id: (comment, "".join(script)) for job_id, comment, *script in lines}
+    jobs = _scontrol_jobs()
+    if jobs is None:
         return None
-    lines = (line.partition("|") for line in text.splitlines())
-    return {job_id: comment for job_id, _, comment in lines if comment.startswith(begin)}
+    return {
+        job.get("ArrayJobId", job.get("JobId", "")): (job.get("Comment", ""), job.get("Command", ""))
+        for job in jobs
+        if job.get("UserId", "").startswith(f"{user}(") and not JobState(job.get("JobState", "")).ended
+    }
+
+
+def show(job_id: str) -> dict[str, str] | None:
+    """What `scontrol show job` says of one by its own words, such as TimeLimit; None where it does not answer."""
+    return next(iter(_scontrol_jobs(job_id) or ()), None)
 
 
 def cancel(job_ids: Iterable[str]) -> None:
@@ -189,19 +234,26 @@ def _sacct(wanted: set[str]) -> dict[str, JobState] | None:
     )
 
 
-def _scontrol(_: set[str]) -> dict[str, JobState] | None:
-    text = _run(["scontrol", "--oneliner", "show", "job"])
-    if text is None:
+def _scontrol() -> dict[str, JobState] | None:
+    jobs = _scontrol_jobs()
+    if jobs is None:
         return None
     states = {}
-    for line in text.splitlines():
-        fields = dict(part.split("=", 1) for part in line.split() if "=" in part)
+    for fields in jobs:
         reason = fields.get("Reason", "None").replace("None", "")
         node = fields.get("NodeList", "").replace("(null)", "")
         state = JobState(fields.get("JobState", ""), reason, node)
         for job_id in _scontrol_ids(fields):
             states[job_id] = state
     return states
+
+
+def _scontrol_jobs(*job_ids: str) -> list[dict[str, str]] | None:
+    text = _run(["scontrol", "--oneliner", "show", "job", *job_ids])
+    if text is None:
+        return None
+    lines = [line for line in text.splitlines() if "JobId=" in line]
+    return [dict(part.split("=", 1) for part in line.split() if "=" in part) for line in lines]
 
 
 def _scontrol_ids(fields: dict[str, str]) -> list[str]:

@@ -144,7 +144,7 @@ class Sender:
             NoRoomError: the site's limits leave no room for so many.
             SchedulerError: sbatch refused for another reason.
         """
-        run, grid = str(self.grid.run.path.resolve()), self.grid
+        run, grid = self._run_on_nodes(), self.grid
         tasks = [tuple(cell.id for cell in cells) for cells in jobs]
         return send_array(
             grid.run,
@@ -179,7 +179,10 @@ class Sender:
                 self.grid.run.logs, self.code, self.resources, name=name, dependency=dependency, comment=token
             )
 
-        send_job(self.grid.run, self.submission, "report", ReportTask(str(self.grid.run.path.resolve())), executor)
+        send_job(self.grid.run, self.submission, "report", ReportTask(self._run_on_nodes()), executor)
+
+    def _run_on_nodes(self) -> str:
+        return self.resources.on_nodes(str(self.grid.run.path.resolve()))
 
 
 def send_array(
@@ -272,7 +275,10 @@ def _booked(
 ) -> str:
     token = ledger.announce(run, stage, tasks)
     try:
-        base = _with_patience(lambda: submit(token), lambda: _take_back(token))
+        # Where a submit filter has changed the comment, a job of ours in the queue that nobody has booked may be it.
+        base = _with_patience(
+            lambda: submit(token), lambda: _take_back(token) and not strange_jobs(run, ledger.read(run))
+        )
     except UnansweredError:
         raise
     except SchedulerError:

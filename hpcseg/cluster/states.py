@@ -99,7 +99,7 @@ def run_status(run: RunFolder) -> RunStatus:
     states = {cell.id: cell.state() for cell in cells}
     open_cells = {cell_id for cell_id, state in states.items() if state is not State.FINISHED}
     wanted = {job_id for cell_id, job_id in jobs.items() if cell_id in open_cells}
-    answers = scheduler.ask(wanted, booked.users) if wanted else {}
+    answers = scheduler.ask(wanted, booked.users, booked.others) if wanted else {}
     # Where no command has answered, a fourth would only make the user wait.
     endings = scheduler.history(wanted - set(answers)) if answers is not None else {}
     slurm = {**endings, **(answers or {})}
@@ -182,7 +182,7 @@ def _status(cell: Cell, known: _Known) -> tuple[CellStatus, Failure | None]:
         state = {"train": State.RUNNING, "evaluate": State.EVALUATING}.get(progress["stage"], State.RUNNING)
         left, node, note = progress["seconds_left"], progress["host"], progress["note"]
         job_id = job_id or progress["job_id"]
-    elif job is not None and not job.ended and runs:
+    elif job is not None and not job.ended and runs and not (job.hidden and state is State.FAILED):
         state, note = (active if job.state is State.RUNNING else job.state), job.note
         if known.ahead is not None and job.state is State.RUNNING:
             state, note = State.QUEUED, f"behind {known.ahead} in its job"

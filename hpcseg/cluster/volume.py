@@ -56,7 +56,7 @@ def submit_parts(prediction: Prediction, resources: Resources, *, parts: int, dr
 
 
 def _submit(prediction: Prediction, run: RunFolder, resources: Resources, parts: int, submission: Submission) -> None:
-    out, name = str(prediction.folder.path.resolve()), "hpcseg-predict"
+    out, name = resources.on_nodes(str(prediction.folder.path.resolve())), "hpcseg-predict"
     missing, slices = prediction.missing(), len(prediction.volume)
     parts = min(parts, slices)
     wanted = {
@@ -108,7 +108,7 @@ def _alive(run: RunFolder) -> dict[str, str]:
     """Parts whose jobs wait or run, and what Slurm says about them; where it is silent, all that were submitted."""
     booked = ledger.read(run)
     jobs = booked.slurm_jobs()
-    states = scheduler.ask(jobs.values(), booked.users) if jobs else {}
+    states = scheduler.ask(jobs.values(), booked.users, booked.others) if jobs else {}
     if states is None:
         return {part_id: f"submitted as job {job_id}, and Slurm does not answer" for part_id, job_id in jobs.items()}
     found = {part_id: states.get(job_id) for part_id, job_id in jobs.items()}

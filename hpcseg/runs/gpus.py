@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import re
 import subprocess
 from pathlib import Path
+
+from hpcseg.errors import ConfigError
 
 ASKED = "HPCSEG_GPUS_PER_NODE"
 """In a job of ours: how many GPUs per node it asked for. The run's resources.json tells of the last submission only."""
@@ -16,12 +19,47 @@ _DRIVER = Path("/proc/driver/nvidia")
 _SECONDS = 30
 
 
-@functools.cache
 def count() -> int:
-    """How many GPUs this machine or container has: by nvidia-smi, where that tells none by the driver's files."""
-    listing = _nvidia_smi("-L")
-    listed = sum(line.startswith("GPU ") for line in listing.splitlines())
-    return listed or len(list(_DEVICE_FILES.glob("nvidia[0-9]*"))) or len(list((_DRIVER / "gpus").glob("*")))
+    """How many GPUs this machine or container has, of one that is divided (MIG) its instances."""
+    return len(devices())
+
+
+@functools.cache
+def devices() -> tuple[str, ...]:
+    """Names of the GPUs in CUDA_VISIBLE_DEVICES: by nvidia-smi, where that tells none by the driver's files.
+
+    A number, or of an instance of a GPU that is divided (MIG) its UUID, since it has no number.
+    """
+    found: list[list[str]] = []
+    for line in _nvidia_smi("-L").splitlines():
+        if line.startswith("GPU "):
+            found.append([])
+        elif found and (instance := re.search(r"^\s+MIG .*\(UUID: (MIG-[^)]+)\)", line)):
+            found[-1].append(instance[1])
+    if found:
+        return tuple(name for number, instances in enumerate(found) for name in instances or [str(number)])
+    files = len(list(_DEVICE_FILES.glob("nvidia[0-9]*"))) or len(list((_DRIVER / "gpus").glob("*")))
+    return tuple(map(str, range(files)))
+
+
+def visible() -> tuple[str, ...]:
+    """Those that this process may use: what CUDA_VISIBLE_DEVICES names, as it names them, where it is set.
+
+    Like CUDA, which reads it up to the first that is none: numbers, and UUIDs or their beginnings.
+
+    Raises:
+        ConfigError: it names something else.
+    """
+    if (named := os.environ.get("CUDA_VISIBLE_DEVICES")) is None:
+        return devices()
+    parts = [part.strip() for part in named.split(",")]
+    found = tuple(itertools.takewhile(re.compile(r"\d+|(GPU|MIG)-[\w/-]+").fullmatch, parts))
+    if not (found or hidden()):
+        raise ConfigError(
+            f"CUDA_VISIBLE_DEVICES is {named}, which names no GPU. Set it to numbers or UUIDs of `nvidia-smi -L`, "
+            "such as 0,1."
+        )
+    return found
 
 
 def hidden() -> bool:

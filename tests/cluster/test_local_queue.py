@@ -312,10 +312,10 @@ def test_several_slots_share_the_cells_in_jobs_that_end_together(grid, stub):
 
 def test_gpus_are_shared_out_in_groups_and_workers_may_share_them(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3,5,7")
-    assert find_slots(None, 1) == [(2,), (3,), (5,), (7,)]
-    assert find_slots(None, 2) == [(2, 3), (5, 7)]
-    assert find_slots(1, 2) == [(2, 3)]
-    assert find_slots(6, 1) == [(2,), (3,), (5,), (7,), (2,), (3,)]
+    assert find_slots(None, 1) == [("2",), ("3",), ("5",), ("7",)]
+    assert find_slots(None, 2) == [("2", "3"), ("5", "7")]
+    assert find_slots(1, 2) == [("2", "3")]
+    assert find_slots(6, 1) == [("2",), ("3",), ("5",), ("7",), ("2",), ("3",)]
     with pytest.raises(ConfigError, match="One cell wants 5 GPUs, but 4"):
         find_slots(None, 5)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")

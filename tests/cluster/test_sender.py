@@ -86,7 +86,7 @@ def test_sbatchs_own_words_are_in_the_error(slurm, grid):
     with pytest.raises(SchedulerError, match="invalid partition specified: gpuu"):
         send(grid)
     assert booked(grid) == []
-    assert ledger.read(grid.run).unanswered == (), "nothing of it is in the queue"
+    assert not ledger.read(grid.run).unanswered, "nothing of it is in the queue"
 
 
 def test_a_job_that_a_full_disk_has_no_room_for_is_not_submitted(slurm, grid, monkeypatch):
@@ -96,7 +96,7 @@ def test_a_job_that_a_full_disk_has_no_room_for_is_not_submitted(slurm, grid, mo
     monkeypatch.setattr(submitit.core.utils.DelayedSubmission, "dump", dump)
     with pytest.raises(SchedulerError, match=r"The job cannot be written: .*No space left on device"):
         send(grid)
-    assert slurm.scripts() == [] and ledger.read(grid.run).unanswered == ()
+    assert slurm.scripts() == [] and not ledger.read(grid.run).unanswered
 
 
 def test_a_socket_that_times_out_is_tried_again_and_what_was_taken_all_the_same_is_taken_back(slurm, grid):
@@ -109,7 +109,7 @@ def test_a_socket_that_times_out_is_tried_again_and_what_was_taken_all_the_same_
     )
     assert send(grid)[-1] == "Submitted 3 jobs."
     assert (slurm.folder / "cancelled").read_text() == "--quiet 90\n"
-    assert ledger.read(grid.run).unanswered == ()
+    assert not ledger.read(grid.run).unanswered
 
 
 def test_what_a_call_did_not_live_to_write_down_is_taken_back_by_the_next(slurm, grid):
@@ -118,7 +118,7 @@ def test_what_a_call_did_not_live_to_write_down_is_taken_back_by_the_next(slurm,
     slurm.queue(f"90|{token}", "91|of another")
     assert send(grid)[-1] == "Submitted 3 jobs."
     assert (slurm.folder / "cancelled").read_text() == "--quiet 90\n"
-    assert ledger.read(grid.run).unanswered == ()
+    assert not ledger.read(grid.run).unanswered
 
 
 def test_where_squeue_is_silent_what_was_announced_is_not_forgotten(slurm, grid):

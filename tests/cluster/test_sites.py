@@ -240,9 +240,69 @@ def test_the_shipped_examples_become_what_their_sites_take(tmp_path, name):
     assert ("--container-image=/project/containers/hpcseg.sqsh" in made["cell"][1]) == (name == "container")
 
 
+def test_the_example_with_containers_asks_for_less_where_nodes_have_less(tmp_path):
+    options = scripts(tmp_path, load_profile("container", "V100-32GB"), partition="V100-32GB")["cell"][0]
+    assert (options["partition"], options["cpus-per-task"], options["mem"]) == ("V100-32GB", "5", "81920M")
+
+
 def test_a_foreign_text_in_a_recorded_table_is_refused(slurm, grid):
     submit_missing(grid, resources(grid), dry_run=False, resubmit=False)
     text = grid.run.resources_file.read_text()
     grid.run.resources_file.write_text(text.replace('"sbatch": []', '"sbatch": ["nice=1\\n#SBATCH --wrap=evil"]', 1))
     with pytest.raises(ConfigError, match="no line end"):
         read_resources(RunFolder(grid.run.path))
+
+
+TABLES = """
+partition = "gpu"
+cpus_per_task = 4
+mem = "16G"
+[sbatch]
+licenses = "scratch"
+[partitions.gpu]
+cpus_per_task = 8
+[partitions.h100]
+mem = "64G"
+[partitions.h100.sbatch]
+gres = "gpu:h100:1"
+[partitions.h100.report]
+partition = "cpu"
+"""
+
+
+def test_the_table_of_a_partition_has_the_last_word_where_it_is_chosen(tmp_path):
+    (tmp_path / "site.toml").write_text(TABLES)
+
+    def decided(partition: str | None) -> tuple[object, ...]:
+        site = load_profile(str(tmp_path / "site.toml"), partition)
+        chosen = resolve(NEEDS, site, Profile(partition=partition))
+        return chosen.partition, chosen.cpus_per_task, chosen.memory_gib, chosen.sbatch, chosen.report.partition
+
+    assert decided(None) == decided("gpu") == ("gpu", 8, 16, ("licenses=scratch",), None)
+    assert decided("h100") == ("h100", 4, 64, ("licenses=scratch", "gres=gpu:h100:1"), "cpu")
+    assert decided("other") == ("other", 4, 16, ("licenses=scratch",), None)
+    with pytest.raises(ConfigError, match="has a table for h100, which says what differs there"):
+        decided("h100,other")
+
+
+def test_several_partitions_without_tables_go_through_as_they_are(tmp_path):
+    assert scripts(tmp_path, profile(tmp_path, 'partition = "a100,h100"\n'))["cell"][0]["partition"] == "a100,h100"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("partitions = 3", "partitions must hold tables"),
+        ('[partitions.a]\nmemory = "3G"', 'partitions.a: unknown key "memory"'),
+        ('[partitions.a]\ntime = "ten"', 'partitions.a: time: "ten" is no time limit'),
+        ('[partitions.a]\npartition = "b"', "partitions.a is the table of that partition"),
+        ('paths = "/home"', "paths must be a table of folders"),
+        ('[paths]\n"~/x" = "/y"', "'~/x' must be an absolute path"),
+        ('[paths]\n"/x" = "/y; rm"', "'/y; rm' must be an absolute path"),
+        ('[paths]\n"/home" = "/home/nodes"', "would change again"),
+    ],
+)
+def test_what_such_tables_cannot_mean_is_refused(tmp_path, text, said):
+    with pytest.raises(ConfigError) as error:
+        profile(tmp_path, text)
+    assert said in str(error.value) and "site.toml" in str(error.value)

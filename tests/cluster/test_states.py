@@ -39,7 +39,7 @@ def slurm(monkeypatch):
     """Sets what squeue (None: no answer) and the accounting say."""
 
     def says(queue: dict[str, JobState] | None, accounting: dict[str, JobState] | None = None) -> None:
-        monkeypatch.setattr(scheduler, "ask", lambda ids, users: queue)
+        monkeypatch.setattr(scheduler, "ask", lambda *asked: queue)
         monkeypatch.setattr(scheduler, "history", lambda ids: accounting or {})
 
     return says
@@ -298,7 +298,7 @@ def test_a_job_in_slurm_that_was_told_to_stop_was_not_stopped_by_you(grid, slurm
 
 def test_an_announcement_that_a_full_disk_has_lost_may_still_be_withdrawn(grid):
     ledger.withdraw(grid.run, "hpcseg-lost")
-    assert ledger.read(grid.run).unanswered == ()
+    assert not ledger.read(grid.run).unanswered
     assert first(grid).state == "missing"
 
 
@@ -308,7 +308,7 @@ def test_watching_goes_on_while_a_state_is_none_of_the_ends(grid, slurm, monkeyp
     answers = [*[JobState("SUSPENDED")] * 2, None, JobState("PENDING"), *[JobState("CANCELLED by 0")] * 2]
     looks = []
 
-    def ask(ids, users):
+    def ask(*asked):
         looks.append(answers[len(looks)])
         return None if looks[-1] is None else {"100_0": looks[-1], "100_1": JobState("FAILED")}
 

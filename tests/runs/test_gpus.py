@@ -11,7 +11,7 @@ from test_refusals import failure, make_cell, run
 
 from hpcseg.cluster.failures import diagnose
 from hpcseg.cluster.local import find_slots
-from hpcseg.errors import HpcsegError
+from hpcseg.errors import ConfigError, HpcsegError
 from hpcseg.runs import gpus
 from hpcseg.runs.grid import Cell
 from hpcseg.runs.record import RunFolder, write_json
@@ -25,10 +25,10 @@ def machine(tmp_path, monkeypatch) -> Iterator[Path]:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.delenv("SUBMITIT_EXECUTOR", raising=False)
-    gpus.count.cache_clear()
+    gpus.devices.cache_clear()
     gpus.driver_version.cache_clear()
     yield tmp_path
-    gpus.count.cache_clear()
+    gpus.devices.cache_clear()
     gpus.driver_version.cache_clear()
 
 
@@ -53,7 +53,7 @@ def cell(tmp_path, tiny_dataset, machine) -> Cell:
 
 def test_a_container_without_nvidia_smi_has_the_gpus_of_its_device_files(machine):
     put(machine, "dev/nvidia0", "dev/nvidia1", "dev/nvidiactl", "dev/nvidia-uvm", "dev/null")
-    assert find_slots(None, 1) == [(0,), (1,)]
+    assert find_slots(None, 1) == [("0",), ("1",)]
 
 
 def test_where_only_the_driver_lists_gpus_these_are_counted(machine):
@@ -66,6 +66,42 @@ def test_nvidia_smi_is_believed_where_it_answers(machine, says, code, found):
     put(machine, "dev/nvidia0")
     tool(machine, says, code=code)
     assert gpus.count() == found
+
+
+# As `nvidia-smi -L` prints it on a machine of two GPUs, the first of which is divided.
+DIVIDED = """GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a77)
+  MIG 3g.20gb     Device  0: (UUID: MIG-c6d4f1ef-42e4-5de3-91c7-45d71c87eb3f)
+  MIG 2g.10gb     Device  1: (UUID: MIG-0c757cd7-e942-5726-a0b8-0e8fb7067135)
+GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-6d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a78)"""
+
+
+def test_a_cell_gets_a_part_of_a_divided_gpu(machine):
+    tool(machine, DIVIDED)
+    parts = ("MIG-c6d4f1ef-42e4-5de3-91c7-45d71c87eb3f", "MIG-0c757cd7-e942-5726-a0b8-0e8fb7067135")
+    assert find_slots(None, 1) == [(parts[0],), (parts[1],), ("1",)] and gpus.count() == 3
+    with pytest.raises(ConfigError, match=r"parts of one \(MIG\).*--gpus-per-node 1"):
+        find_slots(None, 2)
+
+
+@pytest.mark.parametrize(
+    ("named", "slots"),
+    [
+        ("MIG-c6d4f1ef-42e4-5de3-91c7-45d71c87eb3f", [("MIG-c6d4f1ef-42e4-5de3-91c7-45d71c87eb3f",)]),
+        ("GPU-5d5ba0d6, GPU-6d5ba0d6", [("GPU-5d5ba0d6",), ("GPU-6d5ba0d6",)]),
+        ("MIG-GPU-5d5ba0d6-d33d/1/0,MIG-GPU-5d5ba0d6-d33d/2/0",
+         [("MIG-GPU-5d5ba0d6-d33d/1/0",), ("MIG-GPU-5d5ba0d6-d33d/2/0",)]),
+        ("3,-1,0", [("3",)]),
+    ],
+)  # fmt: skip
+def test_the_list_of_visible_gpus_is_read_as_cuda_reads_it(machine, monkeypatch, named, slots):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    assert find_slots(None, 1) == slots
+
+
+def test_a_list_that_names_no_gpu_is_refused(machine, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "all")
+    with pytest.raises(ConfigError, match="is all, which names no GPU"):
+        find_slots(None, 1)
 
 
 def test_a_machine_without_any_has_none(machine):

@@ -97,7 +97,7 @@ def test_a_report_that_sbatch_would_refuse_is_found_as_well(doctor, tmp_path):
         (["--cpus-per-task", "2", "--setup", BOUND], "Cores", "1 of the 2 cores", "--cpus-per-task"),
         (["--setup", BARE], "Requeue from a node", "no scontrol on its PATH", "--setup"),
         (["--setup", "export PYTHONHOME=/nowhere"], "Compute node", "did not get to their end", "--setup"),
-        (["--setup", "exit 1"], "Compute node", "left nothing in", "--run"),
+        (["--setup", "exit 1"], "Compute node", "left nothing in", "[paths]"),
     ],
 )
 def test_what_is_wrong_on_a_node_is_found_by_a_short_job(doctor, options, name, words, remedy):
