@@ -36,7 +36,8 @@ def test_a_frozen_copy_is_the_package_and_what_ships_with_it(tmp_path):
     code = freeze(RunFolder(tmp_path))
     files = frozen_files(code)
     package = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "hpcseg", "jobs", "slurm/profiles", "slurm/templates"],
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "hpcseg", "jobs", "slurm/profiles",
+         "slurm/templates"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     ).stdout.split()  # fmt: skip
     expected = {name.removeprefix("slurm/") for name in package if (ROOT / name).exists()}
