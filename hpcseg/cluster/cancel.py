@@ -57,8 +57,8 @@ def cancel_cells(status: RunStatus, cells: Collection[str], *, with_report: bool
             others = [
                 other for other in job.cells if other not in wanted and other in states and not states[other].idle
             ]
+            # One by a template may come later, or not be for us to end.
             if others or job.number is not None:
-                # One by a template may come later, or not be for us to end.
                 left_out[cell.id] = job.job_id
             if not others and job.in_slurm and job.job_id not in jobs:
                 jobs.append(job.job_id)

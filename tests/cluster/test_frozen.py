@@ -36,10 +36,11 @@ def test_a_frozen_copy_is_the_package_and_what_ships_with_it(tmp_path):
     code = freeze(RunFolder(tmp_path))
     files = frozen_files(code)
     package = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "hpcseg", "jobs", "slurm/profiles"],
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "hpcseg", "jobs", "slurm/profiles",
+         "slurm/templates"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     ).stdout.split()  # fmt: skip
-    expected = {name.replace("slurm/profiles/", "profiles/") for name in package if (ROOT / name).exists()}
+    expected = {name.removeprefix("slurm/") for name in package if (ROOT / name).exists()}
     # A page that is read does not run.
     expected = {f"hpcseg/{name.removeprefix('hpcseg/')}" for name in expected if not name.endswith(".md")}
     assert set(files) == expected | {"origin.json"}

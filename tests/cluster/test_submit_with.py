@@ -99,9 +99,8 @@ def states() -> list[object]:
     return [cell["state"] for cell in cells()]
 
 
-@pytest.mark.parametrize("template", ["pbs", "lsf"])
-def test_cells_run_to_their_end_by_a_shipped_template_and_the_report_follows_by_hand(scheduler, tiny_dataset, template):
-    said = grid(tiny_dataset, "--set", "train.seed=0", "--cells-per-job", 2, template=template)
+def test_cells_run_to_their_end_in_one_job_of_pbs_and_the_report_follows_by_hand(scheduler, tiny_dataset):
+    said = grid(tiny_dataset, "--set", "train.seed=0", "--cells-per-job", 2)
     assert "1x1: job 41" in said and "1x2: job 41" in said and "Submitted 1 jobs." in said
     assert "None of these jobs makes the report" in said and "hpcseg report" in said
     assert states() == ["queued", "queued"] and {cell["job_id"] for cell in cells()} == {"41"}
@@ -111,7 +110,15 @@ def test_cells_run_to_their_end_by_a_shipped_template_and_the_report_follows_by_
     assert states() == ["finished", "finished"]
     assert "Starting with JobEnvironment(" in hpcseg("logs", "1x1", "--rank", 0, "-n", 1000).output
     assert hpcseg("report").exit_code == 0
-    assert "Nothing to submit" in grid(tiny_dataset, "--set", "train.seed=0", template=template)
+    assert "Nothing to submit" in grid(tiny_dataset, "--set", "train.seed=0")
+
+
+def test_a_cell_runs_to_its_end_in_a_job_of_lsf_which_reads_its_script(scheduler, tiny_dataset):
+    said = grid(tiny_dataset, "--set", "train.seed=0", "--set", "data.tiles='1x1'", template="lsf")
+    assert "Submitted 1 jobs." in said and cells()[0]["job_id"] == "41"
+    assert "#BSUB -W 90\n" in scheduler.scripts()[0].read_text()
+    assert scheduler.run(scheduler.scripts()[0]).returncode == 0
+    assert states() == ["finished"]
 
 
 def test_a_script_asks_for_what_the_job_needs_or_the_command_line_wishes(scheduler, tiny_dataset):
@@ -319,6 +326,6 @@ def test_a_ledger_whose_lines_of_a_template_are_damaged_is_still_read(tmp_path):
     ledger.book(run, token, "cells", [["a"]], "8", template="h")
     found = ledger.read(run)
     assert found.jobs.keys() == {"a"} and found.jobs["a"].number == "8" and found.tries["a"] == 1
-    assert found.unusable == (3, 4) and found.unanswered == () and found.last_way == "template"
+    assert found.unusable == (3, 4) and found.unanswered == {} and found.last_way == "template"
     ledger.withdraw(run, token)
     assert not ledger.read(run).jobs
