@@ -55,6 +55,12 @@ def _check_kind(cell: CellConfig, info: DatasetInfo) -> None:
                 f"{info.image_names[darkest]} in {info.path.name} has {info.grey_min[darkest]:g}. Take another model "
                 "of noise, or add a constant to all slices and pack them again."
             )
+        if value and "poisson" in noise_models(value, name) and info.grey.middle <= 0:
+            raise ConfigError(
+                f'{name} is "{value}", but poisson, which counts photons, needs a grey scale whose middle is above 0, '
+                f"and that of {info.path.name} is {info.grey.low:g} to {info.grey.high:g}. Take another model of "
+                "noise, or pack the slices again with another --grey-range."
+            )
     if cell.data.out_of_range != "keep" and np.dtype(info.dtype).kind == "f":
         raise ConfigError(
             f'data.out_of_range is "{cell.data.out_of_range}", but {info.path.name} holds {info.dtype} grey values, '

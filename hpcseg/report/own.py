@@ -1,8 +1,8 @@
-"""Tables of any job, whatever it varies: accuracy and IoU by its settings, runs side by side, what a training took."""
+"""Tables of any job, whatever it varies: accuracy and IoU by its settings, runs side by side, labels, what it took."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from hpcseg import metrics
@@ -81,6 +81,28 @@ def resources(records: Records) -> Table:
         "parameters": Column(_made("training", "parameters"), Unit.COUNT),
     }
     return Table("resources", _by_setting(records, axes_of(records.groups), columns, devices=True))
+
+
+def labels(records: Records) -> Table:
+    """How much of the training data of every setting is labelled."""
+
+    def per(whole: Callable[[Row, Mapping[str, Any]], int]) -> Measure:
+        def ratio(row: Row) -> float | None:
+            made = row.training.record if row.training else {}
+            labelled, of = made.get("train_labelled_pixels"), whole(row, made)
+            return labelled / of if labelled is not None and of else None
+
+        return repeated(ratio)
+
+    columns = {
+        "slices": Column(_made("training", "train_slices"), Unit.COUNT),
+        "labelled pixels": Column(_made("training", "train_labelled_pixels"), Unit.COUNT),
+        "labelled pixels per slice": Column(per(lambda _, made: made.get("train_slices", 0)), Unit.COUNT),
+        "share of the tiles' pixels": Column(
+            per(lambda row, made: made.get("train_tiles", 0) * row.config.data.tile_size**2), Unit.MEAN
+        ),
+    }
+    return Table("labels", _by_setting(records, axes_of(records.groups), columns))
 
 
 def iou(key: str) -> Measure:

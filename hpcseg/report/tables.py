@@ -214,6 +214,6 @@ TABLES: Mapping[str, Callable[[Records], Table]] = {
     "calibration": calibration,
     "cost": cost,
     "readings": readings.readings,
-    **{one.__name__: one for one in (own.axes, own.compared, own.resources)},
+    **{one.__name__: one for one in (own.axes, own.compared, own.resources, own.labels)},
 }
 """What a job file may name under report.tables."""

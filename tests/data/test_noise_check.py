@@ -89,6 +89,9 @@ def test_shot_noise_needs_grey_values_of_0_or_more(info, settings, name):
     darkest = np.where(np.arange(16) == 4, -0.5, 0.0)
     with pytest.raises(ConfigError, match=rf"{name} is .*poisson.*sample0005\.tiff in tiny\.h5 has -0\.5"):
         check_noise(settings, dataclasses.replace(info, grey_min=darkest))
+    # By --grey-range; a sigma at a middle of 0 is none.
+    with pytest.raises(ConfigError, match=rf"{name} is .*poisson.*middle is above 0, .* tiny\.h5 is -65535 to 65535"):
+        check_noise(settings, spanning(info, -65_535.0, 65_535.0))
 
 
 def test_further_sigmas_are_looked_at_as_the_tables_is(info):

@@ -93,6 +93,46 @@ def test_what_a_setting_took_is_in_its_report(tmp_path):
     assert "| CPU |" in (tmp_path / "out" / "tables.md").read_text()
 
 
+LABELS = OWN_JOB.replace("[[grid]]", '[report]\ntables = ["labels"]\nfigures = []\n[[grid]]')
+
+
+def test_how_much_a_setting_has_labelled_is_in_the_table_of_labels(tmp_path):
+    grid = tiny_run(tmp_path / "run", LABELS + SEEDS)
+    for cell in grid.cells:
+        if not cell.config.train.noise_fraction:
+            # Of 350 tiles of 128 x 128 pixels one pixel in four, and in each of the slices as many more as the seed.
+            pixels = 1_433_600 + 100 * cell.config.train.seed
+            change(cell.folder.training_file, train_slices=100, train_labelled_pixels=pixels)
+        elif cell.config.train.seed:
+            # Of before pixels were counted; the first seed is of before slices were.
+            change(cell.folder.training_file, train_slices=40 + cell.config.train.seed)
+    build_report(grid.run, tmp_path / "out")
+    found, before = (numbers(tmp_path / "out", "labels", row=f"noise fraction {one}") for one in ("0", "0.5"))
+    assert found == pytest.approx(
+        {
+            "slices": 100,
+            "labelled pixels": 1_433_700,
+            "labelled pixels per slice": 14_337,
+            "share of the tiles' pixels": 1_433_700 / 5_734_400,
+        },
+        abs=1e-6,  # the file has six decimals
+    )
+    assert before == {"slices": 41.5}
+    text = (tmp_path / "out" / "tables.md").read_text()
+    assert "| noise fraction 0 | 100 | 1433700 | 14337 | 0.250 |" in text
+    assert re.search(r"^\| noise fraction 0\.5 \| 42 \| - \| - \| - \|$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("counted", [{}, {"train_tiles": 0, "steps": 0, "train_slices": 0, "train_labelled_pixels": 0}])
+def test_a_training_that_has_counted_no_labels_has_no_share_of_them(tmp_path, counted):
+    grid = tiny_run(tmp_path / "run", LABELS)
+    for cell in grid.cells:
+        change(cell.folder.training_file, **counted)
+    build_report(grid.run, tmp_path / "out")
+    found = numbers(tmp_path / "out", "labels", row="noise fraction 0")
+    assert found == ({"slices": 0, "labelled pixels": 0} if counted else {})
+
+
 def test_the_table_that_contributing_shows_is_one(tmp_path):
     page = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
     shown = re.search(r"^ +def speed.*?devices=True\)\)$", page, re.DOTALL | re.MULTILINE)[0]
