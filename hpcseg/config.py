@@ -31,6 +31,7 @@ MEASURED: Literal["auto"] = "auto"
 """A gap as `hpcseg pack` has measured it."""
 AUGMENTATIONS = ("none", "flips", "symmetries", "exposure", "flips+exposure", "symmetries+exposure")
 _TILE_GRID = re.compile(r"([1-9][0-9]{0,2})x([1-9][0-9]{0,2})")
+_WEIGHT = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _SHARE = re.compile(r"\s*([0-9]{1,3}(?:\.[0-9]{1,6})?)\s*%\s*")
 # Settings that came after the first cell ids. At their defaults they are left out of what an id is made of, so that
 # trainings of before have the ids and checkpoints that they had.
@@ -222,7 +223,7 @@ class TrainConfig:
         _check(self.weight_decay >= 0, "train.weight_decay", self.weight_decay, "0 or more")
         _check(self.schedule in SCHEDULES, "train.schedule", self.schedule, f"one of {', '.join(SCHEDULES)}")
         _check(self.loss in LOSSES, "train.loss", self.loss, f"one of {', '.join(LOSSES)}")
-        rule = 'none, frequency, or numbers of 0 or more for the classes, not all 0, as "1+4+1"'
+        rule = 'none, frequency, or numbers such as 4 or 0.5 for the classes, not all 0, as "1+4+1"'
         _check(_are_weights(self.class_weights), "train.class_weights", self.class_weights, rule)
         if not 0.0 <= self.noise_fraction <= 1.0:
             raise ConfigError(
@@ -546,11 +547,9 @@ def noise_models(names: str, where: str) -> tuple[str, ...]:
 def _are_weights(text: str) -> bool:
     if text in ("none", "frequency"):
         return True
-    try:
-        weights = [float(part) for part in text.split("+")]
-    except ValueError:
-        return False
-    return all(0 <= weight < math.inf for weight in weights) and any(weights)
+    # As they are written they are part of a cell's name, and so of a folder's.
+    weights = text.split("+")
+    return all(map(_WEIGHT.fullmatch, weights)) and any(map(float, weights))
 
 
 def _spelled(text: str) -> str:

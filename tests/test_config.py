@@ -354,6 +354,12 @@ def test_cells_that_differ_in_one_training_setting_have_other_names():
     assert names[-1] == "small-shuffled-p007-w64-s0"
 
 
+@pytest.mark.parametrize("weights", ["1 + 4", "1\n+4", "\u0661+4", "1_0+4", "-0+4", "1e308+1e308", "+4", "4+", "0.0+0"])
+def test_weights_of_which_no_name_or_no_ratio_can_be_made_are_refused(weights):
+    with pytest.raises(ConfigError, match="must be none, frequency, or numbers such as"):
+        TrainConfig(class_weights=weights)
+
+
 def test_a_cell_with_every_setting_changed_still_has_a_name_that_a_file_may_have():
     train = TrainConfig(**OTHER["train"] | {"class_weights": "+".join(["0.123456789"] * 9)})
     cell = CellConfig(data=DataConfig(**OTHER["data"]), train=train)

@@ -47,7 +47,7 @@ _ENTRY = re.compile(r"#HPCSEG[ \t]+(submit|cancel)[ \t]*=[ \t]*(\S.*)")
 _IN_QUOTES = re.compile(r"""["'`]\{(command|log)\}|\{(command|log)\}["'`]""")
 _SHELLS = re.compile(r"[|&;<>()$`]")
 # Some print other numbers before it.
-_NUMBERS = (re.compile(r"\bJob <([0-9]+)>"), re.compile(r"\bOAR_JOB_ID=([0-9]+)"), re.compile(r"([0-9]+)"))
+_NUMBERS = (re.compile(r"\b[Jj]ob <?([0-9]+)\b"), re.compile(r"\bOAR_JOB_ID=([0-9]+)"), re.compile(r"([0-9]+)"))
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional
 
 from hpcseg.data.classes import IGNORED
+from hpcseg.errors import ConfigError
 from hpcseg.learn.ranks import Ranks
 
 # Of a class without a pixel in a batch the overlap is then whole.
@@ -76,6 +77,9 @@ def class_weights(setting: str, pixels: list[int]) -> list[float] | None:
 
     Returns:
         One weight per class; None for "none".
+
+    Raises:
+        ConfigError: none of the pixels is of a class whose number is above 0.
     """
     if setting == "none":
         return None
@@ -84,4 +88,9 @@ def class_weights(setting: str, pixels: list[int]) -> list[float] | None:
     else:
         wanted = [float(text) for text in setting.split("+")]
     mean = sum(weight * count for weight, count in zip(wanted, pixels, strict=True)) / sum(pixels)
+    if not mean:
+        raise ConfigError(
+            f'train.class_weights is "{setting}", but no training pixel is of a class whose number is above 0, so that '
+            "there would be no loss. Give a number above 0 to a class that the training slices have."
+        )
     return [weight / mean for weight in wanted]

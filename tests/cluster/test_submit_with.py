@@ -252,6 +252,22 @@ def test_the_signal_of_a_scheduler_stops_a_cell_with_a_checkpoint_and_retry_goes
     assert "Submitted 1 jobs." in hpcseg("retry").output
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "[INFO] PJM 0000 pjsub Job 4711 submitted.",
+        "Queue gpu2 of cluster 7\nYour job 4711 (hpcseg-1) has been submitted",
+        "Job <4711> is submitted to queue <gpu2>.",
+        "[ADMISSION RULE] 2 cores\nOAR_JOB_ID=4711",
+        "4711.server01",
+    ],
+)
+def test_the_number_of_a_job_is_found_among_others(scheduler, tiny_dataset, answer):
+    scheduler.command("qsub", f"echo '{answer}'")
+    grid(tiny_dataset, "--set", "train.seed=0", "--set", "data.tiles='1x1'")
+    assert cells()[0]["job_id"] == "4711"
+
+
 @pytest.mark.parametrize("run", ["a $(touch pwned) b", "it's `touch pwned`; touch pwned #"])
 def test_a_hostile_path_is_a_path_in_the_script_and_the_command(scheduler, tiny_dataset, run):
     grid(tiny_dataset, "--set", "train.seed=0", "--set", "data.tiles='1x1'", "--run", run)

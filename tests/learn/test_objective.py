@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional
 
 from hpcseg.data.classes import IGNORED
+from hpcseg.errors import ConfigError
 from hpcseg.learn.objective import Objective, class_weights
 
 
@@ -79,3 +80,8 @@ def test_weights_are_one_on_average_over_the_labelled_pixels():
     assert class_weights("frequency", [10, 20, 70]) == pytest.approx([100 / 30, 100 / 60, 100 / 210])
     assert class_weights("frequency", [50, 0, 50]) == pytest.approx([1, 0, 1]), "what never comes has no weight"
     assert class_weights("1+4+1", [50, 25, 25]) == pytest.approx([1 / 1.75, 4 / 1.75, 1 / 1.75])
+
+
+def test_weights_of_classes_without_a_training_pixel_alone_are_refused():
+    with pytest.raises(ConfigError, match=r'train.class_weights is "0\+1\+0", but no training pixel .* above 0'):
+        class_weights("0+1+0", [50, 0, 50])
