@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from hpcseg.counted import counted
 from hpcseg.errors import ConfigError
 
 IGNORED = 255
@@ -24,6 +25,25 @@ _RUN = re.compile(r"(-?\d+)(?:-(-?\d+))?")
 
 Run = tuple[int, int]
 """Label values from the first to the last of them."""
+
+
+def check_weights(settings: Iterable[str], values: Sequence[int]) -> None:
+    """See that `train.class_weights` has a number for each class of the data, where it has any.
+
+    Args:
+        settings: of the cells.
+        values: of the classes in the label images.
+
+    Raises:
+        ConfigError: one has more or fewer.
+    """
+    for setting in settings:
+        given = setting.split("+")
+        if setting not in ("none", "frequency") and len(given) != len(values):
+            raise ConfigError(
+                f'train.class_weights is "{setting}", {counted(len(given), "number")}, but the classes of the data are '
+                f"{', '.join(map(str, values))}: give one for each, in this order."
+            )
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ def plan_run(job: str | None, data: Path, run: Path | None, overrides: Sequence[
         DatasetError: the data set cannot be used, is too small for a split, or was packed before what a setting goes by
             was measured.
     """
+    from hpcseg.data.classes import check_weights
     from hpcseg.data.layout import lay_out
     from hpcseg.data.noise_check import check_noise
     from hpcseg.data.store import read_info
@@ -48,6 +49,7 @@ def plan_run(job: str | None, data: Path, run: Path | None, overrides: Sequence[
     for config in dict.fromkeys(cell.data for cell in described.cells):
         lay_out(info, config)
     check_noise(described.cells, info)
+    check_weights({cell.train.class_weights for cell in described.cells}, info.class_values)
     folder = RunFolder(run or RUNS / described.name)
     require_own(folder)
     return plan(described, folder, data, info.data_sha256)

@@ -10,13 +10,11 @@ from typing import Any
 import numpy as np
 
 from hpcseg.config import MEASURED, TrainConfig
-from hpcseg.counted import counted
 from hpcseg.data.batches import TileSource
 from hpcseg.data.likeness import alike_numbers
 from hpcseg.data.room import Room
 from hpcseg.data.tiles import overlap
 from hpcseg.data.training_tiles import TrainingTiles, validation_set
-from hpcseg.errors import ConfigError
 from hpcseg.learn import checkpoint
 from hpcseg.learn.loop import Position, Trainer
 from hpcseg.learn.objective import class_weights
@@ -147,14 +145,7 @@ def train(
 def _class_weights(config: TrainConfig, source: TileSource) -> list[float] | None:
     if config.class_weights == "none":
         return None
-    pixels = source.class_pixels(source.split.train, to_learn=True)
-    if (given := config.class_weights.count("+") + 1) != len(pixels) and config.class_weights != "frequency":
-        values = ", ".join(map(str, source.info.class_values))
-        raise ConfigError(
-            f'train.class_weights is "{config.class_weights}", {counted(given, "number")}, but the classes of the data '
-            f"are {values}: give one for each, in this order."
-        )
-    return class_weights(config.class_weights, pixels.tolist())
+    return class_weights(config.class_weights, source.class_pixels(source.split.train, to_learn=True).tolist())
 
 
 def _gap(cell: Cell, source: TileSource) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from hpcseg.data import store
 from hpcseg.data.classes import read_class_map
 from hpcseg.data.store import read_info
 from hpcseg.errors import ConfigError
+from hpcseg.runs.finding import plan_run
 
 NAMES = "0=pore, 128=YSZ,255=Ni = metal"
 
@@ -260,3 +261,17 @@ def test_a_slice_of_one_grey_value_is_noted(good, output):
     tifffile.imwrite(good / "data" / "image2.tif", np.full((40, 48), 700, "uint16"))
     said = " ".join(hpcseg("pack", good, "-o", output).stderr.split())
     assert "1 of 3 slices have one grey value only, such as 700 in image2.tif" in said
+
+
+def test_weights_of_other_classes_than_the_data_has_are_refused_before_anything_is_trained(tiny_dataset, tmp_path):
+    def planned(weights: str):
+        wish = f'train.class_weights="{weights}"'
+        return plan_run("smoke", tiny_dataset, tmp_path / "run", (wish, "data.tile_size=32", "data.tiles=1x1"))
+
+    for weights in ("none", "frequency", "1+4+1"):
+        assert planned(weights).cells
+    for weights, number in (("1+4", "2 numbers"), ("1", "1 number"), ("1+1+1+1", "4 numbers")):
+        with pytest.raises(
+            ConfigError, match=f"{number}, but the classes of the data are 0, 128, 255: give one for each"
+        ):
+            planned(weights)
