@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import stat
 import time
 
@@ -83,7 +84,10 @@ def test_squeue_is_asked_for_all_who_submitted(commands, tmp_path):
 def test_jobs_are_found_by_their_comment(commands):
     commands(squeue="7|hpcseg-abc\n7|hpcseg-abc\n8|hpcseg-abcd\n9|(null)")
     assert scheduler.with_comment("hpcseg-abc") == {"7"}
-    commands(squeue=None)
+    user = getpass.getuser()
+    commands(squeue=None, scontrol=f"JobId=7 UserId={user}(0) JobState=PENDING Comment=hpcseg-abc Command=/x.sh")
+    assert scheduler.with_comment("hpcseg-abc") == {"7"}
+    commands(scontrol=None)
     assert scheduler.with_comment("hpcseg-abc") is None, "not the same as none"
 
 
