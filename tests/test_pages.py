@@ -194,3 +194,17 @@ def test_the_versions_of_torch_and_python_that_are_said_to_be_tested_are_those()
     assert f"| torch | {pinned} for CPUs, {twin} for CUDA, {oldest} (the oldest allowed)" in tested
     least = re.search(r'requires-python = ">=(.*)"', (ROOT / "pyproject.toml").read_text())[1]
     assert f"| Python | {least} (constraints.txt), 3.12 |" in tested
+
+
+def test_the_sentences_to_quote_have_the_numbers_of_their_folders():
+    page = ROOT / "results" / "README.md"
+    section = page.read_text().partition("## In ten sentences")[2].partition("\n\n**How")[0].partition("\n1. ")[2]
+    sentences = re.split(r"\n\d+\. ", section)
+    assert len(sentences) == 10
+    for sentence in sentences:
+        words = " ".join(sentence.split())
+        records = "".join((page.parent / link).read_text() for link in re.findall(r"\]\(([^)]+)\)", words))
+        whole = "ceiling.json" not in words  # where a number and its interval stand apart
+        found = re.findall(r"\d+\.\d+(?: ± \d+\.\d+)?", re.sub(r"\]\([^)]+\)", "", words))
+        numbers = [part for one in found for part in ([one] if whole else one.split(" ± "))]
+        assert numbers and all(number in records for number in numbers), (numbers, words)
