@@ -42,16 +42,27 @@ def count_values(values: torch.Tensor, kinds: int) -> torch.Tensor:
         values: (..., H, W) int64.
         kinds: K.
     """
-    rows = values.flatten(0, -2)
     if values.is_cuda and kinds <= _COMPARED:
-        each = torch.arange(kinds, dtype=torch.uint8, device=rows.device)
-        return (rows.flatten().to(torch.uint8) == each[:, None]).sum(1)
+        each = torch.arange(kinds, dtype=torch.uint8, device=values.device)
+        return (values.flatten().to(torch.uint8) == each[:, None]).sum(1)
+    return add_up(values, kinds, torch.ones_like(values))
+
+
+def add_up(values: torch.Tensor, kinds: int, amounts: torch.Tensor) -> torch.Tensor:
+    """(K,) int64: the sum of the amounts where each whole number from 0 to K - 1 stands, on the tensors' device.
+
+    Args:
+        values: (..., H, W) int64.
+        kinds: K.
+        amounts: the same shape, int64.
+    """
+    rows = values.flatten(0, -2)
     # Not bincount, which on a GPU waits for the largest value; and not one counter for each number, for which hundreds
     # of thousands of atomic additions would queue up there.
     copy_of_row = torch.arange(len(rows), device=rows.device) % _COPIES
     places = (rows + copy_of_row[:, None] * kinds).flatten()
     counts = torch.zeros(_COPIES * kinds, dtype=torch.int64, device=rows.device)
-    return counts.scatter_add_(0, places, torch.ones_like(places)).view(_COPIES, kinds).sum(0)
+    return counts.scatter_add_(0, places, amounts.flatten()).view(_COPIES, kinds).sum(0)
 
 
 def folded(model: nn.Module) -> nn.Module:

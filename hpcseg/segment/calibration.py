@@ -7,10 +7,8 @@ import math
 import torch
 
 from hpcseg.data.classes import IGNORED
+from hpcseg.learn.evaluate import add_up
 from hpcseg.metrics import SURE_BINS, SURE_UNIT
-
-_COPIES = 64
-"""Sets of counters that the rows of pixels are shared out to, so that a GPU's additions do not queue up at a few."""
 
 
 def count_sure(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -33,13 +31,6 @@ def count_sure(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 def _counted(values: torch.Tensor, right: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
     """(SURE_BINS, 3) int64, of (B, H, W) values from 0 to 1."""
-    bins = (values * SURE_BINS).long().clamp(0, SURE_BINS - 1)
-    bins = torch.where(known, bins, SURE_BINS).flatten(0, 1)
-    counters = torch.arange(len(bins), device=bins.device) % _COPIES
-    places = (bins + counters[:, None] * (SURE_BINS + 1)).flatten()
-    parts = torch.stack(
-        [torch.ones_like(bins), right.long().flatten(0, 1), (values * SURE_UNIT).round().long().flatten(0, 1)]
-    )
-    counts = torch.zeros(3, _COPIES * (SURE_BINS + 1), dtype=torch.int64, device=bins.device)
-    counts.scatter_add_(1, places.expand(3, -1), parts.flatten(1))
-    return counts.view(3, _COPIES, -1).sum(1)[:, :-1].T
+    bins = torch.where(known, (values * SURE_BINS).long().clamp(0, SURE_BINS - 1), SURE_BINS)
+    amounts = (torch.ones_like(bins), right.long(), (values * SURE_UNIT).round().long())
+    return torch.stack([add_up(bins, SURE_BINS + 1, each)[:-1] for each in amounts], dim=1)
