@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -42,7 +43,7 @@ def array_source(
         path: of its file or store.
         form: of it.
         how: `first` counts.
-        shape: (slices, H, W), or (H, W) of one.
+        shape: (slices, H, W), or (H, W) of one; axes of length 1 before these are passed over.
         dtype: in any byte order.
         load: of what is in `of`, a first slice and the one behind the last: their pixels, (N, H, W) or (H, W) of one.
         of: what `load` needs; can be pickled and hashed.
@@ -55,13 +56,13 @@ def array_source(
         DatasetError: it has other dimensions, no pixels or no numbers, or too many slices.
     """
     where = f"{path}::{more['dataset']}" if more.get("dataset") else path
-    if len(shape) not in (2, 3) or 0 in shape or dtype.kind not in "uifb":
+    if len(shape) < 2 or math.prod(shape[:-3]) != 1 or 0 in shape or dtype.kind not in "uifb":
         raise DatasetError(
             f"{where} is {shape} {dtype}, and slices of grey values are (slices, height, width) numbers. Of several "
             "channels or times, save the one to segment."
         )
     native = dtype.newbyteorder("=")
-    size, slices = (int(shape[-2]), int(shape[-1])), int(shape[0]) if len(shape) == 3 else 1
+    size, slices = (int(shape[-2]), int(shape[-1])), int(shape[-3]) if len(shape) > 2 else 1
     refuse_many(where, slices)
     together = max(1, min(together, _MOST_BYTES_KEPT // (size[0] * size[1] * dtype.itemsize)))
     return Source(
@@ -76,6 +77,11 @@ def array_source(
         files=files or (path,),
         **more,
     )
+
+
+def slab(array: Any, first: int, last: int) -> np.ndarray:
+    """Pixels of some slices of an array with such a shape, (..., N, H, W) or (H, W)."""
+    return np.asarray(array[..., first:last, :, :] if array.ndim > 2 else array[...])
 
 
 def no_such(path: Path, asked: str | None, found: Mapping[str, Any]) -> ConfigError:

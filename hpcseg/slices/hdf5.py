@@ -23,7 +23,7 @@ import numpy as np
 from hpcseg.config import shortened
 from hpcseg.errors import ConfigError, DatasetError
 from hpcseg.hdf5 import h5py
-from hpcseg.slices.array import array_source, no_such
+from hpcseg.slices.array import array_source, no_such, slab
 from hpcseg.slices.calibration import read_hdf5_voxel
 from hpcseg.slices.external import Reach
 from hpcseg.slices.source import Reading, Source, first_line, raise_faults, refusing
@@ -38,7 +38,7 @@ _PLUGINS = "hdf5plugin"
 
 
 def open_hdf5(path: Path, how: Reading) -> Source:
-    """The slices of a data set of two or three dimensions.
+    """The slices of a data set whose last three axes are slices, height and width; two are one slice.
 
     Args:
         path: of the file.
@@ -64,7 +64,7 @@ def open_hdf5(path: Path, how: Reading) -> Source:
             # Where its links lead, so that HDF5 follows none of them by itself.
             of=(_file_of(dataset), dataset.name, _PLUGINS in sys.modules),
             name=Path(wanted).name,
-            together=dataset.chunks[0] if dataset.chunks and dataset.ndim == 3 else 1,
+            together=dataset.chunks[-3] if dataset.chunks and dataset.ndim > 2 else 1,
             decoded=math.prod(dataset.chunks or (0,)) * dataset.dtype.itemsize,
             dataset=wanted,
             voxel=read_hdf5_voxel(dataset),
@@ -74,7 +74,7 @@ def open_hdf5(path: Path, how: Reading) -> Source:
 
 
 def list_datasets(path: Path, allow_external: bool) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Shape and type of every data set of numbers of two or three dimensions, by name; links are followed."""
+    """Shape and type of every data set of slices, by name; links are followed."""
     with h5py.File(path, "r") as file:
         found = _walk(file, Reach(path, allow_external))
         return {name: (dataset.shape, str(dataset.dtype)) for name, dataset in found}
@@ -88,7 +88,7 @@ def _load(path: Path, name: str, plugins: bool, first: int, last: int) -> np.nda
         access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
         access.set_efile_prefix(b"${ORIGIN}")
         dataset = h5py.Dataset(h5py.h5d.open(file.id, name.encode(), access))
-        return np.asarray(dataset[first:last] if dataset.ndim == 3 else dataset[()])
+        return slab(dataset, first, last)
 
 
 def _follow(file: h5py.File, name: str, path: Path, reach: Reach, depth: int = 0) -> Any:
@@ -181,10 +181,10 @@ def _walk(file: h5py.File, reach: Reach, *, strict: bool = False) -> Iterator[tu
 
 
 def _has_slices(item: Any) -> bool:
-    """Whether it is a data set of numbers of two or three dimensions."""
+    """Whether it is a data set of numbers of two or three dimensions, or of more of which the first are of length 1."""
     try:
-        of_size = isinstance(item, h5py.Dataset) and item.ndim in (2, 3) and 0 not in item.shape
-        return of_size and item.dtype.kind in "uifb"
+        of_size = isinstance(item, h5py.Dataset) and item.ndim > 1 and 0 not in item.shape
+        return of_size and math.prod(item.shape[:-3]) == 1 and item.dtype.kind in "uifb"
     except TypeError:  # a type that numpy has not
         return False
 
@@ -195,10 +195,10 @@ def _only(file: h5py.File, path: Path, reach: Reach) -> str:
         return signal
     found: dict[int, dict[Any, str]] = {3: {}, 2: {}}
     for name, dataset in _walk(file, reach, strict=True):
-        if dataset.ndim == 3 or min(dataset.shape) > 1:
+        if dataset.ndim > 2 or min(dataset.shape) > 1:
             # One that several links lead to counts once.
             info = h5py.h5o.get_info(dataset.id)
-            found[dataset.ndim].setdefault((os.fspath(dataset.file.filename), info.addr), name)
+            found[min(dataset.ndim, 3)].setdefault((os.fspath(dataset.file.filename), info.addr), name)
     names = list((found[3] or found[2]).values())
     if len(names) == 1:
         return names[0]
@@ -217,7 +217,7 @@ def _signal(file: h5py.File, reach: Reach) -> str | None:
         while (following := _text(at.attrs.get("default"))) is not None and name.count("/") < _MOST_DEPTH:
             name, at = f"{name}{following}/", _item(at, following, reach)
         signal = _text(at.attrs.get("signal"))
-        if isinstance(signal, str) and name and _item(at, signal, reach).ndim == 3:
+        if isinstance(signal, str) and name and _item(at, signal, reach).ndim > 2:
             return name + signal
     return None
 
@@ -264,11 +264,13 @@ def _unwritten(dataset: h5py.Dataset, name: str) -> str:
     wanted, stored = math.prod(grid), dataset.id.get_num_chunks()
     if stored >= wanted:
         return ""
-    chunks = (dataset.id.get_chunk_info(index).chunk_offset[0] // dataset.chunks[0] for index in range(stored))
-    there, rows = Counter(chunks), range(grid[0])
-    first, last = (next(row for row in order if there[row] < wanted // grid[0]) for order in (rows, reversed(rows)))
-    first, last = first * dataset.chunks[0], min((last + 1) * dataset.chunks[0], dataset.shape[0])
-    part = "slice" if dataset.ndim == 3 else "row"
+    along = max(0, dataset.ndim - 3)
+    deep, parts = dataset.chunks[along], grid[along]
+    there = Counter(dataset.id.get_chunk_info(index).chunk_offset[along] // deep for index in range(stored))
+    rows = range(parts)
+    first, last = (next(row for row in order if there[row] < wanted // parts) for order in (rows, reversed(rows)))
+    first, last = first * deep, min((last + 1) * deep, dataset.shape[along])
+    part = "slice" if dataset.ndim > 2 else "row"
     where = f"from {part} {first + 1} to {part} {last}"
     return f"of the {wanted} chunks of {name} {wanted - stored} were never written, {where}"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcseg.slices.array import array_source
+from hpcseg.slices.array import array_source, slab
 from hpcseg.slices.extras import load_extra
 from hpcseg.slices.source import Reading, Source, refusing, voxel_size
 
@@ -40,7 +40,7 @@ def open_mrc(path: Path, how: Reading) -> Source:
 
 def _load(path: Path, first: int, last: int) -> np.ndarray:
     with load_extra("mrcfile", "mrc", path).mmap(path, mode="r") as mrc:
-        return np.array(_data(mrc)[first:last] if mrc.data.ndim == 3 else _data(mrc))
+        return slab(_data(mrc), first, last).copy()
 
 
 def _data(mrc: Any) -> np.ndarray:

@@ -46,7 +46,7 @@ def open_raw(path: Path, how: Reading) -> Source:
             f"{path} has {there} bytes, but {size_in_words(how.shape)} {stored.name} behind {how.header} bytes are "
             f"{wanted}. Is the shape slices, height, width? Is there a header?"
         )
-    pixels = math.prod(how.shape[1:])
+    pixels = math.prod(how.shape[-2:])
     of = (path, stored, pixels, how.header)
     return array_source(path, "raw", how, how.shape, stored, load=_load, of=of, voxel=voxel)
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from hpcseg.errors import DatasetError
-from hpcseg.slices.array import array_source, no_such
+from hpcseg.slices.array import array_source, no_such, slab
 from hpcseg.slices.calibration import voxel_in_one_unit
 from hpcseg.slices.extras import load_extra
 from hpcseg.slices.source import Reading, Source, VoxelSize, refusing
@@ -52,16 +52,11 @@ def open_zarr(path: Path, how: Reading) -> Source:
         # zarr's own count makes a name of each chunk that there could be, and looks into no shard.
         wholes = math.prod(_grid(shape, chunks))
         gone = wholes - sum(_chunks_in(path / file, file[len(start) :], array) for file in parts)
-    if math.prod(shape[:-3]) != 1:
-        raise DatasetError(
-            f"{path}: {wanted or 'the array'} is {shape}, and what lies before its slices is longer than 1; save the "
-            "one channel and time to segment."
-        )
     return array_source(
         path,
         "zarr",
         how,
-        shape[-3:],
+        shape,
         np.dtype(array.dtype),
         load=_load,
         of=(path / wanted,),
@@ -83,8 +78,7 @@ def list_arrays(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
 
 
 def _load(path: Path, first: int, last: int) -> np.ndarray:
-    array = _open(path)
-    return np.asarray(array[..., first:last, :, :] if array.ndim > 2 else array[...])
+    return slab(_open(path), first, last)
 
 
 def _grid(lengths: Sequence[int], parts: Sequence[int]) -> list[int]:

@@ -105,6 +105,13 @@ def hdf5_bitshuffle(path):
     return hdf5(path, chunks=(SLICES, HEIGHT, WIDTH), **hdf5plugin.Bitshuffle())
 
 
+def hdf5_one_time(path):
+    """Axes of one before the slices, as of the channel and the time of a detector's frames."""
+    with h5py.File(path, "w") as file:
+        file.create_dataset("frames", data=VOLUME[None, None], chunks=(1, 1, 2, 16, 31), compression="gzip")
+    return path, None
+
+
 def hdf5_links(path):
     """To one data set several links lead, over a file beside it and a group."""
     hdf5(path.with_name("raw.h5"))
@@ -190,6 +197,13 @@ def mrc(path):
     return path, "angstrom"
 
 
+def mrc_one_volume(path):
+    with mrcfile.new(path) as file:
+        file.set_data(VOLUME[None])
+        file.voxel_size = SIZE[::-1]
+    return path, "angstrom"
+
+
 def nifti(path):
     image = nibabel.Nifti1Image(VOLUME.transpose(2, 1, 0), np.diag([*SIZE[::-1], 1]))
     image.header.set_xyzt_units("micron")
@@ -214,6 +228,7 @@ FORMATS = {
     "chunks.h5": (hdf5_chunks, "hdf5"),
     "blosc.h5": (hdf5_blosc, "hdf5"),
     "bitshuffle.h5": (hdf5_bitshuffle, "hdf5"),
+    "one-time.h5": (hdf5_one_time, "hdf5"),
     "links.h5": (hdf5_links, "hdf5"),
     "virtual.h5": (hdf5_virtual, "hdf5"),
     "external.h5": (hdf5_external, "hdf5"),
@@ -223,6 +238,7 @@ FORMATS = {
     "ome.zarr": (ome_zarr, "zarr"),
     "ome3.zarr": (ome_zarr_v3, "zarr"),
     "a.mrc": (mrc, "mrc"),
+    "one-volume.mrc": (mrc_one_volume, "mrc"),
     "a.nii.gz": (nifti, "nifti"),
     "a.raw": (raw, "raw"),
 }

@@ -37,7 +37,7 @@ def scan(tmp_path):
         file["entry/ring"] = h5py.SoftLink("/entry")
         file["entry/lost"] = h5py.SoftLink("/elsewhere")
         file["entry/way"] = h5py.SoftLink("ring/d")
-        file["entry/frames"] = VOLUME[None]
+        file["entry/frames"] = np.stack([VOLUME, VOLUME])
     return tmp_path / "master.nxs"
 
 
@@ -75,7 +75,7 @@ def test_colons_in_the_name_of_a_folder_name_no_data_set(scan):
         ("entry/way", r"entry/ring/d is a link to /measurement/data in gone.h5, .*cannot be opened. Is it there"),
         (
             "entry/frames",
-            r"entry/frames is \(1, 3, 5, 7\) uint16, and slices of grey values are \(slices, height, width\)",
+            r"entry/frames is \(2, 3, 5, 7\) uint16, and slices of grey values are \(slices, height, width\)",
         ),
         ("entry/lost/data", r"entry/lost is a link to /elsewhere, and cannot be opened"),
         ("entry/ring/d", r"entry/ring/d is a link to /measurement/data in gone.h5"),

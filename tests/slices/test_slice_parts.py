@@ -95,6 +95,12 @@ def unwritten_corner(path):
         data[:4], data[4:, :5] = VOLUME[:4], VOLUME[4:, :5]
 
 
+def unwritten_behind_a_channel(path):
+    with h5py.File(path, "w") as file:
+        data = file.create_dataset("data", (1, *VOLUME.shape), "u2", chunks=(1, 2, 5, 12))
+        data[0, :4] = VOLUME[:4]
+
+
 def never_written(path):
     with h5py.File(path, "w") as file:
         file.create_dataset("data", VOLUME.shape, "u2")
@@ -131,6 +137,7 @@ def external_without_end(path):
             "part1.h5: of the 3 chunks of data 1 were never written, from slice 3 to slice 3",
         ),
         (unwritten_corner, "of the 6 chunks of data 1 were never written, from slice 5 to slice 6"),
+        (unwritten_behind_a_channel, "of the 6 chunks of data 2 were never written, from slice 5 to slice 6"),
         (never_written, "data was never written"),
         (external, r"b.raw, where 5 bytes are missing"),
         (external_without_end, r"b.raw, where 5 bytes are missing"),
