@@ -76,7 +76,8 @@ def submit_missing_with(
         for index, cells in enumerate(jobs):
             _give_up(grid.run, before, cells)
             try:
-                submission.sent.append(_send(template, grid.run, code, resources, _ids(cells)))
+                taken = {sent.job_id for sent in submission.sent}
+                submission.sent.append(_send(template, grid.run, code, resources, _ids(cells), taken))
             except SchedulerError as error:
                 raise SchedulerError(_what_is_left(error, grid, index, jobs)) from None
     return submission
@@ -101,7 +102,9 @@ def cancel_by_template(run: RunFolder, job: Booked) -> str:
     return f"which is still your scheduler's to end ({wrong}); if it begins, it leaves the cell out" if wrong else ""
 
 
-def _send(template: Template, run: RunFolder, code: Path, resources: Resources, ids: tuple[str, ...]) -> Sent:
+def _send(
+    template: Template, run: RunFolder, code: Path, resources: Resources, ids: tuple[str, ...], taken: Collection[str]
+) -> Sent:
     token, tasks, mark = ledger.new_token(run), (ids,), {"template": template.sha256}
     script = _script_file(run, token)
     # Setup lines of the user's may hold a secret.
@@ -112,11 +115,12 @@ def _send(template: Template, run: RunFolder, code: Path, resources: Resources, 
     except SchedulerError:
         ledger.withdraw(run, token)
         raise
-    if number is None:
+    if number is None or number in taken:
+        # A number that another job has is of a queue or a server, and to cancel by it would end what is not ours.
         raise UnansweredError(
-            f"`{shlex.join(template.submit)}` named no number of a job, so it is not known whether it took the one "
-            f"called {ledger.short_name(token)}. If your scheduler does not know it, `hpcseg cancel`, then `hpcseg "
-            "retry` its cells."
+            f"`{shlex.join(template.submit)}` named no number of a job of its own, so it is not known whether it took "
+            f"the one called {ledger.short_name(token)}. If your scheduler does not know it, `hpcseg cancel`, then "
+            "`hpcseg retry` its cells."
         )
     ledger.book(run, token, "cells", tasks, number, **mark)
     return Sent("cells", tasks, number, token)

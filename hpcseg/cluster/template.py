@@ -84,7 +84,7 @@ def find_template(name: str) -> Path:
     known = {path.stem: path for path in shipped_folder("templates").glob("*.sh")}
     if name in known:
         return known[name]
-    path = Path(name)
+    path = Path(name).expanduser()
     if not path.is_file():
         raise ConfigError(
             f"There is no template {name}. Give the path of a job script of your own, or one of {_list(known)}."
@@ -139,7 +139,7 @@ def cancel_command(script: Path) -> tuple[str, ...]:
 
 def _read(path: Path) -> str:
     try:
-        text = read_regular(path.resolve(), _MOST_BYTES).decode()
+        text = read_regular(path.resolve(), _MOST_BYTES).decode("utf-8-sig")
     except OSError as error:
         raise ConfigError(f"The template {path} cannot be read: {error.strerror}.") from None
     except ValueError:

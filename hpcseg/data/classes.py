@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 
 from hpcseg.counted import counted
 from hpcseg.errors import ConfigError
+from hpcseg.jobfile import read_toml
 
 IGNORED = 255
 """Class index of a pixel that has no class, such as one outside of the field of view: it is in no loss and no count."""
@@ -141,10 +141,7 @@ def read_class_map(said: str | Mapping[str, Any] | None, ignored: Iterable[int] 
 def _as_table(said: str) -> dict[str, Any]:
     """Label values by the name of their class, of a TOML file or a text."""
     if said.endswith(".toml"):
-        try:
-            return tomllib.loads(Path(said).read_text())
-        except (OSError, ValueError) as error:  # TOML's own error is one of these, as is text that is no UTF-8
-            raise ConfigError(f"--classes: {said} cannot be read as TOML ({error}).") from None
+        return read_toml(Path(said).expanduser())
     table: dict[str, list[str]] = {}
     for part in said.split(","):
         values, _, name = part.partition("=")

@@ -159,6 +159,13 @@ def test_a_job_that_got_no_number_may_have_been_taken_and_is_not_submitted_again
     assert "Submitted 4 jobs." in said and len(scheduler.scripts()) == 7
 
 
+def test_a_number_that_several_jobs_have_is_none_of_theirs(scheduler, tiny_dataset):
+    scheduler.command("qsub", "echo server 7 took it")
+    said = grid(tiny_dataset, code=4)
+    assert "named no number of a job of its own" in said and "Submitted before it: 1 of 4 jobs." in said
+    assert [cell["job_id"] for cell in cells()][:2].count("7") == 1
+
+
 def test_what_is_cancelled_leaves_the_queue_or_its_job_leaves_it_out(scheduler, tiny_dataset):
     grid(tiny_dataset, "--cells-per-job", 2)
     one, other = (read_lines(RUN / "submissions.jsonl")[index]["cells"][0] for index in (1, 3))
@@ -312,6 +319,12 @@ def test_words_of_the_shell_stay_as_they_are(tmp_path):
     (tmp_path / "own.sh").write_text(text)
     template = read_template(tmp_path / "own.sh")
     assert template.script({"command": "run", "name": "x"}) == text.replace("{command}", "run")
+
+
+def test_a_template_as_windows_or_a_home_folder_has_it_is_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "own.sh").write_text("#!/bin/sh\n#HPCSEG submit = qsub {script}\n{command}\n", encoding="utf-8-sig")
+    assert read_template(find_template("~/own.sh")).text.startswith("#!/bin/sh")
 
 
 def test_a_template_that_is_not_there_is_refused_with_those_that_are():

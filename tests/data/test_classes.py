@@ -43,7 +43,7 @@ def test_classes_are_said_by_label_value_and_merged():
 
 def test_a_file_of_classes_says_the_same(tmp_path):
     file = tmp_path / "classes.toml"
-    file.write_text('pore = 0\ngrain = ["1-9", 12]\n"Ni, metal" = "-5 - -2"\n')
+    file.write_text('pore = 0\ngrain = ["1-9", 12]\n"Ni, metal" = "-5 - -2"\n', encoding="utf-8-sig")  # as of Windows
     assert runs_by_name(read_class_map(str(file))) == {
         "pore": ((0, 0),), "grain": ((1, 9), (12, 12)), "Ni, metal": ((-5, -2),),
     }  # fmt: skip

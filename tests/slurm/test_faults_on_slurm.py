@@ -1,4 +1,4 @@
-"""A two-rank training that is killed at twenty random moments ends with the bits of one that was left alone."""
+"""A two-rank training that is killed at random moments ends with the bits of one that was left alone."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from hpcseg.runs.record import read_json, read_lines
 
 pytestmark = pytest.mark.slurm
 
-KILLS = 20
-# Long enough for twenty pieces of a second or two each.
-SECONDS = 60
+# Each costs a dozen seconds of a queue and of a start, so CI has few; HPCSEG_TEST_KILLS=20 has more.
+KILLS = int(os.environ.get("HPCSEG_TEST_KILLS", "8"))
+# Long enough for so many pieces of a second or two each.
+SECONDS = 3 * KILLS + 5
 # Without batch norm the ranks meet once a step.
 JOB = """
 [data]
@@ -56,7 +57,7 @@ def rank_processes(run: Path) -> list[int]:
     return found
 
 
-def test_twenty_random_kills_leave_no_trace_in_the_result(cluster, monkeypatch):
+def test_random_kills_leave_no_trace_in_the_result(cluster, monkeypatch):
     # So that each piece between two kills gets somewhere.
     monkeypatch.setenv("HPCSEG_CHECKPOINT_SECONDS", "0.3")
     job = cluster.job_that_takes(SECONDS, JOB)
@@ -79,6 +80,7 @@ def test_twenty_random_kills_leave_no_trace_in_the_result(cluster, monkeypatch):
 
     ways: list[Callable[[str], None]] = [kill_a_rank, kill_the_step, requeue, warn]
     moments = random.Random(0)
+    order = [way for _ in range(KILLS) for way in moments.sample(ways, len(ways))]  # none waits for its turn for long
     struck_at: list[tuple[int, int]] = []
     used = []
     starts = 0
@@ -92,7 +94,7 @@ def test_twenty_random_kills_leave_no_trace_in_the_result(cluster, monkeypatch):
         time.sleep(moments.uniform(0.2, 2.0))
         try:
             progress = read_json(struck / "progress.json")
-            way = moments.choice(ways)
+            way = order[len(struck_at)]
             way(cluster.jobs("struck")[-1])
         except (IncompleteError, IndexError, ProcessLookupError, subprocess.CalledProcessError):
             continue  # it has just ended

@@ -12,7 +12,7 @@ from hpcseg.runs.record import read_lines
 pytestmark = pytest.mark.slurm
 
 # The shortest time limit that Slurm knows is one minute, so a training must take longer on this machine.
-SECONDS = 85
+SECONDS = 70
 JOB = """
 [data]
 tile_size = 64
