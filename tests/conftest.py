@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from slice_folder import write_image, write_label
 
+from hpcseg import memory
 from hpcseg.data.pack import pack
 from hpcseg.data.sample import write_sample
 
@@ -104,6 +106,23 @@ def soc_dataset(soc, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("soc") / "soc.h5"
     pack(soc / "data", soc / "labels", path, command="test")
     return path
+
+
+@pytest.fixture
+def bounded() -> Iterator[None]:
+    """Of a test that tries many spoiled inputs: fails it where one hangs, or takes more memory than half a GiB."""
+
+    def too_long(signum: int, frame: object) -> None:
+        raise TimeoutError("an input kept it busy for minutes")
+
+    before = signal.signal(signal.SIGALRM, too_long)
+    memory.forget_peak()
+    held = memory.peak_bytes()
+    signal.alarm(400)  # a busy machine takes up to two minutes for all inputs together
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+    assert memory.peak_bytes() - held < 512 * 2**20
 
 
 @pytest.fixture

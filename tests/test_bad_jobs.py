@@ -188,6 +188,7 @@ def toml(value):
     return repr(value) if isinstance(value, float) else json.dumps(value)
 
 
+@pytest.mark.usefixtures("bounded")
 @settings(max_examples=200, deadline=None, derandomize=True, database=None)
 @given(
     text=st.text(alphabet=st.characters(codec="utf-8"), max_size=40) | st.text(alphabet='[]{}=."\n1aex#,', max_size=40)
@@ -196,6 +197,7 @@ def test_any_text_is_a_job_or_refused_in_words(text):
     loaded(text)
 
 
+@pytest.mark.usefixtures("bounded")
 @settings(max_examples=300, deadline=None, derandomize=True, database=None)
 @given(document=st.dictionaries(st.sampled_from(KEYS), values, max_size=4))
 def test_any_table_is_a_job_or_refused_in_words(document):

@@ -36,6 +36,7 @@ def waiting(slurm: FakeSlurm, grid: Grid) -> None:
     slurm.queue(*(f"{job}|{token}" for job, token in comments.items()))
 
 
+@pytest.mark.usefixtures("bounded")
 def test_no_change_of_a_byte_ends_in_a_traceback(submitted):
     ledger.withdraw(submitted.run, ledger.announce(submitted.run, "cells", [[submitted.cells[0].id]]))
     ledger.book_local(submitted.run, [submitted.cells[0].id], "4711")

@@ -214,6 +214,7 @@ def test_a_file_larger_than_memory_is_refused_unread(model_file, tmp_path):
         open_file(tmp_path / "model.safetensors")
 
 
+@pytest.mark.usefixtures("bounded")
 def test_any_bytes_in_a_header_are_a_model_or_a_sentence(model_file, tmp_path):
     """300 files with some bytes of the table and the card changed."""
     content, random, refused = model_file.read_bytes(), np.random.default_rng(20), 0

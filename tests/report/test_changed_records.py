@@ -62,6 +62,7 @@ def test_what_a_run_has_written_is_accepted(run):
     assert (status.state, status.epoch, status.note, hole) == ("finished", 2, "", None)
 
 
+@pytest.mark.usefixtures("bounded")
 def test_a_change_of_any_byte_of_any_record_is_noticed_or_without_effect(run, mutations, capsys):
     counts = collections.Counter()
     for file, command, outcome, content in mutations.mutate(run, 300, seed=1):

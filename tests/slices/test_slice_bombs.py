@@ -234,6 +234,7 @@ def small(path):
     assert len(open_source(path)) == 5
 
 
+@pytest.mark.usefixtures("bounded")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["a.tif", "a.ome.tif", "imagej.tif", "a.h5", "a.mrc", "a.nii", "a.nii.gz"])
 def test_a_spoiled_header_is_read_or_refused(tmp_path, name):
