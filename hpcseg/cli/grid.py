@@ -337,7 +337,7 @@ def show_submission(submission: Submission, grid: Grid) -> None:
     """Print what was submitted and what to run next."""
     for line in submission.lines(short_names(grid.cells)):
         console.stdout.print(line)
-    if submission.no_report_job and submission.sent:
+    if submission.no_report and submission.sent and not submission.no_room:
         console.stdout.print("None of these jobs makes the report, or tries again what fails: that is left to you.")
     if not submission.dry_run:
         console.stdout.print(f"Next: hpcseg status{run_option(grid)}, then hpcseg report{run_option(grid)}")

@@ -92,9 +92,7 @@ class Submission:
     no_room: str = ""
     """What sbatch said when the site's limits left no room for the rest."""
     no_report: bool = False
-    """There is no report job that would submit the rest: no room for it, or it is none of its affair."""
-    no_report_job: bool = False
-    """There never is one: the jobs are by a user's template."""
+    """No report job follows, which would submit the rest as well: no room for it, or it is none of its affair."""
     again: str = "`hpcseg grid`"
     """What submits the rest."""
 

@@ -57,7 +57,7 @@ def submit_missing_with(
     if dry_run:
         code = freeze(grid.run, write=False)
         missing = find_missing(grid, resubmit=resubmit, only=only)
-        submission = Submission(dry_run, left_alone=missing.left_alone, no_report_job=True)
+        submission = Submission(dry_run, left_alone=missing.left_alone, no_report=True)
         for number, cells in enumerate(in_jobs(missing.cells, resources.cells_per_job), start=1):
             token, ids = ledger.new_token(grid.run), _ids(cells)
             submission.scripts.append(_script(template, grid.run, code, resources, token, ids))
@@ -70,7 +70,7 @@ def submit_missing_with(
         write_bytes(grid.run.template_file, template.text.encode(), private=True)
         before = ledger.read(grid.run).jobs
         missing = find_missing(grid, resubmit=resubmit, only=only)
-        submission = Submission(dry_run, left_alone=missing.left_alone, no_report_job=True)
+        submission = Submission(dry_run, left_alone=missing.left_alone, no_report=True)
         jobs = in_jobs(missing.cells, resources.cells_per_job)
         code = freeze(grid.run)
         for index, cells in enumerate(jobs):
