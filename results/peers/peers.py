@@ -102,21 +102,16 @@ def prepare(folder: Path, source: TileSource, labelled: int, test: np.ndarray, o
 
 
 def run(what: str, tool: str, folder: Path, log: Path, threads: int) -> dict[str, Any]:
-    """One process of tools.py on so many cores: what it says, its seconds and the most memory of one process of it."""
-    cores = sorted(os.sched_getaffinity(0))[:threads]
+    """One process of tools.py: what it says, and its seconds from beginning to end."""
     command = [sys.executable, str(FOLDER / "tools.py"), what, tool, str(folder)]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": ""}
     environment["PYTHONPATH"] = str(FOLDER.parents[1])
     began = time.monotonic()
     with open(log, "a") as file:
-        process = subprocess.Popen(command, env=environment, cwd=folder, stdout=file, stderr=subprocess.STDOUT)
-        os.sched_setaffinity(process.pid, cores)
-        _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
+        done = subprocess.run(command, env=environment, cwd=folder, stdout=file, stderr=subprocess.STDOUT)
+    if done.returncode:
         raise RuntimeError(f"{what} of {tool} failed: {log}")
-    said = json.loads((folder / f"{what}.json").read_text())
-    return said | {"process_seconds": time.monotonic() - began, "peak_memory_mib": used.ru_maxrss // 1024}
+    return json.loads((folder / f"{what}.json").read_text()) | {"process_seconds": time.monotonic() - began}
 
 
 def measure(tool: str, labelled: int, source: TileSource, out: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -212,7 +207,7 @@ def _cells(record: dict[str, Any]) -> Iterator[str]:
 def figure(records: Sequence[dict[str, Any]], path: Path) -> None:
     """Right pixels against labelled slices, a panel for each noise."""
     sigmas = list(records[0]["tests"])
-    drawn, panels = plt.subplots(1, len(sigmas), figsize=(4.5 * len(sigmas), 3.6), layout="constrained", squeeze=False)
+    drawn, panels = plt.subplots(1, len(sigmas), figsize=(4.5 * len(sigmas), 4), layout="constrained", squeeze=False)
     for sigma, axes in zip(sigmas, panels[0], strict=True):
         for tool, name in TOOLS.items():
             of_tool = sorted((one["labelled_slices"], one) for one in records if one["tool"] == tool)
@@ -225,7 +220,7 @@ def figure(records: Sequence[dict[str, Any]], path: Path) -> None:
         title = "clean" if sigma == "0" else f"Gaussian noise, sigma {sigma}"
         axes.set(xlabel="labelled slices", ylabel="right pixels, %", title=title)
         axes.grid(alpha=0.3)
-    panels[0][0].legend()
+    drawn.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=len(TOOLS))
     drawn.savefig(path, dpi=100)
     plt.close(drawn)
 
@@ -237,12 +232,12 @@ def page(text: str, records: Sequence[dict[str, Any]]) -> str:
     return f"{before}{BEGIN}\n{shown}{END}{rest.partition(END)[2]}"
 
 
-def read_records(out: Path) -> list[dict[str, Any]]:
-    """Of one OUT, which all must have been measured in the same way."""
+def read_records(out: Path, **way: object) -> list[dict[str, Any]]:
+    """Of one OUT, which all must have been measured in the same way: with these values, and those of the first."""
     records = [json.loads(path.read_text()) for path in sorted(out.glob("*.json"))]
-    ways = {json.dumps([one[key] for key in ("minutes", "threads", "test_numbers")]) for one in records}
-    if len(ways) > 1:
-        raise SystemExit(f"{out} has records of other minutes, threads or test slices: measure into another folder.")
+    for key in ("minutes", "threads", "test_numbers"):
+        if any(one[key] != way.get(key, records[0][key]) for one in records):
+            raise SystemExit(f"{out} has records of another {key}: measure into another folder.")
     return records
 
 
@@ -263,7 +258,10 @@ def main() -> None:
     if options.data:
         options.out.mkdir(parents=True, exist_ok=True)
         torch.set_num_threads(options.threads)
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
         source = open_source(options.data, DataConfig(tiles="cover", split="blocked"))
+        test = source.info.numbers[source.test_slices()[:: options.every]].tolist()
+        read_records(options.out, minutes=options.minutes, threads=options.threads, test_numbers=test)
         for labelled in options.labelled:
             for tool in options.tools:
                 path = options.out / f"{tool}-{labelled}.json"

@@ -25,6 +25,8 @@ import numpy as np
 import tifffile
 import torch
 
+from hpcseg.memory import peak_bytes
+
 Segment = Callable[[np.ndarray], np.ndarray]
 """(M, H, W) uint16 to (M, H, W) class indices."""
 
@@ -266,7 +268,7 @@ def main(what: str, tool: str, folder: Path) -> None:
             found = segment(np.load(folder / f"test-{sigma}.npy"))
             spent[str(sigma)] = time.monotonic() - began
             np.save(folder / f"predicted-{sigma}.npy", np.asarray(found, dtype=np.uint8))
-    (folder / f"{what}.json").write_text(json.dumps(spent))
+    (folder / f"{what}.json").write_text(json.dumps(spent | {"peak_memory_mib": peak_bytes() // 2**20}))
 
 
 if __name__ == "__main__":
