@@ -93,7 +93,7 @@ def prepare(folder: Path, source: TileSource, labelled: int, test: np.ndarray, o
     counts = read_slices(source, test)[0]
     for sigma in options.sigmas:
         noise = np.random.default_rng(0).normal(scale=sigma, size=counts.shape) if sigma else 0
-        np.save(folder / f"test-{sigma}.npy", (counts + noise).clip(0, 65_535).astype(np.uint16))
+        np.save(folder / f"test-{sigma}.npy", np.rint(counts + noise).clip(0, 65_535).astype(np.uint16))
     task = {"numbers": numbers[train].tolist(), "seconds": 60 * options.minutes, "threads": options.threads}
     task |= {"sigmas": options.sigmas, "classes": source.classes}
     task |= {"grey_range": [source.info.grey.low, source.info.grey.high]}

@@ -164,15 +164,16 @@ def volseg_train(folder: Path, task: dict[str, Any], images: np.ndarray, labels:
     """Its command, with a trainer that stops in time; its volumes are parts of the slices that cover them together."""
     os.environ["VOLSEG_NUM_WORKERS"] = "0"
     import pytorch_lightning as lightning
+    from pytorch_lightning.callbacks import Timer
     from volume_segmantics.scripts import train_2d_model
 
     spent: dict[str, Any] = {}
 
     class Trainer(lightning.Trainer):
         def fit(self, *arguments: Any, **options: Any) -> None:
-            began = time.monotonic()
             super().fit(*arguments, **options)
-            spent.update(seconds=time.monotonic() - began, steps=self.global_step, epochs=self.current_epoch)
+            (timer,) = (one for one in self.callbacks if isinstance(one, Timer))
+            spent.update(seconds=timer.time_elapsed("train"), steps=self.global_step, epochs=self.current_epoch)
 
     lightning.Trainer = lambda **options: Trainer(max_time=timedelta(seconds=task["seconds"]), **options)
     (folder / "volseg-settings").mkdir()
