@@ -8,6 +8,7 @@ them, or a part), `finish` gives the files their names and adds up. A local run 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import time
 from collections import deque
@@ -85,7 +86,6 @@ def finish(prediction: Prediction) -> dict[str, Any]:
 class _Read:
     """A slice on its way."""
 
-    index: int
     image: np.ndarray
     """(H, W) float32, as the network takes it."""
     outside: np.ndarray | None
@@ -104,8 +104,8 @@ def segment(prediction: Prediction) -> Iterator[tuple[dict[str, np.ndarray], Sli
         DatasetError, HpcsegError: as `work`.
     """
     network, _ = _open_network(prediction)
-    for read in ahead(functools.partial(_read, prediction), range(len(prediction.volume)), at_most=LEAST_AHEAD):
-        yield _layers_of(prediction, read, network.answer(read.image, network.tile_edge(*read.image.shape)))
+    for index, read, answer in _answers(prediction, network, range(len(prediction.volume)), LEAST_AHEAD):
+        yield _layers_of(prediction, index, read, answer)
 
 
 def _open_network(prediction: Prediction) -> tuple[Network, dict[str, Any]]:
@@ -122,13 +122,30 @@ def _open_network(prediction: Prediction) -> tuple[Network, dict[str, Any]]:
     return network, {**where, "largest_whole_slice": network.largest_whole}
 
 
-def _read(prediction: Prediction, index: int) -> _Read:
-    pixels = prediction.volume.read(index)
+def _answers(
+    prediction: Prediction, network: Network, slices: Sequence[int], at_most: int
+) -> Iterator[tuple[int, _Read, Answer]]:
+    """What the network says of some slices, ascending; each is read once, whoever has it as a neighbour."""
+    around = [prediction.volume.around(index, prediction.models[0].card.data.context) for index in slices]
+    coming = ahead(functools.partial(_read, prediction), dict.fromkeys(itertools.chain(*around)), at_most=at_most)
+    held: dict[int, _Read] = {}
+    for index, places in zip(slices, around, strict=True):
+        # What the next one shares with those before, it shares with this one.
+        held = {place: held[place] if place in held else next(coming) for place in dict.fromkeys(places)}
+        read = held[prediction.volume.place(index)]
+        image = np.stack([held[place].image for place in places])
+        yield index, read, network.answer(image, network.tile_edge(*read.image.shape))
+
+
+def _read(prediction: Prediction, place: int) -> _Read:
+    pixels = prediction.volume.read_at(place)
     image = prediction.mapping.apply(pixels, prediction.models[0].card.grey)
-    return _Read(index, image, outside(pixels), sha256_of(pixels))
+    return _Read(image, outside(pixels), sha256_of(pixels))
 
 
-def _layers_of(prediction: Prediction, read: _Read, answer: Answer) -> tuple[dict[str, np.ndarray], SliceResult]:
+def _layers_of(
+    prediction: Prediction, index: int, read: _Read, answer: Answer
+) -> tuple[dict[str, np.ndarray], SliceResult]:
     """Of a slice the pixels of each layer by its name, and what is noted of it."""
     card = prediction.models[0].card
     values = np.array(card.class_values).astype(card.label_dtype)
@@ -144,7 +161,7 @@ def _layers_of(prediction: Prediction, read: _Read, answer: Answer) -> tuple[dic
         for name, of_layer in pixels.items():
             of_layer[read.outside] = prediction.outside_values[name]
     counts = tuple(int(count) for count in np.bincount(classes, minlength=len(values)))
-    return pixels, SliceResult(read.index, counts, share_outside(image, card), read.sha256)
+    return pixels, SliceResult(index, counts, share_outside(image, card), read.sha256)
 
 
 class _Line:
@@ -178,9 +195,8 @@ class _Line:
 
         with ThreadPoolExecutor(1) as writer:
             try:
-                for read in ahead(functools.partial(_read, self._prediction), slices, at_most=most):
-                    answer = self._network.answer(read.image, self._network.tile_edge(*read.image.shape))
-                    writing.append(writer.submit(self._write, read, answer))
+                for index, read, answer in _answers(self._prediction, self._network, slices, most):
+                    writing.append(writer.submit(self._write, index, read, answer))
                     collect(most)
                     if should_stop():
                         break
@@ -193,7 +209,7 @@ class _Line:
                 commit()
         return written == len(slices)
 
-    def _write(self, read: _Read, answer: Answer) -> SliceResult:
-        pixels, result = _layers_of(self._prediction, read, answer)
-        self._target.write(read.index, pixels)
+    def _write(self, index: int, read: _Read, answer: Answer) -> SliceResult:
+        pixels, result = _layers_of(self._prediction, index, read, answer)
+        self._target.write(index, pixels)
         return result
