@@ -87,6 +87,14 @@ def test_per_cent_in_place_of_a_share_is_told_with_the_share():
         TrainConfig(noise_fraction=25.0)
 
 
+def test_neighbours_of_a_shuffled_split_are_refused_with_the_reason():
+    with pytest.raises(
+        ConfigError, match=r"data\.context is 1, .* in which neighbours .* are tested on, .*\"blocked\""
+    ):
+        DataConfig(context=1)
+    assert [DataConfig(context=context, split="blocked").channels for context in (0, 1, 2)] == [1, 3, 5]
+
+
 def test_grids_are_read_from_their_spec():
     assert [DataConfig(tiles=tiles).tile_grid(501, 501) for tiles in ("small", "large", "2x3", "10x1")] == [
         (1, 1),
@@ -207,7 +215,7 @@ def settings():
 
 def cell_with(section, name):
     types = {"data": DataConfig, "train": TrainConfig, "evaluate": EvaluateConfig}
-    needed = {"split": "blocked"} if name == "gap_slices" else {}
+    needed = {"split": "blocked"} if name in ("gap_slices", "context") else {}
     return CellConfig(**{section: types[section](**needed, **{name: OTHER[section][name]})})
 
 

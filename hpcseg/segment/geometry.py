@@ -39,7 +39,7 @@ def padded_length(length: int, *, least: int, depth: int) -> int:
 
 
 def pad(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(..., H, W) to (..., height, width): mirrored at the edges, MARGIN pixels above and left, the rest below and right.
+    """(..., H, W) to (..., height, width): mirrored at all edges, MARGIN above and left, the rest below and right.
 
     Zeros, as the network itself pads with, are no grey values, and cost accuracy at the edges.
     """
