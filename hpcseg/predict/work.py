@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,8 @@ def finish(prediction: Prediction) -> dict[str, Any]:
 class _Read:
     """A slice on its way."""
 
+    index: int
+    """Its place in the source, and of one that is segmented the index among these."""
     image: np.ndarray
     """(H, W) float32, as the network takes it."""
     outside: np.ndarray | None
@@ -104,8 +106,8 @@ def segment(prediction: Prediction) -> Iterator[tuple[dict[str, np.ndarray], Sli
         DatasetError, HpcsegError: as `work`.
     """
     network, _ = _open_network(prediction)
-    for index, read, answer in _answers(prediction, network, range(len(prediction.volume)), LEAST_AHEAD):
-        yield _layers_of(prediction, index, read, answer)
+    for read, answer in _answers(prediction, network, range(len(prediction.volume)), LEAST_AHEAD):
+        yield _layers_of(prediction, read, answer)
 
 
 def _open_network(prediction: Prediction) -> tuple[Network, dict[str, Any]]:
@@ -124,28 +126,27 @@ def _open_network(prediction: Prediction) -> tuple[Network, dict[str, Any]]:
 
 def _answers(
     prediction: Prediction, network: Network, slices: Sequence[int], at_most: int
-) -> Iterator[tuple[int, _Read, Answer]]:
+) -> Iterator[tuple[_Read, Answer]]:
     """What the network says of some slices, ascending; each is read once, whoever has it as a neighbour."""
-    around = [prediction.volume.around(index, prediction.models[0].card.data.context) for index in slices]
+    volume = prediction.volume
+    around = [volume.around(index, prediction.models[0].card.data.context) for index in slices]
     coming = ahead(functools.partial(_read, prediction), dict.fromkeys(itertools.chain(*around)), at_most=at_most)
     held: dict[int, _Read] = {}
     for index, places in zip(slices, around, strict=True):
         # What the next one shares with those before, it shares with this one.
         held = {place: held[place] if place in held else next(coming) for place in dict.fromkeys(places)}
-        read = held[prediction.volume.place(index)]
+        read = replace(held[volume.place(index)], index=index)
         image = np.stack([held[place].image for place in places])
-        yield index, read, network.answer(image, network.tile_edge(*read.image.shape))
+        yield read, network.answer(image, network.tile_edge(*read.image.shape))
 
 
 def _read(prediction: Prediction, place: int) -> _Read:
     pixels = prediction.volume.read_at(place)
     image = prediction.mapping.apply(pixels, prediction.models[0].card.grey)
-    return _Read(image, outside(pixels), sha256_of(pixels))
+    return _Read(place, image, outside(pixels), sha256_of(pixels))
 
 
-def _layers_of(
-    prediction: Prediction, index: int, read: _Read, answer: Answer
-) -> tuple[dict[str, np.ndarray], SliceResult]:
+def _layers_of(prediction: Prediction, read: _Read, answer: Answer) -> tuple[dict[str, np.ndarray], SliceResult]:
     """Of a slice the pixels of each layer by its name, and what is noted of it."""
     card = prediction.models[0].card
     values = np.array(card.class_values).astype(card.label_dtype)
@@ -161,7 +162,7 @@ def _layers_of(
         for name, of_layer in pixels.items():
             of_layer[read.outside] = prediction.outside_values[name]
     counts = tuple(int(count) for count in np.bincount(classes, minlength=len(values)))
-    return pixels, SliceResult(index, counts, share_outside(image, card), read.sha256)
+    return pixels, SliceResult(read.index, counts, share_outside(image, card), read.sha256)
 
 
 class _Line:
@@ -195,8 +196,8 @@ class _Line:
 
         with ThreadPoolExecutor(1) as writer:
             try:
-                for index, read, answer in _answers(self._prediction, self._network, slices, most):
-                    writing.append(writer.submit(self._write, index, read, answer))
+                for read, answer in _answers(self._prediction, self._network, slices, most):
+                    writing.append(writer.submit(self._write, read, answer))
                     collect(most)
                     if should_stop():
                         break
@@ -209,7 +210,7 @@ class _Line:
                 commit()
         return written == len(slices)
 
-    def _write(self, index: int, read: _Read, answer: Answer) -> SliceResult:
-        pixels, result = _layers_of(self._prediction, index, read, answer)
-        self._target.write(index, pixels)
+    def _write(self, read: _Read, answer: Answer) -> SliceResult:
+        pixels, result = _layers_of(self._prediction, read, answer)
+        self._target.write(read.index, pixels)
         return result
