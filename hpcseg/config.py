@@ -36,7 +36,7 @@ _SHARE = re.compile(r"\s*([0-9]{1,3}(?:\.[0-9]{1,6})?)\s*%\s*")
 # Settings that came after the first cell ids. At their defaults they are left out of what an id is made of, so that
 # trainings of before have the ids and checkpoints that they had.
 _LATER = frozenset(
-    {"data.slices", "data.normalise", "data.out_of_range", "data.label_share"}
+    {"data.slices", "data.normalise", "data.out_of_range", "data.label_share", "data.context"}
     | {"train.keep", "train.schedule", "train.loss", "train.class_weights"}
 )
 # Of the 255 that a file system has, with the hash behind it, and room for a suffix.
@@ -45,6 +45,7 @@ _MORE = "and-more"
 _MOST_SWEPT = 10_000
 _MOST_SHOWN = 100
 _MOST_CHANNELS = 4_096
+_MOST_CONTEXT = 2
 MOST_SPANS = 2.0
 """Beyond so many spans of the grey values a sigma leaves nothing of a slice to see."""
 
@@ -118,6 +119,11 @@ class DataConfig:
     label_share: float = 1.0
     """Train on the labels of this share of each training slice only, in squares of 16 x 16 pixels. The same squares are
     in every larger share. Validation and test keep all labels."""
+    context: int = 0
+    """Slices on each side (0, 1 or 2) that the network takes as channels beside the one that it labels (2.5-D); where
+    the stack ends, or its numbers have a hole, the last one again. For a blocked split alone, whose gap grows by twice
+    as many, so that no slice is an input of two sets: in a shuffled one the training would see test slices. With noise,
+    each channel has noise of its own, as strong as that of the tile."""
     slices: int = 0
     """Use only so many slices of the file for all three sets, its first ones; 0: all. The grey scale is the file's."""
     normalise: str = "full-scale"
@@ -143,8 +149,19 @@ class DataConfig:
         _check(self.normalise in NORMALISATIONS, "data.normalise", self.normalise, one_of)
         one_of = f"one of {', '.join(OUT_OF_RANGE)}"
         _check(self.out_of_range in OUT_OF_RANGE, "data.out_of_range", self.out_of_range, one_of)
+        _check(0 <= self.context <= _MOST_CONTEXT, "data.context", self.context, "0, 1 or 2 slices on each side")
+        if self.context and self.split != "blocked":
+            raise ConfigError(
+                f'data.context is {self.context}, but data.split is "{self.split}", in which neighbours of training '
+                'slices are tested on, so the training would have them as inputs. Set data.split to "blocked".'
+            )
         if self.split == "shuffled":
             object.__setattr__(self, "gap_slices", _NO_GAP)  # or cells that are one would have several ids
+
+    @property
+    def channels(self) -> int:
+        """Slices that the network takes to label one."""
+        return 2 * self.context + 1
 
     def tile_grid(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of the tile grid on slices of a size in pixels; raises ConfigError for a spec that is none.

@@ -38,6 +38,8 @@ from hpcseg.errors import ConfigError
         (DataConfig, "normalise", "slice", "one of full-scale, tile, set"),
         (DataConfig, "label_share", 0.0, "over 0, and at most 1"),
         (DataConfig, "label_share", 1.5, "over 0, and at most 1"),
+        (DataConfig, "context", 3, "0, 1 or 2 slices on each side"),
+        (DataConfig, "context", -1, "0, 1 or 2 slices on each side"),
         (DataConfig, "out_of_range", "drop", "one of keep, clip, wrap"),
         (TrainConfig, "width", 0, "between 1 and 4096 channels"),
         (TrainConfig, "width", 4097, "between 1 and 4096 channels"),
@@ -83,6 +85,14 @@ def test_a_value_out_of_its_range_is_told_with_its_name_and_the_range(section, s
 def test_per_cent_in_place_of_a_share_is_told_with_the_share():
     with pytest.raises(ConfigError, match=r"noise_fraction is 25, but .* between 0 and 1. For per cent write 0.25."):
         TrainConfig(noise_fraction=25.0)
+
+
+def test_neighbours_of_a_shuffled_split_are_refused_with_the_reason():
+    with pytest.raises(
+        ConfigError, match=r"data\.context is 1, .* in which neighbours .* are tested on, .*\"blocked\""
+    ):
+        DataConfig(context=1)
+    assert [DataConfig(context=context, split="blocked").channels for context in (0, 1, 2)] == [1, 3, 5]
 
 
 def test_grids_are_read_from_their_spec():
@@ -156,6 +166,7 @@ OTHER = {
         "gap_slices": 3,
         "train_slices": 7,
         "label_share": 0.3,
+        "context": 2,
         "slices": 9,
         "normalise": "tile",
         "out_of_range": "clip",
@@ -204,7 +215,7 @@ def settings():
 
 def cell_with(section, name):
     types = {"data": DataConfig, "train": TrainConfig, "evaluate": EvaluateConfig}
-    needed = {"split": "blocked"} if name == "gap_slices" else {}
+    needed = {"split": "blocked"} if name in ("gap_slices", "context") else {}
     return CellConfig(**{section: types[section](**needed, **{name: OTHER[section][name]})})
 
 

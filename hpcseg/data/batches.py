@@ -19,6 +19,7 @@ from hpcseg.data.label_share import keep_share
 from hpcseg.data.layout import lay_out
 from hpcseg.data.splits import Split
 from hpcseg.data.streams import Purpose, stream
+from hpcseg.slices.neighbours import neighbours
 
 # Tiles per forward pass outside training. Fixed, and whole chunks go to ranks, so that a chunk's arithmetic, and
 # with it the confusion matrix, is the same on any number of ranks.
@@ -43,6 +44,11 @@ class TileSource:
         return self.config.tile_size
 
     @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of a tile as the network takes it."""
+        return self.config.channels, self.size, self.size
+
+    @property
     def classes(self) -> int:
         """Number of classes of the labels."""
         return len(self.info.class_values)
@@ -50,17 +56,32 @@ class TileSource:
     def read(self, rows: np.ndarray, *, to_learn: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Tiles (K, S, S) of limited grey values, labels (K, S, S) uint8 and noise keys (K, 3) of rows of `tiles`.
 
+        With context tiles are (K, C, S, S) and their keys (K, C, 3).
+
         Args:
             rows: (K,) int64.
             to_learn: with the labels that `data.label_share` leaves to what learns from them.
         """
         tiles = self.tiles[rows]
-        counts, labels = store.read_tiles(self.info.path, tiles, self.size)
+        places = self._with_context(tiles)
+        counts, labels = store.read_tiles(self.info.path, places, self.size)
         if to_learn and self.config.label_share < 1:
             share, seed = self.config.label_share, self.config.split_seed
             labels = keep_share(labels, tiles, self.info.numbers, self.info.shape[1:], share=share, seed=seed)
-        keys = np.column_stack([self.info.numbers[tiles[:, 0]], tiles[:, 1:]])
+        keys = np.concatenate([self.info.numbers[places[..., :1]], places[..., 1:]], axis=-1)
         return self.info.grey.limited(counts), labels, keys
+
+    def _with_context(self, tiles: np.ndarray) -> np.ndarray:
+        """(K, 3) places as they are, or of all channels (K, C, 3)."""
+        if not self.config.context:
+            return tiles
+        places = np.repeat(tiles[:, None], self.config.channels, axis=1)
+        for channels in places:
+            channels[:, 0] = self._around(int(channels[0, 0]))
+        return places
+
+    def _around(self, index: int) -> list[int]:
+        return neighbours(self.info.numbers, index, self.config.context)
 
     def labelled(self, rows: np.ndarray, *, to_learn: bool = False) -> np.ndarray:
         """(K,) int64, pixels of tiles that have a class, read in parts; arguments as of `read`."""
@@ -85,10 +106,10 @@ class TileSource:
         return values.min(), values.max()
 
     def normalised(self, noisy: np.ndarray, ends: tuple[np.float32, np.float32] | None = None) -> np.ndarray:
-        """Tiles (T, S, S), grey values with whatever noise they have, as the network takes them: float32.
+        """Tiles, grey values with whatever noise they have, in the range in which the network takes them: float32.
 
         Args:
-            noisy: a whole set of tiles, or some of it.
+            noisy: a whole set of tiles, or some of it, of the form that `read` gives them.
             ends: of the whole set, for `data.normalise` "set"; None where these are all of it.
 
         Source: the paper's data section: noise first, then grey value / 65535, without clipping; the other settings are
@@ -99,12 +120,23 @@ class TileSource:
             return self.info.grey.normalised(kept)
         values = kept.astype(np.float32, copy=False)
         if self.config.normalise == "tile":
-            low, high = values.min((1, 2), keepdims=True), values.max((1, 2), keepdims=True)
+            within = tuple(range(1, values.ndim))
+            low, high = values.min(within, keepdims=True), values.max(within, keepdims=True)
         else:
             low, high = map(np.asarray, ends or (values.min(), values.max()))
         # Of one value alone nothing is told, and it becomes 0.
         scaled: np.ndarray = (values - low) / np.where(high > low, high - low, np.float32(1))
         return scaled
+
+    def images(self, noisy: np.ndarray, ends: tuple[np.float32, np.float32] | None = None) -> torch.Tensor:
+        """(T, C, S, S) float32 on the CPU, as the network takes them; arguments as of `normalised`."""
+        return torch.from_numpy(self.normalised(noisy, ends)).view(-1, *self.shape)
+
+    def read_channels(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """As `read_slice`, with the neighbours that the network takes beside it: (C, H, W) of limited grey values."""
+        image, labels = self.read_slice(index)
+        around = [image if other == index else self.read_slice(other)[0] for other in self._around(index)]
+        return np.stack(around), labels
 
     def read_slice(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """One whole slice (H, W) of limited grey values and its labels (H, W) uint8, by its index in the file."""

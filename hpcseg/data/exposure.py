@@ -24,19 +24,20 @@ def exposed(counts: np.ndarray, keys: np.ndarray, grey: GreyScale, *, seed: int,
     to a pixel. Values of 0 or more stay so.
 
     Args:
-        counts: (T, S, S) grey values.
-        keys: (T, 3) int64, slice number, y and x of each.
+        counts: (T, S, S) grey values; or (T, C, S, S), whose channels are exposed alike.
+        keys: (T, 3) int64, slice number, y and x of each; or (T, C, 3), of which the middle one counts.
         grey: the scale of the data.
         seed: the training's.
         epoch: from 0.
 
     Returns:
-        (T, S, S) float32 in counts.
+        The tiles, float32 in counts.
     """
     changed = counts.astype(np.float32)
     low, high = grey.quantiles if grey.quantiles and grey.span else (grey.low, grey.high)
 
-    def draw(_: int, key: np.ndarray, tile: np.ndarray) -> None:
+    def draw(_: int, keys: np.ndarray, tile: np.ndarray) -> None:
+        key = keys[len(keys) // 2]  # for all channels, which are of one scan
         gamma, gain, offset, blurred, blur = stream(Purpose.EPOCH_EXPOSURE, seed, *key, epoch).random(5)
         least = min(0.0, float(tile.min()))
         shares = (tile - np.float32(low)) / np.float32(high - low)
@@ -45,7 +46,7 @@ def exposed(counts: np.ndarray, keys: np.ndarray, grey: GreyScale, *, seed: int,
         shares = (shares - np.float32(0.5)) * np.float32(1 + _GAIN * (2 * gain - 1))
         shares += np.float32(0.5 + _OFFSET * (2 * offset - 1))
         if blurred < 0.5:
-            shares = gaussian_filter(shares, _BLUR * blur, mode="nearest")
+            shares = gaussian_filter(shares, (0, _BLUR * blur, _BLUR * blur), mode="nearest")
         tile[:] = np.maximum(shares * np.float32(high - low) + np.float32(low), np.float32(least))
 
     for_each_tile(draw, keys, changed)

@@ -32,22 +32,29 @@ def lay_out(info: DatasetInfo, config: DataConfig) -> tuple[np.ndarray, Split]:
     rows, columns = config.tile_grid(height, width)
     corners = tile_corners(height, width, rows=rows, columns=columns, size=config.tile_size)
     used, gap = config.slices or slices, config.gap_slices
+    if config.context and not (np.diff(info.numbers) == 1).any():
+        raise DatasetError(
+            f"data.context is {config.context}, but the numbers of the slices follow each other nowhere "
+            f"({', '.join(map(str, info.numbers[:3].tolist()))}), so none has a neighbour. Set data.context to 0, or "
+            "pack slices that lie side by side."
+        )
     tiles = all_tiles(used, corners)
     return tiles, split_tiles(
         tiles,
         numbers=info.numbers,
         policy=config.split,
         seed=config.split_seed,
-        gap_slices=gap if isinstance(gap, int) else automatic_gap(info, used, config.split_seed),
+        gap_slices=gap if isinstance(gap, int) else automatic_gap(info, used, config.split_seed, config.context),
+        context=config.context,
         overlapping=overlap(corners, config.tile_size),
         train_slices=config.train_slices,
     )
 
 
-def automatic_gap(info: DatasetInfo, used: int, seed: int) -> int:
+def automatic_gap(info: DatasetInfo, used: int, seed: int, context: int = 0) -> int:
     """The slice numbers that "auto" leaves out of the first `used` slices, divided by this seed.
 
-    They are the `measured_gap`, or as many as leave three sets of few slices.
+    They are the `measured_gap`, or as many as leave three sets of few slices, beside those of the context.
 
     Raises:
         DatasetError: how far apart slices are alike was not measured.
@@ -57,5 +64,6 @@ def automatic_gap(info: DatasetInfo, used: int, seed: int) -> int:
             f'data.gap_slices is "{MEASURED}", but how far apart slices are alike was not measured when these were '
             "packed. Pack them again with `hpcseg pack --force`, or set data.gap_slices to a number of slices."
         )
-    numbers = info.numbers[:used]
-    return widest_gap(numbers, seed=seed, at_most=measured_gap(info.alike_slices, numbers)) or 0
+    numbers, inputs = info.numbers[:used], 2 * context
+    widest = widest_gap(numbers, seed=seed, at_most=measured_gap(info.alike_slices, numbers) + inputs) or 0
+    return max(0, widest - inputs)

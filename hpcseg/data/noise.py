@@ -3,14 +3,18 @@
 Sigma is the strength of every model: the standard deviation of the noise in counts, in the middle of the grey scale
 where it depends on the grey value. So equal sigmas of different models can be compared. Keys of tiles are (T, 3) int64:
 slice number, y and x of each.
+
+A tile may have C channels, one slice each: tiles are (T, C, S, S) then, and keys (T, C, 3). Each channel has the noise
+of its own key, as strong and of the same kind as that of the middle one, whose key says whether there is any.
 """
 
 from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -19,6 +23,7 @@ from hpcseg.config import NoiseLevel, TrainConfig, noise_models
 from hpcseg.data.grey import GreyScale
 from hpcseg.data.streams import Purpose, stream
 
+_Of = TypeVar("_Of")
 # Deviation in pixels: neighbours have a correlation of 0.78, and those three pixels away one of 0.1.
 _BLUR = 1.0
 # Of fewer a thread costs more than it brings.
@@ -94,14 +99,14 @@ def training_noise(
     that are noisy at one fraction are noisy in the same way at every higher one.
 
     Args:
-        counts: (T, H, W) raw grey values.
+        counts: (T, S, S) or (T, C, S, S) raw grey values.
         keys: of the tiles.
         config: what noise there is, and the seed.
         grey: the scale of the data.
         epoch: that it is drawn for; None: once for all.
 
     Returns:
-        (T, H, W) float32 in counts, and (T,) float32 sigmas in counts (0: no noise).
+        The tiles, float32 in counts, and (T,) float32 sigmas in counts (0: no noise).
 
     Raises:
         DatasetError: sigma is a share of a span that is not known.
@@ -113,16 +118,16 @@ def training_noise(
         return noisy, sigmas
     models, sigma_max = noise_models(config.noise_model, "train.noise_model"), grey.counts(config.noise_sigma_max)
 
-    def draw(index: int, key: np.ndarray, tile: np.ndarray) -> None:
-        if epoch is None:
-            rng = stream(Purpose.TRAINING_NOISE, config.seed, *key)
-        else:
-            rng = stream(Purpose.TRAINING_NOISE_OF_EPOCH, config.seed, *key, epoch)
-        decision, share = rng.random(2)
+    purpose, last = (Purpose.TRAINING_NOISE, ()) if epoch is None else (Purpose.TRAINING_NOISE_OF_EPOCH, (epoch,))
+
+    def draw(index: int, keys: np.ndarray, channels: np.ndarray) -> None:
+        rngs = [stream(purpose, config.seed, *key, *last) for key in keys]
+        decision, share = _middle([rng.random(2) for rng in rngs])
         if decision < config.noise_fraction:
             sigmas[index] = share * sigma_max
-            model = models[int(rng.integers(len(models)))] if len(models) > 1 else models[0]
-            tile[:] = noisy_tile(rng, tile, sigmas[index], model=model, grey=grey)
+            model = _middle([models[int(rng.integers(len(models)))] if len(models) > 1 else models[0] for rng in rngs])
+            for rng, channel in zip(rngs, channels, strict=True):
+                channel[:] = noisy_tile(rng, channel, sigmas[index], model=model, grey=grey)
 
     for_each_tile(draw, keys, noisy)
     return noisy, sigmas
@@ -131,7 +136,7 @@ def training_noise(
 def noisy_tests(counts: np.ndarray, keys: np.ndarray, level: NoiseLevel, *, seed: int, grey: GreyScale) -> np.ndarray:
     """The test tiles at a level that is no multiple of `test_noise`: of another model, or clean and noisy ones mixed.
 
-    Args and Returns as of `noisy_tile`, of (T, S, S); `seed` is the evaluation's.
+    Args and Returns as of `noisy_tile`, of all tiles; `seed` is the evaluation's.
 
     Raises:
         DatasetError: sigma is a share of a span that is not known.
@@ -140,36 +145,42 @@ def noisy_tests(counts: np.ndarray, keys: np.ndarray, level: NoiseLevel, *, seed
     """
     noisy, sigma_max = counts.astype(np.float32), grey.counts(level.sigma)
 
-    def draw(_: int, key: np.ndarray, tile: np.ndarray) -> None:
-        rng = stream(Purpose.MIXED_TEST_NOISE if level.mixed else Purpose.TEST_NOISE, seed, *key)
+    def draw(_: int, keys: np.ndarray, channels: np.ndarray) -> None:
+        rngs = [stream(Purpose.MIXED_TEST_NOISE if level.mixed else Purpose.TEST_NOISE, seed, *key) for key in keys]
         sigma = sigma_max
         if level.fraction is not None:
-            decision, share = rng.random(2)
+            decision, share = _middle([rng.random(2) for rng in rngs])
             sigma *= share if decision < level.fraction else 0.0
-        tile[:] = noisy_tile(rng, tile, sigma, model=level.model, grey=grey)
+        for rng, channel in zip(rngs, channels, strict=True):
+            channel[:] = noisy_tile(rng, channel, sigma, model=level.model, grey=grey)
 
     for_each_tile(draw, keys, noisy)
     return noisy
 
 
 def test_noise(keys: np.ndarray, *, size: int, seed: int) -> np.ndarray:
-    """The noise of every test tile at sigma 1, (T, size, size) float32; a level is the tile plus sigma times this.
+    """The noise of every test tile at sigma 1, float32, of the tiles' shape; a level is the tile plus sigma times this.
 
     One draw serves all levels, so that the points of a sweep are paired. `size` is the edge of a tile in pixels, `seed`
     the evaluation's.
     """
-    noise = np.empty((len(keys), size, size), dtype=np.float32)
+    noise = np.empty((*keys.shape[:-1], size, size), dtype=np.float32)
 
-    def draw(_: int, key: np.ndarray, tile: np.ndarray) -> None:
-        tile[:] = stream(Purpose.TEST_NOISE, seed, *key).standard_normal((size, size), dtype=np.float32)
+    def draw(_: int, keys: np.ndarray, channels: np.ndarray) -> None:
+        for key, channel in zip(keys, channels, strict=True):
+            channel[:] = stream(Purpose.TEST_NOISE, seed, *key).standard_normal((size, size), dtype=np.float32)
 
     for_each_tile(draw, keys, noise)
     return noise
 
 
 def for_each_tile(draw: Callable[[int, np.ndarray, np.ndarray], None], keys: np.ndarray, tiles: np.ndarray) -> None:
-    """Call with number, key and (S, S) tile of each, by threads: generators hold no other up, and each has its own."""
-    items = list(zip(range(len(tiles)), keys, tiles, strict=True))
+    """Call with number, (C, 3) keys and (C, S, S) channels of each tile, C being 1 where they are not named.
+
+    By threads: generators hold no other up, and each has its own.
+    """
+    channels = (tile.reshape(-1, *tile.shape[-2:]) for tile in tiles)
+    items = list(zip(range(len(tiles)), map(np.atleast_2d, keys), channels, strict=True))
     threads = max(1, min(len(os.sched_getaffinity(0)), len(items) // _LEAST_PER_THREAD))
 
     def some(first: int) -> None:
@@ -181,6 +192,10 @@ def for_each_tile(draw: Callable[[int, np.ndarray, np.ndarray], None], keys: np.
         return
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(some, range(threads)))
+
+
+def _middle(of_channels: Sequence[_Of]) -> _Of:
+    return of_channels[len(of_channels) // 2]
 
 
 def within_range(noisy: np.ndarray, dtype: np.dtype, rule: str) -> np.ndarray:

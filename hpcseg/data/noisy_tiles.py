@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -25,9 +26,9 @@ class NoisyTestSet:
 
     clean: TileSet
     unit: torch.Tensor
-    """(T, 1, S, S) float32, Gaussian noise at sigma 1: one draw for all its levels."""
+    """(T, C, S, S) float32, Gaussian noise at sigma 1: one draw for all its levels."""
     others: Mapping[NoiseLevel, torch.Tensor]
-    """(T, 1, S, S) float32 images at the levels that are not clean tiles plus sigma times `unit`."""
+    """(T, C, S, S) float32 images at the levels that are not clean tiles plus sigma times `unit`."""
     slices: np.ndarray
     """(T,) int64, the number of the slice that a tile comes from."""
     grey: GreyScale
@@ -50,7 +51,7 @@ class NoisyTestSet:
         return self.images(rows, level), self.clean.labels[rows].long()
 
     def images(self, rows: slice, level: NoiseLevel) -> torch.Tensor:
-        """(B, 1, S, S) float32: the tiles of `rows` at one noise level."""
+        """(B, C, S, S) float32: the tiles of `rows` at one noise level."""
         level = dataclasses.replace(level, norm_tiles=0)
         if level in self.others:
             return self.others[level][rows]
@@ -111,9 +112,9 @@ def test_tiles(
     source: TileSource, rows: np.ndarray, *, levels: Sequence[NoiseLevel], seed: int, device: torch.device, room: Room
 ) -> NoisyTestSet | StoredTestSet:
     """The same, where there is room for them; arguments as of `noisy_set`."""
-    pixels = len(rows) * source.size**2
-    kept = pixels * (1 + 4 * (2 + len(_made(source, levels))))
-    made = kept + pixels * (4 + np.dtype(source.info.dtype).itemsize)
+    pixels, values = len(rows) * source.size**2, len(rows) * math.prod(source.shape)
+    kept = pixels + values * 4 * (2 + len(_made(source, levels)))
+    made = kept + values * (4 + np.dtype(source.info.dtype).itemsize)
     resident = room.place(kept=kept, made=made) is Place.DEVICE
     return (noisy_set if resident else StoredTestSet)(source, rows, levels=levels, seed=seed, device=device)
 
@@ -143,15 +144,15 @@ def noisy_set(
     grey, ends = source.info.grey, ends or {}
 
     def images(noisy: np.ndarray, level: NoiseLevel | None = None) -> torch.Tensor:
-        return torch.from_numpy(source.normalised(noisy, ends.get(level))).unsqueeze(1).to(device)
+        return source.images(noisy, ends.get(level)).to(device)
 
-    unit = noise.test_noise(keys, size=source.size, seed=seed)
+    unit = torch.from_numpy(noise.test_noise(keys, size=source.size, seed=seed)).view(-1, *source.shape)
     others = {
         level: images(noise.noisy_tests(counts, keys, level, seed=seed, grey=grey), level)
         for level in _made(source, levels)
     }
     clean = TileSet(images(counts), torch.from_numpy(labels).to(device))
-    return NoisyTestSet(clean, torch.from_numpy(unit).unsqueeze(1).to(device), others, keys[:, 0], grey)
+    return NoisyTestSet(clean, unit.to(device), others, source.info.numbers[source.tiles[rows, 0]], grey)
 
 
 def _made(source: TileSource, levels: Sequence[NoiseLevel]) -> list[NoiseLevel]:

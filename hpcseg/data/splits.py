@@ -48,6 +48,7 @@ def split_tiles(
     policy: str,
     seed: int,
     gap_slices: int,
+    context: int = 0,
     overlapping: bool = False,
     train_slices: int = 0,
 ) -> Split:
@@ -66,6 +67,7 @@ def split_tiles(
         seed: of the split.
         gap_slices: slice numbers between two blocks that no set gets, 0 or more; "blocked" only. Slices that are
             farther apart than that are all used.
+        context: slices on each side that are inputs as well: so many numbers more are left out at both ends of a gap.
         overlapping: whether tiles of one slice share pixels.
         train_slices: keep the training tiles of this many slices only, 0: of all. They are drawn by lot, and those of
             a smaller number are among those of every larger one. The other two sets stay as they are.
@@ -78,6 +80,7 @@ def split_tiles(
     slices = np.unique(tiles[:, 0])
     whole_slices = policy == "blocked" or overlapping
     units = slices if whole_slices else np.arange(len(tiles))  # that are not divided
+    gap_slices += 2 * context
     if policy == "blocked":
         sets = _blocks(numbers[slices], gap_slices, seed)
     else:
@@ -86,7 +89,7 @@ def split_tiles(
     if not sets:
         text = f"{len(tiles)} tiles on {len(slices)} slices are too few for "
         if len(units) >= len(_LEAST):
-            raise DatasetError(text + _blocked_way(numbers[slices], gap_slices, seed))
+            raise DatasetError(text + _blocked_way(numbers[slices], gap_slices, seed, context))
         raise DatasetError(text + (_WHOLE_SLICES_WAY if whole_slices else _TILES_WAY))
     rows = [units[some] for some in sets]
     if whole_slices:
@@ -182,15 +185,17 @@ _WHOLE_SLICES_WAY = (
 )
 
 
-def _blocked_way(numbers: np.ndarray, gap: int, seed: int) -> str:
+def _blocked_way(numbers: np.ndarray, gap: int, seed: int, context: int) -> str:
     left_out, widest = gap // usual_step(numbers), widest_gap(numbers, seed=seed, at_most=gap)
     way = '"auto", which here leaves none out'
-    if widest:
+    if widest and widest > 2 * context:
         sizes = ", ".join(str(len(block)) for block in _blocks(numbers, widest, seed))
-        way = f"{widest} or less, which leaves {sizes} slices to training, validation and test"
+        way = f"{widest - 2 * context} or less, which leaves {sizes} slices to training, validation and test"
+    other = 'data.split to "shuffled"; both make the test set more like the training set than a new scan is'
+    if context:
+        other = f"data.context, for which {2 * context} of the {gap} are, to less"
     return (
         f"a blocked split into three sets with {gap} slice numbers between any two: it takes {3 + 3 * left_out} slices "
         f"that are numbered like these, one for each set and three times {left_out} left out. Label more slices, or "
-        f"some farther apart, or set data.gap_slices to {way}, or data.split to "
-        '"shuffled"; both make the test set more like the training set than a new scan is.'
+        f"some farther apart, or set data.gap_slices to {way}, or {other}."
     )

@@ -126,28 +126,38 @@ def read_info(path: Path) -> DatasetInfo:
 
 
 def read_tiles(path: Path, places: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cut tiles of `size` pixels out of the slices, at (T, 3) int64 places (slice index, y, x), each slice read once.
+    """Cut tiles of `size` pixels out of the slices, each of which is read once.
+
+    Args:
+        path: of the packed file.
+        places: (T, 3) int64 rows (slice index, y, x); or (T, C, 3), where a tile has C channels.
+        size: edge of a tile in pixels.
 
     Returns:
-        Tiles (T, size, size) in the slices' dtype, and labels (T, size, size) uint8 class indices.
+        Tiles (T, size, size), or (T, C, size, size), in the slices' dtype, and labels (T, size, size) uint8 class
+        indices, of the channels' middle one.
 
     Raises:
         DatasetError: as `read_info`.
     """
+    labelled = places if places.ndim == 2 else places[:, places.shape[1] // 2]
     with _opened(path) as file:
-        images = np.empty((len(places), size, size), dtype=file["slices"].dtype.newbyteorder("="))
-        labels = np.empty((len(places), size, size), dtype=np.uint8)
-        order = np.argsort(places[:, 0], kind="stable")
-        starts = np.flatnonzero(np.diff(places[order, 0], prepend=-1))
-        for rows in np.split(order, starts[1:]) if len(places) else []:
-            index, tops, lefts = places[rows[0], 0], places[rows, 1], places[rows, 2]
-            top, left = tops.min(), lefts.min()
-            window = (index, slice(top, tops.max() + size), slice(left, lefts.max() + size))
-            image, label = file["slices"][window], file["labels"][window]
-            for row, y, x in zip(rows, tops - top, lefts - left, strict=True):
-                images[row] = image[y : y + size, x : x + size]
-                labels[row] = label[y : y + size, x : x + size]
-    return images, labels
+        images = _cut(file["slices"], places.reshape(-1, 3), size).reshape(*places.shape[:-1], size, size)
+        return images, _cut(file["labels"], labelled, size)
+
+
+def _cut(slices: h5py.Dataset, places: np.ndarray, size: int) -> np.ndarray:
+    """(T, size, size) in native byte order, at (T, 3) places."""
+    tiles = np.empty((len(places), size, size), dtype=slices.dtype.newbyteorder("="))
+    order = np.argsort(places[:, 0], kind="stable")
+    starts = np.flatnonzero(np.diff(places[order, 0], prepend=-1))
+    for rows in np.split(order, starts[1:]) if len(places) else []:
+        index, tops, lefts = places[rows[0], 0], places[rows, 1], places[rows, 2]
+        top, left = tops.min(), lefts.min()
+        whole = slices[index, top : tops.max() + size, left : lefts.max() + size]
+        for row, y, x in zip(rows, tops - top, lefts - left, strict=True):
+            tiles[row] = whole[y : y + size, x : x + size]
+    return tiles
 
 
 def read_slices(path: Path, start: int, stop: int, step: int = 1) -> tuple[np.ndarray, np.ndarray]:

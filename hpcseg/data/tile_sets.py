@@ -16,7 +16,8 @@ from hpcseg.data.classes import IGNORED
 class TileSet:
     """Tiles with their labels, resident on a device.
 
-    `images` is (T, 1, S, S) float32, normalised; `labels` is (T, S, S) uint8, class indices, `IGNORED` for none.
+    `images` is (T, C, S, S) float32, normalised, C channels; `labels` is (T, S, S) uint8, class indices, `IGNORED` for
+    none.
     """
 
     images: torch.Tensor
@@ -49,8 +50,8 @@ class AwayTiles:
     """Some of them, (K,) int64 rows, on the CPU; called by several threads."""
     labelled: np.ndarray
     """(T,) int64, pixels of each tile that have a class."""
-    edge: int
-    """Of a tile, in pixels."""
+    shape: tuple[int, int, int]
+    """Channels, height and width of a tile."""
     device: torch.device
     """Where they are to go."""
 

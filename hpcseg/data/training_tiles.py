@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -18,7 +19,7 @@ from hpcseg.data.tile_sets import AwayTiles, TileSet, transformed
 from hpcseg.errors import DatasetError
 
 _CPU = torch.device("cpu")
-# float32 and uint8, of each pixel.
+# float32 of each pixel of each channel, and uint8 of each pixel.
 _IMAGE, _LABEL = 4, 1
 
 
@@ -44,7 +45,7 @@ class _Stored:
     def load(self, some: np.ndarray) -> TileSet:
         """On the CPU."""
         noisy, labels = self._noisy(some)
-        return TileSet(_images(self._source.normalised(noisy, self._ends)), torch.from_numpy(labels))
+        return TileSet(self._source.images(noisy, self._ends), torch.from_numpy(labels))
 
     def _noisy(self, some: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         counts, labels, keys = self._source.read(self._rows[some], to_learn=self._to_learn)
@@ -71,13 +72,13 @@ def validation_set(
     if place is Place.FILE:
         labelled = source.labelled(rows)
         _refuse_unlabelled(source, labelled, "validation")
-        return AwayTiles(_Stored(source, rows, config, to_learn=False).load, labelled, source.size, device)
+        return AwayTiles(_Stored(source, rows, config, to_learn=False).load, labelled, source.shape, device)
     counts, labels, keys = source.read(rows)
     _refuse_unlabelled(source, labelled_pixels(labels), "validation")
     noisy, _ = noise.training_noise(counts, keys, config, source.info.grey)
     memory = device if place is Place.DEVICE else _CPU
-    tiles = TileSet(_images(source.normalised(noisy)).to(memory), torch.from_numpy(labels).to(memory))
-    return tiles if place is Place.DEVICE else AwayTiles(tiles.some, tiles.labelled, source.size, device)
+    tiles = TileSet(source.images(noisy).to(memory), torch.from_numpy(labels).to(memory))
+    return tiles if place is Place.DEVICE else AwayTiles(tiles.some, tiles.labelled, source.shape, device)
 
 
 class TrainingTiles:
@@ -125,7 +126,7 @@ class TrainingTiles:
             counts, labels, keys = counts[known], labels[known], keys[known]
         self._memory = device if self.place is Place.DEVICE else _CPU
         self._raw, self._labels = (counts, keys), torch.from_numpy(labels).to(self._memory)
-        self._drawer, self._drawn = ThreadPoolExecutor(1), dict[int | None, Future[np.ndarray]]()
+        self._drawer, self._drawn = ThreadPoolExecutor(1), dict[int | None, Future[torch.Tensor]]()
         if not self._anew:
             self._tiles = self._with_noise_of(None)
             del self._raw
@@ -156,16 +157,16 @@ class TrainingTiles:
         return tiles if self.place is Place.DEVICE else self._away(load)
 
     def _away(self, load: Callable[[np.ndarray], TileSet]) -> AwayTiles:
-        return AwayTiles(load, self.labelled, self._source.size, self._device)
+        return AwayTiles(load, self.labelled, self._source.shape, self._device)
 
     def _with_noise_of(self, epoch: int | None) -> TileSet:
         drawn = self._drawn.pop(epoch, None) or self._drawer.submit(self._draw, epoch)
         if epoch is not None and self._device.type == "cuda" and epoch + 1 < self._config.epochs:
             self._drawn[epoch + 1] = self._drawer.submit(self._draw, epoch + 1)
-        return TileSet(_images(drawn.result()).to(self._memory), self._labels)
+        return TileSet(drawn.result().to(self._memory), self._labels)
 
-    def _draw(self, epoch: int | None) -> np.ndarray:
-        return self._source.normalised(_of_epoch(*self._raw, self._config, self._source.info.grey, epoch))
+    def _draw(self, epoch: int | None) -> torch.Tensor:
+        return self._source.images(_of_epoch(*self._raw, self._config, self._source.info.grey, epoch))
 
 
 def _of_epoch(
@@ -180,9 +181,9 @@ def _of_epoch(
 
 def _sizes(source: TileSource, rows: np.ndarray, *, drawn: int = 1) -> tuple[int, int]:
     """Bytes that tiles take as the network takes them, and while they are made, with noise that is `drawn` at once."""
-    pixels = len(rows) * source.size**2
-    kept = pixels * (_IMAGE + _LABEL)
-    return kept, kept + pixels * (np.dtype(source.info.dtype).itemsize + drawn * _IMAGE)
+    pixels, values = len(rows) * source.size**2, len(rows) * math.prod(source.shape)
+    kept = values * _IMAGE + pixels * _LABEL
+    return kept, kept + values * (np.dtype(source.info.dtype).itemsize + drawn * _IMAGE)
 
 
 def _refuse_unlabelled(source: TileSource, labelled: np.ndarray, name: str) -> None:
@@ -191,7 +192,3 @@ def _refuse_unlabelled(source: TileSource, labelled: np.ndarray, name: str) -> N
             f"{source.info.path}: no {name} tile has a labelled pixel. Label more slices, farther apart, or set "
             "data.tiles to a grid that covers more of each, such as cover."
         )
-
-
-def _images(normalised: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(normalised).unsqueeze(1)

@@ -112,10 +112,10 @@ class EpochSteps:
         self._coming = ahead(tiles.load_to_send, [batch[self._own(len(batch))] for batch in batches], at_most=3)
         if self._epoch:
             return TileSet(*self._epoch[:2])
-        edge, device = tiles.edge, self._ranks.device
+        shape, device = tiles.shape, self._ranks.device
         return TileSet(
-            torch.zeros(self._batch_size, 1, edge, edge, device=device),
-            torch.zeros(self._batch_size, edge, edge, dtype=torch.uint8, device=device),
+            torch.zeros(self._batch_size, *shape, device=device),
+            torch.zeros(self._batch_size, *shape[1:], dtype=torch.uint8, device=device),
         )
 
     def _own(self, size: int) -> slice:

@@ -111,7 +111,7 @@ def validate(
 
 
 def scores_of(model: nn.Module, images: torch.Tensor, precision: str) -> torch.Tensor:
-    """(B, C, H, W) float32 scores of (B, 1, H, W) float32 images, computed in a resolved precision."""
+    """(B, C, H, W) float32 scores of (B, channels, H, W) float32 images, computed in a resolved precision."""
     with autocast(precision, images.device):
         scores: torch.Tensor = model(images.contiguous(memory_format=torch.channels_last))
     return scores.float()

@@ -47,27 +47,30 @@ class UNet(nn.Module):
 
     Args:
         classes: number of classes C.
+        channels: slices that it takes for each that it labels.
         width: channels of the first block; the lowest has width x 2**depth (64 to 1024 in the paper).
         depth: how often the resolution is halved.
         batch_norm: batch normalisation after each 3 x 3 convolution.
     """
 
-    def __init__(self, *, classes: int, width: int = 64, depth: int = 4, batch_norm: bool = True) -> None:
+    def __init__(
+        self, *, classes: int, channels: int = 1, width: int = 64, depth: int = 4, batch_norm: bool = True
+    ) -> None:
         super().__init__()
-        channels = [width * 2**level for level in range(depth + 1)]
+        widths = [width * 2**level for level in range(depth + 1)]
         self.depth = depth
         self.down = nn.ModuleList(
             DoubleConv(inputs, outputs, batch_norm=batch_norm)
-            for inputs, outputs in zip([1, *channels], channels, strict=False)
+            for inputs, outputs in zip([channels, *widths], widths, strict=False)
         )
-        self.up = nn.ModuleList(UpConv(2 * outputs, outputs) for outputs in reversed(channels[:-1]))
+        self.up = nn.ModuleList(UpConv(2 * outputs, outputs) for outputs in reversed(widths[:-1]))
         self.merge = nn.ModuleList(
-            DoubleConv(2 * outputs, outputs, batch_norm=batch_norm) for outputs in reversed(channels[:-1])
+            DoubleConv(2 * outputs, outputs, batch_norm=batch_norm) for outputs in reversed(widths[:-1])
         )
         self.head = nn.Conv2d(width, classes, kernel_size=1)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """(B, 1, H, W) normalised grey values to (B, C, H, W) scores, for any H and W."""
+        """(B, channels, H, W) normalised grey values to (B, C, H, W) scores, for any H and W."""
         height, width = images.shape[-2:]
         multiple = 2**self.depth
         bottom, right = -height % multiple, -width % multiple
@@ -87,8 +90,8 @@ class UNet(nn.Module):
         return scores[..., :height, :width]
 
 
-def build_unet(*, classes: int, width: int, depth: int, batch_norm: bool, seed: int) -> UNet:
+def build_unet(*, classes: int, channels: int = 1, width: int, depth: int, batch_norm: bool, seed: int) -> UNet:
     """A U-Net with the initial weights of `seed`, on the CPU; the global random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return UNet(classes=classes, width=width, depth=depth, batch_norm=batch_norm)
+        return UNet(classes=classes, channels=channels, width=width, depth=depth, batch_norm=batch_norm)

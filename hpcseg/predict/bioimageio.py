@@ -26,6 +26,7 @@ from hpcseg.predict.model_file import Model
 from hpcseg.predict.onnx_file import export_onnx
 from hpcseg.segment.geometry import reach
 from hpcseg.slices.extras import load_extra
+from hpcseg.slices.neighbours import neighbours
 
 _FORMAT_VERSION = "0.5.12"
 # Of probabilities: so many times what was measured here, and no less; another processor sums in another order.
@@ -50,7 +51,7 @@ def load(file: Path) -> Any:
 def export_package(
     model: Model, info: DatasetInfo, file: Path, *, authors: Sequence[str] = (), license_id: str | None = None
 ) -> float:
-    """Write a package that takes grey values (B, 1, H, W) and answers with probabilities (B, C, H, W) float32.
+    """Write a package that takes grey values (B, channels, H, W) and answers with probabilities (B, C, H, W) float32.
 
     What it is tested with are grey values of the middle of the data set, so some of its pixels are in the package. The
     zoo asks for `authors` and for a license, as SPDX writes it, where there are none.
@@ -76,7 +77,11 @@ def export_package(
         given = _example(model, info)
         with torch.inference_mode():
             answer = folded(model.network)(torch.from_numpy(model.card.grey.normalised(given))).softmax(1)
-        imsave(folder / "cover.png", _cover(model, given[0, 0], answer[0].argmax(0).numpy()), cmap="gray")
+        imsave(
+            folder / "cover.png",
+            _cover(model, given[0, model.card.data.context], answer[0].argmax(0).numpy()),
+            cmap="gray",
+        )
         np.save(folder / "test_input.npy", given)
         np.save(folder / "test_output.npy", answer.numpy())
         (folder / "README.md").write_text(_documentation(model, info), encoding="utf-8")
@@ -108,16 +113,16 @@ def _halo(model: Model) -> int:
 
 
 def _example(model: Model, info: DatasetInfo) -> np.ndarray:
-    """(1, 1, E, E) grey values of the middle of the middle slice, mirrored at its edges where it is smaller."""
+    """(1, channels, E, E) grey values of the middle of the middle slice, mirrored at its edges where it is smaller."""
     card, step = model.card, 2**model.card.train.depth
     edge = max(2 * _halo(model) + step, -(-card.data.tile_size // step) * step)
-    middle = info.shape[0] // 2
-    image = card.grey.limited(read_slices(info.path, middle, middle + 1)[0][0])
-    for axis, length in enumerate(image.shape):
+    places = neighbours(info.numbers, info.shape[0] // 2, card.data.context)
+    image = card.grey.limited(np.stack([read_slices(info.path, place, place + 1)[0][0] for place in places]))
+    for axis, length in enumerate(info.shape[1:], start=1):
         start = max(0, (length - edge) // 2)
         image = image.take(range(start, min(start + edge, length)), axis)
-    image = np.pad(image, [(0, edge - length) for length in image.shape], mode="reflect")
-    return np.ascontiguousarray(image[None, None])
+    image = np.pad(image, [(0, 0), *((0, edge - length) for length in image.shape[1:])], mode="reflect")
+    return np.ascontiguousarray(image[None])
 
 
 def _cover(model: Model, image: np.ndarray, classes: np.ndarray) -> np.ndarray:
@@ -139,7 +144,7 @@ def _description(
     given = {
         "id": "slices",
         "description": "Grey values as they were packed.",
-        "axes": axes(["grey"], {axis: {"min": 2 * halo + step, "step": step} for axis in "yx"}),
+        "axes": axes(_channels(model), {axis: {"min": 2 * halo + step, "step": step} for axis in "yx"}),
         "data": {"type": card.grey_dtype},
         "pad": {"mode": "reflect"},
         "preprocessing": _preprocessing(model),
@@ -173,6 +178,12 @@ def _description(
     }
 
 
+def _channels(model: Model) -> list[str]:
+    """What the slices are called that the network takes to label the one that is called grey."""
+    context = model.card.data.context
+    return [f"slice{away:+d}" if away else "grey" for away in range(-context, context + 1)]
+
+
 def _preprocessing(model: Model) -> list[dict[str, Any]]:
     """What `GreyScale.limited` and `GreyScale.normalised` do, but for NaN."""
     grey, kind = model.card.grey, np.dtype(model.card.grey_dtype)
@@ -201,13 +212,20 @@ def _documentation(model: Model, info: DatasetInfo) -> str:
         + f" | {point['accuracy']:.4f} |"
         for point in training["test_accuracy"]
     ]
+    channels = _channels(model)
+    between = (
+        f"\nIt takes each slice together with its neighbours, as the channels {', '.join(channels)}; the last slice of "
+        "a stack stands for those beyond.\n"
+        if card.data.context
+        else ""
+    )
     tables = {"classes": "\n".join(classes), "tests": "\n".join(tests)}
     return f"""# {model.name}
 
 A U-Net that labels slices of a tomogram, trained and written by hpcseg. It takes grey values ({card.grey_dtype}) as
 they are, where the training slices had {low:g} to {high:g} (0.1 to 99.9 %). {grey.low:g} meets the network as 0 and
 {grey.high:g} as 1. What has no grey value (NaN) is to be {grey.low:g}.
-
+{between}
 Its channels are the probabilities of
 
 | class | value in the labels |

@@ -156,7 +156,11 @@ def open_file(file: Path) -> Model:
             # Without memory, so that a card that lies about the network costs nothing.
             with torch.device("meta"):
                 network = UNet(
-                    classes=len(card.class_values), width=train.width, depth=train.depth, batch_norm=train.batch_norm
+                    classes=len(card.class_values),
+                    channels=card.data.channels,
+                    width=train.width,
+                    depth=train.depth,
+                    batch_norm=train.batch_norm,
                 )
             _check_weights(content, network.state_dict())
             weights = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118

@@ -100,7 +100,7 @@ def estimate(network: nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor
 
     Args:
         network: left as it is.
-        images: (N, 1, H, W) float32 as the network takes them. Every batch has tiles of the whole range.
+        images: (N, channels, H, W) float32 as the network takes them. Every batch has tiles of the whole range.
 
     Raises:
         DatasetError: a batch has one value of a kind, which has no variance.
@@ -122,18 +122,19 @@ def estimate(network: nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor
 
 
 def _tiles(volume: Source, mapping: Mapping, models: Sequence[Model], on_slice: OnSlice) -> torch.Tensor:
-    """(N, 1, H, W) float32, the tiles at `places` as the networks take them."""
-    wanted = places(volume, _edge(models))
+    """(N, channels, H, W) float32, the tiles at `places` as the networks take them."""
+    wanted, card = places(volume, _edge(models)), models[0].card
 
     def read(place: tuple[int, slice, slice]) -> np.ndarray:
         index, rows, columns = place
-        return mapping.apply(volume.read(index)[rows, columns], models[0].card.grey)
+        around = map(volume.read_at, volume.around(index, card.data.context))
+        return np.stack([mapping.apply(pixels[rows, columns], card.grey) for pixels in around])
 
     images = []
     for done, image in enumerate(ahead(read, wanted), start=1):
         images.append(image)
         on_slice(done, len(wanted))
-    return torch.from_numpy(np.stack(images)).unsqueeze(1)
+    return torch.from_numpy(np.stack(images))
 
 
 def _names(network: nn.Module) -> list[str]:

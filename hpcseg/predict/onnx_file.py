@@ -29,10 +29,11 @@ def require(file: Path) -> None:
 
 
 def export_onnx(model: Model, file: Path) -> float:
-    """Write `file` with the input "images" (B, 1, H, W) float32 and the output "scores" (B, C, H, W).
+    """Write `file` with the input "images" (B, channels, H, W) float32 and the output "scores" (B, C, H, W).
 
     Images are grey values on the card's grey scale, (value - low) / (high - low). H and W may be any multiples of
-    2**depth. The card is in the file's metadata, under "hpcseg".
+    2**depth; channels are the slice, with `data.context` between its neighbours. The card is in the file's metadata,
+    under "hpcseg".
 
     Returns:
         The largest difference of a score between ONNX Runtime and ours, on random images of several sizes.
@@ -44,7 +45,7 @@ def export_onnx(model: Model, file: Path) -> float:
     require(file)
     lean = folded(model.network)
     content = _convert(lean, model)
-    difference = _compare(lean, content, 2**model.card.train.depth)
+    difference = _compare(lean, content, model.card.data.channels, 2**model.card.train.depth)
     if not difference <= _MOST_DIFFERENCE:
         raise HpcsegError(
             f"{file} was not written: in ONNX Runtime its scores differ by up to {difference:.2g} from this model's. "
@@ -59,7 +60,7 @@ def _convert(lean: torch.nn.Module, model: Model) -> bytes:
 
     multiple = 2**model.card.train.depth
     # Of more than one image and no square, so that no length is taken for a constant or for another.
-    example = torch.zeros(2, 1, 4 * multiple, 6 * multiple)
+    example = torch.zeros(2, model.card.data.channels, 4 * multiple, 6 * multiple)
     rows, columns = torch.export.Dim("rows", min=1), torch.export.Dim("columns", min=1)
     shapes = {"images": {0: torch.export.Dim("batch", min=1), 2: multiple * rows, 3: multiple * columns}}
     # The exporter prints, warns and logs about its own affairs.
@@ -80,7 +81,7 @@ def _convert(lean: torch.nn.Module, model: Model) -> bytes:
     return bytes(whole.SerializeToString())
 
 
-def _compare(lean: torch.nn.Module, content: bytes, multiple: int) -> float:
+def _compare(lean: torch.nn.Module, content: bytes, channels: int, multiple: int) -> float:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
@@ -88,7 +89,7 @@ def _compare(lean: torch.nn.Module, content: bytes, multiple: int) -> float:
     worst = 0.0
     for batch in (1, 3):
         for height, width in ((1, 1), (5, 3), (9, 16)):
-            images = rng.random((batch, 1, multiple * height, multiple * width), dtype=np.float32)
+            images = rng.random((batch, channels, multiple * height, multiple * width), dtype=np.float32)
             with torch.inference_mode():
                 ours = lean(torch.from_numpy(images)).numpy()
             (theirs,) = session.run(["scores"], {"images": images})

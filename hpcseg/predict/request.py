@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from hpcseg.ahead import OnSlice
-from hpcseg.errors import ConfigError
+from hpcseg.errors import ConfigError, DatasetError
 from hpcseg.files import make_folder, remove_left
 from hpcseg.predict import mapping as mappings
 from hpcseg.predict import norm
@@ -42,6 +42,7 @@ _IN_COMMON = {
     "label dtype": attrgetter("label_dtype"),
     "grey dtype": attrgetter("grey_dtype"),
     "grey scales": attrgetter("grey.low", "grey.high", "grey.limits"),
+    "contexts": attrgetter("data.context"),
 }
 
 
@@ -138,6 +139,7 @@ def begin(request: Request, *, on_slice: OnSlice = lambda *_: None, write: bool 
         **asdict(request.wishes),
     }
     layers = _layers(models, request.wishes)
+    _check_sizes(models[0], whole)
     open_target(folder.path, volume, layers, request.format_)  # before anything is written
     record = folder.record()
     source = describe(volume, whole, folder.path)
@@ -182,6 +184,7 @@ def in_memory(request: Request, models: Sequence[Model], volume: Source) -> Pred
     """
     models = tuple({model.card.model_sha256: model for model in models}.values())
     _check_ensemble(models, request)
+    _check_sizes(models[0], volume)
     mapping = mappings.decide(volume, models[0].card, range_=request.range_, percentiles=request.percentiles)
     layers = _layers(models, request.wishes)
     return Prediction(request, models, volume, mapping, OutFolder(request.out), layers, finished=False)
@@ -242,6 +245,14 @@ def _check_ensemble(models: Sequence[Model], request: Request) -> None:
         )
     if request.wishes.spread and len(models) < 2:
         raise ConfigError("--spread is the spread over several models. Give more with --ensemble.")
+
+
+def _check_sizes(model: Model, whole: Source) -> None:
+    if model.card.data.context and len(set(whole.shapes)) > 1:
+        raise DatasetError(
+            f"{whole.path} has slices of several sizes, and {model.name} takes each together with its neighbours "
+            f"(data.context = {model.card.data.context}), which must be of one. Take a model without context."
+        )
 
 
 def _layers(models: Sequence[Model], wishes: Wishes) -> tuple[Layer, ...]:

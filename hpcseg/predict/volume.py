@@ -40,7 +40,8 @@ def open_volume(path: Path, how: Reading = Reading()) -> Source:  # noqa: B008
     path = path.expanduser()
     if how.dataset in (None, PACKED_SLICES) and is_packed_file(path):
         packed = open_hdf5(path, replace(how, dataset=PACKED_SLICES))
-        return as_grey_values(replace(packed, names=read_info(path).image_names))
+        info = read_info(path)
+        return as_grey_values(replace(packed, names=info.image_names, numbers=tuple(info.numbers.tolist())))
     return as_grey_values(open_source(path, replace(how, needs_numbers=how.number is not None)), of_any_type=True)
 
 

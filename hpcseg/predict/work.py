@@ -8,12 +8,13 @@ them, or a part), `finish` gives the files their names and adds up. A local run 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,7 @@ class _Read:
     """A slice on its way."""
 
     index: int
+    """Its place in the source, and of one that is segmented the index among these."""
     image: np.ndarray
     """(H, W) float32, as the network takes it."""
     outside: np.ndarray | None
@@ -104,8 +106,8 @@ def segment(prediction: Prediction) -> Iterator[tuple[dict[str, np.ndarray], Sli
         DatasetError, HpcsegError: as `work`.
     """
     network, _ = _open_network(prediction)
-    for read in ahead(functools.partial(_read, prediction), range(len(prediction.volume)), at_most=LEAST_AHEAD):
-        yield _layers_of(prediction, read, network.answer(read.image, network.tile_edge(*read.image.shape)))
+    for read, answer in _answers(prediction, network, range(len(prediction.volume)), LEAST_AHEAD):
+        yield _layers_of(prediction, read, answer)
 
 
 def _open_network(prediction: Prediction) -> tuple[Network, dict[str, Any]]:
@@ -122,10 +124,26 @@ def _open_network(prediction: Prediction) -> tuple[Network, dict[str, Any]]:
     return network, {**where, "largest_whole_slice": network.largest_whole}
 
 
-def _read(prediction: Prediction, index: int) -> _Read:
-    pixels = prediction.volume.read(index)
+def _answers(
+    prediction: Prediction, network: Network, slices: Sequence[int], at_most: int
+) -> Iterator[tuple[_Read, Answer]]:
+    """What the network says of some slices, ascending; each is read once, whoever has it as a neighbour."""
+    volume = prediction.volume
+    around = [volume.around(index, prediction.models[0].card.data.context) for index in slices]
+    coming = ahead(functools.partial(_read, prediction), dict.fromkeys(itertools.chain(*around)), at_most=at_most)
+    held: dict[int, _Read] = {}
+    for index, places in zip(slices, around, strict=True):
+        # What the next one shares with those before, it shares with this one.
+        held = {place: held[place] if place in held else next(coming) for place in dict.fromkeys(places)}
+        read = replace(held[volume.place(index)], index=index)
+        image = np.stack([held[place].image for place in places])
+        yield read, network.answer(image, network.tile_edge(*read.image.shape))
+
+
+def _read(prediction: Prediction, place: int) -> _Read:
+    pixels = prediction.volume.read_at(place)
     image = prediction.mapping.apply(pixels, prediction.models[0].card.grey)
-    return _Read(index, image, outside(pixels), sha256_of(pixels))
+    return _Read(place, image, outside(pixels), sha256_of(pixels))
 
 
 def _layers_of(prediction: Prediction, read: _Read, answer: Answer) -> tuple[dict[str, np.ndarray], SliceResult]:
@@ -178,8 +196,7 @@ class _Line:
 
         with ThreadPoolExecutor(1) as writer:
             try:
-                for read in ahead(functools.partial(_read, self._prediction), slices, at_most=most):
-                    answer = self._network.answer(read.image, self._network.tile_edge(*read.image.shape))
+                for read, answer in _answers(self._prediction, self._network, slices, most):
                     writing.append(writer.submit(self._write, read, answer))
                     collect(most)
                     if should_stop():

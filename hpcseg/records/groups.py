@@ -21,6 +21,7 @@ _THE_PAPERS = (
     *("train.batch_norm", "train.weight_decay", "train.noise_model", "train.noise_each_epoch", "train.augment"),
     *("train.schedule", "train.loss", "train.class_weights"),
     *("train.keep", "data.train_slices", "data.label_share", "data.slices", "data.normalise", "data.out_of_range"),
+    "data.context",
 )
 """Cells of the paper's tables have the default of these, which is the paper's, unless [report] cells says otherwise."""
 # These may follow from the others, as the paper's batch sizes do from the tiles; then they only make names longer.

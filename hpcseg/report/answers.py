@@ -292,6 +292,7 @@ ANSWERS: Mapping[str, tuple[Callable[[Records], str | None], str]] = {
     "exposure": (_effect("train.augment"), "levels"),
     "augment": (_effect("train.augment", level=WHOLE), "cost"),
     "slices": (slices, "cost"),
+    "context": (_effect("data.context"), "levels"),
     "label_share": (_effect("data.label_share", level=WHOLE), "cost"),
     "nearest": (nearest, "readings"),
 }

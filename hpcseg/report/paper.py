@@ -76,6 +76,7 @@ FIGURE_7_END = 0.49
 
 SETTINGS: dict[str, object] = {
     "data.tile_size": 128,
+    "data.context": 0,
     "train.width": 64,
     "train.depth": 4,
     "train.batch_norm": True,

@@ -142,7 +142,7 @@ def _choose(
 ) -> tuple[int, list[GreyFilter], list[dict[str, Any]]]:
     """The commonest class of training tiles, a filter for each level, and what the record says about it."""
     grey, labels = source.info.grey, tiles.clean.labels.numpy()
-    order = order_by_grey(tiles.clean.images[:, 0].numpy(), labels, source.classes)
+    order = order_by_grey(_middle(tiles.clean.images).numpy(), labels, source.classes)
     commonest = int(np.bincount(labels[labels != IGNORED], minlength=source.classes).argmax())
 
     def smooth(blur: float) -> Iterator[np.ndarray]:
@@ -222,7 +222,7 @@ def _smooth(tiles: NoisyTestSet, levels: Sequence[NoiseLevel], blur: float) -> I
     draw: to rounding, and in a tenth of the time.
     """
     clean, unit = (
-        torch.from_numpy(blurred(one[:, 0].numpy(), blur))[:, None] for one in (tiles.clean.images, tiles.unit)
+        torch.from_numpy(blurred(_middle(one).numpy(), blur))[:, None] for one in (tiles.clean.images, tiles.unit)
     )
     smoothed = dataclasses.replace(tiles, clean=TileSet(clean, tiles.clean.labels), unit=unit)
     for level in levels:
@@ -256,7 +256,12 @@ def _noisy(source: TileSource, rows: np.ndarray, wanted: TestSet, *, to_learn: b
 
 
 def _images(tiles: NoisyTestSet, level: NoiseLevel) -> np.ndarray:
-    return np.asarray(tiles.images(slice(None), level)[:, 0])
+    return np.asarray(_middle(tiles.images(slice(None), level)))
+
+
+def _middle(images: torch.Tensor) -> torch.Tensor:
+    """(T, S, S) of (T, C, S, S): the slice that is labelled, since a filter has no use for its neighbours."""
+    return images[:, images.shape[1] // 2]
 
 
 def _some(source: TileSource, rows: np.ndarray, pixels: int) -> np.ndarray:

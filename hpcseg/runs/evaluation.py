@@ -242,7 +242,7 @@ def _extremes(source: TileSource, lines: list[dict[str, Any]], slices: WholeSlic
     pictures: dict[str, list[np.ndarray]] = {"images": [], "labels": [], "predictions": [], "errors": []}
     for index in source.test_slices()[places].tolist():
         image, label = source.read_slice(index)
-        predicted = slices.predict(image)
+        predicted = slices.predict(index)
         pictures["images"].append(_reduced(image, step).astype(image.dtype))
         pictures["labels"].append(label[::step, ::step])
         pictures["predictions"].append(predicted[::step, ::step])
@@ -271,6 +271,8 @@ def _examples(source: TileSource, settings: EvaluateConfig, sweep: Sweep, slices
     tests = source.split.test
     rows = evenly(len(tests), _EXAMPLES)
     counts, labels, keys = source.read(tests[rows])
+    if source.config.context:
+        counts, keys = (of_channels[:, source.config.context] for of_channels in (counts, keys))
     predictions = [
         [sweep.predict(slice(row, row + 1), level)[0][0].cpu().numpy() for row in rows.tolist()]
         for level in (NoiseLevel(0.0), NoiseLevel(settings.table_sigma))
@@ -288,7 +290,7 @@ def _examples(source: TileSource, settings: EvaluateConfig, sweep: Sweep, slices
             "slice_number": np.array(source.info.numbers[index]),
             "slice": image,
             "slice_label": label,
-            "slice_prediction": slices.predict(image),
+            "slice_prediction": slices.predict(index),
         }
     return _packed(arrays)
 

@@ -65,7 +65,13 @@ def load_model(cell: Cell, classes: int, handed: Handed | None = None) -> tuple[
     config = cell.config.train
     # Without memory, so that a config.json that lies about the network costs nothing.
     with torch.device("meta"):
-        model = UNet(classes=classes, width=config.width, depth=config.depth, batch_norm=config.batch_norm)
+        model = UNet(
+            classes=classes,
+            channels=cell.config.data.channels,
+            width=config.width,
+            depth=config.depth,
+            batch_norm=config.batch_norm,
+        )
     wanted = {name: (tensor.shape, tensor.dtype) for name, tensor in model.state_dict().items()}
     if handed and handed.weights:
         weights, handed.weights, sha256 = handed.weights, {}, handed.sha256

@@ -66,6 +66,7 @@ def train(
         config=config,
         model=build_unet(
             classes=source.classes,
+            channels=cell.config.data.channels,
             width=config.width,
             depth=config.depth,
             batch_norm=config.batch_norm,
@@ -153,7 +154,8 @@ def _gap(cell: Cell, source: TileSource) -> dict[str, Any]:
     gap, alike = source.split.gap_slices, source.info.alike_slices
     if gap is None or alike is None or cell.config.data.gap_slices != MEASURED:
         return {"gap_slices": gap, "gap_capped": False}
-    return {"gap_slices": gap, "gap_capped": gap < alike_numbers(alike, source.info.numbers)}
+    between_inputs = gap - 2 * cell.config.data.context
+    return {"gap_slices": gap, "gap_capped": between_inputs < alike_numbers(alike, source.info.numbers)}
 
 
 def _origin(cell: Cell, source: TileSource) -> dict[str, Any]:

@@ -39,13 +39,14 @@ def padded_length(length: int, *, least: int, depth: int) -> int:
 
 
 def pad(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(H, W) to (height, width): mirrored at all edges, MARGIN pixels above and to the left, the rest below and right.
+    """(..., H, W) to (..., height, width): mirrored at all edges, MARGIN above and left, the rest below and right.
 
     Zeros, as the network itself pads with, are no grey values, and cost accuracy at the edges.
     """
-    missing = [padded - length - MARGIN for padded, length in zip((height, width), image.shape, strict=True)]
+    missing = [padded - length - MARGIN for padded, length in zip((height, width), image.shape[-2:], strict=True)]
     assert min(missing) >= MARGIN
-    return np.pad(image, [(MARGIN, missing[0]), (MARGIN, missing[1])], mode="reflect")
+    channels = [(0, 0)] * (image.ndim - 2)
+    return np.pad(image, [*channels, (MARGIN, missing[0]), (MARGIN, missing[1])], mode="reflect")
 
 
 def tiles(height: int, width: int, *, edge: int, depth: int) -> Iterator[Tile]:

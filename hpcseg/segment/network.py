@@ -117,7 +117,7 @@ class Network:
         """Segment one slice.
 
         Args:
-            image: (H, W) float32, grey values as the network takes them.
+            image: (H, W) float32, grey values as the network takes them; or (channels, H, W).
             edge: of overlapping tiles, from `tile_edge`; None: in one piece.
 
         Raises:
@@ -131,7 +131,7 @@ class Network:
                 raise
             smaller = max(_SMALLEST_TILE, (edge or max(image.shape)) // 2)
             raise HpcsegError(
-                f"A slice of {image.shape[0]} x {image.shape[1]} pixels does not fit into the memory of "
+                f"A slice of {image.shape[-2]} x {image.shape[-1]} pixels does not fit into the memory of "
                 f"{self._device}. Take smaller tiles: `hpcseg predict` with --tile {smaller}, in another --output; a "
                 f"job with --set evaluate.tile={smaller}."
             ) from None
@@ -141,9 +141,11 @@ class Network:
         return rows, columns
 
     def _answer(self, image: np.ndarray, edge: int | None) -> Answer:
-        inner = (slice(None), *(slice(MARGIN, MARGIN + length) for length in image.shape))
-        padded = pad(image, *self._padded(*image.shape))
-        pixels = torch.from_numpy(np.ascontiguousarray(padded)).to(self._device)[None, None]
+        shape = image.shape[-2:]
+        inner = (slice(None), *(slice(MARGIN, MARGIN + length) for length in shape))
+        padded = pad(image, *self._padded(*shape))
+        pixels = torch.from_numpy(np.ascontiguousarray(padded)).to(self._device)
+        pixels = pixels.view(1, -1, *pixels.shape[-2:])
         wishes, squares = self._wishes, None
         if len(self._networks) == 1 and edge is None and not wishes.flips:
             network, precision = self._networks[0]
@@ -195,7 +197,7 @@ class Network:
         return total / len(flips)
 
     def _blended(self, network: nn.Module, precision: str, pixels: torch.Tensor, edge: int | None) -> torch.Tensor:
-        """Probabilities (C, H, W) float32 of a padded slice (1, 1, H, W)."""
+        """Probabilities (C, H, W) float32 of a padded slice (1, channels, H, W)."""
         if edge is None:
             return scores_of(network, pixels, precision)[0].softmax(0)
         height, width = pixels.shape[-2:]

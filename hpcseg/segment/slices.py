@@ -49,9 +49,10 @@ class WholeSlices:
             yield
 
     def _read(self, piece: int) -> tuple[np.ndarray, np.ndarray]:
-        counts, labels = self._source.read_slice(int(self._slices[piece]))
+        counts, labels = self._source.read_channels(int(self._slices[piece]))
         return self._source.info.grey.normalised(counts), labels
 
-    def predict(self, counts: np.ndarray) -> np.ndarray:
-        """(H, W) uint8 class indices of a slice of grey values."""
+    def predict(self, index: int) -> np.ndarray:
+        """(H, W) uint8 class indices of a slice, by its index in the file."""
+        counts, _ = self._source.read_channels(index)
         return self._network.answer(self._source.info.grey.normalised(counts), self._edge).classes

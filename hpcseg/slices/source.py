@@ -20,6 +20,7 @@ import numpy as np
 
 from hpcseg.config import shortened
 from hpcseg.errors import ConfigError, DatasetError, HpcsegError
+from hpcseg.slices.neighbours import neighbours
 from hpcseg.slices.sizes import refuse_large
 
 Form = Literal["folder", "stack", "hdf5", "zarr", "mrc", "raw", "nifti"]
@@ -119,6 +120,8 @@ class Source:
     """Slices of the source from one of these to the next."""
     of: tuple[int, ...] | None = None
     """Where in the source each of these is, from 0; None: these are all."""
+    whole: Source | None = None
+    """The source that some were chosen of for a prediction, which may have their neighbours; None: all are here."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -149,6 +152,17 @@ class Source:
                 raise ValueError(f"they are {pixels.shape}, and the header says {self.shapes[index]}")
             return pixels
 
+    def around(self, index: int, context: int) -> list[int]:
+        """Where in the source (as `place`) the slices are that are the channels of one, by `neighbours`."""
+        return neighbours((self.whole or self).numbers, self.place(index), context)
+
+    def read_at(self, place: int) -> np.ndarray:
+        """The slice at a place of the source, which need be none of these; pixels and errors as of `read`."""
+        if self.whole is None:
+            return self.read(place)
+        assert self.of is not None
+        return self.read(self.of.index(place)) if place in self.of else self.whole.read(place)
+
     def identity(self) -> str:
         """SHA-256 (hex) that changes when a file is written to, replaced or copied, or only touched; reads no pixels.
 
@@ -172,7 +186,7 @@ def choose_slices(source: Source, *, every: int | None = None, slices: tuple[int
         raise ConfigError(
             f"--slices is {first}-{last}, but {source.path} has the slices 1 to {len(source)}. Name some of them."
         )
-    return replace(keep(source, range(first - 1, last, every or 1)), every=every or 1)
+    return replace(keep(source, range(first - 1, last, every or 1)), every=every or 1, whole=source)
 
 
 def keep(source: Source, indices: Iterable[int]) -> Source:

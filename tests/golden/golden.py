@@ -105,6 +105,7 @@ def cells() -> dict[str, CellConfig]:
         **{f"out-of-range-{name}": {"out_of_range": name} for name in config.OUT_OF_RANGE},
         "slices": {"slices": 9},
         "label-share": {"label_share": 0.3},
+        "context": {"context": 1, "split": "blocked", "gap_slices": 1},
     }
     described = {
         "evaluated-with-everything": (data, train),

@@ -28,6 +28,15 @@ _EXPOSED = {**_ONCE, "train.augment": '"exposure"', "train.class_weights": '"1+2
 _OF_THE_SET = {**_ONCE, "evaluate.whole_slices": "false", "data.normalise": '"set"', "data.out_of_range": '"wrap"'}
 _OF_EACH_EPOCH = {**_ANEW, **_OF_THE_SET, "evaluate.other_noise": '"poisson"'}
 _FEW_LABELS = {**_ANEW, "data.label_share": "0.1", "evaluate.batch_norm": '"running+batch"', "evaluate.batch_size": "4"}
+_NEIGHBOURS = {
+    "data.context": "1",
+    "data.split": '"blocked"',
+    "data.gap_slices": "1",
+    "data.tiles": '"2x2"',
+    **_EXPOSED,
+    "train.augment": '"flips+exposure"',
+    "evaluate.other_noise": '"poisson"',
+}
 _JOB = """
 [data]
 tile_size = 64
@@ -93,7 +102,7 @@ def _in_place(
     return _numbers(cell)
 
 
-@pytest.mark.parametrize("settings", [_ONCE, _ANEW, _EXPOSED, _OF_THE_SET, _OF_EACH_EPOCH, _FEW_LABELS])
+@pytest.mark.parametrize("settings", [_ONCE, _ANEW, _EXPOSED, _OF_THE_SET, _OF_EACH_EPOCH, _FEW_LABELS, _NEIGHBOURS])
 def test_a_cell_ends_in_the_same_bits_wherever_its_tiles_are(tmp_path, tiny_dataset, monkeypatch, settings):
     cells = {place: _plan(tmp_path / place, tiny_dataset, settings) for place in _ROOM}
     found = {place: _in_place(monkeypatch, place, cell) for place, cell in cells.items()}

@@ -18,7 +18,7 @@ def test_slices_are_read_while_the_network_computes_and_few_are_in_memory():
     begun = [threading.Event() for _ in range(NUMBER + 1)]
     answered = []
 
-    def read_slice(index: int) -> tuple[np.ndarray, np.ndarray]:
+    def read_channels(index: int) -> tuple[np.ndarray, np.ndarray]:
         begun[index].set()
         places = np.arange(256).reshape(16, 16)
         return (places < index).astype(np.uint16), (places < index - 1).astype(np.uint8)
@@ -31,7 +31,7 @@ def test_slices_are_read_while_the_network_computes_and_few_are_in_memory():
         return SimpleNamespace(classes=image.astype(np.uint8))
 
     info = SimpleNamespace(shape=(NUMBER, 16, 16), grey=SimpleNamespace(normalised=lambda counts: counts))
-    source = SimpleNamespace(info=info, classes=2, read_slice=read_slice)
+    source = SimpleNamespace(info=info, classes=2, read_channels=read_channels)
     numbers = np.arange(1, NUMBER + 1)
     order = numbers[1::3].tolist()
     slices = WholeSlices(SimpleNamespace(answer=answer), source, numbers, edge=None, device=torch.device("cpu"))
