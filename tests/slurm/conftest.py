@@ -96,7 +96,7 @@ class Cluster:
             f"all cells of {run} finished", lambda: set(self.states(run).values()) == {"finished"}, seconds=seconds
         )
 
-    def wait_left(self, run: str, *, seconds: float = 120) -> None:
+    def wait_left(self, run: str, *, seconds: float = 300) -> None:
         """Wait until no job of a run is in the queue; others' jobs are no concern of ours."""
 
         def left() -> bool:

@@ -110,7 +110,7 @@ def test_a_poisoned_cell_and_a_cancelled_one_leave_the_others_of_their_job_alone
     for number in (waiting[-1], *running):
         said = cluster.hpcseg("cancel", "--run", "run", names[number])
         assert f"job {job}, which goes on with its other cells" in said
-    cluster.wait_left("run")
+    cluster.wait_left("run", seconds=600)
     unwanted = {waiting[-1], *running}
     assert cluster.states("run") == {
         name: "cancelled" if number in unwanted else "failed" if number == "3" else "finished"
@@ -125,5 +125,5 @@ def test_a_poisoned_cell_and_a_cancelled_one_leave_the_others_of_their_job_alone
     assert "The training loss became" in said and names[done] not in said
     assert len(cluster.jobs("run")) == 1, "neither what was cancelled nor what the user has to mend is tried again"
     cluster.hpcseg("retry", "--run", "run", *(names[number] for number in sorted(unwanted)))
-    cluster.wait_left("run")
+    cluster.wait_left("run", seconds=600)
     assert sorted(cluster.states("run").values()) == ["failed", "finished", "finished", "finished"]
