@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpcseg.errors import ConfigError
-from hpcseg.files import write_bytes
+from hpcseg.files import remove_left, write_bytes
 from hpcseg.records.cells import cells_csv
 from hpcseg.records.collect import Records, collect
 from hpcseg.records.compare import collect_to_compare
@@ -96,6 +96,7 @@ def _build(records: Records, out: Path, made_from: Mapping[str, str], live: Live
     files[_PAGE] = _encoded(content.page(out, live))
     for name, data in files.items():
         write_bytes(out / name, data)
+    remove_left(out.glob(".*.tmp"))
     possible = {f"{name}.csv" for name in TABLES} | {f"{name}.{suffix}" for name in FIGURES for suffix in SUFFIXES}
     for name in possible - set(files):
         (out / name).unlink(missing_ok=True)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from hpcseg.errors import HpcsegError
-from hpcseg.files import open_regular
+from hpcseg.files import open_regular, remove_left
 from hpcseg.launch.environment import host, read_environment
 from hpcseg.learn.ranks import Ranks, join
 from hpcseg.runs import provenance
@@ -72,6 +72,7 @@ def run_cell(
             if ranks.largest(ranks.is_main and unwanted()):
                 return State.CANCELLED
             if ranks.is_main:
+                remove_left(folder.path.glob(".*.tmp"))  # a checkpoint that a killed start was writing may be large
                 folder.failure_file.unlink(missing_ok=True)
                 _keep_diff(run)
             refuse_unmeant_cpu(run, ranks.device)

@@ -13,6 +13,7 @@ from typing import Any
 from hpcseg import __version__
 from hpcseg.config import CellConfig, NeedsConfig, ReportConfig, build_config, cell_from_dict, describes
 from hpcseg.errors import ConfigError, HpcsegError, IncompleteError
+from hpcseg.files import remove_left
 from hpcseg.jobfile import JobConfig
 from hpcseg.numerics import NUMERICS
 from hpcseg.runs.provenance import command_line, commit, diff, diff_sha256, now
@@ -139,6 +140,7 @@ def check_numerics(planned: int | None, what: str) -> None:
 
 def write_plan(grid: Grid) -> None:
     """Write grid.json and every cell's config.json: all that a cell needs to run, before anything runs."""
+    remove_left(grid.run.path.glob(".*.tmp"))
     for cell in grid.cells:
         content = {
             "schema": SCHEMA,

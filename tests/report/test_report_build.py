@@ -56,6 +56,8 @@ def names(folder: Path) -> list[str]:
 
 
 def test_a_report_has_all_tables_and_figures_and_leaves_no_aside_files(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".report.html.0123abcd.tmp").write_text("of a report that was killed")
     report = build_report(whole_run(tmp_path / "run").run, tmp_path / "out")
 
     assert names(tmp_path / "out") == EVERYTHING

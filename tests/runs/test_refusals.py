@@ -199,6 +199,15 @@ def test_a_crash_loses_no_more_than_what_came_after_the_last_checkpoint(tmp_path
     )
 
 
+def test_what_a_killed_start_was_writing_goes_with_the_next(cell):
+    left = [cell.folder.path / ".checkpoint.pt.0123abcd.tmp", cell.folder.path.parents[1] / ".grid.json.0123abcd.tmp"]
+    for file in left:
+        file.write_bytes(b"half a checkpoint")
+    assert run(cell) == "finished"
+    write_plan(read_grid(RunFolder(cell.folder.path.parents[1])))
+    assert not any(file.exists() for file in left)
+
+
 def test_the_first_of_several_failures_is_kept(cell, monkeypatch):
     def fail_after_another_rank(*_: object) -> bool:
         write_json(cell.folder.failure_file, {"error": "CUDA out of memory", "rank": 3, "time": time.time()})
