@@ -217,3 +217,13 @@ def test_onnx_takes_all_channels_and_answers_as_the_model_does(model, tmp_path):
     (scores,) = session.run(["scores"], {"images": image})
     with torch.inference_mode():
         np.testing.assert_allclose(scores, model.network.eval()(torch.from_numpy(image)), atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # of bioimageio.spec
+def test_a_package_of_several_channels_passes_the_zoo_s_own_test(cell, tmp_path):
+    pytest.importorskip("bioimageio.core", reason="needs the extra hpcseg[bioimageio]")
+    answer = hpcseg(
+        "export", cell.folder.path, "-o", tmp_path / "m.safetensors", "--bioimageio", tmp_path / "m.zip",
+        "--author", "A. Person", "--license", "CC-BY-4.0",
+    )  # fmt: skip
+    assert answer.exit_code == 0 and "passes the test of bioimageio.core" in answer.output, answer.output
