@@ -72,14 +72,15 @@ def submit_missing_with(
         missing = find_missing(grid, resubmit=resubmit, only=only)
         submission = Submission(dry_run, left_alone=missing.left_alone, no_report=True)
         jobs = in_jobs(missing.cells, resources.cells_per_job)
-        code = freeze(grid.run)
+        code, taken = freeze(grid.run), set[str]()
         for index, cells in enumerate(jobs):
             _give_up(grid.run, before, cells)
             try:
-                taken = {sent.job_id for sent in submission.sent}
-                submission.sent.append(_send(template, grid.run, code, resources, _ids(cells), taken))
+                sent = _send(template, grid.run, code, resources, _ids(cells), taken)
             except SchedulerError as error:
                 raise SchedulerError(_what_is_left(error, grid, index, jobs)) from None
+            submission.sent.append(sent)
+            taken.add(sent.job_id)
     return submission
 
 
