@@ -18,7 +18,7 @@ from hpcseg.data.batches import EVALUATION_CHUNK, open_source
 from hpcseg.data.noisy_tiles import NoisyTestSet, noisy_set
 from hpcseg.data.tile_sets import TileSet
 from hpcseg.launch.environment import read_environment
-from hpcseg.learn.evaluate import folded
+from hpcseg.learn.folding import folded
 from hpcseg.learn.precision import autocast, resolve_precision, to_device
 from hpcseg.learn.ranks import join
 from hpcseg.segment.sweep import Sweep

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from hpcseg.data.batches import evaluation_chunks
 from hpcseg.data.classes import IGNORED
@@ -65,20 +64,6 @@ def add_up(values: torch.Tensor, kinds: int, amounts: torch.Tensor) -> torch.Ten
     return counts.scatter_add_(0, places, amounts.flatten()).view(_COPIES, kinds).sum(0)
 
 
-def folded(model: nn.Module) -> nn.Module:
-    """A copy in evaluation mode whose batch normalisations, synchronised or not, are part of the convolutions before.
-
-    Its scores are the model's to rounding, with a third of the memory traffic.
-    """
-    lean = copy.deepcopy(model).eval()
-    for block in [module for module in lean.modules() if isinstance(module, nn.Sequential)]:
-        for index, module in enumerate(block):
-            before = block[index - 1]
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and isinstance(before, nn.Conv2d):
-                block[index - 1], block[index] = fuse_conv_bn_eval(before, module), nn.Identity()
-    return lean
-
-
 def with_batch_statistics(model: nn.Module) -> nn.Module:
     """A copy in evaluation mode whose batch normalisations take the statistics of the batch at hand, and keep none."""
     copied = copy.deepcopy(model).eval()
@@ -94,15 +79,14 @@ def validate(
 ) -> tuple[float, np.ndarray]:
     """Mean cross-entropy per labelled pixel and the (C, C) int64 confusion matrix of a model on a set of tiles.
 
-    Called by all ranks, which share the work; every rank gets the sums.
+    Called by all ranks, which share the work; every rank gets the sums. The model is in evaluation mode.
     """
     loss = torch.zeros((), dtype=torch.float64, device=ranks.device)
     confusion = torch.zeros(classes, classes, dtype=torch.int64, device=ranks.device)
-    lean = folded(model)
     with torch.inference_mode():
         for rows in evaluation_chunks(len(tiles), ranks.rank, ranks.world_size):
             images, labels = tiles.take(rows)
-            scores = scores_of(lean, images, precision)
+            scores = scores_of(model, images, precision)
             # reduction="sum" adds with atomics on a GPU, in another order each time.
             loss += functional.cross_entropy(scores, labels, reduction="none", ignore_index=IGNORED).sum()
             confusion += count_confusion(labels, scores.argmax(1), classes)

@@ -30,6 +30,7 @@ from hpcseg.learn import checkpoint
 from hpcseg.learn.captured import graphs_wanted
 from hpcseg.learn.epoch_steps import EpochSteps
 from hpcseg.learn.evaluate import validate
+from hpcseg.learn.folding import Folding
 from hpcseg.learn.norm import synchronise
 from hpcseg.learn.objective import Objective
 from hpcseg.learn.precision import loss_scaler, to_device
@@ -199,6 +200,11 @@ class Trainer:
             rate=self._rate,
         )
 
+    @functools.cached_property
+    def _folding(self) -> Folding:
+        """What validation computes with, made once."""
+        return Folding(self.model)
+
     def _train_epoch(self) -> bool:
         self._epoch_started = self._counted_to = time.monotonic()
         self._first_step = self.position.step
@@ -239,8 +245,9 @@ class Trainer:
         self.sums.zero_()
         if not np.isfinite(loss):
             raise self._diverged(f"{loss}")
+        self._folding.refresh()
         validation_loss, confusion = validate(
-            self.model, self.validation, classes=self.classes, precision=self.precision, ranks=self.ranks
+            self._folding.lean, self.validation, classes=self.classes, precision=self.precision, ranks=self.ranks
         )
         if not np.isfinite(validation_loss):  # the last update may be the one that went wrong
             raise self._diverged(f"{validation_loss} in validation")
@@ -256,7 +263,8 @@ class Trainer:
             }
         )
         if self.config.keep == "best" and self.kept_epoch == self.position.epoch:
-            self._best = {name: value.to("cpu", copy=True) for name, value in self.model.state_dict().items()}
+            self._best, wait_for_best = checkpoint.copied(dict(self.model.state_dict()))
+            wait_for_best()
         self.on_epoch(self.position.history, seconds, tiles)
 
     def _wish(self) -> int:

@@ -21,7 +21,7 @@ from hpcseg import __version__
 from hpcseg.data.store import DatasetInfo, read_slices
 from hpcseg.errors import ConfigError, HpcsegError
 from hpcseg.files import write_bytes
-from hpcseg.learn.evaluate import folded
+from hpcseg.learn.folding import folded
 from hpcseg.predict.model_file import Model
 from hpcseg.predict.onnx_file import export_onnx
 from hpcseg.segment.geometry import reach

@@ -14,7 +14,7 @@ import torch
 
 from hpcseg.errors import HpcsegError
 from hpcseg.files import write_bytes
-from hpcseg.learn.evaluate import folded
+from hpcseg.learn.folding import folded
 from hpcseg.predict.model_file import Model
 from hpcseg.slices.extras import load_extra
 

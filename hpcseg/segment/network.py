@@ -12,7 +12,8 @@ from torch import nn
 
 from hpcseg.data.room import free_bytes
 from hpcseg.errors import HpcsegError
-from hpcseg.learn.evaluate import folded, scores_of
+from hpcseg.learn.evaluate import scores_of
+from hpcseg.learn.folding import folded
 from hpcseg.learn.precision import to_device
 from hpcseg.segment.geometry import MARGIN, pad, padded_length, tiles
 from hpcseg.segment.memory import bytes_per_pixel

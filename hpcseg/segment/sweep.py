@@ -12,7 +12,8 @@ from hpcseg.config import NoiseLevel
 from hpcseg.data.batches import EVALUATION_CHUNK, evaluation_chunks
 from hpcseg.data.classes import IGNORED
 from hpcseg.data.noisy_tiles import NoisyTestSet, StoredTestSet
-from hpcseg.learn.evaluate import folded, scores_of, with_batch_statistics
+from hpcseg.learn.evaluate import scores_of, with_batch_statistics
+from hpcseg.learn.folding import folded
 from hpcseg.metrics import SURE_BINS
 from hpcseg.segment.calibration import count_sure
 from hpcseg.segment.edges import BANDS, count_by_band, count_interfaces, edge_bands

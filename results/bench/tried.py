@@ -26,7 +26,7 @@ from hpcseg.config import DataConfig
 from hpcseg.data.batches import EVALUATION_CHUNK, open_source
 from hpcseg.data.training_tiles import TrainingTiles
 from hpcseg.launch.environment import read_environment
-from hpcseg.learn.evaluate import folded
+from hpcseg.learn.folding import folded
 from hpcseg.learn.precision import autocast, loss_scaler, resolve_precision, to_device
 from hpcseg.learn.step import TrainStep
 from hpcseg.memory import keep_freed_memory

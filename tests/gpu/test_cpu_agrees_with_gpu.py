@@ -11,7 +11,7 @@ import torch
 from rank_runner import run_cell_stage, run_ranks
 from torch.nn import functional
 
-from hpcseg.learn.evaluate import folded
+from hpcseg.learn.folding import folded
 from hpcseg.learn.precision import autocast, loss_scaler, to_device
 from hpcseg.learn.step import TrainStep
 from hpcseg.learn.unet import build_unet

@@ -14,7 +14,8 @@ from torch.nn import functional
 from hpcseg.config import DataConfig, NoiseLevel
 from hpcseg.data import batches, noise, noisy_tiles, tile_sets
 from hpcseg.data.classes import IGNORED
-from hpcseg.learn.evaluate import count_confusion, folded, validate
+from hpcseg.learn.evaluate import count_confusion, validate
+from hpcseg.learn.folding import Folding, folded
 from hpcseg.learn.precision import to_device
 from hpcseg.learn.ranks import Ranks
 from hpcseg.learn.unet import UNet, build_unet
@@ -107,6 +108,25 @@ def test_a_folded_network_scores_as_the_whole_one_and_leaves_it_alone(model):
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.parametrize("batch_norm", [True, False])
+def test_a_lean_copy_follows_its_model_to_the_bit_in_the_same_tensors(batch_norm):
+    model = build_unet(classes=3, width=4, depth=2, batch_norm=batch_norm, seed=0)
+    to_device(model, CPU)
+    folding = Folding(model)
+    where = [tensor.data_ptr() for tensor in folding.lean.parameters()]
+    images, first = torch.rand(3, 1, 32, 32), [tensor.clone() for tensor in folding.lean.parameters()]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(2):
+        model(images)[:, 0].square().mean().backward()
+        optimizer.step()
+        folding.refresh()
+        followed, anew = list(folding.lean.parameters()), list(folded(model).parameters())
+        assert all(torch.equal(one, other) for one, other in zip(followed, anew, strict=True))
+        assert [tensor.stride() for tensor in followed] == [tensor.stride() for tensor in anew]
+    assert [tensor.data_ptr() for tensor in followed] == where
+    assert not any(torch.equal(one, other) for one, other in zip(followed, first, strict=True))
+
+
 def test_a_network_without_batch_normalisation_is_left_as_it_is():
     model = build_unet(classes=3, width=4, depth=1, batch_norm=False, seed=0)
     images = torch.rand(1, 1, 16, 16)
@@ -180,7 +200,7 @@ def test_validation_is_the_mean_loss_per_pixel_and_leaves_the_model_in_training(
     counts, labels, _ = source.read(source.split.validation)
     images = torch.from_numpy(counts.astype(np.float32) / 65535).unsqueeze(1)
     tiles = tile_sets.TileSet(images, torch.from_numpy(labels))
-    loss, confusion = validate(model, tiles, classes=3, precision="fp32", ranks=ALONE)
+    loss, confusion = validate(folded(model), tiles, classes=3, precision="fp32", ranks=ALONE)
     assert model.training
     with torch.inference_mode():
         scores = copy.deepcopy(model).eval()(images)

@@ -20,6 +20,7 @@ from hpcseg.errors import ConfigError
 from hpcseg.jobfile import JobConfig
 from hpcseg.learn import checkpoint
 from hpcseg.learn.evaluate import validate
+from hpcseg.learn.folding import folded
 from hpcseg.learn.ranks import Ranks
 from hpcseg.predict.model_file import open_cell
 from hpcseg.predict.request import Request, begin
@@ -78,7 +79,7 @@ def test_the_best_epoch_is_the_model_and_the_record_says_which_it_was(trained, t
     source = open_source(tiny_dataset, DATA)
     model, _ = load_model(trained, source.classes)
     validation = validation_set(source, source.split.validation, TRAIN, torch.device("cpu"))
-    _, confusion = validate(model, validation, classes=3, precision="fp32", ranks=Ranks())
+    _, confusion = validate(folded(model), validation, classes=3, precision="fp32", ranks=Ranks())
     assert confusion.tolist() == record["validation_confusion"]
 
 
