@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import functools
 import hashlib
 import json
 import math
 import re
-import reprlib
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from hpcseg.errors import ConfigError
+from hpcseg.sigma import Share, Sigma, amount, in_words
+from hpcseg.tables import build_config
+from hpcseg.text import shortened, shown
 
 SPLITS = ("shuffled", "blocked")
 PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
@@ -32,7 +30,6 @@ MEASURED: Literal["auto"] = "auto"
 AUGMENTATIONS = ("none", "flips", "symmetries", "exposure", "flips+exposure", "symmetries+exposure")
 _TILE_GRID = re.compile(r"([1-9][0-9]{0,2})x([1-9][0-9]{0,2})")
 _WEIGHT = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
-_SHARE = re.compile(r"\s*([0-9]{1,3}(?:\.[0-9]{1,6})?)\s*%\s*")
 # Settings that came after the first cell ids. At their defaults they are left out of what an id is made of, so that
 # trainings of before have the ids and checkpoints that they had.
 _LATER = frozenset(
@@ -43,56 +40,14 @@ _LATER = frozenset(
 _LONGEST_NAME = 224
 _MORE = "and-more"
 _MOST_SWEPT = 10_000
-_MOST_SHOWN = 100
 _MOST_CHANNELS = 4_096
 _MOST_CONTEXT = 2
-MOST_SPANS = 2.0
-"""Beyond so many spans of the grey values a sigma leaves nothing of a slice to see."""
-
-
-class Share(str):
-    """A sigma as a share of the span of the data's grey values, from their 0.1 % to their 99.9 % quantile: "33 %".
-
-    A text, so that it stands in job files, records and cell ids as it is written here; `GreyScale.counts` makes counts
-    of it. Raises ConfigError for a text that says no such share.
-    """
-
-    __slots__ = ()
-
-    def __new__(cls, text: str) -> Share:
-        """The share that a text says, written in one way."""
-        said = _SHARE.fullmatch(text)
-        if said is None or float(said[1]) > 100 * MOST_SPANS:
-            raise ConfigError(
-                f'"{shortened(text)}" is no sigma: it must be a number of counts, or a share of the span of the grey '
-                f'values, from 0 to {100 * MOST_SPANS:g} %, such as "33 %".'
-            )
-        return super().__new__(cls, f"{shown(float(said[1]))} %")
-
-    @property
-    def per_cent(self) -> float:
-        """The number before the sign."""
-        return float(self.removesuffix(" %"))
-
-
-Sigma = float | Share
-"""The strength of noise: counts of the grey values, or a share of the span that they have."""
 
 
 GapSlices = int | Literal["auto"]
 """How many slice numbers, or `MEASURED`."""
 # Of a shuffled split, which has no gap: what the ids and records of all cells began with.
 _NO_GAP = 2
-
-
-def amount(sigma: Sigma) -> float:
-    """The number of a sigma, in its own unit: counts, or per cent."""
-    return sigma.per_cent if isinstance(sigma, Share) else sigma
-
-
-def in_words(sigma: Sigma) -> str:
-    """A sigma with its unit."""
-    return f"{sigma} of the span of the grey values" if isinstance(sigma, Share) else f"{sigma:g} counts"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -574,12 +529,6 @@ def _spelled(text: str) -> str:
     return text.replace("_", "-").replace("+", "-and-").replace(" %", "-per-cent").lower()
 
 
-def shown(value: object) -> str:
-    """A setting's value as a name has it: of a number the shortest text that is still this number."""
-    short = f"{value:g}" if isinstance(value, float) else str(value)
-    return repr(value) if isinstance(value, float) and float(short) != value else short
-
-
 def digest(value: Any) -> str:
     """SHA-256 (hex) of a JSON-like value in canonical form (sorted keys, no spaces)."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
@@ -591,78 +540,6 @@ def cell_from_dict(table: Mapping[str, Any], where: str) -> CellConfig:
     return cell
 
 
-def describes(table: Any, config: Any) -> bool:
-    """Whether a stored table is of this config; a setting that came after it was stored has its default."""
-    try:
-        return bool(build_config(type(config), table, "") == config)
-    except ConfigError:
-        return False
-
-
-def build_config(cls: type[Any], table: Mapping[str, Any], where: str) -> Any:
-    """A config dataclass from a table: strict about keys and types, recursive for nested configs."""
-    if not isinstance(table, Mapping):
-        raise ConfigError(f"{where}: expected a table of settings, found {reprlib.repr(table)}.")
-    hints = _type_hints(typing.cast(typing.Hashable, cls))  # which mypy does not see in type[Any]
-    refuse_unknown(table, tuple(hints), where)
-    values = {key: convert(hints[key], value, f"{where}: {key}") for key, value in table.items()}
-    try:
-        return cls(**values)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None
-
-
-@functools.cache
-def _type_hints(cls: Any) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
-
-
-def convert(hint: Any, value: Any, where: str) -> Any:
-    """A value as the type of a field; raises ConfigError with `where` for what cannot be meant."""
-    # Most values are right, and a grid of ten thousand cells has a quarter of a million of them.
-    if type(value) is hint and (
-        hint in (str, bool) or (hint is float and math.isfinite(value)) or (hint is int and -(2**63) <= value < 2**63)
-    ):
-        return value
-    if dataclasses.is_dataclass(hint):
-        return build_config(typing.cast(type[Any], hint), value, where)
-    if hint == Sigma:
-        return _sigma(value, where)
-    if hint == GapSlices:
-        if isinstance(value, str) and value != MEASURED:
-            raise ConfigError(f'{where} must be a whole number or "{MEASURED}", found {reprlib.repr(value)}.')
-        return value if value == MEASURED else convert(int, value, where)
-    if isinstance(hint, types.UnionType):  # else only X | None is used
-        hint = next(part for part in typing.get_args(hint) if part is not type(None))
-        return None if value is None else convert(hint, value, where)
-    if typing.get_origin(hint) is tuple:
-        if isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
-            return tuple(value)
-        raise ConfigError(f"{where} must be a list of texts, found {reprlib.repr(value)}.")
-    if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise ConfigError(f"{where} must be a number of 64 bits, found one of {value.bit_length()}.")
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"{where} must be a finite number, found {value}.")
-    if type(value) is not hint:
-        names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-        raise ConfigError(f"{where} must be {names[hint]}, found {reprlib.repr(value)}.")
-    return value
-
-
-def _sigma(value: Any, where: str) -> Sigma:
-    """A sigma as it stands in a job file or a record; nothing is nothing in any unit."""
-    if not isinstance(value, str):
-        number: float = convert(float, value, where)
-        return number
-    try:
-        share = Share(value)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None
-    return share if share.per_cent else 0.0
-
-
 def _sigma_in_text(text: str, name: str, whole: str) -> Sigma:
     """One sigma of several that are written in one text."""
     try:
@@ -671,20 +548,6 @@ def _sigma_in_text(text: str, name: str, whole: str) -> Sigma:
         sigma = math.nan
     _check(0 < amount(sigma) < math.inf, name, whole, 'sigmas above 0 joined by "+", as "3000+10000" or "12 %+42 %"')
     return sigma
-
-
-def shortened(text: str, most: int = _MOST_SHOWN) -> str:
-    """A text of a file as an error shows it: all of it, unless somebody has written a book there."""
-    return text if len(text) <= most else f"{text[:most]}..."
-
-
-def refuse_unknown(table: Mapping[str, Any], valid: tuple[str, ...], where: str) -> None:
-    """Raise ConfigError for the first key that is not valid, with the one that was perhaps meant."""
-    for key in table:
-        if key not in valid:
-            close = difflib.get_close_matches(key, valid, n=1)
-            hint = f' Did you mean "{close[0]}"?' if close else ""
-            raise ConfigError(f'{where}: unknown key "{shortened(key)}".{hint} Valid keys are {", ".join(valid)}.')
 
 
 def _check(holds: bool, name: str, value: object, rule: str) -> None:

@@ -20,18 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpcseg.config import (
-    CellConfig,
-    DataConfig,
-    EvaluateConfig,
-    NeedsConfig,
-    ReportConfig,
-    TrainConfig,
-    build_config,
-    convert,
-    refuse_unknown,
-)
+from hpcseg.config import CellConfig, DataConfig, EvaluateConfig, NeedsConfig, ReportConfig, TrainConfig
 from hpcseg.errors import ConfigError
+from hpcseg.tables import build_config, convert, refuse_unknown
 from hpcseg.text import refuse_controls
 
 _MOST_CELLS = 10_000

@@ -1,4 +1,4 @@
-"""Texts from elsewhere: which of their characters control a terminal, end a line of a script, or make a formula."""
+"""Texts and values as others get them: without what controls a terminal, ends a script's line, or makes a formula."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from hpcseg.errors import ConfigError
 _CONTROLS = r"\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069"
 _CONTROL = re.compile(f"[{_CONTROLS}]")
 _UNSHOWN = re.compile(rf"(?![\n\t])[{_CONTROLS}]")
+_MOST_SHOWN = 100
 _CELL_ID = re.compile(r"[A-Za-z0-9._-]{1,255}")
 
 
@@ -46,3 +47,14 @@ def is_cell_id(text: str) -> bool:
 def cell_text(text: str) -> str:
     """A text for a CSV that a spreadsheet takes for no formula."""
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
+def shortened(text: str, most: int = _MOST_SHOWN) -> str:
+    """A text of a file as an error shows it: all of it, unless somebody has written a book there."""
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+def shown(value: object) -> str:
+    """A setting's value as a name has it: of a number the shortest text that is still this number."""
+    short = f"{value:g}" if isinstance(value, float) else str(value)
+    return repr(value) if isinstance(value, float) and float(short) != value else short

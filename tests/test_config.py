@@ -10,19 +10,10 @@ import re
 
 import pytest
 
-from hpcseg.config import (
-    CellConfig,
-    DataConfig,
-    EvaluateConfig,
-    NeedsConfig,
-    Share,
-    TrainConfig,
-    build_config,
-    cell_from_dict,
-    describes,
-    digest,
-)
+from hpcseg.config import CellConfig, DataConfig, EvaluateConfig, NeedsConfig, TrainConfig, cell_from_dict, digest
 from hpcseg.errors import ConfigError
+from hpcseg.sigma import Share
+from hpcseg.tables import build_config, describes
 
 
 @pytest.mark.parametrize(

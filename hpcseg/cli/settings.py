@@ -136,7 +136,8 @@ def _meanings(cls: type[Any]) -> dict[str, str]:
 
 
 def _kind(hint: Any) -> str:
-    from hpcseg.config import GapSlices, Sigma
+    from hpcseg.config import GapSlices
+    from hpcseg.sigma import Sigma
 
     if hint == Sigma:
         return 'number of counts, or a share such as "42 %"'

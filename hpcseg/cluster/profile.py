@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from hpcseg.cluster.units import gibibytes, minutes
-from hpcseg.config import NeedsConfig, build_config
+from hpcseg.config import NeedsConfig
 from hpcseg.errors import ConfigError
 from hpcseg.jobfile import read_toml, shipped_folder
+from hpcseg.tables import build_config
 from hpcseg.text import refuse_controls
 
 # What users write as Slurm does has its unit in its name once it is decided.

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from hpcseg.config import Share, Sigma
 from hpcseg.data.classes import outside
 from hpcseg.errors import ConfigError, DatasetError
+from hpcseg.sigma import Share, Sigma
 
 QUANTILES = (0.001, 0.999)
 """Shares of the pixels at which the span of grey values begins and ends: a hot pixel, or a thousand, lies beyond."""

@@ -6,10 +6,11 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from hpcseg.config import MOST_SPANS, CellConfig, Share, amount, noise_models
+from hpcseg.config import CellConfig, noise_models
 from hpcseg.data.grey import PAPER_SPAN
 from hpcseg.data.store import DatasetInfo
 from hpcseg.errors import ConfigError
+from hpcseg.sigma import MOST_SPANS, Share, amount
 
 
 def check_noise(cells: Iterable[CellConfig], info: DatasetInfo) -> None:

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from hpcseg.config import DataConfig, shown
+from hpcseg.config import DataConfig
 from hpcseg.counted import counted
 from hpcseg.data.layout import lay_out
 from hpcseg.data.splits import NO_GAP, few_test_slices
 from hpcseg.data.store import DatasetInfo
+from hpcseg.text import shown
 
 _MIXED = "test tiles are of slices that are trained on, so the accuracy is not that on another slice."
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from hpcseg import __version__
-from hpcseg.config import PRECISIONS, DataConfig, TrainConfig, build_config, convert
+from hpcseg.config import PRECISIONS, DataConfig, TrainConfig
 from hpcseg.data.classes import MOST_CLASSES, outside
 from hpcseg.data.evenly import evenly
 from hpcseg.data.grey import QUANTILES as SPAN
@@ -18,6 +18,7 @@ from hpcseg.data.grey import GreyScale, read_scale
 from hpcseg.data.store import DatasetInfo
 from hpcseg.errors import ConfigError
 from hpcseg.hdf5 import h5py
+from hpcseg.tables import build_config, convert
 
 FORMAT = "hpcseg-model"
 SCHEMA = 3

@@ -19,7 +19,6 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from hpcseg.config import shortened
 from hpcseg.data.store import DatasetInfo, read_info
 from hpcseg.errors import ConfigError, HpcsegError, IncompleteError
 from hpcseg.files import write_bytes
@@ -33,6 +32,7 @@ from hpcseg.runs.inputs import load_model
 from hpcseg.runs.record import CHANGED, CHECKSUM, CellFolder, read_json, was_changed, with_checksum
 from hpcseg.segment.network import TrainedUNet
 from hpcseg.slices.source import first_line
+from hpcseg.text import shortened
 
 SUFFIX = ".safetensors"
 _KEY = "hpcseg"

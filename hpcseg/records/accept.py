@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from hpcseg import metrics
-from hpcseg.config import NoiseLevel, Share, describes
+from hpcseg.config import NoiseLevel
 from hpcseg.data.grey import GreyScale, read_scale
 from hpcseg.errors import ConfigError, IncompleteError
 from hpcseg.files import read_regular
@@ -30,6 +30,8 @@ from hpcseg.runs.record import (
     wrong_schema,
 )
 from hpcseg.runs.told import read_failure
+from hpcseg.sigma import Share
+from hpcseg.tables import describes
 
 # What the tables print, and of which type: a record without it is refused here and not half-way through a table.
 _BOTH = {"seconds": float, "precision": str, "world_size": int, "model_sha256": str, "provenance": dict}

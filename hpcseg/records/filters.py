@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from hpcseg import metrics
-from hpcseg.config import NoiseLevel, describes
+from hpcseg.config import NoiseLevel
 from hpcseg.records.collect import Records
 from hpcseg.records.row import Row
 from hpcseg.runs.record import read_baselines
+from hpcseg.tables import describes
 
 
 @dataclass(frozen=True)

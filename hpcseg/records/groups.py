@@ -7,9 +7,10 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from hpcseg.config import CellConfig, digest, shown
+from hpcseg.config import CellConfig, digest
 from hpcseg.errors import ConfigError
 from hpcseg.records.row import Row
+from hpcseg.text import shown
 
 Position = tuple[str, str, float]
 """Tiles, split and noise fraction: where a group stands in the paper's tables."""

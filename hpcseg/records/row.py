@@ -9,13 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from hpcseg import metrics
-from hpcseg.config import CellConfig, NoiseLevel, Sigma
+from hpcseg.config import CellConfig, NoiseLevel
 from hpcseg.data.grey import GreyScale
 from hpcseg.files import read_regular
 from hpcseg.records.accept import Epoch, Evaluation, Training
 from hpcseg.records.arrays import read_arrays
 from hpcseg.runs.grid import Cell
 from hpcseg.runs.record import MOST_BYTES_OF_LINES
+from hpcseg.sigma import Sigma
 
 CLEAN = NoiseLevel(0.0)
 _EXAMPLES = frozenset(

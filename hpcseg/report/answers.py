@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from hpcseg import metrics
-from hpcseg.config import NoiseLevel, shown
+from hpcseg.config import NoiseLevel
 from hpcseg.records.collect import Records
 from hpcseg.records.groups import (
     Group,
@@ -32,6 +32,7 @@ from hpcseg.report.readings import all_readings
 from hpcseg.report.table import TEXTS, Unit, estimate_text
 from hpcseg.report.tables import needed, trend
 from hpcseg.statistics import FEWEST, Estimate, Repetition, best, difference, estimate, shown_of, weighted
+from hpcseg.text import shown
 
 _NEXT = 10
 """More slices that somebody may label, to say what they would bring."""

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from hpcseg.config import SPLITS, NoiseLevel, Share, Sigma, amount
+from hpcseg.config import SPLITS, NoiseLevel
 from hpcseg.metrics import SURE_UNIT
 from hpcseg.records.collect import Records
 from hpcseg.records.groups import Group, alike_but, axes_label, group_label, training_label
@@ -24,6 +24,7 @@ from hpcseg.report.baselines import commonest, filtered
 from hpcseg.report.measures import at
 from hpcseg.runs.record import SURE
 from hpcseg.sheet import COLOURS as _COLOURS
+from hpcseg.sigma import Share, Sigma, amount
 
 _OF_SPLIT = {"shuffled": "#0072B2", "blocked": "#D55E00"}
 _FILTER, _GREY, _PAPER = "#009E73", "#777777", "#000000"

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from hpcseg import metrics
-from hpcseg.config import shown
 from hpcseg.records.collect import Records
 from hpcseg.records.groups import Group, alike_but, axes_label, counterparts, flat
 from hpcseg.records.groups import axes as axes_of
@@ -15,6 +14,7 @@ from hpcseg.records.row import Row
 from hpcseg.report.measures import Column, Measure, at, gain, gain_of_slices, of_confusion, repeated, same_pixels
 from hpcseg.report.table import Block, Line, Number, Table, Text, Unit, marked_gains
 from hpcseg.statistics import difference, estimate
+from hpcseg.text import shown
 
 RIGHT = ": right"
 """How the columns of `compared` end that are of right pixels."""

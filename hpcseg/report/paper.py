@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hpcseg.config import CellConfig, shown
+from hpcseg.config import CellConfig
+from hpcseg.text import shown
 
 NOISE_FRACTIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """The columns of Table 2."""

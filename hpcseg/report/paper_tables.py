@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
-from hpcseg.config import SPLITS, NoiseLevel, in_words
+from hpcseg.config import SPLITS, NoiseLevel
 from hpcseg.records.collect import Records
 from hpcseg.records.groups import Group, alike_but
 from hpcseg.records.observations import VALIDATION, observations
@@ -14,6 +14,7 @@ from hpcseg.report import paper
 from hpcseg.report.baselines import SUBJECT, commonest, filtered
 from hpcseg.report.measures import at
 from hpcseg.report.table import Block, Line, Number, Table, Text, Unit
+from hpcseg.sigma import in_words
 from hpcseg.statistics import Estimate, estimate
 
 _PAPER, _OURS = ", paper", ", ours"

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from hpcseg.config import NoiseLevel, Share, Sigma, amount, shown
+from hpcseg.config import NoiseLevel
 from hpcseg.data import noise
 from hpcseg.data.classes import IGNORED
 from hpcseg.data.tiles import tile_corners
@@ -22,7 +22,9 @@ from hpcseg.records.row import CLEAN, Hole, Row
 from hpcseg.report import paper
 from hpcseg.report.curves import Drawn
 from hpcseg.report.measures import at
+from hpcseg.sigma import Share, Sigma, amount
 from hpcseg.statistics import estimate
+from hpcseg.text import shown
 
 Pictures = Mapping[str, np.ndarray]
 _Fill = Callable[[Row, Pictures], Figure]

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from hpcseg.config import shown
 from hpcseg.records.collect import Records
 from hpcseg.records.groups import FREE, Group, flat
 from hpcseg.report import paper
 from hpcseg.report.measures import at
 from hpcseg.report.table import Block, Line, Number, Table, Text, Unit
 from hpcseg.statistics import FEWEST, Estimate, distance, estimate
+from hpcseg.text import shown
 
 _PAPER = tuple(one.accuracy for one in (paper.TABLE_1[1], *paper.TABLE_2[:5]))
 _COLUMNS = ("clean, 0 %", *(f"{100 * fraction:g} %" for fraction in paper.NOISE_FRACTIONS), "distance")

@@ -13,7 +13,7 @@ import numpy as np
 from torch import nn
 
 from hpcseg import metrics
-from hpcseg.config import EvaluateConfig, NoiseLevel, Share
+from hpcseg.config import EvaluateConfig, NoiseLevel
 from hpcseg.data.batches import TileSource
 from hpcseg.data.classes import IGNORED
 from hpcseg.data.evenly import evenly
@@ -34,6 +34,7 @@ from hpcseg.segment.edges import near_edge
 from hpcseg.segment.network import Network, TrainedUNet, Wishes
 from hpcseg.segment.slices import WholeSlices
 from hpcseg.segment.sweep import Sweep
+from hpcseg.sigma import Share
 
 _EXAMPLES = 3
 """Tiles that are kept as pictures, evenly spaced over the test set."""

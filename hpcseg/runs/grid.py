@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcseg import __version__
-from hpcseg.config import CellConfig, NeedsConfig, ReportConfig, build_config, cell_from_dict, describes
+from hpcseg.config import CellConfig, NeedsConfig, ReportConfig, cell_from_dict
 from hpcseg.errors import ConfigError, HpcsegError, IncompleteError
 from hpcseg.files import remove_left
 from hpcseg.jobfile import JobConfig
@@ -31,6 +31,7 @@ from hpcseg.runs.record import (
 )
 from hpcseg.runs.state import State
 from hpcseg.runs.told import time_of
+from hpcseg.tables import build_config, describes
 from hpcseg.text import has_controls, is_cell_id
 
 MOST_CELLS_OF_A_JOB = 500

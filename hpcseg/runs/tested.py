@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpcseg.config import NOISE_MODELS, DataConfig, EvaluateConfig, NoiseLevel, Share, amount, describes, digest
+from hpcseg.config import NOISE_MODELS, DataConfig, EvaluateConfig, NoiseLevel, digest
 from hpcseg.data.evenly import evenly
 from hpcseg.errors import IncompleteError
 from hpcseg.runs.grid import Cell, planned_cells, read_plan
 from hpcseg.runs.record import RunFolder, read_baseline, read_json
+from hpcseg.sigma import Share, amount
+from hpcseg.tables import describes
 
 _SWEPT = 48
 """Levels of a sweep that are looked at; of a finer one, evenly spaced ones."""

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from hpcseg.config import shortened
 from hpcseg.errors import ConfigError, DatasetError
 from hpcseg.slices.sizes import refuse_many
 from hpcseg.slices.source import Form, Reading, Source
+from hpcseg.text import shortened
 
 _MOST_LISTED = 10
 _MOST_BYTES_KEPT = 256 * 2**20

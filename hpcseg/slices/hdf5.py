@@ -20,13 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from hpcseg.config import shortened
 from hpcseg.errors import ConfigError, DatasetError
 from hpcseg.hdf5 import h5py
 from hpcseg.slices.array import array_source, no_such, slab
 from hpcseg.slices.calibration import read_hdf5_voxel
 from hpcseg.slices.external import Reach
 from hpcseg.slices.source import Reading, Source, first_line, raise_faults, refusing
+from hpcseg.text import shortened
 
 PACKED_SLICES = "slices"
 _MOST_DEPTH = 12

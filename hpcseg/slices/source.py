@@ -18,10 +18,10 @@ from typing import Literal
 
 import numpy as np
 
-from hpcseg.config import shortened
 from hpcseg.errors import ConfigError, DatasetError, HpcsegError
 from hpcseg.slices.neighbours import neighbours
 from hpcseg.slices.sizes import refuse_large
+from hpcseg.text import shortened
 
 Form = Literal["folder", "stack", "hdf5", "zarr", "mrc", "raw", "nifti"]
 _MOST_FAULTS = 10

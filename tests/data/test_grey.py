@@ -10,13 +10,13 @@ import pytest
 import tifffile
 from slice_folder import hpcseg, write_label
 
-from hpcseg.config import Share
 from hpcseg.data import pack as packing
 from hpcseg.data import store
 from hpcseg.data.grey import GreyCounts, GreyScale, border, choose_scale, read_scale
 from hpcseg.data.notes import grey_notes
 from hpcseg.data.pack import pack
 from hpcseg.errors import DatasetError
+from hpcseg.sigma import Share
 
 SHARES = (0.001, 0.999)
 RNG = np.random.default_rng(0)

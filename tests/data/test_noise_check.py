@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from slice_folder import hpcseg
 
-from hpcseg.config import CellConfig, DataConfig, EvaluateConfig, Share, TrainConfig
+from hpcseg.config import CellConfig, DataConfig, EvaluateConfig, TrainConfig
 from hpcseg.data.grey import GreyScale
 from hpcseg.data.noise_check import check_noise
 from hpcseg.data.store import DatasetInfo, read_info
 from hpcseg.errors import ConfigError, DatasetError
+from hpcseg.sigma import Share
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ import pytest
 import torch
 from pretend_gpu import CUDA, pretend_gpu
 
-from hpcseg.config import Share
 from hpcseg.errors import HpcsegError
 from hpcseg.learn import checkpoint
+from hpcseg.sigma import Share
 
 
 def test_what_is_saved_is_loaded_bit_by_bit_and_nothing_else_is_left(tmp_path):

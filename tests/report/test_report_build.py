@@ -20,7 +20,6 @@ from test_report_tables import baselines
 from typer.testing import CliRunner
 
 from hpcseg.cli.app import app
-from hpcseg.config import Share
 from hpcseg.errors import ConfigError
 from hpcseg.jobfile import find_job, load_job
 from hpcseg.records.collect import collect
@@ -33,6 +32,7 @@ from hpcseg.report.tables import TABLES
 from hpcseg.runs.grid import Cell, Grid, write_plan
 from hpcseg.runs.grid import plan as planned
 from hpcseg.runs.record import RunFolder
+from hpcseg.sigma import Share
 
 JOBS = Path(__file__).parents[2] / "jobs"
 LARGE = '[[grid]]\ndata.tiles = "large"\ntrain.noise_fraction = [0.0, 0.5, 1.0]\ntrain.seed = [0, 1]\n'

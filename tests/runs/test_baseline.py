@@ -15,7 +15,7 @@ from scipy import ndimage
 from slice_folder import hpcseg
 
 from hpcseg import metrics
-from hpcseg.config import CellConfig, DataConfig, EvaluateConfig, NoiseLevel, Share
+from hpcseg.config import CellConfig, DataConfig, EvaluateConfig, NoiseLevel
 from hpcseg.data import noisy_tiles
 from hpcseg.data.batches import open_source
 from hpcseg.data.pack import pack
@@ -23,6 +23,7 @@ from hpcseg.report.build import publish
 from hpcseg.runs import baseline
 from hpcseg.runs.baseline import make_baselines
 from hpcseg.runs.record import RunFolder, read_baselines
+from hpcseg.sigma import Share
 
 LARGE = DataConfig(tiles="2x2", tile_size=64)
 EVALUATE = EvaluateConfig(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from rank_runner import run_cell_stage, run_ranks
 
-from hpcseg.config import CellConfig, DataConfig, EvaluateConfig, NeedsConfig, ReportConfig, Share, TrainConfig
+from hpcseg.config import CellConfig, DataConfig, EvaluateConfig, NeedsConfig, ReportConfig, TrainConfig
 from hpcseg.data.store import read_info
 from hpcseg.jobfile import JobConfig
 from hpcseg.learn import checkpoint
@@ -19,6 +19,7 @@ from hpcseg.runs.record import RunFolder, read_lines, write_record
 from hpcseg.segment import network
 from hpcseg.segment.slices import WholeSlices
 from hpcseg.segment.sweep import Sweep
+from hpcseg.sigma import Share
 
 # 39 test tiles are 2 chunks at 3 noise levels; and they come from 15 slices, which are cut into tiles.
 PIECES = 2 * 3 + 16
