@@ -55,6 +55,8 @@ class SliceResult:
     """Share of pixels far outside of the grey values of the training."""
     sha256: str = ""
     """Of the grey values that were segmented; empty in journals of before it was kept."""
+    around: tuple[str, ...] = ()
+    """The same of all slices that the network took with it, the middle one among them; none where it took one alone."""
 
     @property
     def strange(self) -> bool:
@@ -214,6 +216,9 @@ class Journal:
     def commit(self, seconds: float) -> None:
         """All added slices are on the disk; `seconds` of work went by since the last call."""
         lines = [{**asdict(result), "outside": round(result.outside, 6)} for result in self._waiting]
+        for line in lines:
+            if not line["around"]:
+                del line["around"]
         peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         append_lines(self._file, [*lines, {"seconds": round(seconds, 4), "peak_memory_mib": peak}], durable=False)
         self._waiting.clear()

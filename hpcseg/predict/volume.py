@@ -124,14 +124,17 @@ def _facts(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 def _pixels(folder: OutFolder, volume: Source, on_slice: OnSlice) -> list[str]:
     """Which of the slices that were read have other pixels."""
-    before = folder.hashes()
+    before = {volume.place(index): sha256 for index, sha256 in folder.hashes().items()}
     if not all(before.values()):
         return ["its files were copied or written to, and an earlier hpcseg kept no hashes of its pixels"]
+    for one in folder.done().values():
+        # Some of them are segmented later, or never.
+        before |= zip(volume.around(one.index, len(one.around) // 2), one.around, strict=False)
     different = []
-    hashes = ahead(lambda index: sha256_of(volume.read(index)), before)
-    for count, (index, sha256) in enumerate(zip(before, hashes, strict=True), start=1):
-        if sha256 != before[index]:
-            different.append(volume.names[index])
+    hashes = ahead(lambda place: sha256_of(volume.read_at(place)), before)
+    for count, (place, sha256) in enumerate(zip(before, hashes, strict=True), start=1):
+        if sha256 != before[place]:
+            different.append((volume.whole or volume).names[place])
         on_slice(count, len(before))
     what = f"{len(different)} of the {len(before)} slices that were read have other pixels now"
     return [f"{what}: {_listed(different)}"] if different else []

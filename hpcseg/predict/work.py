@@ -94,6 +94,8 @@ class _Read:
     """(H, W) bool, where there is no grey value; None: nowhere."""
     sha256: str
     """Of the grey values."""
+    around: tuple[str, ...] = ()
+    """As `SliceResult.around`."""
 
 
 def segment(prediction: Prediction) -> Iterator[tuple[dict[str, np.ndarray], SliceResult]]:
@@ -135,7 +137,8 @@ def _answers(
     for index, places in zip(slices, around, strict=True):
         # What the next one shares with those before, it shares with this one.
         held = {place: held[place] if place in held else next(coming) for place in dict.fromkeys(places)}
-        read = replace(held[volume.place(index)], index=index)
+        hashes = tuple(held[place].sha256 for place in places) if len(places) > 1 else ()
+        read = replace(held[volume.place(index)], index=index, around=hashes)
         image = np.stack([held[place].image for place in places])
         yield read, network.answer(image, network.tile_edge(*read.image.shape))
 
@@ -162,7 +165,7 @@ def _layers_of(prediction: Prediction, read: _Read, answer: Answer) -> tuple[dic
         for name, of_layer in pixels.items():
             of_layer[read.outside] = prediction.outside_values[name]
     counts = tuple(int(count) for count in np.bincount(classes, minlength=len(values)))
-    return pixels, SliceResult(read.index, counts, share_outside(image, card), read.sha256)
+    return pixels, SliceResult(read.index, counts, share_outside(image, card), read.sha256, read.around)
 
 
 class _Line:

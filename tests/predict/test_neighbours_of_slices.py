@@ -25,7 +25,7 @@ from hpcseg.jobfile import JobConfig
 from hpcseg.predict import work as working
 from hpcseg.predict.bioimageio import _channels, _example
 from hpcseg.predict.model_file import Model, export, open_cell, open_file
-from hpcseg.predict.request import begin, part_of, read_request
+from hpcseg.predict.request import Request, begin, part_of, read_request
 from hpcseg.runs.execute import run_cell
 from hpcseg.runs.grid import Cell, plan, write_plan
 from hpcseg.runs.record import RunFolder
@@ -153,6 +153,21 @@ def test_some_slices_are_segmented_as_among_all(whole, model_file, dataset, tmp_
     assert answered.exit_code == 0, answered.output
     with h5py.File(tmp_path / "out" / "labels.h5") as file:
         np.testing.assert_array_equal(file["labels"], whole[1][chosen])
+
+
+@pytest.mark.parametrize(("changed", "told"), [(5, True), (6, True), (13, False)])
+def test_a_neighbour_that_was_changed_since_is_told_though_it_is_not_segmented(
+    model_file, tiny_folder, tmp_path, changed, told
+):
+    (tmp_path / "in").mkdir()
+    for place, file in enumerate(sorted((tiny_folder / "data").iterdir())):
+        tifffile.imwrite(tmp_path / "in" / f"s{place:02d}.tif", tifffile.imread(file))
+    request = Request(models=(model_file,), source=tmp_path / "in", out=tmp_path / "out", slices=(8, 12))
+    assert working.work(begin(request), [0])  # the eighth slice, with those at the places 5 to 9
+    file = tmp_path / "in" / f"s{changed:02d}.tif"
+    tifffile.imwrite(file, tifffile.imread(file) // 2)
+    answered = hpcseg("predict", model_file, tmp_path / "in", "-o", tmp_path / "out", "--slices", "8-12")
+    assert (answered.exit_code, f"have other pixels now: {file.name}" in answered.output) == (2 if told else 0, told)
 
 
 def test_an_array_is_a_stack_without_holes(whole, model_file, dataset):

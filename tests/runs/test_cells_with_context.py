@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from hpcseg.runs.execute import run_cell
 from hpcseg.runs.finding import plan_run
 from hpcseg.runs.grid import Cell, write_plan
 from hpcseg.runs.inputs import load_model
-from hpcseg.runs.record import read_baselines, read_lines
+from hpcseg.runs.record import read_baselines, read_json, read_lines
 
 _JOB = """
 [data]
@@ -80,6 +81,17 @@ def test_two_ranks_train_to_the_same_losses_to_rounding(cells):
     for one, two in zip(ones, twos, strict=True):
         # fp32 has 24 bits; 6 steps of Adam stay within a few hundred units of rounding.
         assert two["train_loss"] == pytest.approx(one["train_loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_stopped_training_ends_in_the_same_bits(cells, tmp_path, tiny_dataset, steps):
+    cell, asked = planned(tmp_path, tiny_dataset), itertools.count()
+    assert run_cell(cell.folder, "train", should_stop=lambda: next(asked) == steps) == "stopped"
+    assert cell.folder.checkpoint_file.exists() and not cell.folder.training_file.exists()
+    assert run_cell(cell.folder, "train", should_stop=lambda: False) == "finished"
+    hashes = [read_json(one.folder.training_file)["model_sha256"] for one in (cells[1], cell)]
+    assert hashes[0] == hashes[1]
+    assert read_lines(cell.folder.metrics_file) == read_lines(cells[1].folder.metrics_file)
 
 
 def test_two_ranks_count_the_same_pixels_of_the_same_model(cells, evaluated, tmp_path, tiny_dataset):
