@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
 
 from hpcseg.data.grey import GreyScale
 from hpcseg.data.noise import for_each_tile
@@ -33,6 +32,8 @@ def exposed(counts: np.ndarray, keys: np.ndarray, grey: GreyScale, *, seed: int,
     Returns:
         The tiles, float32 in counts.
     """
+    from scipy.ndimage import gaussian_filter
+
     changed = counts.astype(np.float32)
     low, high = grey.quantiles if grey.quantiles and grey.span else (grey.low, grey.high)
 

@@ -17,7 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
 
 from hpcseg.config import NoiseLevel, TrainConfig, noise_models
 from hpcseg.data.grey import GreyScale
@@ -77,6 +76,8 @@ def noisy_tile(
 
 def _blurred(noise: np.ndarray) -> np.ndarray:
     """By a Gaussian of one pixel; round the edges, so that the noise is as strong there."""
+    from scipy.ndimage import gaussian_filter
+
     blurred: np.ndarray = gaussian_filter(noise, _BLUR, mode="wrap")
     return blurred
 
