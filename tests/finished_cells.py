@@ -9,8 +9,9 @@ from hpcseg.config import CellConfig, NeedsConfig, ReportConfig
 from hpcseg.data.batches import open_source
 from hpcseg.data.store import read_info
 from hpcseg.jobfile import JobConfig
+from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import plan, write_plan
-from hpcseg.runs.record import RunFolder, write_json
+from hpcseg.runs.record import write_json
 
 
 def finished_run(folder: Path, dataset: Path, *cells: CellConfig, split: str | None = None) -> RunFolder:

@@ -9,7 +9,8 @@ import numpy as np
 from slice_folder import hpcseg
 
 from hpcseg.data.store import read_info
-from hpcseg.runs.record import CellFolder, read_lines
+from hpcseg.runs.folder import CellFolder
+from hpcseg.runs.record import read_lines
 
 
 def predicted(model: Path, dataset: Path, out: Path, *options: object) -> dict[int, list[list[int]]]:

@@ -72,7 +72,7 @@ def run_cell_stage(folder: Path, stage: str, stop_after_steps: int | None = None
     """
     from hpcseg.learn import ranks
     from hpcseg.runs.execute import run_cell
-    from hpcseg.runs.record import CellFolder
+    from hpcseg.runs.folder import CellFolder
 
     asked = 0
     if stop_after_steps is not None:
@@ -91,7 +91,7 @@ def two_ranks_agree_with_one(cell: Cell, folder: Path) -> None:
     """Evaluate a finished cell again on two ranks, then train it again on them, in a copy of its run in `folder`."""
     import numpy as np
 
-    from hpcseg.runs.record import RunFolder
+    from hpcseg.runs.folder import RunFolder
 
     copy = folder / "runs" / cell.folder.path.parents[1].name
     shutil.copytree(cell.folder.path.parents[1], copy)

@@ -25,7 +25,8 @@ from hpcseg.predict import card
 from hpcseg.records.collect import collect
 from hpcseg.runs import record
 from hpcseg.runs.baseline import make_baselines
-from hpcseg.runs.record import STOPS, RunFolder, read_baseline, read_lines, write_json, write_record
+from hpcseg.runs.folder import RunFolder
+from hpcseg.runs.record import STOPS, read_baseline, read_lines, write_json, write_record
 
 ROOT = Path(__file__).parents[1]
 SCHEMA = (ROOT / "hpcseg/SCHEMA.md").read_text()

@@ -19,8 +19,9 @@ from hpcseg.cluster.retry import read_resources
 from hpcseg.config import NeedsConfig
 from hpcseg.errors import ConfigError, IncompleteError
 from hpcseg.jobfile import find_job, load_job
+from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import plan, read_plan, write_plan
-from hpcseg.runs.record import RunFolder, write_json, write_record
+from hpcseg.runs.record import write_json, write_record
 from hpcseg.text import for_terminal
 
 EVIL = "x\ntouch pwned #"

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from hpcseg.cli import console
 from hpcseg.errors import IncompleteError
-from hpcseg.runs.record import CellFolder
+from hpcseg.runs.folder import CellFolder
 from hpcseg.runs.told import finished_epochs
 
 _WIDEST_NAME = 34

@@ -27,7 +27,7 @@ def demo(
     """Make a synthetic three-phase sample, pack it, train on it, report and segment it: two minutes on two cores."""
     from hpcseg.data.sample import write_sample
     from hpcseg.predict.outcome import OutFolder
-    from hpcseg.runs.record import RunFolder
+    from hpcseg.runs.folder import RunFolder
 
     dataset, run = folder / "dataset.h5", folder / "runs" / "demo"
     if not dataset.exists():

@@ -207,7 +207,7 @@ def _predict_here(request: Request) -> None:
 
 def _show_models(prediction: Prediction) -> None:
     """Print which models segment, and where they are from: a pattern does not say it."""
-    from hpcseg.runs.record import RunFolder
+    from hpcseg.runs.folder import RunFolder
 
     for model, path in zip(prediction.models, prediction.request.models, strict=True):
         where = f"run {path.parents[1]}" if path.is_dir() else f"file {path}"

@@ -21,7 +21,7 @@ from hpcseg.signals import like_ctrl_c
 
 if TYPE_CHECKING:
     from hpcseg.report.build import Report
-    from hpcseg.runs.record import RunFolder
+    from hpcseg.runs.folder import RunFolder
 
 # What a page of some dozen cells takes to build, several times.
 _SECONDS_BETWEEN_PAGES = 60

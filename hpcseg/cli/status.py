@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from hpcseg.cli.curves import LossCurves
     from hpcseg.cluster.states import CellStatus, RunStatus
-    from hpcseg.runs.record import RunFolder
+    from hpcseg.runs.folder import RunFolder
 
 # Title, header, summary and prompt.
 _LINES_BELOW = 5

@@ -12,7 +12,7 @@ from hpcseg.runs.state import State
 
 if TYPE_CHECKING:
     from hpcseg.cluster.states import RunStatus
-    from hpcseg.runs.record import RunFolder
+    from hpcseg.runs.folder import RunFolder
 
 _SECONDS_BETWEEN_LOOKS = 5.0
 # A cell of a local grid may have ended one stage and not yet begun the next; and squeue may miss its time once.

@@ -20,8 +20,8 @@ from hpcseg.cluster.executor import cell_executor, report_executor
 from hpcseg.cluster.profile import Resources
 from hpcseg.cluster.scheduler import hides_jobs, no_controller
 from hpcseg.files import make_folder
+from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.frozen import freeze
-from hpcseg.runs.record import RunFolder
 
 _SECONDS_FOR_A_COMMAND = 10
 _LITTLE, _VERY_LITTLE = 2_000_000_000, 100_000_000

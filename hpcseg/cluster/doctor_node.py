@@ -23,9 +23,10 @@ from hpcseg.cluster.probe import HELD, TOKEN, Probe
 from hpcseg.cluster.profile import Resources
 from hpcseg.errors import IncompleteError, SchedulerError
 from hpcseg.files import make_folder
+from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.frozen import freeze
 from hpcseg.runs.provenance import package_sha256
-from hpcseg.runs.record import RunFolder, read_json
+from hpcseg.runs.record import read_json
 from hpcseg.runs.state import State
 
 WITHOUT_SCONTROL = (

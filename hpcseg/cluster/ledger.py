@@ -30,9 +30,10 @@ from typing import Any, Literal
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from hpcseg.errors import SchedulerError
+from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.gate import claim
 from hpcseg.runs.provenance import command_line
-from hpcseg.runs.record import RunFolder, append_event, check_types, read_all_lines
+from hpcseg.runs.record import append_event, check_types, read_all_lines
 from hpcseg.runs.told import time_of
 
 _SECONDS_FOR_LOCK = 120.0

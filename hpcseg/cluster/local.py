@@ -26,9 +26,10 @@ from hpcseg.cluster.logs import read_mark
 from hpcseg.errors import ConfigError
 from hpcseg.files import open_regular
 from hpcseg.runs import gpus
+from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.frozen import freeze, in_frozen
 from hpcseg.runs.grid import MOST_CELLS_OF_A_JOB, Cell
-from hpcseg.runs.record import STOPS, RunFolder, append_event
+from hpcseg.runs.record import STOPS, append_event
 from hpcseg.runs.state import Stage, State
 from hpcseg.runs.told import read_failure, read_progress, time_of
 from hpcseg.signals import Stop, out_of_reach

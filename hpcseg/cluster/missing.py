@@ -9,8 +9,8 @@ from pathlib import Path
 from hpcseg.cluster import ledger, scheduler
 from hpcseg.cluster.heartbeat import heartbeat
 from hpcseg.cluster.ledger import Booked, Ledger
+from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import Cell, Grid
-from hpcseg.runs.record import RunFolder
 from hpcseg.runs.state import State
 from hpcseg.runs.told import read_failure, time_of
 from hpcseg.runs.wish import is_left_out

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from hpcseg.cluster import worker
-from hpcseg.runs.record import CellFolder, RunFolder
+from hpcseg.runs.folder import CellFolder, RunFolder
 
 
 def runs_cell(pid: object, cell: CellFolder) -> bool:

@@ -12,8 +12,9 @@ from hpcseg.cluster.sender import Submission
 from hpcseg.cluster.states import RunStatus, run_status
 from hpcseg.cluster.submit import submit_missing
 from hpcseg.errors import IncompleteError, SchedulerError
+from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import read_grid
-from hpcseg.runs.record import RunFolder, append_event, read_json
+from hpcseg.runs.record import append_event, read_json
 from hpcseg.runs.state import State
 from hpcseg.tables import build_config
 

@@ -25,8 +25,8 @@ from hpcseg.cluster.profile import Resources
 from hpcseg.cluster.tasks.cell import CellsTask
 from hpcseg.cluster.tasks.report import ReportTask
 from hpcseg.errors import SchedulerError
+from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import Cell, Grid
-from hpcseg.runs.record import RunFolder
 
 _T = TypeVar("_T")
 

@@ -23,9 +23,9 @@ from hpcseg.errors import IncompleteError
 from hpcseg.metrics import accuracy
 from hpcseg.records.collect import trained_record
 from hpcseg.records.row import Hole
+from hpcseg.runs.folder import CellFolder, RunFolder
 from hpcseg.runs.grid import Cell, planned_cells, read_plan
 from hpcseg.runs.names import short_names
-from hpcseg.runs.record import CellFolder, RunFolder
 from hpcseg.runs.state import State
 from hpcseg.runs.told import finished_epochs
 

@@ -22,11 +22,12 @@ from hpcseg.cluster.submit import in_jobs
 from hpcseg.cluster.template import Template, cancel_command, cancel_job, read_template, submit_script
 from hpcseg.errors import ConfigError, SchedulerError
 from hpcseg.files import write_bytes
+from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.frozen import freeze, shell_lines
 from hpcseg.runs.gpus import ASKED
 from hpcseg.runs.grid import Cell, Grid, check_numerics, write_plan
 from hpcseg.runs.names import short_names
-from hpcseg.runs.record import RunFolder, write_json
+from hpcseg.runs.record import write_json
 from hpcseg.runs.wish import leave_out
 from hpcseg.text import refuse_controls
 

@@ -18,8 +18,8 @@ from hpcseg.cluster.submit import in_arrays, largest_array, require_slurm
 from hpcseg.cluster.tasks.predict import JoinTask, PredictTask
 from hpcseg.errors import ConfigError
 from hpcseg.predict.request import Prediction, part_of
+from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.frozen import freeze
-from hpcseg.runs.record import RunFolder
 
 NO_SLURM = "Leave --slurm, --partition and --profile out, and it is predicted on this machine."
 """What a user can do where there is no Slurm."""

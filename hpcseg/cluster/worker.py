@@ -12,7 +12,7 @@ import submitit
 from submitit.core.logger import get_logger
 
 from hpcseg.cluster.tasks.cell import CellsTask
-from hpcseg.runs.record import RunFolder
+from hpcseg.runs.folder import RunFolder
 
 _MODULE = "hpcseg.cluster.worker"
 

@@ -27,9 +27,10 @@ from hpcseg.learn.unet import UNet
 from hpcseg.memory import free_host_bytes
 from hpcseg.metrics import accuracy
 from hpcseg.predict.card import ModelCard, grey_quantiles, read_card
+from hpcseg.runs.folder import CellFolder
 from hpcseg.runs.grid import Cell, read_cell
 from hpcseg.runs.inputs import load_model
-from hpcseg.runs.record import CHANGED, CHECKSUM, CellFolder, read_json, was_changed, with_checksum
+from hpcseg.runs.record import CHANGED, CHECKSUM, read_json, was_changed, with_checksum
 from hpcseg.segment.network import TrainedUNet
 from hpcseg.slices.source import first_line
 from hpcseg.text import shortened

@@ -17,8 +17,9 @@ from hpcseg.data.splits import NO_GAP, few_test_slices
 from hpcseg.records.accept import Refused, accept_evaluation, accept_training, epochs_so_far, refuse_changed
 from hpcseg.records.groups import Group, Position, differing, grouped, select
 from hpcseg.records.row import Hole, Row
+from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import Cell, command_that_runs, planned_cells, read_plan
-from hpcseg.runs.record import RunFolder, read_json
+from hpcseg.runs.record import read_json
 from hpcseg.tables import build_config
 
 

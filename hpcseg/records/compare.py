@@ -11,8 +11,9 @@ from hpcseg.numerics import describe_code
 from hpcseg.records.collect import Records, collect, read_row
 from hpcseg.records.groups import grouped
 from hpcseg.records.row import Row
+from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import read_cell
-from hpcseg.runs.record import RunFolder, read_json
+from hpcseg.runs.record import read_json
 
 _REPORT = ReportConfig(tables=("compared", "axes", "resources"))
 _AS_IN_THE_JOB = "the job file's own"

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from hpcseg.errors import IncompleteError
 from hpcseg.numerics import describe_code
 from hpcseg.records.collect import Records
-from hpcseg.runs.record import RunFolder, read_lines
+from hpcseg.runs.folder import RunFolder
+from hpcseg.runs.record import read_lines
 from hpcseg.runs.told import time_of
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from hpcseg.errors import ConfigError
 from hpcseg.files import read_regular, write_bytes
 from hpcseg.records.collect import Records
+from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import read_plan
-from hpcseg.runs.record import MOST_BYTES_OF_LINES, RunFolder
+from hpcseg.runs.record import MOST_BYTES_OF_LINES
 
 
 def copy_records(records: Records, target: RunFolder) -> None:

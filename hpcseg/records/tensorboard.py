@@ -16,8 +16,9 @@ from typing import Any
 from hpcseg.errors import IncompleteError
 from hpcseg.files import open_regular, read_regular, write_bytes
 from hpcseg.records.accept import epochs_so_far
+from hpcseg.runs.folder import CellFolder, RunFolder
 from hpcseg.runs.grid import Cell, planned_cells, read_plan
-from hpcseg.runs.record import MOST_BYTES_OF_LINES, CellFolder, RunFolder, read_lines
+from hpcseg.runs.record import MOST_BYTES_OF_LINES, read_lines
 from hpcseg.runs.told import time_of
 from hpcseg.slices.extras import load_extra
 

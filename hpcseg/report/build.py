@@ -21,7 +21,7 @@ from hpcseg.report.page import Content, Live
 from hpcseg.report.paper_tables import beside_the_papers
 from hpcseg.report.table import table_csv
 from hpcseg.report.tables import TABLES
-from hpcseg.runs.record import RunFolder
+from hpcseg.runs.folder import RunFolder
 
 _PAGE = "report.html"
 _WITH_A_FILTER = {"table1", "table2", "figure3", "figure7"}

@@ -29,9 +29,10 @@ from hpcseg.data.store import read_info
 from hpcseg.data.tile_sets import TileSet
 from hpcseg.errors import HpcsegError, IncompleteError
 from hpcseg.runs import provenance
+from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import planned_cells, read_plan
 from hpcseg.runs.machine import device_facts
-from hpcseg.runs.record import SCHEMA, RunFolder, read_baseline, write_record
+from hpcseg.runs.record import SCHEMA, read_baseline, write_record
 from hpcseg.runs.tested import TestSet, holds, test_sets
 from hpcseg.segment.edges import BANDS, edge_bands, near_edge
 from hpcseg.segment.grey_filter import BLURS, GreyFilter, blurred, fit_filters, order_by_grey

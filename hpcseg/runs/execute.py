@@ -14,11 +14,12 @@ from hpcseg.launch.environment import host, read_environment
 from hpcseg.learn.ranks import Ranks, join
 from hpcseg.runs import provenance
 from hpcseg.runs.evaluation import evaluate
+from hpcseg.runs.folder import CellFolder, RunFolder
 from hpcseg.runs.gate import require_own
 from hpcseg.runs.grid import Cell, read_cell
 from hpcseg.runs.inputs import Handed
 from hpcseg.runs.machine import forget_peak_memory, refuse_unmeant_cpu
-from hpcseg.runs.record import CellFolder, RunFolder, write_json, write_text
+from hpcseg.runs.record import write_json, write_text
 from hpcseg.runs.state import Stage, State
 from hpcseg.runs.told import read_failure, time_of
 from hpcseg.runs.training import train

@@ -11,10 +11,10 @@ from pathlib import Path
 from hpcseg.counted import counted
 from hpcseg.errors import ConfigError, HpcsegError, IncompleteError
 from hpcseg.jobfile import find_job, load_job
+from hpcseg.runs.folder import CellFolder, RunFolder, newest_run
 from hpcseg.runs.gate import require_own
 from hpcseg.runs.grid import Cell, Grid, plan, planned_cells, read_plan
 from hpcseg.runs.names import short_names
-from hpcseg.runs.record import CellFolder, RunFolder, newest_run
 
 RUNS = Path("runs")
 OWN_JOB = "segment"

@@ -15,9 +15,10 @@ from pathlib import Path
 
 from hpcseg.errors import HpcsegError, IncompleteError
 from hpcseg.files import write_bytes
+from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.gate import claim, require_own_code
 from hpcseg.runs.provenance import ORIGIN, commit, diff, files_sha256, package_files
-from hpcseg.runs.record import RunFolder, read_json
+from hpcseg.runs.record import read_json
 
 
 def freeze(run: RunFolder, *, write: bool = True) -> Path:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from hpcseg.errors import ConfigError
 from hpcseg.files import make_folder
-from hpcseg.runs.record import RunFolder
+from hpcseg.runs.folder import RunFolder
 
 
 def why_foreign(run: RunFolder) -> str:

@@ -16,19 +16,9 @@ from hpcseg.errors import ConfigError, HpcsegError, IncompleteError
 from hpcseg.files import remove_left
 from hpcseg.jobfile import JobConfig
 from hpcseg.numerics import NUMERICS
+from hpcseg.runs.folder import CellFolder, RunFolder
 from hpcseg.runs.provenance import command_line, commit, diff, diff_sha256, now
-from hpcseg.runs.record import (
-    SCHEMA,
-    STOPS,
-    CellFolder,
-    RunFolder,
-    check_types,
-    read_json,
-    read_lines,
-    read_record,
-    write_record,
-    write_text,
-)
+from hpcseg.runs.record import SCHEMA, STOPS, check_types, read_json, read_lines, read_record, write_record, write_text
 from hpcseg.runs.state import State
 from hpcseg.runs.told import time_of
 from hpcseg.tables import build_config, describes

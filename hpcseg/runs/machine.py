@@ -15,8 +15,9 @@ from hpcseg.errors import HpcsegError, IncompleteError
 from hpcseg.learn.ranks import Ranks
 from hpcseg.memory import forget_peak, peak_bytes
 from hpcseg.runs import gpus
+from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.provenance import slurm_job
-from hpcseg.runs.record import RunFolder, read_json
+from hpcseg.runs.record import read_json
 
 
 def device_facts(device: torch.device) -> dict[str, Any]:

@@ -1,33 +1,6 @@
-"""The files of a run: their names, how they are written, how they are read. No torch, no cluster.
+"""Records as files: how they are written, and how they are read. No torch, no cluster.
 
-    RUN/grid.json                      the cells that belong to the run, the data and the code behind them
-    RUN/code-HASH.diff                 what was changed in the checkout, where it was not clean
-    RUN/code/HASH/                     the package as it was at a submission; its jobs run this copy
-    RUN/submissions.jsonl              one line per job that was handed out, here or to Slurm
-    RUN/resources.json                 what a cell's job asked of Slurm last
-    RUN/template.sh                    the job script of --submit-with, where that submitted last
-    RUN/logs/                          logs, sbatch scripts and pickles of submitit
-    RUN/report/                        what `hpcseg report` builds
-    RUN/tensorboard/                   what `hpcseg tensorboard` writes
-    RUN/baselines/NAME-DIGEST.json     what the commonest class and a filter reach on the test tiles of some cells
-    RUN/cells/CELL/config.json         all settings of the cell, written before anything runs
-                   metrics.jsonl       one line per epoch; the same bits for the same cell
-                   events.jsonl        what happened when: starts, resumes, stops, seconds per epoch
-                   progress.json       heartbeat of a cell that runs
-                   checkpoint.pt       where a killed training goes on
-                   checkpoint-previous.pt   the one before, should that be damaged
-                   evaluation-checkpoint.pt where a killed evaluation goes on
-                   model.pt            the trained weights
-                   training.json       exists when the training is finished
-                   evaluation.json     exists when the evaluation is finished
-                   slices.jsonl        right pixels and whole slices' confusion matrices, one line per test slice
-                   examples.npz        pictures of some test tiles and of a slice, where the cell keeps them
-                   extremes.npz        pictures of the best and of the worst test slice, of a bounded size
-                   failure.json        why the last attempt ended, if it failed
-
-The small files of a cell are a complete record: `hpcseg report --publish` copies exactly them. grid.json, config.json,
-training.json, evaluation.json and the baselines carry a checksum of their own content; training.json has that of
-metrics.jsonl, evaluation.json those of slices.jsonl and of the pictures.
+grid.json, config.json, training.json, evaluation.json and the baselines carry a checksum of their own content.
 """
 
 from __future__ import annotations
@@ -38,13 +11,13 @@ import os
 import reprlib
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hpcseg.config import NoiseLevel
 from hpcseg.errors import ConfigError, IncompleteError
 from hpcseg.files import make_folder, open_regular, read_regular, write_bytes
+from hpcseg.runs.folder import RunFolder
 
 SCHEMA = 2
 """Of records with a checksum. Those of schema 1 have none, and are read as ever."""
@@ -59,173 +32,6 @@ STOPS = {"train": "stop", "evaluate": "evaluation stopped"}
 
 SURE = ("probability", "uncertainty")
 """What a point of evaluation.json calls the counts of how sure the model is, as `count_sure` has them."""
-
-
-@dataclass(frozen=True)
-class CellFolder:
-    """The folder of one cell; owns the names of all its files."""
-
-    path: Path
-
-    @property
-    def id(self) -> str:
-        """The cell's id is the folder's name."""
-        return self.path.name
-
-    @property
-    def config_file(self) -> Path:
-        return self.path / "config.json"
-
-    @property
-    def metrics_file(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    @property
-    def events_file(self) -> Path:
-        return self.path / "events.jsonl"
-
-    @property
-    def progress_file(self) -> Path:
-        return self.path / "progress.json"
-
-    @property
-    def checkpoint_file(self) -> Path:
-        return self.path / "checkpoint.pt"
-
-    @property
-    def previous_checkpoint_file(self) -> Path:
-        return self.path / "checkpoint-previous.pt"
-
-    @property
-    def evaluation_checkpoint_file(self) -> Path:
-        return self.path / "evaluation-checkpoint.pt"
-
-    @property
-    def model_file(self) -> Path:
-        return self.path / "model.pt"
-
-    @property
-    def training_file(self) -> Path:
-        return self.path / "training.json"
-
-    @property
-    def evaluation_file(self) -> Path:
-        return self.path / "evaluation.json"
-
-    @property
-    def slices_file(self) -> Path:
-        return self.path / "slices.jsonl"
-
-    @property
-    def examples_file(self) -> Path:
-        return self.path / "examples.npz"
-
-    @property
-    def extremes_file(self) -> Path:
-        return self.path / "extremes.npz"
-
-    @property
-    def failure_file(self) -> Path:
-        return self.path / "failure.json"
-
-    @property
-    def cancel_file(self) -> Path:
-        return self.path / "cancel.json"
-
-    @property
-    def lock_file(self) -> Path:
-        return self.path / "lock"
-
-    def record_files(self) -> tuple[Path, ...]:
-        """The small files that make up the cell's published record."""
-        return (
-            *(self.config_file, self.metrics_file, self.events_file, self.training_file),
-            *(self.evaluation_file, self.slices_file, self.examples_file, self.extremes_file),
-        )
-
-
-@dataclass(frozen=True)
-class RunFolder:
-    """The folder of one run of a job."""
-
-    path: Path
-
-    @property
-    def grid_file(self) -> Path:
-        return self.path / "grid.json"
-
-    def diff_file(self, diff_sha256: str) -> Path:
-        """What was changed in the checkout since its commit, when the run was planned."""
-        return self.path / f"code-{diff_sha256[:8]}.diff"
-
-    def code(self, package_sha256: str) -> Path:
-        """The frozen copy of the package with this hash; this folder is what has to be on the path of Python."""
-        return self.codes / package_sha256[:16]
-
-    @property
-    def submissions_file(self) -> Path:
-        return self.path / "submissions.jsonl"
-
-    @property
-    def resources_file(self) -> Path:
-        return self.path / "resources.json"
-
-    @property
-    def template_file(self) -> Path:
-        return self.path / "template.sh"
-
-    @property
-    def lock_file(self) -> Path:
-        return self.path / "lock"
-
-    @property
-    def logs(self) -> Path:
-        return self.path / "logs"
-
-    @property
-    def codes(self) -> Path:
-        """Where the frozen copies of the package are."""
-        return self.path / "code"
-
-    @property
-    def report(self) -> Path:
-        return self.path / "report"
-
-    @property
-    def tensorboard(self) -> Path:
-        return self.path / "tensorboard"
-
-    @property
-    def baselines(self) -> Path:
-        return self.path / "baselines"
-
-    def baseline_file(self, name: str) -> Path:
-        """What needs no network on one test set, by the name that `runs.baseline` gives it."""
-        return self.baselines / f"{name}.json"
-
-    @property
-    def cells(self) -> Path:
-        return self.path / "cells"
-
-    def cell(self, cell_id: str) -> CellFolder:
-        """The folder of a cell by its id."""
-        return CellFolder(self.cells / cell_id)
-
-    def cell_folders(self) -> list[CellFolder]:
-        """All cell folders that exist, sorted by id, whether or not the grid still lists them."""
-        return [CellFolder(path) for path in sorted(self.cells.glob("*/")) if path.is_dir()]
-
-
-def newest_run(runs: Path) -> RunFolder:
-    """The run under `runs` whose grid was planned last.
-
-    Raises:
-        IncompleteError: there is no run.
-    """
-    grids = sorted(runs.glob("*/grid.json"), key=lambda path: path.stat().st_mtime)
-    if not grids:
-        raise IncompleteError(f"There is no run under {runs}/. Start one with `hpcseg grid`, or name one with --run.")
-    return RunFolder(grids[-1].parent)
 
 
 def write_json(path: Path, content: Mapping[str, Any], *, durable: bool = True, private: bool = False) -> None:

@@ -15,8 +15,9 @@ from typing import Any
 from hpcseg.config import NOISE_MODELS, DataConfig, EvaluateConfig, NoiseLevel, digest
 from hpcseg.data.evenly import evenly
 from hpcseg.errors import IncompleteError
+from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import Cell, planned_cells, read_plan
-from hpcseg.runs.record import RunFolder, read_baseline, read_json
+from hpcseg.runs.record import read_baseline, read_json
 from hpcseg.sigma import Share, amount
 from hpcseg.tables import describes
 

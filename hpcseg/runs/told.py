@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from hpcseg.errors import IncompleteError
-from hpcseg.runs.record import CellFolder, check_types, read_all_lines, read_json
+from hpcseg.runs.folder import CellFolder
+from hpcseg.runs.record import check_types, read_all_lines, read_json
 
 _BEAT = {
     **dict.fromkeys(("epoch", "epochs", "step", "steps_per_epoch", "pid"), int),

@@ -21,11 +21,12 @@ from hpcseg.learn.objective import class_weights
 from hpcseg.learn.precision import agree_on_precision
 from hpcseg.learn.ranks import Ranks
 from hpcseg.learn.unet import build_unet
+from hpcseg.runs.folder import CellFolder
 from hpcseg.runs.grid import Cell
 from hpcseg.runs.heartbeat import Heartbeat, say_what_is_lost
 from hpcseg.runs.inputs import Handed, planned_provenance, planned_source, seconds_between_checkpoints
 from hpcseg.runs.machine import describe_process, peak_memory_mib
-from hpcseg.runs.record import SCHEMA, STOPS, CellFolder, append_event, read_json, read_lines, write_record, write_text
+from hpcseg.runs.record import SCHEMA, STOPS, append_event, read_json, read_lines, write_record, write_text
 
 
 def train(

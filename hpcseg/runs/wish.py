@@ -9,8 +9,9 @@ import os
 import time
 
 from hpcseg.errors import IncompleteError
+from hpcseg.runs.folder import CellFolder
 from hpcseg.runs.provenance import slurm_job
-from hpcseg.runs.record import CellFolder, read_json, write_json
+from hpcseg.runs.record import read_json, write_json
 
 _SECONDS_BETWEEN_LOOKS = 1.0
 

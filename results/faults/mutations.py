@@ -43,7 +43,7 @@ from hpcseg.report import baselines
 from hpcseg.report.answers import answers
 from hpcseg.report.table import table_csv
 from hpcseg.report.tables import TABLES
-from hpcseg.runs.record import RunFolder
+from hpcseg.runs.folder import RunFolder
 
 JOB = """
 title = "Two small cells"

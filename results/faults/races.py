@@ -24,9 +24,10 @@ import torch
 from kills import ENVIRONMENT, early, hpcseg, kill_tree, prepare, struck, timed
 
 from hpcseg.cluster import ledger
+from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.machine import device_facts
 from hpcseg.runs.provenance import collect
-from hpcseg.runs.record import RunFolder, read_lines
+from hpcseg.runs.record import read_lines
 
 CELLS = 30
 PARTITION = "gpu"

@@ -42,7 +42,8 @@ def hpcseg_train(folder: Path, task: dict[str, Any], images: np.ndarray, labels:
     import hpcseg.api as hs
     from hpcseg.data.layout import lay_out
     from hpcseg.jobfile import as_overrides, find_job, load_job
-    from hpcseg.runs.record import CellFolder, read_json, read_lines
+    from hpcseg.runs.folder import CellFolder
+    from hpcseg.runs.record import read_json, read_lines
 
     beside = task["beside"]
     with np.load(folder / "beside.npz") as more:

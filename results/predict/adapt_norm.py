@@ -20,7 +20,7 @@ import tifffile
 
 from hpcseg.data.batches import open_source
 from hpcseg.records.collect import collect
-from hpcseg.runs.record import RunFolder
+from hpcseg.runs.folder import RunFolder
 from hpcseg.slices.opening import open_source as open_slices
 
 _SIGMA = 5000.0

@@ -5,8 +5,8 @@ from fake_slurm import FakeSlurm
 
 from hpcseg.cluster import sender
 from hpcseg.jobfile import find_job, load_job
+from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import Grid, plan
-from hpcseg.runs.record import RunFolder
 
 
 @pytest.fixture

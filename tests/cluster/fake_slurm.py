@@ -8,8 +8,9 @@ from pathlib import Path
 from hpcseg.cluster import ledger
 from hpcseg.cluster.profile import Profile, Resources, resolve
 from hpcseg.cluster.submit import submit_missing
+from hpcseg.runs.folder import CellFolder
 from hpcseg.runs.grid import Grid
-from hpcseg.runs.record import SCHEMA, CellFolder, read_lines, write_record
+from hpcseg.runs.record import SCHEMA, read_lines, write_record
 
 
 class FakeSlurm:

@@ -11,8 +11,9 @@ from hpcseg.cluster.logs import find_logs, follow, last_attempt, mark, tail
 from hpcseg.cluster.scheduler import JobState
 from hpcseg.config import CellConfig
 from hpcseg.files import open_regular
+from hpcseg.runs.folder import CellFolder
 from hpcseg.runs.grid import Cell
-from hpcseg.runs.record import CellFolder, write_json
+from hpcseg.runs.record import write_json
 
 BEGINNING = "submitit INFO - Starting with JobEnvironment(job_id=7)\n"
 

@@ -13,9 +13,10 @@ from typer.testing import CliRunner, Result
 
 from hpcseg.cli.app import app
 from hpcseg.jobfile import find_job, load_job
+from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.gate import why_foreign
 from hpcseg.runs.grid import Grid, plan, write_plan
-from hpcseg.runs.record import RunFolder, append_event, write_json
+from hpcseg.runs.record import append_event, write_json
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from checkout_copy import ROOT, Checkout
 
 from hpcseg.errors import HpcsegError
 from hpcseg.runs import provenance
+from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.frozen import freeze, in_frozen, shell_lines
-from hpcseg.runs.record import RunFolder
 
 LOOK = "import hpcseg; print(hpcseg.__file__)"
 
@@ -54,7 +54,7 @@ def test_a_copy_of_a_frozen_copy_is_the_same(tmp_path):
 from pathlib import Path
 from hpcseg.runs.frozen import freeze
 from hpcseg.runs.provenance import commit, diff_sha256
-from hpcseg.runs.record import RunFolder
+from hpcseg.runs.folder import RunFolder
 from hpcseg.jobfile import find_job, load_job
 assert load_job(find_job("smoke")).cells
 print(freeze(RunFolder(Path({str(tmp_path / "two")!r}))).name, commit(), diff_sha256())

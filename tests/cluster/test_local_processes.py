@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from hpcseg.cluster.processes import controls_cell, queue_of, runs_cell
-from hpcseg.runs.record import CellFolder, RunFolder
+from hpcseg.runs.folder import CellFolder, RunFolder
 
 # Beyond the largest number that Linux gives.
 NONE = 2**22 + 1

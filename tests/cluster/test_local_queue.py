@@ -21,8 +21,9 @@ from hpcseg.cluster.local import find_slots, run_locally
 from hpcseg.cluster.states import run_status
 from hpcseg.errors import ConfigError
 from hpcseg.jobfile import find_job, load_job
+from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import Cell, Grid, plan, write_plan
-from hpcseg.runs.record import RunFolder, read_lines, write_json
+from hpcseg.runs.record import read_lines, write_json
 from hpcseg.runs.wish import is_left_out
 
 ENDLESS = """

@@ -25,8 +25,9 @@ from hpcseg.cluster.sender import Submission
 from hpcseg.cluster.submit import submit_missing
 from hpcseg.jobfile import find_job, load_job
 from hpcseg.numerics import NUMERICS
+from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import Grid, plan, read_grid, write_plan
-from hpcseg.runs.record import RunFolder, append_event, read_lines, read_record, write_json, write_record
+from hpcseg.runs.record import append_event, read_lines, read_record, write_json, write_record
 from hpcseg.runs.wish import is_left_out
 
 

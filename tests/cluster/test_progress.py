@@ -20,9 +20,10 @@ from hpcseg.cli.queue_view import QueueView
 from hpcseg.cluster import ledger
 from hpcseg.data.store import read_info
 from hpcseg.jobfile import find_job, load_job
+from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import Cell, plan, write_plan
 from hpcseg.runs.names import short_names
-from hpcseg.runs.record import RunFolder, read_json, write_json
+from hpcseg.runs.record import read_json, write_json
 from hpcseg.runs.state import State
 
 JOB = """

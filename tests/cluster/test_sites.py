@@ -16,7 +16,7 @@ from hpcseg.cluster.retry import read_resources
 from hpcseg.cluster.submit import submit_missing
 from hpcseg.config import NeedsConfig
 from hpcseg.errors import ConfigError, SchedulerError
-from hpcseg.runs.record import RunFolder
+from hpcseg.runs.folder import RunFolder
 
 NEEDS = NeedsConfig(gpus=1, minutes=60, memory_gib=16.0, cpus_per_task=4)
 

@@ -21,8 +21,9 @@ from hpcseg.cluster.logs import mark
 from hpcseg.cluster.scheduler import JobState
 from hpcseg.cluster.states import CellStatus, run_status
 from hpcseg.jobfile import find_job, load_job
+from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import Grid, plan, write_plan
-from hpcseg.runs.record import RunFolder, append_event, write_json
+from hpcseg.runs.record import append_event, write_json
 from hpcseg.runs.state import State
 from hpcseg.runs.wish import leave_out
 

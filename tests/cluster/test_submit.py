@@ -23,8 +23,9 @@ from hpcseg.cluster.sender import NoRoomError
 from hpcseg.cluster.submit import in_arrays, submit_missing
 from hpcseg.errors import ConfigError, SchedulerError
 from hpcseg.jobfile import load_job
+from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import Grid, plan, write_plan
-from hpcseg.runs.record import RunFolder, append_event, write_json
+from hpcseg.runs.record import append_event, write_json
 
 
 def of_seven(folder: Path) -> Grid:

@@ -17,8 +17,9 @@ from hpcseg.cluster import ledger
 from hpcseg.cluster.template import find_template, read_template
 from hpcseg.errors import ConfigError
 from hpcseg.jobfile import find_job, load_job
+from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import plan
-from hpcseg.runs.record import RunFolder, append_event, read_lines, write_json
+from hpcseg.runs.record import append_event, read_lines, write_json
 from hpcseg.runs.wish import is_left_out
 
 JOB = """

@@ -21,7 +21,8 @@ from hpcseg.cluster.tasks.cell import CellsTask
 from hpcseg.cluster.tasks.predict import JoinTask, PredictTask
 from hpcseg.cluster.tasks.report import ReportTask
 from hpcseg.runs import execute, grid
-from hpcseg.runs.record import RunFolder, write_json
+from hpcseg.runs.folder import RunFolder
+from hpcseg.runs.record import write_json
 from hpcseg.runs.state import State
 
 

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from hpcseg.cli import console
 from hpcseg.cli.app import app
 from hpcseg.cli.curves import LossCurves, curve
+from hpcseg.runs.folder import CellFolder
 from hpcseg.runs.grid import Grid, write_plan
-from hpcseg.runs.record import CellFolder
 
 
 def write_losses(folder: CellFolder, *losses: float) -> None:

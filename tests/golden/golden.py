@@ -47,8 +47,9 @@ from hpcseg.data.training_tiles import TrainingTiles
 from hpcseg.jobfile import JobConfig
 from hpcseg.numerics import NUMERICS
 from hpcseg.runs.execute import run_cell
+from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import Cell, plan, write_plan
-from hpcseg.runs.record import RunFolder, read_json, read_lines
+from hpcseg.runs.record import read_json, read_lines
 
 EXPECTED = Path(__file__).with_name("expected.json")
 HOW = "raise NUMERICS in hpcseg/numerics.py and run `python tests/golden/make.py`"

@@ -9,8 +9,8 @@ import pytest
 from predicted_slices import predicted, recorded
 from slice_folder import hpcseg
 
+from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.machine import device_facts
-from hpcseg.runs.record import RunFolder
 
 pytestmark = pytest.mark.gpu
 _JOB = """

@@ -10,8 +10,8 @@ from hpcseg.data.store import read_info
 from hpcseg.jobfile import load_job
 from hpcseg.predict.model_file import Model, export, open_cell, open_file
 from hpcseg.runs.execute import run_cell
+from hpcseg.runs.folder import CellFolder, RunFolder
 from hpcseg.runs.grid import plan, write_plan
-from hpcseg.runs.record import CellFolder, RunFolder
 
 JOB = """
 [train]

@@ -21,8 +21,9 @@ from hpcseg.predict.request import begin, part_of, read_request
 from hpcseg.predict.volume import open_volume
 from hpcseg.predict.work import finish, work
 from hpcseg.runs.execute import run_cell
+from hpcseg.runs.folder import CellFolder, RunFolder
 from hpcseg.runs.grid import plan, write_plan
-from hpcseg.runs.record import CellFolder, RunFolder, read_json
+from hpcseg.runs.record import read_json
 
 AS_THEY_ARE = ("--range", 0, 65_535)
 

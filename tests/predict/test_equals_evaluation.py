@@ -15,8 +15,9 @@ from hpcseg.data.store import read_info
 from hpcseg.jobfile import JobConfig
 from hpcseg.predict.model_file import export, open_cell
 from hpcseg.runs.execute import run_cell
+from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import Cell, plan, read_cell, write_plan
-from hpcseg.runs.record import RunFolder, write_record
+from hpcseg.runs.record import write_record
 
 PRECISIONS = ("fp32", "bf16")
 

@@ -18,8 +18,8 @@ from slice_folder import hpcseg
 from hpcseg.predict import layers
 from hpcseg.predict.model_file import Model, export, open_file
 from hpcseg.predict.volume import open_volume
+from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.gate import why_foreign
-from hpcseg.runs.record import RunFolder
 from hpcseg.segment.network import Network, Wishes
 from hpcseg.slices import array
 

@@ -27,8 +27,8 @@ from hpcseg.predict.bioimageio import _channels, _example
 from hpcseg.predict.model_file import Model, export, open_cell, open_file
 from hpcseg.predict.request import Request, begin, part_of, read_request
 from hpcseg.runs.execute import run_cell
+from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import Cell, plan, write_plan
-from hpcseg.runs.record import RunFolder
 from hpcseg.segment.network import Network, Wishes
 
 HOLE = 9

@@ -19,8 +19,9 @@ from hpcseg.data.store import read_info
 from hpcseg.jobfile import load_job
 from hpcseg.predict.model_file import export, open_cell
 from hpcseg.runs.execute import run_cell
+from hpcseg.runs.folder import CellFolder, RunFolder
 from hpcseg.runs.grid import plan, write_plan
-from hpcseg.runs.record import CellFolder, RunFolder, read_lines
+from hpcseg.runs.record import read_lines
 
 pytestmark = pytest.mark.realdata
 VALUES = (0, 128, 255)

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from hpcseg.runs.record import RunFolder
+from hpcseg.runs.folder import RunFolder
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,8 @@ import pytest
 from slice_folder import hpcseg
 
 from hpcseg.records.collect import collect
-from hpcseg.runs.record import CellFolder, RunFolder, append_event, write_json
+from hpcseg.runs.folder import CellFolder, RunFolder
+from hpcseg.runs.record import append_event, write_json
 
 ERROR = "OutOfMemoryError: CUDA out of memory"
 PROGRESS = {

@@ -20,7 +20,8 @@ from hpcseg.errors import IncompleteError
 from hpcseg.records import arrays
 from hpcseg.records.collect import collect
 from hpcseg.records.row import Hole
-from hpcseg.runs.record import RunFolder, read_json, read_record, write_json, write_record
+from hpcseg.runs.folder import RunFolder
+from hpcseg.runs.record import read_json, read_record, write_json, write_record
 
 
 @pytest.fixture

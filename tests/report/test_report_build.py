@@ -29,9 +29,9 @@ from hpcseg.report.curves import figure3, figure7
 from hpcseg.report.figures import FIGURES, draw
 from hpcseg.report.table import TEXTS
 from hpcseg.report.tables import TABLES
+from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import Cell, Grid, write_plan
 from hpcseg.runs.grid import plan as planned
-from hpcseg.runs.record import RunFolder
 from hpcseg.sigma import Share
 
 JOBS = Path(__file__).parents[2] / "jobs"

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 import pytest
 
 from hpcseg.report.build import build_report
-from hpcseg.runs.record import RunFolder
+from hpcseg.runs.folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = sorted(path.parent for path in (ROOT / "results").rglob("grid.json"))

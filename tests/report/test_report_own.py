@@ -25,8 +25,9 @@ from hpcseg.report import own
 from hpcseg.report.build import build_report, compare
 from hpcseg.report.curves import epochs
 from hpcseg.report.own import compared
+from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import write_plan
-from hpcseg.runs.record import RunFolder, write_record
+from hpcseg.runs.record import write_record
 
 SEEDS = "train.seed = [0, 1, 2]\n"
 

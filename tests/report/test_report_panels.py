@@ -18,7 +18,8 @@ from hpcseg.data.store import read_info
 from hpcseg.records.collect import collect
 from hpcseg.report.figures import draw
 from hpcseg.report.pictures import PICTURES
-from hpcseg.runs.record import RunFolder, write_record
+from hpcseg.runs.folder import RunFolder
+from hpcseg.runs.record import write_record
 
 NAMES = ("figure1", "figure4", "figure5", "figure6", "figure8", "figure9")
 JOB = """

@@ -17,8 +17,9 @@ from hpcseg.records.collect import Records, collect
 from hpcseg.records.groups import group_label
 from hpcseg.records.row import Hole
 from hpcseg.report.measures import at
+from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import Cell, Grid, read_grid, write_plan
-from hpcseg.runs.record import SCHEMA, RunFolder, write_json, write_record
+from hpcseg.runs.record import SCHEMA, write_json, write_record
 from hpcseg.statistics import estimate
 
 DATA, NUMERICS, CODE = "d" * 64, 7, "c" * 64

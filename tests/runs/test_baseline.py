@@ -22,7 +22,8 @@ from hpcseg.data.pack import pack
 from hpcseg.report.build import publish
 from hpcseg.runs import baseline
 from hpcseg.runs.baseline import make_baselines
-from hpcseg.runs.record import RunFolder, read_baselines
+from hpcseg.runs.folder import RunFolder
+from hpcseg.runs.record import read_baselines
 from hpcseg.sigma import Share
 
 LARGE = DataConfig(tiles="2x2", tile_size=64)

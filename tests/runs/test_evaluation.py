@@ -14,9 +14,9 @@ from hpcseg.config import DataConfig
 from hpcseg.data.batches import open_source
 from hpcseg.data.pack import pack
 from hpcseg.data.sample import write_sample
+from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import Cell, read_cell
 from hpcseg.runs.inputs import load_model
-from hpcseg.runs.record import RunFolder
 
 JOB = """
 [data]

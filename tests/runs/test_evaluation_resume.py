@@ -14,8 +14,9 @@ from hpcseg.data.store import read_info
 from hpcseg.jobfile import JobConfig
 from hpcseg.learn import checkpoint
 from hpcseg.runs.execute import run_cell
+from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import Cell, plan, read_cell, write_plan
-from hpcseg.runs.record import RunFolder, read_lines, write_record
+from hpcseg.runs.record import read_lines, write_record
 from hpcseg.segment import network
 from hpcseg.segment.slices import WholeSlices
 from hpcseg.segment.sweep import Sweep

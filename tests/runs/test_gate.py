@@ -13,10 +13,11 @@ from hpcseg.errors import ConfigError, HpcsegError
 from hpcseg.jobfile import find_job, load_job
 from hpcseg.runs import frozen
 from hpcseg.runs.execute import run_cell
+from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.frozen import freeze
 from hpcseg.runs.gate import require_own, why_foreign
 from hpcseg.runs.grid import Grid, plan, write_plan
-from hpcseg.runs.record import RunFolder, append_event, write_json
+from hpcseg.runs.record import append_event, write_json
 
 
 def planned(folder: Path) -> Grid:

@@ -13,8 +13,9 @@ from hpcseg.cluster.failures import diagnose
 from hpcseg.cluster.local import find_slots
 from hpcseg.errors import ConfigError, HpcsegError
 from hpcseg.runs import gpus
+from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import Cell
-from hpcseg.runs.record import RunFolder, write_json
+from hpcseg.runs.record import write_json
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from slice_folder import hpcseg
 from hpcseg.data.batches import open_source
 from hpcseg.data.classes import IGNORED
 from hpcseg.data.sample import write_sample
+from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import read_cell
-from hpcseg.runs.record import RunFolder
 
 JOB = """
 [data]

@@ -17,8 +17,9 @@ from hpcseg.data.sample import write_sample
 from hpcseg.data.training_tiles import TrainingTiles
 from hpcseg.records.collect import collect
 from hpcseg.report.build import build_report
+from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import Cell, read_cell
-from hpcseg.runs.record import RunFolder, read_baselines
+from hpcseg.runs.record import read_baselines
 
 SIZE, RADIUS = 48, 20
 JOB = """

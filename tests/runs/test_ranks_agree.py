@@ -14,8 +14,9 @@ from rank_runner import run_cell_stage, run_ranks
 from hpcseg.config import CellConfig, DataConfig, EvaluateConfig, NeedsConfig, ReportConfig, TrainConfig
 from hpcseg.data.store import read_info
 from hpcseg.jobfile import JobConfig
+from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import Cell, plan, write_plan
-from hpcseg.runs.record import RunFolder, read_lines
+from hpcseg.runs.record import read_lines
 
 
 def make_cell(folder: Path, dataset: Path, **train: object) -> Cell:

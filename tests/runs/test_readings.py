@@ -27,9 +27,10 @@ from hpcseg.predict.request import Request, begin
 from hpcseg.records.collect import collect
 from hpcseg.report.tables import levels
 from hpcseg.runs.execute import run_cell
+from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import Cell, plan, write_plan
 from hpcseg.runs.inputs import load_model
-from hpcseg.runs.record import RunFolder, read_json, read_lines
+from hpcseg.runs.record import read_json, read_lines
 
 DATA = DataConfig(tiles="2x2", tile_size=32)
 # So large a step that the validation accuracy goes up and down.

@@ -7,7 +7,8 @@ import pytest
 
 from hpcseg.errors import HpcsegError, IncompleteError
 from hpcseg.runs import record
-from hpcseg.runs.record import append_event, newest_run, read_json, read_lines, write_json
+from hpcseg.runs.folder import newest_run
+from hpcseg.runs.record import append_event, read_json, read_lines, write_json
 
 
 def test_a_json_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):

@@ -25,9 +25,10 @@ from hpcseg.learn import checkpoint, precision
 from hpcseg.learn.ranks import Ranks
 from hpcseg.runs import execute, heartbeat, wish
 from hpcseg.runs.execute import run_cell
+from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import Cell, plan, read_cell, read_grid, write_plan
 from hpcseg.runs.inputs import load_model
-from hpcseg.runs.record import RunFolder, read_lines, write_json, write_record
+from hpcseg.runs.record import read_lines, write_json, write_record
 from hpcseg.runs.wish import leave_out
 
 SETTINGS = {"width": 1, "depth": 1, "epochs": 1, "batch_size": 7, "precision": "fp32"}

@@ -18,8 +18,9 @@ from hpcseg.jobfile import JobConfig
 from hpcseg.learn import checkpoint
 from hpcseg.records.collect import collect
 from hpcseg.runs.execute import run_cell
+from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import Cell, plan, write_plan
-from hpcseg.runs.record import RunFolder, write_record
+from hpcseg.runs.record import write_record
 
 JOB = """
 [data]

@@ -17,9 +17,9 @@ from hpcseg.jobfile import JobConfig
 from hpcseg.learn import checkpoint
 from hpcseg.runs.alone import run_alone
 from hpcseg.runs.execute import run_cell
+from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import Cell, plan, read_grid, write_plan
 from hpcseg.runs.inputs import Handed
-from hpcseg.runs.record import RunFolder
 from hpcseg.runs.state import Stage
 
 

@@ -133,7 +133,7 @@ _KILLED = """
 import os, signal, sys
 from pathlib import Path
 from hpcseg.runs.execute import run_cell
-from hpcseg.runs.record import CellFolder
+from hpcseg.runs.folder import CellFolder
 
 owner, name, wanted = os if sys.argv[2] == "fsync" else Path, sys.argv[2], int(sys.argv[3])
 real, calls = getattr(owner, name), 0

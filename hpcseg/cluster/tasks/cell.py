@@ -35,7 +35,7 @@ class CellsTask:
         What a cell fails of is in its failure.json, and ends no other; the job itself has failed then, behind all of
         them. A stopped job does not return: see `StopFlag.hand_over`.
         """
-        from hpcseg.runs.record import RunFolder
+        from hpcseg.runs.folder import RunFolder
 
         stop = StopFlag()
         run, states = RunFolder(Path(self.run)), dict[str, State]()
