@@ -124,10 +124,14 @@ def test_part_d_compares_ways_of_running_the_job_and_watches_the_gpu(parts, fold
     out = parts["D"]
     assert " 12:00:00      0     50     20" in (out / "gpu-3-processes.txt").read_text()
     assert "the GPU had work for 50 % of " in (folder / "said-by-D").read_text()
-    assert phases(out) == [(name, "0") for name in ("1-process-no-graphs", "3-processes", "places", "bench")]
+    beside = ("contenders", "bench")
+    assert phases(out) == [(name, "0") for name in ("1-process-no-graphs", "3-processes", "places", *beside)]
     assert "2 cells finished, 0 failed" in (out / "1-process-no-graphs.txt").read_text()
     assert json.loads((out / "places.json").read_text())["same bits"]
     assert json.loads((out / "bench-narrow.json").read_text())["startup"]
+    contenders = json.loads((out / "contenders.json").read_text())
+    assert set(contenders["steps"]["against"]) == {"plain loop", "tuned loop"}
+    assert all(seconds > 0 for seconds in contenders["cell"]["seconds"].values())
 
 
 def test_part_e_runs_another_job_whose_records_come_back_and_goes_on_from_them(parts, bench_dataset, tmp_path):

@@ -32,6 +32,8 @@ class Size:
     """Of a bench."""
     turn: float
     """Seconds of a contender's turn in a bench."""
+    cell: tuple[str, ...]
+    """Of a contender's whole cell, as arguments of its bench."""
     job: str
     patience: float
     """By which all time limits are multiplied."""
@@ -47,6 +49,7 @@ ON_GPU = Size(
     batch=64,
     rounds=3,
     turn=1.5,
+    cell=("--tiles", "large", "--epochs", "15"),
     job="paper",
     patience=1,
 )
@@ -59,6 +62,7 @@ ON_CPU = Size(
     batch=8,
     rounds=1,
     turn=0.05,
+    cell=("--tiles", "1x1", "--slices", "16", "--epochs", "1"),
     job="smoke",
     patience=10,  # it may be busy with other tests
 )
@@ -176,8 +180,19 @@ class Part:
             self._whole_job(processes=1, seconds=200, graphs=False),
             self._whole_job(processes=3, seconds=200),
             Phase(name="places", seconds=60, command=places, output="places.json"),
+            self._contenders(),
             Phase(name="bench", seconds=100, command=bench, output="bench-narrow.json"),
         ]
+
+    def _contenders(self) -> Phase:
+        """Those of them that a machine with PyTorch alone has, per step and per whole cell."""
+        command = (
+            sys.executable, str(KIT.parent / "contenders" / "run.py"), str(self._dataset),
+            "--width", str(self.size.width), "--batch-size", str(self.size.batch),
+            "--rounds", str(self.size.rounds), "--seconds", str(self.size.turn),
+            *self.size.cell, "--cell-rounds", "1", "--contender", "plain loop", "--contender", "tuned loop",
+        )  # fmt: skip
+        return Phase(name="contenders", seconds=240, command=command, output="contenders.json")
 
     def _job(self) -> list[Phase]:
         assert self.job is not None
