@@ -57,6 +57,14 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         return (yield)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _command_line() -> Iterator[None]:
+    """Records have the command that made them: the same, and none with words of a test's name, however pytest began."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["hpcseg"])
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory) -> Path:
     """16 synthetic slices of 128 x 128 pixels with labels."""
