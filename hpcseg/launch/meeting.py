@@ -36,7 +36,7 @@ _MOST_BYTES = 10_000
 _meetings = itertools.count()
 
 
-def meet(environment: RankEnvironment, folder: Path) -> tuple[Store, Store]:
+def meet(environment: RankEnvironment, folder: Path) -> tuple[PrefixStore, PrefixStore]:
     """Two connections to one store; a connection is taken while somebody waits at it.
 
     Called equally often by all ranks, once for each time that they work together.

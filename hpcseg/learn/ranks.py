@@ -16,6 +16,7 @@ from torch.distributed import Store  # type: ignore[attr-defined]  # missing in 
 from hpcseg.errors import HpcsegError
 from hpcseg.launch.environment import RankEnvironment, host
 from hpcseg.launch.meeting import PATIENCE, meet
+from hpcseg.launch.network import gloo_between_nodes
 from hpcseg.launch.watch import Watch
 from hpcseg.memory import keep_freed_memory
 
@@ -160,15 +161,16 @@ def join(environment: RankEnvironment, folder: Path) -> Iterator[Ranks]:
         on_gpu = device.type == "cuda"
         if on_gpu:
             _refuse_shared_gpu(store, rank, world_size, device)
-        dist.init_process_group(
-            # Small things between ranks are on the CPU, whatever device they compute on.
-            "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
-            store=store,
-            rank=rank,
-            world_size=world_size,
-            timeout=PATIENCE,
-            device_id=device if on_gpu else None,
-        )
+        with contextlib.nullcontext() if environment.one_node else gloo_between_nodes(store, rank, world_size):
+            dist.init_process_group(
+                # Small things between ranks are on the CPU, whatever device they compute on.
+                "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
+                store=store,
+                rank=rank,
+                world_size=world_size,
+                timeout=PATIENCE,
+                device_id=device if on_gpu else None,
+            )
         gloo = _gloo()
         gloo._set_default_timeout(_LONGEST_SUSPENSION)
         ranks = Ranks(rank, world_size, device)
