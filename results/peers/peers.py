@@ -172,11 +172,12 @@ def _lines(records: Sequence[dict[str, Any]]) -> Iterator[str]:
         return
     first = records[0]
     of, sigmas = first["provenance"], list(first["tests"])
+    commits = dict.fromkeys((one["provenance"]["commit"] or "unknown")[:7] for one in records)
     yield (
         f"{first['minutes']:g} minutes of training on {of['device']}, {of['processor']}; "
         f"{len(first['test_numbers'])} test slices; torch {of['torch']}, "
         + ", ".join(f"{name} {version}" for name, version in first["packages"].items())
-        + f". `{of['command']}`, {of['time'][:10]}, commit {(of['commit'] or 'unknown')[:7]}."
+        + f". `{of['command']}`, {of['time'][:10]}, commit {', '.join(commits)}."
     )
     yield ""
     heads = [
