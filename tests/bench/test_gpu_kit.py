@@ -213,7 +213,7 @@ def test_what_comes_back_is_few_small_files_and_becomes_a_record(parts, tmp_path
     (record,) = (tmp_path / "records").iterdir()
     assert record.name.startswith("cpu-20")
     lines = (record / "phases.tsv").read_text().splitlines()
-    assert [line[0] for line in lines[1:]] == sorted("AAAABBBCCCCCDDDD")
+    assert [line[0] for line in lines[1:]] == sorted("AAAABBBCCCCCDDDDD")
     assert (record / "probe.json").exists() and not list(record.glob("*.tgz"))
     report = [sys.executable, "-m", "hpcseg", "report", "--run", tmp_path / "runs" / "smoke-gpu"]
     subprocess.run(report, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, capture_output=True)
