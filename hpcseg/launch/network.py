@@ -34,7 +34,8 @@ def gloo_between_nodes(store: PrefixStore, rank: int, world_size: int) -> Iterat
         rank: of this process.
         world_size: number of ranks.
     """
-    name = None if _WISH in os.environ else _interface(_own_address(store, rank, world_size))
+    own = None if _WISH in os.environ else _own_address(store, rank, world_size)
+    name = _interface(own) if own else None
     if name is None:
         yield
         return
@@ -70,10 +71,10 @@ def _address_towards(host: str, port: int) -> str | None:
     return None
 
 
-def _interface(address: str | None) -> str | None:
+def _interface(address: str) -> str | None:
     """The name of the network interface that has an address; None where none has it."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
-        for _, name in socket.if_nameindex() if address else ():
+        for _, name in socket.if_nameindex():
             with contextlib.suppress(OSError):  # it has no address
                 found = fcntl.ioctl(asking, _SIOCGIFADDR, struct.pack("256s", name.encode()))
                 if socket.inet_ntoa(found[20:24]) == address:
