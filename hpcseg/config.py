@@ -258,15 +258,6 @@ class NoiseLevel:
         stated = {"noise": self.model, "sigma": self.sigma, "fraction": self.fraction}
         return {**stated, "batch_norm_tiles": self.norm_tiles} if self.norm_tiles else stated
 
-    @classmethod
-    def from_record(cls, point: Mapping[str, Any]) -> NoiseLevel:
-        """The level of a point of a record; raises KeyError, TypeError, ValueError or ConfigError where it has none.
-
-        Points of before there were other models than Gaussian noise, or statistics of batches, name none.
-        """
-        sigma = Share(point["sigma"]) if isinstance(point["sigma"], str) else float(point["sigma"])
-        return cls(sigma, point.get("noise", "gaussian"), point.get("fraction"), point.get("batch_norm_tiles", 0))
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluateConfig:

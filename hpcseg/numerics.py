@@ -10,22 +10,4 @@ tests/golden fails where numbers change and the number does not; after raising i
        cell's numbers: split_sha256 in training.json tells them apart, and no cell goes on with another split
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
-
 NUMERICS = 2
-
-
-def describe_code(record: Mapping[str, Any], *, digits: int | None = None) -> str:
-    """What a plan or a record says of the code behind its numbers; equal for those that may stand side by side.
-
-    Args:
-        record: with `numerics`, or of before these numbers with `code_sha256`.
-        digits: of a hash that are shown; None: all, without which nothing must be compared.
-    """
-    if "numerics" in record:
-        return f"numerics {record['numerics']}"
-    code = record.get("code_sha256")
-    return f"code hash {str(code)[:digits]}, before numerics numbers" if code else "code not stated"

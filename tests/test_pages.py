@@ -23,16 +23,24 @@ from hpcseg.errors import DatasetError, IncompleteError
 from hpcseg.numerics import NUMERICS
 from hpcseg.predict import card
 from hpcseg.records.collect import collect
-from hpcseg.runs import record
+from hpcseg.runs import record, schema
 from hpcseg.runs.baseline import make_baselines
 from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.record import STOPS, read_baseline, read_lines, write_json, write_record
+from hpcseg.runs.schema import as_record
 
 ROOT = Path(__file__).parents[1]
 SCHEMA = (ROOT / "hpcseg/SCHEMA.md").read_text()
 SETTINGS = {"train.width": 2, "train.depth": 2, "train.epochs": 1, "train.precision": "fp32", "train.seed": 0}
 SETTINGS |= {"data.tile_size": 24, "evaluate.examples": True, "evaluate.tile": 24}
-RECORDS = ("grid.json", "config.json", "training.json", "evaluation.json", "baselines/NAME.json")
+RECORDS = {
+    "grid.json": schema.Plan,
+    "config.json": schema.CellPlan,
+    "training.json": schema.Trained,
+    "evaluation.json": schema.Evaluated,
+    "baselines/NAME.json": schema.Baseline,
+}
+KINDS = {**RECORDS, "metrics.jsonl": schema.EpochLine, "slices.jsonl": schema.EvaluatedSlice}
 
 
 def said(heading: str) -> dict[str, str]:
@@ -114,6 +122,14 @@ def test_the_page_has_every_key_of_a_record_and_says_without_which_it_is_refused
         for key, word in said(below).items():
             less = [{other: value for other, value in point.items() if other != key} for point in points]
             assert refuses(tmp_path / "run", name, {**content, "points": less}) == (word == "MUST"), key
+
+
+@pytest.mark.parametrize(("name", "kind"), KINDS.items())
+def test_a_record_is_read_into_its_type_key_for_key(made, name, kind):
+    objects = read_lines(record_file(made / "run", name)) if name.endswith("l") else []
+    for content in objects or [json.loads(record_file(made / "run", name).read_text())]:
+        stored = {key: value for key, value in content.items() if key != "content_sha256"}
+        assert json.loads(json.dumps(as_record(kind, content).as_dict())) == stored
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "slices.jsonl"])

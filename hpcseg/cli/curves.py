@@ -60,7 +60,7 @@ class LossCurves:
             found = folder.metrics_file.stat()
             changed = found.st_mtime_ns, found.st_size
             if folder.id not in self._losses or self._losses[folder.id][0] != changed:
-                losses = [float(epoch["train_loss"]) for epoch in finished_epochs(folder)]
+                losses = [epoch.train_loss for epoch in finished_epochs(folder)]
                 self._losses[folder.id] = changed, [loss for loss in losses if abs(loss) < _NO_LOSS]
         except (OSError, IncompleteError, OverflowError):
             return []

@@ -91,7 +91,7 @@ def after_report(records: Records) -> str:
     if not all(cell.evaluated() for cell in cells):
         return f"Next: hpcseg status{_run_option(run.path)}, or {command_that_runs(plan)}"
     models = [row for row in records.rows if row.cell.folder.model_file.exists()]
-    if is_the_papers(plan["data_sha256"]) or not models:
+    if is_the_papers(plan.data_sha256) or not models:
         return ""
     names, best = short_names(cells), max(models, key=_accuracy)
     command = f"Next: hpcseg predict {shlex.quote(names[best.id])} SLICES -o OUT{_run_option(run.path)}"

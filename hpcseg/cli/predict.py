@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -21,6 +21,7 @@ from hpcseg.runs.finding import find_model, find_models, others_trained
 if TYPE_CHECKING:
     from hpcseg.cluster.profile import Resources
     from hpcseg.predict.request import Prediction, Request
+    from hpcseg.predict.schema import Finished
 
 _MOST_LISTED = 3
 
@@ -156,7 +157,6 @@ def _submit(request: Request, resources: Resources, *, parts: int, dry_run: bool
     from hpcseg.predict.outcome import OutFolder
     from hpcseg.predict.request import begin
     from hpcseg.predict.work import finish
-    from hpcseg.runs.record import read_json
 
     if not OutFolder(request.out).record_file.exists():
         require_slurm(NO_SLURM, dry_run=dry_run)  # before anything is written
@@ -165,9 +165,7 @@ def _submit(request: Request, resources: Resources, *, parts: int, dry_run: bool
     missing = len(prediction.missing())
     if not missing and not dry_run:
         # All parts are there, but perhaps nobody has joined them.
-        file = prediction.folder.record_file
-        record = read_json(file) if prediction.finished else finish(prediction)
-        show(record, request.out, written=not prediction.finished)
+        show(prediction.finished or finish(prediction), request.out, written=not prediction.finished)
         return
     console.stdout.print(f"{counted(len(prediction.volume), 'slice')}, {missing} to segment")
     submission = submit_parts(prediction, resources, parts=parts, dry_run=dry_run)
@@ -180,7 +178,6 @@ def _submit(request: Request, resources: Resources, *, parts: int, dry_run: bool
 def _predict_here(request: Request) -> None:
     from hpcseg.predict.request import begin
     from hpcseg.predict.work import finish, work
-    from hpcseg.runs.record import read_json
 
     with console.progress_bar() as progress:
         looking = progress.add_task(
@@ -191,10 +188,9 @@ def _predict_here(request: Request) -> None:
         )
         progress.update(looking, visible=False)
         _show_models(prediction)
-        written = not prediction.finished
-        if prediction.finished:
+        record = prediction.finished
+        if record:
             console.stderr.print("This prediction is there already; nothing was written.")
-            record = read_json(prediction.folder.record_file)
         else:
             missing, slices = prediction.missing(), len(prediction.volume)
             if len(missing) < slices:
@@ -202,7 +198,7 @@ def _predict_here(request: Request) -> None:
             task = progress.add_task("Segmenting slices", total=slices, completed=slices - len(missing))
             work(prediction, missing, on_slice=lambda *_: progress.update(task, advance=1))
             record = finish(prediction)
-    show(record, request.out, written=written)
+    show(record, request.out, written=not prediction.finished)
 
 
 def _show_models(prediction: Prediction) -> None:
@@ -224,11 +220,11 @@ def _show_models(prediction: Prediction) -> None:
             )
 
 
-def show(record: dict[str, Any], out: Path, *, written: bool = True) -> None:
+def show(record: Finished, out: Path, *, written: bool = True) -> None:
     """Print what a finished prediction has found, and its files, whether they were written now or before."""
     from hpcseg.predict.outcome import OutFolder
 
-    strange = record["slices_of_strange_grey_values"]
+    strange = record.slices_of_strange_grey_values
     if strange:
         more = f" and {len(strange) - _MOST_LISTED} more" if len(strange) > _MOST_LISTED else ""
         console.say(
@@ -236,18 +232,19 @@ def show(record: dict[str, Any], out: Path, *, written: bool = True) -> None:
             "what the model was trained on.",
             to=console.stderr,
         )
-    if record["mapping"]["kind"] != "as trained":
-        console.stdout.print(f"Grey values: {record['mapping']['counts']} = counts of the training")
-    if record.get("norm"):
-        tiles, slices = record["norm"]["tiles"], record["norm"]["slices"]
-        console.stdout.print(f"Batch normalisation: statistics of {tiles} tiles from {slices} of these slices")
-    shares = ", ".join(f"{value}: {share:.2%}" for value, share in record["fractions"].items())
-    every = record["asked"].get("every")
-    slices = counted(record["input"]["slices"], "slice") + (f" (one of {every})" if every else "")
-    speed = f", {record['slices_per_second']:g} slices/s" if record["slices_per_second"] else ""
-    console.stdout.print(f"{slices} in {record['seconds']:.1f} s{speed} on {', '.join(record['devices'])}")
+    if record.mapping.kind != "as trained":
+        console.stdout.print(f"Grey values: {record.mapping.counts} = counts of the training")
+    if norm := record.norm:
+        console.stdout.print(
+            f"Batch normalisation: statistics of {norm.tiles} tiles from {norm.slices} of these slices"
+        )
+    shares = ", ".join(f"{value}: {share:.2%}" for value, share in record.fractions.items())
+    every = record.asked.every
+    slices = counted(record.input.slices, "slice") + (f" (one of {every})" if every else "")
+    speed = f", {record.slices_per_second:g} slices/s" if record.slices_per_second else ""
+    console.stdout.print(f"{slices} in {record.seconds:.1f} s{speed} on {', '.join(record.devices)}")
     console.say(f"Phase fractions (class: share of pixels): {shares}")
-    for name in (*record["files"], "prediction.json"):
+    for name in (*record.files, "prediction.json"):
         console.stdout.print(f"{'wrote' if written else 'there is'} {out / name}")
     sheet = OutFolder(out).sheet_file
     if sheet.exists():

@@ -17,6 +17,7 @@ from rich.text import Text
 from hpcseg.cli import console
 from hpcseg.runs.epochs import Epochs, loss_and_validation
 from hpcseg.runs.names import short_names
+from hpcseg.runs.schema import Beat
 from hpcseg.runs.state import State
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class _Running:
     name: str
     epochs: Epochs
     began: float = field(default_factory=time.monotonic)
-    beats: list[dict[str, Any]] = field(default_factory=list)
+    beats: list[Beat] = field(default_factory=list)
     """The first heartbeat of the stage and the last one."""
     said: str = ""
     """Of its notes the last one that was shown."""
@@ -44,15 +45,15 @@ class _Running:
     def seconds_left(self) -> float | None:
         """Of the stage, as fast as it has been so far; None before that can be told."""
         first, last = self.beats[0], self.beats[-1]
-        done = _done(last) - _done(first)
-        return (_all(last) - _done(last)) * (last["time"] - first["time"]) / done if done > 0 else None
+        done = last.steps_done - first.steps_done
+        return (last.steps - last.steps_done) * (last.time - first.time) / done if done > 0 else None
 
     def share(self) -> float:
         """How much of the cell is done, 0 to 1, by its training, which takes most of the time."""
         if not self.beats:
             return 0.0
         last = self.beats[-1]
-        return _done(last) / _all(last) if last["stage"] == "train" else 1.0
+        return last.steps_done / last.steps if last.stage == "train" else 1.0
 
 
 class QueueView:
@@ -105,10 +106,11 @@ class QueueView:
             if not trains:
                 self._note(f"{shown.name}: evaluating")
         elif state in (State.RUNNING, State.EVALUATING):
-            shown.beats[1:] = [details]
-            if (note := details.get("note", "")) != shown.said:
-                shown.said = note
-                self._say(f"{shown.name}: {note}")
+            beat = details["beat"]
+            shown.beats[1:] = [beat]
+            if beat.note != shown.said:
+                shown.said = beat.note
+                self._say(f"{shown.name}: {beat.note}")
         else:
             self._say(f"{shown.name}: {_ending(state, shown, details)}")
             self._done += 1
@@ -149,20 +151,11 @@ def _row(shown: _Running) -> tuple[str | Text | ProgressBar, ...]:
         return Text(shown.name), ProgressBar(pulse=True), *numbers, "starting"
     last, seconds = shown.beats[-1], shown.seconds_left()
     left = "" if seconds is None else console.duration(seconds)
-    trains = last["stage"] == "train"
+    trains = last.stage == "train"
     bar = ProgressBar(
-        total=_all(last), completed=_done(last), complete_style="bar.complete" if trains else "progress.remaining"
+        total=last.steps, completed=last.steps_done, complete_style="bar.complete" if trains else "progress.remaining"
     )
     return Text(shown.name), bar, *numbers, left if trains else f"test {left}"
-
-
-def _done(beat: dict[str, Any]) -> int:
-    """Steps of the stage."""
-    return int((beat["epoch"] - 1) * beat["steps_per_epoch"] + beat["step"])
-
-
-def _all(beat: dict[str, Any]) -> int:
-    return int(beat["epochs"] * beat["steps_per_epoch"])
 
 
 def _ending(state: State, shown: _Running, details: dict[str, Any]) -> str:

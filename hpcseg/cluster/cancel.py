@@ -8,17 +8,15 @@ import reprlib
 import signal
 import socket
 from collections.abc import Collection
-from typing import Any
 
 from hpcseg.cluster import ledger, scheduler
 from hpcseg.cluster.ledger import Booked
 from hpcseg.cluster.processes import queue_of, runs_cell
 from hpcseg.cluster.states import RunStatus, lives_here
 from hpcseg.cluster.submit_with import cancel_by_template
-from hpcseg.errors import IncompleteError
 from hpcseg.runs.grid import Cell
-from hpcseg.runs.record import read_json
 from hpcseg.runs.state import State
+from hpcseg.runs.told import read_progress
 from hpcseg.runs.wish import leave_out
 
 
@@ -96,22 +94,19 @@ def cancel_cells(status: RunStatus, cells: Collection[str], *, with_report: bool
         _tell_to_stop(queue)
     for cell in here:
         process = _process_here(cell)
-        if runs_cell(process, cell.folder):  # it may have ended meanwhile, and its number be another's
+        if process is not None and runs_cell(
+            process, cell.folder
+        ):  # it may have ended meanwhile, and its number be another's
             _tell_to_stop(process)
     return found
 
 
-def _process_here(cell: Cell) -> Any:
+def _process_here(cell: Cell) -> int | None:
     """What a cell that runs on this machine without Slurm says that its process is; None: it runs elsewhere."""
-    try:
-        progress = read_json(cell.folder.progress_file)
-    except IncompleteError:
-        return None
-    if progress.get("job_id") is None and progress.get("host") == socket.gethostname():
-        return progress.get("pid", "without a number")
-    return None
+    beat = read_progress(cell.folder)
+    return beat.pid if beat and beat.job_id is None and beat.host == socket.gethostname() else None
 
 
-def _tell_to_stop(process: Any) -> None:
+def _tell_to_stop(process: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(process, signal.SIGTERM)  # it writes its checkpoint first

@@ -195,8 +195,8 @@ def diagnose(
     record = read_failure(cell.folder)
     attempts = {rank: (path, last_attempt(path)) for rank, path in logs.get(job_id or "", {}).items()}
     found = {rank: (path, _complaints(attempt.lines(cell.id))) for rank, (path, attempt) in attempts.items()}
-    error = " ".join(record.get("error", "").split())
-    rank = record["rank"] if isinstance(record.get("rank"), int) else 0
+    error = " ".join(record.error.split()) if record else ""
+    rank = record.rank if record else 0
     if stopped and not cancelled:
         # What failure.json has is of an earlier attempt.
         return Failure(stopped, "", None, 0, found[0][0] if 0 in found else None)
@@ -217,8 +217,7 @@ def diagnose(
             if lines:
                 rank, text = number, lines[-1].strip()
                 break
-    host = record.get("host")
-    node = host if host and isinstance(host, str) else (job.node if job and job.node else None)
+    node = (record.host if record else None) or (job.node if job else None) or None
     return Failure(kind, text, node, rank, found[rank][0] if rank in found else None)
 
 

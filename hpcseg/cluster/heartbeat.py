@@ -5,24 +5,22 @@ from __future__ import annotations
 import socket
 import time
 from pathlib import Path
-from typing import Any
 
 from hpcseg.runs.grid import Cell
+from hpcseg.runs.schema import Beat
 from hpcseg.runs.told import read_progress
 
 # A heartbeat comes every few seconds, later only where a step takes longer.
 _SECONDS_TO_CALL_IT_STOPPED = 90.0
 
 
-def heartbeat(cell: Cell) -> dict[str, Any] | None:
+def heartbeat(cell: Cell) -> Beat | None:
     """The heartbeat of a cell that runs now; None where it is old, or where its process is gone."""
-    progress = read_progress(cell.folder)
-    if progress is None:
+    beat = read_progress(cell.folder)
+    if beat is None or time.time() - beat.time > max(_SECONDS_TO_CALL_IT_STOPPED, 3 * beat.seconds_per_step):
         return None
-    if time.time() - progress["time"] > max(_SECONDS_TO_CALL_IT_STOPPED, 3 * progress["seconds_per_step"]):
-        return None
-    here = progress["job_id"] is None and progress["host"] == socket.gethostname()
-    return None if here and not _runs(progress["pid"]) else progress
+    here = beat.job_id is None and beat.host == socket.gethostname()
+    return None if here and not _runs(beat.pid) else beat
 
 
 def _runs(pid: int) -> bool:

@@ -1,16 +1,7 @@
 """submissions.jsonl: which job was handed out for which cells, and the lock under which it grows.
 
-    {"event": "announced", "token": T, "stage": S, "cells": [...]}     just before sbatch, which gets T as its comment
-    {"event": "submitted", "token": T, "stage": S, "cells": [...], "job": "123", "user": U}      task i is cells[i]
-    {"event": "announced", "token": T, ..., "template": H}             the same for a job by a user's template
-    {"event": "submitted", "token": T, ..., "template": H, "job": "123"}   and the number that it got there
-    {"event": "withdrawn", "token": T}                                 its answer was lost, or the job was taken back
-    {"event": "started", "stage": S, "cells": [TASK], "job": "4711", "host": H}                  on this machine
-    {"event": "cancelled", "cells": [...]}                             by the user, so not to be tried again unasked
-
-A task is the id of its cell, or a list of ids where it takes several cells one after the other.
-
-Jobs are looked up by these lines, so a state needs neither a database nor a process that stays alive.
+Its lines are in `ledger_lines`. Jobs are looked up by them, so a state needs neither a database nor a process that
+stays alive.
 """
 
 from __future__ import annotations
@@ -19,36 +10,29 @@ import contextlib
 import dataclasses
 import getpass
 import hashlib
-import re
+import itertools
 import socket
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
+import msgspec
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
+from msgspec import UNSET, UnsetType
 
+from hpcseg.cluster.ledger_lines import TAG, Announced, Cancelled, Line, Started, Submitted, Task, Withdrawn, read_line
 from hpcseg.errors import SchedulerError
 from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.gate import claim
 from hpcseg.runs.provenance import command_line
-from hpcseg.runs.record import append_event, check_types, read_all_lines
-from hpcseg.runs.told import time_of
+from hpcseg.runs.record import append_event, read_all_lines
 
 _SECONDS_FOR_LOCK = 120.0
 _MOST_LINES = 10
-_TAG = "hpcseg-"
 Way = Literal["Slurm", "here", "template"]
 """How cells are handed out: to Slurm, on this machine, or by a user's template for another scheduler."""
-# What a line of each kind must have.
-_KEYS: Mapping[object, Mapping[str, type]] = {
-    "announced": {"token": str, "stage": str, "cells": list},
-    "submitted": {"stage": str, "cells": list, "job": str},
-    "withdrawn": {"token": str},
-    "started": {"stage": str, "cells": list, "job": str, "host": str},
-    "cancelled": {"cells": list},
-}
 
 
 @dataclass(frozen=True)
@@ -127,109 +111,69 @@ def read(run: RunFolder) -> Ledger:
     owners: dict[str, frozenset[str]] = {}
     tries: Counter[str] = Counter()
     reports, users, others = [], [getpass.getuser()], set[str]()
-    announced: dict[str, tuple[str, list[Any]]] = {}
+    announced: dict[str, Announced] = {}
     tokens: dict[str, str | None] = {}
     unusable = []
     way: Way = "Slurm"
-    for number, line in enumerate(read_all_lines(run.submissions_file), start=1):
-        token: Any = line.get("token") if line else None
+    for number, content in enumerate(read_all_lines(run.submissions_file), start=1):
         try:
-            line = _checked(line, announced)
+            line = read_line(content, announced)
         except ValueError:
             unusable.append(number)
+            token = content.get("token") if content else None
             if isinstance(token, str):
                 # Its job may be in the queue: not to be taken back, nor to be submitted again.
                 announced.pop(token, None)
                 tokens[token] = ""
             continue
-        event = line["event"]
-        by_template = "template" in line
-        if event == "announced" and not by_template:
-            announced[line["token"]] = line["stage"], line["cells"]
-            tokens[token] = None
-        elif event == "withdrawn":
-            # A full disk may have lost the announcement. What was taken and then taken back was never handed out.
-            announced.pop(token, None)
-            for cell in owners.get(tokens.get(token) or "", ()):
-                jobs.pop(cell, None)
-                tries[cell] -= 1
-            tokens[token] = None
-        elif event == "cancelled":
-            for cell in line["cells"]:
-                if cell in jobs:
-                    jobs[cell] = dataclasses.replace(jobs[cell], cancelled=True)
-        else:
-            if token is not None:
-                announced.pop(token, None)
-                tokens[token] = token if by_template else line["job"]
-            if line.get("user") not in (None, *users):
-                users.append(line["user"])
-            if line["stage"] == "report":
-                reports.append(line["job"])
-                continue
-            way = "template" if by_template else "here" if event == "started" else "Slurm"
-            tasks = [tuple([task] if isinstance(task, str) else task) for task in line["cells"]]
-            base = token if by_template else line["job"]
-            again = by_template and base in owners
-            owners[base] = frozenset(_cells_of(line["cells"]))
-            for job_id, cells in zip(task_ids(base, len(tasks)), tasks, strict=True):
-                owners[job_id] = frozenset(cells)
-                if line.get("user", users[0]) != users[0]:
-                    others.add(job_id)
-                for cell in cells:
-                    if again and cell in jobs and jobs[cell].job_id == job_id:
-                        # It may have begun before its number was written down.
-                        jobs[cell] = dataclasses.replace(jobs[cell], number=line.get("job", ""))
-                        continue
-                    called = line.get("job", "") if by_template else None
-                    when = time_of(line) or 0.0
-                    jobs[cell] = Booked(job_id, line.get("host"), when, cells, cancelled=False, number=called)
-                    # An earlier hpcseg had jobs of their own for evaluations.
-                    tries[cell] += line["stage"] != "evaluate"
+        match line:
+            case Announced(template=msgspec.UNSET):
+                announced[line.token] = line
+                tokens[line.token] = None
+            case Withdrawn():
+                # A full disk may have lost the announcement. What was taken and then taken back was never handed out.
+                announced.pop(line.token, None)
+                for cell in owners.get(tokens.get(line.token) or "", ()):
+                    jobs.pop(cell, None)
+                    tries[cell] -= 1
+                tokens[line.token] = None
+            case Cancelled():
+                for cell in line.cells:
+                    if cell in jobs:
+                        jobs[cell] = dataclasses.replace(jobs[cell], cancelled=True)
+            case Announced() | Submitted() | Started():
+                by_template = line.template is not UNSET
+                base = str(line.token if by_template else line.job)
+                if line.token:
+                    announced.pop(line.token, None)
+                    tokens[line.token] = base
+                if line.user and line.user not in users:
+                    users.append(line.user)
+                if line.stage == "report":
+                    reports.append(base)
+                    continue
+                way = "template" if by_template else "here" if isinstance(line, Started) else "Slurm"
+                called = (line.job or "") if by_template else None
+                again = by_template and base in owners
+                owners[base] = frozenset(itertools.chain(*line.tasks))
+                for job_id, cells in zip(task_ids(base, len(line.tasks)), line.tasks, strict=True):
+                    owners[job_id] = frozenset(cells)
+                    if line.user and line.user != users[0]:
+                        others.add(job_id)
+                    for cell in cells:
+                        if again and cell in jobs and jobs[cell].job_id == job_id:
+                            # It may have begun before its number was written down.
+                            jobs[cell] = dataclasses.replace(jobs[cell], number=called)
+                            continue
+                        when, host = line.seconds, line.host or None
+                        jobs[cell] = Booked(job_id, host, when, cells, cancelled=False, number=called)
+                        # An earlier hpcseg had jobs of their own for evaluations.
+                        tries[cell] += line.stage != "evaluate"
     return Ledger(
         *(jobs, owners, tries, tuple(reports), tuple(users), frozenset(others)),
-        {token: frozenset(_cells_of(tasks)) for token, (_, tasks) in announced.items()},
+        {token: frozenset(itertools.chain(*line.tasks)) for token, line in announced.items()},
         *(way, tokens, tuple(unusable)),
     )
-
-
-def _cells_of(tasks: Sequence[str | Sequence[str]]) -> list[str]:
-    return [cell for task in tasks for cell in ([task] if isinstance(task, str) else task)]
-
-
-def _checked(line: dict[str, Any] | None, announced: Mapping[str, tuple[str, list[Any]]]) -> dict[str, Any]:
-    """The same line; raises ValueError where it is none that a command has written."""
-    event = line.get("event") if line else None
-    if line is None or not isinstance(event, str) or event not in _KEYS:
-        raise ValueError("it is of no event")
-    check_types(line, _KEYS[event])
-    for task in line.get("cells", ()):
-        ids = task if isinstance(task, list) and event != "cancelled" else [task]
-        if not ids or not all(isinstance(cell, str) for cell in ids):
-            raise ValueError("its cells have no ids")
-    for key in ("token", "user", "host", "template"):
-        if not isinstance(line.get(key, ""), str):
-            raise ValueError(f"its {key} is no text")
-    # What carries the token of an announcement is cancelled, and a job without a comment has "(null)".
-    if event == "announced" and not line["token"].startswith(_TAG):
-        raise ValueError("its token is none of ours")
-    if "template" in line and not (
-        event in ("announced", "submitted")
-        and line["stage"] != "report"
-        and len(line["cells"]) == 1
-        and line.get("token", "").startswith(_TAG)
-    ):
-        raise ValueError("it is of no job by a template")
-    if event in ("submitted", "started"):
-        if not re.fullmatch(r"[0-9]+", line["job"]):
-            raise ValueError("its job has no number")
-        said = line["stage"], line["cells"]
-        # A report is for no cell, and an array has a task for each of its cells.
-        if (line["stage"] == "report") == bool(line["cells"]):
-            raise ValueError("its cells are not those of its stage")
-        if announced.get(line.get("token", ""), said) != said:
-            raise ValueError("it was announced otherwise")
-    return line
 
 
 def task_ids(base: str, tasks: int) -> list[str]:
@@ -239,7 +183,7 @@ def task_ids(base: str, tasks: int) -> list[str]:
 
 def tag(run: RunFolder) -> str:
     """How the tokens of a run begin: by it squeue tells its jobs also where the ledger does not."""
-    return f"{_TAG}{hashlib.sha256(str(run.path.resolve()).encode(errors='surrogateescape')).hexdigest()[:8]}-"
+    return f"{TAG}{hashlib.sha256(str(run.path.resolve()).encode(errors='surrogateescape')).hexdigest()[:8]}-"
 
 
 def new_token(run: RunFolder) -> str:
@@ -249,10 +193,17 @@ def new_token(run: RunFolder) -> str:
 
 def short_name(token: str) -> str:
     """A job's name that tells it from the others in a queue: 15 characters, which is all that some schedulers allow."""
-    return f"{_TAG}{token.rpartition('-')[2][:8]}"
+    return f"{TAG}{token.rpartition('-')[2][:8]}"
 
 
-def announce(run: RunFolder, stage: str, tasks: Sequence[Sequence[str]], token: str | None = None, **more: str) -> str:
+def announce(
+    run: RunFolder,
+    stage: str,
+    tasks: Sequence[Sequence[str]],
+    token: str | None = None,
+    *,
+    template: str | UnsetType = UNSET,
+) -> str:
     """Write down that these cells are about to be submitted; returns the token that the job must carry.
 
     Args:
@@ -260,19 +211,31 @@ def announce(run: RunFolder, stage: str, tasks: Sequence[Sequence[str]], token: 
         stage: as of `book`.
         tasks: as of `book`.
         token: of the job; None: a new one.
-        more: "template", of a job by one its SHA-256.
+        template: of a job by one, its SHA-256.
     """
     token = token or new_token(run)
-    append_event(run.submissions_file, "announced", token=token, stage=stage, cells=_as_written(tasks), **more)
+    _append(run, Announced(token=token, stage=stage, cells=_as_written(tasks), template=template))
     return token
 
 
-def _as_written(tasks: Sequence[Sequence[str]]) -> list[Any]:
+def _append(run: RunFolder, line: Line) -> None:
+    append_event(run.submissions_file, type(line).__name__.lower(), **line.as_dict())
+
+
+def _as_written(tasks: Sequence[Sequence[str]]) -> list[Task]:
     """A task of one cell as its id, as it always was; of several a list of them."""
     return [cells[0] if len(cells) == 1 else list(cells) for cells in tasks]
 
 
-def book(run: RunFolder, token: str, stage: str, tasks: Sequence[Sequence[str]], base: str, **more: str) -> None:
+def book(
+    run: RunFolder,
+    token: str,
+    stage: str,
+    tasks: Sequence[Sequence[str]],
+    base: str,
+    *,
+    template: str | UnsetType = UNSET,
+) -> None:
     """Write down that Slurm took these cells as the tasks of one array, in this order.
 
     Args:
@@ -281,42 +244,29 @@ def book(run: RunFolder, token: str, stage: str, tasks: Sequence[Sequence[str]],
         stage: "cells" or "report"; of a prediction those of its own.
         tasks: the ids of each task's cells; none for a report.
         base: id of the job, without a task; by a template its number.
-        more: as of `announce`.
+        template: as of `announce`.
     """
-    append_event(
-        run.submissions_file,
-        "submitted",
-        token=token,
-        stage=stage,
-        cells=_as_written(tasks),
-        job=base,
-        user=getpass.getuser(),
-        command=command_line(),
-        **more,
+    cells, user = _as_written(tasks), getpass.getuser()
+    line = Submitted(
+        token=token, stage=stage, cells=cells, job=base, user=user, command=command_line(), template=template
     )
+    _append(run, line)
 
 
 def withdraw(run: RunFolder, token: str) -> None:
     """Write down that an announcement has come to nothing."""
-    append_event(run.submissions_file, "withdrawn", token=token)
+    _append(run, Withdrawn(token=token))
 
 
 def book_local(run: RunFolder, cells: Sequence[str], job_id: str) -> None:
     """Write down that a job for these cells, in this order, was started on this machine."""
-    append_event(
-        run.submissions_file,
-        "started",
-        stage="cells",
-        cells=_as_written([cells]),
-        job=job_id,
-        host=socket.gethostname(),
-        command=command_line(),
-    )
+    host, task = socket.gethostname(), _as_written([cells])
+    _append(run, Started(stage="cells", cells=task, job=job_id, host=host, command=command_line()))
 
 
 def book_cancelled(run: RunFolder, cells: Sequence[str]) -> None:
     """Write down that the user does not want these cells any more."""
-    append_event(run.submissions_file, "cancelled", cells=list(cells), command=command_line())
+    _append(run, Cancelled(cells=list(cells), command=command_line()))
 
 
 @contextlib.contextmanager

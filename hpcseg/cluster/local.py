@@ -30,8 +30,9 @@ from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.frozen import freeze, in_frozen
 from hpcseg.runs.grid import MOST_CELLS_OF_A_JOB, Cell
 from hpcseg.runs.record import STOPS, append_event
+from hpcseg.runs.schema import Failed
 from hpcseg.runs.state import Stage, State
-from hpcseg.runs.told import read_failure, read_progress, time_of
+from hpcseg.runs.told import read_failure, read_progress
 from hpcseg.signals import Stop, out_of_reach
 
 OnEvent = Callable[[State, Cell, dict[str, Any]], None]
@@ -153,8 +154,8 @@ def run_locally(
         slots: from `find_slots`.
         ranks: processes per cell.
         cells_per_job: most cells of one process; None: all for one slot, for several few enough that they end together.
-        on_event: told what happens. Details are {"stage"} for STARTED, the content of progress.json for RUNNING and
-            EVALUATING, that of failure.json with "log" for FAILED, and nothing for FINISHED, STOPPED and BUSY.
+        on_event: told what happens. Details are {"stage"} for STARTED, {"beat"} for RUNNING and EVALUATING, {"error",
+            "log"} for FAILED, and nothing for FINISHED, STOPPED and BUSY.
         on_stop: told when the queue is asked to stop.
 
     Returns:
@@ -256,10 +257,10 @@ def _read_log(current: _Running, summary: Summary, on_event: OnEvent) -> None:
 
 def _look(current: _Running, on_event: OnEvent) -> None:
     """Pass progress on, and end a job of which a rank has failed."""
-    progress = read_progress(current.cell.folder)
-    if progress is not None and progress["time"] > current.progress:
-        current.progress = progress["time"]
-        on_event(State.RUNNING if progress["stage"] == "train" else State.EVALUATING, current.cell, progress)
+    beat = read_progress(current.cell.folder)
+    if beat is not None and beat.time > current.progress:
+        current.progress = beat.time
+        on_event(State.RUNNING if beat.stage == "train" else State.EVALUATING, current.cell, {"beat": beat})
     now = time.monotonic()
     # One rank alone goes on with its next cell.
     if current.ranks > 1 and _failure(current) is not None:
@@ -351,7 +352,8 @@ def _book(current: _Running, state: State, summary: Summary, on_event: OnEvent) 
     elif state is State.BUSY:
         summary.busy.append(cell.id)
     elif state is State.FAILED:
-        details = {"error": _WORDS[without_a_word(cell)], **(_failure(current) or {}), "log": str(current.log)}
+        failure = _failure(current)
+        details = {"error": failure.error if failure else _WORDS[without_a_word(cell)], "log": str(current.log)}
         summary.failed.append(cell.id)
     else:
         if state is State.STOPPED:
@@ -366,7 +368,7 @@ def _note_stop(current: _Running) -> None:
         append_event(current.cell.folder.events_file, STOPS[_stage(current.cell)])
 
 
-def _failure(current: _Running) -> dict[str, Any] | None:
+def _failure(current: _Running) -> Failed | None:
     """What this attempt says of its failure; an earlier one's word stays until the new ranks have met."""
     failure = read_failure(current.cell.folder)
-    return failure if (time_of(failure) or 0.0) >= current.started else None
+    return failure if failure and (failure.time or 0.0) >= current.started else None

@@ -12,7 +12,7 @@ from hpcseg.cluster.ledger import Booked, Ledger
 from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import Cell, Grid
 from hpcseg.runs.state import State
-from hpcseg.runs.told import read_failure, time_of
+from hpcseg.runs.told import read_failure
 from hpcseg.runs.wish import is_left_out
 
 
@@ -95,7 +95,8 @@ def is_past(cell: Cell, job: Booked) -> bool:
 
 def failed_at(cell: Cell) -> float:
     """When the last attempt failed, in UTC seconds; 0 where none has."""
-    return time_of(read_failure(cell.folder)) or 0.0
+    failure = read_failure(cell.folder)
+    return (failure.time if failure else None) or 0.0
 
 
 def strange_jobs(run: RunFolder, booked: Ledger) -> str:

@@ -10,7 +10,7 @@ from hpcseg.cluster import worker
 from hpcseg.runs.folder import CellFolder, RunFolder
 
 
-def runs_cell(pid: object, cell: CellFolder) -> bool:
+def runs_cell(pid: int | None, cell: CellFolder) -> bool:
     """Whether a process is this user's, and has this cell's lock open, as rank 0 of a cell has while it runs."""
     if not _is_own(pid):
         return False
@@ -47,9 +47,9 @@ def queue_of(job_id: str) -> int | None:
     return parent if _is_own(parent) and any(os.path.basename(one) == b"hpcseg" for one in arguments) else None
 
 
-def _is_own(pid: object) -> bool:
+def _is_own(pid: int | None) -> bool:
     """Whether it is the number of one process, and of this user's: 0, 1 and negative ones mean others, or many."""
-    if type(pid) is not int or pid <= 1:
+    if pid is None or pid <= 1:
         return False
     try:
         return os.stat(f"/proc/{pid}").st_uid == os.geteuid()

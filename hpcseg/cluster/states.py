@@ -26,6 +26,7 @@ from hpcseg.records.row import Hole
 from hpcseg.runs.folder import CellFolder, RunFolder
 from hpcseg.runs.grid import Cell, planned_cells, read_plan
 from hpcseg.runs.names import short_names
+from hpcseg.runs.schema import Beat, Trained
 from hpcseg.runs.state import State
 from hpcseg.runs.told import finished_epochs
 
@@ -150,9 +151,9 @@ class _Known:
 
     state: State
     """What its files say."""
-    record: Mapping[str, Any] | Hole | None
+    record: Trained | Hole | None
     """Its training.json, where it has one, or what is wrong with its records."""
-    progress: Mapping[str, Any] | None
+    progress: Beat | None
     """Its heartbeat, unless that is old."""
     booked: Ledger
     slurm: Mapping[str, JobState]
@@ -173,15 +174,15 @@ def _status(cell: Cell, known: _Known) -> tuple[CellStatus, Failure | None]:
     waits = job is not None and job.state is State.QUEUED
     gone = last is not None and last.in_slurm and known.answered and (job is None or job.ended or waits)
     progress = known.progress
-    if progress is not None and last is not None and gone and progress["job_id"] == last.job_id:
+    if progress is not None and last is not None and gone and progress.job_id == last.job_id:
         progress = None
     # Its job may go on with others.
     runs = last is not None and state is not State.FINISHED and not is_past(cell, last)
     job_id, node, note, left, failure = last.shown if last else None, None, "", None, None
-    if progress is not None and progress["time"] >= failed_at(cell):
-        state = {"train": State.RUNNING, "evaluate": State.EVALUATING}.get(progress["stage"], State.RUNNING)
-        left, node, note = progress["seconds_left"], progress["host"], progress["note"]
-        job_id = job_id or progress["job_id"]
+    if progress is not None and progress.time >= failed_at(cell):
+        state = {"train": State.RUNNING, "evaluate": State.EVALUATING}.get(progress.stage, State.RUNNING)
+        left, node, note = progress.seconds_left, progress.host, progress.note
+        job_id = job_id or progress.job_id
     elif job is not None and not job.ended and runs and not (job.hidden and state is State.FAILED):
         state, note = (active if job.state is State.RUNNING else job.state), job.note
         if known.ahead is not None and job.state is State.RUNNING:
@@ -246,15 +247,15 @@ def _by_template(cell: Cell, job: Booked, logs: Logs) -> tuple[State, str]:
     return State.STARTED, f"no sign of life now: `hpcseg logs` may say why; {gone}"
 
 
-def _reached(cell: Cell, record: Mapping[str, Any] | Hole | None) -> tuple[int, float | None, str]:
+def _reached(cell: Cell, record: Trained | Hole | None) -> tuple[int, float | None, str]:
     """Epochs and validation accuracy: from the record of a finished training, else from the lines of its epochs.
 
     With them what is wrong with those lines, as a part of a sentence; empty where nothing is.
     """
     try:
-        if isinstance(record, Mapping):
-            return record["epochs"], accuracy(np.array(record["validation_confusion"])), ""
+        if isinstance(record, Trained):
+            return record.epochs, accuracy(np.array(record.validation_confusion)), ""
         lines = finished_epochs(cell.folder)
-        return len(lines), accuracy(np.array(lines[-1]["validation_confusion"])) if lines else None, ""
-    except (IncompleteError, KeyError, TypeError, ValueError, OverflowError):
-        return 0, None, "" if isinstance(record, Mapping) else "its metrics.jsonl cannot be read"
+        return len(lines), accuracy(np.array(lines[-1].validation_confusion)) if lines else None, ""
+    except (IncompleteError, ValueError, OverflowError):
+        return 0, None, "" if isinstance(record, Trained) else "its metrics.jsonl cannot be read"

@@ -207,10 +207,10 @@ def _documentation(model: Model, info: DatasetInfo) -> str:
     low, high = card.grey_range
     classes = [f"| {name} | {value} |" for name, value in zip(card.class_names, card.class_values, strict=True)]
     tests = [
-        f"| {point['noise']}, sigma {point['sigma']}"
-        + (f", in {point['fraction']:.0%} of the tiles" if point["fraction"] else "")
-        + f" | {point['accuracy']:.4f} |"
-        for point in training["test_accuracy"]
+        f"| {point.noise}, sigma {point.sigma}"
+        + (f", in {point.fraction:.0%} of the tiles" if point.fraction else "")
+        + f" | {point.accuracy:.4f} |"
+        for point in training.test_accuracy
     ]
     channels = _channels(model)
     between = (
@@ -234,18 +234,18 @@ Its channels are the probabilities of
 
 ## Training
 
-- cell: {training["cell"]}
-- training tiles: {training["train_tiles"]} of {card.data.tile_size} x {card.data.tile_size} pixels
-- epochs: {training["epochs"]}
+- cell: {training.cell}
+- training tiles: {training.train_tiles} of {card.data.tile_size} x {card.data.tile_size} pixels
+- epochs: {training.epochs}
 - precision: {card.precision} (this package: fp32)
 - voxel: {info.voxel.text() if info.voxel else "not known"}
-- data SHA-256: {training["data_sha256"]}
+- data SHA-256: {training.data_sha256}
 - weights SHA-256: {card.model_sha256}
-- hpcseg: {__version__}, commit {training["commit"]} at the training
+- hpcseg: {__version__}, commit {training.commit} at the training
 
 ## Validation
 
-Share of right pixels on the validation tiles: {training["validation_accuracy"]:.4f}. On test tiles:
+Share of right pixels on the validation tiles: {training.validation_accuracy:.4f}. On test tiles:
 
 | noise | right pixels |
 |---|---|

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from msgspec import UNSET, UnsetType
 
 from hpcseg import __version__
 from hpcseg.config import PRECISIONS, DataConfig, TrainConfig
 from hpcseg.data.classes import MOST_CLASSES, outside
 from hpcseg.data.evenly import evenly
 from hpcseg.data.grey import QUANTILES as SPAN
-from hpcseg.data.grey import GreyScale, read_scale
+from hpcseg.data.grey import GreyScale
 from hpcseg.data.store import DatasetInfo
 from hpcseg.errors import ConfigError
 from hpcseg.hdf5 import h5py
-from hpcseg.tables import build_config, convert
+from hpcseg.runs.schema import Object, Record, as_record
+from hpcseg.tables import build_config
 
 FORMAT = "hpcseg-model"
 SCHEMA = 3
@@ -33,6 +35,38 @@ _LEAST_BINS = 1_000
 _BULK = (0.001, 0.999)
 # "auto" is a wish; what came of it is in the record of the training.
 _PRECISIONS = tuple(name for name in PRECISIONS if name != "auto")
+
+
+class Accuracy(Record, frozen=True, kw_only=True, eq=True):
+    """Share of right pixels on test tiles with a noise."""
+
+    noise: str | UnsetType | None = UNSET
+    sigma: float | str | None
+    fraction: float | UnsetType | None = UNSET
+    accuracy: float | None
+
+
+class Training(Record, frozen=True, kw_only=True, eq=True):
+    """The record of a training in a few lines; no path of the machine."""
+
+    cell: str | UnsetType = UNSET
+    job: str | UnsetType | None = UNSET
+    command: str | UnsetType | None = UNSET
+    data_sha256: str | UnsetType | None = UNSET
+    numerics: int | UnsetType | None = UNSET
+    code_sha256: str | UnsetType | None = UNSET
+    commit: str | UnsetType | None = UNSET
+    hpcseg_version: str | UnsetType | None = UNSET
+    torch: str | UnsetType | None = UNSET
+    device: str | UnsetType | None = UNSET
+    time: str | UnsetType | None = UNSET
+    epochs: int | UnsetType | None = UNSET
+    seconds: float | UnsetType | None = UNSET
+    precision: str
+    train_tiles: int | UnsetType | None = UNSET
+    split_sha256: str | UnsetType | None = UNSET
+    validation_accuracy: float | UnsetType | None = UNSET
+    test_accuracy: tuple[Accuracy, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,15 +89,14 @@ class ModelCard:
     """The tiles that the model was trained on."""
     train: TrainConfig
     """How it was trained: the network's settings are among these."""
-    training: Mapping[str, Any]
-    """The record of the training: cell, commit, hashes, accuracy."""
+    training: Training
     model_sha256: str
     """Of names, types, shapes and values of the weights."""
 
     @property
     def precision(self) -> str:
         """What the model was trained and evaluated in."""
-        return str(self.training["precision"])
+        return self.training.precision
 
     @property
     def grey_range(self) -> tuple[float, float]:
@@ -76,7 +109,24 @@ class ModelCard:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as they stand in a model file."""
-        return {"format": FORMAT, "schema": SCHEMA, **dataclasses.asdict(self)}
+        plain = {**dataclasses.asdict(self), "training": self.training.as_dict()}
+        return {"format": FORMAT, "schema": SCHEMA, **plain}
+
+
+class _Stored(Record, frozen=True, kw_only=True):
+    """A card as it stands in a model file."""
+
+    class_values: tuple[int, ...]
+    class_names: tuple[str, ...] | UnsetType = UNSET
+    label_dtype: str
+    grey_dtype: str
+    grey: GreyScale | None = None
+    full_scale: float | UnsetType = UNSET
+    grey_quantiles: tuple[float, ...]
+    data: Object
+    train: Object
+    training: Training
+    model_sha256: str
 
 
 def read_card(content: Any) -> ModelCard:
@@ -89,27 +139,25 @@ def read_card(content: Any) -> ModelCard:
         raise ValueError("it was not written by `hpcseg export`")
     if content.get("schema") not in range(1, SCHEMA + 1):
         raise ValueError(f"its schema is {content.get('schema')!r}, and this hpcseg {__version__} reads up to {SCHEMA}")
-    if content["schema"] == 1 and "full_scale" in content:
-        content = {**content, "grey": {"low": 0.0, "high": content["full_scale"]}}
-    if isinstance(content.get("class_values"), list):  # of before there were names
-        content = {"class_names": list(map(str, content["class_values"])), **content}
+    stored = as_record(_Stored, content)
+    grey = GreyScale(0.0, stored.full_scale) if content["schema"] == 1 and stored.full_scale else stored.grey
+    if grey is None:
+        raise ValueError("it has no grey")
     try:
         card = ModelCard(
-            class_values=tuple(convert(int, value, "class_values") for value in content["class_values"]),
-            class_names=tuple(map(str, content["class_names"])),
-            label_dtype=np.dtype(str(content["label_dtype"])).name,
-            grey_dtype=np.dtype(str(content["grey_dtype"])).name,
-            grey=read_scale(content["grey"]),
-            grey_quantiles=tuple(convert(float, value, "grey_quantiles") for value in content["grey_quantiles"]),
-            data=build_config(DataConfig, content["data"], "data"),
-            train=build_config(TrainConfig, content["train"], "train"),
-            training=dict(content["training"]),
-            model_sha256=str(content["model_sha256"]),
+            class_values=stored.class_values,
+            class_names=tuple(map(str, stored.class_values)) if stored.class_names is UNSET else stored.class_names,
+            label_dtype=np.dtype(stored.label_dtype).name,
+            grey_dtype=np.dtype(stored.grey_dtype).name,
+            grey=grey,
+            grey_quantiles=stored.grey_quantiles,
+            data=build_config(DataConfig, stored.data, "data"),
+            train=build_config(TrainConfig, stored.train, "train"),
+            training=stored.training,
+            model_sha256=stored.model_sha256,
         )
         _check(card)
-    except KeyError as error:
-        raise ValueError(f"it has no {error.args[0]}") from None
-    except (AttributeError, TypeError, SyntaxError, ConfigError) as error:  # the third of a type that is none
+    except (TypeError, SyntaxError, ConfigError) as error:  # the second of a type that is none
         raise ValueError(str(error)) from None
     return card
 
@@ -180,7 +228,8 @@ def _check(card: ModelCard) -> None:
         raise ValueError(f"its label type {label} does not hold its class values")
     if grey not in (np.dtype("u1"), np.dtype("u2"), np.dtype("f4")):
         raise ValueError(f"its grey values are {grey}")
-    if card.training.get("precision") not in _PRECISIONS:
-        raise ValueError(f"its precision is {card.training.get('precision')!r}, not one of {', '.join(_PRECISIONS)}")
-    if len(card.grey_quantiles) != QUANTILES or np.any(np.diff(card.grey_quantiles) < 0):
+    if card.precision not in _PRECISIONS:
+        raise ValueError(f"its precision is {card.precision!r}, not one of {', '.join(_PRECISIONS)}")
+    quantiles = np.array(card.grey_quantiles)
+    if len(quantiles) != QUANTILES or not np.isfinite(quantiles).all() or np.any(np.diff(quantiles) < 0):
         raise ValueError("its grey values are no ascending quantiles")

@@ -37,7 +37,7 @@ def write_sheet(prediction: Prediction, target: Target) -> None:
         )
 
     chosen = evenly(len(volume), sheet.MOST_SLICES).tolist()
-    counts = np.sum([one.counts for one in folder.done().values()], axis=0)
+    counts = np.sum([one.counts for one in prediction.done().values()], axis=0)
     classes = [f"{value}: {share:.1%}" for value, share in zip(values, counts / max(1, counts.sum()), strict=True)]
     more = f" and {len(prediction.models) - 1} more" if len(prediction.models) > 1 else ""
     heading = f"{volume.path.name}: {len(chosen)} of {len(volume)} slices, labels by {prediction.models[0].name}{more}"

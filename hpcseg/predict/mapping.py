@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
+import msgspec
 import numpy as np
 
 from hpcseg.ahead import OnSlice, ahead
@@ -14,6 +14,7 @@ from hpcseg.data.evenly import evenly
 from hpcseg.data.grey import GreyScale
 from hpcseg.errors import ConfigError, DatasetError
 from hpcseg.predict.card import ModelCard, count_grey_values
+from hpcseg.runs.schema import Record
 from hpcseg.slices.source import Source
 
 Pair = tuple[float, float]
@@ -27,8 +28,7 @@ _LEAST_SPAN = 0.1
 _SIGMAS = 2.0
 
 
-@dataclass(frozen=True)
-class Mapping:
+class Mapping(Record, frozen=True, eq=True):
     """Grey value v of the volume stands for `scale * v + offset` counts of the training slices; nothing is clipped."""
 
     kind: Literal["as trained", "range", "percentiles"]
@@ -40,6 +40,12 @@ class Mapping:
     """The volume's grey values at these percentiles."""
     meant: Pair | None = None
     """Counts of the training slices that the two stand for."""
+    counts: str = ""
+    """All of it as a formula."""
+
+    def __post_init__(self) -> None:
+        formula = f"{self.scale:.17g} * grey value + {self.offset:.17g}"
+        msgspec.structs.force_setattr(self, "counts", formula)
 
     def apply(self, pixels: np.ndarray, grey: GreyScale) -> np.ndarray:
         """(H, W) grey values to (H, W) float32 as the network takes them: counts of the training on its grey scale."""
@@ -47,10 +53,6 @@ class Mapping:
             # float32 has too few digits for the values of some types.
             pixels = pixels.astype(np.float64) * self.scale + self.offset
         return grey.normalised(grey.limited(pixels))
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for the record; of these `from_record` makes it again."""
-        return {**asdict(self), "counts": f"{self.scale:.17g} * grey value + {self.offset:.17g}"}
 
 
 def decide(

@@ -17,6 +17,7 @@ import numpy as np
 import safetensors
 import safetensors.torch
 import torch
+from msgspec import UNSET
 from torch import nn
 
 from hpcseg.data.store import DatasetInfo, read_info
@@ -26,11 +27,12 @@ from hpcseg.learn.checkpoint import weights_sha256
 from hpcseg.learn.unet import UNet
 from hpcseg.memory import free_host_bytes
 from hpcseg.metrics import accuracy
-from hpcseg.predict.card import ModelCard, grey_quantiles, read_card
+from hpcseg.predict.card import Accuracy, ModelCard, Training, grey_quantiles, read_card
 from hpcseg.runs.folder import CellFolder
-from hpcseg.runs.grid import Cell, read_cell
+from hpcseg.runs.grid import Cell, data_file, planned, read_cell
 from hpcseg.runs.inputs import load_model
-from hpcseg.runs.record import CHANGED, CHECKSUM, read_json, was_changed, with_checksum
+from hpcseg.runs.record import CHANGED, CHECKSUM, read_as, was_changed, with_checksum
+from hpcseg.runs.schema import Evaluated, Trained
 from hpcseg.segment.network import TrainedUNet
 from hpcseg.slices.source import first_line
 from hpcseg.text import shortened
@@ -77,17 +79,17 @@ def open_cell(folder: CellFolder, data: Path | None = None) -> Model:
     """The model of a trained cell; `data` is the packed data set that it was trained on, None: where it was then.
 
     Raises:
-        IncompleteError: the cell is not trained.
+        IncompleteError: the cell is not trained, or a record of it is damaged.
         DatasetError: the data set is gone or damaged.
         HpcsegError: the model's file is damaged, or the data set holds other data.
     """
-    cell, planned = read_cell(folder), read_json(folder.config_file)
+    cell = read_cell(folder)
     if not folder.training_file.exists():
         raise IncompleteError(f"{cell.id} is not trained yet. Run `hpcseg grid` first.")
-    record = read_json(folder.training_file)
+    record = read_as(Trained, folder.training_file)
     info = open_data(folder, data)
     network, model_sha256 = load_model(cell, len(info.class_values))
-    if model_sha256 != record.get("model_sha256"):
+    if model_sha256 != record.model_sha256:
         raise HpcsegError(
             f"{folder.model_file} is not the model of training.json. Delete both, then run `hpcseg grid` again."
         )
@@ -100,25 +102,24 @@ def open_cell(folder: CellFolder, data: Path | None = None) -> Model:
         grey_quantiles=grey_quantiles(info),
         data=cell.config.data,
         train=cell.config.train,
-        training=_training(cell, planned, record),
+        training=_training(cell, record),
         model_sha256=model_sha256,
     )
-    return Model(str(card.training["cell"]), card, network)
+    return Model(card.training.cell or cell.id, card, network)
 
 
 def open_data(folder: CellFolder, data: Path | None = None) -> DatasetInfo:
     """The packed data set that a cell was trained on; arguments and errors as `open_cell`."""
-    cell, planned = read_cell(folder), read_json(folder.config_file)
-    path = data or (cell.folder.path / str(planned.get("data_file"))).resolve()
+    path = data or data_file(folder).resolve()
     if not path.exists():
         raise IncompleteError(
-            f"{path}, which {cell.id} was trained on, is not there, and it has the values of the labels. Say where it "
-            "is with --data FILE."
+            f"{path}, which {folder.id} was trained on, is not there, and it has the values of the labels. Say where "
+            "it is with --data FILE."
         )
     info = read_info(path)
-    if info.data_sha256 != planned.get("data_sha256"):
+    if info.data_sha256 != planned(folder).data_sha256:
         raise HpcsegError(
-            f"{path} holds other data than {cell.id} was trained on. Say where those are with --data FILE."
+            f"{path} holds other data than {folder.id} was trained on. Say where those are with --data FILE."
         )
     return info
 
@@ -174,7 +175,7 @@ def open_file(file: Path) -> Model:
             f"{file} is no model file that can be used: {first_line(error)}. Write it again with `hpcseg export CELL`."
         ) from None
     network.load_state_dict(weights, assign=True)
-    return Model(str(card.training.get("cell", file.stem)), card, network)
+    return Model(card.training.cell or file.stem, card, network)
 
 
 def _read_card(content: Any) -> ModelCard:
@@ -221,23 +222,38 @@ def _refuse_others(file: Path) -> None:
         )
 
 
-def _training(cell: Cell, planned: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
-    """The record of the training in a few lines; no path of the machine."""
-    provenance = record.get("provenance", {})
-    tests = []
+def _training(cell: Cell, record: Trained) -> Training:
+    """What the records of a cell say of its training."""
+    stored, made, points = planned(cell.folder), record.provenance, []
     if cell.folder.evaluation_file.exists():
-        points = read_json(cell.folder.evaluation_file).get("points", [])
-        # Of the model as it is used: with its running statistics.
-        tests = [point for point in points if not point.get("batch_norm_tiles")]
-    return {
-        "cell": str(planned.get("id", cell.id)),  # a folder may have been renamed
-        "job": planned.get("job"),
-        "command": planned.get("command"),
-        **{name: planned[name] for name in ("data_sha256", "numerics", "code_sha256") if name in planned},
-        **{name: provenance.get(name) for name in ("commit", "hpcseg_version", "torch", "device", "time")},
-        **{name: record.get(name) for name in ("epochs", "seconds", "precision", "train_tiles", "split_sha256")},
-        "validation_accuracy": accuracy(np.array(record["validation_confusion"])),
-        "test_accuracy": [
-            {name: point.get(name) for name in ("noise", "sigma", "fraction", "accuracy")} for point in tests
-        ],
-    }
+        points = read_as(Evaluated, cell.folder.evaluation_file).points
+    return Training(
+        cell=stored.id,  # a folder may have been renamed
+        job=stored.job,
+        command=stored.command,
+        data_sha256=stored.data_sha256,
+        numerics=stored.numerics,
+        code_sha256=stored.code_sha256,
+        commit=made.commit,
+        hpcseg_version=made.hpcseg_version,
+        torch=made.torch,
+        device=made.device,
+        time=made.time,
+        epochs=record.epochs,
+        seconds=record.seconds,
+        precision=record.precision,
+        train_tiles=record.train_tiles,
+        split_sha256=record.split_sha256,
+        validation_accuracy=accuracy(np.array(record.validation_confusion)),
+        test_accuracy=tuple(
+            Accuracy(
+                noise=one.noise,
+                sigma=one.sigma,
+                fraction=one.fraction,
+                accuracy=None if one.accuracy is UNSET else one.accuracy,
+            )
+            for one in points
+            # Of the model as it is used: with its running statistics.
+            if not one.batch_norm_tiles
+        ),
+    )

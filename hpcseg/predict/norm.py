@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import safetensors
@@ -24,6 +23,7 @@ from hpcseg.files import write_bytes
 from hpcseg.learn.precision import to_device
 from hpcseg.predict.mapping import Mapping
 from hpcseg.predict.model_file import Model
+from hpcseg.predict.schema import Statistics
 from hpcseg.slices.source import Source
 
 MOST_TILES = 128
@@ -80,16 +80,16 @@ def places(volume: Source, edge: int) -> list[tuple[int, slice, slice]]:
     return found
 
 
-def describe(volume: Source, models: Sequence[Model]) -> dict[str, Any]:
-    """By what the statistics are estimated, in plain values for the record."""
+def describe(volume: Source, models: Sequence[Model]) -> Statistics:
+    """By what the statistics are estimated."""
     wanted = places(volume, _edge(models))
     _, rows, columns = wanted[0]
-    return {
-        "tiles": len(wanted),
-        "tiles_per_batch": TILES_PER_BATCH,
-        "shape": [rows.stop - rows.start, columns.stop - columns.start],
-        "slices": len({index for index, _, _ in wanted}),
-    }
+    return Statistics(
+        tiles=len(wanted),
+        tiles_per_batch=TILES_PER_BATCH,
+        shape=[rows.stop - rows.start, columns.stop - columns.start],
+        slices=len({index for index, _, _ in wanted}),
+    )
 
 
 def estimate(network: nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -19,49 +19,21 @@ import json
 import re
 import resource
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+from msgspec.structs import replace
 
-from hpcseg.errors import ConfigError, HpcsegError
+from hpcseg.errors import ConfigError, HpcsegError, IncompleteError
 from hpcseg.files import is_left, make_folder, open_regular
-from hpcseg.runs.record import append_lines, read_json, read_lines, write_json, write_text
+from hpcseg.predict.schema import LINES, Asked, Begun, Finished, SliceRead, SliceResult, Start, Started, Worked
+from hpcseg.runs.provenance import now
+from hpcseg.runs.record import append_lines, read_all_lines, read_json, write_json, write_text
+from hpcseg.runs.schema import as_record
 from hpcseg.text import cell_text
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-SCHEMA = 1
 _MOST_LISTED = 5
-_Kind = TypeVar("_Kind", bound="DataclassInstance")
-
-
-def from_record(kind: type[_Kind], content: Mapping[str, Any]) -> _Kind:
-    """A dataclass of those keys of a record that are its fields; null and no key are its default, lists are tuples."""
-    given = {item.name: content[item.name] for item in fields(kind) if content.get(item.name) is not None}
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
-
-
-@dataclass(frozen=True)
-class SliceResult:
-    """What is known about one slice that is written."""
-
-    index: int
-    counts: tuple[int, ...]
-    """Pixels of each class."""
-    outside: float
-    """Share of pixels far outside of the grey values of the training."""
-    sha256: str = ""
-    """Of the grey values that were segmented; empty in journals of before it was kept."""
-    around: tuple[str, ...] = ()
-    """The same of all slices that the network took with it, the middle one among them; none where it took one alone."""
-
-    @property
-    def strange(self) -> bool:
-        """Whether these are so many that whoever looks at the labels has to know it."""
-        return self.outside > 0.01
 
 
 @dataclass(frozen=True)
@@ -90,11 +62,27 @@ class OutFolder:
         """The slices that one process has written."""
         return self.path / ("slices.jsonl" if part is None else f"slices-{part:04d}.jsonl")
 
-    def record(self) -> dict[str, Any] | None:
-        """The content of prediction.json; None where there is none.
+    def read(self) -> Started:
+        """The content of prediction.json, which is `Finished` when all is done.
 
         Raises:
-            ConfigError: the folder is in use for something else.
+            ConfigError: it is of another schema, or damaged.
+            IncompleteError: it is not there, or cannot be read.
+        """
+        content = read_json(self.record_file)
+        try:
+            return as_record(Finished if content.get("state") == "finished" else Started, content)
+        except ValueError as error:
+            raise ConfigError(
+                f"{self.record_file} is none that this hpcseg reads: {error}. Give a new folder to --output."
+            ) from None
+
+    def record(self) -> Started | None:
+        """As `read`; None where there is none.
+
+        Raises:
+            ConfigError: as `read`, or the folder is in use for something else.
+            IncompleteError: it cannot be read.
         """
         if not self.record_file.exists():
             # A process that was killed may have left its first file, unfinished.
@@ -104,70 +92,80 @@ class OutFolder:
                     "it is ever overwritten."
                 )
             return None
-        record = read_json(self.record_file)
-        if record.get("schema") != SCHEMA or not isinstance(record.get("asked"), dict):
-            raise ConfigError(f"{self.record_file} is none that this hpcseg reads. Give a new folder to --output.")
-        return record
+        return self.read()
 
-    def check_same(self, record: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    def check_same(self, record: Started, asked: Asked) -> None:
         """Refuse to mix two predictions that were asked otherwise; raises ConfigError naming what differs."""
-        # As a record has it: tuples are lists.
-        asked, before = json.loads(json.dumps(asked)), record["asked"]
-        different = [name for name in asked if before.get(name) != asked[name]]
+        wanted, before = asked.as_dict(), record.asked.as_dict()
+        different = [name for name in wanted if before.get(name) != wanted[name]]
         if different:
             shown = ", ".join(
-                f"{name} ({_shown(before.get(name))}, now {_shown(asked[name])})" for name in different[:_MOST_LISTED]
+                f"{name} ({_shown(before.get(name))}, now {_shown(wanted[name])})" for name in different[:_MOST_LISTED]
             )
             if "models" in different:
-                shown += f" (SHA-256 of weights; before they were {', '.join(one['name'] for one in record['models'])})"
+                shown += f" (SHA-256 of weights; before they were {', '.join(one.name for one in record.models)})"
             raise ConfigError(
                 f"{self.path} holds a prediction that was asked otherwise: {shown}. Ask as before to go on with it, or "
                 "give another folder to --output."
             )
 
     def done(self) -> dict[int, SliceResult]:
-        """The slices that are written, by index, whichever process has written them."""
-        return {line["index"]: from_record(SliceResult, line) for line in self._lines() if "index" in line}
+        """The slices that are written, by index, whichever process has written them.
+
+        Raises:
+            IncompleteError: a line of a journal is damaged; so do `hashes` and `finish`.
+        """
+        return {line.index: line for line in self._lines() if isinstance(line, SliceResult)}
 
     def note_read(self, hashes: Mapping[int, str]) -> None:
         """Write down what slices were when something was taken from them for all: percentiles, statistics."""
-        lines = [{"read": index, "sha256": sha256} for index, sha256 in hashes.items()]
+        lines = [SliceRead(read=index, sha256=sha256).as_dict() for index, sha256 in hashes.items()]
         append_lines(self.journal_file(None), lines, durable=False)
 
     def hashes(self) -> dict[int, str]:
         """SHA-256 by index of the slices that were read, as in `SliceResult`."""
-        return {
-            line[kind]: line.get("sha256", "") for line in self._lines() for kind in ("read", "index") if kind in line
-        }
+        lines = (line for line in self._lines() if isinstance(line, SliceResult | SliceRead))
+        return {line.read if isinstance(line, SliceRead) else line.index: line.sha256 for line in lines}
 
     def forget(self) -> None:
         """Drop what was said about slices: their files are gone."""
         for file in self._journals():
             file.unlink()
 
-    def finish(self, record: Mapping[str, Any], names: Sequence[str], classes: Sequence[str]) -> dict[str, Any]:
-        """Write the fractions and the finished record: `record` beside what it has, the names of slices and classes."""
-        done, lines = self.done(), list(self._lines())
-        counts = np.array([done[index].counts for index in range(len(names))], dtype=np.int64)
+    def finish(
+        self, done: Sequence[SliceResult], files: Sequence[str], names: Sequence[str], classes: Sequence[str]
+    ) -> Finished:
+        """Write the fractions and the finished record.
+
+        Args:
+            done: all slices.
+            files: the names of all that was written.
+            names: of the slices.
+            classes: what each is called.
+        """
+        lines, record = list(self._lines()), self.read()
+        counts = np.array([one.counts for one in done], dtype=np.int64)
         write_text(self.fractions_file, _table(counts, names, classes))
         pixels = dict(zip(classes, counts.sum(0).tolist(), strict=True))
-        starts = [line["start"] for line in lines if "start" in line]
-        seconds = sum((line.get("seconds", 0.0) for line in lines), 0.0)
-        content = {
-            **read_json(self.record_file),
-            **record,
-            "state": "finished",
-            "starts": starts,
-            "devices": list(dict.fromkeys(start["device"] for start in starts)),
-            "seconds": round(seconds, 3),
-            "slices_per_second": round(len(names) / seconds, 3) if seconds else None,
-            "peak_memory_mib": max((int(line.get("peak_memory_mib", 0)) for line in lines), default=0),
+        starts = [line.start for line in lines if isinstance(line, Begun)]
+        worked = [line for line in lines if isinstance(line, Worked)]
+        seconds = sum((line.seconds for line in worked), 0.0)
+        before = {name: getattr(record, name) for name in Started.__struct_fields__}
+        content = Finished(
+            **{**before, "state": "finished"},
+            files=list(files),
+            finished=now(),
+            starts=starts,
+            devices=list(dict.fromkeys(start.device for start in starts)),
+            seconds=round(seconds, 3),
+            slices_per_second=round(len(names) / seconds, 3) if seconds else None,
+            peak_memory_mib=max((line.peak_memory_mib for line in worked), default=0),
             # Of a volume without any grey value it is 0 of every class.
-            "fractions": {name: count / max(1, int(counts.sum())) for name, count in pixels.items()},
-            "pixels": pixels,
-            "slices_of_strange_grey_values": [name for index, name in enumerate(names) if done[index].strange],
-        }
-        write_json(self.record_file, content)
+            fractions={name: count / max(1, int(counts.sum())) for name, count in pixels.items()},
+            pixels=pixels,
+            slices_of_strange_grey_values=[name for name, one in zip(names, done, strict=True) if one.strange],
+        )
+        write_json(self.record_file, content.as_dict())
         return content
 
     @contextlib.contextmanager
@@ -193,9 +191,19 @@ class OutFolder:
     def _journals(self) -> list[Path]:
         return sorted(self.path.glob("slices*.jsonl"))
 
-    def _lines(self) -> Iterator[dict[str, Any]]:
+    def _lines(self) -> Iterator[SliceResult | SliceRead | Begun | Worked]:
         for file in self._journals():
-            yield from read_lines(file)
+            for number, line in enumerate(read_all_lines(file), start=1):
+                kind = next((kind for key, kind in LINES.items() if key in (line or {})), None)
+                if kind is None:  # unfinished, or of another hpcseg
+                    continue
+                try:
+                    found = as_record(kind, line)
+                except ValueError as error:
+                    raise IncompleteError(
+                        f"{file} is damaged in line {number}: {error}. Delete that line, and the same command goes on."
+                    ) from None
+                yield found
 
 
 class Journal:
@@ -205,9 +213,9 @@ class Journal:
         self._file = file
         self._waiting: list[SliceResult] = []
 
-    def begin(self, start: Mapping[str, Any]) -> None:
+    def begin(self, start: Start) -> None:
         """Write down where the work is done."""
-        append_lines(self._file, [{"start": start}], durable=False)
+        append_lines(self._file, [Begun(start=start).as_dict()], durable=False)
 
     def add(self, result: SliceResult) -> None:
         """A slice is written, and not yet known to be on the disk."""
@@ -215,12 +223,10 @@ class Journal:
 
     def commit(self, seconds: float) -> None:
         """All added slices are on the disk; `seconds` of work went by since the last call."""
-        lines = [{**asdict(result), "outside": round(result.outside, 6)} for result in self._waiting]
-        for line in lines:
-            if not line["around"]:
-                del line["around"]
+        slices = [replace(result, outside=round(result.outside, 6)) for result in self._waiting]
         peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-        append_lines(self._file, [*lines, {"seconds": round(seconds, 4), "peak_memory_mib": peak}], durable=False)
+        worked = Worked(seconds=round(seconds, 4), peak_memory_mib=peak)
+        append_lines(self._file, [line.as_dict() for line in (*slices, worked)], durable=False)
         self._waiting.clear()
 
 
@@ -237,6 +243,6 @@ def _table(counts: np.ndarray, names: Sequence[str], classes: Sequence[str]) -> 
 
 def _shown(value: object) -> str:
     """What was asked for, short; a SHA-256 by its first digits."""
-    if isinstance(value, list):
+    if isinstance(value, tuple):
         return ", ".join(map(_shown, value))
     return value[:8] if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) else json.dumps(value)[:80]

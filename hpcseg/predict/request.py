@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from hpcseg.ahead import OnSlice
-from hpcseg.errors import ConfigError, DatasetError
+from hpcseg.errors import ConfigError, DatasetError, IncompleteError
 from hpcseg.files import make_folder, remove_left
 from hpcseg.predict import mapping as mappings
 from hpcseg.predict import norm
 from hpcseg.predict.layers import Format, open_target
 from hpcseg.predict.mapping import Mapping
 from hpcseg.predict.model_file import Model, open_model
-from hpcseg.predict.outcome import SCHEMA, OutFolder, from_record
+from hpcseg.predict.outcome import OutFolder
+from hpcseg.predict.schema import Asked, Finished, LayerFacts, Origin, SliceResult, Started
 from hpcseg.predict.target import Layer, Target
-from hpcseg.predict.volume import asked_reading, check_same, describe, noting, open_volume, read_reading
+from hpcseg.predict.volume import asked_reading, check_same, describe, noting, open_volume
 from hpcseg.runs import provenance
-from hpcseg.runs.record import read_json, write_json
+from hpcseg.runs.record import write_json
 from hpcseg.segment.network import Wishes
 from hpcseg.slices.source import Reading, Source, choose_slices
 
@@ -85,12 +87,28 @@ class Prediction:
     mapping: Mapping
     folder: OutFolder
     layers: tuple[Layer, ...]
-    finished: bool
-    """All was done before."""
+    finished: Finished | None = None
+    """What came out, where all was done before."""
+
+    def done(self) -> dict[int, SliceResult]:
+        """The slices that are written, by index.
+
+        Raises:
+            IncompleteError: a journal is damaged.
+        """
+        done, classes = self.folder.done(), len(self.models[0].card.class_values)
+        for index, one in done.items():
+            if index >= len(self.volume) or len(one.counts) != classes:
+                raise IncompleteError(
+                    f"{self.folder.path}/slices*.jsonl are damaged: the slice of index {index} has counts of "
+                    f"{len(one.counts)} classes, and there are {len(self.volume)} slices and {classes} classes. Delete "
+                    "that line, and the same command goes on."
+                )
+        return done
 
     def missing(self) -> list[int]:
-        """Indices of the slices that are not written."""
-        done, target = self.folder.done(), self.target()
+        """Indices of the slices that are not written; raises IncompleteError as `done`."""
+        done, target = self.done(), self.target()
         return [index for index in range(len(self.volume)) if index not in done or not target.has(index)]
 
     @property
@@ -120,6 +138,7 @@ def begin(request: Request, *, on_slice: OnSlice = lambda *_: None, write: bool 
         ConfigError: the models do not belong together, the wishes cannot be met, the folder holds something else, or
             the input is not the one that it was.
         DatasetError: the volume cannot be segmented, or its grey values are not those of the training.
+        IncompleteError: a file of the prediction is damaged.
         HpcsegError: a model cannot be used, or the file system refuses.
     """
     # A pattern of an ensemble may fit the first model as well; each counts once.
@@ -131,13 +150,14 @@ def begin(request: Request, *, on_slice: OnSlice = lambda *_: None, write: bool 
     whole = open_volume(request.source, request.how)
     volume = choose_slices(whole, every=request.every, slices=request.slices)
     folder = OutFolder(request.out)
-    asked = {
-        "models": [model.card.model_sha256 for model in models],
-        "dataset": volume.dataset,
-        "reading": asked_reading(request.how),
-        **{name.rstrip("_"): getattr(request, name) or None for name in _ASKED},
+    said: dict[str, Any] = {name.rstrip("_"): getattr(request, name) or None for name in _ASKED}
+    asked = Asked(
+        models=tuple(model.card.model_sha256 for model in models),
+        dataset=volume.dataset,
+        reading=asked_reading(request.how),
+        **said,
         **asdict(request.wishes),
-    }
+    )
     layers = _layers(models, request.wishes)
     _check_sizes(models[0], whole)
     open_target(folder.path, volume, layers, request.format_)  # before anything is written
@@ -146,34 +166,36 @@ def begin(request: Request, *, on_slice: OnSlice = lambda *_: None, write: bool 
     noted, hashes = noting(volume)
     if record is not None:
         folder.check_same(record, asked)
-        check_same(folder, record["input"], source, volume, on_slice)
-        mapping = from_record(Mapping, record["mapping"])
+        check_same(folder, record.input, source, volume, on_slice)
+        mapping = record.mapping
     else:
         mapping = mappings.decide(
             noted, models[0].card, range_=request.range_, percentiles=request.percentiles, on_slice=on_slice
         )
-    prediction = Prediction(request, models, volume, mapping, folder, layers, finished=False)
+    prediction = Prediction(request, models, volume, mapping, folder, layers)
     if write:
         make_folder(folder.path)
         remove_left(folder.path.rglob(".*.tmp"))
         # Paths are those from the folder of the prediction.
-        now = {
-            **(record or _record(prediction, asked)),
+        places = {
             "input": source,
             "model_paths": [os.path.relpath(path.resolve(), request.out.resolve()) for path in request.models],
             "data_path": request.data and os.path.relpath(request.data.resolve(), request.out.resolve()),
         }
-        if now != record:
-            write_json(folder.record_file, now)
+        before = record and record.as_dict()
+        record = msgspec.structs.replace(record, **places) if record else _record(prediction, asked, places)
+        if record.as_dict() != before:
+            write_json(folder.record_file, record.as_dict())
         if request.adapt_norm:
             # Behind the record, without which a folder that has something is none to predict into.
             norm.adapt(models, noted, mapping, file=folder.norm_file, on_slice=on_slice)
         if hashes:
             folder.note_read(hashes)
-        if not prediction.target().prepare() and record is not None:
+        if not prediction.target().prepare() and before is not None:
             folder.forget()
-    finished = record is not None and record.get("state") == "finished" and not prediction.missing()
-    return replace(prediction, finished=finished)
+    if isinstance(record, Finished) and not prediction.missing():
+        return replace(prediction, finished=record)
+    return prediction
 
 
 def in_memory(request: Request, models: Sequence[Model], volume: Source) -> Prediction:
@@ -187,7 +209,7 @@ def in_memory(request: Request, models: Sequence[Model], volume: Source) -> Pred
     _check_sizes(models[0], volume)
     mapping = mappings.decide(volume, models[0].card, range_=request.range_, percentiles=request.percentiles)
     layers = _layers(models, request.wishes)
-    return Prediction(request, models, volume, mapping, OutFolder(request.out), layers, finished=False)
+    return Prediction(request, models, volume, mapping, OutFolder(request.out), layers)
 
 
 def read_request(out: Path) -> Request:
@@ -195,20 +217,18 @@ def read_request(out: Path) -> Request:
 
     Raises:
         IncompleteError: there is none.
+        ConfigError: it is of another schema, or damaged.
     """
-    record = read_json(OutFolder(out).record_file)
-    asked = record["asked"]
-    return from_record(
-        Request,
-        {
-            **{name: asked.get(name.rstrip("_")) for name in _ASKED},
-            "models": [out / path for path in record["model_paths"]],
-            "source": out / record["input"]["path"],
-            "out": out,
-            "how": read_reading(asked),
-            "data": record["data_path"] and out / record["data_path"],
-            "wishes": from_record(Wishes, asked),
-        },
+    record = OutFolder(out).read()
+    said = {name: value for name, value in record.asked.as_dict().items() if value is not None}
+    return Request(
+        **{name: said[name.rstrip("_")] for name in _ASKED if name.rstrip("_") in said},
+        models=tuple(out / path for path in record.model_paths),
+        source=out / record.input.path,
+        out=out,
+        how=record.asked.how,
+        data=None if record.data_path is None else out / record.data_path,
+        wishes=Wishes(**{item.name: said[item.name] for item in fields(Wishes) if item.name in said}),
     )
 
 
@@ -270,22 +290,25 @@ def _layers(models: Sequence[Model], wishes: Wishes) -> tuple[Layer, ...]:
     return labels, *(Layer(name, dtype, f"{meaning}{scale}") for name, meaning in shares)
 
 
-def _record(prediction: Prediction, asked: dict[str, Any]) -> dict[str, Any]:
-    """What is known before the first slice is predicted, but for paths."""
+def _record(prediction: Prediction, asked: Asked, places: dict[str, Any]) -> Started:
+    """What is known before the first slice is predicted; `places` is the input and the paths."""
     models = prediction.models
-    origins = [{name: value for name, value in one.card.training.items() if name in _ORIGIN} for one in models]
     ours = provenance.collect(device={}, command=provenance.command_line(), data_sha256="")
-    return {
-        "schema": SCHEMA,
-        "state": "started",
-        "asked": asked,
-        "input": None,
-        "mapping": prediction.mapping.as_dict(),
-        "norm": norm.describe(prediction.volume, models) if prediction.request.adapt_norm else None,
-        "models": [
-            {"name": model.name, "sha256": model.card.model_sha256, **origin}
-            for model, origin in zip(models, origins, strict=True)
+    return Started(
+        schema=1,
+        state="started",
+        asked=asked,
+        mapping=prediction.mapping,
+        norm=norm.describe(prediction.volume, models) if prediction.request.adapt_norm else None,
+        models=[
+            Origin(
+                name=model.name,
+                sha256=model.card.model_sha256,
+                **{name: getattr(model.card.training, name) for name in _ORIGIN},
+            )
+            for model in models
         ],
-        "layers": {layer.name: {"dtype": layer.dtype.name, "meaning": layer.meaning} for layer in prediction.layers},
+        layers={layer.name: LayerFacts(dtype=layer.dtype.name, meaning=layer.meaning) for layer in prediction.layers},
         **{name: ours[name] for name in _KEPT},
-    }
+        **places,
+    )

@@ -13,8 +13,9 @@ from hpcseg.data.store import read_info, read_slices
 from hpcseg.errors import ConfigError, DatasetError, IncompleteError
 from hpcseg.predict.layers import open_target
 from hpcseg.predict.outcome import OutFolder
+from hpcseg.predict.schema import Finished
 from hpcseg.predict.target import Layer
-from hpcseg.predict.volume import check_same, describe, open_volume, read_reading
+from hpcseg.predict.volume import check_same, describe, open_volume
 from hpcseg.slices.source import VoxelSize, choose_slices
 
 
@@ -71,16 +72,16 @@ def _prediction(out: Path) -> Scene:
     record = folder.record()
     if record is None:
         raise ConfigError(f"{out} is no folder of a prediction. Make one with `hpcseg predict MODEL SLICES -o {out}`.")
-    if record["state"] != "finished":
+    if not isinstance(record, Finished):
         raise IncompleteError(f"The prediction in {out} is not finished. The same `hpcseg predict` goes on with it.")
-    asked = record["asked"]
-    whole = open_volume(out / record["input"]["path"], read_reading(asked))
-    volume = choose_slices(whole, every=asked.get("every"), slices=asked.get("slices"))
-    check_same(folder, record["input"], describe(volume, whole, out), volume, lambda *_: None)
+    asked = record.asked
+    whole = open_volume(out / record.input.path, asked.how)
+    volume = choose_slices(whole, every=asked.every or None, slices=asked.slices or None)
+    check_same(folder, record.input, describe(volume, whole, out), volume, lambda *_: None)
     if len(set(volume.shapes)) > 1:
         raise DatasetError(f"The slices of {volume.path} are of several sizes, which are no stack. Look at sheet.png.")
-    layers = [Layer(name, np.dtype(layer["dtype"]), layer["meaning"]) for name, layer in record["layers"].items()]
-    target = open_target(out, volume, layers, asked.get("format"))
+    layers = [Layer(name, np.dtype(layer.dtype), layer.meaning) for name, layer in record.layers.items()]
+    target = open_target(out, volume, layers, asked.format or None)
     shown = [
         ShownLayer(layer.name, layer.dtype, functools.partial(target.read, layer=layer), layer.name == "labels")
         for layer in layers

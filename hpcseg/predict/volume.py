@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from hpcseg.ahead import OnSlice, ahead
 from hpcseg.data.store import is_packed_file, read_info
 from hpcseg.errors import ConfigError
-from hpcseg.predict.outcome import OutFolder, from_record
+from hpcseg.predict.outcome import OutFolder
+from hpcseg.predict.schema import Input, SaidOfFiles
 from hpcseg.slices.hdf5 import PACKED_SLICES, open_hdf5
 from hpcseg.slices.opening import open_source
 from hpcseg.slices.source import Reading, Source, as_grey_values
@@ -45,16 +45,11 @@ def open_volume(path: Path, how: Reading = Reading()) -> Source:  # noqa: B008
     return as_grey_values(open_source(path, replace(how, needs_numbers=how.number is not None)), of_any_type=True)
 
 
-def asked_reading(how: Reading) -> dict[str, Any] | None:
+def asked_reading(how: Reading) -> SaidOfFiles | None:
     """What was said of a volume beside its data set, as a record has it; None where nothing was."""
     usual = Reading()
     said = {name: value for name, value in asdict(how).items() if name != "dataset" and value != getattr(usual, name)}
-    return said or None
-
-
-def read_reading(asked: Mapping[str, Any]) -> Reading:
-    """What `asked_reading` has made a record of, with the data set beside it."""
-    return from_record(Reading, {**(asked.get("reading") or {}), "dataset": asked["dataset"]})
+    return SaidOfFiles(**said) if said else None
 
 
 def sha256_of(pixels: np.ndarray) -> str:
@@ -77,31 +72,30 @@ def noting(volume: Source) -> tuple[Source, dict[int, str]]:
     return replace(volume, decode=decode), hashes
 
 
-def describe(volume: Source, whole: Source, out: Path) -> dict[str, Any]:
+def describe(volume: Source, whole: Source, out: Path) -> Input:
     """What the record in `out` says of the slices that are segmented, and of the whole source that they are of."""
-    return {
+    return Input(
         # Relative, as in a cell's config.json.
-        "path": os.path.relpath(volume.path.resolve(), out.resolve()),
-        "form": volume.form,
-        "dataset": volume.dataset,
-        "dtype": volume.stored_dtype.name,
-        "slices": len(volume),
-        "shapes": [list(shape) for shape in sorted(set(volume.shapes))],
-        "names": list(volume.names),
-        "identity": whole.identity(),
-    }
+        path=os.path.relpath(volume.path.resolve(), out.resolve()),
+        form=volume.form,
+        dataset=volume.dataset,
+        dtype=volume.stored_dtype.name,
+        slices=len(volume),
+        shapes=[list(shape) for shape in sorted(set(volume.shapes))],
+        names=list(volume.names),
+        identity=whole.identity(),
+    )
 
 
-def check_same(
-    folder: OutFolder, before: Mapping[str, Any], now: Mapping[str, Any], volume: Source, on_slice: OnSlice
-) -> None:
+def check_same(folder: OutFolder, before: Input, now: Input, volume: Source, on_slice: OnSlice) -> None:
     """Refuse other slices than those that a prediction was made of: what `describe` said of them before, and says now.
 
     Raises:
         ConfigError: they are others; the message says which, or what else differs.
         DatasetError: a slice cannot be read.
+        IncompleteError: the journal is damaged.
     """
-    if now["identity"] == before.get("identity"):
+    if now.identity == before.identity:
         return
     different = _facts(before, now) or _pixels(folder, volume, on_slice)
     if different:
@@ -110,26 +104,27 @@ def check_same(
         )
 
 
-def _facts(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def _facts(before: Input, now: Input) -> list[str]:
     """What headers say otherwise; of a folder also the names, since labels have them."""
     words = {"form": "form", "dtype": "type", "slices": "number of slices", "shapes": "heights and widths"}
-    differ = [(name, word) for name, word in words.items() if before[name] != now[name]]
-    different = [f"the {word} was {before[name]} and is {now[name]}" for name, word in differ]
-    if now["form"] == "folder":
+    both = [(word, getattr(before, name), getattr(now, name)) for name, word in words.items()]
+    different = [f"the {word} was {was} and is {found}" for word, was, found in both if was != found]
+    if now.form == "folder":
         for what, names, others in (("gone", before, now), ("new", now, before)):
-            if found := sorted(set(names["names"]) - set(others["names"])):
+            if found := sorted(set(names.names) - set(others.names)):
                 different.append(f"{what}: {_listed(found)}")
     return different
 
 
 def _pixels(folder: OutFolder, volume: Source, on_slice: OnSlice) -> list[str]:
     """Which of the slices that were read have other pixels."""
-    before = {volume.place(index): sha256 for index, sha256 in folder.hashes().items()}
+    before = {volume.place(index): sha256 for index, sha256 in folder.hashes().items() if index < len(volume)}
     if not all(before.values()):
         return ["its files were copied or written to, and an earlier hpcseg kept no hashes of its pixels"]
-    for one in folder.done().values():
+    for index, one in folder.done().items():
         # Some of them are segmented later, or never.
-        before |= zip(volume.around(one.index, len(one.around) // 2), one.around, strict=False)
+        if index < len(volume):
+            before |= zip(volume.around(index, len(one.around) // 2), one.around, strict=False)
     different = []
     hashes = ahead(lambda place: sha256_of(volume.read_at(place)), before)
     for count, (place, sha256) in enumerate(zip(before, hashes, strict=True), start=1):

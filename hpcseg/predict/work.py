@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,10 +27,10 @@ from hpcseg.learn.ranks import choose_device
 from hpcseg.memory import keep_freed_memory
 from hpcseg.predict.contact_sheet import write_sheet
 from hpcseg.predict.mapping import share_outside
-from hpcseg.predict.outcome import Journal, SliceResult
+from hpcseg.predict.outcome import Journal
 from hpcseg.predict.request import Prediction, probability_layer
+from hpcseg.predict.schema import Finished, SliceResult, Start
 from hpcseg.predict.volume import sha256_of
-from hpcseg.runs import provenance
 from hpcseg.runs.machine import device_facts, refuse_missing_gpu
 from hpcseg.segment.network import Answer, Network
 
@@ -67,19 +66,20 @@ def work(
         return line.run(slices, on_slice, should_stop)
 
 
-def finish(prediction: Prediction) -> dict[str, Any]:
+def finish(prediction: Prediction) -> Finished:
     """Give the files their names, write fractions.csv and a sheet, and complete prediction.json, which is returned.
 
     All slices must be there.
     """
-    target = prediction.target()
+    target, folder = prediction.target(), prediction.folder
     target.finish()
     write_sheet(prediction, target)
-    record = {
-        "files": [*target.files(), prediction.folder.fractions_file.name, prediction.folder.sheet_file.name],
-        "finished": provenance.now(),
-    }
-    return prediction.folder.finish(record, prediction.volume.names, prediction.models[0].card.class_names)
+    return folder.finish(
+        [one for _, one in sorted(prediction.done().items())],
+        [*target.files(), folder.fractions_file.name, folder.sheet_file.name],
+        prediction.volume.names,
+        prediction.models[0].card.class_names,
+    )
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def segment(prediction: Prediction) -> Iterator[tuple[dict[str, np.ndarray], Sli
         yield _layers_of(prediction, read, answer)
 
 
-def _open_network(prediction: Prediction) -> tuple[Network, dict[str, Any]]:
+def _open_network(prediction: Prediction) -> tuple[Network, Start]:
     """The models on this process's device, and what the record says of that."""
     environment = read_environment()
     torch.set_num_threads(environment.threads)
@@ -122,8 +122,8 @@ def _open_network(prediction: Prediction) -> tuple[Network, dict[str, Any]]:
     models = [model.trained(prediction.request.precision) for model in prediction.models]
     network = Network(models, prediction.request.wishes, device)
     precisions = ", ".join(dict.fromkeys(model.precision for model in models))
-    where = {**device_facts(device), "precision": precisions, "host": host()}
-    return network, {**where, "largest_whole_slice": network.largest_whole}
+    where = device_facts(device)
+    return network, Start(**where, precision=precisions, host=host(), largest_whole_slice=network.largest_whole)
 
 
 def _answers(
@@ -165,7 +165,13 @@ def _layers_of(prediction: Prediction, read: _Read, answer: Answer) -> tuple[dic
         for name, of_layer in pixels.items():
             of_layer[read.outside] = prediction.outside_values[name]
     counts = tuple(int(count) for count in np.bincount(classes, minlength=len(values)))
-    return pixels, SliceResult(read.index, counts, share_outside(image, card), read.sha256, read.around)
+    return pixels, SliceResult(
+        index=read.index,
+        counts=counts,
+        outside=share_outside(image, card),
+        sha256=read.sha256,
+        around=read.around,
+    )
 
 
 class _Line:

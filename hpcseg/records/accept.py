@@ -6,16 +6,16 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
+from msgspec import UNSET
 
 from hpcseg import metrics
 from hpcseg.config import NoiseLevel
 from hpcseg.data.grey import GreyScale, read_scale
 from hpcseg.errors import ConfigError, IncompleteError
 from hpcseg.files import read_regular
-from hpcseg.numerics import describe_code
 from hpcseg.records.consistent import check_evaluation, check_kept, check_slices, check_training
 from hpcseg.runs.grid import Cell
 from hpcseg.runs.record import (
@@ -24,21 +24,28 @@ from hpcseg.runs.record import (
     SCHEMA,
     SURE,
     ChangedError,
-    check_types,
     read_json,
     read_lines,
     wrong_schema,
 )
-from hpcseg.runs.told import read_failure
+from hpcseg.runs.schema import (
+    CellPlan,
+    Coded,
+    EpochLine,
+    Evaluated,
+    EvaluatedPoint,
+    EvaluatedSlice,
+    Matrix,
+    Plan,
+    Trained,
+    as_record,
+)
+from hpcseg.runs.told import epochs_of, read_failure
 from hpcseg.sigma import Share
 from hpcseg.tables import describes
 
-# What the tables print, and of which type: a record without it is refused here and not half-way through a table.
-_BOTH = {"seconds": float, "precision": str, "world_size": int, "model_sha256": str, "provenance": dict}
-_COUNTS = ("epochs", "steps", "parameters", "train_tiles", "validation_tiles")
-_TRAINING = {**_BOTH, **dict.fromkeys(_COUNTS, int), "validation_loss": float}
-_EVALUATION = {**_BOTH, "test_tiles": int, "class_values": list, "points": list}
 _OTHER_MODEL = "it was evaluated with another model than training.json describes."
+_Kind = TypeVar("_Kind", CellPlan, Trained, Evaluated)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +62,7 @@ class Epoch:
 class Training:
     """An accepted training.json."""
 
-    record: Mapping[str, Any]
+    record: Trained
     confusion: np.ndarray
     """Of the validation set after the epoch that was kept."""
     epochs: tuple[Epoch, ...]
@@ -79,7 +86,7 @@ class TestSlice:
 class Evaluation:
     """An accepted evaluation.json."""
 
-    record: Mapping[str, Any]
+    record: Evaluated
     confusion: Mapping[NoiseLevel, np.ndarray]
     """Of the test set, by its noise, in the order of the settings."""
     near_edge: Mapping[NoiseLevel, Mapping[int, np.ndarray]]
@@ -104,7 +111,7 @@ class Refused(Exception):
         self.delete = delete
 
 
-def accept_training(cell: Cell, plan: Mapping[str, Any]) -> Training:
+def accept_training(cell: Cell, plan: Plan) -> Training:
     """The training record of a cell; raises Refused.
 
     Args:
@@ -115,21 +122,19 @@ def accept_training(cell: Cell, plan: Mapping[str, Any]) -> Training:
         raise Refused(_why_unfinished(cell))
     folder = f"cells/{cell.id}"
     _check_config(cell, plan, folder)
-    record = _read(cell, "training.json", folder)
+    record = _read(Trained, cell, "training.json", folder)
     try:
-        check_types(record, _TRAINING)
-        _check_code(record["provenance"], plan, "it was trained with", folder)
-        confusion = _confusion(record["validation_confusion"])
+        _check_code(record.provenance, plan, "it was trained with", folder)
+        confusion = _confusion(record.validation_confusion)
         check_training(record, confusion, cell.config)
         lines = _lines_of(cell, record)
         check_kept(record, lines)
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (ValueError, OverflowError) as error:
         raise Refused(f"its training.json is damaged ({error}).", folder) from None
-    epochs = read_epochs(lines)
-    return Training(record, confusion, epochs if len(epochs) == record["epochs"] else ())
+    return Training(record, confusion, _with_accuracy(lines) if len(lines) == record.epochs else ())
 
 
-def refuse_changed(cell: Cell, plan: Mapping[str, Any]) -> None:
+def refuse_changed(cell: Cell, plan: Plan) -> None:
     """See that the records of a trained or finished cell are those that were written; raises Refused.
 
     What `accept_training` and `accept_evaluation` refuse as damaged or changed is refused with the same words. Where
@@ -140,115 +145,124 @@ def refuse_changed(cell: Cell, plan: Mapping[str, Any]) -> None:
         plan: the content of grid.json.
     """
     folder, file = f"cells/{cell.id}", f"cells/{cell.id}/evaluation.json"
-    _read(cell, "config.json", folder)
-    training = _read(cell, "training.json", folder)
-    evaluation = _read(cell, "evaluation.json", file) if cell.folder.evaluation_file.exists() else training
-    if SCHEMA in (training["schema"], evaluation["schema"]):
-        if evaluation.get("model_sha256") != training.get("model_sha256"):
+    _read(CellPlan, cell, "config.json", folder)
+    training = _read(Trained, cell, "training.json", folder)
+    there = cell.folder.evaluation_file.exists()
+    evaluation = _read(Evaluated, cell, "evaluation.json", file) if there else None
+    schemas = {one.schema for one in (training, evaluation) if one}
+    if SCHEMA in schemas and evaluation:
+        if evaluation.model_sha256 != training.model_sha256:
             raise Refused(_OTHER_MODEL, file)
         try:
             _slice_lines(cell, evaluation)
         except ValueError as error:
             raise Refused(f"its evaluation.json is damaged ({error}).", file) from None
-    if 1 in (training["schema"], evaluation["schema"]):
+    if 1 in schemas:
         accepted = accept_training(cell, plan)
-        if evaluation is not training:
+        if evaluation:
             accept_evaluation(cell, plan, accepted)
 
 
-def epochs_so_far(cell: Cell, plan: Mapping[str, Any]) -> tuple[Epoch, ...]:
+def epochs_so_far(cell: Cell, plan: Plan) -> tuple[Epoch, ...]:
     """The epochs of a training that is under way, or was stopped; arguments as in `accept_training`."""
     try:
         _check_config(cell, plan, "")
-        return read_epochs(read_lines(cell.folder.metrics_file))
-    except (Refused, IncompleteError):
+        return _with_accuracy(_epochs_of(cell))
+    except (Refused, ValueError, OverflowError):
         return ()
 
 
-def _check_config(cell: Cell, plan: Mapping[str, Any], folder: str) -> None:
-    config = _read(cell, "config.json", folder)
-    if config.get("data_sha256") != plan["data_sha256"]:
-        raise Refused(f"its config.json is of other data ({_short(config.get('data_sha256'))}) than grid.json.", folder)
+def _check_config(cell: Cell, plan: Plan, folder: str) -> None:
+    config = _read(CellPlan, cell, "config.json", folder)
+    if config.data_sha256 != plan.data_sha256:
+        raise Refused(f"its config.json is of other data ({config.data_sha256[:8]}) than grid.json.", folder)
     _check_code(config, plan, "its config.json is of", folder)
-    if not (describes(config.get("data"), cell.config.data) and describes(config.get("train"), cell.config.train)):
+    if not (describes(config.data, cell.config.data) and describes(config.train, cell.config.train)):
         raise Refused("its config.json has other settings than grid.json.", folder)
 
 
-def accept_evaluation(cell: Cell, plan: Mapping[str, Any], training: Training) -> Evaluation:
+def accept_evaluation(cell: Cell, plan: Plan, training: Training) -> Evaluation:
     """The evaluation record of a cell, of the model that `training` describes; raises Refused."""
     file = f"cells/{cell.id}/evaluation.json"
     if not cell.folder.evaluation_file.exists():
         raise Refused(_why_unfinished(cell))
-    record = _read(cell, "evaluation.json", file)
-    if not describes(record.get("settings"), cell.config.evaluate):
+    record = _read(Evaluated, cell, "evaluation.json", file)
+    if not describes(record.settings, cell.config.evaluate):
         raise Refused("it was evaluated with other settings than grid.json has.")
-    if record.get("model_sha256") != training.record["model_sha256"]:
+    if record.model_sha256 != training.record.model_sha256:
         raise Refused(_OTHER_MODEL, file)
     try:
-        check_types(record, _EVALUATION)
-        _check_code(record["provenance"], plan, "it was evaluated with", file)
-        points = _by_level(cell, record["points"])
-        confusion = {level: _confusion(point["confusion"]) for level, point in points.items()}
+        _check_code(record.provenance, plan, "it was evaluated with", file)
+        points = _by_level(cell, record.points)
+        confusion = {level: _confusion(point.confusion) for level, point in points.items()}
         near = {
-            level: {int(distance): _confusion(matrix) for distance, matrix in point["near_edge"].items()}
+            level: {distance: _confusion(matrix) for distance, matrix in point.near_edge.items()}
             for level, point in points.items()
-            if "near_edge" in point
+            if point.near_edge is not UNSET
         }
         matrices = [training.confusion, *confusion.values(), *(one for of in near.values() for one in of.values())]
-        names = record.get("class_names", record["class_values"])
-        if len(names) != len(record["class_values"]) or not all(isinstance(name, str | int) for name in names):
+        if record.class_names is not UNSET and len(record.class_names) != len(record.class_values):
             raise ValueError("its classes have other names than these")
-        if any(len(matrix) != len(record["class_values"]) for matrix in matrices):
+        if any(len(matrix) != len(record.class_values) for matrix in matrices):
             raise ValueError("its confusion matrices are not of its classes")
         check_evaluation(record, points, confusion, cell.config)
         if any((one > confusion[level]).any() for level, of in near.items() for one in of.values()):
             raise ValueError("it has more pixels near edges than in all")
-        interfaces = {level: _pairs(point["interfaces"]) for level, point in points.items() if "interfaces" in point}
-        sure = {level: _sure(point, confusion[level]) for level, point in points.items() if set(SURE) <= point.keys()}
-        of_labels = _pairs(record["label_interfaces"]) if "label_interfaces" in record else None
-        slices, grey = _slices(cell, record), read_scale(record["grey"]) if "grey" in record else None
+        interfaces = {
+            level: _pairs(point.interfaces) for level, point in points.items() if point.interfaces is not UNSET
+        }
+        sure = {level: found for level, point in points.items() if (found := _sure(point, confusion[level]))}
+        of_labels = None if record.label_interfaces is None else _pairs(record.label_interfaces)
+        slices, grey = _slices(cell, record), None if record.grey is None else read_scale(record.grey)
         if any(isinstance(level.sigma, Share) for level in confusion) and not (grey and grey.span):
             raise ValueError("it has shares of the span of grey values, and no span")
-        check_slices(slices, record["test_tiles"], confusion)
-    except (KeyError, AttributeError, TypeError, ValueError, OverflowError, ConfigError) as error:
+        check_slices(slices, record.test_tiles, confusion)
+    except (ValueError, OverflowError, ConfigError) as error:
         raise Refused(f"its evaluation.json is damaged ({error}).", file) from None
     return Evaluation(record, confusion, near, interfaces, of_labels, sure, slices, grey)
 
 
-def _read(cell: Cell, name: str, delete: str) -> dict[str, Any]:
+def _read(kind: type[_Kind], cell: Cell, name: str, delete: str) -> _Kind:
     try:
-        record = read_json(cell.folder.path / name)
+        content = read_json(cell.folder.path / name)
     except ChangedError:
         raise Refused(f"its {name} {CHANGED}.", delete) from None
     except IncompleteError:
         raise Refused(f"its {name} cannot be read.", delete) from None
-    if wrong := wrong_schema(record):
+    if wrong := wrong_schema(content):
         raise Refused(f"its {name} {wrong}.", delete)
-    if record.get("id") != cell.id:
-        raise Refused(f"its {name} is of cell {record.get('id')}, not of this cell.", delete)
+    try:
+        record = as_record(kind, content)
+    except ValueError as error:
+        raise Refused(f"its {name} is damaged ({error}).", delete) from None
+    if record.id != cell.id:
+        raise Refused(f"its {name} is of cell {record.id}, not of this cell.", delete)
     return record
 
 
-def _check_code(stated: Mapping[str, Any], plan: Mapping[str, Any], what: str, delete: str) -> None:
-    if describe_code(stated) != describe_code(plan):
-        theirs, ours = (describe_code(one, digits=8) for one in (stated, plan))
+def _check_code(stated: Coded, plan: Plan, what: str, delete: str) -> None:
+    if stated.code() != plan.code():
+        theirs, ours = (one.code(digits=8) for one in (stated, plan))
         raise Refused(f"{what} other code ({theirs}) than grid.json ({ours}).", delete)
 
 
-def _confusion(stored: Any) -> np.ndarray:
+def _confusion(stored: Matrix) -> np.ndarray:
     matrix = np.array(stored)
     metrics.accuracy(matrix)  # raises ValueError for what is no confusion matrix
     return matrix
 
 
-def _pairs(stored: Any) -> np.ndarray:
+def _pairs(stored: Matrix) -> np.ndarray:
     """Of counts of neighbouring pixels of every two classes those of different ones."""
     return np.triu(_confusion(stored), 1)
 
 
-def _sure(point: Mapping[str, Any], confusion: np.ndarray) -> dict[str, np.ndarray]:
+def _sure(point: EvaluatedPoint, confusion: np.ndarray) -> dict[str, np.ndarray]:
     """The counts of how sure a model is at a noise level, which are of the same pixels as its confusion matrix."""
-    found = {name: np.array(point[name]) for name in SURE}
+    stored = {name: getattr(point, name) for name in SURE}
+    if UNSET in stored.values():
+        return {}
+    found = {name: np.array(counts) for name, counts in stored.items()}
     for name, counts in found.items():
         if counts.shape != (metrics.SURE_BINS, 3) or counts.dtype.kind != "i" or (counts < 0).any():
             raise ValueError(f"its {name} is no table of counts")
@@ -260,73 +274,75 @@ def _sure(point: Mapping[str, Any], confusion: np.ndarray) -> dict[str, np.ndarr
     return found
 
 
-def _by_level(cell: Cell, points: Sequence[Any]) -> dict[NoiseLevel, Mapping[str, Any]]:
+def _by_level(cell: Cell, points: Sequence[EvaluatedPoint]) -> dict[NoiseLevel, EvaluatedPoint]:
     """The points of an evaluation, by the noise levels of its settings."""
     levels = cell.config.evaluate.levels()
-    if list(map(NoiseLevel.from_record, points)) != list(levels):
+    if [point.level for point in points] != list(levels):
         raise ValueError("its noise levels are not those of its settings")
     return dict(zip(levels, points, strict=True))
 
 
-def _slices(cell: Cell, record: Mapping[str, Any]) -> tuple[TestSlice, ...]:
-    lines = [json.loads(line) for line in _slice_lines(cell, record)]
+def _slices(cell: Cell, record: Evaluated) -> tuple[TestSlice, ...]:
+    lines = [as_record(EvaluatedSlice, json.loads(line)) for line in _slice_lines(cell, record)]
     return tuple(
-        TestSlice(line["slice"], line["pixels"], line["right"], _confusion(line["whole"]) if "whole" in line else None)
+        TestSlice(line.slice, line.pixels, line.right, None if line.whole is UNSET else _confusion(line.whole))
         for line in lines
     )
 
 
-def _slice_lines(cell: Cell, record: Mapping[str, Any]) -> list[bytes]:
+def _slice_lines(cell: Cell, record: Evaluated) -> list[bytes]:
     """Of slices.jsonl, which is the one that the evaluation wrote; none in a record of before there was one."""
-    if "slices_sha256" not in record:
+    if record.slices_sha256 is None:
         return []
     try:
         content = read_regular(cell.folder.slices_file, MOST_BYTES_OF_LINES)
     except OSError as error:
         raise ValueError(f"its slices.jsonl: {error.strerror}") from None
-    if hashlib.sha256(content).hexdigest() != record["slices_sha256"]:
+    if hashlib.sha256(content).hexdigest() != record.slices_sha256:
         raise ValueError("its slices.jsonl is another one")
     return content.splitlines()
 
 
-def _lines_of(cell: Cell, record: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _lines_of(cell: Cell, record: Trained) -> list[EpochLine]:
     """Of metrics.jsonl; none where it is not the one that was there when the training ended."""
-    if "metrics_sha256" in record:
+    if record.metrics_sha256 is not None:
         try:
             content = read_regular(cell.folder.metrics_file, MOST_BYTES_OF_LINES)
         except OSError:
             return []
-        if hashlib.sha256(content).hexdigest() != record["metrics_sha256"]:
+        if hashlib.sha256(content).hexdigest() != record.metrics_sha256:
             return []
-    return read_lines(cell.folder.metrics_file)
+    return _epochs_of(cell)
 
 
-def read_epochs(lines: Sequence[Mapping[str, Any]]) -> tuple[Epoch, ...]:
+def _epochs_of(cell: Cell) -> list[EpochLine]:
     """The lines of metrics.jsonl; none where they are not the epochs 1, 2, ... in this order."""
     try:
-        if [line["epoch"] for line in lines] != list(range(1, len(lines) + 1)):
-            return ()
+        return epochs_of(read_lines(cell.folder.metrics_file))
+    except (IncompleteError, ValueError):
+        return []
+
+
+def _with_accuracy(lines: Sequence[EpochLine]) -> tuple[Epoch, ...]:
+    """Lines of metrics.jsonl with the accuracy of the validation; none where one has no confusion matrix."""
+    try:
         return tuple(
             Epoch(
-                float(line["train_loss"]),
-                float(line["train_accuracy"]),
-                float(line["validation_loss"]),
-                metrics.accuracy(_confusion(line["validation_confusion"])),
+                line.train_loss,
+                line.train_accuracy,
+                line.validation_loss,
+                metrics.accuracy(_confusion(line.validation_confusion)),
             )
             for line in lines
         )
-    except (KeyError, TypeError, ValueError, OverflowError):
+    except (ValueError, OverflowError):
         return ()
 
 
 def _why_unfinished(cell: Cell) -> str:
     if failure := read_failure(cell.folder):
         # On one line: CUDA's errors have several, which would end the list of holes.
-        return f"its last attempt failed: {' '.join(failure['error'].split()).rstrip('.')}."
+        return f"its last attempt failed: {' '.join(failure.error.split()).rstrip('.')}."
     if cell.folder.training_file.exists():
         return "it is trained, but not evaluated."
     return "it is started, but not finished." if cell.folder.events_file.exists() else "it is not started."
-
-
-def _short(sha256: object) -> str:
-    return str(sha256)[:8] if sha256 else "not stated"

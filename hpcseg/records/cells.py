@@ -10,7 +10,7 @@ import csv
 import io
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from hpcseg.files import read_regular
 from hpcseg.records.collect import Records
 from hpcseg.records.row import Row
 from hpcseg.runs.record import MOST_BYTES_OF_LINES
+from hpcseg.runs.schema import Evaluated, Trained
 from hpcseg.text import cell_text
 
 _WHOSE = ("cell", "tiles", "split", "noise_fraction", "seed")
@@ -73,17 +74,17 @@ def _of_cell(row: Row) -> Iterator[list[Any]]:
     who = [row.id, config.data.tiles, config.data.split, config.train.noise_fraction, config.train.seed]
     if row.training:
         record, made = row.training.record, _made(row.training.record)
-        classes = row.evaluation.record["class_values"] if row.evaluation else range(len(row.training.confusion))
+        classes = row.evaluation.record.class_values if row.evaluation else range(len(row.training.confusion))
         for measure in ("epochs", "steps", "parameters", "train_tiles", "validation_tiles"):
-            yield [*who, "train", None, measure, None, record[measure], *made]
-        yield [*who, "train", None, "seconds", None, float(record["seconds"]), *made]
-        yield [*who, "validation", None, "loss", None, float(record["validation_loss"]), *made]
+            yield [*who, "train", None, measure, None, getattr(record, measure), *made]
+        yield [*who, "train", None, "seconds", None, record.seconds, *made]
+        yield [*who, "validation", None, "loss", None, record.validation_loss, *made]
         yield from ([*who, "validation", None, *line, *made] for line in _ratios(row.training.confusion, classes))
     if row.evaluation:
-        record, made = row.evaluation.record, _made(row.evaluation.record)
-        yield [*who, "test", None, "test_tiles", None, record["test_tiles"], *made]
+        tested, made = row.evaluation.record, _made(row.evaluation.record)
+        yield [*who, "test", None, "test_tiles", None, tested.test_tiles, *made]
         for level, confusion in row.evaluation.confusion.items():
-            yield from ([*who, "test", level.key, *line, *made] for line in _ratios(confusion, record["class_values"]))
+            yield from ([*who, "test", level.key, *line, *made] for line in _ratios(confusion, tested.class_values))
 
 
 def _ratios(confusion: np.ndarray, classes: Sequence[int]) -> Iterator[list[Any]]:
@@ -102,5 +103,5 @@ def _ratios(confusion: np.ndarray, classes: Sequence[int]) -> Iterator[list[Any]
             yield [f"pixels taken for {predicted}", value, count]
 
 
-def _made(record: Mapping[str, Any]) -> list[Any]:
-    return [record["precision"], record["world_size"], record["provenance"].get("commit") or None]
+def _made(record: Trained | Evaluated) -> list[Any]:
+    return [record.precision, record.world_size, record.provenance.commit or None]

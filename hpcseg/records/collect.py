@@ -10,7 +10,8 @@ import dataclasses
 import functools
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
-from typing import Any
+
+from msgspec import UNSET
 
 from hpcseg.config import ReportConfig, digest
 from hpcseg.data.splits import NO_GAP, few_test_slices
@@ -19,7 +20,8 @@ from hpcseg.records.groups import Group, Position, differing, grouped, select
 from hpcseg.records.row import Hole, Row
 from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import Cell, command_that_runs, planned_cells, read_plan
-from hpcseg.runs.record import read_json
+from hpcseg.runs.record import read_as
+from hpcseg.runs.schema import Plan, Trained
 from hpcseg.tables import build_config
 
 
@@ -28,7 +30,7 @@ class Records:
     """All that a report is built from."""
 
     run: RunFolder
-    plan: Mapping[str, Any]
+    plan: Plan
     """The content of grid.json."""
     settings: ReportConfig
     """What of it says what the report has."""
@@ -52,20 +54,21 @@ class Records:
     @functools.cached_property
     def class_values(self) -> list[int]:
         """Values of the classes in the label images; none before a cell is evaluated."""
-        return next((row.evaluation.record["class_values"] for row in self.rows if row.evaluation), [])
+        return next((row.evaluation.record.class_values for row in self.rows if row.evaluation), [])
 
     @functools.cached_property
     def class_names(self) -> list[str]:
         """What the classes are called: their values where they have no names; none before a cell is evaluated."""
         records = [row.evaluation.record for row in self.rows if row.evaluation]
-        return next((one["class_names"] for one in records if "class_names" in one), list(map(str, self.class_values)))
+        named = (one for one in records if one.class_names is not UNSET)
+        return next(named, records[0]).names if records else []
 
     @functools.cached_property
     def caveats(self) -> list[str]:
         """What the accuracy cannot tell, where it is of few slices: the fewest of any cell, and sets without a gap."""
         evaluated = [len(row.evaluation.slices) for row in self.rows if row.evaluation and row.evaluation.slices]
         few = few_test_slices(min(evaluated)) if evaluated else ""
-        no_gap = any(row.training is not None and row.training.record.get("gap_slices") == 0 for row in self.rows)
+        no_gap = any(row.training is not None and row.training.record.gap_slices == 0 for row in self.rows)
         return [note[0].upper() + note[1:] for note in (few, NO_GAP if no_gap else "") if note]
 
     def unplaced(self, tiles: Container[str], fractions: Container[float]) -> tuple[str, ...]:
@@ -80,7 +83,7 @@ class Records:
         """How far the sets of the blocked splits are apart: with so many slices between them they are one farther."""
         # A record of the training has "auto" as a number.
         blocked = [row for row in self.rows if row.config.data.split == "blocked"]
-        stated = (row.training.record.get("gap_slices") if row.training else None for row in blocked)
+        stated = (row.training.record.gap_slices if row.training else None for row in blocked)
         gaps = {row.config.data.gap_slices if gap is None else gap for gap, row in zip(stated, blocked, strict=True)}
         known = sorted(gap for gap in gaps if isinstance(gap, int))
         return " or ".join(f"at least {gap + 1} slices away" for gap in known) or "some slices away"
@@ -103,7 +106,7 @@ def collect(run: RunFolder) -> Records:
         IncompleteError: the folder has no grid.json that this version can read.
     """
     plan = read_plan(run)
-    settings = build_config(ReportConfig, plan["report"], f"{run.grid_file}, report")
+    settings = build_config(ReportConfig, plan.report, f"{run.grid_file}, report")
     rows = tuple(read_row(cell, plan) for cell in planned_cells(run, plan))
     listed = {row.id for row in rows}
     unlisted = [folder.id for folder in run.cell_folders() if folder.id not in listed]
@@ -116,7 +119,7 @@ def collect(run: RunFolder) -> Records:
     return Records(run, plan, settings, rows, grouped(rows), tuple(notes))
 
 
-def read_row(cell: Cell, plan: Mapping[str, Any]) -> Row:
+def read_row(cell: Cell, plan: Plan) -> Row:
     """The accepted records of one cell; `plan` is the content of grid.json."""
     training = evaluation = hole = None
     try:
@@ -127,22 +130,22 @@ def read_row(cell: Cell, plan: Mapping[str, Any]) -> Row:
     return Row(cell, training, evaluation, hole, training.epochs if training else epochs_so_far(cell, plan))
 
 
-def trained_record(cell: Cell, plan: Mapping[str, Any]) -> Mapping[str, Any] | Hole:
+def trained_record(cell: Cell, plan: Plan) -> Trained | Hole:
     """The training.json of a trained or finished cell, or the hole that a report has where its records were changed."""
     try:
         refuse_changed(cell, plan)
     except Refused as refused:
         if refused.delete:
             return _hole(cell, refused, plan)
-    return read_json(cell.folder.training_file)
+    return read_as(Trained, cell.folder.training_file)
 
 
-def _hole(cell: Cell, refused: Refused, plan: Mapping[str, Any]) -> Hole:
+def _hole(cell: Cell, refused: Refused, plan: Plan) -> Hole:
     first = f"Delete {refused.delete}, then run" if refused.delete else "Run"
     return Hole(cell.id, str(refused), _remedy(plan, first))
 
 
-def _remedy(plan: Mapping[str, Any], first: str = "Run") -> str:
+def _remedy(plan: Plan, first: str = "Run") -> str:
     return f"{first} `{command_that_runs(plan)}`."
 
 
@@ -151,7 +154,7 @@ def _split_notes(rows: tuple[Row, ...]) -> list[str]:
     for row in rows:
         if row.training:
             key = digest(dataclasses.asdict(row.config.data))
-            splits.setdefault(key, set()).add(str(row.training.record.get("split_sha256")))
+            splits.setdefault(key, set()).add(str(row.training.record.split_sha256))
     if all(len(hashes) == 1 for hashes in splits.values()):
         return []
     return ["Cells with the same data settings were trained on different splits; their numpy versions differ."]

@@ -5,15 +5,15 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 
+import msgspec
+
 from hpcseg.config import ReportConfig
 from hpcseg.errors import ConfigError, IncompleteError
-from hpcseg.numerics import describe_code
 from hpcseg.records.collect import Records, collect, read_row
 from hpcseg.records.groups import grouped
 from hpcseg.records.row import Row
 from hpcseg.runs.folder import RunFolder
-from hpcseg.runs.grid import read_cell
-from hpcseg.runs.record import read_json
+from hpcseg.runs.grid import planned, read_cell
 
 _REPORT = ReportConfig(tables=("compared", "axes", "resources"))
 _AS_IN_THE_JOB = "the job file's own"
@@ -38,7 +38,7 @@ def collect_to_compare(runs: Mapping[str, RunFolder]) -> Records:
         variants, notes = _variants(first)  # which takes in what the notes of its plan say was not read
     else:
         variants = {name: list(one.rows) for name, one in found.items()}
-        code = {name: describe_code(one.plan, digits=8) for name, one in found.items()}
+        code = {name: one.plan.code(digits=8) for name, one in found.items()}
         if len(set(code.values())) > 1:
             listed = ", ".join(f"{name} with {text}" for name, text in code.items())
             notes.append(f"Computed otherwise, which may be what differs: {listed}.")
@@ -53,12 +53,12 @@ def collect_to_compare(runs: Mapping[str, RunFolder]) -> Records:
             "make variants with `hpcseg grid --set SECTION.KEY=VALUE` first."
         )
     title = f"{' and '.join(found)} compared" if len(found) > 1 else f"Variants of {next(iter(found))}"
-    plan = {**first.plan, "title": title}
+    plan = msgspec.structs.replace(first.plan, title=title)
     return Records(first.run, plan, _REPORT, tuple(rows.values()), flattened, tuple(dict.fromkeys(notes)))
 
 
 def _check_data(found: Mapping[str, Records]) -> None:
-    hashes = {name: str(one.plan["data_sha256"])[:8] for name, one in found.items()}
+    hashes = {name: one.plan.data_sha256[:8] for name, one in found.items()}
     if len(set(hashes.values())) > 1:
         listed = ", ".join(f"{name} of {sha256}" for name, sha256 in hashes.items())
         raise ConfigError(
@@ -98,7 +98,7 @@ def _variants(records: Records) -> tuple[dict[str, list[Row]], list[str]]:
 def _planned_with(row: Row) -> list[str]:
     """The `--set` options of the command that planned a cell first."""
     try:
-        words = shlex.split(str(read_json(row.cell.folder.config_file).get("command")))
+        words = shlex.split(planned(row.cell.folder).command or "")
     except (IncompleteError, ValueError):
         words = []
     return list(_values(words))

@@ -10,13 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from msgspec import UNSET
 
 from hpcseg import metrics
 from hpcseg.config import PRECISIONS, CellConfig, NoiseLevel
+from hpcseg.runs.schema import EpochLine, Evaluated, EvaluatedPoint, Trained
 
 # Each is a division of whole numbers, or a mean of a few: to the last digits the same on every machine.
 _CLOSE = 1e-9
-_KEPT = ("validation_loss", "validation_confusion")
 _RATIOS: Mapping[str, Callable[[np.ndarray], Any]] = {
     "accuracy": metrics.accuracy,
     "mean_iou": metrics.mean_iou,
@@ -25,11 +26,11 @@ _RATIOS: Mapping[str, Callable[[np.ndarray], Any]] = {
 }
 
 
-def check_training(record: Mapping[str, Any], confusion: np.ndarray, config: CellConfig) -> None:
+def check_training(record: Trained, confusion: np.ndarray, config: CellConfig) -> None:
     """See that the counts of a training.json agree with each other and with the cell's settings.
 
     Args:
-        record: with its types checked.
+        record: of the cell.
         confusion: (C, C), of the validation set.
         config: of the cell.
 
@@ -37,42 +38,39 @@ def check_training(record: Mapping[str, Any], confusion: np.ndarray, config: Cel
         ValueError: they do not; in words that fit behind a colon.
     """
     _check_precision(record)
-    for key in ("kept_epoch", "train_slices", "train_labelled_pixels"):
-        if type(record.get(key, 0)) is not int:
-            raise ValueError(f"{key} is {record[key]!r}")
-    if record["epochs"] != config.train.epochs:
-        raise ValueError(f"it has {record['epochs']} epochs, and its settings {config.train.epochs}")
-    if record["steps"] != record["epochs"] * -(-record["train_tiles"] // config.train.batch_size):
-        raise ValueError(f"{record['steps']} steps do not follow from its tiles and epochs")
-    _check_pixels(confusion, record["validation_tiles"], "validation_tiles", config)
-    if record.get("train_labelled_pixels", 0) > record["train_tiles"] * config.data.tile_size**2:
+    if record.epochs != config.train.epochs:
+        raise ValueError(f"it has {record.epochs} epochs, and its settings {config.train.epochs}")
+    if record.steps != record.epochs * -(-record.train_tiles // config.train.batch_size):
+        raise ValueError(f"{record.steps} steps do not follow from its tiles and epochs")
+    _check_pixels(confusion, record.validation_tiles, "validation_tiles", config)
+    if (record.train_labelled_pixels or 0) > record.train_tiles * config.data.tile_size**2:
         raise ValueError("it has more labelled pixels than its training tiles have")
 
 
-def check_kept(record: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> None:
+def check_kept(record: Trained, lines: Sequence[EpochLine]) -> None:
     """See that a training.json says of the epoch that was kept what metrics.jsonl does, where that has it.
 
     Raises:
         ValueError: it does not.
     """
-    kept = record.get("kept_epoch", record["epochs"])
+    kept = record.kept_epoch or record.epochs
     # As texts, since NaN is no number that equals itself.
-    wanted = [json.dumps(record[key]) for key in _KEPT]
-    for line in (line for line in lines if line.get("epoch") == kept):
-        if [json.dumps(line.get(key)) for key in _KEPT] != wanted:
+    wanted = json.dumps([record.validation_loss, record.validation_confusion])
+    for line in (line for line in lines if line.epoch == kept):
+        if json.dumps([line.validation_loss, line.validation_confusion]) != wanted:
             raise ValueError("its validation is not that of its epoch in metrics.jsonl")
 
 
 def check_evaluation(
-    record: Mapping[str, Any],
-    points: Mapping[NoiseLevel, Mapping[str, Any]],
+    record: Evaluated,
+    points: Mapping[NoiseLevel, EvaluatedPoint],
     confusion: Mapping[NoiseLevel, np.ndarray],
     config: CellConfig,
 ) -> None:
     """See that the numbers of an evaluation.json agree with each other.
 
     Args:
-        record: with its types checked.
+        record: of the cell.
         points: of it, by their noise.
         confusion: (C, C) each, of the same.
         config: of the cell.
@@ -81,17 +79,18 @@ def check_evaluation(
         ValueError: they do not; in words that fit behind a colon.
     """
     _check_precision(record)
-    values = record["class_values"]
-    if not all(type(value) is int for value in values) or len(set(values)) != len(values):
+    values = record.class_values
+    if len(set(values)) != len(values):
         raise ValueError(f"class_values are {values!r}")
     for level, point in points.items():
         counts = confusion[level]
-        _check_pixels(counts, record["test_tiles"], "test_tiles", config)
+        _check_pixels(counts, record.test_tiles, "test_tiles", config)
         # Noise changes no label.
         if (counts.sum(1) != confusion[next(iter(points))].sum(1)).any():
             raise ValueError(f"at {level.key} the labels are others than without noise")
         for key, follow in _RATIOS.items():
-            if key in point and not _same(np.ravel(point[key]), np.ravel(follow(counts))):
+            stated = getattr(point, key)
+            if stated is not UNSET and not _same(np.ravel(stated), np.ravel(follow(counts))):
                 raise ValueError(f"at {level.key} {key} does not follow from the confusion matrix")
 
 
@@ -113,9 +112,9 @@ def check_slices(slices: Sequence[Any], test_tiles: int, confusion: Mapping[Nois
             raise ValueError(f"its slices.jsonl has other right pixels at {level.key} than its confusion matrices")
 
 
-def _check_precision(record: Mapping[str, Any]) -> None:
-    if record["precision"] not in PRECISIONS:
-        raise ValueError(f"precision is {record['precision']!r}")
+def _check_precision(record: Trained | Evaluated) -> None:
+    if record.precision not in PRECISIONS:
+        raise ValueError(f"precision is {record.precision!r}")
 
 
 def _check_pixels(confusion: np.ndarray, tiles: int, name: str, config: CellConfig) -> None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from hpcseg import metrics
-from hpcseg.config import NoiseLevel
 from hpcseg.records.collect import Records
 from hpcseg.records.row import Row
 from hpcseg.runs.record import read_baselines
@@ -41,7 +40,7 @@ def filter_notes(records: Records) -> tuple[str, ...]:
     """A sentence where the test tiles of some cell are not those of its filter."""
     for row in records.rows:
         one = filter_of(records, row)
-        if row.training and one and row.training.record.get("split_sha256") != one.split_sha256:
+        if row.training and one and row.training.record.split_sha256 != one.split_sha256:
             return (
                 "The filter was measured on the test tiles that this hpcseg draws. Cells that were trained by an "
                 "earlier one were tested on other tiles, drawn by lot in the same way.",
@@ -53,15 +52,15 @@ def filter_notes(records: Records) -> tuple[str, ...]:
 def _read(records: Records) -> tuple[Filter, ...]:
     found = []
     for content in read_baselines(records.run):
-        if content["data_sha256"] != records.plan["data_sha256"]:
+        if content.data_sha256 != records.plan.data_sha256:
             continue
-        of_filter = [point for point in content["points"] if point["baseline"] == "filter"]
+        of_filter = [point for point in content.points if point.baseline == "filter"]
         try:
-            of_level = {NoiseLevel.from_record(point).key: np.array(point["confusion"]) for point in of_filter}
+            of_level = {point.level.key: np.array(point.confusion) for point in of_filter}
             # Raises ValueError for what is no confusion matrix.
             for confusion in of_level.values():
                 metrics.accuracy(confusion)
-        except (TypeError, ValueError, OverflowError):
+        except (ValueError, OverflowError):
             continue
-        found.append(Filter(content["data"], content["evaluate_seed"], content["split_sha256"], of_level))
+        found.append(Filter(content.data, content.evaluate_seed, content.split_sha256, of_level))
     return tuple(found)

@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Iterable
 
 from hpcseg.errors import IncompleteError
-from hpcseg.numerics import describe_code
 from hpcseg.records.collect import Records
 from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.record import read_lines
+from hpcseg.runs.schema import Evaluated, Trained
 from hpcseg.runs.told import time_of
 
 
@@ -21,13 +21,14 @@ def origin(records: Records) -> dict[str, str]:
     plan = records.plan
     trained = [row.training.record for row in records.rows if row.training]
     evaluated = [row.evaluation.record for row in records.rows if row.evaluation]
-    places = [{**record, **record["provenance"]} for record in (*trained, *evaluated)]
+    made: list[Trained | Evaluated] = [*trained, *evaluated]
+    places = [{**one.provenance.as_dict(), "precision": one.precision, "world_size": one.world_size} for one in made]
     kinds = ("commit", "host", "device", "slurm_job_id", "precision", "world_size", "python", "torch", "numpy")
     return {
-        "job": f"{plan['job']}: {plan['title']}",
-        "planned": f"{plan['time']} by `{plan['command']}`, hpcseg {plan['hpcseg_version']}",
-        "data hash": plan["data_sha256"],
-        "code": describe_code(plan),
+        "job": f"{plan.job}: {plan.title}",
+        "planned": f"{plan.time} by `{plan.command}`, hpcseg {plan.hpcseg_version}",
+        "data hash": plan.data_sha256,
+        "code": plan.code(),
         "cells": f"{len(evaluated)} of {len(records.rows)} finished, {len(trained)} trained",
         **{kind.replace("_", " "): _counted(place.get(kind) for place in places) for kind in kinds},
         "cost": _cost(records),
@@ -44,11 +45,11 @@ def _cost(records: Records) -> str:
     """Hours of GPUs, of cores and in the queue, over all starts of all cells."""
     hours: dict[str, float] = {}
     for made in (made for row in records.rows for made in (row.training, row.evaluation) if made):
-        device = str(made.record["provenance"].get("device") or "")
+        device = made.record.provenance.device or ""
         threads = re.match(r"CPU, (\d+) thread", device)
         kind = "core hours" if device.startswith("CPU") else "GPU hours"
-        units = made.record["world_size"] * (int(threads[1]) if threads else 1)
-        hours[kind] = hours.get(kind, 0.0) + made.record["seconds"] * units / 3600
+        units = made.record.world_size * (int(threads[1]) if threads else 1)
+        hours[kind] = hours.get(kind, 0.0) + made.record.seconds * units / 3600
     waits = queue_seconds(records.run)
     queued = f"{sum(waits.values()) / 3600:.2f} hours in the queue" if waits else "time in the queue not known here"
     return ", ".join([*(f"{number:.2f} {kind}" for kind, number in sorted(hours.items())), queued])

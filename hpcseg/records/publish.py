@@ -25,8 +25,8 @@ def copy_records(records: Records, target: RunFolder) -> None:
     run, folder = records.run, target.path
     if folder.resolve() == run.path.resolve() or any(folder.glob("cells/*/*.pt")):
         raise ConfigError(f"{folder} is a run folder, and publishing would overwrite its records. Publish elsewhere.")
-    job = records.plan["job"]
-    there = read_plan(target)["job"] if target.grid_file.exists() else job
+    job = records.plan.job
+    there = read_plan(target).job if target.grid_file.exists() else job
     if there != job:
         raise ConfigError(f'{folder} holds the job "{there}", but this run is of "{job}". Publish into another folder.')
     for row in records.rows:
@@ -41,7 +41,7 @@ def copy_records(records: Records, target: RunFolder) -> None:
         old.unlink()
     for source in sorted(run.baselines.glob("*.json")):
         write_bytes(folder / source.relative_to(run.path), _content(source))
-    planned = records.plan.get("diff_sha256")
+    planned = records.plan.diff_sha256
     if planned and run.diff_file(planned).exists():
         changes = _content(run.diff_file(planned))
         if hashlib.sha256(changes).hexdigest() != planned:

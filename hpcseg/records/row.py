@@ -123,11 +123,11 @@ class Row:
         if self.training is None:
             return None
         record, data = self.training.record, self.config.data
-        if data.train_slices or "train_slices" in record:
-            return int(data.train_slices or record["train_slices"])
+        if known := data.train_slices or record.train_slices:
+            return known
         # A record of before that was counted has a grid of a fixed number of tiles, which stay together if blocked.
         rows, columns = data.tile_grid(0, 0)
-        return round(int(record["train_tiles"]) / (rows * columns))
+        return round(record.train_tiles / (rows * columns))
 
     def labelled_slices(self) -> float | None:
         """How many slices have as many labels as the training: its slices, or so many parts of them."""
@@ -139,7 +139,7 @@ class Row:
         if self.training is None:
             return None
         record = self.training.record
-        return float(record["train_tiles"] * record["epochs"] * self.config.data.tile_size**2)
+        return float(record.train_tiles * record.epochs * self.config.data.tile_size**2)
 
     def counts(self, sigma: Sigma) -> float:
         """A sigma in counts of the data of an evaluated cell."""
@@ -152,7 +152,7 @@ class Row:
         try:
             file = folder.extremes_file if extremes else folder.examples_file
             content = read_regular(file, MOST_BYTES_OF_LINES)
-            stated = self.evaluation.record.get("pictures_sha256", {}).get(file.name) if self.evaluation else None
+            stated = self.evaluation.record.pictures_sha256.get(file.name) if self.evaluation else None
             if stated is not None and hashlib.sha256(content).hexdigest() != stated:
                 return None
             return read_arrays(content, _EXTREMES if extremes else _EXAMPLES)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from hpcseg.records.accept import epochs_so_far
 from hpcseg.runs.folder import CellFolder, RunFolder
 from hpcseg.runs.grid import Cell, planned_cells, read_plan
 from hpcseg.runs.record import MOST_BYTES_OF_LINES, read_lines
+from hpcseg.runs.schema import Plan
 from hpcseg.runs.told import time_of
 from hpcseg.slices.extras import load_extra
 
@@ -90,7 +91,7 @@ class _Library:
         )
         self._checksum = record_writer.masked_crc32c
 
-    def events(self, cell: Cell, plan: Mapping[str, Any]) -> bytes:
+    def events(self, cell: Cell, plan: Plan) -> bytes:
         """The content of a cell's file; none without an epoch."""
         epochs = epochs_so_far(cell, plan)
         if not epochs:

@@ -105,7 +105,7 @@ def _build(records: Records, out: Path, made_from: Mapping[str, str], live: Live
         for table in tables
         for row, of in beside_the_papers(table).items()
     )
-    command = records.plan["command"] if records.holes and not records.groups[0].of else None
+    command = records.plan.command if records.holes and not records.groups[0].of else None
     return Report(tuple(out / name for name in files), lines, content, command)
 
 

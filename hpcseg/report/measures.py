@@ -81,7 +81,7 @@ def of_class(ratios: Callable[[np.ndarray], np.ndarray], place: int) -> Callable
 
 def from_training(key: str) -> Measure:
     """A number of training.json."""
-    return repeated(lambda row: None if row.training is None else float(row.training.record[key]))
+    return repeated(lambda row: None if row.training is None else float(getattr(row.training.record, key)))
 
 
 def of_slices(records: Records, choose: Callable[[np.ndarray], np.ndarray]) -> Measure:

@@ -13,6 +13,7 @@ from hpcseg.records.observations import VALIDATION, WHOLE, headline_levels
 from hpcseg.records.row import Row
 from hpcseg.report.measures import Column, Measure, at, gain, gain_of_slices, of_confusion, repeated, same_pixels
 from hpcseg.report.table import Block, Line, Number, Table, Text, Unit, marked_gains
+from hpcseg.runs.schema import Trained
 from hpcseg.statistics import difference, estimate
 from hpcseg.text import shown
 
@@ -86,20 +87,21 @@ def resources(records: Records) -> Table:
 def labels(records: Records) -> Table:
     """How much of the training data of every setting is labelled."""
 
-    def per(whole: Callable[[Row, Mapping[str, Any]], int]) -> Measure:
+    def per(whole: Callable[[Row, Trained], int | None]) -> Measure:
         def ratio(row: Row) -> float | None:
-            made = row.training.record if row.training else {}
-            labelled, of = made.get("train_labelled_pixels"), whole(row, made)
-            return labelled / of if labelled is not None and of else None
+            made = row.training.record if row.training else None
+            if made is None or made.train_labelled_pixels is None or not (of := whole(row, made)):
+                return None
+            return made.train_labelled_pixels / of
 
         return repeated(ratio)
 
     columns = {
         "slices": Column(_made("training", "train_slices"), Unit.COUNT),
         "labelled pixels": Column(_made("training", "train_labelled_pixels"), Unit.COUNT),
-        "labelled pixels per slice": Column(per(lambda _, made: made.get("train_slices", 0)), Unit.COUNT),
+        "labelled pixels per slice": Column(per(lambda _, made: made.train_slices), Unit.COUNT),
         "share of the tiles' pixels": Column(
-            per(lambda row, made: made.get("train_tiles", 0) * row.config.data.tile_size**2), Unit.MEAN
+            per(lambda row, made: made.train_tiles * row.config.data.tile_size**2), Unit.MEAN
         ),
     }
     return Table("labels", _by_setting(records, axes_of(records.groups), columns))
@@ -138,12 +140,12 @@ def _made(stage: str, *keys: str) -> Measure:
         made = getattr(row, stage)
         value: Any = made.record if made else None
         for key in keys:
-            value = value.get(key) if isinstance(value, Mapping) else None
+            value = getattr(value, key, None)
         return float(value) if isinstance(value, int | float) else None
 
     return repeated(number)
 
 
 def _devices(group: Group) -> str:
-    trained = (row.training.record["provenance"].get("device") for row in group.rows if row.training)
-    return ", ".join(dict.fromkeys(str(device) for device in trained if device)) or "-"
+    trained = (row.training.record.provenance.device for row in group.rows if row.training)
+    return ", ".join(dict.fromkeys(device for device in trained if device)) or "-"

@@ -89,8 +89,7 @@ def _tiles(*, noisy: bool) -> _Fill:
 
 
 def _best_and_worst(row: Row, pictures: Pictures) -> Figure:
-    record = row.evaluation.record if row.evaluation else {}
-    names = list(map(str, record.get("class_names", record.get("class_values", ()))))
+    names = row.evaluation.record.names if row.evaluation else []
     figure, axes = _panels(2, ("input", "label", "prediction", "errors"), pictures["images"].shape[1:])
     for place, (line, word) in enumerate(zip(axes, ("best", "worst"), strict=True)):
         kinds = ("images", "labels", "predictions", "errors")

@@ -33,6 +33,7 @@ from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import planned_cells, read_plan
 from hpcseg.runs.machine import device_facts
 from hpcseg.runs.record import SCHEMA, read_baseline, write_record
+from hpcseg.runs.schema import Baseline, BaselinePoint, BaselineSlice, Provenance
 from hpcseg.runs.tested import TestSet, holds, test_sets
 from hpcseg.segment.edges import BANDS, edge_bands, near_edge
 from hpcseg.segment.grey_filter import BLURS, GreyFilter, blurred, fit_filters, order_by_grey
@@ -64,13 +65,13 @@ def make_baselines(
     """
     plan = read_plan(run)
     sets = test_sets(planned_cells(run, plan))
-    files = {one: run.baseline_file(one.name(plan["data_sha256"])) for one in sets}
-    wanted = [one for one, file in files.items() if not holds(read_baseline(file), one, plan["data_sha256"])]
+    files = {one: run.baseline_file(one.name(plan.data_sha256)) for one in sets}
+    wanted = [one for one, file in files.items() if not holds(read_baseline(file), one, plan.data_sha256)]
     missing: dict[str, list[str]] = {}
     for done, one in enumerate(wanted):
         on_set(done, len(wanted))
         try:
-            write_record(files[one], _measure(_open(data or one.data_file, one, plan["data_sha256"]), one))
+            write_record(files[one], _measure(_open(data or one.data_file, one, plan.data_sha256), one).as_dict())
         except HpcsegError as error:
             missing.setdefault(str(error), []).append(one.words)
     on_set(len(wanted), len(wanted))
@@ -88,7 +89,7 @@ def _open(path: Path, wanted: TestSet, data_sha256: str) -> TileSource:
     return open_source(path, wanted.data)
 
 
-def _measure(source: TileSource, wanted: TestSet) -> dict[str, Any]:
+def _measure(source: TileSource, wanted: TestSet) -> Baseline:
     """The content of a file."""
     started = time.monotonic()
     training = _some(source, source.split.train, _TRAINING_PIXELS)
@@ -96,34 +97,35 @@ def _measure(source: TileSource, wanted: TestSet) -> dict[str, Any]:
     with _threads() as pool:
         commonest, filters, choices = _choose(_noisy(source, training, wanted, to_learn=True), source, wanted, pool)
         by_band, right, labelled = _count(source, test, wanted, commonest, filters, pool)
-    return {
-        "schema": SCHEMA,
-        "data": dataclasses.asdict(wanted.data),
-        "data_sha256": source.info.data_sha256,
-        "evaluate_seed": wanted.seed,
-        "split_sha256": source.split.sha256(),
-        "training_tiles": len(training),
-        "test_tiles": len(test),
-        "class_values": list(source.info.class_values),
-        "grey": source.info.grey.as_dict(),
-        "commonest_class": commonest,
-        "filter": {"blurs_tried": list(BLURS), "choices": choices},
-        "points": [
-            {
+    facts = provenance.collect(
+        device=device_facts(_CPU), command=provenance.command_line(), data_sha256=source.info.data_sha256
+    )
+    return Baseline(
+        schema=SCHEMA,
+        data=dataclasses.asdict(wanted.data),
+        data_sha256=source.info.data_sha256,
+        evaluate_seed=wanted.seed,
+        split_sha256=source.split.sha256(),
+        training_tiles=len(training),
+        test_tiles=len(test),
+        class_values=list(source.info.class_values),
+        grey=source.info.grey.as_dict(),
+        commonest_class=commonest,
+        filter={"blurs_tried": list(BLURS), "choices": choices},
+        points=[
+            BaselinePoint(
                 **level.as_record(),
-                "baseline": baseline,
-                "confusion": matrices.sum(0).tolist(),
-                "near_edge": near_edge(matrices),
-            }
+                baseline=baseline,
+                confusion=matrices.sum(0).tolist(),
+                near_edge=near_edge(matrices),
+            )
             for baseline, of_baseline in zip(_BASELINES, by_band, strict=True)
             for level, matrices in zip(wanted.levels, of_baseline, strict=True)
         ],
-        "slices": _by_slice(source, test, wanted, right, labelled),
-        "seconds": round(time.monotonic() - started, 3),
-        "provenance": provenance.collect(
-            device=device_facts(_CPU), command=provenance.command_line(), data_sha256=source.info.data_sha256
-        ),
-    }
+        slices=_by_slice(source, test, wanted, right, labelled),
+        seconds=round(time.monotonic() - started, 3),
+        provenance=Provenance(**facts),
+    )
 
 
 @contextlib.contextmanager
@@ -235,19 +237,19 @@ def _smooth(tiles: NoisyTestSet, levels: Sequence[NoiseLevel], blur: float) -> I
 
 def _by_slice(
     source: TileSource, rows: np.ndarray, wanted: TestSet, right: np.ndarray, labelled: np.ndarray
-) -> list[dict[str, Any]]:
+) -> list[BaselineSlice]:
     """For each slice that the test tiles come from, their right pixels at the levels that tables show."""
     slices = source.tiles[rows, 0]
     shown = [(wanted.levels.index(level), level.key) for level in wanted.shown]
     return [
-        {
-            "slice": int(source.info.numbers[index]),
-            "pixels": int(labelled[slices == index].sum()),
-            "right": {
+        BaselineSlice(
+            slice=int(source.info.numbers[index]),
+            pixels=int(labelled[slices == index].sum()),
+            right={
                 baseline: {key: int(of_baseline[level, slices == index].sum()) for level, key in shown}
                 for baseline, of_baseline in zip(_BASELINES, right, strict=True)
             },
-        }
+        )
         for index in np.unique(slices).tolist()
     ]
 

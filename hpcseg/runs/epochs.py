@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
 from hpcseg.errors import IncompleteError
 from hpcseg.metrics import accuracy
 from hpcseg.runs.grid import Cell
+from hpcseg.runs.schema import EpochLine
 from hpcseg.runs.told import finished_epochs
 
 
-def loss_and_validation(epoch: dict[str, Any]) -> tuple[str, str]:
+def loss_and_validation(epoch: EpochLine) -> tuple[str, str]:
     """Loss of the training and accuracy of the validation of a line of metrics.jsonl, in digits."""
-    return f"{epoch['train_loss']:.4f}", f"{accuracy(np.array(epoch['validation_confusion'])):.4f}"
+    return f"{epoch.train_loss:.4f}", f"{accuracy(np.array(epoch.validation_confusion)):.4f}"
 
 
 class Epochs:
@@ -28,7 +28,7 @@ class Epochs:
 
     def __init__(self, cell: Cell, *, skip: bool = False) -> None:
         self.cell = cell
-        self.history: list[dict[str, Any]] = []
+        self.history: list[EpochLine] = []
         """As it was last read."""
         if skip:
             list(self.news())

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from msgspec import UNSET
 from torch import nn
 
 from hpcseg import metrics
@@ -29,7 +30,8 @@ from hpcseg.runs.grid import Cell
 from hpcseg.runs.heartbeat import Heartbeat, say_what_is_lost
 from hpcseg.runs.inputs import Handed, load_model, planned_provenance, planned_source, seconds_between_checkpoints
 from hpcseg.runs.machine import describe_process, peak_memory_mib
-from hpcseg.runs.record import SCHEMA, STOPS, SURE, append_event, read_json, write_record, write_text
+from hpcseg.runs.record import SCHEMA, STOPS, SURE, append_event, read_as, write_record, write_text
+from hpcseg.runs.schema import Evaluated, EvaluatedPoint, EvaluatedSlice, Matrix, Trained
 from hpcseg.segment.edges import near_edge
 from hpcseg.segment.network import Network, TrainedUNet, Wishes
 from hpcseg.segment.slices import WholeSlices
@@ -51,9 +53,9 @@ def evaluate(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool], handed: 
         HpcsegError: the split or the model is not the one of the training.
         IncompleteError: there is no model.
     """
-    training = read_json(cell.folder.training_file)
+    training = read_as(Trained, cell.folder.training_file)
     source = planned_source(cell)
-    if source.split.sha256() != training["split_sha256"]:
+    if source.split.sha256() != training.split_sha256:
         raise HpcsegError(
             f"{cell.id}: the split of the tiles is no longer the one that the model was trained on, so a test would "
             "mix training tiles in. An older hpcseg divided tiles that overlap, and another numpy may draw other lots. "
@@ -61,15 +63,15 @@ def evaluate(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool], handed: 
             "train anew."
         )
     model, model_sha256 = load_model(cell, source.classes, handed)
-    if model_sha256 != training["model_sha256"]:
+    if model_sha256 != training.model_sha256:
         raise HpcsegError(
             f"{cell.folder.model_file} is not the model of training.json. Delete both, then run `hpcseg grid` again."
         )
-    settings, precision = cell.config.evaluate, training["precision"]
+    settings, precision = cell.config.evaluate, training.precision
     belongs = {
         "model": model_sha256,
         "data": source.info.data_sha256,
-        "split": training["split_sha256"],
+        "split": training.split_sha256,
         # As a record has them: a share of the span is a text of a class of its own, for which a checkpoint has no room.
         "settings": json.loads(json.dumps(dataclasses.asdict(settings))),
         "precision": precision,
@@ -125,7 +127,7 @@ def evaluate(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool], handed: 
         lines = _by_slice(
             source, settings, right, labelled, dict(zip(whole.tolist(), slices.confusion.tolist(), strict=True))
         )
-        by_slice = "".join(json.dumps(line) + "\n" for line in lines)
+        by_slice = "".join(json.dumps(line.as_dict()) + "\n" for line in lines)
         write_text(cell.folder.slices_file, by_slice)
         pictures = {}
         if cell.config.data.normalise == "full-scale":
@@ -137,32 +139,30 @@ def evaluate(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool], handed: 
         for file, content in pictures.items():
             write_bytes(file, content)
         seconds = round(counting.seconds, 3)
-        write_record(
-            cell.folder.evaluation_file,
-            {
-                "schema": SCHEMA,
-                "id": cell.id,
-                "settings": dataclasses.asdict(settings),
-                "model_sha256": model_sha256,
-                "test_tiles": len(tiles),
-                "class_values": list(source.info.class_values),
-                "class_names": list(source.info.class_names),
-                "grey": source.info.grey.as_dict(),
-                "points": [
-                    _point(level, matrices, pairs, how_sure if level in shown else None, source.info.grey)
-                    for level, matrices, pairs, how_sure in zip(levels, by_band, interfaces, sure, strict=True)
-                ],
-                "label_interfaces": sweep.label_interfaces.tolist(),
-                "slices_sha256": hashlib.sha256(by_slice.encode()).hexdigest(),
-                "pictures_sha256": {file.name: hashlib.sha256(one).hexdigest() for file, one in pictures.items()},
-                "tile_edge": edge if settings.whole_slices else None,
-                "precision": precision,
-                "world_size": ranks.world_size,
-                "seconds": seconds,
-                "peak_memory_mib": memory,
-                "provenance": planned_provenance(cell, ranks),
-            },
+        record = Evaluated(
+            schema=SCHEMA,
+            id=cell.id,
+            settings=dataclasses.asdict(settings),
+            model_sha256=model_sha256,
+            test_tiles=len(tiles),
+            class_values=list(source.info.class_values),
+            class_names=list(source.info.class_names),
+            grey=source.info.grey.as_dict(),
+            points=[
+                _point(level, matrices, pairs, how_sure if level in shown else None, source.info.grey)
+                for level, matrices, pairs, how_sure in zip(levels, by_band, interfaces, sure, strict=True)
+            ],
+            label_interfaces=sweep.label_interfaces.tolist(),
+            slices_sha256=hashlib.sha256(by_slice.encode()).hexdigest(),
+            pictures_sha256={file.name: hashlib.sha256(one).hexdigest() for file, one in pictures.items()},
+            tile_edge=edge if settings.whole_slices else None,
+            precision=precision,
+            world_size=ranks.world_size,
+            seconds=seconds,
+            peak_memory_mib=memory,
+            provenance=planned_provenance(cell, ranks),
         )
+        write_record(cell.folder.evaluation_file, record.as_dict())
         append_event(cell.folder.events_file, "evaluated", seconds=seconds)
         cell.folder.evaluation_checkpoint_file.unlink(missing_ok=True)
     return True
@@ -204,8 +204,8 @@ def _by_slice(
     settings: EvaluateConfig,
     right: np.ndarray,
     labelled: np.ndarray,
-    whole: dict[int, list[list[int]]],
-) -> list[dict[str, Any]]:
+    whole: Mapping[int, Matrix],
+) -> list[EvaluatedSlice]:
     """slices.jsonl: for each slice that test tiles come from, their right pixels at the levels that tables show."""
     levels = settings.levels()
     shown = [levels.index(level) for level in settings.headline_levels()]
@@ -213,25 +213,24 @@ def _by_slice(
     lines = []
     for index in source.test_slices().tolist():
         rows = tiles[:, 0] == index
-        line: dict[str, Any] = {
-            "slice": int(source.info.numbers[index]),
-            "pixels": int(labelled[rows].sum()),
-            "right": {levels[level].key: int(right[level, rows].sum()) for level in shown},
-        }
-        if index in whole:
-            line["whole"] = whole[index]
+        line = EvaluatedSlice(
+            slice=int(source.info.numbers[index]),
+            pixels=int(labelled[rows].sum()),
+            right={levels[level].key: int(right[level, rows].sum()) for level in shown},
+            whole=whole.get(index, UNSET),
+        )
         lines.append(line)
     return lines
 
 
-def _extremes(source: TileSource, lines: list[dict[str, Any]], slices: WholeSlices) -> bytes:
+def _extremes(source: TileSource, lines: list[EvaluatedSlice], slices: WholeSlices) -> bytes:
     """extremes.npz: the test slices with the largest and the smallest share of right pixels, without noise, in small.
 
     Where whole slices are not counted, their test tiles say which these are.
     """
     clean = NoiseLevel(0.0).key
     counts = [
-        (np.trace(line["whole"]), np.sum(line["whole"])) if "whole" in line else (line["right"][clean], line["pixels"])
+        (np.trace(line.whole), np.sum(line.whole)) if line.whole is not UNSET else (line.right[clean], line.pixels)
         for line in lines
     ]
     # Of a slice without a labelled pixel it is not known.
@@ -248,7 +247,7 @@ def _extremes(source: TileSource, lines: list[dict[str, Any]], slices: WholeSlic
         pictures["labels"].append(label[::step, ::step])
         pictures["predictions"].append(predicted[::step, ::step])
         pictures["errors"].append(_reduced((label != predicted) & (label != IGNORED), step).astype(np.float16))
-    numbers = [lines[place]["slice"] for place in places]
+    numbers = [lines[place].slice for place in places]
     return _packed({**pictures, "numbers": numbers, "shares": [shares[place] for place in places]})
 
 
@@ -304,21 +303,21 @@ def _packed(arrays: Mapping[str, Any]) -> bytes:
 
 def _point(
     level: NoiseLevel, by_band: np.ndarray, interfaces: np.ndarray, sure: np.ndarray | None, grey: GreyScale
-) -> dict[str, Any]:
+) -> EvaluatedPoint:
     """One noise level of evaluation.json: the counts, and for readers of the file what follows from them."""
     confusion = by_band.sum(0)
-    return {
+    return EvaluatedPoint(
         **level.as_record(),
-        **({"sigma_counts": grey.counts(level.sigma)} if isinstance(level.sigma, Share) else {}),
-        "confusion": confusion.tolist(),
-        "near_edge": near_edge(by_band),
-        "interfaces": interfaces.tolist(),
+        sigma_counts=grey.counts(level.sigma) if isinstance(level.sigma, Share) else UNSET,
+        confusion=confusion.tolist(),
+        near_edge=near_edge(by_band),
+        interfaces=interfaces.tolist(),
         **({} if sure is None else dict(zip(SURE, sure.tolist(), strict=True))),
-        "accuracy": metrics.accuracy(confusion),
-        "mean_iou": _finite(metrics.mean_iou(confusion)),
-        "iou": [_finite(value) for value in metrics.iou_per_class(confusion)],
-        "dice": [_finite(value) for value in metrics.dice_per_class(confusion)],
-    }
+        accuracy=metrics.accuracy(confusion),
+        mean_iou=_finite(metrics.mean_iou(confusion)),
+        iou=[_finite(value) for value in metrics.iou_per_class(confusion)],
+        dice=[_finite(value) for value in metrics.dice_per_class(confusion)],
+    )
 
 
 def _finite(value: float) -> float | None:

@@ -20,8 +20,9 @@ from hpcseg.runs.grid import Cell, read_cell
 from hpcseg.runs.inputs import Handed
 from hpcseg.runs.machine import forget_peak_memory, refuse_unmeant_cpu
 from hpcseg.runs.record import write_json, write_text
+from hpcseg.runs.schema import Failed
 from hpcseg.runs.state import Stage, State
-from hpcseg.runs.told import read_failure, time_of
+from hpcseg.runs.told import read_failure
 from hpcseg.runs.training import train
 from hpcseg.runs.wish import Wish
 
@@ -112,21 +113,20 @@ def _keep_diff(run: RunFolder) -> None:
 
 def _record_failure(folder: CellFolder, stage: Stage, rank: int, error: Exception, started: float) -> None:
     # What failed first is the cause; ranks that lose their peer for it only follow.
-    if (time_of(read_failure(folder)) or 0.0) >= started:
+    earlier = read_failure(folder)
+    if earlier and (earlier.time or 0.0) >= started:
         return
     # A full disk may be the failure itself, so writing about it may fail as well; the log has it then.
     with contextlib.suppress(HpcsegError):
-        write_json(
-            folder.failure_file,
-            {
-                "stage": stage,
-                "error": f"{type(error).__name__}: {error}",
-                "rank": rank,
-                "host": host(),
-                "job_id": provenance.slurm_job()["slurm_job_id"],
-                "time": round(time.time(), 3),
-            },
+        failed = Failed(
+            stage=stage,
+            error=f"{type(error).__name__}: {error}",
+            rank=rank,
+            host=host(),
+            job_id=provenance.slurm_job()["slurm_job_id"],
+            time=round(time.time(), 3),
         )
+        write_json(folder.failure_file, failed.as_dict())
 
 
 @contextlib.contextmanager

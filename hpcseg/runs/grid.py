@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+from msgspec import UNSET
+
 from hpcseg import __version__
 from hpcseg.config import CellConfig, NeedsConfig, ReportConfig, cell_from_dict
 from hpcseg.errors import ConfigError, HpcsegError, IncompleteError
@@ -18,7 +21,8 @@ from hpcseg.jobfile import JobConfig
 from hpcseg.numerics import NUMERICS
 from hpcseg.runs.folder import CellFolder, RunFolder
 from hpcseg.runs.provenance import command_line, commit, diff, diff_sha256, now
-from hpcseg.runs.record import SCHEMA, STOPS, check_types, read_json, read_lines, read_record, write_record, write_text
+from hpcseg.runs.record import SCHEMA, STOPS, read_as, read_json, read_lines, write_record, write_text
+from hpcseg.runs.schema import CellPlan, Plan, Planned
 from hpcseg.runs.state import State
 from hpcseg.runs.told import time_of
 from hpcseg.tables import build_config, describes
@@ -132,82 +136,71 @@ def check_numerics(planned: int | None, what: str) -> None:
 def write_plan(grid: Grid) -> None:
     """Write grid.json and every cell's config.json: all that a cell needs to run, before anything runs."""
     remove_left(grid.run.path.glob(".*.tmp"))
+    numerics = UNSET if grid.numerics is None else grid.numerics
     for cell in grid.cells:
-        content = {
-            "schema": SCHEMA,
-            "id": cell.id,
-            "job": grid.job.name,
+        content = CellPlan(
+            schema=SCHEMA,
+            id=cell.id,
+            job=grid.job.name,
             **dataclasses.asdict(cell.config),
             # Relative, so that a record names no machine and a run folder can move with its data.
-            "data_file": os.path.relpath(grid.data_file.resolve(), cell.folder.path.resolve()),
-            "data_sha256": grid.data_sha256,
-            "numerics": grid.numerics,
-        }
+            data_file=os.path.relpath(grid.data_file.resolve(), cell.folder.path.resolve()),
+            data_sha256=grid.data_sha256,
+            numerics=numerics,
+            command=command_line(),
+        ).as_dict()
         # A cell keeps the command that planned it first; and thousands of files need not be written each time.
         file = cell.folder.config_file
         if not _says(file, content) and not (file.exists() and cell.evaluated()):
-            write_record(file, {**content, "command": command_line()}, durable=False)
+            write_record(file, content, durable=False)
     changed = diff_sha256()
     if changed:
         write_text(grid.run.diff_file(changed), diff())
-    write_record(
-        grid.run.grid_file,
-        {
-            "schema": SCHEMA,
-            "job": grid.job.name,
-            "title": grid.job.title,
-            "hpcseg_version": __version__,
-            "command": command_line(),
-            "time": now(),
-            "data_sha256": grid.data_sha256,
-            "numerics": grid.numerics,
-            "commit": commit(),
-            "diff_sha256": changed,
-            "needs": dataclasses.asdict(grid.job.needs),
-            "report": dataclasses.asdict(grid.job.report),
-            "cells": [{"id": cell.id, **dataclasses.asdict(cell.config)} for cell in grid.cells],
-        },
+    plan = Plan(
+        schema=SCHEMA,
+        job=grid.job.name,
+        title=grid.job.title,
+        hpcseg_version=__version__,
+        command=command_line(),
+        time=now(),
+        data_sha256=grid.data_sha256,
+        numerics=numerics,
+        commit=commit(),
+        diff_sha256=changed,
+        needs=dataclasses.asdict(grid.job.needs),
+        report=dataclasses.asdict(grid.job.report),
+        cells=[Planned(id=cell.id, **dataclasses.asdict(cell.config)) for cell in grid.cells],
     )
+    write_record(grid.run.grid_file, plan.as_dict())
 
 
 def _says(file: Path, content: Mapping[str, Any]) -> bool:
-    """Whether a JSON file has these values already, whatever else it has."""
+    """Whether a JSON file has these values already but for the command, whatever else it has."""
     try:
         there = read_json(file)
     except IncompleteError:
         return False
-    return all(key in there and there[key] == value for key, value in content.items())
+    return all(key in there and there[key] == value for key, value in content.items() if key != "command")
 
 
-_PLAN = {
-    **dict.fromkeys(("job", "title", "hpcseg_version", "command", "time", "data_sha256"), str),
-    **dict.fromkeys(("needs", "report"), dict),
-    "cells": list,
-}
-_SECTIONS = ("data", "train", "evaluate")
-
-
-def read_plan(run: RunFolder) -> dict[str, Any]:
+def read_plan(run: RunFolder) -> Plan:
     """The content of a run's grid.json.
 
     Raises:
         IncompleteError: the run has none that this version can read.
     """
-    plan = read_record(run.grid_file)
-    try:
-        check_types(plan, _PLAN)
-        check_types(plan, {"numerics": int} if "numerics" in plan else {"code_sha256": str})
-        for entry in plan["cells"]:
-            check_types(entry, {"id": str, **dict.fromkeys(_SECTIONS, dict)})
-            if not is_cell_id(entry["id"]):
-                raise ValueError(f"{entry['id']!r} is no id of a cell")
-        if not plan["cells"]:
-            raise ValueError("it has no cells")
-        if has_controls(plan["job"]):
-            raise ValueError(f"its job is {plan['job']!a}")
-    except (TypeError, ValueError) as error:
-        raise IncompleteError(f"{run.grid_file} is damaged: {error}. Run `hpcseg grid` again.") from None
-    return {**plan, "command": _quoted(plan["command"])}
+    plan = read_as(Plan, run.grid_file)
+    if plan.numerics is UNSET and plan.code_sha256 is UNSET:
+        wrong = "it has neither numerics nor code_sha256"
+    elif not plan.cells:
+        wrong = "it has no cells"
+    elif has_controls(plan.job):
+        wrong = f"its job is {plan.job!a}"
+    else:
+        wrong = next((f"{cell.id!r} is no id of a cell" for cell in plan.cells if not is_cell_id(cell.id)), "")
+    if wrong:
+        raise IncompleteError(f"{run.grid_file} is damaged: {wrong}. Run `hpcseg grid` again.")
+    return msgspec.structs.replace(plan, command=_quoted(plan.command))
 
 
 def _quoted(command: str) -> str:
@@ -218,15 +211,14 @@ def _quoted(command: str) -> str:
         return shlex.quote(command)
 
 
-def command_that_runs(plan: Mapping[str, Any]) -> str:
+def command_that_runs(plan: Plan) -> str:
     """The command that planned a run, where it is one that runs cells, else one of the same job."""
-    command = str(plan["command"])
-    return command if command.startswith("hpcseg grid") else f"hpcseg grid --job {shlex.quote(plan['job'])}"
+    return plan.command if plan.command.startswith("hpcseg grid") else f"hpcseg grid --job {shlex.quote(plan.job)}"
 
 
-def planned_cells(run: RunFolder, plan: Mapping[str, Any]) -> tuple[Cell, ...]:
+def planned_cells(run: RunFolder, plan: Plan) -> tuple[Cell, ...]:
     """The cells of a run, in the order of its grid.json, whose content `plan` is."""
-    return tuple(_cell(run.cell(entry["id"]), entry, run.grid_file) for entry in plan["cells"])
+    return tuple(_cell(run.cell(entry.id), entry, run.grid_file) for entry in plan.cells)
 
 
 def read_grid(run: RunFolder) -> Grid:
@@ -240,25 +232,35 @@ def read_grid(run: RunFolder) -> Grid:
     cells = planned_cells(run, content)
     # All say the same, and some may be damaged.
     one = next((cell for cell in cells if not cell.unplanned()), cells[0]).folder
-    data_file = (one.path / str(read_record(one.config_file).get("data_file"))).resolve()
     job = JobConfig(
-        name=content["job"],
-        title=content["title"],
+        name=content.job,
+        title=content.title,
         cells=tuple(cell.config for cell in cells),
-        needs=build_config(NeedsConfig, content["needs"], where),
-        report=build_config(ReportConfig, content["report"], where),
+        needs=build_config(NeedsConfig, content.needs, where),
+        report=build_config(ReportConfig, content.report, where),
     )
-    return Grid(run, job, data_file, content["data_sha256"], content.get("numerics"), cells)
+    return Grid(run, job, data_file(one).resolve(), content.data_sha256, content.numerics or None, cells)
 
 
 def read_cell(folder: CellFolder) -> Cell:
     """A cell from its folder's config.json; raises IncompleteError where there is none that can be read."""
-    return _cell(folder, read_record(folder.config_file), folder.config_file)
+    return _cell(folder, planned(folder), folder.config_file)
 
 
-def _cell(folder: CellFolder, entry: Mapping[str, Any], where: Path) -> Cell:
-    try:
-        check_types(entry, dict.fromkeys(_SECTIONS, dict))
-    except ValueError as error:
-        raise IncompleteError(f"{where} is damaged: {error}. Run `hpcseg grid` again.") from None
-    return Cell(cell_from_dict({name: entry[name] for name in _SECTIONS}, str(where)), folder)
+def planned(folder: CellFolder) -> CellPlan:
+    """A cell's config.json; raises IncompleteError where there is none that can be read."""
+    return read_as(CellPlan, folder.config_file)
+
+
+def data_file(folder: CellFolder) -> Path:
+    """Where the packed file was when a cell was planned; raises IncompleteError where no config.json says so."""
+    if not (name := planned(folder).data_file):
+        raise IncompleteError(f"{folder.config_file} has no data_file. Run `hpcseg grid` again.")
+    return folder.path / name
+
+
+def _cell(folder: CellFolder, entry: Planned | CellPlan, where: Path) -> Cell:
+    if entry.evaluate is UNSET:
+        raise IncompleteError(f"{where} is damaged: it has no evaluate. Run `hpcseg grid` again.")
+    sections = {"data": entry.data, "train": entry.train, "evaluate": entry.evaluate}
+    return Cell(cell_from_dict(sections, str(where)), folder)

@@ -11,6 +11,7 @@ from hpcseg.learn.ranks import Ranks
 from hpcseg.runs.grid import Cell
 from hpcseg.runs.machine import describe_process
 from hpcseg.runs.record import append_event, write_json
+from hpcseg.runs.schema import Beat
 
 # Often at first, since a cell may take seconds, and then ever less often, since it may take days.
 _LEAST_SECONDS_BETWEEN = 0.5
@@ -47,22 +48,22 @@ class Heartbeat:
         if not self._active or (self._beaten and elapsed < between):
             return
         seconds, self._steps, self._written, self._beaten = elapsed / self._steps, 0, now, True
-        content = {
-            "stage": self._stage,
-            "epoch": epoch,
-            "epochs": self._cell.config.train.epochs if self._stage == "train" else 1,
-            "step": step,
-            "steps_per_epoch": steps_per_epoch,
-            "seconds_per_step": round(seconds, 4),
-            "host": self._where["host"],
-            "pid": self._where["pid"],
-            "job_id": self._where["slurm_job_id"],
-            "time": round(time.time(), 3),
-            "note": self._note,
-        }
+        beat = Beat(
+            stage=self._stage,
+            epoch=epoch,
+            epochs=self._cell.config.train.epochs if self._stage == "train" else 1,
+            step=step,
+            steps_per_epoch=steps_per_epoch,
+            seconds_per_step=round(seconds, 4),
+            host=self._where["host"],
+            pid=self._where["pid"],
+            job_id=self._where["slurm_job_id"],
+            time=round(time.time(), 3),
+            note=self._note,
+        )
         # A disk that is full for a moment must not end a training that has nothing else to write now.
         with contextlib.suppress(HpcsegError):
-            write_json(self._cell.folder.progress_file, content, durable=False)
+            write_json(self._cell.folder.progress_file, beat.as_dict(), durable=False)
 
 
 def say_what_is_lost(cell: Cell, complaints: Sequence[str], *, begins: str) -> str:

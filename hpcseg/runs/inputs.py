@@ -15,9 +15,9 @@ from hpcseg.learn import checkpoint
 from hpcseg.learn.ranks import Ranks
 from hpcseg.learn.unet import UNet
 from hpcseg.runs import provenance
-from hpcseg.runs.grid import Cell, check_numerics
+from hpcseg.runs.grid import Cell, check_numerics, data_file, planned
 from hpcseg.runs.machine import device_facts
-from hpcseg.runs.record import read_json
+from hpcseg.runs.schema import Provenance
 
 _REMEDY = "Delete it, then run `hpcseg grid` again."
 
@@ -29,15 +29,14 @@ def planned_source(cell: Cell) -> TileSource:
         HpcsegError: the packed file holds other data than was planned, or this hpcseg computes otherwise.
         DatasetError: the packed file cannot be used.
     """
-    stored = read_json(cell.folder.config_file)
-    path = cell.folder.path / stored["data_file"]
-    source = open_source(path.resolve(), cell.config.data)
-    if source.info.data_sha256 != stored["data_sha256"]:
+    stored, path = planned(cell.folder), data_file(cell.folder).resolve()
+    source = open_source(path, cell.config.data)
+    if source.info.data_sha256 != stored.data_sha256:
         raise HpcsegError(
             f"{path.name} holds other data than when the cell {cell.id} was planned. Run `hpcseg grid` again: it "
             "plans new cells for the new data and leaves the old ones alone."
         )
-    check_numerics(stored.get("numerics"), f"The cell {cell.id}")
+    check_numerics(stored.numerics or None, f"The cell {cell.id}")
     return source
 
 
@@ -97,12 +96,12 @@ def _form(tensor: Any) -> Any:
     return (tensor.shape, tensor.dtype) if isinstance(tensor, torch.Tensor) else None
 
 
-def planned_provenance(cell: Cell, ranks: Ranks) -> dict[str, Any]:
+def planned_provenance(cell: Cell, ranks: Ranks) -> Provenance:
     """Where what this process makes comes from, with the data and the command of the plan."""
-    planned = read_json(cell.folder.config_file)
-    return provenance.collect(
-        device=device_facts(ranks.device), command=planned["command"], data_sha256=planned["data_sha256"]
-    )
+    stored = planned(cell.folder)
+    device = device_facts(ranks.device)
+    facts = provenance.collect(device=device, command=stored.command or "", data_sha256=stored.data_sha256)
+    return Provenance(**facts)
 
 
 def seconds_between_checkpoints() -> float:

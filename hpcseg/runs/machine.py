@@ -6,7 +6,6 @@ import contextlib
 import functools
 import os
 import socket
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +16,8 @@ from hpcseg.memory import forget_peak, peak_bytes
 from hpcseg.runs import gpus
 from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.provenance import slurm_job
-from hpcseg.runs.record import read_json
+from hpcseg.runs.record import read_as
+from hpcseg.runs.schema import Memory, Plan
 
 
 def device_facts(device: torch.device) -> dict[str, Any]:
@@ -59,15 +59,15 @@ def forget_peak_memory(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def peak_memory_mib(ranks: Ranks) -> dict[str, int]:
+def peak_memory_mib(ranks: Ranks) -> Memory:
     """The most memory that one rank has held since `forget_peak_memory`, in MiB: of its host, and of its GPU.
 
     All ranks call it.
     """
-    peak = {"host": ranks.largest(peak_bytes() // 2**20)}
-    if ranks.device.type == "cuda":
-        peak["gpu"] = ranks.largest(torch.cuda.max_memory_reserved(ranks.device) // 2**20)
-    return peak
+    host = ranks.largest(peak_bytes() // 2**20)
+    if ranks.device.type != "cuda":
+        return Memory(host=host)
+    return Memory(host=host, gpu=ranks.largest(torch.cuda.max_memory_reserved(ranks.device) // 2**20))
 
 
 def refuse_unmeant_cpu(run: RunFolder, device: torch.device) -> None:
@@ -79,7 +79,7 @@ def refuse_unmeant_cpu(run: RunFolder, device: torch.device) -> None:
     refuse_missing_gpu(device)
     if device.type == "cuda" or os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
         return
-    if not gpus.hidden() and gpus.count() and _number(run.grid_file, "needs", "gpus"):
+    if not gpus.hidden() and gpus.count() and _wants_gpus(run):
         raise HpcsegError(
             f"This machine has {gpus.count()} GPUs, but {_no_gpu()} finds none of them. Install one that fits the "
             f"driver ({gpus.driver_version() or 'of unknown version'}). If a CPU is meant, set CUDA_VISIBLE_DEVICES to "
@@ -101,12 +101,9 @@ def _no_gpu() -> str:
     return f"torch {torch.__version__} " + (f"(CUDA {torch.version.cuda})" if torch.version.cuda else "(without CUDA)")
 
 
-def _number(file: Path, *keys: str) -> int:
-    """A whole number in a JSON file; 0 where it has none."""
+def _wants_gpus(run: RunFolder) -> bool:
+    """Whether the job of a run asks for GPUs."""
     try:
-        value: Any = read_json(file)
+        return bool(read_as(Plan, run.grid_file).needs.get("gpus"))
     except IncompleteError:
-        return 0
-    for key in keys:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value if isinstance(value, int) else 0
+        return False

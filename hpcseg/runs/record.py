@@ -8,17 +8,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import reprlib
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from hpcseg.config import NoiseLevel
 from hpcseg.errors import ConfigError, IncompleteError
 from hpcseg.files import make_folder, open_regular, read_regular, write_bytes
 from hpcseg.runs.folder import RunFolder
+from hpcseg.runs.schema import Baseline, Record, as_record
 
+_Kind = TypeVar("_Kind", bound=Record)
 SCHEMA = 2
 """Of records with a checksum. Those of schema 1 have none, and are read as ever."""
 CHECKSUM = "content_sha256"
@@ -124,48 +124,29 @@ def wrong_schema(content: Mapping[str, Any]) -> str:
     return CHANGED if schema == SCHEMA and CHECKSUM not in content else ""
 
 
-_BASELINE = {
-    **dict.fromkeys(("data_sha256", "split_sha256"), str),
-    **dict.fromkeys(("evaluate_seed", "commonest_class"), int),
-    **dict.fromkeys(("data", "grey", "filter", "provenance"), dict),
-    **dict.fromkeys(("class_values", "points", "slices"), list),
-}
-_POINT = {"noise": str, "baseline": str, "confusion": list, "near_edge": dict}
-_SLICE = {"slice": int, "pixels": int, "right": dict}
+def read_as(kind: type[_Kind], path: Path) -> _Kind:
+    """Read a record as its type; raises what `read_record` does, and IncompleteError where it is not of that type."""
+    content = read_record(path)
+    try:
+        return as_record(kind, content)
+    except ValueError as error:
+        raise IncompleteError(f"{path} is damaged: {error}. {_PUT_BACK}") from None
 
 
-def read_baselines(run: RunFolder) -> list[dict[str, Any]]:
+def read_baselines(run: RunFolder) -> list[Baseline]:
     """What `runs.baseline.make_baselines` has written, in the order of the files' names; damaged ones are left out."""
     return [found for path in sorted(run.baselines.glob("*.json")) if (found := read_baseline(path)) is not None]
 
 
-def read_baseline(path: Path) -> dict[str, Any] | None:
+def read_baseline(path: Path) -> Baseline | None:
     """One file of `RunFolder.baselines`; None where it is not there, is damaged, changed or of another schema."""
     try:
-        content = read_record(path)
-        check_types(content, _BASELINE)
-        for types, parts in ((_POINT, content["points"]), (_SLICE, content["slices"])):
-            for part in parts:
-                check_types(part, types)
-        for point in content["points"]:
-            NoiseLevel.from_record(point)
-    except (IncompleteError, ConfigError, KeyError, TypeError, ValueError):
+        content = read_as(Baseline, path)
+        for point in content.points:
+            _ = point.level
+    except (IncompleteError, ConfigError):
         return None
     return content
-
-
-def check_types(record: Mapping[str, Any], types: Mapping[str, type]) -> None:
-    """See that a record has keys of given types; where float is asked for, an integer does.
-
-    Raises:
-        ValueError: it has not; in words that fit behind a colon.
-    """
-    for key, wanted in types.items():
-        if key not in record:
-            raise ValueError(f"it has no {key}")
-        value = record[key]
-        if not isinstance(value, (int, float) if wanted is float else wanted) or isinstance(value, bool):
-            raise ValueError(f"{key} is {reprlib.repr(value)}")
 
 
 def append_event(path: Path, event: str, **details: Any) -> None:

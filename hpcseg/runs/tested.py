@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hpcseg.config import NOISE_MODELS, DataConfig, EvaluateConfig, NoiseLevel, digest
 from hpcseg.data.evenly import evenly
 from hpcseg.errors import IncompleteError
 from hpcseg.runs.folder import RunFolder
-from hpcseg.runs.grid import Cell, planned_cells, read_plan
-from hpcseg.runs.record import read_baseline, read_json
+from hpcseg.runs.grid import Cell, data_file, planned_cells, read_plan
+from hpcseg.runs.record import read_baseline
+from hpcseg.runs.schema import Baseline
 from hpcseg.sigma import Share, amount
 from hpcseg.tables import describes
 
@@ -57,7 +57,7 @@ def baselines_are_missing(run: RunFolder) -> bool:
         IncompleteError: the run has no plan that can be read.
     """
     plan = read_plan(run)
-    data_sha256 = plan["data_sha256"]
+    data_sha256 = plan.data_sha256
     files = {one: run.baseline_file(one.name(data_sha256)) for one in test_sets(planned_cells(run, plan))}
     return any(not holds(read_baseline(file), one, data_sha256) for one, file in files.items())
 
@@ -72,7 +72,7 @@ def test_sets(cells: Iterable[Cell]) -> list[TestSet]:
         # A record that cannot be read is a hole of the report, which says so itself.
         with contextlib.suppress(IncompleteError):
             if cell.evaluated() and cell.config.data.normalise == "full-scale":
-                key, file = (cell.config.data, cell.config.evaluate.seed), _data_file(cell)
+                key, file = (cell.config.data, cell.config.evaluate.seed), data_file(cell.folder)
                 members.setdefault(key, []).append((cell, file))
     return [
         TestSet(
@@ -82,11 +82,6 @@ def test_sets(cells: Iterable[Cell]) -> list[TestSet]:
         )
         for key, same in members.items()
     ]
-
-
-def _data_file(cell: Cell) -> Path:
-    """Where the packed file was when the cell was planned; raises IncompleteError where no config.json says so."""
-    return cell.folder.path / str(read_json(cell.folder.config_file).get("data_file"))
 
 
 def _levels(settings: Iterable[EvaluateConfig]) -> tuple[tuple[NoiseLevel, ...], tuple[NoiseLevel, ...]]:
@@ -104,8 +99,8 @@ def _place(level: NoiseLevel) -> tuple[object, ...]:
     return level.mixed, NOISE_MODELS.index(level.model), *sigma, level.fraction or 0.0
 
 
-def holds(stored: Mapping[str, Any] | None, wanted: TestSet, data_sha256: str) -> bool:
+def holds(stored: Baseline | None, wanted: TestSet, data_sha256: str) -> bool:
     """Whether a file has all that is wanted of these data."""
-    if stored is None or stored["data_sha256"] != data_sha256 or not describes(stored["data"], wanted.data):
+    if stored is None or stored.data_sha256 != data_sha256 or not describes(stored.data, wanted.data):
         return False
-    return set(map(NoiseLevel.from_record, stored["points"])) >= set(wanted.levels)
+    return {point.level for point in stored.points} >= set(wanted.levels)

@@ -22,11 +22,12 @@ from hpcseg.learn.precision import agree_on_precision
 from hpcseg.learn.ranks import Ranks
 from hpcseg.learn.unet import build_unet
 from hpcseg.runs.folder import CellFolder
-from hpcseg.runs.grid import Cell
+from hpcseg.runs.grid import Cell, planned
 from hpcseg.runs.heartbeat import Heartbeat, say_what_is_lost
 from hpcseg.runs.inputs import Handed, planned_provenance, planned_source, seconds_between_checkpoints
 from hpcseg.runs.machine import describe_process, peak_memory_mib
-from hpcseg.runs.record import SCHEMA, STOPS, append_event, read_json, read_lines, write_record, write_text
+from hpcseg.runs.record import SCHEMA, STOPS, append_event, read_lines, write_record, write_text
+from hpcseg.runs.schema import Trained
 
 
 def train(
@@ -109,35 +110,34 @@ def train(
         handed.weights, handed.sha256 = weights, checkpoint.weights_sha256(weights)
         # Once more: a kill between a checkpoint and its epoch's line leaves that out.
         metrics = _write_metrics(cell.folder, position.history)
-        write_record(
-            cell.folder.training_file,
-            {
-                "schema": SCHEMA,
-                "id": cell.id,
-                "epochs": position.epoch,
-                "kept_epoch": kept["epoch"],
-                "steps": position.epoch * trainer.steps,
-                "train_tiles": len(trainer.training),
-                "train_slices": len(np.unique(source.tiles[source.split.train, 0])),
-                "train_labelled_pixels": trainer.training.pixels,
-                "validation_tiles": len(trainer.validation),
-                "grey": source.info.grey.as_dict(),
-                "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
-                "precision": precision,
-                "world_size": ranks.world_size,
-                "called": called,
-                "seconds": round(position.seconds, 3),
-                "peak_memory_mib": memory,
-                "starts": _starts(cell.folder),
-                "validation_loss": kept["validation_loss"],
-                "validation_confusion": kept["validation_confusion"],
-                "split_sha256": source.split.sha256(),
-                **_gap(cell, source),
-                "metrics_sha256": hashlib.sha256(metrics.encode()).hexdigest(),
-                "model_sha256": handed.sha256,
-                "provenance": planned_provenance(cell, ranks),
-            },
+        record = Trained(
+            schema=SCHEMA,
+            id=cell.id,
+            epochs=position.epoch,
+            kept_epoch=kept["epoch"],
+            steps=position.epoch * trainer.steps,
+            train_tiles=len(trainer.training),
+            train_slices=len(np.unique(source.tiles[source.split.train, 0])),
+            train_labelled_pixels=trainer.training.pixels,
+            validation_tiles=len(trainer.validation),
+            grey=source.info.grey.as_dict(),
+            parameters=sum(parameter.numel() for parameter in trainer.model.parameters()),
+            precision=precision,
+            world_size=ranks.world_size,
+            called=called,
+            seconds=round(position.seconds, 3),
+            peak_memory_mib=memory,
+            starts=_starts(cell.folder),
+            validation_loss=kept["validation_loss"],
+            validation_confusion=kept["validation_confusion"],
+            split_sha256=source.split.sha256(),
+            gap_slices=source.split.gap_slices,
+            gap_capped=_gap_is_capped(cell, source),
+            metrics_sha256=hashlib.sha256(metrics.encode()).hexdigest(),
+            model_sha256=handed.sha256,
+            provenance=planned_provenance(cell, ranks),
         )
+        write_record(cell.folder.training_file, record.as_dict())
         append_event(cell.folder.events_file, "trained", seconds=round(position.seconds, 3))
         cell.folder.checkpoint_file.unlink(missing_ok=True)
         cell.folder.previous_checkpoint_file.unlink(missing_ok=True)
@@ -150,18 +150,18 @@ def _class_weights(config: TrainConfig, source: TileSource) -> list[float] | Non
     return class_weights(config.class_weights, source.class_pixels(source.split.train, to_learn=True).tolist())
 
 
-def _gap(cell: Cell, source: TileSource) -> dict[str, Any]:
-    """Slice numbers between two sets, null in a shuffled split, and whether "auto" left out fewer than are alike."""
+def _gap_is_capped(cell: Cell, source: TileSource) -> bool:
+    """Whether a gap of "auto" left out fewer slices between two sets than are alike."""
     gap, alike = source.split.gap_slices, source.info.alike_slices
     if gap is None or alike is None or cell.config.data.gap_slices != MEASURED:
-        return {"gap_slices": gap, "gap_capped": False}
+        return False
     between_inputs = gap - 2 * cell.config.data.context
-    return {"gap_slices": gap, "gap_capped": between_inputs < alike_numbers(alike, source.info.numbers)}
+    return between_inputs < alike_numbers(alike, source.info.numbers)
 
 
 def _origin(cell: Cell, source: TileSource) -> dict[str, Any]:
     """What the trained weights depend on beside the precision, under one name each."""
-    planned = read_json(cell.folder.config_file)
+    stored = planned(cell.folder)
     settings = {
         # A share of the span is a text of a class of its own, which a checkpoint has no room for.
         f"{section}.{name}": str(value) if isinstance(value, str) else value
@@ -171,7 +171,7 @@ def _origin(cell: Cell, source: TileSource) -> dict[str, Any]:
     if source.split.gap_slices is None and overlap(source.tiles[source.tiles[:, 0] == 0, 1:], source.size):
         # Such tiles were once divided one by one, and what has seen some of a slice must not meet the others as a test.
         settings["data.split"] = "shuffled by slices"
-    return {**settings, **{name: planned[name] for name in ("data_sha256", "numerics")}}
+    return {**settings, "data_sha256": stored.data_sha256, "numerics": stored.numerics}
 
 
 def _starts(folder: CellFolder) -> list[dict[str, Any]]:

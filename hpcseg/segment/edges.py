@@ -69,7 +69,7 @@ def count_interfaces(pixels: torch.Tensor, classes: int) -> torch.Tensor:
     return (below + below.T + right + right.T).triu(1)
 
 
-def near_edge(by_band: np.ndarray) -> dict[str, list[list[int]]]:
+def near_edge(by_band: np.ndarray) -> dict[int, list[list[int]]]:
     """What a record keeps of (BANDS, C, C) counts: the matrices within 1 and within 2 pixels of a label edge."""
     within = by_band.cumsum(0)[: len(EDGE_DISTANCES)]
-    return {str(distance): matrix.tolist() for distance, matrix in zip(EDGE_DISTANCES, within, strict=True)}
+    return {distance: matrix.tolist() for distance, matrix in zip(EDGE_DISTANCES, within, strict=True)}

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from hpcseg.cluster import ledger
 from hpcseg.cluster.profile import Profile, Resources, resolve
 from hpcseg.cluster.submit import submit_missing
+from hpcseg.numerics import NUMERICS
 from hpcseg.runs.folder import CellFolder
 from hpcseg.runs.grid import Grid
 from hpcseg.runs.record import SCHEMA, read_lines, write_record
+from hpcseg.runs.schema import Evaluated, Provenance, Trained
 
 
 class FakeSlurm:
@@ -78,8 +81,9 @@ def booked(grid: Grid) -> list[tuple[str, str, str]]:
 
 def trained(folder: CellFolder) -> None:
     """Writes what a trained cell has."""
-    record = {"schema": SCHEMA, "id": folder.id, "epochs": 2, "validation_confusion": [[9, 1], [0, 0]]}
-    write_record(folder.training_file, record)
+    counted = {"epochs": 2, "steps": 2, "train_tiles": 1, "validation_tiles": 1, "parameters": 1}
+    found = {"validation_loss": 0.5, "validation_confusion": [[9, 1], [0, 0]]}
+    write_record(folder.training_file, Trained(**_made(folder.id), **counted, **found).as_dict())
     folder.model_file.touch()
 
 
@@ -89,5 +93,11 @@ def train(grid: Grid, index: int) -> None:
 
 def evaluate(grid: Grid, index: int) -> None:
     cell = grid.cells[index]
-    settings = asdict(cell.config.evaluate)
-    write_record(cell.folder.evaluation_file, {"schema": SCHEMA, "id": cell.id, "settings": settings})
+    counted = {"settings": asdict(cell.config.evaluate), "test_tiles": 1, "class_values": [0, 1], "points": []}
+    write_record(cell.folder.evaluation_file, Evaluated(**_made(cell.id), **counted).as_dict())
+
+
+def _made(cell_id: str) -> dict[str, Any]:
+    """What the records of a training and of its evaluation have in common."""
+    how = {"precision": "fp32", "world_size": 1, "seconds": 1.0, "provenance": Provenance(numerics=NUMERICS)}
+    return {"schema": SCHEMA, "id": cell_id, "model_sha256": "0" * 64, **how}

@@ -83,11 +83,21 @@ def test_a_line_that_cannot_be_used_is_said_with_its_number_in_status_and_grid(s
         *({"event": "started", "stage": "cells", "job": "1", "host": "n1", "cells": cells} for cells in ([7], [[]])),
         {"event": "started", "stage": "cells", "job": "1", "host": "n1", "cells": [["a", 7]]},
         {"event": "cancelled", "cells": [["a"]]},
+        {"event": "announced", "token": 7, "stage": "cells", "cells": ["a"]},
     ],
 )
 def test_a_line_that_no_announcement_contradicts_has_ids_all_the_same(submitted, line):
     write(submitted, [*lines(submitted), line])
     assert ledger.read(submitted.run).unusable == (5,)
+
+
+@pytest.mark.parametrize(
+    "change", [{"time": "today"}, {"time": None}, {"command": 7}, {"cells": ["a"], "event": "withdrawn"}]
+)
+def test_what_no_command_looks_at_makes_no_line_unusable(submitted, change):
+    content = lines(submitted)
+    write(submitted, [*content[:-1], {**content[-1], **change}])
+    assert ledger.read(submitted.run).unusable == ()
 
 
 def test_a_line_that_is_no_json_is_said_as_well(submitted):

@@ -25,6 +25,7 @@ from hpcseg.runs.grid import Cell, plan, write_plan
 from hpcseg.runs.names import short_names
 from hpcseg.runs.record import read_json, write_json
 from hpcseg.runs.state import State
+from hpcseg.runs.told import read_progress
 
 JOB = """
 [data]
@@ -135,7 +136,8 @@ def test_a_training_in_this_process_says_its_epochs(job, tiny_dataset):
 def epoch_line(number: int, right: int) -> str:
     """A line of metrics.jsonl with a loss of 1 / number, and so many right pixels of 100."""
     confusion = [[right, 100 - right], [0, 0]]
-    return json.dumps({"epoch": number, "train_loss": 1 / number, "validation_confusion": confusion}) + "\n"
+    train = {"epoch": number, "train_loss": 1 / number, "train_accuracy": 0.5}
+    return json.dumps({**train, "validation_loss": 0.5, "validation_confusion": confusion}) + "\n"
 
 
 @pytest.fixture
@@ -198,12 +200,11 @@ def test_epochs_of_an_earlier_start_are_no_news(alive, capsys):
 
 def test_a_cell_that_begins_again_says_why_on_the_queues_screen_and_in_status(job, alive, capsys):
     note = "its last checkpoint cannot be used, so it begins at epoch 1"
-    beat = {**read_json(alive.folder.progress_file), "note": note}
-    write_json(alive.folder.progress_file, beat)
+    write_json(alive.folder.progress_file, {**read_json(alive.folder.progress_file), "note": note})
     with QueueView([alive], [alive]) as view:
         view.show(State.STARTED, alive, {"stage": "train"})
         for _ in range(2):
-            view.show(State.RUNNING, alive, beat)
+            view.show(State.RUNNING, alive, {"beat": read_progress(alive.folder)})
     assert capsys.readouterr().err.splitlines() == ["1x1: training", f"1x1: {note}"]
     assert note in hpcseg("status", "--run", job / "runs/tiny").output
 

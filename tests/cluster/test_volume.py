@@ -19,7 +19,7 @@ from hpcseg.data.grey import GreyScale
 from hpcseg.errors import HpcsegError, IncompleteError
 from hpcseg.learn.checkpoint import weights_sha256
 from hpcseg.learn.unet import build_unet
-from hpcseg.predict.card import QUANTILES, ModelCard
+from hpcseg.predict.card import QUANTILES, ModelCard, Training
 from hpcseg.predict.model_file import Model, export
 from hpcseg.predict.outcome import OutFolder
 from hpcseg.predict.request import begin, part_of, read_request
@@ -40,7 +40,7 @@ def model_file(tmp_path):
         grey_quantiles=tuple(np.linspace(0, 65535, QUANTILES)),
         data=DataConfig(tile_size=16),
         train=train,
-        training={"cell": "untrained", "precision": "fp32"},
+        training=Training(cell="untrained", precision="fp32"),
         model_sha256=weights_sha256(network.state_dict()),
     )
     export(Model("untrained", card, network), tmp_path / "m.safetensors")

@@ -16,13 +16,22 @@ from typer.testing import CliRunner
 from hpcseg.cli import console
 from hpcseg.cli.app import app
 from hpcseg.cli.curves import LossCurves, curve
+from hpcseg.runs import told
 from hpcseg.runs.folder import CellFolder
 from hpcseg.runs.grid import Grid, write_plan
+
+REST = {"train_accuracy": 0.5, "validation_loss": 0.5}
+
+
+def line(epoch: int, loss: str) -> str:
+    """A line of metrics.jsonl whose loss may be anything."""
+    whole = json.dumps({"epoch": epoch, "train_loss": 0, **REST, "validation_confusion": []})
+    return whole.replace('"train_loss": 0', f'"train_loss": {loss}') + "\n"
 
 
 def write_losses(folder: CellFolder, *losses: float) -> None:
     lines = [
-        {"epoch": number, "train_loss": loss, "validation_confusion": [[90, 10], [0, 0]]}
+        {"epoch": number, "train_loss": loss, **REST, "validation_confusion": [[90, 10], [0, 0]]}
         for number, loss in enumerate(losses, start=1)
     ]
     folder.path.mkdir(parents=True, exist_ok=True)
@@ -85,11 +94,9 @@ def test_a_long_training_is_drawn_in_the_width_that_there_is_and_an_even_one_is_
 @pytest.mark.parametrize(
     "text",
     [
-        '{"epoch": 1, "train_loss": "no", "validation_confusion": []}\n',
-        '{"epoch": 1, "train_loss": 1' + "0" * 400 + ', "validation_confusion": []}\n',
-        "".join(
-            f'{{"epoch": {n}, "train_loss": {x}, "validation_confusion": []}}\n' for n, x in ((1, "NaN"), (2, "1e308"))
-        ),
+        line(1, '"no"'),
+        line(1, "1" + "0" * 400),
+        line(1, "NaN") + line(2, "1e308"),
         "no epochs",
     ],
 )
@@ -108,7 +115,7 @@ def test_only_a_file_that_has_changed_is_read_again(tmp_path, monkeypatch):
 
     def finished_epochs(folder):
         read.append(folder.path)
-        return [json.loads(line) for line in folder.metrics_file.read_text().splitlines()]
+        return told.finished_epochs(folder)
 
     monkeypatch.setattr(curves, "finished_epochs", finished_epochs)
     shown = LossCurves()

@@ -421,5 +421,5 @@ def test_a_model_file_needs_no_cell_and_a_cell_no_file(cells, model_file, slices
         predict(model, tmp_path / "scan.tif", tmp_path / str(number), "--run", run)
         np.testing.assert_array_equal(tifffile.imread(tmp_path / str(number) / "labels.tif"), expected)
     answer = predict("*-s0-*", tmp_path / "scan.tif", tmp_path / "both", "--run", run, "--ensemble", "*-s1-*")
-    assert open_file(model_file).card.training["cell"] in (tmp_path / "both" / "prediction.json").read_text()
+    assert open_file(model_file).card.training.cell in (tmp_path / "both" / "prediction.json").read_text()
     assert "slices/s" in answer.output

@@ -11,8 +11,8 @@ import tifffile
 
 from hpcseg.errors import ConfigError, DatasetError
 from hpcseg.predict.mapping import Mapping, decide, share_outside, volume_percentiles
-from hpcseg.predict.outcome import from_record
 from hpcseg.predict.volume import open_volume
+from hpcseg.runs.schema import as_record
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_a_range_is_that_of_a_conversion_to_the_trainings_type(volume, model):
         mapping.apply(np.array([0.0, 0.5, 1.0, 1.2]), model.card.grey), [0, 0.5, 1, 1.2], rtol=1e-6
     )
     assert mapping.meant == (0, 65535)
-    assert from_record(Mapping, json.loads(json.dumps(mapping.as_dict()))) == mapping
+    assert as_record(Mapping, json.loads(json.dumps(mapping.as_dict()))) == mapping
 
 
 @pytest.mark.parametrize("change", [STRANGERS["8 bit"], STRANGERS["float"]], ids=["8 bit", "float"])
@@ -92,7 +92,7 @@ def test_percentiles_of_the_volume_become_the_trainings(volume, model, change):
     mapped = mapping.apply(np.array(mapping.found), model.card.grey) * 65_535
     np.testing.assert_allclose(mapped, mapping.meant, rtol=1e-6)
     assert share_outside(mapping.apply(pixels, model.card.grey), model.card) < 0.01
-    assert from_record(Mapping, json.loads(json.dumps(mapping.as_dict()))) == mapping
+    assert as_record(Mapping, json.loads(json.dumps(mapping.as_dict()))) == mapping
 
 
 def test_percentiles_are_of_the_whole_volume_and_progress_is_told(volume):

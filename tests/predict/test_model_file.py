@@ -46,8 +46,8 @@ def test_the_card_has_what_the_labels_and_slices_were(cells, model_file, tiny_da
     for per_cent in (1, 50, 99.5):
         assert card.quantile(per_cent) == np.percentile(pixels, per_cent, method="inverted_cdf")
     record = read_json(cells[0].training_file)
-    assert card.training["cell"] == cells[0].id and card.training["data_sha256"] == record["provenance"]["data_sha256"]
-    assert card.training["test_accuracy"][0]["sigma"] == 0
+    assert card.training.cell == cells[0].id and card.training.data_sha256 == record["provenance"]["data_sha256"]
+    assert card.training.test_accuracy[0].sigma == 0
     assert (card.train.width, card.train.depth, card.data.tile_size) == (4, 2, 64)
     assert card.model_sha256 == record["model_sha256"]
 

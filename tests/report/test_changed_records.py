@@ -218,8 +218,8 @@ def test_right_pixels_of_slices_are_those_of_the_test_set(run):
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ({"class_values": ["<b>", 128, 255]}, "class_values are"),
-        ({"class_values": [0, True, 255]}, "class_values are"),
+        ({"class_values": ["<b>", 128, 255]}, "class_values[0] is '<b>'"),
+        ({"class_values": [0, True, 255]}, "class_values[1] is True"),
         ({"class_values": [0, 0, 255]}, "class_values are"),
         ({"precision": "=1+1"}, "precision is '=1+1'"),
     ],

@@ -24,6 +24,7 @@ from hpcseg.runs import baseline
 from hpcseg.runs.baseline import make_baselines
 from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.record import read_baselines
+from hpcseg.runs.schema import Baseline, BaselinePoint
 from hpcseg.sigma import Share
 
 LARGE = DataConfig(tiles="2x2", tile_size=64)
@@ -40,7 +41,7 @@ def run(tmp_path_factory, tiny_dataset) -> RunFolder:
 
 
 @pytest.fixture(scope="module")
-def record(run) -> dict:
+def record(run) -> Baseline:
     (found,) = read_baselines(run)
     return found
 
@@ -50,39 +51,34 @@ def source(tiny_dataset):
     return open_source(tiny_dataset, LARGE)
 
 
-def points(record: dict, which: str) -> dict[NoiseLevel, dict]:
-    return {_level(point): point for point in record["points"] if point["baseline"] == which}
-
-
-def _level(point: dict) -> NoiseLevel:
-    sigma = point["sigma"]
-    return NoiseLevel(Share(sigma) if isinstance(sigma, str) else sigma, point["noise"], point["fraction"])
+def points(record: Baseline, which: str) -> dict[NoiseLevel, BaselinePoint]:
+    return {point.level: point for point in record.points if point.baseline == which}
 
 
 def test_both_stand_at_every_level_of_the_evaluation(record, source):
     for which in ("commonest class", "filter"):
         found = points(record, which)
         assert list(found) == list(EVALUATE.levels())
-        assert all(np.sum(point["confusion"]) == len(source.split.test) * 64 * 64 for point in found.values())
-    assert record["split_sha256"] == source.split.sha256()
-    assert DataConfig(**record["data"]) == LARGE and record["evaluate_seed"] == 0
+        assert all(np.sum(point.confusion) == len(source.split.test) * 64 * 64 for point in found.values())
+    assert record.split_sha256 == source.split.sha256()
+    assert DataConfig(**record.data) == LARGE and record.evaluate_seed == 0
 
 
 def test_the_commonest_class_of_training_tiles_is_right_where_test_tiles_have_it(record, source):
     _, training, _ = source.read(source.split.train)
     _, labels, _ = source.read(source.split.test)
-    commonest = record["commonest_class"]
+    commonest = record.commonest_class
     assert commonest == np.bincount(training.ravel()).argmax()
     expected = np.zeros((3, 3), dtype=np.int64)
     expected[:, commonest] = np.bincount(labels.ravel(), minlength=3)
     for point in points(record, "commonest class").values():
-        assert point["confusion"] == expected.tolist()
+        assert point.confusion == expected.tolist()
 
 
 def test_the_filter_is_ahead_of_the_commonest_class_at_every_level(record):
     filtered, commonest = points(record, "filter"), points(record, "commonest class")
     for level, point in filtered.items():
-        ours, theirs = (metrics.accuracy(np.array(one["confusion"])) for one in (point, commonest[level]))
+        ours, theirs = (metrics.accuracy(np.array(one.confusion)) for one in (point, commonest[level]))
         # Noise of a third of the distance between two phases; the sample's shading is a half of it.
         assert ours > theirs + 0.2, level
 
@@ -91,9 +87,9 @@ def test_the_recorded_blur_and_thresholds_give_the_counts_on_the_evaluations_own
     tiles = noisy_tiles.noisy_set(
         source, source.split.test, levels=EVALUATE.levels(), seed=0, device=torch.device("cpu")
     )
-    order = record["filter"]["choices"][0]["classes_from_dark"]
-    for choice in record["filter"]["choices"]:
-        level = _level(choice)
+    order = record.filter["choices"][0]["classes_from_dark"]
+    for choice in record.filter["choices"]:
+        (level,) = [one for one in EVALUATE.levels() if one.as_record().items() <= choice.items()]
         images, labels = tiles.take(slice(None), level)
         counts = images[:, 0].numpy().astype(np.float64) * 65_535
         blur = choice["blur"]
@@ -102,7 +98,7 @@ def test_the_recorded_blur_and_thresholds_give_the_counts_on_the_evaluations_own
         predicted = np.array(order)[(smooth >= first).astype(int) + (smooth >= second)]
         expected = np.zeros((3, 3), dtype=np.int64)
         np.add.at(expected, (labels.numpy(), predicted), 1)
-        moved = np.abs(np.array(points(record, "filter")[level]["confusion"]) - expected).sum()
+        moved = np.abs(np.array(points(record, "filter")[level].confusion) - expected).sum()
         # Values of float32 and of float64 lie on two sides of a threshold for one in ten thousand pixels.
         assert moved <= 2e-4 * expected.sum(), level
 
@@ -117,19 +113,19 @@ def test_the_number_of_threads_decides_no_number(record, tmp_path, tiny_dataset)
     finally:
         torch.set_num_threads(before)
     (anew,) = read_baselines(made)
-    assert all(anew[key] == record[key] for key in ("commonest_class", "filter", "points", "slices"))
+    assert all(getattr(anew, key) == getattr(record, key) for key in ("commonest_class", "filter", "points", "slices"))
 
 
 def test_slices_add_up_to_the_levels_that_tables_show_and_bands_to_no_more_than_all(record, source):
-    slices = record["slices"]
-    assert [line["slice"] for line in slices] == source.info.numbers[source.test_slices()].tolist()
-    assert sum(line["pixels"] for line in slices) == len(source.split.test) * 64 * 64
+    slices = record.slices
+    assert [line.slice for line in slices] == source.info.numbers[source.test_slices()].tolist()
+    assert sum(line.pixels for line in slices) == len(source.split.test) * 64 * 64
     for which in ("commonest class", "filter"):
         for level, point in points(record, which).items():
             if level in EVALUATE.headline_levels():
-                right = sum(line["right"][which][level.key] for line in slices)
-                assert right == np.trace(point["confusion"])
-            near, wider, whole = (np.array(m) for m in (*point["near_edge"].values(), point["confusion"]))
+                right = sum(line.right[which][level.key] for line in slices)
+                assert right == np.trace(point.confusion)
+            near, wider, whole = (np.array(m) for m in (*point.near_edge.values(), point.confusion))
             assert (near <= wider).all() and (wider <= whole).all() and 0 < near.sum() < wider.sum() < whole.sum()
 
 
@@ -144,20 +140,20 @@ def test_a_level_more_or_a_damaged_file_is_made_anew(tmp_path, tiny_dataset):
     cell = CellConfig(data=LARGE)
     few = finished_run(tmp_path / "run", tiny_dataset, cell)
     make_baselines(few)
-    assert {point["sigma"] for point in read_baselines(few)[0]["points"]} == {0.0, 5000.0}
+    assert {point.sigma for point in read_baselines(few)[0].points} == {0.0, 5000.0}
     more = EvaluateConfig(table_sigma=Share("20 %"))
     # Another evaluation of the same cell: the same test tiles with the same seed.
     finished_run(tmp_path / "run", tiny_dataset, dataclasses.replace(cell, evaluate=more))
     assert make_baselines(few) == ()
     (anew,) = read_baselines(few)
-    assert {point["sigma"] for point in anew["points"]} == {0.0, "20 %"}
+    assert {point.sigma for point in anew.points} == {0.0, "20 %"}
     file = next(few.baselines.iterdir())
     whole = file.read_text()
     for damaged in (whole[:-100], whole.replace('"confusion"', '"conf"'), "[]", '{"schema": 1}'):
         file.write_text(damaged)
         assert read_baselines(few) == []
         assert make_baselines(few) == ()
-        assert read_baselines(few)[0]["points"] == anew["points"]
+        assert read_baselines(few)[0].points == anew.points
 
 
 def test_settings_that_decide_no_test_tiles_share_a_file_and_others_do_not(tmp_path, tiny_dataset):
@@ -166,7 +162,7 @@ def test_settings_that_decide_no_test_tiles_share_a_file_and_others_do_not(tmp_p
     blocked = CellConfig(data=dataclasses.replace(LARGE, split="blocked", gap_slices=1))
     made = finished_run(tmp_path / "run", tiny_dataset, *seeds, blocked)
     assert make_baselines(made) == ()
-    assert [found["data"]["split"] for found in read_baselines(made)] == ["blocked", "shuffled"]
+    assert [found.data["split"] for found in read_baselines(made)] == ["blocked", "shuffled"]
 
 
 def test_a_cell_alone_on_its_tiles_whose_plan_cannot_be_read_ends_no_report(tmp_path, tiny_dataset):
@@ -176,7 +172,7 @@ def test_a_cell_alone_on_its_tiles_whose_plan_cannot_be_read_ends_no_report(tmp_
     broken.config_file.write_text("{")
     said = hpcseg("report", "--run", made.path, "--data", tiny_dataset)
     assert said.exit_code == 0, said.output
-    assert "shuffled" in [found["data"]["split"] for found in read_baselines(made)]
+    assert "shuffled" in [found.data["split"] for found in read_baselines(made)]
 
 
 def test_without_the_data_or_with_other_data_it_says_so_and_makes_nothing(tmp_path, tiny_dataset):
@@ -215,14 +211,14 @@ def test_two_phases_of_negative_floats_are_told_apart_with_the_noise_of_a_share(
     made = finished_run(tmp_path / "run", dataset, cell)
     assert make_baselines(made) == ()
     (record,) = read_baselines(made)
-    filtered = {level: metrics.accuracy(np.array(p["confusion"])) for level, p in points(record, "filter").items()}
+    filtered = {level: metrics.accuracy(np.array(p.confusion)) for level, p in points(record, "filter").items()}
     # 30 between the phases and a deviation of 3: the middle is five deviations away.
     assert filtered[NoiseLevel(0.0)] > 0.999
     commonest = points(record, "commonest class")
     for level, accuracy in filtered.items():
-        assert accuracy > metrics.accuracy(np.array(commonest[level]["confusion"])) + 0.2
-    assert -50 < record["filter"]["choices"][0]["thresholds"][0] < -20
-    assert record["filter"]["choices"][0]["classes_from_dark"] == [1, 0]
+        assert accuracy > metrics.accuracy(np.array(commonest[level].confusion)) + 0.2
+    assert -50 < record.filter["choices"][0]["thresholds"][0] < -20
+    assert record.filter["choices"][0]["classes_from_dark"] == [1, 0]
 
 
 def test_of_large_sets_and_fine_sweeps_some_are_taken_evenly(tmp_path, tiny_dataset, monkeypatch):
@@ -234,10 +230,10 @@ def test_of_large_sets_and_fine_sweeps_some_are_taken_evenly(tmp_path, tiny_data
     made = finished_run(tmp_path / "run", tiny_dataset, cell)
     assert make_baselines(made) == ()
     (record,) = read_baselines(made)
-    assert (record["training_tiles"], record["test_tiles"]) == (5, 7)
+    assert (record.training_tiles, record.test_tiles) == (5, 7)
     sigmas = [level.sigma for level in points(record, "filter")]
     assert len(sigmas) == 48 + 2 and {0.0, 1.0, 5000.0, 10_000.0} <= set(sigmas) and sigmas == sorted(sigmas)
-    assert sum(line["pixels"] for line in record["slices"]) == 7 * 32 * 32
+    assert sum(line.pixels for line in record.slices) == 7 * 32 * 32
     assert make_baselines(made, tmp_path / "gone.h5") == (), "a fine sweep is no reason to make it anew"
 
 

@@ -183,8 +183,8 @@ def test_the_report_reads_these_levels_and_shows_each_in_a_column_of_its_own(tra
 
 
 def test_a_model_files_accuracies_are_those_of_its_running_statistics(trained, evaluated):
-    stated = open_cell(trained.folder).card.training["test_accuracy"]
-    assert [point["accuracy"] for point in stated] == [point["accuracy"] for point in evaluated[0][:6]]
+    stated = open_cell(trained.folder).card.training.test_accuracy
+    assert [point.accuracy for point in stated] == [point["accuracy"] for point in evaluated[0][:6]]
 
 
 @pytest.mark.parametrize("normalise", ["tile", "set"])

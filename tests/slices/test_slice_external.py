@@ -15,7 +15,7 @@ from slice_folder import hpcseg, write_image, write_label
 
 from hpcseg.data.store import is_packed_file, read_info
 from hpcseg.errors import DatasetError
-from hpcseg.predict.volume import asked_reading, read_reading
+from hpcseg.predict.volume import asked_reading
 from hpcseg.slices.opening import list_parts, open_source
 from hpcseg.slices.source import Reading
 
@@ -195,7 +195,7 @@ def test_the_option_is_in_the_commands_and_in_what_a_record_has_asked_for(tmp_pa
         assert hpcseg(*command, "--allow-external").exit_code == 0
     assert read_info(tmp_path / "set.h5").shape == images.shape
     assert asked_reading(Reading()) is None
-    assert read_reading({"reading": asked_reading(ALLOWED), "dataset": None}) == ALLOWED
+    assert Reading(**asked_reading(ALLOWED).as_dict()) == ALLOWED
 
 
 def pipe_link(path, pipe):

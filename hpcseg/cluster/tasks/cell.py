@@ -95,7 +95,8 @@ def _failed_in_this_job(folder: Any) -> bool:
     from hpcseg.runs.told import read_failure
 
     job = slurm_job()
-    return job["slurm_restart_count"] is not None and read_failure(folder).get("job_id") == job["slurm_job_id"]
+    failure = read_failure(folder)
+    return job["slurm_restart_count"] is not None and bool(failure and failure.job_id == job["slurm_job_id"])
 
 
 def _is_gpu_lost() -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 from parts import ROOT
 
 # What hpcseg needs and a machine for PyTorch may lack, for the Python of such a machine.
-_WHEELS = ("submitit==1.5.4", "imagecodecs==2026.3.6")
+_WHEELS = ("submitit==1.5.4", "imagecodecs==2026.3.6", "msgspec==0.22.0")
 _PYTHON = "3.12"
 _PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64")
 # The parts before the real slices are needed, each of which brings a piece of them; with the last they are whole.
