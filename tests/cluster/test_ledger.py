@@ -96,7 +96,7 @@ def test_a_line_that_no_announcement_contradicts_has_ids_all_the_same(submitted,
 )
 def test_what_no_command_looks_at_makes_no_line_unusable(submitted, change):
     content = lines(submitted)
-    write(submitted, [*content[:-1], {**content[-1], **change}])
+    write(submitted, [content[0], {**content[1], **change}, *content[2:]])
     assert ledger.read(submitted.run).unusable == ()
 
 
