@@ -94,9 +94,8 @@ def cancel_cells(status: RunStatus, cells: Collection[str], *, with_report: bool
         _tell_to_stop(queue)
     for cell in here:
         process = _process_here(cell)
-        if process is not None and runs_cell(
-            process, cell.folder
-        ):  # it may have ended meanwhile, and its number be another's
+        # It may have ended meanwhile, and its number be another's.
+        if process is not None and runs_cell(process, cell.folder):
             _tell_to_stop(process)
     return found
 

@@ -155,8 +155,9 @@ def read(run: RunFolder) -> Ledger:
                 way = "template" if by_template else "here" if isinstance(line, Started) else "Slurm"
                 called = (line.job or "") if by_template else None
                 again = by_template and base in owners
-                owners[base] = frozenset(itertools.chain(*line.tasks))
-                for job_id, cells in zip(task_ids(base, len(line.tasks)), line.tasks, strict=True):
+                tasks = line.tasks
+                owners[base] = frozenset(itertools.chain(*tasks))
+                for job_id, cells in zip(task_ids(base, len(tasks)), tasks, strict=True):
                     owners[job_id] = frozenset(cells)
                     if line.user and line.user != users[0]:
                         others.add(job_id)

@@ -108,7 +108,7 @@ def read_line(content: Mapping[str, Any] | None, announced: Mapping[str, Announc
         raise ValueError("it is of no job by a template")
     if not isinstance(line, _Handed):
         return line
-    if () in line.tasks:
+    if [] in line.cells:
         raise ValueError("its cells have no ids")
     # What carries the token of an announcement is cancelled, and a job without a comment has "(null)".
     if isinstance(line, Announced) and not line.token.startswith(TAG):

@@ -37,7 +37,7 @@ _BULK = (0.001, 0.999)
 _PRECISIONS = tuple(name for name in PRECISIONS if name != "auto")
 
 
-class Accuracy(Record, frozen=True, kw_only=True, eq=True):
+class Accuracy(Record, frozen=True, kw_only=True):
     """Share of right pixels on test tiles with a noise."""
 
     noise: str | UnsetType | None = UNSET
@@ -46,7 +46,7 @@ class Accuracy(Record, frozen=True, kw_only=True, eq=True):
     accuracy: float | None
 
 
-class Training(Record, frozen=True, kw_only=True, eq=True):
+class Training(Record, frozen=True, kw_only=True):
     """The record of a training in a few lines; no path of the machine."""
 
     cell: str | UnsetType = UNSET

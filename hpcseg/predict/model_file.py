@@ -110,14 +110,15 @@ def open_cell(folder: CellFolder, data: Path | None = None) -> Model:
 
 def open_data(folder: CellFolder, data: Path | None = None) -> DatasetInfo:
     """The packed data set that a cell was trained on; arguments and errors as `open_cell`."""
-    path = data or data_file(folder).resolve()
+    stored = planned(folder)
+    path = data or data_file(folder, stored).resolve()
     if not path.exists():
         raise IncompleteError(
             f"{path}, which {folder.id} was trained on, is not there, and it has the values of the labels. Say where "
             "it is with --data FILE."
         )
     info = read_info(path)
-    if info.data_sha256 != planned(folder).data_sha256:
+    if info.data_sha256 != stored.data_sha256:
         raise HpcsegError(
             f"{path} holds other data than {folder.id} was trained on. Say where those are with --data FILE."
         )

@@ -239,7 +239,7 @@ def read_grid(run: RunFolder) -> Grid:
         needs=build_config(NeedsConfig, content.needs, where),
         report=build_config(ReportConfig, content.report, where),
     )
-    return Grid(run, job, data_file(one).resolve(), content.data_sha256, content.numerics or None, cells)
+    return Grid(run, job, data_file(one, planned(one)).resolve(), content.data_sha256, content.numerics or None, cells)
 
 
 def read_cell(folder: CellFolder) -> Cell:
@@ -252,11 +252,11 @@ def planned(folder: CellFolder) -> CellPlan:
     return read_as(CellPlan, folder.config_file)
 
 
-def data_file(folder: CellFolder) -> Path:
-    """Where the packed file was when a cell was planned; raises IncompleteError where no config.json says so."""
-    if not (name := planned(folder).data_file):
+def data_file(folder: CellFolder, stored: CellPlan) -> Path:
+    """Where the packed file was when a cell was planned, by its config.json; IncompleteError where that has none."""
+    if not stored.data_file:
         raise IncompleteError(f"{folder.config_file} has no data_file. Run `hpcseg grid` again.")
-    return folder.path / name
+    return folder.path / stored.data_file
 
 
 def _cell(folder: CellFolder, entry: Planned | CellPlan, where: Path) -> Cell:

@@ -29,7 +29,8 @@ def planned_source(cell: Cell) -> TileSource:
         HpcsegError: the packed file holds other data than was planned, or this hpcseg computes otherwise.
         DatasetError: the packed file cannot be used.
     """
-    stored, path = planned(cell.folder), data_file(cell.folder).resolve()
+    stored = planned(cell.folder)
+    path = data_file(cell.folder, stored).resolve()
     source = open_source(path, cell.config.data)
     if source.info.data_sha256 != stored.data_sha256:
         raise HpcsegError(

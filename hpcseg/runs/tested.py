@@ -15,7 +15,7 @@ from hpcseg.config import NOISE_MODELS, DataConfig, EvaluateConfig, NoiseLevel, 
 from hpcseg.data.evenly import evenly
 from hpcseg.errors import IncompleteError
 from hpcseg.runs.folder import RunFolder
-from hpcseg.runs.grid import Cell, data_file, planned_cells, read_plan
+from hpcseg.runs.grid import Cell, data_file, planned, planned_cells, read_plan
 from hpcseg.runs.record import read_baseline
 from hpcseg.runs.schema import Baseline
 from hpcseg.sigma import Share, amount
@@ -72,7 +72,7 @@ def test_sets(cells: Iterable[Cell]) -> list[TestSet]:
         # A record that cannot be read is a hole of the report, which says so itself.
         with contextlib.suppress(IncompleteError):
             if cell.evaluated() and cell.config.data.normalise == "full-scale":
-                key, file = (cell.config.data, cell.config.evaluate.seed), data_file(cell.folder)
+                key, file = (cell.config.data, cell.config.evaluate.seed), data_file(cell.folder, planned(cell.folder))
                 members.setdefault(key, []).append((cell, file))
     return [
         TestSet(
