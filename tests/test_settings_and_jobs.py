@@ -76,7 +76,8 @@ def test_a_text_that_is_one_of_a_few_names_all_of_them():
     }
     meanings = {setting.name: setting.meaning for setting in all_settings()}
     for name, values in allowed.items():
-        assert all(f'"{value}"' in meanings[name] for value in values), name
+        missing = [value for value in values if f'"{value}"' not in meanings[name]]
+        assert not missing, f"the text below {name} in hpcseg/config.py says nothing of {missing}"
 
 
 def test_jobs_lists_each_shipped_job_with_its_question_its_cells_and_what_it_takes():

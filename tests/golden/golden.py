@@ -15,9 +15,11 @@ losses    a float32 sum of n terms is off by sqrt(n) units in the last place as 
           decides a whole step, and every further step makes more of it. So the first epoch is held to more than the
           later ones. With and without AVX2, with oneDNN's and MKL's oldest kernels, the first epoch was off by 6e-6,
           the later ones by 1.1e-3; bf16, whose unit is 4e-3, by no more. There is one thread, so the number of cores
-          does not matter. With torch 2.11 in place of 2.13 a later one was off by 2.1e-2: its kernels round elsewhere.
-          The tolerances are about five times the most that was seen, and of half precisions, which processors
-          round after different parts of a sum, fifty times.
+          does not matter. With torch 2.11 in place of 2.13, whose kernels round elsewhere, a later one was off by
+          2.1e-2, and in one cell, "noise-mixture", a first one by 2.0e-4: that cell has a tolerance of its own,
+          since those of the others see a learning rate that is off by a hundredth (1.1e-4 to 6.6e-4). The tolerances
+          are about five times the most that was seen, and of half precisions, which processors round after different
+          parts of a sum, fifty times.
 pixels    a class changes where two scores are nearly equal: this share of a matrix's pixels may be counted elsewhere.
           Measured as above: 4e-3, and 1.2e-2 in bf16.
 """
@@ -59,6 +61,8 @@ _FIRST_MODELS = ("gaussian", "uniform", "poisson", "salt-and-pepper")
 _DRAWS = 1e-5
 # By the number format of the products (of tf32 a CPU knows nothing and takes fp32): losses relative, pixels as a share.
 _FIRST_LOSSES = {"fp32": 1e-4, "tf32": 1e-4, "bf16": 1e-2, "fp16": 1e-2}
+# A cell in which rounding decides a step in its first epoch already: as many times as much there.
+_EARLY = {"noise-mixture": 10}
 _LATER_LOSSES = {"fp32": 1e-1, "tf32": 1e-1, "bf16": 2e-1, "fp16": 2e-1}
 _PIXELS = {"fp32": 6e-2, "tf32": 6e-2, "bf16": 1.5e-1, "fp16": 1.5e-1}
 
@@ -164,7 +168,7 @@ def complaint(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str | No
     changed = [
         f"{name} ({difference})"
         for name, numbers in found["cells"].items()
-        for difference in list(_differences(numbers, expected["cells"][name]))[:1]
+        for difference in list(_differences(numbers, expected["cells"][name], _EARLY.get(name, 1)))[:1]
     ]
     if not changed:
         return None
@@ -174,7 +178,7 @@ def complaint(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str | No
     )
 
 
-def _differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> Iterator[str]:
+def _differences(found: Mapping[str, Any], expected: Mapping[str, Any], early: float) -> Iterator[str]:
     precision = expected["exact"]["precision"]
     for kind in expected:
         if set(found[kind]) != set(expected[kind]):
@@ -184,7 +188,7 @@ def _differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> Itera
             yield f"{name} is {value}, not {expected['exact'].get(name)}"
     for kind, tolerance in (
         ("draws", _DRAWS),
-        ("first losses", _FIRST_LOSSES[precision]),
+        ("first losses", early * _FIRST_LOSSES[precision]),
         ("later losses", _LATER_LOSSES[precision]),
     ):
         for name, values in found[kind].items():

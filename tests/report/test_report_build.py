@@ -173,7 +173,9 @@ def test_a_figure_without_data_is_a_hole_and_its_old_files_go(tmp_path):
 
 
 def test_every_table_and_figure_has_its_words_and_there_are_no_others():
-    assert TEXTS["tables"].keys() == TABLES.keys() and TEXTS["figures"].keys() == FIGURES.keys()
+    where = "[{}.NAME] of hpcseg/report/templates/texts.toml"
+    assert TEXTS["tables"].keys() == TABLES.keys(), where.format("tables")
+    assert TEXTS["figures"].keys() == FIGURES.keys(), where.format("figures")
 
 
 @pytest.mark.parametrize("kind", ["tables", "figures"])
