@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +33,12 @@ _LEAST_IN_A_BIN = 1_000
 """Pixels, with fewer of which a share says little."""
 _MOST_NAMED = 12
 """Settings that a legend has room for."""
+_OF_SETTINGS = (*_COLOURS, "#882255", "#999933", "#332288", "#661100", "#AA4499")
+"""As many colours, further ones of Tol's, so that no two settings of a legend share one."""
+_LETTERS_IN_HALF = 56
+"""What half of a figure's width holds beside a line's sample, at a legend's size."""
+_LINE = 0.15
+"""Height of a legend's line in inches."""
 _DASHES = ((0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2)))
 
 
@@ -94,7 +101,7 @@ def epochs(records: Records) -> Drawn:
         return Drawn(None, holes or (Hole("epochs", "no cell has finished an epoch.", records.remedy),))
     figure = Figure(figsize=(7.2, 3.6), layout="constrained")
     axes = figure.subplots(1, 2)
-    for (group, rows), colour in zip(drawn, itertools.cycle(_COLOURS)):
+    for (group, rows), colour in zip(drawn, itertools.cycle(_OF_SETTINGS)):
         for row in rows:
             numbers, style = range(1, len(row.epochs) + 1), {"color": colour, "linewidth": 1}
             label = axes_label(group, names) if row is rows[0] else None
@@ -106,9 +113,20 @@ def epochs(records: Records) -> Drawn:
     for axis in axes:
         axis.set_xlabel("epoch")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if len(drawn) <= _MOST_NAMED:
-        figure.legend(loc="outside upper left", ncols=2, fontsize=7.5)
+    _name_settings(figure, axes[1])
     return Drawn(figure, holes)
+
+
+def _name_settings(figure: Figure, axes: Axes) -> None:
+    """A legend above the axes, in two columns where their texts leave room, and a figure that is as much higher."""
+    lines, names = axes.get_legend_handles_labels()
+    if len(names) > _MOST_NAMED:
+        return
+    columns = 2 if max(map(len, names), default=0) <= _LETTERS_IN_HALF else 1
+    names = [textwrap.fill(name, 2 * _LETTERS_IN_HALF) for name in names]
+    if columns == 1:
+        figure.set_figheight(figure.get_figheight() + _LINE * sum(name.count("\n") + 1 for name in names))
+    figure.legend(lines, names, loc="outside upper left", ncols=columns, fontsize=7.5)
 
 
 def _losses_and_errors(axes: Sequence[Axes], errors: str) -> None:
@@ -229,7 +247,7 @@ def calibration(records: Records) -> Drawn:
     left, right = figure.subplots(1, 2)
     left.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8)
     drawn = 0
-    for group, colour in zip(records.groups, itertools.cycle(_COLOURS)):
+    for group, colour in zip(records.groups, itertools.cycle(_OF_SETTINGS)):
         for level, dashes in ((CLEAN, "-"), (group.rows[0].noisy, (0, (2, 1)))):
             for axis, what in zip((left, right), SURE, strict=True):
                 known = [counts for row in group.rows if (counts := row.sure(level.key, what)) is not None]
@@ -248,8 +266,7 @@ def calibration(records: Records) -> Drawn:
         xlabel="probability of the chosen class", ylabel="share of pixels that are right", xlim=(0.3, 1), ylim=(0.3, 1)
     )
     right.set(xlabel="uncertainty (0 sure, 1 nothing known)", ylabel="wrong pixels (%)", xlim=(0, 1), ylim=(0, None))
-    if len(records.groups) <= _MOST_NAMED:
-        figure.legend(loc="outside upper left", ncols=2, fontsize=7.5)
+    _name_settings(figure, left)
     return Drawn(figure)
 
 
