@@ -118,7 +118,7 @@ def epochs(records: Records) -> Drawn:
 
 
 def _name_settings(figure: Figure, axes: Axes) -> None:
-    """A legend above the axes, in two columns where their texts leave room, and a figure that is as much higher."""
+    """A legend above the axes: two columns, or one where texts are too long for two, and the figure higher by it."""
     lines, names = axes.get_legend_handles_labels()
     if len(names) > _MOST_NAMED:
         return
