@@ -25,8 +25,8 @@ KEPT_EPOCHS = ("last", "best")
 SCHEDULES = ("constant", "cosine", "one-cycle")
 LOSSES = ("cross-entropy", "cross-entropy+dice")
 TEST_STATISTICS = ("running", "running+batch")
-MEASURED: Literal["auto"] = "auto"
-"""A gap as `hpcseg pack` has measured it."""
+AUTO: Literal["auto"] = "auto"
+"""A number that hpcseg chooses, as the setting says."""
 AUGMENTATIONS = ("none", "flips", "symmetries", "exposure", "flips+exposure", "symmetries+exposure")
 _TILE_GRID = re.compile(r"([1-9][0-9]{0,2})x([1-9][0-9]{0,2})")
 _WEIGHT = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
@@ -34,7 +34,7 @@ _WEIGHT = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 # trainings of before have the ids and checkpoints that they had.
 _LATER = frozenset(
     {"data.slices", "data.normalise", "data.out_of_range", "data.label_share", "data.context"}
-    | {"train.keep", "train.schedule", "train.loss", "train.class_weights"}
+    | {"train.keep", "train.schedule", "train.loss", "train.class_weights", "train.order_seed"}
 )
 # Of the 255 that a file system has, with the hash behind it, and room for a suffix.
 _LONGEST_NAME = 224
@@ -44,8 +44,8 @@ _MOST_CHANNELS = 4_096
 _MOST_CONTEXT = 2
 
 
-GapSlices = int | Literal["auto"]
-"""How many slice numbers, or `MEASURED`."""
+OrAuto = int | Literal["auto"]
+"""A whole number, or `AUTO`."""
 # Of a shuffled split, which has no gap: what the ids and records of all cells began with.
 _NO_GAP = 2
 
@@ -65,7 +65,7 @@ class DataConfig:
     split_seed: int = 0
     """Seed of the split alone, so that cells with other training seeds share their test set: of a blocked split the
     position of its blocks, of which several are repetitions."""
-    gap_slices: GapSlices = MEASURED
+    gap_slices: OrAuto = AUTO
     """Slice numbers between two sets of a blocked split, whose slices are left out; "auto": as many as `hpcseg pack`
     found to be alike, at most a tenth of the stack, and of few slices as many as leave one for each set. Means nothing
     in a shuffled split, where it is 2 whatever is written."""
@@ -94,8 +94,8 @@ class DataConfig:
         _check(self.tile_size >= 8, "data.tile_size", self.tile_size, "at least 8 pixels")
         _check(self.split in SPLITS, "data.split", self.split, f"one of {', '.join(SPLITS)}")
         _check(self.split_seed >= 0, "data.split_seed", self.split_seed, "0 or more")
-        apart = self.gap_slices == MEASURED or (isinstance(self.gap_slices, int) and self.gap_slices >= 1)
-        rule = f'"{MEASURED}", or at least 1, or neighbours would meet'
+        apart = self.gap_slices == AUTO or (isinstance(self.gap_slices, int) and self.gap_slices >= 1)
+        rule = f'"{AUTO}", or at least 1, or neighbours would meet'
         _check(apart, "data.gap_slices", self.gap_slices, rule)
         _check(self.train_slices >= 0, "data.train_slices", self.train_slices, "0 (all) or more")
         _check(0 < self.label_share <= 1, "data.label_share", self.label_share, "over 0, and at most 1 (all)")
@@ -182,6 +182,9 @@ class TrainConfig:
     """Which epoch's weights are the model: "last", or "best", the earliest of the highest validation accuracy."""
     seed: int = 0
     """Decides initial weights, epoch order and noise."""
+    order_seed: OrAuto = AUTO
+    """Decides the epoch order alone, so that it can be another with the same initial weights; "auto": `train.seed`
+    does."""
     precision: str = "auto"
     """"fp32" (also in convolutions), "tf32" (GPUs from Ampere on), "bf16" or "fp16" (autocast), or "auto": bf16 where
     the hardware multiplies in it, else fp16 on a GPU and fp32 on a CPU. Decided at a training's first start."""
@@ -207,6 +210,8 @@ class TrainConfig:
         _check(self.augment in AUGMENTATIONS, "train.augment", self.augment, f"one of {', '.join(AUGMENTATIONS)}")
         _check(self.keep in KEPT_EPOCHS, "train.keep", self.keep, f"one of {', '.join(KEPT_EPOCHS)}")
         _check(self.seed >= 0, "train.seed", self.seed, "0 or more")
+        counts = self.order_seed == AUTO or (isinstance(self.order_seed, int) and self.order_seed >= 0)
+        _check(counts, "train.order_seed", self.order_seed, f'"{AUTO}", or 0 or more')
         _check(self.precision in PRECISIONS, "train.precision", self.precision, f"one of {', '.join(PRECISIONS)}")
 
     @property
@@ -219,6 +224,11 @@ class TrainConfig:
     def exposures(self) -> bool:
         """Whether grey values are among them."""
         return "exposure" in self.augment.split("+")
+
+    @property
+    def order(self) -> int:
+        """The seed of the epoch order."""
+        return self.order_seed if isinstance(self.order_seed, int) else self.seed
 
     def used_sigmas(self) -> list[tuple[str, Sigma]]:
         """The settings that say how strong noise is, as far as there is any."""

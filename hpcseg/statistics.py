@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import stdtrit
+from scipy.special import fdtrc, fdtri, stdtrit
 
 LEVEL = 0.05
 """Share of intervals that may miss, and of tables (after Holm's correction) that may show what is chance."""
@@ -129,6 +129,44 @@ class Estimate:
         return float(np.sqrt(sum(stdtrit(freedom, 1 - level / 2) ** 2 * variance for variance, freedom in parts)))
 
 
+@dataclass(frozen=True)
+class Likeness:
+    """How much alike repetitions are that share one of two things: a correlation, with its 95 % interval."""
+
+    mean: float
+    """1: alike, and unlike all others; 0: no more alike than any two; below 0 by chance alone."""
+    low: float
+    high: float
+    p_value: float
+    """Of so much likeness where there is none."""
+
+
+def likeness(values: np.ndarray) -> Likeness | None:
+    """Of the values of a row, beyond what a column has in common; None for fewer than three of either, or one value.
+
+    The intraclass correlation ICC(C,1) of McGraw and Wong (Psychological Methods 1, 1996, tables 4 and 7), whose
+    interval is exact where rows, columns and what remains are normal.
+
+    Args:
+        values: (R, C) float64, a repetition for each pair of a row and a column.
+    """
+    rows, columns = values.shape
+    if min(rows, columns) < FEWEST:
+        return None
+    of_row = values.mean(1, keepdims=True)
+    remains = values - of_row - values.mean(0, keepdims=True) + values.mean()
+    freedom, of_error = rows - 1, (rows - 1) * (columns - 1)
+    between = columns * float(((of_row - values.mean()) ** 2).sum()) / freedom
+    within = float((remains**2).sum()) / of_error
+    if within <= 0:
+        return None
+    ratio = between / within
+    least = ratio / float(fdtri(freedom, of_error, 1 - LEVEL / 2))
+    most = ratio * float(fdtri(of_error, freedom, 1 - LEVEL / 2))
+    mean, low, high = ((one - 1) / (one + columns - 1) for one in (ratio, least, most))
+    return Likeness(mean, low, high, float(fdtrc(freedom, of_error, ratio)))
+
+
 def counted(seed: Hashable, place: Hashable, slices: np.ndarray, right: np.ndarray, pixels: np.ndarray) -> Repetition:
     """The share of right pixels of one training.
 
@@ -207,8 +245,8 @@ def best(rivals: Sequence[Sequence[Repetition]]) -> int | None:
     return first if found and all(shown_of(found)) else None
 
 
-def shown_of(estimates: Sequence[Estimate | None]) -> list[bool]:
-    """Which of a family of differences are not zero: Holm's step-down procedure keeps the chance of any error.
+def shown_of(estimates: Sequence[Estimate | Likeness | None]) -> list[bool]:
+    """Which of a family are not zero: Holm's step-down procedure keeps the chance of any error.
 
     One that is not there is not shown, and no member of the family.
     """

@@ -136,12 +136,12 @@ def _meanings(cls: type[Any]) -> dict[str, str]:
 
 
 def _kind(hint: Any) -> str:
-    from hpcseg.config import GapSlices
+    from hpcseg.config import OrAuto
     from hpcseg.sigma import Sigma
 
     if hint == Sigma:
         return 'number of counts, or a share such as "42 %"'
-    if hint == GapSlices:
+    if hint == OrAuto:
         return 'whole number, or "auto"'
     if isinstance(hint, types.UnionType):
         hint = next(part for part in typing.get_args(hint) if part is not type(None))

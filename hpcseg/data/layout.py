@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hpcseg.config import MEASURED, DataConfig
+from hpcseg.config import AUTO, DataConfig
 from hpcseg.data.likeness import measured_gap
 from hpcseg.data.splits import Split, split_tiles, widest_gap
 from hpcseg.data.tiles import all_tiles, overlap, tile_corners
@@ -61,7 +61,7 @@ def automatic_gap(info: DatasetInfo, used: int, seed: int, context: int = 0) -> 
     """
     if info.alike_slices is None:
         raise DatasetError(
-            f'data.gap_slices is "{MEASURED}", but how far apart slices are alike was not measured when these were '
+            f'data.gap_slices is "{AUTO}", but how far apart slices are alike was not measured when these were '
             "packed. Pack them again with `hpcseg pack --force`, or set data.gap_slices to a number of slices."
         )
     numbers, inputs = info.numbers[:used], 2 * context

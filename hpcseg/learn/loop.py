@@ -208,7 +208,7 @@ class Trainer:
     def _train_epoch(self) -> bool:
         self._epoch_started = self._counted_to = time.monotonic()
         self._first_step = self.position.step
-        order = epoch_order(len(self.training), seed=self.config.seed, epoch=self.position.epoch)
+        order = epoch_order(len(self.training), seed=self.config.order, epoch=self.position.epoch)
         # Once per epoch, so that no step sends anything to the device.
         tiles = self.training.of_epoch(self.position.epoch)
         rates = None if self._rate is None else self._rates()

@@ -29,6 +29,7 @@ from hpcseg.report.measures import SETS, at, gain, matched, of_class, of_confusi
 from hpcseg.report.own import iou
 from hpcseg.report.paper_tables import beside_the_papers, table1, table2
 from hpcseg.report.readings import all_readings
+from hpcseg.report.seeds_apart import which_seed
 from hpcseg.report.table import TEXTS, Unit, estimate_text
 from hpcseg.report.tables import needed, trend
 from hpcseg.statistics import FEWEST, Estimate, Repetition, best, difference, estimate, shown_of, weighted
@@ -295,6 +296,7 @@ ANSWERS: Mapping[str, tuple[Callable[[Records], str | None], str]] = {
     "slices": (slices, "cost"),
     "context": (_effect("data.context"), "levels"),
     "label_share": (_effect("data.label_share", level=WHOLE), "cost"),
+    "which_seed": (which_seed, "seeds_apart"),
     "nearest": (nearest, "readings"),
 }
 """What a job file may name under report.questions, and the table that has more; the questions are in texts.toml."""

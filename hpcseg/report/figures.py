@@ -18,12 +18,17 @@ from hpcseg.records.collect import Records
 from hpcseg.records.row import Hole
 from hpcseg.report import curves, pictures
 from hpcseg.report.curves import Drawn
+from hpcseg.report.seeds_apart import seeds_apart_drawn
 from hpcseg.report.table import caption
 
 _STYLE = Path(__file__).with_name("templates") / "figures.mplstyle"
 
 _CURVES = (curves.figure3, curves.figure7, curves.cost, curves.learning_curve, curves.epochs, curves.calibration)
-FIGURES: Mapping[str, Callable[[Records], Drawn]] = {one.__name__: one for one in _CURVES} | pictures.PICTURES
+FIGURES: Mapping[str, Callable[[Records], Drawn]] = {
+    **{one.__name__: one for one in _CURVES},
+    "seeds_apart": seeds_apart_drawn,
+    **pictures.PICTURES,
+}
 """What a job file may name under report.figures."""
 
 SUFFIXES: Mapping[str, Any] = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}

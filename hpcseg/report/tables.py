@@ -26,6 +26,7 @@ from hpcseg.report.measures import (
     repeated,
 )
 from hpcseg.report.paper_tables import batch_norm, table1, table2, weight_decay
+from hpcseg.report.seeds_apart import seeds_apart
 from hpcseg.report.table import Block, Line, Number, Table, Text, Unit, marked_gains
 from hpcseg.runs.record import SURE
 from hpcseg.statistics import FEWEST, Estimate, best, difference, estimate, median, slope
@@ -214,6 +215,7 @@ TABLES: Mapping[str, Callable[[Records], Table]] = {
     "calibration": calibration,
     "cost": cost,
     "readings": readings.readings,
+    "seeds_apart": seeds_apart,
     **{one.__name__: one for one in (own.axes, own.compared, own.resources, own.labels)},
 }
 """What a job file may name under report.tables."""

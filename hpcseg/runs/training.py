@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcseg.config import MEASURED, TrainConfig
+from hpcseg.config import AUTO, TrainConfig
 from hpcseg.data.batches import TileSource
 from hpcseg.data.likeness import alike_numbers
 from hpcseg.data.room import Room
@@ -153,7 +153,7 @@ def _class_weights(config: TrainConfig, source: TileSource) -> list[float] | Non
 def _gap_is_capped(cell: Cell, source: TileSource) -> bool:
     """Whether a gap of "auto" left out fewer slices between two sets than are alike."""
     gap, alike = source.split.gap_slices, source.info.alike_slices
-    if gap is None or alike is None or cell.config.data.gap_slices != MEASURED:
+    if gap is None or alike is None or cell.config.data.gap_slices != AUTO:
         return False
     between_inputs = gap - 2 * cell.config.data.context
     return between_inputs < alike_numbers(alike, source.info.numbers)

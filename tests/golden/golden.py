@@ -101,6 +101,7 @@ def cells() -> dict[str, CellConfig]:
         "weight-decay": {"weight_decay": 0.01},
         "no-batch-norm": {"batch_norm": False},
         "keep-best": {"keep": "best"},
+        "order-seed": {"order_seed": 1},
         **{f"schedule-{name}": {"schedule": name} for name in config.SCHEDULES},
         **{f"loss-{name}": {"loss": name} for name in config.LOSSES},
         **{f"class-weights-{name}": {"class_weights": name} for name in ("frequency", "1+3+2")},
@@ -251,7 +252,7 @@ def _draws(cell: CellConfig, dataset: Path) -> tuple[dict[str, Any], dict[str, l
     )
     exact, sums = {}, {}
     for epoch in range(train.epochs):
-        exact[f"order of epoch {epoch}"] = _sha256(epoch_order(len(tiles), seed=train.seed, epoch=epoch))
+        exact[f"order of epoch {epoch}"] = _sha256(epoch_order(len(tiles), seed=train.order, epoch=epoch))
         if train.moves:
             moves = epoch_symmetries(len(tiles), augment=train.moves, seed=train.seed, epoch=epoch)
             exact[f"symmetries of epoch {epoch}"] = _sha256(moves)

@@ -1,0 +1,137 @@
+"""Trainings in which initial weights and epoch order have seeds of their own: which of the two decides how they end?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from hpcseg.records.collect import Records
+from hpcseg.records.groups import Group, alike_but, group_label
+from hpcseg.records.observations import headline_levels
+from hpcseg.records.row import Hole
+from hpcseg.report.curves import Drawn
+from hpcseg.report.measures import at
+from hpcseg.report.table import Block, Line, Number, Table, Text, Unit
+from hpcseg.statistics import FEWEST, Estimate, Likeness, likeness, shown_of
+
+SETTING = "train.order_seed"
+
+
+@dataclass(frozen=True, eq=False)
+class Crossed:
+    """The accuracies at one level of trainings of each of some initial weights in each of some orders."""
+
+    name: str
+    """What the trainings have in common."""
+    level: str
+    weights: tuple[int, ...]
+    orders: tuple[int, ...]
+    right: np.ndarray
+    """(W, O) float64."""
+
+    @property
+    def by_weights(self) -> Likeness | None:
+        """Of trainings that share their initial weights."""
+        return likeness(self.right)
+
+    @property
+    def by_order(self) -> Likeness | None:
+        """Of trainings that share their epoch order."""
+        return likeness(self.right.T)
+
+
+def crossed(records: Records) -> Iterator[Crossed]:
+    """At every level that tables show, of all weights that were trained in each order."""
+    names = [name for name in records.differing if name != SETTING]
+    for series in alike_but(records.groups, SETTING):
+        orders = sorted(order for order in series if isinstance(order, int))
+        for head, level in headline_levels(records).items():
+            found = [_by_weights(records, series[order], level) for order in orders]
+            both = sorted(set.intersection(*map(set, found))) if found else []
+            for position in dict.fromkeys(position for position, _ in both):
+                weights = tuple(seed for of, seed in both if of == position)
+                if min(len(weights), len(orders)) >= FEWEST:
+                    right = np.array([[of[position, seed] for of in found] for seed in weights])
+                    label = group_label(series[orders[0]], names)
+                    label += f", position {position} of the split" if position else ""
+                    yield Crossed(label, head, weights, tuple(orders), right)
+
+
+def _by_weights(records: Records, group: Group, level: str) -> dict[tuple[int, int], float]:
+    """Accuracies by position of the split and seed."""
+    return {(int(str(one.place)), int(str(one.seed))): one.value for one in at(records, level)(group)}
+
+
+def seeds_apart(records: Records) -> Table:
+    """How much alike trainings are that share their initial weights, or their epoch order."""
+    found = list(crossed(records))
+    both = [one for crossing in found for one in (crossing.by_weights, crossing.by_order)]
+    marks = iter(shown_of(both))
+    blocks: dict[str, list[Line]] = {}
+    for crossing in found:
+        right = crossing.right
+        cells = [Number(Estimate((float(value),)), Unit.SHARE) for value in (right.mean(), right.min(), right.max())]
+        for one in (crossing.by_weights, crossing.by_order):
+            mark = next(marks)
+            for value in (one.mean, one.low, one.high) if one else (None,) * 3:
+                cells.append(Number(None if value is None else Estimate((value,)), Unit.RATIO, marked=mark))
+        blocks.setdefault(crossing.name, []).append(Line(Text(crossing.level), tuple(cells)))
+    of_both = [f"{what}: {which}" for what in ("same weights", "same order") for which in ("alike", "from", "to")]
+    columns = ("right, %", "least", "most", *of_both)
+    return Table("seeds_apart", tuple(Block(name, columns, tuple(lines)) for name, lines in blocks.items()))
+
+
+def which_seed(records: Records) -> str | None:
+    """What initial weights and epoch order each decide, at the levels of which the records have both."""
+    found = list(crossed(records))
+    both = [one for crossing in found for one in (crossing.by_weights, crossing.by_order)]
+    marks = iter(shown_of(both))
+    texts = []
+    for crossing in found:
+        parts = []
+        for name, one in (("weights", crossing.by_weights), ("order", crossing.by_order)):
+            shown = "" if next(marks) else ", not shown"
+            parts += [f"the same {name} {one.mean:.2f} ({one.low:.2f} to {one.high:.2f}{shown})"] if one else []
+        texts += [f"{crossing.name}, {crossing.level}: {', '.join(parts)}"] if parts else []
+    return f"Correlation of trainings that share them, of 1 at most: {'; '.join(texts)}." if texts else None
+
+
+def seeds_apart_drawn(records: Records) -> Drawn:
+    """The accuracy of each training: a row for its initial weights, a column for its epoch order."""
+    found = list(crossed(records))
+    if not found:
+        text = f"no cells with {FEWEST} or more values of {SETTING} and of train.seed each have been tested."
+        return Drawn(None, (Hole("seeds_apart", text, records.remedy),))
+    places, levels = (
+        list(dict.fromkeys(names)) for names in zip(*((one.name, one.level) for one in found), strict=True)
+    )
+    size = max(len(one.weights) for one in found), max(len(one.orders) for one in found)
+    figure = Figure(
+        figsize=(0.8 + len(levels) * max(1.8, 0.42 * size[1]), 0.6 + len(places) * max(1.8, 0.42 * size[0])),
+        layout="constrained",
+    )
+    panels = figure.subplots(len(places), len(levels), squeeze=False)
+    for panel in panels.flat:
+        panel.set_axis_off()
+    for one in found:
+        panel = panels[places.index(one.name), levels.index(one.level)]
+        panel.set_axis_on()
+        # Each with a scale of its own: what is a spread on clean tiles would not be seen beside one on noisy tiles.
+        panel.pcolormesh(one.right, cmap="cividis")
+        middle = (one.right.min() + one.right.max()) / 2
+        for row, column in np.ndindex(one.right.shape):
+            value = one.right[row, column]
+            panel.text(
+                *(column + 0.5, row + 0.5, f"{100 * value:.1f}"),
+                color="white" if value < middle else "black", ha="center", va="center", fontsize=6.5,
+            )  # fmt: skip
+        panel.set_xticks(np.arange(len(one.orders)) + 0.5, list(map(str, one.orders)))
+        panel.set_yticks(np.arange(len(one.weights)) + 0.5, list(map(str, one.weights)))
+        panel.set_title(one.level if len(places) == 1 else f"{one.name}\n{one.level}", fontsize=8)
+        panel.set_xlabel("seed of the epoch order")
+        panel.set_ylabel("seed of the initial weights")
+        panel.invert_yaxis()
+    return Drawn(figure)
