@@ -45,7 +45,7 @@ from hpcseg.tables import build_config, describes
         (TrainConfig, "noise_fraction", float("nan"), "between 0 and 1"),
         (TrainConfig, "noise_sigma_max", -1.0, "0 counts or more"),
         (TrainConfig, "keep", "first", "one of last, best"),
-        (TrainConfig, "order_seed", -1, "\"auto\", or 0 or more"),
+        (TrainConfig, "order_seed", -1, '"auto", or 0 or more'),
         (TrainConfig, "seed", -1, "0 or more"),
         (TrainConfig, "precision", "fp8", "one of auto, fp32, tf32, bf16, fp16"),
         (EvaluateConfig, "table_sigma", -1.0, "0 counts or more"),

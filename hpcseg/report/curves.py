@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,31 +13,18 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from hpcseg.config import SPLITS, NoiseLevel
-from hpcseg.metrics import SURE_UNIT
 from hpcseg.records.collect import Records
-from hpcseg.records.groups import Group, alike_but, axes_label, group_label, training_label
-from hpcseg.records.groups import axes as axes_of
+from hpcseg.records.groups import Group, alike_but, group_label, training_label
 from hpcseg.records.observations import WHOLE
 from hpcseg.records.row import CLEAN, Hole, Row
 from hpcseg.report import paper
 from hpcseg.report.baselines import commonest, filtered
 from hpcseg.report.measures import at
-from hpcseg.runs.record import SURE
 from hpcseg.sheet import COLOURS as _COLOURS
 from hpcseg.sigma import Share, Sigma, amount
 
 _OF_SPLIT = {"shuffled": "#0072B2", "blocked": "#D55E00"}
-_FILTER, _GREY, _PAPER = "#009E73", "#777777", "#000000"
-_LEAST_IN_A_BIN = 1_000
-"""Pixels, with fewer of which a share says little."""
-_MOST_NAMED = 12
-"""Settings that a legend has room for."""
-_OF_SETTINGS = (*_COLOURS, "#882255", "#999933", "#332288", "#661100", "#AA4499")
-"""As many colours, further ones of Tol's, so that no two settings of a legend share one."""
-_LETTERS_IN_HALF = 56
-"""What half of a figure's width holds beside a line's sample, at a legend's size."""
-_LINE = 0.15
-"""Height of a legend's line in inches."""
+_FILTER, GREY, _PAPER = "#009E73", "#777777", "#000000"
 _DASHES = ((0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2)))
 
 
@@ -83,53 +69,13 @@ def figure3(records: Records) -> Drawn:
         column[0].set_title(f"{group.config.data.tiles}, no noise, {group.config.data.split}")
         column[1].set_xlabel("epoch")
         column[1].xaxis.set_major_locator(MaxNLocator(integer=True))
-    _losses_and_errors(axes[:, 0].tolist(), "wrong pixels (%)")
+    losses_and_errors(axes[:, 0].tolist(), "wrong pixels (%)")
     axes[0, 0].legend()
     return Drawn(figure, tuple(holes))
 
 
-def epochs(records: Records) -> Drawn:
-    """Loss and validation per epoch of every training, as far as it has come; a colour per setting of the job."""
-    names = axes_of(records.groups)
-    drawn = [(group, rows) for group in records.groups if (rows := [row for row in group.rows if row.epochs])]
-    holes = tuple(
-        Hole("epochs", f"cells/{row.id}/metrics.jsonl has not all epochs.", f"Delete cells/{row.id}. {records.remedy}")
-        for row in records.rows
-        if row.training and not row.epochs
-    )
-    if not drawn:
-        return Drawn(None, holes or (Hole("epochs", "no cell has finished an epoch.", records.remedy),))
-    figure = Figure(figsize=(7.2, 3.6), layout="constrained")
-    axes = figure.subplots(1, 2)
-    for (group, rows), colour in zip(drawn, itertools.cycle(_OF_SETTINGS)):
-        for row in rows:
-            numbers, style = range(1, len(row.epochs) + 1), {"color": colour, "linewidth": 1}
-            label = axes_label(group, names) if row is rows[0] else None
-            axes[0].plot(numbers, [one.train_loss for one in row.epochs], linestyle=":", **style)
-            axes[0].plot(numbers, [one.validation_loss for one in row.epochs], **style)
-            wrong = [100 * (1 - one.validation_accuracy) for one in row.epochs]
-            axes[1].plot(numbers, wrong, marker="." if len(wrong) == 1 else None, label=label, **style)
-    _losses_and_errors(axes, "wrong pixels of validation (%)")
-    for axis in axes:
-        axis.set_xlabel("epoch")
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _name_settings(figure, axes[1])
-    return Drawn(figure, holes)
-
-
-def _name_settings(figure: Figure, axes: Axes) -> None:
-    """A legend above the axes: two columns, or one where texts are too long for two, and the figure higher by it."""
-    lines, names = axes.get_legend_handles_labels()
-    if len(names) > _MOST_NAMED:
-        return
-    columns = 2 if max(map(len, names), default=0) <= _LETTERS_IN_HALF else 1
-    names = [textwrap.fill(name, 2 * _LETTERS_IN_HALF) for name in names]
-    if columns == 1:
-        figure.set_figheight(figure.get_figheight() + _LINE * sum(name.count("\n") + 1 for name in names))
-    figure.legend(lines, names, loc="outside upper left", ncols=columns, fontsize=7.5)
-
-
-def _losses_and_errors(axes: Sequence[Axes], errors: str) -> None:
+def losses_and_errors(axes: Sequence[Axes], errors: str) -> None:
+    """Their labels and logarithmic scales."""
     for line, name in zip(axes, ("cross-entropy", errors), strict=True):
         line.set(ylabel=name, yscale="log")
         line.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -161,11 +107,11 @@ def figure7(records: Records) -> Drawn:
     axes = figure.subplots()
     for number, ((split, noise), rows) in enumerate((place, rows) for place, rows in swept.items() if rows):
         label: str | None = f"ours, {100 * noise:g} % noise in training, {split} (a line per seed)"
-        colour, dashes = (_OF_SPLIT[split], "-") if noise == fraction else (_GREY, _DASHES[number % len(_DASHES)])
+        colour, dashes = (_OF_SPLIT[split], "-") if noise == fraction else (GREY, _DASHES[number % len(_DASHES)])
         for row in rows:
             if isinstance(row.config.evaluate.sweep_max, Share) == shares:
-                levels = {sigma: row.test_accuracy(NoiseLevel(sigma)) for sigma in _sigmas(row, shares)}
-                axes.plot(*_points(levels), color=colour, linestyle=dashes, linewidth=1.2, label=label)
+                levels = {sigma: row.test_accuracy(NoiseLevel(sigma)) for sigma in sigmas(row, shares)}
+                axes.plot(*points(levels), color=colour, linestyle=dashes, linewidth=1.2, label=label)
                 label = None
             else:
                 unit = "counts" if shares else "shares of the span of grey values"
@@ -173,8 +119,8 @@ def figure7(records: Records) -> Drawn:
                 holes.append(Hole("figure7", what, "Give all sweeps of the job one unit."))
         if noise == fraction:
             group = records.positions[tiles, split, noise]
-            of_filter = {one: filtered(records, group, NoiseLevel(one).key) for one in _sigmas(rows[0], shares)}
-            curve = _points({sigma: found.mean if found else None for sigma, found in of_filter.items()})
+            of_filter = {one: filtered(records, group, NoiseLevel(one).key) for one in sigmas(rows[0], shares)}
+            curve = points({sigma: found.mean if found else None for sigma, found in of_filter.items()})
             name = f"filter (blur, grey thresholds), {split}"
             axes.plot(*curve, color=_FILTER, linestyle=_DASHES[number], label=name if curve[0] else None)
     if always := commonest(records.positions[tiles, first.data.split, fraction], CLEAN.key):
@@ -184,7 +130,7 @@ def figure7(records: Records) -> Drawn:
             axes.axhline(y, color=_COLOURS[3], linewidth=1, linestyle=":", label=named)
     if isinstance(first.train.noise_sigma_max, Share) == shares:
         seen = amount(first.train.noise_sigma_max)
-        axes.axvline(seen, color=_GREY, linewidth=1, zorder=1, label="the strongest noise of the training")
+        axes.axvline(seen, color=GREY, linewidth=1, zorder=1, label="the strongest noise of the training")
     if not shares:
         _draw_paper(axes)
     axes.set_xlim(0, amount(first.evaluate.sweep_max) if shares else paper.FIGURE_7_SIGMA_MAX)
@@ -199,12 +145,13 @@ def figure7(records: Records) -> Drawn:
     return Drawn(figure, tuple(holes), {"paper": said})
 
 
-def _sigmas(row: Row, shares: bool) -> list[Sigma]:
+def sigmas(row: Row, shares: bool) -> list[Sigma]:
     """Of its test sets; the table's sigma may have another unit than the sweep, and 0 has both."""
     return [one for one in row.config.evaluate.sigmas() if not one or isinstance(one, Share) == shares]
 
 
-def _points(values: Mapping[Sigma, float | None]) -> tuple[list[float], list[float]]:
+def points(values: Mapping[Sigma, float | None]) -> tuple[list[float], list[float]]:
+    """Amounts of sigma and what was measured there, as far as it was."""
     known = {amount(sigma): value for sigma, value in values.items() if value is not None}
     return list(known), list(known.values())
 
@@ -238,36 +185,6 @@ def cost(records: Records) -> Drawn:
         )  # fmt: skip
     axes.margins(x=0.2, y=0.35)
     return Drawn(figure) if known else _nothing("cost", records)
-
-
-def calibration(records: Records) -> Drawn:
-    """How often a model is right where it is so sure, clean and noisy; and how often wrong where it is uncertain."""
-    names = axes_of(records.groups)
-    figure = Figure(figsize=(7.2, 3.8), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    left.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8)
-    drawn = 0
-    for group, colour in zip(records.groups, itertools.cycle(_OF_SETTINGS)):
-        for level, dashes in ((CLEAN, "-"), (group.rows[0].noisy, (0, (2, 1)))):
-            for axis, what in zip((left, right), SURE, strict=True):
-                known = [counts for row in group.rows if (counts := row.sure(level.key, what)) is not None]
-                if known:
-                    pixels, hits, sums = np.sum(known, axis=0).T
-                    some = pixels >= _LEAST_IN_A_BIN
-                    shares = hits[some] / pixels[some]
-                    label = axes_label(group, names) if level == CLEAN and axis is left else None
-                    values = shares if axis is left else 100 * (1 - shares)
-                    style: Any = {"color": colour, "linestyle": dashes, "linewidth": 1.1, "label": label}
-                    axis.plot(sums[some] / pixels[some] / SURE_UNIT, values, **style)
-                    drawn += 1
-    if not drawn:
-        return Drawn(None, (Hole("calibration", "no evaluation has counted it.", records.remedy),))
-    left.set(
-        xlabel="probability of the chosen class", ylabel="share of pixels that are right", xlim=(0.3, 1), ylim=(0.3, 1)
-    )
-    right.set(xlabel="uncertainty (0 sure, 1 nothing known)", ylabel="wrong pixels (%)", xlim=(0, 1), ylim=(0, None))
-    _name_settings(figure, left)
-    return Drawn(figure)
 
 
 _LABELLED = {"data.train_slices": "", "data.label_share": "part of the pixels of {slices} slices"}

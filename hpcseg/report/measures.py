@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hpcseg import metrics
 from hpcseg.records.collect import Records
 from hpcseg.records.groups import Group
 from hpcseg.records.observations import NOT_BY_SLICE, WHOLE, observations
@@ -33,6 +34,14 @@ SETS: dict[str, Callable[[Row], np.ndarray | None]] = {
     WHOLE: Row.whole_confusion,
 }
 """Confusion matrices of the test set of a cell, by what a table calls them."""
+
+
+RATIOS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "IoU": metrics.iou_per_class,
+    "recall": metrics.recall_per_class,
+    "precision": metrics.precision_per_class,
+}
+"""What is said of a class, of a confusion matrix (C, C): (C,) float64 each."""
 
 
 def at(records: Records, level: str) -> Measure:

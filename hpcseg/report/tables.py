@@ -14,6 +14,7 @@ from hpcseg.records.observations import VALIDATION, WHOLE, headline_levels
 from hpcseg.records.row import EDGES, LEVELS, Row
 from hpcseg.report import own, paper, readings
 from hpcseg.report.measures import (
+    RATIOS,
     SETS,
     Column,
     Measure,
@@ -43,17 +44,12 @@ def levels(records: Records) -> Table:
 
 def classes(records: Records) -> Table:
     """IoU, recall and precision of every class: on clean and noisy tiles, and on whole slices."""
-    ratios = {
-        "IoU": metrics.iou_per_class,
-        "recall": metrics.recall_per_class,
-        "precision": metrics.precision_per_class,
-    }
     blocks: list[Block] = []
     for place, name_of_class in enumerate(records.class_names):
         columns = {
             f"{head}: {name}": Column(of_confusion(confusion, of_class(ratio, place)), Unit.RATIO)
             for head, confusion in SETS.items()
-            for name, ratio in ratios.items()
+            for name, ratio in RATIOS.items()
             if name == "IoU" or head != WHOLE
         }
         blocks += _by_group(records, columns, f", class {name_of_class}")

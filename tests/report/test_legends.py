@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from test_report_records import OWN_JOB, tiny_run
 
 from hpcseg.records.collect import collect
-from hpcseg.report.curves import epochs
+from hpcseg.report.own_figures import epochs
 
 # Each by itself against the others' usual value, so that a name says the values of five settings.
 LONG = """

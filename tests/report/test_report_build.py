@@ -23,7 +23,7 @@ from hpcseg.cli.app import app
 from hpcseg.errors import ConfigError
 from hpcseg.jobfile import find_job, load_job
 from hpcseg.records.collect import collect
-from hpcseg.report import curves
+from hpcseg.report import own_figures
 from hpcseg.report.build import build_report, publish
 from hpcseg.report.curves import figure3, figure7
 from hpcseg.report.figures import FIGURES, draw
@@ -220,7 +220,7 @@ def test_in_the_middle_of_a_run_there_are_holes_and_the_curves_so_far(tmp_path):
     assert reasons[grid.cells[0].id] == "it is started, but not finished."
     assert reasons[grid.cells[1].id] == "it is not started."
     assert matplotlib.image.imread(tmp_path / "out" / "epochs.png").std() > 0
-    drawn = curves.epochs(collect(grid.run)).figure
+    drawn = own_figures.epochs(collect(grid.run)).figure
     loss, wrong = (axes.lines[0].get_xydata().tolist() for axes in drawn.axes)
     assert loss == [[1, 0.9], [2, 0.5], [3, 0.4]]
     assert wrong == [[1, pytest.approx(10)], [2, pytest.approx(10)], [3, pytest.approx(10)]]

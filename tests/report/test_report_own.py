@@ -23,8 +23,8 @@ from hpcseg.records.compare import collect_to_compare
 from hpcseg.records.groups import axes, axes_label, counterparts
 from hpcseg.report import own
 from hpcseg.report.build import build_report, compare
-from hpcseg.report.curves import epochs
 from hpcseg.report.own import compared
+from hpcseg.report.own_figures import epochs
 from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import write_plan
 from hpcseg.runs.record import write_record

@@ -1,0 +1,183 @@
+"""Figures of any job, whatever it varies: a colour per setting, and every training by itself."""
+
+from __future__ import annotations
+
+import itertools
+import textwrap
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from hpcseg.config import NoiseLevel
+from hpcseg.metrics import SURE_UNIT
+from hpcseg.records.collect import Records
+from hpcseg.records.groups import Group, axes_label
+from hpcseg.records.groups import axes as axes_of
+from hpcseg.records.row import CLEAN, Hole
+from hpcseg.report.baselines import filtered
+from hpcseg.report.curves import GREY, Drawn, losses_and_errors, points, sigmas
+from hpcseg.report.measures import RATIOS, SETS
+from hpcseg.runs.record import SURE
+from hpcseg.sheet import COLOURS
+from hpcseg.sigma import Share
+
+_LEAST_IN_A_BIN = 1_000
+"""Pixels, with fewer of which a share says little."""
+_MOST_NAMED = 12
+"""Settings that a legend has room for."""
+_OF_SETTINGS = (*COLOURS, "#882255", "#999933", "#332288", "#661100", "#AA4499")
+"""As many colours, further ones of Tol's, so that no two settings of a legend share one."""
+_LETTERS_IN_HALF = 56
+"""What half of a figure's width holds beside a line's sample, at a legend's size."""
+_LINE = 0.15
+"""Height of a legend's line in inches."""
+_PANEL = 2.4
+"""Width and height of a small panel in inches."""
+_SPREAD = 0.7
+"""Of the room of a ratio, what the points of its settings take."""
+
+
+def epochs(records: Records) -> Drawn:
+    """Loss and validation per epoch of every training, as far as it has come; a colour per setting of the job."""
+    names = axes_of(records.groups)
+    drawn = [(group, rows) for group in records.groups if (rows := [row for row in group.rows if row.epochs])]
+    holes = tuple(
+        Hole("epochs", f"cells/{row.id}/metrics.jsonl has not all epochs.", f"Delete cells/{row.id}. {records.remedy}")
+        for row in records.rows
+        if row.training and not row.epochs
+    )
+    if not drawn:
+        return Drawn(None, holes or (Hole("epochs", "no cell has finished an epoch.", records.remedy),))
+    figure = Figure(figsize=(7.2, 3.6), layout="constrained")
+    axes = figure.subplots(1, 2)
+    for (group, rows), colour in zip(drawn, itertools.cycle(_OF_SETTINGS)):
+        for row in rows:
+            numbers, style = range(1, len(row.epochs) + 1), {"color": colour, "linewidth": 1}
+            label = axes_label(group, names) if row is rows[0] else None
+            axes[0].plot(numbers, [one.train_loss for one in row.epochs], linestyle=":", **style)
+            axes[0].plot(numbers, [one.validation_loss for one in row.epochs], **style)
+            wrong = [100 * (1 - one.validation_accuracy) for one in row.epochs]
+            axes[1].plot(numbers, wrong, marker="." if len(wrong) == 1 else None, label=label, **style)
+    losses_and_errors(axes, "wrong pixels of validation (%)")
+    for axis in axes:
+        axis.set_xlabel("epoch")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _name_settings(figure, axes[1])
+    return Drawn(figure, holes)
+
+
+def sweep(records: Records) -> Drawn:
+    """Accuracy against the sigma of the test noise, of every training with a sweep: a panel per tiles and split."""
+    swept = [group for group in records.groups if group.config.evaluate.sweep_max]
+    places: dict[tuple[str, str, bool], list[Group]] = {}
+    for group in sorted(swept, key=lambda group: group.noise):
+        if any(row.evaluation for row in group.rows):
+            shares = isinstance(group.config.evaluate.sweep_max, Share)
+            places.setdefault((group.config.data.tiles, group.config.data.split, shares), []).append(group)
+    if not places:
+        text = "no cell with a sweep (evaluate.sweep_max) is finished." if swept else "no cell has a sweep."
+        return Drawn(None, (Hole("sweep", text, records.remedy),))
+    names = [name for name in axes_of(records.groups) if name not in ("data.tiles", "data.split")]
+    labels = dict.fromkeys(axes_label(group, names) for of in places.values() for group in of)
+    colours = dict(zip(labels, itertools.cycle(_OF_SETTINGS)))
+    figure = Figure(figsize=(max(4.6, 3.6 * len(places)), 3.6), layout="constrained")
+    panels = figure.subplots(1, len(places), squeeze=False, sharey=True)[0]
+    for panel, ((tiles, split, shares), groups) in zip(panels, places.items(), strict=True):
+        for group in groups:
+            label = axes_label(group, names)
+            for row in (row for row in group.rows if row.evaluation):
+                levels = {sigma: row.test_accuracy(NoiseLevel(sigma)) for sigma in sigmas(row, shares)}
+                panel.plot(*points(levels), color=colours[label], linewidth=0.9, alpha=0.75)
+        used = sigmas(groups[0].rows[0], shares)
+        of_filter = {one: filtered(records, groups[0], NoiseLevel(one).key) for one in used}
+        curve = points({sigma: found.mean if found else None for sigma, found in of_filter.items()})
+        panel.plot(*curve, color=GREY, linestyle="--", linewidth=1.2)
+        panel.set_title(f"{tiles}, {split}")
+        panel.set_xlabel(f"sigma of the test noise ({'% of the span' if shares else 'counts'})")
+        panel.xaxis.set_major_locator(MaxNLocator(4))
+        panel.xaxis.set_major_formatter(FuncFormatter(lambda sigma, _: f"{sigma:,.0f}"))
+        panel.set_xlim(left=0)
+    # Of empty lines, so that each setting stands in the legend once, whichever panels have it.
+    for label, colour in colours.items():
+        panels[0].plot([], [], color=colour, label=label)
+    if any(line.get_color() == GREY and len(line.get_xdata()) for panel in panels for line in panel.lines):
+        panels[0].plot([], [], color=GREY, linestyle="--", label="filter (blur, grey thresholds)")
+    panels[0].set_ylabel("pixel accuracy on the test set")
+    panels[0].set_ylim(top=1)
+    _name_settings(figure, panels[0])
+    return Drawn(figure)
+
+
+def classes(records: Records) -> Drawn:
+    """IoU, recall and precision of every class, a point per training: a column per class, a row per test set."""
+    names = axes_of(records.groups)
+    rows = [head for head in ("clean", "noisy") if any(_has(group, head) for group in records.groups)]
+    if not rows:
+        return Drawn(None, (Hole("classes", "no cell has been tested.", records.remedy),))
+    columns = len(records.class_names)
+    figure = Figure(figsize=(max(7.2, _PANEL * columns), _PANEL * len(rows)), layout="constrained")
+    panels = figure.subplots(len(rows), columns, squeeze=False, sharex=True)
+    apart = _SPREAD / len(records.groups)
+    for (row, head), (column, value) in itertools.product(enumerate(rows), enumerate(records.class_names)):
+        panel = panels[row, column]
+        for number, (group, colour) in enumerate(zip(records.groups, itertools.cycle(_OF_SETTINGS))):
+            matrices = [found for one in group.rows if (found := SETS[head](one)) is not None]
+            label = axes_label(group, names) if (row, column) == (0, 0) else None
+            for place, ratio in enumerate(RATIOS.values()):
+                values = [ratio(matrix)[column] for matrix in matrices]
+                at = place + apart * (number - (len(records.groups) - 1) / 2)
+                panel.plot([at] * len(values), values, ".", color=colour, label=label if place == 0 else None)
+        panel.set_xticks(range(len(RATIOS)), list(RATIOS))
+        panel.set_title(f"class {value}, {head}", fontsize=8)
+        panel.grid(axis="y", linewidth=0.4)
+    _name_settings(figure, panels[0, 0])
+    return Drawn(figure)
+
+
+def _has(group: Group, head: str) -> bool:
+    return any(SETS[head](row) is not None for row in group.rows)
+
+
+def calibration(records: Records) -> Drawn:
+    """How often a model is right where it is so sure, clean and noisy; and how often wrong where it is uncertain."""
+    names = axes_of(records.groups)
+    figure = Figure(figsize=(7.2, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot([0, 1], [0, 1], color=GREY, linewidth=0.8)
+    drawn = 0
+    for group, colour in zip(records.groups, itertools.cycle(_OF_SETTINGS)):
+        for level, dashes in ((CLEAN, "-"), (group.rows[0].noisy, (0, (2, 1)))):
+            for axis, what in zip((left, right), SURE, strict=True):
+                known = [counts for row in group.rows if (counts := row.sure(level.key, what)) is not None]
+                if known:
+                    pixels, hits, sums = np.sum(known, axis=0).T
+                    some = pixels >= _LEAST_IN_A_BIN
+                    shares = hits[some] / pixels[some]
+                    label = axes_label(group, names) if level == CLEAN and axis is left else None
+                    values = shares if axis is left else 100 * (1 - shares)
+                    style: Any = {"color": colour, "linestyle": dashes, "linewidth": 1.1, "label": label}
+                    axis.plot(sums[some] / pixels[some] / SURE_UNIT, values, **style)
+                    drawn += 1
+    if not drawn:
+        return Drawn(None, (Hole("calibration", "no evaluation has counted it.", records.remedy),))
+    left.set(
+        xlabel="probability of the chosen class", ylabel="share of pixels that are right", xlim=(0.3, 1), ylim=(0.3, 1)
+    )
+    right.set(xlabel="uncertainty (0 sure, 1 nothing known)", ylabel="wrong pixels (%)", xlim=(0, 1), ylim=(0, None))
+    _name_settings(figure, left)
+    return Drawn(figure)
+
+
+def _name_settings(figure: Figure, axes: Axes) -> None:
+    """A legend above the axes: two columns, or one where texts are too long for two, and the figure higher by it."""
+    lines, names = axes.get_legend_handles_labels()
+    if len(names) > _MOST_NAMED:
+        return
+    columns = 2 if max(map(len, names), default=0) <= _LETTERS_IN_HALF else 1
+    names = [textwrap.fill(name, 2 * _LETTERS_IN_HALF) for name in names]
+    if columns == 1:
+        figure.set_figheight(figure.get_figheight() + _LINE * sum(name.count("\n") + 1 for name in names))
+    figure.legend(lines, names, loc="outside upper left", ncols=columns, fontsize=7.5)

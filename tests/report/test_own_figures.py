@@ -1,0 +1,93 @@
+"""Figures of any job: what is drawn is what the records say, and each training is a line or a point by itself."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+from test_report_records import change, confusion, finish, plan
+
+from hpcseg.records.collect import collect
+from hpcseg.report.own_figures import classes, sweep
+
+JOB = """
+[train]
+width = 8
+epochs = 1
+[evaluate]
+sweep_max = 20000
+sweep_step = 5000
+[[grid]]
+data.tiles = "small"
+data.split = ["shuffled", "blocked"]
+train.noise_fraction = [0.0, 0.5]
+train.seed = [0, 1]
+"""
+
+
+def right(config, sigma):
+    clean = 990 - config.train.seed
+    return clean if not sigma else int(clean - sigma / (100 if config.train.noise_fraction else 40))
+
+
+@pytest.fixture
+def run(tmp_path):
+    grid = plan(tmp_path / "run", JOB)
+    for cell in grid.cells:
+        finish(cell, right)
+    return grid.run
+
+
+def test_a_sweep_is_a_line_per_training_and_a_panel_per_split(run):
+    figure = sweep(collect(run)).figure
+    shuffled, blocked = figure.axes
+    assert (shuffled.get_title(), blocked.get_title()) == ("small, shuffled", "small, blocked")
+    for panel in figure.axes:
+        lines = [line for line in panel.lines if len(line.get_xdata()) == 5]
+        assert len(lines) == 4 and len({to_hex(line.get_color()) for line in lines}) == 2
+        ends = sorted(round(1000 * float(line.get_ydata()[-1])) for line in lines)
+        assert ends == [489, 490, 789, 790]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["noise fraction 0", "noise fraction 0.5"]
+
+
+def test_a_sweep_has_the_cells_that_are_finished_and_no_others(run):
+    records = collect(run)
+    for row in records.rows:
+        if row.config.data.split == "blocked" or row.config.train.seed:
+            row.cell.folder.evaluation_file.unlink()
+    figure = sweep(collect(run)).figure
+    (panel,) = figure.axes
+    assert sum(len(line.get_xdata()) == 5 for line in panel.lines) == 2
+    for row in collect(run).rows:
+        row.cell.folder.evaluation_file.unlink(missing_ok=True)
+    drawn = sweep(collect(run))
+    assert drawn.figure is None and "is finished" in drawn.holes[0].reason
+
+
+def test_a_job_without_a_sweep_says_so(tmp_path):
+    grid = plan(tmp_path / "run", JOB.replace("sweep_max = 20000\nsweep_step = 5000", ""))
+    drawn = sweep(collect(grid.run))
+    assert drawn.figure is None and "no cell has a sweep" in drawn.holes[0].reason
+
+
+def test_classes_are_a_point_per_training_at_the_height_of_its_ratio(run):
+    records = collect(run)
+    # Class 1 has pixels of its own, of which a tenth is found.
+    for row in records.rows:
+        points = []
+        for level in row.config.evaluate.levels():
+            matrix = confusion(right(row.config, level.sigma))
+            matrix[0] = [900, 0, 0]
+            matrix[1] = [90, 10, 0]
+            points.append({"sigma": level.sigma, "noise": level.model, "fraction": None, "confusion": matrix})
+        change(row.cell.folder.evaluation_file, points=points)
+    figure = classes(collect(run)).figure
+    assert [axes.get_title() for axes in figure.axes[:3]] == ["class 0, clean", "class 128, clean", "class 255, clean"]
+    found = np.concatenate([line.get_ydata() for line in figure.axes[1].lines]).round(6)
+    # IoU 10 / 100, recall 10 / 100, precision 10 / 10, of two seeds in four settings.
+    assert sorted(found.tolist()) == [0.1] * 16 + [1.0] * 8
+
+
+def test_classes_of_cells_that_were_not_tested_are_a_hole(tmp_path):
+    assert classes(collect(plan(tmp_path / "run", JOB).run)).holes
