@@ -20,7 +20,7 @@ from hpcseg.runs.record import read_json, read_lines
 pytestmark = pytest.mark.slurm
 
 # Each costs a dozen seconds of a queue and of a start, so CI has few; HPCSEG_TEST_KILLS=20 has more.
-KILLS = int(os.environ.get("HPCSEG_TEST_KILLS", "8"))
+KILLS = int(os.environ.get("HPCSEG_TEST_KILLS", "5"))
 # Long enough for so many pieces of a second or two each.
 SECONDS = 3 * KILLS + 5
 # Without batch norm the ranks meet once a step.

@@ -11,8 +11,8 @@ from hpcseg.runs.record import read_lines
 
 pytestmark = pytest.mark.slurm
 
-# The shortest time limit that Slurm knows is one minute, so a training must take longer on this machine.
-SECONDS = 70
+# The shortest time limit that Slurm knows is one minute, of which a quarter is left to a training when it is warned.
+SECONDS = 50
 JOB = """
 [data]
 tile_size = 64

@@ -29,8 +29,9 @@ gpus = 0
 [[grid]]
 train.seed = 0
 """
-# Two of them take longer than the shortest time limit that Slurm knows, one minute.
-SECONDS = 36
+# Two of them take longer than the shortest time limit that Slurm knows, one minute, less the quarter before which a job
+# is warned.
+SECONDS = 28
 
 
 def events(cell: Path) -> list[str]:
