@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -39,11 +40,19 @@ from hpcseg.cli.train import train
 from hpcseg.cli.view import view
 from hpcseg.errors import HpcsegError
 
+_AT_HOME = re.compile(r"(--[a-z-]+=|)(~)((?:/.*)?)", re.DOTALL)
 _STOPPED = 130  # as a shell says of a program that Ctrl-C has ended
 
 
 class ErrorsAsText(typer.core.TyperGroup):
     """Ends a command that meets an HpcsegError, or Ctrl-C, with one line on stderr and an exit code that says so."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """A ~ that the shell has left, as behind the = of an option, is the user's home."""
+        parts = [(_AT_HOME.fullmatch(one), one) for one in args]
+        args = [f"{of[1]}{os.path.expanduser(of[2] + of[3])}" if of else one for of, one in parts]
+        found: list[str] = super().parse_args(ctx, args)
+        return found
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; see the class. The context is click's, which typer brings in one form or another."""

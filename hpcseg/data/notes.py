@@ -43,7 +43,8 @@ def ignored_notes(info: DatasetInfo) -> tuple[str, ...]:
     """A note on pixels of no class."""
     found = info.ignored_pixels > 0
     if not found.any():
-        return ()
+        named = " or ".join(map(str, info.ignored_values))
+        return (f"no pixel is labelled {named}, which --ignore names; each has a class.",) if named else ()
     share = info.ignored_pixels.sum() / np.prod(info.shape)
     why = [f"are labelled {' or '.join(map(str, info.ignored_values))}"] if info.ignored_values else []
     if not why or np.dtype(info.dtype).kind == "f":

@@ -72,7 +72,11 @@ def pack(
     remove_left(left_of(output))
     if not force and os.path.exists(output):
         if _holds(output, pairs, class_map, grey_range, on_slice):
-            return store.read_info(output)
+            info, voxel = store.read_info(output), pairs.images.voxel
+            if voxel is not None and voxel != info.voxel:
+                before = info.voxel.text() if info.voxel else "of unknown size"
+                on_note(f"voxels are {voxel.text()}, and {before} in {output}; --force packs the slices again.")
+            return info
         raise ConfigError(
             f"{output} exists already and does not hold these slices in this grey range with these classes; "
             f"`hpcseg info {shlex.quote(str(output))}` shows what it holds. Replace it with --force, or write "

@@ -51,7 +51,8 @@ def find_pairs(images: Path, labels: Path, how: Reading = Reading()) -> Pairs:  
     """
     grey = as_grey_values(open_source(images, how))
     known = {Path(name).stem: number for name, number in zip(grey.names, grey.numbers, strict=True)}
-    marks = as_labels(open_source(labels, how.of_labels(known if grey.form == "folder" else None)))
+    of_labels = how.of_labels(known if grey.form == "folder" else None, (len(grey), *grey.shapes[0]))
+    marks = as_labels(open_source(labels, of_labels))
     for source in (grey, marks):
         first, named = source.shapes[0], zip(source.names, source.shapes, strict=True)
         said = f"but {source.names[0]} is {size_in_words(first)}"
@@ -63,13 +64,21 @@ def find_pairs(images: Path, labels: Path, how: Reading = Reading()) -> Pairs:  
     # A stack has no gaps, so one with fewer slices than its images says nothing about which they are of.
     faults = [f"{named} has no label" for named in unlabelled if strays or marks.form != "folder"]
     faults += [f"label {named} has no image" for named in strays]
+    if strays and "folder" in (grey.form, marks.form) and grey.form != marks.form:
+        of = images if grey.form != "folder" else labels
+        faults.append(f"the slices of {of.name} are numbered from {how.first}; --first says another number")
     if grey.shapes[0] != marks.shapes[0]:
         sizes = f"images are {size_in_words(grey.shapes[0])}, labels {size_in_words(marks.shapes[0])}"
-        faults.append(f"{sizes} pixels ({labels / marks.names[0]})")
-    if grey.orientation != marks.orientation:
+        faults.append(f"{sizes} pixels ({marks.names[0]} of {labels})")
+    if grey.orientation != marks.orientation and grey.form != "nifti" != marks.form:
         faults.append(
             f"the headers say that images lie in Orientation {grey.orientation} and labels in {marks.orientation}. "
             "Take both as they are shown, or as they are stored: --pixels shown or --pixels stored"
+        )
+    if grey.form == marks.form == "nifti" and grey.orientation != marks.orientation:
+        faults.append(
+            f"the axes of the images point to {grey.orientation} and those of the labels to {marks.orientation}. Save "
+            "both alike (nibabel.as_closest_canonical does), or take both as they are stored: --pixels stored"
         )
     raise_faults(images, faults)
     notes = [*grey.notes, *marks.notes]

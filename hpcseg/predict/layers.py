@@ -27,7 +27,7 @@ from hpcseg.errors import ConfigError, HpcsegError
 from hpcseg.files import aside, make_folder, replacing, write_bytes
 from hpcseg.hdf5 import h5py
 from hpcseg.predict.target import Layer, Target, unfinished, where
-from hpcseg.slices.calibration import ELEMENT_SIZE, calibration_of, in_micrometers, ome_unit, read_calibration
+from hpcseg.slices.calibration import ELEMENT_SIZE, calibration_of, calibration_of_file, in_micrometers, ome_unit
 from hpcseg.slices.extras import load_extra
 from hpcseg.slices.source import Source, size_in_words
 
@@ -73,7 +73,7 @@ class _Folder(Target):
         return all((folder / self._volume.names[index]).exists() for folder in self._paths.values())
 
     def write(self, index: int, pixels: Mapping[str, np.ndarray]) -> None:
-        calibration = read_calibration(self._volume.file_of(index))
+        calibration = calibration_of_file(self._volume, index)
         for layer, folder in self._paths.items():
             stored, options = pixels[layer.name].astype(layer.dtype, copy=False), calibration.options(layer.dtype)
             with replacing(folder / self._volume.names[index]) as file:
@@ -167,7 +167,7 @@ def _attributes(volume: Source) -> dict[str, Any]:
         with h5py.File(volume.path, "r") as file:
             attributes = file[volume.dataset].attrs
             for name in attributes:
-                with contextlib.suppress(TypeError, OSError):  # of a type that numpy has not
+                with contextlib.suppress(TypeError, ValueError, OSError):  # of a type that numpy has not
                     value = attributes[name]
                     if isinstance(value, str):  # bytes of no UTF-8 are Latin-1, which h5py reads but does not write
                         value = re.sub("[\udc80-\udcff]", lambda found: chr(ord(found[0]) - 0xDC00), value)

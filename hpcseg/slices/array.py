@@ -34,6 +34,7 @@ def array_source(
     of: tuple[Any, ...],
     name: str = "",
     together: int = 1,
+    chunks: tuple[int, ...] | None = None,
     files: tuple[Path, ...] = (),
     **more: Any,
 ) -> Source:
@@ -43,12 +44,13 @@ def array_source(
         path: of its file or store.
         form: of it.
         how: `first` counts.
-        shape: (slices, H, W), or (H, W) of one; axes of length 1 before these are passed over.
+        shape: as `slice_axes` understands it.
         dtype: in any byte order.
         load: of what is in `of`, a first slice and the one behind the last: their pixels, (N, H, W) or (H, W) of one.
         of: what `load` needs; can be pickled and hashed.
         name: what its slices are called after; empty: the file.
-        together: slices that are decoded together, as those of one chunk.
+        together: slices that are decoded together.
+        chunks: of the array, where it has any: what is decoded together follows from them.
         files: as of `Source`; empty: `path`.
         more: other fields of `Source`.
 
@@ -56,14 +58,18 @@ def array_source(
         DatasetError: it has other dimensions, no pixels or no numbers, or too many slices.
     """
     where = f"{path}::{more['dataset']}" if more.get("dataset") else path
-    if len(shape) < 2 or math.prod(shape[:-3]) != 1 or 0 in shape or dtype.kind not in "uifb":
+    axes = slice_axes(shape)
+    if axes is None or dtype.kind not in "uifb":
         raise DatasetError(
             f"{where} is {shape} {dtype}, and slices of grey values are (slices, height, width) numbers. Of several "
             "channels or times, save the one to segment."
         )
     native = dtype.newbyteorder("=")
-    size, slices = (int(shape[-2]), int(shape[-1])), int(shape[-3]) if len(shape) > 2 else 1
+    size, slices = (int(shape[axes[-2]]), int(shape[axes[-1]])), int(shape[axes[0]]) if len(axes) > 2 else 1
     refuse_many(where, slices)
+    if chunks is not None:
+        together = chunks[axes[0]] if len(axes) > 2 else 1
+        more["decoded"] = math.prod(chunks) * dtype.itemsize
     together = max(1, min(together, _MOST_BYTES_KEPT // (size[0] * size[1] * dtype.itemsize)))
     return Source(
         path=path,
@@ -79,16 +85,40 @@ def array_source(
     )
 
 
+def slice_axes(shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Which axes of an array are slices, height and width, or of one slice height and width; None: it is no volume.
+
+    They are all of three or two. Of more, and of one slice with a channel behind its width, those that are longer than
+    1: times and channels of which there is one are passed over, wherever they stand.
+    """
+    if len(shape) < 2 or 0 in shape:
+        return None
+    channel = len(shape) == 3 and shape[2] == 1 < min(shape[:2])
+    if len(shape) <= 3 and not channel:
+        return tuple(range(len(shape)))
+    longer = tuple(axis for axis, length in enumerate(shape) if length > 1)
+    if len(longer) < 2:
+        return (len(shape) - 2, len(shape) - 1)
+    return longer if len(longer) <= 3 else None
+
+
 def slab(array: Any, first: int, last: int) -> np.ndarray:
-    """Pixels of some slices of an array with such a shape, (..., N, H, W) or (H, W)."""
-    return np.asarray(array[..., first:last, :, :] if array.ndim > 2 else array[...])
+    """Pixels of some slices of an array with such a shape, (N, H, W), or (H, W) of one."""
+    axes = slice_axes(array.shape) or ()
+    chosen: list[Any] = [slice(None) if axis in axes else 0 for axis in range(array.ndim)]
+    if len(axes) > 2:
+        chosen[axes[0]] = slice(first, last)
+    return np.asarray(array[tuple(chosen)])
 
 
-def no_such(path: Path, asked: str | None, found: Mapping[str, Any]) -> ConfigError:
+def no_such(path: Path, asked: str | None, found: Mapping[str, Any], *, of_slices: bool = True) -> ConfigError:
     """What to raise where a name is asked for, or one has to be; `found` are all there are, which have a shape."""
     shown = [f"{shortened(name) or 'the array itself'} {array.shape}" for name, array in found.items()]
     listing = ", ".join(shown[:_MOST_LISTED])
-    what = "has several data sets" if asked is None and found else f"has no data set {asked or 'to read'} of slices"
+    several = asked is None and found and of_slices
+    what = "has several data sets" if several else f"has no data set {asked or 'to read'} of slices"
+    if not of_slices:
+        return ConfigError(f"{path} {what}, which are (slices, height, width) numbers. It has {listing or 'none'}.")
     return ConfigError(f"{path} {what}. It has {listing or 'none'}. Name one with --dataset, or as {path.name}::NAME.")
 
 

@@ -92,10 +92,15 @@ class Calibration:
         return self.imagej is None or dtype in _IMAGEJ_TYPES
 
 
-def read_calibration(path: Path) -> Calibration:
+def read_calibration(path: Path, image: str | None = None, *, shown: bool = True) -> Calibration:
     """The calibration of a TIFF's first page; what cannot be understood is left out, since labels do without.
 
     What OME says, or a ResolutionUnit that is not of the standard, is in ImageJ's words, which labels can have.
+
+    Args:
+        path: of the file.
+        image: of an OME-TIFF, as `Reading.dataset`.
+        shown: as `Source.shown`: of pages that are turned by a quarter heights are widths.
     """
     try:
         with tifffile.TiffFile(path) as tif:
@@ -105,10 +110,15 @@ def read_calibration(path: Path) -> Calibration:
             unit = int(said_unit) if isinstance(said_unit, int) and said_unit else 1
             labels = (metadata or {}).get("Labels", ())
             frames = (metadata or {}).get("frames")
+            turned = shown and tags.valueof("Orientation") in range(5, 9)
     except Exception:  # tifffile raises its own errors, struct.error, IndexError, ... for tags that are damaged
         return Calibration()
     kept = {name: metadata[name] for name in (*_LINES, *_TAGS) if name in metadata} if metadata else {}
-    in_ome = voxel = _ome_voxel(ome) if ome else None
+    if turned:
+        x, y = y, x
+    in_ome = voxel = _ome_voxel(ome, image) if ome else None
+    if voxel is not None and turned:
+        voxel = replace(voxel, height=voxel.width, width=voxel.height)
     # The resolution alone, without a unit, is as often what a program writes that knows none.
     said = _without_escapes(kept.get("unit", "")) or _RESOLUTION_UNITS.get(unit, "")
     if voxel is None and x and y and said != "pixel":
@@ -125,8 +135,13 @@ def read_calibration(path: Path) -> Calibration:
 def calibration_of(source: Source) -> Calibration:
     """What TIFFs are to say that are made of a source: as its own first TIFF, or the size of its voxels."""
     if source.form in ("folder", "stack"):
-        return read_calibration(source.file_of(0)).of_slices(source.of, source.every)
+        return calibration_of_file(source, 0).of_slices(source.of, source.every)
     return Calibration() if source.voxel is None else _in_words(source.voxel).of_slices(source.of, source.every)
+
+
+def calibration_of_file(source: Source, index: int) -> Calibration:
+    """Of the TIFF that a slice of a source is in, as its pixels are taken."""
+    return read_calibration(source.file_of(index), source.dataset, shown=source.shown)
 
 
 def ome_unit(unit: str) -> str:
@@ -154,7 +169,7 @@ def read_hdf5_voxel(dataset: Any) -> VoxelSize | None:
             return voxel_size(np.asarray(size).ravel(), "micrometer")
         packed = dataset.file.attrs
         return voxel_size(np.ravel(packed.get("voxel_size", ())), packed.get("voxel_unit", ""))
-    except (TypeError, OSError):  # an attribute of a type that numpy has not
+    except (TypeError, ValueError, OSError):  # an attribute of a type that numpy has not
         return None
 
 
@@ -171,14 +186,15 @@ def _in_words(voxel: VoxelSize) -> Calibration:
     return Calibration(voxel, (across, down), 1, {"unit": voxel.unit, "spacing": voxel.depth})
 
 
-def _ome_voxel(text: str) -> VoxelSize | None:
+def _ome_voxel(text: str, image: str | None) -> VoxelSize | None:
     try:
-        pixels = next(item for item in ElementTree.fromstring(text).iter() if item.tag.endswith("}Pixels"))
+        images = [item for item in ElementTree.fromstring(text) if item.tag.endswith("}Image")]
+        meant = (one for number, one in enumerate(images) if image in (None, one.get("Name"), str(number)))
+        pixels = next(item for item in next(meant) if item.tag.endswith("}Pixels"))
     except (ElementTree.ParseError, StopIteration):
         return None
-    unit = pixels.get("PhysicalSizeXUnit", "µm")
     axes = ["Z" if pixels.get("PhysicalSizeZ") else "X", "Y", "X"]
-    units = [pixels.get(f"PhysicalSize{axis}Unit", unit) for axis in axes]
+    units = [pixels.get(f"PhysicalSize{axis}Unit", "µm") for axis in axes]
     return voxel_in_one_unit([pixels.get(f"PhysicalSize{axis}") for axis in axes], units)
 
 

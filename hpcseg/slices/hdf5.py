@@ -22,7 +22,7 @@ import numpy as np
 
 from hpcseg.errors import ConfigError, DatasetError
 from hpcseg.hdf5 import h5py
-from hpcseg.slices.array import array_source, no_such, slab
+from hpcseg.slices.array import array_source, no_such, slab, slice_axes
 from hpcseg.slices.calibration import read_hdf5_voxel
 from hpcseg.slices.external import Reach
 from hpcseg.slices.source import Reading, Source, first_line, raise_faults, refusing
@@ -64,8 +64,7 @@ def open_hdf5(path: Path, how: Reading) -> Source:
             # Where its links lead, so that HDF5 follows none of them by itself.
             of=(_file_of(dataset), dataset.name, _PLUGINS in sys.modules),
             name=Path(wanted).name,
-            together=dataset.chunks[-3] if dataset.chunks and dataset.ndim > 2 else 1,
-            decoded=math.prod(dataset.chunks or (0,)) * dataset.dtype.itemsize,
+            chunks=dataset.chunks,
             dataset=wanted,
             voxel=read_hdf5_voxel(dataset),
         )
@@ -181,11 +180,10 @@ def _walk(file: h5py.File, reach: Reach, *, strict: bool = False) -> Iterator[tu
 
 
 def _has_slices(item: Any) -> bool:
-    """Whether it is a data set of numbers of two or three dimensions, or of more of which the first are of length 1."""
+    """Whether it is a data set of numbers that are slices, by `slice_axes`."""
     try:
-        of_size = isinstance(item, h5py.Dataset) and item.ndim > 1 and 0 not in item.shape
-        return of_size and math.prod(item.shape[:-3]) == 1 and item.dtype.kind in "uifb"
-    except TypeError:  # a type that numpy has not
+        return isinstance(item, h5py.Dataset) and slice_axes(item.shape) is not None and item.dtype.kind in "uifb"
+    except (TypeError, ValueError):  # a type that numpy has not
         return False
 
 
@@ -207,7 +205,10 @@ def _only(file: h5py.File, path: Path, reach: Reach) -> str:
         file.visititems_links(lambda name, link: links.append(name) if hasattr(link, "path") else None)
         for name in links:
             _follow(file, name, path, reach)  # a link that leads nowhere is why there is nothing else
-    raise no_such(path, None, dict(_walk(file, reach)))
+    others: dict[str, h5py.Dataset] = {}
+    if not names:
+        file.visititems(lambda name, item: others.setdefault(name, item) and None if hasattr(item, "shape") else None)
+    raise no_such(path, None, dict(_walk(file, reach)) or others, of_slices=bool(names))
 
 
 def _signal(file: h5py.File, reach: Reach) -> str | None:
@@ -264,13 +265,14 @@ def _unwritten(dataset: h5py.Dataset, name: str) -> str:
     wanted, stored = math.prod(grid), dataset.id.get_num_chunks()
     if stored >= wanted:
         return ""
-    along = max(0, dataset.ndim - 3)
+    axes = slice_axes(dataset.shape) or (0,)
+    along = axes[0]
     deep, parts = dataset.chunks[along], grid[along]
     there = Counter(dataset.id.get_chunk_info(index).chunk_offset[along] // deep for index in range(stored))
     rows = range(parts)
     first, last = (next(row for row in order if there[row] < wanted // parts) for order in (rows, reversed(rows)))
     first, last = first * deep, min((last + 1) * deep, dataset.shape[along])
-    part = "slice" if dataset.ndim > 2 else "row"
+    part = "slice" if len(axes) > 2 else "row"
     where = f"from {part} {first + 1} to {part} {last}"
     return f"of the {wanted} chunks of {name} {wanted - stored} were never written, {where}"
 
@@ -281,8 +283,8 @@ def _check_virtual(dataset: h5py.Dataset, path: Path, name: str, reach: Reach, d
     faults, pixels_in, filled = list[str](), set[Path](), h5py.h5s.create_simple(dataset.shape)
     filled.select_none()
     home = _file_of(dataset)  # not that of a link to it
-    for source, called, inside in _virtual_parts(dataset, home):
-        _fill(filled, source.vspace)
+    for source, number, called, inside in _virtual_parts(dataset, home):
+        length = None
         file = home if called == "." else _named_file(home, called)
         reach.check(file)
         try:
@@ -291,20 +293,22 @@ def _check_virtual(dataset: h5py.Dataset, path: Path, name: str, reach: Reach, d
                 if part != dataset and (file, inside) not in reach.checked:
                     reach.checked.add((file, inside))
                     pixels_in |= _check_all_there(part, file, inside, reach, depth + 1)
-                if not _has_room(part.shape, source):
+                length = _along_unlimited(source.src_space, part.shape)
+                if length is None and not _has_room(part.shape, source):
                     faults.append(f"{called} has {part.shape} in {inside}, and more is needed")
         except (OSError, KeyError):
             faults.append(f"{name} is put together of files, and {called} ({inside}) is not there")
         except DatasetError as error:
             faults.append(str(error).removesuffix("."))
+        _fill(filled, source.vspace, dataset.shape, number, length)
     if (missing := math.prod(dataset.shape) - filled.get_select_npoints()) > 0:
         faults.append(f"{name} is put together of files, and none of them has {missing} of its pixels")
     raise_faults(path, faults)
     return pixels_in
 
 
-def _virtual_parts(dataset: h5py.Dataset, home: Path) -> Iterator[tuple[Any, str, str]]:
-    """What a virtual data set is put together of, each with its file and its name in there."""
+def _virtual_parts(dataset: h5py.Dataset, home: Path) -> Iterator[tuple[Any, int | None, str, str]]:
+    """What a virtual data set is put together of, each with its file and its name in there; of many its number."""
     for source in dataset.virtual_sources():
         for block in itertools.count():
             # %b in a name is counted up by HDF5, which ends the data set at the first file that is not there.
@@ -315,19 +319,54 @@ def _virtual_parts(dataset: h5py.Dataset, home: Path) -> Iterator[tuple[Any, str
             counted = "%b" in source.file_name.replace("%%", "")
             if counted and not os.path.exists(_named_file(home, file)):
                 break
-            yield source, file, inside
+            yield source, block if counted else None, file, inside
             if not counted:
                 break
 
 
-def _fill(filled: Any, part: Any) -> None:
-    """Add what a source fills, which others may fill as well; what is no regular block is taken for all there is."""
-    if part.get_select_type() == h5py.h5s.SEL_HYPERSLABS and part.is_regular_hyperslab():
-        start, stride, count, block = part.get_regular_hyperslab()
-        if h5py.h5s.UNLIMITED not in (*count, *block):
-            filled.select_hyperslab(start, count, stride, block, op=h5py.h5s.SELECT_OR)
-            return
-    filled.select_all()
+def _fill(filled: Any, part: Any, shape: tuple[int, ...], number: int | None, length: int | None) -> None:
+    """Add what a source fills, which others may fill as well.
+
+    Args:
+        filled: of the virtual data set.
+        part: what of it the source is for.
+        shape: of the virtual data set.
+        number: of many sources that are counted up, each of which has a block; None: it is one.
+        length: how far a source without an end goes; None: as far as it is wanted.
+    """
+    if part.get_select_type() != h5py.h5s.SEL_HYPERSLABS:
+        filled.select_all()
+        return
+    if not part.is_regular_hyperslab():
+        for first, last in part.get_select_hyper_blocklist():
+            sides = tuple(end - start + 1 for start, end in zip(first, last, strict=True))
+            filled.select_hyperslab(tuple(first), (1,) * len(sides), None, sides, op=h5py.h5s.SELECT_OR)
+        return
+    start, stride, count, block = ([*of] for of in part.get_regular_hyperslab())
+    for axis, size in enumerate(shape):
+        left = size - start[axis] if length is None else length
+        if block[axis] == h5py.h5s.UNLIMITED:
+            block[axis] = left
+        elif count[axis] == h5py.h5s.UNLIMITED and number is not None:
+            start[axis], count[axis] = start[axis] + number * stride[axis], 1
+        elif count[axis] == h5py.h5s.UNLIMITED:  # the last block may be a part of one
+            count[axis] = -(-left // (stride[axis] if length is None else block[axis]))
+    if all(count) and all(block):
+        filled.select_hyperslab(*map(tuple, (start, count, stride, block)), op=h5py.h5s.SELECT_OR)
+    filled.select_hyperslab((0,) * len(shape), (1,) * len(shape), None, shape, op=h5py.h5s.SELECT_AND)
+
+
+def _along_unlimited(taken: Any, shape: tuple[int, ...]) -> int | None:
+    """How long what is taken of a data set of this shape is, where it has no end of its own; None: it has one."""
+    if taken.get_select_type() != h5py.h5s.SEL_HYPERSLABS or not taken.is_regular_hyperslab():
+        return None
+    for length, start, stride, count, block in zip(shape, *taken.get_regular_hyperslab(), strict=True):
+        if block == h5py.h5s.UNLIMITED:
+            return max(0, int(length - start))
+        if count == h5py.h5s.UNLIMITED:
+            whole, rest = divmod(max(0, length - start), stride)
+            return int(whole * block + min(rest, block))
+    return None
 
 
 def _named_file(home: Path, name: str) -> Path:

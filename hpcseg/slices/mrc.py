@@ -32,14 +32,26 @@ def open_mrc(path: Path, how: Reading) -> Source:
     mrcfile = load_extra("mrcfile", "mrc", path)
     with refusing(f"{path} is no MRC file that can be read"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        with mrcfile.open(path, mode="r", header_only=True) as mrc:
+            header, size = mrc.header, mrc.voxel_size
+            pixels = int(header.nx) * int(header.ny) * int(header.nz)
+            wanted = header.nbytes + int(header.nsymbt) + pixels * mrcfile.utils.dtype_from_mode(header.mode).itemsize
+            # Which of x, y and z the sections, rows and columns are along.
+            along = [int(axis) - 1 for axis in (header.maps, header.mapr, header.mapc)]
+        if (missing := wanted - path.stat().st_size) > 0:
+            raise ValueError(f"it was cut short: {missing} bytes are missing")
+        sizes = (size.x, size.y, size.z)
+        voxel = voxel_size([sizes[at] for at in (along if sorted(along) == [0, 1, 2] else (2, 1, 0))], "angstrom")
         with mrcfile.mmap(path, mode="r") as mrc:
-            shape, dtype, size = mrc.data.shape, _data(mrc).dtype, mrc.voxel_size
-            voxel = voxel_size((size.z, size.y, size.x), "angstrom")
+            shape, dtype = mrc.data.shape, _data(mrc).dtype
     return array_source(path, "mrc", how, shape, dtype, load=_load, of=(path,), voxel=voxel)
 
 
 def _load(path: Path, first: int, last: int) -> np.ndarray:
-    with load_extra("mrcfile", "mrc", path).mmap(path, mode="r") as mrc:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as of bytes behind the pixels
+        opened = load_extra("mrcfile", "mrc", path).mmap(path, mode="r")
+    with opened as mrc:
         return slab(_data(mrc), first, last).copy()
 
 

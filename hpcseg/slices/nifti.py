@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ def open_nifti(path: Path, how: Reading) -> Source:
     nibabel = load_extra("nibabel", "nifti", path)
     with refusing(f"{path} is no NIfTI file that can be read"):
         image = nibabel.load(path)
+        points_to = "".join(str(axis or "-") for axis in nibabel.aff2axcodes(image.affine))
         shape, zooms = image.shape, image.header.get_zooms()
         unit = _UNITS.get(int(image.header["xyzt_units"]) & 7, "")
         scaled = image.dataobj.slope not in (None, 1.0) or image.dataobj.inter not in (None, 0.0)
@@ -38,7 +40,7 @@ def open_nifti(path: Path, how: Reading) -> Source:
         packed = path.suffix.lower() == ".gz"
         if not packed and (missing := ends - path.stat().st_size) > 0:
             raise ValueError(f"it was cut short: {missing} bytes are missing")
-    return array_source(
+    source = array_source(
         path,
         "nifti",
         how,
@@ -49,6 +51,7 @@ def open_nifti(path: Path, how: Reading) -> Source:
         together=shape[2] if packed and len(shape) > 2 else 1,  # a packed file is read from its start each time
         voxel=voxel_size((*zooms[2:3], *zooms[1::-1]), unit),
     )
+    return source if how.pixels == "stored" else replace(source, orientation=points_to)
 
 
 def _load(path: Path, first: int, last: int) -> np.ndarray:

@@ -39,8 +39,9 @@ def number_names(
         ConfigError: the pattern is none.
     """
     stems, known = [Path(name).stem for name in names], known or {}
-    if known and pattern is None and all(stem in known for stem in stems):
-        return [known[stem] for stem in stems], ""
+    named = [_named_after(stem, known) if pattern is None else None for stem in stems]
+    if known and None not in named:
+        return named, ""
     if pattern is None:
         column, note = _decimals(names, stems, known, faults) or _telling(names, stems, known, faults)
     else:
@@ -48,7 +49,7 @@ def number_names(
     if column is None:
         return [None] * len(names), ""
     numbers: list[int | None] = []
-    for name, text in zip(names, column, strict=True):
+    for name, text, of_image in zip(names, column, named, strict=True):
         number = None if text is None else int(text)
         if number is None:
             why = f"as --number '{pattern}' says" if pattern else "to say which slice it is"
@@ -56,8 +57,26 @@ def number_names(
         elif abs(number) >= 10**_MOST_DIGITS:
             faults.append(f"{name} has a number of more than {_MOST_DIGITS} digits")
             number = None
+        elif of_image not in (None, number):
+            faults.append(f"{name} has the name of slice {of_image} in its own, and the number {number}; see --number")
         numbers.append(number)
     return numbers, note
+
+
+def _named_after(stem: str, known: Mapping[str, int]) -> int | None:
+    """The number of the one file whose whole name a name is or has in it, as slice_0005 in label_of_slice_0005_8bit."""
+    if stem in known:
+        return known[stem]
+    within = {
+        stem[first : first + length]
+        for length in set(map(len, known))
+        for first in range(len(stem) - length + 1)
+        if stem[first : first + length] in known
+        and not (stem[first].isdigit() and stem[:first][-1:].isdigit())
+        and not (stem[first + length - 1].isdigit() and stem[first + length :][:1].isdigit())
+    }
+    longest = [name for name in within if not any(name != other and name in other for other in within)]
+    return known[longest[0]] if len(longest) == 1 else None
 
 
 def _by_pattern(names: Sequence[str], stems: Sequence[str], pattern: str) -> _Column:
@@ -82,29 +101,46 @@ def _telling(
     least = min((len(of) for of in runs if of), default=0)
     columns: list[_Column] = [[of[-place] if of else None for of in runs] for place in range(least, 0, -1)]
     differing = [column for column in columns if len({text for text in column if text is not None}) > 1]
+    others = [(_RUN.findall(stem), number) for stem, number in known.items()]
+    # Where those others have theirs, of names with as many.
+    same = [
+        columns[-place]
+        for place in range(least, 0, -1)
+        if others and all(len(of) == least and int(of[-place]) == number for of, number in others)
+    ]
+    written = {text for of, number in others for text in of if int(text) == number}
+    as_numbers = set(known.values())
+    for fits in (written.__contains__, lambda text: text is not None and int(text) in as_numbers):
+        fitting = [column for column in columns if all(map(fits, column))]
+        for preferred in (same, differing):
+            fitting = [column for column in preferred if column in fitting] or fitting
+        if len(set(map(tuple, fitting))) == 1:
+            return fitting[0], f"{fitting[0][0]} in {names[0]}" if len(columns) > 1 else ""
+        if fitting:
+            faults.append(_which(names, stems, fitting, columns))
+            return None, ""
     if len(differing) > 1 and None not in differing[0]:
         steps = [_step(column) for column in differing]
         smallest = min(filter(None, steps), default=None)
         counting = [column for column, step in zip(differing, steps, strict=True) if step == smallest]
         if smallest is None or len(counting) > 1:
-            shown = " and ".join(str(column[0]) for column in differing)
-            last = list(_RUN.finditer(stems[0]))[columns.index(differing[-1]) - least].start()
-            before = re.escape(re.findall(r"\D*$", stems[0][:last])[0]) or "^"
-            faults.append(
-                f"the names differ in {len(differing)} numbers ({shown} in {names[0]}); say which is the slice's with "
-                f"--number, a pattern round it such as --number '{before}(\\d+)'"
-            )
+            faults.append(_which(names, stems, differing, columns))
             return None, ""
         differing = counting
     # Where no number tells them apart, it is the one that others are known by, or the last.
-    others = [(_RUN.findall(stem), number) for stem, number in known.items()]
-    same = (
-        place
-        for place in range(least, 0, -1)
-        if others and all(len(of) >= place and int(of[-place]) == number for of, number in others)
-    )
-    column = (differing or columns[-next(same, 1) :] or [[None] * len(names)])[0]
+    column = (differing or same or columns[-1:] or [[None] * len(names)])[0]
     return column, f"{column[0]} in {names[0]}" if len(columns) > 1 else ""
+
+
+def _which(names: Sequence[str], stems: Sequence[str], among: list[_Column], columns: list[_Column]) -> str:
+    """A fault: several numbers may be the slice's."""
+    shown = " and ".join(str(column[0]) for column in among)
+    last = list(_RUN.finditer(stems[0]))[columns.index(among[-1]) - len(columns)].start()
+    before = re.escape(re.findall(r"\D*$", stems[0][:last])[0]) or "^"
+    which = f"the names differ in {len(among)} numbers ({shown} in {names[0]})"
+    if len(names) == 1:
+        which = f"{names[0]} has {len(among)} numbers that a slice has ({shown})"
+    return f"{which}; say which is the slice's with --number, a pattern round it such as --number '{before}(\\d+)'"
 
 
 def _decimals(

@@ -42,10 +42,12 @@ def open_source(path: Path, how: Reading = Reading()) -> Source:  # noqa: B008
     if os.path.isdir(path):
         opened = open_zarr if is_zarr(path) else open_folder
     elif not os.path.isfile(path):  # Path.is_file raises where a name is too long or a folder may not be entered
+        if os.path.exists(path):
+            raise DatasetError(f"{path} is no folder and no regular file, and is never read.")
         raise DatasetError(f"There is no folder or file of slices {path}.")
     elif h5py.is_hdf5(path):
         opened = open_hdf5
-    elif how.shape is not None or path.suffix.lower() in RAW_SUFFIXES:
+    elif how.dtype is not None or path.suffix.lower() in RAW_SUFFIXES or (how.shape and how.label_dtype is None):
         opened = open_raw
     elif is_mrc(path):
         opened = open_mrc

@@ -7,6 +7,7 @@ import os
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -28,11 +29,15 @@ def open_raw(path: Path, how: Reading) -> Source:
         ConfigError: nobody says its shape or type, or what is said is none.
         DatasetError: the file is longer or shorter than that.
     """
-    how, voxel = _with_info(path, how)
+    orders: dict[str, Literal["little", "big"]] = {"<": "little", ">": "big"}
+    order = orders.get((how.dtype or "")[:1])
+    if order and how.byteorder not in (None, order):
+        raise ConfigError(f"--dtype {how.dtype} says {order} and --byteorder {how.byteorder}. Give one of them.")
+    how, voxel = _with_info(path, how if order is None else replace(how, byteorder=order))
     if how.shape is None or how.dtype is None:
         raise ConfigError(
-            f"{path} has no header that says its size. Say it: --shape SLICES,HEIGHT,WIDTH --dtype uint16, with "
-            "--byteorder big or --header BYTES where that is so."
+            f"{path} has no header that says its size. Say it: --shape SLICES,HEIGHT,WIDTH and --dtype uint16, or of "
+            "labels --label-dtype uint8; with --byteorder big or --header BYTES where that is so."
         )
     try:
         stored = np.dtype(how.dtype).newbyteorder(">" if how.byteorder == "big" else "<")

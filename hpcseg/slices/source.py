@@ -80,11 +80,11 @@ class Reading:
         if self.shape is not None and len(self.shape) != 3:
             raise ConfigError(f"--shape is {self.shape}, but it must be SLICES,HEIGHT,WIDTH.")
 
-    def of_labels(self, known: Mapping[str, int] | None) -> Reading:
-        """The same of the labels of slices that are read so: of a raw file's size only where they are in one."""
+    def of_labels(self, known: Mapping[str, int] | None, shape: tuple[int, int, int]) -> Reading:
+        """The same of the labels of slices that are read so, and have a shape: which counts of a raw file alone."""
         if self.label_dtype is None:
             return replace(self, known=known, shape=None, dtype=None, header=0)
-        return replace(self, known=known, dtype=self.label_dtype)
+        return replace(self, known=known, dtype=self.label_dtype, shape=self.shape or shape)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,8 +110,11 @@ class Source:
     """All that hold pixels, or the folder of a store that does; of a folder one for each slice."""
     voxel: VoxelSize | None = None
     """None: not known."""
-    orientation: int = 1
-    """Of TIFFs: the tag that all of them have, and that was applied; 1 where they lie as they are shown."""
+    orientation: int | str = 1
+    """Of TIFFs: the tag that all of them have, and that was applied; 1 where they lie as they are shown. Of NIfTI where
+    its axes point to, as "RAS", which is not."""
+    shown: bool = True
+    """Whether pixels are turned and inverted as their headers say."""
     decoded: int = 0
     """Bytes of the largest chunk or tile, which is decoded for a slice as a whole."""
     notes: tuple[str, ...] = ()

@@ -6,6 +6,7 @@ pages of a file, and shows which are missing. Every fault of a folder is found a
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os.path
@@ -169,10 +170,12 @@ def _list_tiffs(folder: Path) -> list[Path]:
     except OSError as error:
         raise DatasetError(f"{folder} cannot be listed: {error.strerror}.") from None
     # A link that leads nowhere is no file either, but a slice that would be missed.
+    # The metadata of an OME-TIFF may lie beside its files.
+    paths = [path for path in paths if not path.name.lower().endswith(".companion.ome")]
     found = [path for path in paths if path.suffix.lower() in _SUFFIXES and not path.is_dir()]
     if not found:
         others = ", ".join(sorted({path.suffix for path in paths if path.suffix}))
-        hint = f" It has {others}; name one file, if that is the volume." if others else ""
+        hint = f" It has {others}; name one file, if that is a volume in a format that is read." if others else ""
         hint = f" Did you mean {folder / 'data'}?" if (folder / "data").is_dir() else hint
         raise DatasetError(f"{folder} holds no .tif or .tiff files.{hint}")
     return sorted(found, key=lambda path: ([int(digits) for digits in re.findall(r"\d+", path.name)], path.name))
@@ -202,7 +205,9 @@ def _read_pages(path: Path, how: Reading, *, described: bool = False) -> list[_P
             tif.filehandle.seek(tif.pages.next_page_offset or 0)
             if any(tif.filehandle.read(tif.tiff.offsetsize)) and not tif.is_stk:
                 raise ValueError(f"its list of pages breaks off after {len(offsets)}")
-            return _as_described(path, tif, pages, how) if described else pages
+            if described:
+                return _as_described(path, tif, pages, how)
+            return pages if how.pixels == "stored" else _with_hidden(tif, pages)
 
 
 def _opened(path: Path) -> tifffile.TiffFile:
@@ -324,6 +329,19 @@ def _as_described(path: Path, tif: tifffile.TiffFile, pages: list[_Page], how: R
         return [_page(Path(page.parent.filehandle.path), page.aspage()) for page in planes]
 
 
+def _with_hidden(tif: tifffile.TiffFile, pages: list[_Page]) -> list[_Page]:
+    """Also the images that lie behind the only page header of a file, as in large stacks of ImageJ.
+
+    A description that counts more than are there is of the stack that a page was taken from.
+    """
+    if len(pages) > 1 or len(pages[0].runs) != 1 or not (tif.is_imagej or tif.is_shaped):
+        return pages
+    ((start, size),), images = pages[0].runs, 1
+    with contextlib.suppress(Exception):  # a description that tifffile cannot read
+        images = _counted(tif)[0]
+    return pages if start + images * size > tif.filehandle.size else _behind(pages, images, tif.filehandle.size)
+
+
 def _behind(pages: list[_Page], images: int, there: int) -> list[_Page]:
     """As many images as are counted, which lie behind the only page header of a file of so many bytes."""
     as_stored = "If that is all, take its pages as they are: --pixels stored"
@@ -337,7 +355,7 @@ def _behind(pages: list[_Page], images: int, there: int) -> list[_Page]:
 
 
 def _counted(tif: tifffile.TiffFile) -> tuple[int, dict[str, int]]:
-    """How many slices a description counts, and along which axes."""
+    """How many slices a description counts, and along which axes; of any other than OME's."""
     if tif.is_imagej:
         metadata: dict[str, Any] = tif.imagej_metadata or {}
         keys = {"T": "frames", "Z": "slices", "C": "channels"}
@@ -350,8 +368,8 @@ def _counted(tif: tifffile.TiffFile) -> tuple[int, dict[str, int]]:
     first = tif.pages.first
     if tif.is_stk:
         return first.tags[_STK_PLANES].count, {}
-    if tif.is_shaped and len(tif.pages) == 1:
-        return tif.series[0].size // max(1, math.prod(first.shape)), {}
+    if tif.is_shaped and (shape := (tif.shaped_metadata or ({},))[0].get("shape")):
+        return math.prod(shape) // max(1, math.prod(first.shape)), {}
     return 1, {}
 
 
@@ -407,7 +425,8 @@ def _source(
         stored_dtype=pages[0].stored.newbyteorder("="),
         decode=partial(_read, tuple(pages), shown),
         files=files,
-        voxel=read_calibration(files[0]).voxel,
+        voxel=read_calibration(files[0], how.dataset, shown=shown).voxel,
         orientation=orientation,
+        shown=shown,
         notes=tuple(notes),
     )

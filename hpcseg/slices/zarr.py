@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,6 @@ from hpcseg.slices.calibration import voxel_in_one_unit
 from hpcseg.slices.extras import load_extra
 from hpcseg.slices.source import Reading, Source, VoxelSize, refusing
 
-# c/0/0/0 or 0.0.0, or the other way round.
-_CHUNK = re.compile(r"(c[/.])?\d+([/.]\d+)*")
 _MARKS = ("zarr.json", ".zgroup", ".zarray")
 
 
@@ -41,18 +40,22 @@ def open_zarr(path: Path, how: Reading) -> Source:
     with refusing(f"{path} is no Zarr store that can be read"):
         stored = _files(path)
         node = _open(path)
-        arrays, levels = _arrays(node), _levels(node)
-        wanted = how.dataset.strip("/") if how.dataset is not None else next(iter(levels or arrays), "")
-        if wanted not in arrays or (how.dataset is None and not levels and len(arrays) > 1):
-            raise no_such(path, None if wanted in arrays else wanted, arrays)
+        arrays, images = _arrays(node), _images(path, node)
+        levels = {level: voxel for image in images.values() for level, voxel in image.items()}
+        # Labels of an image are in it, and no image beside it.
+        alone = [image for name, image in images.items() if not name.startswith("labels/")]
+        first = next(iter(alone[0]), None) if "" in images or len(alone) == 1 else None
+        usual = first if first is not None else next(iter(arrays)) if len(arrays) == 1 else None
+        wanted = how.dataset.strip("/") if how.dataset is not None else usual
+        if wanted not in arrays:
+            raise no_such(path, wanted, arrays)
         array = arrays[wanted]
         shape, chunks = array.shape, array.chunks
-        start = f"{wanted}/" if wanted else ""
-        parts = [file for file in stored if file.startswith(start) and _CHUNK.fullmatch(file, len(start))]
         # zarr's own count makes a name of each chunk that there could be, and looks into no shard.
         wholes = math.prod(_grid(shape, chunks))
-        gone = wholes - sum(_chunks_in(path / file, file[len(start) :], array) for file in parts)
-    return array_source(
+        start = f"{wanted}/" if wanted else ""
+        gone = wholes - _stored_chunks(path, start, stored, array)
+    source = array_source(
         path,
         "zarr",
         how,
@@ -60,15 +63,20 @@ def open_zarr(path: Path, how: Reading) -> Source:
         np.dtype(array.dtype),
         load=_load,
         of=(path / wanted,),
-        name="" if levels else wanted,
-        together=chunks[-3] if len(shape) > 2 else 1,
-        decoded=math.prod(chunks) * np.dtype(array.dtype).itemsize,
+        name="" if wanted in levels else wanted,
+        chunks=chunks,
         dataset=wanted or None,
         files=(path / wanted,),
         voxel=levels.get(wanted),
         # By the format's definition, and writers leave out chunks of nothing else; but so does one that was stopped.
         notes=(f"{gone} of {wholes} chunks are not stored and are read as {array.fill_value}.",) if gone else (),
     )
+    # Of nothing but one value none is stored.
+    if gone == wholes and any(
+        file.startswith(start) and not Path(file).name.startswith((".", "zarr.")) for file in stored
+    ):
+        raise DatasetError(f"{path / wanted} has none of its {wholes} chunks where its metadata say that they are.")
+    return source
 
 
 def list_arrays(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -85,25 +93,57 @@ def _grid(lengths: Sequence[int], parts: Sequence[int]) -> list[int]:
     return [-(-length // part) for length, part in zip(lengths, parts, strict=True)]
 
 
-def _chunks_in(file: Path, name: str, array: Any) -> int:
-    """How many chunks of an array a file holds: one, or of a shard those that its index has and that lie in the array.
+def _stored_chunks(store: Path, start: str, files: Sequence[str], array: Any) -> int:
+    """How many of its chunks an array has, in files that lie where its metadata say.
+
+    Raises:
+        DatasetError: one is a link to nothing, or was cut short, which Blosc would not notice.
+    """
+    grid, count = _grid(array.shape, array.shards or array.chunks), 0
+    in_blosc = bool(array.compressors) and "blosc" in type(array.compressors[-1]).__name__.lower()
+    for name in files:
+        place = tuple(map(int, re.findall(r"\d+", name[len(start) :])))
+        inside = len(place) == len(grid) and all(at < end for at, end in zip(place, grid, strict=True))
+        if not (inside and name == start + array.metadata.encode_chunk_key(place)):
+            continue
+        if not os.path.exists(file := store / name):
+            raise DatasetError(f"{file} is a link to {os.readlink(file)}, which is not there.")
+        parts = _parts(file, place, array)
+        count += len(parts)
+        if in_blosc:
+            with file.open("rb") as opened:
+                for offset, size in parts:
+                    opened.seek(offset)
+                    header = opened.read(16)
+                    # The last of its numbers: bytes of the whole chunk, and Blosc reads as many.
+                    needs = int.from_bytes(header[12:16], "little") if size >= 16 else 16
+                    if needs > size:
+                        raise DatasetError(f"{file} was cut short: {needs - size} bytes are missing.")
+    return count
+
+
+def _parts(file: Path, place: Sequence[int], array: Any) -> list[tuple[int, int]]:
+    """First byte and bytes of each chunk in a file: of one, or of a shard those of its index that lie in the array.
 
     Source: the sharding codec of Zarr v3: behind the chunks offset and length of each, 2**64 - 1 for none, and a CRC.
     """
+    size = os.path.getsize(file)
     if array.shards is None:
-        return 1
+        return [(0, size)]
     inner = _grid(array.shards, array.chunks)
-    place = [int(number) for number in re.findall(r"\d+", name)]
     left = (length - at * shard for length, at, shard in zip(array.shape, place, array.shards, strict=True))
     inside = [min(parts) for parts in zip(inner, _grid(list(left), array.chunks), strict=True)]
     codec = array.metadata.codecs[0].to_dict()["configuration"]
-    if codec["index_location"] != "end" or [one["name"] for one in codec["index_codecs"]] != ["bytes", "crc32c"]:
-        return math.prod(inside)  # nobody writes these
+    at_end = codec["index_location"] == "end"
+    length = 16 * math.prod(inner) + 4 * (codec["index_codecs"][-1]["name"] == "crc32c")
     with file.open("rb") as opened:
-        opened.seek(-16 * math.prod(inner) - 4, os.SEEK_END)
+        opened.seek(size - length if at_end else 0)
         index = np.frombuffer(opened.read(16 * math.prod(inner)), "<u8").reshape(*inner, 2)
-    there = (index != np.iinfo(np.uint64).max).any(-1)
-    return int(np.count_nonzero(there[tuple(map(slice, inside))]))
+    index = index[tuple(map(slice, inside))].reshape(-1, 2)
+    parts = index[(index != np.iinfo(np.uint64).max).any(-1)].tolist()
+    if any(offset + length > size for offset, length in parts):
+        raise DatasetError(f"{file} has an index of bytes that it has not. Was it cut short?")
+    return [(offset, length) for offset, length in parts]
 
 
 def _files(folder: Path) -> list[str]:
@@ -118,20 +158,45 @@ def _files(folder: Path) -> list[str]:
 
 
 def _open(path: Path) -> Any:
-    return load_extra("zarr", "zarr", path).open(os.fspath(path), mode="r")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # What is consolidated is a copy, which somebody who appends to an array may have left as it was.
+        return load_extra("zarr", "zarr", path).open(os.fspath(path), mode="r", use_consolidated=False)
 
 
 def _arrays(node: Any) -> dict[str, Any]:
     """All arrays under a group by name; an array alone has the name ""."""
+    return {name: item for name, item in _members(node).items() if not hasattr(item, "members")}
+
+
+def _members(node: Any) -> dict[str, Any]:
+    """A group or an array under the name "", and all that is in it by name."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of files that are none of the store's, such as those a Mac leaves
+        inside = node.members(max_depth=None, use_consolidated_for_children=False) if hasattr(node, "members") else ()
+        return {"": node, **dict(sorted(inside))}
+
+
+def _images(path: Path, node: Any) -> dict[str, dict[str, VoxelSize | None]]:
+    """The levels of each OME-Zarr image in a store, the finest first, with the size of a voxel, by the image's name.
+
+    Of an array alone, those of the image that it is a level of.
+    """
     if not hasattr(node, "members"):
-        return {"": node}
-    return {name: item for name, item in sorted(node.members(max_depth=None)) if not hasattr(item, "members")}
+        above = {"": _levels(_open(path.parent))} if is_zarr(path.parent) else {}
+        return {name: {"": levels[path.name]} for name, levels in above.items() if path.name in levels}
+    found = {name: _levels(item) for name, item in _members(node).items() if hasattr(item, "members")}
+    return {
+        name: {f"{name}/{level}" if name else level: voxel for level, voxel in levels.items()}
+        for name, levels in found.items()
+        if levels
+    }
 
 
-def _levels(node: Any) -> dict[str, VoxelSize | None]:
-    """The levels of an OME-Zarr, the finest first, with the size of a voxel; empty for other stores."""
+def _levels(group: Any) -> dict[str, VoxelSize | None]:
+    """The levels of an OME-Zarr image by their names in its group; empty for other groups."""
     try:
-        attributes = dict(node.attrs)
+        attributes = dict(group.attrs)
         image = (attributes.get("ome") or attributes)["multiscales"][0]
         return {str(level["path"]): _voxel(image, level) for level in image["datasets"]}
     except (LookupError, TypeError, AttributeError):  # there is no such metadata, or what only looks like it
@@ -141,9 +206,12 @@ def _levels(node: Any) -> dict[str, VoxelSize | None]:
 def _voxel(image: dict[str, Any], level: dict[str, Any]) -> VoxelSize | None:
     """The size of a voxel of a level; None where its metadata do not say it, or not so that it is understood."""
     try:
-        scale = next(one["scale"] for one in level["coordinateTransformations"] if one["type"] == "scale")
+        # Those of the image come behind those of the level.
+        steps = (*level["coordinateTransformations"], *image.get("coordinateTransformations", ()))
+        scales = [step["scale"][-3:] for step in steps if step["type"] == "scale"]
         units = [axis.get("unit") for axis in image["axes"][-3:]]
         known = next(unit for unit in reversed(units) if unit)
-        return voxel_in_one_unit(scale[-3:], [unit or known for unit in units])
-    except (LookupError, TypeError, AttributeError, StopIteration):
+        sizes = [math.prod(map(float, of)) for of in zip(*scales, strict=True)]
+        return voxel_in_one_unit(sizes, [unit or known for unit in units])
+    except (LookupError, TypeError, ValueError, AttributeError, StopIteration):
         return None

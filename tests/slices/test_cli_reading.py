@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import h5py
@@ -159,3 +160,70 @@ def test_what_cannot_be_read_so_is_one_sentence(sample, arguments, code, message
     answer = hpcseg(*arguments)
     assert (answer.exit_code, answer.stderr.count("Traceback")) == (code, 0), answer.output
     assert message in answer.stderr
+
+
+def test_a_type_may_say_its_byte_order_and_not_another_than_the_option(sample):
+    expected = packed_hash("sample")
+    Path("grey.raw").write_bytes(sample[0].astype(">u2").tobytes())
+    size = ("--shape", f"{SLICES},{SIZE},{SIZE}", "--dtype", ">u2")
+    assert packed_hash("--images", "grey.raw", "--labels", "sample/labels", *size) == expected
+    answer = hpcseg("info", "grey.raw", *size, "--byteorder", "little")
+    assert answer.exit_code == 2 and "--dtype >u2 says big and --byteorder little" in answer.stderr
+
+
+def test_raw_labels_have_the_shape_of_slices_with_a_header(sample):
+    expected = packed_hash("sample")
+    grey, labels = sample
+    Path("labels.raw").write_bytes(labels.astype("u1").tobytes())
+    tifffile.imwrite("grey.tif", grey, photometric="minisblack", metadata=None)
+    given = ("--labels", "labels.raw", "--label-dtype", "uint8")
+    shape = ("--shape", f"{SLICES},{SIZE},{SIZE}")
+    assert (
+        packed_hash("--images", "grey.tif", *given) == packed_hash("--images", "grey.tif", *given, *shape) == expected
+    )
+    Path("grey.vol").write_bytes(grey.astype("<u2").tobytes())
+    info = f"NUM_X = {SIZE}\nNUM_Y = {SIZE}\nNUM_Z = {SLICES}\n"
+    Path("grey.vol.info").write_text(info)
+    assert packed_hash("--images", "grey.vol", "--dtype", "uint16", *given) == expected
+    answer = hpcseg("pack", "--images", "grey.tif", "--labels", "labels.raw", "-o", "o.h5")
+    assert answer.exit_code == 2 and "of labels --label-dtype uint8" in " ".join(answer.stderr.split())
+
+
+def test_slices_that_are_numbered_otherwise_than_a_stack_of_labels_are_told_of_the_option_that_mends_it(sample):
+    Path("in").mkdir()
+    for index, pixels in enumerate(sample[0]):
+        tifffile.imwrite(f"in/s{index:04}.tif", pixels, metadata=None)
+    tifffile.imwrite("labels.tif", sample[1], photometric="minisblack", metadata=None)
+    answer = hpcseg("pack", "--images", "in", "--labels", "labels.tif", "-o", "o.h5")
+    assert answer.exit_code != 0 and "labels.tif are numbered from 1; --first says" in " ".join(answer.stderr.split())
+    assert hpcseg("pack", "--images", "in", "--labels", "labels.tif", "-o", "o.h5", "--first", "0").exit_code == 0
+
+
+def test_a_home_that_the_shell_has_left_is_the_users(sample, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert hpcseg("pack", "~/sample", "--output=~/new.h5").exit_code == 0
+    assert read_info(tmp_path / "new.h5").shape[0] == SLICES
+    assert "numbers 1 to" in hpcseg("info", "~/new.h5").stdout
+    assert not Path("~").exists()
+
+
+def test_what_is_not_there_is_missed_as_what_its_name_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe.tif")
+    for name, told in (
+        ("a.tif", "There is no folder or file of slices a.tif"),
+        ("a.h5", "There is no packed data set a.h5"),
+        ("pipe.tif", "pipe.tif is no folder and no regular file"),
+    ):
+        answer = hpcseg("info", name)
+        assert answer.exit_code != 0 and told in " ".join(answer.stderr.split())
+
+
+def test_a_voxel_that_is_known_since_and_a_value_that_no_label_has_are_said(sample):
+    hpcseg("pack", "sample", "-o", "new.h5")
+    for path in Path("sample/data").iterdir():
+        tifffile.imwrite(path, tifffile.imread(path), metadata=None, resolution=(1000, 1000), resolutionunit=3)
+    said = " ".join(hpcseg("pack", "sample", "-o", "new.h5").stderr.split())
+    assert "voxels are 0.001 x 0.001 x 0.001 cm" in said and "of unknown size in new.h5; --force" in said
+    said = " ".join(hpcseg("pack", "sample", "-o", "other.h5", "--ignore", "99").stderr.split())
+    assert "no pixel is labelled 99, which --ignore names" in said

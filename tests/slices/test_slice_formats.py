@@ -61,7 +61,8 @@ def bigtiff(path):
 def ome_xml(planes, slices=SLICES, images=1):
     pixels = (
         f'<Pixels DimensionOrder="XYZCT" Type="uint16" SizeX="{WIDTH}" SizeY="{HEIGHT}" SizeZ="{slices}" SizeC="1" '
-        'SizeT="1" PhysicalSizeZ="2.0" PhysicalSizeY="0.5" PhysicalSizeX="0.25" PhysicalSizeXUnit="nm" ID="Pixels:0">'
+        'SizeT="1" PhysicalSizeZ="2.0" PhysicalSizeY="0.5" PhysicalSizeX="0.25" '
+        'PhysicalSizeZUnit="nm" PhysicalSizeYUnit="nm" PhysicalSizeXUnit="nm" ID="Pixels:0">'
         f'<Channel ID="Channel:0:0" SamplesPerPixel="1"/>{planes}</Pixels>'
     )
     return f'<?xml version="1.0"?><OME xmlns="{OME}"><Image ID="Image:0">{pixels}</Image></OME>'.encode()

@@ -6,6 +6,7 @@ import json
 import struct
 
 import mrcfile
+import nibabel
 import numpy as np
 import pytest
 import tifffile
@@ -224,3 +225,52 @@ def test_bytes_of_an_mrc_file_are_unsigned_where_imod_wrote_it_and_does_not_say_
     read = read_all(source)
     assert read.dtype == source.dtype == wanted
     np.testing.assert_array_equal(read, VOLUME.view(wanted))
+
+
+def stack_of(path, volume, affine=None):
+    affine = np.diag([2.0, 2.0, 3.0, 1.0]) if affine is None else affine
+    nibabel.save(nibabel.Nifti1Image(np.ascontiguousarray(volume.transpose(2, 1, 0)), affine), path)
+    return path
+
+
+def test_images_and_labels_of_nifti_point_to_the_same_sides_or_are_refused(tmp_path):
+    labels = (VOLUME > 100).astype(np.uint8)
+    images = stack_of(tmp_path / "i.nii", VOLUME)
+    assert find_pairs(images, stack_of(tmp_path / "l.nii", labels)).labels.read(0).tolist() == labels[0].tolist()
+    mirrored = stack_of(tmp_path / "m.nii", labels[..., ::-1], np.diag([-2.0, 2.0, 3.0, 1.0]))
+    exchanged = np.diag([2.0, 2.0, 3.0, 1.0])[[1, 0, 2, 3]]
+    for path, points_to in ((mirrored, "LAS"), (stack_of(tmp_path / "e.nii", labels, exchanged), "ARS")):
+        told = f"axes of the images point to RAS and those of the labels to {points_to}.*--pixels stored"
+        with pytest.raises(DatasetError, match=told):
+            find_pairs(images, path)
+        find_pairs(images, path, Reading(pixels="stored"))
+    tifffile.imwrite(tmp_path / "l.tif", labels, photometric="minisblack", metadata=None)
+    assert len(find_pairs(images, tmp_path / "l.tif")) == len(VOLUME), "of which nobody says where they point to"
+
+
+def test_pages_that_a_description_counts_and_the_chain_has_not_are_missed(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.tile(VOLUME, (3, 1, 1)), compression="zlib")
+    with tifffile.TiffFile(tmp_path / "a.tif") as tif:
+        offset = tif.pages[6].offset
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    (tags,) = struct.unpack_from("<H", content, offset)
+    struct.pack_into("<I", content, offset + 2 + 12 * tags, 0)
+    (tmp_path / "a.tif").write_bytes(content)
+    with pytest.raises(DatasetError, match="its description counts 12 slices, and it has 7"):
+        open_source(tmp_path / "a.tif")
+    assert len(open_source(tmp_path / "a.tif", Reading(pixels="stored"))) == 7
+
+
+@pytest.mark.parametrize("described", [{"imagej": True, "metadata": {"axes": "ZYX"}}, {}])
+def test_a_stack_with_one_page_header_is_no_slice_of_a_folder(tmp_path, described):
+    (tmp_path / "in").mkdir()
+    for part in (1, 2):
+        tifffile.imwrite(tmp_path / f"in/part{part}.tif", VOLUME, truncate=True, photometric="minisblack", **described)
+    with pytest.raises(DatasetError, match=r"part1.tif has 4 pages; a folder holds one slice per file"):
+        open_source(tmp_path / "in")
+
+
+def test_the_metadata_of_an_ome_tiff_beside_its_files_are_no_slice(tmp_path):
+    folder = write(tmp_path / "in")
+    (folder / "scan.companion.ome").write_text(OME)
+    np.testing.assert_array_equal(read_all(open_source(folder)), VOLUME)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import h5py
+import mrcfile
 import nibabel
 import numpy as np
 import pytest
 import tifffile
 import zarr
 
-from hpcseg.slices.calibration import calibration_of
+from hpcseg.predict.layers import open_target
+from hpcseg.predict.target import Layer
+from hpcseg.slices.calibration import calibration_of, calibration_of_file
 from hpcseg.slices.opening import open_source
-from hpcseg.slices.source import Source, VoxelSize
+from hpcseg.slices.source import Reading, Source, VoxelSize
 
 VOLUME = np.random.default_rng(5).integers(0, 60_000, (3, 8, 10), dtype=np.uint16)
 
@@ -170,3 +173,71 @@ def test_a_unit_that_nifti_has_not_is_none(tmp_path):
     source = open_source(tmp_path / "a.nii")
     np.testing.assert_array_equal(read_all(source), VOLUME)
     assert source.voxel is None
+
+
+def test_an_axis_of_an_ome_tiff_that_has_no_unit_is_in_micrometers(tmp_path):
+    """By the default of its schema, whatever the others are in."""
+    sizes = {"PhysicalSizeZ": 2.0, "PhysicalSizeY": 500.0, "PhysicalSizeX": 250.0}
+    units = {"PhysicalSizeYUnit": "nm", "PhysicalSizeXUnit": "nm"}
+    tifffile.imwrite(tmp_path / "a.ome.tif", VOLUME, metadata={"axes": "ZYX", **sizes, **units})
+    assert open_source(tmp_path / "a.ome.tif").voxel == VoxelSize(2000.0, 500.0, 250.0, "nm")
+
+
+def test_each_image_of_an_ome_tiff_has_a_voxel_of_its_own(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=True) as tif:
+        for depth in (2.0, 0.5):
+            sizes = {f"PhysicalSize{axis}": size for axis, size in zip("ZYX", (depth, 1.0, 1.0), strict=True)}
+            tif.write(VOLUME, photometric="minisblack", metadata={"axes": "ZYX", "Name": f"of {depth}", **sizes})
+    for name, depth in (("0", 2.0), ("1", 0.5), ("of 0.5", 0.5)):
+        source = open_source(tmp_path / "a.ome.tif", Reading(dataset=name))
+        assert source.voxel == VoxelSize(depth, 1.0, 1.0, "µm")
+        assert calibration_of(source).voxel == source.voxel
+
+
+@pytest.mark.parametrize(("orientation", "turned"), [(1, False), (3, False), (6, True), (8, True)])
+def test_pixels_that_are_turned_by_a_quarter_take_their_height_and_width_with_them(tmp_path, orientation, turned):
+    tags = [(274, "H", 1, orientation, True)]
+    (tmp_path / "in").mkdir()
+    for index, pixels in enumerate(VOLUME):
+        options = {"metadata": None, "resolution": (1000, 2000), "resolutionunit": 3, "extratags": tags}
+        tifffile.imwrite(tmp_path / f"in/s{index}.tif", pixels, **options)
+    for pixels in (None, "shown", "stored"):
+        source = open_source(tmp_path / "in", Reading(pixels=pixels))
+        there = turned and pixels != "stored"
+        assert (source.voxel.height, source.voxel.width) == ((0.001, 0.0005) if there else (0.0005, 0.001))
+        assert source.shapes[0] == (VOLUME.shape[:0:-1] if there else VOLUME.shape[1:])
+        # And so have labels that are made of it.
+        options = calibration_of_file(source, 0).options(np.dtype("u1"))
+        tifffile.imwrite(tmp_path / "label.tif", np.zeros(source.shapes[0], np.uint8), **options)
+        again = open_source(tmp_path / "label.tif").voxel
+        assert (again.height, again.width) == (source.voxel.height, source.voxel.width)
+
+
+def test_the_axes_of_an_mrc_file_say_which_size_is_whose(tmp_path):
+    with mrcfile.new(tmp_path / "a.mrc") as mrc:
+        mrc.set_data(VOLUME)
+        mrc.voxel_size = (1, 2, 3)
+        mrc.header.mapc, mrc.header.mapr, mrc.header.maps = 1, 3, 2
+    assert open_source(tmp_path / "a.mrc").voxel == VoxelSize(2.0, 3.0, 1.0, "angstrom")
+
+
+def test_an_attribute_that_numpy_cannot_hold_is_passed_over(tmp_path):
+    """A number of 128 bits, as some machines write a long double."""
+    kind = h5py.h5t.IEEE_F64LE.copy()
+    kind.set_size(16)
+    kind.set_precision(128)
+    kind.set_fields(127, 112, 15, 0, 112)
+    kind.set_ebias(16383)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["data"] = VOLUME
+        for name in (b"exposure", b"element_size_um"):
+            h5py.h5a.create(file["data"].id, name, kind, h5py.h5s.create(h5py.h5s.SCALAR))
+        h5py.h5d.create(file.id, b"long", kind, h5py.h5s.create_simple((6, 4, 4)))
+    source = open_source(tmp_path / "a.h5")
+    np.testing.assert_array_equal(read_all(source), VOLUME)
+    assert source.voxel is None
+    target = open_target(tmp_path / "out", source, [Layer("labels", np.dtype("u1"), "")])
+    (tmp_path / "out").mkdir()
+    target.prepare()
+    target.finish()
+    assert not h5py.File(tmp_path / "out/labels.h5")["labels"].attrs.keys()

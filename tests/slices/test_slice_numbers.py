@@ -170,3 +170,41 @@ def test_the_home_of_the_user_is_understood(folder, monkeypatch):
     place = folder(["s1.tif"])
     monkeypatch.setenv("HOME", str(place.parent))
     assert len(open_source(Path("~") / place.name)) == 1
+
+
+SLICES = {f"slice_{number:04}": number for number in range(1, 13)}
+DAYS = {f"day{1 + (number > 6)}_{number:04}": number for number in range(1, 13)}
+
+
+@pytest.mark.parametrize(
+    ("labels", "known", "numbers"),
+    [
+        (["slice_0005_8bit"], SLICES, [5]),
+        (["slice_0005_ann1", "slice_0008_ann2", "slice_0011_ann3"], SLICES, [5, 8, 11]),
+        (["label_1_of_slice_0004", "label_2_of_slice_0008", "label_3_of_slice_0012"], SLICES, [4, 8, 12]),
+        (["day1_0003_label", "day2_0009_label"], DAYS, [3, 9]),
+        (["mask_0005_ann1", "mask_0008_ann2"], SLICES, [5, 8]),  # by how images write their numbers
+        (["mask_0005_8bit"], SLICES, [5]),
+        (["2021_lab5", "2021_lab7"], SLICES, [5, 7]),  # by which slices there are
+        (["a10_x"], {"a1": 1, "a10": 10}, [10]),
+        (["slice_0005_1", "mask_0006_2"], SLICES, [5, 6]),
+    ],
+)
+def test_a_label_has_the_number_of_the_image_that_its_name_is_of(labels, known, numbers):
+    """Whatever else counts up in the names of labels."""
+    faults = []
+    assert number_names([f"{name}.tif" for name in labels], faults, known=known)[0] == numbers and not faults
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (["mask_5_v1", "mask_8_v2"], r"differ in 2 numbers \(5 and 1 in mask_5_v1.tif\).*--number '_v\(\\d\+\)'"),
+        (["mask_5_v8"], r"mask_5_v8.tif has 2 numbers that a slice has \(5 and 8\).*--number"),
+        (["slice_0005_vs_slice_0006"], r"has 2 numbers that a slice has \(0005 and 0006\)"),
+    ],
+)
+def test_a_label_that_may_be_of_two_images_is_refused(labels, told):
+    faults = []
+    assert set(number_names([f"{name}.tif" for name in labels], faults, known=SLICES)[0]) == {None}
+    assert re.search(told, "; ".join(faults))

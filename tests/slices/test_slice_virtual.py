@@ -1,0 +1,65 @@
+"""Virtual data sets whose sources fill other selections than blocks: what none of them has is missed."""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pytest
+
+from hpcseg.errors import DatasetError
+from hpcseg.slices.opening import open_source
+
+VOLUME = np.random.default_rng(4).integers(1, 60_000, (6, 10, 12), dtype=np.uint16)
+UNLIMITED = h5py.h5s.UNLIMITED
+
+
+def read_all(source):
+    return np.stack([source.read(index) for index in range(len(source))])
+
+
+def irregular(path, rows):
+    """The upper half of some slices, and the lower half of all, from two data sets."""
+    with h5py.File(path.with_name("parts.h5"), "w") as file:
+        file["top"], file["bottom"] = VOLUME[rows][:, :5], VOLUME[:, 5:]
+    layout = h5py.VirtualLayout(VOLUME.shape, "u2")
+    layout[rows, :5] = h5py.VirtualSource("parts.h5", "top", shape=(len(rows), 5, 12))
+    layout[:, 5:] = h5py.VirtualSource("parts.h5", "bottom", shape=(6, 5, 12))
+    with h5py.File(path, "w", libver="latest") as file:
+        file.create_virtual_dataset("data", layout)
+    return path
+
+
+def growing(path, parts):
+    """The slices of several writers in turn, each of which may still write."""
+    shape = (None, *VOLUME.shape[1:])
+    layout = h5py.VirtualLayout(VOLUME.shape, "u2", maxshape=shape)
+    for number, part in enumerate(parts):
+        with h5py.File(path.with_name(f"w{number}.h5"), "w", libver="latest") as file:
+            file.create_dataset("data", data=part, maxshape=shape, chunks=(1, 10, 12))
+        source = h5py.VirtualSource(f"w{number}.h5", "data", shape=part.shape, maxshape=shape)
+        layout[number : UNLIMITED : len(parts), :, :] = source[0:UNLIMITED, :, :]
+    with h5py.File(path, "w", libver="latest") as file:
+        file.create_virtual_dataset("data", layout)
+    return path
+
+
+def test_a_selection_that_is_no_block_fills_what_it_names_and_no_more(tmp_path):
+    whole = irregular(tmp_path / "a.h5", [0, 1, 2, 3, 4, 5])
+    np.testing.assert_array_equal(read_all(open_source(whole)), VOLUME)
+    with pytest.raises(DatasetError, match="none of them has 60 of its pixels"):
+        open_source(irregular(tmp_path / "a.h5", [0, 1, 2, 4, 5]))
+    with pytest.raises(DatasetError, match="none of them has 180 of its pixels"):
+        open_source(irregular(tmp_path / "a.h5", [1, 4, 5]))
+
+
+@pytest.mark.parametrize("writers", [1, 2, 3])
+def test_sources_without_an_end_are_read_as_far_as_they_go(tmp_path, writers):
+    path = growing(tmp_path / "a.h5", [VOLUME[first::writers] for first in range(writers)])
+    np.testing.assert_array_equal(read_all(open_source(path)), VOLUME)
+
+
+def test_a_writer_that_is_a_slice_behind_ends_the_volume_and_one_that_stopped_is_missed(tmp_path):
+    path = growing(tmp_path / "a.h5", [VOLUME[0::2], VOLUME[1::2][:2]])
+    np.testing.assert_array_equal(read_all(open_source(path)), VOLUME[:5])
+    with pytest.raises(DatasetError, match="none of them has 120 of its pixels"):
+        open_source(growing(tmp_path / "a.h5", [VOLUME[0::2], VOLUME[1::2][:1]]))

@@ -1,0 +1,146 @@
+"""Zarr stores whose files are not what their metadata say: cut short, elsewhere, links to nothing, a level up."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numcodecs
+import numpy as np
+import pytest
+import zarr
+
+from hpcseg.errors import ConfigError, DatasetError
+from hpcseg.slices.opening import open_source
+from hpcseg.slices.source import Reading, VoxelSize
+
+# Noise, which Blosc stores uncompressed, so that it reads on behind the end of a chunk that was cut short.
+VOLUME = np.random.default_rng(3).integers(1, 60_000, (6, 64, 48), dtype=np.uint16)
+
+
+def read_all(source):
+    return np.stack([source.read(index) for index in range(len(source))])
+
+
+def store(path, **options):
+    options = {"chunks": (1, 64, 48), "compressors": None, **options}
+    zarr.create_array(path, shape=VOLUME.shape, dtype="u2", fill_value=0, **options)[:] = VOLUME
+    return path
+
+
+BLOSC = {
+    "v2": ({"zarr_format": 2, "compressors": numcodecs.Blosc()}, "3.0.0"),
+    "v3": ({"compressors": zarr.codecs.BloscCodec()}, "c/3/0/0"),
+    "several slices": ({"compressors": zarr.codecs.BloscCodec(), "chunks": (2, 64, 48)}, "c/1/0/0"),
+}
+
+
+@pytest.mark.parametrize(("options", "name"), BLOSC.values(), ids=BLOSC)
+@pytest.mark.parametrize("kept", [0, 10, 0.3, 0.99])
+def test_a_chunk_that_was_cut_short_is_refused_where_blosc_would_read_on(tmp_path, options, name, kept):
+    chunk = store(tmp_path / "a.zarr", **options) / name
+    np.testing.assert_array_equal(read_all(open_source(tmp_path / "a.zarr")), VOLUME)
+    whole = chunk.read_bytes()
+    length = kept if isinstance(kept, int) else int(kept * len(whole))
+    chunk.write_bytes(whole[:length])
+    missing = (16 if length < 16 else len(whole)) - length
+    with pytest.raises(DatasetError, match=rf"{name} was cut short: {missing} bytes are missing"):
+        open_source(tmp_path / "a.zarr")
+
+
+@pytest.mark.parametrize("cut", [slice(0, 10_000), slice(1000, None)])
+def test_a_shard_that_was_cut_short_is_refused(tmp_path, cut):
+    options = {"shards": (4, 64, 48), "compressors": zarr.codecs.BloscCodec()}
+    shard = store(tmp_path / "a.zarr", **options) / "c/0/0/0"
+    np.testing.assert_array_equal(read_all(open_source(tmp_path / "a.zarr")), VOLUME)
+    shard.write_bytes(shard.read_bytes()[cut])
+    with pytest.raises(DatasetError, match=r"c/0/0/0 .*cut short"):
+        open_source(tmp_path / "a.zarr")
+
+
+def test_a_chunk_that_is_a_link_to_nothing_is_refused(tmp_path):
+    """As git-annex and datalad leave what was not fetched."""
+    chunk = store(tmp_path / "a.zarr") / "c/3/0/0"
+    chunk.unlink()
+    chunk.symlink_to("/annex/gone")
+    with pytest.raises(DatasetError, match=r"c/3/0/0 is a link to /annex/gone, which is not there"):
+        open_source(tmp_path / "a.zarr")
+
+
+def test_a_chunk_counts_only_where_it_belongs(tmp_path):
+    place = store(tmp_path / "a.zarr", zarr_format=2)
+    shutil.copy(place / "5.0.0", place / "6.0.0")
+    (place / "3.0.0").unlink()
+    assert open_source(place).notes == ("1 of 6 chunks are not stored and are read as 0.",)
+
+
+def test_chunks_that_are_all_elsewhere_are_refused(tmp_path):
+    place = store(tmp_path / "a.zarr", zarr_format=2)
+    header = json.loads((place / ".zarray").read_text())
+    (place / ".zarray").write_text(json.dumps({**header, "dimension_separator": "/"}))
+    with pytest.raises(DatasetError, match="none of its 6 chunks where its metadata say"):
+        open_source(place)
+
+
+@pytest.mark.filterwarnings("ignore:Consolidated")
+def test_what_was_consolidated_before_an_array_grew_does_not_count(tmp_path):
+    group = zarr.create_group(tmp_path / "a.zarr")
+    group.create_array("data", shape=(4, 64, 48), dtype="u2", chunks=(1, 64, 48))[:] = VOLUME[:4]
+    zarr.consolidate_metadata(tmp_path / "a.zarr")
+    grown = zarr.open_array(tmp_path / "a.zarr/data")
+    grown.resize(VOLUME.shape)
+    grown[:] = VOLUME
+    source = open_source(tmp_path / "a.zarr")
+    np.testing.assert_array_equal(read_all(source), VOLUME)
+    assert source.notes == ()
+
+
+@pytest.mark.filterwarnings("error")
+def test_files_that_a_system_leaves_in_a_store_are_passed_over_in_silence(tmp_path):
+    place = store(tmp_path / "a.zarr", zarr_format=2)
+    for name in (".DS_Store", "Thumbs.db", "._0"):
+        (place / name).write_bytes(b"\0")
+    group = zarr.create_group(tmp_path / "b.zarr")
+    group.create_array("data", data=VOLUME)
+    (tmp_path / "b.zarr/.DS_Store").write_bytes(b"\0")
+    for opened in (open_source(place), open_source(tmp_path / "b.zarr")):
+        np.testing.assert_array_equal(read_all(opened), VOLUME)
+
+
+def image(group, scale, of_all=None):
+    axes = [{"name": name, "type": "space", "unit": "micrometer"} for name in "zyx"]
+    level = {"path": "0", "coordinateTransformations": [{"type": "scale", "scale": scale}]}
+    more = {"coordinateTransformations": [{"type": "scale", "scale": of_all}]} if of_all else {}
+    group.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": [level], **more}]
+    group.create_array("0", data=VOLUME)
+
+
+def test_the_scale_of_an_image_comes_on_top_of_that_of_its_level(tmp_path):
+    image(zarr.create_group(tmp_path / "a.zarr", zarr_format=2), [1, 1, 2], [2, 0.5, 0.25])
+    for named in ("a.zarr", "a.zarr::0", "a.zarr/0"):
+        assert open_source(tmp_path / named).voxel == VoxelSize(2, 0.5, 0.5, "micrometer")
+
+
+def test_the_image_of_a_store_is_found_a_group_further_down(tmp_path):
+    """As bioformats2raw writes it; a second one is a choice."""
+    root = zarr.create_group(tmp_path / "a.zarr", zarr_format=2)
+    image(root.create_group("0"), [3, 2, 1])
+    root.create_group("OME")
+    for named in ("a.zarr", "a.zarr::0/0", "a.zarr/0", "a.zarr/0/0"):
+        source = open_source(tmp_path / named)
+        assert source.voxel == VoxelSize(3, 2, 1, "micrometer")
+        np.testing.assert_array_equal(read_all(source), VOLUME)
+    image(root.create_group("1"), [1, 1, 1])
+    with pytest.raises(ConfigError, match=r"has several data sets. It has 0/0 .*, 1/0 "):
+        open_source(tmp_path / "a.zarr")
+    assert open_source(tmp_path / "a.zarr", Reading(dataset="1/0")).voxel == VoxelSize(1, 1, 1, "micrometer")
+
+
+def test_labels_in_an_image_are_no_image_beside_it(tmp_path):
+    root = zarr.create_group(tmp_path / "a.zarr", zarr_format=2)
+    image(root, [3, 2, 1])
+    image(root.create_group("labels").create_group("cells"), [6, 4, 2])
+    assert open_source(tmp_path / "a.zarr").voxel == VoxelSize(3, 2, 1, "micrometer")
+    source = open_source(Path(f"{tmp_path}/a.zarr::labels/cells/0"))
+    assert source.voxel == VoxelSize(6, 4, 2, "micrometer")
