@@ -332,14 +332,15 @@ def _as_described(path: Path, tif: tifffile.TiffFile, pages: list[_Page], how: R
 def _with_hidden(tif: tifffile.TiffFile, pages: list[_Page]) -> list[_Page]:
     """Also the images that lie behind the only page header of a file, as in large stacks of ImageJ.
 
-    A description that counts more than are there is of the stack that a page was taken from.
+    A description that counts as many as do not end with the file is of the stack that a page was taken from.
     """
     if len(pages) > 1 or len(pages[0].runs) != 1 or not (tif.is_imagej or tif.is_shaped):
         return pages
     ((start, size),), images = pages[0].runs, 1
     with contextlib.suppress(Exception):  # a description that tifffile cannot read
         images = _counted(tif)[0]
-    return pages if start + images * size > tif.filehandle.size else _behind(pages, images, tif.filehandle.size)
+    there = tif.filehandle.size
+    return _behind(pages, images, there) if 0 <= there - start - images * size < size else pages
 
 
 def _behind(pages: list[_Page], images: int, there: int) -> list[_Page]:

@@ -131,6 +131,17 @@ def test_pages_split_from_a_stack_are_slices_whatever_their_description_still_sa
     np.testing.assert_array_equal(read_all(open_source(write(tmp_path / "in", each=options))), VOLUME)
 
 
+@pytest.mark.parametrize("behind", [0, 100, 5 * VOLUME[0].nbytes, 100 * VOLUME[0].nbytes])
+def test_other_bytes_behind_such_a_page_are_no_slices(tmp_path, behind):
+    def options(index):
+        return {"description": DESCRIPTIONS["ImageJ's stack"].encode(), "photometric": "minisblack"}
+
+    folder = write(tmp_path / "in", each=options)
+    for file in folder.iterdir():
+        file.write_bytes(file.read_bytes() + bytes(behind))
+    np.testing.assert_array_equal(read_all(open_source(folder)), VOLUME)
+
+
 @pytest.mark.parametrize("text", [DESCRIPTIONS["ImageJ's nonsense"], DESCRIPTIONS["half of OME"]])
 def test_a_stack_whose_description_is_nonsense_is_its_pages(tmp_path, text):
     with tifffile.TiffWriter(tmp_path / "a.tif") as tif:
