@@ -112,7 +112,7 @@ def pack(
     return pack_slices(
         Path(images),
         Path(labels),
-        Path(output).expanduser(),
+        Path(os.path.expanduser(output)),
         command=command_line(),
         how=how,
         grey_range=grey_range,
@@ -162,8 +162,8 @@ def train(
 
     grid = plan_run(
         None if job is None else str(job),
-        Path(data).expanduser(),
-        Path(out).expanduser(),
+        Path(os.path.expanduser(data)),
+        Path(os.path.expanduser(out)),
         as_overrides(settings or {}),
     )
     chosen = grid.cells[0] if cell is None else choose_cell(grid, cell)
@@ -195,8 +195,8 @@ def load_model(model: str | Path, *, run: str | Path | None = None, data: str | 
     from hpcseg.predict.model_file import open_model
     from hpcseg.runs.finding import find_model
 
-    found = find_model(str(Path(model).expanduser()), None if run is None else Path(run).expanduser())
-    return open_model(found, None if data is None else Path(data).expanduser())
+    found = find_model(str(Path(os.path.expanduser(model))), None if run is None else Path(os.path.expanduser(run)))
+    return open_model(found, None if data is None else Path(os.path.expanduser(data)))
 
 
 def predict(
@@ -306,12 +306,12 @@ def read_table(run: str | Path) -> list[dict[str, Any]]:
     from hpcseg.records.collect import collect
     from hpcseg.runs.finding import find_run
 
-    return cells_table(collect(find_run(Path(run).expanduser())))
+    return cells_table(collect(find_run(Path(os.path.expanduser(run)))))
 
 
 def _within(folder: Path, name: str) -> Path:
     """Where the slices or the labels of a folder are; raises DatasetError where it has none by that name."""
-    folder = folder.expanduser()
+    folder = Path(os.path.expanduser(folder))
     if os.path.lexists(folder / name):
         return folder / name
     if not os.path.isdir(folder):

@@ -37,7 +37,7 @@ def info(
     """Show what a packed file holds, and check it; or what there is to pack or to segment in any other source."""
     from hpcseg.data.store import is_packed_file
 
-    path = Path(file).expanduser()
+    path = Path(os.path.expanduser(file))
     # One that is not there is missed as a packed file where it has the name of one.
     packed = is_packed_file(path) or not (os.path.lexists(path) or path.suffix not in (".h5", ".hdf5") or "::" in file)
     if verify or packed:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import re
 import shlex
 import subprocess
@@ -84,7 +85,7 @@ def find_template(name: str) -> Path:
     known = {path.stem: path for path in shipped_folder("templates").glob("*.sh")}
     if name in known:
         return known[name]
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if not path.is_file():
         raise ConfigError(
             f"There is no template {name}. Give the path of a job script of your own, or one of {_list(known)}."

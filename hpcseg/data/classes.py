@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -141,7 +142,7 @@ def read_class_map(said: str | Mapping[str, Any] | None, ignored: Iterable[int] 
 def _as_table(said: str) -> dict[str, Any]:
     """Label values by the name of their class, of a TOML file or a text."""
     if said.endswith(".toml"):
-        return read_toml(Path(said).expanduser())
+        return read_toml(Path(os.path.expanduser(said)))
     table: dict[str, list[str]] = {}
     for part in said.split(","):
         values, _, name = part.partition("=")

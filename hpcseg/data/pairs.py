@@ -70,14 +70,14 @@ def find_pairs(images: Path, labels: Path, how: Reading = Reading()) -> Pairs:  
     if grey.shapes[0] != marks.shapes[0]:
         sizes = f"images are {size_in_words(grey.shapes[0])}, labels {size_in_words(marks.shapes[0])}"
         faults.append(f"{sizes} pixels ({marks.names[0]} of {labels})")
-    if grey.orientation != marks.orientation and grey.form != "nifti" != marks.form:
+    if grey.orientation != marks.orientation:
         faults.append(
             f"the headers say that images lie in Orientation {grey.orientation} and labels in {marks.orientation}. "
             "Take both as they are shown, or as they are stored: --pixels shown or --pixels stored"
         )
-    if grey.form == marks.form == "nifti" and grey.orientation != marks.orientation:
+    if grey.points_to and marks.points_to and grey.points_to != marks.points_to:
         faults.append(
-            f"the axes of the images point to {grey.orientation} and those of the labels to {marks.orientation}. Save "
+            f"the axes of the images point to {grey.points_to} and those of the labels to {marks.points_to}. Save "
             "both alike (nibabel.as_closest_canonical does), or take both as they are stored: --pixels stored"
         )
     raise_faults(images, faults)

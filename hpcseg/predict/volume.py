@@ -37,7 +37,7 @@ def open_volume(path: Path, how: Reading = Reading()) -> Source:  # noqa: B008
     Raises:
         DatasetError, ConfigError: as `open_source`; it holds no grey values.
     """
-    path = path.expanduser()
+    path = Path(os.path.expanduser(path))
     if how.dataset in (None, PACKED_SLICES) and is_packed_file(path):
         packed = open_hdf5(path, replace(how, dataset=PACKED_SLICES))
         info = read_info(path)

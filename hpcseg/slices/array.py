@@ -88,18 +88,15 @@ def array_source(
 def slice_axes(shape: tuple[int, ...]) -> tuple[int, ...] | None:
     """Which axes of an array are slices, height and width, or of one slice height and width; None: it is no volume.
 
-    They are all of three or two. Of more, and of one slice with a channel behind its width, those that are longer than
-    1: times and channels of which there is one are passed over, wherever they stand.
+    They are the last three of those that there are, but for a channel of length 1 behind them, as ilastik has it. Those
+    before them must have the length 1: of times, or of channels, one would be taken for slices.
     """
-    if len(shape) < 2 or 0 in shape:
+    axes = tuple(range(len(shape)))
+    if len(axes) > 3 and shape[-1] == 1:
+        axes = axes[:-1]
+    if len(axes) < 2 or 0 in shape or math.prod(shape[axis] for axis in axes[:-3]) != 1:
         return None
-    channel = len(shape) == 3 and shape[2] == 1 < min(shape[:2])
-    if len(shape) <= 3 and not channel:
-        return tuple(range(len(shape)))
-    longer = tuple(axis for axis, length in enumerate(shape) if length > 1)
-    if len(longer) < 2:
-        return (len(shape) - 2, len(shape) - 1)
-    return longer if len(longer) <= 3 else None
+    return axes[-3:]
 
 
 def slab(array: Any, first: int, last: int) -> np.ndarray:

@@ -349,8 +349,17 @@ def _fill(filled: Any, part: Any, shape: tuple[int, ...], number: int | None, le
             block[axis] = left
         elif count[axis] == h5py.h5s.UNLIMITED and number is not None:
             start[axis], count[axis] = start[axis] + number * stride[axis], 1
-        elif count[axis] == h5py.h5s.UNLIMITED:  # the last block may be a part of one
-            count[axis] = -(-left // (stride[axis] if length is None else block[axis]))
+        elif count[axis] == h5py.h5s.UNLIMITED and length is None:
+            count[axis] = -(-left // stride[axis])
+        elif count[axis] == h5py.h5s.UNLIMITED:
+            count[axis], rest = divmod(left, block[axis])
+            if rest:  # of the last block
+                last = [start[axis] + count[axis] * stride[axis], 1, 1, rest]
+                parts = [
+                    [*of[:axis], one, *of[axis + 1 :]]
+                    for of, one in zip((start, count, stride, block), last, strict=True)
+                ]
+                filled.select_hyperslab(*map(tuple, parts), op=h5py.h5s.SELECT_OR)
     if all(count) and all(block):
         filled.select_hyperslab(*map(tuple, (start, count, stride, block)), op=h5py.h5s.SELECT_OR)
     filled.select_hyperslab((0,) * len(shape), (1,) * len(shape), None, shape, op=h5py.h5s.SELECT_AND)

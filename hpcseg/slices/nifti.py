@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +30,7 @@ def open_nifti(path: Path, how: Reading) -> Source:
     nibabel = load_extra("nibabel", "nifti", path)
     with refusing(f"{path} is no NIfTI file that can be read"):
         image = nibabel.load(path)
-        points_to = "".join(str(axis or "-") for axis in nibabel.aff2axcodes(image.affine))
+        points_to = _points_to(nibabel, image) if how.pixels != "stored" else ""
         shape, zooms = image.shape, image.header.get_zooms()
         unit = _UNITS.get(int(image.header["xyzt_units"]) & 7, "")
         scaled = image.dataobj.slope not in (None, 1.0) or image.dataobj.inter not in (None, 0.0)
@@ -40,7 +40,7 @@ def open_nifti(path: Path, how: Reading) -> Source:
         packed = path.suffix.lower() == ".gz"
         if not packed and (missing := ends - path.stat().st_size) > 0:
             raise ValueError(f"it was cut short: {missing} bytes are missing")
-    source = array_source(
+    return array_source(
         path,
         "nifti",
         how,
@@ -50,8 +50,16 @@ def open_nifti(path: Path, how: Reading) -> Source:
         of=(path,),
         together=shape[2] if packed and len(shape) > 2 else 1,  # a packed file is read from its start each time
         voxel=voxel_size((*zooms[2:3], *zooms[1::-1]), unit),
+        points_to=points_to,
     )
-    return source if how.pixels == "stored" else replace(source, orientation=points_to)
+
+
+def _points_to(nibabel: Any, image: Any) -> str:
+    """Where its axes point to, as "RAS"; "" where its header does not say, or nonsense."""
+    header = image.header
+    if not any(int(header[name]) for name in ("qform_code", "sform_code")) or not np.isfinite(image.affine).all():
+        return ""
+    return "".join(str(axis or "-") for axis in nibabel.aff2axcodes(image.affine))
 
 
 def _load(path: Path, first: int, last: int) -> np.ndarray:

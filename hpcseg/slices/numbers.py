@@ -64,19 +64,28 @@ def number_names(
 
 
 def _named_after(stem: str, known: Mapping[str, int]) -> int | None:
-    """The number of the one file whose whole name a name is or has in it, as slice_0005 in label_of_slice_0005_8bit."""
+    """The number of the one file whose whole name a name is or has in it, as slice_0005 in label_of_slice_0005_8bit.
+
+    A name of nothing but a number says no more than any number does.
+    """
     if stem in known:
         return known[stem]
-    within = {
-        stem[first : first + length]
+    spans = [
+        (first, first + length)
         for length in set(map(len, known))
         for first in range(len(stem) - length + 1)
         if stem[first : first + length] in known
-        and not (stem[first].isdigit() and stem[:first][-1:].isdigit())
-        and not (stem[first + length - 1].isdigit() and stem[first + length :][:1].isdigit())
-    }
-    longest = [name for name in within if not any(name != other and name in other for other in within)]
-    return known[longest[0]] if len(longest) == 1 else None
+        and not _RUN.fullmatch(stem[first : first + length])
+        # It goes on neither as a number nor as a word.
+        and not any(_goes_on(stem, at) for at in (first, first + length))
+    ]
+    longest = [of for of in spans if not any(of != one and one[0] <= of[0] and of[1] <= one[1] for one in spans)]
+    return known[stem[slice(*longest[0])]] if len(longest) == 1 else None
+
+
+def _goes_on(stem: str, at: int) -> bool:
+    before, behind = stem[max(0, at - 1) : at], stem[at : at + 1]
+    return (before.isdigit() and behind.isdigit()) or (before.isalpha() and behind.isalpha())
 
 
 def _by_pattern(names: Sequence[str], stems: Sequence[str], pattern: str) -> _Column:
@@ -101,20 +110,9 @@ def _telling(
     least = min((len(of) for of in runs if of), default=0)
     columns: list[_Column] = [[of[-place] if of else None for of in runs] for place in range(least, 0, -1)]
     differing = [column for column in columns if len({text for text in column if text is not None}) > 1]
-    others = [(_RUN.findall(stem), number) for stem, number in known.items()]
-    # Where those others have theirs, of names with as many.
-    same = [
-        columns[-place]
-        for place in range(least, 0, -1)
-        if others and all(len(of) == least and int(of[-place]) == number for of, number in others)
-    ]
-    written = {text for of, number in others for text in of if int(text) == number}
-    as_numbers = set(known.values())
-    for fits in (written.__contains__, lambda text: text is not None and int(text) in as_numbers):
-        fitting = [column for column in columns if all(map(fits, column))]
-        for preferred in (same, differing):
-            fitting = [column for column in preferred if column in fitting] or fitting
-        if len(set(map(tuple, fitting))) == 1:
+    if known and len(differing) != 1:
+        fitting = _as_known(columns, differing if len(names) > 1 else columns, known)
+        if len(fitting) == 1:
             return fitting[0], f"{fitting[0][0]} in {names[0]}" if len(columns) > 1 else ""
         if fitting:
             faults.append(_which(names, stems, fitting, columns))
@@ -127,9 +125,35 @@ def _telling(
             faults.append(_which(names, stems, differing, columns))
             return None, ""
         differing = counting
-    # Where no number tells them apart, it is the one that others are known by, or the last.
-    column = (differing or same or columns[-1:] or [[None] * len(names)])[0]
+    # Where no number tells them apart, it is the last.
+    column = (differing or columns[-1:] or [[None] * len(names)])[0]
     return column, f"{column[0]} in {names[0]}" if len(columns) > 1 else ""
+
+
+def _as_known(columns: list[_Column], among: list[_Column], known: Mapping[str, int]) -> list[_Column]:
+    """Of several numbers in the names of labels those that may be of their images, which are known; one if it is clear.
+
+    It is clear where one is written as images have theirs, in as many digits with zeros before them, or stands at the
+    same place of names with as many numbers.
+    """
+    numbers, fitting = set(known.values()), dict[tuple[str | None, ...], _Column]()
+    for column in among:
+        found = [int(text) for text in column if text is not None]
+        if len(set(found)) == len(column) and numbers.issuperset(found):
+            fitting[tuple(column)] = column
+    others = [(_RUN.findall(stem), number) for stem, number in known.items()]
+    if len(fitting) > 1 and len({len(of) for of, _ in others}) == 1:
+        for place in range(len(others[0][0]), 0, -1):
+            written = {of[-place] for of, number in others if int(of[-place]) == number}
+            if len(written) == len(others):
+                digits = set(map(len, written))
+                alike = [of for of in fitting if written.issuperset(of) and any(str(text)[0] == "0" for text in of)]
+                if len(digits) == 1 and digits != {1} and len(alike) == 1:
+                    return [fitting[alike[0]]]
+                at_place = tuple(columns[-place]) if len(columns) == len(others[0][0]) else ()
+                if at_place in fitting:
+                    return [fitting[at_place]]
+    return list(fitting.values())
 
 
 def _which(names: Sequence[str], stems: Sequence[str], among: list[_Column], columns: list[_Column]) -> str:

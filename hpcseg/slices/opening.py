@@ -33,7 +33,7 @@ def open_source(path: Path, how: Reading = Reading()) -> Source:  # noqa: B008
         DatasetError: nothing there, damaged, parts missing, or no grey values.
         ConfigError: there is a choice, or an option does not fit.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     name, dataset = split_name(os.fspath(path))
     if dataset is not None:
         if how.dataset not in (None, dataset):
@@ -74,7 +74,7 @@ def list_parts(path: Path, allow_external: bool = False) -> dict[str, tuple[tupl
     Raises:
         DatasetError: it is damaged.
     """
-    path = Path(split_name(os.fspath(path.expanduser()))[0])
+    path = Path(split_name(os.path.expanduser(path))[0])
     with refusing(f"What {path} holds cannot be listed"):
         if os.path.isdir(path):
             return list_arrays(path) if is_zarr(path) else {}

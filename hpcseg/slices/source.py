@@ -110,9 +110,10 @@ class Source:
     """All that hold pixels, or the folder of a store that does; of a folder one for each slice."""
     voxel: VoxelSize | None = None
     """None: not known."""
-    orientation: int | str = 1
-    """Of TIFFs: the tag that all of them have, and that was applied; 1 where they lie as they are shown. Of NIfTI where
-    its axes point to, as "RAS", which is not."""
+    orientation: int = 1
+    """Of TIFFs: the tag that all of them have, and that was applied; 1 where they lie as they are shown."""
+    points_to: str = ""
+    """Of NIfTI: where its axes point to, as "RAS"; "" where it does not say."""
     shown: bool = True
     """Whether pixels are turned and inverted as their headers say."""
     decoded: int = 0

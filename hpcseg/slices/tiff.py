@@ -369,8 +369,9 @@ def _counted(tif: tifffile.TiffFile) -> tuple[int, dict[str, int]]:
     first = tif.pages.first
     if tif.is_stk:
         return first.tags[_STK_PLANES].count, {}
-    if tif.is_shaped and (shape := (tif.shaped_metadata or ({},))[0].get("shape")):
-        return math.prod(shape) // max(1, math.prod(first.shape)), {}
+    shape = tuple((tif.shaped_metadata or ({},))[0].get("shape", ())) if tif.is_shaped else ()
+    if shape[-len(first.shape) :] == tuple(first.shape):  # else a page was cut or converted since
+        return math.prod(shape[: -len(first.shape)]), {}
     return 1, {}
 
 

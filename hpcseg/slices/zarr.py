@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
@@ -18,6 +19,8 @@ from hpcseg.slices.calibration import voxel_in_one_unit
 from hpcseg.slices.extras import load_extra
 from hpcseg.slices.source import Reading, Source, VoxelSize, refusing
 
+# c/0/0/0 or 0.0.0, or the other way round.
+_CHUNK = re.compile(r"(c[/.])?\d+([/.]\d+)*")
 _MARKS = ("zarr.json", ".zgroup", ".zarray")
 
 
@@ -40,11 +43,14 @@ def open_zarr(path: Path, how: Reading) -> Source:
     with refusing(f"{path} is no Zarr store that can be read"):
         stored = _files(path)
         node = _open(path)
+        if not _arrays(node):  # of groups that have no file of their own, what is consolidated is all
+            node = _open(path, consolidated=None)
         arrays, images = _arrays(node), _images(path, node)
         levels = {level: voxel for image in images.values() for level, voxel in image.items()}
         # Labels of an image are in it, and no image beside it.
-        alone = [image for name, image in images.items() if not name.startswith("labels/")]
-        first = next(iter(alone[0]), None) if "" in images or len(alone) == 1 else None
+        alone = [image for name, image in images.items() if "labels" not in name.split("/")]
+        beside = [name for name in arrays if name not in levels and "labels" not in name.split("/")]
+        first = next(iter(alone[0]), None) if "" in images or (len(alone) == 1 and not beside) else None
         usual = first if first is not None else next(iter(arrays)) if len(arrays) == 1 else None
         wanted = how.dataset.strip("/") if how.dataset is not None else usual
         if wanted not in arrays:
@@ -72,9 +78,7 @@ def open_zarr(path: Path, how: Reading) -> Source:
         notes=(f"{gone} of {wholes} chunks are not stored and are read as {array.fill_value}.",) if gone else (),
     )
     # Of nothing but one value none is stored.
-    if gone == wholes and any(
-        file.startswith(start) and not Path(file).name.startswith((".", "zarr.")) for file in stored
-    ):
+    if gone == wholes and any(file.startswith(start) and _CHUNK.fullmatch(file, len(start)) for file in stored):
         raise DatasetError(f"{path / wanted} has none of its {wholes} chunks where its metadata say that they are.")
     return source
 
@@ -100,7 +104,8 @@ def _stored_chunks(store: Path, start: str, files: Sequence[str], array: Any) ->
         DatasetError: one is a link to nothing, or was cut short, which Blosc would not notice.
     """
     grid, count = _grid(array.shape, array.shards or array.chunks), 0
-    in_blosc = bool(array.compressors) and "blosc" in type(array.compressors[-1]).__name__.lower()
+    outermost = (None, *array.filters, *array.compressors)[-1]
+    in_blosc = "blosc" in type(outermost).__name__.lower()
     for name in files:
         place = tuple(map(int, re.findall(r"\d+", name[len(start) :])))
         inside = len(place) == len(grid) and all(at < end for at, end in zip(place, grid, strict=True))
@@ -138,7 +143,8 @@ def _parts(file: Path, place: Sequence[int], array: Any) -> list[tuple[int, int]
     length = 16 * math.prod(inner) + 4 * (codec["index_codecs"][-1]["name"] == "crc32c")
     with file.open("rb") as opened:
         opened.seek(size - length if at_end else 0)
-        index = np.frombuffer(opened.read(16 * math.prod(inner)), "<u8").reshape(*inner, 2)
+        order = ">" if codec["index_codecs"][0]["configuration"].get("endian") == "big" else "<"
+        index = np.frombuffer(opened.read(16 * math.prod(inner)), f"{order}u8").reshape(*inner, 2)
     index = index[tuple(map(slice, inside))].reshape(-1, 2)
     parts = index[(index != np.iinfo(np.uint64).max).any(-1)].tolist()
     if any(offset + length > size for offset, length in parts):
@@ -157,11 +163,11 @@ def _files(folder: Path) -> list[str]:
     return found
 
 
-def _open(path: Path) -> Any:
+def _open(path: Path, *, consolidated: bool | None = False) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # What is consolidated is a copy, which somebody who appends to an array may have left as it was.
-        return load_extra("zarr", "zarr", path).open(os.fspath(path), mode="r", use_consolidated=False)
+        return load_extra("zarr", "zarr", path).open(os.fspath(path), mode="r", use_consolidated=consolidated)
 
 
 def _arrays(node: Any) -> dict[str, Any]:
@@ -183,7 +189,9 @@ def _images(path: Path, node: Any) -> dict[str, dict[str, VoxelSize | None]]:
     Of an array alone, those of the image that it is a level of.
     """
     if not hasattr(node, "members"):
-        above = {"": _levels(_open(path.parent))} if is_zarr(path.parent) else {}
+        above = dict[str, dict[str, VoxelSize | None]]()
+        with contextlib.suppress(Exception):  # what is above an array that is sound need be no store
+            above = {"": _levels(_open(path.parent))} if is_zarr(path.parent) else {}
         return {name: {"": levels[path.name]} for name, levels in above.items() if path.name in levels}
     found = {name: _levels(item) for name, item in _members(node).items() if hasattr(item, "members")}
     return {
@@ -207,7 +215,7 @@ def _voxel(image: dict[str, Any], level: dict[str, Any]) -> VoxelSize | None:
     """The size of a voxel of a level; None where its metadata do not say it, or not so that it is understood."""
     try:
         # Those of the image come behind those of the level.
-        steps = (*level["coordinateTransformations"], *image.get("coordinateTransformations", ()))
+        steps = (*level["coordinateTransformations"], *(image.get("coordinateTransformations") or ()))
         scales = [step["scale"][-3:] for step in steps if step["type"] == "scale"]
         units = [axis.get("unit") for axis in image["axes"][-3:]]
         known = next(unit for unit in reversed(units) if unit)

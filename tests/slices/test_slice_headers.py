@@ -255,8 +255,19 @@ def test_images_and_labels_of_nifti_point_to_the_same_sides_or_are_refused(tmp_p
         with pytest.raises(DatasetError, match=told):
             find_pairs(images, path)
         find_pairs(images, path, Reading(pixels="stored"))
+    silent = nibabel.Nifti1Image(np.ascontiguousarray(labels.transpose(2, 1, 0)), None)
+    nibabel.save(silent, tmp_path / "s.nii")
+    nonsense = bytearray((tmp_path / "s.nii").read_bytes())
+    struct.pack_into("<h", nonsense, 254, 1)  # sform_code
+    struct.pack_into("<f", nonsense, 280, np.nan)  # the first of srow_x
+    (tmp_path / "n.nii").write_bytes(nonsense)
+    for path in (tmp_path / "s.nii", tmp_path / "n.nii"):
+        assert find_pairs(images, path).labels.read(0).tolist() == labels[0].tolist(), "nobody says where they point to"
     tifffile.imwrite(tmp_path / "l.tif", labels, photometric="minisblack", metadata=None)
-    assert len(find_pairs(images, tmp_path / "l.tif")) == len(VOLUME), "of which nobody says where they point to"
+    assert len(find_pairs(images, tmp_path / "l.tif")) == len(VOLUME)
+    turned = write(tmp_path / "turned", labels[:, ::-1, ::-1], lambda index: orientation(3))
+    with pytest.raises(DatasetError, match="images lie in Orientation 1 and labels in 3"):
+        find_pairs(images, turned, Reading(first=0))
 
 
 def test_pages_that_a_description_counts_and_the_chain_has_not_are_missed(tmp_path):
@@ -270,6 +281,17 @@ def test_pages_that_a_description_counts_and_the_chain_has_not_are_missed(tmp_pa
     with pytest.raises(DatasetError, match="its description counts 12 slices, and it has 7"):
         open_source(tmp_path / "a.tif")
     assert len(open_source(tmp_path / "a.tif", Reading(pixels="stored"))) == 7
+
+
+@pytest.mark.parametrize("shape", [[4, 18, 28], [4, 9, 14, 3], [4, 12, 14], [9, 14, 3]])
+@pytest.mark.parametrize("pages", [1, 4])
+def test_a_shape_of_other_pages_than_these_counts_none(tmp_path, shape, pages):
+    """As where they were resized, cut or made grey since."""
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tif:
+        for index, pixels in enumerate(VOLUME[:pages]):
+            text = None if index else json.dumps({"shape": shape})
+            tif.write(pixels, description=text, metadata=None, contiguous=False, photometric="minisblack")
+    np.testing.assert_array_equal(read_all(open_source(tmp_path / "a.tif")), VOLUME[:pages])
 
 
 @pytest.mark.parametrize("described", [{"imagej": True, "metadata": {"axes": "ZYX"}}, {}])

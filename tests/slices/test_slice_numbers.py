@@ -173,6 +173,8 @@ def test_the_home_of_the_user_is_understood(folder, monkeypatch):
 
 
 SLICES = {f"slice_{number:04}": number for number in range(1, 13)}
+BARE = {str(number): number for number in range(1, 61)}
+YEARS = {f"{number:04}": number for number in range(1, 3000)}
 DAYS = {f"day{1 + (number > 6)}_{number:04}": number for number in range(1, 13)}
 
 
@@ -187,6 +189,17 @@ DAYS = {f"day{1 + (number > 6)}_{number:04}": number for number in range(1, 13)}
         (["mask_0005_8bit"], SLICES, [5]),
         (["2021_lab5", "2021_lab7"], SLICES, [5, 7]),  # by which slices there are
         (["a10_x"], {"a1": 1, "a10": 10}, [10]),
+        # What others count is no number of an image, however it is written.
+        (["001_8bit", "002_8bit", "060_8bit"], BARE, [1, 2, 60]),
+        (["class1_000", "class1_001", "class1_019"], BARE, [0, 1, 19]),
+        (["1_512x512", "2_512x512"], BARE, [1, 2]),
+        (["mask_1_of_20", "mask_2_of_20"], BARE, [1, 2]),
+        (["2024-03-12_1", "2024-03-12_5"], YEARS, [1, 5]),
+        (["scan1_1_mask", "scan1_2_mask"], {f"scan1_{number:03}": number for number in range(1, 20)}, [1, 2]),
+        (["scan_01_11_mask"], {f"scan_01_{number:04}": number for number in range(1, 20)}, [11]),
+        (["bin2_seg_000", "bin2_seg_001"], {f"bin2_{number:04}": number for number in range(20)}, [0, 1]),
+        (["slice0001_8bit", "slice0002_8bit"], {f"slice{number}": number for number in range(1, 20)}, [1, 2]),
+        (["0_fold1", "1_fold1", "2_fold2"], {str(number): number for number in range(5)}, [0, 1, 2]),
         (["slice_0005_1", "mask_0006_2"], SLICES, [5, 6]),
     ],
 )
@@ -199,6 +212,10 @@ def test_a_label_has_the_number_of_the_image_that_its_name_is_of(labels, known, 
 @pytest.mark.parametrize(
     ("labels", "told"),
     [
+        (["anno1_0031", "anno2_0040", "anno4_0056"], r"differ in 2 numbers \(1 and 0031 in anno1_0031.tif\)"),
+        (["031_v3", "040_v5", "050_v9"], r"differ in 2 numbers"),
+        (["seg_2024_5"], r"has \d numbers that a slice has \(2024 and 5\)"),
+        (["class1_011"], r"has 2 numbers that a slice has \(1 and 011\)"),
         (["mask_5_v1", "mask_8_v2"], r"differ in 2 numbers \(5 and 1 in mask_5_v1.tif\).*--number '_v\(\\d\+\)'"),
         (["mask_5_v8"], r"mask_5_v8.tif has 2 numbers that a slice has \(5 and 8\).*--number"),
         (["slice_0005_vs_slice_0006"], r"has 2 numbers that a slice has \(0005 and 0006\)"),
@@ -206,5 +223,6 @@ def test_a_label_has_the_number_of_the_image_that_its_name_is_of(labels, known, 
 )
 def test_a_label_that_may_be_of_two_images_is_refused(labels, told):
     faults = []
-    assert set(number_names([f"{name}.tif" for name in labels], faults, known=SLICES)[0]) == {None}
+    known = YEARS if "2024" in labels[0] else BARE if "mask" not in labels[0] and "slice" not in labels[0] else SLICES
+    assert set(number_names([f"{name}.tif" for name in labels], faults, known=known)[0]) == {None}
     assert re.search(told, "; ".join(faults))

@@ -63,3 +63,28 @@ def test_a_writer_that_is_a_slice_behind_ends_the_volume_and_one_that_stopped_is
     np.testing.assert_array_equal(read_all(open_source(path)), VOLUME[:5])
     with pytest.raises(DatasetError, match="none of them has 120 of its pixels"):
         open_source(growing(tmp_path / "a.h5", [VOLUME[0::2], VOLUME[1::2][:1]]))
+
+
+def test_a_source_that_ends_within_a_block_fills_a_part_of_it(tmp_path):
+    """Two writers take two slices each in turn."""
+    rows, shape = np.arange(12), (12, *VOLUME.shape[1:])
+    volume = np.concatenate([VOLUME, VOLUME])
+
+    def write(frames):
+        plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        for number, count in enumerate(frames):
+            part = volume[rows // 2 % 2 == number][:count]
+            with h5py.File(tmp_path / f"w{number}.h5", "w", libver="latest") as file:
+                file.create_dataset("data", data=part, maxshape=(None, 10, 12), chunks=(1, 10, 12))
+            filled, taken = (h5py.h5s.create_simple(of, (UNLIMITED, 10, 12)) for of in (shape, part.shape))
+            filled.select_hyperslab((2 * number, 0, 0), (UNLIMITED, 1, 1), (4, 1, 1), (2, 10, 12))
+            taken.select_hyperslab((0, 0, 0), (UNLIMITED, 1, 1), (1, 1, 1), (1, 10, 12))
+            plan.set_virtual(filled, f"w{number}.h5".encode(), b"data", taken)
+        with h5py.File(tmp_path / "a.h5", "w", libver="latest") as file:
+            space = h5py.h5s.create_simple(shape, (UNLIMITED, 10, 12))
+            h5py.h5d.create(file.id, b"data", h5py.h5t.NATIVE_UINT16, space, plan)
+        return tmp_path / "a.h5"
+
+    np.testing.assert_array_equal(read_all(open_source(write((6, 6)))), volume)
+    with pytest.raises(DatasetError, match="none of them has 120 of its pixels"):
+        open_source(write((5, 6)))

@@ -144,3 +144,31 @@ def test_labels_in_an_image_are_no_image_beside_it(tmp_path):
     assert open_source(tmp_path / "a.zarr").voxel == VoxelSize(3, 2, 1, "micrometer")
     source = open_source(Path(f"{tmp_path}/a.zarr::labels/cells/0"))
     assert source.voxel == VoxelSize(6, 4, 2, "micrometer")
+
+
+def test_what_lies_beside_or_above_an_array_does_not_end_the_work(tmp_path):
+    """A page of words in a store of nothing but background, and a folder above that is no sound store."""
+    place = tmp_path / "above" / "a.zarr"
+    zarr.create_array(place, shape=VOLUME.shape, dtype="u2", chunks=(1, 64, 48), fill_value=0)
+    (place / "README.md").write_text("Of the beamline.")
+    (tmp_path / "above" / "zarr.json").write_text("{")
+    source = open_source(place)
+    assert not read_all(source).any() and "6 of 6 chunks are not stored" in source.notes[0]
+
+
+def test_the_index_of_a_shard_may_be_in_the_other_byte_order(tmp_path):
+    index = (zarr.codecs.BytesCodec(endian="big"), zarr.codecs.Crc32cCodec())
+    for number, location in enumerate(("start", "end")):
+        sharding = zarr.codecs.ShardingCodec(chunk_shape=(1, 64, 48), index_codecs=index, index_location=location)
+        options = {"chunks": (4, 64, 48), "serializer": sharding}
+        np.testing.assert_array_equal(read_all(open_source(store(tmp_path / f"{number}.zarr", **options))), VOLUME)
+
+
+def test_a_store_with_an_image_and_another_array_is_a_choice(tmp_path):
+    root = zarr.create_group(tmp_path / "a.zarr", zarr_format=2)
+    image(root.create_group("0"), [3, 2, 1])
+    image(root["0"].create_group("labels").create_group("cells"), [3, 2, 1])
+    assert open_source(tmp_path / "a.zarr").dataset == "0/0"
+    root.create_array("other", data=VOLUME)
+    with pytest.raises(ConfigError, match="has several data sets"):
+        open_source(tmp_path / "a.zarr")
