@@ -189,6 +189,8 @@ def _in_words(voxel: VoxelSize) -> Calibration:
 def _ome_voxel(text: str, image: str | None) -> VoxelSize | None:
     try:
         images = [item for item in ElementTree.fromstring(text) if item.tag.endswith("}Image")]
+        # One without planes is none of those that are counted.
+        images = [one for one in images if any(item.tag.endswith("}TiffData") for item in one.iter())] or images
         meant = (one for number, one in enumerate(images) if image in (None, one.get("Name"), str(number)))
         pixels = next(item for item in next(meant) if item.tag.endswith("}Pixels"))
     except (ElementTree.ParseError, StopIteration):

@@ -283,7 +283,7 @@ def _check_virtual(dataset: h5py.Dataset, path: Path, name: str, reach: Reach, d
     faults, pixels_in, filled = list[str](), set[Path](), h5py.h5s.create_simple(dataset.shape)
     filled.select_none()
     home = _file_of(dataset)  # not that of a link to it
-    for source, number, called, inside in _virtual_parts(dataset, home):
+    for source, number, called, inside in _virtual_parts(dataset, home, reach):
         length = None
         file = home if called == "." else _named_file(home, called)
         reach.check(file)
@@ -307,21 +307,36 @@ def _check_virtual(dataset: h5py.Dataset, path: Path, name: str, reach: Reach, d
     return pixels_in
 
 
-def _virtual_parts(dataset: h5py.Dataset, home: Path) -> Iterator[tuple[Any, int | None, str, str]]:
+def _virtual_parts(dataset: h5py.Dataset, home: Path, reach: Reach) -> Iterator[tuple[Any, int | None, str, str]]:
     """What a virtual data set is put together of, each with its file and its name in there; of many its number."""
     for source in dataset.virtual_sources():
         for block in itertools.count():
-            # %b in a name is counted up by HDF5, which ends the data set at the first file that is not there.
+            # %b in a name is counted up by HDF5, which ends the data set at the first of them that is not there.
             file, inside = (
                 "%".join(part.replace("%b", str(block)) for part in name.split("%%"))
                 for name in (source.file_name, source.dset_name)
             )
-            counted = "%b" in source.file_name.replace("%%", "")
-            if counted and not os.path.exists(_named_file(home, file)):
+            counted = _is_counted(source)
+            if counted and not _is_there(home if file == "." else _named_file(home, file), inside, reach):
                 break
             yield source, block if counted else None, file, inside
             if not counted:
                 break
+
+
+def _is_counted(source: Any) -> bool:
+    return "%b" in f"{source.file_name} {source.dset_name}".replace("%%", "")
+
+
+def _is_there(file: Path, inside: str, reach: Reach) -> bool:
+    """Whether a file has a data set; of one that is not to be read it is asked later, and told then."""
+    if not os.path.isfile(file):
+        return os.path.exists(file)
+    with contextlib.suppress(DatasetError, OSError):
+        reach.check(file)
+        with h5py.File(file, "r") as opened:
+            return inside in opened
+    return True
 
 
 def _fill(filled: Any, part: Any, shape: tuple[int, ...], number: int | None, length: int | None) -> None:
@@ -390,7 +405,7 @@ def _has_room(shape: tuple[int, ...], source: Any) -> bool:
     if source.src_space.get_select_type() == h5py.h5s.SEL_HYPERSLABS:
         ends = source.src_space.get_select_bounds()[1]
         return len(ends) == len(shape) and all(end < length for end, length in zip(ends, shape, strict=True))
-    if "%b" in source.file_name.replace("%%", ""):  # there is no end to all blocks, and a file has one
+    if _is_counted(source):  # there is no end to all blocks, and a file has one
         _, _, count, block = source.vspace.get_regular_hyperslab()
         count = [blocks for blocks in count if blocks != h5py.h5s.UNLIMITED]
         return bool(math.prod(shape) >= math.prod(block) * math.prod(count))

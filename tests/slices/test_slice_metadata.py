@@ -194,6 +194,19 @@ def test_each_image_of_an_ome_tiff_has_a_voxel_of_its_own(tmp_path):
         assert calibration_of(source).voxel == source.voxel
 
 
+def test_an_image_of_an_ome_tiff_without_planes_has_no_voxel_of_others(tmp_path):
+    sizes = {f"PhysicalSize{axis}": 2.0 for axis in "ZYX"}
+    tifffile.imwrite(tmp_path / "a.ome.tif", VOLUME, photometric="minisblack", metadata={"axes": "ZYX", **sizes})
+    with tifffile.TiffFile(tmp_path / "a.ome.tif", mode="r+") as tif:
+        text = tif.ome_metadata
+        sizes = 'DimensionOrder="XYZCT" Type="uint16" SizeX="8" SizeY="8" SizeZ="1" SizeC="1" SizeT="1"'
+        voxel = 'PhysicalSizeX="9" PhysicalSizeY="9" PhysicalSizeZ="9"'
+        empty = f'<Image ID="Image:9" Name="preview"><Pixels ID="Pixels:9" {sizes} {voxel}></Pixels></Image>'
+        tif.pages.first.tags["ImageDescription"].overwrite(text.replace("<Image ", f"{empty}<Image ", 1))
+    for dataset in (None, "0"):
+        assert open_source(tmp_path / "a.ome.tif", Reading(dataset=dataset)).voxel == VoxelSize(2.0, 2.0, 2.0, "µm")
+
+
 @pytest.mark.parametrize(("orientation", "turned"), [(1, False), (3, False), (6, True), (8, True)])
 def test_pixels_that_are_turned_by_a_quarter_take_their_height_and_width_with_them(tmp_path, orientation, turned):
     tags = [(274, "H", 1, orientation, True)]

@@ -88,3 +88,21 @@ def test_a_source_that_ends_within_a_block_fills_a_part_of_it(tmp_path):
     np.testing.assert_array_equal(read_all(open_source(write((6, 6)))), volume)
     with pytest.raises(DatasetError, match="none of them has 120 of its pixels"):
         open_source(write((5, 6)))
+
+
+def test_sources_that_are_counted_up_in_a_file_are_read_to_the_last(tmp_path):
+    with h5py.File(tmp_path / "blocks.h5", "w") as file:
+        for number in range(3):
+            file[f"block{number}"] = VOLUME[2 * number : 2 * number + 2]
+    plan, block = h5py.h5p.create(h5py.h5p.DATASET_CREATE), h5py.h5s.create_simple((2, 10, 12))
+    space = h5py.h5s.create_simple((0, 10, 12), (UNLIMITED, 10, 12))
+    space.select_hyperslab((0, 0, 0), (UNLIMITED, 1, 1), (2, 1, 1), (2, 10, 12))
+    plan.set_virtual(space, b"blocks.h5", b"block%b", block)
+    with h5py.File(tmp_path / "a.h5", "w", libver="latest") as file:
+        h5py.h5d.create(file.id, b"data", h5py.h5t.NATIVE_UINT16, space, plan)
+    np.testing.assert_array_equal(read_all(open_source(tmp_path / "a.h5")), VOLUME)
+    with h5py.File(tmp_path / "blocks.h5", "a") as file:
+        del file["block2"]
+        file["block2"] = VOLUME[:1]
+    with pytest.raises(DatasetError, match=r"blocks.h5 has \(1, 10, 12\) in block2, and more is needed"):
+        open_source(tmp_path / "a.h5")
