@@ -205,10 +205,18 @@ def _only(file: h5py.File, path: Path, reach: Reach) -> str:
         file.visititems_links(lambda name, link: links.append(name) if hasattr(link, "path") else None)
         for name in links:
             _follow(file, name, path, reach)  # a link that leads nowhere is why there is nothing else
-    others: dict[str, h5py.Dataset] = {}
-    if not names:
-        file.visititems(lambda name, item: others.setdefault(name, item) and None if hasattr(item, "shape") else None)
-    raise no_such(path, None, dict(_walk(file, reach)) or others, of_slices=bool(names))
+    raise no_such(path, None, dict(_walk(file, reach)) or _of_any_shape(file), of_slices=bool(names))
+
+
+def _of_any_shape(file: h5py.File) -> dict[str, h5py.Dataset]:
+    found: dict[str, h5py.Dataset] = {}
+
+    def note(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            found[name] = item
+
+    file.visititems(note)
+    return found
 
 
 def _signal(file: h5py.File, reach: Reach) -> str | None:
@@ -301,6 +309,9 @@ def _check_virtual(dataset: h5py.Dataset, path: Path, name: str, reach: Reach, d
         except DatasetError as error:
             faults.append(str(error).removesuffix("."))
         _fill(filled, source.vspace, dataset.shape, number, length)
+    # What lies beyond the end fills nothing.
+    start, count = (0,) * dataset.ndim, (1,) * dataset.ndim
+    filled.select_hyperslab(start, count, None, dataset.shape, op=h5py.h5s.SELECT_AND)
     if (missing := math.prod(dataset.shape) - filled.get_select_npoints()) > 0:
         faults.append(f"{name} is put together of files, and none of them has {missing} of its pixels")
     raise_faults(path, faults)
@@ -317,7 +328,7 @@ def _virtual_parts(dataset: h5py.Dataset, home: Path, reach: Reach) -> Iterator[
                 for name in (source.file_name, source.dset_name)
             )
             counted = _is_counted(source)
-            if counted and not _is_there(home if file == "." else _named_file(home, file), inside, reach):
+            if counted and not _goes_on(source, home if file == "." else _named_file(home, file), inside, reach):
                 break
             yield source, block if counted else None, file, inside
             if not counted:
@@ -328,9 +339,12 @@ def _is_counted(source: Any) -> bool:
     return "%b" in f"{source.file_name} {source.dset_name}".replace("%%", "")
 
 
-def _is_there(file: Path, inside: str, reach: Reach) -> bool:
-    """Whether a file has a data set; of one that is not to be read it is asked later, and told then."""
-    if not os.path.isfile(file):
+def _goes_on(source: Any, file: Path, inside: str, reach: Reach) -> bool:
+    """Whether the next of those that are counted up is there: of files the file, whose data set may yet be missed.
+
+    Of the data sets of one file it is the data set; a file that is not to be read is told later.
+    """
+    if "%b" in source.file_name.replace("%%", "") or not os.path.isfile(file):
         return os.path.exists(file)
     with contextlib.suppress(DatasetError, OSError):
         reach.check(file)
@@ -377,7 +391,6 @@ def _fill(filled: Any, part: Any, shape: tuple[int, ...], number: int | None, le
                 filled.select_hyperslab(*map(tuple, parts), op=h5py.h5s.SELECT_OR)
     if all(count) and all(block):
         filled.select_hyperslab(*map(tuple, (start, count, stride, block)), op=h5py.h5s.SELECT_OR)
-    filled.select_hyperslab((0,) * len(shape), (1,) * len(shape), None, shape, op=h5py.h5s.SELECT_AND)
 
 
 def _along_unlimited(taken: Any, shape: tuple[int, ...]) -> int | None:

@@ -106,3 +106,17 @@ def test_sources_that_are_counted_up_in_a_file_are_read_to_the_last(tmp_path):
         file["block2"] = VOLUME[:1]
     with pytest.raises(DatasetError, match=r"blocks.h5 has \(1, 10, 12\) in block2, and more is needed"):
         open_source(tmp_path / "a.h5")
+
+
+def test_a_file_of_those_that_are_counted_up_that_lacks_its_data_set_is_missed_and_ends_nothing(tmp_path):
+    for number in range(3):
+        with h5py.File(tmp_path / f"part{number}.h5", "w") as file:
+            file["data" if number < 2 else "other"] = VOLUME[2 * number : 2 * number + 2]
+    plan, block = h5py.h5p.create(h5py.h5p.DATASET_CREATE), h5py.h5s.create_simple((2, 10, 12))
+    space = h5py.h5s.create_simple((0, 10, 12), (UNLIMITED, 10, 12))
+    space.select_hyperslab((0, 0, 0), (UNLIMITED, 1, 1), (2, 1, 1), (2, 10, 12))
+    plan.set_virtual(space, b"part%b.h5", b"data", block)
+    with h5py.File(tmp_path / "a.h5", "w", libver="latest") as file:
+        h5py.h5d.create(file.id, b"data", h5py.h5t.NATIVE_UINT16, space, plan)
+    with pytest.raises(DatasetError, match=r"part2.h5 \(data\) is not there"):
+        open_source(tmp_path / "a.h5")
