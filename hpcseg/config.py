@@ -94,9 +94,8 @@ class DataConfig:
         _check(self.tile_size >= 8, "data.tile_size", self.tile_size, "at least 8 pixels")
         _check(self.split in SPLITS, "data.split", self.split, f"one of {', '.join(SPLITS)}")
         _check(self.split_seed >= 0, "data.split_seed", self.split_seed, "0 or more")
-        apart = self.gap_slices == AUTO or (isinstance(self.gap_slices, int) and self.gap_slices >= 1)
         rule = f'"{AUTO}", or at least 1, or neighbours would meet'
-        _check(apart, "data.gap_slices", self.gap_slices, rule)
+        _check(_auto_or(self.gap_slices, 1), "data.gap_slices", self.gap_slices, rule)
         _check(self.train_slices >= 0, "data.train_slices", self.train_slices, "0 (all) or more")
         _check(0 < self.label_share <= 1, "data.label_share", self.label_share, "over 0, and at most 1 (all)")
         _check(self.slices >= 0, "data.slices", self.slices, "0 (all) or more")
@@ -210,8 +209,7 @@ class TrainConfig:
         _check(self.augment in AUGMENTATIONS, "train.augment", self.augment, f"one of {', '.join(AUGMENTATIONS)}")
         _check(self.keep in KEPT_EPOCHS, "train.keep", self.keep, f"one of {', '.join(KEPT_EPOCHS)}")
         _check(self.seed >= 0, "train.seed", self.seed, "0 or more")
-        counts = self.order_seed == AUTO or (isinstance(self.order_seed, int) and self.order_seed >= 0)
-        _check(counts, "train.order_seed", self.order_seed, f'"{AUTO}", or 0 or more')
+        _check(_auto_or(self.order_seed, 0), "train.order_seed", self.order_seed, f'"{AUTO}", or 0 or more')
         _check(self.precision in PRECISIONS, "train.precision", self.precision, f"one of {', '.join(PRECISIONS)}")
 
     @property
@@ -555,6 +553,10 @@ def _check(holds: bool, name: str, value: object, rule: str) -> None:
     if not holds:
         shown = f'"{shortened(value)}"' if isinstance(value, str) else value
         raise ConfigError(f"{name} is {shown}, but it must be {rule}.")
+
+
+def _auto_or(value: OrAuto, least: int) -> bool:
+    return value == AUTO or (isinstance(value, int) and value >= least)
 
 
 def _check_sigma(name: str, sigma: Sigma, *, above_0: bool = False) -> None:

@@ -37,10 +37,10 @@ def info(
     """Show what a packed file holds, and check it; or what there is to pack or to segment in any other source."""
     from hpcseg.data.store import is_packed_file
 
-    path = Path(os.path.expanduser(file))
-    # One that is not there is missed as a packed file where it has the name of one.
-    packed = is_packed_file(path) or not (os.path.lexists(path) or path.suffix not in (".h5", ".hdf5") or "::" in file)
-    if verify or packed:
+    path = Path(file)
+    # It is missed as a packed file where it has the name of one.
+    missed = not os.path.lexists(path) and path.suffix in (".h5", ".hdf5") and "::" not in file
+    if verify or missed or is_packed_file(path):
         _show_packed_file(path, verify=verify, as_json=as_json)
         return
     _show_source(path, how.reading(), as_json=as_json)

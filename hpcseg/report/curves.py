@@ -110,8 +110,7 @@ def figure7(records: Records) -> Drawn:
         colour, dashes = (_OF_SPLIT[split], "-") if noise == fraction else (GREY, _DASHES[number % len(_DASHES)])
         for row in rows:
             if isinstance(row.config.evaluate.sweep_max, Share) == shares:
-                levels = {sigma: row.test_accuracy(NoiseLevel(sigma)) for sigma in sigmas(row, shares)}
-                axes.plot(*points(levels), color=colour, linestyle=dashes, linewidth=1.2, label=label)
+                axes.plot(*swept_curve(row, shares), color=colour, linestyle=dashes, linewidth=1.2, label=label)
                 label = None
             else:
                 unit = "counts" if shares else "shares of the span of grey values"
@@ -119,8 +118,7 @@ def figure7(records: Records) -> Drawn:
                 holes.append(Hole("figure7", what, "Give all sweeps of the job one unit."))
         if noise == fraction:
             group = records.positions[tiles, split, noise]
-            of_filter = {one: filtered(records, group, NoiseLevel(one).key) for one in sigmas(rows[0], shares)}
-            curve = points({sigma: found.mean if found else None for sigma, found in of_filter.items()})
+            curve = filter_curve(records, group, shares)
             name = f"filter (blur, grey thresholds), {split}"
             axes.plot(*curve, color=_FILTER, linestyle=_DASHES[number], label=name if curve[0] else None)
     if always := commonest(records.positions[tiles, first.data.split, fraction], CLEAN.key):
@@ -145,13 +143,23 @@ def figure7(records: Records) -> Drawn:
     return Drawn(figure, tuple(holes), {"paper": said})
 
 
-def sigmas(row: Row, shares: bool) -> list[Sigma]:
+def swept_curve(row: Row, shares: bool) -> tuple[list[float], list[float]]:
+    """Amounts of sigma and the accuracies there: of the test sets whose unit is this one."""
+    return _points({sigma: row.test_accuracy(NoiseLevel(sigma)) for sigma in _sigmas(row, shares)})
+
+
+def filter_curve(records: Records, group: Group, shares: bool) -> tuple[list[float], list[float]]:
+    """The same of the filter on a group's test sets; empty where it was not measured."""
+    of_filter = {one: filtered(records, group, NoiseLevel(one).key) for one in _sigmas(group.rows[0], shares)}
+    return _points({sigma: found.mean if found else None for sigma, found in of_filter.items()})
+
+
+def _sigmas(row: Row, shares: bool) -> list[Sigma]:
     """Of its test sets; the table's sigma may have another unit than the sweep, and 0 has both."""
     return [one for one in row.config.evaluate.sigmas() if not one or isinstance(one, Share) == shares]
 
 
-def points(values: Mapping[Sigma, float | None]) -> tuple[list[float], list[float]]:
-    """Amounts of sigma and what was measured there, as far as it was."""
+def _points(values: Mapping[Sigma, float | None]) -> tuple[list[float], list[float]]:
     known = {amount(sigma): value for sigma, value in values.items() if value is not None}
     return list(known), list(known.values())
 

@@ -11,14 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from hpcseg.config import NoiseLevel
 from hpcseg.metrics import SURE_UNIT
 from hpcseg.records.collect import Records
 from hpcseg.records.groups import Group, axes_label
 from hpcseg.records.groups import axes as axes_of
 from hpcseg.records.row import CLEAN, Hole
-from hpcseg.report.baselines import filtered
-from hpcseg.report.curves import GREY, Drawn, losses_and_errors, points, sigmas
+from hpcseg.report.curves import GREY, Drawn, filter_curve, losses_and_errors, swept_curve
 from hpcseg.report.measures import RATIOS, SETS
 from hpcseg.runs.record import SURE
 from hpcseg.sheet import COLOURS
@@ -84,17 +82,15 @@ def sweep(records: Records) -> Drawn:
     labels = dict.fromkeys(axes_label(group, names) for of in places.values() for group in of)
     colours = dict(zip(labels, itertools.cycle(_OF_SETTINGS)))
     figure = Figure(figsize=(max(4.6, 3.6 * len(places)), 3.6), layout="constrained")
-    panels = figure.subplots(1, len(places), squeeze=False, sharey=True)[0]
+    panels, with_filter = figure.subplots(1, len(places), squeeze=False, sharey=True)[0], False
     for panel, ((tiles, split, shares), groups) in zip(panels, places.items(), strict=True):
         for group in groups:
             label = axes_label(group, names)
             for row in (row for row in group.rows if row.evaluation):
-                levels = {sigma: row.test_accuracy(NoiseLevel(sigma)) for sigma in sigmas(row, shares)}
-                panel.plot(*points(levels), color=colours[label], linewidth=0.9, alpha=0.75)
-        used = sigmas(groups[0].rows[0], shares)
-        of_filter = {one: filtered(records, groups[0], NoiseLevel(one).key) for one in used}
-        curve = points({sigma: found.mean if found else None for sigma, found in of_filter.items()})
+                panel.plot(*swept_curve(row, shares), color=colours[label], linewidth=0.9, alpha=0.75)
+        curve = filter_curve(records, groups[0], shares)
         panel.plot(*curve, color=GREY, linestyle="--", linewidth=1.2)
+        with_filter |= bool(curve[0])
         panel.set_title(f"{tiles}, {split}")
         panel.set_xlabel(f"sigma of the test noise ({'% of the span' if shares else 'counts'})")
         panel.xaxis.set_major_locator(MaxNLocator(4))
@@ -103,7 +99,7 @@ def sweep(records: Records) -> Drawn:
     # Of empty lines, so that each setting stands in the legend once, whichever panels have it.
     for label, colour in colours.items():
         panels[0].plot([], [], color=colour, label=label)
-    if any(line.get_color() == GREY and len(line.get_xdata()) for panel in panels for line in panel.lines):
+    if with_filter:
         panels[0].plot([], [], color=GREY, linestyle="--", label="filter (blur, grey thresholds)")
     panels[0].set_ylabel("pixel accuracy on the test set")
     panels[0].set_ylim(top=1)
@@ -114,7 +110,11 @@ def sweep(records: Records) -> Drawn:
 def classes(records: Records) -> Drawn:
     """IoU, recall and precision of every class, a point per training: a column per class, a row per test set."""
     names = axes_of(records.groups)
-    rows = [head for head in ("clean", "noisy") if any(_has(group, head) for group in records.groups)]
+    tested = {
+        head: [[found for row in group.rows if (found := SETS[head](row)) is not None] for group in records.groups]
+        for head in ("clean", "noisy")
+    }
+    rows = [head for head, matrices in tested.items() if any(matrices)]
     if not rows:
         return Drawn(None, (Hole("classes", "no cell has been tested.", records.remedy),))
     columns = len(records.class_names)
@@ -123,8 +123,8 @@ def classes(records: Records) -> Drawn:
     apart = _SPREAD / len(records.groups)
     for (row, head), (column, value) in itertools.product(enumerate(rows), enumerate(records.class_names)):
         panel = panels[row, column]
-        for number, (group, colour) in enumerate(zip(records.groups, itertools.cycle(_OF_SETTINGS))):
-            matrices = [found for one in group.rows if (found := SETS[head](one)) is not None]
+        of_groups = zip(records.groups, tested[head], itertools.cycle(_OF_SETTINGS))
+        for number, (group, matrices, colour) in enumerate(of_groups):
             label = axes_label(group, names) if (row, column) == (0, 0) else None
             for place, ratio in enumerate(RATIOS.values()):
                 values = [ratio(matrix)[column] for matrix in matrices]
@@ -135,10 +135,6 @@ def classes(records: Records) -> Drawn:
         panel.grid(axis="y", linewidth=0.4)
     _name_settings(figure, panels[0, 0])
     return Drawn(figure)
-
-
-def _has(group: Group, head: str) -> bool:
-    return any(SETS[head](row) is not None for row in group.rows)
 
 
 def calibration(records: Records) -> Drawn:

@@ -32,15 +32,16 @@ class Crossed:
     right: np.ndarray
     """(W, O) float64."""
 
-    @property
-    def by_weights(self) -> Likeness | None:
-        """Of trainings that share their initial weights."""
-        return likeness(self.right)
 
-    @property
-    def by_order(self) -> Likeness | None:
-        """Of trainings that share their epoch order."""
-        return likeness(self.right.T)
+@dataclass(frozen=True)
+class Shared:
+    """How much alike trainings are that share their initial weights, or their epoch order."""
+
+    what: str
+    """"weights" or "order"."""
+    found: Likeness | None
+    shown: bool
+    """Also after a correction for all of a report."""
 
 
 def crossed(records: Records) -> Iterator[Crossed]:
@@ -65,19 +66,23 @@ def _by_weights(records: Records, group: Group, level: str) -> dict[tuple[int, i
     return {(int(str(one.place)), int(str(one.seed))): one.value for one in at(records, level)(group)}
 
 
+def _with_likenesses(records: Records) -> list[tuple[Crossed, tuple[Shared, Shared]]]:
+    found = list(crossed(records))
+    both = [likeness(right) for crossing in found for right in (crossing.right, crossing.right.T)]
+    marks = zip(both, shown_of(both), strict=True)
+    return [(crossing, (Shared("weights", *next(marks)), Shared("order", *next(marks)))) for crossing in found]
+
+
 def seeds_apart(records: Records) -> Table:
     """How much alike trainings are that share their initial weights, or their epoch order."""
-    found = list(crossed(records))
-    both = [one for crossing in found for one in (crossing.by_weights, crossing.by_order)]
-    marks = iter(shown_of(both))
     blocks: dict[str, list[Line]] = {}
-    for crossing in found:
+    for crossing, both in _with_likenesses(records):
         right = crossing.right
         cells = [Number(Estimate((float(value),)), Unit.SHARE) for value in (right.mean(), right.min(), right.max())]
-        for one in (crossing.by_weights, crossing.by_order):
-            mark = next(marks)
-            for value in (one.mean, one.low, one.high) if one else (None,) * 3:
-                cells.append(Number(None if value is None else Estimate((value,)), Unit.RATIO, marked=mark))
+        for one in both:
+            values = (one.found.mean, one.found.low, one.found.high) if one.found else (None,) * 3
+            estimates = (None if value is None else Estimate((value,)) for value in values)
+            cells += [Number(estimate, Unit.RATIO, marked=one.shown) for estimate in estimates]
         blocks.setdefault(crossing.name, []).append(Line(Text(crossing.level), tuple(cells)))
     of_both = [f"{what}: {which}" for what in ("same weights", "same order") for which in ("alike", "from", "to")]
     columns = ("right, %", "least", "most", *of_both)
@@ -86,15 +91,13 @@ def seeds_apart(records: Records) -> Table:
 
 def which_seed(records: Records) -> str | None:
     """What initial weights and epoch order each decide, at the levels of which the records have both."""
-    found = list(crossed(records))
-    both = [one for crossing in found for one in (crossing.by_weights, crossing.by_order)]
-    marks = iter(shown_of(both))
     texts = []
-    for crossing in found:
+    for crossing, both in _with_likenesses(records):
         parts = []
-        for name, one in (("weights", crossing.by_weights), ("order", crossing.by_order)):
-            shown = "" if next(marks) else ", not shown"
-            parts += [f"the same {name} {one.mean:.2f} ({one.low:.2f} to {one.high:.2f}{shown})"] if one else []
+        for one in both:
+            if one.found:
+                interval = f"{one.found.low:.2f} to {one.found.high:.2f}{'' if one.shown else ', not shown'}"
+                parts.append(f"the same {one.what} {one.found.mean:.2f} ({interval})")
         texts += [f"{crossing.name}, {crossing.level}: {', '.join(parts)}"] if parts else []
     return f"Correlation of trainings that share them, of 1 at most: {'; '.join(texts)}." if texts else None
 

@@ -39,7 +39,8 @@ def number_names(
         ConfigError: the pattern is none.
     """
     stems, known = [Path(name).stem for name in names], known or {}
-    named = [_named_after(stem, known) if pattern is None else None for stem in stems]
+    lengths = set(map(len, known))
+    named = [_named_after(stem, known, lengths) if pattern is None else None for stem in stems]
     if known and None not in named:
         return named, ""
     if pattern is None:
@@ -63,16 +64,16 @@ def number_names(
     return numbers, note
 
 
-def _named_after(stem: str, known: Mapping[str, int]) -> int | None:
+def _named_after(stem: str, known: Mapping[str, int], lengths: Iterable[int]) -> int | None:
     """The number of the one file whose whole name a name is or has in it, as slice_0005 in label_of_slice_0005_8bit.
 
-    A name of nothing but a number says no more than any number does.
+    A name of nothing but a number says no more than any number does. `lengths` are those of the known names.
     """
     if stem in known:
         return known[stem]
     spans = [
         (first, first + length)
-        for length in set(map(len, known))
+        for length in lengths
         for first in range(len(stem) - length + 1)
         if stem[first : first + length] in known
         and not _RUN.fullmatch(stem[first : first + length])
@@ -112,11 +113,10 @@ def _telling(
     differing = [column for column in columns if len({text for text in column if text is not None}) > 1]
     if known and len(differing) != 1:
         fitting = _as_known(columns, differing if len(names) > 1 else columns, known)
-        if len(fitting) == 1:
-            return fitting[0], f"{fitting[0][0]} in {names[0]}" if len(columns) > 1 else ""
-        if fitting:
+        if len(fitting) > 1:
             faults.append(_which(names, stems, fitting, columns))
             return None, ""
+        differing = fitting or differing
     if len(differing) > 1 and None not in differing[0]:
         steps = [_step(column) for column in differing]
         smallest = min(filter(None, steps), default=None)

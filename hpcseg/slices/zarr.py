@@ -7,7 +7,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +42,8 @@ def open_zarr(path: Path, how: Reading) -> Source:
     """
     with refusing(f"{path} is no Zarr store that can be read"):
         stored = _files(path)
-        node = _open(path)
-        if not _arrays(node):  # of groups that have no file of their own, what is consolidated is all
-            node = _open(path, consolidated=None)
-        arrays, images = _arrays(node), _images(path, node)
+        arrays, groups = _contents(path)
+        images = _images(path, groups)
         levels = {level: voxel for image in images.values() for level, voxel in image.items()}
         # Labels of an image are in it, and no image beside it.
         alone = [image for name, image in images.items() if "labels" not in name.split("/")]
@@ -86,7 +84,7 @@ def open_zarr(path: Path, how: Reading) -> Source:
 def list_arrays(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     """Shape and type of every array in a group, by name."""
     _files(path)
-    return {name: (array.shape, str(array.dtype)) for name, array in _arrays(_open(path)).items() if name}
+    return {name: (array.shape, str(array.dtype)) for name, array in _contents(path)[0].items() if name}
 
 
 def _load(path: Path, first: int, last: int) -> np.ndarray:
@@ -170,30 +168,33 @@ def _open(path: Path, *, consolidated: bool | None = False) -> Any:
         return load_extra("zarr", "zarr", path).open(os.fspath(path), mode="r", use_consolidated=consolidated)
 
 
-def _arrays(node: Any) -> dict[str, Any]:
-    """All arrays under a group by name; an array alone has the name ""."""
-    return {name: item for name, item in _members(node).items() if not hasattr(item, "members")}
+def _contents(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """All arrays and all groups of a store, by name; what was opened itself has the name ""."""
+    for consolidated in (False, None):  # of groups that have no file of their own, what is consolidated is all
+        node = _open(path, consolidated=consolidated)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of files that are none of the store's, such as those a Mac leaves
+            walked = hasattr(node, "members")
+            inside = node.members(max_depth=None, use_consolidated_for_children=False) if walked else ()
+        items = {"": node, **dict(sorted(inside))}
+        groups = {name: item for name, item in items.items() if hasattr(item, "members")}
+        arrays = {name: item for name, item in items.items() if name not in groups}
+        if arrays:
+            break
+    return arrays, groups
 
 
-def _members(node: Any) -> dict[str, Any]:
-    """A group or an array under the name "", and all that is in it by name."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of files that are none of the store's, such as those a Mac leaves
-        inside = node.members(max_depth=None, use_consolidated_for_children=False) if hasattr(node, "members") else ()
-        return {"": node, **dict(sorted(inside))}
-
-
-def _images(path: Path, node: Any) -> dict[str, dict[str, VoxelSize | None]]:
+def _images(path: Path, groups: Mapping[str, Any]) -> dict[str, dict[str, VoxelSize | None]]:
     """The levels of each OME-Zarr image in a store, the finest first, with the size of a voxel, by the image's name.
 
-    Of an array alone, those of the image that it is a level of.
+    Of an array alone, in which there are no groups, those of the image that it is a level of.
     """
-    if not hasattr(node, "members"):
-        above = dict[str, dict[str, VoxelSize | None]]()
+    if not groups:
+        levels: dict[str, VoxelSize | None] = {}
         with contextlib.suppress(Exception):  # what is above an array that is sound need be no store
-            above = {"": _levels(_open(path.parent))} if is_zarr(path.parent) else {}
-        return {name: {"": levels[path.name]} for name, levels in above.items() if path.name in levels}
-    found = {name: _levels(item) for name, item in _members(node).items() if hasattr(item, "members")}
+            levels = _levels(_open(path.parent)) if is_zarr(path.parent) else {}
+        return {"": {"": levels[path.name]}} if path.name in levels else {}
+    found = {name: _levels(group) for name, group in groups.items()}
     return {
         name: {f"{name}/{level}" if name else level: voxel for level, voxel in levels.items()}
         for name, levels in found.items()
