@@ -18,16 +18,18 @@ from hpcseg.records.collect import Records
 from hpcseg.records.row import Hole
 from hpcseg.report import curves, own_figures, pictures
 from hpcseg.report.curves import Drawn
+from hpcseg.report.readings import readings_drawn
 from hpcseg.report.seeds_apart import seeds_apart_drawn
 from hpcseg.report.table import caption
 
 _STYLE = Path(__file__).with_name("templates") / "figures.mplstyle"
 
 _CURVES = (curves.figure3, curves.figure7, curves.cost, curves.learning_curve)
-_OWN = (own_figures.epochs, own_figures.sweep, own_figures.classes, own_figures.calibration)
+_OWN = (own_figures.epochs, own_figures.sweep, own_figures.levels, own_figures.classes, own_figures.calibration)
 FIGURES: Mapping[str, Callable[[Records], Drawn]] = {
     **{one.__name__: one for one in (*_CURVES, *_OWN)},
     "seeds_apart": seeds_apart_drawn,
+    "readings": readings_drawn,
     **pictures.PICTURES,
 }
 """What a job file may name under report.figures."""

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import itertools
 import textwrap
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from hpcseg.metrics import SURE_UNIT
 from hpcseg.records.collect import Records
-from hpcseg.records.groups import Group, axes_label
-from hpcseg.records.groups import axes as axes_of
+from hpcseg.records.groups import Group, group_label, training_label
+from hpcseg.records.observations import VALIDATION, headline_levels
 from hpcseg.records.row import CLEAN, Hole
 from hpcseg.report.curves import GREY, Drawn, filter_curve, losses_and_errors, swept_curve
-from hpcseg.report.measures import RATIOS, SETS
+from hpcseg.report.measures import RATIOS, SETS, at
 from hpcseg.runs.record import SURE
 from hpcseg.sheet import COLOURS
 from hpcseg.sigma import Share
@@ -32,15 +33,19 @@ _LETTERS_IN_HALF = 56
 """What half of a figure's width holds beside a line's sample, at a legend's size."""
 _LINE = 0.15
 """Height of a legend's line in inches."""
+_POINT = 0.075
+"""Height of the points of one setting in inches."""
 _PANEL = 2.4
 """Width and height of a small panel in inches."""
 _SPREAD = 0.7
-"""Of the room of a ratio, what the points of its settings take."""
+"""Of the room of a ratio, or of a test, what the points of its settings take."""
+_LEAST_WRONG = 0.01
+"""Per cent of wrong pixels: a scale of logarithms has no 0."""
 
 
 def epochs(records: Records) -> Drawn:
     """Loss and validation per epoch of every training, as far as it has come; a colour per setting of the job."""
-    names = axes_of(records.groups)
+    labels = _labels(records)
     drawn = [(group, rows) for group in records.groups if (rows := [row for row in group.rows if row.epochs])]
     holes = tuple(
         Hole("epochs", f"cells/{row.id}/metrics.jsonl has not all epochs.", f"Delete cells/{row.id}. {records.remedy}")
@@ -54,7 +59,7 @@ def epochs(records: Records) -> Drawn:
     for (group, rows), colour in zip(drawn, itertools.cycle(_OF_SETTINGS)):
         for row in rows:
             numbers, style = range(1, len(row.epochs) + 1), {"color": colour, "linewidth": 1}
-            label = axes_label(group, names) if row is rows[0] else None
+            label = labels[group] if row is rows[0] else None
             axes[0].plot(numbers, [one.train_loss for one in row.epochs], linestyle=":", **style)
             axes[0].plot(numbers, [one.validation_loss for one in row.epochs], **style)
             wrong = [100 * (1 - one.validation_accuracy) for one in row.epochs]
@@ -78,16 +83,13 @@ def sweep(records: Records) -> Drawn:
     if not places:
         text = "no cell with a sweep (evaluate.sweep_max) is finished." if swept else "no cell has a sweep."
         return Drawn(None, (Hole("sweep", text, records.remedy),))
-    names = [name for name in axes_of(records.groups) if name not in ("data.tiles", "data.split")]
-    labels = dict.fromkeys(axes_label(group, names) for of in places.values() for group in of)
-    colours = dict(zip(labels, itertools.cycle(_OF_SETTINGS)))
+    labels, colours = _coloured(records, itertools.chain.from_iterable(places.values()))
     figure = Figure(figsize=(max(4.6, 3.6 * len(places)), 3.6), layout="constrained")
     panels, with_filter = figure.subplots(1, len(places), squeeze=False, sharey=True)[0], False
     for panel, ((tiles, split, shares), groups) in zip(panels, places.items(), strict=True):
         for group in groups:
-            label = axes_label(group, names)
             for row in (row for row in group.rows if row.evaluation):
-                panel.plot(*swept_curve(row, shares), color=colours[label], linewidth=0.9, alpha=0.75)
+                panel.plot(*swept_curve(row, shares), color=colours[labels[group]], linewidth=0.9, alpha=0.75)
         curve = filter_curve(records, groups[0], shares)
         panel.plot(*curve, color=GREY, linestyle="--", linewidth=1.2)
         with_filter |= bool(curve[0])
@@ -96,20 +98,55 @@ def sweep(records: Records) -> Drawn:
         panel.xaxis.set_major_locator(MaxNLocator(4))
         panel.xaxis.set_major_formatter(FuncFormatter(lambda sigma, _: f"{sigma:,.0f}"))
         panel.set_xlim(left=0)
-    # Of empty lines, so that each setting stands in the legend once, whichever panels have it.
-    for label, colour in colours.items():
-        panels[0].plot([], [], color=colour, label=label)
-    if with_filter:
-        panels[0].plot([], [], color=GREY, linestyle="--", label="filter (blur, grey thresholds)")
     panels[0].set_ylabel("pixel accuracy on the test set")
     panels[0].set_ylim(top=1)
-    _name_settings(figure, panels[0])
+    if with_filter:
+        panels[0].plot([], [], color=GREY, linestyle="--", label="filter (blur, grey thresholds)")
+    _name_in_legend(figure, panels[0], colours, "-")
+    return Drawn(figure)
+
+
+def levels(records: Records) -> Drawn:
+    """Wrong pixels of every training in each test: a row per test, a panel per tiles and split."""
+    heads = headline_levels(records)
+    found = {
+        (group, head): [100 * (1 - one.value) for one in at(records, key)(group)]
+        for group in records.groups
+        for head, key in heads.items()
+    }
+    if not any(wrong for (_, head), wrong in found.items() if head != VALIDATION):
+        return Drawn(None, (Hole("levels", "no cell has been tested.", records.remedy),))
+    heads = {head: key for head, key in heads.items() if any(found[group, head] for group in records.groups)}
+    places: dict[tuple[str, str], list[Group]] = {}
+    for group in records.groups:
+        if any(found[group, head] for head in heads):
+            places.setdefault((group.config.data.tiles, group.config.data.split), []).append(group)
+    labels, colours = _coloured(records, itertools.chain.from_iterable(places.values()))
+    height = 0.9 + _POINT * sum(max(map(len, places.values())) + 2 for _ in heads)
+    figure = Figure(figsize=(max(7.2, 3.6 * len(places)), height), layout="constrained")
+    panels = figure.subplots(1, len(places), squeeze=False, sharex=True, sharey=True)[0]
+    for panel, ((tiles, split), groups) in zip(panels, places.items(), strict=True):
+        groups.sort(key=lambda group: list(colours).index(labels[group]))
+        for number, group in enumerate(groups):
+            for row, head in enumerate(heads):
+                wrong = [max(value, _LEAST_WRONG) for value in found[group, head]]
+                at_row = row + _SPREAD / len(groups) * (number - (len(groups) - 1) / 2)
+                panel.plot(wrong, [at_row] * len(wrong), ".", color=colours[labels[group]], markersize=4.5)
+        panel.set_xscale("log")
+        panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.xaxis.set_major_formatter(FuncFormatter(lambda wrong, _: f"{wrong:g}"))
+        panel.xaxis.set_minor_formatter(NullFormatter())
+        panel.set_yticks(range(len(heads)), [textwrap.fill(head, 24) for head in heads])
+        panel.set_title(f"{tiles}, {split}")
+        panel.set_xlabel("wrong pixels (%)")
+    panels[0].invert_yaxis()
+    _name_in_legend(figure, panels[0], colours, ".")
     return Drawn(figure)
 
 
 def classes(records: Records) -> Drawn:
     """IoU, recall and precision of every class, a point per training: a column per class, a row per test set."""
-    names = axes_of(records.groups)
+    labels = _labels(records)
     tested = {
         head: [[found for row in group.rows if (found := SETS[head](row)) is not None] for group in records.groups]
         for head in ("clean", "noisy")
@@ -125,7 +162,7 @@ def classes(records: Records) -> Drawn:
         panel = panels[row, column]
         of_groups = zip(records.groups, tested[head], itertools.cycle(_OF_SETTINGS))
         for number, (group, matrices, colour) in enumerate(of_groups):
-            label = axes_label(group, names) if (row, column) == (0, 0) else None
+            label = labels[group] if (row, column) == (0, 0) else None
             for place, ratio in enumerate(RATIOS.values()):
                 values = [ratio(matrix)[column] for matrix in matrices]
                 at = place + apart * (number - (len(records.groups) - 1) / 2)
@@ -139,7 +176,7 @@ def classes(records: Records) -> Drawn:
 
 def calibration(records: Records) -> Drawn:
     """How often a model is right where it is so sure, clean and noisy; and how often wrong where it is uncertain."""
-    names = axes_of(records.groups)
+    labels = _labels(records)
     figure = Figure(figsize=(7.2, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.plot([0, 1], [0, 1], color=GREY, linewidth=0.8)
@@ -152,7 +189,7 @@ def calibration(records: Records) -> Drawn:
                     pixels, hits, sums = np.sum(known, axis=0).T
                     some = pixels >= _LEAST_IN_A_BIN
                     shares = hits[some] / pixels[some]
-                    label = axes_label(group, names) if level == CLEAN and axis is left else None
+                    label = labels[group] if level == CLEAN and axis is left else None
                     values = shares if axis is left else 100 * (1 - shares)
                     style: Any = {"color": colour, "linestyle": dashes, "linewidth": 1.1, "label": label}
                     axis.plot(sums[some] / pixels[some] / SURE_UNIT, values, **style)
@@ -165,6 +202,26 @@ def calibration(records: Records) -> Drawn:
     right.set(xlabel="uncertainty (0 sure, 1 nothing known)", ylabel="wrong pixels (%)", xlim=(0, 1), ylim=(0, None))
     _name_settings(figure, left)
     return Drawn(figure)
+
+
+def _labels(records: Records) -> dict[Group, str]:
+    """What each group is called where its tiles and split are not seen otherwise."""
+    places = {(group.config.data.tiles, group.config.data.split) for group in records.groups}
+    label = training_label if len(places) == 1 else group_label
+    return {group: label(group, records.differing) for group in records.groups}
+
+
+def _coloured(records: Records, groups: Iterable[Group]) -> tuple[dict[Group, str], dict[str, str]]:
+    """What each is called in a panel of its tiles and split, and the colour of each such name."""
+    labels = {group: training_label(group, records.differing) for group in groups}
+    return labels, dict(zip(dict.fromkeys(labels.values()), itertools.cycle(_OF_SETTINGS)))
+
+
+def _name_in_legend(figure: Figure, axes: Axes, colours: dict[str, str], style: str) -> None:
+    """Each setting once, by a line without points, whichever panels have it."""
+    for label, colour in colours.items():
+        axes.plot([], [], style, color=colour, label=label)
+    _name_settings(figure, axes)
 
 
 def _name_settings(figure: Figure, axes: Axes) -> None:

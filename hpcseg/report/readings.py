@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
 from hpcseg.records.collect import Records
 from hpcseg.records.groups import FREE, Group, flat
+from hpcseg.records.row import Hole
 from hpcseg.report import paper
+from hpcseg.report.curves import Drawn
+from hpcseg.report.fields import fields
 from hpcseg.report.measures import at
 from hpcseg.report.table import Block, Line, Number, Table, Text, Unit
 from hpcseg.statistics import FEWEST, Estimate, distance, estimate
@@ -78,3 +85,26 @@ def readings(records: Records) -> Table:
         cells = (*(Number(each, Unit.RATIO) for each in one.found), Number(apart, Unit.RATIO, marked=marked))
         blocks.setdefault(one.level, [Line(Text("paper"), published)]).append(Line(Text(one.settings), cells))
     return Table("readings", tuple(Block(level, _COLUMNS, tuple(lines)) for level, lines in blocks.items()))
+
+
+def readings_drawn(records: Records) -> Drawn:
+    """How far each reading is from the paper's row: a row per reading of the training, a column per test."""
+    found = list(all_readings(records))
+    if not any(one.distance is not None for one in found):
+        text = f"no reading has {FEWEST} or more repetitions at each share of noise in training."
+        return Drawn(None, (Hole("readings", text, records.remedy),))
+    rows, columns = (
+        list(dict.fromkeys(names)) for names in ([one.settings for one in found], [one.level for one in found])
+    )
+    apart = np.full((len(rows), len(columns)), np.nan)
+    for one in found:
+        apart[rows.index(one.settings), columns.index(one.level)] = np.nan if one.distance is None else one.distance
+    figure = Figure(figsize=(3.2 + 0.45 * len(columns), 1.8 + 0.25 * len(rows)), layout="constrained")
+    panel = figure.subplots()
+    fields(panel, apart, "{:.3f}".format, rows, columns, colours="cividis_r")
+    panel.tick_params(axis="x", rotation=90)
+    for one in found:
+        if one.holds_all:
+            corner = columns.index(one.level), rows.index(one.settings)
+            panel.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="#D55E00", linewidth=1.6))
+    return Drawn(figure)

@@ -13,6 +13,7 @@ from hpcseg.records.groups import Group, alike_but, group_label
 from hpcseg.records.observations import headline_levels
 from hpcseg.records.row import Hole
 from hpcseg.report.curves import Drawn
+from hpcseg.report.fields import fields
 from hpcseg.report.measures import at
 from hpcseg.report.table import Block, Line, Number, Table, Text, Unit
 from hpcseg.statistics import FEWEST, Estimate, Likeness, likeness, shown_of
@@ -123,18 +124,8 @@ def seeds_apart_drawn(records: Records) -> Drawn:
         panel = panels[places.index(one.name), levels.index(one.level)]
         panel.set_axis_on()
         # Each with a scale of its own: what is a spread on clean tiles would not be seen beside one on noisy tiles.
-        panel.pcolormesh(one.right, cmap="cividis")
-        middle = (one.right.min() + one.right.max()) / 2
-        for row, column in np.ndindex(one.right.shape):
-            value = one.right[row, column]
-            panel.text(
-                *(column + 0.5, row + 0.5, f"{100 * value:.1f}"),
-                color="white" if value < middle else "black", ha="center", va="center", fontsize=6.5,
-            )  # fmt: skip
-        panel.set_xticks(np.arange(len(one.orders)) + 0.5, list(map(str, one.orders)))
-        panel.set_yticks(np.arange(len(one.weights)) + 0.5, list(map(str, one.weights)))
+        fields(panel, 100 * one.right, "{:.1f}".format, list(map(str, one.weights)), list(map(str, one.orders)))
         panel.set_title(one.level if len(places) == 1 else f"{one.name}\n{one.level}", fontsize=8)
         panel.set_xlabel("seed of the epoch order")
         panel.set_ylabel("seed of the initial weights")
-        panel.invert_yaxis()
     return Drawn(figure)

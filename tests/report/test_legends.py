@@ -11,17 +11,10 @@ from test_report_records import OWN_JOB, tiny_run
 from hpcseg.records.collect import collect
 from hpcseg.report.own_figures import epochs
 
-# Each by itself against the others' usual value, so that a name says the values of five settings.
 LONG = """
 [[grid]]
-train.schedule = ["constant", "cosine", "one-cycle"]
-[[grid]]
-train.keep = "best"
-[[grid]]
-train.loss = "cross-entropy+dice"
-[[grid]]
-train.class_weights = "frequency"
-[[grid]]
+train.noise_fraction = 0.5
+train.noise_model = ["uniform", "poisson+salt-and-pepper", "gaussian+uniform+poisson+salt-and-pepper"]
 train.augment = ["symmetries", "exposure", "flips"]
 """
 SHORT = "[[grid]]\ntrain.batch_size = [2, 3, 4, 5, 6, 7, 8, 9, 10]\n"

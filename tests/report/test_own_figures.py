@@ -8,7 +8,7 @@ from matplotlib.colors import to_hex
 from test_report_records import change, confusion, finish, plan
 
 from hpcseg.records.collect import collect
-from hpcseg.report.own_figures import classes, sweep
+from hpcseg.report.own_figures import classes, levels, sweep
 
 JOB = """
 [train]
@@ -48,7 +48,7 @@ def test_a_sweep_is_a_line_per_training_and_a_panel_per_split(run):
         ends = sorted(round(1000 * float(line.get_ydata()[-1])) for line in lines)
         assert ends == [489, 490, 789, 790]
     (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == ["noise fraction 0", "noise fraction 0.5"]
+    assert [text.get_text() for text in legend.get_texts()] == ["0 % noise", "50 % noise"]
 
 
 def test_a_sweep_has_the_cells_that_are_finished_and_no_others(run):
@@ -91,3 +91,42 @@ def test_classes_are_a_point_per_training_at_the_height_of_its_ratio(run):
 
 def test_classes_of_cells_that_were_not_tested_are_a_hole(tmp_path):
     assert classes(collect(plan(tmp_path / "run", JOB).run)).holes
+
+
+def test_levels_are_a_point_per_training_and_test_at_its_wrong_pixels(run):
+    figure = levels(collect(run)).figure
+    assert [axes.get_title() for axes in figure.axes] == ["small, shuffled", "small, blocked"]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["0 % noise", "50 % noise"]
+    colours = [to_hex(line.get_color()) for line in legend.get_lines()]
+    heads = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    for panel in figure.axes:
+        for noise, colour in zip((0.0, 0.5), colours, strict=True):
+            points = [
+                (heads[round(float(y))], round(float(x), 6))
+                for line in panel.lines
+                if to_hex(line.get_color()) == colour
+                for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)
+            ]
+            clean = [1.0, 1.1]
+            assert sorted(one for head, one in points if head == "clean") == clean
+            assert len([one for head, one in points if head == "validation"]) == 2
+            wrong = sorted(one for head, one in points if head == "gaussian 5000")
+            assert wrong == pytest.approx([one + (5 if noise else 12.5) for one in clean])
+
+
+def test_no_wrong_pixel_is_drawn_at_the_end_of_the_scale(run):
+    for row in collect(run).rows:
+        points = [
+            {"sigma": level.sigma, "noise": level.model, "fraction": None, "confusion": confusion(1000)}
+            for level in row.config.evaluate.levels()
+        ]
+        change(row.cell.folder.evaluation_file, points=points)
+    figure = levels(collect(run)).figure
+    found = np.concatenate([line.get_xdata() for line in figure.axes[0].lines if len(line.get_xdata()) == 2])
+    assert found.min() == 0.01
+
+
+def test_levels_of_cells_that_were_not_tested_are_a_hole(tmp_path):
+    drawn = levels(collect(plan(tmp_path / "run", JOB).run))
+    assert drawn.figure is None and "no cell has been tested" in drawn.holes[0].reason

@@ -10,6 +10,7 @@ from test_report_records import OWN_JOB, change, finish, plan, tiny_run
 from hpcseg.records.collect import collect
 from hpcseg.report.answers import answers
 from hpcseg.report.curves import learning_curve
+from hpcseg.report.readings import readings_drawn
 from hpcseg.report.tables import TABLES
 
 
@@ -155,6 +156,13 @@ def test_readings_stand_beside_the_papers_row_and_the_nearest_is_the_answer(tmp_
     # Five of six numbers are 0.03 away: the root of 5/6 times 0.03.
     assert column(table, "distance", 1) == ["-", f"{0.03 * np.sqrt(5 / 6):.3f}", "0.000"]
     assert marked(table, "distance", 0) == [False] * 3 and marked(table, "distance", 1) == [False, False, True]
+    (panel,) = readings_drawn(records).figure.axes
+    assert [text.get_text() for text in panel.get_yticklabels()] == ["as here", "train.weight_decay = 0.1"]
+    assert [text.get_text() for text in panel.get_xticklabels()] == ["gaussian-5000", "uniform-5000"]
+    by_test = [column(table, "distance", block)[1:] for block in (0, 1)]
+    assert [text.get_text() for text in panel.texts] == [one for row in zip(*by_test, strict=True) for one in row]
+    # The one whose intervals hold all six numbers.
+    assert [patch.get_xy() for patch in panel.patches] == [(1, 1)]
     (text,) = told(grid.run)
     assert text.startswith(
         "train.weight_decay = 0.1, uniform-5000: 0.968, 0.844, 0.863, 0.841, 0.866, 0.869, which is 0.000"
@@ -171,6 +179,8 @@ def test_a_reading_with_fewer_than_three_seeds_somewhere_has_no_distance(tmp_pat
         finish_with_slices(cell, lambda *_: 900)
     grid.cells[gone].folder.evaluation_file.unlink()
     assert column(TABLES["readings"](collect(grid.run)), "distance")[:2] == ["-", "-"]
+    (panel,) = readings_drawn(collect(grid.run)).figure.axes
+    assert len(panel.texts) == 2, "the other reading, in both tests"
 
 
 def test_what_the_next_labelled_slices_bring_follows_from_the_last_two_numbers(tmp_path):
