@@ -66,8 +66,8 @@ def pack(
     labels: str | Path | None = None,
     how: Reading = Reading(),  # noqa: B008
     grey_range: tuple[float, float] | None = None,
-    classes: str | Mapping[str, Any] | None = None,
-    ignore: Iterable[int] = (),
+    classes: str | Path | Mapping[str, Any] | None = None,
+    ignore: int | Iterable[int] = (),
     force: bool = False,
     on_slice: Callable[[int, int], None] = lambda *_: None,
     on_note: Callable[[str], None] = lambda _: None,
@@ -109,14 +109,17 @@ def pack(
         labels = labels or _within(Path(folder), "labels")
     if images is None or labels is None:
         raise ConfigError("Name the folder that holds data/ and labels/, or give both --images and --labels.")
+    if classes is not None and not isinstance(classes, str | Path | Mapping):
+        raise ConfigError(f'--classes is {classes!r}, but it is a dictionary such as {{"pore": 0}}, a text, or a file.')
+    values = [_whole("ignore", value) for value in np.atleast_1d(np.asarray(ignore, dtype=object))]
     return pack_slices(
         Path(images),
         Path(labels),
         Path(os.path.expanduser(output)),
         command=command_line(),
         how=how,
-        grey_range=grey_range,
-        class_map=read_class_map(classes, ignore),
+        grey_range=_pair("grey-range", grey_range),
+        class_map=read_class_map(os.fspath(classes) if isinstance(classes, Path) else classes, values),
         force=force,
         on_slice=on_slice,
         on_note=on_note,
@@ -129,7 +132,7 @@ def train(
     out: str | Path,
     settings: Mapping[str, Any] | None = None,
     job: str | Path | None = None,
-    cell: str | None = None,
+    cell: str | Path | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Path:
     """Train and evaluate one cell of a job in this process, from wherever it stands: a finished one is done at once.
@@ -142,7 +145,7 @@ def train(
         settings: in place of the job's, by "SECTION.KEY" as `hpcseg settings` lists them with their units, such as
             {"train.epochs": 20, "data.tile_size": 64}. A list is an axis of cells.
         job: name of a shipped job, or the path of a job file; None: "paper" for the paper's slices, else "segment".
-        cell: of the job, as `hpcseg train` takes it: an id, a short name or a pattern; None: the first.
+        cell: of the job, as `hpcseg train` takes it: an id, a short name or a pattern, or its folder; None: the first.
         say: told in a line each which stage begins, and of every epoch its loss and the accuracy of the validation;
             `print` shows them.
 
@@ -166,7 +169,7 @@ def train(
         Path(os.path.expanduser(out)),
         as_overrides(settings or {}),
     )
-    chosen = grid.cells[0] if cell is None else choose_cell(grid, cell)
+    chosen = grid.cells[0] if cell is None else choose_cell(grid, cell.name if isinstance(cell, Path) else cell)
     outcome = run_alone(grid, chosen, say=say)
     if outcome is State.BUSY:
         raise HpcsegError(f"Another process is running {chosen.id}. Wait for it, or end it.")
@@ -253,20 +256,18 @@ def predict(
     known = [name for name in PRECISIONS if name != "auto"]
     if precision not in (None, *known):
         raise ConfigError(f"--precision is {precision!r}, but it must be one of {', '.join(known)}.")
+    tile = None if tile is None else _whole("tile", tile)
     if tile is not None and tile < 1:
         raise ConfigError(f"--tile is {tile}, but it is the edge of a tile in pixels.")
-    for name, pair in (("range", range_), ("percentiles", percentiles)):
-        if pair is not None and np.size(pair) != 2:
-            raise ConfigError(f"--{name} is {pair!r}, but it must be two numbers, (LOW, HIGH).")
     volume = _as_volume(array)
     request = Request(
         models=(),
         source=volume.path,
         out=Path(),
-        range_=range_,
-        percentiles=percentiles,
+        range_=_pair("range", range_),
+        percentiles=_pair("percentiles", percentiles),
         precision=precision,
-        outside=outside,
+        outside=_whole("outside", outside),
         wishes=Wishes(uncertainty=uncertainty, float16=float16, flips=flips, tile=tile),
     )
     prediction, strange = in_memory(request, models, volume), []
@@ -307,6 +308,28 @@ def read_table(run: str | Path) -> list[dict[str, Any]]:
     from hpcseg.runs.finding import find_run
 
     return cells_table(collect(find_run(Path(os.path.expanduser(run)))))
+
+
+def _pair(name: str, value: Any) -> tuple[float, float] | None:
+    """Two numbers of an argument; raises ConfigError where it is something else."""
+    if value is None:
+        return None
+    try:
+        low, high = map(float, value)
+    except (TypeError, ValueError):
+        raise ConfigError(f"--{name} is {value!r}, but it must be two numbers, (LOW, HIGH).") from None
+    return low, high
+
+
+def _whole(name: str, value: Any) -> int:
+    """The whole number of an argument, which may be written as a float; raises ConfigError where it is none."""
+    try:
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):
+        number = None
+    if number is None or number != value:
+        raise ConfigError(f"--{name} is {value!r}, but it must be a whole number.")
+    return number
 
 
 def _within(folder: Path, name: str) -> Path:

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -144,7 +145,7 @@ def test_packing_writes_what_the_command_writes_and_once_only(good, tmp_path):
     command = hpcseg("pack", good, "-o", tmp_path / "a.h5", "--classes", "0=pore,128=YSZ,255=Ni")
     assert "nothing was written" in command.stderr
     assert hs.pack(good, tmp_path / "a.h5", classes=NAMES).created == packed.created
-    with pytest.raises(ConfigError, match="exists already and does not hold these slices"):
+    with pytest.raises(ConfigError, match="exists already and does not hold these slices: "):
         hs.pack(good, tmp_path / "a.h5", classes={"hole": 0, "solid": "128-255"})
     assert (
         hs.pack(good, tmp_path / "a.h5", classes={"hole": 0, "solid": "128-255"}, force=True).class_names[0] == "hole"
@@ -322,6 +323,13 @@ REFUSED = {
     "precision": (lambda it: hs.predict(it.model, it.slices, precision="auto"), ConfigError, "--precision is 'auto'"),
     "range": (lambda it: hs.predict(it.model, it.slices, range_=(5, 5)), ConfigError, "LOW must be below HIGH"),
     "one of a range": (lambda it: hs.predict(it.model, it.slices, range_=(5,)), ConfigError, "must be two numbers"),
+    "nothing in a range": (lambda it: hs.predict(it.model, it.slices, range_=(None, 1)), ConfigError, "two numbers"),
+    "part of a pixel": (lambda it: hs.predict(it.model, it.slices, tile=32.5), ConfigError, "--tile is 32.5.* whole"),
+    "part of a label": (lambda it: hs.predict(it.model, it.slices, outside=2.5), ConfigError, "--outside is 2.5"),
+    "a list of classes": (lambda _: hs.pack(None, "a.h5", images="a", labels="b", classes=[1]), ConfigError, "a dict"),
+    "half a grey range": (lambda _: hs.pack(None, "a.h5", images="a", labels="b", grey_range=5), ConfigError, "two"),
+    "no value": (lambda _: hs.pack(None, "a.h5", images="a", labels="b", ignore="x"), ConfigError, "--ignore is 'x'"),
+    "a run": (lambda it: hs.load_model(it.run), ConfigError, "is a run. Name one of its cells"),
     "outside": (lambda it: hs.predict(it.model, it.slices, outside=300), ConfigError, "--outside is 300.*0 to 255"),
 }
 
@@ -347,3 +355,24 @@ def test_of_a_notebook_a_record_keeps_no_path_of_the_machine(monkeypatch, tiny_d
     cell = hs.train(tiny_dataset, out=tmp_path / "run", settings={**SETTINGS, "train.epochs": 1})
     assert not [path.name for path in cell.glob("*.json*") if "/home/me" in path.read_text()]
     assert json.loads((cell / "config.json").read_text())["command"] == "hpcseg.api"
+
+
+def test_numbers_and_paths_may_be_of_any_kind(good, models, volume, tmp_path):
+    slices = volume[:1]
+    for pair in ((0, 65_535), [0, 65_535], np.array([0.0, 65_535.0])):
+        assert (hs.predict(models[0], slices, range_=pair, tile=32.0) == hs.predict(models[0], slices, tile=32)).all()
+    hs.predict(models[0], slices, percentiles=np.percentile([0, 100], (1, 99)))
+    classes = tmp_path / "classes.toml"
+    classes.write_text("pore = 0\nsolid = 128\n")
+    by_file = hs.pack(good, tmp_path / "file.h5", classes=classes, ignore=255)
+    named = {"pore": np.int64(0), "solid": (np.uint8(128),)}
+    by_name = hs.pack(good, tmp_path / "name.h5", classes=named, ignore=np.array([255]))
+    assert by_file.class_names == by_name.class_names == ("pore", "solid")
+    assert by_file.data_sha256 == by_name.data_sha256
+
+
+def test_a_cell_may_be_named_by_the_folder_that_its_training_gave(tiny_dataset, tmp_path, cells):
+    copy = tmp_path / "run"
+    shutil.copytree(cells[0].parents[1], copy)
+    second = copy / "cells" / cells[1].name
+    assert hs.train(tiny_dataset, out=copy, settings=SETTINGS, cell=second) == second

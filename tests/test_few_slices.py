@@ -90,7 +90,7 @@ def test_two_slices_are_refused_with_the_number_it_takes_and_the_way_that_there_
     pack_slices([1, 2])
     refused = hpcseg("grid", "--job", "few.toml", "--local")
     assert refused.exit_code == 3 and "it takes 3. Label more slices." in refused.stderr
-    assert 'data.split to "shuffled" and data.tiles to a grid without overlap' in refused.stderr
+    assert 'data.split to "shuffled" and data.tiles to a grid whose tiles do not overlap' in refused.stderr
     way = ("--set", "data.split=shuffled", "--set", "data.tiles=2x2", "--set", "data.split_seed=0")
     planned = hpcseg("grid", "--job", "few.toml", "--local", "--dry-run", *way)
     assert planned.exit_code == 0, planned.output

@@ -120,7 +120,7 @@ def read_class_map(said: str | Mapping[str, Any] | None, ignored: Iterable[int] 
         return Classes(ignored=without)
     classes: dict[str, tuple[Run, ...]] = {}
     for name, values in (_as_table(said) if isinstance(said, str) else said).items():
-        runs = [_as_run(value) for value in (values if isinstance(values, list) else [values])]
+        runs = [_as_run(value) for value in (values if isinstance(values, list | tuple) else [values])]
         found = [run for run in runs if run is not None]
         if not name or not found or len(found) < len(runs):
             raise ConfigError(
@@ -151,8 +151,8 @@ def _as_table(said: str) -> dict[str, Any]:
 
 
 def _as_run(value: Any) -> Run | None:
-    found = _RUN.fullmatch(str(value).replace(" ", "")) if type(value) in (int, str) else None
-    if found is None:
+    found = _RUN.fullmatch(str(value).replace(" ", ""))
+    if found is None or not isinstance(value, int | str | np.integer):
         return None
     first, last = int(found[1]), int(found[2] or found[1])
     return (first, last) if -LARGEST_LABEL <= first <= last <= LARGEST_LABEL else None

@@ -24,6 +24,9 @@ PAPER_SPAN = 23_797.0
 _FLOAT_BITS = 21
 """Of a float32 that are counted: sign, exponent and 12 binary digits behind the first, a resolution of 1 in 4096."""
 
+FLOAT_STEP = 2.0 ** -(_FLOAT_BITS - 9)
+"""The resolution of these: what two values must differ by to be told apart, as a share of them."""
+
 
 @dataclass(frozen=True)
 class GreyScale:

@@ -7,7 +7,7 @@ import numpy as np
 from hpcseg.counted import counted
 from hpcseg.data.classes import IGNORED
 from hpcseg.data.evenly import evenly
-from hpcseg.data.grey import FAR
+from hpcseg.data.grey import FAR, FLOAT_STEP
 from hpcseg.data.layout import automatic_gap
 from hpcseg.data.likeness import alike_numbers, usual_step
 from hpcseg.data.store import DatasetInfo, read_labels
@@ -16,6 +16,8 @@ from hpcseg.data.store import DatasetInfo, read_labels
 _RARE = 1e-4
 # More classes than anybody draws by hand.
 _MOST_USUAL = 16
+# Of a span, in which floating-point values are counted, so that its ends are right to a hundredth.
+_FEWEST_STEPS = 100
 # A dead pixel of a camera is 0, which is no more than a part of a span below the darkest of the others.
 _BELOW = 0.25
 # Each set has one.
@@ -179,6 +181,19 @@ def grey_notes(info: DatasetInfo) -> tuple[str, ...]:
     span = high - low
     padded = info.border_pixels > 0
     notes = []
+    inside = min(high, info.grey.high) - max(low, info.grey.low)
+    if inside < span / 2:
+        notes.append(
+            f"99.8 % of the pixels have {low:g} to {high:g}, of which most lie outside of {info.grey.low:g} to "
+            f"{info.grey.high:g}, which a model meets as 0 to 1: it learns badly from such values. --grey-range takes "
+            "grey values of these slices; pack again with others, or without it."
+        )
+    apart = float(info.grey_max.max()) - float(info.grey_min.min())
+    if np.dtype(info.dtype).kind == "f" and 0 < apart < _FEWEST_STEPS * FLOAT_STEP * max(abs(low), abs(high)):
+        notes.append(
+            f"the grey values differ by no more than {apart:g} and lie at {low:g}, too far from 0 for their span to be "
+            f"measured. Subtract {info.grey_min.min():g} from all slices, and pack again."
+        )
     for name, ends, far in (
         ("hot", info.grey_max, info.grey_max - high),
         ("dead", info.grey_min, np.where(info.grey_min == 0, 0.0, low - info.grey_min)),

@@ -17,13 +17,13 @@ from hpcseg.counted import counted
 from hpcseg.data import store
 from hpcseg.data.classes import LARGEST_LABEL, MOST_CLASSES, Classes, outside, with_values
 from hpcseg.data.grey import check_range, choose_scale
-from hpcseg.data.pairs import Pairs, encode_pair, find_pairs, hash_pair, label_values
+from hpcseg.data.pairs import Pairs, encode_pair, find_pairs, has_label, hash_pair, label_values
 from hpcseg.data.processes import in_processes
 from hpcseg.data.writer import create
 from hpcseg.errors import ConfigError, DatasetError
 from hpcseg.files import left_of, remove_left
 from hpcseg.memory import keep_freed_memory
-from hpcseg.slices.source import Reading
+from hpcseg.slices.source import Reading, size_in_words
 
 _LABEL_STEP, _MOST_LABELS_LOOKED_AT = 16, 32
 _BYTES_IN_FLIGHT = 512 * 2**20
@@ -64,21 +64,21 @@ def pack(
     """
     keep_freed_memory()
     check_range(grey_range)
-    pairs = find_pairs(images, labels, how)
+    pairs = _labelled(find_pairs(images, labels, how), class_map)
     for note in pairs.notes:
         on_note(note)
     if os.path.exists(output) and any(output.samefile(file) for file in (*pairs.images.files, *pairs.labels.files)):
         raise ConfigError(f"{output} is one of the slices or labels to pack. Write elsewhere with --output.")
     remove_left(left_of(output))
     if not force and os.path.exists(output):
-        if _holds(output, pairs, class_map, grey_range, on_slice):
+        if not (different := _difference(output, pairs, class_map, grey_range, on_slice)):
             info, voxel = store.read_info(output), pairs.images.voxel
             if voxel is not None and voxel != info.voxel:
                 before = info.voxel.text() if info.voxel else "of unknown size"
                 on_note(f"voxels are {voxel.text()}, and {before} in {output}; --force packs the slices again.")
             return info
         raise ConfigError(
-            f"{output} exists already and does not hold these slices in this grey range with these classes; "
+            f"{output} exists already and does not hold these slices: {different}. "
             f"`hpcseg info {shlex.quote(str(output))}` shows what it holds. Replace it with --force, or write "
             "elsewhere with --output."
         )
@@ -132,37 +132,65 @@ def _write(
         writer.finish(pairs, classes, grey_range=grey_range, command=command)
 
 
-def _holds(
+def _labelled(pairs: Pairs, class_map: Classes) -> Pairs:
+    """Those of them whose label has a pixel that is not ignored; raises DatasetError where none has."""
+    if not class_map.ignored:
+        return pairs
+    with _each(pairs, has_label, class_map.ignored) as found:
+        having = list(found)
+    if not any(having):
+        named = ", ".join(map(str, class_map.ignored))
+        raise DatasetError(f"No label in {pairs.labels.path} has a pixel of another value than {named}.")
+    return pairs.only(having, "have no label on any pixel")
+
+
+def _difference(
     output: Path,
     pairs: Pairs,
     class_map: Classes,
     grey_range: tuple[float, float] | None,
     on_slice: Callable[[int, int], None],
-) -> bool:
-    """Whether a file holds just this; stops at the first difference.
+) -> str:
+    """In words the first thing in which a file is not what would be packed; "" where it is just that.
 
     Without a map classes may be called anything. Damage to the packed pixels does not count: that is `store.verify`.
     """
     try:
         info = store.read_info(output)
     except DatasetError:
-        return False
+        return "no packed slices that can be read"
     classes, quantiles = class_map.of_each(info.class_values), info.grey.quantiles
     if classes.values != info.class_values or (class_map.runs and classes.names != info.class_names):
-        return False
+        ours = (classes.values, classes.names)
+        there, here = (", ".join(with_values(*one)) for one in ((info.class_values, info.class_names), ours))
+        return f"its classes are {there}, and these are {here}"
     if quantiles or grey_range:
         scale = choose_scale(np.dtype(info.dtype), info.full_scale, quantiles or (0.0, 0.0), grey_range)
         if (scale.low, scale.high) != (info.grey.low, info.grey.high):
-            return False
-    facts = (list(pairs.images.numbers), pairs.images.shapes[0], pairs.images.dtype.name, pairs.labels.dtype.name)
-    if facts != (info.numbers.tolist(), info.shape[1:], info.dtype, info.label_dtype):
-        return False
+            there = f"{info.grey.low:g} to {info.grey.high:g}"
+            return f"its grey range is {there}, and this would be {scale.low:g} to {scale.high:g}"
+    numbers, of_file = pairs.images.numbers, info.numbers.tolist()
+    for what, one, other in (("is in it and not here", of_file, numbers), ("is here and not in it", numbers, of_file)):
+        if gone := sorted(set(one) - set(other)):
+            return f"slice {gone[0]} {what}" + (f", and so are {len(gone) - 1} more" if len(gone) > 1 else "")
+    facts = {
+        "sizes": (size_in_words(info.shape[1:]), size_in_words(pairs.images.shapes[0])),
+        "grey values": (info.dtype, pairs.images.dtype.name),
+        "labels": (info.label_dtype, pairs.labels.dtype.name),
+    }
+    for what, (there, here) in facts.items():
+        if there != here:
+            return f"its {what} are {there}, and these are {here}"
     with _each(pairs, hash_pair, classes) as found:
-        for index, hashes in enumerate(found):
-            if hashes != (info.image_sha256[index], info.label_sha256[index]):
-                return False
+        for index, (image, label) in enumerate(found):
+            for source, one, other in (
+                (pairs.images, image, info.image_sha256[index]),
+                (pairs.labels, label, info.label_sha256[index]),
+            ):
+                if one != other:
+                    return f"{source.path.name}: {source.names[index]} has other pixels"
             on_slice(index + 1, len(pairs))
-    return True
+    return ""
 
 
 def processes_for(pairs: Pairs) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,15 @@ class Pairs:
         """Some of them."""
         indices = range(len(self))[chosen]
         return Pairs(keep(self.images, indices), keep(self.labels, indices))
+
+    def only(self, having: Sequence[bool], why: str) -> Pairs:
+        """Those that have something; a note says of the others why they are left out."""
+        left_out = [name for name, there in zip(self.images.names, having, strict=True) if not there]
+        if not left_out:
+            return self
+        kept = [index for index, there in enumerate(having) if there]
+        note = f"{len(left_out)} of {len(self)} slices {why} and are left out, such as {left_out[0]}."
+        return Pairs(keep(self.images, kept), keep(self.labels, kept), (*self.notes, note))
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Grey values and label of a slice, (H, W) each; raises DatasetError as `Source.read`."""
@@ -62,7 +72,12 @@ def find_pairs(images: Path, labels: Path, how: Reading = Reading()) -> Pairs:  
     unlabelled = [f"{grey.names[of_number[number]]} (number {number})" for number in of_number if number not in place]
     strays = [f"{marks.names[place[number]]} (number {number})" for number in place if number not in of_number]
     # A stack has no gaps, so one with fewer slices than its images says nothing about which they are of.
-    faults = [f"{named} has no label" for named in unlabelled if strays or marks.form != "folder"]
+    faults = [f"{named} has no label" for named in unlabelled if strays]
+    if unlabelled and not strays and marks.form != "folder":
+        faults.append(
+            f"{len(unlabelled)} of {len(grey)} slices have no label, such as {unlabelled[0]}; labels of some "
+            "slices only go into a folder, each in a file that has the number of its slice"
+        )
     faults += [f"label {named} has no image" for named in strays]
     if strays and "folder" in (grey.form, marks.form) and grey.form != marks.form:
         of = images if grey.form != "folder" else labels
@@ -81,7 +96,7 @@ def find_pairs(images: Path, labels: Path, how: Reading = Reading()) -> Pairs:  
             "both alike (nibabel.as_closest_canonical does), or take both as they are stored: --pixels stored"
         )
     raise_faults(images, faults)
-    notes = [*grey.notes, *marks.notes]
+    notes = [*grey.notes, *(f"labels: {note}" for note in marks.notes)]
     if unlabelled:
         left_out = f"{len(unlabelled)} of {len(grey)} slices have no label and are left out"
         notes.append(f"{left_out}, such as {unlabelled[0]}.")
@@ -110,6 +125,15 @@ def hash_pair(pairs: Pairs, classes: Classes, index: int) -> tuple[str, str | No
     pixels, label = pairs.read(index)
     indices = classes.indices(label, outside(pixels))
     return pixels_sha256(pixels), None if indices is None else label_sha256(indices, classes, label.dtype)
+
+
+def has_label(pairs: Pairs, ignored: Sequence[int], index: int) -> bool:
+    """Whether a pixel with a grey value has another label than these."""
+    label = pairs.labels.read(index)
+    known = ~np.isin(label, ignored)
+    if pairs.images.dtype.kind == "f" and (missing := outside(pairs.images.read(index))) is not None:
+        known &= ~missing
+    return bool(known.any())
 
 
 def label_values(pairs: Pairs, index: int) -> list[int]:

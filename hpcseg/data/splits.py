@@ -180,22 +180,22 @@ def _cut(count: int) -> tuple[int, int, int]:
 _TILES_WAY = "three sets. Label more slices, or set data.tiles."
 _WHOLE_SLICES_WAY = (
     "three sets: of blocks, and of tiles that overlap, each set has whole slices, so it takes 3. Label more slices. Or "
-    'set data.split to "shuffled" and data.tiles to a grid without overlap, such as "3x3": the test set then has tiles '
-    "of the slices that are trained on, and tells nothing of another slice."
+    'set data.split to "shuffled" and data.tiles to a grid whose tiles do not overlap on these slices: the test set '
+    "then has tiles of the slices that are trained on, and tells nothing of another slice."
 )
 
 
 def _blocked_way(numbers: np.ndarray, gap: int, seed: int, context: int) -> str:
     left_out, widest = gap // usual_step(numbers), widest_gap(numbers, seed=seed, at_most=gap)
-    way = '"auto", which here leaves none out'
+    way = "" if gap <= 2 * context else 'data.gap_slices to "auto", which here leaves none out, or '
     if widest and widest > 2 * context:
         sizes = ", ".join(str(len(block)) for block in _blocks(numbers, widest, seed))
-        way = f"{widest - 2 * context} or less, which leaves {sizes} slices to training, validation and test"
-    other = 'data.split to "shuffled"; both make the test set more like the training set than a new scan is'
+        way = f"data.gap_slices to {widest - 2 * context} or less, which leaves {sizes} slices to the three sets, or "
+    other = 'data.split to "shuffled": then the test set is more like the training set than a new scan is'
     if context:
         other = f"data.context, for which {2 * context} of the {gap} are, to less"
     return (
         f"a blocked split into three sets with {gap} slice numbers between any two: it takes {3 + 3 * left_out} slices "
         f"that are numbered like these, one for each set and three times {left_out} left out. Label more slices, or "
-        f"some farther apart, or set data.gap_slices to {way}, or {other}."
+        f"some farther apart, or set {way}{other}."
     )

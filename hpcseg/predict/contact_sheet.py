@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from hpcseg import sheet
+from hpcseg.data.classes import IGNORED, with_values
 from hpcseg.data.evenly import evenly
 from hpcseg.files import write_bytes
 from hpcseg.predict.request import Prediction
@@ -22,23 +23,25 @@ def write_sheet(prediction: Prediction, target: Target) -> None:
     """
     volume, folder = prediction.volume, prediction.folder
     layers = {layer.name: layer for layer in prediction.layers}
-    values = np.array(prediction.models[0].card.class_values)
+    card = prediction.models[0].card
+    values, named = np.array(card.class_values), with_values(card.class_values, card.class_names)
 
     def seen(index: int) -> sheet.Seen:
         thinned = (slice(None, None, sheet.step(*volume.shapes[index])),) * 2
         read = {name: target.read(index, layer)[thinned] for name, layer in layers.items() if name in _SHOWN}
-        unsure = read.get("uncertainty")
+        unsure, image = read.get("uncertainty"), volume.read(index)[thinned].copy()
+        found = np.searchsorted(values, read["labels"])
         return sheet.Seen(
             f"slice {volume.place(index) + 1}: {volume.names[index]}",
-            volume.read(index)[thinned].copy(),
-            np.searchsorted(values, read["labels"]),
+            image,
+            np.where(np.isnan(image) if image.dtype.kind == "f" else False, IGNORED, found),
             # Shares as 0 to 1, whichever type they were written as.
             None if unsure is None else unsure / np.float32(255 if unsure.dtype == np.uint8 else 1),
         )
 
     chosen = evenly(len(volume), sheet.MOST_SLICES).tolist()
     counts = np.sum([one.counts for one in prediction.done().values()], axis=0)
-    classes = [f"{value}: {share:.1%}" for value, share in zip(values, counts / max(1, counts.sum()), strict=True)]
+    classes = [f"{name}: {share:.1%}" for name, share in zip(named, counts / max(1, counts.sum()), strict=True)]
     more = f" and {len(prediction.models) - 1} more" if len(prediction.models) > 1 else ""
     heading = f"{volume.path.name}: {len(chosen)} of {len(volume)} slices, labels by {prediction.models[0].name}{more}"
     if "uncertainty" in layers:

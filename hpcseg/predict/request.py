@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from hpcseg.ahead import OnSlice
+from hpcseg.counted import counted
 from hpcseg.errors import ConfigError, DatasetError, IncompleteError
 from hpcseg.files import make_folder, remove_left
 from hpcseg.predict import mapping as mappings
@@ -160,6 +161,7 @@ def begin(request: Request, *, on_slice: OnSlice = lambda *_: None, write: bool 
     )
     layers = _layers(models, request.wishes)
     _check_sizes(models[0], whole)
+    _check_neighbours(models[0], whole)
     open_target(folder.path, volume, layers, request.format_)  # before anything is written
     record = folder.record()
     source = describe(volume, whole, folder.path)
@@ -196,6 +198,16 @@ def begin(request: Request, *, on_slice: OnSlice = lambda *_: None, write: bool 
     if isinstance(record, Finished) and not prediction.missing():
         return replace(prediction, finished=record)
     return prediction
+
+
+def _check_neighbours(model: Model, volume: Source) -> None:
+    context, numbers = model.card.data.context, volume.numbers
+    if context and len(numbers) > 1 and not (np.diff(numbers) == 1).any():
+        raise ConfigError(
+            f"{model.name} takes {counted(context, 'slice')} on each side of the one that it labels, but the numbers "
+            f"of {volume.path} follow each other nowhere ({', '.join(map(str, numbers[:3]))}). Name the files with the "
+            "numbers of the slices, or say which number that is with --number."
+        )
 
 
 def in_memory(request: Request, models: Sequence[Model], volume: Source) -> Prediction:

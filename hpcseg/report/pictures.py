@@ -33,6 +33,8 @@ _SHOWN_SIGMAS = (0, 1, 2, 4, 6)
 """In sigmas of the table: of the paper's 5000, to the end of its Figure 7."""
 _MOST_IN_LEGEND = 12
 _GRID_COLOUR = "#E69F00"
+_NO_CLASS = "#BBDDF0"
+"""Colour of a pixel without a class: no grey, which would be one."""
 
 
 def _slice_with_tiles(row: Row, pictures: Pictures) -> Figure:
@@ -99,7 +101,10 @@ def _best_and_worst(row: Row, pictures: Pictures) -> Figure:
         line[2].set_xlabel(f"{pictures['shares'][place]:.3f} right", fontsize=7)
     shades = [str(place / max(2, len(names) - 1)) for place in range(len(names))]
     patches = [Patch(facecolor=shade, edgecolor="grey", label=name) for shade, name in zip(shades, names, strict=True)]
-    figure.legend(handles=patches[:_MOST_IN_LEGEND], loc="outside lower center", ncols=6, fontsize=7)
+    del patches[_MOST_IN_LEGEND:]
+    if (pictures["labels"] == IGNORED).any():
+        patches.append(Patch(facecolor=_NO_CLASS, edgecolor="grey", label="no class"))
+    figure.legend(handles=patches, loc="outside lower center", ncols=6, fontsize=7)
     return figure
 
 
@@ -215,7 +220,8 @@ def _grey(axis: Axes, image: np.ndarray, window: tuple[float, float]) -> None:
 
 
 def _classes(axis: Axes, label: np.ndarray, classes: int = 3) -> None:
-    """Black, grey and white, as labels of three classes are painted; nothing where a pixel has no class."""
+    """Black, grey and white, as labels of three classes are painted; pixels without a class in a colour of theirs."""
+    axis.set_facecolor(_NO_CLASS)
     last = max(2, classes - 1, int(label[label != IGNORED].max(initial=0)))
     _grey(axis, np.ma.masked_equal(label, IGNORED), (0, last))
 

@@ -101,8 +101,8 @@ def choose_cells(
 
     Args:
         cells: that were planned together.
-        patterns: from the command line: ids, patterns of ids (fnmatch's: `large-*-p050-*`), or short names, which are
-            what the screen shows.
+        patterns: from the command line: ids, or short names, which are what the screen shows, or patterns of either
+            (fnmatch's: `large-*-p050-*`).
         among: ids to choose from; None: of all of these cells.
         what: those are, for the error.
 
@@ -130,7 +130,7 @@ def choose_cell(grid: Grid, cell: str) -> Cell:
 
 
 def _fits(pattern: str, cell_id: str, name: str) -> bool:
-    return pattern == name or fnmatch.fnmatchcase(cell_id, pattern)
+    return pattern == name or any(fnmatch.fnmatchcase(one, pattern) for one in (cell_id, name))
 
 
 def listing(names: Sequence[str]) -> str:
@@ -166,6 +166,9 @@ def find_all_trained(cell: str, run: Path | None) -> list[CellFolder]:
     named = CellFolder(Path(cell).resolve())
     if os.path.isfile(named.config_file):  # a name that is too long is no folder
         return [named]
+    if run is None and os.path.isfile(RunFolder(Path(cell)).grid_file):
+        cells = listing([folder.id for folder in RunFolder(Path(cell)).cell_folders()])
+        raise ConfigError(f"{cell} is a run. Name one of its cells, and the run with --run. {cells}")
     where = find_run(run)
     names, folders = _planned_names(where), where.cell_folders()
     fitting = [folder for folder in folders if _fits(cell, folder.id, names.get(folder.id, folder.id))]

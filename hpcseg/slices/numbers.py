@@ -148,12 +148,19 @@ def _as_known(columns: list[_Column], among: list[_Column], known: Mapping[str, 
             if len(written) == len(others):
                 digits = set(map(len, written))
                 alike = [of for of in fitting if written.issuperset(of) and any(str(text)[0] == "0" for text in of)]
-                if len(digits) == 1 and digits != {1} and len(alike) == 1:
+                # Who labels a few slices may count them too: 0001_slice7, 0002_slice9.
+                counts = len(alike) == 1 and len(alike[0]) < len(known) and _counts_from_the_start(alike[0])
+                if len(digits) == 1 and digits != {1} and len(alike) == 1 and not counts:
                     return [fitting[alike[0]]]
                 at_place = tuple(columns[-place]) if len(columns) == len(others[0][0]) else ()
                 if at_place in fitting:
                     return [fitting[at_place]]
     return list(fitting.values())
+
+
+def _counts_from_the_start(column: _Column) -> bool:
+    numbers = sorted(int(text) for text in column if text is not None)
+    return numbers[0] in (0, 1) and numbers == list(range(numbers[0], numbers[0] + len(column)))
 
 
 def _which(names: Sequence[str], stems: Sequence[str], among: list[_Column], columns: list[_Column]) -> str:

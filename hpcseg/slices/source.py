@@ -261,12 +261,16 @@ def as_labels(source: Source) -> Source:
 def _label(source: Source, dtype: np.dtype, index: int) -> np.ndarray:
     pixels = source.read(index)
     if pixels.dtype.kind == "f":
-        most = np.iinfo(dtype).max
+        most, pixels = np.iinfo(dtype).max, pixels.astype(np.float64, copy=False)
         whole = (pixels == np.rint(pixels)) & (abs(pixels) < most)
         if not whole.all():
+            other = pixels[~whole]
+            way = "Were labels smoothed or interpolated?"
+            if np.isnan(other).all():
+                way = "Write a number of its own where nobody has labelled, such as 255, and pack with --ignore 255."
             raise DatasetError(
-                f"{source.path}: {source.names[index]} has {np.count_nonzero(~whole)} pixels of no whole number below "
-                f"{most}, such as {pixels[~whole][0]:g}, but a class is one. Were labels smoothed or interpolated?"
+                f"{source.path}: {source.names[index]} has {other.size} pixels of no whole number below {most}, such "
+                f"as {other[0]:g}, but a class is one. {way}"
             )
     return pixels.astype(dtype, copy=False)
 

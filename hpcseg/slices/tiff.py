@@ -118,7 +118,10 @@ def open_folder(folder: Path, how: Reading) -> Source:
     if not how.needs_numbers:
         if len(set(numbers) - {None}) == len(paths):  # as they are packed, where a person would count 1.5 before 1.25
             paths = [path for _, path in sorted(zip(numbers, paths, strict=True))]
-        numbers, taken = list(range(1, len(paths) + 1)), ""
+            numbers.sort()
+        else:
+            numbers = list(range(1, len(paths) + 1))
+        taken = ""
     notes += [f"the number of a slice is that of {taken}; --number says otherwise."] if taken else []
     found: dict[int, _Page] = {}
     for path, number in zip(paths, numbers, strict=True):

@@ -158,9 +158,17 @@ def test_packing_again_under_other_names_is_another_file_and_under_none_the_same
     assert hpcseg(*command, "--classes", NAMES).exit_code == 0
     for same in ((), ("--classes", NAMES)):
         assert "there already" in hpcseg(*command, *same).stderr
-    for other in (("--classes", "0=hole,128=YSZ,255=Ni"), ("--classes", "0=pore,128-255=solid"), ("--ignore", "255")):
-        said = hpcseg(*command, *other)
-        assert said.exit_code == 2 and "with these classes" in said.stderr
+    for option, other, differs in (
+        (
+            "--classes",
+            "0=hole,128=YSZ,255=Ni",
+            "YSZ (128), Ni = metal (255), and these are hole (0)",
+        ),
+        ("--classes", "0=pore,128-255=solid", "and these are pore (0), solid (128)"),
+        ("--ignore", "255", "Ni = metal (255), and these are 0, 128."),
+    ):
+        said = hpcseg(*command, option, other)
+        assert said.exit_code == 2 and differs in " ".join(said.stderr.split())
     assert hpcseg(*command, "--ignore", "255", "--force").exit_code == 0
     assert "there already" in hpcseg(*command, "--ignore", "255").stderr
     assert hpcseg(*command).exit_code == 2
@@ -178,7 +186,8 @@ def test_a_stack_of_labels_that_is_shorter_is_refused(good, output):
     stack = good / "labels.tif"
     tifffile.imwrite(stack, np.stack([tifffile.imread(good / "labels" / f"label{number}.tif") for number in (1, 2)]))
     said = hpcseg("pack", "--images", good / "data", "--labels", stack, "-o", output)
-    assert said.exit_code == 3 and "image3.tif (number 3) has no label" in said.stderr
+    assert said.exit_code == 3 and "1 of 3 slices have no label, such as image3.tif (number 3)" in said.stderr
+    assert "labels of some slices only go into a folder" in said.stderr
 
 
 def test_a_stray_pixel_is_noted_with_its_file_and_the_options(tmp_path):
@@ -275,3 +284,77 @@ def test_weights_of_other_classes_than_the_data_has_are_refused_before_anything_
             ConfigError, match=f"{number}, but the classes of the data are 0, 128, 255: give one for each"
         ):
             planned(weights)
+
+
+@pytest.mark.parametrize("form", ["folder", "stack"])
+def test_slices_on_which_nobody_has_labelled_anything_are_left_out_with_a_note(good, output, form):
+    write_label(good, 2, values=(255,))
+    write_label(good, 3, values=(255, 254))
+    labels = good / "labels"
+    if form == "stack":
+        stacked = np.stack([tifffile.imread(labels / f"label{number}.tif") for number in (1, 2, 3)])
+        labels = good / "labels.tif"
+        tifffile.imwrite(labels, stacked, photometric="minisblack")
+    command = (
+        "pack",
+        "--images",
+        good / "data",
+        "--labels",
+        labels,
+        "-o",
+        output,
+        "--ignore",
+        "255",
+        "--ignore",
+        "254",
+    )
+    said = hpcseg(*command)
+    assert said.exit_code == 0, said.output
+    note = "2 of 3 slices have no label on any pixel and are left out, such as image2.tif"
+    assert note in " ".join(said.stderr.split())
+    assert read_info(output).numbers.tolist() == [1]
+    assert "there already" in hpcseg(*command).stderr
+    write_label(good, 1, values=(254, 255))
+    nothing = hpcseg("pack", good, "-o", output, "--ignore", "255", "--ignore", "254", "--force")
+    assert nothing.exit_code == 3 and "has a pixel of another value than 254, 255" in nothing.stderr
+
+
+def test_pixels_outside_of_the_field_of_view_are_no_labelled_ones(good, output):
+    pixels = tifffile.imread(good / "data" / "image2.tif").astype(np.float32)
+    for number in (1, 2, 3):
+        tifffile.imwrite(good / "data" / f"image{number}.tif", pixels)
+    label = np.full(pixels.shape, 255, np.uint8)
+    label[:4], pixels[:4] = 0, np.nan
+    tifffile.imwrite(good / "data" / "image2.tif", pixels)
+    tifffile.imwrite(good / "labels" / "label2.tif", label)
+    assert hpcseg("pack", good, "-o", output, "--ignore", "255").exit_code == 0
+    assert read_info(output).numbers.tolist() == [1, 3]
+
+
+def test_what_differs_from_what_is_packed_is_said_in_words(good, output):
+    command = ("pack", good, "-o", output)
+    assert hpcseg(*command).exit_code == 0
+    write_image(good, 2, value=7)
+    assert "data: image2.tif has other pixels" in hpcseg(*command).stderr
+    for kind, name in (("data", "image2"), ("labels", "label2")):
+        (good / kind / f"{name}.tif").unlink()
+    assert "slice 2 is in it and not here." in " ".join(hpcseg(*command).stderr.split())
+    for number in (4, 5):
+        write_image(good, number)
+        write_label(good, number)
+    write_image(good, 2)
+    write_label(good, 2)
+    said = " ".join(hpcseg(*command).stderr.split())
+    assert "slice 4 is here and not in it, and so are 1 more" in said
+
+
+def test_labels_that_are_nan_where_nobody_labelled_are_refused_with_what_to_do(good, output):
+    label = tifffile.imread(good / "labels" / "label2.tif").astype(np.float16)
+    tifffile.imwrite(good / "labels" / "label2.tif", label)
+    assert hpcseg("pack", good, "-o", output).exit_code == 0, "whole numbers of any type are labels"
+    output.unlink()
+    (output.parent / "packed.png").unlink(missing_ok=True)
+    label[:2] = np.nan
+    tifffile.imwrite(good / "labels" / "label2.tif", label)
+    said = hpcseg("pack", good, "-o", output).stderr
+    assert "96 pixels of no whole number" in said and "such as 255, and pack with --ignore 255" in said

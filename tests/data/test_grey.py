@@ -196,7 +196,7 @@ def test_a_grey_range_that_was_asked_for_is_taken_and_is_another_data_set(folder
     slices = folder(VALUES["uint16"])
     usual, _ = packed(slices, output)
     other = hpcseg("pack", slices, "-o", output, "--grey-range", 10_000, 50_000)
-    assert other.exit_code == 2 and "does not hold these slices in this grey range" in other.stderr
+    assert other.exit_code == 2 and "its grey range is 0 to 65535, and this would be 10000" in other.stderr
     asked, result = packed(slices, output, "--grey-range", 10_000, 50_000, "--force")
     assert (asked.grey.low, asked.grey.high) == (10_000, 50_000)
     assert "a model meets 10000 as 0 and 50000 as 1" in result.stdout
@@ -227,3 +227,22 @@ def test_a_file_of_before_there_were_quantiles_is_read_as_it_was(folder, output)
     assert (old.grey.low, old.grey.high, old.grey.quantiles) == (0, 65_535, None)
     assert "hpcseg pack --force" in hpcseg("info", output).stderr
     assert "there already" in hpcseg("pack", slices, "-o", output).stderr
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "told"), [(0, 1, True), (70_000, 80_000, True), (-5, 5, True), (0, 65_535, False)]
+)
+def test_a_grey_range_that_has_few_of_the_grey_values_is_noted(folder, output, low, high, told):
+    values = VALUES["uint16"]
+    slices = folder(values)
+    info, result = packed(slices, output, "--grey-range", low, high)
+    assert any("most lie outside of" in note for note in grey_notes(info)) == told
+    assert ("--grey-range takes grey values of these slices" in " ".join(result.stderr.split())) == told
+
+
+@pytest.mark.parametrize(("offset", "told"), [(1e5, True), (-1e5, True), (10.0, False)])
+def test_a_span_that_is_small_beside_its_distance_from_0_is_noted(folder, output, offset, told):
+    values = np.random.default_rng(0).uniform(offset, offset + 6, (3, 64, 64)).astype(np.float32)
+    info, _ = packed(folder(values), output)
+    assert any("Subtract" in note for note in grey_notes(info)) == told
+    assert not told or f"Subtract {info.grey_min.min():g} from all slices" in " ".join(grey_notes(info))

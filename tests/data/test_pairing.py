@@ -177,3 +177,17 @@ def test_slices_and_labels_are_pairs_or_every_odd_one_is_named(images, labels):
             assert list(pairs.images.numbers) == list(pairs.labels.numbers) == sorted(labels)
             assert len(pairs.notes) == (len(labels) < len(images))
             assert all(pairs.images.read(index)[0, 0] == pairs.labels.read(index)[0, 0] for index in range(len(pairs)))
+
+
+@pytest.mark.parametrize("written", ["annotation_{place:04d}_slice{number}", "slice{number}_{place:04d}"])
+def test_a_number_that_counts_the_labels_of_some_slices_is_not_taken_for_the_slices(good, output, written):
+    for number in range(4, 12):
+        write_image(good, f"_{number:04d}")
+    for number in (1, 2, 3):
+        (good / "data" / f"image{number}.tif").rename(good / "data" / f"image_{number:04d}.tif")
+    for place, number in enumerate((3, 7, 11), start=1):
+        (good / "labels" / f"label{place}.tif").rename(
+            good / "labels" / f"{written.format(place=place, number=number)}.tif"
+        )
+    said = hpcseg("pack", good, "-o", output)
+    assert said.exit_code == 3 and "differ in 2 numbers" in said.stderr and "--number" in said.stderr

@@ -242,3 +242,21 @@ def test_a_package_of_several_channels_passes_the_zoo_s_own_test(cell, tmp_path)
         "--author", "A. Person", "--license", "CC-BY-4.0",
     )  # fmt: skip
     assert answer.exit_code == 0 and "passes the test of bioimageio.core" in answer.output, answer.output
+
+
+def test_a_folder_with_a_hole_is_segmented_as_the_packed_slices(model_file, dataset, tiny_folder, whole, tmp_path):
+    (tmp_path / "in").mkdir()
+    for place, file in enumerate(sorted((tiny_folder / "data").iterdir()), start=1):
+        (tmp_path / "in" / f"s{place + (place > HOLE):02d}.tif").symlink_to(file)
+    answer = hpcseg("predict", model_file, tmp_path / "in", "-o", tmp_path / "out", "--format", "hdf5")
+    assert answer.exit_code == 0, answer.output
+    with h5py.File(tmp_path / "out" / "labels.h5") as file:
+        assert np.array_equal(file["labels"][:], whole[1])
+
+
+def test_slices_of_which_none_follows_another_have_no_neighbours(model_file, tiny_folder, tmp_path):
+    (tmp_path / "in").mkdir()
+    for place, file in enumerate(sorted((tiny_folder / "data").iterdir())[:3]):
+        (tmp_path / "in" / f"s{10 * place:02d}.tif").symlink_to(file)
+    answer = hpcseg("predict", model_file, tmp_path / "in", "-o", tmp_path / "out")
+    assert answer.exit_code == 2 and "follow each other nowhere (0, 10, 20)" in " ".join(answer.stderr.split())

@@ -84,3 +84,9 @@ def test_a_pattern_that_fits_several_trained_cells_is_refused_with_their_names(p
     answer = predict("*", "scan.tif", "-o", "out")
     assert answer.exit_code == 2 and "fits 2 trained cells of runs/old, but it must fit one" in answer.stderr
     assert answer.stderr.count("\n  ") == 2 and all(f"\n  {cell.id}\n" in answer.stderr for cell in cells)
+
+
+def test_a_pattern_may_be_of_what_the_screen_shows(predict, cells):
+    both = predict("s0", "scan.tif", "-o", "two", "--ensemble", "s*")
+    assert both.exit_code == 0, both.output
+    assert all(cell.id in both.stdout for cell in cells)

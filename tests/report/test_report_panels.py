@@ -10,12 +10,16 @@ from pathlib import Path
 import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
 from slice_folder import hpcseg
 
+from hpcseg.data.classes import IGNORED
 from hpcseg.data.pack import pack
 from hpcseg.data.sample import write_sample
 from hpcseg.data.store import read_info
 from hpcseg.records.collect import collect
+from hpcseg.report import pictures as report_pictures
 from hpcseg.report.figures import draw
 from hpcseg.report.pictures import PICTURES
 from hpcseg.runs.folder import RunFolder
@@ -158,3 +162,20 @@ def test_the_kept_arrays_hold_no_objects(run):
     for row in collect(run).rows:
         with np.load(row.cell.folder.examples_file, allow_pickle=False) as file:
             assert all(file[name].dtype.kind in "uif" for name in file.files)
+
+
+def test_pixels_without_a_class_have_a_colour_and_a_name_of_their_own(run, tmp_path, monkeypatch):
+    row = next(row for row in collect(run).rows if row.evaluation)
+    pictures = {name: array.copy() for name, array in row.pictures(extremes=True).items()}
+    fill = report_pictures._best_and_worst
+    assert "no class" not in [text.get_text() for text in fill(row, pictures).legends[0].get_texts()]
+    pictures["labels"][:, :20] = IGNORED
+    figure = fill(row, pictures)
+    assert [text.get_text() for text in figure.legends[0].get_texts()][-1] == "no class"
+    FigureCanvasAgg(figure).draw()
+    canvas = np.asarray(figure.canvas.buffer_rgba())
+    colour = np.round(255 * np.array(to_rgb(report_pictures._NO_CLASS)))
+    panel = figure.axes[1].get_window_extent()
+    found = np.argwhere((abs(canvas[..., :3] - colour) <= 1).all(-1))
+    inside = (found[:, 1] > panel.x0) & (found[:, 1] < panel.x1)
+    assert inside.sum() > 0.3 * panel.width * panel.height

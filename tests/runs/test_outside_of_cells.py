@@ -11,6 +11,7 @@ import tifffile
 from rank_runner import two_ranks_agree_with_one
 from slice_folder import hpcseg
 
+from hpcseg import sheet
 from hpcseg.data.batches import open_source
 from hpcseg.data.classes import IGNORED
 from hpcseg.data.sample import write_sample
@@ -65,7 +66,7 @@ def cell(tmp_path_factory) -> Cell:
         patch.chdir(folder)
         write(folder, 77)
         Path("round.toml").write_text(JOB)
-        assert hpcseg("pack", ".", "--classes", "0=pore,128=YSZ,255=Ni").exit_code == 0
+        assert hpcseg("pack", ".", "--classes", "0=pore,128=$8}$,255=Ni").exit_code == 0
         result = hpcseg("train", "*", "--job", "round.toml")
         assert result.exit_code == 0, result.output
         result = hpcseg("report")
@@ -159,11 +160,11 @@ def test_the_pictures_show_no_error_outside(cell):
 
 
 def test_classes_have_their_names_in_records_and_report(cell, tmp_path):
-    assert json.loads(cell.folder.evaluation_file.read_text())["class_names"] == ["pore", "YSZ", "Ni"]
+    assert json.loads(cell.folder.evaluation_file.read_text())["class_names"] == ["pore", "$8}$", "Ni"]
     build_report(RunFolder(cell.folder.path.parents[1]), tmp_path)
     text = (tmp_path / "tables.md").read_text()
-    assert all(f"3x3, shuffled split, class {name}\n" in text for name in ("pore", "YSZ", "Ni"))
-    assert "labels: YSZ" in text and "class 128" not in text
+    assert all(f"3x3, shuffled split, class {name}\n" in text for name in ("pore", "$8}$", "Ni"))
+    assert "labels: $8}$" in text and "class 128" not in text
 
 
 def test_predict_finds_what_the_evaluation_found_and_writes_a_value_of_choice_outside(cell, tmp_path):
@@ -182,8 +183,8 @@ def test_predict_finds_what_the_evaluation_found_and_writes_a_value_of_choice_ou
         assert (unknown[~inside()] == 255).all()
     record = json.loads((tmp_path / "out" / "prediction.json").read_text())
     assert sum(record["pixels"].values()) == 14 * np.count_nonzero(inside())
-    assert list(record["fractions"]) == ["pore", "YSZ", "Ni"] and sum(record["fractions"].values()) == pytest.approx(1)
-    assert "slice,pixels,fraction_pore,fraction_YSZ,fraction_Ni" in (tmp_path / "out" / "fractions.csv").read_text()
+    assert list(record["fractions"]) == ["pore", "$8}$", "Ni"] and sum(record["fractions"].values()) == pytest.approx(1)
+    assert "slice,pixels,fraction_pore,fraction_$8}$,fraction_Ni" in (tmp_path / "out" / "fractions.csv").read_text()
     refused = hpcseg(
         "predict", cell.folder.path, folder / "data", "-o", tmp_path / "no", *options[:2], "--outside", 256
     )
@@ -193,7 +194,21 @@ def test_predict_finds_what_the_evaluation_found_and_writes_a_value_of_choice_ou
 def test_an_exported_model_keeps_the_names(cell, tmp_path):
     folder, file = cell.folder.path.parents[3], tmp_path / "model.safetensors"
     said = hpcseg("export", cell.folder.path, "-o", file, "--data", folder / "dataset.h5")
-    assert "classes pore (0), YSZ (128), Ni (255)" in said.stdout
+    assert "classes pore (0), $8}$ (128), Ni (255)" in said.stdout
     out = tmp_path / "out"
     assert hpcseg("predict", file, folder / "data", "-o", out).exit_code == 0
-    assert list(json.loads((out / "prediction.json").read_text())["fractions"]) == ["pore", "YSZ", "Ni"]
+    assert list(json.loads((out / "prediction.json").read_text())["fractions"]) == ["pore", "$8}$", "Ni"]
+
+
+def test_the_sheet_of_a_prediction_paints_no_class_where_nothing_was_measured(cell, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("hpcseg.predict.contact_sheet.sheet.draw", lambda *of: drawn.append(of) or b"")
+    volume = cell.folder.path.parents[3] / "data"
+    for value in (0, 77, 255):
+        answer = hpcseg("predict", cell.folder.path, volume, "-o", tmp_path / str(value), "--outside", value)
+        assert answer.exit_code == 0, answer.output
+    for seen, classes, _ in drawn:
+        step = sheet.step(SIZE, SIZE)
+        for one in seen:
+            assert (one.classes == IGNORED).tolist() == (~inside()[::step, ::step]).tolist()
+        assert [text.partition(":")[0] for text in classes] == ["pore (0)", "$8}$ (128)", "Ni (255)"]
