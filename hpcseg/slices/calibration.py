@@ -113,22 +113,14 @@ def read_calibration(path: Path, image: str | None = None, *, shown: bool = True
     """
     try:
         with tifffile.TiffFile(path) as tif:
-            return calibration_in(tif, image, shown=shown)
-    except Exception:  # it was read before
-        return Calibration()
-
-
-def calibration_in(tif: tifffile.TiffFile, image: str | None = None, *, shown: bool = True) -> Calibration:
-    """As `read_calibration`, of a file that is open."""
-    try:
-        tags, metadata, ome = tif.pages.first.tags, tif.imagej_metadata, tif.ome_metadata
-        stk = tif.stk_metadata if tif.is_stk else None
-        x, y = (_ratio(tags.valueof(name)) for name in ("XResolution", "YResolution"))
-        said_unit = tags.valueof("ResolutionUnit")
-        unit = int(said_unit) if isinstance(said_unit, int) and said_unit else 1
-        labels = (metadata or {}).get("Labels", ())
-        images, frames = ((metadata or {}).get(name) for name in ("images", "frames"))
-        turned = shown and tags.valueof("Orientation") in range(5, 9)
+            tags, metadata, ome = tif.pages.first.tags, tif.imagej_metadata, tif.ome_metadata
+            stk = tif.stk_metadata if tif.is_stk else None
+            x, y = (_ratio(tags.valueof(name)) for name in ("XResolution", "YResolution"))
+            said_unit = tags.valueof("ResolutionUnit")
+            unit = int(said_unit) if isinstance(said_unit, int) and said_unit else 1
+            labels = (metadata or {}).get("Labels", ())
+            images, frames = ((metadata or {}).get(name) for name in ("images", "frames"))
+            turned = shown and tags.valueof("Orientation") in range(5, 9)
     except Exception:  # tifffile raises its own errors, struct.error, IndexError, ... for tags that are damaged
         return Calibration()
     kept = {name: metadata[name] for name in (*_LINES, *_TAGS) if name in metadata} if metadata else {}
