@@ -54,7 +54,7 @@ def as_described(path: Path, tif: tifffile.TiffFile, pages: list[Page], how: Rea
         shown = ", ".join(f"{length} {words.get(name, name)}" for name, length in long.items())
         raise DatasetError(f"{path} cannot be used: it has {shown}; save the one channel and time to segment.")
     if not ome:
-        return pages
+        return _of_one_stack(path, tif, pages)
     wanted, planes = math.prod(long.values()), [page for page in chosen[0].pages if page is not None]
     if (gone := wanted - len(planes)) > 0:
         raise ValueError(f"its OME metadata count {wanted} planes, and {gone} are missing, or the files they are in")
@@ -72,6 +72,20 @@ def as_described(path: Path, tif: tifffile.TiffFile, pages: list[Page], how: Rea
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of other files, which tifffile has closed and opens again
         return [page_of(Path(page.parent.filehandle.path), page.aspage()) for page in planes]
+
+
+def _of_one_stack(path: Path, tif: tifffile.TiffFile, pages: list[Page]) -> list[Page]:
+    """These pages; raises DatasetError where tifffile's descriptions say that they are of several stacks."""
+    stacks = list[int]()
+    with contextlib.suppress(Exception):  # a description that tifffile cannot read
+        stacks = [len(one) for one in tif.series if one.kind == "shaped" and not one.keyframe.is_reduced]
+    if len(stacks) > 1 and max(stacks) > 1:  # many of one page each are slices that were written one by one
+        raise DatasetError(
+            f"{path} cannot be used: its descriptions say that it is {len(stacks)} stacks, the first of {stacks[0]} "
+            f"slices and the next of {stacks[1]}. Save the one to segment, or take all pages as they are stored: "
+            "--pixels stored."
+        )
+    return pages
 
 
 def with_hidden(tif: tifffile.TiffFile, pages: list[Page]) -> list[Page]:

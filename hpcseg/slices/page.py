@@ -32,6 +32,8 @@ class Page:
     white_is_zero: bool
     colours: int | None
     """Hash of the colour table, where it has one."""
+    resolution: str
+    """What its header says of the size of a pixel, to compare."""
 
     def stored_pixels(self) -> np.ndarray:
         """(H, W), as stored."""
@@ -55,7 +57,8 @@ def page_of(path: Path, page: tifffile.TiffPage) -> Page:
         raise ValueError("it has no pixels")
     stored = np.dtype(page.dtype).newbyteorder(page.parent.byteorder)
     runs = _runs(page, stored)
-    if not runs and (0 in page.databytecounts or len(page.databytecounts) < math.prod(page.chunked)):
+    parts = (*page.dataoffsets, *page.databytecounts)
+    if not runs and (0 in parts or len(page.databytecounts) < math.prod(page.chunked)):
         raise ValueError("strips are missing")
     ends = (first + size for first, size in (runs or zip(page.dataoffsets, page.databytecounts, strict=True)))
     if (missing := max(ends) - page.parent.filehandle.size) > 0:
@@ -74,6 +77,7 @@ def page_of(path: Path, page: tifffile.TiffPage) -> Page:
         # Where the tag is missing, tifffile's own attribute is 0.
         white_is_zero=page.tags.valueof("PhotometricInterpretation") == _WHITE_IS_ZERO,
         colours=None if table is None else hash(np.asarray(table).tobytes()),
+        resolution=str([page.tags.valueof(name) for name in ("XResolution", "YResolution", "ResolutionUnit")]),
     )
 
 

@@ -148,25 +148,47 @@ def _read_pages(path: Path, how: Reading, *, described: bool = False) -> list[Pa
             raise ValueError("it is no regular file")  # the writer of a pipe would never come
         with _opened(path) as tif:
             pages, offsets, places = list[Page](), set[int](), set[int]()
+            flagged = list[tuple[int, tifffile.TiffPage]]()
             for page in tif.pages:
                 if page.offset in offsets:
                     raise ValueError("its list of pages is a ring")
                 offsets.add(page.offset)
+                refuse_many(path, len(offsets))
                 full = page.aspage()
-                if not (full.is_reduced or full.is_mask):
+                if (place := hash(tuple(full.dataoffsets))) in places:
+                    raise ValueError(f"its page {len(offsets)} has the pixels of another page")
+                places.add(place)
+                if full.is_reduced or full.is_mask:
+                    flagged.append((len(pages), full))
+                else:
                     pages.append(page_of(path, full))
-                    if (place := hash(tuple(full.dataoffsets))) in places:
-                        raise ValueError(f"its page {len(pages)} has the pixels of another page")
-                    places.add(place)
-                    refuse_many(path, len(pages))
+            stored = how.pixels == "stored"
+            _add_flagged(path, pages, flagged, stored)
             if not pages:
-                raise ValueError("it has no pages, or nothing but thumbnails")
+                raise ValueError("it has no pages")
             tif.filehandle.seek(tif.pages.next_page_offset or 0)
-            if any(tif.filehandle.read(tif.tiff.offsetsize)) and not tif.is_stk:
-                raise ValueError(f"its list of pages breaks off after {len(offsets)}")
+            if any(tif.filehandle.read(tif.tiff.offsetsize)) and not tif.is_stk and (len(offsets) > 1 or not stored):
+                hint = ". If that is all, take it as it is stored: --pixels stored" if len(offsets) == 1 else ""
+                raise ValueError(f"its list of pages breaks off after {len(offsets)}{hint}")
             if described:
                 return as_described(path, tif, pages, how)
-            return pages if how.pixels == "stored" else with_hidden(tif, pages)
+            return pages if stored else with_hidden(tif, pages)
+
+
+def _add_flagged(path: Path, pages: list[Page], flagged: list[tuple[int, tifffile.TiffPage]], stored: bool) -> None:
+    """Put among the pages those that are flagged as thumbnails or masks but are none: all are, or they are as large.
+
+    Raises ValueError where some are as large as those that are not flagged, unless pages are taken as they are stored.
+    """
+    of_slices = {(page.shape, page.bits) for page in pages[:1]}
+    found = [(at, full) for at, full in flagged if not pages or (tuple(full.shape), full.bitspersample) in of_slices]
+    if found and pages and not stored:
+        raise ValueError(
+            f"{len(found)} of its pages are as large as others and flagged as thumbnails or masks (NewSubfileType). "
+            "Take all as they are stored: --pixels stored"
+        )
+    for at, full in reversed(found):
+        pages.insert(at, page_of(path, full))
 
 
 def _opened(path: Path) -> tifffile.TiffFile:
@@ -222,6 +244,13 @@ def _source(
     if any(page.colours is not None for page in pages):
         notes.append("the slices have a colour table, which is passed over: their values are taken as they are.")
     files = tuple(dict.fromkeys(page.path for page in pages))
+    voxel = read_calibration(files[0], how.dataset, shown=shown).voxel
+    others = [page.path.name for page in pages if page.path != files[0] and page.resolution != pages[0].resolution]
+    if voxel is not None and others:
+        notes.append(
+            f"{len(others)} of {len(pages)} slices, such as {others[0]}, have another XResolution, YResolution or "
+            f"ResolutionUnit than {files[0].name}, whose size of a voxel is taken."
+        )
     shapes = [page.shape[::-1] if shown and page.orientation > 4 else page.shape for page in pages]
     return Source(
         path=path,
@@ -234,7 +263,7 @@ def _source(
         stored_dtype=pages[0].stored.newbyteorder("="),
         decode=partial(_read, tuple(pages), shown),
         files=files,
-        voxel=read_calibration(files[0], how.dataset, shown=shown).voxel,
+        voxel=voxel,
         orientation=orientation,
         shown=shown,
         notes=tuple(notes),
