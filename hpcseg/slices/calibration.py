@@ -114,7 +114,7 @@ def read_calibration(path: Path, image: str | None = None, *, shown: bool = True
     try:
         with tifffile.TiffFile(path) as tif:
             tags, metadata, ome = tif.pages.first.tags, tif.imagej_metadata, tif.ome_metadata
-            stk = tif.stk_metadata if tif.is_stk else None
+            stk = _stk_voxel(tif.stk_metadata or {}) if tif.is_stk else None
             x, y = (_ratio(tags.valueof(name)) for name in ("XResolution", "YResolution"))
             said_unit = tags.valueof("ResolutionUnit")
             unit = int(said_unit) if isinstance(said_unit, int) and said_unit else 1
@@ -131,7 +131,7 @@ def read_calibration(path: Path, image: str | None = None, *, shown: bool = True
         kept["spacing"] = abs(spacing)
     if turned:
         x, y = y, x
-    in_words = voxel = _ome_voxel(ome, image) if ome else _stk_voxel(stk) if stk else None
+    in_words = voxel = _ome_voxel(ome, image) if ome else stk
     if voxel is not None and turned:
         voxel = replace(voxel, height=voxel.width, width=voxel.height)
     # The resolution alone, without a unit, is as often what a program writes that knows none.
@@ -224,12 +224,12 @@ def _ome_voxel(text: str, image: str | None) -> VoxelSize | None:
 
 
 def _stk_voxel(metadata: dict[str, Any]) -> VoxelSize | None:
+    """As MetaMorph has it; a distance of 0 between planes is none."""
+    if not metadata.get("SpatialCalibration", True):
+        return None
+    depth = float(np.median(metadata.get("ZDistance", 0.0))) or None
     height, width = (metadata.get(f"{axis}Calibration") for axis in "YX")
-    try:
-        depth = float(np.median(metadata.get("ZDistance", 0.0)))
-    except (TypeError, ValueError):
-        depth = 0.0
-    return voxel_size((depth or None, height, width), metadata.get("CalibrationUnits"))
+    return voxel_size((depth, height, width), metadata.get("CalibrationUnits"))
 
 
 def _in_ascii(value: Any) -> Any:

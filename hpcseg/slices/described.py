@@ -78,7 +78,8 @@ def _of_one_stack(path: Path, tif: tifffile.TiffFile, pages: list[Page]) -> list
     """These pages; raises DatasetError where tifffile's descriptions say that they are of several stacks."""
     stacks = list[int]()
     with contextlib.suppress(Exception):  # a description that tifffile cannot read
-        stacks = [len(one) for one in tif.series if one.kind == "shaped" and not one.keyframe.is_reduced]
+        series = tif.series if tif.is_shaped else []
+        stacks = [len(one) for one in series if one.kind == "shaped" and not one.keyframe.is_reduced]
     if len(stacks) > 1 and max(stacks) > 1:  # many of one page each are slices that were written one by one
         raise DatasetError(
             f"{path} cannot be used: its descriptions say that it is {len(stacks)} stacks, the first of {stacks[0]} "

@@ -378,12 +378,12 @@ def test_a_header_that_nibabel_warns_of_is_warned_of_once(tmp_path, caplog):
     assert caplog.text.count("pixdim[1,2,3] should be positive") == 1
 
 
-@pytest.mark.parametrize("distance", [2, 0])
-def test_the_calibration_of_an_stk_is_read_and_is_in_the_labels(tmp_path, distance):
+@pytest.mark.parametrize(("distance", "known"), [(2, True), (0, True), (2, False)])
+def test_the_calibration_of_an_stk_is_read_and_is_in_the_labels(tmp_path, distance, known):
     """UIC1 has ratios and the unit behind it, UIC2 six numbers of each plane, of which two are the distance."""
-    calibration, planes = [(4, 4, 1), (5, 5, 1), (6, 6, 2)], [(distance, 1, 0, 0, 0, 0)] * len(VOLUME)
+    planes = [(distance, 1, 0, 0, 0, 0)] * len(VOLUME)
     tags = [
-        (33628, 4, 6, tuple(number for index, _, _ in calibration for number in (index, 0))),
+        (33628, 4, 8, (4, 0, 5, 0, 6, 0, 3, int(known))),
         (33629, 5, 3 * len(VOLUME), tuple(number for plane in planes for number in plane)),
     ]
     options = {"photometric": "minisblack", "metadata": None, "truncate": True, "extratags": tags}
@@ -394,7 +394,7 @@ def test_the_calibration_of_an_stk_is_read_and_is_in_the_labels(tmp_path, distan
     for at in range(header + 2, header + 2 + 12 * count, 12):
         tag, _, _, place = struct.unpack_from("<HHII", content, at)
         if tag == 33628:
-            struct.pack_into("<I", content, at + 4, 3)
+            struct.pack_into("<I", content, at + 4, 4)
             for index, value in enumerate((struct.pack("<II", 1, 4), struct.pack("<II", 1, 2), b"\x03\0\0\0um\0")):
                 struct.pack_into("<I", content, place + 8 * index + 4, len(content))
                 content += value
@@ -403,7 +403,7 @@ def test_the_calibration_of_an_stk_is_read_and_is_in_the_labels(tmp_path, distan
     (tmp_path / "a.stk").write_bytes(content)
     source = open_source(tmp_path / "a.stk")
     np.testing.assert_array_equal(read_all(source), VOLUME)
-    assert source.voxel == VoxelSize(distance or 0.25, 0.5, 0.25, "um")
+    assert source.voxel == (VoxelSize(distance or 0.25, 0.5, 0.25, "um") if known else None)
     assert (source.notes == ()) == (distance == 2)
     tifffile.imwrite(tmp_path / "labels.tif", VOLUME % 3, **calibration_of(source).options(np.dtype("u2"), 3))
     assert open_source(tmp_path / "labels.tif").voxel == source.voxel
