@@ -90,10 +90,10 @@ def find_pairs(images: Path, labels: Path, how: Reading = Reading()) -> Pairs:  
             f"the headers say that images lie in Orientation {grey.orientation} and labels in {marks.orientation}. "
             "Take both as they are shown, or as they are stored: --pixels shown or --pixels stored"
         )
-    if grey.points_to and marks.points_to and grey.points_to != marks.points_to:
+    if grey.form == marks.form and grey.points_to and marks.points_to and grey.points_to != marks.points_to:
         faults.append(
             f"the axes of the images point to {grey.points_to} and those of the labels to {marks.points_to}. Save "
-            "both alike (nibabel.as_closest_canonical does), or take both as they are stored: --pixels stored"
+            "both alike (of NIfTI, nibabel.as_closest_canonical does), or take both as they are stored: --pixels stored"
         )
     raise_faults(images, faults)
     notes = [*grey.notes, *(f"labels: {note}" for note in marks.notes)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -118,8 +117,8 @@ class Writer:
         compared = self._rows[:: self._step]
         padding = np.array([row["border_value"] if row["border_pixels"] else np.nan for row in compared])
         if images.voxel is not None:
-            *size, unit = dataclasses.astuple(images.voxel)
-            self._file.attrs.update({"voxel_size": size, "voxel_unit": _as_utf8(unit)})
+            size = (images.voxel.depth, images.voxel.height, images.voxel.width)
+            self._file.attrs.update({"voxel_size": size, "voxel_unit": _as_utf8(images.voxel.unit)})
         self._file.attrs.update(
             {
                 "format": FORMAT,

@@ -63,9 +63,12 @@ def open_target(out: Path, volume: Source, layers: Sequence[Layer], format_: For
 def _not_calibrated(volume: Source, layers: Iterable[Layer]) -> list[str]:
     """A sentence where TIFFs cannot say how large a voxel is."""
     calibration = calibration_of(volume)
+    kept_by = "--format hdf5 and zarr keep the size of a voxel."
+    if calibration.voxel is not None and calibration.resolution is None:
+        return [f"TIFFs have no number for voxels of {calibration.voxel.text()}, and do not say their size. {kept_by}"]
     lost = [f"{layer.name} ({layer.dtype})" for layer in layers if not calibration.is_kept(layer.dtype)]
     what = "ImageJ opens no TIFFs of this type, so the unit of a voxel and what else it keeps are not in"
-    return [f"{what} {', '.join(lost)}. --format hdf5 and zarr keep the size of a voxel."] if lost else []
+    return [f"{what} {', '.join(lost)}. {kept_by}"] if lost else []
 
 
 class _Folder(Target):

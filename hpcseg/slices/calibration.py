@@ -28,16 +28,23 @@ _TAGS = ("Info", "Properties", "ROI", "Overlays")
 _IMAGEJ_TYPES = {np.dtype(kind) for kind in ("i1", "u1", "i2", "u2", "i4", "u4", "f4")}
 # ResolutionUnit: 2, inch, is what programs write that know no size. 4 and 5 are not of the standard, but written.
 _RESOLUTION_UNITS = {3: "cm", 4: "mm", 5: "micrometer"}
-# Micrometres in a unit, by its name in OME-Zarr, and what else it is called.
+# Micrometres in a unit, by its name in OME-Zarr, and what else it is called, in `str.casefold`'s letters.
 _UNITS = {
-    "micrometer": (1.0, {"micrometre", "micron", "microns", "um", "µm", "\u03bcm"}),
-    "nanometer": (1e-3, {"nanometre", "nm"}),
-    "angstrom": (1e-4, {"Å", "\u212b"}),
-    "millimeter": (1e3, {"millimetre", "mm"}),
-    "centimeter": (1e4, {"centimetre", "cm"}),
-    "meter": (1e6, {"metre", "m"}),
-    "inch": (25400.0, {"in"}),
+    "micrometer": (1.0, {"micron", "microns", "um", "\u03bcm"}),
+    "nanometer": (1e-3, {"nm"}),
+    "angstrom": (1e-4, {"å", "ångström"}),
+    "picometer": (1e-6, {"pm"}),
+    "millimeter": (1e3, {"mm"}),
+    "centimeter": (1e4, {"cm"}),
+    "decimeter": (1e5, {"dm"}),
+    "meter": (1e6, {"m"}),
+    "kilometer": (1e9, {"km"}),
+    "inch": (25400.0, {"in", "inches"}),
 }
+_LARGEST = 2**32 - 1
+"""Numerator and denominator of a TIFF's ratio."""
+_NEAR = 1e-6
+"""Of a resolution, how far its ratio may be from it."""
 
 
 @dataclass(frozen=True)
@@ -57,15 +64,17 @@ class Calibration:
     in_time: bool = False
     """ImageJ calls the slices of the stack frames."""
 
-    def of_slices(self, of: Sequence[int] | None, every: int) -> Calibration:
-        """That of some slices of the stack, `every` slices apart; None: of all."""
-        if of is None:
+    def apart(self, every: int) -> Calibration:
+        """That of slices of which there were so many from one to the next."""
+        if every == 1:
             return self
-        imagej = self.imagej
-        if imagej and isinstance(imagej.get("spacing"), int | float):
-            imagej = {**imagej, "spacing": imagej["spacing"] * every}
-        labels = tuple(self.labels[index] for index in of) if len(self.labels) > max(of) else ()
-        return replace(self, imagej=imagej, labels=labels)
+        voxel = None if self.voxel is None else replace(self.voxel, depth=self.voxel.depth * every)
+        if self.imagej is None:
+            return self if voxel is None else _in_words(voxel)
+        depth = {} if voxel is None else {"spacing": voxel.depth, "zunit": voxel.unit}
+        if isinstance(spacing := self.imagej.get("spacing"), int | float):
+            depth = {"spacing": spacing * every}
+        return replace(self, voxel=voxel, imagej=self.imagej | depth)
 
     def options(self, dtype: np.dtype, slices: int | None = None) -> dict[str, Any]:
         """What tifffile needs to write a little-endian image with the same calibration, or a stack of a slice or more.
@@ -105,18 +114,24 @@ def read_calibration(path: Path, image: str | None = None, *, shown: bool = True
     try:
         with tifffile.TiffFile(path) as tif:
             tags, metadata, ome = tif.pages.first.tags, tif.imagej_metadata, tif.ome_metadata
+            stk = _stk_voxel(tif.stk_metadata or {}) if tif.is_stk else None
             x, y = (_ratio(tags.valueof(name)) for name in ("XResolution", "YResolution"))
             said_unit = tags.valueof("ResolutionUnit")
             unit = int(said_unit) if isinstance(said_unit, int) and said_unit else 1
             labels = (metadata or {}).get("Labels", ())
-            frames = (metadata or {}).get("frames")
+            images, frames = ((metadata or {}).get(name) for name in ("images", "frames"))
             turned = shown and tags.valueof("Orientation") in range(5, 9)
     except Exception:  # tifffile raises its own errors, struct.error, IndexError, ... for tags that are damaged
         return Calibration()
     kept = {name: metadata[name] for name in (*_LINES, *_TAGS) if name in metadata} if metadata else {}
+    in_time = isinstance(frames, int) and frames > 1
+    # ImageJ leaves out a depth of 1 (ij.io.FileSaver), and takes the value of a negative one (ij.io.TiffDecoder).
+    spacing = kept.get("spacing", 1.0 if isinstance(images, int) and images > 1 and not in_time else None)
+    if isinstance(spacing, int | float):
+        kept["spacing"] = abs(spacing)
     if turned:
         x, y = y, x
-    in_ome = voxel = _ome_voxel(ome, image) if ome else None
+    in_words = voxel = _ome_voxel(ome, image) if ome else stk
     if voxel is not None and turned:
         voxel = replace(voxel, height=voxel.width, width=voxel.height)
     # The resolution alone, without a unit, is as often what a program writes that knows none.
@@ -124,29 +139,32 @@ def read_calibration(path: Path, image: str | None = None, *, shown: bool = True
     if voxel is None and x and y and said != "pixel":
         width, height = x[1] / x[0], y[1] / y[0]
         units = (*(_without_escapes(kept.get(name, said)) for name in ("zunit", "yunit")), said)
-        voxel = voxel_in_one_unit((kept.get("spacing", width), height, width), units)
-    if voxel is not None and metadata is None and (in_ome or unit not in (1, 2, 3)):
+        voxel = voxel_in_one_unit((kept.get("spacing"), height, width), units)
+    if voxel is not None and metadata is None and (in_words or unit not in (1, 2, 3)):
         return _in_words(voxel)
     labels = tuple(map(str, [labels] if isinstance(labels, str) else labels))
-    in_time = isinstance(frames, int) and frames > 1
     return Calibration(voxel, (x, y) if x and y else None, unit, None if metadata is None else kept, labels, in_time)
 
 
 def calibration_of(source: Source) -> Calibration:
     """What TIFFs are to say that are made of a source: as its own first TIFF, or the size of its voxels."""
-    if source.form in ("folder", "stack"):
-        return calibration_of_file(source, 0).of_slices(source.of, source.every)
-    return Calibration() if source.voxel is None else _in_words(source.voxel).of_slices(source.of, source.every)
+    if source.form not in ("folder", "stack"):
+        return Calibration() if source.voxel is None else _in_words(source.voxel).apart(source.every)
+    found, of = calibration_of_file(source, 0), source.of
+    if of is None:
+        return found
+    return replace(found, labels=tuple(found.labels[place] for place in of) if len(found.labels) > max(of) else ())
 
 
 def calibration_of_file(source: Source, index: int) -> Calibration:
     """Of the TIFF that a slice of a source is in, as its pixels are taken."""
-    return read_calibration(source.file_of(index), source.dataset, shown=source.shown)
+    return read_calibration(source.file_of(index), source.dataset, shown=source.shown).apart(source.every)
 
 
 def ome_unit(unit: str) -> str:
-    """A unit of length as OME-Zarr calls it; one that nobody knows as it is."""
-    return next((name for name, (_, others) in _UNITS.items() if unit == name or unit in others), unit)
+    """A unit of length as OME-Zarr calls it, however it is written; one that nobody knows as it is."""
+    said = unit.strip().casefold().replace("metre", "meter")
+    return next((name for name, (_, others) in _UNITS.items() if said in {name, f"{name}s", *others}), unit)
 
 
 def in_micrometers(voxel: VoxelSize) -> tuple[float, float, float] | None:
@@ -156,10 +174,14 @@ def in_micrometers(voxel: VoxelSize) -> tuple[float, float, float] | None:
 
 
 def voxel_in_one_unit(sizes: Sequence[Any], units: Sequence[Any]) -> VoxelSize | None:
-    """Depth, height and width that have a unit each, in that of the width; None where they cannot be compared."""
+    """Depth, height and width that have a unit each, in that of the width; None where they cannot be compared.
+
+    As of `voxel_size`, a depth of None is not said.
+    """
     last = units[-1]
     factors = (1.0 if unit == last else _micrometers(unit) / _micrometers(last) for unit in units)
-    return voxel_size((float(size) * factor for size, factor in zip(sizes, factors, strict=True)), last)
+    both = zip(sizes, factors, strict=True)
+    return voxel_size((size if size is None else float(size) * factor for size, factor in both), last)
 
 
 def read_hdf5_voxel(dataset: Any) -> VoxelSize | None:
@@ -195,9 +217,19 @@ def _ome_voxel(text: str, image: str | None) -> VoxelSize | None:
         pixels = next(item for item in next(meant) if item.tag.endswith("}Pixels"))
     except (ElementTree.ParseError, StopIteration):
         return None
-    axes = ["Z" if pixels.get("PhysicalSizeZ") else "X", "Y", "X"]
-    units = [pixels.get(f"PhysicalSize{axis}Unit", "µm") for axis in axes]
-    return voxel_in_one_unit([pixels.get(f"PhysicalSize{axis}") for axis in axes], units)
+    units = [pixels.get(f"PhysicalSize{axis}Unit", "µm") for axis in "ZYX"]
+    depth, height, width = (pixels.get(f"PhysicalSize{axis}") for axis in "ZYX")
+    # Slices that are times have no depth.
+    return voxel_in_one_unit((depth if pixels.get("SizeT") == "1" else None, height, width), units)
+
+
+def _stk_voxel(metadata: dict[str, Any]) -> VoxelSize | None:
+    """As MetaMorph has it; a distance of 0 between planes is none."""
+    if not metadata.get("SpatialCalibration", True):
+        return None
+    depth = float(np.median(metadata.get("ZDistance", 0.0))) or None
+    height, width = (metadata.get(f"{axis}Calibration") for axis in "YX")
+    return voxel_size((depth, height, width), metadata.get("CalibrationUnits"))
 
 
 def _in_ascii(value: Any) -> Any:
@@ -212,7 +244,9 @@ def _without_escapes(value: Any) -> str:
 def _ratio(value: Any) -> tuple[int, int] | None:
     """Pixels per unit as a TIFF has them, of a ratio or a number (which some programs write); None: it cannot."""
     try:
-        ratio = Fraction(*np.atleast_1d(value).tolist()).limit_denominator(10**6)
+        said = Fraction(*np.atleast_1d(value).tolist())
+        # The nearest of those that have room.
+        ratio = said.limit_denominator(_LARGEST) if said <= 1 else 1 / (1 / said).limit_denominator(_LARGEST)
     except (TypeError, ValueError, ArithmeticError):
         return None
-    return ratio.as_integer_ratio() if 0 < ratio < 2**32 else None
+    return ratio.as_integer_ratio() if ratio > 0 and abs(ratio - said) <= said * _NEAR else None

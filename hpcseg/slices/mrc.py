@@ -40,11 +40,12 @@ def open_mrc(path: Path, how: Reading) -> Source:
             along = [int(axis) - 1 for axis in (header.maps, header.mapr, header.mapc)]
         if (missing := wanted - path.stat().st_size) > 0:
             raise ValueError(f"it was cut short: {missing} bytes are missing")
-        sizes = (size.x, size.y, size.z)
-        voxel = voxel_size([sizes[at] for at in (along if sorted(along) == [0, 1, 2] else (2, 1, 0))], "angstrom")
+        said, sizes = sorted(along) == [0, 1, 2], (size.x, size.y, size.z)
+        voxel = voxel_size([sizes[at] for at in (along if said else (2, 1, 0))], "angstrom")
+        points_to = "".join("XYZ"[at] for at in reversed(along)) if said and how.pixels != "stored" else ""
         with mrcfile.mmap(path, mode="r") as mrc:
             shape, dtype = mrc.data.shape, _data(mrc).dtype
-    return array_source(path, "mrc", how, shape, dtype, load=_load, of=(path,), voxel=voxel)
+    return array_source(path, "mrc", how, shape, dtype, load=_load, of=(path,), voxel=voxel, points_to=points_to)
 
 
 def _load(path: Path, first: int, last: int) -> np.ndarray:

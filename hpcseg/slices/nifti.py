@@ -47,9 +47,9 @@ def open_nifti(path: Path, how: Reading) -> Source:
         shape[2::-1] if math.prod(shape[3:]) == 1 else shape,
         np.dtype("f4") if scaled else stored,
         load=_load,
-        of=(path,),
+        of=(image.dataobj,),
         together=shape[2] if packed and len(shape) > 2 else 1,  # a packed file is read from its start each time
-        voxel=voxel_size((*zooms[2:3], *zooms[1::-1]), unit),
+        voxel=voxel_size((zooms[2] if len(zooms) > 2 else None, zooms[1], zooms[0]), unit),
         points_to=points_to,
     )
 
@@ -62,7 +62,7 @@ def _points_to(nibabel: Any, image: Any) -> str:
     return "".join(str(axis or "-") for axis in nibabel.aff2axcodes(image.affine))
 
 
-def _load(path: Path, first: int, last: int) -> np.ndarray:
-    image = load_extra("nibabel", "nifti", path).load(path)
-    chosen = (slice(None), slice(None), slice(first, last), *(0,) * (image.ndim - 3))[: image.ndim]
-    return np.ascontiguousarray(np.asarray(image.dataobj[chosen]).T)
+def _load(pixels: Any, first: int, last: int) -> np.ndarray:
+    """Of nibabel's proxy, which opens the file for each slice; its header was read, and warned of, once."""
+    chosen = (slice(None), slice(None), slice(first, last), *(0,) * (pixels.ndim - 3))[: pixels.ndim]
+    return np.ascontiguousarray(np.asarray(pixels[chosen]).T)

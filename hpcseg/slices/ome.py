@@ -7,6 +7,7 @@ import math
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+from hpcseg.errors import DatasetError
 from hpcseg.slices.external import Reach
 from hpcseg.slices.sizes import refuse_many
 
@@ -22,13 +23,18 @@ def check_ome(path: Path, text: str, reach: Reach) -> None:
         reach: where its other files may be.
 
     Raises:
-        DatasetError: it counts too many planes, or names a file that is not to be read.
+        DatasetError: it counts too many planes, names a file that is not to be read, or leaves all to another.
     """
     try:
         items = list(ElementTree.fromstring(text).iter())
     except ElementTree.ParseError:
         return
     for item in items:
+        if item.tag.endswith("BinaryOnly"):
+            raise DatasetError(
+                f"{path} cannot be used: the OME metadata of its volume are in {item.get('MetadataFile')}. Save the "
+                "volume as one OME-TIFF, or take the pages of this file as they are stored: --pixels stored."
+            )
         counts = {"": 0}
         for name in _COUNTS & item.attrib.keys():
             with contextlib.suppress(ValueError):  # at which tifffile gives up as well

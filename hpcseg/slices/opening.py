@@ -61,6 +61,9 @@ def open_source(path: Path, how: Reading = Reading()) -> Source:  # noqa: B008
             math.prod(shape) * dtype.itemsize for shape, dtype in zip(source.shapes, source.dtypes, strict=True)
         )
         refuse_bomb(path, claimed, source.files)
+    if source.voxel is not None and not source.voxel.depth_said and len(source) > 1:
+        note = f"how far slices are apart is not said; the width of a voxel, {source.voxel.width:g} {source.voxel.unit}"
+        return replace(source, notes=(*source.notes, f"{note}, stands for it."))
     return source
 
 

@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -36,10 +36,13 @@ class VoxelSize:
     height: float
     width: float
     unit: str
+    depth_said: bool = field(default=True, compare=False)
+    """False: no depth is said, and the width stands for it."""
 
     def text(self) -> str:
         """In words."""
-        return f"{self.depth:g} x {self.height:g} x {self.width:g} {self.unit} (depth, height, width)"
+        sizes = f"{self.depth:g} x {self.height:g} x {self.width:g} {self.unit}"
+        return f"{sizes} (depth, height, width{'' if self.depth_said else '; no depth is said, it is the width'})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +116,7 @@ class Source:
     orientation: int = 1
     """Of TIFFs: the tag that all of them have, and that was applied; 1 where they lie as they are shown."""
     points_to: str = ""
-    """Of NIfTI: where its axes point to, as "RAS"; "" where it does not say."""
+    """Of NIfTI: where its axes point to, as "RAS", and of MRC, as "XYZ"; "" where it does not say."""
     shown: bool = True
     """Whether pixels are turned and inverted as their headers say."""
     decoded: int = 0
@@ -172,9 +175,26 @@ class Source:
 
         The time of a change of the file's entry is among the facts, since no copy and no program can keep that.
         """
-        files = [file for root in self.files for file in (sorted(root.rglob("*")) if root.is_dir() else [root])]
+        files = [file for root in self.files for file in (sorted(below(root)) if root.is_dir() else [root])]
         facts = [(status.st_size, status.st_mtime_ns, status.st_ctime_ns) for status in map(os.stat, files)]
         return hashlib.sha256(json.dumps([self.names, self.shapes, facts]).encode()).hexdigest()
+
+
+def below(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """All files and folders in a folder, also behind links to folders; one that leads back is not followed again.
+
+    Args:
+        folder: to list.
+        above: where the links lead that were followed to it.
+    """
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            path = Path(folder, entry.name)
+            yield path
+            if entry.is_dir():
+                led = frozenset({path.resolve()} if entry.is_symlink() else ())
+                if not led & above:
+                    yield from below(path, above | led)
 
 
 def choose_slices(source: Source, *, every: int | None = None, slices: tuple[int, int] | None = None) -> Source:
@@ -299,15 +319,19 @@ def first_line(error: Exception) -> str:
 
 
 def voxel_size(sizes: Iterable[object], unit: object) -> VoxelSize | None:
-    """Depth, height and width where all are known and positive, else None: what is only copied never ends the work."""
+    """Depth, height and width where they are known and positive, else None: what is only copied never ends the work.
+
+    A depth of None is not said, and the width stands for it.
+    """
     try:
-        depth, height, width = (float(size) for size in sizes)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+        said, *across = sizes
+        depth, height, width = (float(size) for size in (across[-1] if said is None else said, *across))  # type: ignore[arg-type]
+    except (TypeError, ValueError, LookupError):
         return None
     known = all(math.isfinite(size) and size > 0 for size in (depth, height, width))
     if not known or not isinstance(unit, str) or not unit or not unit.isprintable():
         return None
-    return VoxelSize(depth, height, width, unit)
+    return VoxelSize(depth, height, width, unit, said is not None)
 
 
 def size_in_words(shape: Iterable[int]) -> str:

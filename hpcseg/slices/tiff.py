@@ -6,15 +6,12 @@ pages of a file, and shows which are missing. Every fault of a folder is found a
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import math
 import os.path
 import re
 import stat
-import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,64 +20,26 @@ import numpy as np
 import tifffile
 
 from hpcseg.errors import ConfigError, DatasetError
-from hpcseg.slices.array import no_parts, no_such
 from hpcseg.slices.calibration import read_calibration
-from hpcseg.slices.external import Reach
+from hpcseg.slices.described import as_described, with_hidden
 from hpcseg.slices.numbers import number_names
-from hpcseg.slices.ome import check_ome
+from hpcseg.slices.page import Page, page_of
 from hpcseg.slices.sizes import refuse_many
 from hpcseg.slices.source import Reading, Source, raise_faults, refusing
 
 _SUFFIXES = {".tif", ".tiff", ".btf", ".tf8", ".stk", ".ome"}
 _FORMATS = "a folder of TIFFs, a TIFF stack, HDF5 or NeXus, Zarr, MRC, NIfTI or raw pixels, or is not all there"
-_WHITE_IS_ZERO, _COLOUR_TABLE = 0, 3
 _OTHER_KINDS = {
     b"\x1f\x8b": "gzip file; unpack it",
     b"PK\x03\x04": "zip file",
     b"\x89PNG": "PNG",
     b"\xff\xd8\xff": "JPEG",
 }
-_STK_PLANES = 33629
 # tifffile logs what it makes of a damaged file; whether that will do is decided, and told, here.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Page:
-    """One image of a TIFF: where it lies, and what its header says of its pixels."""
-
-    path: Path
-    offset: int
-    """Of its header in the file, so that reading a page of a long stack does not walk along those before it."""
-    shape: tuple[int, ...]
-    stored: np.dtype
-    """In the byte order of the file."""
-    runs: tuple[tuple[int, int], ...]
-    """First byte and bytes of each part, where pixels lie uncompressed; empty: tifffile decodes them."""
-    tile: int
-    """Bytes of a tile, decoded; 0: it has none."""
-    bits: int
-    """Of a sample, as stored."""
-    orientation: int
-    white_is_zero: bool
-    colours: int | None
-    """Hash of the colour table, where it has one."""
-
-    def stored_pixels(self) -> np.ndarray:
-        """(H, W), as stored."""
-        if self.runs:
-            parts = [np.fromfile(self.path, np.uint8, size, offset=first) for first, size in self.runs]
-            return (parts[0] if len(parts) == 1 else np.concatenate(parts)).view(self.stored).reshape(self.shape)
-        with tifffile.TiffFile(self.path) as tif:
-            page = tif.pages.first  # which is read with the file
-            if page.offset != self.offset:
-                tif.filehandle.seek(self.offset)
-                page = tifffile.TiffPage(tif, index=0)
-            # One thread: slices are read by several threads or processes.
-            return np.asarray(page.asarray(maxworkers=1))
-
-
-def _read(pages: Sequence[_Page], shown: bool, index: int) -> np.ndarray:
+def _read(pages: Sequence[Page], shown: bool, index: int) -> np.ndarray:
     """A slice as stored, or turned, and white where its header says that 0 is white."""
     page = pages[index]
     pixels = page.stored_pixels().astype(page.stored.newbyteorder("="), copy=False)
@@ -123,7 +82,7 @@ def open_folder(folder: Path, how: Reading) -> Source:
             numbers = list(range(1, len(paths) + 1))
         taken = ""
     notes += [f"the number of a slice is that of {taken}; --number says otherwise."] if taken else []
-    found: dict[int, _Page] = {}
+    found: dict[int, Page] = {}
     for path, number in zip(paths, numbers, strict=True):
         if number is not None and number in found:
             faults.append(f"{path.name} and {found[number].path.name} both have the number {number}")
@@ -184,33 +143,55 @@ def _list_tiffs(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: ([int(digits) for digits in re.findall(r"\d+", path.name)], path.name))
 
 
-def _read_pages(path: Path, how: Reading, *, described: bool = False) -> list[_Page]:
+def _read_pages(path: Path, how: Reading, *, described: bool = False) -> list[Page]:
     """The images of a file as their headers have them, without thumbnails; or as its description has them."""
     what = "a readable TIFF file" if path.suffix.lower() in _SUFFIXES else _FORMATS
     with refusing(f"{path} is not {what}"):
         if not stat.S_ISREG(path.stat().st_mode):
             raise ValueError("it is no regular file")  # the writer of a pipe would never come
         with _opened(path) as tif:
-            pages, offsets, places = list[_Page](), set[int](), set[int]()
+            pages, offsets, places = list[Page](), set[int](), set[int]()
+            flagged = list[tuple[int, tifffile.TiffPage]]()
             for page in tif.pages:
                 if page.offset in offsets:
                     raise ValueError("its list of pages is a ring")
                 offsets.add(page.offset)
+                refuse_many(path, len(offsets))
                 full = page.aspage()
-                if not (full.is_reduced or full.is_mask):
-                    pages.append(_page(path, full))
-                    if (place := hash(tuple(full.dataoffsets))) in places:
-                        raise ValueError(f"its page {len(pages)} has the pixels of another page")
-                    places.add(place)
-                    refuse_many(path, len(pages))
+                if (place := hash(tuple(full.dataoffsets))) in places:
+                    raise ValueError(f"its page {len(offsets)} has the pixels of another page")
+                places.add(place)
+                if full.is_reduced or full.is_mask:
+                    flagged.append((len(pages), full))
+                else:
+                    pages.append(page_of(path, full))
+            stored = how.pixels == "stored"
+            _add_flagged(path, pages, flagged, stored)
             if not pages:
-                raise ValueError("it has no pages, or nothing but thumbnails")
+                raise ValueError("it has no pages")
             tif.filehandle.seek(tif.pages.next_page_offset or 0)
-            if any(tif.filehandle.read(tif.tiff.offsetsize)) and not tif.is_stk:
-                raise ValueError(f"its list of pages breaks off after {len(offsets)}")
+            if any(tif.filehandle.read(tif.tiff.offsetsize)) and not tif.is_stk and (len(offsets) > 1 or not stored):
+                hint = ". If that is all, take it as it is stored: --pixels stored" if len(offsets) == 1 else ""
+                raise ValueError(f"its list of pages breaks off after {len(offsets)}{hint}")
             if described:
-                return _as_described(path, tif, pages, how)
-            return pages if how.pixels == "stored" else _with_hidden(tif, pages)
+                return as_described(path, tif, pages, how)
+            return pages if stored else with_hidden(tif, pages)
+
+
+def _add_flagged(path: Path, pages: list[Page], flagged: list[tuple[int, tifffile.TiffPage]], stored: bool) -> None:
+    """Put among the pages those that are flagged as thumbnails or masks but are none: all are, or they are as large.
+
+    Raises ValueError where some are as large as those that are not flagged, unless pages are taken as they are stored.
+    """
+    of_slices = {(page.shape, page.bits) for page in pages[:1]}
+    found = [(at, full) for at, full in flagged if not pages or (tuple(full.shape), full.bitspersample) in of_slices]
+    if found and pages and not stored:
+        raise ValueError(
+            f"{len(found)} of its pages are as large as others and flagged as thumbnails or masks (NewSubfileType). "
+            "Take all as they are stored: --pixels stored"
+        )
+    for at, full in reversed(found):
+        pages.insert(at, page_of(path, full))
 
 
 def _opened(path: Path) -> tifffile.TiffFile:
@@ -226,161 +207,9 @@ def _opened(path: Path) -> tifffile.TiffFile:
         raise
 
 
-def _page(path: Path, page: tifffile.TiffPage) -> _Page:
-    """Refuses what tifffile decodes without a word: it fills missing strips with zeros, and lzw just ends early."""
-    if page.dtype is None:
-        raise ValueError("its pixel format is unknown")
-    if 0 in page.shape:
-        raise ValueError("it has no pixels")
-    stored = np.dtype(page.dtype).newbyteorder(page.parent.byteorder)
-    runs = _runs(page, stored)
-    if not runs and (0 in page.databytecounts or len(page.databytecounts) < math.prod(page.chunked)):
-        raise ValueError("strips are missing")
-    ends = (first + size for first, size in (runs or zip(page.dataoffsets, page.databytecounts, strict=True)))
-    if (missing := max(ends) - page.parent.filehandle.size) > 0:
-        raise ValueError(f"it was cut short: {missing} bytes are missing")
-    orientation = page.tags.valueof("Orientation", 1)
-    table = page.colormap if page.photometric == _COLOUR_TABLE else None
-    return _Page(
-        path=path,
-        offset=page.offset,
-        shape=tuple(page.shape),
-        stored=stored,
-        runs=runs,
-        tile=math.prod(page.chunks) * stored.itemsize if page.is_tiled else 0,
-        bits=page.bitspersample,
-        orientation=int(orientation) if orientation in range(1, 9) else 1,
-        # Where the tag is missing, tifffile's own attribute is 0.
-        white_is_zero=page.tags.valueof("PhotometricInterpretation") == _WHITE_IS_ZERO,
-        colours=None if table is None else hash(np.asarray(table).tobytes()),
-    )
-
-
-def _runs(page: tifffile.TiffPage, stored: np.dtype) -> tuple[tuple[int, int], ...]:
-    """Where uncompressed pixels lie: as long as the header's rows are, whatever its byte counts say, as libtiff has it.
-
-    Empty: they are compressed, tiled or packed.
-    """
-    of_bytes = page.bitspersample == 8 * stored.itemsize and page.predictor == page.fillorder == 1
-    if page.compression not in (0, 1) or page.is_tiled or len(page.shape) != 2 or not of_bytes:
-        return ()
-    height, width = page.shape
-    rows = page.rowsperstrip if 0 < page.rowsperstrip < height else height
-    tops = range(0, height, rows)
-    offsets = page.dataoffsets[: len(tops)]
-    if len(offsets) < len(tops) or 0 in offsets:
-        raise ValueError("strips are missing")
-    runs = list[tuple[int, int]]()
-    for top, offset in zip(tops, offsets, strict=True):
-        size = min(rows, height - top) * width * stored.itemsize
-        if runs and sum(runs[-1]) == offset:
-            runs[-1] = (runs[-1][0], runs[-1][1] + size)
-        else:
-            runs.append((int(offset), size))
-    return tuple(runs)
-
-
-def _as_described(path: Path, tif: tifffile.TiffFile, pages: list[_Page], how: Reading) -> list[_Page]:
-    """The pages of a file in the order of its description; one header for many slices is as many pages.
-
-    Raises ValueError where the description counts slices that are not there, DatasetError where several channels.
-    """
-    ome: list[Any] = []
-    dataset = how.dataset
-    # Of Micro-Manager's own description, which would go first, tifffile opens whatever lies beside the file.
-    in_ome = tif.is_ome and not tif.is_mmstack
-    if in_ome:
-        check_ome(path, str(tif.ome_metadata), Reach(path, how.allow_external))
-    try:
-        images, axes = _counted(tif)
-        ome = [one for one in tif.series if one.kind == "ome"] if in_ome else []
-    except Exception:  # a description that tifffile cannot read: the pages are as their headers say
-        images, axes = 1, {}
-    if ome:
-        chosen = [one for index, one in enumerate(ome) if dataset in (None, one.name, str(index))]
-        if len(chosen) != 1:
-            raise no_such(path, dataset, {f"{index} {one.name}": one for index, one in enumerate(ome)})
-        axes = dict(zip(chosen[0].axes, chosen[0].shape, strict=True))
-    elif dataset is not None:
-        raise no_parts(path)
-    elif images > len(pages):
-        pages = _behind(pages, images, tif.filehandle.size)
-    long = {name: length for name, length in axes.items() if length > 1 and name not in "YXS"}
-    contradicted = not ome and len(pages) % math.prod(long.values())  # by the pages, or by each other
-    if (len(long) > 1 or "C" in long) and not contradicted:
-        words = {"C": "channels", "T": "times", "Z": "slices"}
-        shown = ", ".join(f"{length} {words.get(name, name)}" for name, length in long.items())
-        raise DatasetError(f"{path} cannot be used: it has {shown}; save the one channel and time to segment.")
-    if not ome:
-        return pages
-    wanted, planes = math.prod(long.values()), [page for page in chosen[0].pages if page is not None]
-    if (gone := wanted - len(planes)) > 0:
-        raise ValueError(f"its OME metadata count {wanted} planes, and {gone} are missing, or the files they are in")
-    if (twice := len(planes) - len({(page.parent.filehandle.path, page.offset) for page in planes})) > 0:
-        raise ValueError(
-            f"its OME metadata take {twice} of its pages for two slices, as where its UUID is that of another of its "
-            "files. Open that one, or their folder"
-        )
-    own = sum(page.parent is tif for page in planes)
-    if dataset is None and own < len(pages):
-        raise DatasetError(
-            f"{path} has {len(pages)} pages, and its OME metadata count {own} of them. Take those with --dataset 0, or "
-            "all as they are stored: --pixels stored."
-        )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of other files, which tifffile has closed and opens again
-        return [_page(Path(page.parent.filehandle.path), page.aspage()) for page in planes]
-
-
-def _with_hidden(tif: tifffile.TiffFile, pages: list[_Page]) -> list[_Page]:
-    """Also the images that lie behind the only page header of a file, as in large stacks of ImageJ.
-
-    A description that counts as many as do not end with the file is of the stack that a page was taken from.
-    """
-    if len(pages) > 1 or len(pages[0].runs) != 1 or not (tif.is_imagej or tif.is_shaped):
-        return pages
-    ((start, size),), images = pages[0].runs, 1
-    with contextlib.suppress(Exception):  # a description that tifffile cannot read
-        images = _counted(tif)[0]
-    there = tif.filehandle.size
-    return _behind(pages, images, there) if 0 <= there - start - images * size < size else pages
-
-
-def _behind(pages: list[_Page], images: int, there: int) -> list[_Page]:
-    """As many images as are counted, which lie behind the only page header of a file of so many bytes."""
-    as_stored = "If that is all, take its pages as they are: --pixels stored"
-    if len(pages) > 1 or len(pages[0].runs) != 1:
-        raise ValueError(f"its description counts {images} slices, and it has {len(pages)}. {as_stored}")
-    ((start, size),) = pages[0].runs
-    refuse_many(pages[0].path, images)
-    if (missing := start + images * size - there) > 0:
-        raise ValueError(f"it is one page header for {images} slices, and {missing} bytes are missing. {as_stored}")
-    return [replace(pages[0], runs=((start + index * size, size),)) for index in range(images)]
-
-
-def _counted(tif: tifffile.TiffFile) -> tuple[int, dict[str, int]]:
-    """How many slices a description counts, and along which axes; of any other than OME's."""
-    if tif.is_imagej:
-        metadata: dict[str, Any] = tif.imagej_metadata or {}
-        keys = {"T": "frames", "Z": "slices", "C": "channels"}
-        axes = {name: int(metadata[key]) for name, key in keys.items() if key in metadata}
-        if list(axes) == ["C"] and metadata.get("mode") == "grayscale":
-            # A volume as Python writes it: `tifffile.imwrite(file, volume, imagej=True)` calls the first of three axes
-            # channels, where nobody names them.
-            axes = {}
-        return int(metadata.get("images", 1)), axes
-    first = tif.pages.first
-    if tif.is_stk:
-        return first.tags[_STK_PLANES].count, {}
-    shape = tuple((tif.shaped_metadata or ({},))[0].get("shape", ())) if tif.is_shaped else ()
-    if shape[-len(first.shape) :] == tuple(first.shape):  # else a page was cut or converted since
-        return math.prod(shape[: -len(first.shape)]), {}
-    return 1, {}
-
-
 def _source(
     path: Path,
-    pages: list[_Page],
+    pages: list[Page],
     names: Sequence[str],
     numbers: Sequence[int],
     how: Reading,
@@ -418,6 +247,13 @@ def _source(
     if any(page.colours is not None for page in pages):
         notes.append("the slices have a colour table, which is passed over: their values are taken as they are.")
     files = tuple(dict.fromkeys(page.path for page in pages))
+    voxel = read_calibration(files[0], how.dataset, shown=shown).voxel
+    others = [page.path.name for page in pages if page.path != files[0] and page.resolution != pages[0].resolution]
+    if voxel is not None and others:
+        notes.append(
+            f"{len(others)} of {len(pages)} slices, such as {others[0]}, have another XResolution, YResolution or "
+            f"ResolutionUnit than {files[0].name}, whose size of a voxel is taken."
+        )
     shapes = [page.shape[::-1] if shown and page.orientation > 4 else page.shape for page in pages]
     return Source(
         path=path,
@@ -430,7 +266,7 @@ def _source(
         stored_dtype=pages[0].stored.newbyteorder("="),
         decode=partial(_read, tuple(pages), shown),
         files=files,
-        voxel=read_calibration(files[0], how.dataset, shown=shown).voxel,
+        voxel=voxel,
         orientation=orientation,
         shown=shown,
         notes=tuple(notes),

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from hpcseg.errors import DatasetError
-from hpcseg.slices.array import array_source, no_such, slab
+from hpcseg.slices.array import array_source, no_such, slab, slice_axes
 from hpcseg.slices.calibration import voxel_in_one_unit
 from hpcseg.slices.extras import load_extra
-from hpcseg.slices.source import Reading, Source, VoxelSize, refusing
+from hpcseg.slices.source import Reading, Source, VoxelSize, below, refusing
 
 # c/0/0/0 or 0.0.0, or the other way round.
 _CHUNK = re.compile(r"(c[/.])?\d+([/.]\d+)*")
@@ -44,7 +44,7 @@ def open_zarr(path: Path, how: Reading) -> Source:
         stored = _files(path)
         arrays, groups = _contents(path)
         images = _images(path, groups)
-        levels = {level: voxel for image in images.values() for level, voxel in image.items()}
+        levels = {level: described for image in images.values() for level, described in image.items()}
         # Labels of an image are in it, and no image beside it.
         alone = [image for name, image in images.items() if "labels" not in name.split("/")]
         beside = [name for name in arrays if name not in levels and "labels" not in name.split("/")]
@@ -55,6 +55,7 @@ def open_zarr(path: Path, how: Reading) -> Source:
             raise no_such(path, wanted, arrays)
         array = arrays[wanted]
         shape, chunks = array.shape, array.chunks
+        voxel = _voxel(path / wanted, *levels[wanted], shape) if wanted in levels else None
         # zarr's own count makes a name of each chunk that there could be, and looks into no shard.
         wholes = math.prod(_grid(shape, chunks))
         start = f"{wanted}/" if wanted else ""
@@ -71,9 +72,9 @@ def open_zarr(path: Path, how: Reading) -> Source:
         chunks=chunks,
         dataset=wanted or None,
         files=(path / wanted,),
-        voxel=levels.get(wanted),
+        voxel=voxel,
         # By the format's definition, and writers leave out chunks of nothing else; but so does one that was stopped.
-        notes=(f"{gone} of {wholes} chunks are not stored and are read as {array.fill_value}.",) if gone else (),
+        notes=(f"{gone} of {wholes} chunks are not stored and are read as {array.fill_value or 0}.",) if gone else (),
     )
     # Of nothing but one value none is stored.
     if gone == wholes and any(file.startswith(start) and _CHUNK.fullmatch(file, len(start)) for file in stored):
@@ -153,11 +154,12 @@ def _parts(file: Path, place: Sequence[int], array: Any) -> list[tuple[int, int]
 def _files(folder: Path) -> list[str]:
     """Every file of a store, as named from there; DatasetError for what is none, such as a pipe, which would wait."""
     found = []
-    for inside, _, names in os.walk(folder):
-        for file in (os.path.join(inside, name) for name in names):
-            if not os.path.isfile(file) and os.path.exists(file):
-                raise DatasetError(f"{file} is no regular file and is never read. Remove it from {folder}.")
-            found.append(os.path.relpath(file, folder))
+    for file in below(folder):
+        if not os.path.isfile(file) and os.path.exists(file):
+            if os.path.isdir(file):
+                continue
+            raise DatasetError(f"{file} is no regular file and is never read. Remove it from {folder}.")
+        found.append(os.path.relpath(file, folder))
     return found
 
 
@@ -184,43 +186,56 @@ def _contents(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return arrays, groups
 
 
-def _images(path: Path, groups: Mapping[str, Any]) -> dict[str, dict[str, VoxelSize | None]]:
-    """The levels of each OME-Zarr image in a store, the finest first, with the size of a voxel, by the image's name.
+def _images(path: Path, groups: Mapping[str, Any]) -> dict[str, dict[str, tuple[Any, Any]]]:
+    """The levels of each OME-Zarr image in a store, the finest first, as `_levels`, by the image's name.
 
     Of an array alone, in which there are no groups, those of the image that it is a level of.
     """
     if not groups:
-        levels: dict[str, VoxelSize | None] = {}
+        levels: dict[str, tuple[Any, Any]] = {}
         with contextlib.suppress(Exception):  # what is above an array that is sound need be no store
             levels = _levels(_open(path.parent)) if is_zarr(path.parent) else {}
         return {"": {"": levels[path.name]}} if path.name in levels else {}
     found = {name: _levels(group) for name, group in groups.items()}
     return {
-        name: {f"{name}/{level}" if name else level: voxel for level, voxel in levels.items()}
+        name: {f"{name}/{level}" if name else level: described for level, described in levels.items()}
         for name, levels in found.items()
         if levels
     }
 
 
-def _levels(group: Any) -> dict[str, VoxelSize | None]:
-    """The levels of an OME-Zarr image by their names in its group; empty for other groups."""
+def _levels(group: Any) -> dict[str, tuple[Any, Any]]:
+    """The levels of an OME-Zarr image by their names in its group: its metadata and theirs; empty for other groups."""
     try:
         attributes = dict(group.attrs)
         image = (attributes.get("ome") or attributes)["multiscales"][0]
-        return {str(level["path"]): _voxel(image, level) for level in image["datasets"]}
+        return {str(level["path"]).strip("/"): (image, level) for level in image["datasets"]}
     except (LookupError, TypeError, AttributeError):  # there is no such metadata, or what only looks like it
         return {}
 
 
-def _voxel(image: dict[str, Any], level: dict[str, Any]) -> VoxelSize | None:
-    """The size of a voxel of a level; None where its metadata do not say it, or not so that it is understood."""
+def _voxel(path: Path, image: Any, level: Any, shape: tuple[int, ...]) -> VoxelSize | None:
+    """The size of a voxel of a level; None where its metadata do not say it, or not so that it is understood.
+
+    Raises:
+        DatasetError: its slices are channels.
+    """
     try:
+        places = slice_axes(shape) or ()
+        axes = [axis if isinstance(axis, dict) else {"name": axis} for axis in image["axes"]]  # names alone: 0.3
+        chosen = [axis for place, axis in zip(range(len(shape)), axes, strict=True) if place in places]
+        apart = chosen[0] if len(chosen) > 2 else {}
+        kind = apart.get("type") or {"c": "channel", "z": "space"}.get(str(apart.get("name")))
+        if kind == "channel" and shape[places[0]] > 1:
+            raise DatasetError(f"{path} cannot be used: it has {shape[places[0]]} channels; save the one to segment.")
         # Those of the image come behind those of the level.
         steps = (*level["coordinateTransformations"], *(image.get("coordinateTransformations") or ()))
-        scales = [step["scale"][-3:] for step in steps if step["type"] == "scale"]
-        units = [axis.get("unit") for axis in image["axes"][-3:]]
+        scales = [[float(step["scale"][place]) for place in places] for step in steps if step["type"] == "scale"]
+        units = [axis.get("unit") for axis in chosen][-2:]
         known = next(unit for unit in reversed(units) if unit)
-        sizes = [math.prod(map(float, of)) for of in zip(*scales, strict=True)]
-        return voxel_in_one_unit(sizes, [unit or known for unit in units])
+        depth, *across = [None, None, *map(math.prod, zip(*scales, strict=True))][-3:]
+        in_space = kind == "space"  # others, as times, have no depth
+        units = [apart.get("unit") if in_space else known, *units]
+        return voxel_in_one_unit([depth if in_space else None, *across], [unit or known for unit in units])
     except (LookupError, TypeError, ValueError, AttributeError, StopIteration):
         return None

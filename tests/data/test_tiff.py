@@ -224,6 +224,23 @@ def test_a_file_with_a_strip_left_out_is_refused(tmp_path):
         open_source(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("tag", "options"),
+    [
+        ("StripOffsets", {"rowsperstrip": 16, "compression": "zlib"}),
+        ("StripOffsets", {"rowsperstrip": 16}),
+        ("TileOffsets", {"tile": (16, 16)}),
+    ],
+)
+def test_a_part_that_is_nowhere_is_refused_though_it_has_a_length(tmp_path, tag, options):
+    file = write_folder(tmp_path, slices(1, "uint16"), **options) / "slice001.tif"
+    with tifffile.TiffFile(file, mode="r+") as tif:
+        values = list(tif.pages[0].tags[tag].value)
+        tif.pages[0].tags[tag].overwrite([values[0], 0, *values[2:]])
+    with pytest.raises(DatasetError, match=r"slice001.tif .*strips are missing"):
+        open_source(tmp_path)
+
+
 @pytest.mark.parametrize("imagej", [False, True])
 def test_a_stack_with_one_header_for_many_slices_is_read_whole_or_refused(tmp_path, imagej):
     stack, file = slices(3, "uint16"), tmp_path / "stack.tif"

@@ -178,7 +178,8 @@ def test_what_python_writes_for_imagej_without_naming_axes_is_a_volume(
         np.testing.assert_array_equal(tif.asarray(), expected[part] if count != 1 else expected[0])
         found = tif.imagej_metadata
         assert found["images"] == (count or 1) and "channels" not in found
-        assert found.get("spacing") == options.get("metadata", {}).get("spacing")
+        # ImageJ leaves out a spacing of 1.
+        assert found.get("spacing", 1) == options.get("metadata", {}).get("spacing", 1)
         assert tif.pages.first.tags["XResolution"].value == (4, 1)
 
 

@@ -112,6 +112,66 @@ def test_thumbnails_and_masks_among_the_pages_are_no_slices(tmp_path):
     np.testing.assert_array_equal(read_all(open_source(tmp_path / "a.tif")), VOLUME)
 
 
+def flagged(path, flags):
+    with tifffile.TiffWriter(path) as tif:
+        for flag, pixels in zip(flags, VOLUME, strict=True):
+            tif.write(pixels, metadata=None, subfiletype=flag)
+    return path
+
+
+def test_a_page_as_large_as_others_that_is_flagged_as_a_thumbnail_is_refused_until_it_is_said_what_it_is(tmp_path):
+    path = flagged(tmp_path / "a.tif", (0, 0, 1, 0))
+    with pytest.raises(DatasetError, match=r"1 of its pages are as large as others and flagged .*: --pixels stored"):
+        open_source(path)
+    np.testing.assert_array_equal(read_all(open_source(path, Reading(pixels="stored"))), VOLUME)
+
+
+@pytest.mark.parametrize("flag", [1, 3])
+def test_pages_that_are_all_flagged_as_thumbnails_are_slices(tmp_path, flag):
+    np.testing.assert_array_equal(read_all(open_source(flagged(tmp_path / "a.tif", (flag,) * 4))), VOLUME)
+
+
+def test_a_thumbnail_of_each_slice_lies_between_those_that_are_flagged(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tif:
+        for index, pixels in enumerate(VOLUME):
+            tif.write(pixels[::2, ::2], metadata=None, subfiletype=1)
+            tif.write(pixels, metadata=None, subfiletype=index % 2)
+    np.testing.assert_array_equal(read_all(open_source(tmp_path / "a.tif", Reading(pixels="stored"))), VOLUME)
+
+
+def test_two_stacks_in_one_file_are_not_one_volume(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tif:
+        tif.write(VOLUME, photometric="minisblack")
+        tif.write(VOLUME[::-1][:2], photometric="minisblack")
+    with pytest.raises(DatasetError, match=r"it is 2 stacks, the first of 4 slices and the next of 2.*--pixels stored"):
+        open_source(tmp_path / "a.tif")
+    both = open_source(tmp_path / "a.tif", Reading(pixels="stored"))
+    np.testing.assert_array_equal(read_all(both), np.concatenate([VOLUME, VOLUME[::-1][:2]]))
+
+
+def test_slices_that_python_wrote_one_by_one_are_one_volume_also_with_thumbnails(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tif:
+        for pixels in VOLUME:
+            tif.write(pixels, compression="zlib")
+    np.testing.assert_array_equal(read_all(open_source(tmp_path / "a.tif")), VOLUME)
+    with tifffile.TiffWriter(tmp_path / "b.tif") as tif:
+        tif.write(VOLUME, photometric="minisblack")
+        tif.write(VOLUME[:, ::2, ::2], photometric="minisblack", subfiletype=1)
+    np.testing.assert_array_equal(read_all(open_source(tmp_path / "b.tif")), VOLUME)
+
+
+def test_slices_of_other_voxels_than_the_first_are_named(tmp_path):
+    def resolution(first, unit):
+        return lambda index: {"resolution": (2, 2) if index < first else (4, 4), "resolutionunit": unit}
+
+    source = open_source(write(tmp_path / "in", each=resolution(2, 3)))
+    assert source.voxel.width == 0.5
+    assert "2 of 4 slices, such as s2.tif, have another XResolution" in source.notes[0]
+    for name, first, unit in (("alike", 4, 3), ("no unit", 2, 2)):  # a resolution in inches says no size
+        notes = open_source(write(tmp_path / name, each=resolution(first, unit))).notes
+        assert not any("XResolution" in note for note in notes)
+
+
 DESCRIPTIONS = {
     "ImageJ's stack": "ImageJ=1.53t\nimages=40\nslices=40\n",
     "ImageJ's channels": "ImageJ=1.53t\nimages=3\nchannels=3\nmode=composite\n",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+import struct
+
 import h5py
 import mrcfile
 import nibabel
@@ -10,11 +13,13 @@ import pytest
 import tifffile
 import zarr
 
+from hpcseg.data.pairs import find_pairs
+from hpcseg.errors import DatasetError
 from hpcseg.predict.layers import open_target
 from hpcseg.predict.target import Layer
-from hpcseg.slices.calibration import calibration_of, calibration_of_file
+from hpcseg.slices.calibration import calibration_of, calibration_of_file, in_micrometers, ome_unit
 from hpcseg.slices.opening import open_source
-from hpcseg.slices.source import Reading, Source, VoxelSize
+from hpcseg.slices.source import Reading, Source, VoxelSize, choose_slices
 
 VOLUME = np.random.default_rng(5).integers(0, 60_000, (3, 8, 10), dtype=np.uint16)
 
@@ -40,12 +45,109 @@ def imagej(path, lines):
         ("unit=nm\nzunit=sec\nspacing=3\n", None),
         ("unit=n\0m\nspacing=3\n", None),
         ("unit=nm\nspacing=inf\nfps=\nloop=maybe\n", None),
+        ("unit=nm\nspacing=-2\n", VoxelSize(2, 0.5, 0.25, "nm")),
+        ("unit=nm\n", VoxelSize(1, 0.5, 0.25, "nm")),
     ],
 )
 def test_what_imagej_says_of_a_voxel_is_understood_or_left_out(tmp_path, lines, voxel):
     source = imagej(tmp_path / "a.tif", lines)
     np.testing.assert_array_equal(read_all(source), VOLUME)
-    assert source.voxel == voxel
+    assert source.voxel == voxel and source.notes == ()
+
+
+def plain(path):
+    tifffile.imwrite(path, VOLUME, photometric="minisblack", metadata=None, resolution=(4, 2), resolutionunit=3)
+
+
+def imagej_in_time(path):
+    options = {"imagej": True, "photometric": "minisblack", "resolution": (4, 2)}
+    tifffile.imwrite(path, VOLUME, metadata={"axes": "TYX", "unit": "cm"}, **options)
+
+
+def ome_of(axes, **more):
+    sizes = {"PhysicalSizeY": 0.5, "PhysicalSizeX": 0.25, "PhysicalSizeYUnit": "cm", "PhysicalSizeXUnit": "cm"}
+    return lambda path: tifffile.imwrite(path, VOLUME, metadata={"axes": axes, **sizes, **more}, ome=True)
+
+
+UNSAID = [plain, imagej_in_time, ome_of("ZYX"), ome_of("TYX", PhysicalSizeZ=3.0)]
+
+
+@pytest.mark.parametrize("write", UNSAID, ids=["plain", "ImageJ's times", "OME", "OME's times"])
+def test_where_no_depth_is_said_the_width_stands_for_it_with_a_note(tmp_path, write):
+    write(tmp_path / "a.tif")
+    source = open_source(tmp_path / "a.tif")
+    assert source.voxel == VoxelSize(0.25, 0.5, 0.25, "cm")
+    assert source.notes == ("how far slices are apart is not said; the width of a voxel, 0.25 cm, stands for it.",)
+    assert "no depth is said" in source.voxel.text()
+
+
+def test_a_slice_that_is_alone_is_as_far_from_no_other(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", VOLUME[0], metadata=None, resolution=(4, 2), resolutionunit=3)
+    assert open_source(tmp_path / "a.tif").notes == ()
+
+
+@pytest.mark.parametrize(
+    "write", [*UNSAID, lambda path: imagej(path, "unit=cm\nspacing=3\n"), lambda path: imagej(path, "unit=cm\n")]
+)
+def test_every_second_slice_is_twice_as_far_apart_in_all_forms(tmp_path, write):
+    write(tmp_path / "a.tif")
+    source = choose_slices(open_source(tmp_path / "a.tif"), every=2)
+    for form in ("tiff", "hdf5", "zarr"):
+        target = open_target(tmp_path / form, source, [Layer("labels", np.dtype("u1"), "")], form)
+        (tmp_path / form).mkdir()
+        target.prepare()
+        for index, shape in enumerate(source.shapes):
+            target.write(index, {"labels": np.ones(shape, np.uint8)})
+        target.finish()
+        assert target.notes() == []
+        voxel = open_source(next((tmp_path / form).iterdir())).voxel
+        assert in_micrometers(voxel) == pytest.approx((2e4 * source.voxel.depth, 5000, 2500))
+
+
+@pytest.mark.parametrize(
+    ("unit", "size"),
+    [("millimeter", 0.00016250000044), ("meter", 6.1728388e-7), ("nanometer", 1.2e6), ("micrometer", 0.0001073107)],
+)
+def test_a_size_of_many_digits_or_of_millions_is_in_the_labels_as_it_was(tmp_path, unit, size):
+    source = ome_zarr(tmp_path / "a.zarr", multiscales((unit,) * 3, [{"type": "scale", "scale": [size] * 3}]))
+    tifffile.imwrite(tmp_path / "labels.tif", VOLUME % 3, **calibration_of(source).options(np.dtype("u2"), 3))
+    voxel = open_source(tmp_path / "labels.tif").voxel
+    assert voxel.unit == unit and (voxel.depth, voxel.width) == pytest.approx((size, size), rel=1e-6)
+
+
+def test_a_size_that_no_tiff_can_say_is_said_to_be_left_out(tmp_path):
+    scale = [{"type": "scale", "scale": [1e11] * 3}]
+    source = ome_zarr(tmp_path / "a.zarr", multiscales(("micrometer",) * 3, scale))
+    target = open_target(tmp_path / "out", source, [Layer("labels", np.dtype("u1"), "")], "tiff")
+    (tmp_path / "out").mkdir()
+    target.prepare()
+    assert "TIFFs have no number for voxels of 1e+11 x 1e+11 x 1e+11 micrometer" in target.notes()[0]
+
+
+@pytest.mark.parametrize(
+    ("unit", "micrometers"),
+    [
+        ("Micron", 1),
+        ("micrometers", 1),
+        ("Micrometres", 1),
+        (" um", 1),
+        ("µM", 1),
+        ("Nanometers", 1e-3),
+        ("angstroms", 1e-4),
+        ("Å", 1e-4),
+        ("pm", 1e-6),
+        ("MM", 1000),
+        ("inches", 25400),
+    ],
+)
+def test_units_are_understood_as_people_write_them(unit, micrometers):
+    assert in_micrometers(VoxelSize(1, 1, 1, unit)) == (micrometers,) * 3
+    assert ome_unit(unit) in ("micrometer", "nanometer", "angstrom", "picometer", "millimeter", "inch")
+
+
+@pytest.mark.parametrize("unit", ["ms", "pixels", "", "s", "reference frame"])
+def test_what_is_no_unit_of_length_is_none(unit):
+    assert in_micrometers(VoxelSize(1, 1, 1, unit)) is None and ome_unit(unit) == unit
 
 
 def test_labels_say_it_in_the_letters_that_imagej_has(tmp_path):
@@ -122,7 +224,7 @@ def test_what_an_ome_zarr_says_of_a_voxel_is_understood_or_left_out(tmp_path, at
     assert source.voxel == voxel
 
 
-@pytest.mark.parametrize(("unit", "size"), [("meter", 1e-10), ("nanometer", 5e6)])
+@pytest.mark.parametrize(("unit", "size"), [("meter", 1e-10), ("nanometer", 5e9)])
 def test_labels_say_a_size_for_which_tiffs_have_no_number_in_that_unit_in_micrometers(tmp_path, unit, size):
     scale = [{"type": "scale", "scale": [3 * size, size, size]}]
     source = ome_zarr(tmp_path / "a.zarr", multiscales((unit,) * 3, scale))
@@ -232,6 +334,79 @@ def test_the_axes_of_an_mrc_file_say_which_size_is_whose(tmp_path):
         mrc.voxel_size = (1, 2, 3)
         mrc.header.mapc, mrc.header.mapr, mrc.header.maps = 1, 3, 2
     assert open_source(tmp_path / "a.mrc").voxel == VoxelSize(2.0, 3.0, 1.0, "angstrom")
+
+
+def test_images_and_labels_of_which_one_has_its_columns_along_another_axis_are_no_pairs(tmp_path):
+    square = VOLUME[:, :, :8]
+    for name, data, axes in (
+        ("images", square, (1, 2, 3)),
+        ("alike", square % 3, (1, 2, 3)),
+        ("turned", square.transpose(0, 2, 1) % 3, (2, 1, 3)),
+        ("silent", square % 3, (0, 0, 0)),
+    ):
+        with mrcfile.new(tmp_path / f"{name}.mrc") as mrc:
+            mrc.set_data(np.ascontiguousarray(data))
+            mrc.header.mapc, mrc.header.mapr, mrc.header.maps = axes
+    images = tmp_path / "images.mrc"
+    with pytest.raises(DatasetError, match="the axes of the images point to XYZ and those of the labels to YXZ"):
+        find_pairs(images, tmp_path / "turned.mrc")
+    for name in ("alike", "silent"):
+        np.testing.assert_array_equal(read_all(find_pairs(images, tmp_path / f"{name}.mrc").labels), square % 3)
+    stored = find_pairs(images, tmp_path / "turned.mrc", Reading(pixels="stored"))
+    np.testing.assert_array_equal(read_all(stored.labels), square.transpose(0, 2, 1) % 3)
+    # A format that does not say it in the same words is paired as it lies.
+    image = nibabel.Nifti1Image((square % 3).transpose(2, 1, 0), np.eye(4))
+    image.set_sform(np.eye(4), 1)
+    nibabel.save(image, tmp_path / "labels.nii")
+    np.testing.assert_array_equal(read_all(find_pairs(images, tmp_path / "labels.nii").labels), square % 3)
+
+
+def test_a_nifti_of_two_axes_has_the_size_of_a_pixel(tmp_path):
+    image = nibabel.Nifti1Image(VOLUME[0].T, np.diag([0.25, 0.5, 1, 1]))
+    image.header.set_xyzt_units("micron")
+    nibabel.save(image, tmp_path / "a.nii")
+    assert open_source(tmp_path / "a.nii").voxel == VoxelSize(0.25, 0.5, 0.25, "micrometer")
+
+
+def test_a_header_that_nibabel_warns_of_is_warned_of_once(tmp_path, caplog):
+    nibabel.save(nibabel.Nifti1Image(VOLUME.transpose(2, 1, 0), np.eye(4)), tmp_path / "a.nii")
+    content = bytearray((tmp_path / "a.nii").read_bytes())
+    struct.pack_into("<f", content, 80, -1.0)  # pixdim[1]
+    (tmp_path / "a.nii").write_bytes(content)
+    source = pickle.loads(pickle.dumps(open_source(tmp_path / "a.nii")))
+    np.testing.assert_array_equal(read_all(source), VOLUME)
+    assert caplog.text.count("pixdim[1,2,3] should be positive") == 1
+
+
+@pytest.mark.parametrize(("distance", "known"), [(2, True), (0, True), (2, False)])
+def test_the_calibration_of_an_stk_is_read_and_is_in_the_labels(tmp_path, distance, known):
+    """UIC1 has ratios and the unit behind it, UIC2 six numbers of each plane, of which two are the distance."""
+    planes = [(distance, 1, 0, 0, 0, 0)] * len(VOLUME)
+    tags = [
+        (33628, 4, 8, (4, 0, 5, 0, 6, 0, 3, int(known))),
+        (33629, 5, 3 * len(VOLUME), tuple(number for plane in planes for number in plane)),
+    ]
+    options = {"photometric": "minisblack", "metadata": None, "truncate": True, "extratags": tags}
+    tifffile.imwrite(tmp_path / "a.stk", VOLUME, **options)
+    content = bytearray((tmp_path / "a.stk").read_bytes())
+    (header,) = struct.unpack_from("<I", content, 4)
+    (count,) = struct.unpack_from("<H", content, header)
+    for at in range(header + 2, header + 2 + 12 * count, 12):
+        tag, _, _, place = struct.unpack_from("<HHII", content, at)
+        if tag == 33628:
+            struct.pack_into("<I", content, at + 4, 4)
+            for index, value in enumerate((struct.pack("<II", 1, 4), struct.pack("<II", 1, 2), b"\x03\0\0\0um\0")):
+                struct.pack_into("<I", content, place + 8 * index + 4, len(content))
+                content += value
+        if tag == 33629:
+            struct.pack_into("<I", content, at + 4, len(VOLUME))
+    (tmp_path / "a.stk").write_bytes(content)
+    source = open_source(tmp_path / "a.stk")
+    np.testing.assert_array_equal(read_all(source), VOLUME)
+    assert source.voxel == (VoxelSize(distance or 0.25, 0.5, 0.25, "um") if known else None)
+    assert (source.notes == ()) == (distance == 2)
+    tifffile.imwrite(tmp_path / "labels.tif", VOLUME % 3, **calibration_of(source).options(np.dtype("u2"), 3))
+    assert open_source(tmp_path / "labels.tif").voxel == source.voxel
 
 
 def test_an_attribute_that_numpy_cannot_hold_is_passed_over(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import h5py
 import mrcfile
 import nibabel
@@ -227,6 +229,37 @@ def test_pages_that_a_tiff_counts_and_has_not_are_told(tmp_path, write, told):
     write(tmp_path / "a.tif")
     with pytest.raises(DatasetError, match=rf"a.tif is not a readable TIFF file.*{told}"):
         open_source(tmp_path / "a.tif")
+
+
+def test_a_list_of_pages_that_goes_on_to_nowhere_behind_the_only_one_is_passed_over_where_the_user_says_so(tmp_path):
+    (tmp_path / "in").mkdir()
+    for index in (1, 2):
+        tifffile.imwrite(tmp_path / f"in/{index}.tif", VOLUME[index], metadata=None)
+    content = bytearray((tmp_path / "in/2.tif").read_bytes())
+    (header,) = struct.unpack_from("<I", content, 4)
+    (tags,) = struct.unpack_from("<H", content, header)
+    struct.pack_into("<I", content, header + 2 + 12 * tags, 0x7FFFFFFF)
+    (tmp_path / "in/2.tif").write_bytes(content)
+    with pytest.raises(DatasetError, match=r"2.tif .*breaks off after 1. If that is all, .*: --pixels stored"):
+        open_source(tmp_path / "in")
+    stored = open_source(tmp_path / "in", Reading(pixels="stored"))
+    np.testing.assert_array_equal([stored.read(index) for index in range(len(stored))], VOLUME[1:3])
+    cut_chain(tmp_path / "a.tif")
+    with pytest.raises(DatasetError, match="its list of pages breaks off after 3"):
+        open_source(tmp_path / "a.tif", Reading(pixels="stored"))
+
+
+def test_a_part_of_a_volume_whose_metadata_are_in_another_file_is_refused_with_its_name(tmp_path):
+    """As Bio-Formats writes them; which pages are which slices is said there."""
+    text = (
+        '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:0">'
+        '<BinaryOnly MetadataFile="scan.companion.ome" UUID="urn:uuid:9"/></OME>'
+    )
+    tifffile.imwrite(tmp_path / "a.ome.tif", VOLUME, photometric="minisblack", description=text, metadata=None)
+    with pytest.raises(DatasetError, match=r"a.ome.tif cannot .* in scan.companion.ome. .*: --pixels stored"):
+        open_source(tmp_path / "a.ome.tif")
+    stored = open_source(tmp_path / "a.ome.tif", Reading(pixels="stored"))
+    np.testing.assert_array_equal([stored.read(index) for index in range(len(stored))], VOLUME)
 
 
 def test_pages_as_they_are_stored_are_taken_where_the_user_says_so(tmp_path):

@@ -172,3 +172,80 @@ def test_a_store_with_an_image_and_another_array_is_a_choice(tmp_path):
     root.create_array("other", data=VOLUME)
     with pytest.raises(ConfigError, match="has several data sets"):
         open_source(tmp_path / "a.zarr")
+
+
+def described(path, data, names, scale, level="0"):
+    group = zarr.create_group(path)
+    group.create_array("0", data=data)
+    kinds = {"c": "channel", "t": "time"}
+    axes = [{"name": name, "type": kinds.get(name, "space")} for name in names]
+    axes = [{**axis, "unit": "micrometer"} if axis["type"] == "space" else axis for axis in axes]
+    levels = [{"path": level, "coordinateTransformations": [{"type": "scale", "scale": scale}]}]
+    group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": levels}]}
+    return path
+
+
+def test_channels_of_an_image_are_no_slices(tmp_path):
+    path = described(tmp_path / "a.zarr", VOLUME, "cyx", [1, 0.5, 0.25])
+    with pytest.raises(DatasetError, match=r"a.zarr/0 cannot be used: it has 6 channels; save the one to segment"):
+        open_source(path)
+    one = described(tmp_path / "one.zarr", VOLUME[:1], "cyx", [1, 0.5, 0.25])
+    np.testing.assert_array_equal(read_all(open_source(one)), VOLUME[:1])
+
+
+@pytest.mark.parametrize(
+    ("data", "names", "scale", "depth", "said"),
+    [
+        (VOLUME, "tyx", [7, 0.5, 0.25], 0.25, False),
+        (VOLUME[..., None], "zyxc", [2, 0.5, 0.25, 1], 2, True),
+        (VOLUME[None], "czyx", [1, 2, 0.5, 0.25], 2, True),
+        (VOLUME[0], "yx", [0.5, 0.25], 0.25, False),
+    ],
+)
+def test_the_axes_of_an_image_say_which_scale_is_whose(tmp_path, data, names, scale, depth, said):
+    source = open_source(described(tmp_path / "a.zarr", data, names, scale))
+    assert source.voxel == VoxelSize(depth, 0.5, 0.25, "micrometer") and source.voxel.depth_said == said
+    assert any("how far slices are apart is not said" in note for note in source.notes) == (
+        not said and len(source) > 1
+    )
+
+
+def test_a_level_may_be_called_as_a_folder_is(tmp_path):
+    source = open_source(described(tmp_path / "a.zarr", VOLUME, "zyx", [2, 0.5, 0.25], level="0/"))
+    np.testing.assert_array_equal(read_all(source), VOLUME)
+    assert source.voxel == VoxelSize(2, 0.5, 0.25, "micrometer")
+
+
+def behind_a_link(folder, elsewhere):
+    folder.rename(elsewhere)
+    folder.symlink_to(elsewhere)
+
+
+@pytest.mark.parametrize("linked", ["c", "data", "data/c", "data/c/3"])
+def test_chunks_behind_a_link_to_a_folder_are_looked_at_as_others_are(tmp_path, linked):
+    group = zarr.create_group(tmp_path / "a.zarr")
+    if linked == "c":
+        place = store(tmp_path / "b.zarr", compressors=zarr.codecs.BloscCodec())
+    else:
+        place = tmp_path / "a.zarr"
+        options = {"shape": VOLUME.shape, "dtype": "u2", "chunks": (1, 64, 48), "fill_value": 0}
+        group.create_array("data", compressors=zarr.codecs.BloscCodec(), **options)[:] = VOLUME
+    behind_a_link(place / linked, tmp_path / "disk")
+    (tmp_path / "disk/back").symlink_to(place)  # a link that leads back is followed no further
+    source = open_source(place)
+    np.testing.assert_array_equal(read_all(source), VOLUME)
+    assert source.notes == ()
+    before = source.identity()
+    chunk = (place if linked == "c" else place / "data") / "c/3/0/0"
+    chunk.write_bytes(chunk.read_bytes()[:-9])
+    assert source.identity() != before
+    with pytest.raises(DatasetError, match="c/3/0/0 was cut short: 9 bytes are missing"):
+        open_source(place)
+
+
+def test_chunks_without_a_fill_value_are_read_as_0(tmp_path):
+    options = {"chunks": (1, 64, 48), "dtype": "u2", "zarr_format": 2, "fill_value": None}
+    zarr.create_array(tmp_path / "a.zarr", shape=VOLUME.shape, **options)[:4] = VOLUME[:4]
+    source = open_source(tmp_path / "a.zarr")
+    assert not source.read(5).any()
+    assert source.notes == ("2 of 6 chunks are not stored and are read as 0.",)

@@ -1,0 +1,105 @@
+"""One page of a TIFF: what its header says of its pixels, and these as they are stored. tifffile decodes them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tifffile
+
+_WHITE_IS_ZERO, _COLOUR_TABLE = 0, 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """One image of a TIFF: where it lies, and what its header says of its pixels."""
+
+    path: Path
+    offset: int
+    """Of its header in the file, so that reading a page of a long stack does not walk along those before it."""
+    shape: tuple[int, ...]
+    stored: np.dtype
+    """In the byte order of the file."""
+    runs: tuple[tuple[int, int], ...]
+    """First byte and bytes of each part, where pixels lie uncompressed; empty: tifffile decodes them."""
+    tile: int
+    """Bytes of a tile, decoded; 0: it has none."""
+    bits: int
+    """Of a sample, as stored."""
+    orientation: int
+    white_is_zero: bool
+    colours: int | None
+    """Hash of the colour table, where it has one."""
+    resolution: str
+    """What its header says of the size of a pixel, to compare."""
+
+    def stored_pixels(self) -> np.ndarray:
+        """(H, W), as stored."""
+        if self.runs:
+            parts = [np.fromfile(self.path, np.uint8, size, offset=first) for first, size in self.runs]
+            return (parts[0] if len(parts) == 1 else np.concatenate(parts)).view(self.stored).reshape(self.shape)
+        with tifffile.TiffFile(self.path) as tif:
+            page = tif.pages.first  # which is read with the file
+            if page.offset != self.offset:
+                tif.filehandle.seek(self.offset)
+                page = tifffile.TiffPage(tif, index=0)
+            # One thread: slices are read by several threads or processes.
+            return np.asarray(page.asarray(maxworkers=1))
+
+
+def page_of(path: Path, page: tifffile.TiffPage) -> Page:
+    """Refuses what tifffile decodes without a word: it fills missing strips with zeros, and lzw just ends early."""
+    if page.dtype is None:
+        raise ValueError("its pixel format is unknown")
+    if 0 in page.shape:
+        raise ValueError("it has no pixels")
+    stored = np.dtype(page.dtype).newbyteorder(page.parent.byteorder)
+    runs = _runs(page, stored)
+    parts = (*page.dataoffsets, *page.databytecounts)
+    if not runs and (0 in parts or len(page.databytecounts) < math.prod(page.chunked)):
+        raise ValueError("strips are missing")
+    ends = (first + size for first, size in (runs or zip(page.dataoffsets, page.databytecounts, strict=True)))
+    if (missing := max(ends) - page.parent.filehandle.size) > 0:
+        raise ValueError(f"it was cut short: {missing} bytes are missing")
+    orientation = page.tags.valueof("Orientation", 1)
+    table = page.colormap if page.photometric == _COLOUR_TABLE else None
+    return Page(
+        path=path,
+        offset=page.offset,
+        shape=tuple(page.shape),
+        stored=stored,
+        runs=runs,
+        tile=math.prod(page.chunks) * stored.itemsize if page.is_tiled else 0,
+        bits=page.bitspersample,
+        orientation=int(orientation) if orientation in range(1, 9) else 1,
+        # Where the tag is missing, tifffile's own attribute is 0.
+        white_is_zero=page.tags.valueof("PhotometricInterpretation") == _WHITE_IS_ZERO,
+        colours=None if table is None else hash(np.asarray(table).tobytes()),
+        resolution=str([page.tags.valueof(name) for name in ("XResolution", "YResolution", "ResolutionUnit")]),
+    )
+
+
+def _runs(page: tifffile.TiffPage, stored: np.dtype) -> tuple[tuple[int, int], ...]:
+    """Where uncompressed pixels lie: as long as the header's rows are, whatever its byte counts say, as libtiff has it.
+
+    Empty: they are compressed, tiled or packed.
+    """
+    of_bytes = page.bitspersample == 8 * stored.itemsize and page.predictor == page.fillorder == 1
+    if page.compression not in (0, 1) or page.is_tiled or len(page.shape) != 2 or not of_bytes:
+        return ()
+    height, width = page.shape
+    rows = page.rowsperstrip if 0 < page.rowsperstrip < height else height
+    tops = range(0, height, rows)
+    offsets = page.dataoffsets[: len(tops)]
+    if len(offsets) < len(tops) or 0 in offsets:
+        raise ValueError("strips are missing")
+    runs = list[tuple[int, int]]()
+    for top, offset in zip(tops, offsets, strict=True):
+        size = min(rows, height - top) * width * stored.itemsize
+        if runs and sum(runs[-1]) == offset:
+            runs[-1] = (runs[-1][0], runs[-1][1] + size)
+        else:
+            runs.append((int(offset), size))
+    return tuple(runs)
