@@ -65,13 +65,16 @@ def open_folder(folder: Path, how: Reading) -> Source:
         DatasetError: it has none, or faults in names or headers; the message lists them.
         ConfigError: as `number_names`.
     """
-    paths = _list_tiffs(folder)
+    paths, others = _list_tiffs(folder)
     refuse_many(folder, len(paths))
     if len(paths) == 1 and how.number is None:
         stack = open_file(paths[0], how)
         if len(stack) > 1 or (how.needs_numbers and not re.search(r"\d", paths[0].stem)):  # alone it is the first
             return stack
     faults, notes = list[str](), list[str]()
+    if others:
+        few = f"{', '.join(others[:3])}{' and others' if others[3:] else ''}"
+        notes.append(f"{few} in {folder} have names as its slices have, and are no TIFFs: they are no slices here.")
     doubts = faults if how.needs_numbers else []
     numbers, taken = number_names([path.name for path in paths], doubts, pattern=how.number, known=how.known)
     if not how.needs_numbers:
@@ -121,8 +124,8 @@ def open_file(path: Path, how: Reading) -> Source:
     return replace(_source(path, pages, names, numbers, how, [], []), dataset=how.dataset)
 
 
-def _list_tiffs(folder: Path) -> list[Path]:
-    """The TIFFs of a folder, in the order in which a person counts them: 2 before 10.
+def _list_tiffs(folder: Path) -> tuple[list[Path], list[str]]:
+    """The TIFFs of a folder, in the order in which a person counts them; and names as theirs of others.
 
     Hidden files are no slices: a Mac puts one beside each file that it copies (`._name.tif`), and what is downloaded is
     one until it is there.
@@ -140,7 +143,13 @@ def _list_tiffs(folder: Path) -> list[Path]:
         hint = f" It has {others}; name one file, if that is a volume in a format that is read." if others else ""
         hint = f" Did you mean {folder / 'data'}?" if (folder / "data").is_dir() else hint
         raise DatasetError(f"{folder} holds no .tif or .tiff files.{hint}")
-    return sorted(found, key=lambda path: ([int(digits) for digits in re.findall(r"\d+", path.name)], path.name))
+    stems = {path.name.partition(".")[0] for path in found}
+    called = {re.sub(r"\d+", "0", stem) for stem in stems}
+    beside = {path.name: path.name.partition(".")[0] for path in paths if not path.is_dir()}
+    found.sort(key=lambda path: ([int(digits) for digits in re.findall(r"\d+", path.name)], path.name))
+    return found, sorted(
+        name for name, stem in beside.items() if stem not in stems and re.sub(r"\d+", "0", stem) in called
+    )
 
 
 def _read_pages(path: Path, how: Reading, *, described: bool = False) -> list[Page]:
@@ -243,7 +252,10 @@ def _source(
     if orientation != 1:
         notes.append(f"the slices are stored turned (Orientation {orientation}) and were turned as they are shown.")
     if shown and (white := sum(page.white_is_zero for page in pages)):
-        notes.append(f"{white} of {len(pages)} slices are stored with 0 as white and were inverted, as they are shown.")
+        notes.append(
+            f"{white} of {len(pages)} slices are stored with 0 as white and were inverted, as they are shown; --pixels "
+            "stored takes them as they are."
+        )
     if any(page.colours is not None for page in pages):
         notes.append("the slices have a colour table, which is passed over: their values are taken as they are.")
     files = tuple(dict.fromkeys(page.path for page in pages))

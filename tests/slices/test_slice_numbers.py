@@ -114,6 +114,19 @@ def test_what_systems_leave_in_folders_is_no_slice(folder):
     assert open_source(place).names == ("s1.tif", "s2.TIFF")
 
 
+def test_a_file_that_is_called_as_the_slices_are_and_is_no_tiff_is_named(folder):
+    place = folder(["s1.tif", "s2.tif", "s4.tif"])
+    for name in ("s2.txt", "s10.json", "scan.log"):
+        (place / name).touch()
+    assert "s10.json in " in " ".join(open_source(place).notes), "of a slice that is not there"
+    (place / "s10.json").unlink()
+    assert open_source(place).notes == (), "what lies beside a slice is about it"
+    for name in ("s3.png", "s5.tif.part"):
+        (place / name).touch()
+    (note,) = open_source(place, Reading(needs_numbers=False)).notes
+    assert note.startswith("s3.png, s5.tif.part in ") and "are no TIFFs" in note
+
+
 def test_slices_to_segment_need_no_number_and_come_as_a_person_counts_them(folder):
     place = folder(["b.tif", "a10.tif", "a9.tif"])
     assert open_source(place, Reading(needs_numbers=False)).names == ("b.tif", "a9.tif", "a10.tif")
