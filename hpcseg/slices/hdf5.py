@@ -147,6 +147,8 @@ def _signal(file: h5py.File, path: Path, reach: Reach) -> str | None:
     while (following := text_attribute(at, "default")) is not None and len(names) < MOST_DEPTH:
         names.append(following)
         at = follow(file, "/".join(names), path, reach)
+    if isinstance(at, h5py.Dataset):
+        return "/".join(names)
     signal = text_attribute(at, "signal")
     return "/".join([*names, signal]) if signal is not None and names else None
 

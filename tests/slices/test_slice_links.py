@@ -218,6 +218,13 @@ def test_one_image_that_a_file_calls_its_data_is_one_slice(tmp_path):
     np.testing.assert_array_equal(source.read(0), VOLUME[1])
 
 
+def test_a_data_set_may_be_the_default_itself(tmp_path):
+    path = write(tmp_path / "a.h5", entry__data=VOLUME, entry__other=VOLUME[::-1])
+    with h5py.File(path, "a") as file:
+        file.attrs["default"], file["entry"].attrs["default"] = "entry", "data"
+    np.testing.assert_array_equal(open_source(path).read(0), VOLUME[0])
+
+
 def test_names_that_are_no_utf8_are_read_as_latin_1(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         h5py.h5g.create(file.id, b"gr\xf6\xdfe")
