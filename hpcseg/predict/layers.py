@@ -12,10 +12,8 @@ is a file of its own: zarr makes the files in memory, and they are written whole
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -36,7 +34,6 @@ Format = Literal["tiff", "hdf5", "zarr"]
 # A classic TIFF has 32-bit offsets; headers and tags need some room as well.
 _LARGEST_CLASSIC_TIFF = 2**32 - 2**25
 _HEADER_BYTES = 512
-_COPIED_ATTRIBUTE_BYTES = 4096
 _LEVEL = "0"
 
 
@@ -164,19 +161,8 @@ class _Runs(Target):
 
 
 def _attributes(volume: Source) -> dict[str, Any]:
-    """The size of a voxel, and small attributes of the data set if the slices are of one."""
-    kept = dict[str, Any]()
-    if volume.form == "hdf5":
-        with h5py.File(volume.path, "r") as file:
-            attributes = file[volume.dataset].attrs
-            for name in attributes:
-                with contextlib.suppress(TypeError, ValueError, OSError):  # of a type that numpy has not
-                    value = attributes[name]
-                    if isinstance(value, str):  # bytes of no UTF-8 are Latin-1, which h5py reads but does not write
-                        value = re.sub("[\udc80-\udcff]", lambda found: chr(ord(found[0]) - 0xDC00), value)
-                    as_array = np.asarray(value)
-                    if as_array.dtype.kind in "uifSU" and as_array.nbytes <= _COPIED_ATTRIBUTE_BYTES:
-                        kept[name] = value
+    """The size of a voxel, and what the data set says that the slices are of, if they are of one."""
+    kept = dict(volume.attributes)
     if volume.voxel is not None and (size := in_micrometers(volume.voxel)) is not None:
         kept[ELEMENT_SIZE] = np.array(size) * [volume.every, 1, 1]
     return kept

@@ -60,10 +60,7 @@ def array_source(
     where = f"{path}::{more['dataset']}" if more.get("dataset") else path
     axes = slice_axes(shape)
     if axes is None or dtype.kind not in "uifb":
-        raise DatasetError(
-            f"{where} is {shape} {dtype}, and slices of grey values are (slices, height, width) numbers. Of several "
-            "channels or times, save the one to segment."
-        )
+        raise no_slices(where, f"{shape} {dtype}")
     native = dtype.newbyteorder("=")
     size, slices = (int(shape[axes[-2]]), int(shape[axes[-1]])), int(shape[axes[0]]) if len(axes) > 2 else 1
     refuse_many(where, slices)
@@ -110,13 +107,26 @@ def slab(array: Any, first: int, last: int) -> np.ndarray:
 
 def no_such(path: Path, asked: str | None, found: Mapping[str, Any], *, of_slices: bool = True) -> ConfigError:
     """What to raise where a name is asked for, or one has to be; `found` are all there are, which have a shape."""
-    shown = [f"{shortened(name) or 'the array itself'} {array.shape}" for name, array in found.items()]
-    listing = ", ".join(shown[:_MOST_LISTED])
+    listing = _listed(found)
     several = asked is None and found and of_slices
     what = "has several data sets" if several else f"has no data set {asked or 'to read'} of slices"
     if not of_slices:
-        return ConfigError(f"{path} {what}, which are (slices, height, width) numbers. It has {listing or 'none'}.")
-    return ConfigError(f"{path} {what}. It has {listing or 'none'}. Name one with --dataset, or as {path.name}::NAME.")
+        return ConfigError(f"{path} {what}, which are (slices, height, width) numbers. It has {listing}.")
+    return ConfigError(f"{path} {what}. It has {listing}. Name one with --dataset, or as {path.name}::NAME.")
+
+
+def no_slices(where: Path | str, what: str, found: Mapping[str, Any] | None = None) -> DatasetError:
+    """What to raise of an array that is named, or that its file calls its data; `found` are those of slices."""
+    others = f" Another is named with --dataset: there is {_listed(found)}." if found else ""
+    return DatasetError(
+        f"{where} is {what}, and slices of grey values are (slices, height, width) numbers. Of several channels or "
+        f"times, save the one to segment.{others}"
+    )
+
+
+def _listed(found: Mapping[str, Any]) -> str:
+    shown = [f"{shortened(name) or 'the array itself'} {array.shape}" for name, array in found.items()]
+    return ", ".join(shown[:_MOST_LISTED]) or "none"
 
 
 def no_parts(path: Path) -> ConfigError:

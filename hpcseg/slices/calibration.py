@@ -28,7 +28,17 @@ _TAGS = ("Info", "Properties", "ROI", "Overlays")
 _IMAGEJ_TYPES = {np.dtype(kind) for kind in ("i1", "u1", "i2", "u2", "i4", "u4", "f4")}
 # ResolutionUnit: 2, inch, is what programs write that know no size. 4 and 5 are not of the standard, but written.
 _RESOLUTION_UNITS = {3: "cm", 4: "mm", 5: "micrometer"}
+# How far the steps of an axis may differ, as its places have few digits.
+_EVEN = 0.01
 # Micrometres in a unit, by its name in OME-Zarr, and what else it is called, in `str.casefold`'s letters.
+_UNITS = {3: "cm", 4: "mm", 5: "micrometer"}
+<<<<<<< HEAD
+# Micrometres in a unit, by its name in OME-Zarr, and what else it is called, in `str.casefold`'s letters.
+=======
+# How far the steps of an axis may differ, as its places have few digits.
+_EVEN = 0.01
+# Micrometres in a unit, by its name in OME-Zarr, and what else it is called.
+>>>>>>> acb049111349e0fbe5102d3a9276de94c958eae6
 _UNITS = {
     "micrometer": (1.0, {"micron", "microns", "um", "\u03bcm"}),
     "nanometer": (1e-3, {"nm"}),
@@ -193,6 +203,17 @@ def read_hdf5_voxel(dataset: Any) -> VoxelSize | None:
         return voxel_size(np.ravel(packed.get("voxel_size", ())), packed.get("voxel_unit", ""))
     except (TypeError, ValueError, OSError):  # an attribute of a type that numpy has not
         return None
+
+
+def voxel_of_axes(axes: Sequence[tuple[np.ndarray, str | None]]) -> VoxelSize | None:
+    """Of the places of slices, rows and columns, each with its unit, where these are lengths, and evenly spaced."""
+    units = [unit or "" for _, unit in axes]
+    if any(math.isnan(_micrometers(unit)) for unit in units) or any(len(places) < 2 for places, _ in axes):
+        return None
+    steps = [(places[-1] - places[0]) / (len(places) - 1) for places, _ in axes]
+    if any(abs(np.diff(at) / step - 1).max() > _EVEN for (at, _), step in zip(axes, steps, strict=True) if step):
+        return None
+    return voxel_in_one_unit([abs(step) for step in steps], units)
 
 
 def _micrometers(unit: str) -> float:

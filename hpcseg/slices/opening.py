@@ -87,7 +87,7 @@ def list_parts(path: Path, allow_external: bool = False) -> dict[str, tuple[tupl
 def split_name(text: str) -> tuple[str, str | None]:
     """A path and the data set that is named behind it: scan.nxs::/entry/data; either may have :: in it."""
     splits: list[tuple[str, str | None]] = [
-        (text[: found.start()], text[found.end() :]) for found in re.finditer(r"(?<!^)::(?=.)", text)
+        (text[: found.start()], text[found.end() :]) for found in re.finditer(r"(?<!^)::", text)
     ]
     there = (split for split in [(text, None), *splits] if os.path.lexists(os.path.expanduser(split[0])))
     return next(there, (splits or [(text, None)])[0])

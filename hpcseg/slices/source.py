@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -113,6 +113,8 @@ class Source:
     """All that hold pixels, or the folder of a store that does; of a folder one for each slice."""
     voxel: VoxelSize | None = None
     """None: not known."""
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    """Of a data set of HDF5: what it says beside that, and is true of labels as well."""
     orientation: int = 1
     """Of TIFFs: the tag that all of them have, and that was applied; 1 where they lie as they are shown."""
     points_to: str = ""

@@ -186,7 +186,7 @@ def test_what_python_writes_for_imagej_without_naming_axes_is_a_volume(
 def test_an_hdf5_file_gives_an_hdf5_file(model_file, slices, expected, tmp_path):
     with h5py.File(tmp_path / "scan.h5", "w") as file:
         file["entry/data/volume"] = slices
-        file["entry/data/dark"] = slices[0]
+        file["entry/data/places"] = slices[0, :, :3]
         attributes = file["entry/data/volume"].attrs
         attributes["element_size_um"] = [0.02, 0.01, 0.01]
         # In Latin-1, as older writers have it.

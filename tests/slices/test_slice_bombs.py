@@ -22,7 +22,7 @@ import tifffile
 import zarr
 
 from hpcseg.errors import ConfigError, DatasetError
-from hpcseg.slices import hdf5, sizes
+from hpcseg.slices import hdf5_links, sizes
 from hpcseg.slices.opening import list_parts, open_source
 from hpcseg.slices.source import Reading, as_grey_values
 
@@ -269,7 +269,7 @@ def test_what_a_damaged_file_holds_is_listed_or_refused(tmp_path):
 
 def test_names_without_end_are_not_counted_to_the_end(tmp_path, monkeypatch):
     """Ten names in each of eleven groups for the next of them, and links that lead on a thousand times each."""
-    monkeypatch.setattr(hdf5, "_MOST_NAMES", 1000)
+    monkeypatch.setattr(hdf5_links, "_MOST_NAMES", 1000)
     with h5py.File(tmp_path / "groups.h5", "w") as file:
         groups = [file.create_group(f"g{number}") for number in range(12)]
         groups[11]["data"] = np.ones((2, 8, 8), "u1")

@@ -14,7 +14,7 @@ import zarr
 from slice_folder import hpcseg, write_image, write_label
 
 from hpcseg.data.store import is_packed_file, read_info
-from hpcseg.errors import DatasetError
+from hpcseg.errors import ConfigError, DatasetError
 from hpcseg.predict.volume import asked_reading
 from hpcseg.slices.opening import list_parts, open_source
 from hpcseg.slices.source import Reading
@@ -285,3 +285,49 @@ def test_a_packed_file_has_its_pixels_itself(tmp_path):
     with pytest.raises(DatasetError, match=r"set\.h5 .*slices is in another file"):
         read_info(packed)
     assert is_packed_file(packed)
+
+
+def two_scans(folder, write):
+    """Two folders with files of the same names, and a link to the first scan's; its pixels are `VOLUME`."""
+    for name, frames in (("one", VOLUME), ("two", VOLUME + 1)):
+        (folder / name).mkdir()
+        write(folder / name / "a.h5", "x.dat")
+        with h5py.File(folder / name / "a.h5") as file:
+            whole = not file["data"].external
+        if whole:
+            with h5py.File(folder / name / "x.dat", "a") as file:
+                file["data"][:] = frames
+        else:
+            (folder / name / "x.dat").write_bytes(frames.tobytes())
+    (folder / "links").mkdir()
+    (folder / "links" / "a.h5").symlink_to("../one/a.h5")
+    return folder / "links" / "a.h5"
+
+
+@pytest.mark.parametrize("write", [raw_file, virtual, link])
+def test_the_folder_in_which_a_command_is_run_is_not_looked_in(tmp_path, monkeypatch, write):
+    path = two_scans(tmp_path, write)
+    monkeypatch.chdir(tmp_path / "two")
+    source = open_source(path)
+    np.testing.assert_array_equal([source.read(index) for index in range(4)], VOLUME)
+    assert {file.parent for file in source.files} == {(tmp_path / "one").resolve()}
+
+
+def test_attributes_are_of_the_data_set_whose_pixels_are_read(tmp_path, monkeypatch):
+    path = two_scans(tmp_path, link)
+    for name in ("one", "two"):
+        with h5py.File(tmp_path / name / "x.dat", "a") as file:
+            file["data"].attrs["sample"] = name
+    monkeypatch.chdir(tmp_path / "two")
+    assert open_source(path).attributes == {"sample": "one"}
+
+
+@pytest.mark.parametrize("variable", ["HDF5_VDS_PREFIX", "HDF5_EXTFILE_PREFIX", "HDF5_EXT_PREFIX"])
+def test_a_folder_that_hdf5_looks_in_first_is_refused(tmp_path, monkeypatch, variable):
+    virtual(tmp_path / "a.h5", "x.dat")
+    raw_file(tmp_path / "b.h5", "y.dat")
+    monkeypatch.setenv(variable, str(tmp_path / "elsewhere"))
+    for name in ("a.h5", "b.h5"):
+        with pytest.raises(ConfigError, match=rf"{variable} is set, by which HDF5 takes .*elsewhere. Unset it"):
+            open_source(tmp_path / name)
+    np.testing.assert_array_equal(open_source(tmp_path / "x.dat").read(1), VOLUME[1])

@@ -90,7 +90,7 @@ def hdf5(path, **options):
     with h5py.File(path, "w") as file:
         file.create_dataset("entry/data/data", data=VOLUME, **options)
         file["entry/data/data"].attrs["element_size_um"] = SIZE
-        file["entry/data/dark"] = VOLUME[0]
+        file["entry/data/places"] = VOLUME[0, :, :3]
     return path, "micrometer"
 
 

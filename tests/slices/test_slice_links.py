@@ -165,3 +165,91 @@ def test_raw_files_lie_beside_their_data_set_also_where_h5py_was_loaded_first(tm
     )
     done = subprocess.run([sys.executable, "-c", script, tmp_path], cwd="/", capture_output=True, text=True, timeout=60)
     assert done.stdout.splitlines() == ["[12 13 14 15]"] * 2, done.stderr
+
+
+def write(path, calls=None, **sets):
+    """Data sets by name, with two underscores for each slash; `calls` is what the file calls its data."""
+    with h5py.File(path, "w") as file:
+        for name, data in sets.items():
+            file[name.replace("__", "/")] = data
+        if calls is not None:
+            file.attrs["default"], file.require_group("entry").attrs["signal"] = "entry", calls
+    return path
+
+
+@pytest.mark.parametrize("calls", ["data", None])
+@pytest.mark.parametrize("link", [h5py.ExternalLink("gone.h5", "/data"), h5py.SoftLink("/detector/data")])
+def test_nothing_else_is_taken_for_data_that_a_broken_link_leads_to(tmp_path, link, calls):
+    path = write(tmp_path / "a.h5", calls, entry__flats=VOLUME[:2], entry__data=link)
+    with pytest.raises(DatasetError, match=r"entry/data is a link to .*cannot be opened.*Another .* with --dataset"):
+        open_source(path)
+    np.testing.assert_array_equal(open_source(path, Reading(dataset="entry/flats")).read(1), VOLUME[1])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [VOLUME[:0], np.stack([VOLUME, VOLUME]), VOLUME.astype("c8"), VOLUME[0]],
+    ids=["none", "4-D", "complex", "2-D"],
+)
+def test_what_is_as_large_as_the_only_volume_makes_a_choice(tmp_path, data):
+    with pytest.raises(ConfigError, match=r"several data sets. It has entry/mask .*, entry/data .*--dataset"):
+        open_source(write(tmp_path / "a.h5", entry__data=data, entry__mask=VOLUME > 9))
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (VOLUME[:0], r"is \(0, 5, 7\) uint16, without a pixel"),
+        (np.stack([VOLUME, VOLUME]), r"is \(2, 3, 5, 7\) uint16, and slices"),
+        (VOLUME.astype("c8"), r"is \(3, 5, 7\) complex64, and slices"),
+        (VOLUME[0, 0], "of slices"),
+    ],
+    ids=["none", "4-D", "complex", "1-D"],
+)
+def test_what_a_file_calls_its_data_is_taken_or_refused(tmp_path, data, told):
+    with pytest.raises((DatasetError, ConfigError), match=rf"entry/data.*{told}.*entry/other \(3, 5, 7\)") as refused:
+        open_source(write(tmp_path / "a.h5", "data", entry__data=data, entry__other=VOLUME))
+    assert "--dataset" in str(refused.value)
+
+
+def test_one_image_that_a_file_calls_its_data_is_one_slice(tmp_path):
+    source = open_source(write(tmp_path / "a.h5", "data", entry__data=VOLUME[1], entry__other=VOLUME))
+    assert len(source) == 1
+    np.testing.assert_array_equal(source.read(0), VOLUME[1])
+
+
+def test_a_data_set_may_be_the_default_itself(tmp_path):
+    path = write(tmp_path / "a.h5", entry__data=VOLUME, entry__other=VOLUME[::-1])
+    with h5py.File(path, "a") as file:
+        file.attrs["default"], file["entry"].attrs["default"] = "entry", "data"
+    np.testing.assert_array_equal(open_source(path).read(0), VOLUME[0])
+
+
+def test_names_that_are_no_utf8_are_read_as_latin_1(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        h5py.h5g.create(file.id, b"gr\xf6\xdfe")
+        file[b"gr\xf6\xdfe"]["d"] = VOLUME
+    source = open_source(tmp_path / "a.h5")
+    assert source.dataset == "gr\xf6\xdfe/d"
+    for name in ("gr\xf6\xdfe/d", "gr\udcf6\udcdfe/d"):  # the second as Python has what was typed in these bytes
+        np.testing.assert_array_equal(open_source(tmp_path / "a.h5", Reading(dataset=name)).read(2), VOLUME[2])
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        file["mask"] = VOLUME
+    with pytest.raises(ConfigError, match=r"It has gr\xf6\xdfe/d \(3, 5, 7\), mask"):
+        open_source(tmp_path / "a.h5")
+
+
+def test_the_root_of_a_file_is_no_data_set(scan):
+    with pytest.raises(ConfigError, match=r"master.nxs has no data set to read of slices. It has entry/a"):
+        open_source(Path(f"{scan}::/"))
+
+
+def test_a_colour_image_is_no_slices(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["image"] = np.zeros((64, 64, 3), "u1")
+        file["image"].attrs["CLASS"], file["image"].attrs["IMAGE_SUBCLASS"] = (
+            np.bytes_("IMAGE"),
+            np.bytes_("IMAGE_TRUECOLOR"),
+        )
+    with pytest.raises(DatasetError, match=r"a.h5::image is the colour image \(64, 64, 3\)"):
+        open_source(tmp_path / "a.h5")

@@ -429,3 +429,75 @@ def test_an_attribute_that_numpy_cannot_hold_is_passed_over(tmp_path):
     target.prepare()
     target.finish()
     assert not h5py.File(tmp_path / "out/labels.h5")["labels"].attrs.keys()
+
+
+def nexus_axes(path, units=("um", "um", "um"), steps=(2.0, 0.5, 0.65), uneven=0.0, signal="data"):
+    with h5py.File(path, "w") as file:
+        file.attrs["default"] = "entry"
+        group = file.create_group("entry")
+        group.attrs["signal"], group.attrs["axes"] = signal, ["z", "y", "x"]
+        group["data"] = VOLUME
+        for name, length, unit, step in zip("zyx", VOLUME.shape, units, steps, strict=True):
+            places = 7 + np.arange(length) * step
+            places[-1] += uneven
+            group[name] = places
+            group[name].attrs["units"] = unit
+    return path
+
+
+@pytest.mark.parametrize(
+    ("said", "voxel"),
+    [
+        ({}, VoxelSize(2.0, 0.5, 0.65, "um")),
+        ({"units": ("mm", "um", "um"), "steps": (0.002, -0.5, 0.65)}, VoxelSize(2.0, 0.5, 0.65, "um")),
+        ({"units": ("deg", "um", "um")}, None),  # projections
+        ({"units": ("", "", "")}, None),
+        ({"uneven": 0.1}, None),
+        ({"steps": (0.0, 0.5, 0.65)}, None),
+    ],
+)
+def test_the_axes_of_a_nexus_group_say_a_size_where_they_are_even_lengths(tmp_path, said, voxel):
+    found = open_source(nexus_axes(tmp_path / "a.nxs", **said)).voxel
+    assert (found is None) == (voxel is None)
+    if voxel is not None:
+        assert (found.depth, found.height, found.width) == pytest.approx((voxel.depth, voxel.height, voxel.width))
+        assert found.unit == voxel.unit
+
+
+def test_axes_are_of_the_signal_alone_and_never_the_end_of_the_work(tmp_path):
+    path = nexus_axes(tmp_path / "a.nxs", signal="other")
+    assert open_source(path, Reading(dataset="entry/data")).voxel is None
+    with h5py.File(path, "a") as file:
+        file["entry"].attrs["signal"] = "data"
+        del file["entry/z"]
+    assert open_source(path).voxel is None
+    with h5py.File(path, "a") as file:  # which HDF5 would open
+        file["entry"].create_dataset("z", (len(VOLUME),), "f8", external=[("/dev/zero", 0, 8 * len(VOLUME))])
+        file["entry/z"].attrs["units"] = "um"
+    assert open_source(path).voxel is None
+
+
+@pytest.mark.parametrize("size", [(0.5, 0.5), (1, 2, 0.5, 0.5), (0, 1, 1)])
+def test_a_size_that_is_not_of_three_is_passed_over_with_a_note(tmp_path, size):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["data"] = VOLUME
+        file["data"].attrs["element_size_um"] = size
+    source = open_source(tmp_path / "a.h5")
+    assert source.voxel is None
+    assert source.notes == ("element_size_um of data is no depth, height and width of a voxel, and is passed over.",)
+
+
+def test_attributes_of_grey_values_and_of_a_shape_are_not_those_of_labels(tmp_path):
+    of_others = ["axistags", "drange", "scale_factor", "add_offset", "target", "DIMENSION_LABELS", "valid_range"]
+    of_others += ["_FillValue", "CLASS", "IMAGE_SUBCLASS", "IMAGE_MINMAXRANGE", "element_size_um"]
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["data"] = VOLUME[..., None]
+        for name in (*of_others, "sample"):
+            file["data"].attrs[name] = f"of {name}"
+    source = open_source(tmp_path / "a.h5")
+    (tmp_path / "out").mkdir()
+    target = open_target(tmp_path / "out", source, [Layer("labels", np.dtype("u1"), "")])
+    target.prepare()
+    target.finish()
+    with h5py.File(tmp_path / "out" / "labels.h5") as file:
+        assert dict(file["labels"].attrs) == {"sample": "of sample"}

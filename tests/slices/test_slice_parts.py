@@ -128,7 +128,7 @@ def external_without_end(path):
     [
         (no_virtual_file, r"part1.h5 \(data\) is not there"),
         (no_virtual_dataset, r"part1.h5 \(data\) is not there"),
-        (short_virtual_file, r"part1.h5 has \(2, 10, 12\) in data, and more is needed"),
+        (short_virtual_file, r"part1.h5 has \(2, 10, 12\) in data, and \(3, 10, 12\) is needed"),
         (unmapped, "none of them has 480 of its pixels"),
         (overlapping, "none of them has 240 of its pixels"),
         (hole_in_a_virtual_file_of_a_virtual_file, "middle.h5.*none of them has 240 of its pixels"),

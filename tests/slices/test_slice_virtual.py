@@ -104,7 +104,7 @@ def test_sources_that_are_counted_up_in_a_file_are_read_to_the_last(tmp_path):
     with h5py.File(tmp_path / "blocks.h5", "a") as file:
         del file["block2"]
         file["block2"] = VOLUME[:1]
-    with pytest.raises(DatasetError, match=r"blocks.h5 has \(1, 10, 12\) in block2, and more is needed"):
+    with pytest.raises(DatasetError, match=r"blocks.h5 has \(1, 10, 12\) in block2, and \(2, 10, 12\) is needed"):
         open_source(tmp_path / "a.h5")
 
 
@@ -120,3 +120,28 @@ def test_a_file_of_those_that_are_counted_up_that_lacks_its_data_set_is_missed_a
         h5py.h5d.create(file.id, b"data", h5py.h5t.NATIVE_UINT16, space, plan)
     with pytest.raises(DatasetError, match=r"part2.h5 \(data\) is not there"):
         open_source(tmp_path / "a.h5")
+
+
+@pytest.mark.parametrize("shape", [(6, 10, 24), (6, 12, 10), (6, 120), (12, 10, 6), (6, 20, 12)])
+def test_a_source_that_has_other_rows_since_is_refused(tmp_path, shape):
+    """Of which HDF5 takes pixel after pixel, as many as it needs."""
+    layout = h5py.VirtualLayout(VOLUME.shape, "u2")
+    layout[:] = h5py.VirtualSource("part.h5", "data", VOLUME.shape)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_virtual_dataset("data", layout)
+    with h5py.File(tmp_path / "part.h5", "w") as file:
+        file["data"] = np.ones(shape, "u2")
+    with pytest.raises(DatasetError, match=r"part.h5 has .* in data, and \(6, 10, 12\) is needed"):
+        open_source(tmp_path / "a.h5")
+
+
+def test_slices_behind_the_last_and_axes_of_length_1_are_no_other_rows(tmp_path):
+    with h5py.File(tmp_path / "parts.h5", "w") as file:
+        file["many"], file["one"], file["rows"] = VOLUME[0::2], VOLUME[None, 1], VOLUME[[3, 5]][:, None]
+    layout = h5py.VirtualLayout((5, 10, 12), "u2")
+    layout[0::2] = h5py.VirtualSource("parts.h5", "many", (3, 10, 12))
+    layout[1] = h5py.VirtualSource("parts.h5", "one", (10, 12))
+    layout[3] = h5py.VirtualSource("parts.h5", "rows", (1, 10, 12))
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_virtual_dataset("data", layout)
+    np.testing.assert_array_equal(read_all(open_source(tmp_path / "a.h5")), VOLUME[:5])
