@@ -31,14 +31,6 @@ _RESOLUTION_UNITS = {3: "cm", 4: "mm", 5: "micrometer"}
 # How far the steps of an axis may differ, as its places have few digits.
 _EVEN = 0.01
 # Micrometres in a unit, by its name in OME-Zarr, and what else it is called, in `str.casefold`'s letters.
-_UNITS = {3: "cm", 4: "mm", 5: "micrometer"}
-<<<<<<< HEAD
-# Micrometres in a unit, by its name in OME-Zarr, and what else it is called, in `str.casefold`'s letters.
-=======
-# How far the steps of an axis may differ, as its places have few digits.
-_EVEN = 0.01
-# Micrometres in a unit, by its name in OME-Zarr, and what else it is called.
->>>>>>> acb049111349e0fbe5102d3a9276de94c958eae6
 _UNITS = {
     "micrometer": (1.0, {"micron", "microns", "um", "\u03bcm"}),
     "nanometer": (1e-3, {"nm"}),
