@@ -190,11 +190,14 @@ def _read_pages(path: Path, how: Reading, *, described: bool = False) -> list[Pa
 def _add_flagged(path: Path, pages: list[Page], flagged: list[tuple[int, tifffile.TiffPage]], stored: bool) -> None:
     """Put among the pages those that are flagged as thumbnails or masks but are none: all are, or they are as large.
 
-    Raises ValueError where some are as large as those that are not flagged, unless pages are taken as they are stored.
+    One behind each slice is a preview of it, however large. Raises ValueError where others are as large as slices,
+    unless pages are taken as they are stored.
     """
     of_slices = {(page.shape, page.bits) for page in pages[:1]}
     found = [(at, full) for at, full in flagged if not pages or (tuple(full.shape), full.bitspersample) in of_slices]
     if found and pages and not stored:
+        if [at for at, _ in found] == list(range(1, len(pages) + 1)):
+            return
         raise ValueError(
             f"{len(found)} of its pages are as large as others and flagged as thumbnails or masks (NewSubfileType). "
             "Take all as they are stored: --pixels stored"

@@ -126,6 +126,15 @@ def test_a_page_as_large_as_others_that_is_flagged_as_a_thumbnail_is_refused_unt
     np.testing.assert_array_equal(read_all(open_source(path, Reading(pixels="stored"))), VOLUME)
 
 
+def test_a_preview_as_large_as_its_slice_behind_each_is_none(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tif:
+        for pixels in VOLUME:
+            tif.write(pixels, metadata=None)
+            tif.write(pixels[::-1], metadata=None, subfiletype=1)
+    np.testing.assert_array_equal(read_all(open_source(tmp_path / "a.tif")), VOLUME)
+    assert len(open_source(tmp_path / "a.tif", Reading(pixels="stored"))) == 8
+
+
 @pytest.mark.parametrize("flag", [1, 3])
 def test_pages_that_are_all_flagged_as_thumbnails_are_slices(tmp_path, flag):
     np.testing.assert_array_equal(read_all(open_source(flagged(tmp_path / "a.tif", (flag,) * 4))), VOLUME)
