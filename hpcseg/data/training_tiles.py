@@ -188,7 +188,10 @@ def _sizes(source: TileSource, rows: np.ndarray, *, drawn: int = 1) -> tuple[int
 
 def _refuse_unlabelled(source: TileSource, labelled: np.ndarray, name: str) -> None:
     if not labelled.any():
+        share, way = source.config.label_share, ""
+        if share < 1 and name == "training":
+            way = f"Of a data.label_share of {share:g} none is left: take a larger one. "
         raise DatasetError(
-            f"{source.info.path}: no {name} tile has a labelled pixel. Label more slices, farther apart, or set "
+            f"{source.info.path}: no {name} tile has a labelled pixel. {way}Label more slices, farther apart, or set "
             "data.tiles to a grid that covers more of each, such as cover."
         )

@@ -100,5 +100,5 @@ def test_noise_of_each_epoch_is_of_the_tiles_that_are_left(tiny_dataset):
 def test_a_set_without_a_labelled_pixel_is_refused(tiny_dataset):
     # Of 64 squares of 16 pixels one is kept on each of 11 slices, and the only tile is another.
     source = open_source(tiny_dataset, DataConfig(tiles="1x1", tile_size=8, label_share=1e-6))
-    with pytest.raises(DatasetError, match=r"no training tile has a labelled pixel\. Label more slices"):
+    with pytest.raises(DatasetError, match=r"labelled pixel\. Of a data\.label_share of 1e-06 none is left: take"):
         TrainingTiles(source, source.split.train[:3], TrainConfig(), CPU)

@@ -71,6 +71,15 @@ def test_labels_of_a_type_that_imagej_opens_keep_the_calibration(labelling, slic
             ], "ImageJ reads its stacks as one run of pixels"
 
 
+@pytest.mark.parametrize("form", ["stack", "folder"])
+def test_of_every_second_slice_the_distance_is_twice_as_large(labelling, slices, tmp_path, form):
+    write(tmp_path / "in.tif", slices, form)
+    answer = hpcseg("predict", labelling("uint8"), tmp_path / "in.tif", "-o", tmp_path / "out", "--every", 2)
+    assert answer.exit_code == 0, answer.output
+    metadata, resolution, _ = found(tmp_path / "out" / ("labels.tif" if form == "stack" else "labels/2.tif"))
+    assert metadata["spacing"] == 2 * KEPT["spacing"] and resolution == (4, 2)
+
+
 @pytest.mark.parametrize("dtype", ["int64", "uint64"])
 def test_of_labels_that_imagej_does_not_open_it_is_said(labelling, slices, tmp_path, dtype):
     write(tmp_path / "in.tif", slices, "stack")
