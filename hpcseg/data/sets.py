@@ -1,4 +1,4 @@
-"""A layout in, the sizes of its three sets and what few slices cannot tell out, in words."""
+"""A layout in, the sizes of its three sets and what few slices or labels cannot tell out, in words."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import numpy as np
 
 from hpcseg.config import DataConfig
 from hpcseg.counted import counted
+from hpcseg.data.classes import IGNORED
 from hpcseg.data.layout import lay_out
 from hpcseg.data.splits import NO_GAP, few_test_slices
-from hpcseg.data.store import DatasetInfo
+from hpcseg.data.store import DatasetInfo, read_labels
+from hpcseg.errors import DatasetError
 from hpcseg.text import shown
 
 _MIXED = "test tiles are of slices that are trained on, so the accuracy is not that on another slice."
@@ -50,3 +52,31 @@ def _named(config: DataConfig) -> str:
         if item.name not in ("tiles", "split", "gap_slices") and getattr(config, item.name) != item.default
     ]
     return ", ".join([f"tiles {config.tiles}", config.split, *others])
+
+
+def check_labelled(info: DatasetInfo, config: DataConfig) -> None:
+    """See that each set has a labelled pixel; reads labels only where a set has no slice that is labelled all over.
+
+    Raises:
+        DatasetError: a set has none, so that nothing could be learnt, or said of the test; or as `lay_out`.
+        ConfigError: as `lay_out`.
+    """
+    tiles, split = lay_out(info, config)
+    for name, rows in (("training", split.train), ("validation", split.validation), ("test", split.test)):
+        if not _any_label(info, tiles[rows], config.tile_size):
+            raise DatasetError(
+                f"{info.path}: no {name} tile has a labelled pixel. Label more slices, farther apart, or set "
+                "data.tiles to a grid that covers more of each, such as cover."
+            )
+
+
+def _any_label(info: DatasetInfo, places: np.ndarray, size: int) -> bool:
+    """Whether a tile (slice index, y, x) of some has a labelled pixel."""
+    for index in np.unique(places[:, 0]).tolist():
+        if info.ignored_pixels[index] == 0:
+            return True
+        label = read_labels(info.path, index)
+        corners = places[places[:, 0] == index, 1:].tolist()
+        if any((label[y : y + size, x : x + size] != IGNORED).any() for y, x in corners):
+            return True
+    return False

@@ -39,15 +39,15 @@ def plan_run(job: str | None, data: Path, run: Path | None, overrides: Sequence[
             was measured.
     """
     from hpcseg.data.classes import check_weights
-    from hpcseg.data.layout import lay_out
     from hpcseg.data.noise_check import check_noise
+    from hpcseg.data.sets import check_labelled
     from hpcseg.data.store import read_info
 
     described = load_job(find_job(job or _job_for(data)), overrides or ())
     info = read_info(data)
     # Now and not in every job, hours later.
     for config in dict.fromkeys(cell.data for cell in described.cells):
-        lay_out(info, config)
+        check_labelled(info, config)
     check_noise(described.cells, info)
     check_weights({cell.train.class_weights for cell in described.cells}, info.class_values)
     folder = RunFolder(run or RUNS / described.name)

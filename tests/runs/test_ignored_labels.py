@@ -11,6 +11,7 @@ import tifffile
 from rank_runner import two_ranks_agree_with_one
 from slice_folder import hpcseg
 
+from hpcseg.config import DataConfig
 from hpcseg.data.batches import open_source
 from hpcseg.data.classes import IGNORED
 from hpcseg.data.sample import write_sample
@@ -73,7 +74,7 @@ def cell(tmp_path_factory):
     return train(folder, "--ignore", "-1")
 
 
-def test_every_count_is_of_labelled_pixels_and_a_slice_without_any_has_none(cell):
+def test_every_count_is_of_labelled_pixels_and_a_slice_without_any_is_not_packed(cell):
     source = open_source(cell.folder.path.parents[3] / "dataset.h5", cell.config.data)
     labels = source.read(source.split.test)[1]
     record = json.loads(cell.folder.evaluation_file.read_text())
@@ -81,7 +82,8 @@ def test_every_count_is_of_labelled_pixels_and_a_slice_without_any_has_none(cell
     lines = [json.loads(line) for line in cell.folder.slices_file.read_text().splitlines()]
     whole = [np.count_nonzero(source.read_slice(index)[1] != IGNORED) for index in source.test_slices().tolist()]
     assert [np.sum(line["whole"]) for line in lines] == whole
-    assert 0 in whole, "or this tests nothing"
+    assert len(set(whole)) > 1, "or this tests nothing"
+    assert not set(range(3, 25, 4)) & set(source.info.numbers.tolist()), "they have no label at all"
 
 
 def test_what_stands_for_no_class_changes_no_bit_of_the_training(cell, tmp_path):
@@ -93,3 +95,39 @@ def test_what_stands_for_no_class_changes_no_bit_of_the_training(cell, tmp_path)
 
 def test_two_ranks_train_and_count_as_one(cell, tmp_path):
     two_ranks_agree_with_one(cell, tmp_path)
+
+
+@pytest.mark.parametrize(("corner", "missing"), [(24, "training"), (0, "")])
+def test_a_set_without_a_label_in_its_tiles_is_refused_before_anything_runs(tmp_path, monkeypatch, corner, missing):
+    monkeypatch.chdir(tmp_path)
+    write_sample(tmp_path, slices=8, size=48, seed=0)
+    for file in list((tmp_path / "labels").iterdir()):
+        strokes = np.full((48, 48), 255, np.uint8)
+        strokes[corner : corner + 9, :9] = np.arange(9) % 2
+        tifffile.imwrite(file, strokes)
+    assert hpcseg("pack", ".", "--ignore", 255).exit_code == 0
+    Path("part.toml").write_text(JOB.replace('"2x2"', '"1x1"'))
+    answer = hpcseg("grid", "--job", "part.toml", "--local", "--dry-run")
+    if missing:
+        assert answer.exit_code == 3 and f"no {missing} tile has a labelled pixel" in " ".join(answer.stderr.split())
+        cover = hpcseg("grid", "--job", "part.toml", "--local", "--dry-run", "--set", "data.tiles=cover")
+        assert cover.exit_code == 0, "as the message proposes"
+    else:
+        assert answer.exit_code == 0, answer.output
+
+
+def test_a_test_set_without_a_label_is_refused_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    labelled_in_part(tmp_path, stray=-1)
+    assert hpcseg("pack", ".", "--ignore", -1).exit_code == 0
+    Path("part.toml").write_text(JOB.replace('"2x2"', '"1x1"'))
+    source = open_source(Path("dataset.h5"), DataConfig(tiles="1x1", tile_size=24, split="blocked", gap_slices=1))
+    first, last = source.test_slices()[[0, -1]]
+    for number, file in enumerate(sorted((tmp_path / "labels").iterdir())):
+        label = tifffile.imread(file)
+        if source.info.numbers[first] <= number + 1 <= source.info.numbers[last]:
+            label[:24, :24] = -1
+        tifffile.imwrite(file, label)
+    assert hpcseg("pack", ".", "--ignore", -1, "--force").exit_code == 0
+    answer = hpcseg("grid", "--job", "part.toml", "--local", "--dry-run")
+    assert answer.exit_code == 3 and "no test tile has a labelled pixel" in " ".join(answer.stderr.split())
