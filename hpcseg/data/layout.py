@@ -11,6 +11,7 @@ from hpcseg.data.likeness import measured_gap
 from hpcseg.data.splits import Split, split_tiles, widest_gap
 from hpcseg.data.tiles import all_tiles, overlap, tile_corners
 from hpcseg.errors import DatasetError
+from hpcseg.slices.neighbours import any_neighbours
 
 if TYPE_CHECKING:
     from hpcseg.data.store import DatasetInfo
@@ -32,7 +33,7 @@ def lay_out(info: DatasetInfo, config: DataConfig) -> tuple[np.ndarray, Split]:
     rows, columns = config.tile_grid(height, width)
     corners = tile_corners(height, width, rows=rows, columns=columns, size=config.tile_size)
     used, gap = config.slices or slices, config.gap_slices
-    if config.context and not (np.diff(info.numbers) == 1).any():
+    if config.context and not any_neighbours(info.numbers):
         raise DatasetError(
             f"data.context is {config.context}, but the numbers of the slices follow each other nowhere "
             f"({', '.join(map(str, info.numbers[:3].tolist()))}), so none has a neighbour. Set data.context to 0, or "

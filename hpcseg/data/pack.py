@@ -64,12 +64,13 @@ def pack(
     """
     keep_freed_memory()
     check_range(grey_range)
-    pairs = _labelled(find_pairs(images, labels, how), class_map)
+    pairs = find_pairs(images, labels, how)
     for note in pairs.notes:
         on_note(note)
     if os.path.exists(output) and any(output.samefile(file) for file in (*pairs.images.files, *pairs.labels.files)):
         raise ConfigError(f"{output} is one of the slices or labels to pack. Write elsewhere with --output.")
     remove_left(left_of(output))
+    pairs = _labelled(pairs, class_map, on_note)
     if not force and os.path.exists(output):
         if not (different := _difference(output, pairs, class_map, grey_range, on_slice)):
             info, voxel = store.read_info(output), pairs.images.voxel
@@ -132,8 +133,8 @@ def _write(
         writer.finish(pairs, classes, grey_range=grey_range, command=command)
 
 
-def _labelled(pairs: Pairs, class_map: Classes) -> Pairs:
-    """Those of them whose label has a pixel that is not ignored; raises DatasetError where none has."""
+def _labelled(pairs: Pairs, class_map: Classes, on_note: Callable[[str], None]) -> Pairs:
+    """Those of them whose label has a pixel that is not ignored, which is noted; raises DatasetError where none has."""
     if not class_map.ignored:
         return pairs
     with _each(pairs, has_label, class_map.ignored) as found:
@@ -141,7 +142,12 @@ def _labelled(pairs: Pairs, class_map: Classes) -> Pairs:
     if not any(having):
         named = ", ".join(map(str, class_map.ignored))
         raise DatasetError(f"No label in {pairs.labels.path} has a pixel of another value than {named}.")
-    return pairs.only(having, "have no label on any pixel")
+    left_out = [name for name, there in zip(pairs.images.names, having, strict=True) if not there]
+    if not left_out:
+        return pairs
+    of = f"{len(left_out)} of {len(pairs)} slices"
+    on_note(f"{of} have no label on any pixel and are left out, such as {left_out[0]}.")
+    return pairs.only(index for index, there in enumerate(having) if there)
 
 
 def _difference(

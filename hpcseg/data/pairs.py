@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,17 +29,12 @@ class Pairs:
 
     def __getitem__(self, chosen: slice) -> Pairs:
         """Some of them."""
-        indices = range(len(self))[chosen]
-        return Pairs(keep(self.images, indices), keep(self.labels, indices))
+        return self.only(range(len(self))[chosen])
 
-    def only(self, having: Sequence[bool], why: str) -> Pairs:
-        """Those that have something; a note says of the others why they are left out."""
-        left_out = [name for name, there in zip(self.images.names, having, strict=True) if not there]
-        if not left_out:
-            return self
-        kept = [index for index, there in enumerate(having) if there]
-        note = f"{len(left_out)} of {len(self)} slices {why} and are left out, such as {left_out[0]}."
-        return Pairs(keep(self.images, kept), keep(self.labels, kept), (*self.notes, note))
+    def only(self, indices: Iterable[int]) -> Pairs:
+        """Those with these indices."""
+        chosen = tuple(indices)
+        return Pairs(keep(self.images, chosen), keep(self.labels, chosen))
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Grey values and label of a slice, (H, W) each; raises DatasetError as `Source.read`."""
@@ -129,11 +124,11 @@ def hash_pair(pairs: Pairs, classes: Classes, index: int) -> tuple[str, str | No
 
 def has_label(pairs: Pairs, ignored: Sequence[int], index: int) -> bool:
     """Whether a pixel with a grey value has another label than these."""
-    label = pairs.labels.read(index)
-    known = ~np.isin(label, ignored)
-    if pairs.images.dtype.kind == "f" and (missing := outside(pairs.images.read(index))) is not None:
-        known &= ~missing
-    return bool(known.any())
+    known = ~np.isin(pairs.labels.read(index), ignored)
+    if not known.any() or pairs.images.dtype.kind != "f":
+        return bool(known.any())
+    missing = outside(pairs.images.read(index))
+    return missing is None or bool((known & ~missing).any())
 
 
 def label_values(pairs: Pairs, index: int) -> list[int]:

@@ -64,10 +64,15 @@ def check_labelled(info: DatasetInfo, config: DataConfig) -> None:
     tiles, split = lay_out(info, config)
     for name, rows in (("training", split.train), ("validation", split.validation), ("test", split.test)):
         if not _any_label(info, tiles[rows], config.tile_size):
-            raise DatasetError(
-                f"{info.path}: no {name} tile has a labelled pixel. Label more slices, farther apart, or set "
-                "data.tiles to a grid that covers more of each, such as cover."
-            )
+            raise unlabelled(info, name)
+
+
+def unlabelled(info: DatasetInfo, name: str, way: str = "") -> DatasetError:
+    """What to raise where no tile of a set has a labelled pixel; `way` is a sentence of what else may be done."""
+    return DatasetError(
+        f"{info.path}: no {name} tile has a labelled pixel. {way}Label more slices, farther apart, or set data.tiles "
+        "to a grid that covers more of each, such as cover."
+    )
 
 
 def _any_label(info: DatasetInfo, places: np.ndarray, size: int) -> bool:

@@ -15,8 +15,8 @@ from hpcseg.data.batches import TileSource, epoch_symmetries, labelled_pixels, o
 from hpcseg.data.exposure import exposed
 from hpcseg.data.grey import GreyScale
 from hpcseg.data.room import Place, Room
+from hpcseg.data.sets import unlabelled
 from hpcseg.data.tile_sets import AwayTiles, TileSet, transformed
-from hpcseg.errors import DatasetError
 
 _CPU = torch.device("cpu")
 # float32 of each pixel of each channel, and uint8 of each pixel.
@@ -191,7 +191,4 @@ def _refuse_unlabelled(source: TileSource, labelled: np.ndarray, name: str) -> N
         share, way = source.config.label_share, ""
         if share < 1 and name == "training":
             way = f"Of a data.label_share of {share:g} none is left: take a larger one. "
-        raise DatasetError(
-            f"{source.info.path}: no {name} tile has a labelled pixel. {way}Label more slices, farther apart, or set "
-            "data.tiles to a grid that covers more of each, such as cover."
-        )
+        raise unlabelled(source.info, name, way)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from hpcseg import sheet
-from hpcseg.data.classes import IGNORED, with_values
+from hpcseg.data.classes import IGNORED, outside, with_values
 from hpcseg.data.evenly import evenly
 from hpcseg.files import write_bytes
 from hpcseg.predict.request import Prediction
@@ -31,10 +31,12 @@ def write_sheet(prediction: Prediction, target: Target) -> None:
         read = {name: target.read(index, layer)[thinned] for name, layer in layers.items() if name in _SHOWN}
         unsure, image = read.get("uncertainty"), volume.read(index)[thinned].copy()
         found = np.searchsorted(values, read["labels"])
+        if (missing := outside(image)) is not None:
+            found[missing] = IGNORED
         return sheet.Seen(
             f"slice {volume.place(index) + 1}: {volume.names[index]}",
             image,
-            np.where(np.isnan(image) if image.dtype.kind == "f" else False, IGNORED, found),
+            found,
             # Shares as 0 to 1, whichever type they were written as.
             None if unsure is None else unsure / np.float32(255 if unsure.dtype == np.uint8 else 1),
         )

@@ -28,6 +28,7 @@ from hpcseg.predict.volume import asked_reading, check_same, describe, noting, o
 from hpcseg.runs import provenance
 from hpcseg.runs.record import write_json
 from hpcseg.segment.network import Wishes
+from hpcseg.slices.neighbours import any_neighbours
 from hpcseg.slices.source import Reading, Source, choose_slices
 
 # Of a request what a record has under the same name, without the underscore; null where nothing was said.
@@ -202,7 +203,7 @@ def begin(request: Request, *, on_slice: OnSlice = lambda *_: None, write: bool 
 
 def _check_neighbours(model: Model, volume: Source) -> None:
     context, numbers = model.card.data.context, volume.numbers
-    if context and len(numbers) > 1 and not (np.diff(numbers) == 1).any():
+    if context and len(numbers) > 1 and not any_neighbours(numbers):
         raise ConfigError(
             f"{model.name} takes {counted(context, 'slice')} on each side of the one that it labels, but the numbers "
             f"of {volume.path} follow each other nowhere ({', '.join(map(str, numbers[:3]))}). Name the files with the "

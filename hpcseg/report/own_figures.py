@@ -122,7 +122,7 @@ def levels(records: Records) -> Drawn:
         if any(found[group, head] for head in heads):
             places.setdefault((group.config.data.tiles, group.config.data.split), []).append(group)
     labels, colours = _coloured(records, itertools.chain.from_iterable(places.values()))
-    height = 0.9 + _POINT * sum(max(map(len, places.values())) + 2 for _ in heads)
+    height = 0.9 + _POINT * len(heads) * (max(map(len, places.values())) + 2)
     figure = Figure(figsize=(max(7.2, 3.6 * len(places)), height), layout="constrained")
     panels = figure.subplots(1, len(places), squeeze=False, sharex=True, sharey=True)[0]
     for panel, ((tiles, split), groups) in zip(panels, places.items(), strict=True):

@@ -23,3 +23,8 @@ def neighbours(numbers: Sequence[int] | np.ndarray, index: int, context: int) ->
 
     before, behind = (max(away for away in range(context + 1) if there(step * away)) for step in (-1, 1))
     return [index + min(max(away, -before), behind) for away in range(-context, context + 1)]
+
+
+def any_neighbours(numbers: Sequence[int] | np.ndarray) -> bool:
+    """Whether the number of a slice follows that of another: else none has a neighbour."""
+    return bool((np.diff(numbers) == 1).any())
