@@ -28,6 +28,7 @@ import numpy as np
 
 from hpcseg.errors import ConfigError, DatasetError, HpcsegError
 from hpcseg.slices.source import Reading, Source, as_grey_values
+from hpcseg.text import shortened
 
 if TYPE_CHECKING:
     from hpcseg.data.store import DatasetInfo
@@ -55,7 +56,7 @@ def open_source(path: str | Path, how: Reading = Reading()) -> Source:  # noqa: 
     """
     from hpcseg.slices.opening import open_source as open_slices
 
-    return open_slices(Path(path), how)
+    return open_slices(_path("path", path), how)
 
 
 def pack(
@@ -105,21 +106,26 @@ def pack(
     from hpcseg.runs.provenance import command_line
 
     if folder is not None:
-        images = images or _within(Path(folder), "data")
-        labels = labels or _within(Path(folder), "labels")
+        images = images or _within(_path("folder", folder), "data")
+        labels = labels or _within(_path("folder", folder), "labels")
     if images is None or labels is None:
         raise ConfigError("Name the folder that holds data/ and labels/, or give both --images and --labels.")
     if classes is not None and not isinstance(classes, str | Path | Mapping):
         raise ConfigError(f'--classes is {classes!r}, but it is a dictionary such as {{"pore": 0}}, a text, or a file.')
-    values = [_whole("ignore", value) for value in np.atleast_1d(np.asarray(ignore, dtype=object))]
+    try:
+        values: list[Any] = list(ignore)  # type: ignore[arg-type]
+    except TypeError:
+        values = [ignore]
     return pack_slices(
-        Path(images),
-        Path(labels),
-        Path(os.path.expanduser(output)),
+        _path("images", images),
+        _path("labels", labels),
+        _path("output", output),
         command=command_line(),
         how=how,
         grey_range=_pair("grey-range", grey_range),
-        class_map=read_class_map(os.fspath(classes) if isinstance(classes, Path) else classes, values),
+        class_map=read_class_map(
+            os.fspath(classes) if isinstance(classes, Path) else classes, [_whole("ignore", value) for value in values]
+        ),
         force=force,
         on_slice=on_slice,
         on_note=on_note,
@@ -163,13 +169,10 @@ def train(
     from hpcseg.runs.finding import choose_cell, plan_run
     from hpcseg.runs.state import State
 
-    grid = plan_run(
-        None if job is None else str(job),
-        Path(os.path.expanduser(data)),
-        Path(os.path.expanduser(out)),
-        as_overrides(settings or {}),
-    )
-    chosen = grid.cells[0] if cell is None else choose_cell(grid, cell.name if isinstance(cell, Path) else cell)
+    of = None if cell is None else _path("cell", cell).name
+    named = None if job is None else os.fspath(_path("job", job))
+    grid = plan_run(named, _path("data", data), _path("out", out), as_overrides(settings or {}))
+    chosen = grid.cells[0] if of is None else choose_cell(grid, of)
     outcome = run_alone(grid, chosen, say=say)
     if outcome is State.BUSY:
         raise HpcsegError(f"Another process is running {chosen.id}. Wait for it, or end it.")
@@ -198,8 +201,8 @@ def load_model(model: str | Path, *, run: str | Path | None = None, data: str | 
     from hpcseg.predict.model_file import open_model
     from hpcseg.runs.finding import find_model
 
-    found = find_model(str(Path(os.path.expanduser(model))), None if run is None else Path(os.path.expanduser(run)))
-    return open_model(found, None if data is None else Path(os.path.expanduser(data)))
+    found = find_model(os.fspath(_path("model", model)), None if run is None else _path("run", run))
+    return open_model(found, None if data is None else _path("data", data))
 
 
 def predict(
@@ -307,7 +310,14 @@ def read_table(run: str | Path) -> list[dict[str, Any]]:
     from hpcseg.records.collect import collect
     from hpcseg.runs.finding import find_run
 
-    return cells_table(collect(find_run(Path(os.path.expanduser(run)))))
+    return cells_table(collect(find_run(_path("run", run))))
+
+
+def _path(name: str, value: Any) -> Path:
+    """The path of an argument, in which ~ is a home; raises ConfigError where it is something else."""
+    if not isinstance(value, str | os.PathLike):
+        raise ConfigError(f"{name} is {shortened(repr(value), 80)}, but it must be the name of a file or folder.")
+    return Path(os.path.expanduser(value))
 
 
 def _pair(name: str, value: Any) -> tuple[float, float] | None:
@@ -334,7 +344,6 @@ def _whole(name: str, value: Any) -> int:
 
 def _within(folder: Path, name: str) -> Path:
     """Where the slices or the labels of a folder are; raises DatasetError where it has none by that name."""
-    folder = Path(os.path.expanduser(folder))
     if os.path.lexists(folder / name):
         return folder / name
     if not os.path.isdir(folder):
@@ -351,7 +360,10 @@ def _within(folder: Path, name: str) -> Path:
 def _as_volume(array: Any) -> Source:
     """The grey values of (H, W) or (N, H, W); raises DatasetError where it is neither."""
     if not isinstance(getattr(array, "dtype", None), np.dtype):
-        array = np.asarray(array)
+        try:
+            array = np.asarray(array)
+        except ValueError:
+            raise DatasetError("The array has slices of several sizes, or is none of numbers.") from None
     if isinstance(array, np.ma.MaskedArray):
         raise DatasetError("The array has a mask. Give floating-point values with NaN there: array.filled(np.nan).")
     if len(array.shape) not in (2, 3) or 0 in array.shape:

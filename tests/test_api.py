@@ -303,6 +303,17 @@ REFUSED = {
     ),
     "settings in a list": (lambda it: hs.train(it.data, out="run", settings=["a"]), ConfigError, "by their names"),
     "no job": (lambda it: hs.train(it.data, out="run", job="nope"), ConfigError, 'There is no job "nope"'),
+    "number of a cell": (lambda it: hs.train(it.data, out="run", cell=0), ConfigError, "cell is 0, but it must be the"),
+    "no name": (lambda _: hs.open_source(5), ConfigError, "path is 5, but it must be the name of a file or folder"),
+    "an open model": (lambda it: hs.load_model(it.model), ConfigError, "model is Model"),
+    "no such model": (
+        lambda _: hs.load_model("/no/model"),
+        IncompleteError,
+        "/no/model is no model file and no folder",
+    ),
+    "run of nothing": (lambda _: hs.read_table(None), ConfigError, "run is None"),
+    "no output": (lambda _: hs.pack("a", None, images="b", labels="c"), ConfigError, "output is None"),
+    "sizes": (lambda it: hs.predict(it.model, [it.slices[0], it.slices[1][:5]]), DatasetError, "several sizes"),
     "some cells": (lambda it: hs.train(it.data, out="run", settings=SETTINGS, cell="*"), ConfigError, "fits 2 cells"),
     "no model": (lambda _: hs.load_model("a.safetensors"), IncompleteError, "There is no model file a.safetensors"),
     "no cell": (lambda it: hs.load_model("s7", run=it.run), ConfigError, 'No cell of .* fits "s7"'),
@@ -359,6 +370,10 @@ def test_of_a_notebook_a_record_keeps_no_path_of_the_machine(monkeypatch, tiny_d
 
 def test_numbers_and_paths_may_be_of_any_kind(good, models, volume, tmp_path):
     slices = volume[:1]
+    for number, ignored in enumerate(
+        ([255, 3], {255, 3}, np.array([255, 3]), {255: "a", 3: "b"}.keys(), iter([3, 255]))
+    ):
+        assert hs.pack(good, tmp_path / f"{number}.h5", ignore=ignored).ignored_values == (3, 255)
     for pair in ((0, 65_535), [0, 65_535], np.array([0.0, 65_535.0])):
         assert (hs.predict(models[0], slices, range_=pair, tile=32.0) == hs.predict(models[0], slices, tile=32)).all()
     hs.predict(models[0], slices, percentiles=np.percentile([0, 100], (1, 99)))

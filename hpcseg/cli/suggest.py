@@ -48,7 +48,8 @@ def suggest(
 
     source = choose_slices(open_volume(volume, how.reading(dataset=dataset)), every=every)
     folders = find_all_trained(cell, run)
-    labelled = {sha256 for folder in folders for sha256 in open_data(folder, data).image_sha256}
+    packed = [open_data(folder, data) for folder in folders]
+    labelled = {sha256: int(of) for info in packed for sha256, of in zip(info.image_sha256, info.numbers, strict=True)}
     request = Request(
         models=tuple(folder.path for folder in folders),
         source=volume,
@@ -64,25 +65,26 @@ def suggest(
             found = suggesting.suggest(
                 prediction, count, labelled=labelled, on_slice=lambda done, _: progress.update(task, completed=done)
             )
-        _show(found, source, [model.name for model in prediction.models])
+        _show(found, source, count, [model.name for model in prediction.models])
         answer["models"] = [model.name for model in prediction.models]
-        answer["labelled"] = [source.names[index] for index in found.labelled]
+        answer["labelled"] = list(found.labelled)
         answer["picks"] = [
             {"name": source.names[index], "number": source.numbers[index], "uncertainty": found.uncertainty[index]}
             for index in found.picks
         ]
 
 
-def _show(found: Suggestion, source: Source, models: list[str]) -> None:
-    for note in source.notes:
+def _show(found: Suggestion, source: Source, count: int, models: list[str]) -> None:
+    few = f"no more than {counted(len(found.picks), 'slice')} of these {len(source)} have no labels."
+    for note in (*source.notes, *([few] if len(found.picks) < count else [])):
         console.say(f"Note: {note}", to=console.stderr)
-    console.stdout.print(
-        f"{counted(len(source), 'slice')}, {len(found.labelled)} with labels. Models: {', '.join(models)}"
-    )
+    looked_at = "" if source.whole is None else f"{len(source)} of "
+    of = counted(len(source.whole or source), "slice")
+    console.stdout.print(f"{looked_at}{of}, {len(found.labelled)} with labels. Models: {', '.join(models)}")
     if not found.labelled:
         console.say(
-            "Note: none of these slices is one that the models were trained on, so all were ranked. The input is to be "
-            "what the labelled slices are from.",
+            "Note: none of the slices looked at is one that the models were trained on, so all were ranked. The input "
+            "is to be what the labelled slices are from.",
             to=console.stderr,
         )
     table = Table("to label", "number", "not known", box=None, pad_edge=False)

@@ -73,6 +73,16 @@ class Classes:
         found = sorted(set(values) - set(self.ignored))
         return replace(self, runs=tuple(((value, value),) for value in found), names=tuple(map(str, found)))
 
+    def within(self, dtype: np.dtype) -> Classes:
+        """The same of what labels of a type can hold; raises ConfigError where that is nothing of a class."""
+        ends, kept = np.iinfo(dtype), []
+        for value, name, runs in zip(self.values, self.names, self.runs, strict=True):
+            clipped = ((max(first, int(ends.min)), min(last, int(ends.max))) for first, last in runs)
+            kept.append(tuple(run for run in clipped if run[0] <= run[1]))
+            if not kept[-1]:
+                raise no_pixel_of(value, name)
+        return replace(self, runs=tuple(kept))
+
     def indices(self, label: np.ndarray, outside: np.ndarray | None = None) -> np.ndarray | None:
         """The class index of each pixel, uint8, `IGNORED` where it has none; None where a value is a stray.
 
@@ -93,6 +103,13 @@ class Classes:
             known += int(np.count_nonzero(outside))
             found[outside] = IGNORED
         return found if known == label.size else None
+
+
+def no_pixel_of(value: int, name: str) -> ConfigError:
+    """What to raise where labels have no pixel of a class."""
+    return ConfigError(
+        f"--classes has {with_values([value], [name])[0]}, but no label has a pixel of it. Leave it out."
+    )
 
 
 def value_table(values: Sequence[int], ignored: Sequence[int], dtype: np.dtype) -> np.ndarray:
@@ -116,6 +133,10 @@ def read_class_map(said: str | Mapping[str, Any] | None, ignored: Iterable[int] 
         ConfigError: it says no such thing, or one value twice.
     """
     without = tuple(sorted(set(ignored)))
+    if beyond := [value for value in without if abs(value) > LARGEST_LABEL]:
+        raise ConfigError(
+            f"--ignore is {beyond[0]}, and label values are {LARGEST_LABEL} at most. Save the labels with smaller ones."
+        )
     if said is None:
         return Classes(ignored=without)
     classes: dict[str, tuple[Run, ...]] = {}

@@ -23,8 +23,11 @@ _BELOW = 0.25
 # Each set has one.
 _FEWEST_DIVIDED = 3
 # Of a class that is nothing but the edge between two others: in how many slices, how many pixels, which share of them,
-# and of all pixels, which edges are a small part of.
-_LOOKED_AT, _FEWEST_AT_EDGES, _NEARLY_ALL, _MOST_EDGES = 5, 20, 0.99, 0.2
+# and of all pixels, which edges are a small part of. How far a pixel of it is from both at most: interpolation between
+# labels that were enlarged fourfold makes edges of two pixels.
+_LOOKED_AT, _FEWEST_AT_EDGES, _NEARLY_ALL, _MOST_EDGES, _REACH = 5, 20, 0.97, 0.2, 2
+# Of the labelled pixels of a slice, as a share of their mean over slices: what a click by accident leaves.
+HARDLY_ANY = 0.01
 
 
 def notes(info: DatasetInfo) -> tuple[str, ...]:
@@ -42,7 +45,7 @@ def type_notes(info: DatasetInfo) -> tuple[str, ...]:
 
 
 def ignored_notes(info: DatasetInfo) -> tuple[str, ...]:
-    """A note on pixels of no class."""
+    """Notes on pixels of no class."""
     found = info.ignored_pixels > 0
     if not found.any():
         named = " or ".join(map(str, info.ignored_values))
@@ -51,10 +54,18 @@ def ignored_notes(info: DatasetInfo) -> tuple[str, ...]:
     why = [f"are labelled {' or '.join(map(str, info.ignored_values))}"] if info.ignored_values else []
     if not why or np.dtype(info.dtype).kind == "f":
         why.append("have no grey value (NaN), as outside of the field of view")
-    return (
+    notes = [
         f"{share:.1%} of all pixels, in {_slices(found)}, have no class, since they {' or '.join(why)}: they are not "
-        "trained on, and count in no accuracy.",
-    )
+        "trained on, and count in no accuracy."
+    ]
+    labelled = info.class_counts.sum(1)
+    if (hardly := labelled < HARDLY_ANY * labelled.mean()).any():
+        notes.append(
+            f"{_slices(hardly)} have hardly a labelled pixel, such as {info.label_names[labelled.argmin()]}: "
+            f"{labelled.min()}, where the mean is {labelled.mean():.0f}. They count as labelled slices, and a test set "
+            "may have no others. If nobody meant to label them, take the files of their labels away, and pack again."
+        )
+    return tuple(notes)
 
 
 def class_notes(info: DatasetInfo) -> tuple[str, ...]:
@@ -106,7 +117,7 @@ def class_notes(info: DatasetInfo) -> tuple[str, ...]:
 
 
 def edge_notes(info: DatasetInfo) -> tuple[str, ...]:
-    """A note on a class that lies between a lower and a higher one wherever it is, as interpolation makes it."""
+    """A note on a class that lies close to a lower and a higher one wherever it is, as interpolation makes it."""
     pixels, edges, most = np.zeros(IGNORED, int), np.zeros(IGNORED, int), len(info.class_values)
     for index in evenly(info.shape[0], _LOOKED_AT) if 3 <= most <= _MOST_USUAL else ():
         label = read_labels(info.path, index)
@@ -125,13 +136,12 @@ def edge_notes(info: DatasetInfo) -> tuple[str, ...]:
 
 
 def _between(label: np.ndarray) -> np.ndarray:
-    """(H, W) bool: where the pixels on two opposite sides have a lower and a higher class, of (H, W) class indices."""
-    found, (height, width) = np.zeros(label.shape, bool), label.shape
-    beside = np.pad(label, 1, mode="edge")
-    for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1)):
-        one, other = (beside[1 + y : 1 + y + height, 1 + x : 1 + x + width] for y, x in ((dy, dx), (-dy, -dx)))
-        lower, higher = np.minimum(one, other), np.maximum(one, other)
-        found |= (lower < label) & (label < higher) & (higher < IGNORED)
+    """(H, W) bool: where both a lower and a higher class are no more than `_REACH` away, of (H, W) class indices."""
+    from scipy import ndimage
+
+    lowest = ndimage.minimum_filter(label, 2 * _REACH + 1)
+    highest = ndimage.maximum_filter(np.where(label == IGNORED, 0, label), 2 * _REACH + 1)
+    found: np.ndarray = (lowest < label) & (label < highest) & (label < IGNORED)
     return found
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from hpcseg.counted import counted
 from hpcseg.data import store
-from hpcseg.data.classes import LARGEST_LABEL, MOST_CLASSES, Classes, outside, with_values
+from hpcseg.data.classes import LARGEST_LABEL, MOST_CLASSES, Classes, no_pixel_of, outside, with_values
 from hpcseg.data.grey import check_range, choose_scale
 from hpcseg.data.pairs import Pairs, encode_pair, find_pairs, has_label, hash_pair, label_values
 from hpcseg.data.processes import in_processes
@@ -65,6 +65,7 @@ def pack(
     keep_freed_memory()
     check_range(grey_range)
     pairs = find_pairs(images, labels, how)
+    class_map = class_map.within(pairs.labels.dtype)
     for note in pairs.notes:
         on_note(note)
     if os.path.exists(output) and any(output.samefile(file) for file in (*pairs.images.files, *pairs.labels.files)):
@@ -128,8 +129,7 @@ def _write(
                 there |= encoded.row["class_counts"] > 0
                 on_slice(index + 1, len(pairs))
         if not there.all():
-            name = with_values(classes.values, classes.names)[int(there.argmin())]
-            raise ConfigError(f"--classes has {name}, but no label has a pixel of it. Leave it out.")
+            raise no_pixel_of(classes.values[there.argmin()], classes.names[there.argmin()])
         writer.finish(pairs, classes, grey_range=grey_range, command=command)
 
 
@@ -170,6 +170,9 @@ def _difference(
         ours = (classes.values, classes.names)
         there, here = (", ".join(with_values(*one)) for one in ((info.class_values, info.class_names), ours))
         return f"its classes are {there}, and these are {here}"
+    if class_map.ignored != info.ignored_values:
+        there, here = (" and ".join(map(str, values)) or "none" for values in (info.ignored_values, class_map.ignored))
+        return f"the label values that it ignores are {there}, and these are {here}"
     if quantiles or grey_range:
         scale = choose_scale(np.dtype(info.dtype), info.full_scale, quantiles or (0.0, 0.0), grey_range)
         if (scale.low, scale.high) != (info.grey.low, info.grey.high):

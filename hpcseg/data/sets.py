@@ -11,6 +11,7 @@ from hpcseg.config import DataConfig
 from hpcseg.counted import counted
 from hpcseg.data.classes import IGNORED
 from hpcseg.data.layout import lay_out
+from hpcseg.data.notes import HARDLY_ANY
 from hpcseg.data.splits import NO_GAP, few_test_slices
 from hpcseg.data.store import DatasetInfo, read_labels
 from hpcseg.errors import DatasetError
@@ -26,6 +27,7 @@ def describe_sets(info: DatasetInfo, configs: Iterable[DataConfig]) -> Iterator[
         ConfigError, DatasetError: as `lay_out`.
     """
     notes: dict[str, None] = {}
+    labelled = info.class_counts.sum(1)
     for config in dict.fromkeys(configs):
         tiles, split = lay_out(info, config)
         sets = {"training": split.train, "validation": split.validation, "test": split.test}
@@ -39,7 +41,13 @@ def describe_sets(info: DatasetInfo, configs: Iterable[DataConfig]) -> Iterator[
             sizes += f"; {slices - used} of {slices} slices left out, gap {split.gap_slices} between two sets"
         yield f"Sets ({_named(config)}): {sizes}"
         mixed = split.gap_slices is None and np.isin(within["test"], within["training"]).any()
-        told = (few_test_slices(len(within["test"])), NO_GAP if split.gap_slices == 0 else "", _MIXED if mixed else "")
+        hardly = [
+            f"{name} slices have {counted(int(labelled[of].sum()), 'labelled pixel')} in all, which tell little."
+            for name, of in within.items()
+            if labelled[of].mean() < HARDLY_ANY * labelled.mean()
+        ]
+        few = few_test_slices(len(within["test"]))
+        told = (few, NO_GAP if split.gap_slices == 0 else "", _MIXED if mixed else "", *hardly)
         notes.update((note, None) for note in told if note)
     yield from (f"Note: {note}" for note in notes)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,15 +21,15 @@ class Suggestion:
     """The least known first."""
     uncertainty: np.ndarray
     """(N,) float64 of every slice: the mean over its pixels of the entropy, as a share of the largest there is."""
-    labelled: tuple[int, ...]
-    """Those that the models were trained or tested on."""
+    labelled: tuple[str, ...]
+    """Names of those that the models were trained or tested on, also of those between slices that are every N-th."""
 
 
 def suggest(
     prediction: Prediction,
     count: int,
     *,
-    labelled: Container[str],
+    labelled: Mapping[str, int],
     on_slice: Callable[[int, int], None] = lambda *_: None,
 ) -> Suggestion:
     """Segment all slices and choose some of those that have no labels.
@@ -37,15 +37,16 @@ def suggest(
     Args:
         prediction: from `request.in_memory`, with the uncertainty among its wishes, as float16. Of several models it is
             the entropy of their mean, which is large as well where each is sure of something else.
-        count: of slices to choose.
-        labelled: SHA-256 of the pixels of slices that have labels, as a packed file has them.
+        count: of slices to choose; fewer where fewer are without labels.
+        labelled: numbers of the slices that have labels, by the SHA-256 of their pixels, as a packed file has them.
+            Where the volume is every N-th slice, those between are known by both.
         on_slice: told how many slices of how many are segmented.
 
     Raises:
-        ConfigError: fewer slices are without labels.
+        ConfigError: all slices have labels.
         DatasetError, HpcsegError: as `work.segment`.
     """
-    volume, known = prediction.volume, set[int]()
+    volume, known, numbers = prediction.volume, set[int](), set(labelled.values())
 
     def decode(index: int) -> np.ndarray:
         pixels = volume.read(index)
@@ -59,16 +60,23 @@ def suggest(
         # Pixels without a grey value, of which there are layer.size - inside, have a 1 in the layer.
         uncertainty[result.index] = (layer.sum(dtype=np.float64) - (layer.size - inside)) / max(1, inside)
         on_slice(result.index + 1, len(volume))
-    if count > len(volume) - len(known):
-        raise ConfigError(
-            f"{volume.path} has {len(volume)} slices, of which {len(known)} have labels, so {count} cannot be chosen. "
-            "Ask for fewer."
-        )
-    taken = sorted(known)
-    return Suggestion(tuple(pick(uncertainty, taken, count)), uncertainty, tuple(taken))
+    if len(known) == len(volume):
+        raise ConfigError(f"Each slice of {volume.path} has labels: there is none to choose.")
+    count = min(count, len(volume) - len(known))
+    whole = volume.whole or volume
+    between = [
+        place
+        for place, number in enumerate(whole.numbers)
+        if place % volume.every and number in numbers and pixels_sha256(whole.read(place)) in labelled
+    ]
+    taken = [*known, *(place / volume.every for place in between)]
+    places = sorted([*map(volume.place, known), *between])
+    return Suggestion(
+        tuple(pick(uncertainty, taken, count)), uncertainty, tuple(whole.names[place] for place in places)
+    )
 
 
-def pick(uncertainty: np.ndarray, taken: list[int], count: int) -> list[int]:
+def pick(uncertainty: np.ndarray, taken: Sequence[float], count: int) -> list[int]:
     """One slice after the other, the most uncertain of those that are far from all that are taken.
 
     Neighbours are nearly the same picture, so a second one of them would teach little. Far is half of the distance
@@ -76,18 +84,18 @@ def pick(uncertainty: np.ndarray, taken: list[int], count: int) -> list[int]:
 
     Args:
         uncertainty: (N,) of each slice, in the order of the stack.
-        taken: indices that are not to be chosen.
-        count: to choose, N - len(taken) at most.
+        taken: indices that are not to be chosen, or places between two.
+        count: to choose, at most the slices that are not taken.
 
     Returns:
         Indices in the order in which they were chosen.
     """
     chosen: list[int] = []
     order = np.argsort(-uncertainty, kind="stable").tolist()
-    gap = len(uncertainty) // (2 * (len(taken) + count))
+    gap = len(uncertainty) / (2 * (len(taken) + count))
     while len(chosen) < count:
         for index in order:
             if len(chosen) < count and all(abs(index - other) > gap for other in (*taken, *chosen)):
                 chosen.append(index)
-        gap //= 2
+        gap /= 2
     return chosen

@@ -149,7 +149,7 @@ def find_trained(cell: str, run: Path | None) -> CellFolder:
 
     Raises:
         ConfigError: it fits no cell, or several.
-        IncompleteError: there is no run, or what fits is not trained.
+        IncompleteError: there is no run or no such folder, or what fits is not trained.
     """
     found = find_all_trained(cell, run)
     if len(found) > 1:
@@ -169,6 +169,8 @@ def find_all_trained(cell: str, run: Path | None) -> list[CellFolder]:
     if run is None and os.path.isfile(RunFolder(Path(cell)).grid_file):
         cells = listing([folder.id for folder in RunFolder(Path(cell)).cell_folders()])
         raise ConfigError(f"{cell} is a run. Name one of its cells, and the run with --run. {cells}")
+    if os.sep in cell:
+        raise IncompleteError(f"{cell} is no model file and no folder of a cell.")
     where = find_run(run)
     names, folders = _planned_names(where), where.cell_folders()
     fitting = [folder for folder in folders if _fits(cell, folder.id, names.get(folder.id, folder.id))]

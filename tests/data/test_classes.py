@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import tifffile
 from slice_folder import hpcseg, refused, write_image, write_label
 
+from hpcseg.config import DataConfig
 from hpcseg.data import store
 from hpcseg.data.classes import read_class_map
+from hpcseg.data.sets import describe_sets
 from hpcseg.data.store import read_info
 from hpcseg.errors import ConfigError
 from hpcseg.runs.finding import plan_run
@@ -148,6 +151,41 @@ def test_ignoring_is_another_data_set_and_so_is_ignoring_elsewhere(good, tmp_pat
     assert len(set(hashes)) == 4
 
 
+@pytest.mark.parametrize("text", ["-1=none,0=pore,128-255=solid", "0=pore,128-255=solid,256=none"])
+def test_a_class_of_values_that_no_label_can_hold_is_left_out(good, output, text):
+    assert "but no label has a pixel of it. Leave it out" in refused(good, output, "--classes", text, code=2)
+
+
+def test_a_class_is_written_as_its_first_value_that_labels_can_hold(good, output):
+    assert hpcseg("pack", good, "-o", output, "--classes", "-5-0=pore,128-999=solid").exit_code == 0
+    assert read_info(output).class_values == (0, 128)
+    assert "there already" in hpcseg("pack", good, "-o", output, "--classes", "-5-0=pore,128-999=solid").stderr
+
+
+def test_a_value_that_no_packed_file_can_hold_is_refused_before_a_slice_is_read(good, output):
+    assert "--ignore is 18446744073709551615, and label values are" in refused(
+        good, output, "--ignore", str(2**64 - 1), code=2
+    )
+
+
+def test_slices_with_hardly_a_labelled_pixel_are_noted_by_pack_and_where_they_are_a_set(good, output):
+    def click(label):
+        label[:] = 255
+        label[3, 4] = 0
+        return label
+
+    for number in (1, 2, 3):
+        for kind in ("image", "label"):
+            file = next(good.glob(f"*/{kind}{number}.tif"))
+            shutil.copy(file, file.with_name(f"{kind}{number + 3}.tif"))
+    for number in range(1, 6):
+        relabel(good, number, click)
+    said = " ".join(hpcseg("pack", good, "-o", output, "--ignore", "255").stderr.split())
+    assert "5 of 6 slices have hardly a labelled pixel, such as label1.tif: 1, where the mean is" in said
+    sets = describe_sets(read_info(output), [DataConfig(tiles="cover", tile_size=16, split="blocked", gap_slices=1)])
+    assert sum("slices have 1 labelled pixel in all, which tell little" in line for line in sets) >= 2
+
+
 def test_labels_of_one_class_and_none_are_refused(good, output):
     said = refused(good, output, "--ignore", "0", "--ignore", "128")
     assert "have the one value 255 besides 0, 128; classes need two" in said
@@ -171,7 +209,10 @@ def test_packing_again_under_other_names_is_another_file_and_under_none_the_same
         assert said.exit_code == 2 and differs in " ".join(said.stderr.split())
     assert hpcseg(*command, "--ignore", "255", "--force").exit_code == 0
     assert "there already" in hpcseg(*command, "--ignore", "255").stderr
-    assert hpcseg(*command).exit_code == 2
+    for options, ignores in (((), "none"), (("--ignore", "255", "--ignore", "-1"), "-1 and 255")):
+        said = hpcseg(*command, *options)
+        assert said.exit_code == 2
+        assert f"the label values that it ignores are 255, and these are {ignores}" in " ".join(said.stderr.split())
 
 
 def test_slices_without_a_label_are_left_out_with_a_note(good, output):
@@ -212,6 +253,9 @@ def test_a_class_that_is_nothing_but_edges_is_noted(good, output):
     said = " ".join(hpcseg("pack", good, "-o", output).stderr.split())
     assert "120 of 120 pixels of 100 in some labels lie between a lower and a higher value" in said
     assert "--ignore 100" in said
+    for number in (1, 2, 3):  # as of labels that were enlarged fourfold
+        relabel(good, number, lambda label: np.repeat([[0] * 20 + [100] * 2 + [200] * 26], 40, axis=0).astype(np.uint8))
+    assert "240 of 240 pixels of 100 in some" in " ".join(hpcseg("pack", good, "-o", output, "--force").stderr.split())
     for number in (1, 2, 3):  # three pixels wide, as it may have been drawn
         relabel(good, number, lambda label: np.repeat([[0] * 20 + [100] * 3 + [200] * 25], 40, axis=0).astype(np.uint8))
     assert "lie between" not in hpcseg("pack", good, "-o", output, "--force").stderr

@@ -57,6 +57,22 @@ def test_the_command_ranks_slices_without_labels_by_what_the_models_do_not_know(
         assert one["uncertainty"] == pytest.approx(written.mean(dtype=np.float64), rel=1e-6)
 
 
+def test_labelled_slices_between_every_third_count_as_well(cells, tiny_folder, tmp_path):
+    run = cells[0].path.parents[1]
+    folder = tmp_path / "longer"
+    folder.mkdir()
+    files = sorted((tiny_folder / "data").iterdir())
+    for file in files:  # as they were packed, and behind them as many that were not
+        (folder / file.name).write_bytes(file.read_bytes())
+        pixels = tifffile.imread(file)
+        number = int("".join(filter(str.isdigit, file.stem))) + 1000
+        tifffile.imwrite(folder / f"slice{number}.tif", pixels[::-1])
+    answer = json.loads(
+        hpcseg("suggest", cells[0].path, folder, "-n", "1", "--every", "3", "--run", run, "--json").stdout
+    )
+    assert set(answer["labelled"]) == {file.name for file in files}
+
+
 def test_pixels_without_a_grey_value_do_not_count(cells, volume, tmp_path):
     run = cells[0].path.parents[1]
     picture = tifffile.imread(sorted(volume.iterdir())[-1]).astype(np.float32)
@@ -76,15 +92,20 @@ def test_pixels_without_a_grey_value_do_not_count(cells, volume, tmp_path):
     assert found["holed"] < 0.9
 
 
-def test_it_says_what_cannot_be_chosen_and_what_it_does_not_know(cells, volume, tmp_path):
+def test_it_says_what_cannot_be_chosen_and_what_it_does_not_know(cells, volume, tiny_folder, tmp_path):
     run = cells[0].path.parents[1]
     few = hpcseg("suggest", cells[0].path, volume, "-n", "99", "--run", run)
-    assert few.exit_code == 2
-    assert "Ask for fewer" in few.stderr
+    half = len(list(volume.iterdir())) // 2
+    assert f"no more than {half} slices of these {2 * half} have no labels" in few.stderr
+    picked = [line for line in few.stdout.splitlines() if ".tif" in line]
+    assert len(picked) == half
+    none = hpcseg("suggest", cells[0].path, tiny_folder / "data", "-n", "1", "--run", run)
+    assert none.exit_code == 2
+    assert "Each slice of" in none.stderr and "there is none to choose" in none.stderr
     strangers = tmp_path / "strangers"
     strangers.mkdir()
     last = sorted(volume.iterdir())[-1]
     (strangers / last.name).write_bytes(last.read_bytes())
     shown = hpcseg("suggest", cells[0].path, strangers, "-n", "1", "--run", run)
-    assert "none of these slices is one that the models were trained on" in shown.stderr
+    assert "none of the slices looked at is one that the models were trained on" in shown.stderr
     assert last.name in shown.stdout
