@@ -11,6 +11,7 @@ import numpy as np
 from hpcseg.data.classes import MOST_CLASSES, Classes, outside
 from hpcseg.data.encode import Encoded, encode, label_sha256, pixels_sha256
 from hpcseg.errors import DatasetError
+from hpcseg.slices.calibration import is_as_large
 from hpcseg.slices.opening import open_source
 from hpcseg.slices.source import Reading, Source, as_grey_values, as_labels, keep, raise_faults, size_in_words
 
@@ -92,6 +93,11 @@ def find_pairs(images: Path, labels: Path, how: Reading = Reading()) -> Pairs:  
         )
     raise_faults(images, faults)
     notes = [*grey.notes, *(f"labels: {note}" for note in marks.notes)]
+    if grey.voxel and marks.voxel and not is_as_large(grey.voxel, marks.voxel):
+        notes.append(
+            f"voxels of the images are {grey.voxel.text()} and those of the labels {marks.voxel.text()}: were they cut "
+            "or binned alike? Those of the images are taken."
+        )
     if unlabelled:
         left_out = f"{len(unlabelled)} of {len(grey)} slices have no label and are left out"
         notes.append(f"{left_out}, such as {unlabelled[0]}.")

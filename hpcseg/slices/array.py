@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ def array_source(
     load: Callable[..., np.ndarray],
     of: tuple[Any, ...],
     name: str = "",
+    axis_names: Sequence[str] = (),
     together: int = 1,
     chunks: tuple[int, ...] | None = None,
     files: tuple[Path, ...] = (),
@@ -49,6 +51,7 @@ def array_source(
         load: of what is in `of`, a first slice and the one behind the last: their pixels, (N, H, W) or (H, W) of one.
         of: what `load` needs; can be pickled and hashed.
         name: what its slices are called after; empty: the file.
+        axis_names: as `slice_axes` understands them.
         together: slices that are decoded together.
         chunks: of the array, where it has any: what is decoded together follows from them.
         files: as of `Source`; empty: `path`.
@@ -58,9 +61,13 @@ def array_source(
         DatasetError: it has other dimensions, no pixels or no numbers, or too many slices.
     """
     where = f"{path}::{more['dataset']}" if more.get("dataset") else path
-    axes = slice_axes(shape)
+    axes = slice_axes(shape, axis_names)
     if axes is None or dtype.kind not in "uifb":
-        raise no_slices(where, f"{shape} {dtype}")
+        named = f" of the axes {', '.join(axis_names)}" if any(axis_names) else ""
+        raise no_slices(where, f"{shape} {dtype}{named}")
+    if list(axes) != sorted(axes):
+        note = f"the axes are called {', '.join(axis_names)}, and the pixels were turned as that says."
+        more["notes"] = (*more.get("notes", ()), note)
     native = dtype.newbyteorder("=")
     size, slices = (int(shape[axes[-2]]), int(shape[axes[-1]])), int(shape[axes[0]]) if len(axes) > 2 else 1
     refuse_many(where, slices)
@@ -82,12 +89,22 @@ def array_source(
     )
 
 
-def slice_axes(shape: tuple[int, ...]) -> tuple[int, ...] | None:
+def slice_axes(shape: tuple[int, ...], names: Sequence[str] = ()) -> tuple[int, ...] | None:
     """Which axes of an array are slices, height and width, or of one slice height and width; None: it is no volume.
 
-    They are the last three of those that there are, but for a channel of length 1 behind them, as ilastik has it. Those
-    before them must have the length 1: of times, or of channels, one would be taken for slices.
+    They are those that are called z (or t, without a z), y and x. Where nothing is called so, they are the last three
+    of those that there are, but for a channel of length 1 behind them, as ilastik has it. All others must have the
+    length 1: of times, or of channels, one would be taken for slices.
+
+    Args:
+        shape: of the array.
+        names: of its axes, as its file has them; they count if they are z, y, x, c for channels and t for times, each
+            once at most.
     """
+    if {"y", "x"} <= set(names) <= set("tczyx") and len(set(names)) == len(names) == len(shape):
+        meant = [*[name for name in "zt" if name in names][:1], "y", "x"]
+        others = [length for name, length in zip(names, shape, strict=True) if name not in meant]
+        return tuple(map(names.index, meant)) if 0 not in shape and math.prod(others) == 1 else None
     axes = tuple(range(len(shape)))
     if len(axes) > 3 and shape[-1] == 1:
         axes = axes[:-1]
@@ -96,13 +113,25 @@ def slice_axes(shape: tuple[int, ...]) -> tuple[int, ...] | None:
     return axes[-3:]
 
 
-def slab(array: Any, first: int, last: int) -> np.ndarray:
-    """Pixels of some slices of an array with such a shape, (N, H, W), or (H, W) of one."""
-    axes = slice_axes(array.shape) or ()
+def slab(array: Any, names: Sequence[str], first: int, last: int) -> np.ndarray:
+    """Pixels of some slices of an array with such a shape and axes of these names, (N, H, W), or (H, W) of one."""
+    axes = slice_axes(array.shape, names) or ()
     chosen: list[Any] = [slice(None) if axis in axes else 0 for axis in range(array.ndim)]
     if len(axes) > 2:
         chosen[axes[0]] = slice(first, last)
-    return np.asarray(array[tuple(chosen)])
+    return np.asarray(array[tuple(chosen)]).transpose([sorted(axes).index(axis) for axis in axes])
+
+
+def passed_over(attributes: Mapping[str, Any]) -> tuple[str, ...]:
+    """A note on what an array's attributes say about its pixels and nobody applies: of netCDF, and HDF5's images."""
+    usual = {"scale_factor": 1, "add_offset": 0, "IMAGE_WHITE_IS_ZERO": 0, "DISPLAY_ORIGIN": "UL"}
+    found = {}
+    for name in usual.keys() & attributes.keys():
+        with contextlib.suppress(Exception):  # of h5py, of a type that numpy has not
+            value = np.ravel(attributes[name])[0]
+            found[name] = value.decode() if isinstance(value, bytes) else value
+    said = [f"{name} {found[name]}" for name, expected in usual.items() if found.get(name, expected) != expected]
+    return (f"{' and '.join(said)} are passed over: pixels are taken as they are stored.",) if said else ()
 
 
 def no_such(path: Path, asked: str | None, found: Mapping[str, Any], *, of_slices: bool = True) -> ConfigError:

@@ -28,7 +28,7 @@ _TAGS = ("Info", "Properties", "ROI", "Overlays")
 _IMAGEJ_TYPES = {np.dtype(kind) for kind in ("i1", "u1", "i2", "u2", "i4", "u4", "f4")}
 # ResolutionUnit: 2, inch, is what programs write that know no size. 4 and 5 are not of the standard, but written.
 _RESOLUTION_UNITS = {3: "cm", 4: "mm", 5: "micrometer"}
-# How far the steps of an axis may differ, as its places have few digits.
+# How far the steps of an axis, or two sizes that are meant to be the same, may differ, as they have few digits.
 _EVEN = 0.01
 # Micrometres in a unit, by its name in OME-Zarr, and what else it is called, in `str.casefold`'s letters.
 _UNITS = {
@@ -175,6 +175,15 @@ def in_micrometers(voxel: VoxelSize) -> tuple[float, float, float] | None:
     return None if math.isnan(factor) else (voxel.depth * factor, voxel.height * factor, voxel.width * factor)
 
 
+def is_as_large(voxel: VoxelSize, other: VoxelSize) -> bool:
+    """Whether two voxels are of one size, to a few digits and as far as it is said, or of units without a relation."""
+    sizes, others = in_micrometers(voxel), in_micrometers(other)
+    if sizes is None or others is None:
+        return True
+    said = 0 if voxel.depth_said and other.depth_said else 1
+    return all(math.isclose(one, two, rel_tol=_EVEN) for one, two in zip(sizes[said:], others[said:], strict=True))
+
+
 def voxel_in_one_unit(sizes: Sequence[Any], units: Sequence[Any]) -> VoxelSize | None:
     """Depth, height and width that have a unit each, in that of the width; None where they cannot be compared.
 
@@ -190,7 +199,9 @@ def read_hdf5_voxel(dataset: Any) -> VoxelSize | None:
     """The size of a voxel of an HDF5 data set, where its attributes or those of a packed file say it."""
     try:
         if (size := dataset.attrs.get(ELEMENT_SIZE)) is not None:
-            return voxel_size(np.asarray(size).ravel(), "micrometer")
+            return voxel_size(
+                [None, *np.ravel(size)] if np.size(size) == dataset.ndim == 2 else np.ravel(size), "micrometer"
+            )
         packed = dataset.file.attrs
         return voxel_size(np.ravel(packed.get("voxel_size", ())), packed.get("voxel_unit", ""))
     except (TypeError, ValueError, OSError):  # an attribute of a type that numpy has not
@@ -198,14 +209,19 @@ def read_hdf5_voxel(dataset: Any) -> VoxelSize | None:
 
 
 def voxel_of_axes(axes: Sequence[tuple[np.ndarray, str | None]]) -> VoxelSize | None:
-    """Of the places of slices, rows and columns, each with its unit, where these are lengths, and evenly spaced."""
+    """Of the places of slices, rows and columns, each with its unit, where these are lengths, and evenly spaced.
+
+    Of one slice, or of slices without places, there is no depth.
+    """
+    if len(axes) > 2 and len(axes[0][0]) < 2:
+        axes = axes[1:]
     units = [unit or "" for _, unit in axes]
     if any(math.isnan(_micrometers(unit)) for unit in units) or any(len(places) < 2 for places, _ in axes):
         return None
     steps = [(places[-1] - places[0]) / (len(places) - 1) for places, _ in axes]
     if any(abs(np.diff(at) / step - 1).max() > _EVEN for (at, _), step in zip(axes, steps, strict=True) if step):
         return None
-    return voxel_in_one_unit([abs(step) for step in steps], units)
+    return voxel_in_one_unit([None, *(abs(step) for step in steps)][-3:], [units[0], *units][-3:])
 
 
 def _micrometers(unit: str) -> float:
@@ -216,8 +232,8 @@ def _micrometers(unit: str) -> float:
 def _in_words(voxel: VoxelSize) -> Calibration:
     across, down = _ratio(1 / voxel.width), _ratio(1 / voxel.height)
     if across is None or down is None:  # a size for which TIFFs have no number in this unit
-        size = None if voxel.unit == "micrometer" else in_micrometers(voxel)
-        return Calibration(voxel) if size is None else _in_words(VoxelSize(*size, "micrometer"))
+        other = None if voxel.unit == "micrometer" else voxel_size(in_micrometers(voxel) or (), "micrometer")
+        return Calibration(voxel) if other is None else _in_words(other)
     return Calibration(voxel, (across, down), 1, {"unit": voxel.unit, "spacing": voxel.depth})
 
 

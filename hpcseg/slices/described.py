@@ -129,7 +129,9 @@ def _counted(tif: tifffile.TiffFile) -> tuple[int, dict[str, int]]:
     first = tif.pages.first
     if tif.is_stk:
         return first.tags[_STK_PLANES].count, {}
-    shape = tuple((tif.shaped_metadata or ({},))[0].get("shape", ())) if tif.is_shaped else ()
+    said = (tif.shaped_metadata or ({},))[0] if tif.is_shaped else {}
+    shape, names = tuple(said.get("shape", ())), str(said.get("axes", ""))
     if shape[-len(first.shape) :] == tuple(first.shape):  # else a page was cut or converted since
-        return math.prod(shape[: -len(first.shape)]), {}
+        named = len(names) == len(shape) and set(names) <= set("TZCYXS")
+        return math.prod(shape[: -len(first.shape)]), dict(zip(names, shape, strict=True)) if named else {}
     return 1, {}

@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 
 from hpcseg.hdf5 import h5py
-from hpcseg.slices.array import array_source, no_slices, no_such, slab, slice_axes
+from hpcseg.slices.array import array_source, no_slices, no_such, passed_over, slab
 from hpcseg.slices.calibration import ELEMENT_SIZE, read_hdf5_voxel, voxel_of_axes
 from hpcseg.slices.external import Reach
 from hpcseg.slices.hdf5_links import (
     MOST_DEPTH,
+    axes_of,
+    axis_names,
     file_of,
     follow,
     has_slices,
@@ -37,7 +39,7 @@ _MOST_ATTRIBUTE_BYTES = 4096
 # Attributes of grey values, of a shape, or of a place in the file, which are not true of labels: of ilastik, netCDF,
 # NeXus, HDF5's dimension scales, and its images.
 _OF_GREY_VALUES = re.compile(
-    "axistags|drange|scale_factor|add_offset|valid_(range|min|max)|_FillValue|missing_value|target|DIMENSION_.*|"
+    "axistags|drange|units|(long|standard)_name|actual_range|MATLAB_.*|scale_factor|add_offset|valid_(range|min|max)|_FillValue|missing_value|target|DIMENSION_.*|"
     f"REFERENCE_LIST|CLASS|NAME|IMAGE_.*|INTERLACE_MODE|DISPLAY_ORIGIN|PALETTE|_Netcdf4.*|{ELEMENT_SIZE}"
 )
 
@@ -62,6 +64,7 @@ def open_hdf5(path: Path, how: Reading) -> Source:
         if not has_slices(dataset):
             raise no_slices(f"{path}::{wanted}", _what(dataset), slices_in(file, reach))
         voxel, notes = _voxel(file, wanted, dataset, path, reach)
+        names = () if how.pixels == "stored" else axis_names(dataset)
         source = array_source(
             path,
             "hdf5",
@@ -70,12 +73,14 @@ def open_hdf5(path: Path, how: Reading) -> Source:
             dataset.dtype,
             load=_load,
             # Where its links lead, so that HDF5 follows none of them by itself.
-            of=(file_of(dataset), h5py.h5i.get_name(dataset.id), PLUGINS in sys.modules),
+            of=(file_of(dataset), h5py.h5i.get_name(dataset.id), PLUGINS in sys.modules, names),
             name=Path(wanted).name,
+            axis_names=names,
             chunks=dataset.chunks,
             dataset=wanted,
             voxel=voxel,
-            notes=notes,
+            notes=(*notes, *passed_over(dataset.attrs)),
+            points_to=(text_attribute(dataset, "DISPLAY_ORIGIN") or "") if how.pixels != "stored" else "",
             attributes=_attributes(dataset),
         )
         files = {path.resolve()} | check_all_there(dataset, path, wanted, reach)
@@ -89,7 +94,7 @@ def list_datasets(path: Path, allow_external: bool) -> dict[str, tuple[tuple[int
         return {name: (dataset.shape, str(dataset.dtype)) for name, dataset in found.items()}
 
 
-def _load(path: Path, name: bytes, plugins: bool, first: int, last: int) -> np.ndarray:
+def _load(path: Path, name: bytes, plugins: bool, names: tuple[str, ...], first: int, last: int) -> np.ndarray:
     if plugins:  # each process has to load the filters
         importlib.import_module(PLUGINS)
     with h5py.File(path, "r") as file:
@@ -97,7 +102,7 @@ def _load(path: Path, name: bytes, plugins: bool, first: int, last: int) -> np.n
         access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
         access.set_efile_prefix(b"${ORIGIN}")
         dataset = h5py.Dataset(h5py.h5d.open(file.id, name, access))
-        return slab(dataset, first, last)
+        return slab(dataset, names, first, last)
 
 
 def _meant(file: h5py.File, path: Path, reach: Reach) -> str:
@@ -125,7 +130,7 @@ def _meant(file: h5py.File, path: Path, reach: Reach) -> str:
     found = found or {name: item for name, item in images.items() if min(item.shape) > 1}
     if len(found) == 1:
         (only,) = found.values()
-        height, width = sorted(only.shape[axis] for axis in (slice_axes(only.shape) or ())[-2:])
+        height, width = sorted(only.shape[axis] for axis in (axes_of(only) or ())[-2:])
         for name, item in everything.items():
             shape = sorted(item.shape or ())
             if is_of_numbers(item) and len(shape) > 1 and shape[-2] >= height and shape[-1] >= width:
@@ -144,8 +149,10 @@ def _meant(file: h5py.File, path: Path, reach: Reach) -> str:
 def _signal(file: h5py.File, path: Path, reach: Reach) -> str | None:
     """What NeXus calls the data: the attributes `default` from group to group, and `signal` at their end."""
     at, names = file, list[str]()
-    while (following := text_attribute(at, "default")) is not None and len(names) < MOST_DEPTH:
-        names.append(following)
+    for _ in range(MOST_DEPTH):
+        if (following := text_attribute(at, "default")) is None:
+            break
+        names = [following.strip("/")] if following.startswith("/") else [*names, following]
         at = follow(file, "/".join(names), path, reach)
     if isinstance(at, h5py.Dataset):
         return "/".join(names)
@@ -174,13 +181,14 @@ def _voxel(
 
 
 def _voxel_of_axes(group: Any, name: str, dataset: h5py.Dataset, reach: Reach) -> VoxelSize | None:
-    """Of the signal of a NeXus group, as the data sets say that the group calls its axes."""
+    """Of the signal of a NeXus group, as the data sets say that the group calls its axes; "." is one without places."""
     names = [text_of(axis) for axis in np.ravel(group.attrs.get("axes", ())).tolist()]
-    chosen = slice_axes(dataset.shape) or ()
-    if text_attribute(group, "signal") != name or len(names) != dataset.ndim or len(chosen) < 3:
+    chosen = axes_of(dataset) or ()
+    if text_attribute(group, "signal") != name or len(names) != dataset.ndim:
         return None
-    axes = [item_of(group, names[axis], reach) for axis in chosen]
-    fitting = all(one.shape == (dataset.shape[axis],) for one, axis in zip(axes, chosen, strict=True))
+    placed = [axis for axis in chosen if names[axis] != "."]
+    axes = [item_of(group, names[axis], reach) for axis in placed]
+    fitting = all(one.shape == (dataset.shape[axis],) for one, axis in zip(axes, placed, strict=True))
     if not fitting or any(one.is_virtual or one.external for one in axes):  # HDF5 would open any file
         return None
     return voxel_of_axes([(one[:].astype(float), text_attribute(one, "units")) for one in axes])

@@ -6,6 +6,7 @@ A file is opened where links of the file system lead, so that the files it names
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -118,8 +119,13 @@ def slices_in(file: h5py.File, reach: Reach) -> dict[str, h5py.Dataset]:
 
 
 def has_slices(item: h5py.Dataset) -> bool:
-    """Whether a data set is of numbers that are slices, by `slice_axes`, and no colour image."""
-    return is_of_numbers(item) and item.dtype.kind != "c" and slice_axes(item.shape) is not None and not in_colour(item)
+    """Whether a data set is of numbers that are slices, by `axes_of`, and no colour image."""
+    return is_of_numbers(item) and item.dtype.kind != "c" and axes_of(item) is not None and not in_colour(item)
+
+
+def axes_of(item: h5py.Dataset) -> tuple[int, ...] | None:
+    """As `slice_axes` has them, by the names of the axes; where these tell of channels, without."""
+    return slice_axes(item.shape, axis_names(item)) or slice_axes(item.shape)
 
 
 def is_of_numbers(item: h5py.Dataset) -> bool:
@@ -133,6 +139,17 @@ def is_of_numbers(item: h5py.Dataset) -> bool:
 def in_colour(item: h5py.Dataset) -> bool:
     """Whether HDF5's own attributes of images say so."""
     return text_attribute(item, "IMAGE_SUBCLASS") == "IMAGE_TRUECOLOR"
+
+
+def axis_names(dataset: h5py.Dataset) -> tuple[str, ...]:
+    """As MATLAB's, whose first axis is the rows and is stored last, ilastik's, or of HDF5's own labels; empty: none."""
+    with contextlib.suppress(Exception):  # whatever else is called so
+        if "MATLAB_class" in dataset.attrs:
+            return ("c", "z", "x", "y")[-dataset.ndim :]
+        if (tags := text_attribute(dataset, "axistags")) is not None:
+            return tuple(axis["key"] for axis in json.loads(tags)["axes"])
+        return tuple(dimension.label.casefold() for dimension in dataset.dims)
+    return ()
 
 
 def text_attribute(item: Any, name: str) -> str | None:

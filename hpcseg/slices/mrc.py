@@ -53,7 +53,7 @@ def _load(path: Path, first: int, last: int) -> np.ndarray:
         warnings.simplefilter("ignore")  # as of bytes behind the pixels
         opened = load_extra("mrcfile", "mrc", path).mmap(path, mode="r")
     with opened as mrc:
-        return slab(_data(mrc), first, last).copy()
+        return slab(_data(mrc), (), first, last).copy()
 
 
 def _data(mrc: Any) -> np.ndarray:

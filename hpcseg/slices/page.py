@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,13 @@ import numpy as np
 import tifffile
 
 _WHITE_IS_ZERO, _COLOUR_TABLE = 0, 3
+_RESOLUTION = ("XResolution", "YResolution", "ResolutionUnit")
+# Of ImageJ's lines and OME's attributes.
+_SIZES = re.compile(r'^(?:[yz]?unit|spacing)=.*|PhysicalSize[XYZ](?:Unit)?="[^"]*"', re.MULTILINE)
+_FUNCTION = re.compile(r"^(?:cf|c\d|vunit)=.*", re.MULTILINE)
+# CCITT's codes for 1 bit, of which none ends in so many zeros, and JPEG, whose last two bytes are a mark. Their
+# decoders fill what is missing without a word.
+_CCITT, _JPEG, _END_OF_JPEG = (2, 3, 4), 7, b"\xff\xd9"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +41,9 @@ class Page:
     colours: int | None
     """Hash of the colour table, where it has one."""
     resolution: str
-    """What its header says of the size of a pixel, to compare."""
+    """What its header and its description say of the size of a pixel, to compare."""
+    function: str
+    """What ImageJ's description says of a function between stored values and those that are shown, to compare."""
 
     def stored_pixels(self) -> np.ndarray:
         """(H, W), as stored."""
@@ -45,6 +55,7 @@ class Page:
             if page.offset != self.offset:
                 tif.filehandle.seek(self.offset)
                 page = tifffile.TiffPage(tif, index=0)
+            _refuse_cut(page)
             # One thread: slices are read by several threads or processes.
             return np.asarray(page.asarray(maxworkers=1))
 
@@ -53,6 +64,8 @@ def page_of(path: Path, page: tifffile.TiffPage) -> Page:
     """Refuses what tifffile decodes without a word: it fills missing strips with zeros, and lzw just ends early."""
     if page.dtype is None:
         raise ValueError("its pixel format is unknown")
+    if not all(isinstance(length, int) for length in page.shape):
+        raise ValueError(f"its size is {page.shape}, which are no whole numbers")
     if 0 in page.shape:
         raise ValueError("it has no pixels")
     stored = np.dtype(page.dtype).newbyteorder(page.parent.byteorder)
@@ -77,8 +90,20 @@ def page_of(path: Path, page: tifffile.TiffPage) -> Page:
         # Where the tag is missing, tifffile's own attribute is 0.
         white_is_zero=page.tags.valueof("PhotometricInterpretation") == _WHITE_IS_ZERO,
         colours=None if table is None else hash(np.asarray(table).tobytes()),
-        resolution=str([page.tags.valueof(name) for name in ("XResolution", "YResolution", "ResolutionUnit")]),
+        resolution=str([*map(page.tags.valueof, _RESOLUTION), *_SIZES.findall(page.description)]),
+        function=", ".join(_FUNCTION.findall(page.description)) if page.is_imagej else "",
     )
+
+
+def _refuse_cut(page: tifffile.TiffPage) -> None:
+    """Raises ValueError where a strip that is decoded to the end all the same is not all there."""
+    if page.compression not in (*_CCITT, _JPEG):
+        return
+    for offset, size in zip(page.dataoffsets, page.databytecounts, strict=True):
+        page.parent.filehandle.seek(offset)
+        coded = page.parent.filehandle.read(size)
+        if (_END_OF_JPEG not in coded) if page.compression == _JPEG else not any(coded[-8:]):
+            raise ValueError("a strip was cut short")
 
 
 def _runs(page: tifffile.TiffPage, stored: np.dtype) -> tuple[tuple[int, int], ...]:
@@ -91,6 +116,8 @@ def _runs(page: tifffile.TiffPage, stored: np.dtype) -> tuple[tuple[int, int], .
         return ()
     height, width = page.shape
     rows = page.rowsperstrip if 0 < page.rowsperstrip < height else height
+    if len(page.dataoffsets) == 1 and page.databytecounts[0] >= height * width * stored.itemsize:
+        rows = height  # all lie in the one strip, whatever is said of its rows
     tops = range(0, height, rows)
     offsets = page.dataoffsets[: len(tops)]
     if len(offsets) < len(tops) or 0 in offsets:

@@ -16,6 +16,7 @@ from hpcseg.slices.array import array_source
 from hpcseg.slices.source import Reading, Source, VoxelSize, size_in_words, voxel_size
 
 SUFFIXES = {".raw", ".vol", ".bin", ".dat"}
+_ORDERS: dict[str, Literal["little", "big"]] = {"LOWBYTEFIRST": "little", "HIGHBYTEFIRST": "big"}
 
 
 def open_raw(path: Path, how: Reading) -> Source:
@@ -71,6 +72,8 @@ def _with_info(path: Path, how: Reading) -> tuple[Reading, VoxelSize | None]:
         shape = how.shape or (int(said["NUM_Z"]), int(said["NUM_Y"]), int(said["NUM_X"]))
     except (KeyError, ValueError):
         raise DatasetError(f"{info} does not say NUM_X, NUM_Y and NUM_Z. Say --shape and --dtype instead.") from None
-    byteorder = how.byteorder or ("big" if said.get("BYTEORDER") == "HIGHBYTEFIRST" else "little")
+    byteorder = how.byteorder or _ORDERS.get(said.get("BYTEORDER", "LOWBYTEFIRST").upper())
+    if byteorder is None:
+        raise DatasetError(f"{info} says BYTEORDER = {said['BYTEORDER']}. Say which it is: --byteorder little or big.")
     how = replace(how, shape=shape, dtype=how.dtype or "float32", byteorder=byteorder)
     return how, voxel_size([said.get("voxelSize")] * 3, "micrometer")

@@ -26,6 +26,8 @@ from hpcseg.text import shortened
 Form = Literal["folder", "stack", "hdf5", "zarr", "mrc", "raw", "nifti"]
 _MOST_FAULTS = 10
 _MOST_SHOWN = 500
+# What ImageJ and OME call the unit of an image without one.
+_NO_LENGTHS = ("pixel", "pixels", "voxel", "voxels", "reference frame")
 
 
 @dataclass(frozen=True)
@@ -331,7 +333,7 @@ def voxel_size(sizes: Iterable[object], unit: object) -> VoxelSize | None:
     except (TypeError, ValueError, LookupError):
         return None
     known = all(math.isfinite(size) and size > 0 for size in (depth, height, width))
-    if not known or not isinstance(unit, str) or not unit or not unit.isprintable():
+    if not known or not isinstance(unit, str) or not unit or not unit.isprintable() or unit.casefold() in _NO_LENGTHS:
         return None
     return VoxelSize(depth, height, width, unit, said is not None)
 

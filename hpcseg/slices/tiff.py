@@ -236,11 +236,13 @@ def _source(
                 "its grey value or that of its class"
             )
     shown, as_shown = how.pixels != "stored", "--pixels shown or "
+    functions = {page.path: page.function for page in reversed(pages)}  # the first page of a file says it of all
     facts: list[tuple[str, str, list[Any]]] = [
         ("Orientation", as_shown, [page.orientation for page in pages]),
         ("PhotometricInterpretation", as_shown, [page.white_is_zero for page in pages]),
         # What is shown by a colour table, or is white in fewer bits than it is read in, is taken as its number.
         ("ColorMap", "", [page.colours for page in pages]),
+        ("calibration function of ImageJ", "", [functions[page.path] for page in pages]),
         ("BitsPerSample", "", [page.bits % (8 * page.stored.itemsize) for page in pages]),
     ]
     for tag, also, values in facts:
@@ -261,13 +263,15 @@ def _source(
         )
     if any(page.colours is not None for page in pages):
         notes.append("the slices have a colour table, which is passed over: their values are taken as they are.")
+    if pages[0].function:
+        notes.append(f"ImageJ shows other values ({pages[0].function}); pixels are taken as they are stored.")
     files = tuple(dict.fromkeys(page.path for page in pages))
     voxel = read_calibration(files[0], how.dataset, shown=shown).voxel
     others = [page.path.name for page in pages if page.path != files[0] and page.resolution != pages[0].resolution]
     if voxel is not None and others:
         notes.append(
-            f"{len(others)} of {len(pages)} slices, such as {others[0]}, have another XResolution, YResolution or "
-            f"ResolutionUnit than {files[0].name}, whose size of a voxel is taken."
+            f"{len(others)} of {len(pages)} slices, such as {others[0]}, say another size of a pixel "
+            f"(XResolution, YResolution, ResolutionUnit, or a description) than {files[0].name}, whose is taken."
         )
     shapes = [page.shape[::-1] if shown and page.orientation > 4 else page.shape for page in pages]
     return Source(

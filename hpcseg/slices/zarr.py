@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from hpcseg.errors import DatasetError
-from hpcseg.slices.array import array_source, no_such, slab, slice_axes
+from hpcseg.slices.array import array_source, no_such, passed_over, slab, slice_axes
 from hpcseg.slices.calibration import voxel_in_one_unit
 from hpcseg.slices.extras import load_extra
 from hpcseg.slices.source import Reading, Source, VoxelSize, below, refusing
@@ -49,13 +49,17 @@ def open_zarr(path: Path, how: Reading) -> Source:
         alone = [image for name, image in images.items() if "labels" not in name.split("/")]
         beside = [name for name in arrays if name not in levels and "labels" not in name.split("/")]
         first = next(iter(alone[0]), None) if "" in images or (len(alone) == 1 and not beside) else None
-        usual = first if first is not None else next(iter(arrays)) if len(arrays) == 1 else None
+        # Others may be the places of its axes.
+        slices = arrays if len(arrays) == 1 else [name for name, array in arrays.items() if slice_axes(array.shape)]
+        usual = first if first is not None else next(iter(slices)) if len(slices) == 1 else None
         wanted = how.dataset.strip("/") if how.dataset is not None else usual
         if wanted not in arrays:
             raise no_such(path, wanted, arrays)
         array = arrays[wanted]
         shape, chunks = array.shape, array.chunks
-        voxel = _voxel(path / wanted, *levels[wanted], shape) if wanted in levels else None
+        image, level = levels.get(wanted, ({}, {}))
+        names = () if how.pixels == "stored" else _axis_names(array, image)
+        voxel = _voxel(image, level, shape, slice_axes(shape, names) or ())
         # zarr's own count makes a name of each chunk that there could be, and looks into no shard.
         wholes = math.prod(_grid(shape, chunks))
         start = f"{wanted}/" if wanted else ""
@@ -67,14 +71,18 @@ def open_zarr(path: Path, how: Reading) -> Source:
         shape,
         np.dtype(array.dtype),
         load=_load,
-        of=(path / wanted,),
+        of=(path / wanted, names),
         name="" if wanted in levels else wanted,
+        axis_names=names,
         chunks=chunks,
         dataset=wanted or None,
         files=(path / wanted,),
         voxel=voxel,
         # By the format's definition, and writers leave out chunks of nothing else; but so does one that was stopped.
-        notes=(f"{gone} of {wholes} chunks are not stored and are read as {array.fill_value or 0}.",) if gone else (),
+        notes=(
+            *([f"{gone} of {wholes} chunks are not stored and are read as {array.fill_value or 0}."] * (gone > 0)),
+            *passed_over(array.attrs),
+        ),
     )
     # Of nothing but one value none is stored.
     if gone == wholes and any(file.startswith(start) and _CHUNK.fullmatch(file, len(start)) for file in stored):
@@ -88,8 +96,22 @@ def list_arrays(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     return {name: (array.shape, str(array.dtype)) for name, array in _contents(path)[0].items() if name}
 
 
-def _load(path: Path, first: int, last: int) -> np.ndarray:
-    return slab(_open(path), first, last)
+def _load(path: Path, names: tuple[str, ...], first: int, last: int) -> np.ndarray:
+    return slab(_open(path), names, first, last)
+
+
+def _axes(image: Any) -> list[dict[str, Any]]:
+    """Of OME-Zarr, which had names alone in 0.3."""
+    return [axis if isinstance(axis, dict) else {"name": axis} for axis in image["axes"]]
+
+
+def _axis_names(array: Any, image: Any) -> tuple[str, ...]:
+    """As OME-Zarr has them, Zarr v3 or xarray; empty: none."""
+    with contextlib.suppress(LookupError, TypeError, AttributeError):
+        kinds = {"channel": "c", "time": "t"}
+        return tuple(kinds.get(str(axis.get("type")), str(axis["name"]).casefold()) for axis in _axes(image))
+    said = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS")
+    return tuple(str(name).casefold() for name in said) if isinstance(said, list | tuple) else ()
 
 
 def _grid(lengths: Sequence[int], parts: Sequence[int]) -> list[int]:
@@ -214,27 +236,26 @@ def _levels(group: Any) -> dict[str, tuple[Any, Any]]:
         return {}
 
 
-def _voxel(path: Path, image: Any, level: Any, shape: tuple[int, ...]) -> VoxelSize | None:
+def _voxel(image: Any, level: Any, shape: tuple[int, ...], places: tuple[int, ...]) -> VoxelSize | None:
     """The size of a voxel of a level; None where its metadata do not say it, or not so that it is understood.
 
-    Raises:
-        DatasetError: its slices are channels.
+    Args:
+        image: its metadata.
+        level: those of the level.
+        shape: of its array.
+        places: of the axes that are slices, height and width.
     """
     try:
-        places = slice_axes(shape) or ()
-        axes = [axis if isinstance(axis, dict) else {"name": axis} for axis in image["axes"]]  # names alone: 0.3
-        chosen = [axis for place, axis in zip(range(len(shape)), axes, strict=True) if place in places]
+        axes = _axes(image)
+        chosen = [axes[place] for place in places] if len(axes) == len(shape) else []
         apart = chosen[0] if len(chosen) > 2 else {}
-        kind = apart.get("type") or {"c": "channel", "z": "space"}.get(str(apart.get("name")))
-        if kind == "channel" and shape[places[0]] > 1:
-            raise DatasetError(f"{path} cannot be used: it has {shape[places[0]]} channels; save the one to segment.")
+        in_space = apart.get("type", "space" if apart.get("name") == "z" else "") == "space"  # times have no depth
         # Those of the image come behind those of the level.
         steps = (*level["coordinateTransformations"], *(image.get("coordinateTransformations") or ()))
         scales = [[float(step["scale"][place]) for place in places] for step in steps if step["type"] == "scale"]
         units = [axis.get("unit") for axis in chosen][-2:]
         known = next(unit for unit in reversed(units) if unit)
         depth, *across = [None, None, *map(math.prod, zip(*scales, strict=True))][-3:]
-        in_space = kind == "space"  # others, as times, have no depth
         units = [apart.get("unit") if in_space else known, *units]
         return voxel_in_one_unit([depth if in_space else None, *across], [unit or known for unit in units])
     except (LookupError, TypeError, ValueError, AttributeError, StopIteration):

@@ -190,13 +190,13 @@ def test_an_hdf5_file_gives_an_hdf5_file(model_file, slices, expected, tmp_path)
         attributes = file["entry/data/volume"].attrs
         attributes["element_size_um"] = [0.02, 0.01, 0.01]
         # In Latin-1, as older writers have it.
-        attributes.create("units", np.array(b"\xb5m", dtype=object), dtype=h5py.string_dtype())
+        attributes.create("spacing_unit", np.array(b"\xb5m", dtype=object), dtype=h5py.string_dtype())
     predict(model_file, tmp_path / "scan.h5", tmp_path / "out")
     with h5py.File(tmp_path / "out" / "labels.h5") as file:
         assert (file["labels"].shape, file["labels"].dtype) == (slices.shape, np.uint8)
         np.testing.assert_array_equal(file["labels"][:], expected)
         assert file["labels"].attrs["element_size_um"].tolist() == [0.02, 0.01, 0.01]
-        assert file["labels"].attrs["units"] == "µm"
+        assert file["labels"].attrs["spacing_unit"] == "µm"
     with h5py.File(tmp_path / "scan.h5", "a") as file:
         file["other"] = slices[:2].astype(">u2")
     answer = hpcseg("predict", model_file, tmp_path / "scan.h5", "-o", tmp_path / "none")

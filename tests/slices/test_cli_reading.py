@@ -98,6 +98,9 @@ def test_what_is_said_of_a_raw_file_goes_before_what_lies_beside_it(sample):
     assert packed_hash(*command, "--byteorder", "little") == expected
     Path("grey.vol").write_bytes(sample[0].astype(">u2").tobytes())
     assert packed_hash(*command) == expected
+    Path("grey.vol.info").write_text(f"{sizes}BYTEORDER = BIGENDIAN\n")
+    refused = hpcseg("info", "grey.vol")
+    assert refused.exit_code == 3 and "says BYTEORDER = BIGENDIAN. Say which it is: --byteorder" in refused.stderr
     Path("grey.vol.info").write_text("BYTEORDER = HIGHBYTEFIRST\n")
     assert packed_hash(*command, "--shape", f"{SLICES},{SIZE},{SIZE}") == expected
 

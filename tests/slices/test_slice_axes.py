@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import h5py
 import numpy as np
 import pytest
+import tifffile
 import zarr
 
+from hpcseg.data.pairs import find_pairs
 from hpcseg.errors import DatasetError
 from hpcseg.slices.array import slice_axes
 from hpcseg.slices.opening import open_source
@@ -64,3 +68,94 @@ def test_times_and_channels_are_refused_and_named(tmp_path):
         with pytest.raises(DatasetError, match=r"a::data is \(2, 6, 10, 12\) uint16.*save the one to segment"):
             open_source(tmp_path / "a", Reading(dataset=name))
     assert slice_axes((5,)) is None and slice_axes((5, 0, 4)) is None
+
+
+def turned(names):
+    """The volume as an array whose axes are those of a text such as "xyz"; channels and times have the length 1."""
+    lengths = dict(zip("zyx", VOLUME.shape, strict=True))
+    along = [name for name in names if name in lengths]
+    return VOLUME.transpose(["zyx".index(name) for name in along]).reshape([lengths.get(name, 1) for name in names])
+
+
+def ilastik(path, data, names):
+    with h5py.File(path, "w") as file:
+        file["data"] = data
+        file["data"].attrs["axistags"] = json.dumps({"axes": [{"key": name, "typeFlags": 2} for name in names]})
+
+
+def labelled(path, data, names):
+    with h5py.File(path, "w") as file:
+        file["data"] = data
+        for dimension, name in zip(file["data"].dims, names, strict=True):
+            dimension.label = name.upper()
+
+
+def zarr_v3(path, data, names):
+    zarr.create_array(path, data=data, dimension_names=list(names))
+
+
+def xarray(path, data, names):
+    zarr.create_array(path, data=data, zarr_format=2).attrs["_ARRAY_DIMENSIONS"] = list(names)
+
+
+WRITERS = pytest.mark.parametrize("write", [ilastik, labelled, zarr_v3, xarray])
+
+
+@WRITERS
+@pytest.mark.parametrize("names", ["zyx", "xyz", "zxy", "czyx", "zyxc", "tzcyx", "yxz"])
+def test_named_axes_are_slices_height_and_width_as_they_are_called(tmp_path, write, names):
+    write(tmp_path / "a", turned(names), names)
+    source = open_source(tmp_path / "a")
+    np.testing.assert_array_equal(np.stack([source.read(index) for index in range(len(source))]), VOLUME)
+    in_order = [name for name in names if name in "zyx"] == list("zyx")
+    assert in_order or "and the pixels were turned" in source.notes[0]
+    if "c" not in names and "t" not in names:  # as they lie
+        stored = open_source(tmp_path / "a", Reading(pixels="stored"))
+        np.testing.assert_array_equal(stored.read(0), turned(names)[0])
+
+
+@WRITERS
+def test_one_slice_with_a_named_channel_is_one(tmp_path, write):
+    write(tmp_path / "a", VOLUME[0][..., None], "yxc")
+    source = open_source(tmp_path / "a")
+    assert len(source) == 1
+    np.testing.assert_array_equal(source.read(0), VOLUME[0])
+
+
+@WRITERS
+def test_named_channels_are_no_slices_and_times_are(tmp_path, write):
+    write(tmp_path / "c", VOLUME, "cyx")
+    with pytest.raises(DatasetError, match=r"of the axes c, y, x, and .* save the one to segment"):
+        open_source(tmp_path / "c")
+    write(tmp_path / "t", VOLUME, "tyx")
+    assert len(open_source(tmp_path / "t")) == len(VOLUME)
+    for name, others in (("other", ("line", "y", "x")), ("twice", ("z", "x", "x"))):  # which say nothing
+        if write is not zarr_v3 or len(set(others)) == 3:
+            write(tmp_path / name, VOLUME, others)
+            np.testing.assert_array_equal(open_source(tmp_path / name).read(0), VOLUME[0])
+
+
+@pytest.mark.parametrize(("shape", "axes"), [((2, 6, 10, 12), "CZYX"), ((6, 10, 12), "CYX"), ((2, 6, 10, 12), "TZYX")])
+def test_channels_and_times_that_python_named_in_a_tiff_are_no_slices(tmp_path, shape, axes):
+    tifffile.imwrite(tmp_path / "a.tif", np.ones(shape, "u2"), metadata={"axes": axes}, photometric="minisblack")
+    with pytest.raises(DatasetError, match="save the one channel and time to segment"):
+        open_source(tmp_path / "a.tif")
+    assert len(open_source(tmp_path / "a.tif", Reading(pixels="stored"))) == np.prod(shape[:-2])
+
+
+def test_labels_that_matlab_wrote_lie_as_their_images(tmp_path):
+    marks = (VOLUME > 30_000).astype(np.uint8)
+    hdf5(tmp_path / "images.h5", VOLUME)
+    with h5py.File(tmp_path / "labels.mat", "w", userblock_size=512) as file:  # labels(row, column, slice), -v7.3
+        file["labels"] = marks.transpose(0, 2, 1)
+        file["labels"].attrs["MATLAB_class"] = np.bytes_("uint8")
+    pairs = find_pairs(tmp_path / "images.h5", tmp_path / "labels.mat", Reading())
+    for index in range(len(VOLUME)):
+        np.testing.assert_array_equal(pairs.read(index)[1], marks[index])
+
+
+def test_places_of_axes_beside_an_array_are_no_second_one(tmp_path):
+    group = zarr.create_group(tmp_path / "a")
+    for name, data in (("data", VOLUME), ("z", np.arange(6.0)), ("t", np.array(1.0))):
+        group.create_array(name, data=data)
+    assert open_source(tmp_path / "a").dataset == "data"

@@ -175,7 +175,7 @@ def test_slices_of_other_voxels_than_the_first_are_named(tmp_path):
 
     source = open_source(write(tmp_path / "in", each=resolution(2, 3)))
     assert source.voxel.width == 0.5
-    assert "2 of 4 slices, such as s2.tif, have another XResolution" in source.notes[0]
+    assert "2 of 4 slices, such as s2.tif, say another size of a pixel" in source.notes[0]
     for name, first, unit in (("alike", 4, 3), ("no unit", 2, 2)):  # a resolution in inches says no size
         notes = open_source(write(tmp_path / name, each=resolution(first, unit))).notes
         assert not any("XResolution" in note for note in notes)
@@ -243,6 +243,30 @@ def test_byte_counts_that_lie_do_not_count_where_the_rows_say_how_long_strips_ar
     np.testing.assert_array_equal(read_all(source), VOLUME)
     for name, pixels in zip(source.names, VOLUME, strict=True):
         np.testing.assert_array_equal(np.asarray(Image.open(folder / name)), pixels)
+
+
+def test_one_strip_that_has_all_rows_is_all_there_whatever_is_said_of_its_rows(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", VOLUME[0], metadata=None)
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+") as tif:
+        tif.pages.first.tags["RowsPerStrip"].overwrite(1)
+    np.testing.assert_array_equal(read_all(open_source(tmp_path / "a.tif")), VOLUME[:1])
+
+
+@pytest.mark.parametrize(("at", "kind", "value"), [(4, "<I", 2), (4, "<I", 0), (2, "<H", 1)])
+def test_a_width_that_is_no_number_is_refused_with_the_file_it_is_in(tmp_path, at, kind, value):
+    for name in ("s1.tif", "s2.tif"):
+        tifffile.imwrite(tmp_path / name, VOLUME[0], metadata=None, software=None, compression="zlib")
+    content = bytearray((tmp_path / "s2.tif").read_bytes())
+    (header,) = struct.unpack_from("<I", content, 4)
+    (entry,) = (
+        place
+        for place in range(header + 2, header + 2 + 12 * struct.unpack_from("<H", content, header)[0], 12)
+        if struct.unpack_from("<H", content, place)[0] == 256
+    )
+    struct.pack_into(kind, content, entry + at, value)
+    (tmp_path / "s2.tif").write_bytes(content)
+    with pytest.raises(DatasetError, match=r"s2.tif is not a readable TIFF file \(its size is"):
+        open_source(tmp_path)
 
 
 def packed_bits(pixels, bits):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from PIL import Image
 
 from hpcseg.errors import ConfigError, DatasetError
 from hpcseg.slices.opening import open_source
@@ -320,3 +321,21 @@ def test_a_raw_file_of_another_length_than_its_shape_is_refused(tmp_path):
         open_source(tmp_path / "a.raw", Reading(shape=VOLUME.shape, dtype="uint16"))
     with pytest.raises(ConfigError, match=r"a.raw has no header that says its size. Say it: --shape"):
         open_source(tmp_path / "a.raw")
+
+
+MASK = (np.indices((64, 80)).sum(0) // 9 % 2).astype(bool)
+
+
+@pytest.mark.parametrize("compression", ["group3", "group4", "tiff_ccitt", "jpeg"])
+def test_a_strip_whose_end_is_not_there_is_refused_where_its_decoder_fills_it(tmp_path, compression):
+    path, picture = tmp_path / "a.tif", MASK if compression != "jpeg" else np.uint8(200) * MASK
+    Image.fromarray(picture).save(path, compression=compression)
+    source = open_source(path)
+    assert np.abs(source.read(0).astype(int) - picture).max() < (60 if compression == "jpeg" else 1)
+    with tifffile.TiffFile(path) as tif:
+        (offset,), (size,) = tif.pages.first.dataoffsets, tif.pages.first.databytecounts
+    content = bytearray(path.read_bytes())
+    content[offset + size // 2 : offset + size] = bytes(size - size // 2)
+    path.write_bytes(content)
+    with pytest.raises(DatasetError, match=r"a.tif#1 cannot be decoded \(a strip was cut short\)"):
+        open_source(path).read(0)

@@ -1,0 +1,87 @@
+"""The size of a voxel where there is one slice, no depth, another size in each file, or hardly any."""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pytest
+import tifffile
+
+from hpcseg.data.pairs import find_pairs
+from hpcseg.slices.calibration import calibration_of
+from hpcseg.slices.opening import open_source
+
+VOLUME = np.random.default_rng(7).integers(1, 60_000, (4, 10, 12), dtype=np.uint16)
+
+
+def nexus(path, pixels, axes):
+    """A NeXus file whose axes have places in um, but those that are called "."."""
+    steps = {"z": 2.0, "y": 0.25, "x": 0.5}
+    with h5py.File(path, "w") as file:
+        group = file.create_group("entry")
+        file.attrs["default"], group.attrs["signal"], group.attrs["axes"] = "/entry", "data", axes
+        group["data"] = pixels
+        for axis, length in zip(axes, pixels.shape, strict=True):
+            if axis != ".":
+                group[axis] = np.arange(length) * steps[axis]
+                group[axis].attrs["units"] = "um"
+    return open_source(path)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "axes", "said"),
+    [(VOLUME, "zyx", True), (VOLUME[:1], "zyx", False), (VOLUME[0], "yx", False), (VOLUME, ".yx", False)],
+)
+def test_height_and_width_of_one_slice_or_without_a_depth_are_kept(tmp_path, pixels, axes, said):
+    voxel = nexus(tmp_path / "a.nxs", pixels, list(axes)).voxel
+    assert voxel is not None
+    assert (voxel.depth, voxel.height, voxel.width, voxel.depth_said) == (2.0 if said else 0.5, 0.25, 0.5, said)
+
+
+def test_two_sizes_are_those_of_one_slice(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["data"] = VOLUME[0]
+        file["data"].attrs["element_size_um"] = [0.25, 0.5]
+    voxel = open_source(tmp_path / "a.h5").voxel
+    assert voxel is not None and (voxel.height, voxel.width, voxel.depth_said) == (0.25, 0.5, False)
+
+
+def in_imagej_units(file, pixels, odd):
+    metadata = {"axes": "YX", "unit": "mm" if odd else "micron"}
+    tifffile.imwrite(file, pixels, imagej=True, resolution=(2, 4), metadata=metadata)
+
+
+def in_ome_units(file, pixels, odd):
+    size = 0.25 if odd else 0.5
+    metadata = {"axes": "YX", "PhysicalSizeX": size, "PhysicalSizeXUnit": "µm", "PhysicalSizeY": size}
+    tifffile.imwrite(file, pixels, ome=True, metadata=metadata)
+
+
+@pytest.mark.parametrize("write", [in_imagej_units, in_ome_units])
+def test_files_whose_descriptions_say_another_size_than_the_first_are_named(tmp_path, write):
+    for number, pixels in enumerate(VOLUME):
+        write(tmp_path / f"s{number}.tif", pixels, number % 2)
+    assert any("2 of 4 slices, such as s1.tif, say another size" in note for note in open_source(tmp_path).notes)
+
+
+@pytest.mark.parametrize(("size", "unit"), [("1e-320", "Å"), ("1e300", "km"), ("1e-300", "m")])
+def test_a_size_that_is_nearly_nothing_ends_no_work(tmp_path, size, unit):
+    metadata = {f"PhysicalSize{axis}": size for axis in "XYZ"} | {f"PhysicalSize{axis}Unit": unit for axis in "XYZ"}
+    tifffile.imwrite(tmp_path / "a.ome.tif", VOLUME, ome=True, metadata={"axes": "ZYX", **metadata})
+    assert calibration_of(open_source(tmp_path / "a.ome.tif")).resolution is None
+
+
+def test_images_and_labels_of_other_voxels_are_noted(tmp_path):
+    for name, size, unit in (("a", 0.5, "um"), ("b", 500, "nm"), ("c", 1, "um")):
+        metadata = {"axes": "ZYX", "unit": unit, "spacing": size}
+        tifffile.imwrite(tmp_path / f"{name}.tif", VOLUME, imagej=True, resolution=(1 / size,) * 2, metadata=metadata)
+    assert not find_pairs(tmp_path / "a.tif", tmp_path / "b.tif").notes
+    (note,) = find_pairs(tmp_path / "a.tif", tmp_path / "c.tif").notes
+    assert "voxels of the images are 0.5 x 0.5 x 0.5 um" in note and "of the labels 1 x 1 x 1 um" in note
+
+
+@pytest.mark.parametrize("unit", ["pixel", "reference frame"])
+def test_a_unit_that_is_no_length_is_none(tmp_path, unit):
+    metadata = {f"PhysicalSize{axis}": 1 for axis in "XYZ"} | {f"PhysicalSize{axis}Unit": unit for axis in "XYZ"}
+    tifffile.imwrite(tmp_path / "a.ome.tif", VOLUME, ome=True, metadata={"axes": "ZYX", **metadata})
+    assert open_source(tmp_path / "a.ome.tif").voxel is None
