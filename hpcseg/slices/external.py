@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from hpcseg.errors import DatasetError
 
 
@@ -17,8 +19,10 @@ class Reach:
     """The file that the user has named."""
     allow_external: bool
     """Out of its folder as well."""
-    checked: set[tuple[Path, str]] = field(default_factory=set)
-    """Files and data sets that were looked at, which others may name again and again."""
+    checked: set[tuple[object, ...]] = field(default_factory=set)
+    """Files, data sets, and what is taken of them, that were looked at, which others may name again and again."""
+    written: dict[tuple[Path, str], np.ndarray] = field(default_factory=dict)
+    """The chunks (number, axis) of those files and data sets that lack some."""
 
     def check(self, file: Path) -> None:
         """See that a file may be read; one that is not there may.

@@ -6,6 +6,7 @@ A file is opened where links of the file system lead, so that the files it names
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -176,9 +177,23 @@ def file_of(item: Any) -> Path:
 
 
 def named_file(home: Path, name: str) -> Path:
-    """Where HDF5 finds a file that a link or a virtual data set names: there, or, if it was moved, beside its own."""
-    places = [home.parent / one for one in ([name, Path(name).name] if Path(name).is_absolute() else [name])]
-    return next((place for place in places if os.path.exists(place)), places[0])
+    """Where HDF5 finds a file that a link or a virtual data set names: there, or, if it was moved, in `folders`.
+
+    Raises:
+        DatasetError: it finds another in the current folder, where it looks before it follows a link.
+    """
+    names = [name, Path(name).name] if Path(name).is_absolute() else [name]
+    beside, *led, current = ([folder / one for one in names] for folder in (*folders(home), Path()))
+    found = next((place for place in itertools.chain(beside, *led) if os.path.exists(place)), beside[0])
+    other = next((place for place in current if os.path.exists(place)), found)
+    if found not in beside and not os.path.samefile(found, other):
+        raise DatasetError(f"{home} names {found}, and HDF5 would take {other} of this folder. Run it in another one.")
+    return found
+
+
+def folders(home: Path) -> list[Path]:
+    """Where files lie that a file names: beside it, and then, if it is a link, where that leads."""
+    return list(dict.fromkeys((home.parent, home.resolve().parent)))
 
 
 def _names(name: str) -> list[str]:

@@ -22,8 +22,9 @@ from hpcseg.errors import ConfigError, DatasetError
 from hpcseg.hdf5 import h5py
 from hpcseg.slices.array import slice_axes
 from hpcseg.slices.external import Reach
-from hpcseg.slices.hdf5_links import MOST_DEPTH, file_of, item_of, named_file
-from hpcseg.slices.source import raise_faults
+from hpcseg.slices.hdf5_links import MOST_DEPTH, file_of, folders, is_of_numbers, item_of, named_file
+from hpcseg.slices.hdf5_selections import Box, along_unlimited, fill, has_room, needed_of, taken_of
+from hpcseg.slices.source import first_line, raise_faults
 
 PLUGINS = "hdf5plugin"
 # Where HDF5 looks before all other places for files that a file names.
@@ -31,8 +32,13 @@ _PREFIXES = ("HDF5_VDS_PREFIX", "HDF5_EXTFILE_PREFIX", "HDF5_EXT_PREFIX")
 _BESIDE = "${ORIGIN}"
 
 
-def check_all_there(dataset: h5py.Dataset, path: Path, name: str, reach: Reach, depth: int = 0) -> set[Path]:
-    """The files that hold its pixels; raises DatasetError for parts that HDF5 would fill in, and missing filters."""
+def check_all_there(
+    dataset: h5py.Dataset, path: Path, name: str, reach: Reach, depth: int = 0, taken: Box | None = None
+) -> set[Path]:
+    """The files that hold its pixels; raises DatasetError for parts that HDF5 would fill in, and missing filters.
+
+    Only chunks in what is taken are missed; None: all of it is.
+    """
     plan = dataset.id.get_create_plist()
     for index in range(plan.get_nfilters()):
         code, _, _, called = plan.get_filter(index)
@@ -49,7 +55,7 @@ def check_all_there(dataset: h5py.Dataset, path: Path, name: str, reach: Reach, 
         return {here} | _check_virtual(dataset, path, name, reach, depth)
     if dataset.external:
         return {here} | _check_external(dataset, path, name, reach)
-    if gone := _unwritten(dataset, name):
+    if gone := _unwritten(dataset, path, name, reach, taken or tuple((0, length) for length in dataset.shape)):
         raise DatasetError(f"{path}: {gone}. Was its writer stopped? Write it again.")
     return {here}
 
@@ -70,24 +76,32 @@ def _available(code: int) -> bool:
     return bool(h5py.h5z.filter_avail(code))
 
 
-def _unwritten(dataset: h5py.Dataset, name: str) -> str:
-    """What of a data set was never written, and of which slices; empty: nothing."""
+def _unwritten(dataset: h5py.Dataset, path: Path, name: str, reach: Reach, taken: Box) -> str:
+    """What of a data set was never written of what is taken, and of which slices; empty: nothing."""
     if dataset.chunks is None:
         return "" if dataset.id.get_storage_size() else f"{name} was never written"
-    grid = [-(-length // chunk) for length, chunk in zip(dataset.shape, dataset.chunks, strict=True)]
-    wanted, stored = math.prod(grid), dataset.id.get_num_chunks()
+    total = math.prod(-(-length // chunk) for length, chunk in zip(dataset.shape, dataset.chunks, strict=True))
+    if dataset.id.get_num_chunks() >= total:
+        return ""
+    if (path, name) not in reach.written:
+        offsets = list[tuple[int, ...]]()
+        dataset.id.chunk_iter(lambda chunk: offsets.append(chunk.chunk_offset))
+        reach.written[path, name] = np.array(offsets, int).reshape(-1, dataset.ndim) // dataset.chunks
+    grid = [range(first // chunk, -(-end // chunk)) for (first, end), chunk in zip(taken, dataset.chunks, strict=True)]
+    there = reach.written[path, name]
+    there = there[np.all([(at >= rows.start) & (at < rows.stop) for at, rows in zip(there.T, grid, strict=True)], 0)]
+    wanted, stored = math.prod(map(len, grid)), len(there)
     if stored >= wanted:
         return ""
     axes = slice_axes(dataset.shape) or (0,)
     along = axes[0]
-    deep, parts = dataset.chunks[along], grid[along]
-    there = Counter(dataset.id.get_chunk_info(index).chunk_offset[along] // deep for index in range(stored))
-    rows = range(parts)
-    first, last = (next(row for row in order if there[row] < wanted // parts) for order in (rows, reversed(rows)))
+    deep, rows, counts = dataset.chunks[along], grid[along], Counter(there[:, along].tolist())
+    first, last = (next(row for row in order if counts[row] < wanted // len(rows)) for order in (rows, reversed(rows)))
     first, last = first * deep, min((last + 1) * deep, dataset.shape[along])
     part = "slice" if len(axes) > 2 else "row"
     where = f"from {part} {first + 1} to {part} {last}"
-    return f"of the {wanted} chunks of {name} {wanted - stored} were never written, {where}"
+    which = f"chunks of {name}{' that are taken' * (wanted < total)}"
+    return f"of the {wanted} {which} {wanted - stored} were never written, {where}"
 
 
 def _check_virtual(dataset: h5py.Dataset, path: Path, name: str, reach: Reach, depth: int) -> set[Path]:
@@ -103,17 +117,29 @@ def _check_virtual(dataset: h5py.Dataset, path: Path, name: str, reach: Reach, d
         try:
             with h5py.File(file, "r") as opened:
                 part = item_of(opened, inside, reach)
-                if part != dataset and (file, inside) not in reach.checked:
-                    reach.checked.add((file, inside))
-                    pixels_in |= check_all_there(part, file, inside, reach, depth + 1)
-                length = _along_unlimited(source.src_space, part.shape)
-                if length is None and not _has_room(part.shape, source):
-                    faults.append(f"{called} has {part.shape} in {inside}, and {_needed(source)} is needed")
-        except (OSError, KeyError):
-            faults.append(f"{name} is put together of files, and {called} ({inside}) is not there")
+                if not isinstance(part, h5py.Dataset) or not is_of_numbers(part):
+                    what = "a group" if isinstance(part, h5py.Group) else "no data set of numbers"
+                    raise DatasetError(f"{inside} in {file} is {what}, and {name} is put together of it.")
+                length = along_unlimited(source.src_space, part.shape)
+                taken = taken_of(source, part.shape) if part.chunks and length is None else None
+                if length is None and not has_room(part.shape, source):
+                    faults.append(f"{called} has {part.shape} in {inside}, and {needed_of(source)} is needed")
+                elif part != dataset and (file, inside, taken) not in reach.checked:
+                    reach.checked.add((file, inside, taken))
+                    pixels_in |= check_all_there(part, file, inside, reach, depth + 1, taken)
+                if not np.can_cast(part.dtype, dataset.dtype, "safe"):
+                    faults.append(
+                        f"{called} has {part.dtype.name} in {inside}, whose values need not fit into {name}, which is "
+                        f"{dataset.dtype.name}: take {inside} of {called} itself, or write {name} in the sources' type"
+                    )
+        except (FileNotFoundError, KeyError):
+            looked = f"looked for in {' and '.join(map(str, folders(home)))}"
+            faults.append(f"{name} is put together of files, and {called} ({inside}) is not there: {looked}")
+        except OSError as error:
+            faults.append(f"{name} is put together of files, and {file} cannot be opened ({first_line(error)})")
         except DatasetError as error:
             faults.append(str(error).removesuffix("."))
-        _fill(filled, source.vspace, dataset.shape, number, length)
+        fill(filled, source.vspace, dataset.shape, number, length)
     # What lies beyond the end fills nothing.
     start, count = (0,) * dataset.ndim, (1,) * dataset.ndim
     filled.select_hyperslab(start, count, None, dataset.shape, op=h5py.h5s.SELECT_AND)
@@ -156,88 +182,6 @@ def _goes_on(source: Any, file: Path, inside: str, reach: Reach) -> bool:
         with h5py.File(file, "r") as opened:
             return inside in opened
     return True
-
-
-def _fill(filled: Any, part: Any, shape: tuple[int, ...], number: int | None, length: int | None) -> None:
-    """Add what a source fills, which others may fill as well.
-
-    Args:
-        filled: of the virtual data set.
-        part: what of it the source is for.
-        shape: of the virtual data set.
-        number: of many sources that are counted up, each of which has a block; None: it is one.
-        length: how far a source without an end goes; None: as far as it is wanted.
-    """
-    if part.get_select_type() != h5py.h5s.SEL_HYPERSLABS:
-        filled.select_all()
-        return
-    if not part.is_regular_hyperslab():
-        for first, last in part.get_select_hyper_blocklist():
-            sides = tuple(end - start + 1 for start, end in zip(first, last, strict=True))
-            filled.select_hyperslab(tuple(first), (1,) * len(sides), None, sides, op=h5py.h5s.SELECT_OR)
-        return
-    start, stride, count, block = ([*of] for of in part.get_regular_hyperslab())
-    for axis, size in enumerate(shape):
-        left = size - start[axis] if length is None else length
-        if block[axis] == h5py.h5s.UNLIMITED:
-            block[axis] = left
-        elif count[axis] == h5py.h5s.UNLIMITED and number is not None:
-            start[axis], count[axis] = start[axis] + number * stride[axis], 1
-        elif count[axis] == h5py.h5s.UNLIMITED and length is None:
-            count[axis] = -(-left // stride[axis])
-        elif count[axis] == h5py.h5s.UNLIMITED:
-            count[axis], rest = divmod(left, block[axis])
-            if rest:  # of the last block
-                last = [start[axis] + count[axis] * stride[axis], 1, 1, rest]
-                parts = [
-                    [*of[:axis], one, *of[axis + 1 :]]
-                    for of, one in zip((start, count, stride, block), last, strict=True)
-                ]
-                filled.select_hyperslab(*map(tuple, parts), op=h5py.h5s.SELECT_OR)
-    if all(count) and all(block):
-        filled.select_hyperslab(*map(tuple, (start, count, stride, block)), op=h5py.h5s.SELECT_OR)
-
-
-def _along_unlimited(taken: Any, shape: tuple[int, ...]) -> int | None:
-    """How long what is taken of a data set of this shape is, where it has no end of its own; None: it has one."""
-    if taken.get_select_type() != h5py.h5s.SEL_HYPERSLABS or not taken.is_regular_hyperslab():
-        return None
-    for length, start, stride, count, block in zip(shape, *taken.get_regular_hyperslab(), strict=True):
-        if block == h5py.h5s.UNLIMITED:
-            return max(0, int(length - start))
-        if count == h5py.h5s.UNLIMITED:
-            whole, rest = divmod(max(0, length - start), stride)
-            return int(whole * block + min(rest, block))
-    return None
-
-
-def _has_room(shape: tuple[int, ...], source: Any) -> bool:
-    """Whether a data set of this shape has all that is taken of it, where it is taken."""
-    needed = _needed(source)
-    if source.src_space.get_select_type() == h5py.h5s.SEL_HYPERSLABS:
-        return len(needed) == len(shape) and all(side <= length for side, length in zip(needed, shape, strict=True))
-    # All of it is taken pixel by pixel: with rows of another length that were others. Slices may follow the last.
-    wanted, there = ([side for side in sides if side != 1] for sides in (needed, shape))
-    wanted = [1] * (len(there) - len(wanted)) + wanted
-    return there[1:] == wanted[1:] and there[:1] >= wanted[:1]
-
-
-def _needed(source: Any) -> tuple[int, ...]:
-    """The shape that a source has to have: up to the end of what is taken of it, or, if that is all, what it fills."""
-    if source.src_space.get_select_type() == h5py.h5s.SEL_HYPERSLABS:
-        return tuple(end + 1 for end in source.src_space.get_select_bounds()[1])
-    filled = source.vspace
-    if filled.get_select_type() != h5py.h5s.SEL_HYPERSLABS:
-        return tuple(filled.shape)
-    if filled.is_regular_hyperslab():
-        _, _, count, block = filled.get_regular_hyperslab()
-        # There is no end to all blocks, and a file has one.
-        return tuple(
-            side if blocks == h5py.h5s.UNLIMITED else side * blocks for side, blocks in zip(block, count, strict=True)
-        )
-    corners = np.asarray(filled.get_select_hyper_blocklist())  # (blocks, first and last, axes)
-    spans = (np.unique(corners[:, :, axis], axis=0).tolist() for axis in range(corners.shape[2]))
-    return tuple(len(set().union(*(range(first, last + 1) for first, last in of))) for of in spans)
 
 
 def _check_external(dataset: h5py.Dataset, path: Path, name: str, reach: Reach) -> set[Path]:

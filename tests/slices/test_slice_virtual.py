@@ -1,4 +1,4 @@
-"""Virtual data sets whose sources fill other selections than blocks: what none of them has is missed."""
+"""Virtual data sets of sources of any selection, type and place: what HDF5 would fill in or change is missed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 
 from hpcseg.errors import DatasetError
 from hpcseg.slices.opening import open_source
+from hpcseg.slices.source import Reading
 
 VOLUME = np.random.default_rng(4).integers(1, 60_000, (6, 10, 12), dtype=np.uint16)
 UNLIMITED = h5py.h5s.UNLIMITED
@@ -145,3 +146,97 @@ def test_slices_behind_the_last_and_axes_of_length_1_are_no_other_rows(tmp_path)
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_virtual_dataset("data", layout)
     np.testing.assert_array_equal(read_all(open_source(tmp_path / "a.h5")), VOLUME[:5])
+
+
+def whole_of(path, name, taken=slice(None), dtype="u2", frames=6):
+    """A virtual data set of what is taken of one in another file."""
+    source = h5py.VirtualSource(name, "data", (frames, *VOLUME.shape[1:]))
+    layout = h5py.VirtualLayout((len(range(frames)[taken]), *VOLUME.shape[1:]), dtype)
+    layout[:] = source if taken == slice(None) else source[taken]
+    with h5py.File(path, "w") as file:
+        file.create_virtual_dataset("data", layout)
+    return path
+
+
+def write(path, pixels=VOLUME, name="data"):
+    with h5py.File(path, "w") as file:
+        file[name] = pixels
+
+
+@pytest.mark.parametrize(
+    ("cut", "why"), [(slice(-100), "truncated file: eof = "), (slice(-1, 0), "file signature not")]
+)
+def test_a_source_that_is_there_and_cannot_be_opened_is_told_with_h5pys_reason(tmp_path, cut, why):
+    path = whole_of(tmp_path / "a.h5", "p.h5")
+    write(tmp_path / "p.h5")
+    (tmp_path / "p.h5").write_bytes((tmp_path / "p.h5").read_bytes()[cut])
+    with pytest.raises(DatasetError, match=rf"a\.h5 .*{tmp_path}/p\.h5 cannot be opened \(.*{why}"):
+        open_source(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "pixels", "what"), [("data/data", VOLUME, "a group"), ("data", "text", "no data set of numbers")]
+)
+def test_a_source_that_is_a_group_or_a_text_is_told(tmp_path, name, pixels, what):
+    path = whole_of(tmp_path / "a.h5", "p.h5")
+    write(tmp_path / "p.h5", pixels, name)
+    with pytest.raises(DatasetError, match=rf"a\.h5 cannot be used: data in {tmp_path}/p\.h5 is {what}"):
+        open_source(path)
+
+
+def test_a_source_that_is_a_link_names_files_beside_it_and_then_where_that_leads(tmp_path, monkeypatch):
+    for folder in ("real", "proc", "here"):
+        (tmp_path / folder).mkdir()
+    whole_of(tmp_path / "real/scan.h5", "p.h5")
+    (tmp_path / "proc/scan.h5").symlink_to("../real/scan.h5")
+    path, how = whole_of(tmp_path / "proc/a.h5", "scan.h5"), Reading(allow_external=True)
+    with pytest.raises(DatasetError, match=rf"p\.h5 .* looked for in {tmp_path}/proc and {tmp_path}/real"):
+        open_source(path, how)
+    write(tmp_path / "real/p.h5")
+    np.testing.assert_array_equal(read_all(open_source(path, how)), VOLUME)
+    write(tmp_path / "here/p.h5", VOLUME + 1)
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(DatasetError, match=r"names .*real/p\.h5, and HDF5 would take p\.h5 of this folder"):
+        open_source(path, how)
+    write(tmp_path / "proc/p.h5", VOLUME + 2)
+    np.testing.assert_array_equal(read_all(open_source(path, how)), VOLUME + 2)
+
+
+def test_chunks_that_were_never_written_are_missed_in_what_is_taken(tmp_path):
+    """Of a scan that was stopped in its fifth slice, which has the upper half."""
+    with h5py.File(tmp_path / "p.h5", "w") as file:
+        data = file.create_dataset("data", VOLUME.shape, "u2", chunks=(1, 5, 12))
+        data[:4], data[4, :5] = VOLUME[:4], VOLUME[4, :5]
+    path = tmp_path / "a.h5"
+    for taken in (np.s_[:4], np.s_[1:4]):
+        np.testing.assert_array_equal(read_all(open_source(whole_of(path, "p.h5", taken))), VOLUME[taken])
+    np.testing.assert_array_equal(read_all(open_source(whole_of(path, "p.h5", frames=4))), VOLUME[:4])
+    for taken, told in (
+        (np.s_[:5], "10 .* 1 were never .* to slice 5"),
+        (np.s_[3:], "6 .* 3 were never .* to slice 6"),
+    ):
+        with pytest.raises(DatasetError, match=rf"p\.h5: of the {told}"):
+            open_source(whole_of(path, "p.h5", taken))
+    layout = h5py.VirtualLayout((5, 10, 12), "u2")
+    layout[:3] = h5py.VirtualSource("p.h5", "data", VOLUME.shape)[:3]
+    layout[3:] = h5py.VirtualSource("p.h5", "data", VOLUME.shape)[3:5]
+    with h5py.File(path, "w") as file:
+        file.create_virtual_dataset("data", layout)
+    with pytest.raises(DatasetError, match="of the 4 chunks of data that are taken 1 were"):
+        open_source(path)
+
+
+@pytest.mark.parametrize("dtype", ["u4", "i2", "f4"])
+def test_sources_of_a_type_that_may_not_fit_are_refused(tmp_path, dtype):
+    path = whole_of(tmp_path / "a.h5", "p.h5")
+    write(tmp_path / "p.h5", VOLUME.astype(dtype))
+    told = rf"p\.h5 has {np.dtype(dtype)} in data, .* data, which is uint16: take data of p\.h5 itself, or write data"
+    with pytest.raises(DatasetError, match=told):
+        open_source(path)
+
+
+@pytest.mark.parametrize(("source", "dtype"), [(">u2", "<u2"), ("u1", "u2"), ("u2", "f4")])
+def test_a_wider_type_and_another_byte_order_have_all_values_of_the_sources(tmp_path, source, dtype):
+    pixels = (VOLUME % 256).astype(source)
+    write(tmp_path / "p.h5", pixels)
+    np.testing.assert_array_equal(read_all(open_source(whole_of(tmp_path / "a.h5", "p.h5", dtype=dtype))), pixels)
