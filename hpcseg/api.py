@@ -113,7 +113,7 @@ def pack(
     if classes is not None and not isinstance(classes, str | Path | Mapping):
         raise ConfigError(f'--classes is {classes!r}, but it is a dictionary such as {{"pore": 0}}, a text, or a file.')
     try:
-        values: list[Any] = list(ignore)  # type: ignore[arg-type]
+        values: list[Any] = [ignore] if isinstance(ignore, str) else list(ignore)  # type: ignore[arg-type]
     except TypeError:
         values = [ignore]
     return pack_slices(

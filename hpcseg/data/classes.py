@@ -81,7 +81,8 @@ class Classes:
             kept.append(tuple(run for run in clipped if run[0] <= run[1]))
             if not kept[-1]:
                 raise no_pixel_of(value, name)
-        return replace(self, runs=tuple(kept))
+        ascending = sorted(zip(kept, self.names, strict=True))  # which clipping may have changed
+        return replace(self, runs=tuple(runs for runs, _ in ascending), names=tuple(name for _, name in ascending))
 
     def indices(self, label: np.ndarray, outside: np.ndarray | None = None) -> np.ndarray | None:
         """The class index of each pixel, uint8, `IGNORED` where it has none; None where a value is a stray.

@@ -91,6 +91,12 @@ def find_pairs(images: Path, labels: Path, how: Reading = Reading()) -> Pairs:  
             f"the axes of the images point to {grey.points_to} and those of the labels to {marks.points_to}. Save "
             "both alike (of NIfTI, nibabel.as_closest_canonical does), or take both as they are stored: --pixels stored"
         )
+    if grey.turned != marks.turned and not (grey.axes and marks.axes) and {grey.form, marks.form} <= {"hdf5", "zarr"}:
+        with_names, without = ("images", "labels") if grey.turned else ("labels", "images")
+        faults.append(
+            f"the axes of the {with_names} are {grey.axes or marks.axes}, and those of the {without} have no names. "
+            "Name those as well, or take both as they are stored: --pixels stored"
+        )
     raise_faults(images, faults)
     notes = [*grey.notes, *(f"labels: {note}" for note in marks.notes)]
     if grey.voxel and marks.voxel and not is_as_large(grey.voxel, marks.voxel):

@@ -61,7 +61,8 @@ def suggest(
         uncertainty[result.index] = (layer.sum(dtype=np.float64) - (layer.size - inside)) / max(1, inside)
         on_slice(result.index + 1, len(volume))
     if len(known) == len(volume):
-        raise ConfigError(f"Each slice of {volume.path} has labels: there is none to choose.")
+        which = "slice" if volume.whole is None else f"of the {len(volume)} slices looked at"
+        raise ConfigError(f"{volume.path}: each {which} has labels, so that there is none to choose.")
     count = min(count, len(volume) - len(known))
     whole = volume.whole or volume
     between = [

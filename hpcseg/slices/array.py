@@ -65,9 +65,12 @@ def array_source(
     if axes is None or dtype.kind not in "uifb":
         named = f" of the axes {', '.join(axis_names)}" if any(axis_names) else ""
         raise no_slices(where, f"{shape} {dtype}{named}")
-    if list(axes) != sorted(axes):
-        note = f"the axes are called {', '.join(axis_names)}, and the pixels were turned as that says."
+    turned = list(axes) != sorted(axes)
+    if turned:
+        note = f"the axes are {', '.join(axis_names)}, as the file says, and the pixels were turned to z, y, x."
         more["notes"] = (*more.get("notes", ()), note)
+        # So that labels of it, which lie as its slices do, say how.
+        more["attributes"] = {**more.get("attributes", {}), "DIMENSION_LABELS": ["z", "y", "x"]}
     native = dtype.newbyteorder("=")
     size, slices = (int(shape[axes[-2]]), int(shape[axes[-1]])), int(shape[axes[0]]) if len(axes) > 2 else 1
     refuse_many(where, slices)
@@ -85,6 +88,8 @@ def array_source(
         stored_dtype=native,
         decode=_Slices(load, of, size, native, together, time.monotonic_ns()),
         files=files or (path,),
+        axes=", ".join(axis_names) if are_axes(axis_names, shape) else "",
+        turned=turned,
         **more,
     )
 
@@ -101,16 +106,23 @@ def slice_axes(shape: tuple[int, ...], names: Sequence[str] = ()) -> tuple[int, 
         names: of its axes, as its file has them; they count if they are z, y, x, c for channels and t for times, each
             once at most.
     """
-    if {"y", "x"} <= set(names) <= set("tczyx") and len(set(names)) == len(names) == len(shape):
+    if are_axes(names, shape):
         meant = [*[name for name in "zt" if name in names][:1], "y", "x"]
         others = [length for name, length in zip(names, shape, strict=True) if name not in meant]
         return tuple(map(names.index, meant)) if 0 not in shape and math.prod(others) == 1 else None
     axes = tuple(range(len(shape)))
     if len(axes) > 3 and shape[-1] == 1:
         axes = axes[:-1]
+    if len(axes) > 2 and len(names) == len(shape) and names[axes[-3]] == "c" and shape[axes[-3]] > 1:
+        return None
     if len(axes) < 2 or 0 in shape or math.prod(shape[axis] for axis in axes[:-3]) != 1:
         return None
     return axes[-3:]
+
+
+def are_axes(names: Sequence[str], shape: tuple[int, ...]) -> bool:
+    """Whether names are those of the axes of an array, as `slice_axes` has them."""
+    return {"y", "x"} <= set(names) <= set("tczyx") and len(set(names)) == len(names) == len(shape)
 
 
 def slab(array: Any, names: Sequence[str], first: int, last: int) -> np.ndarray:
@@ -124,14 +136,12 @@ def slab(array: Any, names: Sequence[str], first: int, last: int) -> np.ndarray:
 
 def passed_over(attributes: Mapping[str, Any]) -> tuple[str, ...]:
     """A note on what an array's attributes say about its pixels and nobody applies: of netCDF, and HDF5's images."""
-    usual = {"scale_factor": 1, "add_offset": 0, "IMAGE_WHITE_IS_ZERO": 0, "DISPLAY_ORIGIN": "UL"}
-    found = {}
-    for name in usual.keys() & attributes.keys():
-        with contextlib.suppress(Exception):  # of h5py, of a type that numpy has not
-            value = np.ravel(attributes[name])[0]
-            found[name] = value.decode() if isinstance(value, bytes) else value
-    said = [f"{name} {found[name]}" for name, expected in usual.items() if found.get(name, expected) != expected]
-    return (f"{' and '.join(said)} are passed over: pixels are taken as they are stored.",) if said else ()
+    said = []
+    for name, usual in (("scale_factor", 1), ("add_offset", 0), ("IMAGE_WHITE_IS_ZERO", 0)):
+        with contextlib.suppress(Exception):  # there is none, or of a type that is no number
+            value = float(np.ravel(attributes[name])[0])
+            said += [f"{name} {value:g}"] if value != usual else []
+    return (f"what it says of its pixels is passed over: {' and '.join(said)}.",) if said else ()
 
 
 def no_such(path: Path, asked: str | None, found: Mapping[str, Any], *, of_slices: bool = True) -> ConfigError:

@@ -39,7 +39,8 @@ _MOST_ATTRIBUTE_BYTES = 4096
 # Attributes of grey values, of a shape, or of a place in the file, which are not true of labels: of ilastik, netCDF,
 # NeXus, HDF5's dimension scales, and its images.
 _OF_GREY_VALUES = re.compile(
-    "axistags|drange|units|(long|standard)_name|actual_range|MATLAB_.*|scale_factor|add_offset|valid_(range|min|max)|_FillValue|missing_value|target|DIMENSION_.*|"
+    "axistags|drange|units|(long|standard)_name|actual_range|MATLAB_.*|"
+    "scale_factor|add_offset|valid_(range|min|max)|_FillValue|missing_value|target|DIMENSION_.*|"
     f"REFERENCE_LIST|CLASS|NAME|IMAGE_.*|INTERLACE_MODE|DISPLAY_ORIGIN|PALETTE|_Netcdf4.*|{ELEMENT_SIZE}"
 )
 
@@ -80,7 +81,7 @@ def open_hdf5(path: Path, how: Reading) -> Source:
             dataset=wanted,
             voxel=voxel,
             notes=(*notes, *passed_over(dataset.attrs)),
-            points_to=(text_attribute(dataset, "DISPLAY_ORIGIN") or "") if how.pixels != "stored" else "",
+            points_to=(text_attribute(dataset, "DISPLAY_ORIGIN") or "").upper() if how.pixels != "stored" else "",
             attributes=_attributes(dataset),
         )
         files = {path.resolve()} | check_all_there(dataset, path, wanted, reach)
@@ -186,7 +187,7 @@ def _voxel_of_axes(group: Any, name: str, dataset: h5py.Dataset, reach: Reach) -
     chosen = axes_of(dataset) or ()
     if text_attribute(group, "signal") != name or len(names) != dataset.ndim:
         return None
-    placed = [axis for axis in chosen if names[axis] != "."]
+    placed = [axis for axis in chosen if names[axis] != "." or axis in chosen[-2:]]  # which have to have places
     axes = [item_of(group, names[axis], reach) for axis in placed]
     fitting = all(one.shape == (dataset.shape[axis],) for one, axis in zip(axes, placed, strict=True))
     if not fitting or any(one.is_virtual or one.external for one in axes):  # HDF5 would open any file

@@ -20,9 +20,8 @@ import numpy as np
 
 from hpcseg.errors import ConfigError, DatasetError
 from hpcseg.hdf5 import h5py
-from hpcseg.slices.array import slice_axes
 from hpcseg.slices.external import Reach
-from hpcseg.slices.hdf5_links import MOST_DEPTH, file_of, folders, is_of_numbers, item_of, named_file
+from hpcseg.slices.hdf5_links import MOST_DEPTH, axes_of, file_of, folders, is_of_numbers, item_of, named_file
 from hpcseg.slices.hdf5_selections import Box, along_unlimited, fill, has_room, needed_of, taken_of
 from hpcseg.slices.source import first_line, raise_faults
 
@@ -93,7 +92,7 @@ def _unwritten(dataset: h5py.Dataset, path: Path, name: str, reach: Reach, taken
     wanted, stored = math.prod(map(len, grid)), len(there)
     if stored >= wanted:
         return ""
-    axes = slice_axes(dataset.shape) or (0,)
+    axes = axes_of(dataset) or (0,)
     along = axes[0]
     deep, rows, counts = dataset.chunks[along], grid[along], Counter(there[:, along].tolist())
     first, last = (next(row for row in order if counts[row] < wanted // len(rows)) for order in (rows, reversed(rows)))
@@ -127,7 +126,7 @@ def _check_virtual(dataset: h5py.Dataset, path: Path, name: str, reach: Reach, d
                 elif part != dataset and (file, inside, taken) not in reach.checked:
                     reach.checked.add((file, inside, taken))
                     pixels_in |= check_all_there(part, file, inside, reach, depth + 1, taken)
-                if not np.can_cast(part.dtype, dataset.dtype, "safe"):
+                if dataset.dtype.kind != "f" and not np.can_cast(part.dtype, dataset.dtype, "safe"):
                     faults.append(
                         f"{called} has {part.dtype.name} in {inside}, whose values need not fit into {name}, which is "
                         f"{dataset.dtype.name}: take {inside} of {called} itself, or write {name} in the sources' type"

@@ -10,11 +10,16 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
+from hpcseg.slices.calibration import ome_unit
+
 _WHITE_IS_ZERO, _COLOUR_TABLE = 0, 3
 _RESOLUTION = ("XResolution", "YResolution", "ResolutionUnit")
-# Of ImageJ's lines and OME's attributes.
-_SIZES = re.compile(r'^(?:[yz]?unit|spacing)=.*|PhysicalSize[XYZ](?:Unit)?="[^"]*"', re.MULTILINE)
-_FUNCTION = re.compile(r"^(?:cf|c\d|vunit)=.*", re.MULTILINE)
+# Of ImageJ's lines and OME's attributes; and how much of a description is looked through, of which each page may have
+# one of megabytes.
+_SIZES = re.compile(r'^([yz]?unit|spacing)=(.*)|(PhysicalSize[XYZ](?:Unit)?)="([^"]*)"', re.MULTILINE)
+_FUNCTION = re.compile(r"^(cf|c\d)=(.*)", re.MULTILINE)
+_MOST_LOOKED_THROUGH = 20_000
+_NO_FUNCTION = (None, "20")
 # CCITT's codes for 1 bit, of which none ends in so many zeros, and JPEG, whose last two bytes are a mark. Their
 # decoders fill what is missing without a word.
 _CCITT, _JPEG, _END_OF_JPEG = (2, 3, 4), 7, b"\xff\xd9"
@@ -41,7 +46,9 @@ class Page:
     colours: int | None
     """Hash of the colour table, where it has one."""
     resolution: str
-    """What its header and its description say of the size of a pixel, to compare."""
+    """What its header says of the size of a pixel, to compare."""
+    sizes: tuple[str, ...]
+    """What its description says of that, to compare; empty: nothing."""
     function: str
     """What ImageJ's description says of a function between stored values and those that are shown, to compare."""
 
@@ -90,9 +97,31 @@ def page_of(path: Path, page: tifffile.TiffPage) -> Page:
         # Where the tag is missing, tifffile's own attribute is 0.
         white_is_zero=page.tags.valueof("PhotometricInterpretation") == _WHITE_IS_ZERO,
         colours=None if table is None else hash(np.asarray(table).tobytes()),
-        resolution=str([*map(page.tags.valueof, _RESOLUTION), *_SIZES.findall(page.description)]),
-        function=", ".join(_FUNCTION.findall(page.description)) if page.is_imagej else "",
+        resolution=str([*map(page.tags.valueof, _RESOLUTION)]),
+        sizes=_sizes(page.description),
+        function=_function(page.description) if page.is_imagej else "",
     )
+
+
+def _sizes(description: str) -> tuple[str, ...]:
+    found = _SIZES.findall(description[:_MOST_LOOKED_THROUGH])
+    return tuple(f"{line or name} {_in_one_way(value or text)}" for line, value, name, text in found)
+
+
+def _in_one_way(value: str) -> str:
+    """A number or a unit, which may be written in several ways."""
+    try:
+        return f"{float(value):g}"
+    except ValueError:
+        return ome_unit(value)
+
+
+def _function(description: str) -> str:
+    """Of ImageJ's lines those of a function that changes values; empty: there is none."""
+    said = dict(_FUNCTION.findall(description[:_MOST_LOOKED_THROUGH]))
+    line = [_in_one_way(said.get(name, "")) for name in ("cf", "c0", "c1")]
+    changes = said.get("cf") not in _NO_FUNCTION and line != ["0", "0", "1"]
+    return ", ".join(f"{name}={value}" for name, value in said.items()) if changes else ""
 
 
 def _refuse_cut(page: tifffile.TiffPage) -> None:

@@ -121,6 +121,10 @@ class Source:
     """Of TIFFs: the tag that all of them have, and that was applied; 1 where they lie as they are shown."""
     points_to: str = ""
     """Of NIfTI: where its axes point to, as "RAS", and of MRC, as "XYZ"; "" where it does not say."""
+    axes: str = ""
+    """Of HDF5 and Zarr: the names of the array's axes, as "x, y, z"; "" where it has none."""
+    turned: bool = False
+    """Whether pixels were turned to z, y, x, as these say."""
     shown: bool = True
     """Whether pixels are turned and inverted as their headers say."""
     decoded: int = 0
@@ -181,7 +185,8 @@ class Source:
         """
         files = [file for root in self.files for file in (sorted(below(root)) if root.is_dir() else [root])]
         facts = [(status.st_size, status.st_mtime_ns, status.st_ctime_ns) for status in map(os.stat, files)]
-        return hashlib.sha256(json.dumps([self.names, self.shapes, facts]).encode()).hexdigest()
+        said = [self.axes] if self.turned else []
+        return hashlib.sha256(json.dumps([self.names, self.shapes, facts, *said]).encode()).hexdigest()
 
 
 def below(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:

@@ -267,7 +267,13 @@ def _source(
         notes.append(f"ImageJ shows other values ({pages[0].function}); pixels are taken as they are stored.")
     files = tuple(dict.fromkeys(page.path for page in pages))
     voxel = read_calibration(files[0], how.dataset, shown=shown).voxel
-    others = [page.path.name for page in pages if page.path != files[0] and page.resolution != pages[0].resolution]
+    first = pages[0]
+    others = [
+        page.path.name
+        for page in pages
+        if page.path != files[0]
+        and (page.resolution != first.resolution or (page.sizes and first.sizes and page.sizes != first.sizes))
+    ]
     if voxel is not None and others:
         notes.append(
             f"{len(others)} of {len(pages)} slices, such as {others[0]}, say another size of a pixel "

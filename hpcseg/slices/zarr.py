@@ -50,7 +50,7 @@ def open_zarr(path: Path, how: Reading) -> Source:
         beside = [name for name in arrays if name not in levels and "labels" not in name.split("/")]
         first = next(iter(alone[0]), None) if "" in images or (len(alone) == 1 and not beside) else None
         # Others may be the places of its axes.
-        slices = arrays if len(arrays) == 1 else [name for name, array in arrays.items() if slice_axes(array.shape)]
+        slices = arrays if len(arrays) == 1 else [name for name, array in arrays.items() if array.ndim > 1]
         usual = first if first is not None else next(iter(slices)) if len(slices) == 1 else None
         wanted = how.dataset.strip("/") if how.dataset is not None else usual
         if wanted not in arrays:

@@ -162,6 +162,12 @@ def test_a_class_is_written_as_its_first_value_that_labels_can_hold(good, output
     assert "there already" in hpcseg("pack", good, "-o", output, "--classes", "-5-0=pore,128-999=solid").stderr
 
 
+def test_classes_are_in_the_order_of_the_values_that_labels_can_hold(good, output):
+    assert hpcseg("pack", good, "-o", output, "--classes", "-1=other,255=other,0=pore,128=pore").exit_code == 0
+    info = read_info(output)
+    assert (info.class_values, info.class_names) == ((0, 255), ("pore", "other"))
+
+
 def test_a_value_that_no_packed_file_can_hold_is_refused_before_a_slice_is_read(good, output):
     assert "--ignore is 18446744073709551615, and label values are" in refused(
         good, output, "--ignore", str(2**64 - 1), code=2

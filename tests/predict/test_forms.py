@@ -15,6 +15,7 @@ import tifffile
 import zarr
 from slice_folder import hpcseg
 
+from hpcseg.data.pairs import find_pairs
 from hpcseg.predict import layers
 from hpcseg.predict.model_file import Model, export, open_file
 from hpcseg.predict.volume import open_volume
@@ -181,6 +182,17 @@ def test_what_python_writes_for_imagej_without_naming_axes_is_a_volume(
         # ImageJ leaves out a spacing of 1.
         assert found.get("spacing", 1) == options.get("metadata", {}).get("spacing", 1)
         assert tif.pages.first.tags["XResolution"].value == (4, 1)
+
+
+def test_labels_of_a_volume_that_was_turned_are_its_labels(model_file, slices, tmp_path):
+    with h5py.File(tmp_path / "scan.h5", "w") as file:
+        file["volume"] = slices.transpose(2, 1, 0)
+        for dimension, name in zip(file["volume"].dims, "xyz", strict=True):
+            dimension.label = name
+    predict(model_file, tmp_path / "scan.h5", tmp_path / "out")
+    pairs = find_pairs(tmp_path / "scan.h5", tmp_path / "out" / "labels.h5")
+    assert pairs.labels.axes == "z, y, x"
+    np.testing.assert_array_equal(pairs.read(0)[0], slices[0])
 
 
 def test_an_hdf5_file_gives_an_hdf5_file(model_file, slices, expected, tmp_path):

@@ -11,7 +11,7 @@ import tifffile
 import zarr
 
 from hpcseg.data.pairs import find_pairs
-from hpcseg.errors import DatasetError
+from hpcseg.errors import ConfigError, DatasetError
 from hpcseg.slices.array import slice_axes
 from hpcseg.slices.opening import open_source
 from hpcseg.slices.source import Reading
@@ -108,7 +108,7 @@ def test_named_axes_are_slices_height_and_width_as_they_are_called(tmp_path, wri
     source = open_source(tmp_path / "a")
     np.testing.assert_array_equal(np.stack([source.read(index) for index in range(len(source))]), VOLUME)
     in_order = [name for name in names if name in "zyx"] == list("zyx")
-    assert in_order or "and the pixels were turned" in source.notes[0]
+    assert in_order or "and the pixels were turned to z, y, x" in source.notes[0]
     if "c" not in names and "t" not in names:  # as they lie
         stored = open_source(tmp_path / "a", Reading(pixels="stored"))
         np.testing.assert_array_equal(stored.read(0), turned(names)[0])
@@ -145,13 +145,46 @@ def test_channels_and_times_that_python_named_in_a_tiff_are_no_slices(tmp_path, 
 
 def test_labels_that_matlab_wrote_lie_as_their_images(tmp_path):
     marks = (VOLUME > 30_000).astype(np.uint8)
-    hdf5(tmp_path / "images.h5", VOLUME)
+    tifffile.imwrite(tmp_path / "images.tif", VOLUME, photometric="minisblack")
     with h5py.File(tmp_path / "labels.mat", "w", userblock_size=512) as file:  # labels(row, column, slice), -v7.3
         file["labels"] = marks.transpose(0, 2, 1)
         file["labels"].attrs["MATLAB_class"] = np.bytes_("uint8")
-    pairs = find_pairs(tmp_path / "images.h5", tmp_path / "labels.mat", Reading())
+    pairs = find_pairs(tmp_path / "images.tif", tmp_path / "labels.mat", Reading())
     for index in range(len(VOLUME)):
         np.testing.assert_array_equal(pairs.read(index)[1], marks[index])
+
+
+def test_a_turned_volume_and_one_whose_axes_have_no_names_are_no_pairs(tmp_path):
+    square = VOLUME[:, :10, :10]
+    labelled(tmp_path / "images.h5", square.transpose(0, 2, 1), "zxy")
+    hdf5(tmp_path / "labels.h5", (square > 30_000).astype(np.uint8))
+    with pytest.raises(DatasetError, match=r"axes of the images are z, x, y, and those of the labels have no names"):
+        find_pairs(tmp_path / "images.h5", tmp_path / "labels.h5", Reading())
+    assert len(find_pairs(tmp_path / "images.h5", tmp_path / "labels.h5", Reading(pixels="stored"))) == 6
+    labelled(tmp_path / "named.h5", (square > 30_000).astype(np.uint8), "zyx")
+    pixels, label = find_pairs(tmp_path / "images.h5", tmp_path / "named.h5", Reading()).read(3)
+    np.testing.assert_array_equal(pixels > 30_000, label)
+
+
+def test_channels_are_no_slices_whatever_the_other_axes_are_called(tmp_path):
+    space = [{"name": name, "type": "space"} for name in ("height", "width")]
+    axes = [{"name": "c", "type": "channel"}, *space]
+    image = {
+        "axes": axes,
+        "datasets": [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [1] * 3}]}],
+    }
+    group = zarr.create_group(tmp_path / "a", attributes={"ome": {"multiscales": [image]}})
+    group.create_array("0", data=VOLUME)
+    with pytest.raises(DatasetError, match="save the one to segment"):
+        open_source(tmp_path / "a")
+
+
+def test_a_mask_beside_channels_is_not_taken_for_the_volume(tmp_path):
+    group = zarr.create_group(tmp_path / "a")
+    for name, data in (("raw", np.stack([VOLUME, VOLUME])), ("mask", VOLUME)):
+        group.create_array(name, data=data)
+    with pytest.raises(ConfigError, match="has several data sets"):
+        open_source(tmp_path / "a")
 
 
 def test_places_of_axes_beside_an_array_are_no_second_one(tmp_path):

@@ -32,6 +32,14 @@ def test_a_function_of_imagej_is_noted_and_one_of_some_slices_only_is_refused(tm
     assert len(open_source(folder, Reading(pixels="stored"))) == 4
 
 
+@pytest.mark.parametrize("said", [{"cf": 0, "c0": 0, "c1": 1}, {"cf": 20}, {"vunit": "gray"}])
+def test_a_function_that_changes_nothing_is_none(tmp_path, said):
+    for number, pixels in enumerate(VOLUME):
+        metadata = {"axes": "YX", **(said if number else {})}
+        tifffile.imwrite(tmp_path / f"s{number}.tif", pixels, imagej=True, metadata=metadata)
+    assert open_source(tmp_path).notes == ()
+
+
 def with_attributes(path, attributes):
     if path.suffix == ".h5":
         with h5py.File(path, "w") as file:
@@ -45,16 +53,14 @@ def with_attributes(path, attributes):
 @pytest.mark.parametrize("suffix", [".h5", ".zarr"])
 def test_scale_and_offset_of_netcdf_are_noted_where_they_change_anything(tmp_path, suffix):
     source = with_attributes(tmp_path / f"a{suffix}", {"scale_factor": 0.5, "add_offset": -1000.0})
-    assert source.notes == (
-        "scale_factor 0.5 and add_offset -1000.0 are passed over: pixels are taken as they are stored.",
-    )
+    assert source.notes == ("what it says of its pixels is passed over: scale_factor 0.5 and add_offset -1000.",)
     assert not with_attributes(tmp_path / f"b{suffix}", {"scale_factor": 1.0, "add_offset": 0}).notes
 
 
 def test_what_hdf5_says_of_images_is_noted_and_is_that_of_their_labels_or_refused(tmp_path):
     flipped = {"CLASS": np.bytes_("IMAGE"), "IMAGE_WHITE_IS_ZERO": np.uint8(1), "DISPLAY_ORIGIN": np.bytes_("LL")}
     source = with_attributes(tmp_path / "a.h5", flipped)
-    assert source.notes[0].startswith("IMAGE_WHITE_IS_ZERO 1 and DISPLAY_ORIGIN LL are passed over")
+    assert source.notes == ("what it says of its pixels is passed over: IMAGE_WHITE_IS_ZERO 1.",)
     with_attributes(tmp_path / "b.h5", {**flipped, "DISPLAY_ORIGIN": np.bytes_("UL")})
     with pytest.raises(DatasetError, match="of the images point to LL and those of the labels to UL"):
         find_pairs(tmp_path / "a.h5", tmp_path / "b.h5", Reading())

@@ -235,7 +235,7 @@ def test_sources_of_a_type_that_may_not_fit_are_refused(tmp_path, dtype):
         open_source(path)
 
 
-@pytest.mark.parametrize(("source", "dtype"), [(">u2", "<u2"), ("u1", "u2"), ("u2", "f4")])
+@pytest.mark.parametrize(("source", "dtype"), [(">u2", "<u2"), ("u1", "u2"), ("u2", "f4"), ("f8", "f4"), ("u4", "f4")])
 def test_a_wider_type_and_another_byte_order_have_all_values_of_the_sources(tmp_path, source, dtype):
     pixels = (VOLUME % 256).astype(source)
     write(tmp_path / "p.h5", pixels)

@@ -38,6 +38,11 @@ def test_height_and_width_of_one_slice_or_without_a_depth_are_kept(tmp_path, pix
     assert (voxel.depth, voxel.height, voxel.width, voxel.depth_said) == (2.0 if said else 0.5, 0.25, 0.5, said)
 
 
+@pytest.mark.parametrize("axes", [["z", ".", "x"], ["z", "y", "."]])
+def test_without_places_of_rows_or_columns_there_is_no_size(tmp_path, axes):
+    assert nexus(tmp_path / "a.nxs", VOLUME, axes).voxel is None
+
+
 def test_two_sizes_are_those_of_one_slice(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["data"] = VOLUME[0]
@@ -62,6 +67,17 @@ def test_files_whose_descriptions_say_another_size_than_the_first_are_named(tmp_
     for number, pixels in enumerate(VOLUME):
         write(tmp_path / f"s{number}.tif", pixels, number % 2)
     assert any("2 of 4 slices, such as s1.tif, say another size" in note for note in open_source(tmp_path).notes)
+
+
+@pytest.mark.parametrize("others", [{"unit": "um"}, {"unit": "micron", "spacing": 2.0}, {}])
+def test_the_same_size_in_other_words_or_none_is_no_other(tmp_path, others):
+    for number, pixels in enumerate(VOLUME):
+        metadata = {
+            "axes": "YX",
+            **(others if number else {"unit": "micron", **({"spacing": 2} if "spacing" in others else {})}),
+        }
+        tifffile.imwrite(tmp_path / f"s{number}.tif", pixels, imagej=True, resolution=(2, 4), metadata=metadata)
+    assert not any("another size" in note for note in open_source(tmp_path).notes)
 
 
 @pytest.mark.parametrize(("size", "unit"), [("1e-320", "Å"), ("1e300", "km"), ("1e-300", "m")])
