@@ -125,9 +125,8 @@ def are_axes(names: Sequence[str], shape: tuple[int, ...]) -> bool:
     return {"y", "x"} <= set(names) <= set("tczyx") and len(set(names)) == len(names) == len(shape)
 
 
-def slab(array: Any, names: Sequence[str], first: int, last: int) -> np.ndarray:
-    """Pixels of some slices of an array with such a shape and axes of these names, (N, H, W), or (H, W) of one."""
-    axes = slice_axes(array.shape, names) or ()
+def slab(array: Any, axes: tuple[int, ...], first: int, last: int) -> np.ndarray:
+    """Pixels of some slices of an array whose axes are these, by `slice_axes`: (N, H, W), or (H, W) of one."""
     chosen: list[Any] = [slice(None) if axis in axes else 0 for axis in range(array.ndim)]
     if len(axes) > 2:
         chosen[axes[0]] = slice(first, last)

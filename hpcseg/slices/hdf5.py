@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from hpcseg.hdf5 import h5py
-from hpcseg.slices.array import array_source, no_slices, no_such, passed_over, slab
+from hpcseg.slices.array import array_source, no_slices, no_such, passed_over, slab, slice_axes
 from hpcseg.slices.calibration import ELEMENT_SIZE, read_hdf5_voxel, voxel_of_axes
 from hpcseg.slices.external import Reach
 from hpcseg.slices.hdf5_links import (
@@ -64,8 +64,9 @@ def open_hdf5(path: Path, how: Reading) -> Source:
             raise no_such(path, wanted, slices_in(file, reach))
         if not has_slices(dataset):
             raise no_slices(f"{path}::{wanted}", _what(dataset), slices_in(file, reach))
-        voxel, notes = _voxel(file, wanted, dataset, path, reach)
         names = () if how.pixels == "stored" else axis_names(dataset)
+        axes = slice_axes(dataset.shape, names) or ()
+        voxel, notes = _voxel(file, wanted, dataset, axes, path, reach)
         source = array_source(
             path,
             "hdf5",
@@ -74,7 +75,7 @@ def open_hdf5(path: Path, how: Reading) -> Source:
             dataset.dtype,
             load=_load,
             # Where its links lead, so that HDF5 follows none of them by itself.
-            of=(file_of(dataset), h5py.h5i.get_name(dataset.id), PLUGINS in sys.modules, names),
+            of=(file_of(dataset), h5py.h5i.get_name(dataset.id), PLUGINS in sys.modules, axes),
             name=Path(wanted).name,
             axis_names=names,
             chunks=dataset.chunks,
@@ -95,7 +96,7 @@ def list_datasets(path: Path, allow_external: bool) -> dict[str, tuple[tuple[int
         return {name: (dataset.shape, str(dataset.dtype)) for name, dataset in found.items()}
 
 
-def _load(path: Path, name: bytes, plugins: bool, names: tuple[str, ...], first: int, last: int) -> np.ndarray:
+def _load(path: Path, name: bytes, plugins: bool, axes: tuple[int, ...], first: int, last: int) -> np.ndarray:
     if plugins:  # each process has to load the filters
         importlib.import_module(PLUGINS)
     with h5py.File(path, "r") as file:
@@ -103,7 +104,7 @@ def _load(path: Path, name: bytes, plugins: bool, names: tuple[str, ...], first:
         access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
         access.set_efile_prefix(b"${ORIGIN}")
         dataset = h5py.Dataset(h5py.h5d.open(file.id, name, access))
-        return slab(dataset, names, first, last)
+        return slab(dataset, axes, first, last)
 
 
 def _meant(file: h5py.File, path: Path, reach: Reach) -> str:
@@ -168,23 +169,24 @@ def _what(dataset: h5py.Dataset) -> str:
 
 
 def _voxel(
-    file: h5py.File, wanted: str, dataset: h5py.Dataset, path: Path, reach: Reach
+    file: h5py.File, wanted: str, dataset: h5py.Dataset, chosen: tuple[int, ...], path: Path, reach: Reach
 ) -> tuple[VoxelSize | None, tuple[str, ...]]:
-    """The size of a voxel, and a note where what says it was passed over."""
+    """The size of a voxel, and a note where what says it was passed over; `chosen` axes as of `slice_axes`."""
     voxel = read_hdf5_voxel(dataset)
     if voxel is None and ELEMENT_SIZE in dataset.attrs:
         note = f"{ELEMENT_SIZE} of {wanted} is no depth, height and width of a voxel, and is passed over."
         return None, (note,)
     group, _, name = wanted.rpartition("/")
     with contextlib.suppress(Exception):  # what is only copied never ends the work, whatever lies there
-        return voxel or _voxel_of_axes(follow(file, group, path, reach), name, dataset, reach), ()
+        return voxel or _voxel_of_axes(follow(file, group, path, reach), name, dataset, chosen, reach), ()
     return voxel, ()
 
 
-def _voxel_of_axes(group: Any, name: str, dataset: h5py.Dataset, reach: Reach) -> VoxelSize | None:
+def _voxel_of_axes(
+    group: Any, name: str, dataset: h5py.Dataset, chosen: tuple[int, ...], reach: Reach
+) -> VoxelSize | None:
     """Of the signal of a NeXus group, as the data sets say that the group calls its axes; "." is one without places."""
     names = [text_of(axis) for axis in np.ravel(group.attrs.get("axes", ())).tolist()]
-    chosen = axes_of(dataset) or ()
     if text_attribute(group, "signal") != name or len(names) != dataset.ndim:
         return None
     placed = [axis for axis in chosen if names[axis] != "." or axis in chosen[-2:]]  # which have to have places

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcseg.slices.array import array_source, slab
+from hpcseg.slices.array import array_source, slab, slice_axes
 from hpcseg.slices.extras import load_extra
 from hpcseg.slices.source import Reading, Source, refusing, voxel_size
 
@@ -53,7 +53,8 @@ def _load(path: Path, first: int, last: int) -> np.ndarray:
         warnings.simplefilter("ignore")  # as of bytes behind the pixels
         opened = load_extra("mrcfile", "mrc", path).mmap(path, mode="r")
     with opened as mrc:
-        return slab(_data(mrc), (), first, last).copy()
+        pixels = _data(mrc)
+        return slab(pixels, slice_axes(pixels.shape) or (), first, last).copy()
 
 
 def _data(mrc: Any) -> np.ndarray:

@@ -97,7 +97,7 @@ def page_of(path: Path, page: tifffile.TiffPage) -> Page:
         # Where the tag is missing, tifffile's own attribute is 0.
         white_is_zero=page.tags.valueof("PhotometricInterpretation") == _WHITE_IS_ZERO,
         colours=None if table is None else hash(np.asarray(table).tobytes()),
-        resolution=str([*map(page.tags.valueof, _RESOLUTION)]),
+        resolution=str(list(map(page.tags.valueof, _RESOLUTION))),
         sizes=_sizes(page.description),
         function=_function(page.description) if page.is_imagej else "",
     )

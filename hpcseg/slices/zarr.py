@@ -59,7 +59,8 @@ def open_zarr(path: Path, how: Reading) -> Source:
         shape, chunks = array.shape, array.chunks
         image, level = levels.get(wanted, ({}, {}))
         names = () if how.pixels == "stored" else _axis_names(array, image)
-        voxel = _voxel(image, level, shape, slice_axes(shape, names) or ())
+        axes = slice_axes(shape, names) or ()
+        voxel = _voxel(image, level, shape, axes)
         # zarr's own count makes a name of each chunk that there could be, and looks into no shard.
         wholes = math.prod(_grid(shape, chunks))
         start = f"{wanted}/" if wanted else ""
@@ -71,7 +72,7 @@ def open_zarr(path: Path, how: Reading) -> Source:
         shape,
         np.dtype(array.dtype),
         load=_load,
-        of=(path / wanted, names),
+        of=(path / wanted, axes),
         name="" if wanted in levels else wanted,
         axis_names=names,
         chunks=chunks,
@@ -96,8 +97,8 @@ def list_arrays(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     return {name: (array.shape, str(array.dtype)) for name, array in _contents(path)[0].items() if name}
 
 
-def _load(path: Path, names: tuple[str, ...], first: int, last: int) -> np.ndarray:
-    return slab(_open(path), names, first, last)
+def _load(path: Path, axes: tuple[int, ...], first: int, last: int) -> np.ndarray:
+    return slab(_open(path), axes, first, last)
 
 
 def _axes(image: Any) -> list[dict[str, Any]]:
