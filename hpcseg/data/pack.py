@@ -8,6 +8,7 @@ import math
 import os
 import shlex
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def pack(
     if os.path.exists(output) and any(output.samefile(file) for file in (*pairs.images.files, *pairs.labels.files)):
         raise ConfigError(f"{output} is one of the slices or labels to pack. Write elsewhere with --output.")
     remove_left(left_of(output))
-    pairs = _labelled(pairs, class_map, on_note)
+    pairs = _apart(_labelled(pairs, class_map, on_note), on_note)
     if not force and os.path.exists(output):
         if not (different := _difference(output, pairs, class_map, grey_range, on_slice)):
             info, voxel = store.read_info(output), pairs.images.voxel
@@ -148,6 +149,20 @@ def _labelled(pairs: Pairs, class_map: Classes, on_note: Callable[[str], None]) 
     of = f"{len(left_out)} of {len(pairs)} slices"
     on_note(f"{of} have no label on any pixel and are left out, such as {left_out[0]}.")
     return pairs.only(index for index, there in enumerate(having) if there)
+
+
+def _apart(pairs: Pairs, on_note: Callable[[str], None]) -> Pairs:
+    """The same, with the depth of a voxel as these slices lie apart, of which others in between may be left out."""
+    images = pairs.images
+    steps = set(np.diff([images.place(index) for index in range(len(images))]).tolist())
+    if images.voxel is None or steps <= {1}:
+        return pairs
+    if len(steps) > 1:
+        depth = f"{images.voxel.depth:g} {images.voxel.unit}"
+        on_note(f"the slices lie unevenly apart: the depth of a voxel, {depth}, stays that of {images.path.name}.")
+        return pairs
+    voxel = replace(images.voxel, depth=images.voxel.depth * steps.pop())
+    return replace(pairs, images=replace(images, voxel=voxel))
 
 
 def _difference(

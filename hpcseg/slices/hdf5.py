@@ -26,6 +26,7 @@ from hpcseg.slices.hdf5_links import (
     in_colour,
     is_of_numbers,
     item_of,
+    scales_of,
     slices_in,
     text_attribute,
     text_of,
@@ -185,12 +186,16 @@ def _voxel(
 def _voxel_of_axes(
     group: Any, name: str, dataset: h5py.Dataset, chosen: tuple[int, ...], reach: Reach
 ) -> VoxelSize | None:
-    """Of the signal of a NeXus group, as the data sets say that the group calls its axes; "." is one without places."""
+    """Of the places along its axes: where these are its dimension scales, or of the signal of a NeXus group.
+
+    The group calls them by name; "." is an axis without places.
+    """
     names = [text_of(axis) for axis in np.ravel(group.attrs.get("axes", ())).tolist()]
-    if text_attribute(group, "signal") != name or len(names) != dataset.ndim:
-        return None
-    placed = [axis for axis in chosen if names[axis] != "." or axis in chosen[-2:]]  # which have to have places
-    axes = [item_of(group, names[axis], reach) for axis in placed]
+    scales = scales_of(dataset)
+    if text_attribute(group, "signal") == name and len(names) == dataset.ndim:
+        scales = {axis: item_of(group, names[axis], reach) for axis in chosen if names[axis] != "."}
+    placed = [axis for axis in chosen if axis in scales or axis in chosen[-2:]]  # which have to have places
+    axes = [scales[axis] for axis in placed]
     fitting = all(one.shape == (dataset.shape[axis],) for one, axis in zip(axes, placed, strict=True))
     if not fitting or any(one.is_virtual or one.external for one in axes):  # HDF5 would open any file
         return None

@@ -143,14 +143,29 @@ def in_colour(item: h5py.Dataset) -> bool:
 
 
 def axis_names(dataset: h5py.Dataset) -> tuple[str, ...]:
-    """As MATLAB's, whose first axis is the rows and is stored last, ilastik's, or of HDF5's own labels; empty: none."""
+    """As MATLAB's, whose first axis is the rows and is stored last, ilastik's, or of HDF5's own labels; empty: none.
+
+    What has no label is called as the data set of its places, which in netCDF is its name.
+    """
     with contextlib.suppress(Exception):  # whatever else is called so
         if "MATLAB_class" in dataset.attrs:
             return ("c", "z", "x", "y")[-dataset.ndim :]
         if (tags := text_attribute(dataset, "axistags")) is not None:
             return tuple(axis["key"] for axis in json.loads(tags)["axes"])
-        return tuple(dimension.label.casefold() for dimension in dataset.dims)
+        scales = scales_of(dataset)
+        return tuple(
+            (dimension.label or _own_name(scales.get(axis))).casefold() for axis, dimension in enumerate(dataset.dims)
+        )
     return ()
+
+
+def scales_of(dataset: h5py.Dataset) -> dict[int, h5py.Dataset]:
+    """The data sets that HDF5's dimension scales call the places along an axis, by the axis."""
+    return {axis: dimension[0] for axis, dimension in enumerate(dataset.dims) if len(dimension)}
+
+
+def _own_name(item: h5py.Dataset | None) -> str:
+    return "" if item is None else os.path.basename(text_of(h5py.h5i.get_name(item.id)))
 
 
 def text_attribute(item: Any, name: str) -> str | None:

@@ -32,7 +32,8 @@ def open_mrc(path: Path, how: Reading) -> Source:
     mrcfile = load_extra("mrcfile", "mrc", path)
     with refusing(f"{path} is no MRC file that can be read"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with mrcfile.open(path, mode="r", header_only=True) as mrc:
+        # Permissive: older programs leave the mark or the stamp of the byte order empty.
+        with mrcfile.open(path, mode="r", header_only=True, permissive=True) as mrc:
             header, size = mrc.header, mrc.voxel_size
             pixels = int(header.nx) * int(header.ny) * int(header.nz)
             wanted = header.nbytes + int(header.nsymbt) + pixels * mrcfile.utils.dtype_from_mode(header.mode).itemsize
@@ -40,10 +41,12 @@ def open_mrc(path: Path, how: Reading) -> Source:
             along = [int(axis) - 1 for axis in (header.maps, header.mapr, header.mapc)]
         if (missing := wanted - path.stat().st_size) > 0:
             raise ValueError(f"it was cut short: {missing} bytes are missing")
+        if missing and header.map[:3] != b"MAP":
+            raise ValueError("it has no mark of one, nor the size that its header would say")
         said, sizes = sorted(along) == [0, 1, 2], (size.x, size.y, size.z)
         voxel = voxel_size([sizes[at] for at in (along if said else (2, 1, 0))], "angstrom")
         points_to = "".join("XYZ"[at] for at in reversed(along)) if said and how.pixels != "stored" else ""
-        with mrcfile.mmap(path, mode="r") as mrc:
+        with mrcfile.mmap(path, mode="r", permissive=True) as mrc:
             shape, dtype = mrc.data.shape, _data(mrc).dtype
     return array_source(path, "mrc", how, shape, dtype, load=_load, of=(path,), voxel=voxel, points_to=points_to)
 
@@ -51,7 +54,7 @@ def open_mrc(path: Path, how: Reading) -> Source:
 def _load(path: Path, first: int, last: int) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # as of bytes behind the pixels
-        opened = load_extra("mrcfile", "mrc", path).mmap(path, mode="r")
+        opened = load_extra("mrcfile", "mrc", path).mmap(path, mode="r", permissive=True)
     with opened as mrc:
         pixels = _data(mrc)
         return slab(pixels, slice_axes(pixels.shape) or (), first, last).copy()

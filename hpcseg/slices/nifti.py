@@ -1,8 +1,9 @@
-"""A NIfTI file (.nii, .nii.gz) in, slices out: along its third axis, with rows along its second."""
+"""A NIfTI file (.nii, .nii.gz, or .hdr and .img) in, slices out: along its third axis, with rows along its second."""
 
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,14 @@ _UNITS = {1: "meter", 2: "millimeter", 3: "micrometer"}
 
 
 def is_nifti(path: Path) -> bool:
-    """By its name, since a packed one shows no mark."""
-    return path.name.lower().endswith((".nii", ".nii.gz"))
+    """By its name, since a packed one shows no mark; of two files, the header's is looked at."""
+    if path.suffix.lower() not in (".hdr", ".img"):
+        return path.name.lower().endswith((".nii", ".nii.gz"))
+    header = path.with_suffix(".HDR" if path.suffix.isupper() else ".hdr")
+    if not os.path.isfile(header):
+        return False
+    with header.open("rb") as file:
+        return file.read(348)[344:] == b"ni1\0"
 
 
 def open_nifti(path: Path, how: Reading) -> Source:
@@ -30,6 +37,9 @@ def open_nifti(path: Path, how: Reading) -> Source:
     nibabel = load_extra("nibabel", "nifti", path)
     with refusing(f"{path} is no NIfTI file that can be read"):
         image = nibabel.load(path)
+        files = tuple(sorted({Path(part.filename) for part in image.file_map.values()}))
+        if not all(map(os.path.isfile, files)):
+            raise ValueError(f"it is {' and '.join(file.name for file in files)}, and one of them is no file")
         points_to = _points_to(nibabel, image) if how.pixels != "stored" else ""
         shape, zooms = image.shape, image.header.get_zooms()
         unit = _UNITS.get(int(image.header["xyzt_units"]) & 7, "")
@@ -38,7 +48,7 @@ def open_nifti(path: Path, how: Reading) -> Source:
         np.asarray(image.dataobj[(slice(0, 1),) * image.ndim])
         ends = image.dataobj.offset + math.prod(shape) * stored.itemsize
         packed = path.suffix.lower() == ".gz"
-        if not packed and (missing := ends - path.stat().st_size) > 0:
+        if not packed and (missing := ends - os.stat(image.file_map["image"].filename).st_size) > 0:
             raise ValueError(f"it was cut short: {missing} bytes are missing")
     return array_source(
         path,
@@ -48,6 +58,7 @@ def open_nifti(path: Path, how: Reading) -> Source:
         np.dtype("f4") if scaled else stored,
         load=_load,
         of=(image.dataobj,),
+        files=files,
         together=shape[2] if packed and len(shape) > 2 else 1,  # a packed file is read from its start each time
         voxel=voxel_size((zooms[2] if len(zooms) > 2 else None, zooms[1], zooms[0]), unit),
         points_to=points_to,

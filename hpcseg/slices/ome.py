@@ -26,9 +26,10 @@ def check_ome(path: Path, text: str, reach: Reach) -> None:
         DatasetError: it counts too many planes, names a file that is not to be read, or leaves all to another.
     """
     try:
-        items = list(ElementTree.fromstring(text).iter())
+        root = ElementTree.fromstring(text)
     except ElementTree.ParseError:
         return
+    own, items = root.get("UUID"), list(root.iter())
     for item in items:
         if item.tag.endswith("BinaryOnly"):
             raise DatasetError(
@@ -45,5 +46,6 @@ def check_ome(path: Path, text: str, reach: Reach) -> None:
             with contextlib.suppress(ValueError, ZeroDivisionError):
                 start, end, step = (float(item.get(name, 1)) for name in ("Start", "End", "Step"))
                 refuse_many(path, math.ceil(min(abs((end - start) / step), 1e18)))
-        if item.tag.endswith("UUID") and (named := item.get("FileName")):
+        # What has the file's own identity is this file, wherever it was when its name was written.
+        if item.tag.endswith("UUID") and (named := item.get("FileName")) and (not own or item.text != own):
             reach.check(path.parent / named)

@@ -14,10 +14,11 @@ from hpcseg.data.pairs import find_pairs
 from hpcseg.errors import ConfigError, DatasetError
 from hpcseg.slices.array import slice_axes
 from hpcseg.slices.opening import open_source
-from hpcseg.slices.source import Reading
+from hpcseg.slices.source import Reading, VoxelSize
 
 VOLUME = np.random.default_rng(5).integers(1, 60_000, (6, 10, 12), dtype=np.uint16)
 ONE = VOLUME[:1]
+STEPS = {"z": 2.0, "y": 0.5, "x": 0.25}
 ARRAYS = {
     "slices": (VOLUME, VOLUME),
     "a channel behind": (VOLUME[..., None], VOLUME),  # as ilastik exports it
@@ -98,7 +99,18 @@ def xarray(path, data, names):
     zarr.create_array(path, data=data, zarr_format=2).attrs["_ARRAY_DIMENSIONS"] = list(names)
 
 
-WRITERS = pytest.mark.parametrize("write", [ilastik, labelled, zarr_v3, xarray])
+def netcdf(path, data, names):
+    """As netCDF has it, and xarray by it: a data set of places for each axis, of that name."""
+    with h5py.File(path, "w") as file:
+        file["scan/tomo"] = data
+        for axis, (name, length) in enumerate(zip(names, data.shape, strict=True)):
+            places = file["scan"].create_dataset(name, data=np.arange(length) * STEPS.get(name, 1.0))
+            places.attrs["units"] = "um" if name in STEPS else "s"
+            places.make_scale(name)
+            file["scan/tomo"].dims[axis].attach_scale(places)
+
+
+WRITERS = pytest.mark.parametrize("write", [ilastik, labelled, netcdf, zarr_v3, xarray])
 
 
 @WRITERS
@@ -130,7 +142,7 @@ def test_named_channels_are_no_slices_and_times_are(tmp_path, write):
     write(tmp_path / "t", VOLUME, "tyx")
     assert len(open_source(tmp_path / "t")) == len(VOLUME)
     for name, others in (("other", ("line", "y", "x")), ("twice", ("z", "x", "x"))):  # which say nothing
-        if write is not zarr_v3 or len(set(others)) == 3:
+        if write not in (netcdf, zarr_v3) or len(set(others)) == 3:
             write(tmp_path / name, VOLUME, others)
             np.testing.assert_array_equal(open_source(tmp_path / name).read(0), VOLUME[0])
 
@@ -192,3 +204,10 @@ def test_places_of_axes_beside_an_array_are_no_second_one(tmp_path):
     for name, data in (("data", VOLUME), ("z", np.arange(6.0)), ("t", np.array(1.0))):
         group.create_array(name, data=data)
     assert open_source(tmp_path / "a").dataset == "data"
+
+
+@pytest.mark.parametrize("names", ["zyx", "xzy", "tyx", "yx"])
+def test_places_along_the_axes_of_netcdf_say_the_size_of_a_voxel(tmp_path, names):
+    netcdf(tmp_path / "a", VOLUME if "t" in names else turned(names) if "z" in names else VOLUME[0], names)
+    source = open_source(tmp_path / "a", Reading(dataset="scan/tomo"))
+    assert source.voxel == (None if "t" in names else VoxelSize(2.0 if "z" in names else 0.25, 0.5, 0.25, "um"))

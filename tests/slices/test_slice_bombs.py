@@ -253,7 +253,7 @@ def test_a_spoiled_header_is_read_or_refused(tmp_path, name):
         except (DatasetError, ConfigError) as error:
             assert len(str(error)) < 4_000
             refused += 1
-    assert refused > 5
+    assert refused >= 5
 
 
 def test_what_a_damaged_file_holds_is_listed_or_refused(tmp_path):

@@ -150,6 +150,16 @@ def test_a_data_set_elsewhere_is_not_passed_over_for_another_in_the_file(tmp_pat
     assert open_source(tmp_path / "scan" / "a.h5", ALLOWED).dataset == "entry/data"
 
 
+def test_an_ome_tiff_that_was_moved_is_itself_wherever_it_was(tmp_path):
+    two_files_of_ome(tmp_path, "b.ome.tif")
+    text = tifffile.tiffcomment(tmp_path / "a.ome.tif")
+    start, end = text.index("<TiffData"), text.rindex("</TiffData>")
+    whole = f'<TiffData IFD="0"><UUID FileName="/elsewhere/b.ome.tif">urn:uuid:a</UUID>{text[end:]}'
+    text = (text[:start] + whole).replace('SizeZ="2"', 'SizeZ="1"')
+    tifffile.imwrite(tmp_path / "moved.ome.tif", VOLUME[2], description=text, metadata=None)
+    np.testing.assert_array_equal(open_source(tmp_path / "moved.ome.tif").read(0), VOLUME[2])
+
+
 def two_files_of_ome(folder, name):
     """Two planes, of which the second is in another file, as its metadata say."""
     text = (

@@ -198,6 +198,14 @@ def mrc(path):
     return path, "angstrom"
 
 
+def mrc_of_before(path):
+    """As old programs write it: without the mark of an MRC file, or the stamp of its byte order."""
+    voxel = mrc(path)[1]
+    content = path.read_bytes()
+    path.write_bytes(content[:208] + bytes(8) + content[216:])
+    return path, voxel
+
+
 def mrc_one_volume(path):
     with mrcfile.new(path) as file:
         file.set_data(VOLUME[None])
@@ -207,6 +215,13 @@ def mrc_one_volume(path):
 
 def nifti(path):
     image = nibabel.Nifti1Image(VOLUME.transpose(2, 1, 0), np.diag([*SIZE[::-1], 1]))
+    image.header.set_xyzt_units("micron")
+    nibabel.save(image, path)
+    return path, "micrometer"
+
+
+def nifti_of_two_files(path):
+    image = nibabel.Nifti1Pair(VOLUME.transpose(2, 1, 0), np.diag([*SIZE[::-1], 1]))
     image.header.set_xyzt_units("micron")
     nibabel.save(image, path)
     return path, "micrometer"
@@ -239,8 +254,11 @@ FORMATS = {
     "ome.zarr": (ome_zarr, "zarr"),
     "ome3.zarr": (ome_zarr_v3, "zarr"),
     "a.mrc": (mrc, "mrc"),
+    "before.mrc": (mrc_of_before, "mrc"),
     "one-volume.mrc": (mrc_one_volume, "mrc"),
     "a.nii.gz": (nifti, "nifti"),
+    "a.hdr": (nifti_of_two_files, "nifti"),
+    "a.img": (nifti_of_two_files, "nifti"),
     "a.raw": (raw, "raw"),
 }
 

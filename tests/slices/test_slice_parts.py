@@ -280,7 +280,38 @@ def short_nifti(path):
     return 352
 
 
-@pytest.mark.parametrize(("name", "write"), [("a.mrc", short_mrc), ("a.nii", short_nifti), ("a.raw", lambda path: 0)])
+def short_nifti_pair(path):
+    nibabel.save(nibabel.Nifti1Pair(VOLUME, np.eye(4)), path)
+    return 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content[:208] + bytes(8) + content[216:-3],
+        lambda content: content[:208] + bytes(8) + content[216:] + b"more",
+        lambda content: content[:12] + b"abcd" + content[16:],
+    ],
+)
+def test_a_file_that_is_only_called_mrc_is_refused(tmp_path, change):
+    path = tmp_path / "a.mrc"
+    short_mrc(path)
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(DatasetError, match=r"a\.mrc is no MRC file that can be read"):
+        open_source(path)
+
+
+def test_half_of_a_nifti_volume_of_two_files_is_refused(tmp_path):
+    short_nifti_pair(tmp_path / "a.img")
+    (tmp_path / "a.img").unlink()
+    with pytest.raises(DatasetError, match=r"a\.hdr is no NIfTI file .* a\.hdr and a\.img"):
+        open_source(tmp_path / "a.hdr")
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [("a.mrc", short_mrc), ("a.img", short_nifti_pair), ("a.nii", short_nifti), ("a.raw", lambda path: 0)],
+)
 def test_a_file_that_was_cut_short_is_refused(tmp_path, name, write):
     path, how = tmp_path / name, Reading()
     if name == "a.raw":

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import tifffile
 
+from hpcseg.data.pack import pack
 from hpcseg.data.pairs import find_pairs
+from hpcseg.predict.volume import open_volume
 from hpcseg.slices.calibration import calibration_of
 from hpcseg.slices.opening import open_source
-from hpcseg.slices.source import Reading
+from hpcseg.slices.source import Reading, VoxelSize
 
 VOLUME = np.random.default_rng(7).integers(1, 60_000, (4, 10, 12), dtype=np.uint16)
 
@@ -114,3 +116,20 @@ def test_a_unit_that_is_no_length_is_none(tmp_path, unit):
     metadata = {f"PhysicalSize{axis}": 1 for axis in "XYZ"} | {f"PhysicalSize{axis}Unit": unit for axis in "XYZ"}
     tifffile.imwrite(tmp_path / "a.ome.tif", VOLUME, ome=True, metadata={"axes": "ZYX", **metadata})
     assert open_source(tmp_path / "a.ome.tif").voxel is None
+
+
+@pytest.mark.parametrize(("labelled", "depth"), [((1, 2, 3), 2.0), ((1, 3), 4.0), ((1, 4), 6.0), ((1, 2, 4), 2.0)])
+def test_packed_slices_are_as_far_apart_as_they_were(tmp_path, labelled, depth):
+    source = nexus(tmp_path / "a.nxs", VOLUME, list("zyx"))
+    (tmp_path / "labels").mkdir()
+    for number in labelled:
+        label = (VOLUME[number - 1] > 30_000).astype(np.uint8)
+        tifffile.imwrite(tmp_path / "labels" / f"l{number}.tif", label, metadata=None)
+    notes, output = list[str](), tmp_path / "packed.h5"
+    for _ in range(2):  # and it is the same slices when it is packed again
+        notes.clear()
+        info = pack(source.path, tmp_path / "labels", output, command="test", on_note=notes.append)
+    assert info.voxel == open_volume(output).voxel == VoxelSize(depth, 0.25, 0.5, "um")
+    assert [note for note in notes if "unevenly" in note or "voxels are" in note] == [
+        "the slices lie unevenly apart: the depth of a voxel, 2 um, stays that of a.nxs."
+    ] * (labelled == (1, 2, 4))
