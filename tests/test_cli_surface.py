@@ -81,7 +81,8 @@ def test_verbs_and_options_are_these():
             ["grid", "--job", "papre"],
             2,
             'There is no job "papre". Shipped jobs are context, correlated-noise, demo, label-share, more-data, '
-            "noise-models, paper, paper-cpu, rare-phase, readings, seeds, segment, smoke, training, weights-order",
+            "noise-models, paper, paper-cpu, rare-phase, readings, seeds, segment, smoke, training, weights-order, "
+            "width",
         ),
         (["grid", "--data", "nowhere.h5"], 3, "There is no packed data set nowhere.h5"),
         (["info", "nowhere.h5"], 3, "There is no packed data set nowhere.h5"),

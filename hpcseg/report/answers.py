@@ -230,12 +230,17 @@ def slices(records: Records) -> str | None:
 
 
 def _effect(setting: str, *, level: str = "") -> Callable[[Records], str | None]:
-    """What other values of a setting bring against its default, all else equal, at every noise level or at one."""
+    """What other values of a setting bring against one, all else equal, at every noise level or at `level`.
+
+    That is the default, or, as long as no cell of it is tested, the last in the job that has been.
+    """
 
     def answer(records: Records) -> str | None:
         keys = [one.key for one in records.rows[0].config.evaluate.headline_levels()]
         series = alike_but(records.groups, setting)
-        usual = flat(type(records.rows[0].config)())[setting]
+        tested = [value for of in series for value, group in of.items() if any(row.evaluation for row in group.rows)]
+        default = flat(type(records.rows[0].config)())[setting]
+        usual = tested[-1] if tested and default not in tested else default
         gains: dict[str, Estimate] = {}
         for value in dict.fromkeys(value for of in series for value in of if value != usual):
             for key in [level] if level else keys:
@@ -295,6 +300,7 @@ ANSWERS: Mapping[str, tuple[Callable[[Records], str | None], str]] = {
     "augment": (_effect("train.augment", level=WHOLE), "cost"),
     "slices": (slices, "cost"),
     "context": (_effect("data.context"), "levels"),
+    "width": (_effect("train.width"), "levels"),
     "label_share": (_effect("data.label_share", level=WHOLE), "cost"),
     "which_seed": (which_seed, "seeds_apart"),
     "nearest": (nearest, "readings"),

@@ -115,6 +115,19 @@ def test_another_setting_is_compared_at_every_noise_and_corrected(tmp_path):
     assert "false at gaussian-5000 +10.00 ± 0.00 points; not the others, at most " in text
 
 
+@pytest.mark.parametrize(("finished", "against"), [((8, 32), 32), ((8, 64), 64)])
+def test_where_no_cell_has_the_default_the_last_that_is_tested_is_compared_with(tmp_path, finished, against):
+    axis = "[[grid]]\ntrain.width = [8, 16, 32, 64]\ntrain.seed = [0, 1, 2]\n"
+    job = '[data]\ntiles = "small"\n[evaluate]\nwhole_slices = true\ntable_sigma = 5000\n'
+    grid = plan(tmp_path / "run", asking(job, "width") + axis)
+    for cell in grid.cells:
+        if cell.config.train.width in finished:
+            right = 700 if cell.config.train.width == 8 else 900
+            finish_with_slices(cell, lambda _, key, r=right, s=cell.config.train.seed: r + (s if r == 900 else 0))
+    (text,) = told(grid.run)
+    assert f" comparisons with train.width = {against}" in text and "8 at gaussian-0 -20." in text
+
+
 READINGS = """
 [train]
 width = 8
