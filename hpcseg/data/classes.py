@@ -99,7 +99,8 @@ class Classes:
             if outside is not None:
                 here &= ~outside
             known += int(np.count_nonzero(here))
-            found += here.view(np.uint8) * np.uint8(index)
+            if index:  # 0 is there already
+                found += here.view(np.uint8) * np.uint8(index)
         if outside is not None:
             known += int(np.count_nonzero(outside))
             found[outside] = IGNORED

@@ -122,7 +122,8 @@ def _write(
     images = pairs.images
     with create(output, slices=len(pairs), shape=images.shapes[0], dtype=images.dtype) as writer:
         there = np.zeros(len(classes), dtype=bool)
-        with _each(pairs, encode_pair, classes) as packed:
+        slice_bytes = math.prod(images.shapes[0]) * images.dtype.itemsize
+        with _each(pairs, encode_pair, classes, shared_bytes=slice_bytes) as packed:
             for index, encoded in enumerate(packed):
                 if encoded is None:
                     raise _UnknownLabelError(index)
@@ -226,10 +227,13 @@ def processes_for(pairs: Pairs) -> int:
     return min(len(os.sched_getaffinity(0)), _MOST_PROCESSES, room, worth)
 
 
-def _each(pairs: Pairs, work: Callable[..., Any], *more: Any) -> contextlib.closing[Generator[Any, None, None]]:
+def _each(
+    pairs: Pairs, work: Callable[..., Any], *more: Any, shared_bytes: int = 0
+) -> contextlib.closing[Generator[Any, None, None]]:
     """What `work(pairs, *more, index)` makes of each slice, in order; the end of the block ends the processes."""
     call = functools.partial(work, pairs, *more)
-    return contextlib.closing(in_processes(call, range(len(pairs)), processes=processes_for(pairs)))
+    found = in_processes(call, range(len(pairs)), processes=processes_for(pairs), shared_bytes=shared_bytes)
+    return contextlib.closing(found)
 
 
 def _classes_of(pairs: Pairs, class_map: Classes) -> Classes:
