@@ -34,6 +34,9 @@ _OTHER_KINDS = {
     b"PK\x03\x04": "zip file",
     b"\x89PNG": "PNG",
     b"\xff\xd8\xff": "JPEG",
+    b"SIMPLE  =": "FITS file; save it as TIFF or HDF5",
+    b"CDF": "netCDF file of the classic kind; `nccopy -k netCDF-4` makes an HDF5 file of it",
+    b"\x93NUMPY": "NumPy file, whose pixels are raw behind a header: --shape, --dtype and, as a rule, --header 128",
 }
 # tifffile logs what it makes of a damaged file; whether that will do is decided, and told, here.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -212,7 +215,7 @@ def _opened(path: Path) -> tifffile.TiffFile:
         return tifffile.TiffFile(path)
     except tifffile.TiffFileError:
         with path.open("rb") as file:
-            start = file.read(4)
+            start = file.read(max(map(len, _OTHER_KINDS)))
         for magic, kind in _OTHER_KINDS.items():
             if start.startswith(magic):
                 raise ValueError(f"it is a {kind}") from None

@@ -367,3 +367,19 @@ def test_what_changed_in_a_file_is_read_by_whoever_opens_it_again(tmp_path, name
         else:
             zarr.create_array(tmp_path / name, data=pixels, chunks=(SLICES, HEIGHT, WIDTH), overwrite=True)
         np.testing.assert_array_equal(read_all(open_source(tmp_path / name)), pixels)
+
+
+@pytest.mark.parametrize(
+    ("start", "said"),
+    [(b"CDF\x02", "nccopy"), (b"SIMPLE  =                    T", "FITS file"), (b"\x93NUMPY\x01\x00", "--header 128")],
+)
+def test_a_volume_of_a_kind_that_is_known_and_not_read_is_called_so_with_what_to_do(tmp_path, start, said):
+    (tmp_path / "a.nc").write_bytes(start + bytes(200))
+    with pytest.raises(DatasetError, match=f"a.nc is not .*{said}"):
+        open_source(tmp_path / "a.nc")
+
+
+def test_a_numpy_file_is_read_as_raw_pixels_behind_its_header(tmp_path):
+    np.save(tmp_path / "a.npy", VOLUME)
+    source = open_source(tmp_path / "a.npy", Reading(shape=VOLUME.shape, dtype="uint16", header=128))
+    np.testing.assert_array_equal(read_all(source), VOLUME)
