@@ -158,8 +158,9 @@ def split(records: Records) -> str | None:
     found = estimate(gains)
     if found is None:
         return None
-    # The one with the least noise, of the largest tiles.
-    group = next(blocked for _, blocked in pairs if blocked.config.data.tiles == pairs[-1][1].config.data.tiles)
+    # The one with the least noise, of the largest tiles that are tested.
+    tested = [blocked for _, blocked in pairs if _is_tested(blocked)]
+    group = next(blocked for blocked in tested if blocked.config.data.tiles == tested[-1].config.data.tiles)
     stretches = [estimate(at(records, level)(group)) for level in (CLEAN.key, VALIDATION)]
     rates = " and ".join(_errors(one) for one in stretches if one)
     return (
@@ -181,7 +182,7 @@ def chance(records: Records) -> str | None:
 def network(records: Records) -> str | None:
     """The network beside a filter of blur and grey thresholds."""
     places = list(records.positions.values()) or records.groups
-    noisy_models = [one for one in places if one.noise and any(row.evaluation for row in one.rows)]
+    noisy_models = [one for one in places if one.noise and _is_tested(one)]
     tested = [group for group in noisy_models if group.rows[0].config.evaluate.sweep_max] or noisy_models
     if not tested:
         return None
@@ -238,7 +239,7 @@ def _effect(setting: str, *, level: str = "") -> Callable[[Records], str | None]
     def answer(records: Records) -> str | None:
         keys = [one.key for one in records.rows[0].config.evaluate.headline_levels()]
         series = alike_but(records.groups, setting)
-        tested = [value for of in series for value, group in of.items() if any(row.evaluation for row in group.rows)]
+        tested = [value for of in series for value, group in of.items() if _is_tested(group)]
         default = flat(type(records.rows[0].config)())[setting]
         usual = tested[-1] if tested and default not in tested else default
         gains: dict[str, Estimate] = {}
@@ -260,9 +261,16 @@ def _effect(setting: str, *, level: str = "") -> Callable[[Records], str | None]
 
 
 def _longest(records: Records, setting: str) -> list[Group]:
-    """The longest series of groups that differ in a setting alone, the last one in the job among equals."""
+    """The longest series of groups that differ in a setting alone, the last one in the job among equals.
+
+    What is tested counts before what is planned.
+    """
     series = [list(of.values()) for of in alike_but(records.groups, setting)]
-    return max(reversed(series), key=len)
+    return max(reversed(series), key=lambda groups: (sum(map(_is_tested, groups)), len(groups)))
+
+
+def _is_tested(group: Group) -> bool:
+    return any(row.evaluation for row in group.rows)
 
 
 def _points(found: Estimate) -> str:

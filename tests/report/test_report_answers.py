@@ -91,6 +91,18 @@ def test_what_a_shuffled_split_flatters_is_matched_on_the_same_slices(tmp_path):
     assert "11.80 ± " in text and "(small, blocked, 0 % noise)" in text
 
 
+def test_as_long_as_the_large_tiles_are_only_planned_answers_are_about_the_small_ones(tmp_path):
+    head, grids = without_report(JOB)
+    large = grids.replace('data.tiles = "small"', 'data.tiles = "large"\ndata.split = ["shuffled", "blocked"]')
+    both = split_run(tmp_path / "both", asking(head, "split", "classes") + grids + large)
+    for cell in both.cells:
+        if cell.config.data.tiles == "large":
+            cell.folder.evaluation_file.unlink()
+    apart, recall = told(both.run)
+    assert "(small, blocked, 0 % noise)" in apart and "stretch:  (" not in apart
+    assert recall.startswith("Recall on test tiles with noise of sigma 5000 (small, ")
+
+
 def test_recall_that_lies_in_two_groups_is_told_seed_by_seed(tmp_path):
     grid = planned(tmp_path, ["classes"])
     for cell in grid.cells:
