@@ -155,8 +155,8 @@ def _labelled(pairs: Pairs, class_map: Classes, on_note: Callable[[str], None]) 
 def _apart(pairs: Pairs, on_note: Callable[[str], None]) -> Pairs:
     """The same, with the depth of a voxel as these slices lie apart, of which others in between may be left out."""
     images = pairs.images
-    steps = set(np.diff([images.place(index) for index in range(len(images))]).tolist())
-    if images.voxel is None or steps <= {1}:
+    steps = {step / pairs.step for step in np.diff(images.numbers).tolist()}
+    if images.voxel is None or steps <= {1.0}:
         return pairs
     if len(steps) > 1:
         depth = f"{images.voxel.depth:g} {images.voxel.unit}"

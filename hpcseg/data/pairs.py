@@ -10,6 +10,7 @@ import numpy as np
 
 from hpcseg.data.classes import MOST_CLASSES, Classes, outside
 from hpcseg.data.encode import Encoded, encode, label_sha256, pixels_sha256
+from hpcseg.data.likeness import usual_step
 from hpcseg.errors import DatasetError
 from hpcseg.slices.calibration import is_as_large
 from hpcseg.slices.opening import open_source
@@ -24,6 +25,8 @@ class Pairs:
     labels: Source
     notes: tuple[str, ...] = ()
     """What was passed over or applied in either, and which slices were left out, a sentence each."""
+    step: int = 1
+    """From the number of a slice of the images' source to the next one's, also of those that have no label."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -35,7 +38,7 @@ class Pairs:
     def only(self, indices: Iterable[int]) -> Pairs:
         """Those with these indices."""
         chosen = tuple(indices)
-        return Pairs(keep(self.images, chosen), keep(self.labels, chosen))
+        return Pairs(keep(self.images, chosen), keep(self.labels, chosen), step=self.step)
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Grey values and label of a slice, (H, W) each; raises DatasetError as `Source.read`."""
@@ -104,6 +107,11 @@ def find_pairs(images: Path, labels: Path, how: Reading = Reading()) -> Pairs:  
             f"voxels of the images are {grey.voxel.text()} and those of the labels {marks.voxel.text()}: were they cut "
             "or binned alike? Those of the images are taken."
         )
+    if grey.turned and not marks.axes and marks.form not in ("hdf5", "zarr"):
+        notes.append(
+            f"the images are turned, as the names of their axes ({grey.axes}) say, and the labels have no names: if "
+            "they lie as the array is stored, take both so: --pixels stored."
+        )
     if unlabelled:
         left_out = f"{len(unlabelled)} of {len(grey)} slices have no label and are left out"
         notes.append(f"{left_out}, such as {unlabelled[0]}.")
@@ -111,7 +119,7 @@ def find_pairs(images: Path, labels: Path, how: Reading = Reading()) -> Pairs:  
             notes.append(f"slices of {images.name} are numbered from {how.first}; --first says another number.")
     both = [number for number in of_number if number in place]
     chosen = keep(grey, map(of_number.__getitem__, both)), keep(marks, map(place.__getitem__, both))
-    return Pairs(*chosen, tuple(dict.fromkeys(notes)))
+    return Pairs(*chosen, tuple(dict.fromkeys(notes)), usual_step(np.array(grey.numbers)))
 
 
 # With all but the index in a functools.partial, these are the work of `in_processes`.

@@ -20,6 +20,14 @@ from hpcseg.slices.source import Form, Reading, Source
 from hpcseg.text import shortened
 
 _MOST_LISTED = 10
+# What an array's attributes may say of its pixels, and the values that change nothing.
+_OF_PIXELS = {
+    "scale_factor": 1,
+    "add_offset": 0,
+    "IMAGE_WHITE_IS_ZERO": 0,
+    "_FillValue": None,
+    "missing_value": None,
+}
 _MOST_BYTES_KEPT = 256 * 2**20
 _LOCK = threading.Lock()
 
@@ -97,9 +105,9 @@ def array_source(
 def slice_axes(shape: tuple[int, ...], names: Sequence[str] = ()) -> tuple[int, ...] | None:
     """Which axes of an array are slices, height and width, or of one slice height and width; None: it is no volume.
 
-    They are those that are called z (or t, without a z), y and x. Where nothing is called so, they are the last three
-    of those that there are, but for a channel of length 1 behind them, as ilastik has it. All others must have the
-    length 1: of times, or of channels, one would be taken for slices.
+    They are those that are called z (or t, without a z or where it has the length 1), y and x. Where nothing is called
+    so, they are the last three of those that there are, but for a channel of length 1 behind them, as ilastik has it.
+    All others must have the length 1: of times, or of channels, one would be taken for slices.
 
     Args:
         shape: of the array.
@@ -107,7 +115,8 @@ def slice_axes(shape: tuple[int, ...], names: Sequence[str] = ()) -> tuple[int, 
             once at most.
     """
     if are_axes(names, shape):
-        meant = [*[name for name in "zt" if name in names][:1], "y", "x"]
+        apart = [name for name in "zt" if name in names]
+        meant = [*[*[name for name in apart if shape[names.index(name)] > 1], *apart][:1], "y", "x"]
         others = [length for name, length in zip(names, shape, strict=True) if name not in meant]
         return tuple(map(names.index, meant)) if 0 not in shape and math.prod(others) == 1 else None
     axes = tuple(range(len(shape)))
@@ -136,10 +145,10 @@ def slab(array: Any, axes: tuple[int, ...], first: int, last: int) -> np.ndarray
 def passed_over(attributes: Mapping[str, Any]) -> tuple[str, ...]:
     """A note on what an array's attributes say about its pixels and nobody applies: of netCDF, and HDF5's images."""
     said = []
-    for name, usual in (("scale_factor", 1), ("add_offset", 0), ("IMAGE_WHITE_IS_ZERO", 0)):
+    for name, usual in _OF_PIXELS.items():
         with contextlib.suppress(Exception):  # there is none, or of a type that is no number
             value = float(np.ravel(attributes[name])[0])
-            said += [f"{name} {value:g}"] if value != usual else []
+            said += [f"{name} {value:g}"] if value != usual and not math.isnan(value) else []
     return (f"what it says of its pixels is passed over: {' and '.join(said)}.",) if said else ()
 
 

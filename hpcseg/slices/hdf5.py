@@ -191,13 +191,16 @@ def _voxel_of_axes(
     The group calls them by name; "." is an axis without places.
     """
     names = [text_of(axis) for axis in np.ravel(group.attrs.get("axes", ())).tolist()]
-    scales = scales_of(dataset)
     if text_attribute(group, "signal") == name and len(names) == dataset.ndim:
         scales = {axis: item_of(group, names[axis], reach) for axis in chosen if names[axis] != "."}
+    else:
+        scales = scales_of(dataset)
     placed = [axis for axis in chosen if axis in scales or axis in chosen[-2:]]  # which have to have places
     axes = [scales[axis] for axis in placed]
     fitting = all(one.shape == (dataset.shape[axis],) for one, axis in zip(axes, placed, strict=True))
     if not fitting or any(one.is_virtual or one.external for one in axes):  # HDF5 would open any file
+        return None
+    if any(passed_over(one.attrs) for one in axes):  # its numbers are no places
         return None
     return voxel_of_axes([(one[:].astype(float), text_attribute(one, "units")) for one in axes])
 

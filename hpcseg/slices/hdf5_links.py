@@ -23,6 +23,8 @@ from hpcseg.slices.source import first_line
 from hpcseg.text import shortened
 
 MOST_DEPTH = 12
+# As netCDF calls a dimension without places.
+_NO_VARIABLE = "This is a netCDF dimension"
 # On the way to an item, as HDF5 has it.
 _MOST_LINKS = 16
 # A few groups that are members of each other have names without end.
@@ -160,12 +162,25 @@ def axis_names(dataset: h5py.Dataset) -> tuple[str, ...]:
 
 
 def scales_of(dataset: h5py.Dataset) -> dict[int, h5py.Dataset]:
-    """The data sets that HDF5's dimension scales call the places along an axis, by the axis."""
-    return {axis: dimension[0] for axis, dimension in enumerate(dataset.dims) if len(dimension)}
+    """The dimension scales of its axes: data sets of the places along each, by the axis.
+
+    Only those that say the same of it, since a copy refers to what lay there in another file.
+    """
+    scales = dict[int, h5py.Dataset]()
+    for axis, length in enumerate(dataset.shape if "DIMENSION_LIST" in dataset.attrs else ()):
+        with contextlib.suppress(Exception):  # there is none, or it is gone
+            scale = dataset.dims[axis][0]
+            if scale.shape == (length,) and h5py.h5ds.is_attached(dataset.id, scale.id, axis):
+                scales[axis] = scale
+    return scales
 
 
-def _own_name(item: h5py.Dataset | None) -> str:
-    return "" if item is None else os.path.basename(text_of(h5py.h5i.get_name(item.id)))
+def _own_name(scale: h5py.Dataset | None) -> str:
+    """What a dimension scale is called; "" where there is none. To ask HDF5 takes a look at all names of the file."""
+    said = "" if scale is None else text_attribute(scale, "NAME") or ""
+    if scale is not None and said.startswith(_NO_VARIABLE):
+        said = os.path.basename(text_of(h5py.h5i.get_name(scale.id)))
+    return said
 
 
 def text_attribute(item: Any, name: str) -> str | None:

@@ -41,7 +41,7 @@ def open_mrc(path: Path, how: Reading) -> Source:
             along = [int(axis) - 1 for axis in (header.maps, header.mapr, header.mapc)]
         if (missing := wanted - path.stat().st_size) > 0:
             raise ValueError(f"it was cut short: {missing} bytes are missing")
-        if missing and header.map[:3] != b"MAP":
+        if missing and header.map.tobytes()[:3] != b"MAP":
             raise ValueError("it has no mark of one, nor the size that its header would say")
         said, sizes = sorted(along) == [0, 1, 2], (size.x, size.y, size.z)
         voxel = voxel_size([sizes[at] for at in (along if said else (2, 1, 0))], "angstrom")
@@ -61,7 +61,8 @@ def _load(path: Path, first: int, last: int) -> np.ndarray:
 
 
 def _data(mrc: Any) -> np.ndarray:
-    """Bytes are signed, but of files with IMOD's mark only where a flag says so."""
+    """Bytes are signed: of files with IMOD's mark where a flag says so, of others unless the header has larger ones."""
     mark, flags = np.frombuffer(mrc.header.extra2.tobytes(), mrc.header.mode.dtype, 2, offset=40)
-    unsigned = mrc.data.dtype == np.int8 and mark == _IMOD and not flags & 1
-    return np.asarray(mrc.data.view("u1") if unsigned else mrc.data)
+    larger = mrc.header.dmin >= 0 and mrc.header.dmax > np.iinfo("i1").max
+    unsigned = not flags & 1 if mark == _IMOD else larger
+    return np.asarray(mrc.data.view("u1") if unsigned and mrc.data.dtype == np.int8 else mrc.data)

@@ -24,7 +24,8 @@ def is_nifti(path: Path) -> bool:
     if not os.path.isfile(header):
         return False
     with header.open("rb") as file:
-        return file.read(348)[344:] == b"ni1\0"
+        start = file.read(348)
+    return start[344:] == b"ni1\0" or start[4:8] == b"ni2\0"
 
 
 def open_nifti(path: Path, how: Reading) -> Source:

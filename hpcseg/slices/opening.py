@@ -14,6 +14,7 @@ from hpcseg.slices.array import no_parts
 from hpcseg.slices.hdf5 import list_datasets, open_hdf5
 from hpcseg.slices.mrc import is_mrc, open_mrc
 from hpcseg.slices.nifti import is_nifti, open_nifti
+from hpcseg.slices.npy import is_npy, open_npy
 from hpcseg.slices.raw import SUFFIXES as RAW_SUFFIXES
 from hpcseg.slices.raw import open_raw
 from hpcseg.slices.sizes import refuse_bomb
@@ -47,6 +48,8 @@ def open_source(path: Path, how: Reading = Reading()) -> Source:  # noqa: B008
         raise DatasetError(f"There is no folder or file of slices {path}.")
     elif h5py.is_hdf5(path):
         opened = open_hdf5
+    elif is_npy(path):
+        opened = open_npy
     elif how.dtype is not None or path.suffix.lower() in RAW_SUFFIXES or (how.shape and how.label_dtype is None):
         opened = open_raw
     elif is_mrc(path):

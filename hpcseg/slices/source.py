@@ -23,7 +23,7 @@ from hpcseg.slices.neighbours import neighbours
 from hpcseg.slices.sizes import refuse_large
 from hpcseg.text import shortened
 
-Form = Literal["folder", "stack", "hdf5", "zarr", "mrc", "raw", "nifti"]
+Form = Literal["folder", "stack", "hdf5", "zarr", "mrc", "raw", "nifti", "npy"]
 _MOST_FAULTS = 10
 _MOST_SHOWN = 500
 # What ImageJ and OME call the unit of an image without one.

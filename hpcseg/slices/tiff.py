@@ -28,7 +28,10 @@ from hpcseg.slices.sizes import refuse_many
 from hpcseg.slices.source import Reading, Source, raise_faults, refusing
 
 _SUFFIXES = {".tif", ".tiff", ".btf", ".tf8", ".stk", ".ome"}
-_FORMATS = "a folder of TIFFs, a TIFF stack, HDF5 or NeXus, Zarr, MRC, NIfTI or raw pixels, or is not all there"
+_FORMATS = (
+    "a folder of TIFFs, a TIFF stack, HDF5 or NeXus, Zarr, MRC, NIfTI, NumPy or raw pixels (--shape and --dtype), or "
+    "is not all there"
+)
 _OTHER_KINDS = {
     b"\x1f\x8b": "gzip file; unpack it",
     b"PK\x03\x04": "zip file",
@@ -36,7 +39,6 @@ _OTHER_KINDS = {
     b"\xff\xd8\xff": "JPEG",
     b"SIMPLE  =": "FITS file; save it as TIFF or HDF5",
     b"CDF": "netCDF file of the classic kind; `nccopy -k netCDF-4` makes an HDF5 file of it",
-    b"\x93NUMPY": "NumPy file, whose pixels are raw behind a header: --shape, --dtype and, as a rule, --header 128",
 }
 # tifffile logs what it makes of a damaged file; whether that will do is decided, and told, here.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -211,3 +212,64 @@ def test_places_along_the_axes_of_netcdf_say_the_size_of_a_voxel(tmp_path, names
     netcdf(tmp_path / "a", VOLUME if "t" in names else turned(names) if "z" in names else VOLUME[0], names)
     source = open_source(tmp_path / "a", Reading(dataset="scan/tomo"))
     assert source.voxel == (None if "t" in names else VoxelSize(2.0 if "z" in names else 0.25, 0.5, 0.25, "um"))
+
+
+def copied(tmp_path, names="xyz", *, labels=True):
+    """A data set in a file of its own, whose dimension scales refer to what lies elsewhere in the first."""
+    with h5py.File(tmp_path / "a.h5", "w") as file, h5py.File(tmp_path / "copy.h5", "w") as copy:
+        file["data"] = turned(names)
+        for axis, name in enumerate(names):
+            file["data"].dims[axis].label = name if labels else ""
+            file[name] = np.arange(file["data"].shape[axis]) * 0.5
+            file[name].make_scale(name)
+            file["data"].dims[axis].attach_scale(file[name])
+        file.copy("data", copy)
+    return tmp_path / "copy.h5"
+
+
+def test_names_of_axes_count_where_their_scales_are_gone(tmp_path):
+    source = open_source(copied(tmp_path))
+    np.testing.assert_array_equal(np.stack([source.read(index) for index in range(len(source))]), VOLUME)
+    assert source.voxel is None
+
+
+def test_what_a_copy_takes_for_a_scale_and_is_none_names_no_axis(tmp_path):
+    """References are places in a file; here they lead to the data sets of other axes."""
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["data"] = VOLUME
+        for axis, name in enumerate("xyz"):  # each is attached to another axis than the data set says
+            file[name] = np.arange(VOLUME.shape[axis]) * 0.5
+            file[name].make_scale(name)
+            file["data"].dims[axis].attach_scale(file[name])
+        for name in "xyz":
+            del file[name].attrs["REFERENCE_LIST"]
+    np.testing.assert_array_equal(open_source(tmp_path / "a.h5", Reading(dataset="data")).read(0), VOLUME[0])
+
+
+def test_times_are_slices_where_there_is_one_slice_of_each(tmp_path):
+    netcdf(tmp_path / "a", VOLUME[None], "ztyx")
+    source = open_source(tmp_path / "a", Reading(dataset="scan/tomo"))
+    np.testing.assert_array_equal(np.stack([source.read(index) for index in range(len(source))]), VOLUME)
+
+
+def test_a_dimension_of_netcdf_without_places_has_a_name(tmp_path):
+    netcdf(tmp_path / "a", turned("xyz"), "xyz")
+    with h5py.File(tmp_path / "a", "a") as file:
+        for name in "xyz":
+            file["scan"][name].attrs["NAME"] = np.bytes_("This is a netCDF dimension but not a netCDF variable.    48")
+    source = open_source(tmp_path / "a", Reading(dataset="scan/tomo"))
+    np.testing.assert_array_equal(np.stack([source.read(index) for index in range(len(source))]), VOLUME)
+
+
+def test_places_that_are_packed_as_other_numbers_say_no_size(tmp_path):
+    netcdf(tmp_path / "a", VOLUME, "zyx")
+    with h5py.File(tmp_path / "a", "a") as file:
+        file["scan/x"].attrs["scale_factor"] = 0.001
+    assert open_source(tmp_path / "a", Reading(dataset="scan/tomo")).voxel is None
+
+
+def test_labels_without_axes_beside_turned_images_are_told_of(tmp_path):
+    netcdf(tmp_path / "a.nc", turned("xyz"), "xyz")
+    tifffile.imwrite(tmp_path / "labels.tif", VOLUME % 3, photometric="minisblack", metadata=None)
+    notes = find_pairs(Path(f"{tmp_path}/a.nc::scan/tomo"), tmp_path / "labels.tif").notes
+    assert any("the labels have no names" in note and "--pixels stored" in note for note in notes)

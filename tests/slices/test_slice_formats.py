@@ -17,7 +17,7 @@ import zarr
 
 from hpcseg.data.pack import pack
 from hpcseg.data.processes import in_processes
-from hpcseg.errors import DatasetError
+from hpcseg.errors import ConfigError, DatasetError
 from hpcseg.slices.opening import open_source
 from hpcseg.slices.source import Reading, Source, VoxelSize, choose_slices
 
@@ -206,6 +206,12 @@ def mrc_of_before(path):
     return path, voxel
 
 
+def mrc_with_more_behind(path):
+    voxel = mrc(path)[1]
+    path.write_bytes(path.read_bytes() + bytes(512))
+    return path, voxel
+
+
 def mrc_one_volume(path):
     with mrcfile.new(path) as file:
         file.set_data(VOLUME[None])
@@ -225,6 +231,18 @@ def nifti_of_two_files(path):
     image.header.set_xyzt_units("micron")
     nibabel.save(image, path)
     return path, "micrometer"
+
+
+def nifti_2_of_two_files(path):
+    image = nibabel.Nifti2Pair(VOLUME.transpose(2, 1, 0), np.diag([*SIZE[::-1], 1]))
+    image.header.set_xyzt_units("micron")
+    nibabel.save(image, path)
+    return path, "micrometer"
+
+
+def npy(path):
+    np.save(path, VOLUME)
+    return path, None
 
 
 def raw(path):
@@ -255,10 +273,13 @@ FORMATS = {
     "ome3.zarr": (ome_zarr_v3, "zarr"),
     "a.mrc": (mrc, "mrc"),
     "before.mrc": (mrc_of_before, "mrc"),
+    "more.mrc": (mrc_with_more_behind, "mrc"),
     "one-volume.mrc": (mrc_one_volume, "mrc"),
     "a.nii.gz": (nifti, "nifti"),
     "a.hdr": (nifti_of_two_files, "nifti"),
     "a.img": (nifti_of_two_files, "nifti"),
+    "two.img": (nifti_2_of_two_files, "nifti"),
+    "a.npy": (npy, "npy"),
     "a.raw": (raw, "raw"),
 }
 
@@ -371,7 +392,7 @@ def test_what_changed_in_a_file_is_read_by_whoever_opens_it_again(tmp_path, name
 
 @pytest.mark.parametrize(
     ("start", "said"),
-    [(b"CDF\x02", "nccopy"), (b"SIMPLE  =                    T", "FITS file"), (b"\x93NUMPY\x01\x00", "--header 128")],
+    [(b"CDF\x02", "nccopy"), (b"SIMPLE  =                    T", "FITS file")],
 )
 def test_a_volume_of_a_kind_that_is_known_and_not_read_is_called_so_with_what_to_do(tmp_path, start, said):
     (tmp_path / "a.nc").write_bytes(start + bytes(200))
@@ -379,7 +400,26 @@ def test_a_volume_of_a_kind_that_is_known_and_not_read_is_called_so_with_what_to
         open_source(tmp_path / "a.nc")
 
 
-def test_a_numpy_file_is_read_as_raw_pixels_behind_its_header(tmp_path):
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("kind", ["<u2", ">u2", "<f4", "u1"])
+def test_a_volume_of_numpy_is_read_as_its_header_says(tmp_path, order, kind):
+    volume = (VOLUME % 200).astype(kind, order=order)
+    np.save(tmp_path / "a.npy", volume)
+    source = pickle.loads(pickle.dumps(open_source(tmp_path / "a.npy")))
+    np.testing.assert_array_equal(read_all(source), volume)
+    assert source.dtype == np.dtype(kind).newbyteorder("=")
+    np.save(tmp_path / "one.npy", volume[0])
+    np.testing.assert_array_equal(open_source(tmp_path / "one.npy").read(0), volume[0])
+
+
+def test_a_numpy_file_is_not_described_cut_short_or_of_objects(tmp_path):
     np.save(tmp_path / "a.npy", VOLUME)
-    source = open_source(tmp_path / "a.npy", Reading(shape=VOLUME.shape, dtype="uint16", header=128))
-    np.testing.assert_array_equal(read_all(source), VOLUME)
+    for more in ({"dtype": "uint16", "shape": VOLUME.shape}, {"header": 128}, {"byteorder": "big"}):
+        with pytest.raises(ConfigError, match=r"a\.npy is a NumPy file, and says its shape and type itself"):
+            open_source(tmp_path / "a.npy", Reading(**more))
+    (tmp_path / "cut.npy").write_bytes((tmp_path / "a.npy").read_bytes()[:-3])
+    np.save(tmp_path / "objects.npy", np.array([[None, 2], [3, 4]]), allow_pickle=True)
+    np.save(tmp_path / "text.npy", np.array([["a", "b"]]))
+    for name in ("cut", "objects", "text"):
+        with pytest.raises(DatasetError, match=rf"{name}\.npy"):
+            open_source(tmp_path / f"{name}.npy")

@@ -317,13 +317,24 @@ def test_ome_metadata_that_count_fewer_pages_than_there_are_do_not_drop_the_othe
     np.testing.assert_array_equal(read_all(open_source(tmp_path / "a.tif", Reading(pixels="stored"))), VOLUME)
 
 
-@pytest.mark.parametrize(("flags", "wanted"), [(None, np.int8), (0, np.uint8), (1, np.int8)])
-def test_bytes_of_an_mrc_file_are_unsigned_where_imod_wrote_it_and_does_not_say_otherwise(tmp_path, flags, wanted):
+@pytest.mark.parametrize(
+    ("flags", "ends", "wanted"),
+    [
+        (None, None, np.int8),
+        (0, None, np.uint8),
+        (1, None, np.int8),
+        (None, (0, 234), np.uint8),
+        (1, (0, 234), np.int8),
+    ],
+)
+def test_bytes_of_an_mrc_file_are_unsigned_where_its_header_says_so(tmp_path, flags, ends, wanted):
     with mrcfile.new(tmp_path / "a.mrc") as file:
         file.set_data(VOLUME.view(np.int8))
     content = bytearray((tmp_path / "a.mrc").read_bytes())
     if flags is not None:
         struct.pack_into("<ii", content, 152, 1146047817, flags)  # imodStamp and imodFlags
+    if ends is not None:
+        struct.pack_into("<ff", content, 76, *ends)  # of the pixels
     (tmp_path / "a.mrc").write_bytes(content)
     source = open_source(tmp_path / "a.mrc")
     read = read_all(source)

@@ -133,3 +133,19 @@ def test_packed_slices_are_as_far_apart_as_they_were(tmp_path, labelled, depth):
     assert [note for note in notes if "unevenly" in note or "voxels are" in note] == [
         "the slices lie unevenly apart: the depth of a voxel, 2 um, stays that of a.nxs."
     ] * (labelled == (1, 2, 4))
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "depth"),
+    [((1, 2, 4, 5, 7, 8), (2, 5, 8), 6.0), ((1, 2, 4, 5, 6, 7, 8), (2, 4, 6, 8), 4.0), ((0, 10, 20, 30), (0, 20), 4.0)],
+)
+def test_packed_files_are_as_far_apart_as_their_numbers(tmp_path, images, labels, depth):
+    """Where files are missing in between; of every tenth one, the usual distance is 10."""
+    for folder, numbers in (("images", images), ("labels", labels)):
+        (tmp_path / folder).mkdir()
+        for number in numbers:
+            pixels = VOLUME[number % 4] if folder == "images" else (VOLUME[number % 4] > 30_000).astype(np.uint8)
+            options = {"imagej": True, "resolution": (2, 2), "metadata": {"unit": "um", "spacing": 2.0, "slices": 1}}
+            tifffile.imwrite(tmp_path / folder / f"s{number:03}.tif", pixels, **options)
+    info = pack(tmp_path / "images", tmp_path / "labels", tmp_path / "packed.h5", command="test")
+    assert info.voxel == VoxelSize(depth, 0.5, 0.5, "um")
