@@ -48,6 +48,11 @@ class Group:
         return self.rows[0].config
 
     @property
+    def tested(self) -> bool:
+        """Whether any of its cells is."""
+        return any(row.evaluation for row in self.rows)
+
+    @property
     def noise(self) -> float:
         """Share of training tiles with noise."""
         return self.config.train.noise_fraction
@@ -174,10 +179,11 @@ def alike_but(groups: Iterable[Group], setting: str) -> list[dict[object, Group]
 
 
 def against(groups: Iterable[Group], differing: Iterable[str]) -> Iterator[tuple[Group, Group]]:
-    """Each with the first of its tiles and split and of its noise fraction; these with those of the next lower one."""
+    """Each that is tested with the first of its tiles, split and noise fraction; these with the next lower ones."""
     places: dict[tuple[str, str], list[Group]] = {}
     # First by noise, then those that differ from the defaults in the least.
-    for group in sorted(groups, key=lambda one: (one.noise, training_label(one, differing).count(","))):
+    tested = [group for group in groups if group.tested]
+    for group in sorted(tested, key=lambda one: (one.noise, training_label(one, differing).count(","))):
         places.setdefault((group.config.data.tiles, group.config.data.split), []).append(group)
     for same in places.values():
         firsts: dict[float, Group] = {}

@@ -159,7 +159,7 @@ def split(records: Records) -> str | None:
     if found is None:
         return None
     # The one with the least noise, of the largest tiles that are tested.
-    tested = [blocked for _, blocked in pairs if _is_tested(blocked)]
+    tested = [blocked for _, blocked in pairs if blocked.tested]
     group = next(blocked for blocked in tested if blocked.config.data.tiles == tested[-1].config.data.tiles)
     stretches = [estimate(at(records, level)(group)) for level in (CLEAN.key, VALIDATION)]
     rates = " and ".join(_errors(one) for one in stretches if one)
@@ -182,7 +182,7 @@ def chance(records: Records) -> str | None:
 def network(records: Records) -> str | None:
     """The network beside a filter of blur and grey thresholds."""
     places = list(records.positions.values()) or records.groups
-    noisy_models = [one for one in places if one.noise and _is_tested(one)]
+    noisy_models = [one for one in places if one.noise and one.tested]
     tested = [group for group in noisy_models if group.rows[0].config.evaluate.sweep_max] or noisy_models
     if not tested:
         return None
@@ -233,15 +233,17 @@ def slices(records: Records) -> str | None:
 def _effect(setting: str, *, level: str = "") -> Callable[[Records], str | None]:
     """What other values of a setting bring against one, all else equal, at every noise level or at `level`.
 
-    That is the default, or, as long as no cell of it is tested, the last in the job that has been.
+    That is the default, or, as long as no cell of it is tested, the number nearest to it that is.
     """
 
     def answer(records: Records) -> str | None:
         keys = [one.key for one in records.rows[0].config.evaluate.headline_levels()]
         series = alike_but(records.groups, setting)
-        tested = [value for of in series for value, group in of.items() if _is_tested(group)]
+        tested = [value for of in series for value, group in of.items() if group.tested]
         default = flat(type(records.rows[0].config)())[setting]
-        usual = tested[-1] if tested and default not in tested else default
+        if not tested:
+            return None
+        usual = min(tested, key=lambda value: _apart(value, default))
         gains: dict[str, Estimate] = {}
         for value in dict.fromkeys(value for of in series for value in of if value != usual):
             for key in [level] if level else keys:
@@ -260,17 +262,21 @@ def _effect(setting: str, *, level: str = "") -> Callable[[Records], str | None]
     return answer
 
 
+def _apart(value: object, default: object) -> float:
+    """How far a setting is from its default; any other that is no number is as far as all of them."""
+    if value == default or not isinstance(value, int | float) or not isinstance(default, int | float):
+        return 0.0 if value == default else math.inf
+    return abs(value - default)
+
+
 def _longest(records: Records, setting: str) -> list[Group]:
     """The longest series of groups that differ in a setting alone, the last one in the job among equals.
 
     What is tested counts before what is planned.
     """
     series = [list(of.values()) for of in alike_but(records.groups, setting)]
-    return max(reversed(series), key=lambda groups: (sum(map(_is_tested, groups)), len(groups)))
+    return max(reversed(series), key=lambda groups: (sum(group.tested for group in groups), len(groups)))
 
-
-def _is_tested(group: Group) -> bool:
-    return any(row.evaluation for row in group.rows)
 
 
 def _points(found: Estimate) -> str:
