@@ -278,7 +278,6 @@ def _longest(records: Records, setting: str) -> list[Group]:
     return max(reversed(series), key=lambda groups: (sum(group.tested for group in groups), len(groups)))
 
 
-
 def _points(found: Estimate) -> str:
     if found.half is None:
         return f"{100 * found.mean:+.2f} points{_TOO_FEW}"
