@@ -23,7 +23,7 @@ from hpcseg.runs.inputs import Handed
 from hpcseg.runs.state import Stage
 
 
-def make_cell(folder: Path, dataset: Path, **train: int) -> Cell:
+def make_cell(folder: Path, dataset: Path, **train: int | str) -> Cell:
     config = CellConfig(
         data=DataConfig(tile_size=64, tiles="2x2"),
         train=TrainConfig(**{"width": 2, "depth": 1, "epochs": 1, "batch_size": 7, **train}),
@@ -65,7 +65,7 @@ def peaks(cell: Cell) -> list[dict[str, int]]:
 
 def test_a_small_cell_behind_a_large_one_has_a_peak_of_its_own(tmp_path, tiny_dataset):
     # A tensor of the first block is 11 MiB there, and a step holds some dozens.
-    large = make_cell(tmp_path / "large", tiny_dataset, width=16, batch_size=44)
+    large = make_cell(tmp_path / "large", tiny_dataset, width=16, batch_size=44, precision="fp32")
     small = make_cell(tmp_path / "small", tiny_dataset)
     for cell in (large, small):
         run(cell)
