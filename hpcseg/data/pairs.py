@@ -94,8 +94,10 @@ def find_pairs(images: Path, labels: Path, how: Reading = Reading()) -> Pairs:  
             f"the axes of the images point to {grey.points_to} and those of the labels to {marks.points_to}. Save "
             "both alike (of NIfTI, nibabel.as_closest_canonical does), or take both as they are stored: --pixels stored"
         )
-    if grey.turned != marks.turned and not (grey.axes and marks.axes) and {grey.form, marks.form} <= {"hdf5", "zarr"}:
-        with_names, without = ("images", "labels") if grey.turned else ("labels", "images")
+    alone = grey.turned and not marks.axes, marks.turned and not grey.axes  # by names that the others have not
+    may_have_names = {grey.form, marks.form} <= {"hdf5", "zarr"}
+    if any(alone) and may_have_names:
+        with_names, without = ("images", "labels") if alone[0] else ("labels", "images")
         faults.append(
             f"the axes of the {with_names} are {grey.axes or marks.axes}, and those of the {without} have no names. "
             "Name those as well, or take both as they are stored: --pixels stored"
@@ -107,7 +109,7 @@ def find_pairs(images: Path, labels: Path, how: Reading = Reading()) -> Pairs:  
             f"voxels of the images are {grey.voxel.text()} and those of the labels {marks.voxel.text()}: were they cut "
             "or binned alike? Those of the images are taken."
         )
-    if grey.turned and not marks.axes and marks.form not in ("hdf5", "zarr"):
+    if alone[0] and not may_have_names:
         notes.append(
             f"the images are turned, as the names of their axes ({grey.axes}) say, and the labels have no names: if "
             "they lie as the array is stored, take both so: --pixels stored."

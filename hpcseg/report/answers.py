@@ -241,9 +241,7 @@ def _effect(setting: str, *, level: str = "") -> Callable[[Records], str | None]
         series = alike_but(records.groups, setting)
         tested = [value for of in series for value, group in of.items() if group.tested]
         default = flat(type(records.rows[0].config)())[setting]
-        if not tested:
-            return None
-        usual = min(tested, key=lambda value: _apart(value, default))
+        usual = min(tested, key=lambda value: _apart(value, default), default=default)
         gains: dict[str, Estimate] = {}
         for value in dict.fromkeys(value for of in series for value in of if value != usual):
             for key in [level] if level else keys:

@@ -77,7 +77,7 @@ def sweep(records: Records) -> Drawn:
     swept = [group for group in records.groups if group.config.evaluate.sweep_max]
     places: dict[tuple[str, str, bool], list[Group]] = {}
     for group in sorted(swept, key=lambda group: group.noise):
-        if any(row.evaluation for row in group.rows):
+        if group.tested:
             shares = isinstance(group.config.evaluate.sweep_max, Share)
             places.setdefault((group.config.data.tiles, group.config.data.split, shares), []).append(group)
     if not places:

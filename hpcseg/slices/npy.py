@@ -36,4 +36,4 @@ def open_npy(path: Path, how: Reading) -> Source:
 
 def _load(path: Path, first: int, last: int) -> np.ndarray:
     pixels = np.load(path, mmap_mode="r", allow_pickle=False)
-    return np.ascontiguousarray(slab(pixels, slice_axes(pixels.shape) or (), first, last))
+    return slab(pixels, slice_axes(pixels.shape) or (), first, last).copy()

@@ -128,7 +128,7 @@ def test_another_setting_is_compared_at_every_noise_and_corrected(tmp_path):
 
 
 @pytest.mark.parametrize(("finished", "against"), [((8, 32), 32), ((8, 64), 64)])
-def test_where_no_cell_has_the_default_the_last_that_is_tested_is_compared_with(tmp_path, finished, against):
+def test_where_no_cell_has_the_default_the_nearest_that_is_tested_is_compared_with(tmp_path, finished, against):
     axis = "[[grid]]\ntrain.width = [8, 16, 32, 64]\ntrain.seed = [0, 1, 2]\n"
     job = '[data]\ntiles = "small"\n[evaluate]\nwhole_slices = true\ntable_sigma = 5000\n'
     grid = plan(tmp_path / "run", asking(job, "width") + axis)

@@ -238,10 +238,10 @@ def small(path):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["a.tif", "a.ome.tif", "imagej.tif", "a.h5", "a.mrc", "a.nii", "a.nii.gz"])
 def test_a_spoiled_header_is_read_or_refused(tmp_path, name):
-    """200 files with some bytes of their first 2 KiB changed: nothing but slices, or an error of ours."""
+    """300 files with some bytes of their first 2 KiB changed: nothing but slices, or an error of ours."""
     small(tmp_path / name)
     content, random, refused = (tmp_path / name).read_bytes(), np.random.default_rng(20), 0
-    for _ in range(200):
+    for _ in range(300):
         spoiled = bytearray(content)
         for place in random.integers(0, min(len(spoiled), 2048), random.integers(1, 5)):
             spoiled[place] = random.choice([0, 1, 127, 128, 255, random.integers(256)])
@@ -253,7 +253,7 @@ def test_a_spoiled_header_is_read_or_refused(tmp_path, name):
         except (DatasetError, ConfigError) as error:
             assert len(str(error)) < 4_000
             refused += 1
-    assert refused >= 5
+    assert refused > 5
 
 
 def test_what_a_damaged_file_holds_is_listed_or_refused(tmp_path):
