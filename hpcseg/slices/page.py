@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,9 +21,10 @@ _SIZES = re.compile(r'^([yz]?unit|spacing)=(.*)|(PhysicalSize[XYZ](?:Unit)?)="([
 _FUNCTION = re.compile(r"^(cf|c\d)=(.*)", re.MULTILINE)
 _MOST_LOOKED_THROUGH = 20_000
 _NO_FUNCTION = (None, "20")
-# CCITT's codes for 1 bit, of which none ends in so many zeros, and JPEG, whose last two bytes are a mark. Their
-# decoders fill what is missing without a word.
+# Codecs whose decoders fill what is missing without a word: CCITT's for 1 bit, of which no code ends in so many zeros,
+# JPEG, whose last two bytes are a mark, and JPEG XR, of which a header says where it begins and how long it is.
 _CCITT, _JPEG, _END_OF_JPEG = (2, 3, 4), 7, b"\xff\xd9"
+_JPEG_XR, _PLACES_IN_JPEG_XR = (22610, 34934), (0xBCC0, 0xBCC1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,13 +128,27 @@ def _function(description: str) -> str:
 
 def _refuse_cut(page: tifffile.TiffPage) -> None:
     """Raises ValueError where a strip that is decoded to the end all the same is not all there."""
-    if page.compression not in (*_CCITT, _JPEG):
+    if page.compression not in (*_CCITT, _JPEG, *_JPEG_XR):
         return
     for offset, size in zip(page.dataoffsets, page.databytecounts, strict=True):
         page.parent.filehandle.seek(offset)
         coded = page.parent.filehandle.read(size)
-        if (_END_OF_JPEG not in coded) if page.compression == _JPEG else not any(coded[-8:]):
+        if page.compression == _JPEG:
+            whole = _END_OF_JPEG in coded
+        elif page.compression in _JPEG_XR:
+            whole = _end_of_jpeg_xr(coded) <= len(coded)
+        else:
+            whole = any(coded[-8:])
+        if not whole:
             raise ValueError("a strip was cut short")
+
+
+def _end_of_jpeg_xr(coded: bytes) -> int:
+    """Where the pixels of a JPEG XR end, as its list of tags says, which is one of TIFF (ITU-T T.832, annex A)."""
+    (at,) = struct.unpack_from("<I", coded, 4)
+    (tags,) = struct.unpack_from("<H", coded, at)
+    found = (struct.unpack_from("<HHII", coded, at + 2 + 12 * index) for index in range(tags))
+    return sum(value for tag, _, _, value in found if tag in _PLACES_IN_JPEG_XR)
 
 
 def _runs(page: tifffile.TiffPage, stored: np.dtype) -> tuple[tuple[int, int], ...]:

@@ -23,6 +23,7 @@ from hpcseg.errors import ConfigError, DatasetError
 from hpcseg.slices.calibration import read_calibration
 from hpcseg.slices.described import as_described, with_hidden
 from hpcseg.slices.numbers import number_names
+from hpcseg.slices.other_kinds import other_kind
 from hpcseg.slices.page import Page, page_of
 from hpcseg.slices.sizes import refuse_many
 from hpcseg.slices.source import Reading, Source, raise_faults, refusing
@@ -32,14 +33,6 @@ _FORMATS = (
     "a folder of TIFFs, a TIFF stack, HDF5 or NeXus, Zarr, MRC, NIfTI, NumPy or raw pixels (--shape and --dtype), or "
     "is not all there"
 )
-_OTHER_KINDS = {
-    b"\x1f\x8b": "gzip file; unpack it",
-    b"PK\x03\x04": "zip file",
-    b"\x89PNG": "PNG",
-    b"\xff\xd8\xff": "JPEG",
-    b"SIMPLE  =": "FITS file; save it as TIFF or HDF5",
-    b"CDF": "netCDF file of the classic kind; `nccopy -k netCDF-4` makes an HDF5 file of it",
-}
 # tifffile logs what it makes of a damaged file; whether that will do is decided, and told, here.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
@@ -146,6 +139,8 @@ def _list_tiffs(folder: Path) -> tuple[list[Path], list[str]]:
     if not found:
         others = ", ".join(sorted({path.suffix for path in paths if path.suffix}))
         hint = f" It has {others}; name one file, if that is a volume in a format that is read." if others else ""
+        known = ((path.name, other_kind(path)) for path in sorted(paths) if path.is_file())
+        hint = next((f" {name} is a {kind}." for name, kind in known if kind is not None), hint)
         hint = f" Did you mean {folder / 'data'}?" if (folder / "data").is_dir() else hint
         raise DatasetError(f"{folder} holds no .tif or .tiff files.{hint}")
     stems = {path.name.partition(".")[0] for path in found}
@@ -216,11 +211,8 @@ def _opened(path: Path) -> tifffile.TiffFile:
     try:
         return tifffile.TiffFile(path)
     except tifffile.TiffFileError:
-        with path.open("rb") as file:
-            start = file.read(max(map(len, _OTHER_KINDS)))
-        for magic, kind in _OTHER_KINDS.items():
-            if start.startswith(magic):
-                raise ValueError(f"it is a {kind}") from None
+        if (kind := other_kind(path)) is not None:
+            raise ValueError(f"it is a {kind}") from None
         raise
 
 

@@ -392,12 +392,20 @@ def test_what_changed_in_a_file_is_read_by_whoever_opens_it_again(tmp_path, name
 
 @pytest.mark.parametrize(
     ("start", "said"),
-    [(b"CDF\x02", "nccopy"), (b"SIMPLE  =                    T", "FITS file")],
+    [
+        (b"CDF\x02", "nccopy"),
+        (b"SIMPLE  =                    T", "FITS file"),
+        (b"{\nHeaderID = EH:000001:000000:000000 ;\n", "silx convert"),
+        (bytes(128) + b"DICM", "dcm2niix"),
+        (b"ObjectType = Image\nNDims = 3\n", "--shape and --dtype"),
+    ],
 )
 def test_a_volume_of_a_kind_that_is_known_and_not_read_is_called_so_with_what_to_do(tmp_path, start, said):
-    (tmp_path / "a.nc").write_bytes(start + bytes(200))
+    (tmp_path / "a.nc").write_bytes(start + bytes(400))
     with pytest.raises(DatasetError, match=f"a.nc is not .*{said}"):
         open_source(tmp_path / "a.nc")
+    with pytest.raises(DatasetError, match=rf"holds no \.tif or \.tiff files\. a\.nc is a .*{said}"):
+        open_source(tmp_path)
 
 
 @pytest.mark.parametrize("order", ["C", "F"])

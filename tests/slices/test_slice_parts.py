@@ -370,3 +370,15 @@ def test_a_strip_whose_end_is_not_there_is_refused_where_its_decoder_fills_it(tm
     path.write_bytes(content)
     with pytest.raises(DatasetError, match=r"a.tif#1 cannot be decoded \(a strip was cut short\)"):
         open_source(path).read(0)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_a_strip_of_jpeg_xr_that_is_counted_too_short_is_refused(tmp_path, dtype):
+    path, picture = tmp_path / "a.tif", np.random.default_rng(0).integers(0, 200, (64, 80)).astype(dtype)
+    tifffile.imwrite(path, picture, compression="jpegxr", compressionargs={"level": 1.0}, rowsperstrip=32)
+    np.testing.assert_array_equal(open_source(path).read(0), tifffile.imread(path))
+    with tifffile.TiffFile(path, mode="r+") as tif:
+        first, last = tif.pages.first.databytecounts
+        tif.pages.first.tags["StripByteCounts"].overwrite((first, last - 40))
+    with pytest.raises(DatasetError, match=r"a.tif#1 cannot be decoded \(a strip was cut short\)"):
+        open_source(path).read(0)
