@@ -2,7 +2,8 @@
 
 A job file holds shared settings in the tables `[data]`, `[train]` and `[evaluate]`, and one or more `[[grid]]`
 tables. In a grid a list is an axis and a scalar a fixed setting; each grid is the product of its axes, and the
-job is the union of its grids.
+job is the union of its grids. A grid's `repetitions` is one axis for two settings: another training, of its own seed,
+on another position of the split.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from hpcseg.tables import build_config, convert, refuse_unknown
 from hpcseg.text import refuse_controls
 
 _MOST_CELLS = 10_000
+_REPETITIONS = "repetitions"
+_REPEATED = (("train", "seed"), ("data", "split_seed"))
 _MOST_BYTES = 1_000_000
 _DEEPEST_KEY = 4
 # Each alternative takes what it has begun, so that no text is looked at twice. A word is a part of a key, or a value.
@@ -34,6 +37,9 @@ _TOKEN = re.compile(
     r"""|"(?:[^"\\\n]|\\.)*+"?|'[^'\n]*+'?)|(?P<dot>\.)|(?P<space>[ \t]++)|(?P<other>\#[^\n]*+|.)""",
     re.DOTALL,
 )
+
+# Section and key of the settings of an axis, and the values that they take together.
+_Axis = tuple[tuple[tuple[str, str], ...], list[Any]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,7 +118,7 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> JobConfig:
     if not isinstance(grids, list) or not grids:
         raise ConfigError(f"{where}: grid must be a table, or several as [[grid]], found {reprlib.repr(grids)}.")
     axes = [_axes(shared, grid, f"{where}, grid {number}") for number, grid in enumerate(grids, start=1)]
-    count = sum(math.prod(len(values) for _, _, values in grid) for grid in axes)
+    count = sum(math.prod(len(values) for _, values in grid) for grid in axes)
     if count > _MOST_CELLS:
         raise ConfigError(f"{where}: the grids have {count} cells, and a job may have {_MOST_CELLS}. Split the job.")
     cells: list[CellConfig] = []
@@ -176,6 +182,8 @@ def _apply(document: dict[str, Any], override: str, sections: tuple[str, ...]) -
         # What is no table is refused later, in words that name the file.
         if isinstance(table, dict) and isinstance(table.setdefault(section, {}), dict):
             table[section][key] = value
+            if (section, key) in _REPEATED:
+                table.pop(_REPETITIONS, None)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -213,27 +221,37 @@ def _deepest_key(text: str) -> int:
     return deepest
 
 
-def _axes(shared: Mapping[str, Any], grid: Any, where: str) -> list[tuple[str, str, list[Any]]]:
-    """Section, key and values of each axis of one grid; a scalar is an axis of one value."""
+def _axes(shared: Mapping[str, Any], grid: Any, where: str) -> list[_Axis]:
+    """The axes of one grid; a scalar is an axis of one value."""
     if not isinstance(grid, dict):
         raise ConfigError(f"{where}: a grid is a table of settings, not {reprlib.repr(grid)}.")
-    refuse_unknown(grid, tuple(shared), where)
-    axes = []
+    refuse_unknown(grid, (*shared, _REPETITIONS), where)
+    axes = list[_Axis]()
     for section, settings in grid.items():
+        if section == _REPETITIONS:
+            axes.append((_REPEATED, _values(settings, f"{where}: {_REPETITIONS}")))
+            continue
         if not isinstance(settings, dict):
             raise ConfigError(f"{where}: {section} must be a table, as in {section}.SETTING = [values].")
         for key, values in settings.items():
-            values = values if isinstance(values, list) else [values]
-            if not values:
-                raise ConfigError(f"{where}: the axis {section}.{key} is empty.")
-            axes.append((section, key, values))
+            if _REPETITIONS in grid and (section, key) in _REPEATED:
+                raise ConfigError(f"{where}: {_REPETITIONS} are values of {section}.{key}, which is given as well.")
+            axes.append((((section, key),), _values(values, f"{where}: the axis {section}.{key}")))
     return axes
 
 
-def _expand(shared: Mapping[str, Any], axes: list[tuple[str, str, list[Any]]]) -> Iterator[dict[str, dict[str, Any]]]:
+def _values(values: Any, what: str) -> list[Any]:
+    found = list(values) if isinstance(values, list) else [values]
+    if not found:
+        raise ConfigError(f"{what} is empty.")
+    return found
+
+
+def _expand(shared: Mapping[str, Any], axes: list[_Axis]) -> Iterator[dict[str, dict[str, Any]]]:
     """The product of the axes of one grid over the shared settings."""
-    for point in itertools.product(*(values for _, _, values in axes)):
+    for point in itertools.product(*(values for _, values in axes)):
         cell = {section: dict(settings) for section, settings in shared.items()}
-        for (section, key, _), value in zip(axes, point, strict=True):
-            cell[section][key] = value
+        for (settings, _), value in zip(axes, point, strict=True):
+            for section, key in settings:
+                cell[section][key] = value
         yield cell

@@ -6,8 +6,9 @@ order or format, another epsilon. A renamed variable, a module that moves, a qui
 tests/golden fails where numbers change and the number does not; after raising it, run `python tests/golden/make.py`.
 
     1  all that came before: identified by a hash over source text (code_sha256), and by no number in their records
-    2  the first that is written into records. Shuffled splits of overlapping tiles have changed since, and no other
-       cell's numbers: split_sha256 in training.json tells them apart, and no cell goes on with another split
+    2  the first that is written into records. Shuffled splits of overlapping tiles have changed since, and blocked ones
+       of another split_seed than 0, and no other cell's numbers: split_sha256 in training.json tells them apart, and no
+       cell goes on with another split
 """
 
 NUMERICS = 2

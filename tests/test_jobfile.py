@@ -52,6 +52,16 @@ def test_a_grid_is_the_product_of_its_axes_over_the_shared_settings(job):
     assert {(cell.train.width, cell.train.epochs) for cell in cells} == {(8, 4)}
 
 
+def test_repetitions_have_a_seed_and_a_position_of_the_split_each(job, tmp_path):
+    text = '[[grid]]\nrepetitions = [0, 3]\ndata.split = "blocked"\ntrain.noise_fraction = [0.0, 0.5]'
+    cells = job(text).cells
+    assert [(cell.train.seed, cell.data.split_seed, cell.train.noise_fraction) for cell in cells] == [
+        *((0, 0, 0.0), (0, 0, 0.5), (3, 3, 0.0), (3, 3, 0.5)),
+    ]
+    seeds = load_job(tmp_path / "study.toml", ["train.seed=[1, 2]"]).cells
+    assert [(cell.train.seed, cell.data.split_seed) for cell in seeds] == [(1, 0), (2, 0), (1, 0), (2, 0)]
+
+
 def test_grids_are_joined_in_order_and_do_not_see_each_others_settings(job):
     cells = job("[[grid]]\ntrain.width = 8\n[[grid]]\ntrain.seed = 1").cells
     assert [(cell.train.width, cell.train.seed) for cell in cells] == [(8, 0), (64, 1)]
@@ -63,7 +73,7 @@ def test_grids_are_joined_in_order_and_do_not_see_each_others_settings(job):
         ("[train]\nwidht = 8", 'train: unknown key "widht". Did you mean "width"?'),
         ("[[grid]]\ntrain.noise_fractoin = [0, 1]", 'grid 1: train: unknown key "noise_fractoin". Did you mean'),
         ("[trian]\nwidth = 8", 'study.toml: unknown key "trian". Did you mean "train"?'),
-        ("[[grid]]\nneeds.gpus = 1", 'grid 1: unknown key "needs". Valid keys are data, train, evaluate.'),
+        ("[[grid]]\nneeds.gpus = 1", 'grid 1: unknown key "needs". Valid keys are data, train, evaluate, repetitions.'),
         ("[needs]\ngpu = 1", '[needs]: unknown key "gpu". Did you mean "gpus"?'),
         ("[report]\ntable = []", '[report]: unknown key "table". Did you mean "tables"?'),
     ],
@@ -87,6 +97,10 @@ def test_an_unknown_key_is_told_with_its_place_and_the_nearest_known_one(job, te
         ("[[grid]]\ntrain = 3", "grid 1: train must be a table"),
         ("grid = [1]", "grid 1: a grid is a table of settings, not 1"),
         ("[[grid]]\ntrain.seed = []", "grid 1: the axis train.seed is empty"),
+        ("[[grid]]\nrepetitions = []", "grid 1: repetitions is empty"),
+        ("[[grid]]\nrepetitions = [0.5]", "data: split_seed must be a whole number, found 0.5"),
+        ("[[grid]]\nrepetitions = [0, 1]\ntrain.seed = 3", "grid 1: repetitions are values of train.seed, which is"),
+        ("[[grid]]\nrepetitions = 2\ndata.split_seed = [3]", "grid 1: repetitions are values of data.split_seed"),
     ],
 )
 def test_a_value_of_the_wrong_type_is_told_with_its_place(job, text, told):

@@ -20,7 +20,8 @@ from hpcseg.runs.finding import OWN_JOB
 _WIDTH = 98
 _GRID = """
 # Each [[grid]] is a set of cells: a list is an axis, and every combination of the axes is one
-# cell, so train.seed = [0, 1, 2] trains three models. A setting here replaces the one above."""
+# cell, so train.seed = [0, 1, 2] trains three models. A setting here replaces the one above. In
+# place of train.seed, repetitions = [0, 1, 2] gives each model another position of the split too."""
 
 
 def init(
@@ -62,7 +63,13 @@ def _lines(document: Mapping[str, Any], job: str) -> Iterator[str]:
     yield _GRID
     for grid in grids or [{}]:
         yield "[[grid]]"
-        yield from (f"{section}.{key} = {as_toml(value)}" for section in grid for key, value in grid[section].items())
+        for name, values in grid.items():
+            settings = (
+                {f"{name}.{key}": value for key, value in values.items()}
+                if isinstance(values, dict)
+                else {name: values}
+            )
+            yield from (f"{setting} = {as_toml(value)}" for setting, value in settings.items())
         yield ""
 
 

@@ -100,6 +100,14 @@ def test_blocked_sets_keep_their_distance_whatever_the_seed(slices, gap_slices, 
         assert closest > gap_slices
 
 
+@pytest.mark.parametrize(("slices", "gap_slices", "seeds"), [(500, 41, 5), (40, 2, 5), (97, 0, 3), (2000, 200, 5)])
+def test_the_first_positions_of_the_blocks_test_no_slice_twice(slices, gap_slices, seeds):
+    tiles = tiles_of(slices, 1)
+    found = [split_tiles(tiles, policy="blocked", seed=seed, gap_slices=gap_slices) for seed in range(seeds)]
+    together = np.concatenate([split.test for split in found])
+    assert len(np.unique(together)) == len(together) == seeds * len(found[0].test)
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_blocked_sets_are_single_runs_on_the_ring_with_all_tiles_of_their_slices(seed):
     tiles = tiles_of(100, 4)
