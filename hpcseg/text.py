@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from hpcseg.errors import ConfigError
 
@@ -11,6 +12,7 @@ _CONTROLS = r"\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u206
 _CONTROL = re.compile(f"[{_CONTROLS}]")
 _UNSHOWN = re.compile(rf"(?![\n\t])[{_CONTROLS}]")
 _MOST_SHOWN = 100
+_MOST_NAMED = 3
 _CELL_ID = re.compile(r"[A-Za-z0-9._-]{1,255}")
 
 
@@ -52,6 +54,12 @@ def cell_text(text: str) -> str:
 def shortened(text: str, most: int = _MOST_SHOWN) -> str:
     """A text of a file as an error shows it: all of it, unless somebody has written a book there."""
     return text if len(text) <= most else f"{text[:most]}..."
+
+
+def some_of(names: Sequence[str]) -> str:
+    """Names in a sentence: all of a few, else two of them, and how many there are besides."""
+    few = names if len(names) <= _MOST_NAMED else names[:2]
+    return ", ".join(few) + (f" and {len(names) - len(few)} more" if len(few) < len(names) else "")
 
 
 def shown(value: object) -> str:

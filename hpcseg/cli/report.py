@@ -163,11 +163,13 @@ def show_report(built: Report, missing: Sequence[str], written: Sequence[Path]) 
         console.stdout.print("(in brackets: the paper)")
     for note in (*built.content.notes, *missing):
         console.say(f"Note: {note}")
-    holes = built.content.holes
-    if holes:
-        console.stdout.print(f"{counted(len(holes), 'hole')}:")
-    for hole in holes:
-        console.say(f"  {hole}")
+    told = built.content.told
+    if told:
+        console.stdout.print(f"{counted(sum(map(len, told.values())), 'hole')}:")
+    for remedy, of in told.items():
+        console.say(f"  {remedy}")
+        for hole in of:
+            console.say(f"    {hole}")
     if built.planned_with:
         console.stdout.print(f"The run was planned with: {built.planned_with}")
     for path in written:

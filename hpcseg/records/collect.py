@@ -23,6 +23,7 @@ from hpcseg.runs.grid import Cell, command_that_runs, planned_cells, read_plan
 from hpcseg.runs.record import read_as
 from hpcseg.runs.schema import Plan, Trained
 from hpcseg.tables import build_config
+from hpcseg.text import some_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,9 +75,9 @@ class Records:
     def unplaced(self, tiles: Container[str], fractions: Container[float]) -> tuple[str, ...]:
         """A note on the cells that tables of these tiles and noise fractions have no place for."""
         placed = {group for (of, _, noise), group in self.positions.items() if of in tiles and noise in fractions}
-        names = ", ".join(row.id for group in self.groups if group not in placed for row in group.rows)
+        names = [row.id for group in self.groups if group not in placed for row in group.rows]
         what = "Not in Tables 1 and 2 and Figures 3 and 7 (see report.cells of the job file)"
-        return (f"{what}: {names}.",) if names else ()
+        return (f"{what}: {some_of(names)}.",) if names else ()
 
     @property
     def gap(self) -> str:

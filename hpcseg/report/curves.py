@@ -22,6 +22,7 @@ from hpcseg.report.baselines import commonest, filtered
 from hpcseg.report.measures import at
 from hpcseg.sheet import COLOURS as _COLOURS
 from hpcseg.sigma import Share, Sigma, amount
+from hpcseg.text import some_of
 
 _OF_SPLIT = {"shuffled": "#0072B2", "blocked": "#D55E00"}
 _FILTER, GREY, _PAPER = "#009E73", "#777777", "#000000"
@@ -52,7 +53,7 @@ def figure3(records: Records) -> Drawn:
             reason = f"cells/{row.id}/metrics.jsonl has not all epochs."
             holes.append(Hole("figure3", reason, f"Delete cells/{row.id}, then: {records.remedy}"))
         if not trained:
-            names = ", ".join(row.id for row in group.rows)
+            names = some_of([row.id for row in group.rows])
             holes.append(Hole("figure3", f"no record of {names}, so nothing for {tiles}.", records.remedy))
         columns |= {group: drawn} if (drawn := [row for row in trained if row.epochs]) else {}
     if not columns:
@@ -92,7 +93,7 @@ def figure7(records: Records) -> Drawn:
         planned = [row for row in group.rows if row.config.evaluate.sweep_max and of == tiles]
         swept[split, noise] = [row for row in planned if row.evaluation]
         if planned and not swept[split, noise] and noise == fraction:
-            names = ", ".join(row.id for row in planned)
+            names = some_of([row.id for row in planned])
             holes.append(Hole("figure7", f"no record of {names}, the {split} curve.", records.remedy))
     main = [row for (_, noise), rows in swept.items() for row in rows if noise == fraction]
     if not main and not holes:

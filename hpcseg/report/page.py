@@ -7,6 +7,7 @@ has ended. Jinja escapes whatever comes from a record.
 from __future__ import annotations
 
 import base64
+import functools
 import os.path
 import re
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from hpcseg.records.collect import Records
 from hpcseg.records.row import CLEAN, Hole
 from hpcseg.report.answers import Answer
 from hpcseg.report.figures import Picture
+from hpcseg.report.holes import ToldHole, told_holes
 from hpcseg.report.table import TEXTS, Table, Text, number_text
 
 _CODE = re.compile(r"(?<![`\\])`[^`]+`(?!`)")
@@ -63,12 +65,16 @@ class Content:
     pictures: Sequence[Picture]
     """Those with something to show."""
     holes: Sequence[Hole]
-    """In the order of their numbers."""
     notes: Sequence[str]
     origin: Mapping[str, str]
     """What the numbers come from, as label and text."""
     of_the_paper: bool
     """Anything of the paper is in it."""
+
+    @functools.cached_property
+    def told(self) -> dict[str, tuple[ToldHole, ...]]:
+        """The holes by what to do about them."""
+        return told_holes(self.holes, self.records.groups)
 
     def markdown(self) -> str:
         """tables.md: all tables and figures, and the holes."""
@@ -80,7 +86,7 @@ class Content:
         return self._written("report.html.jinja", escaped=True, cells=cells, live=live)
 
     def _written(self, template: str, *, escaped: bool, **values: Any) -> str:
-        holes = {hole.subject: number for number, hole in enumerate(self.holes, start=1)}
+        holes = {subject: hole.number for of in self.told.values() for hole in of for subject in hole.subjects}
         environment = jinja2.Environment(
             loader=jinja2.PackageLoader("hpcseg.report"),
             autoescape=escaped,

@@ -24,7 +24,7 @@ from hpcseg.report.curves import Drawn
 from hpcseg.report.measures import at
 from hpcseg.sigma import Share, Sigma, amount
 from hpcseg.statistics import estimate
-from hpcseg.text import shown
+from hpcseg.text import shown, some_of
 
 Pictures = Mapping[str, np.ndarray]
 _Fill = Callable[[Row, Pictures], Figure]
@@ -125,7 +125,7 @@ def _picture(
             if what in pictures:
                 return Drawn(fill(row, pictures), (), _said(records, group, row, pictures))
         if planned:
-            names = ", ".join(row.id for _, row in planned)
+            names = some_of([row.id for _, row in planned])
             return Drawn(None, (Hole(name, f"no pictures of {names}.", records.remedy),))
         reason = "the job has no such cell that keeps pictures (evaluate.examples)."
         return Drawn(None, (Hole(name, reason, "Choose a job that has one."),))

@@ -125,7 +125,7 @@ def number_text(number: Number, holes: Mapping[str, int]) -> str:
     """A number as a reader sees it; `holes` has the numbers of holes by their subjects."""
     found = number.found
     if found is None:
-        listed = ", ".join(str(holes[subject]) for subject in number.missing)
+        listed = ", ".join(map(str, sorted({holes[subject] for subject in number.missing})))
         return f"hole {listed}" if listed else "-"
     done = len(found.values)
     planned = f" (n={done} of {done + len(number.missing)})" if number.missing else ""

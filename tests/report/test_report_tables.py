@@ -151,6 +151,16 @@ def test_a_position_without_a_cell_is_a_dash_and_no_hole(tmp_path):
     assert "cells/" not in holes
 
 
+def test_repetitions_that_lack_the_same_are_told_as_one_hole_and_a_remedy_once(tmp_path):
+    grid = plan(tmp_path / "run", TINY_JOB + "train.seed = [0, 1, 2]\n")
+    finish(grid.cells[0], lambda *_: 900)
+    text = document(grid, tmp_path / "out").split("## Holes")[1]
+    assert text.count("Run `hpcseg grid --job tiny`.") == 1
+    assert f"1. `{grid.cells[1].id}` and 1 repetition of it: it is not started.\n" in text
+    assert f"2. `{grid.cells[3].id}` and 2 repetitions of it: it is not started.\n" in text
+    assert f"\n3. `{grid.cells[4].id}" not in text
+
+
 def test_a_deleted_evaluation_is_shown_as_a_hole_with_its_cell(tmp_path):
     grid = tiny_run(tmp_path / "run")
     cell = grid.cells[1]
@@ -159,7 +169,7 @@ def test_a_deleted_evaluation_is_shown_as_a_hole_with_its_cell(tmp_path):
 
     assert row_of(text, "test (small), ours") == ["0.500", "-", "**hole 1**", "-", "-"]
     assert row_of(text, "validation (small), ours") == ["0.990", "-", "0.990", "-", "-"]
-    assert f"1. `{cell.id}`: it is trained, but not evaluated. Run `hpcseg grid --job tiny`." in text
+    assert f"\nRun `hpcseg grid --job tiny`.\n\n1. `{cell.id}`: it is trained, but not evaluated.\n" in text
     found = lines((tmp_path / "out" / "table2.csv").read_text(), row="test (small), ours", column="50 %")
     assert [(line["value"], line["missing_cells"]) for line in found] == [("", cell.id)]
 
