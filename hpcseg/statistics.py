@@ -10,8 +10,10 @@ covers. Knows nothing of records.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -25,9 +27,8 @@ FEWEST = 3
 """Repetitions that an interval takes: one or two say nothing of another training."""
 _POWER = 0.8
 _MOST_REPETITIONS = 1000
-_WINDOW = 5
-"""Block length in correlation lengths (Sokal 1997, who sums autocorrelations no farther than that)."""
-_FEWEST_BLOCKS = 4
+_BLOCKS = 6
+"""Parts of neighbouring slices, whatever hangs together in them: over how many slices that is, too few of them tell."""
 _GAP = 3
 """Two groups of values lie apart where the gap is this many times the wider one's range, and ..."""
 _LEAST_GAP = 0.05
@@ -51,6 +52,8 @@ class Repetition:
     """(N,) int64 numbers of the slices that the value was counted on; none where it was not counted by slice."""
     pulls: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     """(N,) float64: how far each slice moves the value; they sum to 0."""
+    setting: Hashable = None
+    """Of several settings that a mean is taken over: they are what was asked for, and no chance draws others."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +88,11 @@ class Estimate:
         return None if self.half is None else abs(self.mean) + self.half
 
     @functools.cached_property
-    def p_value(self) -> float:
-        """The level at which the interval ends at zero; 1 without an interval."""
-        if not self.trainings or self.mean == 0:
+    def p_value(self) -> float | None:
+        """The level at which the interval ends at zero; None without an interval."""
+        if not self.trainings:
+            return None
+        if self.mean == 0:
             return 1.0
         lowest = 1e-9
         if self._half(lowest) <= abs(self.mean):
@@ -100,9 +105,14 @@ class Estimate:
         return self.half is not None and abs(self.mean) > self.half
 
     @property
+    def leaves_0_to_1(self) -> bool:
+        """Whether the 95 % interval does, which of a share has no meaning beyond."""
+        return self.half is not None and not 0 <= self.mean - self.half <= self.mean + self.half <= 1
+
+    @property
     def two_populations(self) -> bool:
         """The repetitions fall into two groups that lie apart, or scatter so that their interval leaves 0..1."""
-        if self.half is not None and not 0 <= self.mean - self.half <= self.mean + self.half <= 1:
+        if self.leaves_0_to_1:
             return max(self.values) - min(self.values) > _LEAST_RANGE
         ordered = sorted(self.values)
         gaps = [high - low for low, high in itertools.pairwise(ordered)]
@@ -181,16 +191,19 @@ def counted(seed: Hashable, place: Hashable, slices: np.ndarray, right: np.ndarr
     return Repetition(seed, place, value, slices, (right - value * pixels) / pixels.sum())
 
 
-def weighted(terms: Sequence[tuple[float, Repetition]], place: Hashable | None = None) -> Repetition:
-    """A sum of measures with weights, of one seed; at the first one's place, or at another."""
-    first = terms[0][1]
-    return Repetition(
-        first.seed,
-        first.place if place is None else place,
-        sum(weight * one.value for weight, one in terms),
-        np.concatenate([one.slices for _, one in terms]),
-        np.concatenate([weight * one.pulls for weight, one in terms]),
+def weighted(terms: Sequence[tuple[float, Repetition]]) -> Repetition:
+    """A sum of measures with weights, of the first one's seed, place and setting."""
+    return dataclasses.replace(
+        terms[0][1],
+        value=sum(weight * one.value for weight, one in terms),
+        slices=np.concatenate([one.slices for _, one in terms]),
+        pulls=np.concatenate([weight * one.pulls for weight, one in terms]),
     )
+
+
+def of_setting(found: Iterable[Repetition], setting: Hashable) -> list[Repetition]:
+    """Repetitions of one of several settings that a mean is taken over."""
+    return [dataclasses.replace(one, setting=setting) for one in found]
 
 
 def estimate(repetitions: Sequence[Repetition]) -> Estimate | None:
@@ -199,8 +212,9 @@ def estimate(repetitions: Sequence[Repetition]) -> Estimate | None:
         return None
     values = tuple(one.value for one in repetitions)
     numbers = np.concatenate([one.slices for one in repetitions])
-    # A single slice says nothing of others, so there is no interval either.
-    if len(values) < FEWEST or (len(numbers) and numbers.min() == numbers.max()):
+    # A single slice says nothing of others, so there is no interval either; and another setting is no repetition.
+    trained = len({(one.seed, one.place) for one in repetitions})
+    if trained < FEWEST or (len(numbers) and numbers.min() == numbers.max()):
         return Estimate(values)
     slices = (_between_slices(repetitions, numbers),) if len(numbers) else ()
     return Estimate(values, tuple(_between_trainings(repetitions)), slices)
@@ -211,9 +225,9 @@ def difference(ours: Iterable[Repetition], theirs: Iterable[Repetition]) -> Esti
 
     Slices that both were tested on count as pairs.
     """
-    others = {(one.seed, one.place): one for one in theirs}
-    pairs = [(one, others[one.seed, one.place]) for one in ours if (one.seed, one.place) in others]
-    return estimate([weighted([(1.0, one), (-1.0, other)]) for one, other in pairs])
+    others = {(one.seed, one.place, one.setting): one for one in theirs}
+    pairs = ((one, others.get((one.seed, one.place, one.setting))) for one in ours)
+    return estimate([weighted([(1.0, one), (-1.0, other)]) for one, other in pairs if other is not None])
 
 
 def slope(settings: Mapping[Hashable, Mapping[float, Iterable[Repetition]]]) -> Estimate | None:
@@ -222,7 +236,7 @@ def slope(settings: Mapping[Hashable, Mapping[float, Iterable[Repetition]]]) -> 
     Args:
         settings: of each setting the repetitions at every x. Where a seed lacks an x, it has no line.
     """
-    lines = []
+    lines = list[Repetition]()
     for setting, points in settings.items():
         at = np.array(list(points))
         centred = at - at.mean()
@@ -231,9 +245,8 @@ def slope(settings: Mapping[Hashable, Mapping[float, Iterable[Repetition]]]) -> 
         for repetitions in points.values():
             for one in repetitions:
                 found.setdefault((one.seed, one.place), []).append(one)
-        for (_, place), ones in found.items():
-            if len(ones) == len(at):
-                lines.append(weighted(list(zip(weights.tolist(), ones, strict=True)), (setting, place)))
+        whole = (ones for ones in found.values() if len(ones) == len(at))
+        lines += of_setting((weighted(list(zip(weights.tolist(), ones, strict=True))) for ones in whole), setting)
     return estimate(lines)
 
 
@@ -248,9 +261,9 @@ def best(rivals: Sequence[Sequence[Repetition]]) -> int | None:
 def shown_of(estimates: Sequence[Estimate | Likeness | None]) -> list[bool]:
     """Which of a family are not zero: Holm's step-down procedure keeps the chance of any error.
 
-    One that is not there is not shown, and no member of the family.
+    One that is not there, or has no interval, is not shown, and no member of the family.
     """
-    p_values = {place: one.p_value for place, one in enumerate(estimates) if one is not None}
+    p_values = {place: p for place, one in enumerate(estimates) if one is not None and (p := one.p_value) is not None}
     shown = [False] * len(estimates)
     for rank, place in enumerate(sorted(p_values, key=lambda place: p_values[place])):
         if p_values[place] > LEVEL / (len(p_values) - rank):
@@ -269,48 +282,22 @@ def distance(ours: Sequence[float], theirs: Sequence[float]) -> float:
     return float(np.sqrt(np.mean((np.array(ours) - np.array(theirs)) ** 2)))
 
 
-def block_length(pulls: np.ndarray, slices: np.ndarray) -> int:
-    """How many neighbouring slices hang together: five times the length over which what they say is correlated.
-
-    At most so many that four blocks are left: a trend through the whole stack is no chance that blocks could show.
-
-    Args:
-        pulls: (N,) of the slices, with sum 0.
-        slices: (N,) int64 their numbers, ascending.
-    """
-    span = int(slices[-1] - slices[0]) + 1
-    there, row = np.zeros(span, dtype=bool), np.zeros(span)
-    there[slices - slices[0]], row[slices - slices[0]] = True, pulls
-    variance = float((pulls**2).mean())
-    covered = float(np.median(np.diff(slices))) * len(slices)
-    longest = max(1, min(span // 2, int(covered) // _FEWEST_BLOCKS))
-    correlated, before = 0.5, 0
-    for distance in range(1, longest):
-        pairs = there[distance:] & there[:-distance]
-        if not pairs.any():
-            continue
-        # It stands for the distances before it that no two slices have.
-        lagged = float((row[distance:] * row[:-distance])[pairs].mean())
-        correlated += (distance - before) * (lagged / variance if variance else 0.0)
-        before = distance
-        if distance >= _WINDOW * correlated:
-            return max(2, distance)
-    return longest
-
-
 def _between_trainings(repetitions: Sequence[Repetition]) -> list[Part]:
     """Variance of the mean between repetitions; where seeds and positions are crossed, each of the two has its own.
 
     A seed that is good at one position is good at others, so crossed repetitions are no independent ones (Cameron,
-    Gelbach and Miller 2011: the clusters of either factor, less what both count).
+    Gelbach and Miller 2011: the clusters of either factor, less what both count). Nor are one seed's of several
+    settings, which are one repetition; each is taken from its setting's mean, since that differs for no chance.
     """
     values = np.array([one.value for one in repetitions])
-    moved = (values - values.mean()) / len(values)
-    factors = [[one.seed for one in repetitions], [one.place for one in repetitions]]
-    single = _of_clusters(moved, list(range(len(values))))
-    crossed = [
-        found for labels in factors if 1 < len(set(labels)) < len(values) for found in [_of_clusters(moved, labels)]
-    ]
+    settings = [one.setting for one in repetitions]
+    alike = {setting: [one == setting for one in settings] for setting in settings}
+    usual = np.array([values[alike[setting]].mean() for setting in settings])
+    moved = (values - usual) / len(values)
+    both = [(one.seed, one.place) for one in repetitions]
+    single = _of_clusters(moved, both)
+    factors = [[seed for seed, _ in both], [place for _, place in both]]
+    crossed = [_of_clusters(moved, labels) for labels in factors if 1 < len(set(labels)) < len(set(both))]
     first, *others = sorted(crossed, reverse=True) or [single]
     return [first, *((max(0.0, variance - single[0]), freedom) for variance, freedom in others)]
 
@@ -325,7 +312,8 @@ def _between_slices(repetitions: Sequence[Repetition], numbers: np.ndarray) -> P
     """Variance of the mean between blocks of neighbouring slices."""
     slices, places = np.unique(numbers, return_inverse=True)
     pulls = np.bincount(places, np.concatenate([one.pulls for one in repetitions])) / len(repetitions)
-    blocks = _blocks(slices, block_length(pulls, slices))
+    covered = float(np.median(np.diff(slices))) * len(slices)
+    blocks = _blocks(slices, max(1, math.ceil(covered / _BLOCKS)))
     share = np.bincount(blocks) / len(slices)
     free = 1 - (share**2).sum()
     # Of independent blocks with these shares of the slices, from which their common mean was taken.

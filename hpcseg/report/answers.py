@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from hpcseg import metrics
 from hpcseg.config import NoiseLevel
 from hpcseg.records.collect import Records
+from hpcseg.records.filters import filter_of
 from hpcseg.records.groups import (
     Group,
     against,
@@ -25,14 +26,14 @@ from hpcseg.records.observations import VALIDATION, WHOLE
 from hpcseg.records.row import CLEAN
 from hpcseg.report import own
 from hpcseg.report.baselines import filtered
-from hpcseg.report.measures import SETS, at, gain, matched, of_class, of_confusion, of_setting
+from hpcseg.report.measures import SETS, at, gain, matched, of_class, of_confusion
 from hpcseg.report.own import iou
 from hpcseg.report.paper_tables import beside_the_papers, table1, table2
 from hpcseg.report.readings import all_readings
 from hpcseg.report.seeds_apart import which_seed
 from hpcseg.report.table import TEXTS, Unit, estimate_text
 from hpcseg.report.tables import needed, trend
-from hpcseg.statistics import FEWEST, Estimate, Repetition, best, difference, estimate, shown_of, weighted
+from hpcseg.statistics import FEWEST, Estimate, Repetition, best, difference, estimate, of_setting, shown_of, weighted
 from hpcseg.text import shown
 
 _NEXT = 10
@@ -62,8 +63,7 @@ def answers(records: Records) -> tuple[Answer, ...]:
     named = [name for name in asked if name in ANSWERS]
     belong = [name for name in ANSWERS if {ANSWERS[name][1], _OF_OWN_JOBS.get(name)} & {*tables}]
     found = {name: ANSWERS[name][0](records) for name in named or belong}
-    said = {name: text or "Nothing yet." for name, text in found.items() if text or name in named}
-    return (*own, *(Answer(TEXTS["questions"][name], text, ANSWERS[name][1]) for name, text in said.items()))
+    return (*own, *(Answer(TEXTS["questions"][name], text, ANSWERS[name][1]) for name, text in found.items() if text))
 
 
 def quality(records: Records) -> str | None:
@@ -186,17 +186,40 @@ def network(records: Records) -> str | None:
     tested = [group for group in noisy_models if group.rows[0].config.evaluate.sweep_max] or noisy_models
     if not tested:
         return None
-    group, parts, ahead = tested[-1], list[str](), ""
-    for sigma in group.config.evaluate.sigmas():
+    group, parts = tested[-1], list[str]()
+    for sigma in dict.fromkeys((0.0, group.config.evaluate.table_sigma)):
         level = NoiseLevel(sigma).key
         ours, theirs = estimate(at(records, level)(group)), filtered(records, group, level)
         if ours and theirs:
-            ahead = ahead or (f"; from sigma {shown(sigma)} on the filter is ahead" if theirs.mean > ours.mean else "")
-            if sigma in (0.0, group.config.evaluate.table_sigma):
-                parts.append(f"{_errors(ours)} errors against the filter's {_errors(theirs)} at sigma {shown(sigma)}")
+            parts.append(f"{_errors(ours)} errors against the filter's {_errors(theirs)} at sigma {shown(sigma)}")
     if not parts:
         return "Not measured yet: `hpcseg report --data FILE` with the packed slices measures a filter in a minute."
-    return f"{'; '.join(parts)}{ahead} ({group_label(group, records.differing)})."
+    parts += [_where_ahead(records, group)] if group.rows[0].config.evaluate.sweep_max else []
+    return f"{'; '.join(parts)} ({group_label(group, records.differing)})."
+
+
+def _where_ahead(records: Records, group: Group) -> str:
+    """From which sigma on the filter has fewer errors, at that one and all larger ones, than each of the trainings."""
+    sigmas = group.config.evaluate.sigmas()
+    crossed, trainings = list[int](), 0
+    for row in group.rows:
+        one = filter_of(records, row)
+        if row.evaluation is None or one is None:
+            continue
+        trainings += 1
+        ahead = []
+        for sigma in sigmas:
+            theirs, ours = one.confusion.get(NoiseLevel(sigma).key), row.test_accuracy(NoiseLevel(sigma))
+            ahead.append(ours is not None and theirs is not None and metrics.accuracy(theirs) > ours)
+        behind = [place for place, found in enumerate(ahead) if not found]
+        if not behind or behind[-1] < len(sigmas) - 1:
+            crossed.append(behind[-1] + 1 if behind else 0)
+    if not crossed:
+        return "no training falls behind the filter, which is fitted anew at each sigma"
+    first, last = (shown(sigmas[place]) for place in (min(crossed), max(crossed)))
+    where = f"sigma {first}" if first == last else f"a sigma between {first} and {last}, by training,"
+    some = f" of {len(crossed)} of {trainings} trainings" if len(crossed) < trainings else ""
+    return f"from {where} on the filter, which is fitted anew at each sigma, is ahead{some}"
 
 
 def nearest(records: Records) -> str | None:

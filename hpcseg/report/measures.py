@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from hpcseg.records.groups import Group
 from hpcseg.records.observations import NOT_BY_SLICE, WHOLE, observations
 from hpcseg.records.row import CLEAN, Row
 from hpcseg.report.table import Unit
-from hpcseg.statistics import Estimate, Repetition, counted, difference, weighted
+from hpcseg.statistics import Estimate, Repetition, counted, difference, estimate, of_setting, weighted
 
 Measure = Callable[[Group], list[Repetition]]
 
@@ -117,12 +117,19 @@ def matched(records: Records, ours: Group, theirs: Group, level: str) -> list[tu
     return pairs
 
 
+def paired(records: Records, ours: Group, theirs: Group, level: str) -> list[tuple[Repetition, Repetition]]:
+    """Pairs of one seed and position on the test slices that both have; of what is not counted by slice, equal sets."""
+    pairs = matched(records, ours, theirs, level)
+    if pairs or ours.config.data != theirs.config.data:
+        return pairs
+    others = {(one.seed, one.place): one for one in at(records, level)(theirs)}
+    found = ((one, others.get((one.seed, one.place))) for one in at(records, level)(ours))
+    return [(one, other) for one, other in found if other is not None]
+
+
 def gain_of_slices(records: Records, ours: Group, theirs: Group, level: str) -> Estimate | None:
-    """Ours minus theirs on the test slices that both have; of records of before slices were counted, on equal sets."""
-    if pairs := matched(records, ours, theirs, level):
-        return difference(*zip(*pairs, strict=True))
-    same = ours.config.data == theirs.config.data
-    return difference(at(records, level)(ours), at(records, level)(theirs)) if same else None
+    """Ours minus theirs, by `paired`."""
+    return estimate([weighted([(1.0, one), (-1.0, other)]) for one, other in paired(records, ours, theirs, level)])
 
 
 def same_pixels(records: Records, ours: Group, theirs: Group, level: str) -> bool:
@@ -133,18 +140,14 @@ def same_pixels(records: Records, ours: Group, theirs: Group, level: str) -> boo
     return all(np.array_equal(column[one], column[other]) for column in columns)
 
 
-def of_setting(found: Iterable[Repetition], setting: int) -> list[Repetition]:
-    """Repetitions of one of several settings that are taken together: each is a place of its own."""
-    return [weighted([(1.0, one)], (setting, one.place)) for one in found]
-
-
 def gain(
     records: Records, series: Sequence[dict[object, Group]], value: object, usual: object, key: str
 ) -> Estimate | None:
     """What one value of a setting brings against another at a level, all else equal, over all series that have both."""
-    pairs = [(of[value], of[usual]) for of in series if {value, usual} <= of.keys()]
-    ours, theirs = (
-        [one for place, pair in enumerate(pairs) for one in of_setting(at(records, key)(pair[side]), place)]
-        for side in (0, 1)
-    )
+    ours, theirs = list[Repetition](), list[Repetition]()
+    for place, of in enumerate(series):
+        if {value, usual} <= of.keys():
+            pairs = paired(records, of[value], of[usual], key)
+            ours += of_setting((one for one, _ in pairs), place)
+            theirs += of_setting((other for _, other in pairs), place)
     return difference(ours, theirs)

@@ -70,7 +70,8 @@ def _both_splits(
         lines = list[Line]()
         for label, places in rows.items():
             groups = [records.positions.get((one.tiles, split, one.noise_fraction)) for one in places]
-            if split == "shuffled" or any(groups):
+            trained = [row.training for group in groups if group for row in group.rows]
+            if split == "shuffled" or any(trained):
                 lines += _beside(records, label, places, groups, compared=split == "shuffled")
         heading = "shuffled split, as the paper's" if split == "shuffled" else f"{split} split, not in the paper"
         blocks += [Block(heading, columns, tuple(lines))] if lines else []

@@ -110,7 +110,7 @@ def marked_gains(
         Block(heading, columns, tuple(Line(line.label, tuple(map(marked, line.cells))) for line in of))
         for heading, of in lines.items()
     )
-    return tuple(blocks), [cell.found for cell in gains if cell.found]
+    return tuple(blocks), [cell.found for cell in gains if cell.found and cell.found.half is not None]
 
 
 def caption(kind: str, name: str, said: Mapping[str, object]) -> str:
@@ -141,8 +141,13 @@ def estimate_text(found: Estimate, unit: Unit) -> str:
     mean, *each = (f"{value:.{digits}f}" for value in values)
     if found.two_populations and unit in (Unit.MEAN, Unit.RATIO, Unit.ERROR):
         return ", ".join(each)
-    no_interval = found.half is None or unit in (Unit.MEAN, Unit.COUNT)
-    return mean if no_interval else f"{mean} ± {scale * (found.half or 0.0):.{digits}f}"
+    if found.half is None or unit in (Unit.MEAN, Unit.COUNT):
+        return mean
+    if found.leaves_0_to_1 and unit in (Unit.RATIO, Unit.ERROR):
+        at = 1 - found.mean if unit is Unit.ERROR else found.mean
+        low, high = (scale * min(max(at + half, 0.0), 1.0) for half in (-found.half, found.half))
+        return f"{mean} ({low:.{digits}f} to {high:.{digits}f})"
+    return f"{mean} ± {scale * found.half:.{digits}f}"
 
 
 def _gain_text(found: Estimate) -> str:

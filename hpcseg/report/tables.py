@@ -20,6 +20,7 @@ from hpcseg.report.measures import (
     Measure,
     at,
     from_training,
+    gain_of_slices,
     matched,
     of_class,
     of_confusion,
@@ -119,7 +120,7 @@ def _of_sure(key: str, ratio: Callable[[np.ndarray], float]) -> Measure:
 def _by_group(
     records: Records, columns: Mapping[str, Column], what: str = "", *, tiles_in_label: bool = False
 ) -> tuple[Block, ...]:
-    """One block per tiles and split, one line per group, one column per measure that any cell has."""
+    """One block per tiles and split, one line per group that is measured, one column per measure that any cell has."""
     places: dict[str, list[Group]] = {}
     # Job files may list the fractions in any order.
     for group in sorted(records.groups, key=lambda group: group.noise):
@@ -138,9 +139,10 @@ def _by_group(
                 Number(estimate(measured[head][group]), columns[head].unit, marked=first.get(head) == place)
                 for head in heads
             )
-            lines.append(Line(Text(tiles + training_label(group, records.differing), group.id), tuple(cells)))
-        blocks.append(Block(heading + what, heads, tuple(lines)))
-    return tuple(blocks) if heads else ()
+            if any(measured[head][group] for head in heads):
+                lines.append(Line(Text(tiles + training_label(group, records.differing), group.id), tuple(cells)))
+        blocks += [Block(heading + what, heads, tuple(lines))] if lines else []
+    return tuple(blocks)
 
 
 def differences(records: Records) -> Table:
@@ -148,7 +150,7 @@ def differences(records: Records) -> Table:
     keys = {head: key for head, key in headline_levels(records).items() if key != VALIDATION}
     lines: dict[str, list[Line]] = {}
     for group, other in against(records.groups, records.differing):
-        gains = [difference(at(records, key)(group), at(records, key)(other)) for key in keys.values()]
+        gains = [gain_of_slices(records, group, other, key) for key in keys.values()]
         if any(gains):
             names = " against ".join(training_label(one, records.differing) for one in (group, other))
             heading = f"{group.config.data.tiles}, {group.config.data.split} split"
@@ -195,7 +197,9 @@ def splits(records: Records) -> Table:
             if ours or theirs:
                 pairs = matched(records, blocked, shuffled, level)
                 same = difference(*zip(*pairs, strict=True)) if pairs else None
-                gains = (Number(one, Unit.GAIN) for one in (difference(theirs, ours), same))
+                # What is not counted by slice has no interval for another stretch, which is most of the chance here.
+                apart = difference(theirs, ours) if level != VALIDATION else None
+                gains = (Number(one, Unit.GAIN) for one in (apart, same))
                 both = [(estimate(found), of.id) for found, of in ((ours, shuffled), (theirs, blocked))]
                 label = f"{shuffled.config.data.tiles}, {training_label(shuffled, records.differing)}"
                 cells = (*(Number(found, Unit.ERROR, source) for found, source in both), *gains)

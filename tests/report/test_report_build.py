@@ -362,7 +362,7 @@ def test_the_command_before_anything_has_begun_names_the_holes_and_what_fills_th
     plan(tmp_path / "run")
     result = CliRunner().invoke(app, ["report", "--run", str(tmp_path / "run"), "-o", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
-    assert "it is not started. Run `hpcseg grid --job tiny`." in result.output
+    assert result.output.count("  Run `hpcseg grid --job tiny`.\n") == 1 and ": it is not started.\n" in result.output
 
 
 def test_a_report_loads_no_torch_h5py_or_submitit():

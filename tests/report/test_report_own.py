@@ -72,7 +72,7 @@ def test_accuracy_and_iou_are_those_of_the_counts_for_each_setting(tmp_path):
     assert "**+4.00 ± 0.00**" in (tmp_path / "out" / "tables.md").read_text(), "the same in all three seeds"
 
 
-@pytest.mark.parametrize(("axis", "explained"), [("", False), ("data.tiles = ['2x2', '1x1']\n", True)])
+@pytest.mark.parametrize(("axis", "explained"), [("", False), ("train.batch_norm = [true, false]\n", True)])
 def test_gains_are_explained_where_there_are_any(tmp_path, axis, explained):
     grid = plan(tmp_path / "run", "[[grid]]\n" + axis + SEEDS)
     for cell in grid.cells:

@@ -116,7 +116,22 @@ def test_the_answer_says_from_which_noise_on_a_filter_is_ahead(tmp_path):
     (answer,) = [one for one in answers(collect(grid.run)) if "filter" in one.question]
     # 980 right of 1000 less one per 100 counts: 930 at 5000, 880 at 10000, and 780 at 20000 are below 850.
     assert answer.text.startswith("2.00 % errors against the filter's 15.00 % at sigma 0; 7.00 % errors against")
-    assert "from sigma 20000 on the filter is ahead" in answer.text
+    assert "; from sigma 20000 on the filter, which is fitted anew at each sigma, is ahead (" in answer.text
+
+
+def test_each_training_has_its_own_noise_from_which_on_a_filter_is_ahead(tmp_path):
+    grid = plan(
+        tmp_path / "run", TINY_JOB.replace("sweep_step = 10000", "sweep_step = 5000") + "train.seed = [0, 1, 2]\n"
+    )
+    for cell in grid.cells:
+        # Below 850 from 15000 on, and from 20000 on, where being behind at 10000 alone counts for nothing; and never.
+        seed = cell.config.train.seed
+        right = {0: {15000: 800, 20000: 700}, 1: {10000: 840, 20000: 700}, 2: {}}[seed]
+        finish(cell, lambda _, sigma, right=right: right.get(sigma, 900))
+    baselines(grid, lambda _: 850)
+    (answer,) = [one for one in answers(collect(grid.run)) if "filter" in one.question]
+    assert "; from a sigma between 15000 and 20000, by training, on the filter, which is fitted anew" in answer.text
+    assert "is ahead of 2 of 3 trainings (" in answer.text
 
 
 def baselines(grid, right, **changed) -> None:
