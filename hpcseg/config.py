@@ -34,7 +34,7 @@ _WEIGHT = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 # trainings of before have the ids and checkpoints that they had.
 _LATER = frozenset(
     {"data.slices", "data.normalise", "data.out_of_range", "data.label_share", "data.context"}
-    | {"train.keep", "train.schedule", "train.loss", "train.class_weights", "train.order_seed"}
+    | {"train.keep", "train.schedule", "train.loss", "train.class_weights", "train.order_seed", "train.epoch_steps"}
 )
 # Of the 255 that a file system has, with the hash behind it, and room for a suffix.
 _LONGEST_NAME = 224
@@ -146,7 +146,9 @@ class TrainConfig:
     batch_norm: bool = True
     """Batch normalisation after each 3 x 3 convolution."""
     epochs: int = 15
-    """Passes over the training set."""
+    """Passes over the training set, or each some of them (`epoch_steps`)."""
+    epoch_steps: int = 0
+    """Steps of an epoch at least: of few training tiles it goes through them as often as that takes; 0: once."""
     batch_size: int = 25
     """Tiles per optimizer step, summed over all ranks."""
     learning_rate: float = 1e-3
@@ -192,6 +194,7 @@ class TrainConfig:
         _check(1 <= self.width <= _MOST_CHANNELS, "train.width", self.width, f"between 1 and {_MOST_CHANNELS} channels")
         _check(1 <= self.depth <= 8, "train.depth", self.depth, "between 1 and 8")
         _check(self.epochs >= 1, "train.epochs", self.epochs, "at least 1")
+        _check(self.epoch_steps >= 0, "train.epoch_steps", self.epoch_steps, "0 or more")
         _check(self.batch_size >= 1, "train.batch_size", self.batch_size, "at least 1 tile")
         _check(self.learning_rate > 0, "train.learning_rate", self.learning_rate, "above 0")
         _check(self.weight_decay >= 0, "train.weight_decay", self.weight_decay, "0 or more")
@@ -227,6 +230,14 @@ class TrainConfig:
     def order(self) -> int:
         """The seed of the epoch order."""
         return self.order_seed if isinstance(self.order_seed, int) else self.seed
+
+    def passes(self, tiles: int) -> int:
+        """How often an epoch goes through so many training tiles."""
+        return max(1, -(-self.epoch_steps * self.batch_size // max(1, tiles)))
+
+    def steps(self, tiles: int) -> int:
+        """Of an epoch over so many training tiles; its last batch may be smaller."""
+        return -(-self.passes(tiles) * tiles // self.batch_size)
 
     def used_sigmas(self) -> list[tuple[str, Sigma]]:
         """The settings that say how strong noise is, as far as there is any."""

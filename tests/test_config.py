@@ -168,6 +168,7 @@ OTHER = {
         "depth": 3,
         "batch_norm": False,
         "epochs": 2,
+        "epoch_steps": 50,
         "batch_size": 64,
         "learning_rate": 0.01,
         "weight_decay": 0.1,

@@ -102,7 +102,7 @@ def estimate(cells: Iterable[CellConfig], info: DatasetInfo, record: dict[str, A
     for cell in cells:
         tiles, split = lay_out_once(cell.data)
         area = (cell.data.tile_size / record["tile_size"]) ** 2
-        trained = cell.train.epochs * len(split.train)
+        trained = cell.train.epochs * cell.train.passes(len(split.train)) * len(split.train)
         evaluated: float = cell.train.epochs * len(split.validation) + len(cell.evaluate.levels()) * len(split.test)
         if cell.evaluate.whole_slices:
             slices = len({index for index, *_ in tiles[split.test].tolist()})

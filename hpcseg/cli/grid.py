@@ -177,7 +177,7 @@ def _show_sets(grid: Grid) -> None:
     from hpcseg.data.sets import describe_sets
     from hpcseg.data.store import read_info
 
-    for line in describe_sets(read_info(grid.data_file), [cell.config.data for cell in grid.cells]):
+    for line in describe_sets(read_info(grid.data_file), [cell.config for cell in grid.cells]):
         console.say(line)
 
 

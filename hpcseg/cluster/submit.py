@@ -160,7 +160,7 @@ def _work(cell: CellConfig) -> float:
     """How much a training is beside others, in no unit: steps by pixels by the square of the width."""
     edge = cell.data.tile_size
     tiles = math.prod(cell.data.tile_grid(edge * _ALL, edge * _ALL)) * (cell.data.train_slices or _ALL)
-    return float(cell.train.epochs * tiles * edge**2 * cell.train.width**2)
+    return float(cell.train.epochs * cell.train.passes(tiles) * tiles * edge**2 * cell.train.width**2)
 
 
 def in_arrays(items: Sequence[_T], largest: int, send: Callable[[list[_T]], str]) -> Iterator[tuple[list[_T], str]]:

@@ -176,9 +176,13 @@ def labelled_pixels(labels: np.ndarray) -> np.ndarray:
     return counts
 
 
-def epoch_order(tiles: int, *, seed: int, epoch: int) -> np.ndarray:
-    """The order in which an epoch visits the training tiles, (tiles,) int64: a function of seed and epoch alone."""
-    return stream(Purpose.EPOCH_ORDER, seed, epoch).permutation(tiles)
+def epoch_order(tiles: int, *, seed: int, epoch: int, passes: int = 1) -> np.ndarray:
+    """The order in which an epoch visits the training tiles, (passes * tiles,) int64: each once in each pass.
+
+    A function of seed and epoch alone.
+    """
+    rng = stream(Purpose.EPOCH_ORDER, seed, epoch)
+    return np.concatenate([rng.permutation(tiles) for _ in range(passes)])
 
 
 def epoch_symmetries(tiles: int, *, augment: str, seed: int, epoch: int) -> np.ndarray:

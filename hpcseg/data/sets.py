@@ -1,4 +1,4 @@
-"""A layout in, the sizes of its three sets and what few slices or labels cannot tell out, in words."""
+"""A layout in, the sizes of its three sets and what few slices, labels or steps cannot tell out, in words."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from hpcseg.config import DataConfig
+from hpcseg.config import CellConfig, DataConfig
 from hpcseg.counted import counted
 from hpcseg.data.classes import IGNORED
 from hpcseg.data.layout import lay_out
@@ -17,18 +17,20 @@ from hpcseg.data.store import DatasetInfo, read_labels
 from hpcseg.errors import DatasetError
 from hpcseg.text import shown
 
+_FEW_STEPS = 150
 _MIXED = "test tiles are of slices that are trained on, so the accuracy is not that on another slice."
 
 
-def describe_sets(info: DatasetInfo, configs: Iterable[DataConfig]) -> Iterator[str]:
-    """A line for each different config: slices and tiles of its sets; then notes on what they cannot tell.
+def describe_sets(info: DatasetInfo, cells: Iterable[CellConfig]) -> Iterator[str]:
+    """A line for each different layout: slices and tiles of its sets; then notes on what they cannot tell.
 
     Raises:
         ConfigError, DatasetError: as `lay_out`.
     """
     notes: dict[str, None] = {}
     labelled = info.class_counts.sum(1)
-    for config in dict.fromkeys(configs):
+    cells = tuple(cells)
+    for config in dict.fromkeys(cell.data for cell in cells):
         tiles, split = lay_out(info, config)
         sets = {"training": split.train, "validation": split.validation, "test": split.test}
         within = {name: np.unique(tiles[rows, 0]) for name, rows in sets.items()}
@@ -47,7 +49,12 @@ def describe_sets(info: DatasetInfo, configs: Iterable[DataConfig]) -> Iterator[
             if labelled[of].mean() < HARDLY_ANY * labelled.mean()
         ]
         few = few_test_slices(len(within["test"]))
+        steps = min(one.train.epochs * one.train.steps(len(split.train)) for one in cells if one.data == config)
+        short = (
+            f"a training is {counted(steps, 'step')}, in which it learns little. Take more: train.epoch_steps, as 50."
+        )
         told = (few, NO_GAP if split.gap_slices == 0 else "", _MIXED if mixed else "", *hardly)
+        told += (short,) if steps < _FEW_STEPS else ()
         notes.update((note, None) for note in told if note)
     yield from (f"Note: {note}" for note in notes)
 

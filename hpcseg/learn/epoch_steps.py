@@ -69,7 +69,7 @@ class EpochSteps:
         Args:
             tiles: as the epoch sees them, T; those of the first epoch are kept, and written over by those of another.
                 Of those that are elsewhere one batch is kept, and the next two are loaded.
-            order: (T,) int64, in which it visits them.
+            order: (K,) int64, in which it visits them, perhaps several times.
             labelled: (T,) int64, pixels of each tile that have a class; each batch must have some.
             step: the next one, from 0.
             rates: (steps,) float32, learning rates, where there is a tensor for them.

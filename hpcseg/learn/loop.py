@@ -107,7 +107,7 @@ class Trainer:
         # DistributedDataParallel and a loss that is scaled stay as they are.
         alone_on_gpu = self.ranks.device.type == "cuda" and self.ranks.world_size == 1
         self.graphs = graphs_wanted() and alone_on_gpu and not self.scaler.is_enabled()
-        self.steps = -(-len(self.training) // self.config.batch_size)
+        self.passes, self.steps = self.config.passes(len(self.training)), self.config.steps(len(self.training))
         # Loss and correct pixels of each step: a vector, not a running sum, so that the sum of an epoch is rounded
         # in the same order whether or not a checkpoint came between, and no step waits for a number.
         self.sums = torch.zeros(self.steps, 2, dtype=torch.float64, device=self.ranks.device)
@@ -208,7 +208,7 @@ class Trainer:
     def _train_epoch(self) -> bool:
         self._epoch_started = self._counted_to = time.monotonic()
         self._first_step = self.position.step
-        order = epoch_order(len(self.training), seed=self.config.order, epoch=self.position.epoch)
+        order = epoch_order(len(self.training), seed=self.config.order, epoch=self.position.epoch, passes=self.passes)
         # Once per epoch, so that no step sends anything to the device.
         tiles = self.training.of_epoch(self.position.epoch)
         rates = None if self._rate is None else self._rates()
@@ -237,9 +237,9 @@ class Trainer:
 
     def _finish_epoch(self) -> None:
         self._gather_sums()
-        loss, correct = (self.sums.sum(0) / self.training.pixels).tolist()
+        loss, correct = (self.sums.sum(0) / (self.passes * self.training.pixels)).tolist()
         seconds = time.monotonic() - self._epoch_started
-        tiles = len(self.training) - self._first_step * self.config.batch_size
+        tiles = self.passes * len(self.training) - self._first_step * self.config.batch_size
         self.position.epoch += 1
         self.position.step = 0
         self.sums.zero_()

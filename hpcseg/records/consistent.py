@@ -40,7 +40,7 @@ def check_training(record: Trained, confusion: np.ndarray, config: CellConfig) -
     _check_precision(record)
     if record.epochs != config.train.epochs:
         raise ValueError(f"it has {record.epochs} epochs, and its settings {config.train.epochs}")
-    if record.steps != record.epochs * -(-record.train_tiles // config.train.batch_size):
+    if record.steps != record.epochs * config.train.steps(record.train_tiles):
         raise ValueError(f"{record.steps} steps do not follow from its tiles and epochs")
     _check_pixels(confusion, record.validation_tiles, "validation_tiles", config)
     if (record.train_labelled_pixels or 0) > record.train_tiles * config.data.tile_size**2:

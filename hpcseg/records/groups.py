@@ -20,7 +20,7 @@ FREE = frozenset({"train.seed", "data.split_seed", "evaluate.sweep_max", "evalua
 _PLACES = ("data.tiles", "data.split", "train.noise_fraction")
 _THE_PAPERS = (
     *("train.batch_norm", "train.weight_decay", "train.noise_model", "train.noise_each_epoch", "train.augment"),
-    *("train.schedule", "train.loss", "train.class_weights", "train.order_seed"),
+    *("train.schedule", "train.loss", "train.class_weights", "train.order_seed", "train.epoch_steps"),
     *("train.keep", "data.train_slices", "data.label_share", "data.slices", "data.normalise", "data.out_of_range"),
     "data.context",
 )

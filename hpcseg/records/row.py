@@ -138,8 +138,8 @@ class Row:
         """By the training, over all epochs."""
         if self.training is None:
             return None
-        record = self.training.record
-        return float(record.train_tiles * record.epochs * self.config.data.tile_size**2)
+        record, passes = self.training.record, self.config.train.passes(self.training.record.train_tiles)
+        return float(passes * record.train_tiles * record.epochs * self.config.data.tile_size**2)
 
     def counts(self, sigma: Sigma) -> float:
         """A sigma in counts of the data of an evaluated cell."""

@@ -56,6 +56,18 @@ def test_epochs_visit_every_tile_once_in_an_order_of_their_own():
     assert batches.epoch_order(100, seed=1, epoch=0).tolist() == orders[2]
 
 
+def test_an_epoch_of_few_tiles_goes_through_all_of_them_as_often_as_its_steps_take():
+    train = TrainConfig(batch_size=16, epoch_steps=50)
+    # 800 tiles of 48 are 16.7 passes, so 17, which are 816 tiles; of 801 one pass is 51 steps.
+    assert (train.passes(48), train.steps(48)) == (17, 51)
+    assert (train.passes(801), train.steps(801)) == (1, 51)
+    assert (TrainConfig(batch_size=16).passes(48), TrainConfig(batch_size=16).steps(48)) == (1, 3)
+    order = batches.epoch_order(48, seed=0, epoch=3, passes=17)
+    assert order[:48].tolist() == batches.epoch_order(48, seed=0, epoch=3).tolist()
+    assert all(sorted(one) == list(range(48)) for one in order.reshape(17, 48).tolist())
+    assert len({tuple(one) for one in order.reshape(17, 48).tolist()}) == 17
+
+
 def test_a_source_lays_out_all_tiles_and_reads_those_of_its_rows(source, tiny_dataset):
     assert len(source.tiles) == 64
     assert source.classes == 3

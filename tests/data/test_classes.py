@@ -10,7 +10,7 @@ import pytest
 import tifffile
 from slice_folder import hpcseg, refused, write_image, write_label
 
-from hpcseg.config import DataConfig
+from hpcseg.config import CellConfig, DataConfig, TrainConfig
 from hpcseg.data import store
 from hpcseg.data.classes import read_class_map
 from hpcseg.data.sets import describe_sets
@@ -188,7 +188,12 @@ def test_slices_with_hardly_a_labelled_pixel_are_noted_by_pack_and_where_they_ar
         relabel(good, number, click)
     said = " ".join(hpcseg("pack", good, "-o", output, "--ignore", "255").stderr.split())
     assert "5 of 6 slices have hardly a labelled pixel, such as label1.tif: 1, where the mean is" in said
-    sets = describe_sets(read_info(output), [DataConfig(tiles="cover", tile_size=16, split="blocked", gap_slices=1)])
+    layout = DataConfig(tiles="cover", tile_size=16, split="blocked", gap_slices=1)
+    sets = list(describe_sets(read_info(output), [CellConfig(data=layout)]))
+    # 9 tiles are 1 batch of 25.
+    assert sum("a training is 15 steps, in which it learns little" in line for line in sets) == 1
+    many = describe_sets(read_info(output), [CellConfig(data=layout, train=TrainConfig(epoch_steps=10))])
+    assert not any("learns little" in line for line in many)
     assert sum("slices have 1 labelled pixel in all, which tell little" in line for line in sets) >= 2
 
 

@@ -102,6 +102,7 @@ def cells() -> dict[str, CellConfig]:
         "no-batch-norm": {"batch_norm": False},
         "keep-best": {"keep": "best"},
         "order-seed": {"order_seed": 1},
+        "epoch-steps": {"epoch_steps": 9},
         **{f"schedule-{name}": {"schedule": name} for name in config.SCHEDULES},
         **{f"loss-{name}": {"loss": name} for name in config.LOSSES},
         **{f"class-weights-{name}": {"class_weights": name} for name in ("frequency", "1+3+2")},

@@ -27,7 +27,13 @@ _ANEW = {**_ONCE, "train.noise_each_epoch": "true", "train.augment": '"symmetrie
 _EXPOSED = {**_ONCE, "train.augment": '"exposure"', "train.class_weights": '"1+2+3"', "train.schedule": '"cosine"'}
 _OF_THE_SET = {**_ONCE, "evaluate.whole_slices": "false", "data.normalise": '"set"', "data.out_of_range": '"wrap"'}
 _OF_EACH_EPOCH = {**_ANEW, **_OF_THE_SET, "evaluate.other_noise": '"poisson"'}
-_FEW_LABELS = {**_ANEW, "data.label_share": "0.1", "evaluate.batch_norm": '"running+batch"', "evaluate.batch_size": "4"}
+_FEW_LABELS = {
+    **_ANEW,
+    "data.label_share": "0.1",
+    "train.epoch_steps": "5",
+    "evaluate.batch_norm": '"running+batch"',
+    "evaluate.batch_size": "4",
+}
 _NEIGHBOURS = {
     "data.context": "1",
     "data.split": '"blocked"',
