@@ -64,15 +64,20 @@ def test_three_neighbours_train_test_and_predict_and_all_say_what_they_cannot_te
             f"Sets (tiles cover, blocked, tile_size 32{seed}): training 1 slice (4 tiles), validation 1 slice (4 "
             "tiles), test 1 slice (4 tiles); 0 of 3 slices left out, gap 0 between two sets"
         ) in planned.stdout
-    assert "Note: accuracy on 1 test slice says little" in planned.stdout
+    assert "Note: accuracy on 1 test slice at each position says little" in planned.stdout
     assert "a new scan is segmented less well" in planned.stdout
     assert hpcseg("grid", "--job", "few.toml", "--local").exit_code == 0
     reported = hpcseg("report", "--json")
     assert reported.exit_code == 0, reported.output
     notes = " ".join(json.loads(reported.stdout)["notes"])
-    assert "Accuracy on 1 test slice says little" in notes and "a new scan is segmented less well" in notes
+    assert (
+        "Accuracy on 1 test slice at each position says little" in notes
+        and "a new scan is segmented less well" in notes
+    )
     above, _, below = Path("runs/few/report/report.html").read_text().partition("</header>")
-    assert "Accuracy on 1 test slice says little" in above, "beside the answers, and not where nobody unfolds it"
+    assert "Accuracy on 1 test slice at each position says little" in above, (
+        "beside the answers, and not where nobody unfolds it"
+    )
     assert "says little" not in below
     predicted = hpcseg("predict", "*-split-seed-1-*", "sample/data", "-o", "out")
     assert predicted.exit_code == 0, predicted.output
@@ -101,7 +106,7 @@ def test_of_enough_slices_a_dry_run_has_all_three_sets_and_no_note(tmp_path, mon
     monkeypatch.chdir(tmp_path)
     write_sample(tmp_path / "sample", slices=40, size=32, seed=3)
     assert hpcseg("pack", "sample").exit_code == 0
-    Path("few.toml").write_text(JOB.replace('"blocked"', '"blocked"\ngap_slices = 2'))
+    Path("few.toml").write_text(JOB.replace('"blocked"', '"blocked"\ngap_slices = 2') + "train.epoch_steps = 150\n")
     planned = hpcseg("grid", "--job", "few.toml", "--local", "--dry-run").stdout
     # 40 less three gaps of 2 are 34: 70 % are 24, 15 % are 5, and 5 are left.
     assert "training 24 slices (24 tiles), validation 5 slices (5 tiles), test 5 slices (5 tiles); 6 of 40" in planned

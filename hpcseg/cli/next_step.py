@@ -100,7 +100,9 @@ def after_report(records: Records) -> str:
     if not others:
         return command
     ensemble = " ".join(f"--ensemble {shlex.quote(name)}" for name in others)
-    return f"{names[best.id]} has the most right test pixels; to average all: {ensemble}\n{command}"
+    same = len({row.training.record.split_sha256 for row in alike if row.training}) == 1
+    first = f"{names[best.id]} has the most right test pixels; to" if same else "To"
+    return f"{first} average all: {ensemble}\n{command}"
 
 
 def _accuracy(row: Row) -> float:

@@ -48,7 +48,8 @@ def describe_sets(info: DatasetInfo, cells: Iterable[CellConfig]) -> Iterator[st
             for name, of in within.items()
             if labelled[of].mean() < HARDLY_ANY * labelled.mean()
         ]
-        few = few_test_slices(len(within["test"]))
+        positions = len({one.data.split_seed for one in cells})
+        few = few_test_slices(len(within["test"]), positions)
         steps = min(one.train.epochs * one.train.steps(len(split.train)) for one in cells if one.data == config)
         short = (
             f"a training is {counted(steps, 'step')}, in which it learns little. Take more: train.epoch_steps, as 50."

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hpcseg.counted import counted
 from hpcseg.data.likeness import usual_step
 from hpcseg.data.streams import Purpose, stream
 from hpcseg.errors import DatasetError
@@ -109,14 +110,13 @@ def split_tiles(
     return Split(train, validation, test, gap_slices if policy == "blocked" else None)
 
 
-def few_test_slices(count: int) -> str:
-    """What so few test slices cannot tell; empty where they are enough."""
-    if count >= FEW_TEST_SLICES:
+def few_test_slices(count: int, positions: int) -> str:
+    """What so few test slices cannot tell, at one position of the split or at several; empty where they are enough."""
+    if count * positions >= FEW_TEST_SLICES:
         return ""
-    return (
-        f"accuracy on {count} test slice{'s' if count > 1 else ''} says little: on others it may be quite another, and "
-        'no interval can tell by how much. --set "data.split_seed=[0,1,2]" tests on other slices as well.'
-    )
+    said = f"accuracy on {counted(count, 'test slice')}{' at each position' if positions > 1 else ''} says little"
+    said += ": on others it may be quite another, and no interval can tell by how much."
+    return said if positions > 1 else f'{said} --set "data.split_seed=[0,1,2]" tests on other slices as well.'
 
 
 def widest_gap(numbers: np.ndarray, *, seed: int, at_most: int) -> int | None:

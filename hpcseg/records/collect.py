@@ -68,7 +68,8 @@ class Records:
     def caveats(self) -> list[str]:
         """What the accuracy cannot tell, where it is of few slices: the fewest of any cell, and sets without a gap."""
         evaluated = [len(row.evaluation.slices) for row in self.rows if row.evaluation and row.evaluation.slices]
-        few = few_test_slices(min(evaluated)) if evaluated else ""
+        positions = len({row.config.data.split_seed for row in self.rows})
+        few = few_test_slices(min(evaluated), positions) if evaluated else ""
         no_gap = any(row.training is not None and row.training.record.gap_slices == 0 for row in self.rows)
         return [note[0].upper() + note[1:] for note in (few, NO_GAP if no_gap else "") if note]
 

@@ -4,13 +4,16 @@
 
 Neighbouring slices are nearly the same picture. Where their grey values are the same to the noise, a function of the
 picture gives both the same class; where their labels differ there, at least one of them is not what such a function
-says. So of pixels that have not changed, half of the share with other labels is what no model can get right, as far as
-the labels of two slices err independently. Labels that err alike in both do not show here, so the truth may be lower,
-and the number is an upper estimate of the ceiling.
+says. So of pixels that have not changed, half of the share with other labels is out of a model's reach, as far as the
+labels of two slices err independently. It is an estimate in both directions: labels that err alike in both slices do
+not show here, and where labels change the way that grey values do, a picture that has changed by less than the noise
+may still tell. So what counts as "not changed" is varied, and how many of the labels that differ follow the grey values
+is counted: by chance it would be half.
 
 Pixels are looked at by their distance from a label's edge, since nearly all that disagrees is there. "Has not changed":
 the root mean square difference of the 5 x 5 pixels round it is no more than what half of the pixels far from any edge
-have, which is noise alone. The interval is over ten stretches of the stack, which are not quite independent.
+have, which is noise alone; and than some other numbers of counts. Intervals are over ten stretches of the stack, which
+are not quite independent.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from hpcseg.data import store
 
 FAR = 4
 STRETCHES = 10
+OTHER_LIMITS = (300, 450, 800)
 CHANGES = np.concatenate([[0.0], np.geomspace(100, 20_000, 80)])
 
 
@@ -46,15 +50,19 @@ def distance_from_edge(labels: np.ndarray) -> np.ndarray:
 
 
 def counts_of(path: Path, index: int) -> np.ndarray:
-    """(FAR + 1, changes, 2) int64 of one slice and the next: pixels by distance and change, and those that disagree."""
+    """(FAR + 1, changes, 3) int64 of one slice and the next: pixels by distance and change, then those that disagree.
+
+    Last of these those whose class changes as the grey values do: classes are in the order of their grey values.
+    """
     images, labels = store.read_slices(path, index, index + 2)
     first, second = images.astype(np.float32)
     change = np.sqrt(uniform_filter((first - second) ** 2, 5))
     place = distance_from_edge(labels[0]) * len(CHANGES) + np.digitize(change, CHANGES) - 1
     kinds = (FAR + 1) * len(CHANGES)
     disagree = labels[0] != labels[1]
-    found = [np.bincount(part, minlength=kinds) for part in (place.ravel(), place[disagree])]
-    return np.stack(found, axis=1).reshape(FAR + 1, len(CHANGES), 2)
+    along = disagree & ((labels[1] > labels[0]) == (uniform_filter(second - first, 5) > 0))
+    found = [np.bincount(part, minlength=kinds) for part in (place.ravel(), place[disagree], place[along])]
+    return np.stack(found, axis=1).reshape(FAR + 1, len(CHANGES), 3)
 
 
 def ceiling(counts: np.ndarray, most: float) -> float:
@@ -77,6 +85,7 @@ def main(path: Path, out: Path) -> None:
     each = [ceiling(part.sum(0), most) for part in np.array_split(counts, STRETCHES)]
     half = float(stdtrit(STRETCHES - 1, 0.975) * np.std(each, ddof=1) / math.sqrt(STRETCHES))
     same = whole[:, most > CHANGES]
+    limits = [float(CHANGES[np.searchsorted(CHANGES, limit)]) for limit in OTHER_LIMITS]
     record = {
         "command": "python results/ceiling/ceiling.py dataset.h5 results/ceiling",
         "data_sha256": info.data_sha256,
@@ -88,6 +97,10 @@ def main(path: Path, out: Path) -> None:
         "ceiling": round(ceiling(whole, most), 6),
         "half_of_95_percent_interval": round(half, 6),
         "of_stretches": [round(one, 6) for one in each],
+        "follow_the_grey_values_where_unchanged": round(float(same[0, :, 2].sum() / same[0, :, 1].sum()), 6),
+        "with_other_limits": [
+            {"unchanged_below_counts": round(limit, 1), "ceiling": round(ceiling(whole, limit), 6)} for limit in limits
+        ],
     }
     (out / "ceiling.json").write_text(json.dumps(record, indent=1) + "\n")
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
