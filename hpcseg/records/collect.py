@@ -11,13 +11,14 @@ import functools
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 from msgspec import UNSET
 
 from hpcseg.config import ReportConfig, digest
 from hpcseg.data.splits import NO_GAP, few_test_slices
 from hpcseg.records.accept import Refused, accept_evaluation, accept_training, epochs_so_far, refuse_changed
 from hpcseg.records.groups import Group, Position, differing, grouped, select
-from hpcseg.records.row import Hole, Row
+from hpcseg.records.row import CLEAN, Hole, Row
 from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import Cell, command_that_runs, planned_cells, read_plan
 from hpcseg.runs.record import read_as
@@ -66,12 +67,31 @@ class Records:
 
     @functools.cached_property
     def caveats(self) -> list[str]:
-        """What the accuracy cannot tell, where it is of few slices: the fewest of any cell, and sets without a gap."""
+        """What the accuracy cannot tell: of few test slices, of sets without a gap, of a class that is never found."""
         evaluated = [len(row.evaluation.slices) for row in self.rows if row.evaluation and row.evaluation.slices]
         positions = len({row.config.data.split_seed for row in self.rows})
         few = few_test_slices(min(evaluated), positions) if evaluated else ""
         no_gap = any(row.training is not None and row.training.record.gap_slices == 0 for row in self.rows)
-        return [note[0].upper() + note[1:] for note in (few, NO_GAP if no_gap else "") if note]
+        notes = (few, NO_GAP if no_gap else "", self._blind)
+        return [note[0].upper() + note[1:] for note in notes if note]
+
+    @property
+    def _blind(self) -> str:
+        """Which models find nothing of a class that is in their test; empty: all find some of each."""
+        blind, tested = dict[str, int](), 0
+        for row in self.rows:
+            clean = row.test_confusion(CLEAN)
+            if clean is not None:
+                tested += 1
+                missed = np.flatnonzero((clean.sum(1) > 0) & (np.diag(clean) == 0))
+                blind |= {row.id: int(missed[0])} if len(missed) else {}
+        if not blind:
+            return ""
+        (first, place), *_ = blind.items()
+        return (
+            f"{len(blind)} of {tested} models find no pixel of a class that is in their test, such as {first} of class "
+            f"{self.class_names[place]}. Train longer (train.epochs, train.epoch_steps), or label more of it."
+        )
 
     def unplaced(self, tiles: Container[str], fractions: Container[float]) -> tuple[str, ...]:
         """A note on the cells that tables of these tiles and noise fractions have no place for."""

@@ -39,6 +39,7 @@ from hpcseg.text import shown
 _NEXT = 10
 """More slices that somebody may label, to say what they would bring."""
 _TOO_FEW = " (fewer than three repetitions have no interval: they say nothing of another training)"
+_ONE_SLICE = " (one test slice has no interval: it says nothing of others)"
 
 
 @dataclass(frozen=True)
@@ -301,7 +302,7 @@ def _longest(records: Records, setting: str) -> list[Group]:
 
 def _points(found: Estimate) -> str:
     if found.half is None:
-        return f"{100 * found.mean:+.2f} points{_TOO_FEW}"
+        return f"{100 * found.mean:+.2f} points{_TOO_FEW if len(found.values) < FEWEST else _ONE_SLICE}"
     if not found.excludes_zero:
         mean, bound = round(100 * found.mean, 2) + 0.0, 100 * (found.bound or 0.0)
         return f"{mean:+.2f} points, which may be chance ({bound:.2f} at most)"

@@ -176,6 +176,17 @@ def test_repetitions_that_lack_the_same_are_told_as_one_hole_and_a_remedy_once(t
     assert f"\n3. `{grid.cells[4].id}" not in text
 
 
+def test_a_model_that_finds_nothing_of_a_class_is_said_to(tmp_path):
+    grid = plan(tmp_path / "run", TINY_JOB + "train.seed = [0, 1]\n")
+    for cell in grid.cells:
+        finish(cell, lambda config, _: 0 if config.train.seed else 900)
+    said = f"2 of 4 models find no pixel of a class that is in their test, such as {grid.cells[1].id} of class 0"
+    assert said in document(grid, tmp_path / "out")
+    for cell in grid.cells:
+        finish(cell, lambda *_: 1)
+    assert "no pixel of a class" not in document(grid, tmp_path / "out")
+
+
 def test_a_deleted_evaluation_is_shown_as_a_hole_with_its_cell(tmp_path):
     grid = tiny_run(tmp_path / "run")
     cell = grid.cells[1]
