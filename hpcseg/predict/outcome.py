@@ -31,6 +31,7 @@ from hpcseg.predict.schema import LINES, Asked, Begun, Finished, SliceRead, Slic
 from hpcseg.runs.provenance import now
 from hpcseg.runs.record import append_lines, read_all_lines, read_json, write_json, write_text
 from hpcseg.runs.schema import as_record
+from hpcseg.slices.source import Source
 from hpcseg.text import cell_text
 
 _MOST_LISTED = 5
@@ -119,13 +120,15 @@ class OutFolder:
 
     def note_read(self, hashes: Mapping[int, str]) -> None:
         """Write down what slices were when something was taken from them for all: percentiles, statistics."""
-        lines = [SliceRead(read=index, sha256=sha256).as_dict() for index, sha256 in hashes.items()]
+        lines = [SliceRead(place=place, sha256=sha256).as_dict() for place, sha256 in hashes.items()]
         append_lines(self.journal_file(None), lines, durable=False)
 
-    def hashes(self) -> dict[int, str]:
-        """SHA-256 by index of the slices that were read, as in `SliceResult`."""
-        lines = (line for line in self._lines() if isinstance(line, SliceResult | SliceRead))
-        return {line.read if isinstance(line, SliceRead) else line.index: line.sha256 for line in lines}
+    def hashes(self, volume: Source) -> dict[int, str]:
+        """SHA-256, as in `SliceResult`, of the slices of a volume that were read, by their place in its source."""
+        found = {line.place: line.sha256 for line in self._lines() if isinstance(line, SliceRead)}
+        places = volume.of or range(len(volume))
+        found |= {places[index]: one.sha256 for index, one in self.done().items() if index < len(places)}
+        return {place: sha256 for place, sha256 in found.items() if place < len(volume.whole or volume)}
 
     def forget(self) -> None:
         """Drop what was said about slices: their files are gone."""

@@ -166,14 +166,19 @@ def begin(request: Request, *, on_slice: OnSlice = lambda *_: None, write: bool 
     open_target(folder.path, volume, layers, request.format_)  # before anything is written
     record = folder.record()
     source = describe(volume, whole, folder.path)
-    noted, hashes = noting(volume)
+    noted, hashes = noting(whole)
+    some = choose_slices(noted, every=request.every, slices=request.slices)
     if record is not None:
         folder.check_same(record, asked)
         check_same(folder, record.input, source, volume, on_slice)
         mapping = record.mapping
     else:
         mapping = mappings.decide(
-            noted, models[0].card, range_=request.range_, percentiles=request.percentiles, on_slice=on_slice
+            noted if request.percentiles else some,  # as of all slices, so that each has the labels that it has there
+            models[0].card,
+            range_=request.range_,
+            percentiles=request.percentiles,
+            on_slice=on_slice,
         )
     prediction = Prediction(request, models, volume, mapping, folder, layers)
     if write:
@@ -191,7 +196,7 @@ def begin(request: Request, *, on_slice: OnSlice = lambda *_: None, write: bool 
             write_json(folder.record_file, record.as_dict())
         if request.adapt_norm:
             # Behind the record, without which a folder that has something is none to predict into.
-            norm.adapt(models, noted, mapping, file=folder.norm_file, on_slice=on_slice)
+            norm.adapt(models, some, mapping, file=folder.norm_file, on_slice=on_slice)
         if hashes:
             folder.note_read(hashes)
         if not prediction.target().prepare() and before is not None:
@@ -220,7 +225,8 @@ def in_memory(request: Request, models: Sequence[Model], volume: Source) -> Pred
     models = tuple({model.card.model_sha256: model for model in models}.values())
     _check_ensemble(models, request)
     _check_sizes(models[0], volume)
-    mapping = mappings.decide(volume, models[0].card, range_=request.range_, percentiles=request.percentiles)
+    looked_at = volume.whole if request.percentiles and volume.whole else volume
+    mapping = mappings.decide(looked_at, models[0].card, range_=request.range_, percentiles=request.percentiles)
     layers = _layers(models, request.wishes)
     return Prediction(request, models, volume, mapping, OutFolder(request.out), layers)
 

@@ -190,8 +190,8 @@ class SliceResult(Record, frozen=True, kw_only=True, omit_defaults=True):
 class SliceRead(Record, frozen=True, kw_only=True):
     """A line of the journal: what a slice was when something was taken from it for all."""
 
-    read: _Count
-    """Its index."""
+    place: _Count
+    """Where in the source it is, from 0, whether it is segmented or not."""
     sha256: str = ""
 
 
@@ -210,7 +210,7 @@ class Worked(Record, frozen=True, kw_only=True):
 
 LINES: dict[str, type[SliceResult | SliceRead | Begun | Worked]] = {
     "index": SliceResult,
-    "read": SliceRead,
+    "place": SliceRead,
     "start": Begun,
     "seconds": Worked,
 }

@@ -118,7 +118,7 @@ def _facts(before: Input, now: Input) -> list[str]:
 
 def _pixels(folder: OutFolder, volume: Source, on_slice: OnSlice) -> list[str]:
     """Which of the slices that were read have other pixels."""
-    before = {volume.place(index): sha256 for index, sha256 in folder.hashes().items() if index < len(volume)}
+    before = folder.hashes(volume)
     if not all(before.values()):
         return ["its files were copied or written to, and an earlier hpcseg kept no hashes of its pixels"]
     for index, one in folder.done().items():

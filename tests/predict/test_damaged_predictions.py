@@ -101,7 +101,7 @@ LINE = {
     "an index of none": ("index", ("index",), None, "index is None"),
     "a share that is none": ("index", ("outside",), [], "outside is []"),
     "a hash that is a number": ("index", ("sha256",), 5, "sha256 is 5"),
-    "a slice that was read and is none": ("read", ("read",), [0], "read is [0]"),
+    "a slice that was read and is none": ("place", ("place",), [0], "place is [0]"),
     "a start that is a number": ("start", ("start",), 7, "start is 7"),
     "a start without a device": ("start", ("start", "device"), GONE, "it has no device"),
     "seconds that are a text": ("seconds", ("seconds",), "long", "seconds is 'long'"),

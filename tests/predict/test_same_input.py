@@ -158,6 +158,18 @@ def test_slices_that_percentiles_were_taken_of_count_though_they_are_not_segment
     assert answer.exit_code == 2 and "have other pixels now: slice5.tif." in answer.output
 
 
+def test_percentiles_of_some_slices_are_of_the_whole_volume_whose_slices_count(model_file, slices, tmp_path):
+    path = write(tmp_path / "here", "folder", slices)
+    command = ("predict", model_file, path, "--precision", "fp32", "--percentiles", 1, 99, "-o")
+    for out, options in (("whole", ()), ("some", ("--slices", "5-6"))):
+        assert hpcseg(*command, tmp_path / out, *options).exit_code == 0
+    some, whole = (read_json(tmp_path / out / "prediction.json")["mapping"] for out in ("some", "whole"))
+    assert some == whole
+    tifffile.imwrite(path / "slice1.tif", slices[1] // 2)
+    answer = hpcseg(*command, tmp_path / "some", "--slices", "5-6")
+    assert answer.exit_code == 2 and "have other pixels now: slice1.tif." in answer.output
+
+
 def test_what_an_earlier_version_wrote_has_no_hashes_and_says_so(model_file, slices, stopped, tmp_path):
     path = write(tmp_path / "here", "stack", slices)
     command = stopped(path)

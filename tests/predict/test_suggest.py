@@ -9,6 +9,7 @@ import pytest
 import tifffile
 from slice_folder import hpcseg
 
+from hpcseg.predict import mapping
 from hpcseg.predict.suggest import pick
 
 
@@ -90,6 +91,14 @@ def test_pixels_without_a_grey_value_do_not_count(cells, volume, tmp_path):
     }  # fmt: skip
     assert found["holed"] == pytest.approx(found["whole"], abs=0.2)
     assert found["holed"] < 0.9
+
+
+def test_percentiles_of_every_third_slice_are_of_the_whole_volume(cells, volume, tmp_path, monkeypatch):
+    looked_at = []
+    monkeypatch.setattr(mapping, "volume_percentiles", lambda of, *_: (looked_at.append(of), (0.0, 1.0))[1])
+    run = cells[0].path.parents[1]
+    hpcseg("suggest", cells[0].path, volume, "-n", "1", "--every", "3", "--percentiles", 1, 99, "--run", run)
+    assert list(map(len, looked_at)) == [len(list(volume.iterdir()))]
 
 
 def test_it_says_what_cannot_be_chosen_and_what_it_does_not_know(cells, volume, tiny_folder, tmp_path):
