@@ -105,6 +105,8 @@ def _show_source(path: Path, how: Reading, *, as_json: bool) -> None:
 
 def _numbers(source: Source) -> str:
     numbers = source.numbers
+    if not source.numbered:
+        return "none in the names"
     missing = numbers[-1] - numbers[0] + 1 - len(numbers)
     return f"{numbers[0]} to {numbers[-1]}" + (f", {missing} between them not there" if missing > 0 else "")
 
@@ -118,7 +120,7 @@ def _as_json(source: Source | None) -> dict[str, object]:
         "slices": len(source),
         "shapes": [list(shape) for shape in sorted(set(source.shapes))],
         "dtypes": list(dict.fromkeys(map(str, source.dtypes))),
-        "numbers": list(source.numbers),
+        "numbers": list(source.numbers) if source.numbered else None,
         "voxel": None if source.voxel is None else dataclasses.asdict(source.voxel),
         "orientation": source.orientation,
         "notes": list(source.notes),

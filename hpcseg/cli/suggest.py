@@ -69,7 +69,11 @@ def suggest(
         answer["models"] = [model.name for model in prediction.models]
         answer["labelled"] = list(found.labelled)
         answer["picks"] = [
-            {"name": source.names[index], "number": source.numbers[index], "uncertainty": found.uncertainty[index]}
+            {
+                "name": source.names[index],
+                "number": source.numbers[index] if source.numbered else None,
+                "uncertainty": found.uncertainty[index],
+            }
             for index in found.picks
         ]
 
@@ -89,6 +93,7 @@ def _show(found: Suggestion, source: Source, count: int, models: list[str]) -> N
         )
     table = Table("to label", "number", "not known", box=None, pad_edge=False)
     for index in found.picks:
-        table.add_row(source.names[index], str(source.numbers[index]), f"{found.uncertainty[index]:.2%}")
+        number = str(source.numbers[index]) if source.numbered else "-"
+        table.add_row(source.names[index], number, f"{found.uncertainty[index]:.2%}")
     console.stdout.print(table)
     console.say("Put the labels of these beside the others, and pack again.")

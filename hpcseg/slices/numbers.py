@@ -11,6 +11,7 @@ from hpcseg.errors import ConfigError
 
 _MOST_DIGITS = 18  # of a 64-bit integer
 _RUN = re.compile(r"(?:(?<![^\W_])-)?\d+")  # a minus behind a letter or a digit is a hyphen
+_MINUS = re.compile(r"(?<=[^\W\d_])-(?=\d)")  # that may be meant as one
 _DECIMAL = re.compile(rf"{_RUN.pattern}(?:\.\d+)?")
 
 _Column = Sequence[str | None]
@@ -24,7 +25,8 @@ def number_names(
 
     By the pattern, if one is given; as others of the same names are known; or where the names differ. A number that all
     names share, as a date or the 16 of rec_0001_16bit, tells no slices apart. Where names differ in several, it is the
-    one that counts in equal steps, the smallest if several do; z_9.2, z_10 and z_10.4 are 92, 100 and 104.
+    one that counts in equal steps, the smallest if several do; z_9.2, z_10 and z_10.4 are 92, 100 and 104. What is a
+    hyphen in scan-1 is a minus in z-1 beside z1.
 
     Args:
         names: of files; their suffix does not count.
@@ -39,6 +41,8 @@ def number_names(
         ConfigError: the pattern is none.
     """
     stems, known = [Path(name).stem for name in names], known or {}
+    if pattern is None and (_differ_in_a_minus(stems) or _differ_in_a_minus(known)):
+        stems, known = [_MINUS.sub(" -", stem) for stem in stems], {_MINUS.sub(" -", one): known[one] for one in known}
     lengths = set(map(len, known))
     named = [_named_after(stem, known, lengths) if pattern is None else None for stem in stems]
     if known and None not in named:
@@ -62,6 +66,12 @@ def number_names(
             faults.append(f"{name} has the name of slice {of_image} in its own, and the number {number}; see --number")
         numbers.append(number)
     return numbers, note
+
+
+def _differ_in_a_minus(stems: Iterable[str]) -> bool:
+    """Whether two names are the same but for a minus before a number, and zeros."""
+    stems = set(stems)
+    return len({re.sub(r"(?<!\d)-?0*(?=\d)", "", stem) for stem in stems}) < len(stems)
 
 
 def _named_after(stem: str, known: Mapping[str, int], lengths: Iterable[int]) -> int | None:

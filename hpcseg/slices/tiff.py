@@ -75,11 +75,13 @@ def open_folder(folder: Path, how: Reading) -> Source:
         notes.append(f"{few} in {folder} have names as its slices have, and are no TIFFs: they are no slices here.")
     doubts = faults if how.needs_numbers else []
     numbers, taken = number_names([path.name for path in paths], doubts, pattern=how.number, known=how.known)
+    numbered = len(set(numbers) - {None}) == len(paths)
     if not how.needs_numbers:
-        if len(set(numbers) - {None}) == len(paths):  # as they are packed, where a person would count 1.5 before 1.25
+        if numbered:  # as they are packed, where a person would count 1.5 before 1.25
             paths = [path for _, path in sorted(zip(numbers, paths, strict=True))]
             numbers.sort()
         else:
+            notes += _in_natural_order(paths, numbers)
             numbers = list(range(1, len(paths) + 1))
         taken = ""
     notes += [f"the number of a slice is that of {taken}; --number says otherwise."] if taken else []
@@ -99,7 +101,8 @@ def open_folder(folder: Path, how: Reading) -> Source:
             found[number] = pages[0]
     order = sorted(found)
     pages = [found[number] for number in order]
-    return _source(folder, pages, [page.path.name for page in pages], order, how, faults, notes)
+    source = _source(folder, pages, [page.path.name for page in pages], order, how, faults, notes)
+    return replace(source, numbered=numbered)
 
 
 def open_file(path: Path, how: Reading) -> Source:
@@ -146,10 +149,23 @@ def _list_tiffs(folder: Path) -> tuple[list[Path], list[str]]:
     stems = {path.name.partition(".")[0] for path in found}
     called = {re.sub(r"\d+", "0", stem) for stem in stems}
     beside = {path.name: path.name.partition(".")[0] for path in paths if not path.is_dir()}
-    found.sort(key=lambda path: ([int(digits) for digits in re.findall(r"\d+", path.name)], path.name))
+    parts = {
+        path: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path.name)] for path in found
+    }
+    found.sort(key=lambda path: (parts[path], path.name))
     return found, sorted(
         name for name, stem in beside.items() if stem not in stems and re.sub(r"\d+", "0", stem) in called
     )
+
+
+def _in_natural_order(paths: Sequence[Path], numbers: Sequence[int | None]) -> list[str]:
+    """A note on files whose names do not number them, and on those few that have no number at all."""
+    without = [path.name for path, number in zip(paths, numbers, strict=True) if number is None]
+    few = (
+        f" (none in {', '.join(without[:3])}: move away what is no slice)" if 0 < 2 * len(without) < len(paths) else ""
+    )
+    note = f"the names do not say a number of each slice{few}: they come in natural order, from {paths[0].name} on."
+    return [note] if len(paths) > 1 else []
 
 
 def _read_pages(path: Path, how: Reading, *, described: bool = False) -> list[Page]:

@@ -69,7 +69,7 @@ def test_a_folder_keeps_names_sizes_and_resolution(model_file, slices, expected,
                 assert page.tags["ResolutionUnit"].value == 3
     np.testing.assert_array_equal(tifffile.imread(out / "labels" / "10.tif"), expected[0])
     record = json.loads((out / "prediction.json").read_text())
-    assert record["input"]["names"] == ["[red].tif", "scan_a.tif", "2.TIFF", "scan b, 3rd.tiff", "10.tif"]
+    assert record["input"]["names"] == ["2.TIFF", "10.tif", "[red].tif", "scan b, 3rd.tiff", "scan_a.tif"]
     assert "wrote" in answer.output and "slices/s" in answer.output
 
 

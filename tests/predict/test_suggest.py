@@ -118,3 +118,6 @@ def test_it_says_what_cannot_be_chosen_and_what_it_does_not_know(cells, volume, 
     shown = hpcseg("suggest", cells[0].path, strangers, "-n", "1", "--run", run)
     assert "none of the slices looked at is one that the models were trained on" in shown.stderr
     assert last.name in shown.stdout
+    (strangers / "average.tif").write_bytes(last.read_bytes())
+    answer = json.loads(hpcseg("suggest", cells[0].path, strangers, "--run", run, "--json").stdout)
+    assert [pick["number"] for pick in answer["picks"]] == [None, None], "which are places, and no numbers"

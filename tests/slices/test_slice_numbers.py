@@ -31,6 +31,7 @@ NAMES = {
     "below zero": (["t_-02.tif", "t_-01.tif", "t_00.tif"], [-2, -1, 0]),
     "nothing but below zero": (["t_-02.tif", "t_-01.tif"], [-2, -1]),
     "hyphens": (["scan-1.tif", "scan-2.tif"], [1, 2]),
+    "a minus behind a letter": (["z-2.tif", "z-01.tif", "z0.tif", "z1.tif"], [-2, -1, 0, 1]),
     "two suffixes": (["s4.ome.tif", "s5.ome.tif"], [4, 5]),
     "spaces and brackets": (["my scan (3) .tif", "my scan (4) .tif"], [3, 4]),
     "other digits": (["कट_१.tif", "कट_२.tif"], [1, 2]),
@@ -129,7 +130,17 @@ def test_a_file_that_is_called_as_the_slices_are_and_is_no_tiff_is_named(folder)
 
 def test_slices_to_segment_need_no_number_and_come_as_a_person_counts_them(folder):
     place = folder(["b.tif", "a10.tif", "a9.tif"])
-    assert open_source(place, Reading(needs_numbers=False)).names == ("b.tif", "a9.tif", "a10.tif")
+    assert open_source(place, Reading(needs_numbers=False)).names == ("a9.tif", "a10.tif", "b.tif")
+    halves = ["bottom_1.tif", "bottom_2.tif", "top_1.tif", "top_2.tif"]
+    source = open_source(folder(halves), Reading(needs_numbers=False))
+    assert list(source.names) == halves and not source.numbered
+    assert source.notes[0].endswith("a number of each slice: they come in natural order, from bottom_1.tif on.")
+
+
+def test_a_file_without_a_number_among_slices_that_have_some_is_named(folder):
+    place = folder(["rec_1.tif", "rec_2.tif", "average.tif", "rec_3.tif"])
+    (note,) = open_source(place, Reading(needs_numbers=False)).notes
+    assert "(none in average.tif: move away what is no slice)" in note
 
 
 @pytest.mark.parametrize(
@@ -179,6 +190,8 @@ def test_labels_of_slices_below_zero_are_of_those(folder):
     pairs = find_pairs(images, labels)
     assert pairs.images.numbers == pairs.labels.numbers == (-2, -1)
     assert [pairs.images.read(index)[0, 0] for index in (0, 1)] == [0, 1]
+    images, labels = folder([f"z{number}.tif" for number in (-2, -1, 0, 1, 2)]), folder(["mask-1.tif"])
+    assert find_pairs(images, labels).images.names == ("z-1.tif",)
 
 
 def test_the_home_of_the_user_is_understood(folder, monkeypatch):
