@@ -24,6 +24,9 @@ _MOST_LISTED = 10
 _OF_PIXELS = {
     "scale_factor": 1,
     "add_offset": 0,
+    "scaling": 1,
+    "scaling_factor": 1,
+    "offset": 0,
     "IMAGE_WHITE_IS_ZERO": 0,
     "_FillValue": None,
     "missing_value": None,
@@ -143,11 +146,11 @@ def slab(array: Any, axes: tuple[int, ...], first: int, last: int) -> np.ndarray
 
 
 def passed_over(attributes: Mapping[str, Any]) -> tuple[str, ...]:
-    """A note on what an array's attributes say about its pixels and nobody applies: of netCDF, and HDF5's images."""
+    """A note on what an array's attributes say of its pixels and nobody applies: of netCDF, NeXus and HDF5's images."""
     said = []
     for name, usual in _OF_PIXELS.items():
         with contextlib.suppress(Exception):  # there is none, or of a type that is no number
-            value = float(np.ravel(attributes[name])[0])
+            value = float(np.asarray(attributes[name]).item())
             said += [f"{name} {value:g}"] if value != usual and not math.isnan(value) else []
     return (f"what it says of its pixels is passed over: {' and '.join(said)}.",) if said else ()
 

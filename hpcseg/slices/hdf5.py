@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from hpcseg.slices.hdf5_links import (
     in_colour,
     is_of_numbers,
     item_of,
+    places_of_signal,
     scales_of,
     slices_in,
     text_attribute,
@@ -37,11 +39,12 @@ from hpcseg.slices.source import Reading, Source, VoxelSize, refusing
 
 PACKED_SLICES = "slices"
 _MOST_ATTRIBUTE_BYTES = 4096
+_BIGDATAVIEWER = re.compile(r"/t\d+/(s\d+)/\d+/cells")
 # Attributes of grey values, of a shape, or of a place in the file, which are not true of labels: of ilastik, netCDF,
 # NeXus, HDF5's dimension scales, and its images.
 _OF_GREY_VALUES = re.compile(
     "axistags|drange|units|(long|standard)_name|actual_range|MATLAB_.*|"
-    "scale_factor|add_offset|valid_(range|min|max)|_FillValue|missing_value|target|DIMENSION_.*|"
+    "scale_factor|add_offset|scaling(_factor)?|valid_(range|min|max)|_FillValue|missing_value|target|DIMENSION_.*|"
     f"REFERENCE_LIST|CLASS|NAME|IMAGE_.*|INTERLACE_MODE|DISPLAY_ORIGIN|PALETTE|_Netcdf4.*|{ELEMENT_SIZE}"
 )
 
@@ -63,17 +66,24 @@ def open_hdf5(path: Path, how: Reading) -> Source:
         dataset = follow(file, wanted, path, reach)
         if not isinstance(dataset, h5py.Dataset) or not is_of_numbers(dataset) or dataset.ndim < 2:
             raise no_such(path, wanted, slices_in(file, reach))
-        if not has_slices(dataset):
+        above, _, called = wanted.rpartition("/")
+        group = follow(file, above, path, reach)
+        places = places_of_signal(group, called, dataset)
+        if not has_slices(dataset, places):
             raise no_slices(f"{path}::{wanted}", _what(dataset), slices_in(file, reach))
-        names = () if how.pixels == "stored" else axis_names(dataset)
+        names = () if how.pixels == "stored" else axis_names(dataset, places)
         axes = slice_axes(dataset.shape, names) or ()
-        voxel, notes = _voxel(file, wanted, dataset, axes, path, reach)
+        voxel, notes = _voxel(group, wanted, dataset, places, axes, reach)
+        dtype = dataset.dtype
+        if how.pixels != "stored" and dtype.kind == "i" and _is_of_bigdataviewer(dataset, reach):
+            dtype = np.dtype(f"u{dtype.itemsize}")
+            notes += (f"BigDataViewer stores {dtype} as {dataset.dtype}, so that is read; --pixels stored takes that.",)
         source = array_source(
             path,
             "hdf5",
             how,
             dataset.shape,
-            dataset.dtype,
+            dtype,
             load=_load,
             # Where its links lead, so that HDF5 follows none of them by itself.
             of=(file_of(dataset), h5py.h5i.get_name(dataset.id), PLUGINS in sys.modules, axes),
@@ -169,30 +179,33 @@ def _what(dataset: h5py.Dataset) -> str:
     return f"{dataset.shape} {dataset.dtype}{', without a pixel' * (0 in dataset.shape)}"
 
 
+def _is_of_bigdataviewer(dataset: h5py.Dataset, reach: Reach) -> bool:
+    """Whether it lies where BigDataViewer puts a level of an image, and the list of levels beside it."""
+    found = _BIGDATAVIEWER.fullmatch(text_of(h5py.h5i.get_name(dataset.id)))
+    with contextlib.suppress(Exception):  # there is none, or a link that leads nowhere
+        return found is not None and item_of(dataset.file["/"], f"{found[1]}/resolutions", reach) is not None
+    return False
+
+
 def _voxel(
-    file: h5py.File, wanted: str, dataset: h5py.Dataset, chosen: tuple[int, ...], path: Path, reach: Reach
+    group: Any, wanted: str, dataset: h5py.Dataset, places: Sequence[str], chosen: tuple[int, ...], reach: Reach
 ) -> tuple[VoxelSize | None, tuple[str, ...]]:
     """The size of a voxel, and a note where what says it was passed over; `chosen` axes as of `slice_axes`."""
     voxel = read_hdf5_voxel(dataset)
     if voxel is None and ELEMENT_SIZE in dataset.attrs:
         note = f"{ELEMENT_SIZE} of {wanted} is no depth, height and width of a voxel, and is passed over."
         return None, (note,)
-    group, _, name = wanted.rpartition("/")
     with contextlib.suppress(Exception):  # what is only copied never ends the work, whatever lies there
-        return voxel or _voxel_of_axes(follow(file, group, path, reach), name, dataset, chosen, reach), ()
+        return voxel or _voxel_of_axes(group, places, dataset, chosen, reach), ()
     return voxel, ()
 
 
 def _voxel_of_axes(
-    group: Any, name: str, dataset: h5py.Dataset, chosen: tuple[int, ...], reach: Reach
+    group: Any, places: Sequence[str], dataset: h5py.Dataset, chosen: tuple[int, ...], reach: Reach
 ) -> VoxelSize | None:
-    """Of the places along its axes: where these are its dimension scales, or of the signal of a NeXus group.
-
-    The group calls them by name; "." is an axis without places.
-    """
-    names = [text_of(axis) for axis in np.ravel(group.attrs.get("axes", ())).tolist()]
-    if text_attribute(group, "signal") == name and len(names) == dataset.ndim:
-        scales = {axis: item_of(group, names[axis], reach) for axis in chosen if names[axis] != "."}
+    """Of the places along its axes: of those that `places_of_signal` has in a group, or its dimension scales."""
+    if places:
+        scales = {axis: item_of(group, places[axis], reach) for axis in chosen if places[axis] != "."}
     else:
         scales = scales_of(dataset)
     placed = [axis for axis in chosen if axis in scales or axis in chosen[-2:]]  # which have to have places
@@ -214,6 +227,7 @@ def _attributes(dataset: h5py.Dataset) -> dict[str, Any]:
             if isinstance(value, str):  # bytes of no UTF-8 are Latin-1, which h5py reads but does not write
                 value = re.sub("[\udc80-\udcff]", lambda found: chr(ord(found[0]) - 0xDC00), value)
             as_array = np.asarray(value)
-            if as_array.dtype.kind in "uifSU" and as_array.nbytes <= _MOST_ATTRIBUTE_BYTES:
+            small = as_array.dtype.kind in "uifSU" and as_array.nbytes <= _MOST_ATTRIBUTE_BYTES
+            if small and not passed_over({name: value}):  # an offset of three numbers is one in space
                 kept[name] = value
     return kept

@@ -9,7 +9,8 @@ import contextlib
 import itertools
 import json
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,14 +122,14 @@ def slices_in(file: h5py.File, reach: Reach) -> dict[str, h5py.Dataset]:
     return {name: item for name, item in walk(file, reach) if item is not None and has_slices(item)}
 
 
-def has_slices(item: h5py.Dataset) -> bool:
+def has_slices(item: h5py.Dataset, places: Sequence[str] = ()) -> bool:
     """Whether a data set is of numbers that are slices, by `axes_of`, and no colour image."""
-    return is_of_numbers(item) and item.dtype.kind != "c" and axes_of(item) is not None and not in_colour(item)
+    return is_of_numbers(item) and item.dtype.kind != "c" and axes_of(item, places) is not None and not in_colour(item)
 
 
-def axes_of(item: h5py.Dataset) -> tuple[int, ...] | None:
-    """As `slice_axes` has them, by the names of the axes; where these tell of channels, without."""
-    return slice_axes(item.shape, axis_names(item)) or slice_axes(item.shape)
+def axes_of(item: h5py.Dataset, places: Sequence[str] = ()) -> tuple[int, ...] | None:
+    """As `slice_axes` has them, by the names of the axes, `axis_names`; where these tell of channels, without."""
+    return slice_axes(item.shape, axis_names(item, places)) or slice_axes(item.shape)
 
 
 def is_of_numbers(item: h5py.Dataset) -> bool:
@@ -144,10 +145,11 @@ def in_colour(item: h5py.Dataset) -> bool:
     return text_attribute(item, "IMAGE_SUBCLASS") == "IMAGE_TRUECOLOR"
 
 
-def axis_names(dataset: h5py.Dataset) -> tuple[str, ...]:
+def axis_names(dataset: h5py.Dataset, places: Sequence[str] = ()) -> tuple[str, ...]:
     """As MATLAB's, whose first axis is the rows and is stored last, ilastik's, or of HDF5's own labels; empty: none.
 
-    What has no label is called as the data set of its places, which in netCDF is its name.
+    What has no label is called as the data set of its places, which in netCDF is its name; `places` are what NeXus
+    calls those, by `places_of_signal`, as z or sample_z.
     """
     with contextlib.suppress(Exception):  # whatever else is called so
         if "MATLAB_class" in dataset.attrs:
@@ -155,10 +157,20 @@ def axis_names(dataset: h5py.Dataset) -> tuple[str, ...]:
         if (tags := text_attribute(dataset, "axistags")) is not None:
             return tuple(axis["key"] for axis in json.loads(tags)["axes"])
         scales = scales_of(dataset)
-        return tuple(
-            (dimension.label or _own_name(scales.get(axis))).casefold() for axis, dimension in enumerate(dataset.dims)
-        )
+        own = [dimension.label or _own_name(scales.get(axis)) for axis, dimension in enumerate(dataset.dims)]
+        return tuple(map(str.casefold, own if any(own) else (re.sub(r".*[\W_]", "", name) for name in places)))
     return ()
+
+
+def places_of_signal(group: h5py.Group, name: str, dataset: h5py.Dataset) -> list[str]:
+    """What a NeXus group calls the places along each axis of what is its signal by that name; empty: it says nothing.
+
+    "." is an axis without places.
+    """
+    with contextlib.suppress(TypeError, ValueError, OSError, AttributeError):  # whatever else is called so
+        names = [text_of(axis) for axis in np.ravel(group.attrs.get("axes", ())).tolist()]
+        return names if text_attribute(group, "signal") == name and len(names) == dataset.ndim else []
+    return []
 
 
 def scales_of(dataset: h5py.Dataset) -> dict[int, h5py.Dataset]:

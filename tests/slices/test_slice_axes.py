@@ -111,7 +111,16 @@ def netcdf(path, data, names):
             file["scan/tomo"].dims[axis].attach_scale(places)
 
 
-WRITERS = pytest.mark.parametrize("write", [ilastik, labelled, netcdf, zarr_v3, xarray])
+def nexus(path, data, names):
+    """The data set is called the signal of a group that it is not in."""
+    with h5py.File(path, "w") as file:
+        file["detector/data"], group = data, file.create_group("entry")
+        group["tomo"] = h5py.SoftLink("/detector/data")
+        file.attrs["default"], group.attrs["signal"] = "entry", "tomo"
+        group.attrs["axes"] = [f"sample_{name}" for name in names]
+
+
+WRITERS = pytest.mark.parametrize("write", [ilastik, labelled, netcdf, nexus, zarr_v3, xarray])
 
 
 @WRITERS

@@ -57,6 +57,24 @@ def test_scale_and_offset_of_netcdf_are_noted_where_they_change_anything(tmp_pat
     assert not with_attributes(tmp_path / f"b{suffix}", {"scale_factor": 1.0, "add_offset": 0}).notes
 
 
+def test_scale_and_offset_of_nexus_are_noted_and_an_offset_in_space_is_none(tmp_path):
+    (note,) = with_attributes(tmp_path / "a.h5", {"scaling": 2.0, "offset": -7.0}).notes
+    assert note.endswith("scaling 2 and offset -7.")
+    source = with_attributes(tmp_path / "b.h5", {"offset": [4.0, 5.0, 6.0]})
+    assert not source.notes and source.attributes["offset"].tolist() == [4, 5, 6]
+
+
+def test_grey_values_of_bigdataviewer_have_no_sign(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["s00/resolutions"] = np.ones((1, 3))
+        file["t00000/s00/0/cells"] = VOLUME.view("i2")
+    source, stored = (open_source(tmp_path / "a.h5", Reading(dataset="t00000/s00/0/cells", pixels=pixels))
+                      for pixels in (None, "stored"))  # fmt: skip
+    np.testing.assert_array_equal(source.read(3), VOLUME[3])
+    assert source.notes[0].startswith("BigDataViewer stores uint16 as int16")
+    np.testing.assert_array_equal(stored.read(3), VOLUME[3].view("i2"))
+
+
 def test_what_hdf5_says_of_images_is_noted_and_is_that_of_their_labels_or_refused(tmp_path):
     flipped = {"CLASS": np.bytes_("IMAGE"), "IMAGE_WHITE_IS_ZERO": np.uint8(1), "DISPLAY_ORIGIN": np.bytes_("LL")}
     source = with_attributes(tmp_path / "a.h5", flipped)

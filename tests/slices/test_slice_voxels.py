@@ -43,9 +43,6 @@ def test_height_and_width_of_one_slice_or_without_a_depth_are_kept(tmp_path, pix
 
 def test_a_voxel_is_turned_as_the_pixels_are(tmp_path):
     nexus(tmp_path / "a.nxs", VOLUME.transpose(2, 1, 0), list("xyz"))
-    with h5py.File(tmp_path / "a.nxs", "a") as file:
-        for dimension, name in zip(file["entry/data"].dims, "xyz", strict=True):
-            dimension.label = name
     shown, stored = (open_source(tmp_path / "a.nxs", Reading(pixels=pixels)) for pixels in (None, "stored"))
     for source, sizes, lengths in ((shown, (2.0, 0.25, 0.5), (4, 10, 12)), (stored, (0.5, 0.25, 2.0), (12, 10, 4))):
         assert source.voxel is not None
