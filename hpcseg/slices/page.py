@@ -8,6 +8,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import tifffile
 
@@ -22,8 +23,12 @@ _FUNCTION = re.compile(r"^(cf|c\d)=(.*)", re.MULTILINE)
 _MOST_LOOKED_THROUGH = 20_000
 _NO_FUNCTION = (None, "20")
 # Codecs whose decoders fill what is missing without a word: CCITT's for 1 bit, of which no code ends in so many zeros,
-# JPEG, whose last two bytes are a mark, and JPEG XR, of which a header says where it begins and how long it is.
-_CCITT, _JPEG, _END_OF_JPEG = (2, 3, 4), 7, b"\xff\xd9"
+# JPEG and JPEG 2000, whose last two bytes are a mark, and JPEG XR, of which a header says where it begins and how long
+# it is.
+_CCITT, _JPEG, _END_OF_JPEG = (2, 3, 4), (7, 33007, 34892, 33003, 33004, 33005, 34712), b"\xff\xd9"
+# Those that libtiff, and so whoever writes TIFFs by it, takes a predictor with: LZW, Deflate, LZMA, Zstandard.
+_PREDICTED = (5, 8, 32946, 34925, 34926, 50000)
+_LERC = 34887
 _JPEG_XR, _PLACES_IN_JPEG_XR = (22610, 34934), (0xBCC0, 0xBCC1)
 
 
@@ -65,6 +70,7 @@ class Page:
                 tif.filehandle.seek(self.offset)
                 page = tifffile.TiffPage(tif, index=0)
             _refuse_cut(page)
+            _pass_over_predictor(page)
             # One thread: slices are read by several threads or processes.
             return np.asarray(page.asarray(maxworkers=1))
 
@@ -78,6 +84,7 @@ def page_of(path: Path, page: tifffile.TiffPage) -> Page:
     if 0 in page.shape:
         raise ValueError("it has no pixels")
     stored = np.dtype(page.dtype).newbyteorder(page.parent.byteorder)
+    _pass_over_predictor(page)
     runs = _runs(page, stored)
     parts = (*page.dataoffsets, *page.databytecounts)
     if not runs and (0 in parts or len(page.databytecounts) < math.prod(page.chunked)):
@@ -127,13 +134,17 @@ def _function(description: str) -> str:
 
 
 def _refuse_cut(page: tifffile.TiffPage) -> None:
-    """Raises ValueError where a strip that is decoded to the end all the same is not all there."""
-    if page.compression not in (*_CCITT, _JPEG, *_JPEG_XR):
+    """Raises ValueError where a strip that is decoded to the end all the same is not all there, or lacks its NaN."""
+    if page.compression not in (*_CCITT, *_JPEG, *_JPEG_XR, _LERC):
         return
     for offset, size in zip(page.dataoffsets, page.databytecounts, strict=True):
         page.parent.filehandle.seek(offset)
         coded = page.parent.filehandle.read(size)
-        if page.compression == _JPEG:
+        if page.compression == _LERC:
+            if np.dtype(page.dtype).kind == "f" and imagecodecs.lerc_decode(coded, masks=True)[1] is not None:
+                raise ValueError("LERC has pixels without a value, which would be 0. Save it in another compression")
+            continue
+        if page.compression in _JPEG:
             whole = _END_OF_JPEG in coded
         elif page.compression in _JPEG_XR:
             whole = _end_of_jpeg_xr(coded) <= len(coded)
@@ -141,6 +152,12 @@ def _refuse_cut(page: tifffile.TiffPage) -> None:
             whole = any(coded[-8:])
         if not whole:
             raise ValueError("a strip was cut short")
+
+
+def _pass_over_predictor(page: tifffile.TiffPage) -> None:
+    """Have tifffile take none where the compression has none, or there is none, whatever the header says."""
+    if page.compression not in _PREDICTED:
+        page.predictor = 1
 
 
 def _end_of_jpeg_xr(coded: bytes) -> int:

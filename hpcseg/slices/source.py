@@ -162,7 +162,9 @@ class Source:
 
         Raises:
             DatasetError: it cannot be read, is not what its header says, or has no room in memory.
+            IndexError: there is none.
         """
+        index = range(len(self))[index]  # of -1 the last, whatever a format would make of it
         refuse_large(self.path, max(self.decoded, math.prod(self.shapes[index]) * self.dtypes[index].itemsize))
         with refusing(f"{self.path}: the pixels of {self.names[index]} cannot be decoded"):
             pixels = self.decode(index)

@@ -209,6 +209,11 @@ def _add_flagged(path: Path, pages: list[Page], flagged: list[tuple[int, tifffil
     One behind each slice is a preview of it, however large. Raises ValueError where others are as large as slices,
     unless pages are taken as they are stored.
     """
+    if not pages and not stored and any(full.subifds for _, full in flagged):
+        raise ValueError(
+            "its pages are flagged as thumbnails (NewSubfileType) of pictures in SubIFDs, which are not read. Save "
+            "these, or take the pages: --pixels stored"
+        )
     of_slices = {(page.shape, page.bits) for page in pages[:1]}
     found = [(at, full) for at, full in flagged if not pages or (tuple(full.shape), full.bitspersample) in of_slices]
     if found and pages and not stored:

@@ -379,6 +379,16 @@ def test_a_slice_alone_is_one_in_every_format(tmp_path):
         np.testing.assert_array_equal(read_all(open_source(tmp_path / name)), VOLUME[:1])
 
 
+def test_slices_are_counted_from_the_end_as_well(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("data", data=VOLUME, chunks=(2, HEIGHT, WIDTH))
+    source = open_source(tmp_path / "a.h5")
+    for index in range(-SLICES, SLICES):
+        np.testing.assert_array_equal(source.read(index), VOLUME[index])
+    with pytest.raises(IndexError):
+        source.read(-SLICES - 1)
+
+
 @pytest.mark.parametrize("name", ["a.h5", "a.zarr"])
 def test_what_changed_in_a_file_is_read_by_whoever_opens_it_again(tmp_path, name):
     for pixels in (VOLUME, VOLUME[::-1]):

@@ -140,6 +140,17 @@ def test_pages_that_are_all_flagged_as_thumbnails_are_slices(tmp_path, flag):
     np.testing.assert_array_equal(read_all(open_source(flagged(tmp_path / "a.tif", (flag,) * 4))), VOLUME)
 
 
+def test_pages_that_are_thumbnails_of_hidden_pictures_are_no_slices_until_it_is_said_so(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tif:
+        for pixels in VOLUME:
+            tif.write(pixels[::2, ::2], metadata=None, subfiletype=1, subifds=1)
+            tif.write(pixels, metadata=None)
+    with pytest.raises(DatasetError, match=r"flagged as thumbnails .*in SubIFDs.*--pixels stored"):
+        open_source(tmp_path / "a.tif")
+    stored = open_source(tmp_path / "a.tif", Reading(pixels="stored"))
+    np.testing.assert_array_equal(read_all(stored), VOLUME[:, ::2, ::2])
+
+
 def test_a_thumbnail_of_each_slice_lies_between_those_that_are_flagged(tmp_path):
     with tifffile.TiffWriter(tmp_path / "a.tif") as tif:
         for index, pixels in enumerate(VOLUME):
@@ -243,6 +254,18 @@ def test_byte_counts_that_lie_do_not_count_where_the_rows_say_how_long_strips_ar
     np.testing.assert_array_equal(read_all(source), VOLUME)
     for name, pixels in zip(source.names, VOLUME, strict=True):
         np.testing.assert_array_equal(np.asarray(Image.open(folder / name)), pixels)
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "packbits"}, {"tile": (16, 16)}], ids=str)
+def test_a_predictor_counts_with_no_compression_that_has_none(tmp_path, options):
+    """As libtiff has it, and so Pillow."""
+    options |= {"byteorder": "<", "extratags": [(65000, 3, 1, 2)]}
+    tifffile.imwrite(tmp_path / "a.tif", VOLUME[0], metadata=None, **options)
+    as_predictor = struct.pack("<HHI", 65000, 3, 1), struct.pack("<HHI", 317, 3, 1)
+    (tmp_path / "a.tif").write_bytes((tmp_path / "a.tif").read_bytes().replace(*as_predictor))
+    with tifffile.TiffFile(tmp_path / "a.tif") as tif:
+        assert tif.pages.first.predictor == 2
+    np.testing.assert_array_equal(read_all(open_source(tmp_path / "a.tif")), VOLUME[:1])
 
 
 def test_one_strip_that_has_all_rows_is_all_there_whatever_is_said_of_its_rows(tmp_path):

@@ -357,18 +357,33 @@ def test_a_raw_file_of_another_length_than_its_shape_is_refused(tmp_path):
 MASK = (np.indices((64, 80)).sum(0) // 9 % 2).astype(bool)
 
 
-@pytest.mark.parametrize("compression", ["group3", "group4", "tiff_ccitt", "jpeg"])
+@pytest.mark.parametrize("compression", ["group3", "group4", "tiff_ccitt", "jpeg", "jpeg2000", "jpeg_lossy"])
 def test_a_strip_whose_end_is_not_there_is_refused_where_its_decoder_fills_it(tmp_path, compression):
-    path, picture = tmp_path / "a.tif", MASK if compression != "jpeg" else np.uint8(200) * MASK
-    Image.fromarray(picture).save(path, compression=compression)
+    path, picture = tmp_path / "a.tif", np.uint8(200) * MASK if "jpeg" in compression else MASK
+    if compression in ("jpeg2000", "jpeg_lossy"):
+        tifffile.imwrite(path, picture, compression=compression, rowsperstrip=64, metadata=None)
+    else:
+        Image.fromarray(picture).save(path, compression=compression)
     source = open_source(path)
-    assert np.abs(source.read(0).astype(int) - picture).max() < (60 if compression == "jpeg" else 1)
+    assert np.abs(source.read(0).astype(int) - picture).max() < (60 if "jpeg" in compression else 1)
     with tifffile.TiffFile(path) as tif:
         (offset,), (size,) = tif.pages.first.dataoffsets, tif.pages.first.databytecounts
     content = bytearray(path.read_bytes())
     content[offset + size // 2 : offset + size] = bytes(size - size // 2)
     path.write_bytes(content)
     with pytest.raises(DatasetError, match=r"a.tif#1 cannot be decoded \(a strip was cut short\)"):
+        open_source(path).read(0)
+
+
+@pytest.mark.parametrize("packed", [None, "zstd"])
+def test_pixels_that_lerc_has_no_value_of_are_refused_and_are_no_zeros(tmp_path, packed):
+    path, picture = tmp_path / "a.tif", MASK.astype(np.float32)
+    how = {"compression": "lerc", "compressionargs": {"compression": packed}, "metadata": None}
+    tifffile.imwrite(path, picture, **how)
+    np.testing.assert_array_equal(open_source(path).read(0), picture)
+    picture[:9] = np.nan
+    tifffile.imwrite(path, picture, **how)
+    with pytest.raises(DatasetError, match="LERC has pixels without a value"):
         open_source(path).read(0)
 
 
