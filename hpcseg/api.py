@@ -368,7 +368,7 @@ def _as_volume(array: Any) -> Source:
         raise DatasetError("The array has a mask. Give floating-point values with NaN there: array.filled(np.nan).")
     if len(array.shape) not in (2, 3) or 0 in array.shape:
         raise DatasetError(f"The array is {tuple(array.shape)}, but slices are (H, W) or (N, H, W).")
-    pixels = array[None] if len(array.shape) == 2 else array
+    pixels = np.asarray(array)[None] if len(array.shape) == 2 else array  # which of h5py and others takes no None
     slices, *shape = pixels.shape
     native = pixels.dtype.newbyteorder("=")
     source = Source(

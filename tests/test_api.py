@@ -19,6 +19,7 @@ import h5py
 import numpy as np
 import pytest
 import tifffile
+import zarr
 from slice_folder import hpcseg, write_image, write_label
 
 import hpcseg.api as hs
@@ -246,7 +247,9 @@ def test_one_slice_gives_one_and_a_data_set_is_read_slice_by_slice(models, volum
     with h5py.File(tmp_path / "slices.h5", "w") as file:
         file["slices"] = volume[:3]
         same(hs.predict(models[0], file["slices"]), wanted)
-        same(hs.predict(models[0], file["slices"][1]), wanted[1])
+        file["one"] = volume[1]
+        for one in (file["slices"][1], file["one"], zarr.array(volume[1])):
+            same(hs.predict(models[0], one), wanted[1])
 
 
 def test_a_model_is_left_as_it_was_and_a_file_of_it_is_the_same(models, run, cells, volume, tmp_path):

@@ -74,7 +74,9 @@ def _show_source(path: Path, how: Reading, *, as_json: bool) -> None:
         except DatasetError as error:  # what has no numbers can be segmented, if not packed
             source = open_source(path, dataclasses.replace(how, needs_numbers=False))
             console.say(f"Note: this cannot be packed. {error}", to=console.stderr)
-    except ConfigError as error:  # there is a choice
+    except ConfigError as error:  # there is a choice, unless one was made
+        if split_name(str(path))[1] is not None:
+            raise
         source, choice = None, str(error)
     parts = list_parts(path, how.allow_external)
     if source is None and not parts:

@@ -206,14 +206,16 @@ def _difference(
     for what, (there, here) in facts.items():
         if there != here:
             return f"its {what} are {there}, and these are {here}"
+    # Which values are one class is not in the file, but names are.
+    mapped = bool(class_map.runs) or info.class_names != tuple(map(str, info.class_values))
     with _each(pairs, hash_pair, classes) as found:
         for index, (image, label) in enumerate(found):
-            for source, one, other in (
-                (pairs.images, image, info.image_sha256[index]),
-                (pairs.labels, label, info.label_sha256[index]),
+            for source, has, one, other in (
+                (pairs.images, "other pixels", image, info.image_sha256[index]),
+                (pairs.labels, f"other pixels{', or other classes' * mapped}", label, info.label_sha256[index]),
             ):
                 if one != other:
-                    return f"{source.path.name}: {source.names[index]} has other pixels"
+                    return f"{source.path.name}: {source.names[index]} has {has}"
             on_slice(index + 1, len(pairs))
     return ""
 

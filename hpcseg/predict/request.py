@@ -201,8 +201,8 @@ def begin(request: Request, *, on_slice: OnSlice = lambda *_: None, write: bool 
             folder.note_read(hashes)
         if not prediction.target().prepare() and before is not None:
             folder.forget()
-    if isinstance(record, Finished) and not prediction.missing():
-        return replace(prediction, finished=record)
+    if isinstance(record, Finished) and all((folder.path / name).exists() for name in record.files):
+        return prediction if prediction.missing() else replace(prediction, finished=record)
     return prediction
 
 

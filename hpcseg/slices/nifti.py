@@ -61,7 +61,7 @@ def open_nifti(path: Path, how: Reading) -> Source:
         of=(image.dataobj,),
         files=files,
         together=shape[2] if packed and len(shape) > 2 else 1,  # a packed file is read from its start each time
-        voxel=voxel_size((zooms[2] if len(zooms) > 2 else None, zooms[1], zooms[0]), unit),
+        voxel=voxel_size((*zooms[:3], None, None)[2::-1], unit),
         points_to=points_to,
     )
 

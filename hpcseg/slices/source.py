@@ -272,7 +272,9 @@ def _grey(source: Source, dtype: np.dtype, index: int) -> np.ndarray:
     with np.errstate(over="ignore"):
         pixels = source.read(index).astype(dtype, copy=False)
     if dtype.kind == "f" and np.isinf(pixels).any():
-        raise DatasetError(f"{source.path}: {source.names[index]} holds infinite values. Replace them first.")
+        raise DatasetError(
+            f"{source.path}: {source.names[index]} holds infinite values, or such beyond float32. Replace them first."
+        )
     return pixels
 
 

@@ -391,6 +391,9 @@ def test_what_differs_from_what_is_packed_is_said_in_words(good, output):
     assert hpcseg(*command).exit_code == 0
     write_image(good, 2, value=7)
     assert "data: image2.tif has other pixels" in hpcseg(*command).stderr
+    assert hpcseg(*command, "--classes", "0=pore,1-255=grain", "--force").exit_code == 0
+    said = " ".join(hpcseg(*command).stderr.split())
+    assert "labels: label1.tif has other pixels, or other classes." in said
     for kind, name in (("data", "image2"), ("labels", "label2")):
         (good / kind / f"{name}.tif").unlink()
     assert "slice 2 is in it and not here." in " ".join(hpcseg(*command).stderr.split())

@@ -94,6 +94,10 @@ def test_it_goes_on_after_an_error_and_ends_with_the_same(model_file, source, tm
     answer = hpcseg(*command, tmp_path / "out")
     assert answer.exit_code == 0 and "there already; nothing was written" in answer.output and not written
     assert "Phase fractions" in answer.output
+    for name in ("fractions.csv", "sheet.png"):
+        (tmp_path / "out" / name).unlink()
+        assert f"wrote {tmp_path / 'out' / name}" in hpcseg(*command, tmp_path / "out").output and not written
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 @pytest.mark.parametrize("form", ["folder", "stack", "zarr"])

@@ -62,6 +62,8 @@ def test_info_lists_what_a_file_holds_before_one_of_it_is_chosen(sample):
     assert answer.exit_code == 0, answer.output
     assert f"scan.h5::one  {SLICES} x {SIZE} x {SIZE} uint16" in answer.stdout and "scan.h5::two" in answer.stdout
     assert "Slices" not in answer.stdout and "Note: " in answer.stderr, "there is a choice"
+    missed = hpcseg("info", "scan.h5::three")
+    assert missed.exit_code == 2 and "error: scan.h5 has no data set three of slices" in missed.stderr
     chosen = hpcseg("info", "scan.h5::two")
     assert f"Slices      {SLICES} of 20 x {SIZE} pixels, uint16" in chosen.stdout
     told = json.loads(hpcseg("info", "scan.h5::two", "--json").stdout)

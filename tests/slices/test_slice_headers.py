@@ -371,6 +371,12 @@ def stack_of(path, volume, affine=None):
     return path
 
 
+def test_a_line_of_pixels_is_no_slice(tmp_path):
+    nibabel.save(nibabel.Nifti1Image(VOLUME[0, 0], np.eye(4)), tmp_path / "a.nii")
+    with pytest.raises(DatasetError, match=r"a.nii is \(14,\) uint8, and slices"):
+        open_source(tmp_path / "a.nii")
+
+
 def test_images_and_labels_of_nifti_point_to_the_same_sides_or_are_refused(tmp_path):
     labels = (VOLUME > 100).astype(np.uint8)
     images = stack_of(tmp_path / "i.nii", VOLUME)
