@@ -16,6 +16,11 @@ from hpcseg.slices.calibration import is_as_large
 from hpcseg.slices.opening import open_source
 from hpcseg.slices.source import Reading, Source, as_grey_values, as_labels, keep, raise_faults, size_in_words
 
+_FAR = 0.5
+"""Of a voxel, from which labels are nearer to other pixels."""
+# DISPLAY_ORIGIN and the axes of MRC, where pixels are stored as they are shown.
+_AS_STORED = ("", "UL", "XYZ")
+
 
 @dataclass(frozen=True)
 class Pairs:
@@ -103,7 +108,7 @@ def find_pairs(images: Path, labels: Path, how: Reading = Reading()) -> Pairs:  
             "Name those as well, or take both as they are stored: --pixels stored"
         )
     raise_faults(images, faults)
-    notes = [*grey.notes, *(f"labels: {note}" for note in marks.notes)]
+    notes = [*grey.notes, *(f"labels: {note}" for note in marks.notes), *_lie_apart(grey, marks)]
     if grey.voxel and marks.voxel and not is_as_large(grey.voxel, marks.voxel):
         notes.append(
             f"voxels of the images are {grey.voxel.text()} and those of the labels {marks.voxel.text()}: were they cut "
@@ -122,6 +127,26 @@ def find_pairs(images: Path, labels: Path, how: Reading = Reading()) -> Pairs:  
     both = [number for number in of_number if number in place]
     chosen = keep(grey, map(of_number.__getitem__, both)), keep(marks, map(place.__getitem__, both))
     return Pairs(*chosen, tuple(dict.fromkeys(notes)), usual_step(np.array(grey.numbers)))
+
+
+def _lie_apart(grey: Source, marks: Source) -> list[str]:
+    """Notes where headers say that labels lie elsewhere than their images, or those of one say so alone."""
+    notes = list[str]()
+    if grey.form == marks.form and grey.begins and marks.begins and len(grey.begins) == len(marks.begins):
+        steps = np.subtract(marks.begins, grey.begins)
+        if (abs(steps) >= _FAR).any():
+            notes.append(
+                f"by their headers the labels begin {size_in_words(steps.round(2).tolist())} voxels (depth, height, "
+                "width) from the images: were both cut and moved alike?"
+            )
+    for one, what, other, others in ((grey, "images", marks, "labels"), (marks, "labels", grey, "images")):
+        alone = other.form != one.form or not other.points_to
+        if one.form in ("hdf5", "mrc") and alone and one.points_to not in _AS_STORED:
+            notes.append(
+                f"a header says that the axes of the {what} point to {one.points_to}, which is passed over, and none "
+                f"says so of the {others}: if they lie otherwise, save both alike."
+            )
+    return notes
 
 
 # With all but the index in a functools.partial, these are the work of `in_processes`.

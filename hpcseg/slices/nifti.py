@@ -42,6 +42,7 @@ def open_nifti(path: Path, how: Reading) -> Source:
         if not all(map(os.path.isfile, files)):
             raise ValueError(f"it is {' and '.join(file.name for file in files)}, and one of them is no file")
         points_to = _points_to(nibabel, image) if how.pixels != "stored" else ""
+        begins = tuple((np.linalg.pinv(image.affine[:3, :3]) @ image.affine[:3, 3])[::-1]) if points_to else None
         shape, zooms = image.shape, image.header.get_zooms()
         unit = _UNITS.get(int(image.header["xyzt_units"]) & 7, "")
         scaled = image.dataobj.slope not in (None, 1.0) or image.dataobj.inter not in (None, 0.0)
@@ -63,6 +64,7 @@ def open_nifti(path: Path, how: Reading) -> Source:
         together=shape[2] if packed and len(shape) > 2 else 1,  # a packed file is read from its start each time
         voxel=voxel_size((*zooms[:3], None, None)[2::-1], unit),
         points_to=points_to,
+        begins=begins,
     )
 
 

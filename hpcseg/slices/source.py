@@ -122,6 +122,8 @@ class Source:
     """Of TIFFs: the tag that all of them have, and that was applied; 1 where they lie as they are shown."""
     points_to: str = ""
     """Of NIfTI: where its axes point to, as "RAS", and of MRC, as "XYZ"; "" where it does not say."""
+    begins: tuple[float, ...] | None = None
+    """Of NIfTI and OME-Zarr: how many voxels the first one lies from the origin of their space, along its own axes."""
     axes: str = ""
     """Of HDF5 and Zarr: the names of the array's axes, as "x, y, z"; "" where it has none."""
     turned: bool = False

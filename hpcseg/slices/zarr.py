@@ -60,7 +60,9 @@ def open_zarr(path: Path, how: Reading) -> Source:
         image, level = levels.get(wanted, ({}, {}))
         names = () if how.pixels == "stored" else _axis_names(array, image)
         axes = slice_axes(shape, names) or ()
-        voxel = _voxel(image, level, shape, axes)
+        voxel, begins = _voxel(image, level, shape, axes), None
+        with contextlib.suppress(LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
+            begins = tuple(at / scale for scale, at in _scales_and_places(image, level, axes))
         # zarr's own count makes a name of each chunk that there could be, and looks into no shard.
         wholes = math.prod(_grid(shape, chunks))
         start = f"{wanted}/" if wanted else ""
@@ -79,6 +81,7 @@ def open_zarr(path: Path, how: Reading) -> Source:
         dataset=wanted or None,
         files=(path / wanted,),
         voxel=voxel,
+        begins=begins,
         # By the format's definition, and writers leave out chunks of nothing else; but so does one that was stopped.
         notes=(
             *([f"{gone} of {wholes} chunks are not stored and are read as {array.fill_value or 0}."] * (gone > 0)),
@@ -237,6 +240,23 @@ def _levels(group: Any) -> dict[str, tuple[Any, Any]]:
         return {}
 
 
+def _scales_and_places(image: Any, level: Any, axes: Sequence[int]) -> list[tuple[float, float]]:
+    """Of a level along some axes the length of a voxel and the place of the first one; errors where they are not said.
+
+    Its transformations act one after the other, those of the image behind those of the level.
+    """
+    found = [(1.0, 0.0)] * len(axes)
+    for step in (*level["coordinateTransformations"], *(image.get("coordinateTransformations") or ())):
+        of_axes = zip(found, axes, strict=True)
+        if step["type"] == "scale":
+            found = [
+                (scale * float(step["scale"][axis]), at * float(step["scale"][axis])) for (scale, at), axis in of_axes
+            ]
+        elif step["type"] == "translation":
+            found = [(scale, at + float(step["translation"][axis])) for (scale, at), axis in of_axes]
+    return found
+
+
 def _voxel(image: Any, level: Any, shape: tuple[int, ...], places: tuple[int, ...]) -> VoxelSize | None:
     """The size of a voxel of a level; None where its metadata do not say it, or not so that it is understood.
 
@@ -251,12 +271,10 @@ def _voxel(image: Any, level: Any, shape: tuple[int, ...], places: tuple[int, ..
         chosen = [axes[place] for place in places] if len(axes) == len(shape) else []
         apart = chosen[0] if len(chosen) > 2 else {}
         in_space = apart.get("type", "space" if apart.get("name") == "z" else "") == "space"  # times have no depth
-        # Those of the image come behind those of the level.
-        steps = (*level["coordinateTransformations"], *(image.get("coordinateTransformations") or ()))
-        scales = [[float(step["scale"][place]) for place in places] for step in steps if step["type"] == "scale"]
+        scales = [scale for scale, _ in _scales_and_places(image, level, places)]
         units = [axis.get("unit") for axis in chosen][-2:]
         known = next(unit for unit in reversed(units) if unit)
-        depth, *across = [None, None, *map(math.prod, zip(*scales, strict=True))][-3:]
+        depth, *across = [None, None, *scales][-3:]
         units = [apart.get("unit") if in_space else known, *units]
         return voxel_in_one_unit([depth if in_space else None, *across], [unit or known for unit in units])
     except (LookupError, TypeError, ValueError, AttributeError, StopIteration):

@@ -377,6 +377,23 @@ def test_a_line_of_pixels_is_no_slice(tmp_path):
         open_source(tmp_path / "a.nii")
 
 
+def test_labels_whose_headers_say_that_they_lie_elsewhere_are_told_of(tmp_path):
+    labels, moved = (VOLUME > 100).astype(np.uint8), np.diag([2.0, 2.0, 3.0, 1.0])
+    moved[:3, 3] = 0, 0.9, 6
+    images = stack_of(tmp_path / "i.nii", VOLUME)
+    told = find_pairs(images, stack_of(tmp_path / "l.nii", labels, moved)).notes
+    assert any("labels begin 2.0 x 0.45 x 0.0 voxels (depth, height, width) from the images" in note for note in told)
+    moved[2, 3] = 1.4
+    assert not find_pairs(images, stack_of(tmp_path / "l.nii", labels, moved)).notes
+    with mrcfile.new(tmp_path / "a.mrc") as file:
+        file.set_data(VOLUME.astype(np.uint16))
+        file.header.mapc, file.header.maps = 3, 1
+    tifffile.imwrite(tmp_path / "l.tif", labels, photometric="minisblack", metadata=None)
+    (note,) = find_pairs(tmp_path / "a.mrc", tmp_path / "l.tif").notes
+    assert "axes of the images point to ZYX, which is passed over, and none says so of the labels" in note
+    assert not find_pairs(tmp_path / "a.mrc", tmp_path / "l.tif", Reading(pixels="stored")).notes
+
+
 def test_images_and_labels_of_nifti_point_to_the_same_sides_or_are_refused(tmp_path):
     labels = (VOLUME > 100).astype(np.uint8)
     images = stack_of(tmp_path / "i.nii", VOLUME)

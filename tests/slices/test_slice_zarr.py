@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import zarr
 
+from hpcseg.data.pairs import find_pairs
 from hpcseg.errors import ConfigError, DatasetError
 from hpcseg.slices.opening import open_source
 from hpcseg.slices.source import Reading, VoxelSize
@@ -120,6 +121,17 @@ def test_the_scale_of_an_image_comes_on_top_of_that_of_its_level(tmp_path):
     image(zarr.create_group(tmp_path / "a.zarr", zarr_format=2), [1, 1, 2], [2, 0.5, 0.25])
     for named in ("a.zarr", "a.zarr::0", "a.zarr/0"):
         assert open_source(tmp_path / named).voxel == VoxelSize(2, 0.5, 0.5, "micrometer")
+
+
+def test_labels_that_are_translated_otherwise_than_their_images_are_told_of(tmp_path):
+    for name, at, of_all in (("a", 0.0, None), ("b", 6.0, [1, 1, 1]), ("c", 0.9, None)):
+        image(group := zarr.create_group(tmp_path / f"{name}.zarr", zarr_format=2), [2, 1, 1], of_all)
+        (described,) = group.attrs["multiscales"]
+        described["datasets"][0]["coordinateTransformations"].append({"type": "translation", "translation": [at, 0, 0]})
+        group.attrs["multiscales"] = [described]
+    (note,) = find_pairs(tmp_path / "a.zarr", tmp_path / "b.zarr").notes
+    assert "labels begin 3.0 x 0.0 x 0.0 voxels (depth, height, width) from the images" in note
+    assert not find_pairs(tmp_path / "a.zarr", tmp_path / "c.zarr").notes
 
 
 def test_the_image_of_a_store_is_found_a_group_further_down(tmp_path):
