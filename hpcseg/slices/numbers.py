@@ -41,7 +41,8 @@ def number_names(
         ConfigError: the pattern is none.
     """
     stems, known = [Path(name).stem for name in names], known or {}
-    if pattern is None and (_differ_in_a_minus(stems) or _differ_in_a_minus(known)):
+    with_signs = pattern is None and (_differ_in_a_minus(stems) or _differ_in_a_minus(known))
+    if with_signs:
         stems, known = [_MINUS.sub(" -", stem) for stem in stems], {_MINUS.sub(" -", one): known[one] for one in known}
     lengths = set(map(len, known))
     named = [_named_after(stem, known, lengths) if pattern is None else None for stem in stems]
@@ -65,7 +66,10 @@ def number_names(
         elif of_image not in (None, number):
             faults.append(f"{name} has the name of slice {of_image} in its own, and the number {number}; see --number")
         numbers.append(number)
-    return numbers, note
+    below_zero = (
+        (of, name) for of, name in zip(numbers, names, strict=True) if with_signs and of is not None and of < 0
+    )
+    return numbers, note or next((f"{of} in {name}" for of, name in below_zero), "")
 
 
 def _differ_in_a_minus(stems: Iterable[str]) -> bool:

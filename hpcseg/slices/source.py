@@ -103,7 +103,7 @@ class Source:
     names: tuple[str, ...]
     """The files' names; of a stack or a data set its name and the slice, from 1."""
     numbers: tuple[int, ...]
-    """Those of a folder whose names say none are counted from 1, and `numbered` says so."""
+    """Ascending; counted from 1 where not `numbered`."""
     shapes: tuple[tuple[int, int], ...]
     """Height and width of each; in a folder they may differ."""
     dtypes: tuple[np.dtype, ...]
@@ -135,7 +135,7 @@ class Source:
     notes: tuple[str, ...] = ()
     """What was passed over or applied, a sentence each."""
     numbered: bool = True
-    """Whether they have numbers, be they those of the pages of a stack."""
+    """False: the names of a folder's files say no number of each."""
     every: int = 1
     """Slices of the source from one of these to the next."""
     of: tuple[int, ...] | None = None

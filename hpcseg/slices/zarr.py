@@ -246,7 +246,10 @@ def _scales_and_places(image: Any, level: Any, axes: Sequence[int]) -> list[tupl
     Its transformations act one after the other, those of the image behind those of the level.
     """
     found = [(1.0, 0.0)] * len(axes)
-    for step in (*level["coordinateTransformations"], *(image.get("coordinateTransformations") or ())):
+    steps = (*level["coordinateTransformations"], *(image.get("coordinateTransformations") or ()))
+    if not any(step["type"] == "scale" for step in steps):
+        raise ValueError("it has no scale")
+    for step in steps:
         of_axes = zip(found, axes, strict=True)
         if step["type"] == "scale":
             found = [

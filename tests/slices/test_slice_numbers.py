@@ -191,7 +191,9 @@ def test_labels_of_slices_below_zero_are_of_those(folder):
     assert pairs.images.numbers == pairs.labels.numbers == (-2, -1)
     assert [pairs.images.read(index)[0, 0] for index in (0, 1)] == [0, 1]
     images, labels = folder([f"z{number}.tif" for number in (-2, -1, 0, 1, 2)]), folder(["mask-1.tif"])
-    assert find_pairs(images, labels).images.names == ("z-1.tif",)
+    pairs = find_pairs(images, labels)
+    assert pairs.images.names == ("z-1.tif",)
+    assert pairs.notes[0] == "the number of a slice is that of -1 in z-1.tif; --number says otherwise."
 
 
 def test_the_home_of_the_user_is_understood(folder, monkeypatch):

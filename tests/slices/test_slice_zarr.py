@@ -132,6 +132,9 @@ def test_labels_that_are_translated_otherwise_than_their_images_are_told_of(tmp_
     (note,) = find_pairs(tmp_path / "a.zarr", tmp_path / "b.zarr").notes
     assert "labels begin 3.0 x 0.0 x 0.0 voxels (depth, height, width) from the images" in note
     assert not find_pairs(tmp_path / "a.zarr", tmp_path / "c.zarr").notes
+    described["datasets"][0]["coordinateTransformations"] = [{"type": "translation", "translation": [9, 0, 0]}]
+    group.attrs["multiscales"] = [described]
+    assert open_source(tmp_path / "c.zarr").voxel is None, "without a scale"
 
 
 def test_the_image_of_a_store_is_found_a_group_further_down(tmp_path):
