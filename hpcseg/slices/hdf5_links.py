@@ -167,7 +167,7 @@ def places_of_signal(group: h5py.Group, name: str, dataset: h5py.Dataset) -> lis
 
     "." is an axis without places.
     """
-    with contextlib.suppress(TypeError, ValueError, OSError, AttributeError):  # whatever else is called so
+    with contextlib.suppress(Exception):  # whatever else is called so
         names = [text_of(axis) for axis in np.ravel(group.attrs.get("axes", ())).tolist()]
         return names if text_attribute(group, "signal") == name and len(names) == dataset.ndim else []
     return []

@@ -465,6 +465,10 @@ def test_the_axes_of_a_nexus_group_say_a_size_where_they_are_even_lengths(tmp_pa
 
 
 def test_axes_are_of_the_signal_alone_and_never_the_end_of_the_work(tmp_path):
+    path = nexus_axes(tmp_path / "a.nxs")
+    with h5py.File(path, "a") as file:
+        file["entry"].attrs["axes"] = [1, 2, 3]
+    assert open_source(path).voxel is None
     path = nexus_axes(tmp_path / "a.nxs", signal="other")
     assert open_source(path, Reading(dataset="entry/data")).voxel is None
     with h5py.File(path, "a") as file:

@@ -73,6 +73,9 @@ def test_grey_values_of_bigdataviewer_have_no_sign(tmp_path):
     np.testing.assert_array_equal(source.read(3), VOLUME[3])
     assert source.notes[0].startswith("BigDataViewer stores uint16 as int16")
     np.testing.assert_array_equal(stored.read(3), VOLUME[3].view("i2"))
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        del file["s00"]
+    assert open_source(tmp_path / "a.h5").dtype == np.int16, "which is only called so"
 
 
 def test_what_hdf5_says_of_images_is_noted_and_is_that_of_their_labels_or_refused(tmp_path):
