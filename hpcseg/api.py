@@ -244,7 +244,8 @@ def predict(
         HpcsegError: a slice does not fit into memory.
 
     Warns:
-        UserWarning: more than 1 % of the grey values of a slice are far outside of what the model was trained on.
+        UserWarning: more than 1 % of the grey values of a slice are far outside of what the model was trained on, or
+            those of the array may be of another exposure.
     """
     from hpcseg.config import PRECISIONS
     from hpcseg.predict.model_file import Model
@@ -274,6 +275,8 @@ def predict(
         wishes=Wishes(uncertainty=uncertainty, float16=float16, flips=flips, tile=tile),
     )
     prediction, strange = in_memory(request, models, volume), []
+    for note in prediction.notes:
+        warnings.warn(note, stacklevel=2)
     found = [np.empty((len(volume), *volume.shapes[0]), layer.dtype) for layer in prediction.layers]
     for layers, result in segment(prediction):
         for values, layer in zip(found, prediction.layers, strict=True):

@@ -48,6 +48,8 @@ AXIS = list(range(1, 1001))
 @pytest.mark.parametrize(
     ("content", "told"),
     [
+        ("[report]\ntables = ['axis']", 'job.toml: report.tables names the table "axis". Valid names are table1, '),
+        ("[report]\nfigures = ['epoch']", 'job.toml: report.figures names the figure "epoch". Valid names are '),
         ("[train]\nwidht = 8", 'unknown key "widht". Did you mean "width"?'),
         ("[train]\nwidth = 8.0", "width must be a whole number"),
         ("[train]\nseed = 1\nseed = 2", "is not valid TOML: Cannot overwrite a value"),

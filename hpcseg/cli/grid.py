@@ -14,7 +14,8 @@ from hpcseg.cli.options import SLURM, AsJson, RankOptions, Set
 from hpcseg.cli.pack import DEFAULT_DATASET
 from hpcseg.counted import counted
 from hpcseg.errors import ConfigError
-from hpcseg.runs.finding import RUNS, plan_run, run_option
+from hpcseg.jobfile import find_job
+from hpcseg.runs.finding import RUNS, others_trained, plan_run, run_option
 from hpcseg.runs.grid import MOST_CELLS_OF_A_JOB
 from hpcseg.runs.names import short_names
 
@@ -86,9 +87,12 @@ def grid(
     from hpcseg.cluster.submit import submit_missing
     from hpcseg.cluster.submit_with import submit_missing_with
     from hpcseg.cluster.template import find_template, read_template
+    from hpcseg.report.build import check_names
 
     template = read_template(find_template(submit_with)) if submit_with is not None else None
     planned = plan_run(job, data, run, overrides)
+    # Now, and not when all cells are finished.
+    check_names(planned.job.report, planned.job.name if job is None else str(find_job(job)))
     options = slurm.wishes(throttle=throttle, cells_per_job=cells_per_job, tries=tries)
     site = slurm.site()
     resources = resolve(planned.job.needs, site, options)
@@ -103,6 +107,8 @@ def grid(
             console.say(f"No Slurm answers here ({said}). This is what --local would do; --slurm shows the scripts.")
     with console.json_answer(as_json) as answer:
         _show_plan(planned)
+        if "data" in others_trained(planned.run, {cell.id for cell in planned.cells}, planned.data_sha256):
+            console.say("Note: this run has cells of other data; --run runs/NAME keeps them apart.", to=console.stderr)
         if note := ledger.read(planned.run).note:
             console.say(note)
         if local:

@@ -208,14 +208,15 @@ def _show_models(prediction: Prediction) -> None:
     for model, path in zip(prediction.models, prediction.request.models, strict=True):
         where = f"run {path.parents[1]}" if path.is_dir() else f"file {path}"
         console.stdout.print(f"Model: {model.name} ({where})")
-    for note in (*prediction.volume.notes, *prediction.target().notes()):
+    for note in (*prediction.volume.notes, *prediction.notes, *prediction.target().notes()):
         console.say(f"Note: {note}", to=console.stderr)
     runs = {path.parents[1] for path in prediction.request.models if path.is_dir()}
     for run in runs:
-        if others := len(others_trained(RunFolder(run))):
+        for what, others in others_trained(RunFolder(run)).items():
+            shown = f", which `hpcseg compare {run.name}` shows," if what == "settings" else ""
             console.say(
-                f"Note: short names are those of the last `hpcseg grid`; {counted(others, 'more trained cell')} of "
-                f"other settings, which `hpcseg compare {run.name}` shows, are named by their ids.",
+                f"Note: short names are those of the last `hpcseg grid`; {counted(len(others), 'more trained cell')} "
+                f"of other {what}{shown} are named by their ids.",
                 to=console.stderr,
             )
 

@@ -12,7 +12,7 @@ import typer
 
 from hpcseg.cli import console
 from hpcseg.cli.options import AsJson
-from hpcseg.cli.watching import looks
+from hpcseg.cli.watching import look, looks
 from hpcseg.counted import counted
 from hpcseg.errors import ConfigError
 from hpcseg.runs.finding import find_run
@@ -20,6 +20,7 @@ from hpcseg.runs.gate import belongs_to_user, place_inside
 from hpcseg.signals import like_ctrl_c
 
 if TYPE_CHECKING:
+    from hpcseg.cluster.states import RunStatus
     from hpcseg.report.build import Report
     from hpcseg.runs.folder import RunFolder
 
@@ -68,7 +69,8 @@ def report(
         if live:
             _follow(folder, out, every)
         missing = _make_baselines(folder, data) if baselines_are_missing(folder) else ()
-        built = build_report(folder, out)
+        unfinished = any(not cell.evaluation_file.exists() for cell in folder.cell_folders())
+        built = build_report(folder, out, under_way=_under_way(look(folder)) if unfinished else ())
         if others - {row.id for row in built.content.records.rows}:
             console.say(
                 f"Note: the report that was in {out} had cells of other settings, and this one "
@@ -97,7 +99,8 @@ def _follow(run: RunFolder, out: Path, seconds: int) -> None:
                 if found.idle:
                     continue
                 cells = found.in_words()
-                built = build_report(run, out, Live(time.strftime("%Y-%m-%d %H:%M:%S %Z"), cells, seconds))
+                now = Live(time.strftime("%Y-%m-%d %H:%M:%S %Z"), cells, seconds)
+                built = build_report(run, out, now, _under_way(found))
                 if not told:
                     page = out / "report.html"
                     console.stdout.print(f"{page} is written every {seconds} seconds until all cells have ended.")
@@ -108,6 +111,11 @@ def _follow(run: RunFolder, out: Path, seconds: int) -> None:
     finally:
         if built is not None:
             end_page(built, out)
+
+
+def _under_way(found: RunStatus) -> frozenset[str]:
+    """Ids of the cells that run or wait for it."""
+    return frozenset(cell.cell for cell in found.status if not cell.state.idle)
 
 
 def _make_baselines(run: RunFolder, data: Path | None) -> tuple[str, ...]:

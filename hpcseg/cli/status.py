@@ -168,10 +168,11 @@ def _print_summary(found: RunStatus) -> None:
     for note in found.notes:
         console.stderr.print(note)
     console.stdout.print(found.in_words())
-    if others := len(others_trained(found.run, {cell.id for cell in found.cells})):
-        console.say(
-            f"{counted(others, 'more trained cell')} of other settings: `hpcseg compare {found.run.path.name}`"
-            " shows them, and a `hpcseg grid` with those settings brings them back here."
-        )
+    ways = {
+        "settings": f"`hpcseg compare {found.run.path.name}` shows them, and a `hpcseg grid` with those settings",
+        "data": "a `hpcseg grid` with their --data",
+    }
+    for what, others in others_trained(found.run, {cell.id for cell in found.cells}, found.data_sha256).items():
+        console.say(f"{counted(len(others), 'more trained cell')} of other {what}: {ways[what]} brings them back here.")
     if step := after_status(found):
         console.stdout.print(step)

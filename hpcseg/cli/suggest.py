@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -65,7 +66,7 @@ def suggest(
             found = suggesting.suggest(
                 prediction, count, labelled=labelled, on_slice=lambda done, _: progress.update(task, completed=done)
             )
-        _show(found, source, count, [model.name for model in prediction.models])
+        _show(found, (*source.notes, *prediction.notes), source, count, [model.name for model in prediction.models])
         answer["models"] = [model.name for model in prediction.models]
         answer["labelled"] = list(found.labelled)
         answer["picks"] = [
@@ -78,9 +79,9 @@ def suggest(
         ]
 
 
-def _show(found: Suggestion, source: Source, count: int, models: list[str]) -> None:
+def _show(found: Suggestion, notes: Sequence[str], source: Source, count: int, models: list[str]) -> None:
     few = f"no more than {counted(len(found.picks), 'slice')} of these {len(source)} have no labels."
-    for note in (*source.notes, *([few] if len(found.picks) < count else [])):
+    for note in (*notes, *([few] if len(found.picks) < count else [])):
         console.say(f"Note: {note}", to=console.stderr)
     looked_at = "" if source.whole is None else f"{len(source)} of "
     of = counted(len(source.whole or source), "slice")
@@ -96,4 +97,7 @@ def _show(found: Suggestion, source: Source, count: int, models: list[str]) -> N
         number = str(source.numbers[index]) if source.numbered else "-"
         table.add_row(source.names[index], number, f"{found.uncertainty[index]:.2%}")
     console.stdout.print(table)
-    console.say("Put the labels of these beside the others, and pack again.")
+    console.say(
+        "Put the labels of these beside the others, and pack all into a new file, for these models need theirs: "
+        "hpcseg pack DATA -o more.h5"
+    )

@@ -65,6 +65,8 @@ class RunStatus:
     """Slurm has answered, or was not needed."""
     notes: tuple[str, ...] = ()
     """What is wrong with the ledger, one sentence each."""
+    data_sha256: str = ""
+    """Of the data that the cells are for."""
 
     @functools.cached_property
     def names(self) -> Mapping[str, str]:
@@ -119,7 +121,7 @@ def run_status(run: RunFolder) -> RunStatus:
     # Of cells that nobody was asked for, so that an emptied ledger does not hide what waits.
     strangers = strange_jobs(run, booked) if open_cells - jobs.keys() else ""
     notes = tuple(note for note in (booked.note, strangers) if note)
-    return RunStatus(run, cells, tuple(status), failures, booked, answers is not None, notes)
+    return RunStatus(run, cells, tuple(status), failures, booked, answers is not None, notes, plan.data_sha256)
 
 
 def lives_here(job: Booked, cell: CellFolder) -> bool:

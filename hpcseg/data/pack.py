@@ -82,8 +82,9 @@ def pack(
             return info
         raise ConfigError(
             f"{output} exists already and does not hold these slices: {different}. "
-            f"`hpcseg info {shlex.quote(str(output))}` shows what it holds. Replace it with --force, or write "
-            "elsewhere with --output."
+            f"`hpcseg info {shlex.quote(str(output))}` shows what it holds. Write elsewhere with -o OTHER.h5: models "
+            "that were trained on this file need it for predict and export. Or `hpcseg export` them, then replace it "
+            "with --force."
         )
     # Classes without a map are known only when all labels were seen, and reading all of them first takes long. So what
     # a few labels have is taken for all there is; a slice that has more shows itself, and only then the rest is read.

@@ -11,8 +11,9 @@ from hpcseg.config import CellConfig, DataConfig
 from hpcseg.counted import counted
 from hpcseg.data.classes import IGNORED
 from hpcseg.data.layout import lay_out
+from hpcseg.data.likeness import alike_numbers
 from hpcseg.data.notes import HARDLY_ANY
-from hpcseg.data.splits import NO_GAP, few_test_slices
+from hpcseg.data.splits import NO_GAP, SHORT_GAP, few_test_slices
 from hpcseg.data.store import DatasetInfo, read_labels
 from hpcseg.errors import DatasetError
 from hpcseg.text import shown
@@ -50,12 +51,14 @@ def describe_sets(info: DatasetInfo, cells: Iterable[CellConfig]) -> Iterator[st
         ]
         positions = len({one.data.split_seed for one in cells})
         few = few_test_slices(len(within["test"]), positions)
+        gap, alike = split.gap_slices, info.alike_slices
+        short = gap and alike and gap - 2 * config.context < alike_numbers(alike, info.numbers)
         steps = min(one.train.epochs * one.train.steps(len(split.train)) for one in cells if one.data == config)
-        short = (
+        little = (
             f"a training is {counted(steps, 'step')}, in which it learns little. Take more: train.epoch_steps, as 50."
         )
-        told = (few, NO_GAP if split.gap_slices == 0 else "", _MIXED if mixed else "", *hardly)
-        told += (short,) if steps < _FEW_STEPS else ()
+        told = (few, NO_GAP if gap == 0 else SHORT_GAP if short else "", _MIXED if mixed else "", *hardly)
+        told += (little,) if steps < _FEW_STEPS else ()
         notes.update((note, None) for note in told if note)
     yield from (f"Note: {note}" for note in notes)
 

@@ -22,6 +22,10 @@ NO_GAP = (
     "there are too few slices to leave any out between two sets, so test slices may be like training slices, and a new "
     "scan is segmented less well than they are."
 )
+SHORT_GAP = (
+    "slices are alike farther apart than two sets are, so part of the test set is like training slices, and easier "
+    "than a new scan."
+)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import msgspec
@@ -24,6 +24,10 @@ _SLICES_LOOKED_AT = 16
 _MOST_OUTSIDE = 0.01
 _MARGIN = 0.1
 _LEAST_SPAN = 0.1
+# What is noted as perhaps of another exposure: 1 or 99 % that are off by so much of the training's span between them.
+_MOST_OFF = 0.2
+# From here on a HIGH is no share of 1.
+_LEAST_HIGH = 1.0
 # A noisy tile of the training reached that many sigmas beyond the clean values.
 _SIGMAS = 2.0
 
@@ -62,6 +66,7 @@ def decide(
     range_: Pair | None = None,
     percentiles: Pair | None = None,
     on_slice: OnSlice = lambda *_: None,
+    on_note: Callable[[str], None] = lambda _: None,
 ) -> Mapping:
     """The mapping that the user asked for; without a wish, that of the model's training, if the volume looks like it.
 
@@ -73,6 +78,7 @@ def decide(
         percentiles: the volume's grey values at these two shares (per cent) stand for the training slices' at the
             same shares.
         on_slice: called while slices are read for percentiles.
+        on_note: told in a sentence what may not be meant.
 
     Raises:
         ConfigError: both wishes, or one that cannot be met.
@@ -88,6 +94,8 @@ def decide(
         low, high = percentiles
         if not 0 <= low < high <= 100:
             raise ConfigError(f"--percentiles is {low:g} {high:g}, but it must be 0 <= LOW < HIGH <= 100.")
+        if high <= _LEAST_HIGH:
+            on_note(f"--percentiles {low:g} {high:g} are per cent; for shares of 1: {100 * low:g} {100 * high:g}.")
         ends = found = volume_percentiles(volume, percentiles, on_slice)
         if not found[0] < found[1]:
             raise DatasetError(
@@ -96,7 +104,7 @@ def decide(
             )
         meant = (card.quantile(low), card.quantile(high))
     else:
-        _refuse_strangers(volume, card)
+        _refuse_strangers(volume, card, on_note)
         return Mapping("as trained")
     if not meant[0] < meant[1]:
         raise ConfigError(f"The training slices have {meant[0]:g} counts at both percentiles. Take others, or --range.")
@@ -137,14 +145,22 @@ def volume_percentiles(volume: Source, shares: Pair, on_slice: OnSlice) -> Pair:
 def share_outside(image: np.ndarray, card: ModelCard) -> float:
     """Share of mapped pixels, of any shape, that lie far outside of what the training saw, noise included."""
     low, high = card.grey_range
-    sigma = card.grey.counts(card.train.noise_sigma_max) if card.train.noise_fraction > 0 else 0.0
-    margin = _MARGIN * (high - low) + _SIGMAS * sigma
+    margin = _MARGIN * (high - low) + _noise(card)
     low, high = card.grey.normalised(np.array([low - margin, high + margin]))
     return int(np.count_nonzero((image < low) | (image > high))) / max(1, image.size)
 
 
-def _refuse_strangers(volume: Source, card: ModelCard) -> None:
-    """Look at a few slices; raises DatasetError where their values cannot be of the training's kind."""
+def _noise(card: ModelCard) -> float:
+    """How far beyond the clean grey values, in counts, the training met noisy ones."""
+    return _SIGMAS * card.grey.counts(card.train.noise_sigma_max) if card.train.noise_fraction > 0 else 0.0
+
+
+def _refuse_strangers(volume: Source, card: ModelCard, on_note: Callable[[str], None]) -> None:
+    """Look at a few slices: note where they may be of another exposure than the training's.
+
+    Raises:
+        DatasetError: their values cannot be of the training's kind.
+    """
     low, high = card.grey_range
     way_out = (
         f"Say how they map with --range LOW HIGH (stand for {card.grey.low:g} and {card.grey.high:g} counts) or "
@@ -167,16 +183,22 @@ def _refuse_strangers(volume: Source, card: ModelCard) -> None:
         raise DatasetError(f"{volume.path} holds no grey values in the slices that were looked at, only NaN.")
     first, median, last = np.percentile(sample, (1, 50, 99))
     outside = share_outside(card.grey.normalised(sample), card)
-    span, trained = last - first, card.quantile(99) - card.quantile(1)
+    ends = card.quantile(1), card.quantile(99)
+    span, trained = last - first, ends[1] - ends[0]
     margin = _MARGIN * (high - low)
-    if low - margin <= median <= high + margin and outside <= _MOST_OUTSIDE and span >= _LEAST_SPAN * trained:
-        return
-    raise DatasetError(
-        f"{volume.path} holds grey values from {sample.min():g} to {sample.max():g} (1 to 99 %: {first:g} to "
-        f"{last:g}), but the model was trained on {low:g} to {high:g} (1 to 99 %: {card.quantile(1):g} to "
-        f"{card.quantile(99):g}). {way_out} If they are right as they are: --range {card.grey.low:.17g} "
-        f"{card.grey.high:.17g}."
-    )
+    if outside > _MOST_OUTSIDE or not low - margin <= median <= high + margin or span < _LEAST_SPAN * trained:
+        raise DatasetError(
+            f"{volume.path} holds grey values from {sample.min():g} to {sample.max():g} (1 to 99 %: {first:g} to "
+            f"{last:g}), but the model was trained on {low:g} to {high:g} (1 to 99 %: {ends[0]:g} to {ends[1]:g}). "
+            f"{way_out} If they are right as they are: --range {card.grey.low:.17g} {card.grey.high:.17g}."
+        )
+    most = _MOST_OFF * trained
+    noisier = most + _noise(card)  # which the training met, and which brings both ends further out
+    if not (-noisier <= first - ends[0] <= most and -most <= last - ends[1] <= noisier):
+        on_note(
+            f"1 to 99 % of the grey values: {first:g} to {last:g} here, {ends[0]:g} to {ends[1]:g} in training. If "
+            "that is another exposure, --percentiles or --range map them."
+        )
 
 
 def _ends(pixels: np.ndarray) -> Pair:

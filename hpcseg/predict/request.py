@@ -91,6 +91,8 @@ class Prediction:
     layers: tuple[Layer, ...]
     finished: Finished | None = None
     """What came out, where all was done before."""
+    notes: tuple[str, ...] = ()
+    """On the grey values, a sentence each."""
 
     def done(self) -> dict[int, SliceResult]:
         """The slices that are written, by index.
@@ -168,6 +170,7 @@ def begin(request: Request, *, on_slice: OnSlice = lambda *_: None, write: bool 
     source = describe(volume, whole, folder.path)
     noted, hashes = noting(whole)
     some = choose_slices(noted, every=request.every, slices=request.slices)
+    notes: list[str] = []
     if record is not None:
         folder.check_same(record, asked)
         check_same(folder, record.input, source, volume, on_slice)
@@ -179,8 +182,9 @@ def begin(request: Request, *, on_slice: OnSlice = lambda *_: None, write: bool 
             range_=request.range_,
             percentiles=request.percentiles,
             on_slice=on_slice,
+            on_note=notes.append,
         )
-    prediction = Prediction(request, models, volume, mapping, folder, layers)
+    prediction = Prediction(request, models, volume, mapping, folder, layers, notes=tuple(notes))
     if write:
         make_folder(folder.path)
         remove_left(folder.path.rglob(".*.tmp"))
@@ -226,9 +230,12 @@ def in_memory(request: Request, models: Sequence[Model], volume: Source) -> Pred
     _check_ensemble(models, request)
     _check_sizes(models[0], volume)
     looked_at = volume.whole if request.percentiles and volume.whole else volume
-    mapping = mappings.decide(looked_at, models[0].card, range_=request.range_, percentiles=request.percentiles)
+    notes: list[str] = []
+    mapping = mappings.decide(
+        looked_at, models[0].card, range_=request.range_, percentiles=request.percentiles, on_note=notes.append
+    )
     layers = _layers(models, request.wishes)
-    return Prediction(request, models, volume, mapping, OutFolder(request.out), layers)
+    return Prediction(request, models, volume, mapping, OutFolder(request.out), layers, notes=tuple(notes))
 
 
 def read_request(out: Path) -> Request:

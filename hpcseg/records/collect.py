@@ -15,7 +15,7 @@ import numpy as np
 from msgspec import UNSET
 
 from hpcseg.config import ReportConfig, digest
-from hpcseg.data.splits import NO_GAP, few_test_slices
+from hpcseg.data.splits import NO_GAP, SHORT_GAP, few_test_slices
 from hpcseg.records.accept import Refused, accept_evaluation, accept_training, epochs_so_far, refuse_changed
 from hpcseg.records.groups import Group, Position, differing, grouped, select
 from hpcseg.records.row import CLEAN, Hole, Row
@@ -25,6 +25,8 @@ from hpcseg.runs.record import read_as
 from hpcseg.runs.schema import Plan, Trained
 from hpcseg.tables import build_config
 from hpcseg.text import some_of
+
+_WAIT = "Wait for it: `hpcseg status` shows how far it is."
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,9 +73,10 @@ class Records:
         evaluated = [len(row.evaluation.slices) for row in self.rows if row.evaluation and row.evaluation.slices]
         positions = len({row.config.data.split_seed for row in self.rows})
         few = few_test_slices(min(evaluated), positions) if evaluated else ""
-        no_gap = any(row.training is not None and row.training.record.gap_slices == 0 for row in self.rows)
-        notes = (few, NO_GAP if no_gap else "", self._blind)
-        return [note[0].upper() + note[1:] for note in notes if note]
+        trained = [row.training.record for row in self.rows if row.training]
+        short = SHORT_GAP if any(one.gap_capped for one in trained) else ""
+        gap = NO_GAP if any(one.gap_slices == 0 for one in trained) else short
+        return [note[0].upper() + note[1:] for note in (few, gap, self._blind) if note]
 
     @property
     def _blind(self) -> str:
@@ -121,15 +124,19 @@ class Records:
         return _remedy(self.plan)
 
 
-def collect(run: RunFolder) -> Records:
+def collect(run: RunFolder, under_way: Container[str] = ()) -> Records:
     """Read every record of a run; what cannot be used becomes a hole.
+
+    Args:
+        run: whose records.
+        under_way: ids of the cells that run or wait for it, which records alone do not tell.
 
     Raises:
         IncompleteError: the folder has no grid.json that this version can read.
     """
     plan = read_plan(run)
     settings = build_config(ReportConfig, plan.report, f"{run.grid_file}, report")
-    rows = tuple(read_row(cell, plan) for cell in planned_cells(run, plan))
+    rows = tuple(read_row(cell, plan, under_way) for cell in planned_cells(run, plan))
     listed = {row.id for row in rows}
     unlisted = [folder.id for folder in run.cell_folders() if folder.id not in listed]
     notes = _split_notes(rows)
@@ -141,14 +148,15 @@ def collect(run: RunFolder) -> Records:
     return Records(run, plan, settings, rows, grouped(rows), tuple(notes))
 
 
-def read_row(cell: Cell, plan: Plan) -> Row:
-    """The accepted records of one cell; `plan` is the content of grid.json."""
+def read_row(cell: Cell, plan: Plan, under_way: Container[str] = ()) -> Row:
+    """The accepted records of one cell; `plan` is the content of grid.json, `under_way` as in `collect`."""
     training = evaluation = hole = None
     try:
         training = accept_training(cell, plan)
         evaluation = accept_evaluation(cell, plan, training)
     except Refused as refused:
-        hole = _hole(cell, refused, plan)
+        waits = cell.id in under_way and not refused.delete
+        hole = Hole(cell.id, "it runs, or waits for it.", _WAIT) if waits else _hole(cell, refused, plan)
     return Row(cell, training, evaluation, hole, training.epochs if training else epochs_so_far(cell, plan))
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from hpcseg.config import ReportConfig
 from hpcseg.errors import ConfigError
 from hpcseg.files import remove_left, write_bytes
 from hpcseg.records.cells import cells_csv
@@ -40,7 +41,17 @@ class Report:
     """The command that planned the run: again, it runs the missing cells. None when no cell is missing."""
 
 
-def build_report(run: RunFolder, out: Path, live: Live | None = None) -> Report:
+def check_names(wanted: ReportConfig, where: str) -> None:
+    """Raise ConfigError where a report names a table or a figure that does not exist; `where` is the file that does."""
+    for kind, names, valid in (("table", wanted.tables, list(TABLES)), ("figure", wanted.figures, sorted(FIGURES))):
+        for name in names:
+            if name not in valid:
+                raise ConfigError(
+                    f'{where}: report.{kind}s names the {kind} "{name}". Valid names are {", ".join(valid)}.'
+                )
+
+
+def build_report(run: RunFolder, out: Path, live: Live | None = None, under_way: Container[str] = ()) -> Report:
     """Build every table and figure that the run's job names, from its records.
 
     Args:
@@ -48,12 +59,13 @@ def build_report(run: RunFolder, out: Path, live: Live | None = None) -> Report:
         out: where report.html, tables.md, the CSVs and the figures go; files of the same names are replaced, and what
             an earlier report left of a table or figure that this one has not is removed.
         live: what the page says of a run that goes on; None: nothing.
+        under_way: ids of the cells that run or wait for it.
 
     Raises:
         ConfigError: the job names a table or a figure that does not exist, or two groups claim a place of the paper's.
         IncompleteError: the run has no grid.json that can be read.
     """
-    records = collect(run)
+    records = collect(run, under_way)
     return _build(records, out, origin(records), live)
 
 
@@ -70,10 +82,7 @@ def compare(runs: Mapping[str, RunFolder], out: Path) -> Report:
 
 def _build(records: Records, out: Path, made_from: Mapping[str, str], live: Live | None = None) -> Report:
     wanted = records.settings
-    for kind, names, valid in (("table", wanted.tables, list(TABLES)), ("figure", wanted.figures, sorted(FIGURES))):
-        for name in names:
-            if name not in valid:
-                raise ConfigError(f'report.{kind}s names the {kind} "{name}". Valid names are {", ".join(valid)}.')
+    check_names(wanted, str(records.run.grid_file))
     tables = [TABLES[name](records) for name in wanted.tables]
     # In the middle of a run there is little else.
     under_way = ("epochs" for row in records.rows if row.epochs and not row.training)

@@ -124,6 +124,8 @@ def _picture(
                 return Drawn(None, (Hole(name, f"{file} of {row.id} cannot be read.", remedy),))
             if what in pictures:
                 return Drawn(fill(row, pictures), (), _said(records, group, row, pictures))
+        if not any(row.evaluation for row in records.rows) and (planned or extremes):
+            return Drawn(None, (Hole(name, "no cell has been evaluated yet.", records.holes[0].remedy),))
         if planned:
             names = some_of([row.id for _, row in planned])
             return Drawn(None, (Hole(name, f"no pictures of {names}.", records.remedy),))

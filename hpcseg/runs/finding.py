@@ -13,7 +13,7 @@ from hpcseg.errors import ConfigError, HpcsegError, IncompleteError
 from hpcseg.jobfile import find_job, load_job
 from hpcseg.runs.folder import CellFolder, RunFolder, newest_run
 from hpcseg.runs.gate import require_own
-from hpcseg.runs.grid import Cell, Grid, plan, planned_cells, read_plan
+from hpcseg.runs.grid import Cell, Grid, plan, planned, planned_cells, read_plan
 from hpcseg.runs.names import short_names
 
 RUNS = Path("runs")
@@ -172,19 +172,20 @@ def find_all_trained(cell: str, run: Path | None) -> list[CellFolder]:
     if os.sep in cell:
         raise IncompleteError(f"{cell} is no model file and no folder of a cell.")
     where = find_run(run)
-    names, folders = _planned_names(where), where.cell_folders()
+    (names, data_sha256), folders = _planned(where), where.cell_folders()
     fitting = [folder for folder in folders if _fits(cell, folder.id, names.get(folder.id, folder.id))]
     if not fitting:
         known = [*names.values(), *(folder.id for folder in folders if folder.id not in names)]
         raise ConfigError(f'No cell of {where.path} fits "{cell}". {listing(known)}')
     trained = [folder for folder in fitting if folder.training_file.exists() and folder.model_file.exists()]
     if not trained:
-        others = [folder.id for folder in others_trained(where, names)]
         # A short name is one of the last grid's, which may have other settings than what was trained before it.
-        trained_before = f" {counted(len(others), 'cell')} of other settings can be named. {listing(others)}"
+        trained_before = "".join(
+            f" {counted(len(others), 'cell')} of other {what} can be named. {listing([one.id for one in others])}"
+            for what, others in others_trained(where, names, data_sha256).items()
+        )
         raise IncompleteError(
-            f'No cell of {where.path} that fits "{cell}" is trained yet. Run `hpcseg grid` first.'
-            + (trained_before if others else "")
+            f'No cell of {where.path} that fits "{cell}" is trained yet. Run `hpcseg grid` first.{trained_before}'
         )
     return [folder for folder in trained if folder.id in names] or trained
 
@@ -203,23 +204,46 @@ def _is_file(model: str) -> bool:
     return os.path.isfile(model) or model.endswith(".safetensors")
 
 
-def others_trained(run: RunFolder, planned: Container[str] | None = None) -> list[CellFolder]:
-    """The trained cells of a run that its last `hpcseg grid` did not plan: of other settings, named by their ids.
+def others_trained(
+    run: RunFolder, known: Container[str] | None = None, data_sha256: str = ""
+) -> dict[str, list[CellFolder]]:
+    """The trained cells of a run that a `hpcseg grid` did not plan, named by their ids.
 
     Args:
         run: whose cells.
-        planned: ids of those that it did; None: they are read from its plan, which takes a while for many.
+        known: ids of those that it did; None: they and the data are those of the last, whose plan takes a while to read
+            where it has many.
+        data_sha256: of its data; empty: not known.
+
+    Returns:
+        Them by what is other: "settings", "data" (and perhaps settings too); no key without a cell.
     """
-    known = _planned_names(run) if planned is None else planned
-    return [folder for folder in run.cell_folders() if folder.id not in known and folder.training_file.exists()]
+    if known is None:
+        known, data_sha256 = _planned(run)
+    found: dict[str, list[CellFolder]] = {}
+    for folder in run.cell_folders():
+        if folder.id not in known and folder.training_file.exists():
+            what = "settings" if _data_of(folder) in ("", data_sha256) or not data_sha256 else "data"
+            found.setdefault(what, []).append(folder)
+    return found
 
 
-def _planned_names(run: RunFolder) -> dict[str, str]:
-    """Short names of a run's cells by id; none where its plan cannot be read, which a model does without."""
+def _planned(run: RunFolder) -> tuple[dict[str, str], str]:
+    """Short names of a run's cells by id, and the hash of their data; nothing where its plan cannot be read, which a
+    model does without."""
     try:
-        return short_names(planned_cells(run, read_plan(run)))
+        plan = read_plan(run)
+        return short_names(planned_cells(run, plan)), plan.data_sha256
     except HpcsegError:
-        return {}
+        return {}, ""
+
+
+def _data_of(folder: CellFolder) -> str:
+    """The hash of a cell's data; empty where its plan cannot be read."""
+    try:
+        return planned(folder).data_sha256
+    except HpcsegError:
+        return ""
 
 
 def run_option(grid: Grid) -> str:

@@ -14,6 +14,7 @@ from hpcseg.config import DataConfig
 from hpcseg.data.batches import open_source
 from hpcseg.data.likeness import alike_slices, grey_points, measured_gap, step_between_compared
 from hpcseg.data.pack import pack
+from hpcseg.data.sets import describe_sets
 from hpcseg.data.store import read_info
 from hpcseg.errors import DatasetError
 
@@ -189,6 +190,10 @@ def test_a_stack_that_is_too_short_for_its_gap_is_divided_all_the_same_and_told_
         f"alike less than {info.alike_slices} apart, but a blocked split leaves out only 4 between two" in said.stderr
     )
     assert open_source(path, DataConfig(split="blocked")).split.gap_slices == 4
+    note = "Note: slices are alike farther apart than two sets are"
+    for gap, noted in (("auto", True), (info.alike_slices, False)):
+        told = describe_sets(info, [DataConfig(split="blocked", gap_slices=gap)])
+        assert any(line.startswith(note) for line in told) == noted
 
 
 def test_slices_that_never_stop_being_alike_are_told_of(tmp_path):

@@ -84,6 +84,7 @@ def test_an_output_that_holds_other_data_stays_as_it_is_without_force(good, outp
     result = hpcseg("pack", good, "-o", output)
     assert result.exit_code == 2
     assert f"{output} exists already and does not hold these slices" in result.stderr
+    assert "Write elsewhere with -o OTHER.h5: models that were trained on this file need it" in result.stderr
     assert output.read_bytes() == before
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ def volume(tmp_path, tiny_folder):
 
 
 def test_slices_like_the_trainings_are_taken_as_they_are(volume, model):
-    mapping = decide(volume(lambda pixels: pixels), model.card)
+    mapping = decide(volume(lambda pixels: pixels), model.card, on_note=pytest.fail)
     assert mapping.kind == "as trained"
     image = mapping.apply(np.array([[0, 65535, 13107]], dtype=np.uint16), model.card.grey)
     assert image.dtype == np.float32 and image.tolist() == [[0, 1, np.float32(0.2)]]
@@ -50,6 +51,21 @@ STRANGERS = {
 def test_other_grey_values_are_refused_with_the_options_that_help(volume, model, change):
     with pytest.raises(DatasetError, match=r"the model was trained on .*--range LOW HIGH.*--percentiles LOW HIGH"):
         decide(volume(change), model.card)
+
+
+def test_another_exposure_within_the_range_is_noted_with_both_scans_values(volume, model):
+    told, sample = [], volume(lambda pixels: pixels // 2 + 4000)
+    assert decide(sample, model.card, on_note=told.append).kind == "as trained"
+    assert re.search(
+        r"1 to 99 % of the grey values: [\d.]+ to [\d.]+ here, [\d.]+ to [\d.]+ in training.*--percentiles", *told
+    )
+
+
+@pytest.mark.parametrize(("high", "noted"), [(0.99, True), (1, True), (99, False)])
+def test_percentiles_that_look_like_shares_of_one_are_noted(volume, model, high, noted):
+    told = []
+    decide(volume(lambda pixels: pixels), model.card, percentiles=(0.01, high), on_note=told.append)
+    assert told == ([f"--percentiles 0.01 {high:g} are per cent; for shares of 1: 1 {100 * high:g}."] if noted else [])
 
 
 @pytest.mark.parametrize("percentiles", [None, (1.0, 99.0)])

@@ -108,6 +108,7 @@ def test_it_says_what_cannot_be_chosen_and_what_it_does_not_know(cells, volume, 
     assert f"no more than {half} slices of these {2 * half} have no labels" in few.stderr
     picked = [line for line in few.stdout.splitlines() if ".tif" in line]
     assert len(picked) == half
+    assert few.stdout.rstrip().endswith("hpcseg pack DATA -o more.h5")  # these models need their file
     none = hpcseg("suggest", cells[0].path, tiny_folder / "data", "-n", "1", "--run", run)
     assert none.exit_code == 2
     assert "each slice has labels, so that there is none to choose" in none.stderr

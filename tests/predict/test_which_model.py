@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 import tifffile
 from slice_folder import hpcseg
+
+from hpcseg.runs.record import write_record
 
 
 @pytest.fixture
@@ -62,6 +65,22 @@ def test_a_pattern_is_looked_for_in_the_newest_run_alone(here, cells):
     answer = hpcseg("predict", cells[0].id, "scan.tif", "-o", "out")
     assert answer.exit_code == 2 and f'No cell of runs/new fits "{cells[0].id}"' in answer.stderr
     assert not Path("out").exists()
+
+
+def test_cells_of_other_data_are_called_that_and_noted_before_more_are_planned_beside_them(predict, here, tiny_dataset):
+    Path("job.toml").write_text("[[grid]]\ndata.tiles = '2x2'\ndata.tile_size = 64\n")
+    grid = ("grid", "--local", "--dry-run", "--job", "job.toml", "--data", tiny_dataset, "--run", "runs/old")
+    note = "Note: this run has cells of other data; --run runs/NAME keeps them apart."
+    assert note not in hpcseg(*grid).stderr
+    (trained,) = (path for path in Path("runs/old/cells").glob("*-s0-*") if (path / "training.json").exists())
+    other = trained.with_name("other")
+    shutil.copytree(trained, other, ignore=shutil.ignore_patterns("lock"))
+    content = json.loads((other / "config.json").read_text())
+    write_record(other / "config.json", {**content, "data_sha256": "0" * 64})
+    assert note in hpcseg(*grid).stderr
+    said = "1 more trained cell of other data"
+    assert f"{said}: a `hpcseg grid` with their --data" in hpcseg("status", "--run", "runs/old").stdout
+    assert f"{said} are named by their ids" in predict("s0", "scan.tif", "-o", "out").stderr
 
 
 def test_a_cell_may_be_named_as_status_shows_it(predict, cells):

@@ -74,6 +74,16 @@ def test_the_page_reloads_and_says_what_runs_and_at_the_end_is_the_ordinary_one(
     assert f"{finished} finished, 1 running" in said.output and "report.html" in said.output
 
 
+def test_holes_of_cells_that_run_say_so_and_figures_that_nothing_is_evaluated_yet(runs):
+    for cell in runs.cells[1:]:
+        cell.folder.evaluation_file.unlink()
+    out = ("-o", str(runs.run.path.parent / "out"))
+    said = CliRunner().invoke(app, ["report", "--run", str(runs.run.path), *out]).stdout
+    wait = "  Wait for it: `hpcseg status` shows how far it is.\n"
+    assert f"{wait}    {runs.cells[0].id}: it runs, or waits for it.\n" in said
+    assert "best_and_worst: no cell has been evaluated yet.\n" in said
+
+
 def test_ctrl_c_ends_it_with_a_sentence_and_a_page_that_reloads_no_more(runs, tmp_path, monkeypatch):
     def interrupt() -> None:
         assert RELOADS.search((tmp_path / "out/report.html").read_text())
