@@ -2,7 +2,7 @@
 
     import hpcseg.api as hs
 
-    source = hs.open_source("scan.nxs::entry/data")                       # what there is to pack or to segment
+    source = hs.open_source("DATA/data")                                  # what there is to pack or to segment
     hs.pack("DATA", "set.h5")                                             # as `hpcseg pack DATA -o set.h5`
     cell = hs.train("set.h5", out="run", settings={"train.width": 8})     # as `hpcseg train`, one model
     model = hs.load_model(cell)
@@ -41,7 +41,8 @@ def open_source(path: str | Path, how: Reading = Reading()) -> Source:  # noqa: 
     """Find the slices of a source, as `hpcseg info` does; reads headers, no pixels.
 
     Args:
-        path: a folder of TIFFs, or a file or store of any format; `NAME::DATASET` names what is in it.
+        path: a folder of TIFFs, or a file or store of any format; `NAME::DATASET` names what is in it, as
+            "scan.nxs::entry/data/data".
         how: what its files do not say, such as `Reading(shape=(500, 501, 501), dtype="uint16")` of a raw file, or
             `Reading(needs_numbers=False)` of files whose names have no numbers, or `Reading(allow_external=True)` of a
             scan whose detector files are in another folder.
@@ -228,7 +229,7 @@ def predict(
         uncertainty: also the entropy of the probabilities, as a share of the largest there is: 0 sure, 1 nothing known.
         float16: that as float16, 0 to 1; else uint8, 0 to 255.
         flips: average over mirror images, which takes four times as long.
-        range_: grey values (low, high) for the ends of the training's scale.
+        range_: grey values (low, high) for the ends of the training's scale; what errors call --range.
         percentiles: (low, high) in per cent: the array's grey values at these map to the training slices'.
         tile: edge of overlapping tiles in pixels; None: whole slices, if they fit into memory.
         precision: of the convolutions, "fp32", "tf32", "bf16" or "fp16"; None: the training's.

@@ -30,6 +30,10 @@ _MOST_CELLS = 10_000
 _REPETITIONS = "repetitions"
 _REPEATED = (("train", "seed"), ("data", "split_seed"))
 _MOST_BYTES = 1_000_000
+_MORE = (
+    "More noise levels go into it with evaluate.other_sigmas, sweep_max, other_noise and mixed_fraction; for another "
+    "one beside it copy the run folder, then `hpcseg grid --run COPY --set evaluate.SETTING=VALUE`."
+)
 _DEEPEST_KEY = 4
 # Each alternative takes what it has begun, so that no text is looked at twice. A word is a part of a key, or a value.
 _TOKEN = re.compile(
@@ -108,6 +112,8 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> JobConfig:
         if not isinstance(settings, dict):
             raise ConfigError(f"{where}: {name} must be a table of settings, found {reprlib.repr(settings)}.")
         for key, value in settings.items():
+            if isinstance(value, list) and name == "evaluate":
+                raise ConfigError(f"{where}: evaluate.{key} is a list, and a trained model has one evaluation. {_MORE}")
             if isinstance(value, list):
                 raise ConfigError(
                     f"{where}: {name}.{key} is a list, and only a [[grid]] may have one. Write {name}.{key} = [...] "
@@ -128,9 +134,7 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> JobConfig:
             cell: CellConfig = build_config(CellConfig, settings, f"{where}, grid {number}")
             if described.setdefault((cell.data, cell.train), cell.evaluate) != cell.evaluate:
                 raise ConfigError(
-                    f"{where}: the cell {cell.name()} would have two evaluations, and a trained model has one. More "
-                    "noise levels go into it with evaluate.sweep_max, other_noise and mixed_fraction; for another one "
-                    "beside it copy the run folder, then `hpcseg grid --run COPY --set evaluate.SETTING=VALUE`."
+                    f"{where}: the cell {cell.name()} would have two evaluations, and a trained model has one. {_MORE}"
                 )
             if len(described) == len(cells):
                 raise ConfigError(f"{where}: the cell {cell.name()} is described twice; each may appear once.")

@@ -115,8 +115,6 @@ def test_the_snippet_of_the_guide_runs_as_it_stands_and_names_all_that_there_is(
     snippet = "\n".join(re.findall(r"^    (.*)$", section, re.MULTILINE))
     assert set(re.findall(r"hs\.(\w+)\(", snippet)) == {name for name in hs.__all__ if name.islower()}
     write_sample(tmp_path / "DATA", slices=16, size=128, seed=3)
-    with h5py.File(tmp_path / "scan.nxs", "w") as file:
-        file["entry/data"] = np.stack([tifffile.imread(path) for path in sorted((tmp_path / "DATA/data").iterdir())])
     small = snippet.replace('"train.width": 16', '"train.width": 2, "train.depth": 2, "train.epochs": 1')
     assert small != snippet
     assert script(f"{small}\nprint(labels.shape, len(rows))", tmp_path).splitlines()[-1].startswith("(128, 128) ")

@@ -91,6 +91,10 @@ def test_an_unknown_key_is_told_with_its_place_and_the_nearest_known_one(job, te
         ('[train]\nlearning_rate = "1e-3"', "train: learning_rate must be a number, found '1e-3'"),
         ("[train]\nbatch_norm = 1", "train: batch_norm must be true or false, found 1"),
         ("[data]\ntiles = 3", "data: tiles must be a text, found 3"),
+        (
+            "[evaluate]\ntable_sigma = [1000, 2000]",
+            "evaluate.table_sigma is a list, and a trained model has one evalua",
+        ),
         ("[train]\nseed = [0, 1]", "train.seed is a list, and only a [[grid]] may have one. Write train.seed = [...]"),
         ('[report]\ntables = "table1"', "[report]: tables must be a list of texts, found 'table1'"),
         ("needs = 4", "[needs]: expected a table of settings, found 4"),

@@ -203,6 +203,11 @@ def _status(cell: Cell, known: _Known) -> tuple[CellStatus, Failure | None]:
         state, note = State.FAILED, failure.summary
     elif state is State.FINISHED or (state in (State.MISSING, State.TRAINED) and last is None):
         pass
+    elif (
+        last is not None and last.host is not None and known.ahead and not last.cancelled and state is not State.FAILED
+    ):
+        # The queue of this machine was ended before it came to this cell, which nothing has befallen.
+        state = State.STOPPED if state is State.STARTED else state
     elif not known.answered and last is not None and last.in_slurm and state is not State.FAILED:
         note = f"submitted as job {last.job_id}, of which Slurm says nothing"
     else:

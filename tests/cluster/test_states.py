@@ -274,6 +274,21 @@ def test_a_local_cell_that_has_not_taken_a_step_yet_runs(grid):
     assert (first(grid).state, first(grid).note) == ("failed", "killed without a word")
 
 
+@pytest.mark.parametrize("loaded", [False, True])
+def test_a_cell_that_a_stopped_queue_here_had_not_come_to_is_missing_and_no_failure(grid, loaded):
+    one, two = grid.cells
+    ledger.book_local(grid.run, [one.id, two.id], "1")
+    append_event(one.folder.events_file, "stop")
+    if loaded:
+        grid.run.logs.mkdir()
+        (grid.run.logs / "1_0_log.out").write_text(f"Starting with JobEnvironment()\n{mark(one.id, 'train')}\n")
+    found = run_status(grid.run)
+    assert [(cell.state, cell.note) for cell in found.status] == [("stopped", "stopped by you"), ("missing", "")]
+    assert found.failures.keys() == {one.id}
+    said = CliRunner().invoke(app, ["status", "--run", str(grid.run.path)]).stdout
+    assert "logs --failed" not in said and said.splitlines()[-1].startswith("Next: hpcseg grid")
+
+
 @pytest.mark.parametrize(("stage", "event"), [("train", "stop"), ("evaluate", "evaluation stopped")])
 def test_a_local_cell_that_was_told_to_stop_is_stopped_by_you_until_something_else_happens_to_it(grid, stage, event):
     cell = grid.cells[0]
