@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 DEFAULT_DATASET = Path("dataset.h5")
 _TILE_GRIDS = ("small", "large")
+# More than anybody draws by hand, and than a line holds.
+_MANY_CLASSES = 30
 
 
 def pack(
@@ -123,6 +125,10 @@ def show_packed(info: DatasetInfo) -> None:
     assert isinstance(shares, list)
     named = with_values(info.class_values, info.class_names)
     classes = ", ".join(f"{name}: {share:.1%}" for name, share in zip(named, shares, strict=True))
+    classes += f"  (label value: share of pixels{' that have one' if info.ignored_pixels.any() else ''})"
+    if len(named) >= _MANY_CLASSES:
+        asked = "are these grey values, or instances? --classes names and merges them"
+        classes = f"{len(named)}, from {named[0]} to {named[-1]}: {asked}"
     numbers, grey = info.numbers, info.grey
     values = f"{summary['grey_min']:g} to {summary['grey_max']:g}"
     if grey.quantiles:
@@ -134,7 +140,7 @@ def show_packed(info: DatasetInfo) -> None:
         "File": str(info.path),
         "Slices": f"{slices} of {height} x {width} pixels, {info.dtype}, numbers {numbers[0]} to {numbers[-1]}",
         "Grey values": f"{values}; a model meets {grey.low:g} as 0 and {grey.high:g} as 1",
-        "Classes": f"{classes}  (label value: share of pixels{' that have one' if info.ignored_pixels.any() else ''})",
+        "Classes": classes,
         "Tiles": ", ".join(
             f"{name} {number or 'does not fit (128 pixels)'}" for name, number in tiles_by_name(info).items()
         ),

@@ -22,6 +22,10 @@ MOST_CLASSES = 255
 """Indices 0 to 254."""
 LARGEST_LABEL = int(np.iinfo(np.int64).max)
 """Class values are kept as int64."""
+_FORM = (
+    'Say VALUE=NAME, separated by commas: --classes "0=pore,1-9=grain,12=grain"; or name a TOML file with pore = 0 and '
+    'grain = ["1-9", 12].'
+)
 _RUN = re.compile(r"(-?\d+)(?:-(-?\d+))?")
 
 Run = tuple[int, int]
@@ -148,7 +152,7 @@ def read_class_map(said: str | Mapping[str, Any] | None, ignored: Iterable[int] 
         if not name or not found or len(found) < len(runs):
             raise ConfigError(
                 f'--classes: "{name}" is {values!r} in {said}, but each class has a name, and label values as 12 or '
-                '"1-9": --classes "0=pore,1-9=grain,12=grain", or a TOML file with pore = 0 and grain = ["1-9", 12].'
+                f'"1-9". {_FORM}'
             )
         classes[name] = tuple(sorted(found))
     runs_and_names = [(run, f'"{name}"') for name, runs in classes.items() for run in runs]
@@ -157,19 +161,22 @@ def read_class_map(said: str | Mapping[str, Any] | None, ignored: Iterable[int] 
         if first <= last:
             raise ConfigError(f"--classes has {first} twice, as {one} and as {other}. Give each value one meaning.")
     if not 2 <= len(classes) <= MOST_CLASSES:
-        raise ConfigError(f"--classes has {len(classes)} classes, and it takes 2 to {MOST_CLASSES}.")
+        number = "1 class" if len(classes) == 1 else f"{len(classes)} classes"
+        raise ConfigError(f"--classes has {number}, and it takes 2 to {MOST_CLASSES}. {_FORM}")
     ascending = sorted(classes.items(), key=lambda item: item[1])
     return Classes(tuple(runs for _, runs in ascending), tuple(name for name, _ in ascending), without)
 
 
 def _as_table(said: str) -> dict[str, Any]:
-    """Label values by the name of their class, of a TOML file or a text."""
+    """Label values by the name of their class, of a TOML file or a text; raises ConfigError where it is neither."""
     if said.endswith(".toml"):
         return read_toml(Path(os.path.expanduser(said)))
     table: dict[str, list[str]] = {}
     for part in said.split(","):
-        values, _, name = part.partition("=")
-        table.setdefault(name.strip(), []).append(values.strip())
+        values, _, name = map(str.strip, part.partition("="))
+        if not name or _as_run(values) is None:
+            raise ConfigError(f'--classes has "{part}", which is not VALUE=NAME. {_FORM}')
+        table.setdefault(name, []).append(values)
     return table
 
 

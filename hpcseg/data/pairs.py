@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hpcseg.counted import counted
 from hpcseg.data.classes import MOST_CLASSES, Classes, outside
 from hpcseg.data.encode import Encoded, encode, label_sha256, pixels_sha256
 from hpcseg.data.likeness import usual_step
@@ -75,14 +76,17 @@ def find_pairs(images: Path, labels: Path, how: Reading = Reading()) -> Pairs:  
     of_number, place = ({number: index for index, number in enumerate(one.numbers)} for one in (grey, marks))
     unlabelled = [f"{grey.names[of_number[number]]} (number {number})" for number in of_number if number not in place]
     strays = [f"{marks.names[place[number]]} (number {number})" for number in place if number not in of_number]
+    faults: list[str] = []
     # A stack has no gaps, so one with fewer slices than its images says nothing about which they are of.
-    faults = [f"{named} has no label" for named in unlabelled if strays]
     if unlabelled and not strays and marks.form != "folder":
         faults.append(
             f"{len(unlabelled)} of {len(grey)} slices have no label, such as {unlabelled[0]}; labels of some "
             "slices only go into a folder, each in a file that has the number of its slice"
         )
     faults += [f"label {named} has no image" for named in strays]
+    if len(marks) > len(grey):
+        # In front, for the list may be cut.
+        faults.insert(0, f"there are {len(marks)} labels and {counted(len(grey), 'image')}; are they swapped?")
     if strays and "folder" in (grey.form, marks.form) and grey.form != marks.form:
         of = images if grey.form != "folder" else labels
         faults.append(f"the slices of {of.name} are numbered from {how.first}; --first says another number")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -57,6 +58,12 @@ def test_a_file_of_classes_says_the_same(tmp_path):
 )
 def test_what_is_no_list_of_classes_is_refused(text):
     with pytest.raises(ConfigError, match="--classes"):
+        read_class_map(text)
+
+
+@pytest.mark.parametrize("text", ["0=pore,100:grain", "0=pore;100=grain", "pore=0"])
+def test_a_text_of_another_form_is_told_the_right_one(text):
+    with pytest.raises(ConfigError, match=r"--classes has .* Say VALUE=NAME, separated by commas: "):
         read_class_map(text)
 
 
@@ -274,7 +281,10 @@ def test_a_class_that_is_nothing_but_edges_is_noted(good, output):
 
 def test_numbered_grains_are_noted(good, output):
     relabel(good, 1, lambda label: (np.arange(label.size).reshape(label.shape) // 48).astype(np.uint8))
-    said = " ".join(hpcseg("pack", good, "-o", output).stderr.split())
+    packed = hpcseg("pack", good, "-o", output)
+    asked = "are these grey values, or instances? --classes names and merges them"
+    assert re.search(rf"^Classes +42, from 0 to 255: {re.escape(asked)}$", packed.stdout, re.MULTILINE)
+    said = " ".join(packed.stderr.split())
     assert "the labels have 42 classes, such as 1: 48 pixels in label1.tif. If nobody drew them (edges" in said
     assert "grains that are numbered), say which values are one class, as --classes" in said
 
