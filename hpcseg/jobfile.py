@@ -14,6 +14,7 @@ import math
 import os.path
 import re
 import reprlib
+import shlex
 import stat
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -181,6 +182,11 @@ def _apply(document: dict[str, Any], override: str, sections: tuple[str, ...]) -
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text.strip()
+        if "," in value and section != "needs":
+            several = f"{name}={as_toml([_plain(part.strip()) for part in value.split(',')])}"
+            raise ConfigError(
+                f"--set {override}: no value has a comma. Several, each a cell of its own: --set {shlex.quote(several)}"
+            ) from None
     grids = document.setdefault("grid", {})
     for table in [document] if section == "needs" else [grids] if isinstance(grids, dict) else grids:
         # What is no table is refused later, in words that name the file.
@@ -188,6 +194,14 @@ def _apply(document: dict[str, Any], override: str, sections: tuple[str, ...]) -
             table[section][key] = value
             if (section, key) in _REPEATED:
                 table.pop(_REPETITIONS, None)
+
+
+def _plain(text: str) -> Any:
+    """The value of a text: a number where it is one."""
+    try:
+        return float(text) if "." in text or "e" in text.lower() else int(text)
+    except ValueError:
+        return text
 
 
 def read_toml(path: Path) -> dict[str, Any]:

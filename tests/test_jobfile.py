@@ -228,6 +228,8 @@ def test_an_override_replaces_a_setting_in_shared_tables_and_in_every_grid(tmp_p
 def test_an_override_counts_in_a_job_without_a_grid(tmp_path):
     path = tmp_path / "study.toml"
     path.write_text("[train]\nwidth = 8\nepochs = 3")
+    with pytest.raises(ConfigError, match=re.escape("--set 'train.learning_rate=[0.001, 0.01]'")):
+        load_job(path, ["train.learning_rate=1e-3,1e-2"])
     (cell,) = load_job(path, ["train.epochs=30", "data.tiles=large"]).cells
     assert (cell.train.width, cell.train.epochs, cell.data.tiles) == (8, 30, "large")
     assert [cell.train.seed for cell in load_job(path, ["train.seed=[0, 1]"]).cells] == [0, 1]

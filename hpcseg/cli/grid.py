@@ -345,5 +345,7 @@ def show_submission(submission: Submission, grid: Grid) -> None:
         console.stdout.print(line)
     if submission.no_report and submission.sent and not submission.no_room:
         console.stdout.print("None of these jobs makes the report, or tries again what fails: that is left to you.")
-    if not submission.dry_run:
+    if all(cell.evaluated() for cell in grid.cells):
+        console.stdout.print(f"Every cell is finished, nothing to do.\nNext: hpcseg report{run_option(grid)}")
+    elif not submission.dry_run:
         console.stdout.print(f"Next: hpcseg status{run_option(grid)}, then hpcseg report{run_option(grid)}")

@@ -73,6 +73,7 @@ def _watch(folder: RunFolder, patterns: Sequence[str] | None) -> None:
 
     on_terminal, told, curves = console.stdout.is_terminal, "", LossCurves()
     found: RunStatus | None = None
+    stopped = False
     with Live(console=console.stdout, auto_refresh=False) if on_terminal else contextlib.nullcontext() as live:
         try:
             for found in looks(folder, patterns):
@@ -83,10 +84,13 @@ def _watch(folder: RunFolder, patterns: Sequence[str] | None) -> None:
         except KeyboardInterrupt:
             if found is None:
                 raise
+            stopped = True
     assert found is not None, "a watch begins with a look"
     if not on_terminal:
         console.stdout.print("\n".join(_lines(found)))
     _print_summary(found)
+    if stopped:
+        raise typer.Exit(130)
 
 
 def _screen(found: RunStatus, rows: int, curves: LossCurves) -> RenderableType:

@@ -59,7 +59,9 @@ def submit_missing(
             "of its own. Give both the same number, or no GPUs (--gpus-per-node 0)."
         )
     check_numerics(grid.numerics, f"The run {grid.run.path}")
-    silence = require_slurm("`hpcseg grid --local` runs the cells on this machine.", dry_run=dry_run)
+    done = all(cell.evaluated() for cell in grid.cells if only is None or cell.id in only)
+    instead = "`hpcseg grid --local` runs the cells on this machine."
+    silence = "" if done else require_slurm(instead, dry_run=dry_run)
     if dry_run:
         shown = _submit(grid, resources, find_missing(grid, resubmit=resubmit, only=only), dry_run=True)
         shown.no_slurm = silence

@@ -21,7 +21,7 @@ from msgspec import UNSET
 from torch import nn
 
 from hpcseg.data.store import DatasetInfo, read_info
-from hpcseg.errors import ConfigError, HpcsegError, IncompleteError
+from hpcseg.errors import ConfigError, DatasetError, HpcsegError, IncompleteError
 from hpcseg.files import write_bytes
 from hpcseg.learn.checkpoint import weights_sha256
 from hpcseg.learn.unet import UNet
@@ -80,8 +80,8 @@ def open_cell(folder: CellFolder, data: Path | None = None) -> Model:
 
     Raises:
         IncompleteError: the cell is not trained, or a record of it is damaged.
-        DatasetError: the data set is gone or damaged.
-        HpcsegError: the model's file is damaged, or the data set holds other data.
+        DatasetError: the data set is damaged, or holds other data.
+        HpcsegError: the model's file is damaged.
     """
     cell = read_cell(folder)
     if not folder.training_file.exists():
@@ -119,7 +119,7 @@ def open_data(folder: CellFolder, data: Path | None = None) -> DatasetInfo:
         )
     info = read_info(path)
     if info.data_sha256 != stored.data_sha256:
-        raise HpcsegError(
+        raise DatasetError(
             f"{path} holds other data than {folder.id} was trained on. Say where those are with --data FILE."
         )
     return info
@@ -206,6 +206,11 @@ def _refuse_others(file: Path) -> None:
     """Say what a file is that is no safetensors file, where it is one of those that are met."""
     if not os.path.exists(file):
         raise IncompleteError(f"There is no model file {file}. Write one with `hpcseg export CELL`.")
+    if file.suffix == ".onnx":
+        raise HpcsegError(
+            f"{file} is an ONNX file, which is for other programs. Name the cell, or the .safetensors that "
+            "`hpcseg export` wrote beside it."
+        )
     if not stat.S_ISREG(file.stat().st_mode):
         raise HpcsegError(f"{file} is no regular file. Name a model file or the folder of a cell.")
     if (size := file.stat().st_size) > (free := free_host_bytes()):

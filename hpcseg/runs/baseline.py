@@ -27,7 +27,7 @@ from hpcseg.data.evenly import evenly
 from hpcseg.data.noisy_tiles import NoisyTestSet, noisy_set
 from hpcseg.data.store import read_info
 from hpcseg.data.tile_sets import TileSet
-from hpcseg.errors import HpcsegError, IncompleteError
+from hpcseg.errors import DatasetError, HpcsegError, IncompleteError
 from hpcseg.runs import provenance
 from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import planned_cells, read_plan
@@ -83,7 +83,7 @@ def _open(path: Path, wanted: TestSet, data_sha256: str) -> TileSource:
     if not os.path.isfile(path):  # Path.is_file raises where a name is too long
         raise IncompleteError(f"there is no packed file {path.name} where the run was planned. Name one with --data.")
     if read_info(path).data_sha256 != data_sha256:
-        raise HpcsegError(
+        raise DatasetError(
             f"{path.name} holds other data than the run was planned for. Name the right file with --data."
         )
     return open_source(path, wanted.data)

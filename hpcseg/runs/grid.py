@@ -189,6 +189,10 @@ def read_plan(run: RunFolder) -> Plan:
     Raises:
         IncompleteError: the run has none that this version can read.
     """
+    if not os.path.lexists(run.grid_file):
+        raise IncompleteError(
+            f"{run.path} is no run, for it has no grid.json. Name another with --run, or run `hpcseg grid` again."
+        )
     plan = read_as(Plan, run.grid_file)
     if plan.numerics is UNSET and plan.code_sha256 is UNSET:
         wrong = "it has neither numerics nor code_sha256"

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from hpcseg.data.batches import TileSource, open_source
-from hpcseg.errors import ConfigError, HpcsegError, IncompleteError
+from hpcseg.errors import ConfigError, DatasetError, HpcsegError, IncompleteError
 from hpcseg.learn import checkpoint
 from hpcseg.learn.ranks import Ranks
 from hpcseg.learn.unet import UNet
@@ -26,14 +26,14 @@ def planned_source(cell: Cell) -> TileSource:
     """The tiles of a cell, as they were planned.
 
     Raises:
-        HpcsegError: the packed file holds other data than was planned, or this hpcseg computes otherwise.
-        DatasetError: the packed file cannot be used.
+        DatasetError: the packed file holds other data than was planned, or cannot be used.
+        HpcsegError: this hpcseg computes otherwise.
     """
     stored = planned(cell.folder)
     path = data_file(cell.folder, stored).resolve()
     source = open_source(path, cell.config.data)
     if source.info.data_sha256 != stored.data_sha256:
-        raise HpcsegError(
+        raise DatasetError(
             f"{path.name} holds other data than when the cell {cell.id} was planned. Run `hpcseg grid` again: it "
             "plans new cells for the new data and leaves the old ones alone."
         )

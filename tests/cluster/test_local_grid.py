@@ -56,7 +56,7 @@ def states(run: str = "runs/tiny") -> list[str]:
     return [cell["state"] for cell in json.loads(hpcseg("status", "--run", run, "--json"))["cells"]]
 
 
-def test_a_grid_runs_once_and_again_only_what_is_missing(job, tiny_dataset):
+def test_a_grid_runs_once_and_again_only_what_is_missing(job, tiny_dataset, monkeypatch):
     assert "2 cells finished, 0 failed" in grid(tiny_dataset)
     assert states() == ["finished", "finished"]
     cells = sorted((job / "runs/tiny/cells").iterdir())
@@ -66,6 +66,10 @@ def test_a_grid_runs_once_and_again_only_what_is_missing(job, tiny_dataset):
     assert {path: path.stat().st_mtime_ns for path in kept if path.name != "config.json"} == {
         path: time for path, time in kept.items() if path.name != "config.json"
     }
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", "")  # also where there is no Slurm
+        said = hpcseg("grid", "--slurm", "--job", "tiny.toml", "--data", str(tiny_dataset))
+        assert said.endswith("Every cell is finished, nothing to do.\nNext: hpcseg report\n")
     (cells[0] / "evaluation.json").unlink()
     assert "1 cell finished" in grid(tiny_dataset)
     assert (cells[0] / "training.json").stat().st_mtime_ns == kept[cells[0] / "training.json"], "trained once only"

@@ -67,6 +67,15 @@ def watched(grid: Grid, monkeypatch, encoding: str) -> list[str]:
     return [line.rstrip() for line in screen.lines]
 
 
+def test_ctrl_c_ends_a_watch_with_what_was_seen_last_and_the_code_of_a_stop(trains, monkeypatch):
+    def press(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hpcseg.cli.watching.time", SimpleNamespace(monotonic=time.monotonic, sleep=press))
+    said = CliRunner().invoke(app, ["status", "--watch", "--run", str(trains.run.path)])
+    assert said.exit_code == 130 and "running" in said.stdout
+
+
 @pytest.mark.parametrize(("encoding", "drawn"), [("utf-8", "█▆▅▃▁"), ("ascii", "#+=-_")])
 def test_a_terminal_shows_the_loss_of_a_cell_that_trains_as_far_as_it_can_draw(trains, monkeypatch, encoding, drawn):
     # Each half of the one before: a straight line of logarithms, in five steps from 7 to 0, 1.75 each.

@@ -15,7 +15,7 @@ import torch
 from slice_folder import hpcseg
 
 from hpcseg.data.grey import GreyScale
-from hpcseg.errors import HpcsegError, IncompleteError
+from hpcseg.errors import DatasetError, HpcsegError, IncompleteError
 from hpcseg.learn import checkpoint
 from hpcseg.predict import model_file as model_files
 from hpcseg.predict.card import GreyHistogram
@@ -275,8 +275,14 @@ def test_a_data_set_that_moved_is_named_or_asked_for(cells, tmp_path, tiny_datas
         open_cell(folder)
     assert open_cell(folder, tiny_dataset).card == open_cell(cells[0]).card
     assert hpcseg("pack", good, "-o", tmp_path / "other.h5").exit_code == 0
-    with pytest.raises(HpcsegError, match="holds other data"):
+    with pytest.raises(DatasetError, match="holds other data"):
         open_cell(folder, tmp_path / "other.h5")
+
+
+def test_an_onnx_file_is_called_that_and_the_other_file_named(tmp_path):
+    (tmp_path / "m1.onnx").write_bytes(b"onnx")
+    with pytest.raises(HpcsegError, match=r"is an ONNX file, .*the \.safetensors that `hpcseg export` wrote beside it"):
+        open_file(tmp_path / "m1.onnx")
 
 
 def test_an_untrained_cell_is_told_so(cells, tmp_path):

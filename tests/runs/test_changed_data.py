@@ -58,8 +58,8 @@ def train_after(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "code", "told"),
     [
-        (change_a_pixel, 1, "dataset.h5 holds other data than when the cell"),
-        (change_a_number, 1, "dataset.h5 holds other data than when the cell"),
+        (change_a_pixel, 3, "dataset.h5 holds other data than when the cell"),
+        (change_a_number, 3, "dataset.h5 holds other data than when the cell"),
         (cut_short, 3, "dataset.h5 is damaged"),
         (lambda: Path("dataset.h5").unlink(), 3, "There is no packed data set"),
     ],
