@@ -71,7 +71,8 @@ def test_what_is_no_run_no_argument_and_no_place_to_write_to_is_said_with_what_t
     said = hpcseg("status", "--run", tmp_path / "run")
     assert said.exit_code == 5 and f"{tmp_path}/run is no run, for it has no grid.json. Name another" in said.stderr
     said = hpcseg("grid", tmp_path / "DATA")
-    assert said.exit_code == 2 and "The packed data set is named with --data." in " ".join(said.stderr.replace("│", " ").split())
+    told = " ".join(said.stderr.replace("│", " ").split())
+    assert said.exit_code == 2 and "The packed data set is named with --data." in told
     (tmp_path / "file").touch()
     said = hpcseg("bench", "--run", tmp_path / "file/out")
     assert said.exit_code == 1 and "file/out: Not a directory. Name another file or folder, or see" in said.stderr
