@@ -21,6 +21,7 @@ from hpcseg.records.groups import Group, Position, differing, grouped, select
 from hpcseg.records.row import CLEAN, Hole, Row
 from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import Cell, command_that_runs, planned_cells, read_plan
+from hpcseg.runs.names import short_names
 from hpcseg.runs.record import read_as
 from hpcseg.runs.schema import Plan, Trained
 from hpcseg.tables import build_config
@@ -91,8 +92,9 @@ class Records:
         if not blind:
             return ""
         (first, place), *_ = blind.items()
+        name = short_names([row.cell for row in self.rows])[first]
         return (
-            f"{len(blind)} of {tested} models find no pixel of a class that is in their test, such as {first} of class "
+            f"{len(blind)} of {tested} models find no pixel of a class that is in their test, such as {name} of class "
             f"{self.class_names[place]}. Train longer (train.epochs, train.epoch_steps), or label more of it."
         )
 

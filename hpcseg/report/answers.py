@@ -177,7 +177,7 @@ def chance(records: Records) -> str | None:
     known = [one for one in found if one]
     if known and not any(one.half for one in known):
         return f"It is not known here{_TOO_FEW}."
-    return needed(known) or None
+    return needed(known, "comparisons on clean tiles") or None
 
 
 def network(records: Records) -> str | None:

@@ -176,7 +176,7 @@ def trend(records: Records, key: str, least: float) -> Estimate | None:
     return slope({place: of for place, of in enumerate(series) if len(of) >= FEWEST})
 
 
-def needed(found: Iterable[Estimate]) -> str:
+def needed(found: Iterable[Estimate], what: str = "comparisons") -> str:
     """How many repetitions differences of some sizes would take, at the median of what is known."""
     known = [one for one in found if one.half is not None]
     texts = []
@@ -184,7 +184,7 @@ def needed(found: Iterable[Estimate]) -> str:
         number = median(one.repetitions_for(size) or float("inf") for one in known)
         takes = f"{number:.0f} repetitions" if number < float("inf") else "more test slices than these"
         texts.append(f"{100 * size:.1f} points {takes}")
-    takes = "To show a difference in four of five cases takes, at the median of the comparisons, for"
+    takes = f"To show a difference in four of five cases takes, at the median of the {what}, for"
     return f"{takes} {', for '.join(texts)}." if texts else ""
 
 

@@ -10,7 +10,7 @@ import pytest
 import tifffile
 from slice_folder import hpcseg, write_label
 
-from hpcseg.config import DataConfig
+from hpcseg.config import CellConfig, DataConfig
 from hpcseg.data.batches import open_source
 from hpcseg.data.likeness import alike_slices, grey_points, measured_gap, step_between_compared
 from hpcseg.data.pack import pack
@@ -192,7 +192,7 @@ def test_a_stack_that_is_too_short_for_its_gap_is_divided_all_the_same_and_told_
     assert open_source(path, DataConfig(split="blocked")).split.gap_slices == 4
     note = "Note: slices are alike farther apart than two sets are"
     for gap, noted in (("auto", True), (info.alike_slices, False)):
-        told = describe_sets(info, [DataConfig(split="blocked", gap_slices=gap)])
+        told = describe_sets(info, [CellConfig(data=DataConfig(split="blocked", gap_slices=gap))])
         assert any(line.startswith(note) for line in told) == noted
 
 
