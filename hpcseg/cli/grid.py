@@ -87,7 +87,7 @@ def grid(
     from hpcseg.cluster.submit import submit_missing
     from hpcseg.cluster.submit_with import submit_missing_with
     from hpcseg.cluster.template import find_template, read_template
-    from hpcseg.report.build import check_names
+    from hpcseg.report.texts import check_names
 
     template = read_template(find_template(submit_with)) if submit_with is not None else None
     planned = plan_run(job, data, run, overrides)

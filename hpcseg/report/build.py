@@ -6,8 +6,6 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpcseg.config import ReportConfig
-from hpcseg.errors import ConfigError
 from hpcseg.files import remove_left, write_bytes
 from hpcseg.records.cells import cells_csv
 from hpcseg.records.collect import Records, collect
@@ -22,6 +20,7 @@ from hpcseg.report.page import Content, Live
 from hpcseg.report.paper_tables import beside_the_papers
 from hpcseg.report.table import table_csv
 from hpcseg.report.tables import TABLES
+from hpcseg.report.texts import check_names
 from hpcseg.runs.folder import RunFolder
 
 _PAGE = "report.html"
@@ -39,16 +38,6 @@ class Report:
     content: Content
     planned_with: str | None
     """The command that planned the run: again, it runs the missing cells. None when no cell is missing."""
-
-
-def check_names(wanted: ReportConfig, where: str) -> None:
-    """Raise ConfigError where a report names a table or a figure that does not exist; `where` is the file that does."""
-    for kind, names, valid in (("table", wanted.tables, list(TABLES)), ("figure", wanted.figures, sorted(FIGURES))):
-        for name in names:
-            if name not in valid:
-                raise ConfigError(
-                    f'{where}: report.{kind}s names the {kind} "{name}". Valid names are {", ".join(valid)}.'
-                )
 
 
 def build_report(run: RunFolder, out: Path, live: Live | None = None, under_way: Container[str] = ()) -> Report:

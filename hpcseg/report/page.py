@@ -23,7 +23,8 @@ from hpcseg.records.row import CLEAN, Hole
 from hpcseg.report.answers import Answer
 from hpcseg.report.figures import Picture
 from hpcseg.report.holes import ToldHole, told_holes
-from hpcseg.report.table import TEXTS, Table, Text, number_text
+from hpcseg.report.table import Table, Text, number_text
+from hpcseg.report.texts import TEXTS
 
 _CODE = re.compile(r"(?<![`\\])`[^`]+`(?!`)")
 

@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
-from typing import Any
 
 from hpcseg.records.cells import csv_text, fixed
+from hpcseg.report.texts import TEXTS
 from hpcseg.statistics import Estimate, shown_of
 from hpcseg.text import cell_text
-
-TEXTS: Mapping[str, Any] = tomllib.loads(
-    resources.files("hpcseg.report").joinpath("templates/texts.toml").read_text(encoding="utf-8")
-)
-"""Titles, captions and questions: the words around the numbers."""
 
 
 class Unit(enum.Enum):

@@ -27,8 +27,8 @@ from hpcseg.report import own_figures
 from hpcseg.report.build import build_report, publish
 from hpcseg.report.curves import figure3, figure7
 from hpcseg.report.figures import FIGURES, draw
-from hpcseg.report.table import TEXTS
 from hpcseg.report.tables import TABLES
+from hpcseg.report.texts import TEXTS
 from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import Cell, Grid, write_plan
 from hpcseg.runs.grid import plan as planned
