@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from hpcseg.config import CellConfig, DataConfig
+from hpcseg.config import CellConfig, DataConfig, TrainConfig
 from hpcseg.counted import counted
 from hpcseg.data.classes import IGNORED
 from hpcseg.data.layout import lay_out
@@ -30,8 +30,11 @@ def describe_sets(info: DatasetInfo, cells: Iterable[CellConfig]) -> Iterator[st
     """
     notes: dict[str, None] = {}
     labelled = info.class_counts.sum(1)
-    cells = tuple(cells)
-    for config in dict.fromkeys(cell.data for cell in cells):
+    trainings: dict[DataConfig, list[TrainConfig]] = {}
+    for cell in cells:
+        trainings.setdefault(cell.data, []).append(cell.train)
+    positions = len({config.split_seed for config in trainings})
+    for config, trained in trainings.items():
         tiles, split = lay_out(info, config)
         sets = {"training": split.train, "validation": split.validation, "test": split.test}
         within = {name: np.unique(tiles[rows, 0]) for name, rows in sets.items()}
@@ -49,11 +52,10 @@ def describe_sets(info: DatasetInfo, cells: Iterable[CellConfig]) -> Iterator[st
             for name, of in within.items()
             if labelled[of].mean() < HARDLY_ANY * labelled.mean()
         ]
-        positions = len({one.data.split_seed for one in cells})
         few = few_test_slices(len(within["test"]), positions)
         gap, alike = split.gap_slices, info.alike_slices
         short = gap and alike and gap - 2 * config.context < alike_numbers(alike, info.numbers)
-        steps = min(one.train.epochs * one.train.steps(len(split.train)) for one in cells if one.data == config)
+        steps = min(one.epochs * one.steps(len(split.train)) for one in trained)
         little = (
             f"a training is {counted(steps, 'step')}, in which it learns little. Take more: train.epoch_steps, as 50."
         )

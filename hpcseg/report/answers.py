@@ -26,13 +26,14 @@ from hpcseg.records.observations import VALIDATION, WHOLE
 from hpcseg.records.row import CLEAN
 from hpcseg.report import own
 from hpcseg.report.baselines import filtered
-from hpcseg.report.measures import SETS, at, gain, matched, of_class, of_confusion
+from hpcseg.report.measures import SETS, at, gain, gain_of_slices, matched, of_class, of_confusion
 from hpcseg.report.own import iou
 from hpcseg.report.paper_tables import beside_the_papers, table1, table2
 from hpcseg.report.readings import all_readings
 from hpcseg.report.seeds_apart import which_seed
-from hpcseg.report.table import TEXTS, Unit, estimate_text
+from hpcseg.report.table import Unit, estimate_text
 from hpcseg.report.tables import needed, trend
+from hpcseg.report.texts import TEXTS
 from hpcseg.statistics import FEWEST, Estimate, Repetition, best, difference, estimate, of_setting, shown_of, weighted
 from hpcseg.text import shown
 
@@ -173,7 +174,7 @@ def split(records: Records) -> str | None:
 def chance(records: Records) -> str | None:
     """How many repetitions a difference takes, on clean tiles."""
     pairs = against(records.groups, records.differing)
-    found = (difference(*(at(records, CLEAN.key)(group) for group in pair)) for pair in pairs)
+    found = (gain_of_slices(records, *pair, CLEAN.key) for pair in pairs)
     known = [one for one in found if one]
     if known and not any(one.half for one in known):
         return f"It is not known here{_TOO_FEW}."

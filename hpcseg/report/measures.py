@@ -13,7 +13,7 @@ from hpcseg.records.groups import Group
 from hpcseg.records.observations import NOT_BY_SLICE, WHOLE, observations
 from hpcseg.records.row import CLEAN, Row
 from hpcseg.report.table import Unit
-from hpcseg.statistics import Estimate, Repetition, counted, difference, estimate, of_setting, weighted
+from hpcseg.statistics import Estimate, Repetition, counted, difference, of_setting
 
 Measure = Callable[[Group], list[Repetition]]
 
@@ -117,19 +117,20 @@ def matched(records: Records, ours: Group, theirs: Group, level: str) -> list[tu
     return pairs
 
 
-def paired(records: Records, ours: Group, theirs: Group, level: str) -> list[tuple[Repetition, Repetition]]:
-    """Pairs of one seed and position on the test slices that both have; of what is not counted by slice, equal sets."""
-    pairs = matched(records, ours, theirs, level)
-    if pairs or ours.config.data != theirs.config.data:
-        return pairs
-    others = {(one.seed, one.place): one for one in at(records, level)(theirs)}
-    found = ((one, others.get((one.seed, one.place))) for one in at(records, level)(ours))
-    return [(one, other) for one, other in found if other is not None]
+def comparable(
+    records: Records, ours: Group, theirs: Group, level: str
+) -> tuple[Sequence[Repetition], Sequence[Repetition]]:
+    """Both on the test slices that both have, for `difference`; of what is not counted by slice, of equal sets."""
+    if pairs := matched(records, ours, theirs, level):
+        one, other = zip(*pairs, strict=True)
+        return one, other
+    same = ours.config.data == theirs.config.data
+    return (at(records, level)(ours), at(records, level)(theirs)) if same else ((), ())
 
 
 def gain_of_slices(records: Records, ours: Group, theirs: Group, level: str) -> Estimate | None:
-    """Ours minus theirs, by `paired`."""
-    return estimate([weighted([(1.0, one), (-1.0, other)]) for one, other in paired(records, ours, theirs, level)])
+    """Ours minus theirs, of what is `comparable`."""
+    return difference(*comparable(records, ours, theirs, level))
 
 
 def same_pixels(records: Records, ours: Group, theirs: Group, level: str) -> bool:
@@ -147,7 +148,7 @@ def gain(
     ours, theirs = list[Repetition](), list[Repetition]()
     for place, of in enumerate(series):
         if {value, usual} <= of.keys():
-            pairs = paired(records, of[value], of[usual], key)
-            ours += of_setting((one for one, _ in pairs), place)
-            theirs += of_setting((other for _, other in pairs), place)
+            one, other = comparable(records, of[value], of[usual], key)
+            ours += of_setting(one, place)
+            theirs += of_setting(other, place)
     return difference(ours, theirs)
