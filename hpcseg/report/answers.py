@@ -279,8 +279,10 @@ def _effect(setting: str, *, level: str = "") -> Callable[[Records], str | None]
         bounds = [one.bound for name, one in gains.items() if not marks[name] and one.bound is not None]
         most = f", at most {100 * max(bounds):.2f} points" if bounds else ""
         few = _TOO_FEW if not any(one.half for one in gains.values()) else most
-        of = f"of {len(gains)} comparisons with {setting} = {text(usual)}, corrected for their number"
-        return f"Shown {of}: {held}; not the others{most}." if held else f"Not shown in any {of}{few}."
+        number = "1 comparison" if len(gains) == 1 else f"{len(gains)} comparisons"
+        of = f"of {number} with {setting} = {text(usual)}, corrected for their number"
+        others = f"; not the others{most}" if not all(marks.values()) else ""
+        return f"Shown {of}: {held}{others}." if held else f"Not shown in any {of}{few}."
 
     return answer
 

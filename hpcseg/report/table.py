@@ -108,10 +108,9 @@ def marked_gains(
 
 def caption(kind: str, name: str, said: Mapping[str, object]) -> str:
     """A caption of texts.toml, with what it takes from the records; of differences only where there are any."""
-    shared = {key: text.format_map({"number": "", **said}) for key, text in TEXTS["shared"].items()}
     words = TEXTS[kind][name]
     texts = [words["caption"], *([words["gained"]] if "gained" in words and said["number"] else [])]
-    return " ".join(" ".join(texts).format(**shared, **said).split())
+    return " ".join(" ".join(texts).format(**TEXTS["shared"], **said).split())
 
 
 def number_text(number: Number, holes: Mapping[str, int]) -> str:

@@ -231,7 +231,8 @@ def test_a_share_of_the_labels_is_compared_with_all_and_drawn_at_as_many_slices(
         finish_with_slices(cell, lambda *_: 900, whole=(right, right))
         change(cell.folder.training_file, train_slices=cell.config.data.train_slices or 16)
     (text,) = told(grid.run)
-    assert text.startswith("Shown of 1 comparisons with data.label_share = 1, corrected for their number: 0.25 at")
+    assert text.startswith("Shown of 1 comparison with data.label_share = 1, corrected for their number: 0.25 at")
+    assert "others" not in text
     assert "-3.00" in text
     drawn = learning_curve(collect(grid.run)).figure.axes[0]
     assert [sorted({float(x) for x in line.get_xdata()}) for line in drawn.lines] == [[4.0, 16.0]]

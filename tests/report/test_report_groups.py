@@ -148,7 +148,7 @@ def test_differences_are_paired_by_seed_and_corrected_for_their_number(run):
     assert float(clean["half_interval"]) >= half_of(0.001, 0.003, -0.001) - 1e-6
     bound = 100 * (0.001 + float(clean["half_interval"]))
     assert column(table, "clean") == [f"+0.10, not shown (at most {bound:.2f})"]
-    assert "for all 4 comparisons" in table.caption
+    assert "corrected for their number (4)" in table.caption
     assert "To show a difference in four of five cases takes" in table.caption
 
 
@@ -159,7 +159,7 @@ def test_fewer_than_three_seeds_have_a_difference_but_no_interval(run):
     assert column(table, "gaussian 5000") == ["+44.00 (n=2)"]
     (noisy,) = observed(table, column="gaussian 5000")
     assert (noisy["value"], noisy["half_interval"], noisy["p_value"], noisy["marked"]) == ("0.440000", "", "", "no")
-    assert "Fewer than three repetitions have no interval" in table.caption
+    assert "corrected for their number (0)" in table.caption
     assert column(levels(collect(run)), "gaussian 5000") == ["49.90", "5.90"]
     assert not any(marked(levels(collect(run)), "gaussian 5000")), "nor does any become the best"
 
