@@ -74,6 +74,13 @@ def test_verbs_and_options_are_these():
     assert found == SURFACE
 
 
+def test_the_page_names_all_verbs_that_answer_in_json():
+    (said,) = re.findall(
+        r"((?:`[a-z-]+`(?:, | and |\s))+)take\s`--json`", (Path(__file__).parents[1] / "hpcseg/README.md").read_text()
+    )
+    assert set(re.findall(r"`([a-z-]+)`", said)) == {name for name, options in SURFACE.items() if "as_json" in options}
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [

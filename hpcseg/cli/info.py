@@ -1,4 +1,4 @@
-"""The verb `info`: what is in a packed file, or in any source of slices before it is packed."""
+"""The verb `info`: what is in a packed file, in any source of slices before it is packed, or in a model file."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ if TYPE_CHECKING:
     from hpcseg.slices.source import Reading, Source
 
 _MOST_LISTED = 40
+_MOST_TESTS = 7
 
 
 def info(
     file: Annotated[
         str,
         typer.Argument(
-            metavar="PACKED|SOURCE",
-            help="A packed HDF5 file; or slices in any format, as `NAME` or `NAME::DATASET`.",
+            metavar="PACKED|SOURCE|MODEL",
+            help="A packed HDF5 file; slices in any format, as `NAME` or `NAME::DATASET`; or a model file.",
         ),
     ] = str(DEFAULT_DATASET),
     verify: Annotated[bool, typer.Option("--verify", help="Hash all packed pixels again and compare.")] = False,
@@ -34,10 +35,13 @@ def info(
     *,
     how: NumberedOptions,
 ) -> None:
-    """Show what a packed file holds, and check it; or what there is to pack or to segment in any other source."""
+    """Show what a packed file or a model file holds, and check it; or what slices there are in any other source."""
     from hpcseg.data.store import is_packed_file
 
     path = Path(file)
+    if path.suffix == ".safetensors":
+        _show_model(path, as_json=as_json)
+        return
     # It is missed as a packed file where it has the name of one.
     missed = not os.path.lexists(path) and path.suffix in (".h5", ".hdf5") and "::" not in file
     if verify or missed or is_packed_file(path):
@@ -103,6 +107,39 @@ def _show_source(path: Path, how: Reading, *, as_json: bool) -> None:
     console.row("Voxel", "of unknown size" if source.voxel is None else source.voxel.text())
     for note in source.notes:
         console.say(f"Note: {note}", to=console.stderr)
+
+
+def _show_model(path: Path, *, as_json: bool) -> None:
+    """Print what a model file says of its model: what it takes and answers, how it was made and how right it is."""
+    from hpcseg.data.classes import with_values
+    from hpcseg.data.evenly import evenly
+    from hpcseg.predict.model_file import open_file
+
+    card = open_file(path).card
+    if as_json:
+        console.stdout.print(json.dumps(card.as_dict(), indent=1))
+        return
+    made, data, train, (low, high) = card.training, card.data, card.train, card.grey_range
+    around = f", each slice with {data.context} on either side" if data.context else ""
+    tests = [made.test_accuracy[place] for place in evenly(len(made.test_accuracy), _MOST_TESTS)]
+    right = [f"{100 * (made.validation_accuracy or 0):.2f} % in validation"] if made.validation_accuracy else []
+    for one in tests:
+        sigma = one.sigma if isinstance(one.sigma, str) else f"{one.sigma:g}"
+        noise = "clean" if not one.sigma else f"at {one.noise or 'gaussian'}-{sigma}"
+        noise += f" on a share of {one.fraction:g} of the tiles" if one.fraction else ""
+        right += [f"{100 * one.accuracy:.2f} % {noise}"] if one.accuracy is not None else []
+    lines = {
+        "Model": f"{path}, of the cell {made.cell or 'of unknown name'}",
+        "Network": f"U-Net of width {train.width} and depth {train.depth}, tiles of {data.tile_size} pixels{around}",
+        "Classes": ", ".join(with_values(card.class_values, card.class_names)),
+        "Grey values": f"{card.grey_dtype}, in training 0.1 to 99.9 % of them from {low:g} to {high:g}",
+        "Trained": f"{train.epochs} epochs, {100 * train.noise_fraction:g} % of the tiles noisy; {made.time or ''} by "
+        f"hpcseg {made.hpcseg_version or 'of unknown version'}: {made.command or 'command unknown'}",
+        "Right": f"{', '.join(right) or 'not tested'} ({data.split} split)",
+        "Data hash": made.data_sha256 or "unknown",
+    }
+    for name, text in lines.items():
+        console.row(name, text)
 
 
 def _numbers(source: Source) -> str:

@@ -80,9 +80,10 @@ def quality(records: Records) -> str | None:
             said += f", mean IoU {estimate_text(ratio, Unit.RATIO)}" if ratio else ""
             if len(found) == 1:
                 return f"{said}."
-            shown_best = best(list(rivals.values())) is not None
-            verdict = "shown to be the best" if shown_best else "not shown to be better than all others"
-            return f"{said}, with {axes_label(first, axes(records.groups))}: {verdict} of {len(found)}."
+            others = "the other" if len(found) == 2 else f"each of the {len(found) - 1} others"
+            verdict = "" if best(list(rivals.values())) is not None else "not "
+            label = axes_label(first, axes(records.groups))
+            return f"{said}, with {label}: {verdict}shown to be better than {others}."
     return None
 
 

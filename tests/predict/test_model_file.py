@@ -52,6 +52,22 @@ def test_the_card_has_what_the_labels_and_slices_were(cells, model_file, tiny_da
     assert card.model_sha256 == record["model_sha256"]
 
 
+def test_info_shows_what_a_model_takes_and_answers_and_how_right_it_is(cells, model_file, tmp_path):
+    answer = hpcseg("info", model_file)
+    assert answer.exit_code == 0, answer.output
+    record = read_json(cells[0].training_file)
+    (clean, *_), words = read_json(cells[0].evaluation_file)["points"], " ".join(answer.stdout.split())
+    for said in ("0, 128, 255", "width 4 and depth 2", record["provenance"]["data_sha256"], cells[0].id):
+        assert said in words
+    assert f"{100 * clean['accuracy']:.2f} % clean" in words
+    card = json.loads(json.dumps(open_file(model_file).card.as_dict()))
+    assert json.loads(hpcseg("info", model_file, "--json").stdout) == card
+    spoiled = tmp_path / "m.safetensors"
+    spoiled.write_bytes(model_file.read_bytes()[:100])
+    answer = hpcseg("info", spoiled)
+    assert answer.exit_code == 1 and "no model file that can be used" in answer.stderr
+
+
 def test_quantiles_of_floats_are_right_to_a_bin():
     values = np.random.default_rng(0).normal(5, 2, 100_000).astype(np.float32)
     counts = GreyHistogram(float(values.min()), float(values.max()))
