@@ -82,7 +82,13 @@ def _show_source(path: Path, how: Reading, *, as_json: bool) -> None:
         if split_name(str(path))[1] is not None:
             raise
         source, choice = None, str(error)
-    parts = list_parts(path, how.allow_external)
+    parts: dict[str, tuple[tuple[int, ...], str]] = {}
+    try:
+        parts = list_parts(path, how.allow_external)
+    except DatasetError as error:
+        if source is None:
+            raise
+        console.say(f"Note: {error}", to=console.stderr)
     if source is None and not parts:
         raise ConfigError(choice)
     if as_json:

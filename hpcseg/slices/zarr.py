@@ -8,7 +8,7 @@ import os
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -42,7 +42,7 @@ def open_zarr(path: Path, how: Reading) -> Source:
     """
     with refusing(f"{path} is no Zarr store that can be read"):
         stored = _files(path)
-        arrays, groups = _contents(path)
+        arrays, groups = _contents(path, how.dataset)
         images = _images(path, groups)
         levels = {level: described for image in images.values() for level, described in image.items()}
         # Labels of an image are in it, and no image beside it.
@@ -196,8 +196,22 @@ def _open(path: Path, *, consolidated: bool | None = False) -> Any:
         return load_extra("zarr", "zarr", path).open(os.fspath(path), mode="r", use_consolidated=consolidated)
 
 
-def _contents(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """All arrays and all groups of a store, by name; what was opened itself has the name ""."""
+def _contents(path: Path, wanted: str | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """All arrays and all groups of a store, by name; what was opened itself has the name "".
+
+    Where some of them cannot be read, and one is wanted, that one and the groups that it is in.
+    """
+    try:
+        return _all_contents(path)
+    except Exception:
+        if wanted is None or not is_zarr(path / wanted):
+            raise
+    above = PurePosixPath(wanted.strip("/")).parents
+    groups = {"" if name == PurePosixPath() else str(name): path / name for name in above if is_zarr(path / name)}
+    return {wanted.strip("/"): _open(path / wanted)}, {name: _open(group) for name, group in groups.items()}
+
+
+def _all_contents(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     for consolidated in (False, None):  # of groups that have no file of their own, what is consolidated is all
         node = _open(path, consolidated=consolidated)
         with warnings.catch_warnings():

@@ -10,6 +10,7 @@ import numcodecs
 import numpy as np
 import pytest
 import zarr
+from slice_folder import hpcseg
 
 from hpcseg.data.pairs import find_pairs
 from hpcseg.errors import ConfigError, DatasetError
@@ -266,3 +267,27 @@ def test_chunks_without_a_fill_value_are_read_as_0(tmp_path):
     source = open_source(tmp_path / "a.zarr")
     assert not source.read(5).any()
     assert source.notes == ("2 of 6 chunks are not stored and are read as 0.",)
+
+
+@pytest.mark.parametrize("content", ["{", '{"zarr_format": 3, "node_type": "array"}', ""])
+def test_an_array_that_is_named_is_opened_where_another_cannot_be_read(tmp_path, content):
+    place = tmp_path / "s.zarr"
+    group = zarr.create_group(place).create_group("scan")
+    group.attrs["ome"] = {
+        "version": "0.5",
+        "multiscales": [
+            {
+                "axes": [{"name": name, "type": "space", "unit": "micrometer"} for name in "zyx"],
+                "datasets": [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [3.0, 2.0, 2.0]}]}],
+            }
+        ],
+    }
+    pixels = np.arange(60, dtype=np.uint16).reshape(3, 4, 5)
+    group.create_array("0", data=pixels)
+    zarr.open_group(place, mode="a").create_array("other", data=pixels)
+    (place / "other" / "zarr.json").write_text(content)
+    source = open_source(f"{place}::scan/0")
+    np.testing.assert_array_equal(source.read(1), pixels[1])
+    assert source.voxel is not None and (source.voxel.depth, source.voxel.width) == (3.0, 2.0)
+    answer = hpcseg("info", f"{place}::scan/0")
+    assert answer.exit_code == 0 and "3 of 4 x 5 pixels" in answer.stdout, answer.output
