@@ -76,10 +76,13 @@ def figure3(records: Records) -> Drawn:
 
 
 def losses_and_errors(axes: Sequence[Axes], errors: str) -> None:
-    """Their labels and logarithmic scales."""
+    """Labels and logarithmic scales of axes that have their lines."""
     for line, name in zip(axes, ("cross-entropy", errors), strict=True):
         line.set(ylabel=name, yscale="log")
         line.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        low, high = line.get_ylim()
+        if sum(low <= mark <= high for mark in line.yaxis.get_majorticklocs()) < 2:  # a line needs two to be read
+            line.yaxis.set_major_locator(MaxNLocator(4))
         line.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         line.yaxis.set_minor_formatter(NullFormatter())
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 from test_report_records import change, confusion, finish, plan
 
 from hpcseg.records.collect import collect
+from hpcseg.report.curves import losses_and_errors
 from hpcseg.report.own_figures import classes, levels, sweep
 
 JOB = """
@@ -130,3 +132,14 @@ def test_no_wrong_pixel_is_drawn_at_the_end_of_the_scale(run):
 def test_levels_of_cells_that_were_not_tested_are_a_hole(tmp_path):
     drawn = levels(collect(plan(tmp_path / "run", JOB).run))
     assert drawn.figure is None and "no cell has been tested" in drawn.holes[0].reason
+
+
+@pytest.mark.parametrize("losses", [(1.05, 0.96), (0.34, 0.26), (1.1, 0.1)])
+def test_an_axis_has_two_numbers_at_least(losses):
+    axes = Figure().subplots(1, 2)
+    for axis in axes:
+        axis.plot((1, 2), losses)
+    losses_and_errors(axes, "wrong pixels (%)")
+    for axis in axes:
+        low, high = axis.get_ylim()
+        assert sum(low <= mark <= high for mark in axis.yaxis.get_majorticklocs()) >= 2
