@@ -72,7 +72,7 @@ def pack(
     ignore: int | Iterable[int] = (),
     force: bool = False,
     on_slice: Callable[[int, int], None] = lambda *_: None,
-    on_note: Callable[[str], None] = lambda _: None,
+    on_note: Callable[[str], None] | None = None,
 ) -> DatasetInfo:
     """Pack slices and their labels into one HDF5 file; what it holds already is compared and left as it is.
 
@@ -92,7 +92,8 @@ def pack(
         ignore: label values of pixels without a class.
         force: replace an output that holds other data.
         on_slice: told how many slices of how many are done.
-        on_note: told in a sentence each what was passed over in the files.
+        on_note: told in a sentence each what was passed over in the files, and what may be wrong with the slices and
+            labels; None: they are warnings.
 
     Returns:
         What the file holds: `shape` (N, H, W), `dtype`, `class_values`, `class_names`, `data_sha256`, ...
@@ -103,6 +104,7 @@ def pack(
         HpcsegError: the output cannot be written; nothing is left under its name then.
     """
     from hpcseg.data.classes import read_class_map
+    from hpcseg.data.notes import notes
     from hpcseg.data.pack import pack as pack_slices
     from hpcseg.runs.provenance import command_line
 
@@ -117,7 +119,8 @@ def pack(
         values: list[Any] = [ignore] if isinstance(ignore, str) else list(ignore)  # type: ignore[arg-type]
     except TypeError:
         values = [ignore]
-    return pack_slices(
+    said = list[str]()
+    info = pack_slices(
         _path("images", images),
         _path("labels", labels),
         _path("output", output),
@@ -129,8 +132,14 @@ def pack(
         ),
         force=force,
         on_slice=on_slice,
-        on_note=on_note,
+        on_note=on_note or said.append,
     )
+    for note in (*said, *notes(info)):
+        if on_note:
+            on_note(note)
+        else:
+            warnings.warn(note, stacklevel=2)
+    return info
 
 
 def train(

@@ -28,6 +28,8 @@ from hpcseg.data.store import read_info
 from hpcseg.errors import ConfigError, DatasetError, HpcsegError, IncompleteError
 from hpcseg.predict.model_file import export
 
+# What `pack` says of a few small slices.
+pytestmark = pytest.mark.filterwarnings(r"ignore:slices are alike|.*have no class, since:UserWarning")
 HERE = Path(__file__).parent
 NAMES = {"pore": 0, "YSZ": 128, "Ni": 255}
 SETTINGS = {
@@ -76,8 +78,15 @@ def volume(tiny_folder) -> np.ndarray:
 
 
 def script(text: str | Path, folder: Path) -> str:
-    """What a script prints; its warnings are errors."""
-    command = [sys.executable, "-W", "error", *([text] if isinstance(text, Path) else ["-c", text])]
+    """What a script prints; its warnings are errors, but for those of `pack`."""
+    command = [
+        sys.executable,
+        "-W",
+        "error",
+        "-W",
+        "ignore::UserWarning",
+        *([text] if isinstance(text, Path) else ["-c", text]),
+    ]
     answer = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240)
     assert answer.returncode == 0, answer.stderr
     return answer.stdout
@@ -392,3 +401,18 @@ def test_a_cell_may_be_named_by_the_folder_that_its_training_gave(tiny_dataset, 
     shutil.copytree(cells[0].parents[1], copy)
     second = copy / "cells" / cells[1].name
     assert hs.train(tiny_dataset, out=copy, settings=SETTINGS, cell=second) == second
+
+
+def test_what_may_be_wrong_with_slices_and_labels_is_a_warning_or_told(good, tmp_path):
+    label = np.zeros((40, 48), np.uint8)
+    label[:20] = 255
+    for number in (1, 3):
+        tifffile.imwrite(good / f"labels/label{number}.tif", label)
+    tifffile.imwrite(good / "labels/label2.tif", np.zeros((40, 48), np.uint8))
+    with pytest.warns(UserWarning) as told:
+        hs.pack(good, tmp_path / "a.h5")
+    said = "1 of 3 slices have one class on every pixel, such as 0 in label2.tif"
+    assert any(said in str(one.message) and one.filename == __file__ for one in told)
+    notes = []
+    hs.pack(good, tmp_path / "b.h5", on_note=notes.append)
+    assert any("have one class on every pixel" in note for note in notes)

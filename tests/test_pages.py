@@ -56,11 +56,12 @@ def made(tmp_path_factory) -> Path:
     """A folder with a packed file of everything that there may be, and a run of one cell with its baselines."""
     folder = tmp_path_factory.mktemp("schema")
     write_sample(folder / "DATA", slices=12, size=48, seed=0)
-    hs.pack(folder / "DATA", folder / "whole.h5")
+    hs.pack(folder / "DATA", folder / "whole.h5", on_note=[].append)
     volume = np.stack([hs.open_source(folder / "DATA/data").read(index) for index in range(12)])
     with h5py.File(folder / "scan.h5", "w") as file:
         file.create_dataset("scan", data=volume).attrs["element_size_um"] = [0.65, 0.65, 0.65]
-    hs.pack(None, folder / "set.h5", images=folder / "scan.h5", labels=folder / "DATA/labels", ignore=[255])
+    parts = {"images": folder / "scan.h5", "labels": folder / "DATA/labels"}
+    hs.pack(None, folder / "set.h5", **parts, ignore=[255], on_note=[].append)
     hs.train(folder / "whole.h5", out=folder / "run", settings=SETTINGS)
     assert make_baselines(RunFolder(folder / "run")) == ()
     return folder

@@ -27,7 +27,7 @@ import peers  # noqa: E402
 def source(tmp_path_factory):
     folder = tmp_path_factory.mktemp("peers")
     write_sample(folder / "DATA", slices=40, size=48, seed=0)
-    hs.pack(folder / "DATA", folder / "set.h5")
+    hs.pack(folder / "DATA", folder / "set.h5", on_note=[].append)
     return open_source(folder / "set.h5", DataConfig(tiles="cover", tile_size=24, split="blocked", gap_slices=2))
 
 

@@ -60,6 +60,8 @@ def _show_packed_file(path: Path, *, verify: bool, as_json: bool) -> None:
         console.stdout.print(json.dumps({**store.info_as_json(content), **more}, indent=1))
     else:
         show_packed(content)
+        for note in notes(content):
+            console.say(f"Note: {note}", to=console.stderr)
     if verify:
         with console.progress_bar() as progress:
             task = progress.add_task("Verifying", total=content.shape[0])

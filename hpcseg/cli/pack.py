@@ -114,9 +114,9 @@ def _draw_sheet(info: DatasetInfo) -> None:
 
 
 def show_packed(info: DatasetInfo) -> None:
-    """Print what a packed file holds, and the notes on it."""
+    """Print what a packed file holds."""
     from hpcseg.data.classes import with_values
-    from hpcseg.data.notes import in_words, left_out, notes
+    from hpcseg.data.notes import in_words, left_out
     from hpcseg.data.store import info_as_json
 
     slices, height, width = info.shape
@@ -151,8 +151,6 @@ def show_packed(info: DatasetInfo) -> None:
     }
     for name, text in lines.items():
         console.row(name, text)
-    for note in notes(info):
-        console.say(f"Note: {note}", to=console.stderr)
 
 
 def tiles_by_name(info: DatasetInfo) -> dict[str, int | None]:

@@ -26,13 +26,17 @@ _FEWEST_DIVIDED = 3
 # and of all pixels, which edges are a small part of. How far a pixel of it is from both at most: interpolation between
 # labels that were enlarged fourfold makes edges of two pixels.
 _LOOKED_AT, _FEWEST_AT_EDGES, _NEARLY_ALL, _MOST_EDGES, _REACH = 5, 20, 0.97, 0.2, 2
+# Values that differ by no more than the first, where classes are as far apart as the second.
+_AS_GOOD_AS_ONE, _FAR_APART = 3, 32
+# Of the classes of a label, so many and more are grains that are numbered, if they are no more pieces than that each.
+_FEWEST_GRAINS, _MOST_PIECES = 4, 1.5
 # Of the labelled pixels of a slice, as a share of their mean over slices: what a click by accident leaves.
 HARDLY_ANY = 0.01
 
 
 def notes(info: DatasetInfo) -> tuple[str, ...]:
     """All of them."""
-    about_labels = (*ignored_notes(info), *class_notes(info), *edge_notes(info))
+    about_labels = (*ignored_notes(info), *class_notes(info), *drawn_notes(info))
     return *type_notes(info), *about_labels, *grey_notes(info), *gap_notes(info)
 
 
@@ -49,7 +53,8 @@ def ignored_notes(info: DatasetInfo) -> tuple[str, ...]:
     found = info.ignored_pixels > 0
     if not found.any():
         named = " or ".join(map(str, info.ignored_values))
-        return (f"no pixel is labelled {named}, which --ignore names; each has a class.",) if named else ()
+        text = f"no pixel of these slices is labelled {named}, which --ignore names; each has a class."
+        return (text,) if named else ()
     share = info.ignored_pixels.sum() / np.prod(info.shape)
     why = [f"are labelled {' or '.join(map(str, info.ignored_values))}"] if info.ignored_values else []
     if not why or np.dtype(info.dtype).kind == "f":
@@ -83,6 +88,15 @@ def class_notes(info: DatasetInfo) -> tuple[str, ...]:
             "interpolated, a stray pixel, grains that are numbered), say which values are one class, as "
             f'--classes "0-127=pore,128-255=grain", or leave them out: --ignore {info.class_values[least]}.'
         )
+    values = sorted(info.class_values)
+    steps = np.diff(values)
+    if len(steps) and not rare.any() and steps.max() >= _FAR_APART > _AS_GOOD_AS_ONE >= steps.min():
+        near = int(steps.argmin())
+        notes.append(
+            f"the labels have both {values[near]} and {values[near + 1]}, where others are as far apart as "
+            f"{steps.max()}. Were they saved as JPEG? Say which values are one class, as --classes "
+            '"0-127=pore,128-255=grain".'
+        )
     few = (there.sum(0) < _FEWEST_DIVIDED) & ~rare
     if few.any() and len(there) >= _FEWEST_DIVIDED:
         having = there[:, few.argmax()]
@@ -100,7 +114,7 @@ def class_notes(info: DatasetInfo) -> tuple[str, ...]:
             "255, say so with --classes."
         )
     blank = (there.sum(1) == 1) & (info.ignored_pixels == 0)
-    if blank.any() and np.median(there.sum(1)) > 1:
+    if blank.any() and there.sum(1).max() > 1:
         worst = int(blank.argmax())
         notes.append(
             f"{_slices(blank)} have one class on every pixel, such as {classes[there[worst].argmax()]} in "
@@ -116,33 +130,55 @@ def class_notes(info: DatasetInfo) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def edge_notes(info: DatasetInfo) -> tuple[str, ...]:
-    """A note on a class that lies close to a lower and a higher one wherever it is, as interpolation makes it."""
-    pixels, edges, most = np.zeros(IGNORED, int), np.zeros(IGNORED, int), len(info.class_values)
-    for index in evenly(info.shape[0], _LOOKED_AT) if 3 <= most <= _MOST_USUAL else ():
+def drawn_notes(info: DatasetInfo) -> tuple[str, ...]:
+    """Notes on what nobody draws, by some slices: a class at edges of others alone, and grains that are numbered."""
+    most = len(info.class_values)
+    if not 3 <= most <= _MOST_USUAL:
+        return ()
+    pixels, edges, grains = np.zeros(most, int), np.zeros(most, int), list[bool]()
+    for index in evenly(info.shape[0], _LOOKED_AT):
         label = read_labels(info.path, index)
-        pixels += np.bincount(label[label < IGNORED], minlength=IGNORED)
-        edges += np.bincount(label[_between(label)], minlength=IGNORED)
+        pixels += np.bincount(label[label < IGNORED], minlength=most)
+        edges += [int(_at_edges(label, of).sum()) for of in range(most)]
+        grains += [_are_pieces(label)] if len(np.unique(label[label < IGNORED])) > _FEWEST_GRAINS else []
+    if grains and all(grains):
+        return (
+            f"each of {most - 1} classes is hardly more than one piece of a label, and touches none but the background: "
+            "if these are grains that are numbered, they are no classes: say which values are one, as --classes "
+            f'"{info.class_values[0]}=pore,{info.class_values[1]}-{info.class_values[-1]}=grain".',
+        )
     enough = (pixels >= _FEWEST_AT_EDGES) & (pixels < _MOST_EDGES * pixels.sum())
     found = np.flatnonzero(enough & (edges > _NEARLY_ALL * pixels))
     if not len(found):
         return ()
     one, of = found[0], counted(int(pixels[found[0]]), "pixel")
     return (
-        f"{edges[one]} of {of} of {info.class_names[one]} in some labels lie between a lower and a higher value. If "
-        "nobody drew this class, and labels were interpolated when they were resized, say which values are one class, "
-        f"with --classes, or leave it out: --ignore {info.class_values[one]}.",
+        f"{edges[one]} of {of} of {info.class_names[one]} in some labels lie where two other classes meet. If nobody "
+        "drew this class, and labels were interpolated when they were resized, or saved as JPEG, say which values are "
+        f"one class, with --classes, or leave it out: --ignore {info.class_values[one]}.",
     )
 
 
-def _between(label: np.ndarray) -> np.ndarray:
-    """(H, W) bool: where both a lower and a higher class are no more than `_REACH` away, of (H, W) class indices."""
+def _at_edges(label: np.ndarray, of: int) -> np.ndarray:
+    """(H, W) bool: where a class has two others no more than `_REACH` away, of (H, W) class indices."""
     from scipy import ndimage
 
-    lowest = ndimage.minimum_filter(label, 2 * _REACH + 1)
-    highest = ndimage.maximum_filter(np.where(label == IGNORED, 0, label), 2 * _REACH + 1)
-    found: np.ndarray = (lowest < label) & (label < highest) & (label < IGNORED)
+    mine = label == of
+    others = ~mine & (label < IGNORED)
+    lowest = ndimage.minimum_filter(np.where(others, label, IGNORED), 2 * _REACH + 1)
+    highest = ndimage.maximum_filter(np.where(others, label, 0), 2 * _REACH + 1)
+    found: np.ndarray = mine & (lowest < highest)
     return found
+
+
+def _are_pieces(label: np.ndarray) -> bool:
+    """Whether the classes of (H, W) class indices but the commonest are pieces apart, hardly more than one of each."""
+    from scipy import ndimage
+
+    inside = (label < IGNORED) & (label != np.bincount(label[label < IGNORED]).argmax())
+    pieces, number = ndimage.label(inside, np.ones((3, 3)))
+    classes_of_pieces = np.unique(np.stack([pieces[inside], label[inside]]), axis=1).shape[1]
+    return bool(classes_of_pieces == number <= _MOST_PIECES * len(np.unique(label[inside])))
 
 
 def gap_notes(info: DatasetInfo) -> tuple[str, ...]:

@@ -77,6 +77,8 @@ def find_pairs(images: Path, labels: Path, how: Reading = Reading()) -> Pairs:  
     unlabelled = [f"{grey.names[of_number[number]]} (number {number})" for number in of_number if number not in place]
     strays = [f"{marks.names[place[number]]} (number {number})" for number in place if number not in of_number]
     faults: list[str] = []
+    if (grey.path.resolve(), grey.dataset) == (marks.path.resolve(), marks.dataset):
+        faults.append("images and labels are the same files; name the labels")
     # A stack has no gaps, so one with fewer slices than its images says nothing about which they are of.
     if unlabelled and not strays and marks.form != "folder":
         faults.append(
@@ -122,6 +124,11 @@ def find_pairs(images: Path, labels: Path, how: Reading = Reading()) -> Pairs:  
         notes.append(
             f"the images are turned, as the names of their axes ({grey.axes}) say, and the labels have no names: if "
             "they lie as the array is stored, take both so: --pixels stored."
+        )
+    if marks.lossy:
+        notes.append(
+            "the labels are compressed as JPEG, which changes values: their classes may not be those that were drawn. "
+            'Save them without it, or say which values are one class, as --classes "0-127=pore,128-255=grain".'
         )
     if unlabelled:
         left_out = f"{len(unlabelled)} of {len(grey)} slices have no label and are left out"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -125,10 +126,16 @@ def _telling(
     least = min((len(of) for of in runs if of), default=0)
     columns: list[_Column] = [[of[-place] if of else None for of in runs] for place in range(least, 0, -1)]
     differing = [column for column in columns if len({text for text in column if text is not None}) > 1]
+    # Written twice in each name, as in 0001_0001, it is one.
+    differing = [column for place, column in enumerate(differing) if column not in differing[:place]]
     if known and len(differing) != 1:
-        fitting = _as_known(columns, differing if len(names) > 1 else columns, known)
+        fitting = _as_known(stems, columns, differing if len(names) > 1 else columns, known)
         if len(fitting) > 1:
-            faults.append(_which(names, stems, fitting, columns))
+            shown = " and ".join(str(of[0]) for of in fitting)
+            faults.append(
+                f"{names[0]} has {len(fitting)} numbers that a slice has ({shown}). Name labels as their images, "
+                f"such as {next(iter(known))}, or say which it is with --number, a pattern that fits both"
+            )
             return None, ""
         differing = fitting or differing
     if len(differing) > 1 and None not in differing[0]:
@@ -139,16 +146,19 @@ def _telling(
             faults.append(_which(names, stems, differing, columns))
             return None, ""
         differing = counting
-    # Where no number tells them apart, it is the last.
-    column = (differing or columns[-1:] or [[None] * len(names)])[0]
+    # Where no number tells them apart, it is the one with zeros before it, as counters are written, or the last.
+    padded = [column for column in columns if str(column[0]).startswith("0") and str(column[0]) != "0"]
+    column = (differing or padded[-1:] or columns[-1:] or [[None] * len(names)])[0]
     return column, f"{column[0]} in {names[0]}" if len(columns) > 1 else ""
 
 
-def _as_known(columns: list[_Column], among: list[_Column], known: Mapping[str, int]) -> list[_Column]:
+def _as_known(
+    stems: Sequence[str], columns: list[_Column], among: list[_Column], known: Mapping[str, int]
+) -> list[_Column]:
     """Of several numbers in the names of labels those that may be of their images, which are known; one if it is clear.
 
     It is clear where one is written as images have theirs, in as many digits with zeros before them, or stands at the
-    same place of names with as many numbers.
+    same place of names that are otherwise alike: before it, or in all other numbers, of which there are as many.
     """
     numbers, fitting = set(known.values()), dict[tuple[str | None, ...], _Column]()
     for column in among:
@@ -167,9 +177,24 @@ def _as_known(columns: list[_Column], among: list[_Column], known: Mapping[str, 
                 if len(digits) == 1 and digits != {1} and len(alike) == 1 and not counts:
                     return [fitting[alike[0]]]
                 at_place = tuple(columns[-place]) if len(columns) == len(others[0][0]) else ()
-                if at_place in fitting:
+                if at_place in fitting and _are_alike(stems, known, place):
                     return [fitting[at_place]]
     return list(fitting.values())
+
+
+def _are_alike(stems: Sequence[str], known: Mapping[str, int], place: int) -> bool:
+    """Whether each name is like that of its image, by the number at a place from the end, but for that number.
+
+    Alike is what stands before it, or all other numbers.
+    """
+    images = {number: stem for stem, number in known.items()}
+
+    def parts(stem: str) -> tuple[str, list[int]]:
+        runs = list(_RUN.finditer(stem))
+        return stem[: runs[-place].start()], [int(run[0]) for run in runs if run is not runs[-place]]
+
+    of_labels = [(parts(stem), int(_RUN.findall(stem)[-place])) for stem in stems]
+    return all(any(map(operator.eq, mine, parts(images[number]))) for mine, number in of_labels)
 
 
 def _counts_from_the_start(column: _Column) -> bool:
@@ -182,10 +207,10 @@ def _which(names: Sequence[str], stems: Sequence[str], among: list[_Column], col
     shown = " and ".join(str(column[0]) for column in among)
     last = list(_RUN.finditer(stems[0]))[columns.index(among[-1]) - len(columns)].start()
     before = re.escape(re.findall(r"\D*$", stems[0][:last])[0]) or "^"
-    which = f"the names differ in {len(among)} numbers ({shown} in {names[0]})"
-    if len(names) == 1:
-        which = f"{names[0]} has {len(among)} numbers that a slice has ({shown})"
-    return f"{which}; say which is the slice's with --number, a pattern round it such as --number '{before}(\\d+)'"
+    return (
+        f"the names differ in {len(among)} numbers ({shown} in {names[0]}); say which is the slice's with --number, a "
+        f"pattern round it such as --number '{before}(\\d+)'"
+    )
 
 
 def _decimals(

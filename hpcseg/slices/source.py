@@ -120,6 +120,8 @@ class Source:
     """Of a data set of HDF5: what it says beside that, and is true of labels as well."""
     orientation: int = 1
     """Of TIFFs: the tag that all of them have, and that was applied; 1 where they lie as they are shown."""
+    lossy: bool = False
+    """Of TIFFs: whether a compression has changed values."""
     points_to: str = ""
     """Of NIfTI: where its axes point to, as "RAS", and of MRC, as "XYZ"; "" where it does not say."""
     begins: tuple[float, ...] | None = None

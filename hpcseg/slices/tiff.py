@@ -311,6 +311,7 @@ def _source(
         files=files,
         voxel=voxel,
         orientation=orientation,
+        lossy=any(page.jpeg for page in pages),
         shown=shown,
         notes=tuple(notes),
     )

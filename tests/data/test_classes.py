@@ -269,7 +269,7 @@ def test_a_class_that_is_nothing_but_edges_is_noted(good, output):
     for number in (1, 2, 3):
         relabel(good, number, lambda label: np.repeat([[0] * 20 + [100] + [200] * 27], 40, axis=0).astype(np.uint8))
     said = " ".join(hpcseg("pack", good, "-o", output).stderr.split())
-    assert "120 of 120 pixels of 100 in some labels lie between a lower and a higher value" in said
+    assert "120 of 120 pixels of 100 in some labels lie where two other classes meet" in said
     assert "--ignore 100" in said
     for number in (1, 2, 3):  # as of labels that were enlarged fourfold
         relabel(good, number, lambda label: np.repeat([[0] * 20 + [100] * 2 + [200] * 26], 40, axis=0).astype(np.uint8))
@@ -426,3 +426,39 @@ def test_labels_that_are_nan_where_nobody_labelled_are_refused_with_what_to_do(g
     tifffile.imwrite(good / "labels" / "label2.tif", label)
     said = hpcseg("pack", good, "-o", output).stderr
     assert "96 pixels of no whole number" in said and "such as 255, and pack with --ignore 255" in said
+
+
+def test_labels_that_are_mostly_blank_are_noted(good, output):
+    for number in (2, 3):
+        relabel(good, number, lambda label: np.zeros_like(label))
+    assert "2 of 3 slices have one class on every pixel" in " ".join(hpcseg("pack", good, "-o", output).stderr.split())
+
+
+def test_grains_that_are_numbered_in_few_labels_are_noted_and_classes_are_not(good, output):
+    grains = np.zeros((40, 48), np.uint8)
+    for number in range(1, 6):
+        grains[2:10, 8 * number : 8 * number + 5] = number
+    grains[20:30, 8:12] = 1  # of a grain that a slice cuts twice
+    relabel(good, 1, lambda _: grains)
+    relabel(good, 2, lambda _: np.roll(grains, 3, axis=0))
+    relabel(good, 3, lambda _: np.roll(grains, 6, axis=0))
+    said = " ".join(hpcseg("pack", good, "-o", output).stderr.split())
+    assert "each of 5 classes is hardly more than one piece of a label" in said and '"0=pore,1-5=grain"' in said
+    relabel(good, 1, lambda _: np.roll(grains, 1, axis=1) + np.roll(grains, 12, axis=0))  # other values where they meet
+    assert "hardly more than one piece" not in hpcseg("pack", good, "-o", output, "--force").stderr
+
+
+def test_labels_that_went_through_jpeg_are_noted_by_their_values_or_their_compression(good, output):
+    relabel(good, 1, lambda label: np.where(label == 255, 254, label).astype(np.uint8))
+    said = " ".join(hpcseg("pack", good, "-o", output).stderr.split())
+    assert "the labels have both 254 and 255, where others are as far apart as 128. Were they saved as JPEG?" in said
+    for number in (1, 2, 3):
+        file = good / "labels" / f"label{number}.tif"
+        tifffile.imwrite(file, np.kron(tifffile.imread(file), np.ones((1, 1), np.uint8)), compression="jpeg")
+    said = " ".join(hpcseg("pack", good, "-o", output, "--force").stderr.split())
+    assert "the labels are compressed as JPEG, which changes values" in said
+
+
+def test_images_and_labels_that_are_the_same_files_are_refused(good, output):
+    answer = hpcseg("pack", "--images", good / "labels", "--labels", good / "labels", "-o", output)
+    assert answer.exit_code == 3 and "images and labels are the same files; name the labels" in answer.stderr
