@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpcseg.errors import ConfigError, DatasetError, HpcsegError
+from hpcseg.slices.array import slice_axes
 from hpcseg.slices.source import Reading, Source, as_grey_values
 from hpcseg.text import shortened
 
@@ -379,9 +380,13 @@ def _as_volume(array: Any) -> Source:
             raise DatasetError("The array has slices of several sizes, or is none of numbers.") from None
     if isinstance(array, np.ma.MaskedArray):
         raise DatasetError("The array has a mask. Give floating-point values with NaN there: array.filled(np.nan).")
-    if len(array.shape) not in (2, 3) or 0 in array.shape:
-        raise DatasetError(f"The array is {tuple(array.shape)}, but slices are (H, W) or (N, H, W).")
-    pixels = np.asarray(array)[None] if len(array.shape) == 2 else array  # which of h5py and others takes no None
+    if len(array.shape) not in (2, 3) or (axes := slice_axes(tuple(array.shape))) is None:
+        raise DatasetError(
+            f"The array is {tuple(array.shape)}, but slices are (H, W) or (N, H, W), one number per pixel: of several "
+            "channels, give one."
+        )
+    # Which of h5py and others takes no None.
+    pixels = np.asarray(array).reshape(1, *array.shape[:2]) if len(axes) == 2 else array
     slices, *shape = pixels.shape
     native = pixels.dtype.newbyteorder("=")
     source = Source(

@@ -416,3 +416,19 @@ def test_what_may_be_wrong_with_slices_and_labels_is_a_warning_or_told(good, tmp
     notes = []
     hs.pack(good, tmp_path / "b.h5", on_note=notes.append)
     assert any("have one class on every pixel" in note for note in notes)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.dtype("u2"), "uint16"])
+def test_the_type_of_a_raw_file_may_be_a_type_of_numpy(tmp_path, dtype):
+    np.arange(60, dtype=np.uint16).tofile(tmp_path / "a.raw")
+    source = hs.open_source(tmp_path / "a.raw", hs.Reading(shape=(3, 4, 5), dtype=dtype))
+    assert source.read(1)[0, 0] == 20
+    for wrong in ({"dtype": object()}, {"header": "0"}, {"first": 1.5}, {"shape": 5}, {"shape": (3, 4, "5")}):
+        with pytest.raises(ConfigError, match=f"--{next(iter(wrong))} is"):
+            hs.Reading(**{"shape": (3, 4, 5), "dtype": "uint16", **wrong})
+
+
+def test_a_picture_in_colour_is_refused_and_one_channel_behind_is_passed_over(models, volume):
+    with pytest.raises(DatasetError, match=r"slices are \(H, W\) or \(N, H, W\), one number per pixel"):
+        hs.predict(models[0], np.stack([volume[0]] * 3, axis=-1))
+    np.testing.assert_array_equal(hs.predict(models[0], volume[0][..., None])[..., 0], hs.predict(models[0], volume[0]))

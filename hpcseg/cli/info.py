@@ -72,6 +72,7 @@ def _show_packed_file(path: Path, *, verify: bool, as_json: bool) -> None:
 def _show_source(path: Path, how: Reading, *, as_json: bool) -> None:
     """Print its data sets, if it has any by name, and its slices, if there is no choice between them."""
     from hpcseg.slices.opening import list_parts, open_source, split_name
+    from hpcseg.slices.source import as_grey_values
 
     choice = ""
     try:
@@ -115,6 +116,10 @@ def _show_source(path: Path, how: Reading, *, as_json: bool) -> None:
     console.row("Voxel", "of unknown size" if source.voxel is None else source.voxel.text())
     for note in source.notes:
         console.say(f"Note: {note}", to=console.stderr)
+    try:
+        as_grey_values(source, of_any_type=True)
+    except DatasetError as error:
+        console.say(f"Note: these can be neither packed nor segmented. {error}", to=console.stderr)
 
 
 def _show_model(path: Path, *, as_json: bool) -> None:

@@ -143,7 +143,7 @@ def drawn_notes(info: DatasetInfo) -> tuple[str, ...]:
         grains += [_are_pieces(label)] if len(np.unique(label[label < IGNORED])) > _FEWEST_GRAINS else []
     if grains and all(grains):
         return (
-            f"each of {most - 1} classes is hardly more than one piece of a label, and touches none but the background: "
+            f"each of {most - 1} classes is hardly more than one piece of a label, and touches the background alone: "
             "if these are grains that are numbered, they are no classes: say which values are one, as --classes "
             f'"{info.class_values[0]}=pore,{info.class_values[1]}-{info.class_values[-1]}=grain".',
         )

@@ -31,6 +31,8 @@ _OF_PIXELS = {
     "_FillValue": None,
     "missing_value": None,
 }
+# Of a picture in colour, whose last axis they are: no slice is so narrow.
+_COLOURS = (3, 4)
 _MOST_BYTES_KEPT = 256 * 2**20
 _LOCK = threading.Lock()
 
@@ -46,6 +48,7 @@ def array_source(
     of: tuple[Any, ...],
     name: str = "",
     axis_names: Sequence[str] = (),
+    certain: bool = False,
     together: int = 1,
     chunks: tuple[int, ...] | None = None,
     files: tuple[Path, ...] = (),
@@ -63,6 +66,7 @@ def array_source(
         of: what `load` needs; can be pickled and hashed.
         name: what its slices are called after; empty: the file.
         axis_names: as `slice_axes` understands them.
+        certain: as `slice_axes` understands it.
         together: slices that are decoded together.
         chunks: of the array, where it has any: what is decoded together follows from them.
         files: as of `Source`; empty: `path`.
@@ -72,7 +76,7 @@ def array_source(
         DatasetError: it has other dimensions, no pixels or no numbers, or too many slices.
     """
     where = f"{path}::{more['dataset']}" if more.get("dataset") else path
-    axes = slice_axes(shape, axis_names)
+    axes = slice_axes(shape, axis_names, certain=certain)
     if axes is None or dtype.kind not in "uifb":
         named = f" of the axes {', '.join(axis_names)}" if any(axis_names) else ""
         raise no_slices(where, f"{shape} {dtype}{named}")
@@ -105,17 +109,19 @@ def array_source(
     )
 
 
-def slice_axes(shape: tuple[int, ...], names: Sequence[str] = ()) -> tuple[int, ...] | None:
+def slice_axes(shape: tuple[int, ...], names: Sequence[str] = (), *, certain: bool = False) -> tuple[int, ...] | None:
     """Which axes of an array are slices, height and width, or of one slice height and width; None: it is no volume.
 
     They are those that are called z (or t, without a z or where it has the length 1), y and x. Where nothing is called
     so, they are the last three of those that there are, but for a channel of length 1 behind them, as ilastik has it.
-    All others must have the length 1: of times, or of channels, one would be taken for slices.
+    All others must have the length 1: of times, or of channels, one would be taken for slices. A last axis of 3 or 4
+    behind longer ones is one of colours.
 
     Args:
         shape: of the array.
         names: of its axes, as its file has them; they count if they are z, y, x, c for channels and t for times, each
             once at most.
+        certain: three axes are slices, height and width, whatever their lengths.
     """
     if are_axes(names, shape):
         apart = [name for name in "zt" if name in names]
@@ -123,13 +129,14 @@ def slice_axes(shape: tuple[int, ...], names: Sequence[str] = ()) -> tuple[int, 
         others = [length for name, length in zip(names, shape, strict=True) if name not in meant]
         return tuple(map(names.index, meant)) if 0 not in shape and math.prod(others) == 1 else None
     axes = tuple(range(len(shape)))
-    if len(axes) > 3 and shape[-1] == 1:
+    if shape[-1:] == (1,) and len(axes) > (3 if certain else 2):
         axes = axes[:-1]
     if len(axes) > 2 and len(names) == len(shape) and names[axes[-3]] == "c" and shape[axes[-3]] > 1:
         return None
     if len(axes) < 2 or 0 in shape or math.prod(shape[axis] for axis in axes[:-3]) != 1:
         return None
-    return axes[-3:]
+    in_colour = not certain and len(axes) > 2 and shape[axes[-1]] in _COLOURS and shape[axes[-2]] > max(_COLOURS)
+    return None if in_colour and shape[axes[-3]] > max(_COLOURS) else axes[-3:]
 
 
 def are_axes(names: Sequence[str], shape: tuple[int, ...]) -> bool:

@@ -35,7 +35,8 @@ from hpcseg.slices.hdf5_links import (
     walk,
 )
 from hpcseg.slices.hdf5_parts import PLUGINS, check_all_there
-from hpcseg.slices.source import Reading, Source, VoxelSize, refusing
+from hpcseg.slices.source import Reading, Source, VoxelSize, refusing, size_in_words
+from hpcseg.text import shortened
 
 PACKED_SLICES = "slices"
 _MOST_ATTRIBUTE_BYTES = 4096
@@ -64,6 +65,11 @@ def open_hdf5(path: Path, how: Reading) -> Source:
     with refusing(f"{path} is no HDF5 file that can be read"), h5py.File(path.resolve(), "r") as file:
         wanted = how.dataset.strip("/") if how.dataset is not None else _meant(file, path, reach)
         dataset = follow(file, wanted, path, reach)
+        if isinstance(dataset, h5py.Group) and how.dataset is not None:
+            wanted = _in_group(file, wanted, path, reach)
+            dataset = follow(file, wanted, path, reach)
+        if isinstance(dataset, h5py.Dataset) and dataset.shape is not None and not is_of_numbers(dataset):
+            raise no_slices(f"{path}::{wanted}", _what(dataset), slices_in(file, reach))
         if not isinstance(dataset, h5py.Dataset) or not is_of_numbers(dataset) or dataset.ndim < 2:
             raise no_such(path, wanted, slices_in(file, reach))
         above, _, called = wanted.rpartition("/")
@@ -92,7 +98,7 @@ def open_hdf5(path: Path, how: Reading) -> Source:
             chunks=dataset.chunks,
             dataset=wanted,
             voxel=voxel,
-            notes=(*notes, *passed_over(dataset.attrs)),
+            notes=(*notes, *passed_over(dataset.attrs), *_padding_of_imaris(group, dataset)),
             points_to=(text_attribute(dataset, "DISPLAY_ORIGIN") or "").upper() if how.pixels != "stored" else "",
             attributes=_attributes(dataset),
         )
@@ -129,7 +135,7 @@ def _meant(file: h5py.File, path: Path, reach: Reach) -> str:
         ConfigError: there is a choice, or nothing.
         DatasetError: a link leads nowhere, or too far.
     """
-    if (signal := _signal(file, path, reach)) is not None:
+    if (signal := _signal(file, (), path, reach)) is not None:
         return signal
     everything, once, nowhere = dict[str, h5py.Dataset](), set[Any](), list[str]()
     for name, item in walk(file, reach, strict=True):
@@ -159,9 +165,20 @@ def _meant(file: h5py.File, path: Path, reach: Reach) -> str:
     return next(iter(found))
 
 
-def _signal(file: h5py.File, path: Path, reach: Reach) -> str | None:
-    """What NeXus calls the data: the attributes `default` from group to group, and `signal` at their end."""
-    at, names = file, list[str]()
+def _in_group(file: h5py.File, group: str, path: Path, reach: Reach) -> str:
+    """The data set that is meant where a group is named: what NeXus calls its data, or its only one of slices."""
+    if (signal := _signal(file, tuple(filter(None, group.split("/"))), path, reach)) is not None:
+        return signal
+    inside = {name: item for name, item in slices_in(file, reach).items() if name.startswith(f"{group}/")}
+    if len(inside) != 1:
+        raise no_such(path, None if inside else group, inside or slices_in(file, reach))
+    return next(iter(inside))
+
+
+def _signal(file: h5py.File, group: Sequence[str], path: Path, reach: Reach) -> str | None:
+    """What NeXus calls the data of a group: the attributes `default` from group to group, and `signal` at their end."""
+    names = list(group)
+    at = follow(file, "/".join(names), path, reach)
     for _ in range(MOST_DEPTH):
         if (following := text_attribute(at, "default")) is None:
             break
@@ -176,7 +193,23 @@ def _signal(file: h5py.File, path: Path, reach: Reach) -> str | None:
 def _what(dataset: h5py.Dataset) -> str:
     if in_colour(dataset):
         return f"the colour image {dataset.shape}"
-    return f"{dataset.shape} {dataset.dtype}{', without a pixel' * (0 in dataset.shape)}"
+    try:
+        kind = str(dataset.dtype)
+    except (TypeError, ValueError):
+        kind = "of a type that NumPy has not"
+    return f"{dataset.shape} {shortened(kind)}{', without a pixel' * (0 in dataset.shape)}"
+
+
+def _padding_of_imaris(group: Any, dataset: h5py.Dataset) -> tuple[str, ...]:
+    """A note where a channel of an Imaris file is longer than it says: it is padded to whole chunks."""
+    with contextlib.suppress(Exception):  # whatever else is called so
+        said = tuple(int(b"".join(group.attrs[f"ImageSize{axis}"].tolist())) for axis in "ZYX")
+        if said != dataset.shape:
+            return (
+                f"Imaris pads its data: {size_in_words(said)} of {size_in_words(dataset.shape)} voxels are the volume, "
+                "and the rest is empty. Export it as TIFF or OME-TIFF, without the padding.",
+            )
+    return ()
 
 
 def _is_of_bigdataviewer(dataset: h5py.Dataset, reach: Reach) -> bool:

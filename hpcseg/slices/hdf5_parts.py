@@ -29,6 +29,7 @@ PLUGINS = "hdf5plugin"
 # Where HDF5 looks before all other places for files that a file names.
 _PREFIXES = ("HDF5_VDS_PREFIX", "HDF5_EXTFILE_PREFIX", "HDF5_EXT_PREFIX")
 _BESIDE = "${ORIGIN}"
+_MOST_RANGES = 5
 
 
 def check_all_there(
@@ -55,7 +56,10 @@ def check_all_there(
     if dataset.external:
         return {here} | _check_external(dataset, path, name, reach)
     if gone := _unwritten(dataset, path, name, reach, taken or tuple((0, length) for length in dataset.shape)):
-        raise DatasetError(f"{path}: {gone}. Was its writer stopped? Write it again.")
+        raise DatasetError(
+            f"{path}: {gone}. Was its writer stopped? Write it again. Where it is meant, as in labels that are not "
+            "complete, write their value there as well."
+        )
     return {here}
 
 
@@ -95,10 +99,12 @@ def _unwritten(dataset: h5py.Dataset, path: Path, name: str, reach: Reach, taken
     axes = axes_of(dataset) or (0,)
     along = axes[0]
     deep, rows, counts = dataset.chunks[along], grid[along], Counter(there[:, along].tolist())
-    first, last = (next(row for row in order if counts[row] < wanted // len(rows)) for order in (rows, reversed(rows)))
-    first, last = first * deep, min((last + 1) * deep, dataset.shape[along])
+    lacking = [row for row in rows if counts[row] < wanted // len(rows)]
+    breaks = np.flatnonzero(np.diff(lacking) > 1) + 1
     part = "slice" if len(axes) > 2 else "row"
-    where = f"from {part} {first + 1} to {part} {last}"
+    ranges = [(of[0] * deep + 1, min((of[-1] + 1) * deep, dataset.shape[along])) for of in np.split(lacking, breaks)]
+    where = ", ".join(f"from {part} {first} to {part} {last}" for first, last in ranges[:_MOST_RANGES])
+    where += f" and {len(ranges) - _MOST_RANGES} more" * (len(ranges) > _MOST_RANGES)
     which = f"chunks of {name}{' that are taken' * (wanted < total)}"
     return f"of the {wanted} {which} {wanted - stored} were never written, {where}"
 

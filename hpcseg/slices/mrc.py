@@ -48,7 +48,9 @@ def open_mrc(path: Path, how: Reading) -> Source:
         points_to = "".join("XYZ"[at] for at in reversed(along)) if said and how.pixels != "stored" else ""
         with mrcfile.mmap(path, mode="r", permissive=True) as mrc:
             shape, dtype = mrc.data.shape, _data(mrc).dtype
-    return array_source(path, "mrc", how, shape, dtype, load=_load, of=(path,), voxel=voxel, points_to=points_to)
+    return array_source(
+        path, "mrc", how, shape, dtype, load=_load, of=(path,), certain=True, voxel=voxel, points_to=points_to
+    )
 
 
 def _load(path: Path, first: int, last: int) -> np.ndarray:
@@ -57,7 +59,7 @@ def _load(path: Path, first: int, last: int) -> np.ndarray:
         opened = load_extra("mrcfile", "mrc", path).mmap(path, mode="r", permissive=True)
     with opened as mrc:
         pixels = _data(mrc)
-        return slab(pixels, slice_axes(pixels.shape) or (), first, last).copy()
+        return slab(pixels, slice_axes(pixels.shape, certain=True) or (), first, last).copy()
 
 
 def _data(mrc: Any) -> np.ndarray:

@@ -60,6 +60,7 @@ def open_nifti(path: Path, how: Reading) -> Source:
         np.dtype("f4") if scaled else stored,
         load=_load,
         of=(image.dataobj,),
+        certain=True,
         files=files,
         together=shape[2] if packed and len(shape) > 2 else 1,  # a packed file is read from its start each time
         voxel=voxel_size((*zooms[:3], None, None)[2::-1], unit),

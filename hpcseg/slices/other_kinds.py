@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 _TO_TIFF = "save it as TIFF"
+# A header of EDF: lines of NAME = VALUE ; in braces, where JSON has colons and commas.
+_EDF, _EDF_BYTES = re.compile(rb"\{\s+[\w ]+=[^;{]*;"), 512
 # Where a file has these bytes, it is that.
 _KINDS = (
     (0, b"\x1f\x8b", "gzip file; unpack it"),
@@ -21,8 +24,6 @@ _KINDS = (
     (0, b"SIMPLE  =", f"FITS file; {_TO_TIFF} or HDF5"),
     (0, b"CDF", "netCDF file of the classic kind; `nccopy -k netCDF-4` makes an HDF5 file of it"),
     (0, b"\x0e\x03\x13\x01", "HDF4 file; `h4toh5` makes an HDF5 file of it"),
-    (0, b"{\n", "EDF file; `silx convert` makes an HDF5 file of it"),
-    (0, b"{\r\n", "EDF file; `silx convert` makes an HDF5 file of it"),
     (128, b"DICM", "DICOM file; `dcm2niix` makes a NIfTI file of a series"),
     (0, b"\xd0\xcf\x11\xe0", f"file as TXM and TXRM of Zeiss are; {_TO_TIFF}"),
     (0, b"# Amira", f"file of Amira or Avizo; {_TO_TIFF}"),
@@ -38,7 +39,9 @@ def other_kind(path: Path) -> str | None:
     """What a file is by its first bytes, and what to do with it; None: nothing that is known, or it cannot be read."""
     try:
         with path.open("rb") as file:
-            start = file.read(max(at + len(magic) for at, magic, _ in _KINDS))
+            start = file.read(max(_EDF_BYTES, *(at + len(magic) for at, magic, _ in _KINDS)))
     except OSError:
         return None
+    if _EDF.match(start):
+        return "file of the ESRF's format EDF; `silx convert` makes an HDF5 file of it"
     return next((kind for at, magic, kind in _KINDS if start.startswith(magic, at)), None)

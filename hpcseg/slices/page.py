@@ -28,6 +28,8 @@ _NO_FUNCTION = (None, "20")
 _CCITT, _JPEG, _END_OF_JPEG = (2, 3, 4), (7, 33007, 34892, 33003, 33004, 33005, 34712), b"\xff\xd9"
 # Those that libtiff, and so whoever writes TIFFs by it, takes a predictor with: LZW, Deflate, LZMA, Zstandard.
 _PREDICTED = (5, 8, 32946, 34925, 34926, 50000)
+# PackBits and LERC, with which tifffile writes one where it is asked to, and libtiff reads none.
+_PREDICTED_BY_SOME = (32773, 34887)
 _LERC, _LOSSY = 34887, (6, 7, 33007, 34892)
 _JPEG_XR, _PLACES_IN_JPEG_XR = (22610, 34934), (0xBCC0, 0xBCC1)
 
@@ -56,6 +58,8 @@ class Page:
     """What its header says of the size of a pixel, to compare."""
     sizes: tuple[str, ...]
     """What its description says of that, to compare; empty: nothing."""
+    predictor: bool
+    """Whether its header has a predictor that is passed over."""
     jpeg: bool
     """Whether it is compressed as JPEG, which changes values."""
     function: str
@@ -86,6 +90,7 @@ def page_of(path: Path, page: tifffile.TiffPage) -> Page:
     if 0 in page.shape:
         raise ValueError("it has no pixels")
     stored = np.dtype(page.dtype).newbyteorder(page.parent.byteorder)
+    said = page.predictor
     _pass_over_predictor(page)
     runs = _runs(page, stored)
     parts = (*page.dataoffsets, *page.databytecounts)
@@ -110,6 +115,7 @@ def page_of(path: Path, page: tifffile.TiffPage) -> Page:
         colours=None if table is None else hash(np.asarray(table).tobytes()),
         resolution=str(list(map(page.tags.valueof, _RESOLUTION))),
         sizes=_sizes(page.description),
+        predictor=said != page.predictor and page.compression in _PREDICTED_BY_SOME,
         jpeg=page.compression in _LOSSY,
         function=_function(page.description) if page.is_imagej else "",
     )

@@ -54,7 +54,7 @@ def open_raw(path: Path, how: Reading) -> Source:
         )
     pixels = math.prod(how.shape[-2:])
     of = (path, stored, pixels, how.header)
-    return array_source(path, "raw", how, how.shape, stored, load=_load, of=of, voxel=voxel)
+    return array_source(path, "raw", how, how.shape, stored, load=_load, of=of, certain=True, voxel=voxel)
 
 
 def _load(path: Path, stored: np.dtype, pixels: int, header: int, first: int, last: int) -> np.ndarray:

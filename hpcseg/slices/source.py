@@ -82,8 +82,20 @@ class Reading:
                 f"--pixels is {self.pixels!r} and --byteorder {self.byteorder!r}, but these are shown or stored, and "
                 "little or big."
             )
-        if self.shape is not None and len(self.shape) != 3:
+        if self.shape is not None and (
+            not isinstance(self.shape, Sequence) or len(self.shape) != 3 or not all(map(_is_whole, self.shape))
+        ):
             raise ConfigError(f"--shape is {self.shape}, but it must be SLICES,HEIGHT,WIDTH.")
+        for name in ("header", "first"):
+            if not _is_whole(getattr(self, name)):
+                raise ConfigError(f"--{name} is {getattr(self, name)!r}, but it must be a whole number.")
+        for name in ("dtype", "label_dtype"):  # from Python a type may be named by itself
+            if (named := getattr(self, name)) is not None and not isinstance(named, str):
+                try:
+                    object.__setattr__(self, name, np.dtype(named).str)
+                except TypeError:
+                    option = name.replace("_", "-")
+                    raise ConfigError(f"--{option} is {named!r}, which is no type of numbers.") from None
 
     def of_labels(self, known: Mapping[str, int] | None, shape: tuple[int, int, int]) -> Reading:
         """The same of the labels of slices that are read so, and have a shape: which counts of a raw file alone."""
@@ -352,6 +364,10 @@ def voxel_size(sizes: Iterable[object], unit: object) -> VoxelSize | None:
     if not known or not isinstance(unit, str) or not unit or not unit.isprintable() or unit.casefold() in _NO_LENGTHS:
         return None
     return VoxelSize(depth, height, width, unit, said is not None)
+
+
+def _is_whole(number: object) -> bool:
+    return isinstance(number, int | np.integer) and not isinstance(number, bool)
 
 
 def size_in_words(shape: Iterable[int]) -> str:

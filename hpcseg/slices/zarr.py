@@ -7,7 +7,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -48,11 +48,13 @@ def open_zarr(path: Path, how: Reading) -> Source:
         # Labels of an image are in it, and no image beside it.
         alone = [image for name, image in images.items() if "labels" not in name.split("/")]
         beside = [name for name in arrays if name not in levels and "labels" not in name.split("/")]
-        first = next(iter(alone[0]), None) if "" in images or (len(alone) == 1 and not beside) else None
+        first = _finest(alone[0], arrays) if "" in images or (len(alone) == 1 and not beside) else None
         # Others may be the places of its axes.
         slices = arrays if len(arrays) == 1 else [name for name, array in arrays.items() if array.ndim > 1]
         usual = first if first is not None else next(iter(slices)) if len(slices) == 1 else None
         wanted = how.dataset.strip("/") if how.dataset is not None else usual
+        if wanted in images and wanted not in arrays:
+            wanted = _finest(images[wanted], arrays) or wanted
         if wanted not in arrays:
             raise no_such(path, wanted, arrays)
         array = arrays[wanted]
@@ -227,7 +229,7 @@ def _all_contents(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _images(path: Path, groups: Mapping[str, Any]) -> dict[str, dict[str, tuple[Any, Any]]]:
-    """The levels of each OME-Zarr image in a store, the finest first, as `_levels`, by the image's name.
+    """The levels of each OME-Zarr image in a store, as `_levels`, by the image's name.
 
     Of an array alone, in which there are no groups, those of the image that it is a level of.
     """
@@ -242,6 +244,12 @@ def _images(path: Path, groups: Mapping[str, Any]) -> dict[str, dict[str, tuple[
         for name, levels in found.items()
         if levels
     }
+
+
+def _finest(levels: Iterable[str], arrays: Mapping[str, Any]) -> str | None:
+    """The level of most voxels, of equal ones the first; one that is not there counts as it is listed."""
+    sizes = {name: math.prod(arrays[name].shape) if name in arrays else math.inf for name in levels}
+    return max(sizes, key=lambda name: sizes[name], default=None)
 
 
 def _levels(group: Any) -> dict[str, tuple[Any, Any]]:

@@ -86,8 +86,9 @@ def test_what_holds_no_numbers_is_no_slices(sample):
     assert set(told["parts"]) == {"entry/data"}
     for name in ("names", "times"):
         refused = hpcseg("pack", "--images", f"scan.h5::entry/{name}", "--labels", "sample/labels", "-o", "none.h5")
-        assert refused.exit_code == 2 and "Traceback" not in refused.output
-        assert f"no data set entry/{name} of slices. It has entry/data" in " ".join(refused.stderr.split())
+        assert refused.exit_code == 3 and "Traceback" not in refused.output
+        said = " ".join(refused.stderr.split())
+        assert f"scan.h5::entry/{name} is (" in said and "is named with --dataset: there is entry/data" in said
 
 
 def test_what_is_said_of_a_raw_file_goes_before_what_lies_beside_it(sample):
@@ -231,4 +232,20 @@ def test_a_voxel_that_is_known_since_and_a_value_that_no_label_has_are_said(samp
     said = " ".join(hpcseg("pack", "sample", "-o", "new.h5").stderr.split())
     assert "voxels are 0.001 x 0.001 x 0.001 cm" in said and "of unknown size in new.h5; --force" in said
     said = " ".join(hpcseg("pack", "sample", "-o", "other.h5", "--ignore", "99").stderr.split())
-    assert "no pixel is labelled 99, which --ignore names" in said
+    assert "no pixel of these slices is labelled 99, which --ignore names" in said
+
+
+def test_a_page_of_json_is_no_edf_and_does_not_hide_what_else_is_there(tmp_path):
+    (tmp_path / "acquisition.json").write_text('{\n "energy": "20 keV"\n}\n')
+    (tmp_path / "s1.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    assert "s1.png is a PNG; save it as TIFF" in hpcseg("info", tmp_path).stderr
+    (tmp_path / "a.edf").write_bytes(b"{\nHeaderID = EH:000001:000000:000000 ;\nDim_1 = 4 ;\n".ljust(1024) + bytes(32))
+    assert "it is a file of the ESRF's format EDF; `silx convert`" in hpcseg("info", tmp_path / "a.edf").stderr
+
+
+def test_info_says_of_slices_of_several_types_that_they_cannot_be_used(tmp_path):
+    for number, dtype in ((1, np.uint8), (2, np.uint16)):
+        tifffile.imwrite(tmp_path / f"s{number}.tif", np.ones((4, 5), dtype))
+    answer = hpcseg("info", tmp_path)
+    assert answer.exit_code == 0 and "these can be neither packed nor segmented" in answer.stderr
+    assert "s2.tif is uint16, but s1.tif is uint8" in " ".join(answer.stderr.split())

@@ -25,7 +25,7 @@ ARRAYS = {
     "a channel behind": (VOLUME[..., None], VOLUME),  # as ilastik exports it
     "a time before and a channel behind": (VOLUME[None, ..., None], VOLUME),
     "one slice": (VOLUME[0], ONE),
-    "slices of a column": (VOLUME[..., :1], VOLUME[..., :1]),
+    "one slice and a channel behind": (VOLUME[0, ..., None], ONE),
     "one slice with its axis and a channel": (ONE[..., None], ONE),
     "one slice with two axes": (VOLUME[None, :1], ONE),
     "slices of a row": (VOLUME[:, :1], VOLUME[:, :1]),
@@ -56,6 +56,19 @@ def test_times_and_channels_are_no_slices(tmp_path, shape):
     zarr.create_array(tmp_path / "a", data=np.ones(shape, "u2"))
     with pytest.raises(DatasetError, match="save the one to segment"):
         open_source(tmp_path / "a")
+
+
+@pytest.mark.parametrize("colours", [3, 4])
+def test_a_picture_in_colour_is_no_volume(tmp_path, colours):
+    picture = np.ones((10, 12, colours), np.uint8)
+    np.save(tmp_path / "a.npy", picture)
+    hdf5(tmp_path / "a.h5", picture)
+    store(tmp_path / "a.zarr", picture)
+    for name in ("a.npy", "a.h5", "a.zarr"):
+        with pytest.raises(DatasetError, match="save the one to segment"):
+            open_source(tmp_path / name)
+    picture.tofile(tmp_path / "a.raw")  # whose shape somebody has said
+    assert len(open_source(tmp_path / "a.raw", Reading(shape=picture.shape, dtype="uint8"))) == 10
 
 
 def test_a_table_beside_a_volume_is_no_second_one(tmp_path):

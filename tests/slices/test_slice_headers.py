@@ -457,3 +457,12 @@ def test_the_metadata_of_an_ome_tiff_beside_its_files_are_no_slice(tmp_path):
     folder = write(tmp_path / "in")
     (folder / "scan.companion.ome").write_text(OME)
     np.testing.assert_array_equal(read_all(open_source(folder)), VOLUME)
+
+
+@pytest.mark.parametrize("compression", ["packbits", "lerc"])
+def test_a_predictor_that_programs_read_in_two_ways_is_told(tmp_path, compression):
+    for name, predictor in (("with", True), ("without", False)):
+        tifffile.imwrite(tmp_path / f"{name}.tif", VOLUME[0], compression=compression, predictor=predictor)
+    (note,) = open_source(tmp_path / "with.tif").notes
+    assert "headers name a predictor beside PackBits or LERC" in note
+    assert open_source(tmp_path / "without.tif").notes == ()

@@ -253,3 +253,50 @@ def test_a_colour_image_is_no_slices(tmp_path):
         )
     with pytest.raises(DatasetError, match=r"a.h5::image is the colour image \(64, 64, 3\)"):
         open_source(tmp_path / "a.h5")
+
+
+def test_a_group_that_is_named_is_what_it_holds(tmp_path):
+    with h5py.File(tmp_path / "a.nxs", "w") as file:
+        file["entry/scan/counts"], file["entry/scan/dark"] = VOLUME, VOLUME[::-1]
+        file["entry/scan"].attrs["signal"] = "counts"
+        file["entry/flat/only"] = VOLUME + 1
+        file["entry/two/a"] = file["entry/two/b"] = VOLUME
+        file["entry/text"] = "notes"
+    for named, wanted in (("entry/scan", VOLUME), ("entry/scan/", VOLUME), ("entry/flat", VOLUME + 1)):
+        np.testing.assert_array_equal(open_source(tmp_path / f"a.nxs::{named}").read(1), wanted[1])
+    with pytest.raises(ConfigError, match=r"It has entry/two/a .*, entry/two/b [^,]*, [^,]*, [^,]*\. Name one"):
+        open_source(tmp_path / "a.nxs::entry/two")
+
+
+def test_a_data_set_that_is_named_and_is_no_numbers_is_told_by_its_type(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["data"] = np.zeros((3, 5, 7), [("grey", "u2"), ("time", "f4")])
+    with pytest.raises(DatasetError, match=r"a.h5::data is \(3, 5, 7\) \[\('grey', '<u2'\), \('time', '<f4'\)\]"):
+        open_source(tmp_path / "a.h5::data")
+
+
+def test_the_padding_of_imaris_is_told(tmp_path):
+    with h5py.File(tmp_path / "a.ims", "w") as file:
+        channel = file.create_group("DataSet/ResolutionLevel 0/TimePoint 0/Channel 0")
+        channel["Data"] = np.ones((8, 64, 128), np.uint16)
+        for axis, length in zip("ZYX", (5, 60, 90), strict=True):
+            channel.attrs[f"ImageSize{axis}"] = np.array(list(str(length)), "S1")
+    (note,) = open_source(tmp_path / "a.ims").notes
+    assert "5 x 60 x 90 of 8 x 64 x 128 voxels are the volume" in note
+    with h5py.File(tmp_path / "a.ims", "a") as file:
+        for axis, length in zip("ZYX", (8, 64, 128), strict=True):
+            file["DataSet/ResolutionLevel 0/TimePoint 0/Channel 0"].attrs[f"ImageSize{axis}"] = np.array(
+                list(str(length)), "S1"
+            )
+    assert open_source(tmp_path / "a.ims").notes == ()
+
+
+def test_chunks_that_were_never_written_are_told_by_their_slices(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        data = file.create_dataset("data", (12, 5, 7), np.uint16, chunks=(1, 5, 7))
+        for index in (2, 5, 9):
+            data[index] = VOLUME[0]
+    with pytest.raises(
+        DatasetError, match="9 were never written, from slice 1 to slice 2, from slice 4 to slice 5, from slice 7"
+    ):
+        open_source(tmp_path / "a.h5")

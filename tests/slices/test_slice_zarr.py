@@ -291,3 +291,22 @@ def test_an_array_that_is_named_is_opened_where_another_cannot_be_read(tmp_path,
     assert source.voxel is not None and (source.voxel.depth, source.voxel.width) == (3.0, 2.0)
     answer = hpcseg("info", f"{place}::scan/0")
     assert answer.exit_code == 0 and "3 of 4 x 5 pixels" in answer.stdout, answer.output
+
+
+def test_the_finest_level_is_taken_whatever_order_they_are_listed_in(tmp_path):
+    root = zarr.create_group(tmp_path / "a.zarr")
+    coarse = VOLUME[:, ::2, ::2]
+    labels = root.create_group("labels").create_group("cells")
+    for group in (root, labels):
+        group.create_array("0", data=coarse)
+        group.create_array("1", data=VOLUME)
+        levels = [
+            {"path": name, "coordinateTransformations": [{"type": "scale", "scale": [1.0, scale, scale]}]}
+            for name, scale in (("0", 2.0), ("1", 1.0))
+        ]
+        axes = [{"name": name, "type": "space", "unit": "micrometer"} for name in "zyx"]
+        group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": levels}]}
+    for named in ("a.zarr", "a.zarr::labels/cells", "a.zarr/labels/cells"):
+        source = open_source(tmp_path / named)
+        assert source.voxel == VoxelSize(1, 1, 1, "micrometer"), named
+        np.testing.assert_array_equal(read_all(source), VOLUME)
