@@ -165,56 +165,49 @@ def read_card(content: Any) -> ModelCard:
 def grey_quantiles(info: DatasetInfo) -> tuple[float, ...]:
     """(1001,) grey values of evenly spaced slices of a packed file at 0, 0.1, ... 100 %; the ends are of all slices."""
     low, high = float(info.grey_min.min()), float(info.grey_max.max())
-    chosen = evenly(info.shape[0], _SLICES_LOOKED_AT)
+    chosen, shares = evenly(info.shape[0], _SLICES_LOOKED_AT), np.linspace(0, 1, QUANTILES)
     with h5py.File(info.path, "r") as file:
-        counts = count_grey_values(lambda: (file["slices"][index] for index in chosen), low, high, _BULK)
-    values = counts.quantiles(np.linspace(0, 1, QUANTILES))
+        values = count_quantiles(lambda: (file["slices"][index] for index in chosen), (low, high), shares, fine=_BULK)
     values[0], values[-1] = low, high
     return tuple(values.tolist())
 
 
-def count_grey_values(
-    slices: Callable[[], Iterable[np.ndarray]], low: float, high: float, shares: tuple[float, float]
-) -> GreyHistogram:
-    """Count all pixels, again and again until the bins are fine enough for two shares (0..1) of them.
+def count_quantiles(
+    slices: Callable[[], Iterable[np.ndarray]],
+    ends: tuple[float, float],
+    shares: np.ndarray,
+    *,
+    fine: tuple[float, float],
+) -> np.ndarray:
+    """Quantiles of more pixels than fit into memory: the lowest grey value at or below which each share of them lies.
 
-    A hot pixel stretches the ends so far that all others fall into a few bins.
+    A hot pixel stretches the ends so far that all others fall into a few bins, so the pixels are counted again and
+    again until there are enough bins.
+
+    Args:
+        slices: all pixels, once more at each call: arrays of any shape and number type, whose NaN do not count.
+        ends: between which bins lie at first; pixels beyond count for these.
+        shares: (Q,), 0..1.
+        fine: the two shares between which bins are wanted.
     """
-    counts = GreyHistogram(low, high)
+    low, high = ends
     while True:
-        for pixels in slices():
-            counts.add(pixels)
-        first, last = counts.quantiles(np.array(shares)).tolist()
-        enough = max(last - first, 1e-9 * max(abs(first), abs(last))) / _LEAST_BINS
-        if counts.exact or counts.width <= enough:
-            return counts
-        counts = GreyHistogram(first - counts.width, last + counts.width)
-
-
-class GreyHistogram:
-    """Counts grey values to tell quantiles of more pixels than fit into memory: those beyond two ends are the ends'."""
-
-    def __init__(self, low: float, high: float) -> None:
-        self._low = low
         # Whole numbers that fit have a bin each, so their quantiles are exact.
-        self.exact = float(low).is_integer() and high - low < _BINS
-        self.width = 1.0 if self.exact else (high - low) / (_BINS - 1) or 1.0
-        self._counts = np.zeros(_BINS, dtype=np.int64)
-
-    def add(self, pixels: np.ndarray) -> None:
-        """Count the pixels of an array of any shape and number type, but NaN."""
-        if (missing := outside(pixels)) is not None:
-            pixels = pixels[~missing]
-        bins = np.rint((pixels.astype(np.float64) - self._low) / self.width).astype(np.int64)
-        self._counts += np.bincount(bins.clip(0, _BINS - 1).ravel(), minlength=_BINS)
-
-    def quantiles(self, shares: np.ndarray) -> np.ndarray:
-        """The grey value at each share (0..1) of the pixels: the lowest at or below which so many lie."""
-        total = np.cumsum(self._counts)
+        exact = float(low).is_integer() and high - low < _BINS
+        width = 1.0 if exact else (high - low) / (_BINS - 1) or 1.0
+        counts = np.zeros(_BINS, dtype=np.int64)
+        for pixels in slices():
+            known = pixels if (missing := outside(pixels)) is None else pixels[~missing]
+            bins = np.rint((known.astype(np.float64) - low) / width).astype(np.int64)
+            counts += np.bincount(bins.clip(0, _BINS - 1).ravel(), minlength=_BINS)
+        total = np.cumsum(counts)
         # A share of the last pixel, not of a pixel after it.
-        wanted = np.clip(np.ceil(np.asarray(shares) * total[-1]), 1, total[-1])
-        values: np.ndarray = self._low + self.width * np.searchsorted(total, wanted)
-        return values
+        wanted = np.clip(np.ceil(np.array([*fine, *shares]) * total[-1]), 1, total[-1])
+        values: np.ndarray = low + width * np.searchsorted(total, wanted)
+        first, last = values[:2].tolist()
+        if exact or width <= max(last - first, 1e-9 * max(abs(first), abs(last))) / _LEAST_BINS:
+            return values[2:]
+        low, high = first - width, last + width
 
 
 def _check(card: ModelCard) -> None:

@@ -13,7 +13,7 @@ from hpcseg.ahead import OnSlice, ahead
 from hpcseg.data.evenly import evenly
 from hpcseg.data.grey import GreyScale
 from hpcseg.errors import ConfigError, DatasetError
-from hpcseg.predict.card import ModelCard, count_grey_values
+from hpcseg.predict.card import ModelCard, count_quantiles
 from hpcseg.runs.schema import Record
 from hpcseg.slices.source import Source
 
@@ -138,8 +138,8 @@ def volume_percentiles(volume: Source, shares: Pair, on_slice: OnSlice) -> Pair:
             on_slice((passes - 1) * number + done, passes * number)
 
     wanted = (shares[0] / 100, shares[1] / 100)
-    first, second = count_grey_values(slices, low, high, wanted).quantiles(np.array(wanted))
-    return float(first), float(second)
+    first, second = count_quantiles(slices, (low, high), np.array(wanted), fine=wanted).tolist()
+    return first, second
 
 
 def share_outside(image: np.ndarray, card: ModelCard) -> float:

@@ -30,7 +30,7 @@ from hpcseg.files import is_left, make_folder, open_regular
 from hpcseg.predict.schema import LINES, Asked, Begun, Finished, SliceRead, SliceResult, Start, Started, Worked
 from hpcseg.runs.provenance import now
 from hpcseg.runs.record import append_lines, read_all_lines, read_json, write_json, write_text
-from hpcseg.runs.schema import as_record
+from hpcseg.runs.schema import Record, as_record
 from hpcseg.slices.source import Source
 from hpcseg.text import cell_text
 
@@ -120,8 +120,20 @@ class OutFolder:
 
     def note_read(self, hashes: Mapping[int, str]) -> None:
         """Write down what slices were when something was taken from them for all: percentiles, statistics."""
-        lines = [SliceRead(place=place, sha256=sha256).as_dict() for place, sha256 in hashes.items()]
-        append_lines(self.journal_file(None), lines, durable=False)
+        self._append(None, *(SliceRead(place=place, sha256=sha256) for place, sha256 in hashes.items()))
+
+    def note_start(self, part: int | None, start: Start) -> None:
+        """Write down where the work on a part is done."""
+        self._append(part, Begun(start=start))
+
+    def note_written(self, part: int | None, results: Sequence[SliceResult], seconds: float) -> None:
+        """These slices are on the disk; `seconds` of work went by since the last call."""
+        slices = [replace(result, outside=round(result.outside, 6)) for result in results]
+        peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        self._append(part, *slices, Worked(seconds=round(seconds, 4), peak_memory_mib=peak))
+
+    def _append(self, part: int | None, *lines: Record) -> None:
+        append_lines(self.journal_file(part), [line.as_dict() for line in lines], durable=False)
 
     def hashes(self, volume: Source) -> dict[int, str]:
         """SHA-256, as in `SliceResult`, of the slices of a volume that were read, by their place in its source."""
@@ -207,30 +219,6 @@ class OutFolder:
                         f"{file} is damaged in line {number}: {error}. Delete that line, and the same command goes on."
                     ) from None
                 yield found
-
-
-class Journal:
-    """Appends the results of slices. A line says that a slice is on the disk, so it is brought there before."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._waiting: list[SliceResult] = []
-
-    def begin(self, start: Start) -> None:
-        """Write down where the work is done."""
-        append_lines(self._file, [Begun(start=start).as_dict()], durable=False)
-
-    def add(self, result: SliceResult) -> None:
-        """A slice is written, and not yet known to be on the disk."""
-        self._waiting.append(result)
-
-    def commit(self, seconds: float) -> None:
-        """All added slices are on the disk; `seconds` of work went by since the last call."""
-        slices = [replace(result, outside=round(result.outside, 6)) for result in self._waiting]
-        peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-        worked = Worked(seconds=round(seconds, 4), peak_memory_mib=peak)
-        append_lines(self._file, [line.as_dict() for line in (*slices, worked)], durable=False)
-        self._waiting.clear()
 
 
 def _table(counts: np.ndarray, names: Sequence[str], classes: Sequence[str]) -> str:

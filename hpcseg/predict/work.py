@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,7 +26,6 @@ from hpcseg.learn.ranks import choose_device
 from hpcseg.memory import keep_freed_memory
 from hpcseg.predict.contact_sheet import write_sheet
 from hpcseg.predict.mapping import share_outside
-from hpcseg.predict.outcome import Journal
 from hpcseg.predict.request import Prediction, probability_layer
 from hpcseg.predict.schema import Finished, SliceResult, Start
 from hpcseg.predict.volume import sha256_of
@@ -60,10 +58,49 @@ def work(
         HpcsegError: a file cannot be written, another process is at it, or the job's GPU is not there.
     """
     network, where = _open_network(prediction)
-    with prediction.folder.alone(part):
-        line = _Line(prediction, network, prediction.folder.journal_file(part))
-        line.journal.begin(where)
-        return line.run(slices, on_slice, should_stop)
+    folder, target = prediction.folder, prediction.target()
+    at_most = slices_ahead(max(math.prod(shape) for shape in prediction.volume.shapes))
+    writing: deque[Future[SliceResult]] = deque()
+    committed, new, written = time.monotonic(), list[SliceResult](), 0
+
+    def write(read: _Read, answer: Answer) -> SliceResult:
+        pixels, result = _layers_of(prediction, read, answer)
+        target.write(read.index, pixels)
+        return result
+
+    def commit() -> None:
+        """A line of the journal says that a slice is on the disk, so it is brought there before."""
+        nonlocal committed
+        now = time.monotonic()
+        target.sync()
+        folder.note_written(part, new, now - committed)
+        new.clear()
+        committed = now
+
+    def collect(left: int) -> None:
+        nonlocal written
+        while len(writing) > left:
+            new.append(writing.popleft().result())
+            written += 1
+            on_slice(written, len(slices))
+        if time.monotonic() - committed >= _SECONDS_BETWEEN_COMMITS:
+            commit()
+
+    # Threads read and map slices, this one runs the network, and one writes.
+    with folder.alone(part), ThreadPoolExecutor(1) as writer:
+        folder.note_start(part, where)
+        try:
+            for read, answer in _answers(prediction, network, slices, at_most):
+                writing.append(writer.submit(write, read, answer))
+                collect(at_most)
+                if should_stop():
+                    break
+            collect(0)
+        finally:
+            # After an error, or Ctrl-C, what is on its way still counts.
+            new += [result.result() for result in writing if result.exception() is None]
+            commit()
+    return written == len(slices)
 
 
 def finish(prediction: Prediction) -> Finished:
@@ -172,54 +209,3 @@ def _layers_of(prediction: Prediction, read: _Read, answer: Answer) -> tuple[dic
         sha256=read.sha256,
         around=read.around,
     )
-
-
-class _Line:
-    """The assembly line: threads read and map slices, this thread runs the network, one thread writes."""
-
-    def __init__(self, prediction: Prediction, network: Network, journal_file: Path) -> None:
-        self._prediction, self._network = prediction, network
-        self._target, self.journal = prediction.target(), Journal(journal_file)
-
-    def run(self, slices: Sequence[int], on_slice: OnSlice, should_stop: Callable[[], bool]) -> bool:
-        committed, written = time.monotonic(), 0
-        largest = max((math.prod(shape) for shape in self._prediction.volume.shapes), default=1)
-        most = slices_ahead(largest)
-        writing: deque[Future[SliceResult]] = deque()
-
-        def commit() -> None:
-            nonlocal committed
-            now = time.monotonic()
-            self._target.sync()
-            self.journal.commit(now - committed)
-            committed = now
-
-        def collect(left: int) -> None:
-            nonlocal written
-            while len(writing) > left:
-                self.journal.add(writing.popleft().result())
-                written += 1
-                on_slice(written, len(slices))
-            if time.monotonic() - committed >= _SECONDS_BETWEEN_COMMITS:
-                commit()
-
-        with ThreadPoolExecutor(1) as writer:
-            try:
-                for read, answer in _answers(self._prediction, self._network, slices, most):
-                    writing.append(writer.submit(self._write, read, answer))
-                    collect(most)
-                    if should_stop():
-                        break
-                collect(0)
-            finally:
-                # After an error, or Ctrl-C, what is on its way still counts.
-                for result in writing:
-                    if result.exception() is None:
-                        self.journal.add(result.result())
-                commit()
-        return written == len(slices)
-
-    def _write(self, read: _Read, answer: Answer) -> SliceResult:
-        pixels, result = _layers_of(self._prediction, read, answer)
-        self._target.write(read.index, pixels)
-        return result

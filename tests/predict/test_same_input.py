@@ -76,16 +76,16 @@ def stopped(model_file, slices, tmp_path, monkeypatch):
     """Begins a prediction that ends after four of six slices; gives the command without its input."""
 
     def begin(path, *options):
-        made = work._Line._write
+        made = work._layers_of
 
-        def fails(self, read, answer):
+        def fails(prediction, read, answer):
             if read.index >= 4:
                 raise HpcsegError("the disk is full")
-            return made(self, read, answer)
+            return made(prediction, read, answer)
 
         command = ("-o", tmp_path / "out", "--precision", "fp32", *options)
         with monkeypatch.context() as patched:
-            patched.setattr(work._Line, "_write", fails)
+            patched.setattr(work, "_layers_of", fails)
             assert "the disk is full" in hpcseg("predict", model_file, path, *command).output
         return command
 
