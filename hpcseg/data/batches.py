@@ -15,7 +15,6 @@ import torch
 from hpcseg.config import DataConfig
 from hpcseg.data import noise, store
 from hpcseg.data.classes import IGNORED
-from hpcseg.data.label_share import keep_share
 from hpcseg.data.layout import lay_out
 from hpcseg.data.splits import Split
 from hpcseg.data.streams import Purpose, stream
@@ -26,6 +25,8 @@ from hpcseg.slices.neighbours import neighbours
 EVALUATION_CHUNK = 32
 # So many that reading them costs more than beginning to.
 _TILES_AT_ONCE = 256
+LABEL_EDGE = 16
+"""Pixels of a square that is labelled or not: about what a few strokes of a brush cover."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,35 @@ def parts(tiles: int) -> Iterator[slice]:
 def outermost(ends: Sequence[tuple[np.float32, np.float32]]) -> tuple[np.float32, np.float32]:
     """The smallest and the largest grey value of a set, of those of its parts as `TileSource.ends` has them."""
     return min(low for low, _ in ends), max(high for _, high in ends)
+
+
+def keep_share(
+    labels: np.ndarray, tiles: np.ndarray, numbers: np.ndarray, shape: tuple[int, int], *, share: float, seed: int
+) -> np.ndarray:
+    """Labels in some squares of each slice, drawn by lot; those of a smaller share are among those of a larger one.
+
+    Args:
+        labels: (K, S, S) uint8, class indices of tiles.
+        tiles: (K, 3) int64, slice index, y and x of each.
+        numbers: (N,) int64, the number of each slice, on which it depends what is drawn on it.
+        shape: height and width of the slices, in pixels.
+        share: of each slice's squares that is kept, over 0, at most 1; one of them at least is.
+        seed: of the draw.
+
+    Returns:
+        (K, S, S) uint8, `IGNORED` outside of the squares that are kept.
+    """
+    rows, columns = (-(-length // LABEL_EDGE) for length in shape)
+    kept: dict[int, np.ndarray] = {}
+    for index in np.unique(tiles[:, 0]).tolist():
+        drawn = stream(Purpose.LABEL_SHARE, seed, int(numbers[index])).permutation(rows * columns)
+        kept[index] = np.zeros((rows, columns), dtype=bool)
+        kept[index].flat[drawn[: max(1, round(share * rows * columns))]] = True
+    size, left = labels.shape[1], labels.copy()
+    for label, (index, y, x) in zip(left, tiles.tolist(), strict=True):
+        down, across = (np.arange(start, start + size) // LABEL_EDGE for start in (y, x))
+        label[~kept[index][np.ix_(down, across)]] = IGNORED
+    return left
 
 
 def labelled_pixels(labels: np.ndarray) -> np.ndarray:

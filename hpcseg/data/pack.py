@@ -88,7 +88,8 @@ def pack(
         )
     # Classes without a map are known only when all labels were seen, and reading all of them first takes long. So what
     # a few labels have is taken for all there is; a slice that has more shows itself, and only then the rest is read.
-    few = pairs[:: max(_LABEL_STEP, -(-len(pairs) // _MOST_LABELS_LOOKED_AT))]
+    step = max(_LABEL_STEP, -(-len(pairs) // _MOST_LABELS_LOOKED_AT))
+    few = pairs.only(range(0, len(pairs), step))
     for looked_at in (pairs,) if class_map.runs else (few, pairs):
         classes = class_map if class_map.runs else _classes_of(looked_at, class_map)
         if len(classes) < 2 and looked_at is few:

@@ -37,10 +37,6 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, chosen: slice) -> Pairs:
-        """Some of them."""
-        return self.only(range(len(self))[chosen])
-
     def only(self, indices: Iterable[int]) -> Pairs:
         """Those with these indices."""
         chosen = tuple(indices)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
+import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ import tifffile
 from hpcseg.errors import DatasetError
 from hpcseg.slices.array import no_parts, no_such
 from hpcseg.slices.external import Reach
-from hpcseg.slices.ome import check_ome
 from hpcseg.slices.page import Page, page_of
 from hpcseg.slices.sizes import refuse_many
 from hpcseg.slices.source import Reading
 
 _STK_PLANES = 33629
+# What OME-XML counts.
+_COUNTS = {*(f"{what}{axis}" for what in ("Size", "First") for axis in "ZCT"), "IFD", "NumPlanes", "PlaneCount"}
 
 
 def as_described(path: Path, tif: tifffile.TiffFile, pages: list[Page], how: Reading) -> list[Page]:
@@ -32,7 +34,7 @@ def as_described(path: Path, tif: tifffile.TiffFile, pages: list[Page], how: Rea
     # Of Micro-Manager's own description, which would go first, tifffile opens whatever lies beside the file.
     in_ome = tif.is_ome and not tif.is_mmstack
     if in_ome:
-        check_ome(path, str(tif.ome_metadata), Reach(path, how.allow_external))
+        _check_ome(path, str(tif.ome_metadata), Reach(path, how.allow_external))
     try:
         images, axes = _counted(tif)
         ome = [one for one in tif.series if one.kind == "ome"] if in_ome else []
@@ -72,6 +74,38 @@ def as_described(path: Path, tif: tifffile.TiffFile, pages: list[Page], how: Rea
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of other files, which tifffile has closed and opens again
         return [page_of(Path(page.parent.filehandle.path), page.aspage()) for page in planes]
+
+
+def _check_ome(path: Path, text: str, reach: Reach) -> None:
+    """Look at what OME-XML claims, before tifffile makes lists of so many planes and opens the files that it names.
+
+    What is no XML is left to tifffile. Raises DatasetError: it counts too many planes, names a file that is not to be
+    read, or leaves all to another.
+    """
+    try:
+        root = ElementTree.fromstring(text)
+    except ElementTree.ParseError:
+        return
+    own, items = root.get("UUID"), list(root.iter())
+    for item in items:
+        if item.tag.endswith("BinaryOnly"):
+            raise DatasetError(
+                f"{path} cannot be used: the OME metadata of its volume are in {item.get('MetadataFile')}. Save the "
+                "volume as one OME-TIFF, or take the pages of this file as they are stored: --pixels stored."
+            )
+        counts = {"": 0}
+        for name in _COUNTS & item.attrib.keys():
+            with contextlib.suppress(ValueError):  # at which tifffile gives up as well
+                counts[name] = int(item.attrib[name])
+        refuse_many(path, math.prod(count for name, count in counts.items() if name.startswith("Size")))
+        refuse_many(path, max(counts.values()))
+        if "Start" in item.attrib:  # of an axis that is divided, whose places are listed
+            with contextlib.suppress(ValueError, ZeroDivisionError):
+                start, end, step = (float(item.get(name, 1)) for name in ("Start", "End", "Step"))
+                refuse_many(path, math.ceil(min(abs((end - start) / step), 1e18)))
+        # What has the file's own identity is this file, wherever it was when its name was written.
+        if item.tag.endswith("UUID") and (named := item.get("FileName")) and (not own or item.text != own):
+            reach.check(path.parent / named)
 
 
 def _of_one_stack(path: Path, tif: tifffile.TiffFile, pages: list[Page]) -> list[Page]:

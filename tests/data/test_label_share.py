@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from hpcseg.config import DataConfig, TrainConfig
-from hpcseg.data.batches import open_source
+from hpcseg.data.batches import LABEL_EDGE, keep_share, open_source
 from hpcseg.data.classes import IGNORED
-from hpcseg.data.label_share import EDGE, keep_share
 from hpcseg.data.noisy_tiles import noisy_set
 from hpcseg.data.training_tiles import TrainingTiles, validation_set
 from hpcseg.errors import DatasetError
@@ -51,7 +50,7 @@ def test_the_share_of_pixels_is_that_of_the_setting():
 def test_squares_are_drawn_on_the_slice_so_that_tiles_that_overlap_agree():
     tiles = kept(0.3, tiles=[(0, 0, 0), (0, 5, 9)])
     np.testing.assert_array_equal(tiles[0][5:, 9:], tiles[1][: 64 - 5, : 64 - 9])
-    squares = whole(0.3).reshape(96 // EDGE, EDGE, 96 // EDGE, EDGE)
+    squares = whole(0.3).reshape(96 // LABEL_EDGE, LABEL_EDGE, 96 // LABEL_EDGE, LABEL_EDGE)
     assert (squares.all((1, 3)) == squares.any((1, 3))).all()
 
 
