@@ -29,10 +29,10 @@ def view(
             f"`hpcseg view` needs napari, and {error.name} is not installed. Install it with "
             "`pip install 'hpcseg[napari]'`, or look at the sheet that `hpcseg pack` and `hpcseg predict` write."
         ) from None
-    if scene.scale is None:
+    if scene.voxel is None:
         console.stdout.print("The files do not say how large a voxel is, so it is shown as a cube.")
     else:
-        console.stdout.print(f"Voxels of {' x '.join(f'{size:g}' for size in scene.scale)} {scene.unit}")
+        console.stdout.print(f"Voxels of {scene.voxel.text()}")
     viewer = napari.Viewer(title=f"hpcseg {path}")
     for layer in scene.layers:
         add = viewer.add_labels if layer.are_labels else viewer.add_image
@@ -55,7 +55,7 @@ def _lazily(scene: Scene, layer: ShownLayer, dask_array: Any) -> Any:
 
 def _placed(scene: Scene, layer: ShownLayer) -> dict[str, Any]:
     """How a layer lies in space, and over the one below."""
-    place: dict[str, Any] = {} if scene.scale is None else {"scale": scene.scale}
+    place: dict[str, Any] = {} if scene.voxel is None else {"scale": scene.voxel.sizes}
     if layer.are_labels:
         return {**place, "opacity": 0.45}
     return place if layer.name == "slices" else {**place, "visible": False}

@@ -117,8 +117,7 @@ class Writer:
         compared = self._rows[:: self._step]
         padding = np.array([row["border_value"] if row["border_pixels"] else np.nan for row in compared])
         if images.voxel is not None:
-            size = (images.voxel.depth, images.voxel.height, images.voxel.width)
-            self._file.attrs.update({"voxel_size": size, "voxel_unit": _as_utf8(images.voxel.unit)})
+            self._file.attrs.update({"voxel_size": images.voxel.sizes, "voxel_unit": _as_utf8(images.voxel.unit)})
         self._file.attrs.update(
             {
                 "format": FORMAT,

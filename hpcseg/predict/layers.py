@@ -164,7 +164,7 @@ def _attributes(volume: Source) -> dict[str, Any]:
     """The size of a voxel, and what the data set says that the slices are of, if they are of one."""
     kept = dict(volume.attributes)
     if volume.voxel is not None and (size := in_micrometers(volume.voxel)) is not None:
-        kept[ELEMENT_SIZE] = np.array(size) * [volume.every, 1, 1]
+        kept[ELEMENT_SIZE] = np.array(size)
     return kept
 
 
@@ -217,11 +217,11 @@ class _Stores(Target):
 def _ome(layer: Layer, volume: Source) -> dict[str, Any]:
     voxel = volume.voxel
     unit = {} if voxel is None else {"unit": ome_unit(voxel.unit)}
-    depth, height, width = (1.0, 1.0, 1.0) if voxel is None else (voxel.depth, voxel.height, voxel.width)
-    moved: list[dict[str, Any]] = [{"type": "scale", "scale": [depth * volume.every, height, width]}]
+    sizes = [float(volume.every), 1.0, 1.0] if voxel is None else list(voxel.sizes)
+    moved: list[dict[str, Any]] = [{"type": "scale", "scale": sizes}]
     if volume.of and volume.of[0]:
         # Where the first of them lies in the whole volume, so that a viewer lays one over the other.
-        moved.append({"type": "translation", "translation": [depth * volume.of[0], 0.0, 0.0]})
+        moved.append({"type": "translation", "translation": [sizes[0] / volume.every * volume.of[0], 0.0, 0.0]})
     image = {
         "name": layer.name,
         "axes": [{"name": name, "type": "space", **unit} for name in "zyx"],

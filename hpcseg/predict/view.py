@@ -36,10 +36,8 @@ class Scene:
 
     shape: tuple[int, int, int]
     layers: tuple[ShownLayer, ...]
-    scale: tuple[float, float, float] | None = None
-    """Depth, height and width of a voxel; None: not known."""
-    unit: str = ""
-    """Of the scale."""
+    voxel: VoxelSize | None
+    """None: not known."""
 
 
 def open_scene(path: Path) -> Scene:
@@ -64,7 +62,7 @@ def _packed(path: Path) -> Scene:
 
     slices = ShownLayer("slices", np.dtype(info.dtype), lambda index: both(index)[0])
     labels = ShownLayer("labels", values.dtype, lambda index: both(index)[1], are_labels=True)
-    return Scene(info.shape, (slices, labels), *_scale(info.voxel, every=1))
+    return Scene(info.shape, (slices, labels), info.voxel)
 
 
 def _prediction(out: Path) -> Scene:
@@ -87,9 +85,4 @@ def _prediction(out: Path) -> Scene:
         for layer in layers
     ]
     slices = ShownLayer("slices", volume.dtype, volume.read)
-    return Scene((len(volume), *volume.shapes[0]), (slices, *shown), *_scale(volume.voxel, every=volume.every))
-
-
-def _scale(voxel: VoxelSize | None, *, every: int) -> tuple[tuple[float, float, float] | None, str]:
-    """Depth, height and width of a voxel where every so-manieth slice is shown, and their unit."""
-    return (None, "") if voxel is None else ((voxel.depth * every, voxel.height, voxel.width), voxel.unit)
+    return Scene((len(volume), *volume.shapes[0]), (slices, *shown), volume.voxel)

@@ -151,7 +151,7 @@ def read_calibration(path: Path, image: str | None = None, *, shown: bool = True
 def calibration_of(source: Source) -> Calibration:
     """What TIFFs are to say that are made of a source: as its own first TIFF, or the size of its voxels."""
     if source.form not in ("folder", "stack"):
-        return Calibration() if source.voxel is None else _in_words(source.voxel).apart(source.every)
+        return Calibration() if source.voxel is None else _in_words(source.voxel)
     found, of = calibration_of_file(source, 0), source.of
     if of is None:
         return found
@@ -172,7 +172,8 @@ def ome_unit(unit: str) -> str:
 def in_micrometers(voxel: VoxelSize) -> tuple[float, float, float] | None:
     """Depth, height and width in micrometres; None: of an unknown unit."""
     factor = _micrometers(voxel.unit)
-    return None if math.isnan(factor) else (voxel.depth * factor, voxel.height * factor, voxel.width * factor)
+    depth, height, width = voxel.sizes
+    return None if math.isnan(factor) else (depth * factor, height * factor, width * factor)
 
 
 def is_as_large(voxel: VoxelSize, other: VoxelSize) -> bool:

@@ -41,6 +41,11 @@ class VoxelSize:
     depth_said: bool = field(default=True, compare=False)
     """False: no depth is said, and the width stands for it."""
 
+    @property
+    def sizes(self) -> tuple[float, float, float]:
+        """Depth, height and width."""
+        return self.depth, self.height, self.width
+
     def text(self) -> str:
         """In words."""
         sizes = f"{self.depth:g} x {self.height:g} x {self.width:g} {self.unit}"
@@ -127,7 +132,7 @@ class Source:
     files: tuple[Path, ...]
     """All that hold pixels, or the folder of a store that does; of a folder one for each slice."""
     voxel: VoxelSize | None = None
-    """None: not known."""
+    """As deep as these slices lie apart; None: not known."""
     attributes: Mapping[str, Any] = field(default_factory=dict)
     """Of a data set of HDF5: what it says beside that, and is true of labels as well."""
     orientation: int = 1
@@ -240,7 +245,9 @@ def choose_slices(source: Source, *, every: int | None = None, slices: tuple[int
         raise ConfigError(
             f"--slices is {first}-{last}, but {source.path} has the slices 1 to {len(source)}. Name some of them."
         )
-    return replace(keep(source, range(first - 1, last, every or 1)), every=every or 1, whole=source)
+    every = every or 1
+    voxel = source.voxel and replace(source.voxel, depth=source.voxel.depth * every)
+    return replace(keep(source, range(first - 1, last, every)), every=every, voxel=voxel, whole=source)
 
 
 def keep(source: Source, indices: Iterable[int]) -> Source:

@@ -17,6 +17,7 @@ from hpcseg import sheet
 from hpcseg.predict.request import read_request
 from hpcseg.predict.view import open_scene
 from hpcseg.runs.record import read_json
+from hpcseg.slices.source import VoxelSize
 
 FORMS = ["folder", "stack", "hdf5"]
 
@@ -149,16 +150,16 @@ def test_the_sheet_shows_slices_with_their_labels_and_uncertainty(
 
 
 @pytest.mark.parametrize(
-    ("form", "scale", "unit"),
-    [("folder", None, ""), ("stack", (6.0, 0.5, 0.25), "um"), ("hdf5", (6.0, 0.5, 0.25), "micrometer")],
+    ("form", "voxel"),
+    [("folder", None), ("stack", VoxelSize(6, 0.5, 0.25, "um")), ("hdf5", VoxelSize(6, 0.5, 0.25, "micrometer"))],
 )
 def test_a_viewer_gets_the_slices_and_all_layers_in_the_scale_of_the_files(
-    model_file, source, slices, tmp_path, form, scale, unit
+    model_file, source, slices, tmp_path, form, voxel
 ):
     command = ("predict", model_file, source(form), "-o", tmp_path / "out", "--uncertainty", "--every", 2)
     assert hpcseg(*command).exit_code == 0
     scene = open_scene(tmp_path / "out")
-    assert (scene.shape, scene.scale, scene.unit) == ((5, 96, 80), scale and pytest.approx(scale), unit)
+    assert (scene.shape, scene.voxel) == ((5, 96, 80), voxel)
     assert [(layer.name, layer.are_labels) for layer in scene.layers] == [
         ("slices", False),
         ("labels", True),
@@ -172,7 +173,7 @@ def test_a_viewer_gets_the_slices_and_all_layers_in_the_scale_of_the_files(
 
 def test_a_viewer_gets_the_labels_of_a_packed_file_with_their_own_values(tiny_dataset, tiny_folder):
     scene = open_scene(tiny_dataset)
-    assert scene.shape == (16, 128, 128) and scene.scale is None
+    assert scene.shape == (16, 128, 128) and scene.voxel is None
     read = [layer.read(3) for layer in scene.layers]
     np.testing.assert_array_equal(read[0], tifffile.imread(tiny_folder / "data" / "sample0004.tiff"))
     np.testing.assert_array_equal(read[1], tifffile.imread(tiny_folder / "labels" / "sample0004.tif"))
