@@ -24,13 +24,12 @@ from hpcseg.data.store import DatasetInfo, read_info
 from hpcseg.errors import ConfigError, DatasetError, HpcsegError, IncompleteError
 from hpcseg.files import write_bytes
 from hpcseg.learn.checkpoint import weights_sha256
-from hpcseg.learn.unet import UNet
 from hpcseg.memory import free_host_bytes
 from hpcseg.metrics import accuracy
 from hpcseg.predict.card import Accuracy, ModelCard, Training, grey_quantiles, read_card
 from hpcseg.runs.folder import CellFolder
 from hpcseg.runs.grid import Cell, data_file, planned, read_cell
-from hpcseg.runs.inputs import load_model
+from hpcseg.runs.inputs import load_model, weightless_unet
 from hpcseg.runs.record import CHANGED, CHECKSUM, read_as, was_changed, with_checksum
 from hpcseg.runs.schema import Evaluated, Trained
 from hpcseg.segment.network import TrainedUNet
@@ -155,16 +154,7 @@ def open_file(file: Path) -> Model:
     try:
         with safetensors.safe_open(file, framework="pt") as content:
             card = _read_card(json.loads((content.metadata() or {}).get(_KEY, "null")))
-            train = card.train
-            # Without memory, so that a card that lies about the network costs nothing.
-            with torch.device("meta"):
-                network = UNet(
-                    classes=len(card.class_values),
-                    channels=card.data.channels,
-                    width=train.width,
-                    depth=train.depth,
-                    batch_norm=train.batch_norm,
-                )
+            network = weightless_unet(len(card.class_values), card.data, card.train)
             _check_weights(content, network.state_dict())
             weights = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
         if weights_sha256(weights) != card.model_sha256:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hpcseg.config import DataConfig, TrainConfig
 from hpcseg.data.batches import TileSource, open_source
 from hpcseg.errors import ConfigError, DatasetError, HpcsegError, IncompleteError
 from hpcseg.learn import checkpoint
@@ -62,16 +63,7 @@ def load_model(cell: Cell, classes: int, handed: Handed | None = None) -> tuple[
         IncompleteError: the cell is not trained.
         HpcsegError: the file is damaged, or holds another model.
     """
-    config = cell.config.train
-    # Without memory, so that a config.json that lies about the network costs nothing.
-    with torch.device("meta"):
-        model = UNet(
-            classes=classes,
-            channels=cell.config.data.channels,
-            width=config.width,
-            depth=config.depth,
-            batch_norm=config.batch_norm,
-        )
+    model = weightless_unet(classes, cell.config.data, cell.config.train)
     wanted = {name: (tensor.shape, tensor.dtype) for name, tensor in model.state_dict().items()}
     if handed and handed.weights:
         weights, handed.weights, sha256 = handed.weights, {}, handed.sha256
@@ -82,6 +74,18 @@ def load_model(cell: Cell, classes: int, handed: Handed | None = None) -> tuple[
         raise HpcsegError(f"{cell.folder.model_file} does not hold the U-Net that config.json describes. {_REMEDY}")
     model.to_empty(device="cpu").load_state_dict(weights)
     return model, sha256
+
+
+def weightless_unet(classes: int, data: DataConfig, train: TrainConfig) -> UNet:
+    """The U-Net that settings describe, without memory for its weights, so that settings that lie cost nothing."""
+    with torch.device("meta"):
+        return UNet(
+            classes=classes,
+            channels=data.channels,
+            width=train.width,
+            depth=train.depth,
+            batch_norm=train.batch_norm,
+        )
 
 
 def _read_weights(cell: Cell) -> dict[str, Any]:
