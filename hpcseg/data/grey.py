@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from hpcseg.data.classes import outside
@@ -112,9 +113,8 @@ def read_scale(content: Mapping[str, Any]) -> GreyScale:
         ValueError: it is none; in words that fit behind a colon.
     """
     try:
-        pairs: list[Any] = [content.get(name) and tuple(map(float, content[name])) for name in ("quantiles", "limits")]
-        return GreyScale(float(content["low"]), float(content["high"]), *pairs)
-    except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
+        return msgspec.convert(content, GreyScale)
+    except msgspec.ValidationError:
         raise ValueError(f"its grey scale is {content}") from None
 
 

@@ -181,18 +181,9 @@ def for_each_tile(draw: Callable[[int, np.ndarray, np.ndarray], None], keys: np.
     By threads: generators hold no other up, and each has its own.
     """
     channels = (tile.reshape(-1, *tile.shape[-2:]) for tile in tiles)
-    items = list(zip(range(len(tiles)), map(np.atleast_2d, keys), channels, strict=True))
-    threads = max(1, min(len(os.sched_getaffinity(0)), len(items) // _LEAST_PER_THREAD))
-
-    def some(first: int) -> None:
-        for item in items[first::threads]:
-            draw(*item)
-
-    if threads == 1:
-        some(0)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(some, range(threads)))
+    items = zip(range(len(tiles)), map(np.atleast_2d, keys), channels, strict=True)
+    with ThreadPoolExecutor(max(1, min(len(os.sched_getaffinity(0)), len(tiles) // _LEAST_PER_THREAD))) as pool:
+        list(pool.map(lambda item: draw(*item), items))
 
 
 def _middle(of_channels: Sequence[_Of]) -> _Of:

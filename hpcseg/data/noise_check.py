@@ -50,17 +50,19 @@ def _check_kind(cell: CellConfig, info: DatasetInfo) -> None:
     models["evaluate.other_noise"] = cell.evaluate.other_noise
     darkest = int(info.grey_min.argmin())
     for name, value in models.items():
-        if value and "poisson" in noise_models(value, name) and info.grey_min[darkest] < 0:
+        if not value or "poisson" not in noise_models(value, name):
+            continue
+        needs = f'{name} is "{value}", but poisson, which counts photons, needs'
+        if info.grey_min[darkest] < 0:
             raise ConfigError(
-                f'{name} is "{value}", but poisson, which counts photons, needs grey values of 0 or more, and '
-                f"{info.image_names[darkest]} in {info.path.name} has {info.grey_min[darkest]:g}. Take another model "
-                "of noise, or add a constant to all slices and pack them again."
+                f"{needs} grey values of 0 or more, and {info.image_names[darkest]} in {info.path.name} has "
+                f"{info.grey_min[darkest]:g}. Take another model of noise, or add a constant to all slices and pack "
+                "them again."
             )
-        if value and "poisson" in noise_models(value, name) and info.grey.middle <= 0:
+        if info.grey.middle <= 0:
             raise ConfigError(
-                f'{name} is "{value}", but poisson, which counts photons, needs a grey scale whose middle is above 0, '
-                f"and that of {info.path.name} is {info.grey.low:g} to {info.grey.high:g}. Take another model of "
-                "noise, or pack the slices again with another --grey-range."
+                f"{needs} a grey scale whose middle is above 0, and that of {info.path.name} is {info.grey.low:g} to "
+                f"{info.grey.high:g}. Take another model of noise, or pack the slices again with another --grey-range."
             )
     if cell.data.out_of_range != "keep" and np.dtype(info.dtype).kind == "f":
         raise ConfigError(

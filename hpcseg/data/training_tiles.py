@@ -55,14 +55,7 @@ class _Stored:
 def validation_set(
     source: TileSource, rows: np.ndarray, config: TrainConfig, device: torch.device, room: Room | None = None
 ) -> TileSet | AwayTiles:
-    """Tiles with the cell's noise drawn once, as the network takes them.
-
-    Args:
-        source: of the tiles.
-        rows: (K,) int64, of the source.
-        config: with the noise.
-        device: that computes.
-        room: what there is for them; None: all that they need.
+    """Tiles with the cell's noise drawn once, as the network takes them; arguments as of `TrainingTiles`.
 
     Raises:
         DatasetError: none of them has a labelled pixel, so that there is no loss to validate by.

@@ -157,22 +157,18 @@ def _check_virtual(dataset: h5py.Dataset, path: Path, name: str, reach: Reach, d
 def _virtual_parts(dataset: h5py.Dataset, home: Path, reach: Reach) -> Iterator[tuple[Any, int | None, str, str]]:
     """What a virtual data set is put together of, each with its file and its name in there; of many its number."""
     for source in dataset.virtual_sources():
+        counted = "%b" in f"{source.file_name} {source.dset_name}".replace("%%", "")
         for block in itertools.count():
             # %b in a name is counted up by HDF5, which ends the data set at the first of them that is not there.
             file, inside = (
                 "%".join(part.replace("%b", str(block)) for part in name.split("%%"))
                 for name in (source.file_name, source.dset_name)
             )
-            counted = _is_counted(source)
             if counted and not _goes_on(source, home if file == "." else named_file(home, file), inside, reach):
                 break
             yield source, block if counted else None, file, inside
             if not counted:
                 break
-
-
-def _is_counted(source: Any) -> bool:
-    return "%b" in f"{source.file_name} {source.dset_name}".replace("%%", "")
 
 
 def _goes_on(source: Any, file: Path, inside: str, reach: Reach) -> bool:

@@ -267,19 +267,17 @@ def _scales_and_places(image: Any, level: Any, axes: Sequence[int]) -> list[tupl
 
     Its transformations act one after the other, those of the image behind those of the level.
     """
-    found = [(1.0, 0.0)] * len(axes)
+    scale, place = np.ones(len(axes)), np.zeros(len(axes))
     steps = (*level["coordinateTransformations"], *(image.get("coordinateTransformations") or ()))
     if not any(step["type"] == "scale" for step in steps):
         raise ValueError("it has no scale")
     for step in steps:
-        of_axes = zip(found, axes, strict=True)
         if step["type"] == "scale":
-            found = [
-                (scale * float(step["scale"][axis]), at * float(step["scale"][axis])) for (scale, at), axis in of_axes
-            ]
+            factors = np.array(step["scale"], dtype=float)[list(axes)]
+            scale, place = scale * factors, place * factors
         elif step["type"] == "translation":
-            found = [(scale, at + float(step["translation"][axis])) for (scale, at), axis in of_axes]
-    return found
+            place = place + np.array(step["translation"], dtype=float)[list(axes)]
+    return list(zip(scale.tolist(), place.tolist(), strict=True))
 
 
 def _voxel(image: Any, level: Any, shape: tuple[int, ...], places: tuple[int, ...]) -> VoxelSize | None:
