@@ -223,23 +223,12 @@ def _training(cell: Cell, record: Trained) -> Training:
     stored, made, points = planned(cell.folder), record.provenance, []
     if cell.folder.evaluation_file.exists():
         points = read_as(Evaluated, cell.folder.evaluation_file).points
+    said = {name: getattr(stored, name) for name in ("job", "command", "data_sha256", "numerics", "code_sha256")}
+    said |= {name: getattr(made, name) for name in ("commit", "hpcseg_version", "torch", "device", "time")}
+    said |= {name: getattr(record, name) for name in ("epochs", "seconds", "precision", "train_tiles", "split_sha256")}
     return Training(
         cell=stored.id,  # a folder may have been renamed
-        job=stored.job,
-        command=stored.command,
-        data_sha256=stored.data_sha256,
-        numerics=stored.numerics,
-        code_sha256=stored.code_sha256,
-        commit=made.commit,
-        hpcseg_version=made.hpcseg_version,
-        torch=made.torch,
-        device=made.device,
-        time=made.time,
-        epochs=record.epochs,
-        seconds=record.seconds,
-        precision=record.precision,
-        train_tiles=record.train_tiles,
-        split_sha256=record.split_sha256,
+        **said,
         validation_accuracy=accuracy(np.array(record.validation_confusion)),
         test_accuracy=tuple(
             Accuracy(
