@@ -167,7 +167,7 @@ def begin(request: Request, *, on_slice: OnSlice = lambda *_: None, write: bool 
     _check_neighbours(models[0], whole)
     open_target(folder.path, volume, layers, request.format_)  # before anything is written
     record = folder.record()
-    source = describe(volume, whole, folder.path)
+    source = describe(volume, folder.path)
     noted, hashes = noting(whole)
     some = choose_slices(noted, every=request.every, slices=request.slices)
     notes: list[str] = []

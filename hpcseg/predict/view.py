@@ -75,7 +75,7 @@ def _prediction(out: Path) -> Scene:
     asked = record.asked
     whole = open_volume(out / record.input.path, asked.how)
     volume = choose_slices(whole, every=asked.every or None, slices=asked.slices or None)
-    check_same(folder, record.input, describe(volume, whole, out), volume, lambda *_: None)
+    check_same(folder, record.input, describe(volume, out), volume, lambda *_: None)
     if len(set(volume.shapes)) > 1:
         raise DatasetError(f"The slices of {volume.path} are of several sizes, which are no stack. Look at sheet.png.")
     layers = [Layer(name, np.dtype(layer.dtype), layer.meaning) for name, layer in record.layers.items()]

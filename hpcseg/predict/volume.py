@@ -72,7 +72,7 @@ def noting(volume: Source) -> tuple[Source, dict[int, str]]:
     return replace(volume, decode=decode), hashes
 
 
-def describe(volume: Source, whole: Source, out: Path) -> Input:
+def describe(volume: Source, out: Path) -> Input:
     """What the record in `out` says of the slices that are segmented, and of the whole source that they are of."""
     return Input(
         # Relative, as in a cell's config.json.
@@ -83,7 +83,7 @@ def describe(volume: Source, whole: Source, out: Path) -> Input:
         slices=len(volume),
         shapes=[list(shape) for shape in sorted(set(volume.shapes))],
         names=list(volume.names),
-        identity=whole.identity(),
+        identity=(volume.whole or volume).identity(),
     )
 
 

@@ -132,7 +132,7 @@ class Source:
     files: tuple[Path, ...]
     """All that hold pixels, or the folder of a store that does; of a folder one for each slice."""
     voxel: VoxelSize | None = None
-    """As deep as these slices lie apart; None: not known."""
+    """Of some slices that were chosen, as deep as these lie apart; None: not known."""
     attributes: Mapping[str, Any] = field(default_factory=dict)
     """Of a data set of HDF5: what it says beside that, and is true of labels as well."""
     orientation: int = 1
