@@ -34,8 +34,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hpcseg.errors import IncompleteError
+
+
+class Inside:
+    """A file or a folder of one name in whatever folder it is asked of."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, folder: Any, of: type) -> Path:
+        path: Path = folder.path / self._name
+        return path
 
 
 @dataclass(frozen=True)
@@ -43,75 +55,27 @@ class CellFolder:
     """The folder of one cell; owns the names of all its files."""
 
     path: Path
+    config_file = Inside("config.json")
+    metrics_file = Inside("metrics.jsonl")
+    events_file = Inside("events.jsonl")
+    progress_file = Inside("progress.json")
+    checkpoint_file = Inside("checkpoint.pt")
+    previous_checkpoint_file = Inside("checkpoint-previous.pt")
+    evaluation_checkpoint_file = Inside("evaluation-checkpoint.pt")
+    model_file = Inside("model.pt")
+    training_file = Inside("training.json")
+    evaluation_file = Inside("evaluation.json")
+    slices_file = Inside("slices.jsonl")
+    examples_file = Inside("examples.npz")
+    extremes_file = Inside("extremes.npz")
+    failure_file = Inside("failure.json")
+    cancel_file = Inside("cancel.json")
+    lock_file = Inside("lock")
 
     @property
     def id(self) -> str:
         """The cell's id is the folder's name."""
         return self.path.name
-
-    @property
-    def config_file(self) -> Path:
-        return self.path / "config.json"
-
-    @property
-    def metrics_file(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    @property
-    def events_file(self) -> Path:
-        return self.path / "events.jsonl"
-
-    @property
-    def progress_file(self) -> Path:
-        return self.path / "progress.json"
-
-    @property
-    def checkpoint_file(self) -> Path:
-        return self.path / "checkpoint.pt"
-
-    @property
-    def previous_checkpoint_file(self) -> Path:
-        return self.path / "checkpoint-previous.pt"
-
-    @property
-    def evaluation_checkpoint_file(self) -> Path:
-        return self.path / "evaluation-checkpoint.pt"
-
-    @property
-    def model_file(self) -> Path:
-        return self.path / "model.pt"
-
-    @property
-    def training_file(self) -> Path:
-        return self.path / "training.json"
-
-    @property
-    def evaluation_file(self) -> Path:
-        return self.path / "evaluation.json"
-
-    @property
-    def slices_file(self) -> Path:
-        return self.path / "slices.jsonl"
-
-    @property
-    def examples_file(self) -> Path:
-        return self.path / "examples.npz"
-
-    @property
-    def extremes_file(self) -> Path:
-        return self.path / "extremes.npz"
-
-    @property
-    def failure_file(self) -> Path:
-        return self.path / "failure.json"
-
-    @property
-    def cancel_file(self) -> Path:
-        return self.path / "cancel.json"
-
-    @property
-    def lock_file(self) -> Path:
-        return self.path / "lock"
 
     def record_files(self) -> tuple[Path, ...]:
         """The small files that make up the cell's published record."""
@@ -126,10 +90,18 @@ class RunFolder:
     """The folder of one run of a job."""
 
     path: Path
-
-    @property
-    def grid_file(self) -> Path:
-        return self.path / "grid.json"
+    grid_file = Inside("grid.json")
+    submissions_file = Inside("submissions.jsonl")
+    resources_file = Inside("resources.json")
+    template_file = Inside("template.sh")
+    lock_file = Inside("lock")
+    logs = Inside("logs")
+    codes = Inside("code")
+    """Where the frozen copies of the package are."""
+    report = Inside("report")
+    tensorboard = Inside("tensorboard")
+    baselines = Inside("baselines")
+    cells = Inside("cells")
 
     def diff_file(self, diff_sha256: str) -> Path:
         """What was changed in the checkout since its commit, when the run was planned."""
@@ -139,50 +111,9 @@ class RunFolder:
         """The frozen copy of the package with this hash; this folder is what has to be on the path of Python."""
         return self.codes / package_sha256[:16]
 
-    @property
-    def submissions_file(self) -> Path:
-        return self.path / "submissions.jsonl"
-
-    @property
-    def resources_file(self) -> Path:
-        return self.path / "resources.json"
-
-    @property
-    def template_file(self) -> Path:
-        return self.path / "template.sh"
-
-    @property
-    def lock_file(self) -> Path:
-        return self.path / "lock"
-
-    @property
-    def logs(self) -> Path:
-        return self.path / "logs"
-
-    @property
-    def codes(self) -> Path:
-        """Where the frozen copies of the package are."""
-        return self.path / "code"
-
-    @property
-    def report(self) -> Path:
-        return self.path / "report"
-
-    @property
-    def tensorboard(self) -> Path:
-        return self.path / "tensorboard"
-
-    @property
-    def baselines(self) -> Path:
-        return self.path / "baselines"
-
     def baseline_file(self, name: str) -> Path:
         """What needs no network on one test set, by the name that `runs.baseline` gives it."""
         return self.baselines / f"{name}.json"
-
-    @property
-    def cells(self) -> Path:
-        return self.path / "cells"
 
     def cell(self, cell_id: str) -> CellFolder:
         """The folder of a cell by its id."""
