@@ -61,7 +61,7 @@ def test_nor_does_the_name_of_a_job_file_or_of_a_folder(tmp_path):
         load_job(job)
     resources = resolve(NeedsConfig(), Profile(), Profile())
     with pytest.raises(ConfigError, match="The folder of the logs"):
-        cell_executor(tmp_path / EVIL, tmp_path, resources, name="job", throttle=None, comment="token")
+        cell_executor(tmp_path / EVIL, tmp_path, resources, name="job", comment="token")
 
 
 def spoilt(folder: Path, **values: object) -> RunFolder:

@@ -135,7 +135,7 @@ def _partition(resources: Resources) -> Check:
 def _accepted(resources: Resources, folder: Path) -> list[Check]:
     """Whether sbatch would take the very scripts of a run."""
     code, named = freeze(RunFolder(folder), write=False), {"name": "hpcseg-doctor", "comment": "hpcseg-doctor"}
-    cell = cell_executor(folder, code, resources, throttle=None, **named)
+    cell = cell_executor(folder, code, resources, **named)
     report = report_executor(folder, code, resources, dependency=None, **named)
     return [_taken("A cell's job", cell, folder), _taken("The report's job", report, folder)]
 

@@ -64,7 +64,7 @@ def check_node(resources: Resources, folder: Path, data: Path | None, wait: floa
 
 def _probe(resources: Resources, room: Path, code: Path, data: Path | None, token: str, wait: float) -> Iterator[Check]:
     short = dataclasses.replace(resources, minutes=min(_PROBE_MINUTES, resources.minutes))
-    executor = cell_executor(room / "logs", code, short, name="hpcseg-doctor", throttle=None, comment="hpcseg-doctor")
+    executor = cell_executor(room / "logs", code, short, name="hpcseg-doctor", comment="hpcseg-doctor")
     try:
         # As a cell names it: from the run.
         found_from_there = os.path.relpath(data.resolve(), room.resolve()) if data else None

@@ -28,15 +28,7 @@ _MEMORY = frozenset({"mem-per-cpu", "mem-per-gpu"})
 _OF_GPUS = _GPUS | _MEMORY | {"cpus-per-gpu", "gpu-bind", "gpu-freq", "ntasks-per-gpu"}
 
 
-def cell_executor(
-    folder: Path,
-    code: Path,
-    resources: Resources,
-    *,
-    name: str,
-    throttle: int | None,
-    comment: str,
-) -> submitit.SlurmExecutor:
+def cell_executor(folder: Path, code: Path, resources: Resources, *, name: str, comment: str) -> submitit.SlurmExecutor:
     """An executor for the tasks of one array.
 
     Args:
@@ -44,7 +36,6 @@ def cell_executor(
         code: a frozen copy of the package, which the job runs.
         resources: of one task.
         name: of the job, as squeue shows it.
-        throttle: array tasks that may run at once; None: no limit of ours.
         comment: of the job, by which the ledger finds it.
     """
     further = _options(resources.sbatch)
@@ -81,7 +72,7 @@ def cell_executor(
         ],
         additional=additional,
         # submitit's default would let 256 tasks run at once.
-        array_parallelism=throttle or sys.maxsize,
+        array_parallelism=resources.throttle or sys.maxsize,
     )
 
 

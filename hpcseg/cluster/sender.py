@@ -1,4 +1,4 @@
-"""Cells in, one array in Slurm and its line in the ledger out; or, in a dry run, the script that would be sent.
+"""Tasks in, one array in Slurm and its line in the ledger out; or, in a dry run, the script that would be sent.
 
 An answer of sbatch can get lost: its socket times out though the job was taken, or the caller dies before it can write
 the job down. So every array is announced in the ledger first and carries the announcement's token as its comment. What
@@ -11,10 +11,10 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import submitit
 
@@ -22,13 +22,8 @@ from hpcseg.cluster import ledger, scheduler
 from hpcseg.cluster.executor import cell_executor, report_executor
 from hpcseg.cluster.missing import strange_jobs
 from hpcseg.cluster.profile import Resources
-from hpcseg.cluster.tasks.cell import CellsTask
-from hpcseg.cluster.tasks.report import ReportTask
 from hpcseg.errors import SchedulerError
 from hpcseg.runs.folder import RunFolder
-from hpcseg.runs.grid import Cell, Grid
-
-_T = TypeVar("_T")
 
 _TRIES = 3
 _SECONDS_BETWEEN_TRIES = 5.0
@@ -126,177 +121,110 @@ def _first(lines: list[str]) -> list[str]:
 
 @dataclass
 class Sender:
-    """Sends arrays of one grid to Slurm, or shows what it would send."""
+    """Sends tasks of one run to Slurm and books them, or shows in a dry run what it would send."""
 
-    grid: Grid
+    run: RunFolder
     code: Path
     """A frozen copy of the package, which the jobs run."""
     resources: Resources
-    throttle: int | None
+    name: str
+    """Of the jobs."""
     submission: Submission
+    """Gets what was sent."""
 
-    def send(self, jobs: Sequence[Sequence[Cell]]) -> str:
-        """Submit one array, a task for each list of cells; returns the base id of its job.
+    def send(self, stage: str, tasks: Mapping[tuple[str, ...], Callable[[], Any]]) -> None:
+        """Submit tasks, by the ids of the cells that each is for, as one array.
 
         Raises:
             NoRoomError: the site's limits leave no room for so many.
             SchedulerError: sbatch refused for another reason.
         """
-        run, grid = self._run_on_nodes(), self.grid
-        tasks = [tuple(cell.id for cell in cells) for cells in jobs]
-        return send_array(
-            grid.run,
-            self.submission,
-            "cells",
-            {ids: CellsTask(run, ids) for ids in tasks},
-            lambda token: cell_executor(
-                grid.run.logs,
-                self.code,
-                self.resources,
-                name=f"hpcseg-{grid.job.name}",
-                throttle=self.throttle,
-                comment=token,
-            ),
-        )
 
-    def take_back(self) -> tuple[tuple[str, ...], ...]:
-        """Cancel the array that was sent last, as if it had never been; returns its tasks."""
-        return _take_back_last(self.grid.run, self.submission)
+        def executor(token: str) -> submitit.SlurmExecutor:
+            return cell_executor(self.run.logs, self.code, self.resources, name=self.name, comment=token)
 
-    def send_report(self) -> None:
-        """Submit the job that follows all: it tries again what failed for the cluster's sake, and reports.
+        self._send(stage, list(tasks), list(tasks.values()), executor)
+
+    def send_last(self, task: Callable[[], Any], *, name: str) -> None:
+        """Submit the job behind all others, whose name goes on so; to the ledger it is the report.
+
+        Where sbatch refuses it in words, the others are taken back. They would be left alone by the next call, and so
+        would stay without it.
 
         Raises:
             NoRoomError: the site's limits leave no room for it.
+            SchedulerError: sbatch refused.
         """
         dependency = "afterany:" + ":".join(sent.job_id for sent in self.submission.sent)
 
         def executor(token: str) -> submitit.SlurmExecutor:
-            name = f"hpcseg-{self.grid.job.name}-report"
             return report_executor(
-                self.grid.run.logs, self.code, self.resources, name=name, dependency=dependency, comment=token
+                self.run.logs, self.code, self.resources, name=self.name + name, dependency=dependency, comment=token
             )
 
-        send_job(self.grid.run, self.submission, "report", ReportTask(self._run_on_nodes()), executor)
+        try:
+            self._send("report", [], [task], executor)
+        except (NoRoomError, UnansweredError):
+            raise
+        except SchedulerError as error:
+            while self.submission.sent:
+                self.take_back()
+            raise SchedulerError(
+                f"{error} That was the job behind all others, so the others were taken back. Say in the table [report] "
+                "of a profile what it is to ask for, such as a partition without GPUs."
+            ) from None
 
-    def _run_on_nodes(self) -> str:
-        return self.resources.on_nodes(str(self.grid.run.path.resolve()))
+    def take_back(self) -> tuple[tuple[str, ...], ...]:
+        """Cancel what was sent last, as if it had never been; returns its tasks."""
+        last = self.submission.sent.pop()
+        scheduler.cancel([last.job_id])
+        ledger.withdraw(self.run, last.token)
+        return last.tasks
 
+    def _send(
+        self,
+        stage: str,
+        cells: list[tuple[str, ...]],
+        tasks: list[Callable[[], Any]],
+        executor: Callable[[str], submitit.SlurmExecutor],
+    ) -> None:
+        if self.submission.dry_run:
+            shown = executor(_DRY_RUN_TOKEN)
+            if len(tasks) > 1:
+                shown.parameters["map_count"] = len(tasks)
+            self.submission.scripts.append(shown._make_submission_file_text(shown._submitit_command_str, ""))
+            token, job_id = _DRY_RUN_TOKEN, f"<id of {shown.parameters['job_name']}>"
+        else:
+            token = ledger.announce(self.run, stage, cells)
+            job_id = self._submitted(token, tasks, executor)
+            ledger.book(self.run, token, stage, cells, job_id)
+        self.submission.sent.append(Sent(stage, tuple(cells), job_id, token))
 
-def send_array(
-    run: RunFolder,
-    submission: Submission,
-    stage: str,
-    tasks: Mapping[tuple[str, ...], Callable[[], Any]],
-    executor: Callable[[str], submitit.SlurmExecutor],
-) -> str:
-    """Submit tasks as one array and book it; returns the base id of its job.
+    def _submitted(
+        self, token: str, tasks: list[Callable[[], Any]], executor: Callable[[str], submitit.SlurmExecutor]
+    ) -> str:
+        """Submit what is announced; returns the id of the job, without a task."""
 
-    Args:
-        run: in whose ledger it is booked.
-        submission: gets what was sent, or in a dry run what would be.
-        stage: of the tasks.
-        tasks: by the ids of what each is for.
-        executor: makes one for an array with this comment.
+        def submit() -> str:
+            sender = executor(token)
+            with sender.batch():
+                first, *_ = [sender.submit(task) for task in tasks]
+            # Its setup lines may hold a secret, and Slurm has a copy of its own.
+            first.paths.submission_file.chmod(0o600)
+            return str(first.job_id).split("_")[0]
 
-    Raises:
-        NoRoomError: the site's limits leave no room for so many.
-        SchedulerError: sbatch refused for another reason.
-    """
+        def take_back() -> bool:
+            # Where a submit filter has changed the comment, a job in the queue that nobody has booked may be it.
+            return _take_back(token) and not strange_jobs(self.run, ledger.read(self.run))
 
-    def submit(token: str) -> str:
-        sender = executor(token)
-        with sender.batch():
-            jobs = [sender.submit(task) for task in tasks.values()]
-        return _base_of(jobs[0])
-
-    if submission.dry_run:
-        return _show(submission, executor(_DRY_RUN_TOKEN), stage, list(tasks))
-    return _booked(run, submission, stage, list(tasks), submit)
-
-
-def send_job(
-    run: RunFolder,
-    submission: Submission,
-    stage: str,
-    task: Callable[[], Any],
-    executor: Callable[[str], submitit.SlurmExecutor],
-) -> str:
-    """As `send_array`, for one job that is for no cell."""
-    if submission.dry_run:
-        return _show(submission, executor(_DRY_RUN_TOKEN), stage, [])
-    return _booked(run, submission, stage, [], lambda token: _base_of(executor(token).submit(task)))
-
-
-@contextlib.contextmanager
-def all_or_nothing(run: RunFolder, submission: Submission) -> Iterator[None]:
-    """In the block the job behind all others is sent: where sbatch refuses it in words, the others are taken back.
-
-    They would be left alone by the next call, and so would stay without it.
-
-    Raises:
-        SchedulerError: sbatch refused.
-    """
-    try:
-        yield
-    except (NoRoomError, UnansweredError):
-        raise
-    except SchedulerError as error:
-        while submission.sent:
-            _take_back_last(run, submission)
-        raise SchedulerError(
-            f"{error} That was the job behind all others, so the others were taken back. Say in the table [report] of "
-            "a profile what it is to ask for, such as a partition without GPUs."
-        ) from None
-
-
-def _take_back_last(run: RunFolder, submission: Submission) -> tuple[tuple[str, ...], ...]:
-    last = submission.sent.pop()
-    scheduler.cancel([last.job_id])
-    ledger.withdraw(run, last.token)
-    return last.tasks
-
-
-def _base_of(job: submitit.Job[Any]) -> str:
-    """The id of a job that was submitted, without a task; its script is its owner's alone from now on."""
-    # Its setup lines may hold a secret. Slurm has a copy of its own.
-    job.paths.submission_file.chmod(0o600)
-    return str(job.job_id).split("_")[0]
-
-
-def _booked(
-    run: RunFolder,
-    submission: Submission,
-    stage: str,
-    tasks: Sequence[tuple[str, ...]],
-    submit: Callable[[str], str],
-) -> str:
-    token = ledger.announce(run, stage, tasks)
-    try:
-        # Where a submit filter has changed the comment, a job of ours in the queue that nobody has booked may be it.
-        base = _with_patience(
-            lambda: submit(token), lambda: _take_back(token) and not strange_jobs(run, ledger.read(run))
-        )
-    except UnansweredError:
-        raise
-    except SchedulerError:
-        # sbatch has said no in words, so nothing of it is in the queue.
-        ledger.withdraw(run, token)
-        raise
-    ledger.book(run, token, stage, tasks, base)
-    submission.sent.append(Sent(stage, tuple(tasks), base, token))
-    return base
-
-
-def _show(
-    submission: Submission, executor: submitit.SlurmExecutor, stage: str, tasks: Sequence[tuple[str, ...]]
-) -> str:
-    if len(tasks) > 1:
-        executor.parameters["map_count"] = len(tasks)
-    submission.scripts.append(executor._make_submission_file_text(executor._submitit_command_str, ""))
-    base = f"<id of {executor.parameters['job_name']}>"
-    submission.sent.append(Sent(stage, tuple(tasks), base, _DRY_RUN_TOKEN))
-    return base
+        try:
+            return _with_patience(submit, take_back)
+        except UnansweredError:
+            raise
+        except SchedulerError:
+            # sbatch has said no in words, so nothing of it is in the queue.
+            ledger.withdraw(self.run, token)
+            raise
 
 
 def tidy_up(run: RunFolder) -> None:
@@ -321,7 +249,7 @@ def _take_back(token: str) -> bool:
     return True
 
 
-def _with_patience(call: Callable[[], _T], take_back: Callable[[], bool]) -> _T:
+def _with_patience(call: Callable[[], str], take_back: Callable[[], bool]) -> str:
     """Call sbatch again when its socket timed out; every other refusal is the user's to mend."""
     for attempt in range(1, _TRIES + 1):
         try:

@@ -11,16 +11,19 @@ sbatch has answered. Whatever interrupts that, the next call finds and submits t
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import math
 import shutil
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar
 
 from hpcseg.cluster import ledger, scheduler
-from hpcseg.cluster.missing import Missing, find_missing
+from hpcseg.cluster.missing import find_missing
 from hpcseg.cluster.profile import Resources
-from hpcseg.cluster.sender import FullError, NoRoomError, Sender, Submission, all_or_nothing, tidy_up
+from hpcseg.cluster.sender import FullError, NoRoomError, Sender, Submission, tidy_up
+from hpcseg.cluster.tasks.cell import CellsTask
+from hpcseg.cluster.tasks.report import ReportTask
 from hpcseg.config import CellConfig
 from hpcseg.errors import ConfigError, SchedulerError
 from hpcseg.runs.frozen import freeze
@@ -61,18 +64,25 @@ def submit_missing(
     check_numerics(grid.numerics, f"The run {grid.run.path}")
     done = all(cell.evaluated() for cell in grid.cells if only is None or cell.id in only)
     instead = "`hpcseg grid --local` runs the cells on this machine."
-    silence = "" if done else require_slurm(instead, dry_run=dry_run)
-    if dry_run:
-        shown = _submit(grid, resources, find_missing(grid, resubmit=resubmit, only=only), dry_run=True)
-        shown.no_slurm = silence
-        return shown
-    with ledger.locked(grid.run):
-        tidy_up(grid.run)
-        if only is None:
-            write_plan(grid)
-        # Whoever tries again later, a job or `hpcseg retry`, asks for the same.
-        write_json(grid.run.resources_file, asdict(resources), private=True)  # setup lines may hold a secret
-        return _submit(grid, resources, find_missing(grid, resubmit=resubmit, only=only), dry_run=False)
+    submission = Submission(dry_run, no_slurm="" if done else require_slurm(instead, dry_run=dry_run))
+    with contextlib.nullcontext() if dry_run else ledger.locked(grid.run):
+        if not dry_run:
+            tidy_up(grid.run)
+            write_wishes(grid, resources, only)
+        missing = find_missing(grid, resubmit=resubmit, only=only)
+        submission.left_alone = missing.left_alone
+        _submit(grid, resources, missing.cells, submission)
+    return submission
+
+
+def write_wishes(grid: Grid, resources: Resources, only: Collection[str] | None) -> None:
+    """Write down what is to be submitted, and with what; arguments as of `submit_missing`.
+
+    Whoever tries again later, a job or `hpcseg retry`, asks for the same.
+    """
+    if only is None:
+        write_plan(grid)
+    write_json(grid.run.resources_file, dataclasses.asdict(resources), private=True)  # setup lines may hold a secret
 
 
 def require_slurm(instead: str, *, dry_run: bool) -> str:
@@ -99,27 +109,39 @@ def require_slurm(instead: str, *, dry_run: bool) -> str:
     return text
 
 
-def _submit(grid: Grid, resources: Resources, missing: Missing, *, dry_run: bool) -> Submission:
-    submission = Submission(dry_run, left_alone=missing.left_alone)
-    jobs = in_jobs(missing.cells, resources.cells_per_job)
+def _submit(grid: Grid, resources: Resources, cells: Sequence[Cell], submission: Submission) -> None:
+    jobs = in_jobs(cells, resources.cells_per_job)
     largest = largest_array(resources)
     arrays = -(-len(jobs) // largest)
     throttle = max(1, resources.throttle // arrays) if resources.throttle and arrays else resources.throttle
-    sender = Sender(grid, freeze(grid.run, write=not dry_run), resources, throttle, submission)
+    code = freeze(grid.run, write=not submission.dry_run)
+    wishes = dataclasses.replace(resources, throttle=throttle)
+    sender = Sender(grid.run, code, wishes, f"hpcseg-{grid.job.name}", submission)
     try:
-        for _ in in_arrays(jobs, largest, sender.send):
-            pass
+        in_arrays(jobs, largest, lambda some: _send(sender, some))
     except NoRoomError as error:
         submission.no_room = str(error)
     if not submission.sent:
-        return submission
+        return
     try:
-        with all_or_nothing(grid.run, submission):
-            sender.send_report()
+        _send_report(sender)
     except NoRoomError as error:
         submission.no_room = str(error)
         _make_room_for_report(sender, jobs)
-    return submission
+
+
+def _send(sender: Sender, jobs: Sequence[list[Cell]]) -> None:
+    run, ids = _seen_by_nodes(sender), [tuple(cell.id for cell in cells) for cells in jobs]
+    sender.send("cells", {cells: CellsTask(run, cells) for cells in ids})
+
+
+def _send_report(sender: Sender) -> None:
+    """Submit the job that follows all: it tries again what failed for the cluster's sake, and reports."""
+    sender.send_last(ReportTask(_seen_by_nodes(sender)), name="-report")
+
+
+def _seen_by_nodes(sender: Sender) -> str:
+    return sender.resources.on_nodes(str(sender.run.path.resolve()))
 
 
 def _make_room_for_report(sender: Sender, jobs: Sequence[list[Cell]]) -> None:
@@ -132,10 +154,9 @@ def _make_room_for_report(sender: Sender, jobs: Sequence[list[Cell]]) -> None:
         return
     taken = set(sender.take_back())
     try:
-        sender.send_report()
+        _send_report(sender)
         again = [cells for cells in jobs if tuple(cell.id for cell in cells) in taken]
-        for _ in in_arrays(again, max(1, len(again) - 1), sender.send):
-            pass
+        in_arrays(again, max(1, len(again) - 1), lambda some: _send(sender, some))
     except NoRoomError:
         # Others may have taken the place meanwhile.
         sender.submission.no_report = all(sent.tasks for sent in sender.submission.sent)
@@ -165,16 +186,13 @@ def _work(cell: CellConfig) -> float:
     return float(cell.train.epochs * cell.train.passes(tiles) * tiles * edge**2 * cell.train.width**2)
 
 
-def in_arrays(items: Sequence[_T], largest: int, send: Callable[[list[_T]], str]) -> Iterator[tuple[list[_T], str]]:
+def in_arrays(items: Sequence[_T], largest: int, send: Callable[[list[_T]], None]) -> None:
     """Submit items in as few arrays as the site takes, in their order.
 
     Args:
         items: what the tasks are for.
         largest: most tasks of one array, at least 1.
-        send: submits one array and returns the id of its job; raises NoRoomError where a smaller one might fit.
-
-    Yields:
-        Each array's items, and the id of its job.
+        send: submits one array; raises NoRoomError where a smaller one might fit.
 
     Raises:
         NoRoomError: not even one task more is taken.
@@ -184,14 +202,12 @@ def in_arrays(items: Sequence[_T], largest: int, send: Callable[[list[_T]], str]
     while left:
         part = left[:largest]
         try:
-            job_id = send(part)
+            send(part)
+            left = left[len(part) :]
         except NoRoomError as error:
             if len(part) == 1 or isinstance(error, FullError):
                 raise
             largest = len(part) // 2
-            continue
-        left = left[len(part) :]
-        yield part, job_id
 
 
 def largest_array(resources: Resources) -> int:

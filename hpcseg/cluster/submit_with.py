@@ -7,10 +7,10 @@ is written there as soon as it is known. A cell whose job is given up is left ou
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shlex
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from hpcseg.cluster import ledger, worker
@@ -18,16 +18,15 @@ from hpcseg.cluster.ledger import Booked
 from hpcseg.cluster.missing import find_missing
 from hpcseg.cluster.profile import Resources
 from hpcseg.cluster.sender import Sent, Submission, UnansweredError
-from hpcseg.cluster.submit import in_jobs
+from hpcseg.cluster.submit import in_jobs, write_wishes
 from hpcseg.cluster.template import Template, cancel_command, cancel_job, read_template, submit_script
 from hpcseg.errors import ConfigError, SchedulerError
 from hpcseg.files import write_bytes
 from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.frozen import freeze, shell_lines
 from hpcseg.runs.gpus import ASKED
-from hpcseg.runs.grid import Cell, Grid, check_numerics, write_plan
+from hpcseg.runs.grid import Cell, Grid, check_numerics
 from hpcseg.runs.names import short_names
-from hpcseg.runs.record import write_json
 from hpcseg.runs.wish import leave_out
 from hpcseg.text import refuse_controls
 
@@ -55,33 +54,28 @@ def submit_missing_with(
             f"{resources.nodes} nodes and {resources.gpus_per_node} GPUs on each. Use --gpus-per-node 1, or 0 for CPUs."
         )
     check_numerics(grid.numerics, f"The run {grid.run.path}")
-    if dry_run:
-        code = freeze(grid.run, write=False)
-        missing = find_missing(grid, resubmit=resubmit, only=only)
-        submission = Submission(dry_run, left_alone=missing.left_alone, no_report=True)
-        for number, cells in enumerate(in_jobs(missing.cells, resources.cells_per_job), start=1):
-            token, ids = ledger.new_token(grid.run), _ids(cells)
-            submission.scripts.append(_script(template, grid.run, code, resources, token, ids))
-            submission.sent.append(Sent("cells", (ids,), f"<number {number}>", token))
-        return submission
-    with ledger.locked(grid.run):
-        if only is None:
-            write_plan(grid)
-        write_json(grid.run.resources_file, asdict(resources), private=True)
-        write_bytes(grid.run.template_file, template.text.encode(), private=True)
+    with contextlib.nullcontext() if dry_run else ledger.locked(grid.run):
+        if not dry_run:
+            write_wishes(grid, resources, only)
+            write_bytes(grid.run.template_file, template.text.encode(), private=True)
         before = ledger.read(grid.run).jobs
         missing = find_missing(grid, resubmit=resubmit, only=only)
         submission = Submission(dry_run, left_alone=missing.left_alone, no_report=True)
         jobs = in_jobs(missing.cells, resources.cells_per_job)
-        code, taken = freeze(grid.run), set[str]()
+        code = freeze(grid.run, write=not dry_run)
         for index, cells in enumerate(jobs):
-            _give_up(grid.run, before, cells)
-            try:
-                sent = _send(template, grid.run, code, resources, _ids(cells), taken)
-            except SchedulerError as error:
-                raise SchedulerError(_what_is_left(error, grid, index, jobs)) from None
-            submission.sent.append(sent)
-            taken.add(sent.job_id)
+            token, ids = ledger.new_token(grid.run), tuple(cell.id for cell in cells)
+            script = _script(template, grid.run, code, resources, token, ids)
+            if dry_run:
+                submission.scripts.append(script)
+                number = f"<number {index + 1}>"
+            else:
+                _give_up(grid.run, before, cells)
+                try:
+                    number = _send(template, grid.run, script, token, ids, {sent.job_id for sent in submission.sent})
+                except SchedulerError as error:
+                    raise SchedulerError(_what_is_left(error, grid, index, jobs)) from None
+            submission.sent.append(Sent("cells", (ids,), number, token))
     return submission
 
 
@@ -105,12 +99,13 @@ def cancel_by_template(run: RunFolder, job: Booked) -> str:
 
 
 def _send(
-    template: Template, run: RunFolder, code: Path, resources: Resources, ids: tuple[str, ...], taken: Collection[str]
-) -> Sent:
-    token, tasks, mark = ledger.new_token(run), (ids,), {"template": template.sha256}
+    template: Template, run: RunFolder, content: str, token: str, ids: tuple[str, ...], taken: Collection[str]
+) -> str:
+    """Submit and book a job; returns its number, which is none of those that are taken."""
+    tasks, mark = (ids,), {"template": template.sha256}
     script = _script_file(run, token)
     # Setup lines of the user's may hold a secret.
-    write_bytes(script, _script(template, run, code, resources, token, ids).encode(), private=True)
+    write_bytes(script, content.encode(), private=True)
     ledger.announce(run, "cells", tasks, token, **mark)
     try:
         number = submit_script(template, script.resolve())
@@ -125,7 +120,7 @@ def _send(
             "`hpcseg retry` its cells."
         )
     ledger.book(run, token, "cells", tasks, number, **mark)
-    return Sent("cells", tasks, number, token)
+    return number
 
 
 def _give_up(run: RunFolder, before: Mapping[str, Booked], cells: Sequence[Cell]) -> None:
@@ -176,7 +171,3 @@ def _what_is_left(error: SchedulerError, grid: Grid, sent: int, jobs: Sequence[l
         f"{error} Submitted before it: {sent} of {len(jobs)} jobs. Not submitted: {shown}. The same command submits "
         "the rest, and nothing twice."
     )
-
-
-def _ids(cells: Sequence[Cell]) -> tuple[str, ...]:
-    return tuple(cell.id for cell in cells)

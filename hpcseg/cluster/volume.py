@@ -6,14 +6,12 @@ has a journal of its own.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 
-import submitit
-
 from hpcseg.cluster import ledger, scheduler
-from hpcseg.cluster.executor import cell_executor, report_executor
 from hpcseg.cluster.profile import Resources
-from hpcseg.cluster.sender import NoRoomError, Submission, all_or_nothing, send_array, send_job, tidy_up
+from hpcseg.cluster.sender import NoRoomError, Sender, Submission, tidy_up
 from hpcseg.cluster.submit import in_arrays, largest_array, require_slurm
 from hpcseg.cluster.tasks.predict import JoinTask, PredictTask
 from hpcseg.errors import ConfigError
@@ -23,9 +21,6 @@ from hpcseg.runs.frozen import freeze
 
 NO_SLURM = "Leave --slurm, --partition and --profile out, and it is predicted on this machine."
 """What a user can do where there is no Slurm."""
-_STAGE = "predict"
-# To the ledger the job behind all others is the report.
-_JOIN_STAGE = "report"
 
 
 def submit_parts(prediction: Prediction, resources: Resources, *, parts: int, dry_run: bool) -> Submission:
@@ -41,22 +36,20 @@ def submit_parts(prediction: Prediction, resources: Resources, *, parts: int, dr
         ConfigError: jobs of another division are in Slurm.
         SchedulerError: there is no Slurm here, it does not answer, or sbatch refused.
     """
-    silence = require_slurm(NO_SLURM, dry_run=dry_run)
+    submission = Submission(dry_run, no_report=True, again="the same command")
+    submission.no_slurm = require_slurm(NO_SLURM, dry_run=dry_run)
     run = RunFolder(prediction.folder.path)
     # A part is one process with one GPU.
     resources = dataclasses.replace(resources, nodes=1, ranks_per_node=1, gpus_per_node=min(1, resources.gpus_per_node))
-    submission = Submission(dry_run, no_slurm=silence, no_report=True, again="the same command")
-    if dry_run:
-        _submit(prediction, run, resources, parts, submission)
-        return submission
-    with ledger.locked(run):
-        tidy_up(run)
+    with contextlib.nullcontext() if dry_run else ledger.locked(run):
+        if not dry_run:
+            tidy_up(run)
         _submit(prediction, run, resources, parts, submission)
     return submission
 
 
 def _submit(prediction: Prediction, run: RunFolder, resources: Resources, parts: int, submission: Submission) -> None:
-    out, name = resources.on_nodes(str(prediction.folder.path.resolve())), "hpcseg-predict"
+    out = resources.on_nodes(str(prediction.folder.path.resolve()))
     missing, slices = prediction.missing(), len(prediction.volume)
     parts = min(parts, slices)
     wanted = {
@@ -74,31 +67,20 @@ def _submit(prediction: Prediction, run: RunFolder, resources: Resources, parts:
         wanted.pop(part_id, None)
     if not wanted:
         return
-    code = freeze(run, write=not submission.dry_run)
-    bases: list[str] = []
-
-    def send(part_ids: list[str]) -> str:
-        def executor(token: str) -> submitit.SlurmExecutor:
-            return cell_executor(run.logs, code, resources, name=name, throttle=resources.throttle, comment=token)
-
-        return send_array(run, submission, _STAGE, {(part_id,): wanted[part_id] for part_id in part_ids}, executor)
-
+    sender = Sender(run, freeze(run, write=not submission.dry_run), resources, "hpcseg-predict", submission)
     try:
-        for _, base in in_arrays(list(wanted), largest_array(resources), send):
-            bases.append(base)
+        in_arrays(
+            list(wanted),
+            largest_array(resources),
+            lambda some: sender.send("predict", {(part_id,): wanted[part_id] for part_id in some}),
+        )
     except NoRoomError as error:
         # What is in the queue runs; the same command submits the rest.
         submission.no_room = str(error)
-    if not bases:
+    if not submission.sent:
         return
-
-    def behind(token: str) -> submitit.SlurmExecutor:
-        dependency = "afterany:" + ":".join(bases)
-        return report_executor(run.logs, code, resources, name=f"{name}-join", dependency=dependency, comment=token)
-
     try:
-        with all_or_nothing(run, submission):
-            send_job(run, submission, _JOIN_STAGE, JoinTask(out), behind)
+        sender.send_last(JoinTask(out), name="-join")
     except NoRoomError as error:
         # The same command joins them.
         submission.no_room = str(error)

@@ -25,7 +25,7 @@ def scripts(folder: Path, profile: Profile, **options: object) -> dict[str, tupl
     """Of the cells' job and the report's: the options of sbatch, and the line that runs."""
     decided, named = resolve(NEEDS, profile, Profile(**options)), {"name": "job", "comment": "token"}
     made = {
-        "cell": cell_executor(folder, folder, decided, throttle=None, **named),
+        "cell": cell_executor(folder, folder, decided, **named),
         "report": report_executor(folder, folder, decided, dependency="afterany:1", **named),
     }
     found = {}
