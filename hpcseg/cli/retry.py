@@ -34,7 +34,8 @@ def retry(
     from hpcseg.cluster.retry import read_resources, with_wishes, without_nodes
     from hpcseg.cluster.states import run_status
     from hpcseg.cluster.submit import submit_missing
-    from hpcseg.cluster.submit_with import read_runs_template, submit_missing_with
+    from hpcseg.cluster.submit_with import submit_missing_with
+    from hpcseg.cluster.template import read_template
     from hpcseg.runs.grid import read_grid
 
     folder = find_own_run(run)
@@ -55,7 +56,7 @@ def retry(
             if exclude is not None:
                 raise ConfigError("--exclude is asked of Slurm, and these cells have jobs by a template. Leave it out.")
             submission = submit_missing_with(
-                read_runs_template(folder),
+                read_template(folder.template_file),
                 grid,
                 with_wishes(resources, mem, time),
                 dry_run=dry_run,

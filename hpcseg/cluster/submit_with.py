@@ -19,7 +19,7 @@ from hpcseg.cluster.missing import find_missing
 from hpcseg.cluster.profile import Resources
 from hpcseg.cluster.sender import Sent, Submission, UnansweredError
 from hpcseg.cluster.submit import in_jobs, write_wishes
-from hpcseg.cluster.template import Template, cancel_command, cancel_job, read_template, submit_script
+from hpcseg.cluster.template import Template, cancel_job, submit_script
 from hpcseg.errors import ConfigError, SchedulerError
 from hpcseg.files import write_bytes
 from hpcseg.runs.folder import RunFolder
@@ -79,22 +79,13 @@ def submit_missing_with(
     return submission
 
 
-def read_runs_template(run: RunFolder) -> Template:
-    """The template with which cells of a run were submitted last; raises ConfigError where it is gone or damaged."""
-    return read_template(run.template_file)
-
-
 def cancel_by_template(run: RunFolder, job: Booked) -> str:
     """Cancel a job with the command that its script has for it.
 
     Returns:
         Where there is none, or it refused, what that means, as the rest of a sentence; else an empty text.
     """
-    try:
-        command = cancel_command(_script_file(run, job.job_id))
-    except ConfigError:
-        command = ()
-    wrong = cancel_job(command, job.number) if command and job.number else "your template has no command to cancel it"
+    wrong = cancel_job(_script_file(run, job.job_id), job.number)
     return f"which is still your scheduler's to end ({wrong}); if it begins, it leaves the cell out" if wrong else ""
 
 

@@ -128,16 +128,6 @@ def read_template(path: Path) -> Template:
     return Template(text, submit, bool(reads))
 
 
-def cancel_command(script: Path) -> tuple[str, ...]:
-    """The command that cancels the job of a script, with {id} in the place of its number; empty where none is told.
-
-    Raises:
-        ConfigError: the script cannot be read, or the command is none.
-    """
-    told = _told(_read(script), script)
-    return _split(told["cancel"], "id", f"{script}, cancel") if "cancel" in told else ()
-
-
 def _read(path: Path) -> str:
     try:
         text = read_regular(path.resolve(), _MOST_BYTES).decode("utf-8-sig")
@@ -218,9 +208,15 @@ def submit_script(template: Template, script: Path) -> str | None:
     return found[1] if found else None
 
 
-def cancel_job(told: tuple[str, ...], number: str) -> str:
-    """Cancel a job by its number, with what `cancel_command` has found; returns what went wrong, or nothing."""
-    command = [part.replace("{id}", number) for part in told]
+def cancel_job(script: Path, number: str | None) -> str:
+    """Cancel a job by its number, with the command that its script has for it; returns what went wrong, or nothing."""
+    try:
+        told = _told(_read(script), script)
+        command = [part.replace("{id}", number or "") for part in _split(told.get("cancel", ""), "id", str(script))]
+    except ConfigError:
+        command = []
+    if not (command and number):
+        return "your template has no command to cancel it"
     try:
         _run(command, subprocess.DEVNULL)
     except (OSError, subprocess.SubprocessError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import traceback
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,14 @@ from hpcseg.runs.state import Stage, State
 _STAGES: tuple[Stage, ...] = ("train", "evaluate")
 
 
-class CellsTask:
-    """Runs cells one after the other and goes on after a requeue.
+@dataclass(frozen=True)
+class CellsTask(submitit.helpers.Checkpointable):
+    """Runs cells one after the other and goes on after a requeue, where the cells' own files say that they stand."""
 
-    Args:
-        run: absolute path of the run's folder.
-        cells: their ids, in this order.
-    """
-
-    def __init__(self, run: str, cells: Sequence[str]) -> None:
-        self.run = run
-        self.cells = tuple(cells)
+    run: str
+    """Absolute path of the run's folder."""
+    cells: Sequence[str]
+    """Their ids, in this order."""
 
     def __call__(self) -> str:
         """Run in one rank; returns "finished".
@@ -77,10 +75,6 @@ class CellsTask:
         if outcome is State.BUSY:
             _say(f"another process is still running this cell ({cell})")
         return outcome
-
-    def checkpoint(self) -> Any:
-        """The task to run after the requeue: the same. The cells' own files say where it goes on."""
-        return submitit.helpers.DelayedSubmission(self)
 
 
 def _say(line: str) -> None:

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import submitit
 
 from hpcseg.cluster.tasks.stop import StopFlag
 
 
-class PredictTask:
-    """Segments a part of a volume and goes on after a requeue.
+@dataclass(frozen=True)
+class PredictTask(submitit.helpers.Checkpointable):
+    """Segments a part of a volume and goes on after a requeue; its journal says which slices are written."""
 
-    Args:
-        out: absolute path of the prediction's folder.
-        part: from 0.
-        parts: of the volume.
-    """
-
-    def __init__(self, out: str, part: int, parts: int) -> None:
-        self.out = out
-        self.part = part
-        self.parts = parts
+    out: str
+    """Absolute path of the prediction's folder."""
+    part: int
+    """From 0."""
+    parts: int
+    """Of the volume."""
 
     def __call__(self) -> str:
         """Write the slices of the part that are missing; returns "finished"."""
@@ -37,20 +34,13 @@ class PredictTask:
         stop.no_more()
         return "finished"
 
-    def checkpoint(self) -> Any:
-        """The same: its journal says which slices are written."""
-        return submitit.helpers.DelayedSubmission(self)
 
+@dataclass(frozen=True)
+class JoinTask(submitit.helpers.Checkpointable):
+    """What follows when all parts of a prediction have ended: the files get their names, the fractions are added up."""
 
-class JoinTask:
-    """What follows when all parts of a prediction have ended: the files get their names, the fractions are added up.
-
-    Args:
-        out: absolute path of the prediction's folder.
-    """
-
-    def __init__(self, out: str) -> None:
-        self.out = out
+    out: str
+    """Absolute path of the prediction's folder."""
 
     def __call__(self) -> None:
         """Finish the prediction; raises IncompleteError where slices are missing."""
@@ -66,7 +56,3 @@ class JoinTask:
                 "same `hpcseg predict` submits what is missing."
             )
         finish(prediction)
-
-    def checkpoint(self) -> Any:
-        """It starts again."""
-        return submitit.helpers.DelayedSubmission(self)

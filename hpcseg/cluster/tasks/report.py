@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import Any
+from dataclasses import dataclass
 
 import submitit
 
 
-class ReportTask:
-    """What follows when all cells of a submission have ended: another try for some, and the report.
+@dataclass(frozen=True)
+class ReportTask(submitit.helpers.Checkpointable):
+    """What follows when all cells of a submission have ended: another try for some, and the report."""
 
-    Args:
-        run: absolute path of the run's folder.
-    """
-
-    def __init__(self, run: str) -> None:
-        self.run = run
+    run: str
+    """Absolute path of the run's folder."""
 
     def __call__(self) -> None:
         """Runs `hpcseg follow-up`, then `hpcseg report`; raises CalledProcessError when the report fails."""
@@ -27,7 +24,3 @@ class ReportTask:
 
     def _hpcseg(self, verb: str) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run([sys.executable, "-P", "-m", "hpcseg", verb, "--run", self.run], check=False)
-
-    def checkpoint(self) -> Any:
-        """A report that was interrupted starts again."""
-        return submitit.helpers.DelayedSubmission(self)
