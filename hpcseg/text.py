@@ -62,6 +62,11 @@ def some_of(names: Sequence[str]) -> str:
     return ", ".join(few) + (f" and {len(names) - len(few)} more" if len(few) < len(names) else "")
 
 
+def counted(number: int, what: str) -> str:
+    """A number of things: "1 cell", "3 cells"."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def shown(value: object) -> str:
     """A setting's value as a name has it: of a number the shortest text that is still this number."""
     short = f"{value:g}" if isinstance(value, float) else str(value)

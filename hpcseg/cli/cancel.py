@@ -8,8 +8,8 @@ import typer
 
 from hpcseg.cli import console
 from hpcseg.cli.options import AsJson, Run
-from hpcseg.counted import counted
 from hpcseg.runs.finding import choose_cells, find_own_run
+from hpcseg.text import counted
 
 
 def cancel(

@@ -12,12 +12,12 @@ import typer
 from hpcseg.cli import console
 from hpcseg.cli.options import SLURM, AsJson, RankOptions, Set
 from hpcseg.cli.pack import DEFAULT_DATASET
-from hpcseg.counted import counted
 from hpcseg.errors import ConfigError
 from hpcseg.jobfile import find_job
 from hpcseg.runs.finding import RUNS, others_trained, plan_run, run_option
 from hpcseg.runs.grid import MOST_CELLS_OF_A_JOB
 from hpcseg.runs.names import short_names
+from hpcseg.text import counted
 
 if TYPE_CHECKING:
     from hpcseg.bench.estimate import Estimate

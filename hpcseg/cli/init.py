@@ -12,10 +12,10 @@ import typer
 
 from hpcseg.cli import console
 from hpcseg.cli.settings import Setting, all_settings
-from hpcseg.counted import counted
 from hpcseg.errors import ConfigError
 from hpcseg.jobfile import as_toml
 from hpcseg.runs.finding import OWN_JOB
+from hpcseg.text import counted
 
 _WIDTH = 98
 _GRID = """

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hpcseg.cli import console
 from hpcseg.cli.options import AsJson
-from hpcseg.counted import counted
+from hpcseg.text import counted
 
 _ENTRY = re.compile(r"# ([A-Z][a-z]+)\s+(\S.*)")
 

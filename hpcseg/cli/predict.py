@@ -14,9 +14,9 @@ import typer
 from hpcseg.cli import console
 from hpcseg.cli.options import SLURM, MovedData, Run, SlurmOptions
 from hpcseg.cli.reading import DataSetName, Every, Percentiles, Range, ReadingOptions
-from hpcseg.counted import counted
 from hpcseg.errors import ConfigError
 from hpcseg.runs.finding import find_model, find_models, others_trained
+from hpcseg.text import counted
 
 if TYPE_CHECKING:
     from hpcseg.cluster.profile import Resources

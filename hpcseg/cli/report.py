@@ -13,11 +13,11 @@ import typer
 from hpcseg.cli import console
 from hpcseg.cli.options import AsJson
 from hpcseg.cli.watching import look, looks
-from hpcseg.counted import counted
 from hpcseg.errors import ConfigError
 from hpcseg.runs.finding import find_run
 from hpcseg.runs.gate import belongs_to_user, place_inside
 from hpcseg.signals import like_ctrl_c
+from hpcseg.text import counted
 
 if TYPE_CHECKING:
     from hpcseg.cluster.states import RunStatus

@@ -9,10 +9,10 @@ import typer
 from hpcseg.cli import console
 from hpcseg.cli.grid import cells_answer, run_here, show_submission, submission_answer
 from hpcseg.cli.options import MEMORY, TIME, AsJson, Run
-from hpcseg.counted import counted
 from hpcseg.errors import ConfigError
 from hpcseg.runs.finding import choose_cells, find_own_run
 from hpcseg.runs.names import short_names
+from hpcseg.text import counted
 
 
 def retry(

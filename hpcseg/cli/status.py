@@ -13,9 +13,9 @@ import typer
 from hpcseg.cli import console
 from hpcseg.cli.options import Run
 from hpcseg.cli.watching import look, looks
-from hpcseg.counted import counted
 from hpcseg.runs.finding import find_run, others_trained
 from hpcseg.runs.state import State
+from hpcseg.text import counted
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -12,8 +12,8 @@ from rich.table import Table
 from hpcseg.cli import console
 from hpcseg.cli.options import AsJson, MovedData, Run
 from hpcseg.cli.reading import DataSetName, Every, Percentiles, Range, ReadingOptions
-from hpcseg.counted import counted
 from hpcseg.runs.finding import find_all_trained
+from hpcseg.text import counted
 
 if TYPE_CHECKING:
     from hpcseg.predict.suggest import Suggestion

@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from hpcseg.cli import console
-from hpcseg.counted import counted
 from hpcseg.runs.finding import find_run, run_called
 from hpcseg.runs.gate import place_inside
+from hpcseg.text import counted
 
 
 def tensorboard(

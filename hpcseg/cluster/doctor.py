@@ -14,8 +14,7 @@ from pathlib import Path
 
 import submitit
 
-from hpcseg.cluster.check import Check
-from hpcseg.cluster.doctor_node import WITHOUT_SCONTROL, check_node
+from hpcseg.cluster.doctor_node import WITHOUT_SCONTROL, Check, check_node
 from hpcseg.cluster.executor import cell_executor, report_executor
 from hpcseg.cluster.profile import Resources
 from hpcseg.cluster.scheduler import hides_jobs, no_controller

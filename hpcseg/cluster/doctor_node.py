@@ -9,14 +9,14 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import submitit
 from filelock import FileLock
 
 from hpcseg.cluster import scheduler
-from hpcseg.cluster.check import Check
 from hpcseg.cluster.executor import cell_executor
 from hpcseg.cluster.logs import find_logs, last_attempt
 from hpcseg.cluster.probe import HELD, TOKEN, Probe
@@ -37,6 +37,18 @@ _PROBE_MINUTES = 5
 _LITTLE = 100_000_000
 # The last files of a job may need a moment to be seen here.
 _SECONDS_TO_BE_SEEN = 5.0
+
+
+@dataclass(frozen=True)
+class Check:
+    """What one check has found."""
+
+    name: str
+    verdict: Literal["ok", "warning", "failed", "not checked"]
+    text: str
+    """What was found, and what it means."""
+    remedy: str = ""
+    """What mends it: a flag, a line of a profile, or whom to ask."""
 
 
 def check_node(resources: Resources, folder: Path, data: Path | None, wait: float) -> Iterator[Check]:

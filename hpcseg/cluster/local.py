@@ -23,6 +23,7 @@ import submitit.local.local
 from hpcseg.cluster import ledger, worker
 from hpcseg.cluster.failures import DISK_FULL, KILLED, without_a_word
 from hpcseg.cluster.logs import read_mark
+from hpcseg.cluster.processes import lives
 from hpcseg.errors import ConfigError
 from hpcseg.files import open_regular
 from hpcseg.runs import gpus
@@ -314,17 +315,9 @@ def _end(running: Collection[_Running]) -> None:
     ranks = [rank for current in running if not current.ended() for rank in _end_at_once(current)]
     deadline = time.monotonic() + _SECONDS_TO_END
     while time.monotonic() < deadline and not (
-        all(current.ended() for current in running) and not any(map(_lives, ranks))
+        all(current.ended() for current in running) and not any(map(lives, ranks))
     ):
         time.sleep(0.05)
-
-
-def _lives(process: int) -> bool:
-    """Whether a process is there, and not only its exit status that nobody has asked for."""
-    try:
-        return bool(Path(f"/proc/{process}/cmdline").read_bytes())
-    except OSError:
-        return False
 
 
 def _conclude(current: _Running, summary: Summary, on_event: OnEvent) -> list[Cell]:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from hpcseg.cluster import ledger, scheduler
-from hpcseg.cluster.heartbeat import heartbeat
 from hpcseg.cluster.ledger import Booked, Ledger
+from hpcseg.cluster.processes import lives
 from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import Cell, Grid
+from hpcseg.runs.schema import Beat
 from hpcseg.runs.state import State
-from hpcseg.runs.told import read_failure
+from hpcseg.runs.told import read_failure, read_progress
 from hpcseg.runs.wish import is_left_out
+
+# A heartbeat comes every few seconds, later only where a step takes longer.
+_SECONDS_TO_CALL_IT_STOPPED = 90.0
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,15 @@ def find_missing(grid: Grid, *, resubmit: bool, only: Collection[str] | None = N
         else:
             missing.cells.append(cell)
     return missing
+
+
+def heartbeat(cell: Cell) -> Beat | None:
+    """The heartbeat of a cell that runs now; None where it is old, or where its process is gone from this machine."""
+    beat = read_progress(cell.folder)
+    if beat is None or time.time() - beat.time > max(_SECONDS_TO_CALL_IT_STOPPED, 3 * beat.seconds_per_step):
+        return None
+    here = beat.job_id is None and beat.host == socket.gethostname()
+    return None if here and not lives(beat.pid) else beat
 
 
 def is_past(cell: Cell, job: Booked) -> bool:

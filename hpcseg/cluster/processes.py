@@ -1,4 +1,7 @@
-"""Which processes of this machine are a cell's own: numbers of processes are used again, and a record may hold any."""
+"""Which processes of this machine live, and which are a cell's own.
+
+Numbers of processes are used again, and a record may hold any.
+"""
 
 from __future__ import annotations
 
@@ -45,6 +48,14 @@ def queue_of(job_id: str) -> int | None:
     except OSError:
         return None
     return parent if _is_own(parent) and any(os.path.basename(one) == b"hpcseg" for one in arguments) else None
+
+
+def lives(pid: int) -> bool:
+    """Whether a process is there, and not only waits for its parent to take note of its end."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def _is_own(pid: int | None) -> bool:

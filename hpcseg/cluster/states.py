@@ -13,10 +13,9 @@ import numpy as np
 
 from hpcseg.cluster import ledger, scheduler
 from hpcseg.cluster.failures import CANCELLED, DAMAGED, STOPPED, TOLD_TO_STOP, Failure, diagnose
-from hpcseg.cluster.heartbeat import heartbeat
 from hpcseg.cluster.ledger import Booked, Ledger
 from hpcseg.cluster.logs import Logs, find_logs
-from hpcseg.cluster.missing import failed_at, is_past, strange_jobs
+from hpcseg.cluster.missing import failed_at, heartbeat, is_past, strange_jobs
 from hpcseg.cluster.processes import controls_cell
 from hpcseg.cluster.scheduler import JobState
 from hpcseg.errors import IncompleteError

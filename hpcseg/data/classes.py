@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from hpcseg.counted import counted
 from hpcseg.errors import ConfigError
 from hpcseg.jobfile import read_toml
+from hpcseg.text import counted
 
 IGNORED = 255
 """Class index of a pixel that has no class, such as one outside of the field of view: it is in no loss and no count."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from hpcseg.counted import counted
 from hpcseg.data.classes import IGNORED
 from hpcseg.data.evenly import evenly
 from hpcseg.data.grey import FAR, FLOAT_STEP
 from hpcseg.data.layout import automatic_gap
 from hpcseg.data.likeness import alike_numbers, usual_step
 from hpcseg.data.store import DatasetInfo, read_labels
+from hpcseg.text import counted
 
 # Of the labelled pixels: few enough to be a mistake, too few to learn a class from.
 _RARE = 1e-4

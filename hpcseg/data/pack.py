@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from hpcseg.counted import counted
 from hpcseg.data import store
 from hpcseg.data.classes import LARGEST_LABEL, MOST_CLASSES, Classes, no_pixel_of, outside, with_values
 from hpcseg.data.grey import check_range, choose_scale
@@ -25,6 +24,7 @@ from hpcseg.errors import ConfigError, DatasetError
 from hpcseg.files import left_of, remove_left
 from hpcseg.memory import keep_freed_memory
 from hpcseg.slices.source import Reading, size_in_words
+from hpcseg.text import counted
 
 _LABEL_STEP, _MOST_LABELS_LOOKED_AT = 16, 32
 _BYTES_IN_FLIGHT = 512 * 2**20

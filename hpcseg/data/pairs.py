@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from hpcseg.counted import counted
 from hpcseg.data.classes import MOST_CLASSES, Classes, outside
 from hpcseg.data.encode import Encoded, encode, label_sha256, pixels_sha256
 from hpcseg.data.likeness import usual_step
@@ -16,6 +15,7 @@ from hpcseg.errors import DatasetError
 from hpcseg.slices.calibration import is_as_large
 from hpcseg.slices.opening import open_source
 from hpcseg.slices.source import Reading, Source, as_grey_values, as_labels, keep, raise_faults, size_in_words
+from hpcseg.text import counted
 
 _FAR = 0.5
 """Of a voxel, from which labels are nearer to other pixels."""

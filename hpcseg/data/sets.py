@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from hpcseg.config import CellConfig, DataConfig, TrainConfig
-from hpcseg.counted import counted
 from hpcseg.data.classes import IGNORED
 from hpcseg.data.layout import lay_out
 from hpcseg.data.likeness import alike_numbers
@@ -16,7 +15,7 @@ from hpcseg.data.notes import HARDLY_ANY
 from hpcseg.data.splits import NO_GAP, SHORT_GAP, few_test_slices
 from hpcseg.data.store import DatasetInfo, read_labels
 from hpcseg.errors import DatasetError
-from hpcseg.text import shown
+from hpcseg.text import counted, shown
 
 _FEW_STEPS = 150
 _MIXED = "test tiles are of slices that are trained on, so the accuracy is not that on another slice."

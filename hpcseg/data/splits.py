@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hpcseg.counted import counted
 from hpcseg.data.likeness import usual_step
 from hpcseg.data.streams import Purpose, stream
 from hpcseg.errors import DatasetError
+from hpcseg.text import counted
 
 TRAIN_SHARE = 0.70
 VALIDATION_SHARE = 0.15

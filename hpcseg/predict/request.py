@@ -13,7 +13,6 @@ import msgspec
 import numpy as np
 
 from hpcseg.ahead import OnSlice
-from hpcseg.counted import counted
 from hpcseg.errors import ConfigError, DatasetError, IncompleteError
 from hpcseg.files import make_folder, remove_left
 from hpcseg.predict import mapping as mappings
@@ -30,6 +29,7 @@ from hpcseg.runs.record import write_json
 from hpcseg.segment.network import Wishes
 from hpcseg.slices.neighbours import any_neighbours
 from hpcseg.slices.source import Reading, Source, choose_slices
+from hpcseg.text import counted
 
 # Of a request what a record has under the same name, without the underscore; null where nothing was said.
 _ASKED = ("format_", "range_", "percentiles", "precision", "every", "slices", "adapt_norm", "outside")

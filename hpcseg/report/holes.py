@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from hpcseg.counted import counted
 from hpcseg.records.groups import Group
 from hpcseg.records.row import Hole
+from hpcseg.text import counted
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ import shlex
 from collections.abc import Container, Sequence
 from pathlib import Path
 
-from hpcseg.counted import counted
 from hpcseg.errors import ConfigError, HpcsegError, IncompleteError
 from hpcseg.jobfile import find_job, load_job
 from hpcseg.runs.folder import CellFolder, RunFolder, newest_run
 from hpcseg.runs.gate import require_own
 from hpcseg.runs.grid import Cell, Grid, plan, planned, planned_cells, read_plan
 from hpcseg.runs.names import short_names
+from hpcseg.text import counted
 
 RUNS = Path("runs")
 OWN_JOB = "segment"

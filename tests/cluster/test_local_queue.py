@@ -18,6 +18,7 @@ import submitit.local.local
 from hpcseg.cluster import ledger, local, worker
 from hpcseg.cluster.cancel import cancel_cells
 from hpcseg.cluster.local import find_slots, run_locally
+from hpcseg.cluster.processes import lives
 from hpcseg.cluster.states import run_status
 from hpcseg.errors import ConfigError
 from hpcseg.jobfile import find_job, load_job
@@ -150,7 +151,7 @@ def test_a_rank_that_has_ended_by_itself_keeps_nothing_from_being_killed(grid, s
 
     with pytest.raises(KeyboardInterrupt):
         run_locally(grid.cells[:1], grid.run, slots=[()], ranks=1, on_event=second_ctrl_c)
-    assert not local._lives(int(ledger.read(grid.run).jobs[grid.cells[0].id].job_id)), "its controller"
+    assert not lives(int(ledger.read(grid.run).jobs[grid.cells[0].id].job_id)), "its controller"
 
 
 def test_where_the_system_does_not_tell_of_ranks_none_is_missed(grid, stub, monkeypatch):
