@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from hpcseg.cli import console
+from hpcseg.cli.options import AsJson, Data
 from hpcseg.cli.pack import DEFAULT_DATASET
 from hpcseg.errors import ConfigError
 from hpcseg.files import make_folder
@@ -17,7 +18,7 @@ from hpcseg.runs.finding import RUNS
 
 
 def bench(
-    data: Annotated[Path, typer.Option(help="The packed data set.")] = DEFAULT_DATASET,
+    data: Data = DEFAULT_DATASET,
     width: Annotated[
         list[int] | None,
         typer.Option(min=1, help="Channels of the first block; may be given again.", show_default="16"),
@@ -34,7 +35,7 @@ def bench(
     seconds: Annotated[float, typer.Option(min=0.01, help="Seconds of a contender's turn.")] = 4,
     rounds: Annotated[int, typer.Option(min=1, help="Turns of each contender.")] = 5,
     run: Annotated[Path, typer.Option(help="Folder in which runs, and this record, are kept.")] = RUNS,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure this machine: trainer, sweep, pack and start-up, beside the hardware's peak.
 

@@ -7,13 +7,13 @@ from typing import Annotated
 import typer
 
 from hpcseg.cli import console
-from hpcseg.cli.options import AsJson, Run
+from hpcseg.cli.options import AsJson, Cells, Run
 from hpcseg.runs.finding import choose_cells, find_own_run
 from hpcseg.text import counted
 
 
 def cancel(
-    cells: Annotated[list[str] | None, typer.Argument(help="Names, ids or patterns; none: the whole run.")] = None,
+    cells: Cells = None,
     run: Run = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be cancelled, do nothing.")] = False,
     as_json: AsJson = False,

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from hpcseg.cli import console
-from hpcseg.cli.options import RankOptions
+from hpcseg.cli.options import AsJson, RankOptions
 from hpcseg.cli.pack import DEFAULT_DATASET
 from hpcseg.errors import SchedulerError
 from hpcseg.runs.finding import OWN_JOB, RUNS
@@ -24,7 +23,7 @@ def doctor(
     run: Annotated[Path, typer.Option(help="Folder in which runs are kept.")] = RUNS,
     wait: Annotated[float, typer.Option(min=1, help="Seconds for a short job on a compute node.")] = 180,
     no_job: Annotated[bool, typer.Option("--no-job", help="Check what needs no job only.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
     *,
     slurm: RankOptions,
 ) -> None:
@@ -34,18 +33,14 @@ def doctor(
     from hpcseg.jobfile import find_job, load_job
 
     resources = resolve(load_job(find_job(job)).needs, slurm.site(), slurm.wishes())
-    checks = []
-    for check in check_cluster(resources, run, data if data.exists() else None, wait=None if no_job else wait):
-        checks.append(check)
-        if as_json:
-            continue
-        console.row(check.verdict, f"{check.name}: {check.text}", style=_COLOURS[check.verdict])
-        if check.remedy:
-            console.row("", f"-> {check.remedy}")
-    verdicts = [check.verdict for check in checks]
-    if as_json:
-        console.stdout.print(json.dumps({"checks": [dataclasses.asdict(check) for check in checks]}, indent=1))
-    if "failed" in verdicts:
-        raise SchedulerError(f"{verdicts.count('failed')} of {len(checks)} checks failed.")
-    if not as_json:
+    with console.json_answer(as_json) as answer:
+        answer["checks"] = []
+        for check in check_cluster(resources, run, data if data.exists() else None, wait=None if no_job else wait):
+            answer["checks"].append(dataclasses.asdict(check))
+            console.row(check.verdict, f"{check.name}: {check.text}", style=_COLOURS[check.verdict])
+            if check.remedy:
+                console.row("", f"-> {check.remedy}")
+        verdicts = [check["verdict"] for check in answer["checks"]]
+        if "failed" in verdicts:
+            raise SchedulerError(f"{verdicts.count('failed')} of {len(verdicts)} checks failed.")
         console.stdout.print("Nothing stands in the way. Next: hpcseg grid --dry-run")

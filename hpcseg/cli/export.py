@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from hpcseg.cli import console
-from hpcseg.cli.options import Run
+from hpcseg.cli.options import MovedData, Run
 from hpcseg.errors import ConfigError
 from hpcseg.runs.finding import find_trained
 
@@ -20,9 +20,7 @@ def export(
         Path | None, typer.Option("--output", "-o", help="The file to write.", show_default="CELL.safetensors")
     ] = None,
     run: Run = None,
-    data: Annotated[
-        Path | None, typer.Option(help="The packed data set, should it have moved.", show_default=False)
-    ] = None,
+    data: MovedData = None,
     onnx: Annotated[bool, typer.Option("--onnx", help="Also write FILE.onnx, for other programs.")] = False,
     bioimageio: Annotated[
         Path | None,

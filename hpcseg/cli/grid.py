@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hpcseg.cli import console
-from hpcseg.cli.options import SLURM, AsJson, RankOptions, Set
+from hpcseg.cli.options import SLURM, AsJson, Data, Job, RankOptions, RunOfJob, Set
 from hpcseg.cli.pack import DEFAULT_DATASET
 from hpcseg.errors import ConfigError
 from hpcseg.jobfile import find_job
@@ -27,15 +26,9 @@ if TYPE_CHECKING:
 
 
 def grid(
-    job: Annotated[
-        str | None,
-        typer.Option(
-            help="Name of a shipped job (`hpcseg jobs`), or the path of a job file.",
-            show_default="paper for the paper's slices, else segment",
-        ),
-    ] = None,
-    data: Annotated[Path, typer.Option(help="The packed data set.")] = DEFAULT_DATASET,
-    run: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="runs/JOB")] = None,
+    job: Job = None,
+    data: Data = DEFAULT_DATASET,
+    run: RunOfJob = None,
     overrides: Set = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the cells and the sbatch scripts, do nothing.")
@@ -123,8 +116,7 @@ def grid(
                 submission = submit_missing_with(template, planned, resources, dry_run=dry_run, resubmit=resubmit)
             else:
                 submission = submit_missing(planned, resources, dry_run=dry_run, resubmit=resubmit)
-            show_submission(submission, planned)
-            answer.update({**cells_answer(planned), **submission_answer(submission)})
+            show_submission(submission, planned, answer)
         if dry_run:
             _show_trainings(planned)
             _show_sets(planned)
@@ -328,19 +320,19 @@ def cells_answer(grid: Grid) -> dict[str, Any]:
     }
 
 
-def submission_answer(submission: Submission) -> dict[str, Any]:
-    """What was submitted for a script; of a dry run ids are placeholders, and `scripts` is what sbatch would get."""
-    return {
+def show_submission(submission: Submission, grid: Grid, answer: dict[str, Any]) -> None:
+    """Print what was submitted and what to run next; `answer` gets the same for a script.
+
+    Of a dry run ids are placeholders, and `scripts` is what sbatch would get.
+    """
+    answer |= {
+        **cells_answer(grid),
         "dry_run": submission.dry_run,
         "submitted": [{"stage": sent.stage, "tasks": sent.tasks, "job_id": sent.job_id} for sent in submission.sent],
         "left_alone": submission.left_alone,
         "no_room": submission.no_room,
         "scripts": submission.scripts,
     }
-
-
-def show_submission(submission: Submission, grid: Grid) -> None:
-    """Print what was submitted and what to run next."""
     for line in submission.lines(short_names(grid.cells)):
         console.stdout.print(line)
     if submission.no_report and submission.sent and not submission.no_room:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hpcseg.cli import console
+from hpcseg.cli.options import AsJson
 from hpcseg.cli.pack import DEFAULT_DATASET, show_packed, tiles_by_name
 from hpcseg.cli.reading import NumberedOptions
 from hpcseg.errors import ConfigError, DatasetError
@@ -31,7 +32,7 @@ def info(
         ),
     ] = str(DEFAULT_DATASET),
     verify: Annotated[bool, typer.Option("--verify", help="Hash all packed pixels again and compare.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
     *,
     how: NumberedOptions,
 ) -> None:

@@ -15,7 +15,6 @@ from hpcseg.runs.finding import choose_cells, find_run, listing
 from hpcseg.runs.names import short_names
 
 if TYPE_CHECKING:
-    from hpcseg.cluster.failures import Failure
     from hpcseg.cluster.states import RunStatus
     from hpcseg.runs.epochs import Epochs
 
@@ -69,7 +68,9 @@ def logs(
             well = failure is None or failure.kind is STOPPED
             epochs = Epochs(planned[cell_id]) if well and rank is None else None
             told = list(epochs.news()) if epochs else []
-            _introduce(cell_id, failure, f", rank {wanted} of job {job_id}" if job_id else "")
+            console.stdout.print(f"== {cell_id}{f', rank {wanted} of job {job_id}' if job_id else ''}", style="bold")
+            if failure:
+                console.stdout.print(f"{failure.summary}\n{failure.kind.remedy}")
             if log is None and not (told or failed or as_json):
                 raise IncompleteError(f"{cell_id} has no log of rank {wanted}. {_which(there)}")
             if follow:
@@ -98,12 +99,6 @@ def _tail(log: Path | None, epochs: Epochs | None, cell_id: str) -> list[str]:
 
     last = tail(log, cell_id) if log else []
     return spoken(last) if epochs else last
-
-
-def _introduce(cell_id: str, failure: Failure | None, whose: str) -> None:
-    console.stdout.print(f"== {cell_id}{whose}", style="bold")
-    if failure:
-        console.stdout.print(f"{failure.summary}\n{failure.kind.remedy}")
 
 
 def _which(there: Mapping[int, Path]) -> str:

@@ -38,6 +38,16 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Replace a setting of the job; repeatable."),
 ]
+Cells = Annotated[list[str] | None, typer.Argument(help="Names, ids or patterns; none: the whole run.")]
+Job = Annotated[
+    str | None,
+    typer.Option(
+        help="Name of a shipped job (`hpcseg jobs`), or the path of a job file.",
+        show_default="paper for the paper's slices, else segment",
+    ),
+]
+Data = Annotated[Path, typer.Option(help="The packed data set.")]
+RunOfJob = Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="runs/JOB")]
 Run = Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="the newest in runs/")]
 MovedData = Annotated[
     Path | None, typer.Option("--data", help="The packed data set of a cell, should it have moved.", show_default=False)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import dataclasses
+from typing import Annotated, Any
 
 import typer
 
 from hpcseg.cli import console
-from hpcseg.cli.grid import cells_answer, run_here, show_submission, submission_answer
+from hpcseg.cli.grid import cells_answer, run_here, show_submission
 from hpcseg.cli.options import MEMORY, TIME, AsJson, Run
 from hpcseg.errors import ConfigError
 from hpcseg.runs.finding import choose_cells, find_own_run
@@ -31,7 +32,7 @@ def retry(
     as_json: AsJson = False,
 ) -> None:
     """Submit the failed cells of a run again, with what they asked for before; or run them here, as they ran last."""
-    from hpcseg.cluster.retry import read_resources, with_wishes, without_nodes
+    from hpcseg.cluster.retry import read_resources, without_nodes
     from hpcseg.cluster.states import run_status
     from hpcseg.cluster.submit import submit_missing
     from hpcseg.cluster.submit_with import submit_missing_with
@@ -52,19 +53,6 @@ def retry(
             console.say(f"  {names[cell_id]}: {failure.kind.name}. {failure.kind.remedy}")
         if not failures:
             console.stdout.print("No cell has failed, nothing to do.")
-        elif resources is not None and status.ledger.last_way == "template":
-            if exclude is not None:
-                raise ConfigError("--exclude is asked of Slurm, and these cells have jobs by a template. Leave it out.")
-            submission = submit_missing_with(
-                read_template(folder.template_file),
-                grid,
-                with_wishes(resources, mem, time),
-                dry_run=dry_run,
-                resubmit=False,
-                only=set(failures),
-            )
-            show_submission(submission, grid)
-            answer.update({**cells_answer(grid), **submission_answer(submission)})
         elif resources is None or status.ledger.last_way == "here":
             if mem is not None or time is not None or exclude is not None:
                 raise ConfigError(
@@ -83,7 +71,14 @@ def retry(
             finally:
                 answer.update(cells_answer(grid))
         else:
-            resources = with_wishes(without_nodes(resources, failures, exclude), mem, time)
-            submission = submit_missing(grid, resources, dry_run=dry_run, resubmit=False, only=set(failures))
-            show_submission(submission, grid)
-            answer.update({**cells_answer(grid), **submission_answer(submission)})
+            resources = dataclasses.replace(
+                resources, memory_gib=mem or resources.memory_gib, minutes=time or resources.minutes
+            )
+            of: dict[str, Any] = {"dry_run": dry_run, "resubmit": False, "only": set(failures)}
+            if status.ledger.last_way == "Slurm":
+                submission = submit_missing(grid, without_nodes(resources, failures, exclude), **of)
+            elif exclude is None:
+                submission = submit_missing_with(read_template(folder.template_file), grid, resources, **of)
+            else:
+                raise ConfigError("--exclude is asked of Slurm, and these cells have jobs by a template. Leave it out.")
+            show_submission(submission, grid, answer)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hpcseg.cli import console
-from hpcseg.cli.options import Run
+from hpcseg.cli.options import AsJson, Run
 from hpcseg.cli.watching import look, looks
 from hpcseg.runs.finding import find_run, others_trained
 from hpcseg.runs.state import State
@@ -49,7 +49,7 @@ def status(
     watch: Annotated[
         bool, typer.Option("--watch", help="Look again every few seconds until all have ended; with curves of losses.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show each cell's state, epoch, validation accuracy, time left, job and node."""
     folder = find_run(run)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from hpcseg.cli import console
-from hpcseg.cli.options import Set
+from hpcseg.cli.options import Data, Job, RunOfJob, Set
 from hpcseg.cli.pack import DEFAULT_DATASET
 from hpcseg.runs.finding import choose_cell, plan_run
 
@@ -17,15 +16,9 @@ def train(
     cell: Annotated[
         str, typer.Argument(help="A cell: its id, its short name, or a pattern that fits one: 'large-*-p050-*'.")
     ],
-    job: Annotated[
-        str | None,
-        typer.Option(
-            help="Name of a shipped job, or the path of a job file.",
-            show_default="paper for the paper's slices, else segment",
-        ),
-    ] = None,
-    data: Annotated[Path, typer.Option(help="The packed data set.")] = DEFAULT_DATASET,
-    run: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="runs/JOB")] = None,
+    job: Job = None,
+    data: Data = DEFAULT_DATASET,
+    run: RunOfJob = None,
     overrides: Set = None,
 ) -> None:
     """Train and evaluate one cell in this process, or in this one rank of torchrun or srun."""

@@ -47,15 +47,6 @@ def without_nodes(resources: Resources, failures: Mapping[str, Failure], more: s
     return dataclasses.replace(resources, exclude=",".join(parts) or None)
 
 
-def with_wishes(resources: Resources, memory_gib: float | None, minutes: int | None) -> Resources:
-    """The same resources with other memory and another time limit, where they are given."""
-    return dataclasses.replace(
-        resources,
-        memory_gib=resources.memory_gib if memory_gib is None else memory_gib,
-        minutes=resources.minutes if minutes is None else minutes,
-    )
-
-
 def with_more(resources: Resources, failures: Mapping[str, Failure]) -> Resources:
     """The same resources with twice the memory, or time, as far as they may grow, where a failure asks for it.
 
