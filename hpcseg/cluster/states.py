@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from hpcseg.cluster import ledger, scheduler
 from hpcseg.cluster.failures import CANCELLED, DAMAGED, STOPPED, TOLD_TO_STOP, Failure, diagnose
 from hpcseg.cluster.ledger import Booked, Ledger
@@ -19,9 +17,9 @@ from hpcseg.cluster.missing import failed_at, heartbeat, is_past, strange_jobs
 from hpcseg.cluster.processes import controls_cell
 from hpcseg.cluster.scheduler import JobState
 from hpcseg.errors import IncompleteError
-from hpcseg.metrics import accuracy
 from hpcseg.records.collect import trained_record
 from hpcseg.records.row import Hole
+from hpcseg.runs.epochs import validation_accuracy
 from hpcseg.runs.folder import CellFolder, RunFolder
 from hpcseg.runs.grid import Cell, planned_cells, read_plan
 from hpcseg.runs.names import short_names
@@ -167,7 +165,7 @@ class _Known:
 
 def _status(cell: Cell, known: _Known) -> tuple[CellStatus, Failure | None]:
     state, record, booked = known.state, known.record, known.booked
-    epoch, validation_accuracy, unread = _reached(cell, record)
+    epoch, right, unread = _reached(cell, record)
     active = State.EVALUATING if state in (State.FINISHED, State.TRAINED) or cell.trained() else State.RUNNING
     last = booked.jobs.get(cell.id)
     job = known.slurm.get(last.job_id) if last and last.in_slurm else None
@@ -228,7 +226,7 @@ def _status(cell: Cell, known: _Known) -> tuple[CellStatus, Failure | None]:
         state=state,
         epoch=epoch,
         epochs=cell.config.train.epochs,
-        validation_accuracy=validation_accuracy,
+        validation_accuracy=right,
         seconds_left=left,
         job_id=job_id,
         node=(job.node if job and job.node else None) or node,
@@ -260,8 +258,8 @@ def _reached(cell: Cell, record: Trained | Hole | None) -> tuple[int, float | No
     """
     try:
         if isinstance(record, Trained):
-            return record.epochs, accuracy(np.array(record.validation_confusion)), ""
+            return record.epochs, validation_accuracy(record), ""
         lines = finished_epochs(cell.folder)
-        return len(lines), accuracy(np.array(lines[-1].validation_confusion)) if lines else None, ""
+        return len(lines), validation_accuracy(lines[-1]) if lines else None, ""
     except (IncompleteError, ValueError, OverflowError):
         return 0, None, "" if isinstance(record, Trained) else "its metrics.jsonl cannot be read"

@@ -49,37 +49,14 @@ _Kind = TypeVar("_Kind", CellPlan, Trained, Evaluated)
 
 
 @dataclass(frozen=True, eq=False)
-class Epoch:
-    """One line of metrics.jsonl."""
-
-    train_loss: float
-    train_accuracy: float
-    validation_loss: float
-    validation_accuracy: float
-
-
-@dataclass(frozen=True, eq=False)
 class Training:
     """An accepted training.json."""
 
     record: Trained
     confusion: np.ndarray
     """Of the validation set after the epoch that was kept."""
-    epochs: tuple[Epoch, ...]
+    epochs: tuple[EpochLine, ...]
     """Empty where metrics.jsonl has not exactly the epochs 1, 2, ... of the training, or was changed."""
-
-
-@dataclass(frozen=True, eq=False)
-class TestSlice:
-    """One line of slices.jsonl."""
-
-    number: int
-    pixels: int
-    """Of all its test tiles."""
-    right: Mapping[str, int]
-    """Right pixels of its test tiles, by the key of the noise level."""
-    whole: np.ndarray | None
-    """(C, C) int64 confusion matrix of the whole slice, where it was segmented."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +74,7 @@ class Evaluation:
     """The same of the labels."""
     sure: Mapping[NoiseLevel, Mapping[str, np.ndarray]]
     """(SURE_BINS, 3) counts of how sure the model is, by the names of `SURE`; nothing in a record of before."""
-    slices: tuple[TestSlice, ...]
+    slices: tuple[EvaluatedSlice, ...]
     """Of the slices that test tiles come from; none in a record of before they were kept."""
     grey: GreyScale | None = None
     """Of the data; None in a record of before it was kept, whose sigmas are counts."""
@@ -131,7 +108,7 @@ def accept_training(cell: Cell, plan: Plan) -> Training:
         check_kept(record, lines)
     except (ValueError, OverflowError) as error:
         raise Refused(f"its training.json is damaged ({error}).", folder) from None
-    return Training(record, confusion, _with_accuracy(lines) if len(lines) == record.epochs else ())
+    return Training(record, confusion, _with_matrices(lines) if len(lines) == record.epochs else ())
 
 
 def refuse_changed(cell: Cell, plan: Plan) -> None:
@@ -163,11 +140,11 @@ def refuse_changed(cell: Cell, plan: Plan) -> None:
             accept_evaluation(cell, plan, accepted)
 
 
-def epochs_so_far(cell: Cell, plan: Plan) -> tuple[Epoch, ...]:
+def epochs_so_far(cell: Cell, plan: Plan) -> tuple[EpochLine, ...]:
     """The epochs of a training that is under way, or was stopped; arguments as in `accept_training`."""
     try:
         _check_config(cell, plan, "")
-        return _with_accuracy(_epochs_of(cell))
+        return _with_matrices(_epochs_of(cell))
     except (Refused, ValueError, OverflowError):
         return ()
 
@@ -282,12 +259,12 @@ def _by_level(cell: Cell, points: Sequence[EvaluatedPoint]) -> dict[NoiseLevel, 
     return dict(zip(levels, points, strict=True))
 
 
-def _slices(cell: Cell, record: Evaluated) -> tuple[TestSlice, ...]:
-    lines = [as_record(EvaluatedSlice, json.loads(line)) for line in _slice_lines(cell, record)]
-    return tuple(
-        TestSlice(line.slice, line.pixels, line.right, None if line.whole is UNSET else _confusion(line.whole))
-        for line in lines
-    )
+def _slices(cell: Cell, record: Evaluated) -> tuple[EvaluatedSlice, ...]:
+    lines = tuple(as_record(EvaluatedSlice, json.loads(line)) for line in _slice_lines(cell, record))
+    for line in lines:
+        if line.whole is not UNSET:
+            _confusion(line.whole)
+    return lines
 
 
 def _slice_lines(cell: Cell, record: Evaluated) -> list[bytes]:
@@ -323,20 +300,14 @@ def _epochs_of(cell: Cell) -> list[EpochLine]:
         return []
 
 
-def _with_accuracy(lines: Sequence[EpochLine]) -> tuple[Epoch, ...]:
-    """Lines of metrics.jsonl with the accuracy of the validation; none where one has no confusion matrix."""
+def _with_matrices(lines: Sequence[EpochLine]) -> tuple[EpochLine, ...]:
+    """Lines of metrics.jsonl; none where one has no confusion matrix."""
     try:
-        return tuple(
-            Epoch(
-                line.train_loss,
-                line.train_accuracy,
-                line.validation_loss,
-                metrics.accuracy(_confusion(line.validation_confusion)),
-            )
-            for line in lines
-        )
+        for line in lines:
+            _confusion(line.validation_confusion)
     except (ValueError, OverflowError):
         return ()
+    return tuple(lines)
 
 
 def _why_unfinished(cell: Cell) -> str:

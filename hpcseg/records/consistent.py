@@ -14,7 +14,7 @@ from msgspec import UNSET
 
 from hpcseg import metrics
 from hpcseg.config import PRECISIONS, CellConfig, NoiseLevel
-from hpcseg.runs.schema import EpochLine, Evaluated, EvaluatedPoint, Trained
+from hpcseg.runs.schema import EpochLine, Evaluated, EvaluatedPoint, EvaluatedSlice, Trained
 
 # Each is a division of whole numbers, or a mean of a few: to the last digits the same on every machine.
 _CLOSE = 1e-9
@@ -94,15 +94,15 @@ def check_evaluation(
                 raise ValueError(f"at {level.key} {key} does not follow from the confusion matrix")
 
 
-def check_slices(slices: Sequence[Any], test_tiles: int, confusion: Mapping[NoiseLevel, np.ndarray]) -> None:
-    """See that the test slices (`TestSlice`) have the pixels of the whole test set, and as many right ones.
+def check_slices(slices: Sequence[EvaluatedSlice], test_tiles: int, confusion: Mapping[NoiseLevel, np.ndarray]) -> None:
+    """See that the test slices have the pixels of the whole test set, and as many right ones.
 
     Raises:
         ValueError: they have not.
     """
     if not slices:
         return
-    if len(slices) > test_tiles or len({one.number for one in slices}) != len(slices):
+    if len(slices) > test_tiles or len({one.slice for one in slices}) != len(slices):
         raise ValueError("its slices.jsonl has other slices than its test tiles")
     for level, counts in confusion.items():
         if sum(one.pixels for one in slices) != counts.sum():

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from msgspec import UNSET
 
 from hpcseg.config import NoiseLevel
 from hpcseg.records.collect import Records
@@ -61,13 +62,13 @@ def _lines(row: Row) -> Iterator[tuple[str, int, int, str, int, int, int]]:
         yield (*who, VALIDATION, NOT_BY_SLICE, *_right(row.training.confusion))
     if row.evaluation is None:
         return
-    slices = sorted(row.evaluation.slices, key=lambda one: one.number)
+    slices = sorted(row.evaluation.slices, key=lambda one: one.slice)
     for level, confusion in row.evaluation.confusion.items():
         if slices and all(level.key in one.right for one in slices):
-            yield from ((*who, level.key, one.number, one.right[level.key], one.pixels) for one in slices)
+            yield from ((*who, level.key, one.slice, one.right[level.key], one.pixels) for one in slices)
         else:
             yield (*who, level.key, NOT_BY_SLICE, *_right(confusion))
-    yield from ((*who, WHOLE, one.number, *_right(one.whole)) for one in slices if one.whole is not None)
+    yield from ((*who, WHOLE, one.slice, *_right(np.array(one.whole))) for one in slices if one.whole is not UNSET)
 
 
 def _right(confusion: np.ndarray) -> tuple[int, int]:

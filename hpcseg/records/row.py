@@ -7,15 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from msgspec import UNSET
 
 from hpcseg import metrics
 from hpcseg.config import CellConfig, NoiseLevel
 from hpcseg.data.grey import GreyScale
 from hpcseg.files import read_regular
-from hpcseg.records.accept import Epoch, Evaluation, Training
+from hpcseg.records.accept import Evaluation, Training
 from hpcseg.records.arrays import read_arrays
 from hpcseg.runs.grid import Cell
 from hpcseg.runs.record import MOST_BYTES_OF_LINES
+from hpcseg.runs.schema import EpochLine
 from hpcseg.sigma import Sigma
 
 CLEAN = NoiseLevel(0.0)
@@ -53,7 +55,7 @@ class Row:
     training: Training | None
     evaluation: Evaluation | None
     hole: Hole | None
-    epochs: tuple[Epoch, ...] = ()
+    epochs: tuple[EpochLine, ...] = ()
     """Of its training, as far as it has come."""
 
     @property
@@ -164,7 +166,8 @@ class Row:
         return [path.name for path in self.cell.folder.record_files() if path.exists()]
 
     def _whole_slices(self) -> list[np.ndarray]:
-        return [one.whole for one in self.evaluation.slices if one.whole is not None] if self.evaluation else []
+        slices = self.evaluation.slices if self.evaluation else ()
+        return [np.array(one.whole) for one in slices if one.whole is not UNSET]
 
 
 LEVELS: dict[str, Callable[[Row], NoiseLevel]] = {"clean": lambda _: CLEAN, "noisy": lambda row: row.noisy}

@@ -16,6 +16,7 @@ from typing import Any
 from hpcseg.errors import IncompleteError
 from hpcseg.files import open_regular, read_regular, write_bytes
 from hpcseg.records.accept import epochs_so_far
+from hpcseg.runs.epochs import validation_accuracy
 from hpcseg.runs.folder import CellFolder, RunFolder
 from hpcseg.runs.grid import Cell, planned_cells, read_plan
 from hpcseg.runs.record import MOST_BYTES_OF_LINES, read_lines
@@ -106,7 +107,7 @@ class _Library:
                 ("loss/train", epoch.train_loss),
                 ("loss/validation", epoch.validation_loss),
                 ("accuracy/train", epoch.train_accuracy),
-                ("accuracy/validation", epoch.validation_accuracy),
+                ("accuracy/validation", validation_accuracy(epoch)),
             ):
                 event.summary.value.add(tag=tag, simple_value=value)
             records.append(event)

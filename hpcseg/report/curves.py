@@ -20,6 +20,7 @@ from hpcseg.records.row import CLEAN, Hole, Row
 from hpcseg.report import paper
 from hpcseg.report.baselines import commonest, filtered
 from hpcseg.report.measures import at
+from hpcseg.runs.epochs import validation_accuracy
 from hpcseg.sheet import COLOURS as _COLOURS
 from hpcseg.sigma import Share, Sigma, amount
 from hpcseg.text import some_of
@@ -62,11 +63,13 @@ def figure3(records: Records) -> Drawn:
     axes = figure.subplots(2, len(columns), squeeze=False, sharex="col", sharey="row")
     for column, (group, rows) in zip(axes.T, columns.items(), strict=True):
         for row in rows:
-            for name, colour in (("train", _COLOURS[0]), ("validation", _COLOURS[4])):
-                loss, right = ([getattr(one, f"{name}_{kind}") for one in row.epochs] for kind in ("loss", "accuracy"))
-                numbers, label = range(1, len(row.epochs) + 1), name if row is rows[0] else None
-                column[0].plot(numbers, loss, color=colour, linewidth=1, label=label)
-                column[1].plot(numbers, 100 * (1 - np.array(right)), color=colour, linewidth=1)
+            learnt = [(one.train_loss, one.train_accuracy) for one in row.epochs]
+            validated = [(one.validation_loss, validation_accuracy(one)) for one in row.epochs]
+            for name, numbers, colour in (("train", learnt, _COLOURS[0]), ("validation", validated, _COLOURS[4])):
+                loss, right = np.array(numbers).T
+                epochs, label = range(1, len(row.epochs) + 1), name if row is rows[0] else None
+                column[0].plot(epochs, loss, color=colour, linewidth=1, label=label)
+                column[1].plot(epochs, 100 * (1 - right), color=colour, linewidth=1)
         column[0].set_title(f"{group.config.data.tiles}, no noise, {group.config.data.split}")
         column[1].set_xlabel("epoch")
         column[1].xaxis.set_major_locator(MaxNLocator(integer=True))

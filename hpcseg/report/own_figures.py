@@ -19,6 +19,7 @@ from hpcseg.records.observations import VALIDATION, headline_levels
 from hpcseg.records.row import CLEAN, Hole
 from hpcseg.report.curves import GREY, Drawn, filter_curve, losses_and_errors, swept_curve
 from hpcseg.report.measures import RATIOS, SETS, at
+from hpcseg.runs.epochs import validation_accuracy
 from hpcseg.runs.record import SURE
 from hpcseg.sheet import COLOURS
 from hpcseg.sigma import Share
@@ -62,7 +63,7 @@ def epochs(records: Records) -> Drawn:
             label = labels[group] if row is rows[0] else None
             axes[0].plot(numbers, [one.train_loss for one in row.epochs], linestyle=":", **style)
             axes[0].plot(numbers, [one.validation_loss for one in row.epochs], **style)
-            wrong = [100 * (1 - one.validation_accuracy) for one in row.epochs]
+            wrong = [100 * (1 - validation_accuracy(one)) for one in row.epochs]
             axes[1].plot(numbers, wrong, marker="." if len(wrong) == 1 else None, label=label, **style)
     losses_and_errors(axes, "wrong pixels of validation (%)")
     for axis in axes:

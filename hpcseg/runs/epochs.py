@@ -9,13 +9,18 @@ import numpy as np
 from hpcseg.errors import IncompleteError
 from hpcseg.metrics import accuracy
 from hpcseg.runs.grid import Cell
-from hpcseg.runs.schema import EpochLine
+from hpcseg.runs.schema import EpochLine, Trained
 from hpcseg.runs.told import finished_epochs
+
+
+def validation_accuracy(made: EpochLine | Trained) -> float:
+    """Share of right pixels of the validation set, after an epoch or of a training."""
+    return accuracy(np.array(made.validation_confusion))
 
 
 def loss_and_validation(epoch: EpochLine) -> tuple[str, str]:
     """Loss of the training and accuracy of the validation of a line of metrics.jsonl, in digits."""
-    return f"{epoch.train_loss:.4f}", f"{accuracy(np.array(epoch.validation_confusion)):.4f}"
+    return f"{epoch.train_loss:.4f}", f"{validation_accuracy(epoch):.4f}"
 
 
 class Epochs:
