@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import stat
-import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,12 +16,12 @@ import submitit
 from hpcseg.cluster.doctor_node import WITHOUT_SCONTROL, Check, check_node
 from hpcseg.cluster.executor import cell_executor, report_executor
 from hpcseg.cluster.profile import Resources
-from hpcseg.cluster.scheduler import hides_jobs, no_controller
+from hpcseg.cluster.scheduler import configuration, hides_jobs, no_controller, said_by
 from hpcseg.files import make_folder
 from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.frozen import freeze
 
-_SECONDS_FOR_A_COMMAND = 10
+_SECONDS_FOR_SBATCH = 10
 _LITTLE, _VERY_LITTLE = 2_000_000_000, 100_000_000
 _FEW_FILES = 10_000
 _SACCT = ["sacct", "--noheader", "--allocations", "--starttime=now-1minute"]
@@ -96,10 +95,10 @@ def _folder(folder: Path) -> Check:
 
 
 def _controller() -> Check:
-    said, answered = _ask(["scontrol", "ping"])
+    said, answered = said_by(["scontrol", "ping"])
     if answered and "UP" in said:
         return Check("Controller", "ok", "slurmctld answers.")
-    if (silence := no_controller(_SECONDS_FOR_A_COMMAND)) is not None:
+    if (silence := no_controller(_SECONDS_FOR_SBATCH)) is not None:
         told = f"slurmctld does not answer: {silence}"
         return Check("Controller", "failed", told, "Try later, or ask your administrators.")
     # What is below looks whether sbatch takes jobs.
@@ -108,7 +107,7 @@ def _controller() -> Check:
 
 
 def _partition(resources: Resources) -> Check:
-    said, answered = _ask(["sinfo", "--noheader", "--format=%P|%a|%D|%T"])
+    said, answered = said_by(["sinfo", "--noheader", "--format=%P|%a|%D|%T"])
     if not answered:
         return Check("Partition", "not checked", f"sinfo does not answer: {said}")
     lines = [line.split("|") for line in said.splitlines() if line.count("|") == 3]
@@ -143,7 +142,7 @@ def _taken(name: str, executor: submitit.SlurmExecutor, folder: Path) -> Check:
     script = folder / f".hpcseg-doctor-{uuid.uuid4().hex[:8]}.sh"
     try:
         script.write_text(executor._make_submission_file_text("true", ""))
-        said, answered = _ask(["sbatch", "--test-only", str(script)])
+        said, answered = said_by(["sbatch", "--test-only", str(script)])
     finally:
         script.unlink(missing_ok=True)
     if answered:
@@ -167,10 +166,10 @@ def _taken(name: str, executor: submitit.SlurmExecutor, folder: Path) -> Check:
 
 
 def _queue() -> Check:
-    said, answered = _ask(["squeue", "--noheader", f"--user={getpass.getuser()}"])
+    said, answered = said_by(["squeue", "--noheader", f"--user={getpass.getuser()}"])
     if answered:
         return Check("Queue", "ok", "squeue answers.")
-    if any(_ask(command)[1] for command in (_SACCT, ["scontrol", "--oneliner", "show", "job"])):
+    if any(said_by(command)[1] for command in (_SACCT, ["scontrol", "--oneliner", "show", "job"])):
         told = f"squeue does not answer ({said}). sacct and scontrol are asked in its place."
         return Check("Queue", "warning", told, "Nothing has to be done.")
     told = f"squeue does not answer ({said}), and neither do sacct and scontrol, so where jobs stand nobody tells."
@@ -182,7 +181,7 @@ def _queue() -> Check:
 
 
 def _accounting() -> Check:
-    said, answered = _ask(_SACCT)
+    said, answered = said_by(_SACCT)
     if answered:
         return Check("Accounting", "ok", "sacct answers.")
     told = f"sacct does not answer ({said}). Cells are followed by their files and squeue; how one died is less clear."
@@ -190,13 +189,10 @@ def _accounting() -> Check:
 
 
 def _configuration(partition: str | None) -> Iterator[Check]:
-    said, answered = _ask(["scontrol", "show", "config"])
-    if not answered:
-        told = f"scontrol does not show them: {said}"
+    if (site := configuration()) is None:
         remedy = "Where your site's largest array is not 1001 tasks, say so: max_array_size in a profile."
-        yield Check("Site's settings", "not checked", told, remedy)
+        yield Check("Site's settings", "not checked", "scontrol does not show them.", remedy)
         return
-    site = {name.strip(): value.strip() for name, _, value in (line.partition("=") for line in said.splitlines())}
     size = site.get("MaxArraySize", "1001")
     yield Check("Arrays", "ok", f"At most {size} tasks each; a larger grid becomes several.")
     if site.get("JobRequeue") == "0":
@@ -229,19 +225,7 @@ def _configuration(partition: str | None) -> Iterator[Check]:
 
 def _preempt_modes(site: dict[str, str], partition: str | None) -> set[str]:
     """Of the partitions that are asked for, or of the default, where sinfo tells them; else of the site."""
-    said, answered = _ask(["sinfo", "--noheader", "--format=%P|%M"])
+    said, answered = said_by(["sinfo", "--noheader", "--format=%P|%M"])
     lines = [line.split("|") for line in said.splitlines() if answered and line.count("|") == 1]
     wanted = partition.split(",") if partition else [name.rstrip("*") for name, _ in lines if name.endswith("*")]
     return {mode for name, mode in lines if name.rstrip("*") in wanted} or {site.get("PreemptMode", "")}
-
-
-def _ask(command: list[str]) -> tuple[str, bool]:
-    """What a command says, and whether it succeeded in time."""
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS_FOR_A_COMMAND)
-    except subprocess.TimeoutExpired:
-        return f"{command[0]} takes longer than {_SECONDS_FOR_A_COMMAND} seconds", False
-    except OSError as error:
-        return f"{command[0]}: {error.strerror}", False
-    said = answer.stdout if answer.returncode == 0 else answer.stderr or answer.stdout
-    return said.strip(), answer.returncode == 0

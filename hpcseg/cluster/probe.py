@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from hpcseg.cluster import scheduler
+
 TOKEN = "token"  # noqa: S105 - the name of a file
 HELD = "held.lock"
 _SECONDS_OF_RENAMES = 0.5
@@ -67,21 +69,13 @@ def _facts(folder: Path, data: str | None) -> dict[str, Any]:
         "gpus": torch.cuda.device_count(),
         "cores": len(os.sched_getaffinity(0)),
         "scontrol": shutil.which("scontrol") is not None,
-        "scontrol_answers": _scontrol_answers(),
+        "scontrol_answers": scheduler.said_by(["scontrol", "ping"], 60)[1],
         "sacct": shutil.which("sacct") is not None,
         "renames": _renames(folder),
         "hdf5_locks": _hdf5_locks(folder),
         "temporary_bytes": shutil.disk_usage(tempfile.gettempdir()).free,
         "data": None if data is None else _data(folder / data),
     }
-
-
-def _scontrol_answers() -> bool:
-    command = ["scontrol", "ping"]
-    try:
-        return subprocess.run(command, capture_output=True, timeout=60).returncode == 0
-    except (OSError, subprocess.SubprocessError):
-        return False
 
 
 def _lock_seen(path: Path) -> bool | None:

@@ -126,26 +126,27 @@ def no_controller(seconds: float = _SECONDS_TO_FIND_NONE) -> str | None:
     if _run(["scontrol", "ping"], min(seconds, _SECONDS)) is not None:
         return None
     # A site may keep its users from scontrol, and what counts is whether a job can be submitted.
-    command = ["sbatch", "--test-only", "--wrap=true"]
-    try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=seconds).stderr
-    except (OSError, subprocess.SubprocessError):
-        return None
+    said, _ = said_by(["sbatch", "--test-only", "--wrap=true"], seconds)
     return next((line.strip() for line in said.splitlines() if _NO_CONTROLLER.search(line)), None)
 
 
 def max_array_size() -> int | None:
     """The site's MaxArraySize (largest array index + 1), or None when scontrol does not answer."""
-    text = _run(["scontrol", "show", "config"])
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", text or "", flags=re.MULTILINE)
-    return int(found[1]) if found else None
+    size = (configuration() or {}).get("MaxArraySize", "")
+    return int(size) if size.isdigit() else None
 
 
 def hides_jobs() -> bool | None:
     """Whether the site shows a user nothing of the jobs of others; None when scontrol does not answer."""
+    site = configuration()
+    return None if site is None else bool(re.search(r"\b(jobs|all)\b", site.get("PrivateData", "")))
+
+
+def configuration() -> dict[str, str] | None:
+    """The site's settings by Slurm's own words, such as MaxArraySize; None when scontrol does not answer."""
     text = _run(["scontrol", "show", "config"])
-    found = re.search(r"^PrivateData\s*=\s*(.*)", text or "", flags=re.MULTILINE)
-    return None if text is None else bool(found and re.search(r"\b(jobs|all)\b", found[1]))
+    lines = (line.partition("=") for line in (text or "").splitlines())
+    return None if text is None else {name.strip(): value.strip() for name, _, value in lines}
 
 
 def with_comment(comment: str) -> set[str] | None:
@@ -276,8 +277,18 @@ def _parse(command: list[str], read: Callable[[list[str]], tuple[str, JobState]]
 
 
 def _run(command: list[str], seconds: float | None = None) -> str | None:
+    said, answered = said_by(command, seconds)
+    return said if answered else None
+
+
+def said_by(command: list[str], seconds: float | None = None) -> tuple[str, bool]:
+    """What a command says, and whether it has succeeded in time, by default in ten seconds."""
+    seconds = seconds or _SECONDS
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=seconds or _SECONDS, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return answer.stdout
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return f"{command[0]} takes longer than {seconds:g} seconds", False
+    except OSError as error:
+        return f"{command[0]}: {error.strerror}", False
+    said = answer.stdout if answer.returncode == 0 else answer.stderr or answer.stdout
+    return said.strip(), answer.returncode == 0

@@ -30,11 +30,10 @@ from hpcseg.data.tile_sets import TileSet
 from hpcseg.errors import DatasetError, HpcsegError, IncompleteError
 from hpcseg.runs import provenance
 from hpcseg.runs.folder import RunFolder
-from hpcseg.runs.grid import planned_cells, read_plan
 from hpcseg.runs.machine import device_facts
-from hpcseg.runs.record import SCHEMA, read_baseline, write_record
+from hpcseg.runs.record import SCHEMA, write_record
 from hpcseg.runs.schema import Baseline, BaselinePoint, BaselineSlice, Provenance
-from hpcseg.runs.tested import TestSet, holds, test_sets
+from hpcseg.runs.tested import TestSet, missing_baselines
 from hpcseg.segment.edges import BANDS, edge_bands, near_edge
 from hpcseg.segment.grey_filter import BLURS, GreyFilter, blurred, fit_filters, order_by_grey
 
@@ -63,26 +62,23 @@ def make_baselines(
     Raises:
         IncompleteError: the run has no plan that can be read.
     """
-    plan = read_plan(run)
-    sets = test_sets(planned_cells(run, plan))
-    files = {one: run.baseline_file(one.name(plan.data_sha256)) for one in sets}
-    wanted = [one for one, file in files.items() if not holds(read_baseline(file), one, plan.data_sha256)]
+    wanted = missing_baselines(run)
     missing: dict[str, list[str]] = {}
-    for done, one in enumerate(wanted):
+    for done, (one, file) in enumerate(wanted.items()):
         on_set(done, len(wanted))
         try:
-            write_record(files[one], _measure(_open(data or one.data_file, one, plan.data_sha256), one).as_dict())
+            write_record(file, _measure(_open(data or one.data_file, one), one).as_dict())
         except HpcsegError as error:
             missing.setdefault(str(error), []).append(one.words)
     on_set(len(wanted), len(wanted))
     return tuple(f"There are no baselines for {', '.join(those)}: {reason}" for reason, those in missing.items())
 
 
-def _open(path: Path, wanted: TestSet, data_sha256: str) -> TileSource:
+def _open(path: Path, wanted: TestSet) -> TileSource:
     """The tiles of a packed file; raises HpcsegError where it is not there, or is another than the run's."""
     if not os.path.isfile(path):  # Path.is_file raises where a name is too long
         raise IncompleteError(f"there is no packed file {path.name} where the run was planned. Name one with --data.")
-    if read_info(path).data_sha256 != data_sha256:
+    if read_info(path).data_sha256 != wanted.data_sha256:
         raise DatasetError(
             f"{path.name} holds other data than the run was planned for. Name the right file with --data."
         )

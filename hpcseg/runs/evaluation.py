@@ -79,7 +79,10 @@ def evaluate(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool], handed: 
         "edge distances": list(metrics.EDGE_DISTANCES),
         "sure bins": metrics.SURE_BINS,
     }
-    kept, note = _kept_counts(cell, belongs) if ranks.is_main else (None, "")
+    kept, note = None, ""
+    if ranks.is_main:
+        kept, complaint = read_counts(cell.folder.evaluation_checkpoint_file, belongs)
+        note = say_what_is_lost(cell, [complaint] if complaint else [], begins="the first tile")
     # Before the model moves: see `Network`.
     network = Network([_trained(cell, model, source, precision)], Wishes(tile=settings.tile or None), ranks.device)
     edge = _agreed_edge(network.tile_edge(*source.info.shape[1:]), kept, ranks)
@@ -166,12 +169,6 @@ def evaluate(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool], handed: 
         append_event(cell.folder.events_file, "evaluated", seconds=seconds)
         cell.folder.evaluation_checkpoint_file.unlink(missing_ok=True)
     return True
-
-
-def _kept_counts(cell: Cell, belongs: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str]:
-    """Where an earlier start came to, and a note for the heartbeat where that cannot be gone on with."""
-    kept, complaint = read_counts(cell.folder.evaluation_checkpoint_file, belongs)
-    return kept, say_what_is_lost(cell, [complaint] if complaint else [], begins="the first tile")
 
 
 def _trained(cell: Cell, model: nn.Module, source: TileSource, precision: str) -> TrainedUNet:

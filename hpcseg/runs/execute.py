@@ -16,10 +16,10 @@ from hpcseg.runs import provenance
 from hpcseg.runs.evaluation import evaluate
 from hpcseg.runs.folder import CellFolder, RunFolder
 from hpcseg.runs.gate import require_own
-from hpcseg.runs.grid import Cell, read_cell
+from hpcseg.runs.grid import Cell, keep_diff, read_cell
 from hpcseg.runs.inputs import Handed
 from hpcseg.runs.machine import forget_peak_memory, refuse_unmeant_cpu
-from hpcseg.runs.record import write_json, write_text
+from hpcseg.runs.record import write_json
 from hpcseg.runs.schema import Failed
 from hpcseg.runs.state import Stage, State
 from hpcseg.runs.told import read_failure
@@ -76,7 +76,7 @@ def run_cell(
             if ranks.is_main:
                 remove_left(folder.path.glob(".*.tmp"))  # a checkpoint that a killed start was writing may be large
                 folder.failure_file.unlink(missing_ok=True)
-                _keep_diff(run)
+                keep_diff(run)
             refuse_unmeant_cpu(run, ranks.device)
             forget_peak_memory(ranks.device)
             try:
@@ -102,13 +102,6 @@ def run_cell(
 
 def _finished(cell: Cell, stage: Stage) -> bool:
     return cell.evaluated() or (stage == "train" and cell.trained())
-
-
-def _keep_diff(run: RunFolder) -> None:
-    """What was changed in the checkout that runs, where the plan has not written down the same."""
-    changed = provenance.diff_sha256()
-    if changed and not run.diff_file(changed).exists():
-        write_text(run.diff_file(changed), provenance.diff())
 
 
 def _record_failure(folder: CellFolder, stage: Stage, rank: int, error: Exception, started: float) -> None:

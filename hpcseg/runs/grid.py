@@ -153,9 +153,6 @@ def write_plan(grid: Grid) -> None:
         file = cell.folder.config_file
         if not _says(file, content) and not (file.exists() and cell.evaluated()):
             write_record(file, content, durable=False)
-    changed = diff_sha256()
-    if changed:
-        write_text(grid.run.diff_file(changed), diff())
     plan = Plan(
         schema=SCHEMA,
         job=grid.job.name,
@@ -166,12 +163,20 @@ def write_plan(grid: Grid) -> None:
         data_sha256=grid.data_sha256,
         numerics=numerics,
         commit=commit(),
-        diff_sha256=changed,
+        diff_sha256=keep_diff(grid.run),
         needs=dataclasses.asdict(grid.job.needs),
         report=dataclasses.asdict(grid.job.report),
         cells=[Planned(id=cell.id, **dataclasses.asdict(cell.config)) for cell in grid.cells],
     )
     write_record(grid.run.grid_file, plan.as_dict())
+
+
+def keep_diff(run: RunFolder) -> str | None:
+    """Write down what was changed in the checkout that runs; its SHA-256, None where nothing was."""
+    changed = diff_sha256()
+    if changed and not run.diff_file(changed).exists():
+        write_text(run.diff_file(changed), diff())
+    return changed
 
 
 def _says(file: Path, content: Mapping[str, Any]) -> bool:

@@ -38,31 +38,39 @@ class TestSet:
     """These, and those of sweeps."""
     data_file: Path
     """The packed file of the plan."""
+    data_sha256: str
+    """Of its data."""
 
     @property
     def words(self) -> str:
         """What a note calls it."""
         return f"{self.data.tiles} {self.data.split}"
 
-    def name(self, data_sha256: str) -> str:
+    @property
+    def name(self) -> str:
         """Of its file: tiles, split, and eight digits of all that decides the tiles and their noise."""
-        decides = {"data": dataclasses.asdict(self.data), "seed": self.seed, "data_sha256": data_sha256}
+        decides = {"data": dataclasses.asdict(self.data), "seed": self.seed, "data_sha256": self.data_sha256}
         return f"{self.data.tiles}-{self.data.split}-{digest(decides)[:8]}"
 
+    def is_in(self, stored: Baseline | None) -> bool:
+        """Whether a file has all that is wanted."""
+        if stored is None or stored.data_sha256 != self.data_sha256 or not describes(stored.data, self.data):
+            return False
+        return {point.level for point in stored.points} >= set(self.levels)
 
-def baselines_are_missing(run: RunFolder) -> bool:
-    """Whether any test set of finished cells has no baselines, or not all that are wanted.
+
+def missing_baselines(run: RunFolder) -> dict[TestSet, Path]:
+    """Test sets of finished cells that have no baselines, or not all that are wanted, and the files for them.
 
     Raises:
         IncompleteError: the run has no plan that can be read.
     """
     plan = read_plan(run)
-    data_sha256 = plan.data_sha256
-    files = {one: run.baseline_file(one.name(data_sha256)) for one in test_sets(planned_cells(run, plan))}
-    return any(not holds(read_baseline(file), one, data_sha256) for one, file in files.items())
+    files = {one: run.baseline_file(one.name) for one in _test_sets(planned_cells(run, plan), plan.data_sha256)}
+    return {one: file for one, file in files.items() if not one.is_in(read_baseline(file))}
 
 
-def test_sets(cells: Iterable[Cell]) -> list[TestSet]:
+def _test_sets(cells: Iterable[Cell], data_sha256: str) -> list[TestSet]:
     """Of the cells that are finished, in their order.
 
     Where tiles are normalised by their own grey values, thresholds of grey would be of something else in every tile.
@@ -75,11 +83,7 @@ def test_sets(cells: Iterable[Cell]) -> list[TestSet]:
                 key, file = (cell.config.data, cell.config.evaluate.seed), data_file(cell.folder, planned(cell.folder))
                 members.setdefault(key, []).append((cell, file))
     return [
-        TestSet(
-            *key,
-            *_levels(cell.config.evaluate for cell, _ in same),
-            data_file=same[0][1],
-        )
+        TestSet(*key, *_levels(cell.config.evaluate for cell, _ in same), same[0][1], data_sha256)
         for key, same in members.items()
     ]
 
@@ -97,10 +101,3 @@ def _place(level: NoiseLevel) -> tuple[object, ...]:
     """Where a level stands: Gaussian ones by sigma, other models, mixed ones."""
     sigma = isinstance(level.sigma, Share), amount(level.sigma)
     return level.mixed, NOISE_MODELS.index(level.model), *sigma, level.fraction or 0.0
-
-
-def holds(stored: Baseline | None, wanted: TestSet, data_sha256: str) -> bool:
-    """Whether a file has all that is wanted of these data."""
-    if stored is None or stored.data_sha256 != data_sha256 or not describes(stored.data, wanted.data):
-        return False
-    return {point.level for point in stored.points} >= set(wanted.levels)

@@ -89,14 +89,14 @@ def test_it_can_be_read_and_its_report_goes_elsewhere(foreign, tmp_path):
 
 
 def test_baselines_that_are_missing_are_not_written_to_it(foreign, tmp_path, monkeypatch):
-    monkeypatch.setattr("hpcseg.runs.tested.baselines_are_missing", lambda _: True)
+    monkeypatch.setattr("hpcseg.runs.tested.missing_baselines", lambda _: True)
     said = hpcseg("report", foreign, "-o", tmp_path / "out")
     assert said.exit_code == 0 and "There are no baselines" in said.stdout, said.output
     assert not foreign.run.baselines.exists()
 
 
 def test_nor_are_they_through_a_link(grid, tmp_path, monkeypatch):
-    monkeypatch.setattr("hpcseg.runs.tested.baselines_are_missing", lambda _: True)
+    monkeypatch.setattr("hpcseg.runs.tested.missing_baselines", lambda _: True)
     (tmp_path / "home").mkdir()
     grid.run.baselines.symlink_to(tmp_path / "home")
     said = hpcseg("report", grid)
