@@ -7,13 +7,11 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from hpcseg.errors import ConfigError
 from hpcseg.sigma import Share, Sigma, amount, in_words
-from hpcseg.tables import build_config
 from hpcseg.text import shortened, shown
 
 SPLITS = ("shuffled", "blocked")
@@ -92,17 +90,15 @@ class DataConfig:
     def __post_init__(self) -> None:
         self.tile_grid(0, 0)
         _check(self.tile_size >= 8, "data.tile_size", self.tile_size, "at least 8 pixels")
-        _check(self.split in SPLITS, "data.split", self.split, f"one of {', '.join(SPLITS)}")
+        _check_one_of(SPLITS, "data.split", self.split)
         _check(self.split_seed >= 0, "data.split_seed", self.split_seed, "0 or more")
         rule = f'"{AUTO}", or at least 1, or neighbours would meet'
         _check(_auto_or(self.gap_slices, 1), "data.gap_slices", self.gap_slices, rule)
         _check(self.train_slices >= 0, "data.train_slices", self.train_slices, "0 (all) or more")
         _check(0 < self.label_share <= 1, "data.label_share", self.label_share, "over 0, and at most 1 (all)")
         _check(self.slices >= 0, "data.slices", self.slices, "0 (all) or more")
-        one_of = f"one of {', '.join(NORMALISATIONS)}"
-        _check(self.normalise in NORMALISATIONS, "data.normalise", self.normalise, one_of)
-        one_of = f"one of {', '.join(OUT_OF_RANGE)}"
-        _check(self.out_of_range in OUT_OF_RANGE, "data.out_of_range", self.out_of_range, one_of)
+        _check_one_of(NORMALISATIONS, "data.normalise", self.normalise)
+        _check_one_of(OUT_OF_RANGE, "data.out_of_range", self.out_of_range)
         _check(0 <= self.context <= _MOST_CONTEXT, "data.context", self.context, "0, 1 or 2 slices on each side")
         if self.context and self.split != "blocked":
             raise ConfigError(
@@ -198,8 +194,8 @@ class TrainConfig:
         _check(self.batch_size >= 1, "train.batch_size", self.batch_size, "at least 1 tile")
         _check(self.learning_rate > 0, "train.learning_rate", self.learning_rate, "above 0")
         _check(self.weight_decay >= 0, "train.weight_decay", self.weight_decay, "0 or more")
-        _check(self.schedule in SCHEDULES, "train.schedule", self.schedule, f"one of {', '.join(SCHEDULES)}")
-        _check(self.loss in LOSSES, "train.loss", self.loss, f"one of {', '.join(LOSSES)}")
+        _check_one_of(SCHEDULES, "train.schedule", self.schedule)
+        _check_one_of(LOSSES, "train.loss", self.loss)
         rule = 'none, frequency, or numbers such as 4 or 0.5 for the classes, not all 0, as "1+4+1"'
         _check(_are_weights(self.class_weights), "train.class_weights", self.class_weights, rule)
         if not 0.0 <= self.noise_fraction <= 1.0:
@@ -209,11 +205,11 @@ class TrainConfig:
             )
         _check_sigma("train.noise_sigma_max", self.noise_sigma_max)
         noise_models(self.noise_model, "train.noise_model")
-        _check(self.augment in AUGMENTATIONS, "train.augment", self.augment, f"one of {', '.join(AUGMENTATIONS)}")
-        _check(self.keep in KEPT_EPOCHS, "train.keep", self.keep, f"one of {', '.join(KEPT_EPOCHS)}")
+        _check_one_of(AUGMENTATIONS, "train.augment", self.augment)
+        _check_one_of(KEPT_EPOCHS, "train.keep", self.keep)
         _check(self.seed >= 0, "train.seed", self.seed, "0 or more")
         _check(_auto_or(self.order_seed, 0), "train.order_seed", self.order_seed, f'"{AUTO}", or 0 or more')
-        _check(self.precision in PRECISIONS, "train.precision", self.precision, f"one of {', '.join(PRECISIONS)}")
+        _check_one_of(PRECISIONS, "train.precision", self.precision)
 
     @property
     def moves(self) -> str:
@@ -332,8 +328,7 @@ class EvaluateConfig:
             rule = "of other models than gaussian, which is always there"
             _check("gaussian" not in others, "evaluate.other_noise", self.other_noise, rule)
         self._table_sigmas()
-        one_of = f"one of {', '.join(TEST_STATISTICS)}"
-        _check(self.batch_norm in TEST_STATISTICS, "evaluate.batch_norm", self.batch_norm, one_of)
+        _check_one_of(TEST_STATISTICS, "evaluate.batch_norm", self.batch_norm)
         _check(self.batch_size >= 1, "evaluate.batch_size", self.batch_size, "at least 1 tile")
         _check(0 <= self.mixed_fraction < 1, "evaluate.mixed_fraction", self.mixed_fraction, "0, or a share below 1")
         _check(self.tile >= 0, "evaluate.tile", self.tile, "0, or an edge in pixels")
@@ -351,7 +346,7 @@ class EvaluateConfig:
     def _table_sigmas(self) -> tuple[Sigma, ...]:
         """Those of noise that tables show, each once: `table_sigma` first."""
         others = self.other_sigmas.split("+") if self.other_sigmas else []
-        found = [_sigma_in_text(text, "evaluate.other_sigmas", self.other_sigmas) for text in others]
+        found = [_other_sigma(text, self.other_sigmas) for text in others]
         return tuple(dict.fromkeys((self.table_sigma, *found)))
 
     def used_sigmas(self) -> list[tuple[str, Sigma]]:
@@ -544,19 +539,14 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def cell_from_dict(table: Mapping[str, Any], where: str) -> CellConfig:
-    """The cell whose `dataclasses.asdict` was stored; raises ConfigError with `where` for anything else."""
-    cell: CellConfig = build_config(CellConfig, table, where)
-    return cell
-
-
-def _sigma_in_text(text: str, name: str, whole: str) -> Sigma:
-    """One sigma of several that are written in one text."""
+def _other_sigma(text: str, whole: str) -> Sigma:
+    """One sigma of `evaluate.other_sigmas`, which are written in one text."""
     try:
         sigma = Share(text) if "%" in text else float(text)
     except (ConfigError, ValueError):
         sigma = math.nan
-    _check(0 < amount(sigma) < math.inf, name, whole, 'sigmas above 0 joined by "+", as "3000+10000" or "12 %+42 %"')
+    rule = 'sigmas above 0 joined by "+", as "3000+10000" or "12 %+42 %"'
+    _check(0 < amount(sigma) < math.inf, "evaluate.other_sigmas", whole, rule)
     return sigma
 
 
@@ -564,6 +554,10 @@ def _check(holds: bool, name: str, value: object, rule: str) -> None:
     if not holds:
         shown = f'"{shortened(value)}"' if isinstance(value, str) else value
         raise ConfigError(f"{name} is {shown}, but it must be {rule}.")
+
+
+def _check_one_of(names: tuple[str, ...], name: str, value: str) -> None:
+    _check(value in names, name, value, f"one of {', '.join(names)}")
 
 
 def _auto_or(value: OrAuto, least: int) -> bool:

@@ -65,12 +65,6 @@ def accuracy_near_and_away(confusion: np.ndarray, near: np.ndarray) -> tuple[flo
     return accuracy(near), accuracy(_away(confusion, near))
 
 
-def share_of_pixels_near(confusion: np.ndarray, near: np.ndarray) -> float:
-    """Share of all pixels that lie near a label edge; NaN without pixels."""
-    _away(confusion, near)
-    return float(_ratio(_checked(near).sum(), _checked(confusion).sum()))
-
-
 def share_of_errors_near(confusion: np.ndarray, near: np.ndarray) -> float:
     """Share of all wrong pixels that lie near a label edge; NaN without errors."""
     _away(confusion, near)

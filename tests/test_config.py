@@ -10,7 +10,7 @@ import re
 
 import pytest
 
-from hpcseg.config import CellConfig, DataConfig, EvaluateConfig, NeedsConfig, TrainConfig, cell_from_dict, digest
+from hpcseg.config import CellConfig, DataConfig, EvaluateConfig, NeedsConfig, TrainConfig, digest
 from hpcseg.errors import ConfigError
 from hpcseg.sigma import Share
 from hpcseg.tables import build_config, describes
@@ -382,14 +382,14 @@ def test_names_are_fit_for_folders_and_slurm(setting):
 @pytest.mark.parametrize("setting", settings())
 def test_a_stored_cell_comes_back_equal(setting):
     cell = cell_with(*setting)
-    assert cell_from_dict(dataclasses.asdict(cell), "cell.json") == cell
+    assert build_config(CellConfig, dataclasses.asdict(cell), "cell.json") == cell
 
 
 def test_a_stored_cell_of_another_version_is_refused_with_its_place():
     stored = dataclasses.asdict(CellConfig())
     stored["train"]["dropout"] = 0.1
     with pytest.raises(ConfigError, match=r'cell.json: train: unknown key "dropout"'):
-        cell_from_dict(stored, "cell.json")
+        build_config(CellConfig, stored, "cell.json")
 
 
 def test_a_digest_does_not_depend_on_the_order_of_keys():

@@ -81,7 +81,6 @@ NEAR = np.array([[1, 2, 0], [0, 1, 0], [1, 0, 1]])
 
 def test_near_an_edge_and_away_from_it_by_hand():
     assert metrics.accuracy_near_and_away(COUNTS, NEAR) == (3 / 6, 13 / 14)
-    assert metrics.share_of_pixels_near(COUNTS, NEAR) == 6 / 20
     assert metrics.share_of_errors_near(COUNTS, NEAR) == 3 / 4
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hpcseg.bench.measure import Piece
+from hpcseg.bench.measure import Piece, Rates, take_turns
 from hpcseg.errors import HpcsegError
 
 _SECONDS_TO_END = 60
@@ -53,6 +53,19 @@ def started(contenders: Mapping[str, Contender]) -> Iterator[dict[str, Piece]]:
                 process.kill()
                 process.wait()
             process.stdout.close()
+
+
+def compare(builds: Mapping[str, str], work: Mapping[str, Any], *, seconds: float, rounds: int) -> Rates:
+    """Units per second of contenders that take turns.
+
+    Args:
+        builds: by their names, as of `Contender`.
+        work: what all of them are given.
+        seconds: of a piece.
+        rounds: pieces of each.
+    """
+    with started({name: Contender(build, work) for name, build in builds.items()}) as pieces:
+        return take_turns(pieces, seconds=seconds, rounds=rounds)
 
 
 def _start(contender: Contender) -> subprocess.Popen[str]:

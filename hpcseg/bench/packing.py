@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import tifffile
 
-from hpcseg.bench.contender import Contender, started
-from hpcseg.bench.measure import Piece, rate, take_turns
+from hpcseg.bench.contender import compare
+from hpcseg.bench.measure import Piece, rate
 from hpcseg.data.pack import pack, processes_for
 from hpcseg.data.pairs import drop_pair, find_pairs
 from hpcseg.data.processes import in_processes
@@ -68,8 +68,7 @@ def measure_packing(
     memory = _peak_memory(folder)
     builds = {name: f"{_HERE}:{name}_piece" for name in (OURS, DECODE, WRITE)} | dict(others or {})
     work = {"folder": str(folder), "source_bytes": slices * size**2 * 3}
-    with started({name: Contender(build, work) for name, build in builds.items()}) as pieces:
-        rates = take_turns(pieces, seconds=seconds, rounds=rounds)
+    rates = compare(builds, work, seconds=seconds, rounds=rounds)
     return {
         "slices": slices,
         "size": size,

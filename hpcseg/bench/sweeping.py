@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from hpcseg.bench.contender import Contender, started
-from hpcseg.bench.measure import Piece, Rates, rate, take_turns
+from hpcseg.bench.contender import compare
+from hpcseg.bench.measure import Piece, Rates, rate
 from hpcseg.bench.training import network, settings, synchronise
 from hpcseg.config import DataConfig, NoiseLevel
 from hpcseg.data.batches import EVALUATION_CHUNK, open_source
@@ -39,11 +39,8 @@ def measure_sweep(data: Path, *, width: int, seconds: float, rounds: int) -> Rat
         rounds: pieces of each.
     """
     work = {"data": str(data), "width": width}
-    contenders = {
-        name: Contender(f"{_HERE}:{build}", work) for name, build in ((OURS, "our_piece"), (RESIDENT, "resident_piece"))
-    }
-    with started(contenders) as pieces:
-        return take_turns(pieces, seconds=seconds, rounds=rounds)
+    builds = {OURS: f"{_HERE}:our_piece", RESIDENT: f"{_HERE}:resident_piece"}
+    return compare(builds, work, seconds=seconds, rounds=rounds)
 
 
 @contextlib.contextmanager

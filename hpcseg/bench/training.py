@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from hpcseg.bench.contender import Contender, started
-from hpcseg.bench.measure import Piece, Rates, rate, take_turns
+from hpcseg.bench.contender import Contender, compare, started
+from hpcseg.bench.measure import Piece, Rates, rate
 from hpcseg.config import DataConfig, TrainConfig
 from hpcseg.data.batches import TileSource, open_source
 from hpcseg.data.training_tiles import TrainingTiles, validation_set
@@ -42,11 +42,8 @@ def measure_training(data: Path, *, width: int, batch_size: int, seconds: float,
         rounds: pieces of each.
     """
     work = {"data": str(data), "width": width, "batch_size": batch_size}
-    contenders = {
-        name: Contender(f"{_HERE}:{build}", work) for name, build in ((OURS, "our_piece"), (RESIDENT, "resident_piece"))
-    }
-    with started(contenders) as pieces:
-        return take_turns(pieces, seconds=seconds, rounds=rounds)
+    builds = {OURS: f"{_HERE}:our_piece", RESIDENT: f"{_HERE}:resident_piece"}
+    return compare(builds, work, seconds=seconds, rounds=rounds)
 
 
 def measure_memory(data: Path, *, width: int, batch_size: int, device: torch.device) -> dict[str, dict[str, int]]:

@@ -12,6 +12,7 @@ from hpcseg import metrics
 from hpcseg.records.collect import Records
 from hpcseg.records.row import Row
 from hpcseg.runs.record import read_baselines
+from hpcseg.runs.schema import Baseline
 from hpcseg.tables import describes
 
 
@@ -19,9 +20,7 @@ from hpcseg.tables import describes
 class Filter:
     """A filter on the test set that some settings of data and a seed of test noise give."""
 
-    data: Mapping[str, object]
-    seed: int
-    split_sha256: str
+    record: Baseline
     confusion: Mapping[str, np.ndarray]
     """Confusion matrices by key of the noise level."""
 
@@ -32,15 +31,17 @@ def filter_of(records: Records, row: Row) -> Filter | None:
     Of a cell that was trained by an hpcseg which draws other splits, it is on other test tiles of the same settings.
     """
     seed = row.config.evaluate.seed
-    found = (one for one in _read(records) if one.seed == seed and describes(one.data, row.config.data))
-    return next(found, None)
+    for one in _read(records):
+        if one.record.evaluate_seed == seed and describes(one.record.data, row.config.data):
+            return one
+    return None
 
 
 def filter_notes(records: Records) -> tuple[str, ...]:
     """A sentence where the test tiles of some cell are not those of its filter."""
     for row in records.rows:
         one = filter_of(records, row)
-        if row.training and one and row.training.record.split_sha256 != one.split_sha256:
+        if row.training and one and row.training.record.split_sha256 != one.record.split_sha256:
             return (
                 "The filter was measured on the test tiles that this hpcseg draws. Cells that were trained by an "
                 "earlier one were tested on other tiles, drawn by lot in the same way.",
@@ -62,5 +63,5 @@ def _read(records: Records) -> tuple[Filter, ...]:
                 metrics.accuracy(confusion)
         except (ValueError, OverflowError):
             continue
-        found.append(Filter(content.data, content.evaluate_seed, content.split_sha256, of_level))
+        found.append(Filter(content, of_level))
     return tuple(found)

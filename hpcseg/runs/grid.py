@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET
 
 from hpcseg import __version__
-from hpcseg.config import CellConfig, NeedsConfig, ReportConfig, cell_from_dict
+from hpcseg.config import CellConfig, NeedsConfig, ReportConfig
 from hpcseg.errors import ConfigError, HpcsegError, IncompleteError
 from hpcseg.files import remove_left
 from hpcseg.jobfile import JobConfig
@@ -272,4 +272,4 @@ def _cell(folder: CellFolder, entry: Planned | CellPlan, where: Path) -> Cell:
     if entry.evaluate is UNSET:
         raise IncompleteError(f"{where} is damaged: it has no evaluate. Run `hpcseg grid` again.")
     sections = {"data": entry.data, "train": entry.train, "evaluate": entry.evaluate}
-    return Cell(cell_from_dict(sections, str(where)), folder)
+    return Cell(build_config(CellConfig, sections, str(where)), folder)
