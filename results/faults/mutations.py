@@ -43,6 +43,7 @@ from hpcseg.report import baselines
 from hpcseg.report.answers import answers
 from hpcseg.report.table import table_csv
 from hpcseg.report.tables import TABLES
+from hpcseg.runs.epochs import validation_accuracy
 from hpcseg.runs.folder import RunFolder
 
 JOB = """
@@ -101,7 +102,9 @@ def report(run: RunFolder) -> Seen:
     for row in records.rows:
         if row.training and not row.epochs:
             notes.append(f"{row.id}: epochs")
-        numbers.append([tuple(vars(epoch).values()) for epoch in row.epochs])
+        numbers += [
+            (one.train_loss, one.train_accuracy, one.validation_loss, validation_accuracy(one)) for one in row.epochs
+        ]
         for extremes in (False, True):
             if (pictures := row.pictures(extremes=extremes)) is None:
                 notes.append(f"{row.id}: pictures {extremes}")
