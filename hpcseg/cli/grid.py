@@ -99,7 +99,9 @@ def grid(
             local = True
             console.say(f"No Slurm answers here ({said}). This is what --local would do; --slurm shows the scripts.")
     with console.json_answer(as_json) as answer:
-        _show_plan(planned)
+        states = [cell.state() for cell in planned.cells]
+        counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
+        console.say(f"{planned.job.title}: {counted(len(states), 'cell')} in {planned.run.path} ({counts})")
         if "data" in others_trained(planned.run, {cell.id for cell in planned.cells}, planned.data_sha256):
             console.say("Note: this run has cells of other data; --run runs/NAME keeps them apart.", to=console.stderr)
         if note := ledger.read(planned.run).note:
@@ -118,8 +120,7 @@ def grid(
                 submission = submit_missing(planned, resources, dry_run=dry_run, resubmit=resubmit)
             show_submission(submission, planned, answer)
         if dry_run:
-            _show_trainings(planned)
-            _show_sets(planned)
+            _show_trainings_and_sets(planned)
             if local:
                 slots = find_slots(workers, _gpus_per_cell(options))
                 on_gpu = bool(slots[0])
@@ -153,14 +154,11 @@ def _refuse_beside_template(local: bool | None, workers: int | None, profile: st
         )
 
 
-def _show_plan(grid: Grid) -> None:
-    states = [cell.state() for cell in grid.cells]
-    counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
-    console.say(f"{grid.job.title}: {counted(len(grid.cells), 'cell')} in {grid.run.path} ({counts})")
+def _show_trainings_and_sets(grid: Grid) -> None:
+    """Print what decides how long a training takes, and is often set otherwise, and what each set has of the slices."""
+    from hpcseg.data.sets import describe_sets
+    from hpcseg.data.store import read_info
 
-
-def _show_trainings(grid: Grid) -> None:
-    """Print what decides how long a training takes and is often set otherwise."""
     trainings = [cell.config.train for cell in grid.cells]
 
     def values(name: str) -> str:
@@ -168,13 +166,6 @@ def _show_trainings(grid: Grid) -> None:
 
     batches = f"batches of {values('batch_size')} tiles"
     console.say(f"Training: width {values('width')}; epochs {values('epochs')}; {batches}.")
-
-
-def _show_sets(grid: Grid) -> None:
-    """Print what each set has of these slices."""
-    from hpcseg.data.sets import describe_sets
-    from hpcseg.data.store import read_info
-
     for line in describe_sets(read_info(grid.data_file), [cell.config for cell in grid.cells]):
         console.say(line)
 

@@ -146,22 +146,22 @@ class Profile:
 class Resources:
     """The resources of one job, decided."""
 
-    partition: str | None
-    account: str | None
-    qos: str | None
-    constraint: str | None
-    exclude: str | None
-    gpu_syntax: str
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    exclude: str | None = None
+    gpu_syntax: str = "gpus-per-node"
     gpus_per_node: int
     ranks_per_node: int
     nodes: int
     cpus_per_task: int
     memory_gib: float
     minutes: int
-    setup: tuple[str, ...]
-    max_array_size: int | None
-    throttle: int | None
-    tries: int
+    setup: tuple[str, ...] = ()
+    max_array_size: int | None = None
+    throttle: int | None = None
+    tries: int = 3
     cells_per_job: int = 1
     max_memory_gib: float | None = None
     max_minutes: int | None = None
@@ -317,30 +317,20 @@ def resolve(needs: NeedsConfig, profile: Profile, options: Profile) -> Resources
         ConfigError: a text has a control character, or memory is to grow that is not asked for so.
     """
     decided: dict[str, Any] = {
-        "gpu_syntax": "gpus-per-node",
         "gpus_per_node": needs.gpus,
         "nodes": needs.nodes,
         "cpus_per_task": needs.cpus_per_task,
         "memory_gib": needs.memory_gib,
         "minutes": needs.minutes,
-        "setup": (),
-        "sbatch": (),
-        "srun": (),
-        "report": ReportJob(),
-        "paths": (),
-        "tries": 3,
-        "cells_per_job": 1,
     }
-    for setting in dataclasses.fields(Profile):
-        name = _RESOURCES.get(setting.name, setting.name)
-        decided.setdefault(name, None)
-        for wishes in (profile, options):
-            wish = getattr(wishes, setting.name)
-            decided[name] = decided[name] if wish is None else wish
-    if decided["max_memory_gib"] and any(flag.startswith("mem-per-") for flag in decided["sbatch"]):
+    for wishes in (profile, options):
+        for setting in dataclasses.fields(Profile):
+            if (wish := getattr(wishes, setting.name)) is not None:
+                decided[_RESOURCES.get(setting.name, setting.name)] = wish
+    decided.setdefault("ranks_per_node", max(1, decided["gpus_per_node"]))
+    resources = Resources(**decided)
+    if resources.max_memory_gib and any(flag.startswith("mem-per-") for flag in resources.sbatch):
         raise ConfigError(
             "max_mem is of mem, in the place of which sbatch gets mem-per-cpu or mem-per-gpu. Choose one."
         )
-    if decided["ranks_per_node"] is None:
-        decided["ranks_per_node"] = max(1, decided["gpus_per_node"])
-    return Resources(**decided)
+    return resources

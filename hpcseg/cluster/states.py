@@ -178,23 +178,20 @@ def _status(cell: Cell, known: _Known) -> tuple[CellStatus, Failure | None]:
     # Its job may go on with others.
     runs = last is not None and state is not State.FINISHED and not is_past(cell, last)
     job_id, node, note, left, failure = last.shown if last else None, None, "", None, None
+    waits_behind = False
     if progress is not None and progress.time >= failed_at(cell):
         state = {"train": State.RUNNING, "evaluate": State.EVALUATING}.get(progress.stage, State.RUNNING)
         left, node, note = progress.seconds_left, progress.host, progress.note
         job_id = job_id or progress.job_id
     elif job is not None and not job.ended and runs and not (job.hidden and state is State.FAILED):
         state, note = (active if job.state is State.RUNNING else job.state), job.note
-        if known.ahead is not None and job.state is State.RUNNING:
-            state, note = State.QUEUED, f"behind {known.ahead} in its job"
+        waits_behind = job.state is State.RUNNING
     elif last is not None and runs and lives_here(last, cell.folder):
         # It loads its data, or validates; its heart beats between steps only.
-        state, node = active, last.host
-        if known.ahead is not None:
-            state, note = State.QUEUED, f"behind {known.ahead} in its job"
+        state, node, waits_behind = active, last.host, True
     elif last is not None and runs and last.number is not None and not isinstance(record, Hole):
         state, note = _by_template(cell, last, known.logs)
-        if known.ahead is not None:
-            state, note = State.QUEUED, f"behind {known.ahead} in its job"
+        waits_behind = True
     elif isinstance(record, Hole):
         failure = Failure(DAMAGED, f"{record.reason} {record.remedy}", None, 0, None)
         state, note = State.FAILED, failure.summary
@@ -221,6 +218,8 @@ def _status(cell: Cell, known: _Known) -> tuple[CellStatus, Failure | None]:
         other = State.STOPPED if state is State.STARTED or failure.kind is stopped else State.FAILED
         state = State.CANCELLED if failure.kind is CANCELLED else other
         note, node = failure.summary, failure.node
+    if waits_behind and known.ahead is not None:
+        state, note = State.QUEUED, f"behind {known.ahead} in its job"
     found = CellStatus(
         cell=cell.id,
         state=state,

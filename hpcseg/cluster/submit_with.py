@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from hpcseg.cluster import ledger, worker
@@ -70,7 +70,10 @@ def submit_missing_with(
                 submission.scripts.append(script)
                 number = f"<number {index + 1}>"
             else:
-                _give_up(grid.run, before, cells)
+                for cell in cells:
+                    # What comes late of an earlier job must do nothing twice.
+                    if (job := before.get(cell.id)) is not None and job.number is not None:
+                        leave_out(cell.folder, job.job_id)
                 try:
                     number = _send(template, grid.run, script, token, ids, {sent.job_id for sent in submission.sent})
                 except SchedulerError as error:
@@ -112,14 +115,6 @@ def _send(
         )
     ledger.book(run, token, "cells", tasks, number, **mark)
     return number
-
-
-def _give_up(run: RunFolder, before: Mapping[str, Booked], cells: Sequence[Cell]) -> None:
-    """Have the jobs that these cells had leave them out, so that what comes late does nothing twice."""
-    for cell in cells:
-        job = before.get(cell.id)
-        if job is not None and job.number is not None:
-            leave_out(run.cell(cell.id), job.job_id)
 
 
 def _script_file(run: RunFolder, token: str) -> Path:

@@ -43,7 +43,8 @@ def plan_run(job: str | None, data: Path, run: Path | None, overrides: Sequence[
     from hpcseg.data.sets import check_labelled
     from hpcseg.data.store import read_info
 
-    described = load_job(find_job(job or _job_for(data)), overrides or ())
+    fitting = job or ("paper" if is_the_papers(read_info(data).data_sha256) else OWN_JOB)
+    described = load_job(find_job(fitting), overrides or ())
     info = read_info(data)
     # Now and not in every job, hours later.
     for config in dict.fromkeys(cell.data for cell in described.cells):
@@ -58,13 +59,6 @@ def plan_run(job: str | None, data: Path, run: Path | None, overrides: Sequence[
 def is_the_papers(data_sha256: str) -> bool:
     """Whether packed slices are the 500 of the paper, on their full scale of grey values."""
     return data_sha256 == _PAPERS_DATA
-
-
-def _job_for(data: Path) -> str:
-    """What runs where no job is named."""
-    from hpcseg.data.store import read_info
-
-    return "paper" if is_the_papers(read_info(data).data_sha256) else OWN_JOB
 
 
 def run_called(name: str) -> Path:
