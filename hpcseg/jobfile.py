@@ -132,7 +132,7 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> JobConfig:
     described: dict[tuple[DataConfig, TrainConfig], EvaluateConfig] = {}
     for number, grid in enumerate(axes, start=1):
         for settings in _expand(shared, grid):
-            cell: CellConfig = build_config(CellConfig, settings, f"{where}, grid {number}")
+            cell = build_config(CellConfig, settings, f"{where}, grid {number}")
             if described.setdefault((cell.data, cell.train), cell.evaluate) != cell.evaluate:
                 raise ConfigError(
                     f"{where}: the cell {cell.name()} would have two evaluations, and a trained model has one. {_MORE}"

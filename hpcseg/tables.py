@@ -10,11 +10,13 @@ import reprlib
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from hpcseg.errors import ConfigError
 from hpcseg.sigma import Share, Sigma
 from hpcseg.text import shortened
+
+_Config = TypeVar("_Config")
 
 
 def describes(table: Any, config: Any) -> bool:
@@ -25,11 +27,11 @@ def describes(table: Any, config: Any) -> bool:
         return False
 
 
-def build_config(cls: type[Any], table: Mapping[str, Any], where: str) -> Any:
+def build_config(cls: type[_Config], table: Mapping[str, Any], where: str) -> _Config:
     """A config dataclass from a table: strict about keys and types, recursive for nested configs."""
     if not isinstance(table, Mapping):
         raise ConfigError(f"{where}: expected a table of settings, found {reprlib.repr(table)}.")
-    hints = _type_hints(typing.cast(typing.Hashable, cls))  # which mypy does not see in type[Any]
+    hints = _type_hints(typing.cast(typing.Hashable, cls))  # which mypy does not see in a type
     refuse_unknown(table, tuple(hints), where)
     values = {key: convert(hints[key], value, f"{where}: {key}") for key, value in table.items()}
     try:

@@ -62,10 +62,6 @@ class Booked:
         """What a person calls it."""
         return self.job_id if self.number is None else self.number or f"named {short_name(self.job_id)}"
 
-    def has_passed(self, failed_at: float) -> bool:
-        """Whether it has gone on to its other cells after this one had failed."""
-        return len(self.cells) > 1 and failed_at >= self.time > 0
-
 
 @dataclass(frozen=True)
 class Ledger:

@@ -199,7 +199,10 @@ def run_locally(
                         _look(current, tell)
                         continue
                     del running[slot]
-                    waiting.extendleft(reversed(_conclude(current, summary, tell)))
+                    if current.cell.id not in current.over:
+                        _book(current, _how_it_ended(current), summary, tell)
+                    # Whose turn had not come.
+                    waiting.extendleft(cell for cell in reversed(current.cells) if cell.id not in current.over)
         finally:
             _end(running.values())
             for current in running.values():
@@ -318,13 +321,6 @@ def _end(running: Collection[_Running]) -> None:
         all(current.ended() for current in running) and not any(map(lives, ranks))
     ):
         time.sleep(0.05)
-
-
-def _conclude(current: _Running, summary: Summary, on_event: OnEvent) -> list[Cell]:
-    """Book what an ended job has not said of its cell; returns those whose turn had not come."""
-    if current.cell.id not in current.over:
-        _book(current, _how_it_ended(current), summary, on_event)
-    return [cell for cell in current.cells if cell.id not in current.over]
 
 
 def _how_it_ended(current: _Running) -> State:

@@ -105,7 +105,7 @@ def is_past(cell: Cell, job: Booked) -> bool:
     if job.number is not None:
         # Of the end of such a job nothing tells but the cell.
         return max(failed_at(cell), cell.stopped_at() or 0.0) >= job.time > 0
-    return job.has_passed(failed_at(cell))
+    return len(job.cells) > 1 and failed_at(cell) >= job.time > 0
 
 
 def failed_at(cell: Cell) -> float:

@@ -256,8 +256,7 @@ def _built(content: dict[str, Any], where: str) -> Profile:
                 table["paths"] = _places(table["paths"])
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
-    profile: Profile = build_config(Profile, content, where)
-    return profile
+    return build_config(Profile, content, where)
 
 
 def _places(table: Any) -> tuple[str, ...]:

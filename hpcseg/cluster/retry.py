@@ -28,8 +28,7 @@ def read_resources(run: RunFolder) -> Resources | None:
     """
     if not run.resources_file.exists():
         return None
-    resources: Resources = build_config(Resources, read_json(run.resources_file), str(run.resources_file))
-    return resources
+    return build_config(Resources, read_json(run.resources_file), str(run.resources_file))
 
 
 def without_nodes(resources: Resources, failures: Mapping[str, Failure], more: str | None = None) -> Resources:
