@@ -16,14 +16,12 @@ from hpcseg.cli.options import SLURM, MovedData, Run, SlurmOptions
 from hpcseg.cli.reading import DataSetName, Every, Percentiles, Range, ReadingOptions
 from hpcseg.errors import ConfigError
 from hpcseg.runs.finding import find_model, find_models, others_trained
-from hpcseg.text import counted
+from hpcseg.text import counted, some_of
 
 if TYPE_CHECKING:
     from hpcseg.cluster.profile import Resources
     from hpcseg.predict.request import Prediction, Request
     from hpcseg.predict.schema import Finished
-
-_MOST_LISTED = 3
 
 
 def predict(
@@ -227,10 +225,9 @@ def show(record: Finished, out: Path, *, written: bool = True) -> None:
 
     strange = record.slices_of_strange_grey_values
     if strange:
-        more = f" and {len(strange) - _MOST_LISTED} more" if len(strange) > _MOST_LISTED else ""
         console.say(
-            f"Note: more than 1 % of the grey values of {', '.join(strange[:_MOST_LISTED])}{more} are far outside of "
-            "what the model was trained on.",
+            f"Note: more than 1 % of the grey values of {some_of(strange)} are far outside of what the model was "
+            "trained on.",
             to=console.stderr,
         )
     if record.mapping.kind != "as trained":

@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from hpcseg.cluster.logs import Logs, last_attempt
@@ -166,12 +165,11 @@ class Failure:
     """How the last attempt at a cell ended."""
 
     kind: Kind
-    text: str
+    text: str = ""
     """What was said, on one line; empty where nothing was."""
-    node: str | None
-    rank: int
+    node: str | None = None
+    rank: int = 0
     """Whose log tells most."""
-    log: Path | None
 
     @property
     def summary(self) -> str:
@@ -193,32 +191,32 @@ def diagnose(
         stopped: by whom it was told to stop, where Slurm cannot say that; None: it was not.
     """
     record = read_failure(cell.folder)
-    attempts = {rank: (path, last_attempt(path)) for rank, path in logs.get(job_id or "", {}).items()}
-    found = {rank: (path, _complaints(attempt.lines(cell.id))) for rank, (path, attempt) in attempts.items()}
+    attempts = {rank: last_attempt(path) for rank, path in logs.get(job_id or "", {}).items()}
+    found = {rank: _complaints(attempt.lines(cell.id)) for rank, attempt in attempts.items()}
     error = " ".join(record.error.split()) if record else ""
     rank = record.rank if record else 0
     if stopped and not cancelled:
         # What failure.json has is of an earlier attempt.
-        return Failure(stopped, "", None, 0, found[0][0] if 0 in found else None)
-    marks = [mark for _, attempt in attempts.values() for mark in attempt.marks]
+        return Failure(stopped)
+    marks = [mark for attempt in attempts.values() for mark in attempt.marks]
     begun, ended = any(of == cell.id for of, _ in marks), (cell.id, State.FAILED) in marks
     # Of the job's end that is another's: this one had failed before, or its turn had not come.
     word = job if (begun and not ended) or not marks or (job is not None and job.word in CANCELLED.words) else None
-    said = _kind(error if begun or not marks else "", [text for _, text in found.values()], word)
+    said = _kind(error if begun or not marks else "", list(found.values()), word)
     kind = CANCELLED if cancelled else said or (_OTHER if error else without_a_word(cell))
     if marks and not begun and kind is not CANCELLED:
-        return Failure(NOT_REACHED, "", None, 0, attempts[0][0] if 0 in attempts else None)
+        return Failure(NOT_REACHED)
     spoken = re.compile(kind.said) if kind.said else None
     text = error
     if spoken and not spoken.search(error):
         # Another rank, or Slurm, has said what it was.
-        for number, (_, log) in found.items():
+        for number, log in found.items():
             lines = [line for line in log.splitlines() if spoken.search(line)]
             if lines:
                 rank, text = number, lines[-1].strip()
                 break
     node = (record.host if record else None) or (job.node if job else None) or None
-    return Failure(kind, text, node, rank, found[rank][0] if rank in found else None)
+    return Failure(kind, text, node, rank)
 
 
 def without_a_word(cell: Cell) -> Kind:

@@ -193,7 +193,7 @@ def _status(cell: Cell, known: _Known) -> tuple[CellStatus, Failure | None]:
         state, note = _by_template(cell, last, known.logs)
         waits_behind = True
     elif isinstance(record, Hole):
-        failure = Failure(DAMAGED, f"{record.reason} {record.remedy}", None, 0, None)
+        failure = Failure(DAMAGED, f"{record.reason} {record.remedy}")
         state, note = State.FAILED, failure.summary
     elif state is State.FINISHED or (state in (State.MISSING, State.TRAINED) and last is None):
         pass
