@@ -9,7 +9,7 @@ import typer
 
 from hpcseg.cli import console
 from hpcseg.cli.options import AsJson
-from hpcseg.cli.report import report_answer, show_report
+from hpcseg.cli.report import show_report
 from hpcseg.runs.finding import find_run, run_called
 
 
@@ -30,5 +30,5 @@ def compare(
     folders = {name: find_run(run_called(name)) for name in dict.fromkeys(name.rstrip("/") for name in runs)}
     with console.json_answer(as_json) as answer:
         built = build_comparison(folders, out)
-        answer.update({"runs": [str(one.path) for one in folders.values()], **report_answer(built, (), built.written)})
-        show_report(built, (), built.written)
+        answer["runs"] = [str(one.path) for one in folders.values()]
+        show_report(built, (), built.written, answer)

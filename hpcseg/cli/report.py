@@ -81,8 +81,8 @@ def report(
         if publish:
             written += publish_records(folder, publish).written
             _say_what_is_published(folder, publish)
-        answer.update({"run": str(folder.path), **report_answer(built, missing, written)})
-        show_report(built, missing, written)
+        answer["run"] = str(folder.path)
+        show_report(built, missing, written, answer)
         for line in after_report(built.content.records).splitlines():
             console.stdout.print(line)
 
@@ -149,22 +149,21 @@ def _size(files: Sequence[Path]) -> str:
     return f"{sum(path.stat().st_size for path in files) / 1000:,.0f} kB"
 
 
-def report_answer(built: Report, missing: Sequence[str], written: Sequence[Path]) -> dict[str, Any]:
-    """A report for a script; arguments as in `show_report`."""
-    return {
-        "answers": [dataclasses.asdict(answer) for answer in built.content.answers],
+def show_report(built: Report, missing: Sequence[str], written: Sequence[Path], answer: dict[str, Any]) -> None:
+    """Print what a report says, what it lacks (`missing` beside its own notes), and the files that were written.
+
+    `answer` gets the same for a script.
+    """
+    answer |= {
+        "answers": [dataclasses.asdict(one) for one in built.content.answers],
         "headlines": built.headlines,
         "notes": [*built.content.notes, *missing],
         "holes": [dataclasses.asdict(hole) for hole in built.content.holes],
         "planned_with": built.planned_with,
         "written": [str(path) for path in written],
     }
-
-
-def show_report(built: Report, missing: Sequence[str], written: Sequence[Path]) -> None:
-    """Print what a report says, what it lacks (`missing` beside its own notes), and the files that were written."""
-    for answer in built.content.answers:
-        console.say(f"{answer.question} {answer.text}".strip())
+    for one in built.content.answers:
+        console.say(f"{one.question} {one.text}".strip())
     for line in built.headlines:
         console.stdout.print(line)
     if built.headlines:
