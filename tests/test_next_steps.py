@@ -66,10 +66,13 @@ def test_own_slices_go_to_job_segment_with_what_makes_it_fit_them_and_the_machin
     assert planned.exit_code == 0 and "A model for your own slices: 3 cells" in planned.stdout, planned.output
 
 
-def test_what_is_no_run_and_no_place_to_write_to_is_said_with_what_to_do(tmp_path):
+def test_what_is_no_run_no_argument_and_no_place_to_write_to_is_said_with_what_to_do(tmp_path):
     (tmp_path / "run").mkdir()
     said = hpcseg("status", "--run", tmp_path / "run")
     assert said.exit_code == 5 and f"{tmp_path}/run is no run, for it has no grid.json. Name another" in said.stderr
+    said = hpcseg("grid", tmp_path / "DATA")
+    told = " ".join(said.stderr.replace("│", " ").split())
+    assert said.exit_code == 2 and "The packed data set is named with --data." in told
     (tmp_path / "file").touch()
     said = hpcseg("bench", "--run", tmp_path / "file/out")
     assert said.exit_code == 1 and "file/out: Not a directory. Name another file or folder, or see" in said.stderr
@@ -153,3 +156,15 @@ def test_a_run_with_missing_cells_goes_on_with_the_command_that_planned_it(here,
     assert ran.exit_code == 0, ran.output
     assert next_of(hpcseg("status")) == "hpcseg grid --local --job mine.toml"
     assert next_of(hpcseg("report")) == "hpcseg status, or hpcseg grid --local --job mine.toml"
+
+
+def test_a_run_that_other_verbs_would_not_take_is_named(tmp_path, tiny_dataset, monkeypatch):
+    """Without --run they take the run that was planned last."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("old", "new"):
+        planned = hpcseg(
+            "grid", "--job", "smoke", "--data", tiny_dataset, "--run", f"runs/{name}", "--local", "--workers", "1"
+        )
+        assert planned.exit_code in (0, 1), planned.output
+    assert "--run runs/old" in hpcseg("status", "--run", "runs/old").stdout.partition("Next:")[2]
+    assert "--run" not in hpcseg("status", "--run", "runs/new").stdout.partition("Next:")[2]

@@ -41,6 +41,7 @@ from hpcseg.cli.view import view
 from hpcseg.errors import HpcsegError
 
 _AT_HOME = re.compile(r"(--[a-z-]+=|)(~)((?:/.*)?)", re.DOTALL)
+_UsageError: Any = typer.BadParameter.__base__  # of click, which typer brings in one form or another
 _STOPPED = 130  # as a shell says of a program that Ctrl-C has ended
 
 
@@ -71,6 +72,10 @@ class ErrorsAsText(typer.core.TyperGroup):
             way = "Name another file or folder, or see that it is there and yours."
             text = f"{error.filename}: {error.strerror}. {way}" if error.filename else str(error)
             code = HpcsegError.exit_code
+        except _UsageError as error:
+            if "unexpected extra argument" in error.message and error.ctx and error.ctx.info_name == "grid":
+                error.message += ". The packed data set is named with --data."
+            raise
         console.say(f"error: {text}", to=console.stderr, style="bold red")
         raise typer.Exit(code)
 

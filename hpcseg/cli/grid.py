@@ -217,14 +217,14 @@ def _run_missing_here(
     write_plan(grid)
     waiting = [cell for cell in grid.cells if not cell.evaluated()]
     if not waiting:
-        console.stdout.print(f"Every cell is finished, nothing to do.\nNext: hpcseg report{run_option(grid)}")
+        console.stdout.print(f"Every cell is finished, nothing to do.\nNext: hpcseg report{run_option(grid.run)}")
         return
     left_alone = find_missing(grid, resubmit=resubmit).left_alone
     waiting = [cell for cell in waiting if cell.id not in left_alone]
     for cell_id, why in left_alone.items():
         console.say(f"  {names[cell_id]}: {why}")
     if not waiting:
-        console.stdout.print(f"Jobs have all that are not finished.\nNext: hpcseg status{run_option(grid)}")
+        console.stdout.print(f"Jobs have all that are not finished.\nNext: hpcseg status{run_option(grid.run)}")
         return
     run_here(
         grid,
@@ -296,10 +296,11 @@ def run_here(
     if summary.stopped:
         raise console.stopped()
     if summary.failed:
-        console.stdout.print(f"Next: hpcseg logs --failed{run_option(grid)}, then hpcseg retry{run_option(grid)}")
+        option = run_option(grid.run)
+        console.stdout.print(f"Next: hpcseg logs --failed{option}, then hpcseg retry{option}")
         raise typer.Exit(1)
     console.stdout.print(
-        f"Next: {command_that_runs(read_plan(grid.run)) if left else f'hpcseg report{run_option(grid)}'}"
+        f"Next: {command_that_runs(read_plan(grid.run)) if left else f'hpcseg report{run_option(grid.run)}'}"
     )
 
 
@@ -329,6 +330,6 @@ def show_submission(submission: Submission, grid: Grid, answer: dict[str, Any]) 
     if submission.no_report and submission.sent and not submission.no_room:
         console.stdout.print("None of these jobs makes the report, or tries again what fails: that is left to you.")
     if all(cell.evaluated() for cell in grid.cells):
-        console.stdout.print(f"Every cell is finished, nothing to do.\nNext: hpcseg report{run_option(grid)}")
+        console.stdout.print(f"Every cell is finished, nothing to do.\nNext: hpcseg report{run_option(grid.run)}")
     elif not submission.dry_run:
-        console.stdout.print(f"Next: hpcseg status{run_option(grid)}, then hpcseg report{run_option(grid)}")
+        console.stdout.print(f"Next: hpcseg status{run_option(grid.run)}, then hpcseg report{run_option(grid.run)}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpcseg.errors import ConfigError, HpcsegError
-from hpcseg.runs.finding import OWN_JOB, RUNS, is_the_papers
+from hpcseg.runs.finding import OWN_JOB, is_the_papers, run_option
 from hpcseg.runs.names import short_names
 
 if TYPE_CHECKING:
@@ -89,12 +89,12 @@ def after_report(records: Records) -> str:
 
     run, plan, cells = records.run, records.plan, [row.cell for row in records.rows]
     if not all(cell.evaluated() for cell in cells):
-        return f"Next: hpcseg status{_run_option(run.path)}, or {command_that_runs(plan)}"
+        return f"Next: hpcseg status{run_option(run)}, or {command_that_runs(plan)}"
     models = [row for row in records.rows if row.cell.folder.model_file.exists()]
     if is_the_papers(plan.data_sha256) or not models:
         return ""
     names, best = short_names(cells), max(models, key=_accuracy)
-    command = f"Next: hpcseg predict {shlex.quote(names[best.id])} SLICES -o OUT{_run_option(run.path)}"
+    command = f"Next: hpcseg predict {shlex.quote(names[best.id])} SLICES -o OUT{run_option(run)}"
     alike = next(group.rows for group in records.groups if any(row is best for row in group.rows))
     others = [names[row.id] for row in alike if row is not best and row.cell.folder.model_file.exists()]
     if not others:
@@ -120,7 +120,7 @@ def after_status(found: RunStatus) -> str:
     from hpcseg.runs.grid import command_that_runs, read_plan
     from hpcseg.runs.state import State
 
-    option, states = _run_option(found.run.path), set(found.counts())
+    option, states = run_option(found.run), set(found.counts())
     if any(failure.kind not in (DAMAGED, STOPPED) for failure in found.failures.values()):
         return f"Next: hpcseg logs --failed{option}, then hpcseg retry{option}"
     if states == {State.FINISHED}:
@@ -136,7 +136,3 @@ def _is_of_now(page: Path, found: RunStatus) -> bool:
         return page.stat().st_mtime >= max(file.stat().st_mtime for file in made_from)
     except OSError:
         return False
-
-
-def _run_option(run: Path) -> str:
-    return "" if run.parent == RUNS else f" --run {shlex.quote(str(run))}"

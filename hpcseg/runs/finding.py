@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import os.path
 import shlex
@@ -240,6 +241,9 @@ def _data_of(folder: CellFolder) -> str:
         return ""
 
 
-def run_option(grid: Grid) -> str:
+def run_option(run: RunFolder) -> str:
     """The --run option, with a space before it, that names this run to other verbs; empty where they find it alone."""
-    return "" if grid.run.path == RUNS / grid.job.name else f" --run {shlex.quote(str(grid.run.path))}"
+    with contextlib.suppress(IncompleteError):
+        if newest_run(RUNS).path == run.path:
+            return ""
+    return f" --run {shlex.quote(str(run.path))}"
