@@ -229,6 +229,7 @@ def in_memory(request: Request, models: Sequence[Model], volume: Source) -> Pred
     models = tuple({model.card.model_sha256: model for model in models}.values())
     _check_ensemble(models, request)
     _check_sizes(models[0], volume)
+    _check_neighbours(models[0], volume.whole or volume)
     looked_at = volume.whole if request.percentiles and volume.whole else volume
     notes: list[str] = []
     mapping = mappings.decide(

@@ -254,9 +254,11 @@ def test_a_folder_with_a_hole_is_segmented_as_the_packed_slices(model_file, data
         assert np.array_equal(file["labels"][:], whole[1])
 
 
-def test_slices_of_which_none_follows_another_have_no_neighbours(model_file, tiny_folder, tmp_path):
+def test_slices_of_which_none_follows_another_have_no_neighbours(model_file, cell, tiny_folder, tmp_path):
     (tmp_path / "in").mkdir()
     for place, file in enumerate(sorted((tiny_folder / "data").iterdir())[:3]):
         (tmp_path / "in" / f"s{10 * place:02d}.tif").symlink_to(file)
     answer = hpcseg("predict", model_file, tmp_path / "in", "-o", tmp_path / "out")
-    assert answer.exit_code == 2 and "follow each other nowhere (0, 10, 20)" in " ".join(answer.stderr.split())
+    suggested = hpcseg("suggest", cell.folder.path, tmp_path / "in", "-n", "1")
+    for refused in (answer, suggested):
+        assert refused.exit_code == 2 and "follow each other nowhere (0, 10, 20)" in " ".join(refused.stderr.split())
