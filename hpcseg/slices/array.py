@@ -59,7 +59,7 @@ def array_source(
     Args:
         path: of its file or store.
         form: of it.
-        how: `first` counts.
+        how: `first` counts, and `pixels`: stored ones are what they are, and in no colour.
         shape: as `slice_axes` understands it.
         dtype: in any byte order.
         load: of what is in `of`, a first slice and the one behind the last: their pixels, (N, H, W) or (H, W) of one.
@@ -76,7 +76,7 @@ def array_source(
         DatasetError: it has other dimensions, no pixels or no numbers, or too many slices.
     """
     where = f"{path}::{more['dataset']}" if more.get("dataset") else path
-    axes = slice_axes(shape, axis_names, certain=certain)
+    axes = slice_axes(shape, axis_names, certain=certain or how.pixels == "stored")
     if axes is None or dtype.kind not in "uifb":
         named = f" of the axes {', '.join(axis_names)}" if any(axis_names) else ""
         raise no_slices(where, f"{shape} {dtype}{named}")

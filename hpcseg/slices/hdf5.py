@@ -68,7 +68,7 @@ def open_hdf5(path: Path, how: Reading) -> Source:
         if isinstance(dataset, h5py.Group) and how.dataset is not None:
             wanted = _in_group(file, wanted, path, reach)
             dataset = follow(file, wanted, path, reach)
-        if isinstance(dataset, h5py.Dataset) and dataset.shape is not None and not is_of_numbers(dataset):
+        if isinstance(dataset, h5py.Dataset) and len(dataset.shape or ()) > 1 and not is_of_numbers(dataset):
             raise no_slices(f"{path}::{wanted}", _what(dataset), slices_in(file, reach))
         if not isinstance(dataset, h5py.Dataset) or not is_of_numbers(dataset) or dataset.ndim < 2:
             raise no_such(path, wanted, slices_in(file, reach))
@@ -78,7 +78,7 @@ def open_hdf5(path: Path, how: Reading) -> Source:
         if not has_slices(dataset, places):
             raise no_slices(f"{path}::{wanted}", _what(dataset), slices_in(file, reach))
         names = () if how.pixels == "stored" else axis_names(dataset, places)
-        axes = slice_axes(dataset.shape, names) or ()
+        axes = slice_axes(dataset.shape, names, certain=how.pixels == "stored") or ()
         voxel, notes = _voxel(group, wanted, dataset, places, axes, reach)
         dtype = dataset.dtype
         if how.pixels != "stored" and dtype.kind == "i" and _is_of_bigdataviewer(dataset, reach):

@@ -31,9 +31,9 @@ def open_npy(path: Path, how: Reading) -> Source:
         )
     with refusing(f"{path} is no NumPy file that can be read"):
         pixels = np.load(path, mmap_mode="r", allow_pickle=False)
-        return array_source(path, "npy", how, pixels.shape, pixels.dtype, load=_load, of=(path,))
+        return array_source(path, "npy", how, pixels.shape, pixels.dtype, load=_load, of=(path, how.pixels == "stored"))
 
 
-def _load(path: Path, first: int, last: int) -> np.ndarray:
+def _load(path: Path, stored: bool, first: int, last: int) -> np.ndarray:
     pixels = np.load(path, mmap_mode="r", allow_pickle=False)
-    return slab(pixels, slice_axes(pixels.shape) or (), first, last).copy()
+    return slab(pixels, slice_axes(pixels.shape, certain=stored) or (), first, last).copy()

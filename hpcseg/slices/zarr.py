@@ -61,7 +61,7 @@ def open_zarr(path: Path, how: Reading) -> Source:
         shape, chunks = array.shape, array.chunks
         image, level = levels.get(wanted, ({}, {}))
         names = () if how.pixels == "stored" else _axis_names(array, image)
-        axes = slice_axes(shape, names) or ()
+        axes = slice_axes(shape, names, certain=how.pixels == "stored") or ()
         voxel, begins = _voxel(image, level, shape, axes), None
         with contextlib.suppress(LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
             begins = tuple(at / scale for scale, at in _scales_and_places(image, level, axes))

@@ -67,6 +67,9 @@ def test_a_picture_in_colour_is_no_volume(tmp_path, colours):
     for name in ("a.npy", "a.h5", "a.zarr"):
         with pytest.raises(DatasetError, match="save the one to segment"):
             open_source(tmp_path / name)
+    for name in ("a.npy", "a.zarr"):
+        source = open_source(tmp_path / name, Reading(pixels="stored"))
+        assert (len(source), source.read(3).shape) == (10, (12, colours))
     picture.tofile(tmp_path / "a.raw")  # whose shape somebody has said
     assert len(open_source(tmp_path / "a.raw", Reading(shape=picture.shape, dtype="uint8"))) == 10
 

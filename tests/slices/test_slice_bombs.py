@@ -70,7 +70,7 @@ def nifti(path):
 
 SIZES = 'SizeC="1" SizeT="1"'
 TOO_MANY = {
-    "chunks.h5": lambda path: chunked(path, (2**34, 1, 1), (2**31, 1, 1)),
+    "chunks.h5": lambda path: chunked(path, (2**34, 2, 2), (2**29, 2, 2)),
     "holes.h5": lambda path: h5py.File(path, "w").create_dataset("data", (2**34, 4, 4), "u1", chunks=(1, 4, 4)).file,
     "a.zarr": lambda path: zarr.create_array(path, shape=(2**40, 4, 4), chunks=(1, 4, 4), dtype="u1"),
     "imagej.tif": lambda path: tifffile.imwrite(

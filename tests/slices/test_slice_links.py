@@ -81,7 +81,7 @@ def test_colons_in_the_name_of_a_folder_name_no_data_set(scan):
         ("entry/ring/d", r"entry/ring/d is a link to /measurement/data in gone.h5"),
         ("entry/x", r"has no data set entry/x of slices. It has entry/a \(3, 5, 7\)"),
         ("entry/text", r"has no data set entry/text of slices"),
-        ("entry", r"has no data set entry of slices"),
+        ("entry", r"has several data sets. It has entry/a"),
         (None, r"has several data sets. It has .*Name one with --dataset, or as master.nxs::NAME"),
     ],
 )
