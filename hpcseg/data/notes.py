@@ -135,20 +135,23 @@ def drawn_notes(info: DatasetInfo) -> tuple[str, ...]:
     most = len(info.class_values)
     if not 3 <= most <= _MOST_USUAL:
         return ()
-    pixels, edges, grains = np.zeros(most, int), np.zeros(most, int), list[bool]()
-    for index in evenly(info.shape[0], _LOOKED_AT):
+    chosen = evenly(info.shape[0], _LOOKED_AT)
+    pixels, many = info.class_counts[chosen].sum(0), (info.class_counts[chosen] > 0).sum(1) > _FEWEST_GRAINS
+    # Filters over whole slices take long, so only of those few classes that may be nothing but edges.
+    few = np.flatnonzero((pixels >= _FEWEST_AT_EDGES) & (pixels < _MOST_EDGES * pixels.sum()))
+    edges, grains = np.zeros(most, int), list[bool]()
+    for index, has_many in zip(chosen, many, strict=True):
         label = read_labels(info.path, index)
-        pixels += np.bincount(label[label < IGNORED], minlength=most)
-        edges += [int(_at_edges(label, of).sum()) for of in range(most)]
-        grains += [_are_pieces(label)] if len(np.unique(label[label < IGNORED])) > _FEWEST_GRAINS else []
+        for place in few.tolist():
+            edges[place] += _at_edges(label, place).sum()
+        grains += [_are_pieces(label)] if has_many else []
     if grains and all(grains):
         return (
             f"each of {most - 1} classes is hardly more than one piece of a label, and touches the background alone: "
             "if these are grains that are numbered, they are no classes: say which values are one, as --classes "
             f'"{info.class_values[0]}=pore,{info.class_values[1]}-{info.class_values[-1]}=grain".',
         )
-    enough = (pixels >= _FEWEST_AT_EDGES) & (pixels < _MOST_EDGES * pixels.sum())
-    found = np.flatnonzero(enough & (edges > _NEARLY_ALL * pixels))
+    found = few[edges[few] > _NEARLY_ALL * pixels[few]]
     if not len(found):
         return ()
     one, of = found[0], counted(int(pixels[found[0]]), "pixel")

@@ -35,7 +35,7 @@ from hpcseg.report.table import Unit, estimate_text
 from hpcseg.report.tables import needed, trend
 from hpcseg.report.texts import TEXTS
 from hpcseg.statistics import FEWEST, Estimate, Repetition, best, difference, estimate, of_setting, shown_of, weighted
-from hpcseg.text import shown
+from hpcseg.text import counted, shown
 
 _NEXT = 10
 """More slices that somebody may label, to say what they would bring."""
@@ -280,8 +280,7 @@ def _effect(setting: str, *, level: str = "") -> Callable[[Records], str | None]
         bounds = [one.bound for name, one in gains.items() if not marks[name] and one.bound is not None]
         most = f", at most {100 * max(bounds):.2f} points" if bounds else ""
         few = _TOO_FEW if not any(one.half for one in gains.values()) else most
-        number = "1 comparison" if len(gains) == 1 else f"{len(gains)} comparisons"
-        of = f"of {number} with {setting} = {text(usual)}, corrected for their number"
+        of = f"of {counted(len(gains), 'comparison')} with {setting} = {text(usual)}, corrected for their number"
         others = f"; not the others{most}" if not all(marks.values()) else ""
         return f"Shown {of}: {held}{others}." if held else f"Not shown in any {of}{few}."
 

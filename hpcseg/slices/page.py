@@ -28,9 +28,9 @@ _NO_FUNCTION = (None, "20")
 _CCITT, _JPEG, _END_OF_JPEG = (2, 3, 4), (7, 33007, 34892, 33003, 33004, 33005, 34712), b"\xff\xd9"
 # Those that libtiff, and so whoever writes TIFFs by it, takes a predictor with: LZW, Deflate, LZMA, Zstandard.
 _PREDICTED = (5, 8, 32946, 34925, 34926, 50000)
-# PackBits and LERC, with which tifffile writes one where it is asked to, and libtiff reads none.
-_PREDICTED_BY_SOME = (32773, 34887)
 _LERC, _LOSSY = 34887, (6, 7, 33007, 34892)
+# PackBits and LERC, with which tifffile writes one where it is asked to, and libtiff reads none.
+_PREDICTED_BY_SOME = (32773, _LERC)
 _JPEG_XR, _PLACES_IN_JPEG_XR = (22610, 34934), (0xBCC0, 0xBCC1)
 
 
