@@ -15,6 +15,27 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hpcseg.runs.grid import Cell
 
+# Ranks are forked from a process that has imported what takes them seconds, and has done nothing with it.
+_FORKING = multiprocessing.get_context("forkserver")
+_FORKING.set_forkserver_preload(["hpcseg.runs.execute"])
+
+
+def start_ranks(
+    world_size: int, function: Callable[..., Any], *arguments: Any, context: Any = _FORKING
+) -> tuple[list[Any], Any]:
+    """The processes of `world_size` ranks that run `function(*arguments)`, and the queue of (rank, went well, answer).
+
+    What they print is printed where the context's other processes do: "spawn" has what is captured now.
+    """
+    answers, launch = context.SimpleQueue(), uuid.uuid4().hex
+    processes = [
+        context.Process(target=_rank, args=(dict(os.environ), rank, world_size, launch, answers, function, arguments))
+        for rank in range(world_size)
+    ]
+    for process in processes:
+        process.start()
+    return processes, answers
+
 
 def run_ranks(
     world_size: int, function: Callable[..., Any], *arguments: Any, timeout: float = 240, dies: int | None = None
@@ -23,15 +44,7 @@ def run_ranks(
 
     The rank `dies` is to end without an answer.
     """
-    context = multiprocessing.get_context("spawn")
-    answers = context.SimpleQueue()
-    launch = uuid.uuid4().hex
-    processes = [
-        context.Process(target=_rank, args=(rank, world_size, launch, answers, function, arguments))
-        for rank in range(world_size)
-    ]
-    for process in processes:
-        process.start()
+    processes, answers = start_ranks(world_size, function, *arguments)
     for process in processes:
         process.join(timeout)
     alive = [process for process in processes if process.is_alive()]
@@ -49,9 +62,17 @@ def run_ranks(
 
 
 def _rank(
-    rank: int, world_size: int, launch: str, answers: Any, function: Callable[..., Any], arguments: tuple[Any, ...]
+    environment: dict[str, str],
+    rank: int,
+    world_size: int,
+    launch: str,
+    answers: Any,
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
 ) -> None:
+    os.environ.clear()
     os.environ.update(
+        environment,
         SUBMITIT_EXECUTOR="local",
         SUBMITIT_LOCAL_JOB_ID=launch,
         SUBMITIT_LOCAL_NTASKS=str(world_size),

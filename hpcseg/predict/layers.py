@@ -142,6 +142,9 @@ class _Runs(Target):
                 with h5py.File(path, "w") as file:
                     made = file.create_dataset(layer.name, self._shape, stored, dcpl=plan)
                     made.attrs.update(_attributes(self._volume))
+                    if ELEMENT_SIZE not in made.attrs and (voxel := self._volume.voxel) is not None:
+                        # Of a unit that is none of length: as packed files have it.
+                        file.attrs.update({"voxel_size": voxel.sizes, "voxel_unit": voxel.unit})
                 return
             size = math.prod(self._shape) * stored.itemsize + self._shape[0] * _HEADER_BYTES
             # ImageJ itself cannot open its own format as BigTIFF, but Fiji's Bio-Formats can.

@@ -31,6 +31,14 @@ _OF_PIXELS = {
     "_FillValue": None,
     "missing_value": None,
 }
+# What else axes are called.
+_AXES = {
+    **dict.fromkeys(("depth", "plane", "slice"), "z"),
+    **dict.fromkeys(("height", "row"), "y"),
+    **dict.fromkeys(("width", "column", "col"), "x"),
+    "channel": "c",
+    "time": "t",
+}
 # Of a picture in colour, whose last axis they are: no slice is so narrow.
 _COLOURS = (3, 4)
 _MOST_BYTES_KEPT = 256 * 2**20
@@ -137,6 +145,12 @@ def slice_axes(shape: tuple[int, ...], names: Sequence[str] = (), *, certain: bo
         return None
     in_colour = not certain and len(axes) > 2 and shape[axes[-1]] in _COLOURS and shape[axes[-2]] > max(_COLOURS)
     return None if in_colour and shape[axes[-3]] > max(_COLOURS) else axes[-3:]
+
+
+def axis_name(said: object) -> str:
+    """What a file calls an axis, as `slice_axes` knows it: z, y, x, c or t for words that mean them."""
+    name = str(said).strip().casefold()
+    return _AXES.get(name.removesuffix("s"), name)
 
 
 def are_axes(names: Sequence[str], shape: tuple[int, ...]) -> bool:

@@ -49,6 +49,13 @@ def as_described(path: Path, tif: tifffile.TiffFile, pages: list[Page], how: Rea
         raise no_parts(path)
     elif images > len(pages):
         pages = _behind(pages, images, tif.filehandle.size)
+    across = [name for name in axes if name != "S"][-2:]
+    if {"Y", "X"} <= axes.keys() and across != ["Y", "X"]:
+        raise DatasetError(
+            f"{path} cannot be used: its description says that its axes are {''.join(axes)}, so that its pages are no "
+            "slices. Save it as slices (Z), height (Y), width (X), or take its pages as they are stored: --pixels "
+            "stored."
+        )
     long = {name: length for name, length in axes.items() if length > 1 and name not in "YXS"}
     contradicted = not ome and len(pages) % math.prod(long.values())  # by the pages, or by each other
     if (len(long) > 1 or "C" in long) and not contradicted:

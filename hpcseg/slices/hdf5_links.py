@@ -18,7 +18,7 @@ import numpy as np
 
 from hpcseg.errors import ConfigError, DatasetError
 from hpcseg.hdf5 import h5py
-from hpcseg.slices.array import no_such, slice_axes
+from hpcseg.slices.array import axis_name, no_such, slice_axes
 from hpcseg.slices.external import Reach
 from hpcseg.slices.source import first_line
 from hpcseg.text import shortened
@@ -158,7 +158,7 @@ def axis_names(dataset: h5py.Dataset, places: Sequence[str] = ()) -> tuple[str, 
             return tuple(axis["key"] for axis in json.loads(tags)["axes"])
         scales = scales_of(dataset)
         own = [dimension.label or _own_name(scales.get(axis)) for axis, dimension in enumerate(dataset.dims)]
-        return tuple(map(str.casefold, own if any(own) else (re.sub(r".*[\W_]", "", name) for name in places)))
+        return tuple(map(axis_name, own if any(own) else (re.sub(r".*[\W_]", "", name) for name in places)))
     return ()
 
 

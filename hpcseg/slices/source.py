@@ -245,9 +245,10 @@ def choose_slices(source: Source, *, every: int | None = None, slices: tuple[int
         raise ConfigError(
             f"--slices is {first}-{last}, but {source.path} has the slices 1 to {len(source)}. Name some of them."
         )
-    every = every or 1
+    chosen = range(first - 1, last, every or 1)
+    every = chosen.step if len(chosen) > 1 else 1  # one alone is as deep as it is
     voxel = source.voxel and replace(source.voxel, depth=source.voxel.depth * every)
-    return replace(keep(source, range(first - 1, last, every)), every=every, voxel=voxel, whole=source)
+    return replace(keep(source, chosen), every=every, voxel=voxel, whole=source)
 
 
 def keep(source: Source, indices: Iterable[int]) -> Source:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from hpcseg.errors import DatasetError
-from hpcseg.slices.array import array_source, no_such, passed_over, slab, slice_axes
+from hpcseg.slices.array import array_source, axis_name, no_such, passed_over, slab, slice_axes
 from hpcseg.slices.calibration import voxel_in_one_unit
 from hpcseg.slices.extras import load_extra
 from hpcseg.slices.source import Reading, Source, VoxelSize, below, refusing
@@ -115,9 +115,9 @@ def _axis_names(array: Any, image: Any) -> tuple[str, ...]:
     """As OME-Zarr has them, Zarr v3 or xarray; empty: none."""
     with contextlib.suppress(LookupError, TypeError, AttributeError):
         kinds = {"channel": "c", "time": "t"}
-        return tuple(kinds.get(str(axis.get("type")), str(axis["name"]).casefold()) for axis in _axes(image))
+        return tuple(kinds.get(str(axis.get("type")), axis_name(axis["name"])) for axis in _axes(image))
     said = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS")
-    return tuple(str(name).casefold() for name in said) if isinstance(said, list | tuple) else ()
+    return tuple(map(axis_name, said)) if isinstance(said, list | tuple) else ()
 
 
 def _grid(lengths: Sequence[int], parts: Sequence[int]) -> list[int]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from rank_runner import _rank, run_ranks
+from rank_runner import run_ranks, start_ranks
 
 SECONDS = 60
 
@@ -59,13 +59,8 @@ def _waits_where_python_cannot_interrupt(folder: Path) -> None:
 
 
 def test_a_rank_that_waits_for_a_silent_one_is_ended(tmp_path, capfd):
-    context = multiprocessing.get_context("spawn")
-    answers = context.SimpleQueue()
-    arguments = ("silent", answers, _waits_where_python_cannot_interrupt, (tmp_path,))
-    waiting, silent = (context.Process(target=_rank, args=(rank, 2, *arguments)) for rank in (0, 1))
-    started = time.monotonic()
-    for process in (waiting, silent):
-        process.start()
+    started, spawn = time.monotonic(), multiprocessing.get_context("spawn")
+    (waiting, silent), _ = start_ranks(2, _waits_where_python_cannot_interrupt, tmp_path, context=spawn)
     waiting.join(2 * SECONDS)
     took = time.monotonic() - started
     silent.kill()
@@ -94,12 +89,7 @@ def _waits_for_the_other(folder: Path) -> str:
 
 @pytest.mark.skipif(torch.__version__.startswith("2.6."), reason="its gloo keeps the timeout that it began with")
 def test_ranks_that_are_suspended_for_longer_than_their_patience_go_on(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    answers = context.SimpleQueue()
-    arguments = ("suspended", answers, _waits_for_the_other, (tmp_path,))
-    processes = [context.Process(target=_rank, args=(rank, 2, *arguments)) for rank in (0, 1)]
-    for process in processes:
-        process.start()
+    processes, answers = start_ranks(2, _waits_for_the_other, tmp_path)
     deadline = time.monotonic() + SECONDS
     while not (tmp_path / "joined").exists() and time.monotonic() < deadline:
         time.sleep(0.1)

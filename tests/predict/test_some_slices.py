@@ -17,6 +17,7 @@ from hpcseg import sheet
 from hpcseg.predict.request import read_request
 from hpcseg.predict.view import open_scene
 from hpcseg.runs.record import read_json
+from hpcseg.slices.opening import open_source
 from hpcseg.slices.source import VoxelSize
 
 FORMS = ["folder", "stack", "hdf5"]
@@ -126,6 +127,20 @@ def test_a_data_set_of_every_third_slice_says_that_they_are_three_times_as_far_a
     assert hpcseg("predict", model_file, source("hdf5"), "-o", tmp_path / "out", "--every", 3).exit_code == 0
     with h5py.File(tmp_path / "out" / "labels.h5") as file:
         assert file["labels"].attrs["element_size_um"].tolist() == [9.0, 0.5, 0.25]
+    one = ("--slices", "4-5", "--every", 3)
+    assert hpcseg("predict", model_file, source("hdf5"), "-o", tmp_path / "one", *one).exit_code == 0
+    with h5py.File(tmp_path / "one" / "labels.h5") as file:
+        assert file["labels"].attrs["element_size_um"].tolist() == [3.0, 0.5, 0.25], "one alone is as deep as it is"
+
+
+def test_a_size_in_a_unit_that_nobody_knows_is_kept_in_hdf5(model_file, slices, tmp_path):
+    tifffile.imwrite(
+        tmp_path / "in.tif", slices[:3], imagej=True, resolution=(4, 2),
+        metadata={"axes": "ZYX", "spacing": 3.0, "unit": "furlong"},
+    )  # fmt: skip
+    out = ("-o", tmp_path / "out", "--format", "hdf5")
+    assert hpcseg("predict", model_file, tmp_path / "in.tif", *out).exit_code == 0
+    assert open_source(tmp_path / "out" / "labels.h5").voxel == VoxelSize(3.0, 0.5, 0.25, "furlong")
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -25,7 +25,7 @@ from hpcseg.runs.record import read_json
 
 # `--job segment` at a size that a processor trains in seconds, and long enough for it to have learnt.
 SMALL = [
-    *("train.width=8", "train.depth=2", "train.precision=fp32", "train.epochs=30", "data.tile_size=32"),
+    *("train.width=8", "train.depth=2", "train.precision=fp32", "train.epochs=12", "data.tile_size=32"),
     *("evaluate.whole_slices=false", "evaluate.examples=false"),
 ]
 

@@ -152,6 +152,25 @@ def test_named_axes_are_slices_height_and_width_as_they_are_called(tmp_path, wri
         np.testing.assert_array_equal(stored.read(0), turned(names)[0])
 
 
+@pytest.mark.parametrize("write", [labelled, zarr_v3, xarray])
+@pytest.mark.parametrize(
+    "words", [("height", "Width", "depth"), ("rows", "columns", "slices"), ("row", "col", "plane")]
+)
+def test_axes_that_are_called_by_words_are_turned_as_well(tmp_path, write, words):
+    write(tmp_path / "a", turned("yxz"), words)
+    source = open_source(tmp_path / "a")
+    np.testing.assert_array_equal(np.stack([source.read(index) for index in range(len(source))]), VOLUME)
+    assert source.axes == "y, x, z"
+
+
+@pytest.mark.parametrize("axes", ["YXZ", "ZXY", "XZY", "XYT"])
+def test_pages_that_are_no_slices_as_their_own_description_says_are_refused(tmp_path, axes):
+    tifffile.imwrite(tmp_path / "a.tif", turned("yxz"), metadata={"axes": axes}, photometric="minisblack")
+    with pytest.raises(DatasetError, match=f"its axes are {axes}, so that its pages are no slices.*--pixels stored"):
+        open_source(tmp_path / "a.tif")
+    assert open_source(tmp_path / "a.tif", Reading(pixels="stored")).shapes[0] == turned("yxz").shape[1:]
+
+
 @WRITERS
 def test_one_slice_with_a_named_channel_is_one(tmp_path, write):
     write(tmp_path / "a", VOLUME[0][..., None], "yxc")
