@@ -144,6 +144,8 @@ def _list_tiffs(folder: Path) -> tuple[list[Path], list[str]]:
         hint = f" It has {others}; name one file, if that is a volume in a format that is read." if others else ""
         known = ((path.name, other_kind(path)) for path in sorted(paths) if path.is_file())
         hint = next((f" {name} is a {kind}." for name, kind in known if kind is not None), hint)
+        if (folder / "attributes.json").is_file():
+            hint = " It has the attributes.json of an N5 store; save that as OME-Zarr, HDF5 or TIFF, as Fiji does."
         hint = f" Did you mean {folder / 'data'}?" if (folder / "data").is_dir() else hint
         raise DatasetError(f"{folder} holds no .tif or .tiff files.{hint}")
     stems = {path.name.partition(".")[0] for path in found}

@@ -292,3 +292,6 @@ def test_a_missing_and_an_empty_source_are_told_apart(tmp_path):
     (tmp_path / "notes.txt").write_text("no slice")
     with pytest.raises(DatasetError, match=r"holds no .tif or .tiff files"):
         open_source(tmp_path)
+    (tmp_path / "attributes.json").write_text('{"n5": "2.0.0"}')
+    with pytest.raises(DatasetError, match=r"of an N5 store; save that as OME-Zarr"):
+        open_source(tmp_path)
