@@ -26,7 +26,7 @@ _FORM = (
     'Say VALUE=NAME, separated by commas: --classes "0=pore,1-9=grain,12=grain"; or name a TOML file with pore = 0 and '
     'grain = ["1-9", 12].'
 )
-_RUN = re.compile(r"(-?\d+)(?:-(-?\d+))?")
+_RUN = re.compile(r"\s*(-?\d+)\s*(?:-\s*(-?\d+)\s*)?")
 
 Run = tuple[int, int]
 """Label values from the first to the last of them."""
@@ -181,7 +181,7 @@ def _as_table(said: str) -> dict[str, Any]:
 
 
 def _as_run(value: Any) -> Run | None:
-    found = _RUN.fullmatch(str(value).replace(" ", ""))
+    found = _RUN.fullmatch(str(value))
     if found is None or not isinstance(value, int | str | np.integer):
         return None
     first, last = int(found[1]), int(found[2] or found[1])

@@ -88,13 +88,27 @@ def class_notes(info: DatasetInfo) -> tuple[str, ...]:
             "interpolated, a stray pixel, grains that are numbered), say which values are one class, as "
             f'--classes "0-127=pore,128-255=grain", or leave them out: --ignore {info.class_values[least]}.'
         )
+    together = there.T.astype(np.int64) @ there
+    apart = np.argwhere((together == 0) & (there.sum(0) > 1) & (there.sum(0) > 1)[:, None])
+    if len(counts) > _MOST_USUAL or np.median(there.sum(1)) <= 1:
+        apart = apart[:0]
     values = sorted(info.class_values)
-    steps = np.diff(values)
-    if len(steps) and not rare.any() and steps.max() >= _FAR_APART > _AS_GOOD_AS_ONE >= steps.min():
-        near = int(steps.argmin())
+    # Where one of two values that no label has both of is another way to write a class, the others say no more.
+    in_two_ways = any(
+        _near_and_far([of for of in values if of != info.class_values[one]]) is None for one in apart.flat
+    )
+    near = None if in_two_ways or rare.any() else _near_and_far(values)
+    mark = None if in_two_ways else _mark_of_none(values, info.label_dtype)
+    if mark is not None:
+        notes.append(
+            f"the labels have {mark}, where the others are {values[0] if mark > 0 else values[1]} to "
+            f"{values[-2] if mark > 0 else values[-1]}. If it marks pixels that nobody labelled, leave them out: "
+            f"--ignore {mark}."
+        )
+    elif near is not None:
         notes.append(
             f"the labels have both {values[near]} and {values[near + 1]}, where others are as far apart as "
-            f"{steps.max()}. Were they saved as JPEG? Say which values are one class, as --classes "
+            f"{np.diff(values).max()}. Were they saved as JPEG? Say which values are one class, as --classes "
             '"0-127=pore,128-255=grain".'
         )
     few = (there.sum(0) < _FEWEST_DIVIDED) & ~rare
@@ -105,9 +119,7 @@ def class_notes(info: DatasetInfo) -> tuple[str, ...]:
             f"{labels[having.argmax()]}, so that not every one of the three sets of slices has it: it may never be "
             "trained on, or never be tested. Label it in more slices, or merge it with another class: --classes."
         )
-    together = there.T.astype(np.int64) @ there
-    apart = np.argwhere((together == 0) & (there.sum(0) > 1) & (there.sum(0) > 1)[:, None])
-    if len(apart) and len(counts) <= _MOST_USUAL and np.median(there.sum(1)) > 1:
+    if len(apart):
         one, other = (f"{classes[of]}, as {labels[there[:, of].argmax()]}" for of in apart[0])
         notes.append(
             f"no label has both {one}, and {other}. If they are one class that was written in two ways, such as 1 and "
@@ -128,6 +140,22 @@ def class_notes(info: DatasetInfo) -> tuple[str, ...]:
             "signed values; a value that means no class is left out with --ignore."
         )
     return tuple(notes)
+
+
+def _near_and_far(values: list[int]) -> int | None:
+    """Where two of ascending values are as good as one, if others are far apart; else None."""
+    steps = np.diff(values)
+    return int(steps.argmin()) if len(steps) and steps.max() >= _FAR_APART > _AS_GOOD_AS_ONE >= steps.min() else None
+
+
+def _mark_of_none(values: list[int], dtype: str) -> int | None:
+    """Of ascending label values the one that stands alone at an end of its type, and the others follow each other."""
+    ends = {int(np.iinfo(dtype).min), *(int(np.iinfo(kind).max) for kind in (dtype, "u1", "i1", "u2", "i2"))} - {0}
+    for mark, others in ((values[-1:], values[:-1]), (values[:1], values[1:])):
+        alone = len(others) > 1 and others[-1] - others[0] == len(others) - 1 and ends.issuperset(mark)
+        if alone and min(abs(mark[0] - others[0]), abs(mark[0] - others[-1])) >= _FAR_APART:
+            return mark[0]
+    return None
 
 
 def drawn_notes(info: DatasetInfo) -> tuple[str, ...]:

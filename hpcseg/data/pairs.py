@@ -14,6 +14,7 @@ from hpcseg.data.likeness import usual_step
 from hpcseg.errors import DatasetError
 from hpcseg.slices.calibration import is_as_large
 from hpcseg.slices.opening import open_source
+from hpcseg.slices.raw import SUFFIXES as RAW_SUFFIXES
 from hpcseg.slices.source import Reading, Source, as_grey_values, as_labels, keep, raise_faults, size_in_words
 from hpcseg.text import counted
 
@@ -60,7 +61,7 @@ def find_pairs(images: Path, labels: Path, how: Reading = Reading()) -> Pairs:  
         DatasetError: a label has no image, the shapes differ, or what `open_source` refuses; naming the files.
         ConfigError: as `open_source`.
     """
-    grey = as_grey_values(open_source(images, how))
+    grey = as_grey_values(open_source(images, how.of_images(images.suffix.lower() in RAW_SUFFIXES)))
     known = {Path(name).stem: number for name, number in zip(grey.names, grey.numbers, strict=True)}
     of_labels = how.of_labels(known if grey.form == "folder" else None, (len(grey), *grey.shapes[0]))
     marks = as_labels(open_source(labels, of_labels))
@@ -82,12 +83,12 @@ def find_pairs(images: Path, labels: Path, how: Reading = Reading()) -> Pairs:  
             "slices only go into a folder, each in a file that has the number of its slice"
         )
     faults += [f"label {named} has no image" for named in strays]
+    # What may explain the strays goes in front of them, for the list may be cut.
     if len(marks) > len(grey):
-        # In front, for the list may be cut.
         faults.insert(0, f"there are {len(marks)} labels and {counted(len(grey), 'image')}; are they swapped?")
     if strays and "folder" in (grey.form, marks.form) and grey.form != marks.form:
         of = images if grey.form != "folder" else labels
-        faults.append(f"the slices of {of.name} are numbered from {how.first}; --first says another number")
+        faults.insert(0, f"the slices of {of.name} are numbered from {how.first}; --first says another number")
     if grey.shapes[0] != marks.shapes[0]:
         sizes = f"images are {size_in_words(grey.shapes[0])}, labels {size_in_words(marks.shapes[0])}"
         faults.append(f"{sizes} pixels ({marks.names[0]} of {labels})")
@@ -123,8 +124,9 @@ def find_pairs(images: Path, labels: Path, how: Reading = Reading()) -> Pairs:  
         )
     if marks.lossy:
         notes.append(
-            "the labels are compressed as JPEG, which changes values: their classes may not be those that were drawn. "
-            'Save them without it, or say which values are one class, as --classes "0-127=pore,128-255=grain".'
+            f"the labels are compressed as {marks.lossy}, which may change values: are their classes those that were "
+            "drawn? If not, save them without it, or say which values are one class, as --classes "
+            '"0-127=pore,128-255=grain".'
         )
     if unlabelled:
         left_out = f"{len(unlabelled)} of {len(grey)} slices have no label and are left out"

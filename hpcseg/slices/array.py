@@ -183,12 +183,12 @@ def no_such(path: Path, asked: str | None, found: Mapping[str, Any], *, of_slice
     what = "has several data sets" if several else f"has no data set {asked or 'to read'} of slices"
     if not of_slices:
         return ConfigError(f"{path} {what}, which are (slices, height, width) numbers. It has {listing}.")
-    return ConfigError(f"{path} {what}. It has {listing}. Name one with --dataset, or as {path.name}::NAME.")
+    return ConfigError(f"{path} {what}. It has {listing}. Name one as {path.name}::NAME.")
 
 
 def no_slices(where: Path | str, what: str, found: Mapping[str, Any] | None = None) -> DatasetError:
     """What to raise of an array that is named, or that its file calls its data; `found` are those of slices."""
-    others = f" Another is named with --dataset: there is {_listed(found)}." if found else ""
+    others = f" Another is named as FILE::NAME: there is {_listed(found)}." if found else ""
     return DatasetError(
         f"{where} is {what}, and slices of grey values are (slices, height, width) numbers. Of several channels or "
         f"times, save the one to segment.{others}"
@@ -203,8 +203,7 @@ def _listed(found: Mapping[str, Any]) -> str:
 def no_parts(path: Path) -> ConfigError:
     """What to raise where a name is asked for in a file that has no such parts."""
     return ConfigError(
-        f"--dataset, or ::DATASET behind a name, is a part of an HDF5, Zarr or OME file, and {path} is none. Leave it "
-        "out."
+        f"What ::NAME or --dataset names is a part of an HDF5, Zarr or OME file, and {path} is none. Leave it out."
     )
 
 

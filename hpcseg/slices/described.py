@@ -61,7 +61,10 @@ def as_described(path: Path, tif: tifffile.TiffFile, pages: list[Page], how: Rea
     if (len(long) > 1 or "C" in long) and not contradicted:
         words = {"C": "channels", "T": "times", "Z": "slices"}
         shown = ", ".join(f"{length} {words.get(name, name)}" for name, length in long.items())
-        raise DatasetError(f"{path} cannot be used: it has {shown}; save the one channel and time to segment.")
+        raise DatasetError(
+            f"{path} cannot be used: it has {shown}; save the one channel and time to segment. If all pages are "
+            "slices, take them as they are stored: --pixels stored."
+        )
     if not ome:
         return _of_one_stack(path, tif, pages)
     wanted, planes = math.prod(long.values()), [page for page in chosen[0].pages if page is not None]
@@ -75,8 +78,8 @@ def as_described(path: Path, tif: tifffile.TiffFile, pages: list[Page], how: Rea
     own = sum(page.parent is tif for page in planes)
     if dataset is None and own < len(pages):
         raise DatasetError(
-            f"{path} has {len(pages)} pages, and its OME metadata count {own} of them. Take those with --dataset 0, or "
-            "all as they are stored: --pixels stored."
+            f"{path} has {len(pages)} pages, and its OME metadata count {own} of them. Take those as "
+            f"{path.name}::0, or all as they are stored: --pixels stored."
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of other files, which tifffile has closed and opens again

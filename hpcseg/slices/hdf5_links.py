@@ -55,7 +55,7 @@ def follow(file: h5py.File, name: str, path: Path, reach: Reach, depth: int = 0)
             target += f" in {shortened(link.filename)}" if isinstance(link, h5py.ExternalLink) else ""
             raise DatasetError(
                 f"{path}: {'/'.join(passed)} is a link{target}, and cannot be opened. Is it there? "
-                f"({first_line(error)}) Another data set is named with --dataset."
+                f"({first_line(error)}) Another data set is named as FILE::DATASET."
             ) from None
     return at
 
@@ -114,7 +114,7 @@ def walk(file: h5py.File, reach: Reach, *, strict: bool = False) -> Iterator[tup
         elif isinstance(item, h5py.Group) and len(above) <= MOST_DEPTH and item.id not in above:
             waiting += [(item, f"{way}{part}/", member, (*above, item.id)) for member in _members(item)]
     if strict:
-        raise DatasetError(f"{reach.opened} has more than {_MOST_NAMES} names. Name a data set with --dataset.")
+        raise DatasetError(f"{reach.opened} has more than {_MOST_NAMES} names. Name a data set, as FILE::DATASET.")
 
 
 def slices_in(file: h5py.File, reach: Reach) -> dict[str, h5py.Dataset]:

@@ -24,10 +24,10 @@ def open_npy(path: Path, how: Reading) -> Source:
         ConfigError: a header is described that it has itself.
         DatasetError: it was cut short, or is of no numbers.
     """
-    if how.dtype or how.header or how.byteorder or (how.shape and how.label_dtype is None):
+    if how.dtype or how.header or how.byteorder or how.shape:
         raise ConfigError(
-            f"{path} is a NumPy file, and says its shape and type itself. Leave out --shape, --dtype, --byteorder and "
-            "--header."
+            f"{path} is a NumPy file, and says its shape and type itself. Leave out --shape, --dtype, --label-dtype, "
+            "--byteorder and --header."
         )
     with refusing(f"{path} is no NumPy file that can be read"):
         pixels = np.load(path, mmap_mode="r", allow_pickle=False)

@@ -13,6 +13,7 @@ from hpcseg.errors import ConfigError
 _MOST_DIGITS = 18  # of a 64-bit integer
 _RUN = re.compile(r"(?:(?<![^\W_])-)?\d+")  # a minus behind a letter or a digit is a hyphen
 _MINUS = re.compile(r"(?<=[^\W\d_])-(?=\d)")  # that may be meant as one
+_WORD = re.compile(r"([^\W\d_]+)\d+")
 _DECIMAL = re.compile(rf"{_RUN.pattern}(?:\.\d+)?")
 
 _Column = Sequence[str | None]
@@ -47,6 +48,8 @@ def number_names(
         stems, known = [_MINUS.sub(" -", stem) for stem in stems], {_MINUS.sub(" -", one): known[one] for one in known}
     lengths = set(map(len, known))
     named = [_named_after(stem, known, lengths) if pattern is None else None for stem in stems]
+    if known and pattern is None and None in named:
+        named = _within_known(stems, known) or named
     if known and None not in named:
         return named, ""
     if pattern is None:
@@ -76,7 +79,7 @@ def number_names(
 def _differ_in_a_minus(stems: Iterable[str]) -> bool:
     """Whether two names are the same but for a minus before a number, and zeros."""
     stems = set(stems)
-    return len({re.sub(r"(?<!\d)-?0*(?=\d)", "", stem) for stem in stems}) < len(stems)
+    return len({re.sub(r"(?<!\d)[-+]?0*(?=\d)", "", stem) for stem in stems}) < len(stems)
 
 
 def _named_after(stem: str, known: Mapping[str, int], lengths: Iterable[int]) -> int | None:
@@ -99,6 +102,34 @@ def _named_after(stem: str, known: Mapping[str, int], lengths: Iterable[int]) ->
     return known[stem[slice(*longest[0])]] if len(longest) == 1 else None
 
 
+def _within_known(stems: Sequence[str], known: Mapping[str, int]) -> list[int | None] | None:
+    """The numbers of the files in each of whose names one of these has its place, as rec_0002 in rec_0002_0001.
+
+    None where one is in no name or in several, or two are in one.
+    """
+    wanted, numbers = {stem for stem in stems if not _RUN.fullmatch(stem)}, dict[str, set[int]]()
+    for name, number in known.items():
+        for length in set(map(len, wanted)):
+            for first in range(len(name) - length + 1):
+                part = name[first : first + length]
+                if part in wanted and not any(_goes_on(name, at) for at in (first, first + length)):
+                    numbers.setdefault(part, set()).add(number)
+    found = [numbers.get(stem, set()) for stem in stems]
+    clear = all(len(of) == 1 for of in found) and len(set[int]().union(*found)) == len(found)
+    return [of.pop() for of in found] if clear else None
+
+
+def _shared_words(known: Iterable[str]) -> set[str]:
+    """Words with a number behind them that all names of several files have, as sample2: it tells of no slice."""
+    words = [{found[0] for found in _WORD.finditer(stem)} for stem in known]
+    return set.intersection(*words) if len(words) > 1 else set()
+
+
+def _without(shared: set[str], stem: str) -> str:
+    """A name without the numbers of such words."""
+    return _WORD.sub(lambda found: found[1] if found[0] in shared else found[0], stem)
+
+
 def _goes_on(stem: str, at: int) -> bool:
     before, behind = stem[max(0, at - 1) : at], stem[at : at + 1]
     return (before.isdigit() and behind.isdigit()) or (before.isalpha() and behind.isalpha())
@@ -113,7 +144,7 @@ def _by_pattern(names: Sequence[str], stems: Sequence[str], pattern: str) -> _Co
         raise ConfigError(f"--number is '{pattern}', but the number must be in brackets, as in '_(\\d+)_'.")
     found = [compiled.search(stem) for stem in stems]
     for name, match in zip(names, found, strict=True):
-        if match and not re.fullmatch(r"-?\d+", match[1] or ""):
+        if match and not re.fullmatch(r"[-+]?\d+", match[1] or ""):
             raise ConfigError(f"--number '{pattern}' finds '{match[1]}' in {name}, which is no whole number.")
     return [match and match[1] for match in found]
 
@@ -121,7 +152,9 @@ def _by_pattern(names: Sequence[str], stems: Sequence[str], pattern: str) -> _Co
 def _telling(
     names: Sequence[str], stems: Sequence[str], known: Mapping[str, int], faults: list[str]
 ) -> tuple[_Column | None, str]:
-    """The numbers that tell the names apart, and which they are, where there are several."""
+    """The numbers that tell the names apart, and which they are where others might be meant."""
+    example, shared = next(iter(known), ""), _shared_words(known)
+    stems, known = [_without(shared, stem) for stem in stems], {_without(shared, one): known[one] for one in known}
     runs = [_RUN.findall(stem) for stem in stems]
     least = min((len(of) for of in runs if of), default=0)
     columns: list[_Column] = [[of[-place] if of else None for of in runs] for place in range(least, 0, -1)]
@@ -134,7 +167,7 @@ def _telling(
             shown = " and ".join(str(of[0]) for of in fitting)
             faults.append(
                 f"{names[0]} has {len(fitting)} numbers that a slice has ({shown}). Name labels as their images, "
-                f"such as {next(iter(known))}, or say which it is with --number, a pattern that fits both"
+                f"such as {example}, or say which it is with --number, a pattern that fits both"
             )
             return None, ""
         differing = fitting or differing
@@ -149,7 +182,9 @@ def _telling(
     # Where no number tells them apart, it is the one with zeros before it, as counters are written, or the last.
     padded = [column for column in columns if str(column[0]).startswith("0") and str(column[0]) != "0"]
     column = (differing or padded[-1:] or columns[-1:] or [[None] * len(names)])[0]
-    return column, f"{column[0]} in {names[0]}" if len(columns) > 1 else ""
+    # One label alone has no other to tell that by, unless it is numbered as an image is.
+    said = len(columns) > 1 or (known and len(names) == 1 and runs[0] not in map(_RUN.findall, known))
+    return column, f"{column[0]} in {names[0]}" if said and column[0] is not None else ""
 
 
 def _as_known(
@@ -207,9 +242,21 @@ def _which(names: Sequence[str], stems: Sequence[str], among: list[_Column], col
     shown = " and ".join(str(column[0]) for column in among)
     last = list(_RUN.finditer(stems[0]))[columns.index(among[-1]) - len(columns)].start()
     before = re.escape(re.findall(r"\D*$", stems[0][:last])[0]) or "^"
+    behind = len(columns) - 1 - columns.index(among[-1])
+    # What stands before it may stand before another number as well, which is counted then from the end of a name.
+    patterns = (rf"{before}(\d+)", r"(\d+)" + r"\D+\d+" * behind + r"\D*$")
+    fitting = [
+        pattern
+        for pattern in patterns
+        if all(
+            (found := re.search(pattern, stem)) and int(found[1]) == abs(int(text or 0))
+            for stem, text in zip([Path(name).stem for name in names], among[-1], strict=True)
+        )
+    ]
+    such = f" such as --number '{fitting[0]}'" if fitting else ""
     return (
         f"the names differ in {len(among)} numbers ({shown} in {names[0]}); say which is the slice's with --number, a "
-        f"pattern round it such as --number '{before}(\\d+)'"
+        f"pattern round it{such}"
     )
 
 

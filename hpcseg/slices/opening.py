@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,6 +37,7 @@ def open_source(path: Path, how: Reading = Reading()) -> Source:  # noqa: B008
     """
     path = Path(os.path.expanduser(path))
     name, dataset = split_name(os.fspath(path))
+    opened: Callable[[Path, Reading], Source]
     if dataset is not None:
         if how.dataset not in (None, dataset):
             raise ConfigError(f"{path} and --dataset {how.dataset} name two. Give one of them.")
@@ -46,16 +48,8 @@ def open_source(path: Path, how: Reading = Reading()) -> Source:  # noqa: B008
         if os.path.exists(path):
             raise DatasetError(f"{path} is no folder and no regular file, and is never read.")
         raise DatasetError(f"There is no folder or file of slices {path}.")
-    elif h5py.is_hdf5(path):
-        opened = open_hdf5
-    elif is_npy(path):
-        opened = open_npy
-    elif how.dtype is not None or path.suffix.lower() in RAW_SUFFIXES or (how.shape and how.label_dtype is None):
-        opened = open_raw
-    elif is_mrc(path):
-        opened = open_mrc
     else:
-        opened = open_nifti if is_nifti(path) else open_file
+        opened = _opener(path, how)
     if how.dataset is not None and opened not in (open_hdf5, open_zarr, open_file):
         raise no_parts(path)
     source = opened(path, how)
@@ -68,6 +62,19 @@ def open_source(path: Path, how: Reading = Reading()) -> Source:  # noqa: B008
         note = f"how far slices are apart is not said; the width of a voxel, {source.voxel.width:g} {source.voxel.unit}"
         return replace(source, notes=(*source.notes, f"{note}, stands for it."))
     return source
+
+
+def _opener(path: Path, how: Reading) -> Callable[[Path, Reading], Source]:
+    """Which function opens a file; raises DatasetError where it may not be read."""
+    with refusing(f"{path} cannot be opened"), path.open("rb"):
+        pass
+    if h5py.is_hdf5(path):
+        return open_hdf5
+    if is_npy(path):
+        return open_npy
+    if how.dtype is not None or path.suffix.lower() in RAW_SUFFIXES or how.shape is not None:
+        return open_raw
+    return open_mrc if is_mrc(path) else open_nifti if is_nifti(path) else open_file
 
 
 def list_parts(path: Path, allow_external: bool = False) -> dict[str, tuple[tuple[int, ...], str]]:

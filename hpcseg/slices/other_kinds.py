@@ -7,7 +7,9 @@ from pathlib import Path
 
 _TO_TIFF = "save it as TIFF"
 # A header of EDF: lines of NAME = VALUE ; in braces, where JSON has colons and commas.
-_EDF, _EDF_BYTES = re.compile(rb"\{\s+[\w ]+=[^;{]*;"), 512
+_EDF, _LONGEST_HEADER = re.compile(rb"\{\s+[\w ]+=[^;{]*;"), 4096
+# One of MetaImage ends with the file that has the pixels.
+_META_IMAGE = re.compile(rb"(?:ObjectType|NDims) *=.*?^ElementDataFile *= *(\S+)[^\n]*\n", re.DOTALL | re.MULTILINE)
 # Where a file has these bytes, it is that.
 _KINDS = (
     (0, b"\x1f\x8b", "gzip file; unpack it"),
@@ -29,8 +31,6 @@ _KINDS = (
     (0, b"# Amira", f"file of Amira or Avizo; {_TO_TIFF}"),
     (0, b"# Avizo", f"file of Amira or Avizo; {_TO_TIFF}"),
     (0, b"NRRD", f"NRRD; {_TO_TIFF}"),
-    (0, b"ObjectType", "MetaImage header; name the raw file beside it, with --shape and --dtype"),
-    (0, b"NDims", "MetaImage header; name the raw file beside it, with --shape and --dtype"),
     (0, b"# vtk", f"VTK file; {_TO_TIFF}"),
 )
 
@@ -39,9 +39,25 @@ def other_kind(path: Path) -> str | None:
     """What a file is by its first bytes, and what to do with it; None: nothing that is known, or it cannot be read."""
     try:
         with path.open("rb") as file:
-            start = file.read(max(_EDF_BYTES, *(at + len(magic) for at, magic, _ in _KINDS)))
+            start = file.read(_LONGEST_HEADER)
     except OSError:
         return None
     if _EDF.match(start):
         return "file of the ESRF's format EDF; `silx convert` makes an HDF5 file of it"
+    if (meta := _META_IMAGE.match(start)) is not None:
+        return _of_meta_image(meta)
     return next((kind for at, magic, kind in _KINDS if start.startswith(magic, at)), None)
+
+
+def _of_meta_image(header: re.Match[bytes]) -> str:
+    def says(name: bytes) -> bool:
+        return re.search(rb"^%s *= *True" % name, header[0], re.MULTILINE) is not None
+
+    if says(b"CompressedData"):
+        return f"MetaImage whose pixels are compressed; {_TO_TIFF}, or without compression"
+    order = ", --byteorder big" if says(b"(?:Binary|Element)\\w*ByteOrderMSB") else ""
+    if header[1] != b"LOCAL":
+        return f"MetaImage header; name the raw file beside it, with --shape and --dtype{order}"
+    return (
+        f"MetaImage; say how its pixels lie: --shape, --dtype (of labels --label-dtype){order}, --header {header.end()}"
+    )

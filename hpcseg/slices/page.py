@@ -28,7 +28,16 @@ _NO_FUNCTION = (None, "20")
 _CCITT, _JPEG, _END_OF_JPEG = (2, 3, 4), (7, 33007, 34892, 33003, 33004, 33005, 34712), b"\xff\xd9"
 # Those that libtiff, and so whoever writes TIFFs by it, takes a predictor with: LZW, Deflate, LZMA, Zstandard.
 _PREDICTED = (5, 8, 32946, 34925, 34926, 50000)
-_LERC, _LOSSY = 34887, (6, 7, 33007, 34892)
+_LERC = 34887
+# Those that may change values; each but JPEG's can be told not to, which no header says in one way.
+_LOSSY = {
+    **dict.fromkeys((6, 7, 33007, 34892), "JPEG"),
+    **dict.fromkeys((33003, 33004, 33005, 34712), "JPEG 2000"),
+    **dict.fromkeys((22610, 34934), "JPEG XR"),
+    **dict.fromkeys((50002, 52546), "JPEG XL"),
+    **dict.fromkeys((34927, 50001), "WebP"),
+    _LERC: "LERC",
+}
 # PackBits and LERC, with which tifffile writes one where it is asked to, and libtiff reads none.
 _PREDICTED_BY_SOME = (32773, _LERC)
 _JPEG_XR, _PLACES_IN_JPEG_XR = (22610, 34934), (0xBCC0, 0xBCC1)
@@ -60,8 +69,8 @@ class Page:
     """What its description says of that, to compare; empty: nothing."""
     predictor: bool
     """Whether its header has a predictor that is passed over."""
-    jpeg: bool
-    """Whether it is compressed as JPEG, which changes values."""
+    lossy: str
+    """Its compression, where that may have changed values; else empty."""
     function: str
     """What ImageJ's description says of a function between stored values and those that are shown, to compare."""
 
@@ -116,7 +125,7 @@ def page_of(path: Path, page: tifffile.TiffPage) -> Page:
         resolution=str(list(map(page.tags.valueof, _RESOLUTION))),
         sizes=_sizes(page.description),
         predictor=said != page.predictor and page.compression in _PREDICTED_BY_SOME,
-        jpeg=page.compression in _LOSSY,
+        lossy=_LOSSY.get(page.compression, ""),
         function=_function(page.description) if page.is_imagej else "",
     )
 

@@ -102,10 +102,19 @@ class Reading:
                     option = name.replace("_", "-")
                     raise ConfigError(f"--{option} is {named!r}, which is no type of numbers.") from None
 
+    def of_images(self, raw: bool) -> Reading:
+        """The same of slices that are a raw file or, where their labels are, none: what is said then is of the labels.
+
+        Args:
+            raw: whether their file is called as raw ones are.
+        """
+        of_labels = self.label_dtype is not None and self.dtype is None and not raw
+        return replace(self, shape=None, header=0, byteorder=None) if of_labels else self
+
     def of_labels(self, known: Mapping[str, int] | None, shape: tuple[int, int, int]) -> Reading:
         """The same of the labels of slices that are read so, and have a shape: which counts of a raw file alone."""
         if self.label_dtype is None:
-            return replace(self, known=known, shape=None, dtype=None, header=0)
+            return replace(self, known=known, shape=None, dtype=None, header=0, byteorder=None)
         return replace(self, known=known, dtype=self.label_dtype, shape=self.shape or shape)
 
 
@@ -137,8 +146,8 @@ class Source:
     """Of a data set of HDF5: what it says beside that, and is true of labels as well."""
     orientation: int = 1
     """Of TIFFs: the tag that all of them have, and that was applied; 1 where they lie as they are shown."""
-    lossy: bool = False
-    """Of TIFFs: whether a compression has changed values."""
+    lossy: str = ""
+    """Of TIFFs: a compression that may have changed values; else empty."""
     points_to: str = ""
     """Of NIfTI: where its axes point to, as "RAS", and of MRC, as "XYZ"; "" where it does not say."""
     begins: tuple[float, ...] | None = None

@@ -318,7 +318,7 @@ def _source(
         files=files,
         voxel=voxel,
         orientation=orientation,
-        lossy=any(page.jpeg for page in pages),
+        lossy=next((page.lossy for page in pages if page.lossy), ""),
         shown=shown,
         notes=tuple(notes),
     )

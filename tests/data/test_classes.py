@@ -54,11 +54,16 @@ def test_a_file_of_classes_says_the_same(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "pore", "0=", "=pore", "a=pore", "0=pore,", "1-=a,0=b", "5-1=a,0=b", "0=a,0=b", "0-9=a,4=b", "0=a,1=a"]
+    "text",
+    ["", "pore", "0=", "=pore", "a=pore", "0=pore,", "1-=a,0=b", "5-1=a,0=b", "0=a,0=b", "0-9=a,4=b", "0=a,1 2=b"],
 )
 def test_what_is_no_list_of_classes_is_refused(text):
     with pytest.raises(ConfigError, match="--classes"):
         read_class_map(text)
+
+
+def test_spaces_round_values_and_names_do_not_count():
+    assert read_class_map(" 0 = pore, 1 - 9 = the grain ") == read_class_map("0=pore,1-9=the grain")
 
 
 @pytest.mark.parametrize("text", ["0=pore,100:grain", "0=pore;100=grain", "pore=0"])
@@ -456,7 +461,38 @@ def test_labels_that_went_through_jpeg_are_noted_by_their_values_or_their_compre
         file = good / "labels" / f"label{number}.tif"
         tifffile.imwrite(file, np.kron(tifffile.imread(file), np.ones((1, 1), np.uint8)), compression="jpeg")
     said = " ".join(hpcseg("pack", good, "-o", output, "--force").stderr.split())
-    assert "the labels are compressed as JPEG, which changes values" in said
+    assert "the labels are compressed as JPEG, which may change values" in said
+
+
+@pytest.mark.parametrize("compression", ["jpeg2000", "jpegxl", "jpegxr", "lerc"])
+def test_labels_in_a_compression_that_may_change_values_are_noted(good, output, compression):
+    relabel(good, 1, lambda label: label)
+    assert "may change values" not in hpcseg("pack", good, "-o", output).stderr
+    for number in (1, 2, 3):
+        file = good / "labels" / f"label{number}.tif"
+        tifffile.imwrite(file, tifffile.imread(file), compression=compression, metadata=None)
+    assert "which may change values" in " ".join(hpcseg("pack", good, "-o", output, "--force").stderr.split())
+
+
+@pytest.mark.parametrize(("mark", "dtype"), [(255, np.uint8), (65_535, np.uint16), (-128, np.int8), (255, np.int32)])
+def test_a_value_at_the_end_of_its_type_may_mark_what_nobody_labelled(good, output, mark, dtype):
+    for number in (1, 2, 3):
+        file = good / "labels" / f"label{number}.tif"
+        label = tifffile.imread(file).astype(np.int32)
+        tifffile.imwrite(file, np.where(label == 255, mark, label // 100).astype(dtype))
+    said = " ".join(hpcseg("pack", good, "-o", output).stderr.split())
+    assert f"the labels have {mark}, where the others are 0 to 1" in said and f"--ignore {mark}." in said
+    assert "JPEG" not in said
+
+
+def test_masks_that_were_written_in_two_ways_are_noted_as_that_alone(good, output):
+    for number in (1, 2, 3):
+        relabel(good, number, lambda label: ((label > 0) * (255 if number == 2 else 1)).astype(np.uint8))  # noqa: B023
+    copy = good / "labels" / "label4.tif"
+    shutil.copy(good / "labels" / "label2.tif", copy)
+    shutil.copy(good / "data" / "image2.tif", good / "data" / "image4.tif")
+    said = " ".join(hpcseg("pack", good, "-o", output).stderr.split())
+    assert "no label has both 1, as" in said and "JPEG" not in said and "--ignore" not in said
 
 
 def test_images_and_labels_that_are_the_same_files_are_refused(good, output):

@@ -18,6 +18,7 @@ from slice_folder import hpcseg, refused, write_image
 from hpcseg.data import store
 from hpcseg.data.pairs import find_pairs
 from hpcseg.errors import DatasetError
+from hpcseg.slices.opening import open_source
 
 
 def test_a_label_without_an_image_is_named_and_no_image_without_a_label_which_is_no_fault(good, output):
@@ -129,6 +130,28 @@ def test_a_source_that_is_neither_folder_nor_file_is_refused(good, output, sourc
     if source == "a pipe":
         told = f"{path} is no folder and no regular file, and is never read"
     assert result.stderr == f"error: {told}.\n"
+
+
+def test_the_option_that_says_where_a_stack_begins_is_told_before_the_list_is_cut(good, output):
+    for number in range(100, 120):
+        write_image(good / "many", number)
+    stack = np.stack([tifffile.imread(good / "labels" / "label1.tif")] * 20)
+    tifffile.imwrite(good / "labels.tif", stack, photometric="minisblack", metadata=None)
+    command = ("pack", "--images", good / "many" / "data", "--labels", good / "labels.tif", "-o", output)
+    said = " ".join(hpcseg(*command).stderr.split())
+    assert (
+        "many/data cannot be used: the slices of labels.tif are numbered from 1; --first says another number;" in said
+    )
+    assert hpcseg(*command, "--first", 100).exit_code == 0
+
+
+def test_a_file_that_may_not_be_read_is_told_so(good, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied", "a.h5")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(DatasetError, match=r"image1\.tif cannot be opened \(.*Permission denied"):
+        open_source(good / "data" / "image1.tif")
 
 
 def test_a_name_that_is_no_utf_8_is_packed_with_its_bytes_as_escapes(good, output):

@@ -212,7 +212,7 @@ def test_an_hdf5_file_gives_an_hdf5_file(model_file, slices, expected, tmp_path)
     with h5py.File(tmp_path / "scan.h5", "a") as file:
         file["other"] = slices[:2].astype(">u2")
     answer = hpcseg("predict", model_file, tmp_path / "scan.h5", "-o", tmp_path / "none")
-    assert answer.exit_code == 2 and "other (2, 67, 90)" in answer.output and "--dataset" in answer.output
+    assert answer.exit_code == 2 and "other (2, 67, 90)" in answer.output and "scan.h5::NAME" in answer.output
     predict(model_file, tmp_path / "scan.h5", tmp_path / "other", "--dataset", "/other")
     with h5py.File(tmp_path / "other" / "labels.h5") as file:
         np.testing.assert_array_equal(file["labels"][:], expected[:2])

@@ -88,7 +88,7 @@ def test_what_holds_no_numbers_is_no_slices(sample):
         refused = hpcseg("pack", "--images", f"scan.h5::entry/{name}", "--labels", "sample/labels", "-o", "none.h5")
         assert refused.exit_code == 3 and "Traceback" not in refused.output
         said = " ".join(refused.stderr.split())
-        assert f"scan.h5::entry/{name} is (" in said and "is named with --dataset: there is entry/data" in said
+        assert f"scan.h5::entry/{name} is (" in said and "is named as FILE::NAME: there is entry/data" in said
 
 
 def test_what_is_said_of_a_raw_file_goes_before_what_lies_beside_it(sample):
@@ -191,6 +191,15 @@ def test_raw_labels_have_the_shape_of_slices_with_a_header(sample):
     info = f"NUM_X = {SIZE}\nNUM_Y = {SIZE}\nNUM_Z = {SLICES}\n"
     Path("grey.vol.info").write_text(info)
     assert packed_hash("--images", "grey.vol", "--dtype", "uint16", *given) == expected
+    # What is said of a raw file is of the one that there is.
+    Path("labels.raw").write_bytes(b"head" + labels.astype("u1").tobytes())
+    np.save("grey.npy", grey)
+    for images in ("grey.tif", "grey.npy", "sample/data"):
+        assert packed_hash("--images", images, *given, "--header", "4") == expected
+    np.save("labels.npy", labels)
+    Path("grey.raw").write_bytes(b"head" + grey.astype(">u2").tobytes())
+    raw = ("--dtype", "uint16", "--byteorder", "big", "--header", "4")
+    assert packed_hash("--images", "grey.raw", "--labels", "labels.npy", *shape, *raw) == expected
     answer = hpcseg("pack", "--images", "grey.tif", "--labels", "labels.raw", "-o", "o.h5")
     assert answer.exit_code == 2 and "of labels --label-dtype uint8" in " ".join(answer.stderr.split())
 

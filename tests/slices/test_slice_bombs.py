@@ -276,7 +276,7 @@ def test_names_without_end_are_not_counted_to_the_end(tmp_path, monkeypatch):
         for group, below in itertools.pairwise(groups):
             for number in range(10):
                 group[f"n{number}"] = below
-    with pytest.raises(DatasetError, match=r"groups\.h5 has more than 1000 names. Name a data set with --dataset"):
+    with pytest.raises(DatasetError, match=r"groups\.h5 has more than 1000 names. Name a data set, as FILE::DATASET"):
         open_source(tmp_path / "groups.h5")
     assert open_source(tmp_path / "groups.h5", Reading(dataset="g11/data")).read(0).all()
     with h5py.File(tmp_path / "links.h5", "w") as file:

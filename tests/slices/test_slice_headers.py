@@ -334,7 +334,7 @@ def test_ome_metadata_that_count_fewer_pages_than_there_are_do_not_drop_the_othe
     with tifffile.TiffWriter(tmp_path / "a.tif") as tif:
         for index, pixels in enumerate(VOLUME):
             tif.write(pixels, description=None if index else text.encode(), metadata=None, contiguous=False)
-    with pytest.raises(DatasetError, match=r"has 4 pages, and its OME metadata count 3 of them.*--dataset 0.*--pixels"):
+    with pytest.raises(DatasetError, match=r"has 4 pages, and its OME metadata count 3 of them.*::0, or all.*--pixels"):
         open_source(tmp_path / "a.tif")
     np.testing.assert_array_equal(read_all(open_source(tmp_path / "a.tif", Reading(dataset="0"))), VOLUME[:3])
     np.testing.assert_array_equal(read_all(open_source(tmp_path / "a.tif", Reading(pixels="stored"))), VOLUME)

@@ -233,6 +233,11 @@ DAYS = {f"day{1 + (number > 6)}_{number:04}": number for number in range(1, 13)}
         (["slice0001_8bit", "slice0002_8bit"], {f"slice{number}": number for number in range(1, 20)}, [1, 2]),
         (["0_fold1", "1_fold1", "2_fold2"], {str(number): number for number in range(5)}, [0, 1, 2]),
         (["slice_0005_1", "mask_0006_2"], SLICES, [5, 6]),
+        # Of whose names the label's is a part.
+        (["rec_0002", "rec_0006"], {f"rec_{2 * number:04}_{number:04}": number for number in range(1, 9)}, [1, 3]),
+        (["s0002", "s0004"], {f"{number:04}_s{2 * number:04}": number for number in range(1, 9)}, [1, 2]),
+        (["00004deg"], {f"proj_{number:04}_{2 * number:05}deg": number for number in range(1, 9)}, [2]),
+        (["sample2_7_mask"], {f"sample2_{number:04}": number for number in range(1, 13)}, [7]),
     ],
 )
 def test_a_label_has_the_number_of_the_image_that_its_name_is_of(labels, known, numbers):
@@ -258,6 +263,32 @@ def test_a_label_that_may_be_of_two_images_is_refused(labels, told):
     known = YEARS if "2024" in labels[0] else BARE if "mask" not in labels[0] and "slice" not in labels[0] else SLICES
     assert set(number_names([f"{name}.tif" for name in labels], faults, known=known)[0]) == {None}
     assert re.search(told, "; ".join(faults))
+
+
+def test_a_number_that_all_images_have_behind_a_word_is_of_no_slice():
+    known, faults = {f"sample2_{number:04}": number for number in range(1, 13)}, []
+    assert number_names(["sample2_mask.tif"], faults, known=known)[0] == [None]
+    assert faults == ["sample2_mask.tif has no number in its name to say which slice it is"]
+
+
+def test_which_number_of_the_only_label_was_taken_is_said_where_images_are_numbered_otherwise():
+    assert number_names(["mask_v3.tif"], [], known=SLICES) == ([3], "3 in mask_v3.tif")
+    assert number_names(["label_0003.tif"], [], known=SLICES) == ([3], "")
+
+
+def test_a_pattern_that_is_proposed_finds_the_number_that_it_stands_for():
+    names = [f"2023-05-04_12-01-{number:02}_{number + 4:03}.tif" for number in range(1, 9)]
+    faults = []
+    number_names(names, faults)
+    (pattern,) = re.findall(r"such as --number '(.*)'", faults[0])
+    assert number_names(names, faults, pattern=pattern)[0] == list(range(5, 13))
+
+
+def test_signs_of_both_kinds_are_understood():
+    names, wanted = [f"z{number:+}.tif" for number in range(-3, 4)], list(range(-3, 4))
+    for pattern in (None, r"z([+-]\d+)"):
+        faults = []
+        assert number_names(names, faults, pattern=pattern)[0] == wanted and not faults
 
 
 @pytest.mark.parametrize(
