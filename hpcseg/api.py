@@ -58,6 +58,7 @@ def open_source(path: str | Path, how: Reading = Reading()) -> Source:  # noqa: 
     """
     from hpcseg.slices.opening import open_source as open_slices
 
+    _check_reading(how)
     return open_slices(_path("path", path), how)
 
 
@@ -72,7 +73,7 @@ def pack(
     classes: str | Path | Mapping[str, Any] | None = None,
     ignore: int | Iterable[int] = (),
     force: bool = False,
-    on_slice: Callable[[int, int], None] = lambda *_: None,
+    on_slice: Callable[[int, int], None] | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> DatasetInfo:
     """Pack slices and their labels into one HDF5 file; what it holds already is compared and left as it is.
@@ -109,6 +110,7 @@ def pack(
     from hpcseg.data.pack import pack as pack_slices
     from hpcseg.runs.provenance import command_line
 
+    _check_reading(how)
     if folder is not None:
         images = images or _within(_path("folder", folder), "data")
         labels = labels or _within(_path("folder", folder), "labels")
@@ -132,7 +134,7 @@ def pack(
             os.fspath(classes) if isinstance(classes, Path) else classes, [_whole("ignore", value) for value in values]
         ),
         force=force,
-        on_slice=on_slice,
+        on_slice=on_slice or (lambda *_: None),
         on_note=on_note or said.append,
     )
     for note in (*said, *notes(info)):
@@ -150,7 +152,7 @@ def train(
     settings: Mapping[str, Any] | None = None,
     job: str | Path | None = None,
     cell: str | Path | None = None,
-    say: Callable[[str], None] = lambda _: None,
+    say: Callable[[str], None] | None = None,
 ) -> Path:
     """Train and evaluate one cell of a job in this process, from wherever it stands: a finished one is done at once.
 
@@ -184,7 +186,7 @@ def train(
     named = None if job is None else os.fspath(_path("job", job))
     grid = plan_run(named, _path("data", data), _path("out", out), as_overrides(settings or {}))
     chosen = grid.cells[0] if of is None else choose_cell(grid, of)
-    outcome = run_alone(grid, chosen, say=say)
+    outcome = run_alone(grid, chosen, say=say or (lambda _: None))
     if outcome is State.BUSY:
         raise HpcsegError(f"Another process is running {chosen.id}. Wait for it, or end it.")
     if outcome is State.STOPPED:
@@ -234,8 +236,9 @@ def predict(
     Args:
         model: from `load_model`; or several of one data set, whose probabilities are averaged.
         array: (H, W), or (N, H, W) slices: of numpy, or anything with its shape, dtype and indices, such as a data
-            set of h5py, of which one slice at a time is read. Grey values as the model was trained on, else say with
-            `range_` or `percentiles` how they map. NaN is a pixel outside of the field of view.
+            set of h5py, or a source of `open_source`, of which one slice at a time is read. Grey values as the model
+            was trained on, else say with `range_` or `percentiles` how they map. NaN is a pixel outside of the field of
+            view.
         uncertainty: also the entropy of the probabilities, as a share of the largest there is: 0 sure, 1 nothing known.
         float16: that as float16, 0 to 1; else uint8, 0 to 255.
         flips: average over mirror images, which takes four times as long.
@@ -274,7 +277,10 @@ def predict(
     tile = None if tile is None else _whole("tile", tile)
     if tile is not None and tile < 1:
         raise ConfigError(f"--tile is {tile}, but it is the edge of a tile in pixels.")
-    volume = _as_volume(array)
+    volume = as_grey_values(array, of_any_type=True) if isinstance(array, Source) else _as_volume(array)
+    if len(set(volume.shapes)) > 1:
+        raise DatasetError(f"The slices of {volume.path} are of several sizes. Segment one after the other.")
+    shape = (len(volume), *volume.shapes[0]) if isinstance(array, Source) else np.shape(array)
     request = Request(
         models=(),
         source=volume.path,
@@ -300,7 +306,7 @@ def predict(
             "far outside of what the model was trained on.",
             stacklevel=2,
         )
-    shaped = tuple(values.reshape(np.shape(array)) for values in found)
+    shaped = tuple(values.reshape(shape) for values in found)
     return shaped if uncertainty else shaped[0]
 
 
@@ -327,9 +333,15 @@ def read_table(run: str | Path) -> list[dict[str, Any]]:
     return cells_table(collect(find_run(_path("run", run))))
 
 
+def _check_reading(how: Any) -> None:
+    """Raises ConfigError where what files do not say is said otherwise."""
+    if not isinstance(how, Reading):
+        raise ConfigError(f"how is {shortened(repr(how), 80)}, but it must be a Reading, as Reading(first=100).")
+
+
 def _path(name: str, value: Any) -> Path:
     """The path of an argument, in which ~ is a home; raises ConfigError where it is something else."""
-    if not isinstance(value, str | os.PathLike):
+    if not isinstance(value, str | os.PathLike) or "\0" in os.fspath(value):
         raise ConfigError(f"{name} is {shortened(repr(value), 80)}, but it must be the name of a file or folder.")
     return Path(os.path.expanduser(value))
 

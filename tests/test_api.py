@@ -257,6 +257,8 @@ def test_one_slice_gives_one_and_a_data_set_is_read_slice_by_slice(models, volum
         file["one"] = volume[1]
         for one in (file["slices"][1], file["one"], zarr.array(volume[1])):
             same(hs.predict(models[0], one), wanted[1])
+    same(hs.predict(models[0], hs.open_source(f"{tmp_path / 'slices.h5'}::slices")), wanted)
+    same(hs.predict(models[0], hs.open_source(f"{tmp_path / 'slices.h5'}::one")), wanted[1:2])
 
 
 def test_a_model_is_left_as_it_was_and_a_file_of_it_is_the_same(models, run, cells, volume, tmp_path):
@@ -351,6 +353,11 @@ REFUSED = {
     "half a grey range": (lambda _: hs.pack(None, "a.h5", images="a", labels="b", grey_range=5), ConfigError, "two"),
     "no value": (lambda _: hs.pack(None, "a.h5", images="a", labels="b", ignore="x"), ConfigError, "--ignore is 'x'"),
     "a run": (lambda it: hs.load_model(it.run), ConfigError, "is a run. Name one of its cells"),
+    "no reading": (lambda _: hs.open_source("a", None), ConfigError, "how is None, but it must be a Reading"),
+    "no reading to pack": (lambda _: hs.pack("a", "b", how="x"), ConfigError, "how is 'x', but it must be a Reading"),
+    "number of a name": (lambda _: hs.Reading(number=3), ConfigError, "--number is 3, but it must be a text"),
+    "number of a data set": (lambda _: hs.Reading(dataset=3), ConfigError, "--dataset is 3, but it must be a text"),
+    "name with a zero": (lambda _: hs.load_model("a\0b"), ConfigError, "must be the name of a file or folder"),
     "outside": (lambda it: hs.predict(it.model, it.slices, outside=300), ConfigError, "--outside is 300.*0 to 255"),
 }
 

@@ -203,13 +203,15 @@ def _show_models(prediction: Prediction) -> None:
     """Print which models segment, and where they are from: a pattern does not say it."""
     from hpcseg.runs.folder import RunFolder
 
+    # A cell's folder may also be a copy that lies elsewhere.
+    folders = [path for path in prediction.request.models if path.is_dir()]
+    run_of = {path: path.parents[1] for path in folders if RunFolder(path.parents[1]).cells == path.parent}
     for model, path in zip(prediction.models, prediction.request.models, strict=True):
-        where = f"run {path.parents[1]}" if path.is_dir() else f"file {path}"
+        where = f"run {run_of[path]}" if path in run_of else f"{'folder' if path.is_dir() else 'file'} {path}"
         console.stdout.print(f"Model: {model.name} ({where})")
     for note in (*prediction.volume.notes, *prediction.notes, *prediction.target().notes()):
         console.say(f"Note: {note}", to=console.stderr)
-    runs = {path.parents[1] for path in prediction.request.models if path.is_dir()}
-    for run in runs:
+    for run in set(run_of.values()):
         for what, others in others_trained(RunFolder(run)).items():
             shown = f", which `hpcseg compare {run.name}` shows," if what == "settings" else ""
             console.say(

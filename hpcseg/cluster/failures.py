@@ -58,7 +58,10 @@ STOPPED = Kind(
 )
 TOLD_TO_STOP = Kind("told to stop", "resume", "Run `hpcseg retry`, it goes on from its checkpoint.")
 KILLED = Kind(
-    "killed without a word", "resume", "Where it happens again, look for memory: `sacct -j JOB -o MaxRSS`, then --mem."
+    "killed without a word",
+    "resume",
+    "Where it happens again, look for memory: `sacct -j JOB -o MaxRSS` of a Slurm job, then --mem; without Slurm "
+    "`dmesg` names what was ended for want of it.",
 )
 NODE_FAILURE = Kind("node failure", "resume", "Run `hpcseg retry`.", ("NODE_FAIL", "BOOT_FAIL"), r"DUE TO NODE FAILURE")
 DISK_FULL = Kind(

@@ -222,9 +222,12 @@ def _ome(layer: Layer, volume: Source) -> dict[str, Any]:
     unit = {} if voxel is None else {"unit": ome_unit(voxel.unit)}
     sizes = [float(volume.every), 1.0, 1.0] if voxel is None else list(voxel.sizes)
     moved: list[dict[str, Any]] = [{"type": "scale", "scale": sizes}]
-    if volume.of and volume.of[0]:
-        # Where the first of them lies in the whole volume, so that a viewer lays one over the other.
-        moved.append({"type": "translation", "translation": [sizes[0] / volume.every * volume.of[0], 0.0, 0.0]})
+    # Where the first of them lies, so that a viewer lays one over the other: as its own store says, and in the volume.
+    begins = (0.0, 0.0, 0.0, *(volume.begins or ()))[-3:] if volume.form == "zarr" else (0.0, 0.0, 0.0)
+    step = (sizes[0] / volume.every, *sizes[1:])
+    places = [size * at for size, at in zip(step, (begins[0] + (volume.of or [0])[0], *begins[1:]), strict=True)]
+    if any(places):
+        moved.append({"type": "translation", "translation": places})
     image = {
         "name": layer.name,
         "axes": [{"name": name, "type": "space", **unit} for name in "zyx"],

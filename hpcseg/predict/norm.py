@@ -7,6 +7,7 @@ parts and starts segments with the same.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import numpy as np
 import safetensors
 import safetensors.torch
 import torch
+from scipy import ndimage
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
@@ -28,21 +30,35 @@ from hpcseg.slices.source import Source
 
 MOST_TILES = 128
 TILES_PER_BATCH = 16
+# Of places in a slice, until one has no pixel without a grey value; and what share of a tile may have none.
+_TRIES, _MOST_OUTSIDE = 32, 0.5
 # Multiples of the square and the cube of the plastic number's inverse, modulo 1, fill a square evenly (Roberts 2018).
 _STEPS = (0.7548776662466927, 0.5698402909980532)
 
 
-def adapt(models: Sequence[Model], volume: Source, mapping: Mapping, *, file: Path, on_slice: OnSlice) -> None:
+def adapt(
+    models: Sequence[Model], volume: Source, mapping: Mapping, *, file: Path, anew: bool, on_slice: OnSlice
+) -> Statistics | None:
     """Give the networks of models the statistics of a volume: those in a file, which is written where it is missing.
 
-    `mapping` is of the volume's grey values, and `on_slice` is told how many tiles of how many were read.
+    Args:
+        models: of one data set.
+        volume: to segment.
+        mapping: of its grey values.
+        file: of the statistics.
+        anew: whatever lies there.
+        on_slice: told how many tiles of how many were read.
+
+    Returns:
+        By what they were estimated; None: the file was there.
 
     Raises:
-        DatasetError: a slice cannot be read, or is too small for statistics.
+        DatasetError: a slice cannot be read, is too small for statistics, or none has enough grey values.
         HpcsegError: the file is damaged, or the file system refuses.
     """
-    if not file.exists():
-        images = _tiles(volume, mapping, models, on_slice)
+    by = None
+    if anew or not file.exists():
+        images, by = _tiles(volume, mapping, models, on_slice)
         found = {
             f"{model.card.model_sha256}.{name}": tensor
             for model in models
@@ -59,37 +75,29 @@ def adapt(models: Sequence[Model], volume: Source, mapping: Mapping, *, file: Pa
             f"{file} does not hold the statistics of these models. Delete it and ask again: they are estimated "
             "once more."
         ) from None
+    return by
 
 
-def places(volume: Source, edge: int) -> list[tuple[int, slice, slice]]:
+def places(volume: Source, edge: int) -> list[list[tuple[int, slice, slice]]]:
     """Slice, rows and columns of the tiles that a volume is judged by: all of one shape, evenly spaced, no lot drawn.
 
-    At most `MOST_TILES`, and no more than lie side by side. They have `edge` pixels a side, or as many as all slices.
+    At most `MOST_TILES`, and no more than lie side by side; each has other places in its slice behind its own. They
+    have `edge` pixels a side, or as many as the largest slice; slices that have fewer are passed over.
     """
-    height, width = (min(edge, *(shape[axis] for shape in volume.shapes)) for axis in (0, 1))
-    count = min(MOST_TILES, sum((rows // height) * (columns // width) for rows, columns in volume.shapes))
+    height, width = (min(edge, length) for length in max(volume.shapes, key=math.prod))
+    roomy = [index for index, of in enumerate(volume.shapes) if of[0] >= height and of[1] >= width]
+    count = min(MOST_TILES, sum((volume.shapes[at][0] // height) * (volume.shapes[at][1] // width) for at in roomy))
     found = []
     for number in range(count):
-        index = (2 * number + 1) * len(volume) // (2 * count)
-        rows, columns = volume.shapes[index]
-        top, left = (
-            int(((number + 1) * step) % 1 * (length - size + 1))
-            for step, length, size in zip(_STEPS, (rows, columns), (height, width), strict=True)
-        )
-        found.append((index, slice(top, top + height), slice(left, left + width)))
+        index, tries = roomy[(2 * number + 1) * len(roomy) // (2 * count)], []
+        for at in range(number, number + _TRIES * MOST_TILES, MOST_TILES):
+            top, left = (
+                int(((at + 1) * step) % 1 * (length - size + 1))
+                for step, length, size in zip(_STEPS, volume.shapes[index], (height, width), strict=True)
+            )
+            tries.append((index, slice(top, top + height), slice(left, left + width)))
+        found.append(tries)
     return found
-
-
-def describe(volume: Source, models: Sequence[Model]) -> Statistics:
-    """By what the statistics are estimated."""
-    wanted = places(volume, _edge(models))
-    _, rows, columns = wanted[0]
-    return Statistics(
-        tiles=len(wanted),
-        tiles_per_batch=TILES_PER_BATCH,
-        shape=[rows.stop - rows.start, columns.stop - columns.start],
-        slices=len({index for index, _, _ in wanted}),
-    )
 
 
 def estimate(network: nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -121,27 +129,58 @@ def estimate(network: nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor
     return {name: state[name] for name in _names(learning)}
 
 
-def _tiles(volume: Source, mapping: Mapping, models: Sequence[Model], on_slice: OnSlice) -> torch.Tensor:
-    """(N, channels, H, W) float32, the tiles at `places` as the networks take them."""
-    wanted, card = places(volume, _edge(models)), models[0].card
+def _tiles(
+    volume: Source, mapping: Mapping, models: Sequence[Model], on_slice: OnSlice
+) -> tuple[torch.Tensor, Statistics]:
+    """(N, channels, H, W) float32, the tiles at `places` as the networks take them, and what they are.
 
-    def read(place: tuple[int, slice, slice]) -> np.ndarray:
-        index, rows, columns = place
-        around = map(volume.read_at, volume.around(index, card.data.context))
-        return np.stack([mapping.apply(pixels[rows, columns], card.grey) for pixels in around])
+    A pixel without a grey value says nothing of the volume, and a network would meet it as one. So tiles lie where
+    there is none, as far as there are such places; else they are mirrored into there, if they are no more than half.
 
-    images = []
-    for done, image in enumerate(ahead(read, wanted), start=1):
-        images.append(image)
+    Raises:
+        DatasetError: a slice cannot be read, or all tiles are more than half without grey values.
+    """
+    wanted, card = places(volume, max(model.card.data.tile_size for model in models)), models[0].card
+
+    def read(tries: list[tuple[int, slice, slice]]) -> np.ndarray | None:
+        around = [volume.read_at(place) for place in volume.around(tries[0][0], card.data.context)]
+        least, best = _MOST_OUTSIDE, None
+        for _, *at in tries:
+            tile = [pixels[*at] for pixels in around]
+            if (share := max(float(np.isnan(pixels).mean()) for pixels in tile)) <= least:
+                least, best = share, tile
+            if not share:
+                break
+        return None if best is None else np.stack([mapping.apply(_mirrored(pixels), card.grey) for pixels in best])
+
+    images, used = list[np.ndarray](), set[int]()
+    for done, (tries, tile) in enumerate(zip(wanted, ahead(read, wanted), strict=True), start=1):
+        if tile is not None:
+            images.append(tile)
+            used.add(tries[0][0])
         on_slice(done, len(wanted))
-    return torch.from_numpy(np.stack(images))
+    if not images:
+        raise DatasetError(
+            f"--adapt-norm needs tiles of grey values, and more than half of each that {volume.path} has is outside of "
+            "the field of view (NaN). Leave it out."
+        )
+    found = np.stack(images)
+    by = Statistics(tiles=len(found), tiles_per_batch=TILES_PER_BATCH, shape=list(found.shape[2:]), slices=len(used))
+    return torch.from_numpy(found), by
+
+
+def _mirrored(pixels: np.ndarray) -> np.ndarray:
+    """(H, W) grey values, in place of NaN those as far on the other side of the nearest pixel that has one, or its."""
+    missing = np.isnan(pixels)
+    if not missing.any():
+        return pixels
+    nearest = ndimage.distance_transform_edt(missing, return_distances=False, return_indices=True)
+    beyond = np.clip(2 * nearest - np.indices(pixels.shape), 0, np.reshape(pixels.shape, (2, 1, 1)) - 1)
+    mirrored = pixels[tuple(beyond)]
+    found: np.ndarray = np.where(np.isnan(mirrored), pixels[tuple(nearest)], mirrored)
+    return found
 
 
 def _names(network: nn.Module) -> list[str]:
     """Of all statistics in its state."""
     return [name for name in network.state_dict() if name.endswith((".running_mean", ".running_var"))]
-
-
-def _edge(models: Sequence[Model]) -> int:
-    """Of the tiles, for all models the same."""
-    return max(model.card.data.tile_size for model in models)

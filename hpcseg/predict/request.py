@@ -167,6 +167,9 @@ def begin(request: Request, *, on_slice: OnSlice = lambda *_: None, write: bool 
     _check_neighbours(models[0], whole)
     open_target(folder.path, volume, layers, request.format_)  # before anything is written
     record = folder.record()
+    if record is not None and (record.asked.percentiles or record.asked.adapt_norm) and not folder.hashes(volume):
+        # It was stopped before it had noted which grey values these were taken from, and nothing was segmented.
+        record = None
     source = describe(volume, folder.path)
     noted, hashes = noting(whole)
     some = choose_slices(noted, every=request.every, slices=request.slices)
@@ -200,7 +203,10 @@ def begin(request: Request, *, on_slice: OnSlice = lambda *_: None, write: bool 
             write_json(folder.record_file, record.as_dict())
         if request.adapt_norm:
             # Behind the record, without which a folder that has something is none to predict into.
-            norm.adapt(models, some, mapping, file=folder.norm_file, on_slice=on_slice)
+            by = norm.adapt(models, some, mapping, file=folder.norm_file, anew=before is None, on_slice=on_slice)
+            if by is not None:
+                record = msgspec.structs.replace(record, norm=by)
+                write_json(folder.record_file, record.as_dict())
         if hashes:
             folder.note_read(hashes)
         if not prediction.target().prepare() and before is not None:
@@ -326,7 +332,7 @@ def _record(prediction: Prediction, asked: Asked, places: dict[str, Any]) -> Sta
         state="started",
         asked=asked,
         mapping=prediction.mapping,
-        norm=norm.describe(prediction.volume, models) if prediction.request.adapt_norm else None,
+        norm=None,
         models=[
             Origin(
                 name=model.name,

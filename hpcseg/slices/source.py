@@ -94,6 +94,9 @@ class Reading:
         for name in ("header", "first"):
             if not _is_whole(getattr(self, name)):
                 raise ConfigError(f"--{name} is {getattr(self, name)!r}, but it must be a whole number.")
+        for name in ("dataset", "number"):
+            if not isinstance(said := getattr(self, name), str | None):
+                raise ConfigError(f"--{name} is {said!r}, but it must be a text.")
         for name in ("dtype", "label_dtype"):  # from Python a type may be named by itself
             if (named := getattr(self, name)) is not None and not isinstance(named, str):
                 try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 
@@ -108,6 +109,22 @@ def test_some_slices_lie_where_they_are_in_the_volume(model_file, source, tmp_pa
     first = open_source(volume).numbers[0]
     assert translation == {"type": "translation", "translation": [3.0 * (2 - first), 0.0, 0.0]}
     assert open_source(tmp_path / "out" / "labels.zarr").voxel == VoxelSize(3.0, 0.5, 0.25, "micrometer")
+
+
+def test_labels_lie_where_their_image_does_in_its_space(model_file, source, tmp_path):
+    volume = source("zarr")
+    group = zarr.open_group(volume, mode="a")
+    described = json.loads(json.dumps(group.attrs["ome"] if "ome" in group.attrs else dict(group.attrs)))
+    (image,) = described["multiscales"]
+    image["datasets"][0]["coordinateTransformations"].append({"type": "translation", "translation": [12.0, 6.5, 3.25]})
+    group.attrs.update({"ome": described} if "ome" in group.attrs else described)
+    places = []
+    for out, options in (("whole", ()), ("some", ("--slices", "2-3"))):
+        predict(model_file, volume, "-o", tmp_path / out, *options)
+        labels = zarr.open_group(tmp_path / out / "labels.zarr", mode="r").attrs["ome"]["multiscales"][0]
+        places.append(labels["datasets"][0]["coordinateTransformations"][1]["translation"])
+    assert places == [pytest.approx([12.0, 6.5, 3.25]), pytest.approx([15.0, 6.5, 3.25])]
+    assert open_source(tmp_path / "whole" / "labels.zarr").begins == pytest.approx(open_source(volume).begins)
 
 
 def test_a_slice_of_nothing_but_zeros_is_there(model_file, tmp_path):

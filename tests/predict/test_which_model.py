@@ -55,6 +55,13 @@ def test_run_and_models_are_printed_whoever_chose_them(predict, cells, model_fil
     assert f"Model: {first} (file {model_file})" in file.stdout
 
 
+def test_a_copy_of_a_cell_that_lies_in_no_run_is_called_a_folder(cells, tiny_dataset, tiny_folder, tmp_path):
+    shutil.copytree(cells[0].path, tmp_path / "kept")
+    command = ("predict", tmp_path / "kept", tiny_folder / "data", "-o", tmp_path / "out", "--data", tiny_dataset)
+    said = " ".join(hpcseg(*command, "--slices", "1-1").output.split())
+    assert f"(folder {tmp_path / 'kept'})" in said and "(run" not in said
+
+
 def test_a_pattern_is_looked_for_in_the_newest_run_alone(here, cells):
     answer = hpcseg("predict", "*-s0-*", "scan.tif", "-o", "out")
     assert answer.exit_code == 5 and 'No cell of runs/new that fits "*-s0-*" is trained yet.' in answer.stderr
