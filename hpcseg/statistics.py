@@ -210,6 +210,7 @@ def estimate(repetitions: Sequence[Repetition]) -> Estimate | None:
     """The mean over repetitions, with what another training and another stretch of slices may change; None for none."""
     if not repetitions:
         return None
+    repetitions = _repeated(repetitions)
     values = tuple(one.value for one in repetitions)
     numbers = np.concatenate([one.slices for one in repetitions])
     # A single slice says nothing of others, so there is no interval either; and another setting is no repetition.
@@ -282,6 +283,15 @@ def distance(ours: Sequence[float], theirs: Sequence[float]) -> float:
     return float(np.sqrt(np.mean((np.array(ours) - np.array(theirs)) ** 2)))
 
 
+def _repeated(repetitions: Sequence[Repetition]) -> Sequence[Repetition]:
+    """Of several settings those with repetitions enough, if any has: how far others scatter nobody knows."""
+    trained: dict[Hashable, set[tuple[Hashable, Hashable]]] = {}
+    for one in repetitions:
+        trained.setdefault(one.setting, set()).add((one.seed, one.place))
+    enough = [setting for setting, of in trained.items() if len(of) >= FEWEST]
+    return [one for one in repetitions if one.setting in enough] if enough else repetitions
+
+
 def _between_trainings(repetitions: Sequence[Repetition]) -> list[Part]:
     """Variance of the mean between repetitions; where seeds and positions are crossed, each of the two has its own.
 
@@ -293,8 +303,11 @@ def _between_trainings(repetitions: Sequence[Repetition]) -> list[Part]:
     settings = [one.setting for one in repetitions]
     alike = {setting: [one == setting for one in settings] for setting in settings}
     usual = np.array([values[alike[setting]].mean() for setting in settings])
-    moved = (values - usual) / len(values)
     both = [(one.seed, one.place) for one in repetitions]
+    number, most = np.array([sum(alike[setting]) for setting in settings]), len(set(both))
+    # From a mean over fewer repetitions than all settings together have, each is less far than it would be.
+    fewer = np.sqrt(number / np.maximum(1, number - 1) * (most - 1) / most)
+    moved = fewer * (values - usual) / len(values)
     single = _of_clusters(moved, both)
     factors = [[seed for seed, _ in both], [place for _, place in both]]
     crossed = [_of_clusters(moved, labels) for labels in factors if 1 < len(set(labels)) < len(set(both))]

@@ -18,6 +18,7 @@ class Unit(enum.Enum):
 
     MEAN = "a share; its mean alone"
     RATIO = "a share"
+    MULTIPLE = "how many times as much"
     ERROR = "an accuracy, as wrong pixels in per cent: three decimals of accuracy hide what differs"
     GAIN = "a difference of accuracies, in percentage points"
     SHARE = "a share, in per cent"
@@ -66,6 +67,15 @@ class Block:
     columns: tuple[str, ...]
     """Those of the cells; the labels have none."""
     lines: tuple[Line, ...]
+    of_repetitions: bool = False
+    """Where its lines have more or fewer of them, each says how many."""
+
+    def repetitions(self, line: Line) -> str:
+        """Those of the columns of a line, where not all lines have as many; else empty."""
+        every = [tuple(dict.fromkeys(len(cell.found.values) for cell in of.cells if cell.found)) for of in self.lines]
+        if not self.of_repetitions or (len(set(every)) < 2 and all(len(of) < 2 for of in every)):
+            return ""
+        return f" (n={', '.join(map(str, every[self.lines.index(line)]))})"
 
 
 @dataclass(frozen=True)
@@ -100,7 +110,7 @@ def marked_gains(
         return dataclasses.replace(cell, marked=True) if isinstance(cell, Number) and id(cell) in shown else cell
 
     blocks = (
-        Block(heading, columns, tuple(Line(line.label, tuple(map(marked, line.cells))) for line in of))
+        Block(heading, columns, tuple(Line(line.label, tuple(map(marked, line.cells))) for line in of), True)
         for heading, of in lines.items()
     )
     return tuple(blocks), [cell.found for cell in gains if cell.found and cell.found.half is not None]
@@ -128,14 +138,15 @@ def estimate_text(found: Estimate, unit: Unit) -> str:
     """Mean and interval in a unit; each value by itself where they are two populations."""
     if unit is Unit.GAIN:
         return _gain_text(found)
-    digits, scale = {Unit.MEAN: (3, 1), Unit.RATIO: (3, 1), Unit.COUNT: (0, 1)}.get(unit, (2, 100))
+    written = {Unit.MEAN: (3, 1), Unit.RATIO: (3, 1), Unit.MULTIPLE: (3, 1), Unit.COUNT: (0, 1)}
+    digits, scale = written.get(unit, (2, 100))
     values = [scale * (1 - one if unit is Unit.ERROR else one) for one in (found.mean, *found.values)]
     mean, *each = (f"{value:.{digits}f}" for value in values)
     if found.two_populations and unit in (Unit.MEAN, Unit.RATIO, Unit.ERROR):
         return ", ".join(each)
     if found.half is None or unit in (Unit.MEAN, Unit.COUNT):
         return mean
-    if found.leaves_0_to_1 and unit in (Unit.RATIO, Unit.ERROR):
+    if found.leaves_0_to_1 and unit in (Unit.RATIO, Unit.ERROR, Unit.SHARE):
         at = 1 - found.mean if unit is Unit.ERROR else found.mean
         low, high = (scale * min(max(at + half, 0.0), 1.0) for half in (-found.half, found.half))
         return f"{mean} ({low:.{digits}f} to {high:.{digits}f})"

@@ -30,6 +30,7 @@ from hpcseg.report.measures import (
 from hpcseg.report.paper_tables import batch_norm, table1, table2, weight_decay
 from hpcseg.report.seeds_apart import seeds_apart
 from hpcseg.report.table import Block, Line, Number, Table, Text, Unit, marked_gains
+from hpcseg.report.texts import TEXTS
 from hpcseg.runs.record import SURE
 from hpcseg.statistics import FEWEST, Estimate, best, difference, estimate, median, slope
 
@@ -79,8 +80,14 @@ def cost(records: Records) -> Table:
         "steps": Column(from_training("steps"), Unit.COUNT),
         "seconds": Column(from_training("seconds"), Unit.COUNT),
     }
+    positions = {
+        frozenset(row.config.data.split_seed for row in group.rows if row.evaluation)
+        for group in records.groups
+        if group.tested
+    }
+    same = TEXTS["tables"]["cost"]["same" if len(positions) < 2 else "others"]
     # Ways to make tiles are compared here, so they stand in one block.
-    return Table("cost", _by_group(records, columns, tiles_in_label=True))
+    return Table("cost", _by_group(records, columns, tiles_in_label=True), {"same": same})
 
 
 def edges(records: Records) -> Table:
@@ -96,7 +103,7 @@ def edges(records: Records) -> Table:
             phases[f"{head}: {value}"] = Column(of_confusion(SETS[found], part), Unit.SHARE)
     for head, level in LEVELS.items():
         ratio = repeated(lambda row, level=level: row.interfaces(level(row)))  # type: ignore[misc]
-        phases[f"{head}: interfaces"] = Column(ratio, Unit.RATIO)
+        phases[f"{head}: interfaces"] = Column(ratio, Unit.MULTIPLE)
     return Table("edges", (*_by_group(records, where, ", errors"), *_by_group(records, phases, ", phase fractions")))
 
 
@@ -141,7 +148,7 @@ def _by_group(
             )
             if any(measured[head][group] for head in heads):
                 lines.append(Line(Text(tiles + training_label(group, records.differing), group.id), tuple(cells)))
-        blocks += [Block(heading + what, heads, tuple(lines))] if lines else []
+        blocks += [Block(heading + what, heads, tuple(lines), True)] if lines else []
     return tuple(blocks)
 
 
@@ -157,13 +164,13 @@ def differences(records: Records) -> Table:
             cells = tuple(Number(one, Unit.GAIN) for one in gains)
             lines.setdefault(heading, []).append(Line(Text(names, group.id), cells))
     blocks, found = marked_gains(lines, tuple(keys))
-    trends = []
+    trends: dict[str, list[Line]] = {}
     for name, least in (("100 % more noise", 0.0), ("the same, from the lowest fraction with noise", 1e-9)):
         slopes = [trend(records, key, least) for key in keys.values()]
-        numbers = (Number(one, Unit.GAIN, marked=bool(one and one.excludes_zero)) for one in slopes)
-        trends += [Line(Text(name), tuple(numbers))] if any(slopes) else []
-    heading = "Trend: the mean of one slope per setting and seed (one test a column, so without correction)"
-    more = (Block(heading, tuple(keys), tuple(trends)),) if trends else ()
+        if any(slopes):
+            heading = "Trend: the mean of one slope per setting and seed, corrected for the number of these"
+            trends.setdefault(heading, []).append(Line(Text(name), tuple(Number(one, Unit.GAIN) for one in slopes)))
+    more, _ = marked_gains(trends, tuple(keys))
     return Table("differences", (*blocks, *more), {"number": len(found), "needed": needed(found)})
 
 

@@ -92,6 +92,20 @@ def test_slices_that_hang_together_take_several_positions_of_the_blocks():
     assert apart - 2 * math.sqrt(apart * (1 - apart) / draws) >= 0.93
 
 
+@pytest.mark.parametrize(("numbers", "taken"), [((3, 1), 3), ((3, 3, 2, 2, 2), 6), ((10, 4), 14), ((8, 3, 3), 14)])
+def test_a_mean_over_settings_with_more_and_fewer_repetitions_covers(numbers, taken):
+    draws, rng, covered = 2000, np.random.default_rng(sum(numbers)), 0
+    for _ in range(draws):
+        of_seed = 0.003 * rng.standard_normal(max(numbers))
+        drawn = [0.3 * place + of_seed[:n] + 0.01 * rng.standard_normal(n) for place, n in enumerate(numbers)]
+        found = estimate([one for place, of in enumerate(drawn) for one in of_setting(plain(*of), place)])
+        kept = [(place, n) for place, n in enumerate(numbers) if n >= 3]
+        truth = sum(0.3 * place * n for place, n in kept) / sum(n for _, n in kept)
+        covered += abs(found.mean - truth) < found.half
+    assert len(found.values) == taken, "those without repetitions enough are left out"
+    assert covered / draws > 0.93
+
+
 @pytest.mark.parametrize("settings", [2, 5])
 def test_settings_that_a_mean_is_taken_over_are_no_repetitions(settings):
     draws, rng = 2000, np.random.default_rng(settings)

@@ -14,8 +14,9 @@ from hpcseg.records.collect import Records, collect
 from hpcseg.report.answers import answers
 from hpcseg.report.build import build_report
 from hpcseg.report.paper_tables import table1, table2
-from hpcseg.report.table import table_csv
+from hpcseg.report.table import Block, Line, Number, Text, Unit, estimate_text, table_csv
 from hpcseg.runs.record import SCHEMA, write_record
+from hpcseg.statistics import Estimate, Repetition, estimate
 
 BLOCKED = '[[grid]]\ndata.tiles = "small"\ndata.split = "blocked"\ntrain.noise_fraction = 0.5\n'
 
@@ -215,6 +216,33 @@ def test_seeds_are_shown_with_an_interval_and_count(tmp_path):
     (line,) = lines((tmp_path / "out" / "table2.csv").read_text(), row="test (small), ours", column="50 %")
     assert (line["half_interval"], line["sd"], line["repetitions"]) == ("0.002484", "0.001000", "3")
     assert line["values"] == "0.900000 0.901000 0.902000"
+
+
+def test_the_interval_of_a_share_ends_at_0_and_100_and_that_of_a_multiple_does_not():
+    def written(unit: Unit, *values: float) -> str:
+        found = estimate([Repetition(seed, 0, value) for seed, value in enumerate(values)])
+        assert found is not None
+        return estimate_text(found, unit)
+
+    few = (0.10, 0.02, 0.06)  # 0.06 ± 0.099
+    assert written(Unit.SHARE, *few) == "6.00 (0.00 to 15.94)"
+    assert written(Unit.MULTIPLE, 1.06, 1.04, 1.05) == "1.050 ± 0.025"
+    assert written(Unit.MULTIPLE, 1.01, 0.99, 0.97) == "0.990 ± 0.050"
+    assert written(Unit.RATIO, 0.99, 0.98, 0.999) == "0.990 (0.966 to 1.000)"
+
+
+def test_lines_say_their_repetitions_where_these_differ():
+    def line(*numbers: int) -> Line:
+        return Line(Text("x"), tuple(Number(Estimate((0.5,) * number), Unit.ERROR) for number in numbers))
+
+    def said(*lines: Line) -> list[str]:
+        block = Block("", ("a", "b"), lines, True)
+        return [block.repetitions(one) for one in lines]
+
+    assert said(line(3, 3), line(3, 3)) == ["", ""]
+    assert said(line(3, 3), line(10, 10)) == [" (n=3)", " (n=10)"]
+    assert said(line(10, 4), line(10, 4)) == [" (n=10, 4)", " (n=10, 4)"], "columns differ"
+    assert Block("", ("a", "b"), (line(3, 3), line(1, 1))).repetitions(line(1, 1)) == "", "published numbers have none"
 
 
 def test_seeds_that_lie_far_apart_stand_one_by_one(tmp_path):
