@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import operator
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from hpcseg.errors import ConfigError
@@ -119,10 +119,10 @@ def _within_known(stems: Sequence[str], known: Mapping[str, int]) -> list[int | 
     return [of.pop() for of in found] if clear else None
 
 
-def _shared_words(known: Iterable[str]) -> set[str]:
-    """Words with a number behind them that all names of several files have, as sample2: it tells of no slice."""
-    words = [{found[0] for found in _WORD.finditer(stem)} for stem in known]
-    return set.intersection(*words) if len(words) > 1 else set()
+def _shared_words(stems: Iterable[str], known: Collection[str]) -> set[str]:
+    """Words with a number behind them that all names have, as sample2, of several known ones: they tell of no slice."""
+    words = [{found[0] for found in _WORD.finditer(stem)} for stem in (*stems, *known)]
+    return set.intersection(*words) if len(known) > 1 else set()
 
 
 def _without(shared: set[str], stem: str) -> str:
@@ -153,7 +153,7 @@ def _telling(
     names: Sequence[str], stems: Sequence[str], known: Mapping[str, int], faults: list[str]
 ) -> tuple[_Column | None, str]:
     """The numbers that tell the names apart, and which they are where others might be meant."""
-    example, shared = next(iter(known), ""), _shared_words(known)
+    example, shared = next(iter(known), ""), _shared_words(stems, known)
     stems, known = [_without(shared, stem) for stem in stems], {_without(shared, one): known[one] for one in known}
     runs = [_RUN.findall(stem) for stem in stems]
     least = min((len(of) for of in runs if of), default=0)

@@ -237,6 +237,7 @@ DAYS = {f"day{1 + (number > 6)}_{number:04}": number for number in range(1, 13)}
         (["rec_0002", "rec_0006"], {f"rec_{2 * number:04}_{number:04}": number for number in range(1, 9)}, [1, 3]),
         (["s0002", "s0004"], {f"{number:04}_s{2 * number:04}": number for number in range(1, 9)}, [1, 2]),
         (["00004deg"], {f"proj_{number:04}_{2 * number:05}deg": number for number in range(1, 9)}, [2]),
+        (["s1", "s2", "s5"], {f"s1_{number:04}": number for number in range(1, 9)}, [1, 2, 5]),
         (["sample2_7_mask"], {f"sample2_{number:04}": number for number in range(1, 13)}, [7]),
     ],
 )
