@@ -277,9 +277,7 @@ def predict(
     tile = None if tile is None else _whole("tile", tile)
     if tile is not None and tile < 1:
         raise ConfigError(f"--tile is {tile}, but it is the edge of a tile in pixels.")
-    volume = as_grey_values(array, of_any_type=True) if isinstance(array, Source) else _as_volume(array)
-    if len(set(volume.shapes)) > 1:
-        raise DatasetError(f"The slices of {volume.path} are of several sizes. Segment one after the other.")
+    volume = _as_volume(array)
     shape = (len(volume), *volume.shapes[0]) if isinstance(array, Source) else np.shape(array)
     request = Request(
         models=(),
@@ -384,7 +382,11 @@ def _within(folder: Path, name: str) -> Path:
 
 
 def _as_volume(array: Any) -> Source:
-    """The grey values of (H, W) or (N, H, W); raises DatasetError where it is neither."""
+    """The grey values of (H, W), (N, H, W) or a source; raises DatasetError where it is none, or of several sizes."""
+    if isinstance(array, Source):
+        if len(set(array.shapes)) > 1:
+            raise DatasetError(f"The slices of {array.path} are of several sizes. Segment one after the other.")
+        return as_grey_values(array, of_any_type=True)
     if not isinstance(getattr(array, "dtype", None), np.dtype):
         try:
             array = np.asarray(array)

@@ -100,10 +100,10 @@ def class_notes(info: DatasetInfo) -> tuple[str, ...]:
     near = None if in_two_ways or rare.any() else _near_and_far(values)
     mark = None if in_two_ways else _mark_of_none(values, info.label_dtype)
     if mark is not None:
+        others = [value for value in values if value != mark]
         notes.append(
-            f"the labels have {mark}, where the others are {values[0] if mark > 0 else values[1]} to "
-            f"{values[-2] if mark > 0 else values[-1]}. If it marks pixels that nobody labelled, leave them out: "
-            f"--ignore {mark}."
+            f"the labels have {mark}, where the others are {others[0]} to {others[-1]}. If it marks pixels that nobody "
+            f"labelled, leave them out: --ignore {mark}."
         )
     elif near is not None:
         notes.append(

@@ -72,10 +72,10 @@ class Block:
 
     def repetitions(self, line: Line) -> str:
         """Those of the columns of a line, where not all lines have as many; else empty."""
-        every = [tuple(dict.fromkeys(len(cell.found.values) for cell in of.cells if cell.found)) for of in self.lines]
-        if not self.of_repetitions or (len(set(every)) < 2 and all(len(of) < 2 for of in every)):
-            return ""
-        return f" (n={', '.join(map(str, every[self.lines.index(line)]))})"
+        found = ((cell.found for cell in of.cells if cell.found) for of in (line, *self.lines))
+        own, *others = (dict.fromkeys(len(one.values) for one in of) for of in found)
+        alike = len(own) < 2 and all(other == own for other in others)
+        return "" if alike or not self.of_repetitions else f" (n={', '.join(map(str, own))})"
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,12 @@ def marked_gains(
         return dataclasses.replace(cell, marked=True) if isinstance(cell, Number) and id(cell) in shown else cell
 
     blocks = (
-        Block(heading, columns, tuple(Line(line.label, tuple(map(marked, line.cells))) for line in of), True)
+        Block(
+            heading,
+            columns,
+            tuple(Line(line.label, tuple(map(marked, line.cells))) for line in of),
+            of_repetitions=True,
+        )
         for heading, of in lines.items()
     )
     return tuple(blocks), [cell.found for cell in gains if cell.found and cell.found.half is not None]

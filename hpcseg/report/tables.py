@@ -148,7 +148,7 @@ def _by_group(
             )
             if any(measured[head][group] for head in heads):
                 lines.append(Line(Text(tiles + training_label(group, records.differing), group.id), tuple(cells)))
-        blocks += [Block(heading + what, heads, tuple(lines), True)] if lines else []
+        blocks += [Block(heading + what, heads, tuple(lines), of_repetitions=True)] if lines else []
     return tuple(blocks)
 
 
@@ -164,13 +164,12 @@ def differences(records: Records) -> Table:
             cells = tuple(Number(one, Unit.GAIN) for one in gains)
             lines.setdefault(heading, []).append(Line(Text(names, group.id), cells))
     blocks, found = marked_gains(lines, tuple(keys))
-    trends: dict[str, list[Line]] = {}
+    trends = list[Line]()
     for name, least in (("100 % more noise", 0.0), ("the same, from the lowest fraction with noise", 1e-9)):
         slopes = [trend(records, key, least) for key in keys.values()]
-        if any(slopes):
-            heading = "Trend: the mean of one slope per setting and seed, corrected for the number of these"
-            trends.setdefault(heading, []).append(Line(Text(name), tuple(Number(one, Unit.GAIN) for one in slopes)))
-    more, _ = marked_gains(trends, tuple(keys))
+        trends += [Line(Text(name), tuple(Number(one, Unit.GAIN) for one in slopes))] if any(slopes) else []
+    heading = "Trend: the mean of one slope per setting and seed, corrected for the number of these"
+    more, _ = marked_gains({heading: trends} if trends else {}, tuple(keys))
     return Table("differences", (*blocks, *more), {"number": len(found), "needed": needed(found)})
 
 

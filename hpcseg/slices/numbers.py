@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import operator
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from hpcseg.errors import ConfigError
@@ -89,17 +89,22 @@ def _named_after(stem: str, known: Mapping[str, int], lengths: Iterable[int]) ->
     """
     if stem in known:
         return known[stem]
-    spans = [
+    spans = _places_of(known, lengths, stem)
+    longest = [of for of in spans if not any(of != one and one[0] <= of[0] and of[1] <= one[1] for one in spans)]
+    return known[stem[slice(*longest[0])]] if len(longest) == 1 else None
+
+
+def _places_of(names: Container[str], lengths: Iterable[int], stem: str) -> list[tuple[int, int]]:
+    """Where in a name others of these lengths stand, first and end, that are more than a number."""
+    return [
         (first, first + length)
         for length in lengths
         for first in range(len(stem) - length + 1)
-        if stem[first : first + length] in known
+        if stem[first : first + length] in names
         and not _RUN.fullmatch(stem[first : first + length])
         # It goes on neither as a number nor as a word.
         and not any(_goes_on(stem, at) for at in (first, first + length))
     ]
-    longest = [of for of in spans if not any(of != one and one[0] <= of[0] and of[1] <= one[1] for one in spans)]
-    return known[stem[slice(*longest[0])]] if len(longest) == 1 else None
 
 
 def _within_known(stems: Sequence[str], known: Mapping[str, int]) -> list[int | None] | None:
@@ -107,13 +112,10 @@ def _within_known(stems: Sequence[str], known: Mapping[str, int]) -> list[int | 
 
     None where one is in no name or in several, or two are in one.
     """
-    wanted, numbers = {stem for stem in stems if not _RUN.fullmatch(stem)}, dict[str, set[int]]()
+    wanted, lengths, numbers = set(stems), set(map(len, stems)), dict[str, set[int]]()
     for name, number in known.items():
-        for length in set(map(len, wanted)):
-            for first in range(len(name) - length + 1):
-                part = name[first : first + length]
-                if part in wanted and not any(_goes_on(name, at) for at in (first, first + length)):
-                    numbers.setdefault(part, set()).add(number)
+        for first, end in _places_of(wanted, lengths, name):
+            numbers.setdefault(name[first:end], set()).add(number)
     found = [numbers.get(stem, set()) for stem in stems]
     clear = all(len(of) == 1 for of in found) and len(set[int]().union(*found)) == len(found)
     return [of.pop() for of in found] if clear else None

@@ -16,8 +16,7 @@ from hpcseg.slices.hdf5 import list_datasets, open_hdf5
 from hpcseg.slices.mrc import is_mrc, open_mrc
 from hpcseg.slices.nifti import is_nifti, open_nifti
 from hpcseg.slices.npy import is_npy, open_npy
-from hpcseg.slices.raw import SUFFIXES as RAW_SUFFIXES
-from hpcseg.slices.raw import open_raw
+from hpcseg.slices.raw import is_raw, open_raw
 from hpcseg.slices.sizes import refuse_bomb
 from hpcseg.slices.source import Reading, Source, refusing
 from hpcseg.slices.tiff import open_file, open_folder
@@ -72,7 +71,7 @@ def _opener(path: Path, how: Reading) -> Callable[[Path, Reading], Source]:
         return open_hdf5
     if is_npy(path):
         return open_npy
-    if how.dtype is not None or path.suffix.lower() in RAW_SUFFIXES or how.shape is not None:
+    if how.dtype is not None or is_raw(path) or how.shape is not None:
         return open_raw
     return open_mrc if is_mrc(path) else open_nifti if is_nifti(path) else open_file
 

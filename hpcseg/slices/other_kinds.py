@@ -9,7 +9,9 @@ _TO_TIFF = "save it as TIFF"
 # A header of EDF: lines of NAME = VALUE ; in braces, where JSON has colons and commas.
 _EDF, _LONGEST_HEADER = re.compile(rb"\{\s+[\w ]+=[^;{]*;"), 4096
 # One of MetaImage ends with the file that has the pixels.
-_META_IMAGE = re.compile(rb"(?:ObjectType|NDims) *=.*?^ElementDataFile *= *(\S+)[^\n]*\n", re.DOTALL | re.MULTILINE)
+_META_IMAGE = re.compile(
+    rb"(?:ObjectType|NDims) *=.*?^ElementDataFile *= *(\S+)[^\n]*(?:\n|\Z)", re.DOTALL | re.MULTILINE
+)
 # Where a file has these bytes, it is that.
 _KINDS = (
     (0, b"\x1f\x8b", "gzip file; unpack it"),
@@ -55,7 +57,7 @@ def _of_meta_image(header: re.Match[bytes]) -> str:
 
     if says(b"CompressedData"):
         return f"MetaImage whose pixels are compressed; {_TO_TIFF}, or without compression"
-    order = ", --byteorder big" if says(b"(?:Binary|Element)\\w*ByteOrderMSB") else ""
+    order = ", --byteorder big" if says(rb"(?:Binary|Element)\w*ByteOrderMSB") else ""
     if header[1] != b"LOCAL":
         return f"MetaImage header; name the raw file beside it, with --shape and --dtype{order}"
     return (

@@ -15,8 +15,13 @@ from hpcseg.errors import ConfigError, DatasetError
 from hpcseg.slices.array import array_source
 from hpcseg.slices.source import Reading, Source, VoxelSize, size_in_words, voxel_size
 
-SUFFIXES = {".raw", ".vol", ".bin", ".dat"}
+_SUFFIXES = {".raw", ".vol", ".bin", ".dat"}
 _ORDERS: dict[str, Literal["little", "big"]] = {"LOWBYTEFIRST": "little", "HIGHBYTEFIRST": "big"}
+
+
+def is_raw(path: Path) -> bool:
+    """By its name, since such a file has nothing else."""
+    return path.suffix.lower() in _SUFFIXES
 
 
 def open_raw(path: Path, how: Reading) -> Source:

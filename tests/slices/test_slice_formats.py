@@ -408,6 +408,7 @@ def test_what_changed_in_a_file_is_read_by_whoever_opens_it_again(tmp_path, name
         (b"{\nHeaderID = EH:000001:000000:000000 ;\n", "silx convert"),
         (bytes(128) + b"DICM", "dcm2niix"),
         (b"ObjectType = Image\nNDims = 3\nElementDataFile = a.raw\n", "raw file beside it, with --shape and --dtype"),
+        (b"NDims = 3\nElementDataFile = a.raw", "raw file beside it"),
         (b"NDims = 3\nBinaryDataByteOrderMSB = True\nElementDataFile = LOCAL\n", "--byteorder big, --header 64"),
         (b"NDims = 3\nCompressedData = True\nElementDataFile = LOCAL\n", "compressed; save it as TIFF"),
     ],
