@@ -106,6 +106,15 @@ class Cluster:
 
         self.wait(f"the end of all jobs of {run}", left, seconds=seconds)
 
+    def accounted(self, job: str, *options: str, field: str = "State") -> list[str]:
+        """What sacct says of a job that has ended, a word for each of its tasks; it learns the end after squeue."""
+
+        def told(field: str) -> list[str]:
+            return slurm("sacct", "-nPX", *options, f"--jobs={job}", f"--format={field}").split()
+
+        self.wait(f"the end of job {job} in the accounting", lambda: not {"PENDING", "RUNNING"} & set(told("State")))
+        return told(field)
+
 
 @pytest.fixture(scope="session")
 def live_slurm() -> None:

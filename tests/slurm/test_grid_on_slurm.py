@@ -6,7 +6,6 @@ import json
 
 import pytest
 import tifffile
-from conftest import slurm
 
 from hpcseg.data.store import read_slices
 
@@ -24,8 +23,7 @@ def test_a_grid_trains_evaluates_and_reports_and_is_submitted_once(cluster):
     cluster.wait_left("runs/smoke")
     report = cluster.folder / "runs/smoke/report/tables.md"
     assert report.exists(), cluster.logs("runs/smoke")
-    accounted = slurm("sacct", "-nPX", f"--jobs={jobs[0].split('_')[0]}", "--format=State").split()
-    assert accounted == ["COMPLETED", "COMPLETED"]
+    assert cluster.accounted(jobs[0].split("_")[0]) == ["COMPLETED", "COMPLETED"]
 
     assert "Nothing to submit" in cluster.grid("smoke", "runs/smoke"), "after it has finished"
     cell = next((cluster.folder / "runs/smoke/cells").glob("*p050*"))
@@ -45,8 +43,7 @@ def test_two_nodes_train_one_cell_together(cluster):
         training = json.loads((cell / "training.json").read_text())
         assert (training["world_size"], training["called"]) == (2, "DistributedDataParallel")
         assert json.loads((cell / "evaluation.json").read_text())["world_size"] == 2
-    nodes = slurm("sacct", "-nPX", f"--jobs={cluster.jobs('runs/two')[0]}", "--format=NNodes").split()
-    assert nodes == ["2"]
+    assert cluster.accounted(cluster.jobs("runs/two")[0], field="NNodes") == ["2"]
     cluster.wait_left("runs/two")
 
 

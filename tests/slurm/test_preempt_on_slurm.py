@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 
 import pytest
 from conftest import slurm
@@ -45,8 +44,6 @@ def test_a_preempted_training_stops_at_a_step_and_goes_on_by_itself(cluster):
     assert json.loads((cell / "training.json").read_text())["world_size"] == 2
     training = cluster.jobs("run")
     assert len(training) == 1 and "Nothing to submit" in cluster.grid("some.toml", "run")
-    restarts = subprocess.run(
-        ["sacct", "-nPXD", f"--jobs={training[0]}", "--format=State"], capture_output=True, text=True, check=True
-    ).stdout.split()
-    assert restarts[-1] == "COMPLETED" and len(restarts) == 2, restarts
     cluster.wait_left("run")
+    restarts = cluster.accounted(training[0], "--duplicates")
+    assert restarts[-1] == "COMPLETED" and len(restarts) == 2, restarts
