@@ -120,7 +120,18 @@ def _show_source(path: Path, how: Reading, *, as_json: bool) -> None:
     try:
         as_grey_values(source, of_any_type=True)
     except DatasetError as error:
-        console.say(f"Note: these can be neither packed nor segmented. {error}", to=console.stderr)
+        console.say(f"Note: {_what_for(source)} {error}", to=console.stderr)
+
+
+def _what_for(source: Source) -> str:
+    """Of what has no grey values."""
+    from hpcseg.slices.source import as_labels
+
+    try:
+        as_labels(source)
+    except DatasetError:
+        return "these can be neither packed nor segmented."
+    return "as slices these can be neither packed nor segmented; as labels they can be packed."
 
 
 def _show_model(path: Path, *, as_json: bool) -> None:

@@ -69,6 +69,12 @@ def pack(
     class_map = class_map.within(pairs.labels.dtype)
     for note in pairs.notes:
         on_note(note)
+    if os.path.isdir(output):
+        raise ConfigError(
+            f"{output} is a folder. Name the file to write: -o {shlex.quote(str(output / 'dataset.h5'))}."
+        )
+    if os.path.islink(output):  # as to a larger disk
+        output = Path(os.path.realpath(output))
     if os.path.exists(output) and any(output.samefile(file) for file in (*pairs.images.files, *pairs.labels.files)):
         raise ConfigError(f"{output} is one of the slices or labels to pack. Write elsewhere with --output.")
     remove_left(left_of(output))
@@ -161,7 +167,7 @@ def _apart(pairs: Pairs, on_note: Callable[[str], None]) -> Pairs:
     if images.voxel is None or steps <= {1.0}:
         return pairs
     if len(steps) > 1:
-        depth = f"{images.voxel.depth:g} {images.voxel.unit}"
+        depth = images.voxel.with_unit(f"{images.voxel.depth:g}")
         on_note(f"the slices lie unevenly apart: the depth of a voxel, {depth}, stays that of {images.path.name}.")
         return pairs
     voxel = replace(images.voxel, depth=images.voxel.depth * steps.pop())

@@ -219,7 +219,7 @@ class _Stores(Target):
 
 def _ome(layer: Layer, volume: Source) -> dict[str, Any]:
     voxel = volume.voxel
-    unit = {} if voxel is None else {"unit": ome_unit(voxel.unit)}
+    unit = {} if voxel is None or not voxel.unit else {"unit": ome_unit(voxel.unit)}
     sizes = [float(volume.every), 1.0, 1.0] if voxel is None else list(voxel.sizes)
     moved: list[dict[str, Any]] = [{"type": "scale", "scale": sizes}]
     # Where the first of them lies, so that a viewer lays one over the other: as its own store says, and in the volume.

@@ -176,13 +176,11 @@ def passed_over(attributes: Mapping[str, Any]) -> tuple[str, ...]:
     return (f"what it says of its pixels is passed over: {' and '.join(said)}.",) if said else ()
 
 
-def no_such(path: Path, asked: str | None, found: Mapping[str, Any], *, of_slices: bool = True) -> ConfigError:
+def no_such(path: Path, asked: str | None, found: Mapping[str, Any]) -> ConfigError:
     """What to raise where a name is asked for, or one has to be; `found` are all there are, which have a shape."""
     listing = _listed(found)
-    several = asked is None and found and of_slices
+    several = asked is None and found
     what = "has several data sets" if several else f"has no data set {asked or 'to read'} of slices"
-    if not of_slices:
-        return ConfigError(f"{path} {what}, which are (slices, height, width) numbers. It has {listing}.")
     return ConfigError(f"{path} {what}. It has {listing}. Name one as {path.name}::NAME.")
 
 
@@ -193,6 +191,13 @@ def no_slices(where: Path | str, what: str, found: Mapping[str, Any] | None = No
         f"{where} is {what}, and slices of grey values are (slices, height, width) numbers. Of several channels or "
         f"times, save the one to segment.{others}"
     )
+
+
+def none_of_slices(path: Path, found: Mapping[str, str]) -> ConfigError:
+    """What to raise of a file that has no slices; `found` says what there is instead, by name."""
+    of = "has no data set to read of slices, which are (slices, height, width) numbers"
+    listing = ", ".join([f"{shortened(name)} {what}" for name, what in found.items()][:_MOST_LISTED])
+    return ConfigError(f"{path} {of}. It has {listing or 'none'}.")
 
 
 def _listed(found: Mapping[str, Any]) -> str:

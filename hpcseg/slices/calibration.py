@@ -138,7 +138,7 @@ def read_calibration(path: Path, image: str | None = None, *, shown: bool = True
         voxel = replace(voxel, height=voxel.width, width=voxel.height)
     # The resolution alone, without a unit, is as often what a program writes that knows none.
     said = _without_escapes(kept.get("unit", "")) or _RESOLUTION_UNITS.get(unit, "")
-    if voxel is None and x and y and said != "pixel":
+    if voxel is None and x and y and said not in ("", "pixel"):
         width, height = x[1] / x[0], y[1] / y[0]
         units = (*(_without_escapes(kept.get(name, said)) for name in ("zunit", "yunit")), said)
         voxel = voxel_in_one_unit((kept.get("spacing"), height, width), units)
@@ -212,17 +212,19 @@ def read_hdf5_voxel(dataset: Any) -> VoxelSize | None:
 def voxel_of_axes(axes: Sequence[tuple[np.ndarray, str | None]]) -> VoxelSize | None:
     """Of the places of slices, rows and columns, each with its unit, where these are lengths, and evenly spaced.
 
-    Of one slice, or of slices without places, there is no depth.
+    Of one slice, or of slices whose places are none of these, such as numbers and angles, there is no depth.
     """
-    if len(axes) > 2 and len(axes[0][0]) < 2:
-        axes = axes[1:]
-    units = [unit or "" for _, unit in axes]
-    if any(math.isnan(_micrometers(unit)) for unit in units) or any(len(places) < 2 for places, _ in axes):
+    steps = [_step(places) if not math.isnan(_micrometers(unit or "")) else None for places, unit in axes]
+    if None in steps[-2:]:
         return None
-    steps = [(places[-1] - places[0]) / (len(places) - 1) for places, _ in axes]
-    if any(abs(np.diff(at) / step - 1).max() > _EVEN for (at, _), step in zip(axes, steps, strict=True) if step):
-        return None
-    return voxel_in_one_unit([None, *(abs(step) for step in steps)][-3:], [units[0], *units][-3:])
+    units = [unit for _, unit in axes]
+    return voxel_in_one_unit([None, *steps][-3:], [units[-1] if steps[0] is None else units[0], *units[-2:]])
+
+
+def _step(places: np.ndarray) -> float | None:
+    """From one to the next; None: there is none, or not the same for all."""
+    step = (places[-1] - places[0]) / max(1, len(places) - 1)
+    return abs(step) if step and abs(np.diff(places) / step - 1).max() <= _EVEN else None
 
 
 def _micrometers(unit: str) -> float:
@@ -235,7 +237,8 @@ def _in_words(voxel: VoxelSize) -> Calibration:
     if across is None or down is None:  # a size for which TIFFs have no number in this unit
         other = None if voxel.unit == "micrometer" else voxel_size(in_micrometers(voxel) or (), "micrometer")
         return Calibration(voxel) if other is None else _in_words(other)
-    return Calibration(voxel, (across, down), 1, {"unit": voxel.unit, "spacing": voxel.depth})
+    unit = {"unit": voxel.unit} if voxel.unit else {}
+    return Calibration(voxel, (across, down), 1, {**unit, "spacing": voxel.depth})
 
 
 def _ome_voxel(text: str, image: str | None) -> VoxelSize | None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from hpcseg.hdf5 import h5py
-from hpcseg.slices.array import array_source, no_slices, no_such, passed_over, slab, slice_axes
+from hpcseg.slices.array import array_source, no_slices, no_such, none_of_slices, passed_over, slab, slice_axes
 from hpcseg.slices.calibration import ELEMENT_SIZE, read_hdf5_voxel, voxel_of_axes
 from hpcseg.slices.external import Reach
 from hpcseg.slices.hdf5_links import (
@@ -84,6 +84,12 @@ def open_hdf5(path: Path, how: Reading) -> Source:
         if how.pixels != "stored" and dtype.kind == "i" and _is_of_bigdataviewer(dataset, reach):
             dtype = np.dtype(f"u{dtype.itemsize}")
             notes += (f"BigDataViewer stores {dtype} as {dataset.dtype}, so that is read; --pixels stored takes that.",)
+        kept, dropped = _attributes(dataset)
+        if dropped:
+            notes += (
+                f"of {Path(wanted).name} labels will not have {', '.join(map(shortened, dropped))}: attributes of "
+                "a type or a size that is not carried.",
+            )
         source = array_source(
             path,
             "hdf5",
@@ -100,7 +106,7 @@ def open_hdf5(path: Path, how: Reading) -> Source:
             voxel=voxel,
             notes=(*notes, *passed_over(dataset.attrs), *_padding_of_imaris(group, dataset)),
             points_to=(text_attribute(dataset, "DISPLAY_ORIGIN") or "").upper() if how.pixels != "stored" else "",
-            attributes=_attributes(dataset),
+            attributes=kept,
         )
         files = {path.resolve()} | check_all_there(dataset, path, wanted, reach)
         return replace(source, files=tuple(sorted(files)))
@@ -161,7 +167,7 @@ def _meant(file: h5py.File, path: Path, reach: Reach) -> str:
     # Where nothing is slices, why not is told of the only one that might be.
     found = found or {name: item for name, item in everything.items() if is_of_numbers(item) and item.ndim > 1}
     if len(found) != 1:
-        raise no_such(path, None, everything, of_slices=False)
+        raise none_of_slices(path, {name: _what(item) for name, item in everything.items()})
     return next(iter(found))
 
 
@@ -251,16 +257,23 @@ def _voxel_of_axes(
     return voxel_of_axes([(one[:].astype(float), text_attribute(one, "units")) for one in axes])
 
 
-def _attributes(dataset: h5py.Dataset) -> dict[str, Any]:
-    """Those small ones that are true of labels of its pixels as well."""
-    kept = dict[str, Any]()
+def _attributes(dataset: h5py.Dataset) -> tuple[dict[str, Any], list[str]]:
+    """Those small ones that are true of labels of its pixels as well, and the names of others that would be."""
+    kept, dropped = dict[str, Any](), list[str]()
     for name in filter(lambda name: not _OF_GREY_VALUES.fullmatch(text_of(name)), dataset.attrs):
-        with contextlib.suppress(TypeError, ValueError, OSError):  # of a type that numpy has not
+        try:
             value = dataset.attrs[name]
+        except (TypeError, ValueError, OSError):  # of a type that numpy has not
+            dropped.append(text_of(name))
+        else:
             if isinstance(value, str):  # bytes of no UTF-8 are Latin-1, which h5py reads but does not write
                 value = re.sub("[\udc80-\udcff]", lambda found: chr(ord(found[0]) - 0xDC00), value)
             as_array = np.asarray(value)
-            small = as_array.dtype.kind in "uifSU" and as_array.nbytes <= _MOST_ATTRIBUTE_BYTES
-            if small and not passed_over({name: value}):  # an offset of three numbers is one in space
+            texts = as_array.dtype.kind == "O" and all(isinstance(text, str) for text in as_array.flat)
+            if passed_over({name: value}):  # an offset of three numbers is one in space
+                continue
+            if (texts or as_array.dtype.kind in "biufcSU") and as_array.nbytes <= _MOST_ATTRIBUTE_BYTES:
                 kept[name] = value
-    return kept
+            else:
+                dropped.append(text_of(name))
+    return kept, dropped

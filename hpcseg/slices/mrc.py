@@ -39,6 +39,8 @@ def open_mrc(path: Path, how: Reading) -> Source:
             wanted = header.nbytes + int(header.nsymbt) + pixels * mrcfile.utils.dtype_from_mode(header.mode).itemsize
             # Which of x, y and z the sections, rows and columns are along.
             along = [int(axis) - 1 for axis in (header.maps, header.mapr, header.mapc)]
+        if min(header.nx, header.ny, header.nz) < 1:
+            raise ValueError(f"its header says {header.nx} x {header.ny} x {header.nz} pixels")
         if (missing := wanted - path.stat().st_size) > 0:
             raise ValueError(f"it was cut short: {missing} bytes are missing")
         if missing and header.map.tobytes()[:3] != b"MAP":

@@ -44,6 +44,10 @@ def open_nifti(path: Path, how: Reading) -> Source:
         points_to = _points_to(nibabel, image) if how.pixels != "stored" else ""
         begins = tuple((np.linalg.pinv(image.affine[:3, :3]) @ image.affine[:3, 3])[::-1]) if points_to else None
         shape, zooms = image.shape, image.header.get_zooms()
+        # What says where its voxels lie goes before what says their size alone, as in other programs.
+        along = nibabel.affines.voxel_sizes(image.affine)[: len(zooms)]
+        if points_to and not np.allclose(along, zooms[:3], rtol=1e-3):
+            zooms = tuple(along)
         unit = _UNITS.get(int(image.header["xyzt_units"]) & 7, "")
         scaled = image.dataobj.slope not in (None, 1.0) or image.dataobj.inter not in (None, 0.0)
         stored = image.get_data_dtype()

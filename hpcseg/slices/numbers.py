@@ -147,7 +147,8 @@ def _by_pattern(names: Sequence[str], stems: Sequence[str], pattern: str) -> _Co
     found = [compiled.search(stem) for stem in stems]
     for name, match in zip(names, found, strict=True):
         if match and not re.fullmatch(r"[-+]?\d+", match[1] or ""):
-            raise ConfigError(f"--number '{pattern}' finds '{match[1]}' in {name}, which is no whole number.")
+            what = "nothing for its brackets" if match[1] is None else f"'{match[1]}'"
+            raise ConfigError(f"--number '{pattern}' finds {what} in {name}, which is no whole number.")
     return [match and match[1] for match in found]
 
 

@@ -58,8 +58,9 @@ def open_source(path: Path, how: Reading = Reading()) -> Source:  # noqa: B008
         )
         refuse_bomb(path, claimed, source.files)
     if source.voxel is not None and not source.voxel.depth_said and len(source) > 1:
-        note = f"how far slices are apart is not said; the width of a voxel, {source.voxel.width:g} {source.voxel.unit}"
-        return replace(source, notes=(*source.notes, f"{note}, stands for it."))
+        width = source.voxel.with_unit(f"{source.voxel.width:g}")
+        note = f"how far slices are apart is not said, or is uneven; the width of a voxel, {width}, stands for it."
+        return replace(source, notes=(*source.notes, note))
     return source
 
 

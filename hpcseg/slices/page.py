@@ -165,7 +165,8 @@ def _refuse_cut(page: tifffile.TiffPage) -> None:
         if page.compression in _JPEG:
             whole = _END_OF_JPEG in coded
         elif page.compression in _JPEG_XR:
-            whole = _end_of_jpeg_xr(coded) <= len(coded)
+            end = _end_of_jpeg_xr(coded)
+            whole = end <= len(coded) and any(coded[end - 8 : end])
         else:
             whole = any(coded[-8:])
         if not whole:

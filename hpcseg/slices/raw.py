@@ -38,7 +38,10 @@ def open_raw(path: Path, how: Reading) -> Source:
     orders: dict[str, Literal["little", "big"]] = {"<": "little", ">": "big"}
     order = orders.get((how.dtype or "")[:1])
     if order and how.byteorder not in (None, order):
-        raise ConfigError(f"--dtype {how.dtype} says {order} and --byteorder {how.byteorder}. Give one of them.")
+        raise ConfigError(
+            f"--dtype {how.dtype} says {order} and --byteorder {how.byteorder}. Give one of them; raw labels may have "
+            "an order of their own in --label-dtype, as <u2 or >u2."
+        )
     how, voxel = _with_info(path, how if order is None else replace(how, byteorder=order))
     if how.shape is None or how.dtype is None:
         raise ConfigError(
@@ -51,14 +54,14 @@ def open_raw(path: Path, how: Reading) -> Source:
         raise ConfigError(f"--dtype is {how.dtype}, which is no type of numbers. Take one such as uint16.") from None
     if stored.kind not in "uif" or min(how.shape) < 1 or how.header < 0:
         raise ConfigError(f"{path} cannot be {how.shape} {how.dtype} behind {how.header} bytes. Take others.")
-    wanted, there = how.header + math.prod(how.shape) * stored.itemsize, os.path.getsize(path)
-    if wanted != there:
+    pixels, there = math.prod(how.shape) * stored.itemsize, os.path.getsize(path)
+    header = 0 if there == pixels and not how.header_certain else how.header
+    if (wanted := header + pixels) != there:
         raise DatasetError(
             f"{path} has {there} bytes, but {size_in_words(how.shape)} {stored.name} behind {how.header} bytes are "
             f"{wanted}. Is the shape slices, height, width? Is there a header?"
         )
-    pixels = math.prod(how.shape[-2:])
-    of = (path, stored, pixels, how.header)
+    of = (path, stored, math.prod(how.shape[-2:]), header)
     return array_source(path, "raw", how, how.shape, stored, load=_load, of=of, certain=True, voxel=voxel)
 
 

@@ -38,6 +38,7 @@ class VoxelSize:
     height: float
     width: float
     unit: str
+    """Empty: none is said, and the sizes are proportions."""
     depth_said: bool = field(default=True, compare=False)
     """False: no depth is said, and the width stands for it."""
 
@@ -46,9 +47,13 @@ class VoxelSize:
         """Depth, height and width."""
         return self.depth, self.height, self.width
 
+    def with_unit(self, size: str) -> str:
+        """A size, as text, with the unit, or the words that there is none."""
+        return f"{size} {self.unit or 'without a unit'}"
+
     def text(self) -> str:
         """In words."""
-        sizes = f"{self.depth:g} x {self.height:g} x {self.width:g} {self.unit}"
+        sizes = self.with_unit(f"{self.depth:g} x {self.height:g} x {self.width:g}")
         return f"{sizes} (depth, height, width{'' if self.depth_said else '; no depth is said, it is the width'})"
 
 
@@ -76,6 +81,8 @@ class Reading:
     """Of a raw file; None: as a file beside it says, else little."""
     header: int = 0
     """Bytes before the first pixel of a raw file."""
+    header_certain: bool = True
+    """False: it is that of other slices, and this file may have none."""
     label_dtype: str | None = None
     """Of a raw file of labels, whose slices are packed with them; None: they are in no such file, or have a header."""
     allow_external: bool = False
@@ -118,7 +125,9 @@ class Reading:
         """The same of the labels of slices that are read so, and have a shape: which counts of a raw file alone."""
         if self.label_dtype is None:
             return replace(self, known=known, shape=None, dtype=None, header=0, byteorder=None)
-        return replace(self, known=known, dtype=self.label_dtype, shape=self.shape or shape)
+        order = None if self.label_dtype[:1] in ("<", ">") else self.byteorder
+        of_labels = replace(self, known=known, dtype=self.label_dtype, shape=self.shape or shape, byteorder=order)
+        return replace(of_labels, header_certain=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -373,7 +382,8 @@ def first_line(error: Exception) -> str:
 def voxel_size(sizes: Iterable[object], unit: object) -> VoxelSize | None:
     """Depth, height and width where they are known and positive, else None: what is only copied never ends the work.
 
-    A depth of None is not said, and the width stands for it.
+    A depth of None is not said, and the width stands for it. Without a unit (""), as many writers leave it, the sizes
+    are proportions, and ones are what is written where nobody knows any.
     """
     try:
         said, *across = sizes
@@ -381,7 +391,9 @@ def voxel_size(sizes: Iterable[object], unit: object) -> VoxelSize | None:
     except (TypeError, ValueError, LookupError):
         return None
     known = all(math.isfinite(size) and size > 0 for size in (depth, height, width))
-    if not known or not isinstance(unit, str) or not unit or not unit.isprintable() or unit.casefold() in _NO_LENGTHS:
+    if not known or not isinstance(unit, str) or not unit.isprintable() or unit.casefold() in _NO_LENGTHS:
+        return None
+    if not unit and {depth, height, width} == {1.0}:
         return None
     return VoxelSize(depth, height, width, unit, said is not None)
 

@@ -251,9 +251,13 @@ def _source(
     """Refuses what is no picture, and headers that do not agree on what pixels mean."""
     for name, page in zip(names, pages, strict=True):
         if len(page.shape) != 2:
+            planes = len(page.shape) == 3 and page.shape[-1] != min(page.shape)
             faults.append(
                 f"{name} is not a grey-value image: its shape is {page.shape}, and a slice has one number per pixel, "
                 "its grey value or that of its class"
+                + planes
+                * ". If these are slices that were saved as the planes of one page (as tifffile takes three or "
+                "four for colours), save each as a page: tifffile.imwrite(NAME, SLICES, photometric='minisblack')"
             )
     shown, as_shown = how.pixels != "stored", "--pixels shown or "
     functions = {page.path: page.function for page in reversed(pages)}  # the first page of a file says it of all

@@ -15,7 +15,7 @@ import numpy as np
 
 from hpcseg.errors import DatasetError
 from hpcseg.slices.array import array_source, axis_name, no_such, passed_over, slab, slice_axes
-from hpcseg.slices.calibration import voxel_in_one_unit
+from hpcseg.slices.calibration import voxel_in_one_unit, voxel_of_axes
 from hpcseg.slices.extras import load_extra
 from hpcseg.slices.source import Reading, Source, VoxelSize, below, refusing
 
@@ -55,6 +55,9 @@ def open_zarr(path: Path, how: Reading) -> Source:
         wanted = how.dataset.strip("/") if how.dataset is not None else usual
         if wanted in images and wanted not in arrays:
             wanted = _finest(images[wanted], arrays) or wanted
+        inside = [name for name in slices if name.startswith(f"{wanted}/")]
+        if wanted not in arrays and len(inside) == 1:
+            (wanted,) = inside
         if wanted not in arrays:
             raise no_such(path, wanted, arrays)
         array = arrays[wanted]
@@ -62,7 +65,7 @@ def open_zarr(path: Path, how: Reading) -> Source:
         image, level = levels.get(wanted, ({}, {}))
         names = () if how.pixels == "stored" else _axis_names(array, image)
         axes = slice_axes(shape, names, certain=how.pixels == "stored") or ()
-        voxel, begins = _voxel(image, level, shape, axes), None
+        voxel, begins = _voxel(image, level, shape, axes) or _voxel_of_axes(wanted, arrays, axes), None
         with contextlib.suppress(LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
             begins = tuple(at / scale for scale, at in _scales_and_places(image, level, axes))
         # zarr's own count makes a name of each chunk that there could be, and looks into no shard.
@@ -116,8 +119,12 @@ def _axis_names(array: Any, image: Any) -> tuple[str, ...]:
     with contextlib.suppress(LookupError, TypeError, AttributeError):
         kinds = {"channel": "c", "time": "t"}
         return tuple(kinds.get(str(axis.get("type")), axis_name(axis["name"])) for axis in _axes(image))
+    return tuple(map(axis_name, _dimensions(array)))
+
+
+def _dimensions(array: Any) -> Sequence[Any]:
     said = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS")
-    return tuple(map(axis_name, said)) if isinstance(said, list | tuple) else ()
+    return said if isinstance(said, list | tuple) else ()
 
 
 def _grid(lengths: Sequence[int], parts: Sequence[int]) -> list[int]:
@@ -195,7 +202,10 @@ def _open(path: Path, *, consolidated: bool | None = False) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # What is consolidated is a copy, which somebody who appends to an array may have left as it was.
-        return load_extra("zarr", "zarr", path).open(os.fspath(path), mode="r", use_consolidated=consolidated)
+        zarr = load_extra("zarr", "zarr", path)
+        # Of a path alone zarr would take "::" for a chain of file systems.
+        store = zarr.storage.LocalStore(path, read_only=True)
+        return zarr.open(store, mode="r", use_consolidated=consolidated)
 
 
 def _contents(path: Path, wanted: str | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -296,9 +306,21 @@ def _voxel(image: Any, level: Any, shape: tuple[int, ...], places: tuple[int, ..
         in_space = apart.get("type", "space" if apart.get("name") == "z" else "") == "space"  # times have no depth
         scales = [scale for scale, _ in _scales_and_places(image, level, places)]
         units = [axis.get("unit") for axis in chosen][-2:]
-        known = next(unit for unit in reversed(units) if unit)
+        known = next((unit for unit in reversed(units) if unit), "")
         depth, *across = [None, None, *scales][-3:]
         units = [apart.get("unit") if in_space else known, *units]
         return voxel_in_one_unit([depth if in_space else None, *across], [unit or known for unit in units])
-    except (LookupError, TypeError, ValueError, AttributeError, StopIteration):
+    except (LookupError, TypeError, ValueError, AttributeError):
         return None
+
+
+def _voxel_of_axes(name: str, arrays: Mapping[str, Any], axes: tuple[int, ...]) -> VoxelSize | None:
+    """Of an array by its name, as xarray has it: the places along an axis are an array beside it, of the axis' name."""
+    with contextlib.suppress(Exception):  # what is only copied never ends the work, whatever lies there
+        array, above = arrays[name], PurePosixPath(name).parent
+        named = [str(above / str(_dimensions(array)[axis])) for axis in axes]
+        if {*named[-2:]} <= arrays.keys():
+            beside = [arrays[axis] for axis in named if axis in arrays]
+            if all(one.ndim == 1 and not passed_over(one.attrs) for one in beside):
+                return voxel_of_axes([(np.asarray(one[:], dtype=float), one.attrs.get("units")) for one in beside])
+    return None

@@ -186,6 +186,22 @@ def test_a_value_that_no_packed_file_can_hold_is_refused_before_a_slice_is_read(
     )
 
 
+def test_the_least_value_of_all_may_be_left_out(good, output):
+    """That is what a missing value becomes that is made a whole number of 64 bits."""
+    least = np.iinfo(np.int64).min
+    files = sorted((good / "labels").iterdir())
+    for file in files:
+        label = tifffile.imread(file).astype(np.int64)
+        label[0] = least
+        np.save(file.with_suffix(".npy"), label)
+    stack = np.stack([np.load(file.with_suffix(".npy")) for file in files])
+    np.save(good / "labels.npy", stack)
+    given = ("--images", good / "data", "--labels", good / "labels.npy", "-o", output)
+    assert f"--ignore {least}" in " ".join(hpcseg("pack", *given).stderr.split())
+    assert hpcseg("pack", *given, "--force", "--ignore", str(least)).exit_code == 0
+    assert least not in read_info(output).class_values
+
+
 def test_slices_with_hardly_a_labelled_pixel_are_noted_by_pack_and_where_they_are_a_set(good, output):
     def click(label):
         label[:] = 255

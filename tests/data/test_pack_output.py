@@ -35,6 +35,24 @@ def test_an_output_folder_that_is_a_file_is_an_error_that_names_the_output(good,
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "good"]
 
 
+def test_an_output_that_is_a_folder_is_told_so(good, tmp_path):
+    answer = hpcseg("pack", good, "-o", tmp_path, "--force")
+    assert answer.exit_code == 2 and f"is a folder. Name the file to write: -o {tmp_path}/dataset.h5" in " ".join(
+        answer.stderr.split()
+    )
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_an_output_that_is_a_link_is_written_where_it_leads(good, tmp_path, there):
+    (tmp_path / "scratch").mkdir()
+    target = tmp_path / "scratch" / "packed.h5"
+    if there:
+        target.write_bytes(b"old")
+    (tmp_path / "set.h5").symlink_to(target)
+    assert hpcseg("pack", good, "-o", tmp_path / "set.h5", *["--force"] * there).exit_code == 0
+    assert (tmp_path / "set.h5").is_symlink() and store.read_info(target).shape[0] > 0
+
+
 def test_an_output_folder_that_takes_no_files_is_an_error_that_names_the_output(good):
     # /proc/self is read-only for everyone, root included.
     result = hpcseg("pack", good, "-o", "/proc/self/packed.h5")
@@ -241,7 +259,7 @@ def test_an_output_that_can_be_no_file_is_refused_before_a_slice_is_packed(good,
     (tmp_path / "folder").mkdir()
     output = Path("n" * 250 if name == "name too long" else name)  # with what is added while it is written
     packed = []
-    with pytest.raises(HpcsegError, match=r"cannot be written: (Is a directory|File name too long)"):
+    with pytest.raises(HpcsegError, match=r"is a folder\. Name the file|cannot be written: File name too long"):
         pack(good / "data", good / "labels", output, command="test", on_slice=lambda *done: packed.append(done))
     assert packed == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "good"]

@@ -127,6 +127,23 @@ def test_labels_lie_where_their_image_does_in_its_space(model_file, source, tmp_
     assert open_source(tmp_path / "whole" / "labels.zarr").begins == pytest.approx(open_source(volume).begins)
 
 
+def test_sizes_without_a_unit_are_proportions_that_labels_have_as_well(model_file, source, tmp_path):
+    volume = source("zarr")
+    group = zarr.open_group(volume, mode="a")
+    described = json.loads(json.dumps(group.attrs["ome"]))
+    (image,) = described["multiscales"]
+    image["axes"] = [{"name": name, "type": "space"} for name in "zyx"]
+    steps = image["datasets"][0]["coordinateTransformations"]
+    steps.append({"type": "translation", "translation": [12.0, 6.5, 3.25]})
+    group.attrs.update({"ome": described})
+    for form in ("zarr", "hdf5", "tiff"):
+        predict(model_file, volume, "-o", tmp_path / form, "--format", form)
+    labels = zarr.open_group(tmp_path / "zarr" / "labels.zarr", mode="r").attrs["ome"]["multiscales"][0]
+    assert labels["axes"] == image["axes"] and labels["datasets"][0]["coordinateTransformations"] == steps
+    voxels = [open_source(tmp_path / place).voxel for place in ("zarr/labels.zarr", "hdf5/labels.h5")]
+    assert voxels == [VoxelSize(3.0, 0.5, 0.25, "")] * 2
+
+
 def test_a_slice_of_nothing_but_zeros_is_there(model_file, tmp_path):
     """zarr leaves out such chunks, and what is not there would be segmented anew."""
     tifffile.imwrite(tmp_path / "in.tif", np.full((2, 16, 16), np.nan, np.float32), photometric="minisblack")

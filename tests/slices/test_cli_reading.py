@@ -177,6 +177,24 @@ def test_a_type_may_say_its_byte_order_and_not_another_than_the_option(sample):
     assert answer.exit_code == 2 and "--dtype >u2 says big and --byteorder little" in answer.stderr
 
 
+def test_raw_labels_may_have_another_byte_order_than_raw_slices_and_no_header(sample):
+    grey, labels = sample
+    np.save("grey.npy", grey)
+    np.save("labels.npy", labels.astype("u2"))
+    expected = packed_hash("--images", "grey.npy", "--labels", "labels.npy")
+    Path("grey.raw").write_bytes(b"head" + grey.astype(">u2").tobytes())
+    Path("labels.raw").write_bytes(labels.astype("<u2").tobytes())
+    raw = ("--shape", f"{SLICES},{SIZE},{SIZE}", "--dtype", "uint16", "--byteorder", "big", "--header", "4")
+    both = ("--images", "grey.raw", "--labels", "labels.raw", *raw)
+    assert packed_hash(*both, "--label-dtype", "<u2") == expected
+    answer = hpcseg("pack", *both, "--label-dtype", "uint16", "-o", "wrong.h5")
+    assert answer.exit_code == 0 and "wrong byte order: --label-dtype says" in " ".join(answer.stderr.split())
+    Path("labels.raw").write_bytes(b"head" + labels.astype("<u2").tobytes())
+    assert packed_hash(*both, "--label-dtype", "<u2") == expected
+    answer = hpcseg("info", "labels.raw", *raw[:-1], "0")
+    assert answer.exit_code == 3, "of a file that is read by itself what is said of its header is certain"
+
+
 def test_raw_labels_have_the_shape_of_slices_with_a_header(sample):
     expected = packed_hash("sample")
     grey, labels = sample
@@ -252,9 +270,17 @@ def test_a_page_of_json_is_no_edf_and_does_not_hide_what_else_is_there(tmp_path)
     assert "it is a file of the ESRF's format EDF; `silx convert`" in hpcseg("info", tmp_path / "a.edf").stderr
 
 
+def test_info_says_of_a_mask_that_it_can_be_packed_as_labels_and_of_complex_numbers_that_they_cannot(tmp_path):
+    tifffile.imwrite(tmp_path / "mask.tif", np.eye(9, dtype=bool)[None])
+    np.save(tmp_path / "complex.npy", np.ones((2, 4, 5), np.complex64))
+    assert "as labels they can be packed" in " ".join(hpcseg("info", tmp_path / "mask.tif").stderr.split())
+    answer = hpcseg("info", tmp_path / "complex.npy")
+    assert "as labels" not in answer.stdout + answer.stderr
+
+
 def test_info_says_of_slices_of_several_types_that_they_cannot_be_used(tmp_path):
     for number, dtype in ((1, np.uint8), (2, np.uint16)):
         tifffile.imwrite(tmp_path / f"s{number}.tif", np.ones((4, 5), dtype))
     answer = hpcseg("info", tmp_path)
-    assert answer.exit_code == 0 and "these can be neither packed nor segmented" in answer.stderr
+    assert answer.exit_code == 0 and "as slices these can be neither packed nor segmented" in answer.stderr
     assert "s2.tif is uint16, but s1.tif is uint8" in " ".join(answer.stderr.split())

@@ -255,7 +255,7 @@ def test_places_of_axes_beside_an_array_are_no_second_one(tmp_path):
 def test_places_along_the_axes_of_netcdf_say_the_size_of_a_voxel(tmp_path, names):
     netcdf(tmp_path / "a", VOLUME if "t" in names else turned(names) if "z" in names else VOLUME[0], names)
     source = open_source(tmp_path / "a", Reading(dataset="scan/tomo"))
-    assert source.voxel == (None if "t" in names else VoxelSize(2.0 if "z" in names else 0.25, 0.5, 0.25, "um"))
+    assert source.voxel == VoxelSize(2.0 if "z" in names else 0.25, 0.5, 0.25, "um")  # times have no depth
 
 
 def copied(tmp_path, names="xyz", *, labels=True):

@@ -77,7 +77,8 @@ def test_where_no_depth_is_said_the_width_stands_for_it_with_a_note(tmp_path, wr
     write(tmp_path / "a.tif")
     source = open_source(tmp_path / "a.tif")
     assert source.voxel == VoxelSize(0.25, 0.5, 0.25, "cm")
-    assert source.notes == ("how far slices are apart is not said; the width of a voxel, 0.25 cm, stands for it.",)
+    note = "how far slices are apart is not said, or is uneven; the width of a voxel, 0.25 cm, stands for it."
+    assert source.notes == (note,)
     assert "no depth is said" in source.voxel.text()
 
 
@@ -268,14 +269,23 @@ def test_the_data_of_a_nexus_file_are_found_however_its_attributes_are_stored(tm
     np.testing.assert_array_equal(read_all(source), VOLUME)
 
 
-def test_a_unit_that_nifti_has_not_is_none(tmp_path):
+@pytest.mark.parametrize("unit", [0, 7])
+def test_without_a_unit_that_nifti_has_sizes_are_proportions(tmp_path, unit):
     nibabel.save(nibabel.Nifti1Image(VOLUME.transpose(2, 1, 0), np.diag([3, 2, 1, 1])), tmp_path / "a.nii")
     content = bytearray((tmp_path / "a.nii").read_bytes())
-    content[123] = 7  # xyzt_units
+    content[123] = unit  # xyzt_units
     (tmp_path / "a.nii").write_bytes(content)
     source = open_source(tmp_path / "a.nii")
     np.testing.assert_array_equal(read_all(source), VOLUME)
-    assert source.voxel is None
+    assert source.voxel == VoxelSize(1.0, 2.0, 3.0, "") and "1 x 2 x 3 without a unit" in source.voxel.text()
+
+
+def test_what_says_where_the_voxels_of_nifti_lie_says_their_size(tmp_path):
+    image = nibabel.Nifti1Image(VOLUME.transpose(2, 1, 0), np.diag([3, 2, 1, 1]))
+    image.header.set_xyzt_units("micron")
+    image.header["pixdim"][1:4] = 1
+    nibabel.save(image, tmp_path / "a.nii")
+    assert open_source(tmp_path / "a.nii").voxel == VoxelSize(1.0, 2.0, 3.0, "micrometer")
 
 
 def test_an_axis_of_an_ome_tiff_that_has_no_unit_is_in_micrometers(tmp_path):
@@ -451,10 +461,12 @@ def nexus_axes(path, units=("um", "um", "um"), steps=(2.0, 0.5, 0.65), uneven=0.
     [
         ({}, VoxelSize(2.0, 0.5, 0.65, "um")),
         ({"units": ("mm", "um", "um"), "steps": (0.002, -0.5, 0.65)}, VoxelSize(2.0, 0.5, 0.65, "um")),
-        ({"units": ("deg", "um", "um")}, None),  # projections
+        ({"units": ("deg", "um", "um")}, VoxelSize(0.65, 0.5, 0.65, "um")),  # projections
+        ({"units": ("", "um", "um")}, VoxelSize(0.65, 0.5, 0.65, "um")),  # numbers of slices
         ({"units": ("", "", "")}, None),
-        ({"uneven": 0.1}, None),
-        ({"steps": (0.0, 0.5, 0.65)}, None),
+        ({"units": ("um", "um", "")}, None),
+        ({"uneven": 1.0, "steps": (0.1, 0.5, 0.65)}, None),  # of all three
+        ({"steps": (0.0, 0.5, 0.65)}, VoxelSize(0.65, 0.5, 0.65, "um")),
     ],
 )
 def test_the_axes_of_a_nexus_group_say_a_size_where_they_are_even_lengths(tmp_path, said, voxel):
@@ -499,10 +511,15 @@ def test_attributes_of_grey_values_and_of_a_shape_are_not_those_of_labels(tmp_pa
         file["data"] = VOLUME[..., None]
         for name in (*of_others, "sample"):
             file["data"].attrs[name] = f"of {name}"
+        kept = {"names": ["a", "ß"], "flag": True, "phase": 1 + 2j}
+        file["data"].attrs.update({**kept, "log": "x" * 5000, "origin": file.ref})
     source = open_source(tmp_path / "a.h5")
     (tmp_path / "out").mkdir()
     target = open_target(tmp_path / "out", source, [Layer("labels", np.dtype("u1"), "")])
     target.prepare()
     target.finish()
     with h5py.File(tmp_path / "out" / "labels.h5") as file:
-        assert dict(file["labels"].attrs) == {"sample": "of sample"}
+        found = dict(file["labels"].attrs)
+        assert found.pop("names").tolist() == kept.pop("names")
+        assert found == {"sample": "of sample", **kept}
+    assert any(note.startswith("of data labels will not have log, origin: ") for note in source.notes)

@@ -90,7 +90,12 @@ def test_a_pattern_says_which_number_is_meant_and_names_the_odd_ones(folder):
         open_source(folder(names), Reading(number=r"_(\d+)"))
     with pytest.raises(DatasetError, match=r"c5_01.tif has no number in its name as --number 'x\(.d\)' says"):
         open_source(folder(names), Reading(number=r"x(\d)"))
-    for pattern, told in (("(", "no regular expression"), (r"_\d+", "must be in brackets"), ("(c)", "no whole number")):
+    told_of = {
+        "(": "no regular expression",
+        r"_\d+": "must be in brackets",
+        "(c)": "'c' in c5_01.tif, which is no whole",
+    }
+    for pattern, told in {**told_of, r"c(x)?": "finds nothing for its brackets in c5_01.tif"}.items():
         with pytest.raises(ConfigError, match=told):
             open_source(folder(names), Reading(number=pattern))
 

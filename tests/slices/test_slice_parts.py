@@ -394,6 +394,20 @@ def test_a_strip_of_jpeg_xr_that_is_counted_too_short_is_refused(tmp_path, dtype
     np.testing.assert_array_equal(open_source(path).read(0), tifffile.imread(path))
     with tifffile.TiffFile(path, mode="r+") as tif:
         first, last = tif.pages.first.databytecounts
+        end = sum((tif.pages.first.dataoffsets[1], last))
         tif.pages.first.tags["StripByteCounts"].overwrite((first, last - 40))
     with pytest.raises(DatasetError, match=r"a.tif#1 cannot be decoded \(a strip was cut short\)"):
         open_source(path).read(0)
+    with tifffile.TiffFile(path, mode="r+") as tif:
+        tif.pages.first.tags["StripByteCounts"].overwrite((first, last))
+    np.testing.assert_array_equal(open_source(path).read(0), tifffile.imread(path))
+    with path.open("r+b") as file:  # there is room for all of it, and the end was never written
+        file.seek(end - last // 2)
+        file.write(bytes(last // 2))
+    with pytest.raises(DatasetError, match=r"a.tif#1 cannot be decoded \(a strip was cut short\)"):
+        open_source(path).read(0)
+
+
+def test_a_picture_of_nothing_in_jpeg_xr_is_all_there(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((64, 80), np.uint16), compression="jpegxr", metadata=None)
+    assert not open_source(tmp_path / "a.tif").read(0).any()

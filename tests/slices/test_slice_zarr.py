@@ -293,6 +293,47 @@ def test_an_array_that_is_named_is_opened_where_another_cannot_be_read(tmp_path,
     assert answer.exit_code == 0 and "3 of 4 x 5 pixels" in answer.stdout, answer.output
 
 
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_places_along_the_axes_of_xarray_say_the_size_of_a_voxel(tmp_path, zarr_format):
+    group = zarr.create_group(tmp_path / "a.zarr", zarr_format=zarr_format).create_group("scan")
+    for name, data, dimensions in (
+        ("tomo", VOLUME, "zyx"),
+        ("z", np.arange(len(VOLUME)) * 3.0, "z"),
+        ("y", 5 + np.arange(64) * 2.0, "y"),
+        ("x", np.arange(48) * 0.5, "x"),
+    ):
+        named = {"dimension_names": list(dimensions)} if zarr_format == 3 else {}
+        array = group.create_array(name, data=data, **named)
+        array.attrs.update({"_ARRAY_DIMENSIONS": list(dimensions)} if zarr_format == 2 else {})
+        array.attrs.update({"units": "um"} if name != "tomo" else {})
+    for named in ("a.zarr", "a.zarr::scan/tomo"):
+        assert open_source(tmp_path / named).voxel == VoxelSize(3.0, 2.0, 0.5, "um")
+    group["z"].attrs["units"] = "deg"
+    voxel = open_source(tmp_path / "a.zarr").voxel
+    assert voxel == VoxelSize(0.5, 2.0, 0.5, "um") and not voxel.depth_said
+    group["x"].attrs["scale_factor"] = 2.0
+    assert open_source(tmp_path / "a.zarr").voxel is None
+
+
+def test_a_store_may_have_two_colons_in_its_path(tmp_path):
+    other = zarr.create_group(tmp_path / "scan")
+    other.create_array("data", data=VOLUME[:2])
+    (tmp_path / "a::b").mkdir()
+    for name in ("scan::a.zarr", "a::b/x.zarr"):
+        zarr.create_array(zarr.storage.LocalStore(tmp_path / name), data=VOLUME)
+        np.testing.assert_array_equal(read_all(open_source(tmp_path / name)), VOLUME)
+
+
+def test_a_group_of_a_store_is_its_only_array(tmp_path):
+    group = zarr.create_group(tmp_path / "a.zarr")
+    group.create_array("raw/a", data=VOLUME)
+    group.create_array("other", data=VOLUME[::-1])
+    assert open_source(tmp_path / "a.zarr::raw").dataset == "raw/a"
+    group.create_array("raw/b", data=VOLUME)
+    with pytest.raises(ConfigError, match="has no data set raw of slices"):
+        open_source(tmp_path / "a.zarr::raw")
+
+
 def test_the_finest_level_is_taken_whatever_order_they_are_listed_in(tmp_path):
     root = zarr.create_group(tmp_path / "a.zarr")
     coarse = VOLUME[:, ::2, ::2]
