@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hpcseg.runs.grid import Cell
 
-# Ranks are forked from a process that has imported what takes them seconds, and has done nothing with it.
+# Ranks are forked from a process that has imported what takes them seconds, and has done nothing with it:
+# DistributedDataParallel asks torch's compiler whether it is in use.
 _FORKING = multiprocessing.get_context("forkserver")
-_FORKING.set_forkserver_preload(["hpcseg.runs.execute"])
+_FORKING.set_forkserver_preload(["hpcseg.runs.execute", "torch._dynamo"])
 
 
 def start_ranks(

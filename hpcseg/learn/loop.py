@@ -27,6 +27,7 @@ from hpcseg.data.tile_sets import AwayTiles, TileSet
 from hpcseg.data.training_tiles import TrainingTiles
 from hpcseg.errors import HpcsegError
 from hpcseg.learn import checkpoint
+from hpcseg.learn.adam import Adam
 from hpcseg.learn.captured import graphs_wanted
 from hpcseg.learn.epoch_steps import EpochSteps
 from hpcseg.learn.evaluate import validate
@@ -97,7 +98,7 @@ class Trainer:
         to_device(self.model, self.ranks.device)
         # A step takes its learning rate from the device, where it is not always the same.
         self._rate = None if self.config.schedule == "constant" else torch.zeros((), device=self.ranks.device)
-        self.optimizer = torch.optim.Adam(
+        self.optimizer = Adam(
             self.model.parameters(),
             lr=self.config.learning_rate if self._rate is None else self._rate,
             weight_decay=self.config.weight_decay,
