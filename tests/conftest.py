@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
+import typer.testing
 from slice_folder import write_image, write_label
 
 from hpcseg import memory
@@ -59,9 +61,13 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 @pytest.fixture(scope="session", autouse=True)
 def _command_line() -> Iterator[None]:
-    """Records have the command that made them: the same, and none with words of a test's name, however pytest began."""
+    """Records have the command that made them: the same, and none with words of a test's name, however pytest began.
+
+    And the commands with their options are made once, and not anew for each of some thousand calls.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["hpcseg"])
+        patch.setattr(typer.testing, "_get_command", functools.cache(typer.testing._get_command))
         yield
 
 
