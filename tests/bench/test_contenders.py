@@ -1,11 +1,11 @@
-"""What stands beside hpcseg in results/bench/contenders does the same work, or the comparison would be none."""
+"""What stands beside hpcseg in results/bench/contenders does the same work, or the comparison would be none.
+
+The command that measures them, and the tables of its record: test_gpu_kit.py, which runs it.
+"""
 
 from __future__ import annotations
 
 import importlib.util
-import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from hpcseg.slices.opening import open_source
 BENCH = Path(__file__).parents[2] / "results" / "bench"
 sys.path.insert(0, str(BENCH))
 
-from contenders import contender, nnunet_loss, plain, plain_pack, table, tuned, work  # noqa: E402
+from contenders import contender, nnunet_loss, plain, plain_pack, tuned, work  # noqa: E402
 
 CPU = torch.device("cpu")
 LOOPS = {"plain": plain, "tuned": tuned}
@@ -142,29 +142,3 @@ def test_a_package_that_is_missing_is_named_with_the_command_that_installs_it(mo
     packages = {package for entry in contender.CONTENDERS.values() for package in entry.packages}
     lines = Path(contender.REQUIREMENTS.replace("results/bench", str(BENCH))).read_text().splitlines()
     assert packages <= {line.partition("==")[0] for line in lines}
-
-
-def test_one_command_measures_and_its_record_becomes_tables(bench_dataset):
-    options = [
-        "--width", 4, "--batch-size", 4, "--seconds", 0.01, "--rounds", 1, "--tiles", "small", "--epochs", 1,
-        "--cell-rounds", 1, "--contender", "plain loop",
-    ]  # fmt: skip
-    answer = subprocess.run(
-        [sys.executable, BENCH / "contenders" / "run.py", bench_dataset, *map(str, options)],
-        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert answer.returncode == 0, answer.stderr
-    assert str(bench_dataset) not in answer.stdout
-    record = json.loads(answer.stdout)
-    names = ["hpcseg", "plain loop"]
-    assert record["networks"]["plain loop"] == record["networks"]["hpcseg"]
-    for part, rates in (("steps", "tiles_per_second"), ("cell", "seconds")):
-        assert list(record[part][rates]) == names
-        assert min(record[part][rates].values()) > 0
-    seconds = record["cell"]["seconds"]
-    assert record["cell"]["against"]["plain loop"] == pytest.approx(seconds["plain loop"] / seconds["hpcseg"])
-    for name in names:
-        assert len(record["cell"]["found"][name]["test"]) == 3
-    text = table.as_markdown(record)
-    assert f"| plain loop | {record['steps']['tiles_per_second']['plain loop']:.1f} |" in text
-    assert f"| plain loop | {seconds['plain loop']:.1f} |" in text

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+from slice_folder import hpcseg
 
 # Answers as nvidia-smi dmon does, of a GPU that has work half of the time.
 NVIDIA_SMI = """#!/bin/sh
@@ -22,8 +23,13 @@ echo "#HH:MM:SS    Idx      %      %"
 while :; do echo " 12:00:00      0     50     20"; sleep 1; done
 """
 ROOT = Path(__file__).parents[2]
-SESSION = ROOT / "results" / "bench" / "gpu" / "session.py"
-JOB = ("--job", "smoke", "--set", "train.epochs=1", "--processes", 2)
+BENCH = ROOT / "results" / "bench"
+SESSION = BENCH / "gpu" / "session.py"
+sys.path.insert(0, str(BENCH))
+
+from contenders import table  # noqa: E402
+
+JOB = ("--job", "smoke", "--set", "train.epochs=1", "--processes", 1)
 
 
 def session(*arguments: object, **added: str) -> subprocess.CompletedProcess[str]:
@@ -129,9 +135,26 @@ def test_part_d_compares_ways_of_running_the_job_and_watches_the_gpu(parts, fold
     assert "2 cells finished, 0 failed" in (out / "1-process-no-graphs.txt").read_text()
     assert json.loads((out / "places.json").read_text())["same bits"]
     assert json.loads((out / "bench-narrow.json").read_text())["startup"]
-    contenders = json.loads((out / "contenders.json").read_text())
-    assert set(contenders["steps"]["against"]) == {"plain loop", "tuned loop"}
-    assert all(seconds > 0 for seconds in contenders["cell"]["seconds"].values())
+
+
+def test_part_d_measures_contenders_by_one_command_whose_record_becomes_tables(parts, folder):
+    said = (parts["D"] / "contenders.json").read_text()
+    assert str(folder) not in said
+    record = json.loads(said)
+    names = ["hpcseg", "plain loop", "tuned loop"]
+    assert record["networks"]["plain loop"] == record["networks"]["hpcseg"]
+    for part, rates in (("steps", "tiles_per_second"), ("cell", "seconds")):
+        assert list(record[part][rates]) == names
+        assert set(record[part]["against"]) == set(names[1:])
+        assert min(record[part][rates].values()) > 0
+    seconds = record["cell"]["seconds"]
+    text = table.as_markdown(record)
+    for name in names[1:]:
+        assert record["cell"]["against"][name] == pytest.approx(seconds[name] / seconds["hpcseg"])
+        assert f"| {name} | {record['steps']['tiles_per_second'][name]:.1f} |" in text
+        assert f"| {name} | {seconds[name]:.1f} |" in text
+    for name in names:
+        assert len(record["cell"]["found"][name]["test"]) == 3
 
 
 def test_part_e_runs_another_job_whose_records_come_back_and_goes_on_from_them(parts, bench_dataset, tmp_path):
@@ -215,6 +238,6 @@ def test_what_comes_back_is_few_small_files_and_becomes_a_record(parts, tmp_path
     lines = (record / "phases.tsv").read_text().splitlines()
     assert [line[0] for line in lines[1:]] == sorted("AAAABBBCCCCCDDDDD")
     assert (record / "probe.json").exists() and not list(record.glob("*.tgz"))
-    report = [sys.executable, "-m", "hpcseg", "report", "--run", tmp_path / "runs" / "smoke-gpu"]
-    subprocess.run(report, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, capture_output=True)
+    said = hpcseg("report", "--run", tmp_path / "runs" / "smoke-gpu")
+    assert said.exit_code == 0, said.output
     assert (tmp_path / "runs" / "smoke-gpu" / "report" / "tables.md").exists()

@@ -28,12 +28,18 @@ class Size:
     width: int
     """Of the network whose training is measured with batches of `batch` tiles."""
     batch: int
+    wide: tuple[str, ...]
+    """Parts of the bench at `width`."""
+    narrow: tuple[str, ...]
+    """Of the one at width 16."""
     rounds: int
     """Of a bench."""
     turn: float
     """Seconds of a contender's turn in a bench."""
     cell: tuple[str, ...]
     """Of a contender's whole cell, as arguments of its bench."""
+    places: tuple[str, ...]
+    """Of the cell whose tiles are in one place after the other, as arguments of places.py."""
     job: str
     patience: float
     """By which all time limits are multiplied."""
@@ -47,9 +53,12 @@ ON_GPU = Size(
     tests=("-n", "16", "--maxfail", "20", "tests/learn", "tests/segment", "tests/predict", "tests/runs"),
     width=64,
     batch=64,
+    wide=("training", "sweep"),
+    narrow=("training", "startup"),
     rounds=3,
     turn=1.5,
     cell=("--tiles", "large", "--epochs", "15"),
+    places=(),
     job="paper",
     patience=1,
 )
@@ -57,12 +66,16 @@ ON_CPU = Size(
     slices=16,
     edge=400,
     probe=("--width", "4", "--batch", "2", "--tile", "32"),
-    tests=("tests/learn/test_unet.py",),
+    tests=("tests/learn/test_checkpoint.py",),
     width=4,
     batch=8,
+    # Each once: a contender is a process, which takes seconds to start.
+    wide=("training",),
+    narrow=("startup",),
     rounds=1,
     turn=0.05,
     cell=("--tiles", "1x1", "--slices", "16", "--epochs", "1"),
+    places=("--width", "2"),
     job="smoke",
     patience=10,  # it may be busy with other tests
 )
@@ -150,7 +163,7 @@ class Part:
             Phase(
                 name="bench",
                 seconds=110,
-                command=self._bench(self.work / "synthetic.h5", self.size.width, self.size.batch, "training", "sweep"),
+                command=self._bench(self.work / "synthetic.h5", self.size.width, self.size.batch, self.size.wide),
                 output=f"bench-width-{self.size.width}.json",
             ),
             Phase(
@@ -174,8 +187,9 @@ class Part:
         ]
 
     def _compared(self) -> list[Phase]:
-        bench = self._bench(self._dataset, min(16, self.size.width), min(25, self.size.batch), "training", "startup")
-        places = (sys.executable, str(KIT.parent / "places.py"), str(self._dataset), str(self.work / "places"))
+        bench = self._bench(self._dataset, min(16, self.size.width), min(25, self.size.batch), self.size.narrow)
+        script = (sys.executable, str(KIT.parent / "places.py"))
+        places = (*script, str(self._dataset), str(self.work / "places"), *self.size.places)
         return [
             self._whole_job(processes=1, seconds=200, graphs=False),
             self._whole_job(processes=3, seconds=200),
@@ -266,7 +280,7 @@ class Part:
             ),
         ]
 
-    def _bench(self, data: Path, width: int, batch: int, *parts: str) -> tuple[str, ...]:
+    def _bench(self, data: Path, width: int, batch: int, parts: tuple[str, ...]) -> tuple[str, ...]:
         return _hpcseg(
             "bench", "--data", str(data), "--run", str(self.work / "runs"), "--json",
             "--rounds", str(self.size.rounds), "--seconds", str(self.size.turn),

@@ -24,6 +24,7 @@ from torch import nn
 from torch.nn import functional
 
 from hpcseg.bench.hardware import count_operations
+from hpcseg.learn.adam import Adam
 from hpcseg.learn.evaluate import count_confusion
 from hpcseg.learn.folding import Folding
 from hpcseg.learn.precision import autocast, loss_scaler, to_device
@@ -94,7 +95,7 @@ class ResidentSteps:
     def __init__(self, width: int, batch: int, tile: int) -> None:
         self.model = build_unet(classes=CLASSES, width=width, depth=DEPTH, batch_norm=True, seed=0)
         to_device(self.model, DEVICE)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3, fused=True)
+        self.optimizer = Adam(self.model.parameters(), lr=1e-3, fused=True)
         self.step = TrainStep(self.model, self.optimizer, loss_scaler("bf16", DEVICE), precision="bf16")
         generator = torch.Generator().manual_seed(0)
         tiles = 2 * batch
