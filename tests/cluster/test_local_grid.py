@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -52,12 +53,24 @@ def grid(dataset, *options: str, code: int = 0) -> str:
     return hpcseg("grid", "--local", "--job", "tiny.toml", "--data", str(dataset), *options, code=code)
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, tiny_dataset) -> tuple[Path, str]:
+    """The folder of runs with the job's in it, finished, and what was said of that."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "tiny.toml").write_text(JOB)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("COLUMNS", "200")
+        return folder / "runs", grid(tiny_dataset)
+
+
 def states(run: str = "runs/tiny") -> list[str]:
     return [cell["state"] for cell in json.loads(hpcseg("status", "--run", run, "--json"))["cells"]]
 
 
-def test_a_grid_runs_once_and_again_only_what_is_missing(job, tiny_dataset, monkeypatch):
-    assert "2 cells finished, 0 failed" in grid(tiny_dataset)
+def test_a_grid_runs_once_and_again_only_what_is_missing(job, tiny_dataset, monkeypatch, finished):
+    assert "2 cells finished, 0 failed" in finished[1]
+    shutil.copytree(finished[0], job / "runs")
     assert states() == ["finished", "finished"]
     cells = sorted((job / "runs/tiny/cells").iterdir())
     kept = {path: path.stat().st_mtime_ns for cell in cells for path in cell.glob("*.json*")}
@@ -113,8 +126,8 @@ def test_a_failed_cell_stops_no_other_and_says_why(job, tiny_dataset):
     assert states() == ["failed", "failed"]
 
 
-def test_a_cell_that_another_process_runs_is_passed_over(job, tiny_dataset):
-    grid(tiny_dataset)
+def test_a_cell_that_another_process_runs_is_passed_over(job, tiny_dataset, finished):
+    shutil.copytree(finished[0], job / "runs")
     cell = sorted((job / "runs/tiny/cells").iterdir())[0]
     (cell / "evaluation.json").unlink()
     with (cell / "lock").open("w") as held:

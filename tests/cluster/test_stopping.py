@@ -18,8 +18,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rank_runner import run_cell_stage, run_ranks
+from slice_folder import hpcseg
 
 from hpcseg.cluster.local import ranks_of
+from hpcseg.runs.finding import plan_run
+from hpcseg.runs.grid import write_plan
 from hpcseg.runs.record import read_json, read_lines
 
 JOB = """
@@ -71,6 +75,13 @@ class Place:
         assert answer.returncode == code, answer.stderr
         return answer.stdout + answer.stderr
 
+    def leave_alone(self, ranks: int, *, run: str) -> None:
+        """Do the cell in ranks that nobody disturbs, and that need no queue."""
+        planned = plan_run(str(self._folder / "study.toml"), self._dataset, self._folder / run, ())
+        write_plan(planned)
+        for stage in ("train", "evaluate"):
+            assert set(run_ranks(ranks, run_cell_stage, planned.cells[0].folder.path, stage)) == {"finished"}
+
     def cell(self, run: str = "run") -> Path:
         (cell,) = (self._folder / run / "cells").iterdir()
         return cell
@@ -99,9 +110,13 @@ class Place:
         with (cell / "lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises where a rank is still alive
         assert not (cell / "failure.json").exists()
-        (status,) = json.loads(self.run("status", "--json"))["cells"]
+        # Not of the process that was stopped: those need none of their own.
+        run = ("--run", self._folder / "run")
+        (status,) = json.loads(hpcseg("status", "--json", *run).stdout)["cells"]
         assert (status["state"], status["note"]) == ("stopped", "stopped by you")
-        logs = self.run("logs", "--failed")
+        said = hpcseg("logs", "--failed", *run)
+        assert said.exit_code == 0, said.output
+        logs = said.output
         assert "stopped by you" in logs and "memory" not in logs and "MaxRSS" not in logs
         assert all("Traceback" not in log.read_text() for log in cell.parents[1].glob("logs/*.out"))
 
@@ -202,8 +217,9 @@ def test_a_signal_stops_with_a_checkpoint_and_says_that_the_same_command_goes_on
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_ctrl_c_on_a_terminal_stops_and_the_next_run_ends_with_the_bits_of_an_undisturbed_one(
-    tmp_path, tiny_dataset, ranks
+    tmp_path, tiny_dataset, ranks, monkeypatch
 ):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as the ranks have it that are left alone
     place = Place(tmp_path, tiny_dataset, 12)
     options = ("--ranks-per-node", str(ranks))
     terminal = Terminal(place.command("grid", *options))
@@ -225,7 +241,7 @@ def test_ctrl_c_on_a_terminal_stops_and_the_next_run_ends_with_the_bits_of_an_un
     assert place.events() == ["start", "stop", "resume", "trained", "evaluate", "evaluated"]
     epochs = [event["epoch"] for event in read_lines(place.cell() / "events.jsonl") if event["event"] == "epoch"]
     assert reached and epochs == list(range(1, len(epochs) + 1)), "no epoch was trained twice"
-    place.run("grid", *options, run="undisturbed")
+    place.leave_alone(ranks, run="undisturbed")
     for file in ("metrics.jsonl", "slices.jsonl"):
         assert (place.cell() / file).read_bytes() == (place.cell("undisturbed") / file).read_bytes()
     model = [read_json(place.cell(run) / "training.json")["model_sha256"] for run in ("run", "undisturbed")]

@@ -102,7 +102,7 @@ def test_it_goes_on_after_an_error_and_ends_with_the_same(model_file, source, tm
 
 @pytest.mark.parametrize("form", ["folder", "stack", "zarr"])
 def test_it_goes_on_after_a_kill(model_file, source, tmp_path, form):
-    arguments = [sys.executable, "-m", "hpcseg", "predict", model_file, source(form), "--precision", "fp32"]
+    arguments = ["predict", model_file, source(form), "--precision", "fp32", "-o"]
     out = OutFolder(tmp_path / "out")
     script = (
         "import sys, time\nfrom hpcseg.predict import work\nfrom hpcseg.segment.network import Network\n"
@@ -110,7 +110,7 @@ def test_it_goes_on_after_a_kill(model_file, source, tmp_path, form):
         "Network.answer = lambda *asked: (time.sleep(0.1), answer(*asked))[1]\n"
         "from hpcseg.cli.app import main\nmain()"
     )
-    slow = [sys.executable, "-c", script, *map(str, arguments[3:]), "-o", str(out.path)]
+    slow = [sys.executable, "-c", script, *map(str, arguments), str(out.path)]
     process = subprocess.Popen(slow, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while len(out.done()) < 3 and time.monotonic() < deadline:
@@ -122,10 +122,10 @@ def test_it_goes_on_after_a_kill(model_file, source, tmp_path, form):
     # As if the last line had been cut in the middle.
     with out.journal_file(None).open("a") as file:
         file.write('{"index": 11, "cou')
-    again = subprocess.run([*map(str, arguments), "-o", str(out.path)], capture_output=True, text=True, check=True)
-    assert f"{done} of 12 slices are there already" in again.stderr
+    again = hpcseg(*arguments, out.path)
+    assert again.exit_code == 0 and f"{done} of 12 slices are there already" in again.stderr
     assert len([line for line in read_lines(out.journal_file(None)) if "index" in line]) == 12
-    subprocess.run([*map(str, arguments), "-o", str(tmp_path / "whole")], check=True, capture_output=True)
+    assert hpcseg(*arguments, tmp_path / "whole").exit_code == 0
     same(contents(out.path), contents(tmp_path / "whole"))
 
 

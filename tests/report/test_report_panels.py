@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
-from slice_folder import hpcseg
+from run_here import run_here
 
 from hpcseg.data.classes import IGNORED
 from hpcseg.data.pack import pack
@@ -59,8 +59,7 @@ def run(tmp_path_factory) -> RunFolder:
         Path("pictures.toml").write_text(JOB)
         write_sample(folder, slices=16, size=50, seed=0)
         pack(Path("data"), Path("labels"), Path("dataset.h5"), command="test")
-        result = hpcseg("grid", "--job", "pictures.toml", "--local")
-        assert result.exit_code == 0, result.output
+        run_here("pictures.toml")
     return RunFolder(folder / "runs" / "pictures")
 
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from run_here import run_here
 from slice_folder import hpcseg
 
 from hpcseg.config import CellConfig, DataConfig, NeedsConfig, ReportConfig, TrainConfig
@@ -61,8 +62,7 @@ def trained(cell: Cell) -> dict[str, object]:
 
 def test_positions_of_the_blocks_are_an_axis_that_plans_runs_and_is_one_group(here):
     Path("positions.toml").write_text(JOB)
-    result = hpcseg("grid", "--job", "positions.toml", "--local")
-    assert result.exit_code == 0, result.output
+    run_here("positions.toml")
     run = RunFolder(here / "runs" / "positions")
     records = [json.loads(folder.training_file.read_text()) for folder in run.cell_folders()]
     assert [folder.id.rpartition("-")[0] for folder in run.cell_folders()] == [
