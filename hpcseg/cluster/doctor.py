@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import re
 import shutil
@@ -16,7 +15,16 @@ import submitit
 from hpcseg.cluster.doctor_node import WITHOUT_SCONTROL, Check, check_node
 from hpcseg.cluster.executor import cell_executor, report_executor
 from hpcseg.cluster.profile import Resources
-from hpcseg.cluster.scheduler import configuration, hides_jobs, no_controller, said_by
+from hpcseg.cluster.scheduler import (
+    accounting_command,
+    configuration,
+    controller_command,
+    hides_jobs,
+    no_controller,
+    own_jobs_command,
+    queue_command,
+    said_by,
+)
 from hpcseg.files import make_folder
 from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.frozen import freeze
@@ -24,11 +32,14 @@ from hpcseg.runs.frozen import freeze
 _SECONDS_FOR_SBATCH = 10
 _LITTLE, _VERY_LITTLE = 2_000_000_000, 100_000_000
 _FEW_FILES = 10_000
-_SACCT = ["sacct", "--noheader", "--allocations", "--starttime=now-1minute"]
 _OWN_RULE = (
     "See `man sbatch`. Where it is a rule of your site's (a submit filter), do what it says: what hpcseg has no option "
     "for goes through from the table [sbatch] of a profile."
 )
+# As long as nothing was submitted, any job's number serves to ask with.
+_SOME_JOB = "1"
+# What a command says that is there and would answer, had it been asked otherwise.
+_REFUSAL = re.compile(r"(unrecognized|unknown|invalid|ambiguous) option|Invalid (field|job state)", re.IGNORECASE)
 _USABLE = re.compile("idle|mix|alloc|comp|plan|resv")
 
 
@@ -166,13 +177,14 @@ def _taken(name: str, executor: submitit.SlurmExecutor, folder: Path) -> Check:
 
 
 def _queue() -> Check:
-    said, answered = said_by(["squeue", "--noheader", f"--user={getpass.getuser()}"])
-    if answered:
+    # In the very words in which it is asked later.
+    answers = [said_by(command) for command in (queue_command(), own_jobs_command())]
+    if all(answered for _, answered in answers):
         return Check("Queue", "ok", "squeue answers.")
-    if any(said_by(command)[1] for command in (_SACCT, ["scontrol", "--oneliner", "show", "job"])):
-        told = f"squeue does not answer ({said}). sacct and scontrol are asked in its place."
-        return Check("Queue", "warning", told, "Nothing has to be done.")
-    told = f"squeue does not answer ({said}), and neither do sacct and scontrol, so where jobs stand nobody tells."
+    silence = _silence("squeue", next(said for said, answered in answers if not answered))
+    if any(said_by(command)[1] for command in (accounting_command([_SOME_JOB]), controller_command())):
+        return Check("Queue", "warning", f"{silence[0]} sacct and scontrol are asked in its place.", silence[1])
+    told = f"{silence[0]} Neither do sacct and scontrol, so where jobs stand nobody tells."
     remedy = (
         "Ask your administrators to let users run squeue. Without it `hpcseg status` goes by files and heartbeats, and "
         "what was submitted once is submitted again with `hpcseg grid --resubmit` only."
@@ -181,11 +193,20 @@ def _queue() -> Check:
 
 
 def _accounting() -> Check:
-    said, answered = said_by(_SACCT)
+    said, answered = said_by(accounting_command([_SOME_JOB]))
     if answered:
         return Check("Accounting", "ok", "sacct answers.")
-    told = f"sacct does not answer ({said}). Cells are followed by their files and squeue; how one died is less clear."
-    return Check("Accounting", "warning", told, "Nothing has to be done.")
+    told, remedy = _silence("sacct", said)
+    told = f"{told} Cells are followed by their files and squeue; how one died is less clear."
+    return Check("Accounting", "warning", told, remedy)
+
+
+def _silence(command: str, said: str) -> tuple[str, str]:
+    """Of a command that does not answer how it is so, and what to do."""
+    if not _REFUSAL.search(said):
+        return f"{command} does not answer ({said}).", "Nothing has to be done."
+    told = f"{command} refuses what hpcseg asks of it ({' '.join(said.split())})."
+    return told, f"This Slurm wants to be asked otherwise: tell hpcseg's authors what `{command} --version` says."
 
 
 def _configuration(partition: str | None) -> Iterator[Check]:

@@ -7,6 +7,7 @@ fail. A state that is not known to be an end is never taken for one, nor is it o
 from __future__ import annotations
 
 import getpass
+import os
 import re
 import subprocess
 import time
@@ -112,9 +113,11 @@ def ask(job_ids: Iterable[str], users: Sequence[str] = (), others: Collection[st
 
 
 def history(job_ids: Iterable[str]) -> dict[str, JobState]:
-    """How ended jobs ended, as far as accounting tells; no answer is no entry."""
+    """How jobs ended that are in the queue no more, as far as accounting tells; no word of an end is no entry."""
     wanted = set(job_ids)
-    return {job_id: state for job_id, state in (_sacct(wanted) or {}).items() if job_id in wanted} if wanted else {}
+    said = (_sacct(wanted) if wanted else None) or {}
+    # It hears of an end after the queue, and of some never.
+    return {job_id: state for job_id, state in said.items() if job_id in wanted and state.ended}
 
 
 def no_controller(seconds: float = _SECONDS_TO_FIND_NONE) -> str | None:
@@ -161,7 +164,7 @@ def own_jobs() -> dict[str, tuple[str, str]] | None:
     A script is an absolute path, empty where it is not known.
     """
     user = getpass.getuser()
-    text = _run(["squeue", "--noheader", f"--user={user}", "--format=%F|%k|%o"])
+    text = _run(own_jobs_command())
     if text is not None:
         lines = (line.split("|", 2) for line in text.splitlines() if "|" in line)
         return {job_id: (comment, "".join(script)) for job_id, comment, *script in lines}
@@ -210,28 +213,39 @@ def end_of_job(job_id: str) -> float | None:
         return None
 
 
-def _squeue(users: Sequence[str]) -> dict[str, JobState] | None:
-    # All of these users' jobs: asked for single ids, squeue fails when one of them has left its memory.
+def queue_command(users: Sequence[str] = ()) -> list[str]:
+    """All jobs of these users, by default the caller: asked for single ids, squeue fails when it knows one no more."""
     whose = ",".join(users or [getpass.getuser()])
+    return ["squeue", "--noheader", "--array", f"--user={whose}", "--format=%i|%T|%r|%N"]
+
+
+def own_jobs_command() -> list[str]:
+    """The caller's jobs with their comments and scripts."""
+    return ["squeue", "--noheader", f"--user={getpass.getuser()}", "--format=%F|%k|%o"]
+
+
+def accounting_command(job_ids: Iterable[str]) -> list[str]:
+    """Jobs, and all tasks of theirs: some Slurms have no --array for it, and keep the waiting ones together."""
+    bases = ",".join(sorted({job_id.partition("_")[0] for job_id in job_ids}))
+    fields = "--format=JobID,State,NodeList"
+    return ["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={bases}", fields]
+
+
+def controller_command(*job_ids: str) -> list[str]:
+    """All that the controller knows of jobs, by default of every one."""
+    return ["scontrol", "--oneliner", "show", "job", *job_ids]
+
+
+def _squeue(users: Sequence[str]) -> dict[str, JobState] | None:
     return _parse(
-        ["squeue", "--noheader", "--array", f"--user={whose}", "--format=%i|%T|%r|%N"],
-        lambda line: (line[0], JobState(line[1], "" if line[2] == "None" else line[2], line[3])),
+        queue_command(users), lambda line: JobState(line[1], "" if line[2] == "None" else line[2], "".join(line[3:]))
     )
 
 
 def _sacct(wanted: set[str]) -> dict[str, JobState] | None:
-    bases = ",".join(sorted({job_id.split("_")[0] for job_id in wanted}))
     return _parse(
-        [
-            "sacct",
-            "--noheader",
-            "--parsable2",
-            "--allocations",
-            "--array",
-            f"--jobs={bases}",
-            "--format=JobID,State,NodeList",
-        ],
-        lambda line: (line[0], JobState(line[1], "", "" if line[2] == "None assigned" else line[2])),
+        accounting_command(wanted),
+        lambda line: JobState(line[1], "", "" if line[2] == "None assigned" else line[2]),
     )
 
 
@@ -239,41 +253,45 @@ def _scontrol() -> dict[str, JobState] | None:
     jobs = _scontrol_jobs()
     if jobs is None:
         return None
-    states = {}
+    states: dict[str, JobState] = {}
     for fields in jobs:
         reason = fields.get("Reason", "None").replace("None", "")
         node = fields.get("NodeList", "").replace("(null)", "")
         state = JobState(fields.get("JobState", ""), reason, node)
-        for job_id in _scontrol_ids(fields):
-            states[job_id] = state
+        tasks = f"{fields.get('ArrayJobId')}_[{fields['ArrayTaskId']}]" if "ArrayTaskId" in fields else ""
+        states |= dict.fromkeys(_each(tasks or fields.get("JobId", "")), state)
     return states
 
 
 def _scontrol_jobs(*job_ids: str) -> list[dict[str, str]] | None:
-    text = _run(["scontrol", "--oneliner", "show", "job", *job_ids])
+    text = _run(controller_command(*job_ids))
     if text is None:
         return None
     lines = [line for line in text.splitlines() if "JobId=" in line]
     return [dict(part.split("=", 1) for part in line.split() if "=" in part) for line in lines]
 
 
-def _scontrol_ids(fields: dict[str, str]) -> list[str]:
-    """The ids behind one line of scontrol, which keeps the waiting tasks of an array together: 0,2-5%2."""
-    if "ArrayTaskId" not in fields:
-        return [fields.get("JobId", "")]
+def _each(job_id: str) -> list[str]:
+    """The ids behind one of an array's tasks that Slurm keeps together, such as those that wait: 7_[0,2-5,8-12:2%2]."""
+    array, kept, tasks = job_id.partition("_[")
+    if not kept:
+        return [job_id]
     ids = []
-    for part in fields["ArrayTaskId"].partition("%")[0].split(","):
-        first, _, last = part.partition("-")
-        if first.isdigit():
-            ids += [f"{fields['ArrayJobId']}_{task}" for task in range(int(first), int(last or first) + 1)]
+    for part in tasks.rstrip("]").partition("%")[0].split(","):
+        if found := re.fullmatch(r"(\d+)(?:-(\d+)(?::(\d+))?)?", part):
+            first, last, step = (int(number) if number else None for number in found.groups())
+            ids += [f"{array}_{task}" for task in range(first or 0, (last or first or 0) + 1, step or 1)]
     return ids
 
 
-def _parse(command: list[str], read: Callable[[list[str]], tuple[str, JobState]]) -> dict[str, JobState] | None:
+def _parse(command: list[str], read: Callable[[list[str]], JobState]) -> dict[str, JobState] | None:
     text = _run(command)
     if text is None:
         return None
-    return dict(read(line.split("|")) for line in text.splitlines() if line.count("|") >= 2)
+    lines = [line.split("|") for line in text.splitlines() if line.count("|") >= 2]
+    # What is said of a task alone is newer than what is said of all that waited.
+    lines.sort(key=lambda line: "_[" not in line[0])
+    return {job_id: read(line) for line in lines for job_id in _each(line[0])}
 
 
 def _run(command: list[str], seconds: float | None = None) -> str | None:
@@ -284,8 +302,10 @@ def _run(command: list[str], seconds: float | None = None) -> str | None:
 def said_by(command: list[str], seconds: float | None = None) -> tuple[str, bool]:
     """What a command says, and whether it has succeeded in time, by default in ten seconds."""
     seconds = seconds or _SECONDS
+    # Else the list of an array's tasks is cut after so many characters.
+    whole = {**os.environ, "SLURM_BITSTR_LEN": "0"}
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
+        answer = subprocess.run(command, env=whole, capture_output=True, text=True, timeout=seconds)
     except subprocess.TimeoutExpired:
         return f"{command[0]} takes longer than {seconds:g} seconds", False
     except OSError as error:

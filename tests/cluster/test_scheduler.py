@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from hpcseg.cluster import scheduler
+from hpcseg.cluster import doctor, scheduler
 from hpcseg.cluster.scheduler import JobState
 from hpcseg.errors import SchedulerError
 
@@ -46,6 +46,27 @@ def test_scontrol_keeps_the_waiting_tasks_of_an_array_together(commands):
     assert scheduler.ask([f"7_{task}" for task in range(6)]) == {
         f"7_{task}": JobState("PENDING", "Priority") for task in (0, 2, 3, 4)
     }
+
+
+@pytest.mark.parametrize(
+    ("kept", "tasks"),
+    [("[0-3]", [0, 1, 2, 3]), ("[0-3%2]", [0, 1, 2, 3]), ("[1,5-7]", [1, 5, 6, 7]), ("[0,2-6:2%1]", [0, 2, 4, 6])],
+)
+def test_what_slurm_keeps_together_is_a_job_each_whoever_says_it(commands, kept, tasks):
+    wanted = [f"7_{task}" for task in range(9)]
+    commands(squeue=f"7_{kept}|PENDING|Priority|")
+    assert scheduler.ask(wanted) == {f"7_{task}": JobState("PENDING", "Priority") for task in tasks}
+    commands(
+        squeue=None, sacct=f"7_8|FAILED|n2\n7_{kept.replace('[', '[8,')}|CANCELLED by 0|None assigned", scontrol=None
+    )
+    ended = {f"7_{task}": JobState("CANCELLED by 0") for task in tasks} | {"7_8": JobState("FAILED", "", "n2")}
+    assert scheduler.history(wanted) == ended
+
+
+def test_accounting_tells_ends_alone_of_what_is_in_the_queue_no_more(commands):
+    """It may have heard of the start and not yet, or never, of the end."""
+    commands(sacct="7|RUNNING|n1\n8|TIMEOUT|n2\n9|REQUEUED|n2")
+    assert scheduler.history(["7", "8", "9"]) == {"8": JobState("TIMEOUT", "", "n2")}
 
 
 def test_no_answer_is_not_an_empty_answer(commands):
@@ -114,3 +135,16 @@ def test_a_job_that_has_ended_already_is_no_error_and_a_refusal_is_one(commands,
 def test_the_end_of_a_job_is_known_where_it_has_one(commands, said, known):
     commands(squeue=said)
     assert (scheduler.end_of_job("7") is not None) == known
+
+
+def test_a_command_that_refuses_what_it_is_asked_is_no_silence_to_the_doctor(commands, tmp_path):
+    """Asked otherwise it answers, so it is there, and whoever looks into it finds that it works."""
+    commands(squeue="7|RUNNING|None|n1", sacct="", scontrol="")
+    assert [check.verdict for check in (doctor._queue(), doctor._accounting())] == ["ok", "ok"]
+    for name, option in (("sacct", "--allocations"), ("squeue", "--format=%F|%k|%o")):
+        refusal = f"{name}: unrecognized option '{option.partition('=')[0]}'"
+        script = f"""case "$*" in *"{option}"*) echo "{refusal}" >&2; exit 1;; esac"""
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+    for check, name in ((doctor._queue(), "squeue"), (doctor._accounting(), "sacct")):
+        assert check.verdict == "warning" and f"{name} refuses what hpcseg asks of it ({name}: unrec" in check.text
+        assert f"{name} --version" in check.remedy
