@@ -45,6 +45,11 @@ CANCELLED = Kind(
     # Of the job: that its step was cancelled is said as well where srun ends the other ranks of a dead one.
     r"JOB \S+ ON \S+ CANCELLED AT \S+ \*\*\*",
 )
+LEFT = Kind(
+    "left the queue before it began",
+    "give up",
+    "Somebody took its job out of the queue, or Slurm has lost it. Run `hpcseg retry` to submit it again.",
+)
 BUSY = Kind(
     "busy",
     "resume",
@@ -181,7 +186,14 @@ class Failure:
 
 
 def diagnose(
-    cell: Cell, job_id: str | None, job: JobState | None, *, cancelled: bool, logs: Logs, stopped: Kind | None = None
+    cell: Cell,
+    job_id: str | None,
+    job: JobState | None,
+    *,
+    cancelled: bool,
+    logs: Logs,
+    stopped: Kind | None = None,
+    began: bool = True,
 ) -> Failure:
     """Name why an unfinished cell no longer runs.
 
@@ -192,7 +204,12 @@ def diagnose(
         cancelled: the user has cancelled it.
         logs: of the run.
         stopped: by whom it was told to stop, where Slurm cannot say that; None: it was not.
+        began: False where that job has left the queue without any sign of having begun.
     """
+    if not began and (cancelled or job is None or job.word in CANCELLED.words):
+        # What files and logs have is of an earlier job. Of a waiting task that was taken out of an array Slurm says
+        # nothing; of one that the cluster is to blame for, it does.
+        return Failure(LEFT if job is None and not cancelled else CANCELLED)
     record = read_failure(cell.folder)
     attempts = {rank: last_attempt(path) for rank, path in logs.get(job_id or "", {}).items()}
     found = {rank: _complaints(attempt.lines(cell.id)) for rank, attempt in attempts.items()}

@@ -10,12 +10,15 @@ from pathlib import Path
 
 from hpcseg.cluster import ledger, scheduler
 from hpcseg.cluster.ledger import Booked, Ledger
+from hpcseg.cluster.logs import Logs
 from hpcseg.cluster.processes import lives
+from hpcseg.errors import IncompleteError
 from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import Cell, Grid
+from hpcseg.runs.record import read_lines
 from hpcseg.runs.schema import Beat
 from hpcseg.runs.state import State
-from hpcseg.runs.told import read_failure, read_progress
+from hpcseg.runs.told import read_failure, read_progress, time_of
 from hpcseg.runs.wish import is_left_out
 
 # A heartbeat comes every few seconds, later only where a step takes longer.
@@ -106,6 +109,21 @@ def is_past(cell: Cell, job: Booked) -> bool:
         # Of the end of such a job nothing tells but the cell.
         return max(failed_at(cell), cell.stopped_at() or 0.0) >= job.time > 0
     return len(job.cells) > 1 and failed_at(cell) >= job.time > 0
+
+
+def has_begun(cell: Cell, job: Booked, logs: Logs) -> bool:
+    """Whether a job of Slurm's that is gone has left any sign of having begun, of its own or of this cell of it."""
+    if job.job_id in logs:
+        return True
+    failure = read_failure(cell.folder)
+    if failure is not None and (failure.time is None or failure.time >= job.time):
+        return True
+    try:
+        # The follow-up writes `escalated` when it has submitted the job.
+        lines = [line for line in read_lines(cell.folder.events_file) if line.get("event") != "escalated"]
+    except IncompleteError:
+        return True
+    return any((time_of(line) or 0.0) >= job.time for line in lines)
 
 
 def failed_at(cell: Cell) -> float:

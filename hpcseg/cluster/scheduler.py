@@ -214,9 +214,12 @@ def end_of_job(job_id: str) -> float | None:
 
 
 def queue_command(users: Sequence[str] = ()) -> list[str]:
-    """All jobs of these users, by default the caller: asked for single ids, squeue fails when it knows one no more."""
+    """All jobs of these users, by default the caller: asked for single ids, squeue fails when it knows one no more.
+
+    With them come those that have ended a few minutes ago, which accounting may not have heard of, where there is any.
+    """
     whose = ",".join(users or [getpass.getuser()])
-    return ["squeue", "--noheader", "--array", f"--user={whose}", "--format=%i|%T|%r|%N"]
+    return ["squeue", "--noheader", "--array", "--states=all", f"--user={whose}", "--format=%i|%T|%r|%N"]
 
 
 def own_jobs_command() -> list[str]:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import functools
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
 from hpcseg.cluster import ledger, scheduler
-from hpcseg.cluster.failures import CANCELLED, DAMAGED, STOPPED, TOLD_TO_STOP, Failure, diagnose
+from hpcseg.cluster.failures import CANCELLED, DAMAGED, LEFT, STOPPED, TOLD_TO_STOP, Failure, diagnose
 from hpcseg.cluster.ledger import Booked, Ledger
 from hpcseg.cluster.logs import Logs, find_logs
-from hpcseg.cluster.missing import failed_at, heartbeat, is_past, strange_jobs
+from hpcseg.cluster.missing import failed_at, has_begun, heartbeat, is_past, strange_jobs
 from hpcseg.cluster.processes import controls_cell
 from hpcseg.cluster.scheduler import JobState
 from hpcseg.errors import IncompleteError
@@ -101,8 +101,8 @@ def run_status(run: RunFolder) -> RunStatus:
     wanted = {job_id for cell_id, job_id in jobs.items() if cell_id in open_cells}
     answers = scheduler.ask(wanted, booked.users, booked.others) if wanted else {}
     # Where no command has answered, a fourth would only make the user wait.
-    endings = scheduler.history(wanted - set(answers)) if answers is not None else {}
-    slurm = {**endings, **(answers or {})}
+    endings = scheduler.history(_gone(wanted, answers)) if answers is not None else {}
+    slurm = {**(answers or {}), **endings}
     logs = find_logs(run.logs)
     status, failures = [], {}
     heartbeats = {cell.id: progress for cell in cells if cell.id in open_cells and (progress := heartbeat(cell))}
@@ -119,6 +119,11 @@ def run_status(run: RunFolder) -> RunStatus:
     strangers = strange_jobs(run, booked) if open_cells - jobs.keys() else ""
     notes = tuple(note for note in (booked.note, strangers) if note)
     return RunStatus(run, cells, tuple(status), failures, booked, answers is not None, notes, plan.data_sha256)
+
+
+def _gone(wanted: Set[str], answers: Mapping[str, JobState]) -> set[str]:
+    """Ids of jobs that are in the queue no more."""
+    return {job_id for job_id in wanted if (job := answers.get(job_id)) is None or job.ended}
 
 
 def lives_here(job: Booked, cell: CellFolder) -> bool:
@@ -213,10 +218,11 @@ def _status(cell: Cell, known: _Known) -> tuple[CellStatus, Failure | None]:
         cancelled = last is not None and last.cancelled
         ended = job if job is not None and job.ended else None
         of = last.job_id if last else None
-        failure = diagnose(cell, of, ended, cancelled=cancelled, logs=known.logs, stopped=stopped)
+        began = last is None or not gone or has_begun(cell, last, known.logs)
+        failure = diagnose(cell, of, ended, cancelled=cancelled, logs=known.logs, stopped=stopped, began=began)
         # A job that ended before the cell wrote a word has failed all the same.
         other = State.STOPPED if state is State.STARTED or failure.kind is stopped else State.FAILED
-        state = State.CANCELLED if failure.kind is CANCELLED else other
+        state = State.CANCELLED if failure.kind in (CANCELLED, LEFT) else other
         note, node = failure.summary, failure.node
     if waits_behind and known.ahead is not None:
         state, note = State.QUEUED, f"behind {known.ahead} in its job"

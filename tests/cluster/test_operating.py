@@ -22,6 +22,7 @@ from hpcseg.cli.app import app
 from hpcseg.cluster import ledger, worker
 from hpcseg.cluster.retry import follow_up, read_resources
 from hpcseg.cluster.sender import Submission
+from hpcseg.cluster.states import run_status
 from hpcseg.cluster.submit import submit_missing
 from hpcseg.jobfile import find_job, load_job
 from hpcseg.numerics import NUMERICS
@@ -182,6 +183,51 @@ def test_the_follow_up_tries_again_what_the_cluster_is_to_blame_for_and_gives_up
     assert any("--exclude=n9" in script for script in slurm.scripts())
     fail(grid, 0, "DistBackendError: NCCL")
     assert follow_up(grid.run).sent == [], "two tries are two tries"
+
+
+@pytest.mark.parametrize("before", [None, "DistBackendError: NCCL"])
+@pytest.mark.parametrize(
+    ("word", "state", "tried"),
+    [
+        ("", "cancelled", False),
+        ("CANCELLED by 0", "cancelled", False),
+        ("NODE_FAIL", "failed", True),
+        ("PREEMPTED", "failed", True),
+    ],
+)
+def test_a_job_that_left_the_queue_before_it_began_is_submitted_again_where_slurm_says_why_or_a_user_asks(
+    slurm, grid, before, word, state, tried
+):
+    """Of a waiting task that is taken out of an array no command of Slurm's knows anything afterwards."""
+    if before is not None:
+        # What an earlier job has left is not this one's.
+        fail(grid, 0, before)
+        time.sleep(0.01)
+    send(grid)
+    slurm.queue(*(f"100_{task}|PENDING|Priority|" for task in range(1, len(grid.cells))))
+    slurm.command("sacct", f"echo '100_0|{word}|None assigned|0:0'" if word else "true")
+    (cell,) = (cell for cell in run_status(grid.run).status if cell.cell == grid.cells[0].id)
+    assert cell.state == state
+    assert (grid.cells[0].id in submitted(follow_up(grid.run))) == tried
+    if not tried:
+        assert "Submitted 2 jobs" in hpcseg(grid, "retry").stdout
+
+
+def test_a_job_that_began_and_left_no_word_is_tried_again_whatever_tells_that_it_began(slurm, grid):
+    send(grid)
+    slurm.queue("100_1|PENDING|Priority|")
+    cell = grid.cells[0].folder
+    grid.run.logs.mkdir(exist_ok=True)
+    log = grid.run.logs / "100_0_0_log.out"
+    for begins in (lambda: log.write_text(""), lambda: append_event(cell.events_file, "start")):
+        assert run_status(grid.run).failures[cell.id].kind.name == "left the queue before it began"
+        begins()
+        assert run_status(grid.run).failures[cell.id].kind.name == "killed without a word"
+        log.unlink(missing_ok=True)
+    cell.events_file.unlink()
+    # Written by the follow-up, behind the submission of the job.
+    append_event(cell.events_file, "escalated", memory_gib=2, minutes=3)
+    assert run_status(grid.run).failures[cell.id].kind.name == "left the queue before it began"
 
 
 def test_a_cell_that_ran_out_of_memory_gets_more_by_itself_up_to_the_cap(slurm, grid):
@@ -527,4 +573,4 @@ def test_clean_does_not_guess_where_slurm_is_silent(failed, slurm):
 def test_status_can_be_watched_until_nothing_runs_any_more(failed, slurm):
     slurm.queue()
     said = hpcseg(failed, "status", "--watch")
-    assert said.exit_code == 0 and "4 failed" in said.output and "hpcseg retry" in said.output
+    assert said.exit_code == 0 and "2 cancelled, 2 failed" in said.output and "hpcseg retry" in said.output

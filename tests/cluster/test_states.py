@@ -238,11 +238,11 @@ def test_silence_is_asked_for_once(grid, monkeypatch):
 def test_status_prints_a_table_and_json(grid, slurm, monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
     submit(grid)
-    slurm({"100_0": JobState("PENDING", "Resources")})
+    slurm({"100_0": JobState("PENDING", "Resources"), "100_1": JobState("FAILED")})
     said = CliRunner().invoke(app, ["status", "--run", str(grid.run.path)]).output
     rows = said.splitlines()[2:]
     assert rows[0].split() == ["p000", "queued", "0/2", "100_0", "Resources"], "as on a terminal"
-    assert rows[2] == "1 failed, 1 queued", "a job that is gone without a word has failed, though its cell never began"
+    assert rows[2] == "1 failed, 1 queued", "a job that has failed is a failure, though its cell never began"
     content = json.loads(CliRunner().invoke(app, ["status", "--run", str(grid.run.path), "--json"]).output)
     assert content["counts"] == {"failed": 1, "queued": 1}
     assert content["cells"][0]["job_id"] == "100_0"

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import slurm
 
 pytestmark = pytest.mark.slurm
 
@@ -60,6 +61,22 @@ def test_a_cancelled_cell_stays_away_until_it_is_asked_for_and_goes_on_then(clus
     assert cluster.states("run") == {cell.name: "cancelled"}
     assert len(cluster.jobs("run")) == 1
     cluster.hpcseg("retry", "--run", "run")
+    cluster.wait_finished("run")
+    cluster.wait_left("run")
+
+
+def test_a_waiting_task_that_a_person_takes_out_of_the_queue_stays_out_until_it_is_asked_for(cluster):
+    (cluster.folder / "two.toml").write_text(JOB.replace("1e30", "0.002").replace("epochs = 20", "epochs = 60"))
+    cluster.grid("two.toml", "run", "--throttle", "1")
+    first, second = cluster.jobs("run")
+    cluster.wait("its start", lambda: slurm("squeue", "--noheader", f"--jobs={first}", "--format=%T") == "RUNNING\n")
+    slurm("scancel", second)
+    cluster.wait_left("run", seconds=300)
+    assert sorted(cluster.states("run").values()) == ["cancelled", "finished"]
+    assert cluster.jobs("run") == [first, second], "the report job has left it alone"
+    assert "before it began" in cluster.hpcseg("status", "--run", "run")
+    cluster.grid("two.toml", "run")
+    assert len(cluster.jobs("run")) == 3
     cluster.wait_finished("run")
     cluster.wait_left("run")
 
