@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from hpcseg.cluster.logs import Logs, last_attempt
+from hpcseg.cluster.logs import Attempt, Logs, last_attempt, spoken
 from hpcseg.cluster.scheduler import JobState
 from hpcseg.files import read_regular
 from hpcseg.runs.grid import Cell
@@ -68,6 +68,11 @@ KILLED = Kind(
     "Where it happens again, look for memory: `sacct -j JOB -o MaxRSS` of a Slurm job, then --mem; without Slurm "
     "`dmesg` names what was ended for want of it.",
 )
+NOT_BEGUN = Kind(
+    "ended before hpcseg began",
+    "give up",
+    "Look at the setup lines and the python of the profile, then run `hpcseg retry`.",
+)
 NODE_FAILURE = Kind("node failure", "resume", "Run `hpcseg retry`.", ("NODE_FAIL", "BOOT_FAIL"), r"DUE TO NODE FAILURE")
 DISK_FULL = Kind(
     "disk full",
@@ -89,6 +94,10 @@ _LEAST_ROOM_BYTES = 1_000_000
 _COMPLAINT = re.compile(
     r"error|exception|kill|CANCELLED AT|Xid|another process|cuda failure|duplicate GPU", re.IGNORECASE
 )
+
+# What srun says of a rank that a signal has ended, and what slurmstepd does of a program that is not there.
+_BY_SIGNAL = re.compile(r"\btasks? [\d,-]+: (?!Exited)")
+_NO_PROGRAM = "execve():"
 
 # In the order of precedence: a rank that ran out of memory makes the others complain of lost connections.
 KINDS = (
@@ -193,7 +202,7 @@ def diagnose(
     cancelled: bool,
     logs: Logs,
     stopped: Kind | None = None,
-    began: bool = True,
+    touched: bool = True,
 ) -> Failure:
     """Name why an unfinished cell no longer runs.
 
@@ -204,13 +213,12 @@ def diagnose(
         cancelled: the user has cancelled it.
         logs: of the run.
         stopped: by whom it was told to stop, where Slurm cannot say that; None: it was not.
-        began: False where that job has left the queue without any sign of having begun.
+        touched: False where that job is gone and has written nothing of the cell: what there is, is of an earlier one.
     """
-    if not began and (cancelled or job is None or job.word in CANCELLED.words):
-        # What files and logs have is of an earlier job. Of a waiting task that was taken out of an array Slurm says
-        # nothing; of one that the cluster is to blame for, it does.
-        return Failure(LEFT if job is None and not cancelled else CANCELLED)
-    record = read_failure(cell.folder)
+    if not touched and job_id not in logs and (cancelled or job is None or job.word in CANCELLED.words):
+        # Of a waiting task that was taken out of an array Slurm says nothing; of one that it has lost, it does.
+        return Failure(CANCELLED) if cancelled else Failure(CANCELLED, "before it began") if job else Failure(LEFT)
+    record = read_failure(cell.folder) if touched else None
     attempts = {rank: last_attempt(path) for rank, path in logs.get(job_id or "", {}).items()}
     found = {rank: _complaints(attempt.lines(cell.id)) for rank, attempt in attempts.items()}
     error = " ".join(record.error.split()) if record else ""
@@ -226,12 +234,14 @@ def diagnose(
     kind = CANCELLED if cancelled else said or (_OTHER if error else without_a_word(cell))
     if marks and not begun and kind is not CANCELLED:
         return Failure(NOT_REACHED)
-    spoken = re.compile(kind.said) if kind.said else None
+    if kind is KILLED and not touched and not marks and (end := _before_it_began(attempts, job)) is not None:
+        return Failure(NOT_BEGUN, end, job.node if job else None)
+    words = re.compile(kind.said) if kind.said else None
     text = error
-    if spoken and not spoken.search(error):
+    if words and not words.search(error):
         # Another rank, or Slurm, has said what it was.
         for number, log in found.items():
-            lines = [line for line in log.splitlines() if spoken.search(line)]
+            lines = [line for line in log.splitlines() if words.search(line)]
             if lines:
                 rank, text = number, lines[-1].strip()
                 break
@@ -250,6 +260,18 @@ def without_a_word(cell: Cell) -> Kind:
         if not read_regular(cell.folder.events_file, MOST_BYTES_OF_LINES).endswith(b"\n"):
             return DISK_FULL
     return KILLED
+
+
+def _before_it_began(attempts: Mapping[int, Attempt], job: JobState | None) -> str | None:
+    """Exit code and last words of a job that ended of itself before any cell; None where a signal may have ended it."""
+    lines = [line for attempt in attempts.values() for line in attempt.lines("") if line.strip()]
+    code = job.exited if job else None
+    itself = code is not None or (job is not None and job.reason == "NonZeroExitCode")
+    if any(map(_BY_SIGNAL.search, lines)) or not (itself or any(_NO_PROGRAM in line for line in lines)):
+        return None
+    # srun repeats that its step has ended.
+    words = [line.strip() for line in spoken(lines) if not line.startswith("srun: ")]
+    return ": ".join([*([f"exit code {code}"] if code else []), *words[-1:]])
 
 
 def _complaints(lines: Iterable[str]) -> str:

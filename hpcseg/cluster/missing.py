@@ -10,7 +10,6 @@ from pathlib import Path
 
 from hpcseg.cluster import ledger, scheduler
 from hpcseg.cluster.ledger import Booked, Ledger
-from hpcseg.cluster.logs import Logs
 from hpcseg.cluster.processes import lives
 from hpcseg.errors import IncompleteError
 from hpcseg.runs.folder import RunFolder
@@ -111,10 +110,8 @@ def is_past(cell: Cell, job: Booked) -> bool:
     return len(job.cells) > 1 and failed_at(cell) >= job.time > 0
 
 
-def has_begun(cell: Cell, job: Booked, logs: Logs) -> bool:
-    """Whether a job of Slurm's that is gone has left any sign of having begun, of its own or of this cell of it."""
-    if job.job_id in logs:
-        return True
+def is_touched(cell: Cell, job: Booked) -> bool:
+    """Whether a cell's files have anything of the job that was handed out last for it."""
     failure = read_failure(cell.folder)
     if failure is not None and (failure.time is None or failure.time >= job.time):
         return True

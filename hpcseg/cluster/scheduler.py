@@ -46,6 +46,8 @@ class JobState:
     """Slurm's word, as it came: "PENDING", "CANCELLED by 0"."""
     reason: str = ""
     node: str = ""
+    exit_code: str = ""
+    """As accounting has it: "7:0" of a job that ended of itself, "0:9" of one that a signal ended."""
 
     @property
     def word(self) -> str:
@@ -57,6 +59,13 @@ class JobState:
     def state(self) -> State:
         """What it means for the cell or part that the job is for, as long as that is not finished."""
         return _STATES.get(self.word, State.UNKNOWN)
+
+    @property
+    def exited(self) -> int | None:
+        """The code with which it ended of itself and not well; None: it did not, or that is not known."""
+        code, _, signal = self.exit_code.partition(":")
+        # A shell makes 128 and more of the signal that has ended what it ran.
+        return int(code) if signal == "0" and code.isdigit() and 0 < int(code) < 128 else None
 
     @property
     def ended(self) -> bool:
@@ -230,7 +239,7 @@ def own_jobs_command() -> list[str]:
 def accounting_command(job_ids: Iterable[str]) -> list[str]:
     """Jobs, and all tasks of theirs: some Slurms have no --array for it, and keep the waiting ones together."""
     bases = ",".join(sorted({job_id.partition("_")[0] for job_id in job_ids}))
-    fields = "--format=JobID,State,NodeList"
+    fields = "--format=JobID,State,NodeList,ExitCode"
     return ["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={bases}", fields]
 
 
@@ -248,7 +257,7 @@ def _squeue(users: Sequence[str]) -> dict[str, JobState] | None:
 def _sacct(wanted: set[str]) -> dict[str, JobState] | None:
     return _parse(
         accounting_command(wanted),
-        lambda line: JobState(line[1], "", "" if line[2] == "None assigned" else line[2]),
+        lambda line: JobState(line[1], "", "" if line[2] == "None assigned" else line[2], "".join(line[3:])),
     )
 
 

@@ -13,7 +13,7 @@ from hpcseg.cluster import ledger, scheduler
 from hpcseg.cluster.failures import CANCELLED, DAMAGED, LEFT, STOPPED, TOLD_TO_STOP, Failure, diagnose
 from hpcseg.cluster.ledger import Booked, Ledger
 from hpcseg.cluster.logs import Logs, find_logs
-from hpcseg.cluster.missing import failed_at, has_begun, heartbeat, is_past, strange_jobs
+from hpcseg.cluster.missing import failed_at, heartbeat, is_past, is_touched, strange_jobs
 from hpcseg.cluster.processes import controls_cell
 from hpcseg.cluster.scheduler import JobState
 from hpcseg.errors import IncompleteError
@@ -218,8 +218,8 @@ def _status(cell: Cell, known: _Known) -> tuple[CellStatus, Failure | None]:
         cancelled = last is not None and last.cancelled
         ended = job if job is not None and job.ended else None
         of = last.job_id if last else None
-        began = last is None or not gone or has_begun(cell, last, known.logs)
-        failure = diagnose(cell, of, ended, cancelled=cancelled, logs=known.logs, stopped=stopped, began=began)
+        touched = last is None or not gone or is_touched(cell, last)
+        failure = diagnose(cell, of, ended, cancelled=cancelled, logs=known.logs, stopped=stopped, touched=touched)
         # A job that ended before the cell wrote a word has failed all the same.
         other = State.STOPPED if state is State.STARTED or failure.kind is stopped else State.FAILED
         state = State.CANCELLED if failure.kind in (CANCELLED, LEFT) else other

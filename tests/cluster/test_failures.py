@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import typing
+from typing import Any
 
 import pytest
 
@@ -27,13 +28,21 @@ def cell(tmp_path) -> Cell:
 def explain(cell, tmp_path):
     """Diagnoses a cell with this error in failure.json, these logs by rank, and this word of Slurm's."""
 
-    def of(error: str | None = None, *, logs: dict[int, str] | None = None, state: str | None = None, rank: int = 0):
+    def of(
+        error: str | None = None,
+        *,
+        logs: dict[int, str] | None = None,
+        state: str | None = None,
+        rank: int = 0,
+        beginning: str = BEGINNING,
+        **options: Any,
+    ):
         if error is not None:
             write_json(cell.folder.failure_file, {"error": error, "rank": rank, "host": "n1", "time": 1.0})
         for number, text in (logs or {}).items():
-            (tmp_path / f"7_{number}_log.out").write_text(BEGINNING + text)
+            (tmp_path / f"7_{number}_log.out").write_text(beginning + text)
         job = JobState(state, "", "n2") if state else None
-        return diagnose(cell, "7", job, cancelled=False, logs=find_logs(tmp_path))
+        return diagnose(cell, "7", options.pop("job", job), cancelled=False, logs=find_logs(tmp_path), **options)
 
     return of
 
@@ -89,6 +98,54 @@ def test_what_a_process_has_said_names_the_kind(explain, error, name, action):
 )
 def test_slurms_last_word_names_the_kind_of_a_job_that_left_none(explain, state, name, action):
     assert seen(explain(state=state)) == (name, action)
+
+
+NO_PYTHON = (
+    "slurmstepd-n1: error: execve(): /nosuch/python: No such file or directory\n"
+    "srun: error: n1: task 0: Exited with exit code 2\nsrun: launch/slurm: _step_signal: Terminating StepId=7.0\n"
+)
+NO_MODULE = BEGINNING + "Traceback (most recent call last):\nModuleNotFoundError: No module named 'hpcseg'\n"
+
+
+@pytest.mark.parametrize(
+    ("log", "job", "text"),
+    [
+        (NO_PYTHON, JobState("FAILED", exit_code="2:0"), f"exit code 2: {NO_PYTHON.splitlines()[0]}"),
+        (NO_PYTHON, None, NO_PYTHON.splitlines()[0]),
+        ("bash: /x/activate: No such file\n", JobState("FAILED", exit_code="7:0"), "exit code 7: bash: /x/activate"),
+        ("", JobState("FAILED", exit_code="7:0"), "exit code 7"),
+        # Without accounting squeue says that it was an exit, and not which.
+        ("bash: /x/activate: No such file\n", JobState("FAILED", "NonZeroExitCode"), "bash: /x/activate"),
+        (NO_MODULE, JobState("FAILED", exit_code="1:0"), "exit code 1: ModuleNotFoundError: No module"),
+        (NO_MODULE.replace("hpcseg", "torch"), JobState("FAILED", exit_code="1:0"), "exit code 1: ModuleNotFoundError"),
+    ],
+)
+@pytest.mark.parametrize("before", [None, "DistBackendError: NCCL"])
+def test_a_job_that_ended_of_itself_before_hpcseg_began_was_not_killed(explain, log, job, text, before):
+    failure = explain(before, logs={0: log}, beginning="", job=job, touched=False)
+    assert seen(failure) == ("ended before hpcseg began", "give up") and failure.text.startswith(text)
+    assert "setup" in failure.kind.remedy and "python" in failure.kind.remedy
+
+
+@pytest.mark.parametrize(
+    ("log", "code"),
+    [
+        # srun ends with the number of the signal.
+        (BEGINNING + "srun: error: n1: task 0: Killed\n", "9:0"),
+        (BEGINNING + "srun: error: n1: tasks 0-1: Segmentation fault (core dumped)\n", "11:0"),
+        ("", "0:9"),
+        ("", "137:0"),
+        ("", ""),
+    ],
+)
+def test_a_job_that_a_signal_ended_before_hpcseg_began_was_killed(explain, log, code):
+    job = JobState("FAILED", exit_code=code)
+    assert seen(explain(logs={0: log}, beginning="", job=job, touched=False)) == ("killed without a word", "resume")
+
+
+def test_a_job_that_ended_when_its_cell_had_begun_may_have_been_killed(explain):
+    # An exit code alone does not tell: srun's is the number of the signal, or 1 where another rank was first.
+    assert seen(explain(logs={0: "training\n"}, job=JobState("FAILED", exit_code="9:0")))[0] == "killed without a word"
 
 
 def test_the_rank_that_ran_out_of_memory_is_the_cause_and_not_those_who_lost_it(explain):

@@ -63,6 +63,13 @@ def test_what_slurm_keeps_together_is_a_job_each_whoever_says_it(commands, kept,
     assert scheduler.history(wanted) == ended
 
 
+def test_accounting_tells_with_which_code_a_job_ended_of_itself(commands):
+    codes = {"1": "7:0", "2": "0:9", "3": "0:0", "4": "137:0", "5": ""}
+    commands(sacct="\n".join(f"{job}|FAILED|n1|{code}" for job, code in codes.items()))
+    found = {job: state.exited for job, state in scheduler.history(codes).items()}
+    assert found == {"1": 7, "2": None, "3": None, "4": None, "5": None}
+
+
 def test_accounting_tells_ends_alone_of_what_is_in_the_queue_no_more(commands):
     """It may have heard of the start and not yet, or never, of the end."""
     commands(sacct="7|RUNNING|n1\n8|TIMEOUT|n2\n9|REQUEUED|n2")

@@ -81,6 +81,33 @@ def test_a_waiting_task_that_a_person_takes_out_of_the_queue_stays_out_until_it_
     cluster.wait_left("run")
 
 
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('python = "/nosuch/python"', "exit code 2: slurmstepd-"),
+        # The report job has the same setup.
+        (
+            """setup = ['case $SLURM_JOB_NAME in *report);; *) source /nosuch/activate || exit 7;; esac']""",
+            "exit code 7: ",
+        ),
+    ],
+)
+def test_a_job_whose_setup_or_python_is_wrong_says_so_and_is_not_tried_again(cluster, line, says):
+    (cluster.folder / "two.toml").write_text(JOB)
+    site = 'partition = "gpu"\ngpu_syntax = "gres"\ncpus_per_task = 1\nmem = "1G"\n'
+    (cluster.folder / "site.toml").write_text(f"{site}{line}\n")
+    cluster.grid("two.toml", "run", "--profile", "site.toml")
+    cluster.wait_left("run")
+    cells = json.loads(cluster.hpcseg("status", "--run", "run", "--json"))["cells"]
+    for cell in cells:
+        cluster.accounted(cell["job_id"])
+    cells = json.loads(cluster.hpcseg("status", "--run", "run", "--json"))["cells"]
+    assert {cell["state"] for cell in cells} == {"failed"}
+    assert all(cell["note"].startswith(f"ended before hpcseg began: {says}") for cell in cells), cells
+    assert all("/nosuch/" in cell["note"] for cell in cells), cells
+    assert len(cluster.jobs("run")) == 2, "what the user has to mend is not tried again unasked"
+
+
 def test_a_cell_that_slurm_kills_for_its_memory_is_named_and_goes_on_with_more(cluster):
     (cluster.folder / "one.toml").write_text(JOB.replace(", 1e30", ""))
     # torch alone takes more than this.
