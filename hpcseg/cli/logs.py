@@ -109,18 +109,20 @@ def _follow(log: Path | None, epochs: Epochs | None, told: list[str], status: Ru
     import time
 
     from hpcseg.cluster.logs import follow, spoken
+    from hpcseg.cluster.remembered import Remembered
     from hpcseg.cluster.states import run_status
     from hpcseg.runs.state import State
 
+    remembered = Remembered()
     ended = (State.FINISHED, State.FAILED, State.STOPPED, State.CANCELLED)
     state = {cell.cell: cell.state for cell in status.status}[cell_id]
     looked = time.monotonic()
 
     def goes_on() -> bool:
         nonlocal looked, state
-        # Slurm is asked for the whole run, so not at every look into the file.
+        # The files of the whole run are read for it, so not at every look into the log.
         if time.monotonic() - looked > _SECONDS_BETWEEN_QUESTIONS:
-            state = {cell.cell: cell.state for cell in run_status(status.run).status}[cell_id]
+            state = {cell.cell: cell.state for cell in run_status(status.run, remembered).status}[cell_id]
             looked = time.monotonic()
         return state not in ended
 

@@ -11,6 +11,7 @@ from hpcseg.runs.finding import choose_cells
 from hpcseg.runs.state import State
 
 if TYPE_CHECKING:
+    from hpcseg.cluster.remembered import Remembered
     from hpcseg.cluster.states import RunStatus
     from hpcseg.runs.folder import RunFolder
 
@@ -20,11 +21,17 @@ _LOOKS_TO_BE_SURE = 2
 _LOOKS_WITHOUT_AN_ANSWER = 12
 
 
-def look(folder: RunFolder, patterns: Sequence[str] | None = None) -> RunStatus:
-    """The state of the cells that were asked for, among all that were planned with them."""
+def look(folder: RunFolder, patterns: Sequence[str] | None = None, remembered: Remembered | None = None) -> RunStatus:
+    """The state of the cells that were asked for, among all that were planned with them.
+
+    Args:
+        folder: of the run.
+        patterns: names, ids or patterns of the cells.
+        remembered: what Slurm has said before; None: it is asked.
+    """
     from hpcseg.cluster.states import run_status
 
-    found = run_status(folder)
+    found = run_status(folder, remembered) if remembered else run_status(folder)
     chosen = set(choose_cells(found.cells, patterns))
     return dataclasses.replace(
         found,
@@ -34,18 +41,22 @@ def look(folder: RunFolder, patterns: Sequence[str] | None = None) -> RunStatus:
 
 
 def looks(folder: RunFolder, patterns: Sequence[str] | None = None, *, seconds: float = 0.0) -> Iterator[RunStatus]:
-    """What `look` finds, until nothing runs or waits any more.
+    """What `look` finds, until nothing runs or waits any more; Slurm is asked less often than files are read.
 
     Args:
         folder: of the run.
         patterns: as of `look`.
         seconds: between two looks, at least; never less than a look takes, with what is done about it.
     """
-    quiet = 0
+    from hpcseg.cluster.remembered import Remembered
+
+    quiet, remembered = 0, Remembered()
     while True:
         began = time.monotonic()
-        yield (found := look(folder, patterns))
+        yield (found := look(folder, patterns, remembered))
         quiet = quiet + 1 if found.idle else 0
+        if quiet and found.answered:
+            remembered.ask_anew()
         enough = _LOOKS_TO_BE_SURE if found.answered else _LOOKS_WITHOUT_AN_ANSWER
         if quiet >= enough or set(found.counts()) == {State.FINISHED}:
             return

@@ -11,6 +11,7 @@ from pathlib import Path
 from hpcseg.cluster import ledger, scheduler
 from hpcseg.cluster.ledger import Booked, Ledger
 from hpcseg.cluster.processes import lives
+from hpcseg.cluster.remembered import Answers
 from hpcseg.errors import IncompleteError
 from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import Cell, Grid
@@ -129,14 +130,14 @@ def failed_at(cell: Cell) -> float:
     return (failure.time if failure else None) or 0.0
 
 
-def strange_jobs(run: RunFolder, booked: Ledger) -> str:
+def strange_jobs(run: RunFolder, booked: Ledger, slurm: Answers = scheduler) -> str:
     """What to say of jobs in the queue that are of this run, by token or script, and not in its ledger; else empty.
 
     A ledger that was emptied or cut has them no more, and which cells they are for nobody knows.
     """
     known, logs = booked.owners.keys() | set(booked.reports), run.logs.resolve()
     strange = []
-    for job, (comment, script) in sorted((scheduler.own_jobs() or {}).items()):
+    for job, (comment, script) in sorted((slurm.own_jobs() or {}).items()):
         if comment.startswith(ledger.tag(run)):
             if booked.tokens.get(comment, "") not in (None, job):
                 strange.append(job)

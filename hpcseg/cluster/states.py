@@ -15,6 +15,7 @@ from hpcseg.cluster.ledger import Booked, Ledger
 from hpcseg.cluster.logs import Logs, find_logs
 from hpcseg.cluster.missing import failed_at, heartbeat, is_past, is_touched, strange_jobs
 from hpcseg.cluster.processes import controls_cell
+from hpcseg.cluster.remembered import Answers
 from hpcseg.cluster.scheduler import JobState
 from hpcseg.errors import IncompleteError
 from hpcseg.records.collect import trained_record
@@ -85,8 +86,12 @@ class RunStatus:
         return ", ".join(f"{count} {state}" for state, count in self.counts().items())
 
 
-def run_status(run: RunFolder) -> RunStatus:
+def run_status(run: RunFolder, slurm: Answers = scheduler) -> RunStatus:
     """The state of every cell of a run.
+
+    Args:
+        run: its folder.
+        slurm: who is asked about jobs.
 
     Raises:
         IncompleteError: the run has no grid.json that can be read.
@@ -99,10 +104,10 @@ def run_status(run: RunFolder) -> RunStatus:
     states = {cell.id: cell.state() for cell in cells}
     open_cells = {cell_id for cell_id, state in states.items() if state is not State.FINISHED}
     wanted = {job_id for cell_id, job_id in jobs.items() if cell_id in open_cells}
-    answers = scheduler.ask(wanted, booked.users, booked.others) if wanted else {}
+    answers = slurm.ask(wanted, booked.users, booked.others) if wanted else {}
     # Where no command has answered, a fourth would only make the user wait.
-    endings = scheduler.history(_gone(wanted, answers)) if answers is not None else {}
-    slurm = {**(answers or {}), **endings}
+    endings = slurm.history(_gone(wanted, answers)) if answers is not None else {}
+    told = {**(answers or {}), **endings}
     logs = find_logs(run.logs)
     status, failures = [], {}
     heartbeats = {cell.id: progress for cell in cells if cell.id in open_cells and (progress := heartbeat(cell))}
@@ -110,13 +115,13 @@ def run_status(run: RunFolder) -> RunStatus:
     for cell in cells:
         record = trained_record(cell, plan) if cell.folder.training_file.exists() else None
         progress = heartbeats.get(cell.id)
-        known = _Known(states[cell.id], record, progress, booked, slurm, answers is not None, ahead.get(cell.id), logs)
+        known = _Known(states[cell.id], record, progress, booked, told, answers is not None, ahead.get(cell.id), logs)
         found, failure = _status(cell, known)
         status.append(found)
         if failure:
             failures[cell.id] = failure
     # Of cells that nobody was asked for, so that an emptied ledger does not hide what waits.
-    strangers = strange_jobs(run, booked) if open_cells - jobs.keys() else ""
+    strangers = strange_jobs(run, booked, slurm) if open_cells - jobs.keys() else ""
     notes = tuple(note for note in (booked.note, strangers) if note)
     return RunStatus(run, cells, tuple(status), failures, booked, answers is not None, notes, plan.data_sha256)
 

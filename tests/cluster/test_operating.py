@@ -13,13 +13,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fake_slurm import FakeSlurm, resources, send, trained
 from typer.testing import CliRunner, Result
 
 from hpcseg.cli.app import app
-from hpcseg.cluster import ledger, worker
+from hpcseg.cluster import ledger, states, worker
 from hpcseg.cluster.retry import follow_up, read_resources
 from hpcseg.cluster.sender import Submission
 from hpcseg.cluster.states import run_status
@@ -568,6 +569,32 @@ def test_clean_of_one_cell_takes_nothing_that_another_shares(failed, slurm):
 def test_clean_does_not_guess_where_slurm_is_silent(failed, slurm):
     slurm.silent()
     assert hpcseg(failed, "clean").exit_code == 4
+
+
+def test_who_watches_asks_slurm_twice_a_minute_and_once_of_what_has_ended(failed, slurm, monkeypatch):
+    """Ten minutes in which one cell has failed and the others run."""
+    tasks = range(len(failed.cells))
+    slurm.queue(*(f"100_{task}|RUNNING|None|n1" for task in tasks[1:]))
+    slurm.command("squeue", "echo >> asked_squeue; cat queue")
+    ends = "\\n".join(f"100_{task}|FAILED|n1|1:0" for task in tasks)
+    slurm.command("sacct", f"echo >> asked_sacct; printf '{ends}\\n'")
+    clock = SimpleNamespace(now=1000.0)
+
+    def sleep(seconds: float) -> None:
+        clock.now += seconds
+        if clock.now > 1600:
+            (slurm.folder / "queue").write_text("")
+
+    ticks = SimpleNamespace(monotonic=lambda: clock.now, sleep=sleep)
+    monkeypatch.setattr("hpcseg.cli.watching.time", ticks)
+    monkeypatch.setattr("hpcseg.cluster.remembered.time", ticks)
+    looked: list[float] = []
+    look = states.run_status
+    monkeypatch.setattr(states, "run_status", lambda *asked: (looked.append(clock.now), look(*asked))[1])
+    hpcseg(failed, "status", "--watch")
+    assert 1600 < clock.now < 1650 and len(looked) > 100, "files are looked at every five seconds"
+    assert len((slurm.folder / "asked_squeue").read_text()) <= 600 / 30 + 3
+    assert len((slurm.folder / "asked_sacct").read_text()) == 2, "of the first, and of those that ended last"
 
 
 def test_status_can_be_watched_until_nothing_runs_any_more(failed, slurm):

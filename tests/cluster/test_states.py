@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from hpcseg.cli import watching
 from hpcseg.cli.app import app
-from hpcseg.cluster import ledger, scheduler, worker
+from hpcseg.cluster import ledger, remembered, scheduler, worker
 from hpcseg.cluster.logs import mark
 from hpcseg.cluster.scheduler import JobState
 from hpcseg.cluster.states import CellStatus, run_status
@@ -320,6 +320,7 @@ def test_an_announcement_that_a_full_disk_has_lost_may_still_be_withdrawn(grid):
 
 def test_watching_goes_on_while_a_state_is_none_of_the_ends(grid, slurm, monkeypatch):
     monkeypatch.setattr(watching, "_SECONDS_BETWEEN_LOOKS", 0.0)
+    monkeypatch.setattr(remembered, "_SECONDS_BETWEEN_QUESTIONS", 0.0)
     submit(grid)
     answers = [*[JobState("SUSPENDED")] * 2, None, JobState("PENDING"), *[JobState("CANCELLED by 0")] * 2]
     looks = []
