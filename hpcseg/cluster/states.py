@@ -212,7 +212,14 @@ def _status(cell: Cell, known: _Known) -> tuple[CellStatus, Failure | None]:
     ):
         # The queue of this machine was ended before it came to this cell, which nothing has befallen.
         state = State.STOPPED if state is State.STARTED else state
-    elif not known.answered and last is not None and last.in_slurm and state is not State.FAILED:
+    elif (
+        not known.answered
+        and last is not None
+        and last.in_slurm
+        and not (state is State.FAILED and is_touched(cell, last))
+    ):
+        # That nothing of this job is seen does not say that it does not wait.
+        state = state if state is State.STARTED else State.UNKNOWN
         note = f"submitted as job {last.job_id}, of which Slurm says nothing"
     else:
         # Of a job in Slurm it is the scheduler's doing.

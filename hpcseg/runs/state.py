@@ -28,7 +28,7 @@ class State(StrEnum):
     SUSPENDED = "suspended"
     """Slurm holds its processes still, and will let them go on."""
     UNKNOWN = "unknown"
-    """Slurm's word for its job is none that is known here; the note has it. It is not taken for an end."""
+    """Slurm has no word for its job, or none that is known here; the note says which. It is not taken for an end."""
     BUSY = "busy"
     """Another process has it: what a second start of a cell is told."""
     STARTED = "started"

@@ -235,6 +235,34 @@ def test_silence_is_asked_for_once(grid, monkeypatch):
     assert asked == ["squeue", "sacct", "scontrol"]
 
 
+@pytest.mark.parametrize("has", ["nothing", "a model", "the failure of an earlier job", "a start"])
+def test_what_becomes_of_a_job_in_a_silent_slurm_is_unknown_and_nobody_is_told_to_begin_anew(grid, slurm, has):
+    folder = grid.cells[0].folder
+    if has == "a model":
+        trained(folder)
+    elif has == "the failure of an earlier job":
+        append_event(folder.events_file, "start")
+        write_json(folder.failure_file, {"error": "ValueError: no", "time": time.time()})
+        time.sleep(0.01)
+    submit(grid)
+    if has == "a start":
+        append_event(folder.events_file, "start")
+    slurm(None)
+    found = run_status(grid.run)
+    assert [cell.state for cell in found.status] == ["started" if has == "a start" else "unknown", "unknown"]
+    assert "job 100_0, of which Slurm says nothing" in found.status[0].note
+    assert not found.idle and not found.failures
+    said = CliRunner().invoke(app, ["status", "--run", str(grid.run.path)])
+    assert "Next:" not in said.output and "Slurm does not answer" in said.output
+
+
+def test_a_failure_in_its_last_job_is_one_also_where_slurm_is_silent(grid, slurm):
+    submit(grid)
+    write_json(grid.cells[0].folder.failure_file, {"error": "ValueError: no", "time": time.time() + 1})
+    slurm(None)
+    assert (first(grid).state, first(grid).note) == ("failed", "error: ValueError: no")
+
+
 def test_status_prints_a_table_and_json(grid, slurm, monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
     submit(grid)
