@@ -14,6 +14,7 @@ from hpcseg.cluster.ledger import Booked
 from hpcseg.cluster.processes import queue_of, runs_cell
 from hpcseg.cluster.states import RunStatus, lives_here
 from hpcseg.cluster.submit_with import cancel_by_template
+from hpcseg.errors import SchedulerError
 from hpcseg.runs.grid import Cell
 from hpcseg.runs.state import State
 from hpcseg.runs.told import read_progress
@@ -34,7 +35,7 @@ def cancel_cells(status: RunStatus, cells: Collection[str], *, with_report: bool
         Cell id to what was ended, or why not.
 
     Raises:
-        SchedulerError: scancel refuses.
+        SchedulerError: scancel refuses, or a job was submitted at another path, so that it may be another run's.
     """
     run, booked, wanted = status.run, status.ledger, frozenset(cells)
     states = {cell.cell: cell.state for cell in status.status}
@@ -80,6 +81,12 @@ def cancel_cells(status: RunStatus, cells: Collection[str], *, with_report: bool
             found[cell.id] = "runs on another machine, and has to be ended there"
     if with_report and found:
         jobs += booked.reports[-1:]
+    if moved := sorted({job_id for job_id in jobs if job_id in booked.moved}):
+        raise SchedulerError(
+            f"{run.path} was moved or copied since job {', '.join(moved)} was submitted for it at "
+            f"{booked.moved[moved[0]] or 'another path'}, so nothing here ends that: it may be another run's. If it is "
+            f"not, end it with `scancel {' '.join(moved)}`."
+        )
     if dry_run or not found:
         return found
     with ledger.locked(run):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import getpass
-import hashlib
 import itertools
 import socket
 import uuid
@@ -23,6 +22,7 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from msgspec import UNSET, UnsetType
 
 from hpcseg.cluster.ledger_lines import TAG, Announced, Cancelled, Line, Started, Submitted, Task, Withdrawn, read_line
+from hpcseg.cluster.ledger_place import path_of, tag, teller
 from hpcseg.errors import SchedulerError
 from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.gate import claim
@@ -85,6 +85,11 @@ class Ledger:
     """How cells were handed out last; "Slurm" where none were."""
     tokens: Mapping[str, str | None]
     """The job that was handed out under a token, "" where its line cannot be used; None: nothing came of it so far."""
+    moved: Mapping[str, str]
+    """Ids of jobs that were submitted for this folder, or one of which it is a copy, under a path at which there is no
+    run now; with that path, empty where it is not known. They count as this folder's, but nothing here ends them."""
+    elsewhere: Mapping[str, str]
+    """Ids of jobs of another folder, of which this one is a copy, with its path: no jobs of these cells."""
     unusable: tuple[int, ...]
     """Numbers of the lines that cannot be used, from 1."""
 
@@ -109,6 +114,9 @@ def read(run: RunFolder) -> Ledger:
     reports, users, others = [], [getpass.getuser()], set[str]()
     announced: dict[str, Announced] = {}
     tokens: dict[str, str | None] = {}
+    moved: dict[str, str] = {}
+    elsewhere: dict[str, str] = {}
+    whose = teller(run)
     unusable = []
     way: Way = "Slurm"
     for number, content in enumerate(read_all_lines(run.submissions_file), start=1):
@@ -124,12 +132,17 @@ def read(run: RunFolder) -> Ledger:
             continue
         match line:
             case Announced(template=msgspec.UNSET):
+                of = whose(line.token, line.run or "")
+                if of == "another's" or (of == "moved" and not line.run):
+                    # Whoever takes back what was announced would end a job that may be another folder's.
+                    continue
                 announced[line.token] = line
                 tokens[line.token] = None
             case Withdrawn():
                 # A full disk may have lost the announcement. What was taken and then taken back was never handed out.
+                base = tokens.get(line.token) or ""
                 announced.pop(line.token, None)
-                for cell in owners.get(tokens.get(line.token) or "", ()):
+                for cell in owners.get(base, ()) if base not in elsewhere else ():
                     jobs.pop(cell, None)
                     tries[cell] -= 1
                 tokens[line.token] = None
@@ -143,18 +156,25 @@ def read(run: RunFolder) -> Ledger:
                 if line.token:
                     announced.pop(line.token, None)
                     tokens[line.token] = base
+                of, path = whose(line.token or "", line.run or ""), line.run or ""
+                ids = task_ids(base, len(line.tasks))
+                if of != "own":
+                    (moved if of == "moved" else elsewhere).update(dict.fromkeys([base, *ids], path))
                 if line.user and line.user not in users:
                     users.append(line.user)
                 if line.stage == "report":
-                    reports.append(base)
+                    if of != "another's":
+                        reports.append(base)
                     continue
                 way = "template" if by_template else "here" if isinstance(line, Started) else "Slurm"
                 called = (line.job or "") if by_template else None
                 again = by_template and base in owners
                 tasks = line.tasks
                 owners[base] = frozenset(itertools.chain(*tasks))
-                for job_id, cells in zip(task_ids(base, len(tasks)), tasks, strict=True):
+                for job_id, cells in zip(ids, tasks, strict=True):
                     owners[job_id] = frozenset(cells)
+                    if of == "another's":
+                        continue
                     if line.user and line.user != users[0]:
                         others.add(job_id)
                     for cell in cells:
@@ -169,18 +189,13 @@ def read(run: RunFolder) -> Ledger:
     return Ledger(
         *(jobs, owners, tries, tuple(reports), tuple(users), frozenset(others)),
         {token: frozenset(itertools.chain(*line.tasks)) for token, line in announced.items()},
-        *(way, tokens, tuple(unusable)),
+        *(way, tokens, moved, elsewhere, tuple(unusable)),
     )
 
 
 def task_ids(base: str, tasks: int) -> list[str]:
     """Ids of an array's tasks as squeue shows them; an array of one task is a plain job."""
     return [f"{base}_{task}" for task in range(tasks)] if tasks > 1 else [base]
-
-
-def tag(run: RunFolder) -> str:
-    """How the tokens of a run begin: by it squeue tells its jobs also where the ledger does not."""
-    return f"{TAG}{hashlib.sha256(str(run.path.resolve()).encode(errors='surrogateescape')).hexdigest()[:8]}-"
 
 
 def new_token(run: RunFolder) -> str:
@@ -211,7 +226,8 @@ def announce(
         template: of a job by one, its SHA-256.
     """
     token = token or new_token(run)
-    _append(run, Announced(token=token, stage=stage, cells=_as_written(tasks), template=template))
+    line = Announced(token=token, stage=stage, cells=_as_written(tasks), run=path_of(run), template=template)
+    _append(run, line)
     return token
 
 
@@ -243,9 +259,15 @@ def book(
         base: id of the job, without a task; by a template its number.
         template: as of `announce`.
     """
-    cells, user = _as_written(tasks), getpass.getuser()
     line = Submitted(
-        token=token, stage=stage, cells=cells, job=base, user=user, command=command_line(), template=template
+        token=token,
+        stage=stage,
+        cells=_as_written(tasks),
+        job=base,
+        user=getpass.getuser(),
+        run=path_of(run),
+        command=command_line(),
+        template=template,
     )
     _append(run, line)
 

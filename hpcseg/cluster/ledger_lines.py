@@ -8,6 +8,8 @@
     {"event": "started", "stage": S, "cells": [TASK], "job": "4711", "host": H}                  on this machine
     {"event": "cancelled", "cells": [...]}                             by the user, so not to be tried again unasked
 
+Announced and submitted lines have "run" as well, the path of the folder then (`ledger_place`).
+
 A task is the id of its cell, or a list of ids where it takes several cells one after the other.
 """
 
@@ -51,6 +53,7 @@ class _Handed(_Line, frozen=True, kw_only=True):
     job: str | UnsetType = UNSET
     user: str | UnsetType = UNSET
     host: str | UnsetType = UNSET
+    run: str | UnsetType = UNSET
     command: Any = UNSET
     template: str | UnsetType = UNSET
 

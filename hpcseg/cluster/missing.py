@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from hpcseg.cluster import ledger, scheduler
 from hpcseg.cluster.ledger import Booked, Ledger
+from hpcseg.cluster.ledger_place import tag
 from hpcseg.cluster.processes import lives
 from hpcseg.cluster.remembered import Answers
+from hpcseg.cluster.scheduler import JobState
 from hpcseg.errors import IncompleteError
-from hpcseg.runs.folder import RunFolder
+from hpcseg.runs.folder import CellFolder, RunFolder
 from hpcseg.runs.grid import Cell, Grid
 from hpcseg.runs.record import read_lines
 from hpcseg.runs.schema import Beat
@@ -66,7 +68,7 @@ def find_missing(grid: Grid, *, resubmit: bool, only: Collection[str] | None = N
             missing.cells.append(cell)
             continue
         if job.number is not None:
-            if heartbeat(cell) is not None:
+            if heartbeat(cell.folder, booked) is not None:
                 missing.left_alone[cell.id] = f"job {job.shown}, {State.RUNNING}"
             elif not resubmit:
                 missing.left_alone[cell.id] = (
@@ -86,16 +88,20 @@ def find_missing(grid: Grid, *, resubmit: bool, only: Collection[str] | None = N
                 "Submit it again with --resubmit if you know that it is gone"
             )
         elif state is not None and not state.ended and not silence:
-            missing.left_alone[cell.id] = f"job {job.job_id}, {state.state}"
+            left = ", of the path at which this run was submitted" if job.job_id in booked.moved else ""
+            missing.left_alone[cell.id] = f"job {job.job_id}, {state.state}{left}"
         else:
             missing.cells.append(cell)
     return missing
 
 
-def heartbeat(cell: Cell) -> Beat | None:
-    """The heartbeat of a cell that runs now; None where it is old, or where its process is gone from this machine."""
-    beat = read_progress(cell.folder)
-    if beat is None or time.time() - beat.time > max(_SECONDS_TO_CALL_IT_STOPPED, 3 * beat.seconds_per_step):
+def heartbeat(cell: CellFolder, booked: Ledger) -> Beat | None:
+    """The heartbeat of a cell that runs now; None where it is old, its process gone from this machine, or its job that
+    of the folder of which this one is a copy."""
+    beat = read_progress(cell)
+    if beat is None or beat.job_id in booked.elsewhere:
+        return None
+    if time.time() - beat.time > max(_SECONDS_TO_CALL_IT_STOPPED, 3 * beat.seconds_per_step):
         return None
     here = beat.job_id is None and beat.host == socket.gethostname()
     return None if here and not lives(beat.pid) else beat
@@ -138,7 +144,7 @@ def strange_jobs(run: RunFolder, booked: Ledger, slurm: Answers = scheduler) -> 
     known, logs = booked.owners.keys() | set(booked.reports), run.logs.resolve()
     strange = []
     for job, (comment, script) in sorted((slurm.own_jobs() or {}).items()):
-        if comment.startswith(ledger.tag(run)):
+        if comment.startswith(tag(run)):
             if booked.tokens.get(comment, "") not in (None, job):
                 strange.append(job)
         # A submit filter may have put its own comment in the place of ours.
@@ -150,3 +156,30 @@ def strange_jobs(run: RunFolder, booked: Ledger, slurm: Answers = scheduler) -> 
         f"Slurm has jobs of {run.path} that its submissions.jsonl does not know ({', '.join(strange)}), so that was "
         f"emptied or changed. Put it back, wait for them, or cancel them with `scancel {' '.join(strange)}`."
     )
+
+
+def jobs_elsewhere(booked: Ledger, states: Mapping[str, JobState]) -> tuple[str, ...]:
+    """What to say of jobs in the queue that were submitted at another path, a sentence for each path.
+
+    Args:
+        booked: the ledger.
+        states: what Slurm says of its jobs.
+    """
+    alive = {job_id for job_id, state in states.items() if not (state.ended or state.hidden)}
+    said = []
+    for jobs, what in ((booked.moved, _MOVED), (booked.elsewhere, _COPIED)):
+        for path in dict.fromkeys(jobs.values()):
+            if ids := sorted({job_id.split("_")[0] for job_id in alive if jobs.get(job_id) == path}, key=int):
+                some, where = ", ".join(ids), path or "another path"
+                said.append(what.format(jobs=some, path=where, scancel=" ".join(ids)))
+    return tuple(said)
+
+
+_MOVED = (
+    "This run was moved or copied: Slurm has jobs that were submitted for it at {path} ({jobs}). They belong to that "
+    "path, and nothing here ends them. If no other run needs them: `scancel {scancel}`."
+)
+_COPIED = (
+    "This run is a copy of {path}: Slurm has jobs of that folder ({jobs}), which are not counted here, and nothing "
+    "here ends them."
+)

@@ -13,7 +13,7 @@ from hpcseg.cluster import ledger, scheduler
 from hpcseg.cluster.failures import CANCELLED, DAMAGED, LEFT, STOPPED, TOLD_TO_STOP, Failure, diagnose
 from hpcseg.cluster.ledger import Booked, Ledger
 from hpcseg.cluster.logs import Logs, find_logs
-from hpcseg.cluster.missing import failed_at, heartbeat, is_past, is_touched, strange_jobs
+from hpcseg.cluster.missing import failed_at, heartbeat, is_past, is_touched, jobs_elsewhere, strange_jobs
 from hpcseg.cluster.processes import controls_cell
 from hpcseg.cluster.remembered import Answers
 from hpcseg.cluster.scheduler import JobState
@@ -104,13 +104,16 @@ def run_status(run: RunFolder, slurm: Answers = scheduler) -> RunStatus:
     states = {cell.id: cell.state() for cell in cells}
     open_cells = {cell_id for cell_id, state in states.items() if state is not State.FINISHED}
     wanted = {job_id for cell_id, job_id in jobs.items() if cell_id in open_cells}
-    answers = slurm.ask(wanted, booked.users, booked.others) if wanted else {}
+    foreign = {*booked.moved, *booked.elsewhere} if open_cells else set[str]()
+    answers = slurm.ask(wanted | foreign, booked.users, booked.others) if wanted | foreign else {}
     # Where no command has answered, a fourth would only make the user wait.
     endings = slurm.history(_gone(wanted, answers)) if answers is not None else {}
     told = {**(answers or {}), **endings}
     logs = find_logs(run.logs)
     status, failures = [], {}
-    heartbeats = {cell.id: progress for cell in cells if cell.id in open_cells and (progress := heartbeat(cell))}
+    heartbeats = {
+        cell.id: progress for cell in cells if cell.id in open_cells and (progress := heartbeat(cell.folder, booked))
+    }
     ahead = _ahead(cells, states, booked, heartbeats)
     for cell in cells:
         record = trained_record(cell, plan) if cell.folder.training_file.exists() else None
@@ -122,7 +125,7 @@ def run_status(run: RunFolder, slurm: Answers = scheduler) -> RunStatus:
             failures[cell.id] = failure
     # Of cells that nobody was asked for, so that an emptied ledger does not hide what waits.
     strangers = strange_jobs(run, booked, slurm) if open_cells - jobs.keys() else ""
-    notes = tuple(note for note in (booked.note, strangers) if note)
+    notes = tuple(note for note in (booked.note, strangers, *jobs_elsewhere(booked, answers or {})) if note)
     return RunStatus(run, cells, tuple(status), failures, booked, answers is not None, notes, plan.data_sha256)
 
 

@@ -10,6 +10,7 @@ from fake_slurm import FakeSlurm, booked, send
 from slice_folder import hpcseg
 
 from hpcseg.cluster import ledger
+from hpcseg.cluster.ledger_place import tag
 from hpcseg.cluster.states import run_status
 from hpcseg.errors import SchedulerError
 from hpcseg.runs.grid import Grid
@@ -155,4 +156,4 @@ def test_jobs_of_other_runs_and_withdrawn_ones_stop_nobody(submitted, slurm):
 def test_the_jobs_of_a_run_are_known_by_the_beginning_of_their_comments(submitted):
     tokens = {str(line["token"]) for line in lines(submitted)}
     assert len(tokens) == 2
-    assert all(token.startswith(ledger.tag(submitted.run)) for token in tokens)
+    assert all(token.startswith(tag(submitted.run)) for token in tokens)
