@@ -15,6 +15,9 @@ from hpcseg.text import counted
 def cancel(
     cells: Cells = None,
     run: Run = None,
+    others: Annotated[
+        bool, typer.Option("--others", help="Only cells of settings that the last `hpcseg grid` does not have.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be cancelled, do nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -24,8 +27,10 @@ def cancel(
 
     status = run_status(find_own_run(run))
     chosen = choose_cells(status.cells, cells)
+    if others:
+        chosen = [cell_id for cell_id in chosen if cell_id in status.unplanned]
     with console.json_answer(as_json) as answer:
-        cancelled = cancel_cells(status, chosen, with_report=not cells, dry_run=dry_run)
+        cancelled = cancel_cells(status, chosen, with_report=not (cells or others), dry_run=dry_run)
         answer.update({"run": str(status.run.path), "dry_run": dry_run, "cancelled": cancelled})
         for cell_id, what in cancelled.items():
             console.stdout.print(f"  {cell_id}: {what}")

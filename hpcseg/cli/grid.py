@@ -77,6 +77,7 @@ def grid(
     from hpcseg.cluster.local import find_slots
     from hpcseg.cluster.profile import resolve
     from hpcseg.cluster.scheduler import no_controller
+    from hpcseg.cluster.states import other_jobs
     from hpcseg.cluster.submit import submit_missing
     from hpcseg.cluster.submit_with import submit_missing_with
     from hpcseg.cluster.template import find_template, read_template
@@ -106,6 +107,14 @@ def grid(
             console.say("Note: this run has cells of other data; --run runs/NAME keeps them apart.", to=console.stderr)
         if note := ledger.read(planned.run).note:
             console.say(note)
+        if going_on := other_jobs(planned.run, {cell.id for cell in planned.cells}):
+            shown = ", ".join(dict.fromkeys(job.shown.split("_")[0] for job in going_on.values()))
+            console.say(
+                f"Note: {counted(len(going_on), 'cell')} of other settings of this run still "
+                f"{'wait or run' if len(going_on) > 1 else 'waits or runs'} (job {shown}). To end them: `hpcseg cancel "
+                f"--others{run_option(planned.run)}`.",
+                to=console.stderr,
+            )
         if local:
             try:
                 _run_missing_here(planned, resources, options, workers=workers, dry_run=dry_run, resubmit=resubmit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import reprlib
 import signal
@@ -10,12 +11,14 @@ import socket
 from collections.abc import Collection
 
 from hpcseg.cluster import ledger, scheduler
-from hpcseg.cluster.ledger import Booked
+from hpcseg.cluster.ledger import Booked, Ledger
+from hpcseg.cluster.missing import ask_of_all, heartbeat, is_past, lives_here, may_live
 from hpcseg.cluster.processes import queue_of, runs_cell
-from hpcseg.cluster.states import RunStatus, lives_here
+from hpcseg.cluster.states import RunStatus
 from hpcseg.cluster.submit_with import cancel_by_template
 from hpcseg.errors import SchedulerError
 from hpcseg.runs.grid import Cell
+from hpcseg.runs.schema import Beat
 from hpcseg.runs.state import State
 from hpcseg.runs.told import read_progress
 from hpcseg.runs.wish import leave_out
@@ -39,6 +42,9 @@ def cancel_cells(status: RunStatus, cells: Collection[str], *, with_report: bool
     """
     run, booked, wanted = status.run, status.ledger, frozenset(cells)
     states = {cell.cell: cell.state for cell in status.status}
+    # Where Slurm is silent, what it was given may still wait there.
+    slurm = ask_of_all(booked)
+    lives = functools.cache(functools.partial(may_live, run=run, booked=booked, states=slurm))
     here: list[Cell] = []
     jobs: list[str] = []
     left_out: dict[str, str] = {}
@@ -46,13 +52,18 @@ def cancel_cells(status: RunStatus, cells: Collection[str], *, with_report: bool
     by_template: list[Booked] = []
     queues: set[int] = set()
     for cell in status.cells:
-        job = booked.jobs.get(cell.id)
-        # Where Slurm is silent, what it was given may still wait there.
-        unknown = job is not None and job.in_slurm and not status.answered and states[cell.id] is not State.FINISHED
-        if cell.id not in wanted or (states[cell.id].idle and not unknown):
+        own = [job for job in booked.jobs_of(cell.id) if not is_past(cell.folder, job) and lives(job)]
+        if cell.id not in wanted or states[cell.id] is State.FINISHED or (states[cell.id].idle and not own):
             continue
-        process = _process_here(cell)
-        if job is not None and job.host is None:
+        what: list[str] = []
+        for job in own:
+            if job.host is not None:
+                if lives_here(job, cell.folder):
+                    left_out[cell.id] = job.job_id
+                    what.append(f"process {job.job_id} on this machine")
+                    if (queue := queue_of(job.job_id)) is not None:
+                        queues.add(queue)
+                continue
             others = [
                 other for other in job.cells if other not in wanted and other in states and not states[other].idle
             ]
@@ -63,24 +74,24 @@ def cancel_cells(status: RunStatus, cells: Collection[str], *, with_report: bool
                 jobs.append(job.job_id)
             elif not others and not job.in_slurm and job.job_id not in {one.job_id for one in by_template}:
                 by_template.append(job)
-            found[cell.id] = f"job {job.shown}{', which goes on with its other cells' if others else ''}"
-        elif job is not None and lives_here(job, cell.folder):
-            left_out[cell.id] = job.job_id
-            found[cell.id] = f"process {job.job_id} on this machine"
-            if (queue := queue_of(job.job_id)) is not None:
-                queues.add(queue)
-        elif runs_cell(process, cell.folder):
+            what.append(f"job {job.shown}{', which goes on with its other cells' if others else ''}")
+        process = _process_here(cell)
+        if cell.id not in left_out and runs_cell(process, cell.folder):
             here.append(cell)
-            found[cell.id] = f"process {process} on this machine"
-        elif process is not None:
-            found[cell.id] = (
+            what.append(f"process {process} on this machine")
+        elif not what and process is not None:
+            what.append(
                 f"says that it is process {reprlib.repr(process)} on this machine, but that is not yours, or does not "
                 "hold the cell's lock: left alone"
             )
-        else:
-            found[cell.id] = "runs on another machine, and has to be ended there"
+        elif beat := _beat_elsewhere(cell, booked):
+            what.append(f"runs on {beat.host} as process {beat.pid}, and has to be ended there")
+        found[cell.id] = ", and ".join(what) or "runs on another machine, and has to be ended there"
     if with_report and found:
-        jobs += booked.reports[-1:]
+        last = booked.reports[-1:]
+        jobs += [
+            job for job in booked.reports if slurm is None or job in last or (job in slurm and not slurm[job].ended)
+        ]
     if moved := sorted({job_id for job_id in jobs if job_id in booked.moved}):
         raise SchedulerError(
             f"{run.path} was moved or copied since job {', '.join(moved)} was submitted for it at "
@@ -111,6 +122,13 @@ def _process_here(cell: Cell) -> int | None:
     """What a cell that runs on this machine without Slurm says that its process is; None: it runs elsewhere."""
     beat = read_progress(cell.folder)
     return beat.pid if beat and beat.job_id is None and beat.host == socket.gethostname() else None
+
+
+def _beat_elsewhere(cell: Cell, booked: Ledger) -> Beat | None:
+    """The heartbeat of a cell that runs on another machine, neither in Slurm nor by a template."""
+    beat, last = heartbeat(cell.folder, booked), booked.jobs.get(cell.id)
+    by_template = last is not None and last.number is not None
+    return beat if beat and beat.job_id is None and beat.host != socket.gethostname() and not by_template else None
 
 
 def _tell_to_stop(process: int) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from hpcseg.cluster.ledger import Ledger
+from hpcseg.cluster.missing import ask_of_all, may_live
 from hpcseg.cluster.states import RunStatus
 from hpcseg.files import is_left
 
@@ -31,12 +32,13 @@ def leftovers(status: RunStatus, chosen: Collection[str] | None = None) -> Itera
     """
     run, booked = status.run, status.ledger
     wanted = None if chosen is None else frozenset(chosen)
-    alive = {cell.cell for cell in status.status} - set(status.failures)
     evaluated = {cell.id for cell in status.cells if cell.evaluated()}
-    alive -= evaluated
-    waiting = [job.job_id for cell_id, job in booked.jobs.items() if cell_id in alive]
-    # A report job may still wait for them. 123_4_submitted.pkl is of task 4 of job 123: all of an array goes together.
-    in_use = {job_id.split("_")[0] for job_id in (*waiting, *booked.reports[-1:])}
+    # Of any settings: a job that waits loads its pickle only when it begins.
+    states = ask_of_all(booked)
+    alive = [job.job_id for job in booked.handed if may_live(job, run, booked, states)]
+    alive += [job for job in booked.reports if states is None or (job in states and not states[job].ended)]
+    # 123_4_submitted.pkl is of task 4 of job 123: all of an array goes together.
+    in_use = {job_id.split("_")[0] for job_id in alive}
     last = {job.job_id.split("_")[0] for job in booked.jobs.values()}
     for path in sorted(path for path in run.logs.glob("*") if _SUBMITITS.fullmatch(path.name)):
         job_id = path.name.split("_")[0]

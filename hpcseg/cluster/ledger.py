@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import getpass
 import itertools
 import socket
@@ -68,7 +69,9 @@ class Ledger:
     """What submissions.jsonl says."""
 
     jobs: Mapping[str, Booked]
-    """By cell id."""
+    """The last of each cell, by its id."""
+    handed: tuple[Booked, ...]
+    """All that were ever handed out here and not taken back, in this order; `cancelled` where any cell of one was."""
     owners: Mapping[str, frozenset[str]]
     """Cells of every job that ever was, by the job's id, and of an array also by the array's."""
     tries: Mapping[str, int]
@@ -101,6 +104,18 @@ class Ledger:
         lines = ", ".join(map(str, self.unusable[:_MOST_LINES])) + (", ..." if self.unusable[_MOST_LINES:] else "")
         return f"submissions.jsonl has lines that cannot be used and were left out: {lines}."
 
+    def jobs_of(self, cell: str) -> Sequence[Booked]:
+        """All of a cell, the last first."""
+        return self._by_cell.get(cell, ())
+
+    @functools.cached_property
+    def _by_cell(self) -> Mapping[str, Sequence[Booked]]:
+        found: dict[str, list[Booked]] = {}
+        for job in reversed(self.handed):
+            for cell in job.cells:
+                found.setdefault(cell, []).append(job)
+        return found
+
     def slurm_jobs(self) -> dict[str, str]:
         """Ids of the jobs that Slurm has, by cell id."""
         return {cell: booked.job_id for cell, booked in self.jobs.items() if booked.in_slurm}
@@ -109,6 +124,7 @@ class Ledger:
 def read(run: RunFolder) -> Ledger:
     """The ledger of a run; empty where nothing was handed out yet. Lines that cannot be used are left out."""
     jobs: dict[str, Booked] = {}
+    handed: dict[tuple[str, str | None], Booked] = {}
     owners: dict[str, frozenset[str]] = {}
     tries: Counter[str] = Counter()
     reports, users, others = [], [getpass.getuser()], set[str]()
@@ -142,6 +158,7 @@ def read(run: RunFolder) -> Ledger:
                 # A full disk may have lost the announcement. What was taken and then taken back was never handed out.
                 base = tokens.get(line.token) or ""
                 announced.pop(line.token, None)
+                handed = {key: job for key, job in handed.items() if key[1] or key[0].split("_")[0] != base}
                 for cell in owners.get(base, ()) if base not in elsewhere else ():
                     jobs.pop(cell, None)
                     tries[cell] -= 1
@@ -150,6 +167,10 @@ def read(run: RunFolder) -> Ledger:
                 for cell in line.cells:
                     if cell in jobs:
                         jobs[cell] = dataclasses.replace(jobs[cell], cancelled=True)
+                unwanted = frozenset(line.cells)
+                for key, job in handed.items():
+                    if not unwanted.isdisjoint(job.cells):
+                        handed[key] = dataclasses.replace(job, cancelled=True)
             case Announced() | Submitted() | Started():
                 by_template = line.template is not UNSET
                 base = str(line.token if by_template else line.job)
@@ -177,17 +198,21 @@ def read(run: RunFolder) -> Ledger:
                         continue
                     if line.user and line.user != users[0]:
                         others.add(job_id)
+                    when, host = line.seconds, line.host or None
+                    job = Booked(job_id, host, when, cells, cancelled=False, number=called)
+                    if again and (job_id, host) in handed:
+                        # It may have begun before its number was written down.
+                        job = dataclasses.replace(handed[job_id, host], number=called)
+                    handed[job_id, host] = job
                     for cell in cells:
                         if again and cell in jobs and jobs[cell].job_id == job_id:
-                            # It may have begun before its number was written down.
                             jobs[cell] = dataclasses.replace(jobs[cell], number=called)
                             continue
-                        when, host = line.seconds, line.host or None
-                        jobs[cell] = Booked(job_id, host, when, cells, cancelled=False, number=called)
+                        jobs[cell] = job
                         # An earlier hpcseg had jobs of their own for evaluations.
                         tries[cell] += line.stage != "evaluate"
     return Ledger(
-        *(jobs, owners, tries, tuple(reports), tuple(users), frozenset(others)),
+        *(jobs, tuple(handed.values()), owners, tries, tuple(reports), tuple(users), frozenset(others)),
         {token: frozenset(itertools.chain(*line.tasks)) for token, line in announced.items()},
         *(way, tokens, moved, elsewhere, tuple(unusable)),
     )

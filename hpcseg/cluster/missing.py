@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import socket
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from hpcseg.cluster import ledger, scheduler
 from hpcseg.cluster.ledger import Booked, Ledger
 from hpcseg.cluster.ledger_place import tag
-from hpcseg.cluster.processes import lives
+from hpcseg.cluster.processes import controls_cell, lives
 from hpcseg.cluster.remembered import Answers
 from hpcseg.cluster.scheduler import JobState
 from hpcseg.errors import IncompleteError
@@ -20,7 +21,7 @@ from hpcseg.runs.grid import Cell, Grid
 from hpcseg.runs.record import read_lines
 from hpcseg.runs.schema import Beat
 from hpcseg.runs.state import State
-from hpcseg.runs.told import read_failure, read_progress, time_of
+from hpcseg.runs.told import read_failure, read_progress, stopped_at, time_of
 from hpcseg.runs.wish import is_left_out
 
 # A heartbeat comes every few seconds, later only where a step takes longer.
@@ -45,9 +46,10 @@ def find_missing(grid: Grid, *, resubmit: bool, only: Collection[str] | None = N
         resubmit: cells of which Slurm does not tell whether they still run count as gone.
         only: ids of the cells to look at; None: all.
     """
-    missing = Missing()
-    booked = ledger.read(grid.run)
-    states = scheduler.ask(booked.slurm_jobs().values(), booked.users, booked.others)
+    missing, run = Missing(), grid.run
+    booked = ledger.read(run)
+    states = ask_of_all(booked)
+    lives = functools.cache(functools.partial(may_live, run=run, booked=booked, states=states or {}))
     # `tidy_up` has taken back what the queue shows, so where some are left it shows nothing.
     doubtful = frozenset[str]().union(*booked.unanswered.values())
     for cell in grid.cells:
@@ -57,6 +59,9 @@ def find_missing(grid: Grid, *, resubmit: bool, only: Collection[str] | None = N
         if only is not None and (why := cell.unplanned()):
             missing.left_alone[cell.id] = why
             continue
+        if why := _runs(cell.folder, booked, states or {}, lives):
+            missing.left_alone[cell.id] = why
+            continue
         job = booked.jobs.get(cell.id)
         if cell.id in doubtful and not resubmit:
             missing.left_alone[cell.id] = (
@@ -64,35 +69,85 @@ def find_missing(grid: Grid, *, resubmit: bool, only: Collection[str] | None = N
                 "it took it. Submit it again with --resubmit if you know that it did not"
             )
             continue
-        if job is None or job.host is not None or is_past(cell, job):
+        if job is None or resubmit or is_past(cell.folder, job):
             missing.cells.append(cell)
             continue
         if job.number is not None:
-            if heartbeat(cell.folder, booked) is not None:
-                missing.left_alone[cell.id] = f"job {job.shown}, {State.RUNNING}"
-            elif not resubmit:
-                missing.left_alone[cell.id] = (
-                    f"submitted as job {job.shown}. If that is gone, `hpcseg cancel`, then `hpcseg retry` this cell; "
-                    "--resubmit does so for all that show no sign of life"
-                )
-            else:
-                missing.cells.append(cell)
+            missing.left_alone[cell.id] = (
+                f"submitted as job {job.shown}. If that is gone, `hpcseg cancel`, then `hpcseg retry` this cell; "
+                "--resubmit does so for all that show no sign of life"
+            )
             continue
         state = (states or {}).get(job.job_id)
         silence = "neither squeue nor sacct nor scontrol answers" if states is None else ""
         if state is not None and state.hidden:
             silence = state.reason
-        if silence and not resubmit:
+        if silence and job.in_slurm:
             missing.left_alone[cell.id] = (
                 f"submitted as job {job.job_id}, and {silence}. "
                 "Submit it again with --resubmit if you know that it is gone"
             )
-        elif state is not None and not state.ended and not silence:
-            left = ", of the path at which this run was submitted" if job.job_id in booked.moved else ""
-            missing.left_alone[cell.id] = f"job {job.job_id}, {state.state}{left}"
         else:
             missing.cells.append(cell)
     return missing
+
+
+def _runs(cell: CellFolder, booked: Ledger, states: Mapping[str, JobState], lives: Callable[[Booked], bool]) -> str:
+    """Which job or process is known to have a cell, as a part of a sentence; empty where none is.
+
+    Any of its jobs, not the last alone: one that runs here is followed by one in Slurm, or one that nobody could see.
+    """
+    for job in booked.jobs_of(cell.id):
+        if job.number is not None or is_past(cell, job) or not lives(job):
+            continue
+        if job.host is not None:
+            return f"process {job.job_id} on {job.host}, {State.RUNNING}"
+        if not (state := states[job.job_id]).hidden:
+            left = ", of the path at which this run was submitted" if job.job_id in booked.moved else ""
+            return f"job {job.job_id}, {state.state}{left}"
+    beat = heartbeat(cell, booked)
+    if beat is None or beat.job_id in booked.owners or beat.time < failed_at(cell):
+        return ""
+    last = booked.jobs.get(cell.id)
+    if last is not None and last.number is not None:
+        return f"job {last.shown}, {State.RUNNING}"
+    return f"process {beat.pid} on {beat.host}, {State.RUNNING}"
+
+
+def ask_of_all(booked: Ledger) -> dict[str, JobState] | None:
+    """What Slurm says of every job of the ledger, that of a report too; as `scheduler.ask`."""
+    jobs = [job.job_id for job in booked.handed if job.in_slurm]
+    return scheduler.ask([*jobs, *booked.reports], booked.users, booked.others)
+
+
+def may_live(job: Booked, run: RunFolder, booked: Ledger, states: Mapping[str, JobState] | None) -> bool:
+    """Whether a job waits or runs, as far as anybody knows; of one that nobody knows of it may.
+
+    Args:
+        job: of the ledger.
+        run: whose.
+        booked: the ledger.
+        states: what Slurm says of its jobs; None: it does not answer.
+    """
+    if job.in_slurm:
+        state = None if states is None else states.get(job.job_id)
+        return states is None or (state is not None and not state.ended)
+    folders = [run.cell(cell) for cell in job.cells]
+    if job.number is not None:
+        last = [cell for cell in folders if booked.jobs[cell.id].job_id == job.job_id]
+        return not all(cell.evaluation_file.exists() or is_past(cell, job) for cell in last)
+    return any(lives_here(job, cell) or _beats(job, cell, booked) for cell in folders)
+
+
+def lives_here(job: Booked, cell: CellFolder) -> bool:
+    """Whether a local job's process is alive on this machine, and this cell's."""
+    return job.host == socket.gethostname() and controls_cell(job.job_id, cell)
+
+
+def _beats(job: Booked, cell: CellFolder, booked: Ledger) -> bool:
+    """Whether a cell's heart beats on the host of a local job, of which nothing else tells on another host."""
+    beat = heartbeat(cell, booked)
+    return beat is not None and beat.job_id is None and beat.host == job.host
 
 
 def heartbeat(cell: CellFolder, booked: Ledger) -> Beat | None:
@@ -107,32 +162,32 @@ def heartbeat(cell: CellFolder, booked: Ledger) -> Beat | None:
     return None if here and not lives(beat.pid) else beat
 
 
-def is_past(cell: Cell, job: Booked) -> bool:
+def is_past(cell: CellFolder, job: Booked) -> bool:
     """Whether a job does not come back to a cell, though it has others: it was told to leave it out, or it failed."""
-    if job.cancelled and is_left_out(cell.folder, job.job_id):
+    if job.cancelled and is_left_out(cell, job.job_id):
         return True
     if job.number is not None:
         # Of the end of such a job nothing tells but the cell.
-        return max(failed_at(cell), cell.stopped_at() or 0.0) >= job.time > 0
+        return max(failed_at(cell), stopped_at(cell) or 0.0) >= job.time > 0
     return len(job.cells) > 1 and failed_at(cell) >= job.time > 0
 
 
-def is_touched(cell: Cell, job: Booked) -> bool:
+def is_touched(cell: CellFolder, job: Booked) -> bool:
     """Whether a cell's files have anything of the job that was handed out last for it."""
-    failure = read_failure(cell.folder)
+    failure = read_failure(cell)
     if failure is not None and (failure.time is None or failure.time >= job.time):
         return True
     try:
         # The follow-up writes `escalated` when it has submitted the job.
-        lines = [line for line in read_lines(cell.folder.events_file) if line.get("event") != "escalated"]
+        lines = [line for line in read_lines(cell.events_file) if line.get("event") != "escalated"]
     except IncompleteError:
         return True
     return any((time_of(line) or 0.0) >= job.time for line in lines)
 
 
-def failed_at(cell: Cell) -> float:
+def failed_at(cell: CellFolder) -> float:
     """When the last attempt failed, in UTC seconds; 0 where none has."""
-    failure = read_failure(cell.folder)
+    failure = read_failure(cell)
     return (failure.time if failure else None) or 0.0
 
 

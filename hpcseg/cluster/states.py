@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
-import socket
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Container, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,20 +13,30 @@ from hpcseg.cluster import ledger, scheduler
 from hpcseg.cluster.failures import CANCELLED, DAMAGED, LEFT, STOPPED, TOLD_TO_STOP, Failure, diagnose
 from hpcseg.cluster.ledger import Booked, Ledger
 from hpcseg.cluster.logs import Logs, find_logs
-from hpcseg.cluster.missing import failed_at, heartbeat, is_past, is_touched, jobs_elsewhere, strange_jobs
-from hpcseg.cluster.processes import controls_cell
+from hpcseg.cluster.missing import (
+    failed_at,
+    heartbeat,
+    is_past,
+    is_touched,
+    jobs_elsewhere,
+    lives_here,
+    may_live,
+    strange_jobs,
+)
 from hpcseg.cluster.remembered import Answers
 from hpcseg.cluster.scheduler import JobState
-from hpcseg.errors import IncompleteError
+from hpcseg.errors import HpcsegError, IncompleteError
 from hpcseg.records.collect import trained_record
 from hpcseg.records.row import Hole
 from hpcseg.runs.epochs import validation_accuracy
-from hpcseg.runs.folder import CellFolder, RunFolder
-from hpcseg.runs.grid import Cell, planned_cells, read_plan
+from hpcseg.runs.folder import RunFolder
+from hpcseg.runs.grid import Cell, planned_cells, read_cell, read_plan
 from hpcseg.runs.names import short_names
 from hpcseg.runs.schema import Beat, Trained
 from hpcseg.runs.state import State
 from hpcseg.runs.told import finished_epochs
+
+_UNPLANNED = "of settings that the last `hpcseg grid` does not have"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +75,8 @@ class RunStatus:
     """What is wrong with the ledger, one sentence each."""
     data_sha256: str = ""
     """Of the data that the cells are for."""
+    unplanned: frozenset[str] = frozenset()
+    """Ids of those that the last plan does not have, and whose jobs wait or run, as far as anybody knows."""
 
     @functools.cached_property
     def names(self) -> Mapping[str, str]:
@@ -97,18 +109,24 @@ def run_status(run: RunFolder, slurm: Answers = scheduler) -> RunStatus:
         IncompleteError: the run has no grid.json that can be read.
     """
     plan = read_plan(run)
-    cells = planned_cells(run, plan)
+    planned = planned_cells(run, plan)
     booked = ledger.read(run)
     jobs = booked.slurm_jobs()
     # Reads files, and of ten thousand cells that takes a while.
-    states = {cell.id: cell.state() for cell in cells}
+    states = {cell.id: cell.state() for cell in planned}
+    others = {cell.id: cell for cell in _others(run, booked, states)}
     open_cells = {cell_id for cell_id, state in states.items() if state is not State.FINISHED}
     wanted = {job_id for cell_id, job_id in jobs.items() if cell_id in open_cells}
-    foreign = {*booked.moved, *booked.elsewhere} if open_cells else set[str]()
-    answers = slurm.ask(wanted | foreign, booked.users, booked.others) if wanted | foreign else {}
+    beside = {job_id for cell_id, job_id in jobs.items() if cell_id in others}
+    beside |= {*booked.moved, *booked.elsewhere} if open_cells else set()
+    answers = slurm.ask(wanted | beside, booked.users, booked.others) if wanted | beside else {}
     # Where no command has answered, a fourth would only make the user wait.
     endings = slurm.history(_gone(wanted, answers)) if answers is not None else {}
     told = {**(answers or {}), **endings}
+    unplanned = frozenset(one for one in others if may_live(booked.jobs[one], run, booked, answers))
+    cells = (*planned, *(others[one] for one in sorted(unplanned)))
+    states |= {one: others[one].state() for one in unplanned}
+    open_cells |= unplanned
     logs = find_logs(run.logs)
     status, failures = [], {}
     heartbeats = {
@@ -116,17 +134,22 @@ def run_status(run: RunFolder, slurm: Answers = scheduler) -> RunStatus:
     }
     ahead = _ahead(cells, states, booked, heartbeats)
     for cell in cells:
-        record = trained_record(cell, plan) if cell.folder.training_file.exists() else None
+        of_plan = cell.id not in unplanned
+        record = trained_record(cell, plan) if of_plan and cell.folder.training_file.exists() else None
         progress = heartbeats.get(cell.id)
         known = _Known(states[cell.id], record, progress, booked, told, answers is not None, ahead.get(cell.id), logs)
         found, failure = _status(cell, known)
+        if not of_plan:
+            found = dataclasses.replace(found, note="; ".join(filter(None, (_UNPLANNED, found.note))))
         status.append(found)
-        if failure:
+        if failure and of_plan:
             failures[cell.id] = failure
     # Of cells that nobody was asked for, so that an emptied ledger does not hide what waits.
     strangers = strange_jobs(run, booked, slurm) if open_cells - jobs.keys() else ""
     notes = tuple(note for note in (booked.note, strangers, *jobs_elsewhere(booked, answers or {})) if note)
-    return RunStatus(run, cells, tuple(status), failures, booked, answers is not None, notes, plan.data_sha256)
+    return RunStatus(
+        *(run, cells, tuple(status), failures, booked, answers is not None, notes, plan.data_sha256, unplanned)
+    )
 
 
 def _gone(wanted: Set[str], answers: Mapping[str, JobState]) -> set[str]:
@@ -134,9 +157,24 @@ def _gone(wanted: Set[str], answers: Mapping[str, JobState]) -> set[str]:
     return {job_id for job_id in wanted if (job := answers.get(job_id)) is None or job.ended}
 
 
-def lives_here(job: Booked, cell: CellFolder) -> bool:
-    """Whether a local job's process is alive on this machine, and this cell's."""
-    return job.host == socket.gethostname() and controls_cell(job.job_id, cell)
+def other_jobs(run: RunFolder, planned: Container[str]) -> dict[str, Booked]:
+    """Jobs that wait or run for cells which a plan does not have, by cell id, as far as anybody knows."""
+    booked = ledger.read(run)
+    found = {cell.id: booked.jobs[cell.id] for cell in _others(run, booked, planned)}
+    states = scheduler.ask([job.job_id for job in found.values() if job.in_slurm], booked.users, booked.others)
+    return {cell: job for cell, job in found.items() if may_live(job, run, booked, states)}
+
+
+def _others(run: RunFolder, booked: Ledger, planned: Container[str]) -> list[Cell]:
+    """Cells that had jobs and are not in the plan, of which none is done, nor had its job leave it."""
+    folders = [(run.cell(cell), job) for cell, job in booked.jobs.items() if cell not in planned]
+    found = []
+    for folder, job in folders:
+        if not (folder.evaluation_file.exists() or is_past(folder, job)):
+            # Without a config.json its job has nothing to run.
+            with contextlib.suppress(HpcsegError):
+                found.append(read_cell(folder))
+    return found
 
 
 def _ahead(
@@ -152,7 +190,7 @@ def _ahead(
         own = [cell for cell in job.cells if cell in by_id and booked.jobs[cell].job_id == job.job_id]
         left = [cell for cell in own if states[cell] is not State.FINISHED]
         beating = [cell for cell in left if cell in heartbeats]
-        current = beating or [cell for cell in left if not is_past(by_id[cell], booked.jobs[cell])]
+        current = beating or [cell for cell in left if not is_past(by_id[cell].folder, booked.jobs[cell])]
         at |= {cell: current[0] for cell in left if current and cell not in current[:1]}
     return at
 
@@ -189,10 +227,10 @@ def _status(cell: Cell, known: _Known) -> tuple[CellStatus, Failure | None]:
     if progress is not None and last is not None and gone and progress.job_id == last.job_id:
         progress = None
     # Its job may go on with others.
-    runs = last is not None and state is not State.FINISHED and not is_past(cell, last)
+    runs = last is not None and state is not State.FINISHED and not is_past(cell.folder, last)
     job_id, node, note, left, failure = last.shown if last else None, None, "", None, None
     waits_behind = False
-    if progress is not None and progress.time >= failed_at(cell):
+    if progress is not None and progress.time >= failed_at(cell.folder):
         state = {"train": State.RUNNING, "evaluate": State.EVALUATING}.get(progress.stage, State.RUNNING)
         left, node, note = progress.seconds_left, progress.host, progress.note
         job_id = job_id or progress.job_id
@@ -219,7 +257,7 @@ def _status(cell: Cell, known: _Known) -> tuple[CellStatus, Failure | None]:
         not known.answered
         and last is not None
         and last.in_slurm
-        and not (state is State.FAILED and is_touched(cell, last))
+        and not (state is State.FAILED and is_touched(cell.folder, last))
     ):
         # That nothing of this job is seen does not say that it does not wait.
         state = state if state is State.STARTED else State.UNKNOWN
@@ -228,12 +266,12 @@ def _status(cell: Cell, known: _Known) -> tuple[CellStatus, Failure | None]:
         # Of a job in Slurm it is the scheduler's doing.
         in_slurm = last is not None and last.in_slurm
         stopped = None
-        if not in_slurm and (cell.stopped_at() or 0.0) > failed_at(cell):
+        if not in_slurm and (cell.stopped_at() or 0.0) > failed_at(cell.folder):
             stopped = STOPPED if last is None or last.host is not None else TOLD_TO_STOP
         cancelled = last is not None and last.cancelled
         ended = job if job is not None and job.ended else None
         of = last.job_id if last else None
-        touched = last is None or not gone or is_touched(cell, last)
+        touched = last is None or not gone or is_touched(cell.folder, last)
         failure = diagnose(cell, of, ended, cancelled=cancelled, logs=known.logs, stopped=stopped, touched=touched)
         # A job that ended before the cell wrote a word has failed all the same.
         other = State.STOPPED if state is State.STARTED or failure.kind is stopped else State.FAILED

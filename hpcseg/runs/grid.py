@@ -21,10 +21,10 @@ from hpcseg.jobfile import JobConfig
 from hpcseg.numerics import NUMERICS
 from hpcseg.runs.folder import CellFolder, RunFolder
 from hpcseg.runs.provenance import command_line, commit, diff, diff_sha256, now
-from hpcseg.runs.record import SCHEMA, STOPS, read_as, read_json, read_lines, write_record, write_text
+from hpcseg.runs.record import SCHEMA, read_as, read_json, write_record, write_text
 from hpcseg.runs.schema import CellPlan, Plan, Planned
 from hpcseg.runs.state import State
-from hpcseg.runs.told import time_of
+from hpcseg.runs.told import stopped_at
 from hpcseg.tables import build_config, describes
 from hpcseg.text import has_controls, is_cell_id
 
@@ -78,11 +78,7 @@ class Cell:
 
     def stopped_at(self) -> float | None:
         """When it was told to stop, in UTC seconds, if it did and nothing has happened since."""
-        try:
-            last = (read_lines(self.folder.events_file) or [{}])[-1]
-        except IncompleteError:
-            return None
-        return time_of(last) if last.get("event") in STOPS.values() else None
+        return stopped_at(self.folder)
 
 
 @dataclass(frozen=True)

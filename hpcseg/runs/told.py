@@ -11,7 +11,7 @@ from typing import Any
 
 from hpcseg.errors import IncompleteError
 from hpcseg.runs.folder import CellFolder
-from hpcseg.runs.record import read_all_lines, read_json
+from hpcseg.runs.record import STOPS, read_all_lines, read_json, read_lines
 from hpcseg.runs.schema import Beat, EpochLine, Failed, as_record
 
 
@@ -33,6 +33,15 @@ def read_failure(folder: CellFolder) -> Failed | None:
         return as_record(Failed, read_json(folder.failure_file))
     except (IncompleteError, ValueError):
         return Failed(error="its failure.json cannot be read")
+
+
+def stopped_at(folder: CellFolder) -> float | None:
+    """When a cell was told to stop, in UTC seconds, if it did and nothing has happened since."""
+    try:
+        last = (read_lines(folder.events_file) or [{}])[-1]
+    except IncompleteError:
+        return None
+    return time_of(last) if last.get("event") in STOPS.values() else None
 
 
 def time_of(line: Mapping[str, Any]) -> float | None:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import shlex
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 
 import pytest
 from fake_slurm import booked, evaluate, resources, send, train
+from slice_folder import hpcseg
 
-from hpcseg.cluster import ledger
+from hpcseg.cluster import ledger, worker
 from hpcseg.cluster.submit import submit_missing
 from hpcseg.errors import SchedulerError
-from hpcseg.runs.grid import write_plan
-from hpcseg.runs.record import write_json
-from hpcseg.runs.wish import leave_out
+from hpcseg.runs.grid import Cell, Grid, write_plan
+from hpcseg.runs.record import append_event, write_json
+from hpcseg.runs.wish import is_left_out, leave_out
 
 
 def test_a_second_call_submits_nothing_while_the_first_runs(slurm, grid):
@@ -107,3 +115,87 @@ def test_only_some_cells_may_be_asked_for(slurm, grid):
     write_plan(grid)
     submission = submit_missing(grid, resources(grid), dry_run=False, resubmit=False, only={grid.cells[1].id})
     assert [sent.tasks for sent in submission.sent] == [((grid.cells[1].id,),), ()]
+
+
+@contextlib.contextmanager
+def local_process(grid: Grid, *cells: Cell) -> Iterator[subprocess.Popen[bytes]]:
+    """A job of these cells on this machine, as submitit starts it, which has taken no step yet."""
+    ids = [cell.id for cell in cells]
+    command = [sys.executable, "-c", "import sys; print(flush=True); sys.stdin.read()", "submitit.local._local"]
+    told = {"SUBMITIT_LOCAL_COMMAND": shlex.join(worker.command(grid.run, ids))}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, env={**os.environ, **told}) as process:
+        process.stdout.readline()
+        ledger.book_local(grid.run, ids, str(process.pid))
+        yield process
+        process.communicate()
+
+
+def beat(cell: Cell, *, host: str, pid: int = 1, age: float = 0.0, job_id: str | None = None) -> None:
+    append_event(cell.folder.events_file, "start")
+    where = {"host": host, "pid": pid, "job_id": job_id, "time": time.time() - age}
+    steps = {"stage": "train", "epoch": 1, "epochs": 2, "step": 1, "steps_per_epoch": 2, "seconds_per_step": 1.0}
+    write_json(cell.folder.progress_file, {**steps, **where})
+
+
+def test_a_cell_that_a_process_of_this_machine_has_is_not_submitted(slurm, grid):
+    write_plan(grid)
+    with local_process(grid, *grid.cells) as process:
+        told = send(grid)
+        assert [line for line in told if f"process {process.pid} on" in line and "running" in line] == told[:2]
+        assert slurm.scripts() == []
+    send(grid)
+    assert len(slurm.scripts()) == 2, "the process has ended"
+
+
+def test_a_cell_whose_heart_beats_on_another_host_is_not_submitted_nor_what_waits_behind_it(slurm, grid):
+    write_plan(grid)
+    ledger.book_local(grid.run, [cell.id for cell in grid.cells], "4711")
+    line = json.loads(grid.run.submissions_file.read_text())
+    grid.run.submissions_file.write_text(json.dumps({**line, "host": "n9"}) + "\n")
+    beat(grid.cells[0], host="n9")
+    assert send(grid)[:2] == [f"  {cell.id}: process 4711 on n9, running" for cell in grid.cells]
+    beat(grid.cells[0], host="n9", age=600)
+    send(grid)
+    assert len(slurm.scripts()) == 2, "its heart has stopped"
+
+
+def test_a_cell_of_which_the_ledger_knows_nothing_is_left_to_the_process_that_has_it(slurm, grid):
+    """By `hpcseg train`, under torchrun or in a job of the user's own."""
+    write_plan(grid)
+    beat(grid.cells[0], host="n9", pid=7)
+    beat(grid.cells[1], host="n9", pid=8, job_id="555")
+    assert [line.split(": ")[1] for line in send(grid)[:2]] == [f"process {pid} on n9, running" for pid in (7, 8)]
+    assert slurm.scripts() == []
+
+
+def test_an_earlier_job_that_slurm_shows_again_keeps_its_cell(slurm, grid):
+    send(grid)
+    slurm.silent()
+    send(grid, resubmit=True)
+    slurm.command("scontrol", 'echo "MaxArraySize = 1001"')
+    slurm.queue("100_0|RUNNING|None|n1")
+    told = send(grid)
+    assert told[0].endswith("job 100_0, running") and "Submitted 2 jobs." in told, "cell 1 alone, and a report"
+
+
+def test_cancel_ends_the_process_of_this_machine_and_the_job_in_slurm(slurm, grid):
+    send(grid)
+    slurm.queue("100_0|RUNNING|None|n1")
+    cell = grid.cells[0]
+    with local_process(grid, cell) as process:
+        send(grid)  # writes nothing for it
+        ledger.book(grid.run, "", "cells", [[cell.id]], "300")
+        slurm.queue("100_0|RUNNING|None|n1", "300|PENDING|None|")
+        told = hpcseg("cancel", cell.id, "--run", grid.run.path).stdout
+        assert f"job 300, and process {process.pid} on this machine, and job 100_0" in " ".join(told.split())
+        assert set((slurm.folder / "cancelled").read_text().split()) == {"--quiet", "100_0", "300"}
+        assert is_left_out(cell.folder, str(process.pid)), "by which it stops with a checkpoint"
+
+
+def test_cancel_says_of_a_cell_in_slurm_that_runs_on_another_host_as_well_what_is_left_to_do(slurm, grid):
+    send(grid)
+    slurm.queue("100_0|PENDING|None|")
+    beat(grid.cells[0], host="n9", pid=7)
+    told = " ".join(hpcseg("cancel", grid.cells[0].id, "--run", grid.run.path).stdout.split())
+    assert "job 100_0, and runs on n9 as process 7, and has to be ended there" in told
