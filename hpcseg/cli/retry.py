@@ -32,7 +32,8 @@ def retry(
     as_json: AsJson = False,
 ) -> None:
     """Submit the failed cells of a run again, with what they asked for before; or run them here, as they ran last."""
-    from hpcseg.cluster.retry import read_resources, without_nodes
+    from hpcseg.cluster.asked import read_resources
+    from hpcseg.cluster.retry import without_nodes
     from hpcseg.cluster.states import run_status
     from hpcseg.cluster.submit import submit_missing
     from hpcseg.cluster.submit_with import submit_missing_with

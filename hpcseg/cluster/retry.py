@@ -6,6 +6,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Mapping
 
+from hpcseg.cluster.asked import read_resources
 from hpcseg.cluster.failures import KILLED, NODE_FAILURE, Failure
 from hpcseg.cluster.profile import Resources
 from hpcseg.cluster.sender import Submission
@@ -14,21 +15,8 @@ from hpcseg.cluster.submit import submit_missing
 from hpcseg.errors import IncompleteError, SchedulerError
 from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import read_grid
-from hpcseg.runs.record import append_event, read_json
+from hpcseg.runs.record import append_event
 from hpcseg.runs.state import State
-from hpcseg.tables import build_config
-
-
-def read_resources(run: RunFolder) -> Resources | None:
-    """What the cells of a run asked of Slurm last; None where none was submitted there.
-
-    Raises:
-        IncompleteError: the record is damaged.
-        ConfigError: it has a key that this version does not know.
-    """
-    if not run.resources_file.exists():
-        return None
-    return build_config(Resources, read_json(run.resources_file), str(run.resources_file))
 
 
 def without_nodes(resources: Resources, failures: Mapping[str, Failure], more: str | None = None) -> Resources:

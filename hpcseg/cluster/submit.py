@@ -19,6 +19,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar
 
 from hpcseg.cluster import ledger, scheduler
+from hpcseg.cluster.asked import written_down
 from hpcseg.cluster.missing import find_missing
 from hpcseg.cluster.profile import Resources
 from hpcseg.cluster.sender import FullError, NoRoomError, Sender, Submission, tidy_up
@@ -27,8 +28,7 @@ from hpcseg.cluster.tasks.report import ReportTask
 from hpcseg.config import CellConfig
 from hpcseg.errors import ConfigError, SchedulerError
 from hpcseg.runs.frozen import freeze
-from hpcseg.runs.grid import Cell, Grid, check_numerics, write_plan
-from hpcseg.runs.record import write_json
+from hpcseg.runs.grid import Cell, Grid, check_numerics
 
 _T = TypeVar("_T")
 
@@ -68,21 +68,13 @@ def submit_missing(
     with contextlib.nullcontext() if dry_run else ledger.locked(grid.run):
         if not dry_run:
             tidy_up(grid.run)
-            write_wishes(grid, resources, only)
         missing = find_missing(grid, resubmit=resubmit, only=only)
         submission.left_alone = missing.left_alone
-        _submit(grid, resources, missing.cells, submission)
+        with (
+            contextlib.nullcontext() if dry_run else written_down(grid, resources, missing.cells, submission, only=only)
+        ):
+            _submit(grid, resources, missing.cells, submission)
     return submission
-
-
-def write_wishes(grid: Grid, resources: Resources, only: Collection[str] | None) -> None:
-    """Write down what is to be submitted, and with what; arguments as of `submit_missing`.
-
-    Whoever tries again later, a job or `hpcseg retry`, asks for the same.
-    """
-    if only is None:
-        write_plan(grid)
-    write_json(grid.run.resources_file, dataclasses.asdict(resources), private=True)  # setup lines may hold a secret
 
 
 def require_slurm(instead: str, *, dry_run: bool) -> str:

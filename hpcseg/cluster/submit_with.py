@@ -10,15 +10,16 @@ from __future__ import annotations
 import contextlib
 import math
 import shlex
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from hpcseg.cluster import ledger, worker
+from hpcseg.cluster.asked import written_down
 from hpcseg.cluster.ledger import Booked
 from hpcseg.cluster.missing import find_missing
 from hpcseg.cluster.profile import Resources
 from hpcseg.cluster.sender import Sent, Submission, UnansweredError
-from hpcseg.cluster.submit import in_jobs, write_wishes
+from hpcseg.cluster.submit import in_jobs
 from hpcseg.cluster.template import Template, cancel_job, submit_script
 from hpcseg.errors import ConfigError, SchedulerError
 from hpcseg.files import write_bytes
@@ -55,31 +56,45 @@ def submit_missing_with(
         )
     check_numerics(grid.numerics, f"The run {grid.run.path}")
     with contextlib.nullcontext() if dry_run else ledger.locked(grid.run):
-        if not dry_run:
-            write_wishes(grid, resources, only)
-            write_bytes(grid.run.template_file, template.text.encode(), private=True)
         before = ledger.read(grid.run).jobs
         missing = find_missing(grid, resubmit=resubmit, only=only)
         submission = Submission(dry_run, left_alone=missing.left_alone, no_report=True)
-        jobs = in_jobs(missing.cells, resources.cells_per_job)
-        code = freeze(grid.run, write=not dry_run)
-        for index, cells in enumerate(jobs):
-            token, ids = ledger.new_token(grid.run), tuple(cell.id for cell in cells)
-            script = _script(template, grid.run, code, resources, token, ids)
-            if dry_run:
-                submission.scripts.append(script)
-                number = f"<number {index + 1}>"
-            else:
-                for cell in cells:
-                    # What comes late of an earlier job must do nothing twice.
-                    if (job := before.get(cell.id)) is not None and job.number is not None:
-                        leave_out(cell.folder, job.job_id)
-                try:
-                    number = _send(template, grid.run, script, token, ids, {sent.job_id for sent in submission.sent})
-                except SchedulerError as error:
-                    raise SchedulerError(_what_is_left(error, grid, index, jobs)) from None
-            submission.sent.append(Sent("cells", (ids,), number, token))
+        with (
+            contextlib.nullcontext()
+            if dry_run
+            else written_down(grid, resources, missing.cells, submission, only=only, template=template.text.encode())
+        ):
+            _submit(template, grid, resources, missing.cells, before, submission)
     return submission
+
+
+def _submit(
+    template: Template,
+    grid: Grid,
+    resources: Resources,
+    cells: Sequence[Cell],
+    before: Mapping[str, Booked],
+    submission: Submission,
+) -> None:
+    """Submit cells, of which some may have had a job before."""
+    jobs = in_jobs(cells, resources.cells_per_job)
+    code = freeze(grid.run, write=not submission.dry_run)
+    for index, together in enumerate(jobs):
+        token, ids = ledger.new_token(grid.run), tuple(cell.id for cell in together)
+        script = _script(template, grid.run, code, resources, token, ids)
+        if submission.dry_run:
+            submission.scripts.append(script)
+            number = f"<number {index + 1}>"
+        else:
+            for cell in together:
+                # What comes late of an earlier job must do nothing twice.
+                if (job := before.get(cell.id)) is not None and job.number is not None:
+                    leave_out(cell.folder, job.job_id)
+            try:
+                number = _send(template, grid.run, script, token, ids, {sent.job_id for sent in submission.sent})
+            except SchedulerError as error:
+                raise type(error)(_what_is_left(error, grid, index, jobs)) from None
+        submission.sent.append(Sent("cells", (ids,), number, token))
 
 
 def cancel_by_template(run: RunFolder, job: Booked) -> str:

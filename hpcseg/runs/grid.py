@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shlex
 from collections.abc import Mapping
@@ -129,8 +130,13 @@ def check_numerics(planned: int | None, what: str) -> None:
         )
 
 
-def write_plan(grid: Grid) -> None:
-    """Write grid.json and every cell's config.json: all that a cell needs to run, before anything runs."""
+def write_plan(grid: Grid, *, looks: bool = False) -> None:
+    """Write grid.json and every cell's config.json: all that a cell needs to run, before anything runs.
+
+    Args:
+        grid: to plan.
+        looks: nothing is going to run, so the same plan keeps the command that wrote it.
+    """
     remove_left(grid.run.path.glob(".*.tmp"))
     numerics = UNSET if grid.numerics is None else grid.numerics
     for cell in grid.cells:
@@ -164,7 +170,8 @@ def write_plan(grid: Grid) -> None:
         report=dataclasses.asdict(grid.job.report),
         cells=[Planned(id=cell.id, **dataclasses.asdict(cell.config)) for cell in grid.cells],
     )
-    write_record(grid.run.grid_file, plan.as_dict())
+    if not looks or not _says(grid.run.grid_file, plan.as_dict()):
+        write_record(grid.run.grid_file, plan.as_dict())
 
 
 def keep_diff(run: RunFolder) -> str | None:
@@ -176,12 +183,14 @@ def keep_diff(run: RunFolder) -> str | None:
 
 
 def _says(file: Path, content: Mapping[str, Any]) -> bool:
-    """Whether a JSON file has these values already but for the command, whatever else it has."""
+    """Whether a JSON file has these values already but for how it came to be, whatever else it has."""
     try:
         there = read_json(file)
     except IncompleteError:
         return False
-    return all(key in there and there[key] == value for key, value in content.items() if key != "command")
+    # As JSON has it: a tuple has become a list.
+    stored = json.loads(json.dumps({key: value for key, value in content.items() if key not in ("command", "time")}))
+    return all(key in there and there[key] == value for key, value in stored.items())
 
 
 def read_plan(run: RunFolder) -> Plan:

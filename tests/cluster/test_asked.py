@@ -1,0 +1,103 @@
+"""What jobs asked for last, by which the next try goes: it follows what is booked, and no call that books nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fake_slurm import booked, resources, send
+
+from hpcseg.cluster import ledger
+from hpcseg.cluster.submit import submit_missing
+from hpcseg.cluster.submit_with import submit_missing_with
+from hpcseg.cluster.template import read_template
+from hpcseg.errors import SchedulerError
+from hpcseg.runs.grid import Grid
+from hpcseg.runs.record import read_json
+
+REFUSES = 'echo "sbatch: error: invalid partition specified: nosuch" >&2; exit 1'
+TEMPLATE = "#HPCSEG submit = qsub {script}\nmem={memory_gib}\n{command}\n"
+
+
+def written(grid: Grid) -> dict[str, bytes]:
+    """The files that a submission leaves for the next."""
+    files = (grid.run.grid_file, grid.run.resources_file, grid.run.template_file)
+    return {file.name: file.read_bytes() for file in files if file.exists()}
+
+
+def test_a_call_that_submits_nothing_changes_nothing_of_what_retries_ask_for(slurm, grid):
+    send(grid, partition="gpu", mem=3.0, time=120)
+    slurm.queue(*(f"100_{task}|RUNNING|None|n1" for task in (0, 1)), "101|PENDING|Dependency|")
+    before = written(grid)
+    assert send(grid, partition="nosuch")[-1] == "Nothing to submit."
+    assert send(grid)[-1] == "Nothing to submit."
+    assert written(grid) == before
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["of a new run", "of a run that was submitted before"])
+def test_a_refused_submission_changes_nothing_of_what_retries_ask_for(slurm, grid, first):
+    if not first:
+        send(grid, partition="gpu", mem=3.0)
+        slurm.queue()
+    before = written(grid)
+    slurm.command("sbatch", REFUSES)
+    for only in (None, {grid.cells[0].id}):
+        with pytest.raises(SchedulerError, match="invalid partition"):
+            submit_missing(grid, resources(grid, partition="nosuch"), dry_run=False, resubmit=False, only=only)
+        assert written(grid) == before
+
+
+def test_a_plan_of_other_cells_that_sbatch_refuses_is_put_back(slurm, grid):
+    send(grid)
+    slurm.queue()
+    before = written(grid)
+    slurm.command("sbatch", REFUSES)
+    fewer = Grid(grid.run, grid.job, grid.data_file, grid.data_sha256, grid.numerics, grid.cells[:1])
+    with pytest.raises(SchedulerError):
+        send(fewer)
+    assert written(grid) == before
+
+
+def test_where_there_was_no_room_the_plan_stays_and_what_is_asked_for_is_that_of_before(slurm, grid):
+    slurm.command("sbatch", 'echo "sbatch: error: QOSMaxSubmitJobPerUserLimit" >&2; exit 1')
+    send(grid, mem=3.0)
+    assert list(written(grid)) == ["grid.json"]
+
+
+def test_what_was_refused_behind_an_array_that_was_taken_is_of_that_array(slurm, grid):
+    slurm.command("scontrol", 'echo "MaxArraySize = 1"')
+    sbatch = slurm.folder.joinpath("sbatch").read_text()
+    slurm.command("sbatch", f"if [ -e 100.script ]; then {REFUSES}; fi\n{sbatch}")
+    with pytest.raises(SchedulerError):
+        send(grid, mem=3.0)
+    assert [job for _, _, job in booked(grid)] == ["100"]
+    assert read_json(grid.run.resources_file)["memory_gib"] == 3
+
+
+def test_where_sbatch_has_not_answered_its_job_finds_what_it_asked_for(slurm, grid):
+    slurm.command("sbatch", "echo hello")
+    with pytest.raises(SchedulerError, match="did not name the job"):
+        send(grid, mem=3.0)
+    assert ledger.read(grid.run).unanswered and set(written(grid)) == {"grid.json", "resources.json"}
+
+
+def test_a_refused_job_by_a_template_changes_neither_the_template_nor_what_is_asked_for(slurm, grid, tmp_path: Path):
+    job = tmp_path / "mine.sh"
+    job.write_text(TEMPLATE)
+
+    def submit(mem: float) -> None:
+        submit_missing_with(read_template(job), grid, resources(grid, mem=mem), dry_run=False, resubmit=True)
+
+    slurm.command("qsub", "echo no >&2; exit 1")
+    with pytest.raises(SchedulerError, match="Submitted before it: 0 of 2"):
+        submit(3.0)
+    assert written(grid) == {}
+    slurm.command("qsub", "echo x >> sent; wc -l < sent")
+    submit(3.0)
+    before = written(grid)
+    assert set(before) == {"grid.json", "resources.json", "template.sh"}
+    slurm.command("qsub", "echo no >&2; exit 1")
+    job.write_text(f"# another\n{TEMPLATE}")
+    with pytest.raises(SchedulerError):
+        submit(4.0)
+    assert written(grid) == before
