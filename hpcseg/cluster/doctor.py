@@ -25,6 +25,7 @@ from hpcseg.cluster.scheduler import (
     queue_command,
     said_by,
 )
+from hpcseg.cluster.sender import policy_remedy
 from hpcseg.files import make_folder
 from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.frozen import freeze
@@ -170,7 +171,9 @@ def _taken(name: str, executor: submitit.SlurmExecutor, folder: Path) -> Check:
             "--constraint), or spell it as your site does (gpu_syntax in a profile)."
         ),
     }
-    remedy = next((text for pattern, text in remedies.items() if re.search(pattern, words)), _OWN_RULE)
+    known = next((text for pattern, text in remedies.items() if re.search(pattern, words)), _OWN_RULE)
+    # First, for its sentence has the words of some of the others.
+    remedy = policy_remedy(words) or known
     if name == "The report's job":
         remedy = "Say in the table [report] of a profile what it is to ask for, such as a partition without GPUs."
     return Check(name, "failed", f"sbatch refuses it: {words}", remedy)

@@ -24,6 +24,7 @@ from hpcseg.cluster.missing import strange_jobs
 from hpcseg.cluster.profile import Resources
 from hpcseg.errors import SchedulerError
 from hpcseg.runs.folder import RunFolder
+from hpcseg.text import counted
 
 _TRIES = 3
 _SECONDS_BETWEEN_TRIES = 5.0
@@ -32,7 +33,10 @@ _DRY_RUN_TOKEN = "hpcseg-dry-run"  # noqa: S105 - a comment of the job, and no s
 # What sbatch says, after two minutes of trying, when the controller has as many jobs as it can hold (MaxJobCount).
 _FULL = re.compile(r"temporarily unable to accept job|queue full|Resource temporarily unavailable", re.IGNORECASE)
 # What it says when the site's limits leave no room for so many jobs: a smaller array may fit.
-_NO_ROOM = re.compile(r"(Max|Grp)Submit|MaxJobCount|job submit limit|array tasks? limit", re.IGNORECASE)
+_NO_ROOM = re.compile(r"(Max|Grp)Submit|MaxJobCount|array tasks? limit", re.IGNORECASE)
+# Slurm's one sentence for every limit of an account or a QoS. Most versions name the limit in a line before it.
+_POLICY = re.compile(r"violates accounting/QOS policy", re.IGNORECASE)
+_NAMED_LIMIT = re.compile(r"\b(QOS|Assoc)(Max|Grp|Min)\w+")
 
 
 class UnansweredError(SchedulerError):
@@ -45,6 +49,24 @@ class NoRoomError(SchedulerError):
 
 class FullError(NoRoomError):
     """The controller takes no job at all now."""
+
+
+class PolicyError(SchedulerError):
+    """A limit of the account or of the QoS, which may be of one job, or of how many there are."""
+
+
+def policy_remedy(said: str) -> str:
+    """What to do about words of sbatch that speak of a limit of the account or the QoS; empty where they do not."""
+    if not _POLICY.search(said):
+        return ""
+    less = "ask for less (--time, --mem, --nodes, --gpus-per-node), or name another --qos or --account"
+    if _NAMED_LIMIT.search(said):
+        return f"A job asks for more than you may have: {less}. `sacctmgr show qos` and `show assoc` have the limits."
+    return (
+        "Slurm says this of every limit, so either a job asks for more than you may have, or you have as many jobs as "
+        f"you may. For the one {less}; for the other wait, or put more cells into a job (--cells-per-job). `sacctmgr "
+        "show qos` and `show assoc` have the limits."
+    )
 
 
 @dataclass(frozen=True)
@@ -196,12 +218,16 @@ class Sender:
             token, job_id = _DRY_RUN_TOKEN, f"<id of {shown.parameters['job_name']}>"
         else:
             token = ledger.announce(self.run, stage, cells)
-            job_id = self._submitted(token, tasks, executor)
+            job_id = self._submitted(token, cells, tasks, executor)
             ledger.book(self.run, token, stage, cells, job_id)
         self.submission.sent.append(Sent(stage, tuple(cells), job_id, token))
 
     def _submitted(
-        self, token: str, tasks: list[Callable[[], Any]], executor: Callable[[str], submitit.SlurmExecutor]
+        self,
+        token: str,
+        cells: list[tuple[str, ...]],
+        tasks: list[Callable[[], Any]],
+        executor: Callable[[str], submitit.SlurmExecutor],
     ) -> str:
         """Submit what is announced; returns the id of the job, without a task."""
 
@@ -221,6 +247,14 @@ class Sender:
             return _with_patience(submit, take_back)
         except UnansweredError:
             raise
+        except PolicyError as error:
+            ledger.withdraw(self.run, token)
+            if cells and self.submission.sent:
+                # It has just taken jobs that ask for the same, so this is a matter of how many there are.
+                raise NoRoomError(str(error)) from None
+            asked = executor(token).parameters
+            wishes = ", ".join(f"--{name}={asked[name]}" for name in ("time", "mem", "nodes") if name in asked)
+            raise PolicyError(f"{error} Asked for: {counted(len(tasks), 'job')} with {wishes}.") from None
         except SchedulerError:
             # sbatch has said no in words, so nothing of it is in the queue.
             ledger.withdraw(self.run, token)
@@ -263,6 +297,8 @@ def _with_patience(call: Callable[[], str], take_back: Callable[[], bool]) -> st
             said = str(error)
             words = " ".join([line for line in said.splitlines() if "sbatch" in line] or said.splitlines()).strip()
             if "timed out" not in said.lower():
+                if not (_FULL.search(said) or _NO_ROOM.search(said)) and (remedy := policy_remedy(said)):
+                    raise PolicyError(f"sbatch refused the job: {words}. {remedy}") from None
                 kind = FullError if _FULL.search(said) else NoRoomError if _NO_ROOM.search(said) else SchedulerError
                 raise kind(f"sbatch refused the job: {words}") from None
             # The job may have been taken all the same.

@@ -11,7 +11,11 @@ import pytest
 import submitit
 from fake_slurm import booked, send
 
-from hpcseg.cluster import ledger
+from hpcseg.cluster import doctor, ledger
+from hpcseg.cluster.executor import cell_executor
+from hpcseg.cluster.profile import Profile, resolve
+from hpcseg.cluster.sender import NoRoomError
+from hpcseg.config import NeedsConfig
 from hpcseg.errors import SchedulerError
 from hpcseg.runs.grid import write_plan
 
@@ -87,6 +91,52 @@ def test_sbatchs_own_words_are_in_the_error(slurm, grid):
         send(grid)
     assert booked(grid) == []
     assert not ledger.read(grid.run).unanswered, "nothing of it is in the queue"
+
+
+# Slurm has one sentence for every limit of an account or a QoS; most versions name the limit before it.
+POLICY = (
+    "Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
+)
+LONGER = "QOSMaxWallDurationPerJobLimit"
+MANY = "QOSMaxSubmitJobPerUserLimit AssocMaxSubmitJobLimit AssocGrpSubmitJobsLimit QOSGrpSubmitJobsLimit MaxJobCount"
+
+
+def refuses(*reasons: str, where: str = "true") -> str:
+    said = "\n".join(f'echo "sbatch: error: {reason}" >&2' for reason in (*reasons, POLICY))
+    return f"echo call >> calls; if {where}; then {said}\nexit 1; fi\n"
+
+
+@pytest.mark.parametrize(("reasons", "said"), [((), "or you have as many jobs as you may"), ((LONGER,), LONGER)])
+def test_a_limit_that_may_be_of_one_job_is_an_error_and_asked_once(slurm, grid, reasons, said):
+    slurm.command("sbatch", refuses(*reasons))
+    with pytest.raises(SchedulerError, match=said) as refused:
+        send(grid, time=14400, mem=3.0)
+    assert "A job asks for more than you may have" in str(refused.value) or not reasons
+    assert "Asked for: 2 jobs with --time=14400, --mem=3072M, --nodes=1" in str(refused.value)
+    assert refused.value.exit_code == 4 and not isinstance(refused.value, NoRoomError)
+    assert (slurm.folder / "calls").read_text() == "call\n" and not ledger.read(grid.run).unanswered
+
+
+@pytest.mark.parametrize("reason", MANY.split())
+def test_a_limit_of_jobs_by_its_name_leaves_the_rest_for_later(slurm, grid, reason):
+    slurm.command("sbatch", refuses(reason))
+    assert send(grid)[-3] == "Nothing to submit."
+
+
+def test_a_limit_without_a_name_behind_jobs_that_ask_for_the_same_is_one_of_their_number(slurm, grid):
+    sbatch = slurm.folder.joinpath("sbatch").read_text()
+    slurm.command("scontrol", 'echo "MaxArraySize = 1"')
+    slurm.command("sbatch", refuses(where="[ -e 100.script ] && ! grep -q dependency $1") + sbatch)
+    said = send(grid)
+    assert said[-3] == "Submitted 2 jobs." and "has to wait for room" in said[-2]
+
+
+@pytest.mark.parametrize("reasons", [(), (LONGER,)])
+def test_what_doctor_says_of_a_limit_names_more_than_the_account(slurm, tmp_path, reasons):
+    slurm.command("sbatch", refuses(*reasons))
+    executor = cell_executor(tmp_path, tmp_path, resolve(NeedsConfig(), Profile(), Profile()), name="a", comment="b")
+    check = doctor._taken("A cell's job", executor, tmp_path)
+    assert check.remedy is not None and "--time" in check.remedy and "--qos" in check.remedy
 
 
 def test_a_job_that_a_full_disk_has_no_room_for_is_not_submitted(slurm, grid, monkeypatch):
