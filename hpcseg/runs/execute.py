@@ -21,6 +21,7 @@ from hpcseg.runs.inputs import Handed
 from hpcseg.runs.machine import forget_peak_memory, refuse_unmeant_cpu
 from hpcseg.runs.record import write_json
 from hpcseg.runs.schema import Failed
+from hpcseg.runs.standstill import require_progress
 from hpcseg.runs.state import Stage, State
 from hpcseg.runs.told import read_failure
 from hpcseg.runs.training import train
@@ -91,7 +92,11 @@ def run_cell(
                     done = evaluate(cell, ranks, stops, handed)
                 if done:
                     return State.FINISHED
-                return State.CANCELLED if ranks.largest(ranks.is_main and unwanted()) else State.STOPPED
+                if ranks.largest(ranks.is_main and unwanted()):
+                    return State.CANCELLED
+                if ranks.is_main:
+                    require_progress(folder)
+                return State.STOPPED
             finally:
                 if ranks.is_main:
                     folder.progress_file.unlink(missing_ok=True)

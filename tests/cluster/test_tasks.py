@@ -20,6 +20,7 @@ from hpcseg.cluster.tasks import cell, stop
 from hpcseg.cluster.tasks.cell import CellsTask
 from hpcseg.cluster.tasks.predict import JoinTask, PredictTask
 from hpcseg.cluster.tasks.report import ReportTask
+from hpcseg.errors import HpcsegError
 from hpcseg.runs import execute, grid
 from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.record import write_json
@@ -255,6 +256,23 @@ def test_a_signal_between_two_cells_begins_no_other(three, in_job, monkeypatch, 
         three()
     assert ran == [("a", "train"), ("a", "evaluate")], "b would load its data before it could stop"
     assert called == [signal.SIGUSR2] and marks(capsys)[-1] == "== b: stopped"
+
+
+def test_a_job_whose_time_is_up_when_a_cell_has_failed_goes_on_with_the_others_after_a_requeue(
+    three, in_job, monkeypatch
+):
+    called, ran = in_job(), []
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 5))
+
+    def run_cell(folder, stage, *, should_stop, handed):
+        ran.append(folder.id)
+        assert [should_stop(), should_stop()] == [False, True]
+        raise HpcsegError("The job has timed-out too many times")
+
+    monkeypatch.setattr(execute, "run_cell", run_cell)
+    with pytest.raises(SystemExit):
+        three()
+    assert ran == ["a"] and called == [signal.SIGUSR2], "b would load its data before it could stop"
 
 
 def test_the_time_between_two_cells_is_no_step(three, in_job, monkeypatch):

@@ -44,8 +44,8 @@ class StopFlag:
 
     @property
     def received(self) -> bool:
-        """Whether a signal has come."""
-        return bool(self._received)
+        """Whether a signal has come, or the time is up."""
+        return self._out_of_time or bool(self._received)
 
     def begin(self) -> None:
         """Other work begins: what lies between it and what was before is no step."""
@@ -60,7 +60,7 @@ class StopFlag:
             needed = _STEPS_IN_HAND * self._longest + _SECONDS_TO_LEAVE
             self._out_of_time = self._out_of_time or (self._end is not None and self._end - now < needed)
         self._asked = now
-        return self._out_of_time or bool(self._received)
+        return self.received
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._received.add(number)
