@@ -21,6 +21,9 @@ from hpcseg.text import refuse_controls
 _MOST_TIMEOUTS = 1000
 # Time for the last step, the checkpoint and the requeue, before Slurm ends the job.
 _MOST_SIGNAL_SECONDS = 120
+# What the job behind all others needs is its own, whatever a cell is given.
+_REPORT_MINUTES = 30
+_REPORT_GIB = 2.0
 # Options of sbatch in the place of which hpcseg has its own.
 _GPUS = frozenset({"gpus", "gpus-per-node", "gpus-per-task", "gpus-per-socket", "gres", "tres-per-task"})
 _MEMORY = frozenset({"mem-per-cpu", "mem-per-gpu"})
@@ -79,14 +82,14 @@ def cell_executor(folder: Path, code: Path, resources: Resources, *, name: str, 
 def report_executor(
     folder: Path, code: Path, resources: Resources, *, name: str, comment: str, dependency: str | None
 ) -> submitit.SlurmExecutor:
-    """An executor for the report of a run: one core, no GPU asked for, and what the profile says of it."""
+    """An executor for the report of a run: one core, no GPU, memory and time of its own, as the profile says."""
     report, further = resources.report, resources.report.sbatch
     if further is None:
         further = _without_gpus(resources.sbatch)
     own = {name: getattr(report, name) for name in ("partition", "account", "qos", "constraint")}
     resources = dataclasses.replace(
         resources,
-        minutes=report.time or resources.minutes,
+        minutes=report.time or _REPORT_MINUTES,
         **{name: wish for name, wish in own.items() if wish is not None},
     )
     return _executor(
@@ -100,7 +103,7 @@ def report_executor(
         nodes=1,
         ntasks_per_node=1,
         cpus_per_task=1,
-        mem=_memory(report.mem or min(2.0, resources.memory_gib)),
+        mem=_memory(report.mem or _REPORT_GIB),
         srun_args=["--cpus-per-task=1", *(f"--{flag}" for flag in _without_gpus(resources.srun))],
         additional={"requeue": True, **_options(further)},
     )

@@ -58,9 +58,9 @@ class ReportJob:
     constraint: str | None = None
     """Node features, as sbatch spells them."""
     mem: float | None = None
-    """Host memory: a number of GiB, or a text with a unit; None: at most 2 GiB."""
+    """Host memory: a number of GiB, or a text with a unit; None: 2 GiB."""
     time: int | None = None
-    """Time limit: a number of minutes, or a text such as "1:00:00"; None: that of the cells."""
+    """Time limit: a number of minutes, or a text such as "1:00:00"; None: half an hour."""
     sbatch: tuple[str, ...] | None = None
     """A table of further options of sbatch; None: those of the cells that ask for no GPU and no memory."""
 

@@ -11,7 +11,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -167,8 +167,10 @@ class Sender:
 
         self._send(stage, list(tasks), list(tasks.values()), executor)
 
-    def send_last(self, task: Callable[[], Any], *, name: str) -> None:
+    def send_last(self, task: Callable[[], Any], *, name: str, behind: Collection[str] = ()) -> None:
         """Submit the job behind all others, whose name goes on so; to the ledger it is the report.
+
+        `behind` are ids of further jobs that were submitted before, for which none waits.
 
         Where sbatch refuses it in words, the others are taken back. They would be left alone by the next call, and so
         would stay without it.
@@ -177,7 +179,7 @@ class Sender:
             NoRoomError: the site's limits leave no room for it.
             SchedulerError: sbatch refused.
         """
-        dependency = "afterany:" + ":".join(sent.job_id for sent in self.submission.sent)
+        dependency = "afterany:" + ":".join([*behind, *(sent.job_id for sent in self.submission.sent)])
 
         def executor(token: str) -> submitit.SlurmExecutor:
             return report_executor(

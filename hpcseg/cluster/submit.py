@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar
 
 from hpcseg.cluster import ledger, scheduler
-from hpcseg.cluster.asked import written_down
+from hpcseg.cluster.asked import read_resources, written_down
 from hpcseg.cluster.missing import find_missing
 from hpcseg.cluster.profile import Resources
 from hpcseg.cluster.sender import FullError, NoRoomError, Sender, Submission, tidy_up
@@ -74,6 +74,8 @@ def submit_missing(
             contextlib.nullcontext() if dry_run else written_down(grid, resources, missing.cells, submission, only=only)
         ):
             _submit(grid, resources, missing.cells, submission)
+        if only is None and not missing.cells:
+            _submit_report_again(grid, resources, submission)
     return submission
 
 
@@ -106,9 +108,7 @@ def _submit(grid: Grid, resources: Resources, cells: Sequence[Cell], submission:
     largest = largest_array(resources)
     arrays = -(-len(jobs) // largest)
     throttle = max(1, resources.throttle // arrays) if resources.throttle and arrays else resources.throttle
-    code = freeze(grid.run, write=not submission.dry_run)
-    wishes = dataclasses.replace(resources, throttle=throttle)
-    sender = Sender(grid.run, code, wishes, f"hpcseg-{grid.job.name}", submission)
+    sender = _sender(grid, dataclasses.replace(resources, throttle=throttle), submission)
     try:
         in_arrays(jobs, largest, lambda some: _send(sender, some))
     except NoRoomError as error:
@@ -116,10 +116,15 @@ def _submit(grid: Grid, resources: Resources, cells: Sequence[Cell], submission:
     if not submission.sent:
         return
     try:
-        _send_report(sender)
+        _send_report(sender, without_report(grid, submission))
     except NoRoomError as error:
         submission.no_room = str(error)
         _make_room_for_report(sender, jobs)
+
+
+def _sender(grid: Grid, resources: Resources, submission: Submission) -> Sender:
+    code = freeze(grid.run, write=not submission.dry_run)
+    return Sender(grid.run, code, resources, f"hpcseg-{grid.job.name}", submission)
 
 
 def _send(sender: Sender, jobs: Sequence[list[Cell]]) -> None:
@@ -127,9 +132,36 @@ def _send(sender: Sender, jobs: Sequence[list[Cell]]) -> None:
     sender.send("cells", {cells: CellsTask(run, cells) for cells in ids})
 
 
-def _send_report(sender: Sender) -> None:
+def _send_report(sender: Sender, behind: Collection[str] = ()) -> None:
     """Submit the job that follows all: it tries again what failed for the cluster's sake, and reports."""
-    sender.send_last(ReportTask(_seen_by_nodes(sender)), name="-report")
+    sender.send_last(ReportTask(_seen_by_nodes(sender)), name="-report", behind=behind)
+
+
+def _submit_report_again(grid: Grid, resources: Resources, submission: Submission) -> None:
+    """Submit the report job of cells that are under way where theirs is gone: it died, or there was no room for it."""
+    behind = without_report(grid, submission)
+    if not behind:
+        return
+    # As those cells asked, for a call without options may only look.
+    wishes = read_resources(grid.run) or resources
+    sender = _sender(grid, wishes, submission)
+    try:
+        _send_report(sender, behind)
+    except NoRoomError as error:
+        submission.no_room, submission.no_report = str(error), True
+
+
+def without_report(grid: Grid, submission: Submission) -> list[str]:
+    """Ids, without tasks, of the jobs under way for cells that are left alone, where no report job is known to come."""
+    booked = ledger.read(grid.run)
+    own = {job.job_id for cell, job in booked.jobs.items() if cell in submission.left_alone and job.in_slurm}
+    if not own or booked.unanswered:
+        return []
+    states = scheduler.ask([*own, *booked.reports], booked.users, booked.others) or {}
+    if any(report in states and not states[report].ended for report in booked.reports):
+        return []
+    alive = {job_id for job_id in own if job_id in states and not (states[job_id].ended or states[job_id].hidden)}
+    return sorted({job_id.split("_")[0] for job_id in alive})
 
 
 def _seen_by_nodes(sender: Sender) -> str:

@@ -101,3 +101,43 @@ def test_a_refused_job_by_a_template_changes_neither_the_template_nor_what_is_as
     with pytest.raises(SchedulerError):
         submit(4.0)
     assert written(grid) == before
+
+
+def test_a_report_job_that_is_gone_is_submitted_again_where_cells_are_under_way(slurm, grid):
+    send(grid, partition="gpu")
+    running = [f"100_{task}|RUNNING|None|n1" for task in (0, 1)]
+    slurm.queue(*running, "101|PENDING|Dependency|")
+    assert send(grid)[-1] == "Nothing to submit.", "it waits"
+    slurm.queue(*running)
+    before = written(grid)
+    assert send(grid, dry_run=True)[2] == "  report: job <id of hpcseg-smoke-report>"
+    assert "  report: job 102" in send(grid, mem=9.0)
+    assert slurm.options("dependency")[-1] == "afterany:100" and slurm.options("partition")[-1] == "gpu"
+    assert written(grid) == before
+    slurm.queue(*running, "102|PENDING|Dependency|")
+    assert send(grid)[-1] == "Nothing to submit."
+    slurm.silent()
+    assert send(grid)[-1] == "Nothing to submit.", "it may wait"
+
+
+def test_a_report_job_behind_new_cells_waits_for_those_whose_own_is_gone(slurm, grid):
+    send(grid)
+    slurm.queue("100_0|RUNNING|None|n1")
+    send(grid)
+    assert slurm.options("dependency")[-1] == "afterany:100:102"
+
+
+def test_where_there_was_no_room_for_the_report_the_next_call_submits_it(slurm, grid):
+    sbatch = slurm.folder.joinpath("sbatch").read_text()
+    full = 'if [ -e 100.script ]; then echo "sbatch: error: QOSMaxSubmitJobPerUserLimit" >&2; exit 1; fi\n'
+    slurm.command("sbatch", full + sbatch)
+    send(grid)
+    slurm.queue(*(f"100_{task}|RUNNING|None|n1" for task in (0, 1)))
+    assert send(grid)[-1] == "Run `hpcseg grid` again when there is some."
+    slurm.command("sbatch", sbatch)
+    assert "  report: job 101" in send(grid)
+
+
+def test_what_the_report_job_asks_for_is_its_own_need_and_not_that_of_a_cell(slurm, grid):
+    send(grid, mem=0.06, time=6000)
+    assert slurm.options("mem") == ["62M", "2048M"] and slurm.options("time") == ["6000", "30"]

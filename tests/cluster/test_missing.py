@@ -25,7 +25,7 @@ from hpcseg.runs.wish import is_left_out, leave_out
 
 def test_a_second_call_submits_nothing_while_the_first_runs(slurm, grid):
     send(grid)
-    slurm.queue("100_0|RUNNING|None|n1", "100_1|PENDING|Resources|")
+    slurm.queue("100_0|RUNNING|None|n1", "100_1|PENDING|Resources|", "101|PENDING|Dependency|")
     said = send(grid)
     assert said[-1] == "Nothing to submit." and len(slurm.scripts()) == 2
     assert any("job 100_1, queued" in line for line in said)
@@ -33,7 +33,7 @@ def test_a_second_call_submits_nothing_while_the_first_runs(slurm, grid):
 
 def test_a_state_that_slurm_invents_is_not_taken_for_dead(slurm, grid):
     send(grid)
-    slurm.queue(*(f"100_{task}|SPECIAL_EXIT|None|" for task in (0, 1)))
+    slurm.queue(*(f"100_{task}|SPECIAL_EXIT|None|" for task in (0, 1)), "101|PENDING|Dependency|")
     assert send(grid)[-1] == "Nothing to submit."
 
 
@@ -54,7 +54,7 @@ def test_what_died_is_submitted_again_and_what_runs_is_not(slurm, grid):
 
 def test_a_cell_that_failed_in_a_job_which_goes_on_with_others_may_be_submitted_again(slurm, grid):
     send(grid, cells_per_job=2)
-    slurm.queue("100|RUNNING|None|n1")
+    slurm.queue("100|RUNNING|None|n1", "101|PENDING|Dependency|")
     failed = grid.cells[0]
     write_json(failed.folder.failure_file, {"error": "ValueError: no", "time": time.time() - 3600})
     assert send(grid)[-1] == "Nothing to submit.", "what failed before may be what it works at"
@@ -65,7 +65,7 @@ def test_a_cell_that_failed_in_a_job_which_goes_on_with_others_may_be_submitted_
 
 def test_a_cell_that_a_job_was_told_to_leave_out_may_be_submitted_again(slurm, grid):
     send(grid, cells_per_job=2)
-    slurm.queue("100|RUNNING|None|n1")
+    slurm.queue("100|RUNNING|None|n1", "101|PENDING|Dependency|")
     unwanted = grid.cells[1]
     ledger.book_cancelled(grid.run, [unwanted.id])
     assert send(grid)[-1] == "Nothing to submit.", "its job has not been told, so scancel may have failed"
@@ -90,7 +90,7 @@ def test_a_call_that_was_cut_off_before_the_report_is_repaired_by_the_next(slurm
     slurm.accept()
     slurm.queue("100_0|RUNNING|None|n1")
     assert send(grid)[-1] == "Submitted 2 jobs."
-    assert slurm.options("dependency")[1:] == [None, "afterany:101"]
+    assert slurm.options("dependency")[1:] == [None, "afterany:100:101"]
 
 
 def test_what_an_earlier_hpcseg_submitted_by_stages_is_known(slurm, grid):
@@ -98,7 +98,9 @@ def test_what_an_earlier_hpcseg_submitted_by_stages_is_known(slurm, grid):
     write_plan(grid)
     for stage, job in (("train", "90"), ("evaluate", "91")):
         ledger.book(grid.run, "", stage, [[cell.id] for cell in grid.cells], job)
-    slurm.queue("90_0|RUNNING|None|n1", "91_0|PENDING|Dependency|", "91_1|PENDING|Dependency|")
+    ledger.book(grid.run, "", "report", [], "92")
+    waiting = [f"{job}|PENDING|Dependency|" for job in ("91_0", "91_1", "92")]
+    slurm.queue("90_0|RUNNING|None|n1", *waiting)
     assert send(grid)[-1] == "Nothing to submit."
     assert set(ledger.read(grid.run).tries.values()) == {1}
 

@@ -226,8 +226,9 @@ def test_two_calls_at_one_moment_submit_once(slurm, grid):
         "with ledger.locked(run):\n"
         "    print('locked', flush=True); time.sleep(2)\n"
         f"    ledger.book(run, '', 'cells', {[[cell.id] for cell in grid.cells]!r}, '90')\n"
+        "    ledger.book(run, '', 'report', [], '91')\n"
     )
-    slurm.queue(*(f"90_{task}|PENDING|None|" for task in (0, 1)))
+    slurm.queue(*(f"90_{task}|PENDING|None|" for task in (0, 1)), "91|PENDING|Dependency|")
     with subprocess.Popen([sys.executable, "-c", call], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None and other.stdout.readline() == "locked\n"
         started = time.monotonic()
