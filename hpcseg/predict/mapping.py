@@ -53,10 +53,12 @@ class Mapping(Record, frozen=True, eq=True):
 
     def apply(self, pixels: np.ndarray, grey: GreyScale) -> np.ndarray:
         """(H, W) grey values to (H, W) float32 as the network takes them: counts of the training on its grey scale."""
-        if self.kind != "as trained":
-            # float32 has too few digits for the values of some types.
-            pixels = pixels.astype(np.float64) * self.scale + self.offset
-        return grey.normalised(grey.limited(pixels))
+        return grey.normalised(grey.limited(self.in_counts(pixels)))
+
+    def in_counts(self, pixels: np.ndarray) -> np.ndarray:
+        """The counts of the training that grey values of any shape stand for."""
+        # float32 has too few digits for the values of some types.
+        return pixels if self.kind == "as trained" else pixels.astype(np.float64) * self.scale + self.offset
 
 
 def decide(
@@ -70,6 +72,8 @@ def decide(
 ) -> Mapping:
     """The mapping that the user asked for; without a wish, that of the model's training, if the volume looks like it.
 
+    Of both the mapped values of a few slices are looked at, and what may not be meant is noted.
+
     Args:
         volume: to segment.
         card: of the model.
@@ -78,7 +82,7 @@ def decide(
         percentiles: the volume's grey values at these two shares (per cent) stand for the training slices' at the
             same shares.
         on_slice: called while slices are read for percentiles.
-        on_note: told in a sentence what may not be meant.
+        on_note: told in a sentence each what may not be meant.
 
     Raises:
         ConfigError: both wishes, or one that cannot be met.
@@ -104,13 +108,16 @@ def decide(
             )
         meant = (card.quantile(low), card.quantile(high))
     else:
-        _refuse_strangers(volume, card, on_note)
-        return Mapping("as trained")
+        mapping = Mapping("as trained")
+        _look(volume, card, mapping, on_note)
+        return mapping
     if not meant[0] < meant[1]:
         raise ConfigError(f"The training slices have {meant[0]:g} counts at both percentiles. Take others, or --range.")
     scale = (meant[1] - meant[0]) / (ends[1] - ends[0])
     offset = meant[0] - scale * ends[0]
-    return Mapping("range" if range_ else "percentiles", scale, offset, range_ or percentiles, found, meant)
+    mapping = Mapping("range" if range_ else "percentiles", scale, offset, range_ or percentiles, found, meant)
+    _look(volume, card, mapping, on_note)
+    return mapping
 
 
 def volume_percentiles(volume: Source, shares: Pair, on_slice: OnSlice) -> Pair:
@@ -155,18 +162,20 @@ def _noise(card: ModelCard) -> float:
     return _SIGMAS * card.grey.counts(card.train.noise_sigma_max) if card.train.noise_fraction > 0 else 0.0
 
 
-def _refuse_strangers(volume: Source, card: ModelCard, on_note: Callable[[str], None]) -> None:
-    """Look at a few slices: note where they may be of another exposure than the training's.
+def _look(volume: Source, card: ModelCard, mapping: Mapping, on_note: Callable[[str], None]) -> None:
+    """Look at a few slices: note where their values, as mapped, may be of another exposure than the training's.
 
     Raises:
-        DatasetError: their values cannot be of the training's kind.
+        DatasetError: nobody has said how they map, and they cannot be of the training's kind.
+        ConfigError: as they are mapped they are no numbers for a network.
     """
     low, high = card.grey_range
     way_out = (
         f"Say how they map with --range LOW HIGH (stand for {card.grey.low:g} and {card.grey.high:g} counts) or "
         "--percentiles LOW HIGH (such as 0.5 99.5)."
     )
-    if volume.dtype != np.dtype(card.grey_dtype):
+    as_trained = mapping.asked is None
+    if as_trained and volume.dtype != np.dtype(card.grey_dtype):
         raise DatasetError(
             f"{volume.path} holds {volume.stored_dtype} grey values, but the model was trained on {card.grey_dtype}, "
             f"{low:g} to {high:g}. {way_out}"
@@ -179,25 +188,45 @@ def _refuse_strangers(volume: Source, card: ModelCard, on_note: Callable[[str], 
     chosen = evenly(len(volume), _SLICES_LOOKED_AT).tolist()
     sample = np.concatenate(list(ahead(some, chosen, at_most=2))).astype(np.float64)
     sample = sample[~np.isnan(sample)]
-    if not sample.size:
+    if as_trained and not sample.size:
         raise DatasetError(f"{volume.path} holds no grey values in the slices that were looked at, only NaN.")
-    first, median, last = np.percentile(sample, (1, 50, 99))
-    outside = share_outside(card.grey.normalised(sample), card)
+    asked = "" if mapping.asked is None else "--{} {:g} {:g}".format(mapping.kind, *mapping.asked)
+    with np.errstate(over="ignore", invalid="ignore"):
+        counts = mapping.in_counts(sample)
+        image = card.grey.normalised(counts)
+    if not 0 < mapping.scale < np.inf or not np.isfinite(image).all():
+        raise ConfigError(
+            f"{asked} maps the grey values of {volume.path} to no numbers that a network can take: LOW and HIGH stand "
+            f"too close together, or too far apart. {way_out}"
+        )
+    if not sample.size:
+        return
+    first, median, last = np.percentile(counts, (1, 50, 99))
     ends = card.quantile(1), card.quantile(99)
     span, trained = last - first, ends[1] - ends[0]
     margin = _MARGIN * (high - low)
-    if outside > _MOST_OUTSIDE or not low - margin <= median <= high + margin or span < _LEAST_SPAN * trained:
+    if as_trained and (
+        share_outside(image, card) > _MOST_OUTSIDE
+        or not low - margin <= median <= high + margin
+        or span < _LEAST_SPAN * trained
+    ):
         raise DatasetError(
             f"{volume.path} holds grey values from {sample.min():g} to {sample.max():g} (1 to 99 %: {first:g} to "
             f"{last:g}), but the model was trained on {low:g} to {high:g} (1 to 99 %: {ends[0]:g} to {ends[1]:g}). "
             f"{way_out} If they are right as they are: --range {card.grey.low:.17g} {card.grey.high:.17g}."
         )
     most = _MOST_OFF * trained
-    noisier = most + _noise(card)  # which the training met, and which brings both ends further out
+    # Noise, which the training met, brings both ends further out; but so do a LOW and HIGH that are not the copy's.
+    noisier = most + (_noise(card) if as_trained else 0.0)
     if not (-noisier <= first - ends[0] <= most and -most <= last - ends[1] <= noisier):
+        what, advice = (
+            ("", "that is another exposure, --percentiles or --range map them.")
+            if as_trained
+            else (f" by {asked}", "neither noise nor other shares of phases explain that, give others.")
+        )
         on_note(
-            f"1 to 99 % of the grey values: {first:g} to {last:g} here, {ends[0]:g} to {ends[1]:g} in training. If "
-            "that is another exposure, --percentiles or --range map them."
+            f"1 to 99 % of the grey values{what}: {first:g} to {last:g} here, {ends[0]:g} to {ends[1]:g} in training. "
+            f"If {advice}"
         )
 
 
