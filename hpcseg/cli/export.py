@@ -13,6 +13,9 @@ from hpcseg.cli.options import MovedData, Run
 from hpcseg.errors import ConfigError
 from hpcseg.runs.finding import find_trained
 
+# Suffixes of files of other kinds: a model file under such a name would be taken for one.
+_OTHER_KINDS = (".onnx", ".zip", ".pt", ".pth", ".pkl", ".h5", ".hdf5", ".tif", ".tiff", ".json")
+
 
 def export(
     cell: Annotated[str, typer.Argument(help="A trained cell: its name, its id, a pattern, its folder.")],
@@ -45,7 +48,11 @@ def export(
     from hpcseg.predict.model_file import SUFFIX, as_bytes, open_cell, open_data
     from hpcseg.predict.model_file import export as export_model
 
+    if output and output.suffix.lower() in _OTHER_KINDS:
+        raise ConfigError(f"--output is {output}, but a model file is a FILE{SUFFIX}.")
     if bioimageio:
+        if bioimageio.suffix.lower() != ".zip":
+            raise ConfigError(f"--bioimageio is {bioimageio}, but a package is a FILE.zip.")
         zoo.load(bioimageio)
     elif author or license_:
         raise ConfigError("--author and --license are those of a package, which is written with --bioimageio FILE.zip.")
@@ -54,20 +61,17 @@ def export(
     onnx_output = file.with_name(f"{file.stem if file.suffix == SUFFIX else file.name}.onnx")
     if onnx:
         onnx_file.require(onnx_output)
+    others = {"--output": onnx_output if onnx else None, "--bioimageio": bioimageio}
+    targets = [file, *filter(None, others.values())]
+    if len({target.resolve() for target in targets}) < len(targets):
+        raise ConfigError(f"Of {', '.join(map(str, targets))} some are the same file. Name each differently.")
     model = open_cell(folder, data)
     if file.exists() and not force and file.read_bytes() != as_bytes(model):
         raise ConfigError(f"{file} exists already and holds something else. Replace it with --force, or use --output.")
-    for other, option in ((onnx_output if onnx else None, "--output"), (bioimageio, "--bioimageio")):
+    for option, other in others.items():
         if other and other.exists() and not force:
             raise ConfigError(f"{other} exists already. Replace it with --force, or give another {option}.")
-    size = len(export_model(model, file))
-    card = model.card
-    console.stdout.print(
-        f"{file}: {size / 1e6:.2g} MB, classes {', '.join(with_values(card.class_values, card.class_names))}"
-    )
-    if onnx:
-        difference = onnx_file.export_onnx(model, onnx_output)
-        console.stdout.print(f"{onnx_output}: its scores in ONNX Runtime differ by at most {difference:.1g} from ours")
+    # The package first: what the zoo does not take is known only when all of it is there.
     if bioimageio:
         tolerance = zoo.export_package(
             model, open_data(folder, data), bioimageio, authors=author or (), license_id=license_
@@ -75,4 +79,12 @@ def export(
         console.stdout.print(
             f"{bioimageio}: passes the test of bioimageio.core; its probabilities are ours to within {tolerance:.1g}"
         )
+    if onnx:
+        difference = onnx_file.export_onnx(model, onnx_output)
+        console.stdout.print(f"{onnx_output}: its scores in ONNX Runtime differ by at most {difference:.1g} from ours")
+    size = len(export_model(model, file))
+    card = model.card
+    console.stdout.print(
+        f"{file}: {size / 1e6:.2g} MB, classes {', '.join(with_values(card.class_values, card.class_names))}"
+    )
     console.stdout.print(f"Next: hpcseg predict {shlex.quote(str(file))} SLICES -o OUT")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -211,11 +212,30 @@ def _refuse_others(file: Path) -> None:
     with file.open("rb") as opened:
         start = opened.read(9)
     # Eight bytes of length come first, and may be any; then the JSON begins.
-    if start[8:] != b"{" and (start[:2] == b"PK" or start[:1] == b"\x80"):
+    if start[8:] == b"{":
+        return
+    inside = _names_in_zip(file) if start[:2] == b"PK" else set()
+    if "rdf.yaml" in inside:
+        raise HpcsegError(
+            f"{file} is a package for the BioImage Model Zoo, which is for other programs. Name the cell, or the "
+            ".safetensors that `hpcseg export` wrote with it."
+        )
+    if start[:2] == b"PK" and "data.pkl" not in inside:
+        raise HpcsegError(f"{file} is a zip file, and no model file, which `hpcseg export CELL` writes.")
+    if start[:2] == b"PK" or start[:1] == b"\x80":
         raise HpcsegError(
             f"{file} is a PyTorch or pickle file, which can hold code, so it is not loaded. Is it the model.pt of a "
             "cell? Then name the cell's folder instead."
         )
+
+
+def _names_in_zip(file: Path) -> set[str]:
+    """What the files in it are called, without their folders; nothing where it is damaged."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return {name.rpartition("/")[2] for name in archive.namelist()}
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return set()
 
 
 def _training(cell: Cell, record: Trained) -> Training:

@@ -145,6 +145,13 @@ def test_what_the_zoo_does_not_take_is_refused_in_one_sentence(core, model, cell
     assert not list(tmp_path.iterdir())
 
 
+def test_a_package_that_the_zoo_does_not_take_leaves_no_other_file_either(core, cells, tmp_path):
+    command = ("export", cells[0].path, "-o", tmp_path / "m.safetensors", "--onnx", "--bioimageio", tmp_path / "m.zip")
+    answer = hpcseg(*command, "--license", "none of all")
+    assert answer.exit_code == 2 and "takes no such license" in answer.output
+    assert not list(tmp_path.iterdir())
+
+
 def test_without_its_package_it_is_refused_before_work(cells, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "bioimageio.core", None)
     answer = hpcseg("export", cells[0].path, "-o", tmp_path / "m.safetensors", "--bioimageio", tmp_path / "m.zip")

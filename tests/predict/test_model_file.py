@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import shutil
 import struct
 import sys
+import zipfile
 
 import h5py
 import numpy as np
@@ -279,6 +281,36 @@ def test_the_command_writes_the_file_and_replaces_no_other(cells, tmp_path, mode
     assert several.exit_code == 2 and "fits 2 trained cells" in several.output
 
 
+MIXED = {
+    "a zip as the model file": (("-o", "m.zip", "--bioimageio", "m.zip"), r"--output is m\.zip, .*FILE\.safetensors"),
+    "an ONNX file as that": (("-o", "m.onnx"), r"--output is m\.onnx, .*FILE\.safetensors"),
+    "a packed file as that": (("-o", "m.h5", "--force"), r"--output is m\.h5, .*FILE\.safetensors"),
+    "an ONNX file as the package": (
+        ("-o", "m.safetensors", "--onnx", "--bioimageio", "m.onnx"),
+        r"--bioimageio is m\.onnx, .*FILE\.zip",
+    ),
+    "a folder as the package": (("--bioimageio", "m"), r"--bioimageio is m, .*FILE\.zip"),
+    "one file by two names": (("-o", "m.safetensors", "--bioimageio", "link.zip", "--force"), "are the same file"),
+}
+
+
+@pytest.mark.parametrize(("options", "told"), MIXED.values(), ids=MIXED)
+def test_outputs_of_another_kind_or_of_one_name_are_refused_before_any_is_written(
+    cells, tmp_path, monkeypatch, options, told
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link.zip").symlink_to("m.safetensors")
+    answer = hpcseg("export", cells[0].path, *options)
+    assert answer.exit_code == 2 and re.search(told, answer.output), answer.output
+    assert [path.name for path in tmp_path.iterdir()] == ["link.zip"]
+
+
+def test_a_name_without_a_suffix_or_with_a_number_is_one_of_a_model_file(cells, tmp_path, model_file):
+    for name in ("mine", "sigma-0.5"):
+        assert hpcseg("export", cells[0].path, "-o", tmp_path / name).exit_code == 0
+        assert (tmp_path / name).read_bytes() == model_file.read_bytes()
+
+
 def test_a_data_set_that_moved_is_named_or_asked_for(cells, tmp_path, tiny_dataset, good):
     folder = type(cells[0])(tmp_path / "moved")
     folder.path.mkdir()
@@ -296,6 +328,21 @@ def test_an_onnx_file_is_called_that_and_the_other_file_named(tmp_path):
     (tmp_path / "m1.onnx").write_bytes(b"onnx")
     with pytest.raises(HpcsegError, match=r"is an ONNX file, .*the \.safetensors that `hpcseg export` wrote beside it"):
         open_file(tmp_path / "m1.onnx")
+
+
+def test_a_zip_file_is_called_what_it_is(tmp_path):
+    for name, inside, told in (
+        ("m.zip", "rdf.yaml", r"is a package for the BioImage Model Zoo, .*the \.safetensors that `hpcseg export`"),
+        ("m.pt", "model/data.pkl", "is a PyTorch or pickle file"),
+        ("slices.zip", "a.tif", "is a zip file, and no model file"),
+    ):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr(inside, "x")
+        with pytest.raises(HpcsegError, match=told):
+            open_file(tmp_path / name)
+    (tmp_path / "half.zip").write_bytes((tmp_path / "m.zip").read_bytes()[:50])
+    with pytest.raises(HpcsegError, match="is a zip file, and no model file"):
+        open_file(tmp_path / "half.zip")
 
 
 def test_an_untrained_cell_is_told_so(cells, tmp_path):
