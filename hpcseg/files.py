@@ -23,6 +23,11 @@ from typing import BinaryIO, Literal
 
 from hpcseg.errors import HpcsegError
 
+
+class NotWrittenError(HpcsegError):
+    """The file system refuses what is to be written: it is full, read-only, or not the user's."""
+
+
 _ASIDE = re.compile(r"\..+\.[0-9a-f]{8}\.tmp", re.DOTALL)
 _SECONDS_TO_BE_LEFT = 3600.0
 
@@ -36,7 +41,7 @@ def aside(path: Path, *, private: bool = False) -> Iterator[Path]:
         private: it is for its owner alone, from the first moment; else others may read it as the umask says.
 
     Raises:
-        HpcsegError: the file system refuses (full, read-only, no permission), or there is a folder of that name.
+        NotWrittenError: the file system refuses (full, read-only, no permission), or there is a folder of that name.
     """
     try:
         if path.is_dir():  # which the rename would meet only when all is written
@@ -46,7 +51,7 @@ def aside(path: Path, *, private: bool = False) -> Iterator[Path]:
             yield temporary
             temporary.replace(path)
     except OSError as error:
-        raise HpcsegError(
+        raise NotWrittenError(
             f"{path} cannot be written: {error.strerror or error}. Is there space and permission?"
         ) from None
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib.metadata
 import os
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from hpcseg.cluster.profile import Resources
     from hpcseg.predict.request import Prediction, Request
     from hpcseg.predict.schema import Finished
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def predict(
@@ -177,7 +182,7 @@ def _predict_here(request: Request) -> None:
     from hpcseg.predict.request import begin
     from hpcseg.predict.work import finish, work
 
-    with console.progress_bar() as progress:
+    with _that_goes_on(request.out), console.progress_bar() as progress:
         looking = progress.add_task(
             "Reading grey values", total=None, visible=bool(request.percentiles) or request.adapt_norm
         )
@@ -197,6 +202,24 @@ def _predict_here(request: Request) -> None:
             work(prediction, missing, on_slice=lambda *_: progress.update(task, advance=1))
             record = finish(prediction)
     show(record, request.out, written=not prediction.finished)
+
+
+@contextlib.contextmanager
+def _that_goes_on(out: Path) -> Iterator[None]:
+    """Where the file system refuses a file, say that the same command goes on."""
+    from hpcseg.files import NotWrittenError
+
+    try:
+        yield
+    except NotWrittenError as error:
+        raise NotWrittenError(f"{error} The same command goes on then.") from None
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise NotWrittenError(
+            f"{error.filename or out} cannot be written: {error.strerror}. Is there space and permission? The same "
+            "command goes on then."
+        ) from None
 
 
 def _show_models(prediction: Prediction) -> None:

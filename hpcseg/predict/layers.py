@@ -21,8 +21,8 @@ from typing import Any, Literal
 import numpy as np
 import tifffile
 
-from hpcseg.errors import ConfigError, HpcsegError
-from hpcseg.files import aside, make_folder, replacing, write_bytes
+from hpcseg.errors import ConfigError
+from hpcseg.files import NotWrittenError, aside, make_folder, replacing, write_bytes
 from hpcseg.hdf5 import h5py
 from hpcseg.predict.target import Layer, Target, unfinished, where
 from hpcseg.slices.calibration import ELEMENT_SIZE, calibration_of, calibration_of_file, in_micrometers, ome_unit
@@ -111,8 +111,8 @@ class _Runs(Target):
                     written = os.pwrite(descriptor, left, at)
                     left, at = left[written:], at + written
             except OSError as error:
-                raise HpcsegError(
-                    f"{path} cannot be written: {error.strerror}. Is there space? The same command goes on then."
+                raise NotWrittenError(
+                    f"{path} cannot be written: {error.strerror}. Is there space and permission?"
                 ) from None
 
     def read(self, index: int, layer: Layer) -> np.ndarray:
@@ -123,11 +123,9 @@ class _Runs(Target):
         for descriptor, _ in self._opened.values():
             os.fsync(descriptor)
 
-    def finish(self) -> None:
-        self.sync()
+    def close(self) -> None:
         while self._opened:
             os.close(self._opened.popitem()[1][0])
-        super().finish()
 
     def notes(self) -> list[str]:
         return [] if self._hdf5 else _not_calibrated(self._volume, self._paths)
@@ -139,12 +137,15 @@ class _Runs(Target):
                 plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
                 plan.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
                 plan.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-                with h5py.File(path, "w") as file:
-                    made = file.create_dataset(layer.name, self._shape, stored, dcpl=plan)
-                    made.attrs.update(_attributes(self._volume))
-                    if ELEMENT_SIZE not in made.attrs and (voxel := self._volume.voxel) is not None:
-                        # Of a unit that is none of length: as packed files have it.
-                        file.attrs.update({"voxel_size": voxel.sizes, "voxel_unit": voxel.unit})
+                try:
+                    with h5py.File(path, "w") as file:
+                        made = file.create_dataset(layer.name, self._shape, stored, dcpl=plan)
+                        made.attrs.update(_attributes(self._volume))
+                        if ELEMENT_SIZE not in made.attrs and (voxel := self._volume.voxel) is not None:
+                            # Of a unit that is none of length: as packed files have it.
+                            file.attrs.update({"voxel_size": voxel.sizes, "voxel_unit": voxel.unit})
+                except OSError as error:  # HDF5 says of a full disk what it was doing, in five lines
+                    raise OSError(error.errno, os.strerror(error.errno)) if error.errno else error from None
                 return
             size = math.prod(self._shape) * stored.itemsize + self._shape[0] * _HEADER_BYTES
             # ImageJ itself cannot open its own format as BigTIFF, but Fiji's Bio-Formats can.

@@ -64,6 +64,9 @@ class Target(ABC):
     def sync(self) -> None:  # noqa: B027
         """Bring to the disk what was written; files of one slice each are there already."""
 
+    def close(self) -> None:  # noqa: B027
+        """Let go of what is open, when all is written or nothing can be."""
+
     def finish(self) -> None:
         """Give the files their names: all slices are there."""
         for path in self._paths.values():

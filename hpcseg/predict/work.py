@@ -7,6 +7,7 @@ them, or a part), `finish` gives the files their names and adds up. A local run 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import math
@@ -87,7 +88,7 @@ def work(
             commit()
 
     # Threads read and map slices, this one runs the network, and one writes.
-    with folder.alone(part), ThreadPoolExecutor(1) as writer:
+    with folder.alone(part), contextlib.closing(target), ThreadPoolExecutor(1) as writer:
         folder.note_start(part, where)
         try:
             for read, answer in _answers(prediction, network, slices, at_most):

@@ -165,16 +165,23 @@ def append_lines(path: Path, lines: Iterable[Mapping[str, Any]], *, durable: boo
         path: of the file, in a folder that exists.
         lines: one object each.
         durable: they are on the disk when this returns.
+
+    Raises:
+        OSError: the file system refuses; it names the file.
     """
     text = "".join(json.dumps(line) + "\n" for line in lines).encode()
-    with open_regular(path, "a+b") as file:
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-            text = text if file.read(1) == b"\n" else b"\n" + text
-        file.write(text)
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())
+    try:
+        with open_regular(path, "a+b") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                text = text if file.read(1) == b"\n" else b"\n" + text
+            file.write(text)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+    except OSError as error:
+        error.filename = error.filename or str(path)  # which one that was open does not say
+        raise
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
