@@ -7,8 +7,8 @@ tests/golden fails where numbers change and the number does not; after raising i
 
     1  all that came before: identified by a hash over source text (code_sha256), and by no number in their records
     2  the first that is written into records. Shuffled splits of overlapping tiles have changed since, and blocked ones
-       of another split_seed than 0, and no other cell's numbers: split_sha256 in training.json tells them apart, and no
-       cell goes on with another split
+       of another split_seed than 0, later once more where they tested slices of a lower one, and no other cell's
+       numbers: split_sha256 in training.json tells them apart, and no cell goes on with another split
 """
 
 NUMERICS = 2

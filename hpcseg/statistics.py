@@ -210,7 +210,8 @@ def estimate(repetitions: Sequence[Repetition]) -> Estimate | None:
     """The mean over repetitions, with what another training and another stretch of slices may change; None for none."""
     if not repetitions:
         return None
-    repetitions = _repeated(repetitions)
+    # One seed at one position is one training, and a second record of it no repetition.
+    repetitions = _repeated(list({(one.seed, one.place, one.setting): one for one in repetitions}.values()))
     values = tuple(one.value for one in repetitions)
     numbers = np.concatenate([one.slices for one in repetitions])
     # A single slice says nothing of others, so there is no interval either; and another setting is no repetition.
@@ -242,11 +243,11 @@ def slope(settings: Mapping[Hashable, Mapping[float, Iterable[Repetition]]]) -> 
         at = np.array(list(points))
         centred = at - at.mean()
         weights = centred / (centred**2).sum()
-        found: dict[tuple[Hashable, Hashable], list[Repetition]] = {}
-        for repetitions in points.values():
+        found: dict[tuple[Hashable, Hashable], dict[float, Repetition]] = {}
+        for x, repetitions in points.items():
             for one in repetitions:
-                found.setdefault((one.seed, one.place), []).append(one)
-        whole = (ones for ones in found.values() if len(ones) == len(at))
+                found.setdefault((one.seed, one.place), {})[x] = one
+        whole = (list(ones.values()) for ones in found.values() if len(ones) == len(at))
         lines += of_setting((weighted(list(zip(weights.tolist(), ones, strict=True))) for ones in whole), setting)
     return estimate(lines)
 

@@ -85,6 +85,20 @@ def test_three_neighbours_train_test_and_predict_and_all_say_what_they_cannot_te
     assert len(list(Path("out/labels").iterdir())) == 6
 
 
+def test_more_positions_than_slices_are_said_to_be_fewer_before_anything_is_trained_and_after(here):
+    pack_slices([1, 120, 250, 400])
+    Path("few.toml").write_text(JOB.replace("data.split_seed = [0, 1]", "repetitions = [0, 1, 2, 3]"))
+    assert "have the same test slices" not in hpcseg("grid", "--job", "few.toml", "--local", "--dry-run").stdout
+    Path("few.toml").write_text(JOB.replace("data.split_seed = [0, 1]", "repetitions = [0, 1, 2, 3, 4]"))
+    planned = hpcseg("grid", "--job", "few.toml", "--local")
+    assert planned.exit_code == 0, planned.output
+    told = " of data.split_seed have the same test slices, so they count as one position."
+    assert planned.stdout.count(told) == 1
+    reported = hpcseg("report", "--json")
+    assert reported.exit_code == 0, reported.output
+    assert sum(told in note for note in json.loads(reported.stdout)["notes"]) == 1
+
+
 def test_three_slices_far_apart_need_no_gap_and_are_not_said_to_be_alike(here):
     pack_slices([1, 200, 400])
     planned = hpcseg("grid", "--job", "few.toml", "--local", "--dry-run").stdout

@@ -81,6 +81,8 @@ def grid(
     from hpcseg.cluster.submit import submit_missing
     from hpcseg.cluster.submit_with import submit_missing_with
     from hpcseg.cluster.template import find_template, read_template
+    from hpcseg.data.sets import shared_positions
+    from hpcseg.data.store import read_info
     from hpcseg.report.texts import check_names
 
     template = read_template(find_template(submit_with)) if submit_with is not None else None
@@ -115,6 +117,10 @@ def grid(
                 f"--others{run_option(planned.run)}`.",
                 to=console.stderr,
             )
+        # Sets are described in a dry run; but it is before the training that other positions are asked for.
+        layouts = [] if dry_run else [cell.config.data for cell in planned.cells]
+        for note in shared_positions(read_info(planned.data_file), layouts):
+            console.say(f"Note: {note}")
         if local:
             try:
                 _run_missing_here(planned, resources, options, workers=workers, dry_run=dry_run, resubmit=resubmit)

@@ -45,15 +45,15 @@ def lay_out(info: DatasetInfo, config: DataConfig) -> tuple[np.ndarray, Split]:
         numbers=info.numbers,
         policy=config.split,
         seed=config.split_seed,
-        gap_slices=gap if isinstance(gap, int) else automatic_gap(info, used, config.split_seed, config.context),
+        gap_slices=gap if isinstance(gap, int) else automatic_gap(info, used, config.context),
         context=config.context,
         overlapping=overlap(corners, config.tile_size),
         train_slices=config.train_slices,
     )
 
 
-def automatic_gap(info: DatasetInfo, used: int, seed: int, context: int = 0) -> int:
-    """The slice numbers that "auto" leaves out of the first `used` slices, divided by this seed.
+def automatic_gap(info: DatasetInfo, used: int, context: int = 0) -> int:
+    """The slice numbers that "auto" leaves out of the first `used` slices.
 
     They are the `measured_gap`, or as many as leave three sets of few slices, beside those of the context.
 
@@ -66,5 +66,5 @@ def automatic_gap(info: DatasetInfo, used: int, seed: int, context: int = 0) -> 
             "packed. Pack them again with `hpcseg pack --force`, or set data.gap_slices to a number of slices."
         )
     numbers, inputs = info.numbers[:used], 2 * context
-    widest = widest_gap(numbers, seed=seed, at_most=measured_gap(info.alike_slices, numbers) + inputs) or 0
+    widest = widest_gap(numbers, at_most=measured_gap(info.alike_slices, numbers) + inputs) or 0
     return max(0, widest - inputs)

@@ -227,7 +227,7 @@ def gap_notes(info: DatasetInfo) -> tuple[str, ...]:
     slices = info.shape[0]
     if slices < _FEWEST_DIVIDED:
         return ()
-    gap = automatic_gap(info, slices, seed=0)
+    gap = automatic_gap(info, slices)
     if gap >= alike_numbers(info.alike_slices, info.numbers):
         return ()
     return (

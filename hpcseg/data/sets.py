@@ -12,7 +12,7 @@ from hpcseg.data.classes import IGNORED
 from hpcseg.data.layout import lay_out
 from hpcseg.data.likeness import alike_numbers
 from hpcseg.data.notes import HARDLY_ANY
-from hpcseg.data.splits import NO_GAP, SHORT_GAP, few_test_slices
+from hpcseg.data.splits import NO_GAP, SHORT_GAP, few_test_slices, shared_tests
 from hpcseg.data.store import DatasetInfo, read_labels
 from hpcseg.errors import DatasetError
 from hpcseg.text import counted, shown
@@ -32,7 +32,9 @@ def describe_sets(info: DatasetInfo, cells: Iterable[CellConfig]) -> Iterator[st
     trainings: dict[DataConfig, list[TrainConfig]] = {}
     for cell in cells:
         trainings.setdefault(cell.data, []).append(cell.train)
-    positions = len({config.split_seed for config in trainings})
+    positions: dict[DataConfig, set[bytes]] = {}
+    for config in trainings:
+        positions.setdefault(_of_any_seed(config), set()).add(lay_out(info, config)[1].test.tobytes())
     for config, trained in trainings.items():
         tiles, split = lay_out(info, config)
         sets = {"training": split.train, "validation": split.validation, "test": split.test}
@@ -51,7 +53,7 @@ def describe_sets(info: DatasetInfo, cells: Iterable[CellConfig]) -> Iterator[st
             for name, of in within.items()
             if labelled[of].mean() < HARDLY_ANY * labelled.mean()
         ]
-        few = few_test_slices(len(within["test"]), positions)
+        few = few_test_slices(len(within["test"]), len(positions[_of_any_seed(config)]))
         gap, alike = split.gap_slices, info.alike_slices
         short = gap and alike and gap - 2 * config.context < alike_numbers(alike, info.numbers)
         steps = min(one.epochs * one.steps(len(split.train)) for one in trained)
@@ -61,7 +63,28 @@ def describe_sets(info: DatasetInfo, cells: Iterable[CellConfig]) -> Iterator[st
         told = (few, NO_GAP if gap == 0 else SHORT_GAP if short else "", _MIXED if mixed else "", *hardly)
         told += (little,) if steps < _FEW_STEPS else ()
         notes.update((note, None) for note in told if note)
+    notes.update((note, None) for note in shared_positions(info, trainings))
     yield from (f"Note: {note}" for note in notes)
+
+
+def shared_positions(info: DatasetInfo, configs: Iterable[DataConfig]) -> tuple[str, ...]:
+    """Notes on positions of a split that test the same slices, each once.
+
+    Raises:
+        ConfigError, DatasetError: as `lay_out`.
+    """
+    tested: dict[DataConfig, dict[int, list[int]]] = {}
+    for config in configs:
+        tiles, split = lay_out(info, config)
+        test, others = tiles[split.test, 0], tiles[np.append(split.train, split.validation), 0]
+        # Single tiles are drawn by lot, and other ones of the same slices.
+        if not np.isin(test, others).any():
+            tested.setdefault(_of_any_seed(config), {})[config.split_seed] = np.unique(test).tolist()
+    return tuple(dict.fromkeys(note for of in tested.values() if (note := shared_tests(of))))
+
+
+def _of_any_seed(config: DataConfig) -> DataConfig:
+    return dataclasses.replace(config, split_seed=0)
 
 
 def _named(config: DataConfig) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import bisect
 import hashlib
+import itertools
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,8 +66,9 @@ def split_tiles(
     together with all others of their slice. `blocked` gives each set one contiguous run of slices, whose numbers are
     more than `gap_slices` from those of the others, which is what new material is like. The stack is taken as a ring
     and the seed says where the training block begins; a set that runs over the end goes on at the first slice. Seeds
-    that follow each other begin far apart, so that the test sets of 0 to 2 have no slice in common, nor, where the gap
-    is a hundredth of the stack, those of 0 to 4.
+    that follow each other begin far apart, so that the test sets of 0 to 4 have no slice in common as long as there are
+    slices for that, but of a long stack with hardly a gap one in twenty at most, and no two of the first hundred seeds
+    test the very same slices as long as there are other splits. `shared_tests` says where slices are too few.
 
     Args:
         tiles: (T, 3) int64 rows (slice index, y, x) from `tiles.all_tiles`.
@@ -123,37 +126,81 @@ def few_test_slices(count: int, positions: int) -> str:
     return said if positions > 1 else f'{said} --set "data.split_seed=[0,1,2]" tests on other slices as well.'
 
 
-def widest_gap(numbers: np.ndarray, *, seed: int, at_most: int) -> int | None:
+def shared_tests(tested: Mapping[int, Collection[int]]) -> str:
+    """What positions of a split cannot tell that test the same slices; empty where each has slices of its own.
+
+    Args:
+        tested: by `seed` of the split its test slices.
+    """
+    found = list[tuple[float, str]]()
+    for (one, ours), (other, theirs) in itertools.combinations(sorted(tested.items()), 2):
+        if common := len(set(ours) & set(theirs)):
+            most = max(len(ours), len(theirs))
+            what = f"{common} of {counted(most, 'test slice')} in common" if common < most else "the same test slices"
+            found.append((common / most, f"{one} and {other} of data.split_seed have {what}"))
+    if not found:
+        return ""
+    share, worst = max(found, key=lambda one: one[0])
+    more = f", the most of {len(found)} such pairs" if len(found) > 1 else ""
+    so = "count as one position" if share == 1 else "say less than two positions do of other slices"
+    return f"{worst}{more}, so they {so}. Label more slices, or ask for fewer positions."
+
+
+def widest_gap(numbers: np.ndarray, *, at_most: int) -> int | None:
     """The largest gap in slice numbers, up to `at_most`, with which slices have a blocked split; None: there is none.
 
-    `numbers` and `seed` are as of `split_tiles`.
+    `numbers` are as of `split_tiles`, and so it is for any seed.
     """
-    fitting = bisect.bisect(range(at_most + 1), False, key=lambda gap: not _blocks(numbers, gap, seed))
+    fitting = bisect.bisect(range(at_most + 1), False, key=lambda gap: not _blocks(numbers, gap, 0))
     return fitting - 1 if fitting else None
 
 
 _LEAST = (1, 1, 1)
 # Multiples of the golden ratio keep apart from each other on a ring, however many there are; here of 2**64.
 _GOLDEN = 0x9E3779B97F4A7C15
+# The splits of so many seeds test other slices, but for a part: the golden ratio puts them 0.146 of the stack apart,
+# and a test set without gaps has 0.15 of it. More comes of few or uneven slices, to which the ratio is rounded.
+_APART, _HARDLY = 5, 0.05
+# Those of so many seeds do not test the very same slices, if there are as many splits.
+_MOST_APART = 100
 
 
 def _blocks(numbers: np.ndarray, gap: int, seed: int) -> list[np.ndarray]:
     """The places of each block's slices, of as many as fit; none where not even one slice for each does.
 
-    The training begins where the seed says, or, where nothing fits from there, at the first slice behind it from which
-    it does: of bundles of slices that are far apart each belongs to one set.
+    The training begins where the seed says, or at the first slice behind it from which there is a split that shares no
+    more of its test slices with one of a lower seed than it may; where none is, at that which shares the least.
     """
-    count = len(numbers)
-    # Each draw for itself would put some within a few slices of others, which would then be no repetitions.
-    drawn = int(stream(Purpose.SPLIT, 0).integers(count)) + seed * _GOLDEN % 2**64 * count // 2**64
-    steps = np.diff(numbers)
+    count, from_start = len(numbers), dict[int, list[np.ndarray]]()
+    first = int(stream(Purpose.SPLIT, 0).integers(count))
+    tested = list[frozenset[int]]()
+    # Where there are as many seeds as slices, they have every split that there is.
+    for one in range(seed + 1) if seed < min(count, _MOST_APART) else (seed,):
+        # Each draw for itself would put some within a few slices of others, which would then be no repetitions.
+        drawn = first + one * _GOLDEN % 2**64 * count // 2**64
+        best, least = list[np.ndarray](), np.inf
+        for start in (place % count for place in range(drawn, drawn + count)):
+            if start not in from_start:
+                from_start[start] = _blocks_from(start, numbers, gap)
+            if blocks := from_start[start]:
+                test = frozenset(blocks[-1].tolist())
+                shared = max((len(test & other) / max(len(test), len(other)) for other in tested), default=0.0)
+                best, least = (blocks, shared) if shared < least else (best, least)
+                if least < (_HARDLY if one < _APART else 1):
+                    break
+        if not best:
+            return []
+        tested.append(frozenset(best[-1].tolist()))
+    return best
+
+
+def _blocks_from(start: int, numbers: np.ndarray, gap: int) -> list[np.ndarray]:
+    """`_blocks` whose training begins at this slice, or at none: of bundles that are far apart each is in one set."""
+    count, steps = len(numbers), np.diff(numbers)
     # From the last slice to the first it is as far as between two neighbours at most: in truth it is no less.
     steps = np.append(steps, steps.max(initial=1))
-    for start in range(drawn, drawn + count):
-        along = np.append(0, np.cumsum(np.roll(steps, -start)))
-        if _starts(along, _LEAST, gap):
-            break
-    else:
+    along = np.append(0, np.cumsum(np.roll(steps, -start)))
+    if not _starts(along, _LEAST, gap):
         return []
     order = np.roll(np.arange(count), -start)
     fit = (_starts(along, _cut(used), gap) for used in range(count, len(_LEAST) - 1, -1))
@@ -195,7 +242,7 @@ _WHOLE_SLICES_WAY = (
 
 
 def _blocked_way(numbers: np.ndarray, gap: int, seed: int, context: int) -> str:
-    left_out, widest = gap // usual_step(numbers), widest_gap(numbers, seed=seed, at_most=gap)
+    left_out, widest = gap // usual_step(numbers), widest_gap(numbers, at_most=gap)
     way = "" if gap <= 2 * context else 'data.gap_slices to "auto", which here leaves none out, or '
     if widest and widest > 2 * context:
         sizes = ", ".join(str(len(block)) for block in _blocks(numbers, widest, seed))

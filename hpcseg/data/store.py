@@ -207,7 +207,7 @@ def info_as_json(info: DatasetInfo) -> dict[str, object]:
         "grey_min": float(info.grey_min.min()),
         "grey_max": float(info.grey_max.max()),
         "ignored_share": round(float(info.ignored_pixels.sum() / np.prod(info.shape)), 6),
-        "gap_slices": None if info.alike_slices is None else automatic_gap(info, info.shape[0], seed=0),
+        "gap_slices": None if info.alike_slices is None else automatic_gap(info, info.shape[0]),
     }
 
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from msgspec import UNSET
 
-from hpcseg.config import ReportConfig, digest
-from hpcseg.data.splits import NO_GAP, SHORT_GAP, few_test_slices
+from hpcseg.config import DataConfig, ReportConfig, digest
+from hpcseg.data.splits import NO_GAP, SHORT_GAP, few_test_slices, shared_tests
 from hpcseg.records.accept import Refused, accept_evaluation, accept_training, epochs_so_far, refuse_changed
-from hpcseg.records.groups import Group, Position, differing, grouped, select
+from hpcseg.records.groups import Group, Position, differing, grouped, placed, select
 from hpcseg.records.row import CLEAN, Hole, Row
 from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import Cell, command_that_runs, planned_cells, read_plan
@@ -72,12 +72,17 @@ class Records:
     def caveats(self) -> list[str]:
         """What the accuracy cannot tell: of few test slices, of sets without a gap, of a class that is never found."""
         evaluated = [len(row.evaluation.slices) for row in self.rows if row.evaluation and row.evaluation.slices]
-        positions = len({row.config.data.split_seed for row in self.rows})
-        few = few_test_slices(min(evaluated), positions) if evaluated else ""
+        few = few_test_slices(min(evaluated), len({row.position for row in self.rows})) if evaluated else ""
+        tested: dict[DataConfig, dict[int, tuple[int, ...]]] = {}
+        for row in self.rows:
+            others = dataclasses.replace(row.config.data, split_seed=0)
+            if slices := row.test_slices():
+                tested.setdefault(others, {})[row.config.data.split_seed] = slices
+        shared = dict.fromkeys(shared_tests(of) for of in tested.values())
         trained = [row.training.record for row in self.rows if row.training]
         short = SHORT_GAP if any(one.gap_capped for one in trained) else ""
         gap = NO_GAP if any(one.gap_slices == 0 for one in trained) else short
-        return [note[0].upper() + note[1:] for note in (few, gap, self._blind) if note]
+        return [note[0].upper() + note[1:] for note in (few, *shared, gap, self._blind) if note]
 
     @property
     def _blind(self) -> str:
@@ -138,7 +143,7 @@ def collect(run: RunFolder, under_way: Container[str] = ()) -> Records:
     """
     plan = read_plan(run)
     settings = build_config(ReportConfig, plan.report, f"{run.grid_file}, report")
-    rows = tuple(read_row(cell, plan, under_way) for cell in planned_cells(run, plan))
+    rows = placed(read_row(cell, plan, under_way) for cell in planned_cells(run, plan))
     listed = {row.id for row in rows}
     unlisted = [folder.id for folder in run.cell_folders() if folder.id not in listed]
     notes = _split_notes(rows)

@@ -10,7 +10,7 @@ import msgspec
 from hpcseg.config import ReportConfig
 from hpcseg.errors import ConfigError, IncompleteError
 from hpcseg.records.collect import Records, collect, read_row
-from hpcseg.records.groups import grouped
+from hpcseg.records.groups import grouped, placed
 from hpcseg.records.row import Row
 from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import planned, read_cell
@@ -45,6 +45,7 @@ def collect_to_compare(runs: Mapping[str, RunFolder]) -> Records:
     rows: dict[str, Row] = {}
     for row in (row for of in variants.values() for row in of):
         rows.setdefault(row.id, row)
+    rows = {row.id: row for row in placed(rows.values())}
     groups = [grouped([rows[row.id] for row in of], name) for name, of in variants.items()]
     flattened = tuple(group for of in groups for group in of)
     if len(flattened) < 2:

@@ -76,6 +76,18 @@ def grouped(rows: Iterable[Row], of: str = "") -> tuple[Group, ...]:
     return tuple(Group(tuple(same), of) for same in members.values())
 
 
+def placed(rows: Iterable[Row]) -> tuple[Row, ...]:
+    """Rows with their positions of the split: seeds that test the same slices are one, or chance would count twice."""
+    first: dict[tuple[object, ...], int] = {}
+    found = list[Row]()
+    for row in rows:
+        data = row.config.data
+        tested = row.test_slices() or (row.training.record.split_sha256 if row.training else None) or data.split_seed
+        position = first.setdefault((dataclasses.replace(data, split_seed=0), tested), data.split_seed)
+        found.append(dataclasses.replace(row, position=position))
+    return tuple(found)
+
+
 def select(groups: Sequence[Group], cells: Iterable[str]) -> dict[Position, Group]:
     """The group of each place of the paper's tables: of several the first of the job file.
 

@@ -30,7 +30,7 @@ class Observations:
     cell: np.ndarray
     seed: np.ndarray
     position: np.ndarray
-    """Seed of the split, which says where a blocked split's blocks lie."""
+    """Of the split: the seed that says where a blocked split's blocks lie, one for all that test the same slices."""
     level: np.ndarray
     """Key of the noise level, `VALIDATION` or `WHOLE`."""
     slice: np.ndarray
@@ -57,7 +57,7 @@ def observations(records: Records) -> Observations:
 
 
 def _lines(row: Row) -> Iterator[tuple[str, int, int, str, int, int, int]]:
-    who = row.id, row.config.train.seed, row.config.data.split_seed
+    who = row.id, row.config.train.seed, row.position
     if row.training:
         yield (*who, VALIDATION, NOT_BY_SLICE, *_right(row.training.confusion))
     if row.evaluation is None:

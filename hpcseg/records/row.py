@@ -57,6 +57,8 @@ class Row:
     hole: Hole | None
     epochs: tuple[EpochLine, ...] = ()
     """Of its training, as far as it has come."""
+    position: int = 0
+    """Its data.split_seed, or, where another row with these settings has the same test slices, the first one's."""
 
     @property
     def id(self) -> str:
@@ -119,6 +121,11 @@ class Row:
         """(SURE_BINS, 3) counts of how sure the model is at the noise level of a key, by a name of `SURE`."""
         levels = self.evaluation.sure if self.evaluation else {}
         return next((counts[what] for level, counts in levels.items() if level.key == key), None)
+
+    def test_slices(self) -> tuple[int, ...]:
+        """Numbers of the test slices, where no other set has a part of them; empty where they were not counted."""
+        data, slices = self.config.data, self.evaluation.slices if self.evaluation else ()
+        return tuple(one.slice for one in slices) if data.split == "blocked" or data.tiles == "cover" else ()
 
     def training_slices(self) -> int | None:
         """How many slices the training tiles come from."""

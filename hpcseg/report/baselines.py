@@ -19,7 +19,7 @@ def filtered(records: Records, group: Group, level: str) -> Estimate | None:
     The seeds of a group have one test set and so one number; positions of the split have one each.
     """
     found = {
-        row.config.data.split_seed: one.confusion[level]
+        row.position: one.confusion[level]
         for row in group.rows
         if (one := filter_of(records, row)) is not None and level in one.confusion
     }
@@ -33,7 +33,7 @@ def commonest(group: Group, level: str) -> Estimate | None:
         tested = [one for key, one in row.evaluation.confusion.items() if key.key == level] if row.evaluation else []
         if tested and row.training:
             of_labels = tested[0].sum(1) / tested[0].sum()
-            found[row.config.data.split_seed] = float(of_labels[row.training.confusion.sum(1).argmax()])
+            found[row.position] = float(of_labels[row.training.confusion.sum(1).argmax()])
     return estimate([Repetition(0, place, value) for place, value in found.items()])
 
 

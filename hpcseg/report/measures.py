@@ -68,10 +68,10 @@ def repeated(measure: Callable[[Row], float | None]) -> Measure:
     """A measure of a cell as one of a group, one number per cell that has it."""
 
     def values(group: Group) -> list[Repetition]:
-        found = ((row.config, measure(row)) for row in group.rows)
+        found = ((row, measure(row)) for row in group.rows)
         return [
-            Repetition(config.train.seed, config.data.split_seed, value)
-            for config, value in found
+            Repetition(row.config.train.seed, row.position, value)
+            for row, value in found
             if value is not None and not np.isnan(value)
         ]
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcseg.data import splits
-from hpcseg.data.splits import widest_gap
+from hpcseg.data.splits import shared_tests, widest_gap
 from hpcseg.errors import DatasetError
 
 
@@ -108,6 +108,66 @@ def test_the_first_positions_of_the_blocks_test_no_slice_twice(slices, gap_slice
     assert len(np.unique(together)) == len(together) == seeds * len(found[0].test)
 
 
+def at_positions(numbers, gap_slices, seeds):
+    """The places of the test slices of the first seeds, one tile a slice."""
+    options = {"numbers": numbers, "policy": "blocked", "gap_slices": gap_slices}
+    found = (split_tiles(tiles_of(len(numbers), 1), seed=seed, **options).test for seed in range(seeds))
+    return [tuple(test.tolist()) for test in found]
+
+
+def any_shared(tests):
+    together = list(itertools.chain(*tests))
+    return len(set(together)) < len(together)
+
+
+@pytest.mark.parametrize("slices", range(3, 41))
+@pytest.mark.parametrize("gap_slices", [0, 1])
+def test_of_few_slices_three_positions_test_no_slice_twice_and_five_where_there_are_enough(slices, gap_slices):
+    numbers = np.arange(1, 30 * slices, 30)
+    assert not any_shared(at_positions(numbers, gap_slices, 3))
+    five = at_positions(numbers, gap_slices, 5)
+    assert any_shared(five) == (sum(map(len, five)) > slices)
+
+
+def test_of_unevenly_numbered_slices_three_positions_test_no_slice_twice():
+    assert len(set(at_positions((1, 120, 250, 400), 40, 4))) == 4
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        numbers = np.sort(rng.choice(np.arange(1, 501), rng.integers(5, 16), replace=False))
+        gap = min(41, widest_gap(numbers, at_most=max(1, int(np.ptp(numbers) + 1) // 10)))
+        assert not any_shared(at_positions(numbers, gap, 3)), numbers
+
+
+@pytest.mark.parametrize("slices", range(3, 31))
+def test_as_many_positions_as_slices_are_all_different(slices):
+    assert len(set(at_positions(np.arange(slices), 0, slices))) == slices
+
+
+@pytest.mark.parametrize(
+    ("gap_slices", "firsts"),
+    # As they were before positions that are alike were told from each other.
+    [(41, [335, 144, 0, 262, 71, 380, 189, 0, 307, 116]), (2, [356, 165, 0, 283, 92, 401, 210, 19, 328, 137])],
+)
+def test_positions_that_differ_lie_where_they_lay_when_records_were_written(gap_slices, firsts):
+    assert [test[0] for test in at_positions(np.arange(1, 501), gap_slices, 10)] == firsts
+
+
+@pytest.mark.parametrize(
+    ("tested", "said"),
+    [
+        ({}, ""),
+        ({0: [1, 2], 1: [3, 4]}, ""),
+        ({0: [7], 1: [8], 2: [7]}, "0 and 2 of data.split_seed have the same test slices, so they count as one"),
+        ({0: [1, 2, 3], 4: [3, 4]}, "0 and 4 of data.split_seed have 1 of 3 test slices in common, so they say less"),
+        ({3: [1, 2], 1: [2, 3], 0: [5]}, "1 and 3 of data.split_seed have 1 of 2 test slices in common"),
+        ({0: [1], 1: [1], 2: [1]}, "0 and 1 of data.split_seed have the same test slices, the most of 3 such pairs"),
+    ],
+)
+def test_positions_that_test_the_same_slices_are_said_with_how_many(tested, said):
+    found = shared_tests(tested)
+    assert found.startswith(said) and bool(found) == bool(said)
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_blocked_sets_are_single_runs_on_the_ring_with_all_tiles_of_their_slices(seed):
     tiles = tiles_of(100, 4)
@@ -159,7 +219,7 @@ def test_of_bundles_of_slices_that_are_far_apart_each_is_in_one_set(seed):
 )  # fmt: skip
 def test_the_widest_gap_is_the_largest_that_leaves_three_sets(numbers, at_most, widest):
     numbers = np.array(numbers)
-    assert widest_gap(numbers, seed=3, at_most=at_most) == widest
+    assert widest_gap(numbers, at_most=at_most) == widest
     for gap in () if widest is None else range(at_most + 1):
         if gap <= widest:
             split_tiles(tiles_of(len(numbers), 1), numbers=numbers, policy="blocked", seed=3, gap_slices=gap)

@@ -15,8 +15,10 @@ from hpcseg import metrics
 from hpcseg.records.collect import collect
 from hpcseg.report.build import build_report
 from hpcseg.report.figures import draw
+from hpcseg.report.measures import at as at_level
 from hpcseg.report.table import Table, number_text, table_csv
 from hpcseg.report.tables import TABLES
+from hpcseg.statistics import estimate
 
 JOB = """
 [train]
@@ -104,6 +106,34 @@ def run(tmp_path):
     for cell in grid.cells:
         finish_with_slices(cell, right)
     return grid.run
+
+
+@pytest.mark.parametrize(
+    ("axis", "freedom"),
+    # Positions 0 and 2 test the same slices: two positions of three trainings have t of 1 degree of freedom, 12.706205
+    # at 97.5 %, and one seed at two positions is two trainings, which have no interval.
+    [("repetitions", 1), ("data.split_seed", None)],
+)
+def test_positions_that_test_the_same_slices_are_one_in_intervals_and_this_is_said(tmp_path, axis, freedom):
+    job = f'[report]\ntables = ["axes"]\nfigures = []\n[[grid]]\ndata.split = "blocked"\n{axis} = [0, 1, 2]\n'
+    grid = plan(tmp_path / "run", job)
+    right = (900, 960, 900) if freedom is None else (900, 960, 906)
+    for cell in grid.cells:
+        position = cell.config.data.split_seed
+        at = {"slices": (203, 207) if position == 1 else (3, 7)}
+        finish_with_slices(cell, lambda *_, position=position: right[position], **at)
+        change(cell.folder.training_file, split_sha256="other" if position == 1 else "same")
+    records = collect(grid.run)
+    assert [row.position for row in records.rows] == [0, 1, 0]
+    told = "0 and 2 of data.split_seed have the same test slices, so they count as one position."
+    assert any(note.startswith(told) for note in records.caveats)
+    assert any("on 2 test slices at each position says little" in note for note in records.caveats)
+    found = estimate(at_level(records, "gaussian-0")(records.groups[0]))
+    if freedom is None:
+        assert found.values == (0.900, 0.960) and found.half is None
+        return
+    # From the mean of 0.922 the two at one position are 0.038 below together, and so much is the other above.
+    assert found.trainings == (pytest.approx((2 * ((0.038 / 3) ** 2 + (0.038 / 3) ** 2), 1.0)),)
 
 
 def half_of(*values: float) -> float:

@@ -156,6 +156,7 @@ def test_seeds_of_the_training_and_of_the_split_are_repetitions_of_one_group(tmp
     grid = plan(tmp_path / "run", TINY_JOB + "train.seed = [0, 1]\ndata.split_seed = [0, 1, 2]\n")
     for cell in grid.cells:
         finish(cell, lambda config, _: 900 + 10 * config.train.seed + config.data.split_seed)
+        change(cell.folder.training_file, split_sha256=str(cell.config.data.split_seed))
     records = collect(grid.run)
     assert [len(group.rows) for group in records.groups] == [6, 6]
     found = at(records, "gaussian-0")(records.positions["small", "shuffled", 0.0])

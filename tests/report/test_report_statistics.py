@@ -80,6 +80,13 @@ def covered_share(gains: np.ndarray, place: Callable[[int], int], slices: Callab
     return covered / len(gains)
 
 
+def test_a_second_record_of_a_training_is_no_repetition_nor_does_it_lose_its_line():
+    once = [Repetition(0, 0, 0.90), Repetition(0, 1, 0.94)]
+    twice = [*once, Repetition(0, 0, 0.90)]
+    assert estimate(twice) == estimate(once) and estimate(twice).half is None
+    assert slope({"one": {x: [Repetition(0, 0, x), Repetition(0, 0, x)] for x in (0.0, 1.0)}}).values == (1.0,)
+
+
 def test_slices_that_hang_together_take_several_positions_of_the_blocks():
     draws, rng = 1000, np.random.default_rng(5)
     # What is hard in a slice is so for each training. Three of four, and 91 of 100, says results/README.md.
