@@ -51,7 +51,10 @@ def status(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show each cell's state, epoch, validation accuracy, time left, job and node."""
+    """Show each cell's state, epoch, validation accuracy, time left, job and node.
+
+    With --watch it ends with exit code 0 where all of them are finished, else with 1.
+    """
     folder = find_run(run)
     if as_json:
         console.stdout.print(json.dumps(_as_json(look(folder, cells)), indent=1))
@@ -91,6 +94,8 @@ def _watch(folder: RunFolder, patterns: Sequence[str] | None) -> None:
     _print_summary(found)
     if stopped:
         raise typer.Exit(130)
+    if set(found.counts()) != {State.FINISHED}:
+        raise typer.Exit(1)
 
 
 def _screen(found: RunStatus, rows: int, curves: LossCurves) -> RenderableType:

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from fake_slurm import FakeSlurm, resources, send, trained
+from fake_slurm import FakeSlurm, evaluate, resources, send, train, trained
 from typer.testing import CliRunner, Result
 
 from hpcseg.cli.app import app
@@ -597,7 +597,19 @@ def test_who_watches_asks_slurm_twice_a_minute_and_once_of_what_has_ended(failed
     assert len((slurm.folder / "asked_sacct").read_text()) == 2, "of the first, and of those that ended last"
 
 
+def test_a_watch_ends_well_where_every_cell_that_was_asked_for_is_finished(failed, slurm):
+    slurm.queue()
+    for index in range(len(failed.cells)):
+        train(failed, index)
+        evaluate(failed, index)
+    assert hpcseg(failed, "status", "--watch").exit_code == 0
+    failed.cells[0].folder.evaluation_file.unlink()
+    assert hpcseg(failed, "status", "--watch", failed.cells[1].id).exit_code == 0
+    assert hpcseg(failed, "status", "--watch").exit_code == 1
+
+
 def test_status_can_be_watched_until_nothing_runs_any_more(failed, slurm):
     slurm.queue()
     said = hpcseg(failed, "status", "--watch")
-    assert said.exit_code == 0 and "2 cancelled, 2 failed" in said.output and "hpcseg retry" in said.output
+    assert said.exit_code == 1, "a script that waits for the models is to know that there are none"
+    assert "2 cancelled, 2 failed" in said.output and "hpcseg retry" in said.output

@@ -360,4 +360,4 @@ def test_watching_goes_on_while_a_state_is_none_of_the_ends(grid, slurm, monkeyp
     monkeypatch.setattr(scheduler, "ask", ask)
     monkeypatch.setattr(scheduler, "history", lambda ids: {})
     said = CliRunner().invoke(app, ["status", "--run", str(grid.run.path), "--watch"])
-    assert said.exit_code == 0 and len(looks) == len(answers)
+    assert said.exit_code == 1 and len(looks) == len(answers)
