@@ -6,6 +6,9 @@ trained on. No files here, so that a report can use it.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
+
 import numpy as np
 
 ALIKE = 0.15
@@ -98,6 +101,29 @@ def alike_numbers(alike: int, numbers: np.ndarray) -> int:
     the numbers between nothing is known. `numbers` are (N,) int64, ascending, of the slices that `alike` was found of.
     """
     return (alike - 1) * usual_step(numbers) + 1
+
+
+def too_near(sets: Iterable[np.ndarray], alike: int, numbers: np.ndarray, context: int = 0) -> bool:
+    """Whether slices of two sets, or inputs of theirs, are no farther apart than slices that are alike.
+
+    Both in packed slices, as `alike` was measured, and in slice numbers: two neighbours with a hole between them are
+    far apart, and so are two of a bundle with others between.
+
+    Args:
+        sets: indices of the slices of each.
+        alike: as `alike_slices` has it.
+        numbers: (N,) int64, ascending, of all packed slices.
+        context: slices on each side that are inputs as well.
+    """
+    of = [(index, place) for place, indices in enumerate(sets) for index in indices.tolist()]
+    for (before, one), (behind, other) in itertools.pairwise(sorted(of)):
+        if one != other:
+            last = int(np.searchsorted(numbers, numbers[before] + context, side="right")) - 1
+            first = int(np.searchsorted(numbers, numbers[behind] - context))
+            apart = int(numbers[first] - numbers[last])
+            if first - last < alike and (alike >= len(numbers) or apart < alike_numbers(alike, numbers)):
+                return True
+    return False
 
 
 def measured_gap(alike: int, numbers: np.ndarray) -> int:

@@ -8,7 +8,8 @@ from hpcseg.data.classes import IGNORED
 from hpcseg.data.evenly import evenly
 from hpcseg.data.grey import FAR, FLOAT_STEP
 from hpcseg.data.layout import automatic_gap
-from hpcseg.data.likeness import alike_numbers, usual_step
+from hpcseg.data.likeness import too_near, usual_step
+from hpcseg.data.splits import split_tiles
 from hpcseg.data.store import DatasetInfo, read_labels
 from hpcseg.text import counted
 
@@ -228,7 +229,9 @@ def gap_notes(info: DatasetInfo) -> tuple[str, ...]:
     if slices < _FEWEST_DIVIDED:
         return ()
     gap = automatic_gap(info, slices)
-    if gap >= alike_numbers(info.alike_slices, info.numbers):
+    tiles = np.arange(slices)[:, None] * [1, 0, 0]  # one on each slice
+    split = split_tiles(tiles, numbers=info.numbers, policy="blocked", seed=0, gap_slices=gap)
+    if not too_near((split.train, split.validation, split.test), info.alike_slices, info.numbers):
         return ()
     return (
         f"slices are {in_words(info)}, but a blocked split leaves out only {left_out(info, gap)} between two sets, for "

@@ -10,7 +10,7 @@ import numpy as np
 from hpcseg.config import CellConfig, DataConfig, TrainConfig
 from hpcseg.data.classes import IGNORED
 from hpcseg.data.layout import lay_out
-from hpcseg.data.likeness import alike_numbers
+from hpcseg.data.likeness import too_near
 from hpcseg.data.notes import HARDLY_ANY
 from hpcseg.data.splits import NO_GAP, SHORT_GAP, few_test_slices, shared_tests
 from hpcseg.data.store import DatasetInfo, read_labels
@@ -55,12 +55,13 @@ def describe_sets(info: DatasetInfo, cells: Iterable[CellConfig]) -> Iterator[st
         ]
         few = few_test_slices(len(within["test"]), len(positions[_of_any_seed(config)]))
         gap, alike = split.gap_slices, info.alike_slices
-        short = gap and alike and gap - 2 * config.context < alike_numbers(alike, info.numbers)
+        near = gap is not None and (alike is None or too_near(within.values(), alike, info.numbers, config.context))
+        short = (SHORT_GAP if alike else "") if gap else NO_GAP
         steps = min(one.epochs * one.steps(len(split.train)) for one in trained)
         little = (
             f"a training is {counted(steps, 'step')}, in which it learns little. Take more: train.epoch_steps, as 50."
         )
-        told = (few, NO_GAP if gap == 0 else SHORT_GAP if short else "", _MIXED if mixed else "", *hardly)
+        told = (few, short if near else "", _MIXED if mixed else "", *hardly)
         told += (little,) if steps < _FEW_STEPS else ()
         notes.update((note, None) for note in told if note)
     notes.update((note, None) for note in shared_positions(info, trainings))

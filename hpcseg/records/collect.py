@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from msgspec import UNSET
 
-from hpcseg.config import DataConfig, ReportConfig, digest
+from hpcseg.config import AUTO, DataConfig, ReportConfig, digest
 from hpcseg.data.splits import NO_GAP, SHORT_GAP, few_test_slices, shared_tests
 from hpcseg.records.accept import Refused, accept_evaluation, accept_training, epochs_so_far, refuse_changed
 from hpcseg.records.groups import Group, Position, differing, grouped, placed, select
@@ -81,7 +81,12 @@ class Records:
         shared = dict.fromkeys(shared_tests(of) for of in tested.values())
         trained = [row.training.record for row in self.rows if row.training]
         short = SHORT_GAP if any(one.gap_capped for one in trained) else ""
-        gap = NO_GAP if any(one.gap_slices == 0 for one in trained) else short
+        # Slices that are unlike from one to the next need no gap, which "auto" tells.
+        none = any(
+            one.gap_slices == 0 and (one.gap_capped or row.config.data.gap_slices != AUTO)
+            for one, row in ((row.training.record, row) for row in self.rows if row.training)
+        )
+        gap = NO_GAP if none else short
         return [note[0].upper() + note[1:] for note in (few, *shared, gap, self._blind) if note]
 
     @property

@@ -11,7 +11,7 @@ import numpy as np
 
 from hpcseg.config import AUTO, TrainConfig
 from hpcseg.data.batches import TileSource
-from hpcseg.data.likeness import alike_numbers
+from hpcseg.data.likeness import too_near
 from hpcseg.data.room import Room
 from hpcseg.data.tiles import overlap
 from hpcseg.data.training_tiles import TrainingTiles, validation_set
@@ -151,12 +151,12 @@ def _class_weights(config: TrainConfig, source: TileSource) -> list[float] | Non
 
 
 def _gap_is_capped(cell: Cell, source: TileSource) -> bool:
-    """Whether a gap of "auto" left out fewer slices between two sets than are alike."""
-    gap, alike = source.split.gap_slices, source.info.alike_slices
-    if gap is None or alike is None or cell.config.data.gap_slices != AUTO:
+    """Whether a gap of "auto" left two sets no farther apart than slices are alike."""
+    split, alike, data = source.split, source.info.alike_slices, cell.config.data
+    if split.gap_slices is None or alike is None or data.gap_slices != AUTO:
         return False
-    between_inputs = gap - 2 * cell.config.data.context
-    return between_inputs < alike_numbers(alike, source.info.numbers)
+    sets = (np.unique(source.tiles[rows, 0]) for rows in (split.train, split.validation, split.test))
+    return too_near(sets, alike, source.info.numbers, data.context)
 
 
 def _origin(cell: Cell, source: TileSource) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import h5py
@@ -12,7 +13,8 @@ from slice_folder import hpcseg, write_label
 
 from hpcseg.config import CellConfig, DataConfig
 from hpcseg.data.batches import open_source
-from hpcseg.data.likeness import alike_slices, grey_points, measured_gap, step_between_compared
+from hpcseg.data.likeness import alike_slices, grey_points, measured_gap, step_between_compared, too_near
+from hpcseg.data.notes import gap_notes
 from hpcseg.data.pack import pack
 from hpcseg.data.sets import describe_sets
 from hpcseg.data.store import read_info
@@ -194,6 +196,43 @@ def test_a_stack_that_is_too_short_for_its_gap_is_divided_all_the_same_and_told_
     for gap, noted in (("auto", True), (info.alike_slices, False)):
         told = describe_sets(info, [CellConfig(data=DataConfig(split="blocked", gap_slices=gap))])
         assert any(line.startswith(note) for line in told) == noted
+
+
+@pytest.mark.parametrize(
+    ("numbers", "alike", "told"),
+    [
+        # The nearest two sets are 2 packed slices apart, which is enough, with a gap of the 2 numbers of one slice.
+        (range(0, 30, 2), 2, False),
+        (range(0, 300, 20), 2, False),
+        # A tenth of 30 slices is 3, so that sets are 4 apart, and so much is enough where slices 4 apart are unlike.
+        (range(30), 4, False),
+        (range(30), 5, True),
+        # 6 slices leave 1 out, and 3 none.
+        (range(6), 2, False),
+        (range(6), 3, True),
+        (range(3), 1, False),
+        (range(3), 3, True),
+        # A hole between two of every second slice is as good as the slice that is missing there.
+        ([0, 2, 4, 8, 10, 14, 16, 20, 22, 24, 28, 30, 32], 2, False),
+        # Bundles that are far apart are sets, whatever lies within one; but not where all slices are alike.
+        ([1, 2, 3, 4, 101, 102, 201, 202], 3, False),
+        ([1, 2, 3, 4, 101, 102, 201, 202], 8, True),
+    ],
+)
+def test_sets_are_said_to_be_alike_where_they_are_as_near_as_slices_that_are(tmp_path, numbers, alike, told):
+    path, _ = packed(tmp_path, np.zeros((len(numbers), 64, 64), dtype=np.uint8) + np.arange(64, dtype=np.uint8))
+    info = dataclasses.replace(read_info(path), numbers=np.array(numbers), alike_slices=alike)
+    config = DataConfig(split="blocked", tile_size=16)
+    said = [line for line in describe_sets(info, [CellConfig(data=config)]) if "training slices" in line]
+    assert (len(said), len(gap_notes(info))) == (told, told)
+
+
+def test_inputs_of_sets_are_as_near_as_they_are_with_the_slices_beside_them():
+    sets = (np.arange(10), np.array([14]), np.array([18]))
+    # 9 and 14 are 5 apart; with one slice on each side their inputs are 3 apart, with two 1.
+    assert [too_near(sets, 4, np.arange(20), context) for context in (0, 1)] == [False, True]
+    # 14 and 18 are the nearest.
+    assert [too_near(sets, alike, np.arange(20), 1) for alike in (2, 3)] == [False, True]
 
 
 def test_slices_that_never_stop_being_alike_are_told_of(tmp_path):
