@@ -23,7 +23,7 @@ from hpcseg.errors import ConfigError, HpcsegError
 from hpcseg.files import write_bytes
 from hpcseg.learn.folding import folded
 from hpcseg.predict.model_file import Model
-from hpcseg.predict.onnx_file import export_onnx
+from hpcseg.predict.onnx_file import export_onnx, padding
 from hpcseg.segment.geometry import reach
 from hpcseg.slices.extras import load_extra
 from hpcseg.slices.neighbours import neighbours
@@ -204,7 +204,7 @@ def _preprocessing(model: Model) -> list[dict[str, Any]]:
 def _documentation(model: Model, info: DatasetInfo) -> str:
     """The page of the model in the zoo."""
     card, grey, training = model.card, model.card.grey, model.card.training
-    low, high = card.grey_range
+    (low, high), step = card.grey_range, 2**card.train.depth
     classes = [f"| {name} | {value} |" for name, value in zip(card.class_names, card.class_values, strict=True)]
     tests = [
         f"| {point.noise}, sigma {point.sigma}"
@@ -231,6 +231,14 @@ Its channels are the probabilities of
 | class | value in the labels |
 |---|---|
 {tables["classes"]}
+
+## Sizes
+
+{padding(model)}
+
+That is true of weights.onnx. bioimageio.core adds {_halo(model)} mirrored pixels by itself all around, and takes
+multiples of {step} from {2 * _halo(model) + step} on: pad other slices to one by mirroring. Within {_halo(model)}
+pixels of an edge its labels may differ from those of `hpcseg predict`.
 
 ## Training
 

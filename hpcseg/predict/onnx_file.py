@@ -16,6 +16,7 @@ from hpcseg.errors import HpcsegError
 from hpcseg.files import write_bytes
 from hpcseg.learn.folding import folded
 from hpcseg.predict.model_file import Model
+from hpcseg.segment.geometry import MARGIN
 from hpcseg.slices.extras import load_extra
 
 # Of scores, which are of the order of 10; float32 in another order of summation.
@@ -33,7 +34,7 @@ def export_onnx(model: Model, file: Path) -> float:
 
     Images are grey values on the card's grey scale, (value - low) / (high - low). H and W may be any multiples of
     2**depth; channels are the slice, with `data.context` between its neighbours. The card is in the file's metadata,
-    under "hpcseg".
+    under "hpcseg", and its description says how slices of other sizes are padded: `padding`.
 
     Returns:
         The largest difference of a score between ONNX Runtime and ours, on random images of several sizes.
@@ -53,6 +54,19 @@ def export_onnx(model: Model, file: Path) -> float:
         )
     write_bytes(file, content)
     return difference
+
+
+def padding(model: Model) -> str:
+    """What `geometry.pad` does to a slice before the network, for who does it in another program."""
+    multiple = 2**model.card.train.depth
+    least = -(-model.card.data.tile_size // multiple) * multiple
+    return (
+        f"Heights and widths must be multiples of {multiple}. `hpcseg predict` mirrors each slice at its edges, "
+        f'without the outermost pixels themselves (numpy.pad, mode="reflect"): by {MARGIN} pixels above and to the '
+        f"left; below and to the right by {MARGIN}, and by as many more as it takes to a multiple of {multiple} that "
+        f"is no less than {least}. What was added is cut off the answer. Padded so and in one piece, slices get the "
+        "labels of `hpcseg predict --precision fp32`; otherwise those near the edges differ."
+    )
 
 
 def _convert(lean: torch.nn.Module, model: Model) -> bytes:
@@ -76,6 +90,7 @@ def _convert(lean: torch.nn.Module, model: Model) -> bytes:
             logging.disable(level)
     assert program is not None
     whole = program.model_proto
+    whole.doc_string = padding(model)
     whole.metadata_props.add(key="hpcseg", value=json.dumps(model.card.as_dict(), sort_keys=True))
     onnx.checker.check_model(whole)
     return bytes(whole.SerializeToString())

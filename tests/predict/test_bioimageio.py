@@ -93,6 +93,7 @@ def test_it_says_what_it_takes_and_how_exactly_it_answers(core, package, model):
     assert str(described.license) == "CC-BY-4.0"
     page = described.documentation.get_reader().read().decode()
     assert model.card.model_sha256 in page and "| 128 | 128 |" in page and "## Validation" in page
+    assert f"multiples of {STEP} from {2 * HALO + STEP} on" in page and "by 4 pixels above" in page
 
 
 def test_its_answer_is_ours_on_a_slice_whole_or_in_blocks(core, package, model, tiny_dataset):

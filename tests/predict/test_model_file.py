@@ -23,6 +23,7 @@ from hpcseg.predict import model_file as model_files
 from hpcseg.predict.card import count_quantiles
 from hpcseg.predict.model_file import export, open_cell, open_file
 from hpcseg.runs.record import read_json, with_checksum, write_record
+from hpcseg.segment.network import Network, Wishes
 
 
 def test_weights_come_back_bit_by_bit_and_answer_alike(cells, model_file, tmp_path):
@@ -372,3 +373,14 @@ def test_onnx_answers_as_the_model_does(model, tmp_path):
     with torch.inference_mode():
         np.testing.assert_allclose(scores, model.network.eval()(torch.from_numpy(image)), atol=1e-4)
     assert json.loads(session.get_modelmeta().custom_metadata_map["hpcseg"])["class_values"] == [0, 128, 255]
+    # The sizes and numbers that it is described with, for slices that are no multiple of 4 and less than a tile of 64.
+    told = session.get_modelmeta().description
+    assert "multiples of 4." in told and "no less than 64." in told and 'mode="reflect"): by 4 pixels above' in told
+    for height, width, padded in ((61, 83, (72, 92)), (40, 50, (64, 64))):
+        image = np.random.default_rng(0).random((height, width), dtype=np.float32)
+        around = [(4, full - length - 4) for full, length in zip(padded, (height, width), strict=True)]
+        (scores,) = session.run(["scores"], {"images": np.pad(image, around, mode="reflect")[None, None]})
+        labels = scores[0, :, 4 : 4 + height, 4 : 4 + width].argmax(0)
+        answer = Network([model.trained("fp32")], Wishes(), torch.device("cpu")).answer(image, None)
+        np.testing.assert_array_equal(labels, answer.classes)
+        assert len(np.unique(labels)) > 1
