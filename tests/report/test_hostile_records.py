@@ -190,6 +190,19 @@ def test_advice_from_a_foreign_plan_is_words_and_no_script(tmp_path, command):
     assert command not in str(collect(grid.run).holes[0])
 
 
+@pytest.mark.parametrize("cell", ["s0", "'large-*-p050-*'"])
+@pytest.mark.parametrize("at", range(5))
+def test_of_a_run_that_train_began_a_hole_has_the_options_that_planned_it(tmp_path, cell, at):
+    options = ["--job segment", "--data=B.h5", "--run runs/B", "--set 'train.width=4'", "--set data.tiles=cover"]
+    typed = " ".join(["hpcseg train", *options[:at], cell, *options[at:]])
+    grid = small(tmp_path / "run")
+    grid.cells[0].folder.evaluation_file.unlink()
+    change(grid.run.grid_file, command=typed)
+    wanted = "hpcseg grid --job segment --data=B.h5 --run runs/B --set train.width=4 --set data.tiles=cover"
+    assert command_that_runs(read_plan(grid.run)) == wanted
+    assert f"Run `{wanted}`." in str(collect(grid.run).holes[0])
+
+
 def test_an_ordinary_command_is_given_back_as_it_was_typed(tmp_path):
     grid = small(tmp_path / "run")
     change(grid.run.grid_file, command="hpcseg grid --job tiny --set 'data.tiles=\"2 x\"'")
