@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator
+from operator import itemgetter
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from hpcseg.data.store import DatasetInfo, read_labels
 from hpcseg.errors import DatasetError
 from hpcseg.text import counted, shown
 
-_FEW_STEPS = 150
+_FEW_STEPS, _STEPS = 150, 50
 _MIXED = "test tiles are of slices that are trained on, so the accuracy is not that on another slice."
 
 
@@ -57,10 +58,10 @@ def describe_sets(info: DatasetInfo, cells: Iterable[CellConfig]) -> Iterator[st
         gap, alike = split.gap_slices, info.alike_slices
         near = gap is not None and (alike is None or too_near(within.values(), alike, info.numbers, config.context))
         short = (SHORT_GAP if alike else "") if gap else NO_GAP
-        steps = min(one.epochs * one.steps(len(split.train)) for one in trained)
-        little = (
-            f"a training is {counted(steps, 'step')}, in which it learns little. Take more: train.epoch_steps, as 50."
-        )
+        steps, shortest = min(((one.epochs * one.steps(len(split.train)), one) for one in trained), key=itemgetter(0))
+        # What is so already is no advice.
+        more = "train.epochs" if shortest.steps(len(split.train)) >= _STEPS else f"train.epoch_steps, as {_STEPS}"
+        little = f"a training is {counted(steps, 'step')}, in which it learns little. Take more: {more}."
         told = (few, short if near else "", _MIXED if mixed else "", *hardly)
         told += (little,) if steps < _FEW_STEPS else ()
         notes.update((note, None) for note in told if note)

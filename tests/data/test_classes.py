@@ -220,6 +220,12 @@ def test_slices_with_hardly_a_labelled_pixel_are_noted_by_pack_and_where_they_ar
     sets = list(describe_sets(read_info(output), [CellConfig(data=layout)]))
     # 9 tiles are 1 batch of 25.
     assert sum("a training is 15 steps, in which it learns little" in line for line in sets) == 1
+    assert any("learns little. Take more: train.epoch_steps, as 50." in line for line in sets)
+    set_already = describe_sets(
+        read_info(output), [CellConfig(data=layout, train=TrainConfig(epochs=2, epoch_steps=50))]
+    )
+    # 139 passes of 9 tiles are 51 batches of 25.
+    assert any("102 steps, in which it learns little. Take more: train.epochs." in line for line in set_already)
     many = describe_sets(read_info(output), [CellConfig(data=layout, train=TrainConfig(epoch_steps=10))])
     assert not any("learns little" in line for line in many)
     assert sum("slices have 1 labelled pixel in all, which tell little" in line for line in sets) >= 2
