@@ -387,6 +387,10 @@ def _as_volume(array: Any) -> Source:
         if len(set(array.shapes)) > 1:
             raise DatasetError(f"The slices of {array.path} are of several sizes. Segment one after the other.")
         return as_grey_values(array, of_any_type=True)
+    if isinstance(array, str | os.PathLike):
+        raise DatasetError(
+            f"The array is the path {shortened(os.fspath(array), 80)}. Open its slices first: open_source(PATH)."
+        )
     if not isinstance(getattr(array, "dtype", None), np.dtype):
         try:
             array = np.asarray(array)

@@ -19,6 +19,7 @@ import h5py
 import numpy as np
 import pytest
 import tifffile
+import torch
 import zarr
 from slice_folder import hpcseg, write_image, write_label
 
@@ -261,6 +262,22 @@ def test_one_slice_gives_one_and_a_data_set_is_read_slice_by_slice(models, volum
     same(hs.predict(models[0], hs.open_source(f"{tmp_path / 'slices.h5'}::one")), wanted[1:2])
 
 
+def test_of_a_finished_cell_nothing_is_told(tiny_dataset, run):
+    said = []
+    hs.train(tiny_dataset, out=run, settings=SETTINGS, cell="s0", say=said.append)
+    assert said == []
+
+
+def test_a_notebook_keeps_its_number_of_threads_of_torch(models, volume):
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 2)
+    try:
+        hs.predict(models[0], volume[0])
+        assert torch.get_num_threads() == before + 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_model_is_left_as_it_was_and_a_file_of_it_is_the_same(models, run, cells, volume, tmp_path):
     wanted = hs.predict(models[0], volume[0])
     same(hs.predict(models[0], volume[0]), wanted)
@@ -332,6 +349,8 @@ REFUSED = {
     "no run": (lambda _: hs.read_table("nowhere"), IncompleteError, "There is no run nowhere"),
     "a path": (lambda it: hs.predict("a", it.slices), ConfigError, "takes a model of load_model.*got str"),
     "one of two": (lambda it: hs.predict([it.model, None], it.slices), ConfigError, "got Model, NoneType"),
+    "slices by their path": (lambda it: hs.predict(it.model, "allA"), DatasetError, r"the path allA\..*open_source\("),
+    "slices by a Path": (lambda it: hs.predict(it.model, Path("a/b")), DatasetError, r"the path a/b\..*open_source\("),
     "no models": (lambda it: hs.predict([], it.slices), ConfigError, "takes a model of load_model"),
     "four axes": (lambda it: hs.predict(it.model, it.slices[None]), DatasetError, r"\(1, 2, 128, 128\), but slices"),
     "no slices": (lambda it: hs.predict(it.model, it.slices[:0]), DatasetError, r"\(0, 128, 128\), but slices are"),

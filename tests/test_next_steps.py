@@ -147,6 +147,16 @@ def test_from_the_slices_to_the_labels_each_command_names_the_next(here):
     assert len(list(Path("OUT/labels").iterdir())) == 12
 
 
+def test_of_repetitions_on_other_test_slices_all_are_proposed_not_the_luckiest(here):
+    hpcseg("pack", "sample")
+    Path("mine.toml").write_text(QUICK.format(gpus=0).replace("train.seed = [0, 1]", "data.split_seed = [0, 1]"))
+    assert hpcseg("grid", "--local", "--job", "mine.toml").exit_code == 0
+    proposed = next_of(typed("hpcseg report"))
+    names = shlex.split(proposed)
+    assert names[:2] == ["hpcseg", "predict"] and names[-2] == "--ensemble" and names[-1] != names[2], proposed
+    assert typed(proposed.replace("SLICES", "sample/data")).exit_code == 0
+
+
 def test_a_run_with_missing_cells_goes_on_with_the_command_that_planned_it(here, monkeypatch):
     monkeypatch.setattr("sys.argv", ["hpcseg", "grid", "--local", "--job", "mine.toml"])
     hpcseg("pack", "sample")

@@ -101,8 +101,10 @@ def after_report(records: Records) -> str:
         return command
     ensemble = " ".join(f"--ensemble {shlex.quote(name)}" for name in others)
     same = len({row.training.record.split_sha256 for row in alike if row.training}) == 1
-    first = f"{names[best.id]} has the most right test pixels; to" if same else "To"
-    return f"{first} average all: {ensemble}\n{command}"
+    if same:
+        return f"{names[best.id]} has the most right test pixels; to average all: {ensemble}\n{command}"
+    # The luckiest of test slices is no better a model.
+    return f"Each was tested on other slices, so which is best is not known; all are averaged.\n{command} {ensemble}"
 
 
 def _accuracy(row: Row) -> float:

@@ -158,7 +158,7 @@ def read_card(content: Any) -> ModelCard:
         )
         _check(card)
     except (TypeError, SyntaxError, ConfigError) as error:  # the second of a type that is none
-        raise ValueError(str(error)) from None
+        raise ValueError(str(error).rstrip(".")) from None
     return card
 
 

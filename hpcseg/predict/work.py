@@ -145,9 +145,13 @@ def segment(prediction: Prediction) -> Iterator[tuple[dict[str, np.ndarray], Sli
     Raises:
         DatasetError, HpcsegError: as `work`.
     """
-    network, _ = _open_network(prediction)
-    for read, answer in _answers(prediction, network, range(len(prediction.volume)), LEAST_AHEAD):
-        yield _layers_of(prediction, read, answer)
+    threads = torch.get_num_threads()  # of a notebook, which goes on with its own
+    try:
+        network, _ = _open_network(prediction)
+        for read, answer in _answers(prediction, network, range(len(prediction.volume)), LEAST_AHEAD):
+            yield _layers_of(prediction, read, answer)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _open_network(prediction: Prediction) -> tuple[Network, Start]:

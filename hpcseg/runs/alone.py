@@ -11,7 +11,7 @@ from collections.abc import Callable
 from hpcseg.errors import ConfigError, HpcsegError, IncompleteError
 from hpcseg.launch.environment import read_environment
 from hpcseg.runs.epochs import Epochs
-from hpcseg.runs.execute import run_cell
+from hpcseg.runs.execute import is_finished, run_cell
 from hpcseg.runs.grid import Cell, Grid, read_cell, write_plan
 from hpcseg.runs.inputs import Handed
 from hpcseg.runs.state import Stage, State
@@ -26,7 +26,7 @@ def run_alone(grid: Grid, chosen: Cell, *, say: Callable[[str], None]) -> State:
     Args:
         grid: whose plan is written, by rank 0.
         chosen: of it.
-        say: told on rank 0 in a line each which stage begins, and of every epoch.
+        say: told on rank 0 in a line each which stage begins, unless it is done, and of every epoch.
 
     Returns:
         FINISHED; STOPPED where Ctrl-C or a signal ended it, with a checkpoint; BUSY where another process has the cell.
@@ -48,7 +48,7 @@ def run_alone(grid: Grid, chosen: Cell, *, say: Callable[[str], None]) -> State:
 
     with Stop() as stop:
         for stage in stages:
-            if rank == 0:
+            if rank == 0 and not is_finished(chosen, stage):
                 say(f"{chosen.id}: {'training' if stage == 'train' else 'evaluating'}")
             outcome = run_cell(chosen.folder, stage, should_stop=stop, on_epoch=on_epoch, handed=handed)
             if outcome is not State.FINISHED:

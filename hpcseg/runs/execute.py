@@ -61,7 +61,7 @@ def run_cell(
     provenance.commit()
     provenance.package_sha256()
     cell = read_cell(folder)
-    if _finished(cell, stage):
+    if is_finished(cell, stage):
         return State.FINISHED
     try:
         with join(environment, folder.path) as ranks, _lock(folder, ranks) as free:
@@ -69,7 +69,7 @@ def run_cell(
             if ranks.largest(not free):
                 return State.BUSY
             # Another job may have finished it while this one started, or waited for the lock.
-            if ranks.largest(ranks.is_main and _finished(cell, stage)):
+            if ranks.largest(ranks.is_main and is_finished(cell, stage)):
                 return State.FINISHED
             unwanted = Wish(folder)
             if ranks.largest(ranks.is_main and unwanted()):
@@ -105,7 +105,8 @@ def run_cell(
         raise
 
 
-def _finished(cell: Cell, stage: Stage) -> bool:
+def is_finished(cell: Cell, stage: Stage) -> bool:
+    """Whether a cell has what a stage makes, by its records."""
     return cell.evaluated() or (stage == "train" and cell.trained())
 
 

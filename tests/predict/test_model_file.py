@@ -20,7 +20,7 @@ from hpcseg.data.grey import GreyScale
 from hpcseg.errors import DatasetError, HpcsegError, IncompleteError
 from hpcseg.learn import checkpoint
 from hpcseg.predict import model_file as model_files
-from hpcseg.predict.card import count_quantiles
+from hpcseg.predict.card import count_quantiles, read_card
 from hpcseg.predict.model_file import export, open_cell, open_file
 from hpcseg.runs.record import read_json, with_checksum, write_record
 from hpcseg.segment.network import Network, Wishes
@@ -329,6 +329,12 @@ def test_an_onnx_file_is_called_that_and_the_other_file_named(tmp_path):
     (tmp_path / "m1.onnx").write_bytes(b"onnx")
     with pytest.raises(HpcsegError, match=r"is an ONNX file, .*the \.safetensors that `hpcseg export` wrote beside it"):
         open_file(tmp_path / "m1.onnx")
+
+
+def test_what_a_card_cannot_have_is_told_with_one_full_stop(model, tmp_path):
+    content = model.card.as_dict()
+    with pytest.raises(ValueError, match=r"train\.width is 1000000000, .* channels$"):
+        read_card({**content, "train": {**content["train"], "width": 10**9}})
 
 
 def test_a_zip_file_is_called_what_it_is(tmp_path):
