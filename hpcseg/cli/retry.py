@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hpcseg.cli import console
 from hpcseg.cli.grid import cells_answer, run_here, show_submission
 from hpcseg.cli.options import MEMORY, TIME, AsJson, Run
-from hpcseg.errors import ConfigError
+from hpcseg.errors import ConfigError, DatasetError
 from hpcseg.runs.finding import choose_cells, find_own_run
 from hpcseg.runs.names import short_names
 from hpcseg.text import counted
+
+if TYPE_CHECKING:
+    from hpcseg.runs.grid import Grid
 
 
 def retry(
@@ -44,6 +47,8 @@ def retry(
     grid, status, resources = read_grid(folder), run_status(folder), read_resources(folder)
     chosen = choose_cells(status.cells, cells, among=status.failures, what="failed cell")
     failures = {cell_id: status.failures[cell_id] for cell_id in chosen}
+    if failures:
+        _check_data(grid)
     with console.json_answer(as_json) as answer:
         answer["failures"] = {
             cell_id: {"kind": failure.kind.name, "text": failure.text, "remedy": failure.kind.remedy}
@@ -83,3 +88,14 @@ def retry(
             else:
                 raise ConfigError("--exclude is asked of Slurm, and these cells have jobs by a template. Leave it out.")
             show_submission(submission, grid, answer)
+
+
+def _check_data(grid: Grid) -> None:
+    """Raise DatasetError now, and not in every job, where the data are gone, or others than the cells are for."""
+    from hpcseg.data.store import read_info
+
+    if read_info(grid.data_file).data_sha256 != grid.data_sha256:
+        raise DatasetError(
+            f"{grid.data_file} holds other data than when the run was planned, so its cells would fail again. Put the "
+            "file back, or run `hpcseg grid`: it plans new cells for the new data and leaves these alone."
+        )

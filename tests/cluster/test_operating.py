@@ -25,6 +25,7 @@ from hpcseg.cluster.retry import follow_up, read_resources
 from hpcseg.cluster.sender import Submission
 from hpcseg.cluster.states import run_status
 from hpcseg.cluster.submit import submit_missing
+from hpcseg.data import store
 from hpcseg.jobfile import find_job, load_job
 from hpcseg.numerics import NUMERICS
 from hpcseg.runs.folder import RunFolder
@@ -39,6 +40,14 @@ def grid(tmp_path) -> Grid:
     planned = plan(load_job(find_job("demo")), RunFolder(tmp_path / "run"), tmp_path / "data.h5", "0" * 64)
     write_plan(planned)
     return planned
+
+
+@pytest.fixture(autouse=True)
+def packed(monkeypatch) -> SimpleNamespace:
+    """What a packed file says of its data, in the place of one."""
+    info = SimpleNamespace(data_sha256="0" * 64)
+    monkeypatch.setattr(store, "read_info", lambda path: info)
+    return info
 
 
 def hpcseg(grid: Grid, verb: str, *arguments: str) -> Result:
@@ -69,6 +78,23 @@ def test_retry_submits_the_failed_cells_only_and_asks_for_the_same(slurm, grid):
     assert said.exit_code == 0, said.output
     assert cells_of_last_array(slurm, grid) == [grid.cells[1].id]
     assert "#SBATCH --partition=gpu" in slurm.scripts()[scripts] and "#SBATCH --mem=3072M" in slurm.scripts()[scripts]
+
+
+@pytest.mark.parametrize("way", ["Slurm", "here"])
+def test_retry_looks_at_the_data_before_it_submits_what_would_fail_again(slurm, grid, packed, monkeypatch, way):
+    send(grid)
+    fail(grid, 0, "ValueError: no")
+    slurm.queue()
+    if way == "here":
+        ledger.book_local(grid.run, [grid.cells[0].id], "1")
+    packed.data_sha256 = "1" * 64
+    for options in ((), ("--dry-run",)):
+        said = hpcseg(grid, "retry", grid.cells[0].id, *options)
+        assert said.exit_code == 3 and "holds other data than when the run was planned" in said.stderr
+    monkeypatch.undo()
+    said = CliRunner().invoke(app, ["retry", "--run", str(grid.run.path)])
+    assert said.exit_code == 3 and "data.h5" in said.stderr and len(said.stderr.splitlines()) == 1
+    assert "would run" not in said.output and "Submitted" not in said.output
 
 
 def test_retry_takes_more_memory_and_fewer_nodes(slurm, grid):
