@@ -62,7 +62,10 @@ def grid(
     ] = None,
     *,
     slurm: RankOptions,
-    throttle: Annotated[int | None, typer.Option(help="Jobs that may run at once.", rich_help_panel=SLURM)] = None,
+    throttle: Annotated[
+        int | None,
+        typer.Option(help="Jobs of this call that may run at once; others' come on top.", rich_help_panel=SLURM),
+    ] = None,
     tries: Annotated[
         int | None,
         typer.Option(help="Jobs a cell gets where the cluster fails it.", show_default="3", rich_help_panel=SLURM),

@@ -31,7 +31,9 @@ _MEMORY = frozenset({"mem-per-cpu", "mem-per-gpu"})
 _OF_GPUS = _GPUS | _MEMORY | {"cpus-per-gpu", "gpu-bind", "gpu-freq", "ntasks-per-gpu"}
 
 
-def cell_executor(folder: Path, code: Path, resources: Resources, *, name: str, comment: str) -> submitit.SlurmExecutor:
+def cell_executor(
+    folder: Path, code: Path, resources: Resources, *, name: str, comment: str, dependency: str | None = None
+) -> submitit.SlurmExecutor:
     """An executor for the tasks of one array.
 
     Args:
@@ -40,6 +42,7 @@ def cell_executor(folder: Path, code: Path, resources: Resources, *, name: str, 
         resources: of one task.
         name: of the job, as squeue shows it.
         comment: of the job, by which the ledger finds it.
+        dependency: on other jobs, as sbatch spells it.
     """
     further = _options(resources.sbatch)
     additional: dict[str, Any] = {"requeue": True, **further}
@@ -59,7 +62,7 @@ def cell_executor(folder: Path, code: Path, resources: Resources, *, name: str, 
         resources,
         name=name,
         comment=comment,
-        dependency=None,
+        dependency=dependency,
         gpus=gpus,
         nodes=resources.nodes,
         ntasks_per_node=resources.ranks_per_node,

@@ -153,6 +153,8 @@ class Sender:
     """Of the jobs."""
     submission: Submission
     """Gets what was sent."""
+    arrays_at_once: int | None = None
+    """Each further array waits for the end of the one so many before it; None: none waits."""
 
     def send(self, stage: str, tasks: Mapping[tuple[str, ...], Callable[[], Any]]) -> None:
         """Submit tasks, by the ids of the cells that each is for, as one array.
@@ -161,9 +163,14 @@ class Sender:
             NoRoomError: the site's limits leave no room for so many.
             SchedulerError: sbatch refused for another reason.
         """
+        before = [sent.job_id for sent in self.submission.sent if sent.tasks]
+        waits = self.arrays_at_once is not None and len(before) >= self.arrays_at_once
+        dependency = f"afterany:{before[-(self.arrays_at_once or 0)]}" if waits else None
 
         def executor(token: str) -> submitit.SlurmExecutor:
-            return cell_executor(self.run.logs, self.code, self.resources, name=self.name, comment=token)
+            return cell_executor(
+                self.run.logs, self.code, self.resources, name=self.name, comment=token, dependency=dependency
+            )
 
         self._send(stage, list(tasks), list(tasks.values()), executor)
 

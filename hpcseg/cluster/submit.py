@@ -109,6 +109,9 @@ def _submit(grid: Grid, resources: Resources, cells: Sequence[Cell], submission:
     arrays = -(-len(jobs) // largest)
     throttle = max(1, resources.throttle // arrays) if resources.throttle and arrays else resources.throttle
     sender = _sender(grid, dataclasses.replace(resources, throttle=throttle), submission)
+    if resources.throttle and throttle:
+        # Where there are more arrays than jobs that may run at once, also since the site takes smaller ones only.
+        sender.arrays_at_once = resources.throttle // throttle
     try:
         in_arrays(jobs, largest, lambda some: _send(sender, some))
     except NoRoomError as error:

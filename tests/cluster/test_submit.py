@@ -90,11 +90,22 @@ def test_arrays_are_cut_at_the_sites_limit_and_share_the_throttle(slurm, tmp_pat
     assert slurm.options("array") == ["0-2%2", "0-2%2", None, None]
 
 
+@pytest.mark.parametrize(
+    ("throttle", "arrays", "behind"),
+    [(1, ["0-2%1", "0-2%1", None], [None, "100", "101"]), (2, ["0-2%1", "0-2%1", None], [None, None, "100"])],
+)
+def test_where_arrays_are_more_than_may_run_at_once_one_waits_for_the_other(slurm, tmp_path, throttle, arrays, behind):
+    slurm.command("scontrol", 'echo "MaxArraySize = 3"')
+    send(of_seven(tmp_path), throttle=throttle)
+    assert slurm.options("array")[:-1] == arrays
+    assert slurm.options("dependency")[:-1] == [job and f"afterany:{job}" for job in behind]
+
+
 def test_arrays_of_one_task_are_plain_jobs(slurm, grid):
     slurm.command("scontrol", 'echo "MaxArraySize = 1"')
     send(grid, throttle=2)
     assert slurm.options("array") == [None] * 3
-    assert slurm.options("dependency") == [None, None, "afterany:100:101"]
+    assert slurm.options("dependency") == [None, None, "afterany:100:101"], "both may run at once"
     assert [job_id for _, _, job_id in booked(grid)] == ["100", "101", "102"]
 
 
