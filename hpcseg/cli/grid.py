@@ -136,7 +136,7 @@ def grid(
                 submission = submit_missing_with(template, planned, resources, dry_run=dry_run, resubmit=resubmit)
             else:
                 submission = submit_missing(planned, resources, dry_run=dry_run, resubmit=resubmit)
-            show_submission(submission, planned, answer)
+            show_submission(submission, planned, answer, as_json=as_json)
         if dry_run:
             _show_trainings_and_sets(planned)
             if local:
@@ -330,13 +330,19 @@ def cells_answer(grid: Grid) -> dict[str, Any]:
     }
 
 
-def show_submission(submission: Submission, grid: Grid, answer: dict[str, Any]) -> None:
+def show_submission(submission: Submission, grid: Grid, answer: dict[str, Any], *, as_json: bool) -> None:
     """Print what was submitted and what to run next; `answer` gets the same for a script.
 
     Of a dry run ids are placeholders, and `scripts` is what sbatch would get.
     """
+    cells = cells_answer(grid)
+    if as_json and not submission.dry_run:
+        from hpcseg.cluster.states import run_status
+
+        # As `hpcseg status` has them: files alone do not tell of what was just submitted.
+        cells["cells"] = [{"cell": found.cell, "state": found.state} for found in run_status(grid.run).status]
     answer |= {
-        **cells_answer(grid),
+        **cells,
         "dry_run": submission.dry_run,
         "submitted": [{"stage": sent.stage, "tasks": sent.tasks, "job_id": sent.job_id} for sent in submission.sent],
         "left_alone": submission.left_alone,

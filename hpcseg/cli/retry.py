@@ -87,7 +87,7 @@ def retry(
                 submission = submit_missing_with(read_template(folder.template_file), grid, resources, **of)
             else:
                 raise ConfigError("--exclude is asked of Slurm, and these cells have jobs by a template. Leave it out.")
-            show_submission(submission, grid, answer)
+            show_submission(submission, grid, answer, as_json=as_json)
 
 
 def _check_data(grid: Grid) -> None:

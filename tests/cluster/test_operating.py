@@ -97,6 +97,16 @@ def test_retry_looks_at_the_data_before_it_submits_what_would_fail_again(slurm, 
     assert "would run" not in said.output and "Submitted" not in said.output
 
 
+def test_the_states_of_retry_for_a_script_are_those_of_status(slurm, grid):
+    send(grid, mem=8.0)
+    fail(grid, 0, "MemoryError: no room")
+    others = [f"100_{task}|RUNNING|None|n1" for task in range(1, len(grid.cells))]
+    slurm.queue(*others, "102|PENDING|Resources|")
+    told = json.loads(hpcseg(grid, "retry", "--json").stdout)["cells"]
+    found = json.loads(hpcseg(grid, "status", "--json").stdout)["cells"]
+    assert told == [{"cell": cell["cell"], "state": cell["state"]} for cell in found] and told[0]["state"] == "queued"
+
+
 def test_retry_takes_more_memory_and_fewer_nodes(slurm, grid):
     send(grid)
     scripts = len(slurm.scripts())
