@@ -30,6 +30,8 @@ class NotWrittenError(HpcsegError):
 
 _ASIDE = re.compile(r"\..+\.[0-9a-f]{8}\.tmp", re.DOTALL)
 _SECONDS_TO_BE_LEFT = 3600.0
+_NOT_MADE: list[Path] = []
+"""Folders at and below which `make_folder` makes nothing now."""
 
 
 @contextlib.contextmanager
@@ -134,8 +136,23 @@ def write_bytes(path: Path, content: bytes, *, durable: bool = True, private: bo
         file.write(content)
 
 
+@contextlib.contextmanager
+def not_made_anew(folder: Path) -> Iterator[None]:
+    """While this lasts, nothing in this process makes this folder, or one below: who writes there finds it gone.
+
+    A run that is moved away while its cells write would else stand at its old path again, as a stump.
+    """
+    _NOT_MADE.append(folder)
+    try:
+        yield
+    finally:
+        _NOT_MADE.remove(folder)
+
+
 def make_folder(path: Path, mode: int = 0o755) -> None:
     """Make a folder where it is missing, with those above it; the umask may take more rights from it than `mode`."""
+    if any(path.is_relative_to(folder) for folder in _NOT_MADE):
+        return
     try:
         path.mkdir(mode, exist_ok=True)
     except FileNotFoundError:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from hpcseg.errors import HpcsegError
-from hpcseg.files import open_regular, remove_left
+from hpcseg.files import not_made_anew, open_regular, remove_left
 from hpcseg.launch.environment import host, read_environment
 from hpcseg.learn.ranks import Ranks, join
 from hpcseg.runs import provenance
@@ -23,6 +23,7 @@ from hpcseg.runs.record import write_json
 from hpcseg.runs.schema import Failed
 from hpcseg.runs.standstill import require_progress
 from hpcseg.runs.state import Stage, State
+from hpcseg.runs.there import StillThere
 from hpcseg.runs.told import read_failure
 from hpcseg.runs.training import train
 from hpcseg.runs.wish import Wish
@@ -53,7 +54,8 @@ def run_cell(
 
     Raises:
         ConfigError: the run is not the user's own, so that nothing is written to it.
-        HpcsegError: anything that the user can mend; failure.json has the text, as for every other exception.
+        HpcsegError: anything that the user can mend; failure.json has the text, as for every other exception. But not
+            where grid.json or config.json is gone meanwhile: then nothing more is written.
     """
     environment, started, run = read_environment(), time.time(), RunFolder(folder.path.parents[1])
     require_own(run)
@@ -63,8 +65,9 @@ def run_cell(
     cell = read_cell(folder)
     if is_finished(cell, stage):
         return State.FINISHED
+    there = StillThere(folder)
     try:
-        with join(environment, folder.path) as ranks, _lock(folder, ranks) as free:
+        with not_made_anew(run.path), join(environment, folder.path) as ranks, _lock(folder, ranks) as free:
             # Rank 0 alone knows, and all must leave together.
             if ranks.largest(not free):
                 return State.BUSY
@@ -83,6 +86,7 @@ def run_cell(
             try:
 
                 def stops() -> bool:
+                    there.check()
                     return should_stop() or (ranks.is_main and unwanted())
 
                 handed = handed or Handed()
@@ -101,6 +105,8 @@ def run_cell(
                 if ranks.is_main:
                     folder.progress_file.unlink(missing_ok=True)
     except Exception as error:
+        # Where the folder is gone, what cannot be written there is told as that.
+        there.check(now=True)
         _record_failure(folder, stage, environment.rank, error, started)
         raise
 
