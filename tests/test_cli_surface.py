@@ -41,7 +41,7 @@ SURFACE = {
     "status": {"cells", "run", "watch", "as_json"},
     "logs": {"cells", "run", "rank", "failed", "follow", "lines", "as_json"},
     "retry": {"cells", "run", "dry_run", "mem", "time", "exclude", "as_json"},
-    "cancel": {"cells", "run", "dry_run", "as_json"},
+    "cancel": {"cells", "run", "others", "dry_run", "as_json"},
     "clean": {"cells", "run", "dry_run", "as_json"},
     "train": {"cell", "job", "data", "run", "overrides"},
     "export": {"cell", "output", "run", "data", "onnx", "bioimageio", "author", "license_", "force"},
