@@ -6,6 +6,7 @@ today have the path itself, so that a folder can tell whether it was moved away 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -14,7 +15,9 @@ from pathlib import Path
 from typing import Literal
 
 from hpcseg.cluster.ledger_lines import TAG
+from hpcseg.errors import IncompleteError
 from hpcseg.runs.folder import RunFolder
+from hpcseg.runs.record import read_json
 
 Whose = Literal["own", "moved", "another's"]
 """A job of this folder, under whatever name; of the path at which it lay before, or of which it is a copy, and no run
@@ -42,6 +45,10 @@ def teller(run: RunFolder) -> Callable[[str, str], Whose]:
 
 
 def _whose(run: RunFolder, path: str) -> Whose:
+    places = _names_on_nodes(run)
+    if path and _on_nodes(path, places) == _on_nodes(path_of(run), places):
+        # What the report job submits on a node has its name of the folder.
+        return "own"
     there = RunFolder(Path(path))
     if not path or not os.path.exists(there.submissions_file):
         return "moved"
@@ -50,3 +57,19 @@ def _whose(run: RunFolder, path: str) -> Whose:
         return "own" if os.path.samefile(path, run.path) else "another's"
     except OSError:
         return "moved"
+
+
+def _names_on_nodes(run: RunFolder) -> list[tuple[str, str]]:
+    """The table `paths` of the profile with which cells were submitted last: folders, and what nodes call them."""
+    with contextlib.suppress(IncompleteError):
+        paths = read_json(run.resources_file).get("paths")
+        if isinstance(paths, list):
+            return [(here, there) for here, _, there in (str(one).partition("=") for one in paths) if here]
+    return []
+
+
+def _on_nodes(path: str, places: list[tuple[str, str]]) -> str:
+    for here, there in sorted(places, key=lambda place: len(place[0]), reverse=True):
+        if path == here or path.startswith(f"{here}/"):
+            return there + path[len(here) :]
+    return path

@@ -124,3 +124,15 @@ def test_a_run_that_is_reached_by_a_link_or_left_one_behind_keeps_its_jobs(submi
     assert run_status(run).notes == ()
     assert hpcseg("cancel", "--run", run.path).exit_code == 0
     assert set(cancelled(slurm)) == {"100_0", "100_1", "101"}
+
+
+def test_what_the_report_job_submits_on_a_node_that_has_another_name_for_the_folder_is_the_runs_own(grid, slurm):
+    here = str(grid.run.path.parent)
+    send(grid, paths=(f"{here}=/cluster/home/ann",))
+    lines = grid.run.submissions_file.read_text()
+    # Submitted on a node, and read here; the tokens are of its name of the folder.
+    for name, moved in (("/cluster/home/ann/run", False), ("/cluster/home/eve/run", True)):
+        changed = lines.replace(f'"run": "{grid.run.path}"', f'"run": "{name}"')
+        grid.run.submissions_file.write_text(changed.replace(tag(grid.run), "hpcseg-00000000-"))
+        found = ledger.read(grid.run)
+        assert bool(found.moved) == moved and [job.job_id for job in found.handed] == ["100_0", "100_1"]
