@@ -72,8 +72,10 @@ def load_model(cell: Cell, classes: int, handed: Handed | None = None) -> tuple[
         sha256 = checkpoint.weights_sha256(weights)
     if {name: _form(tensor) for name, tensor in weights.items()} != wanted:
         raise HpcsegError(f"{cell.folder.model_file} does not hold the U-Net that config.json describes. {_REMEDY}")
-    # Laid out as a new network has them. to_empty comes to the same, but for it torch loads its symbolic algebra.
-    model.load_state_dict({name: tensor.contiguous() for name, tensor in weights.items()}, assign=True)
+    # Laid out as a new network has them, by which the kernels are chosen; also where a layout of channels last passes
+    # for that. to_empty comes to the same, but for it torch loads its symbolic algebra.
+    own = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in weights.items()}
+    model.load_state_dict(own, assign=True)
     return model, sha256
 
 
