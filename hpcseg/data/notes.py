@@ -100,10 +100,11 @@ def class_notes(info: DatasetInfo) -> tuple[str, ...]:
     )
     near = None if in_two_ways or rare.any() else _near_and_far(values)
     mark = None if in_two_ways else _mark_of_none(values, info.label_dtype)
-    if np.dtype(info.label_dtype).itemsize > 1 and any(values) and not any(value % 256 for value in values):
+    last_byte = 256 ** (np.dtype(info.label_dtype).itemsize - 1)
+    if last_byte > 1 and any(values) and not any(value % last_byte for value in values):
         notes.append(
-            f"all classes are multiples of 256 ({', '.join(map(str, values[:5]))}), as raw labels are in the wrong "
-            "byte order: --label-dtype says which they have, as <u2 or >u2."
+            f"all classes are multiples of {last_byte} ({', '.join(map(str, values[:5]))}), as raw labels are in the "
+            "wrong byte order: --label-dtype says which they have, as <u2 or >u2."
         )
     if mark is not None:
         others = [value for value in values if value != mark]

@@ -188,7 +188,11 @@ def test_raw_labels_may_have_another_byte_order_than_raw_slices_and_no_header(sa
     both = ("--images", "grey.raw", "--labels", "labels.raw", *raw)
     assert packed_hash(*both, "--label-dtype", "<u2") == expected
     answer = hpcseg("pack", *both, "--label-dtype", "uint16", "-o", "wrong.h5")
-    assert answer.exit_code == 0 and "wrong byte order: --label-dtype says" in " ".join(answer.stderr.split())
+    told = "wrong byte order: --label-dtype says"
+    assert answer.exit_code == 0 and told in " ".join(answer.stderr.split())
+    np.save("large.npy", labels.astype("i8") << 40)
+    answer = hpcseg("pack", "--images", "grey.npy", "--labels", "large.npy", "-o", "large.h5")
+    assert answer.exit_code == 0 and told not in " ".join(answer.stderr.split())
     Path("labels.raw").write_bytes(b"head" + labels.astype("<u2").tobytes())
     assert packed_hash(*both, "--label-dtype", "<u2") == expected
     answer = hpcseg("info", "labels.raw", *raw[:-1], "0")
