@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
@@ -22,6 +23,14 @@ _ORDERS: dict[str, Literal["little", "big"]] = {"LOWBYTEFIRST": "little", "HIGHB
 def is_raw(path: Path) -> bool:
     """By its name, since such a file has nothing else."""
     return path.suffix.lower() in _SUFFIXES
+
+
+def without_header(path: Path, how: Reading) -> Reading:
+    """The same where a file is as long as its pixels alone: raw labels of slices with a header may have none."""
+    with contextlib.suppress(OSError, TypeError, ValueError, SyntaxError):  # which are told where it is opened
+        if how.shape is not None and os.path.getsize(path) == math.prod(how.shape) * np.dtype(how.dtype).itemsize:
+            return replace(how, header=0)
+    return how
 
 
 def open_raw(path: Path, how: Reading) -> Source:
@@ -54,14 +63,13 @@ def open_raw(path: Path, how: Reading) -> Source:
         raise ConfigError(f"--dtype is {how.dtype}, which is no type of numbers. Take one such as uint16.") from None
     if stored.kind not in "uif" or min(how.shape) < 1 or how.header < 0:
         raise ConfigError(f"{path} cannot be {how.shape} {how.dtype} behind {how.header} bytes. Take others.")
-    pixels, there = math.prod(how.shape) * stored.itemsize, os.path.getsize(path)
-    header = 0 if there == pixels and not how.header_certain else how.header
-    if (wanted := header + pixels) != there:
+    wanted, there = how.header + math.prod(how.shape) * stored.itemsize, os.path.getsize(path)
+    if wanted != there:
         raise DatasetError(
             f"{path} has {there} bytes, but {size_in_words(how.shape)} {stored.name} behind {how.header} bytes are "
             f"{wanted}. Is the shape slices, height, width? Is there a header?"
         )
-    of = (path, stored, math.prod(how.shape[-2:]), header)
+    of = (path, stored, math.prod(how.shape[-2:]), how.header)
     return array_source(path, "raw", how, how.shape, stored, load=_load, of=of, certain=True, voxel=voxel)
 
 

@@ -81,8 +81,6 @@ class Reading:
     """Of a raw file; None: as a file beside it says, else little."""
     header: int = 0
     """Bytes before the first pixel of a raw file."""
-    header_certain: bool = True
-    """False: it is that of other slices, and this file may have none."""
     label_dtype: str | None = None
     """Of a raw file of labels, whose slices are packed with them; None: they are in no such file, or have a header."""
     allow_external: bool = False
@@ -126,8 +124,7 @@ class Reading:
         if self.label_dtype is None:
             return replace(self, known=known, shape=None, dtype=None, header=0, byteorder=None)
         order = None if self.label_dtype[:1] in ("<", ">") else self.byteorder
-        of_labels = replace(self, known=known, dtype=self.label_dtype, shape=self.shape or shape, byteorder=order)
-        return replace(of_labels, header_certain=False)
+        return replace(self, known=known, dtype=self.label_dtype, shape=self.shape or shape, byteorder=order)
 
 
 @dataclass(frozen=True, kw_only=True)
