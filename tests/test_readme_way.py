@@ -102,7 +102,7 @@ def test_the_report_begins_with_an_answer_and_names_the_page_and_a_model(way):
     told = screen(way, "report")
     assert re.search(r"How much of the test is right\? [\d., ±]+ % of whole test slices", sentences(told))
     assert "wrote runs/segment/report/report.html" in told
-    assert re.fullmatch(r"Next: hpcseg predict s\d SLICES -o OUT", told.rstrip().splitlines()[-1])
+    assert re.fullmatch(r"Next: hpcseg predict s\d SLICES -o OUT( --ensemble s\d){2}", told.rstrip().splitlines()[-1])
 
 
 def test_the_quick_look_and_the_whole_volume_name_their_models_and_files(way):

@@ -92,6 +92,7 @@ def spoil(finished, tmp_path, monkeypatch) -> Callable[[str, str, str], tuple[Se
     def spoiled(what: str, name: str, damage: str) -> tuple[Seen, Seen]:
         run = RunFolder(tmp_path / damage / "run")
         shutil.copytree(finished.path, run.path, ignore=shutil.ignore_patterns("code", "report"))
+        shutil.copy(finished.path.parents[1] / "dataset.h5", tmp_path)  # where the run looks for it
         cell = run.cell_folders()[0 if what == "finished" else 1]
         if what != "finished":
             unfinished(cell, running=what == "running")

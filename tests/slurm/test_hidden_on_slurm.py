@@ -188,12 +188,16 @@ def colleague(monkeypatch):
     shutil.rmtree(folder)
 
 
-def test_a_colleagues_job_that_is_not_shown_is_not_dead(cluster, run, cluster_with, colleague):
+def test_a_colleagues_job_that_is_not_shown_is_not_dead(cluster, run, cluster_with, colleague, monkeypatch):
     cluster_with(r"\Z", "PrivateData=jobs\n")
     folder, as_colleague = colleague
     cluster.folder = folder
     run(WAITING)
     cells = json.loads(as_colleague("status", "--run", "run", "--json"))["cells"]
+    assert {cell["state"] for cell in cells} <= {"queued", "unknown"}, "the accounting may tell of others' jobs"
+    monkeypatch.setenv("PATH", switched_off(folder / "off", "sacct"))
+    cells = json.loads(as_colleague("status", "--run", "run", "--json"))["cells"]
+    monkeypatch.setenv("PATH", PATH)
     assert [cell["state"] for cell in cells] == ["unknown", "unknown"]
     assert all("another user's" in cell["note"] and "PrivateData" in cell["note"] for cell in cells)
     check = doctor(cluster, "--profile", "site.toml", "--no-job")["Jobs of others"]
