@@ -28,6 +28,11 @@ class NotWrittenError(HpcsegError):
     """The file system refuses what is to be written: it is full, read-only, or not the user's."""
 
 
+def not_written(path: Path | str, error: OSError) -> NotWrittenError:
+    """What to raise where the file system refuses a file so."""
+    return NotWrittenError(f"{path} cannot be written: {error.strerror or error}. Is there space and permission?")
+
+
 _ASIDE = re.compile(r"\..+\.[0-9a-f]{8}\.tmp", re.DOTALL)
 _SECONDS_TO_BE_LEFT = 3600.0
 _NOT_MADE: list[Path] = []
@@ -53,9 +58,7 @@ def aside(path: Path, *, private: bool = False) -> Iterator[Path]:
             yield temporary
             temporary.replace(path)
     except OSError as error:
-        raise NotWrittenError(
-            f"{path} cannot be written: {error.strerror or error}. Is there space and permission?"
-        ) from None
+        raise not_written(path, error) from None
 
 
 @contextlib.contextmanager

@@ -121,9 +121,9 @@ def grid(
                 to=console.stderr,
             )
         # Sets are described in a dry run; but it is before the training that other positions are asked for.
-        layouts = [] if dry_run else [cell.config.data for cell in planned.cells]
-        for note in shared_positions(read_info(planned.data_file), layouts):
-            console.say(f"Note: {note}")
+        if not dry_run:
+            for note in shared_positions(read_info(planned.data_file), (cell.config.data for cell in planned.cells)):
+                console.say(f"Note: {note}")
         if local:
             try:
                 _run_missing_here(planned, resources, options, workers=workers, dry_run=dry_run, resubmit=resubmit)

@@ -207,19 +207,17 @@ def _predict_here(request: Request) -> None:
 @contextlib.contextmanager
 def _that_goes_on(out: Path) -> Iterator[None]:
     """Where the file system refuses a file, say that the same command goes on."""
-    from hpcseg.files import NotWrittenError
+    from hpcseg.files import NotWrittenError, not_written
 
     try:
-        yield
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            raise not_written(error.filename or out, error) from None
     except NotWrittenError as error:
         raise NotWrittenError(f"{error} The same command goes on then.") from None
-    except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        raise NotWrittenError(
-            f"{error.filename or out} cannot be written: {error.strerror}. Is there space and permission? The same "
-            "command goes on then."
-        ) from None
 
 
 def _show_models(prediction: Prediction) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Collection
 
 from hpcseg.cluster import ledger, scheduler
 from hpcseg.cluster.ledger import Booked, Ledger
-from hpcseg.cluster.missing import ask_of_all, heartbeat, is_past, lives_here, may_live
+from hpcseg.cluster.missing import ask_of_all, heartbeat, is_past, lives_here, may_be_queued, may_live
 from hpcseg.cluster.processes import queue_of, runs_cell
 from hpcseg.cluster.states import RunStatus
 from hpcseg.cluster.submit_with import cancel_by_template
@@ -89,9 +89,7 @@ def cancel_cells(status: RunStatus, cells: Collection[str], *, with_report: bool
         found[cell.id] = ", and ".join(what) or "runs on another machine, and has to be ended there"
     if with_report and found:
         last = booked.reports[-1:]
-        jobs += [
-            job for job in booked.reports if slurm is None or job in last or (job in slurm and not slurm[job].ended)
-        ]
+        jobs += [job for job in booked.reports if job in last or may_be_queued(job, slurm)]
     if moved := sorted({job_id for job_id in jobs if job_id in booked.moved}):
         raise SchedulerError(
             f"{run.path} was moved or copied since job {', '.join(moved)} was submitted for it at "

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from hpcseg.cluster.ledger import Ledger
-from hpcseg.cluster.missing import ask_of_all, may_live
+from hpcseg.cluster.missing import ask_of_all, may_be_queued, may_live
 from hpcseg.cluster.states import RunStatus
 from hpcseg.files import is_left
 
@@ -36,7 +36,7 @@ def leftovers(status: RunStatus, chosen: Collection[str] | None = None) -> Itera
     # Of any settings: a job that waits loads its pickle only when it begins.
     states = ask_of_all(booked)
     alive = [job.job_id for job in booked.handed if may_live(job, run, booked, states)]
-    alive += [job for job in booked.reports if states is None or (job in states and not states[job].ended)]
+    alive += [job for job in booked.reports if may_be_queued(job, states)]
     # 123_4_submitted.pkl is of task 4 of job 123: all of an array goes together.
     in_use = {job_id.split("_")[0] for job_id in alive}
     last = {job.job_id.split("_")[0] for job in booked.jobs.values()}

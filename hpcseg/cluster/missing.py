@@ -130,13 +130,17 @@ def may_live(job: Booked, run: RunFolder, booked: Ledger, states: Mapping[str, J
         states: what Slurm says of its jobs; None: it does not answer.
     """
     if job.in_slurm:
-        state = None if states is None else states.get(job.job_id)
-        return states is None or (state is not None and not state.ended)
+        return may_be_queued(job.job_id, states)
     folders = [run.cell(cell) for cell in job.cells]
     if job.number is not None:
         last = [cell for cell in folders if booked.jobs[cell.id].job_id == job.job_id]
         return not all(cell.evaluation_file.exists() or is_past(cell, job) for cell in last)
     return any(lives_here(job, cell) or _beats(job, cell, booked) for cell in folders)
+
+
+def may_be_queued(job_id: str, states: Mapping[str, JobState] | None) -> bool:
+    """Whether a job of Slurm's waits or runs by what it says of jobs; None: it does not answer, so it may."""
+    return states is None or (job_id in states and not states[job_id].ended)
 
 
 def lives_here(job: Booked, cell: CellFolder) -> bool:

@@ -20,7 +20,7 @@ from typing import TypeVar
 
 from hpcseg.cluster import ledger, scheduler
 from hpcseg.cluster.asked import read_resources, written_down
-from hpcseg.cluster.missing import find_missing
+from hpcseg.cluster.missing import find_missing, may_be_queued
 from hpcseg.cluster.profile import Resources
 from hpcseg.cluster.sender import FullError, NoRoomError, Sender, Submission, tidy_up
 from hpcseg.cluster.tasks.cell import CellsTask
@@ -161,7 +161,7 @@ def without_report(grid: Grid, submission: Submission) -> list[str]:
     if not own or booked.unanswered:
         return []
     states = scheduler.ask([*own, *booked.reports], booked.users, booked.others) or {}
-    if any(report in states and not states[report].ended for report in booked.reports):
+    if any(may_be_queued(report, states) for report in booked.reports):
         return []
     alive = {job_id for job_id in own if job_id in states and not (states[job_id].ended or states[job_id].hidden)}
     return sorted({job_id.split("_")[0] for job_id in alive})

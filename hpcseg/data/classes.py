@@ -20,7 +20,7 @@ IGNORED = 255
 """Class index of a pixel that has no class, such as one outside of the field of view: it is in no loss and no count."""
 MOST_CLASSES = 255
 """Indices 0 to 254."""
-LARGEST_LABEL = int(np.iinfo(np.int64).max)
+SMALLEST_LABEL, LARGEST_LABEL = int(np.iinfo(np.int64).min), int(np.iinfo(np.int64).max)
 """Class values are kept as int64."""
 _FORM = (
     'Say VALUE=NAME, separated by commas: --classes "0=pore,1-9=grain,12=grain"; or name a TOML file with pore = 0 and '
@@ -139,7 +139,7 @@ def read_class_map(said: str | Mapping[str, Any] | None, ignored: Iterable[int] 
         ConfigError: it says no such thing, or one value twice.
     """
     without = tuple(sorted(set(ignored)))
-    if beyond := [value for value in without if not -LARGEST_LABEL - 1 <= value <= LARGEST_LABEL]:
+    if beyond := [value for value in without if not SMALLEST_LABEL <= value <= LARGEST_LABEL]:
         raise ConfigError(
             f"--ignore is {beyond[0]}, and label values are {LARGEST_LABEL} at most. Save the labels with smaller ones."
         )
@@ -185,7 +185,7 @@ def _as_run(value: Any) -> Run | None:
     if found is None or not isinstance(value, int | str | np.integer):
         return None
     first, last = int(found[1]), int(found[2] or found[1])
-    return (first, last) if -LARGEST_LABEL - 1 <= first <= last <= LARGEST_LABEL else None
+    return (first, last) if SMALLEST_LABEL <= first <= last <= LARGEST_LABEL else None
 
 
 def with_values(values: Sequence[int], names: Sequence[str]) -> list[str]:

@@ -64,7 +64,7 @@ def find_pairs(images: Path, labels: Path, how: Reading = Reading()) -> Pairs:  
     grey = as_grey_values(open_source(images, how.of_images(is_raw(images))))
     known = {Path(name).stem: number for name, number in zip(grey.names, grey.numbers, strict=True)}
     of_labels = how.of_labels(known if grey.form == "folder" else None, (len(grey), *grey.shapes[0]))
-    marks = as_labels(open_source(labels, without_header(labels, of_labels) if of_labels.header else of_labels))
+    marks = as_labels(open_source(labels, without_header(labels, of_labels)))
     for source in (grey, marks):
         first, named = source.shapes[0], zip(source.names, source.shapes, strict=True)
         said = f"but {source.names[0]} is {size_in_words(first)}"

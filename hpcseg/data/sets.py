@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from operator import itemgetter
 
 import numpy as np
@@ -13,7 +14,7 @@ from hpcseg.data.classes import IGNORED
 from hpcseg.data.layout import lay_out
 from hpcseg.data.likeness import too_near
 from hpcseg.data.notes import HARDLY_ANY
-from hpcseg.data.splits import NO_GAP, SHORT_GAP, few_test_slices, shared_tests
+from hpcseg.data.splits import NO_GAP, SHORT_GAP, Split, few_test_slices, shared_tests
 from hpcseg.data.store import DatasetInfo, read_labels
 from hpcseg.errors import DatasetError
 from hpcseg.text import counted, shown
@@ -33,11 +34,12 @@ def describe_sets(info: DatasetInfo, cells: Iterable[CellConfig]) -> Iterator[st
     trainings: dict[DataConfig, list[TrainConfig]] = {}
     for cell in cells:
         trainings.setdefault(cell.data, []).append(cell.train)
+    laid = {config: lay_out(info, config) for config in trainings}
     positions: dict[DataConfig, set[bytes]] = {}
-    for config in trainings:
-        positions.setdefault(_of_any_seed(config), set()).add(lay_out(info, config)[1].test.tobytes())
+    for config, (_, split) in laid.items():
+        positions.setdefault(_of_any_seed(config), set()).add(split.test.tobytes())
     for config, trained in trainings.items():
-        tiles, split = lay_out(info, config)
+        tiles, split = laid[config]
         sets = {"training": split.train, "validation": split.validation, "test": split.test}
         within = {name: np.unique(tiles[rows, 0]) for name, rows in sets.items()}
         sizes = ", ".join(
@@ -65,19 +67,24 @@ def describe_sets(info: DatasetInfo, cells: Iterable[CellConfig]) -> Iterator[st
         told = (few, short if near else "", _MIXED if mixed else "", *hardly)
         told += (little,) if steps < _FEW_STEPS else ()
         notes.update((note, None) for note in told if note)
-    notes.update((note, None) for note in shared_positions(info, trainings))
+    notes.update((note, None) for note in _shared(laid))
     yield from (f"Note: {note}" for note in notes)
 
 
 def shared_positions(info: DatasetInfo, configs: Iterable[DataConfig]) -> tuple[str, ...]:
-    """Notes on positions of a split that test the same slices, each once.
+    """Notes on positions of a split that test the same slices, each once; one position alone is not laid out.
 
     Raises:
         ConfigError, DatasetError: as `lay_out`.
     """
+    once = dict.fromkeys(configs)
+    positions = Counter(map(_of_any_seed, once))
+    return _shared({config: lay_out(info, config) for config in once if positions[_of_any_seed(config)] > 1})
+
+
+def _shared(laid: Mapping[DataConfig, tuple[np.ndarray, Split]]) -> tuple[str, ...]:
     tested: dict[DataConfig, dict[int, list[int]]] = {}
-    for config in configs:
-        tiles, split = lay_out(info, config)
+    for config, (tiles, split) in laid.items():
         test, others = tiles[split.test, 0], tiles[np.append(split.train, split.validation), 0]
         # Single tiles are drawn by lot, and other ones of the same slices.
         if not np.isin(test, others).any():

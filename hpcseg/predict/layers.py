@@ -22,7 +22,7 @@ import numpy as np
 import tifffile
 
 from hpcseg.errors import ConfigError
-from hpcseg.files import NotWrittenError, aside, make_folder, replacing, write_bytes
+from hpcseg.files import aside, make_folder, not_written, replacing, write_bytes
 from hpcseg.hdf5 import h5py
 from hpcseg.predict.target import Layer, Target, unfinished, where
 from hpcseg.slices.calibration import ELEMENT_SIZE, calibration_of, calibration_of_file, in_micrometers, ome_unit
@@ -111,9 +111,7 @@ class _Runs(Target):
                     written = os.pwrite(descriptor, left, at)
                     left, at = left[written:], at + written
             except OSError as error:
-                raise NotWrittenError(
-                    f"{path} cannot be written: {error.strerror}. Is there space and permission?"
-                ) from None
+                raise not_written(path, error) from None
 
     def read(self, index: int, layer: Layer) -> np.ndarray:
         file, stored = where(self._paths[layer]), layer.dtype.newbyteorder("<")

@@ -28,7 +28,7 @@ def is_raw(path: Path) -> bool:
 def without_header(path: Path, how: Reading) -> Reading:
     """The same where a file is as long as its pixels alone: raw labels of slices with a header may have none."""
     with contextlib.suppress(OSError, TypeError, ValueError, SyntaxError):  # which are told where it is opened
-        if how.shape is not None and os.path.getsize(path) == math.prod(how.shape) * np.dtype(how.dtype).itemsize:
+        if how.header and how.shape and os.path.getsize(path) == math.prod(how.shape) * np.dtype(how.dtype).itemsize:
             return replace(how, header=0)
     return how
 

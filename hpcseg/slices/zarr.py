@@ -55,9 +55,9 @@ def open_zarr(path: Path, how: Reading) -> Source:
         wanted = how.dataset.strip("/") if how.dataset is not None else usual
         if wanted in images and wanted not in arrays:
             wanted = _finest(images[wanted], arrays) or wanted
-        inside = [name for name in slices if name.startswith(f"{wanted}/")]
-        if wanted not in arrays and len(inside) == 1:
-            (wanted,) = inside
+        if wanted is not None and wanted not in arrays:
+            inside = [name for name in slices if name.startswith(f"{wanted}/")]
+            wanted = inside[0] if len(inside) == 1 else wanted
         if wanted not in arrays:
             raise no_such(path, wanted, arrays)
         array = arrays[wanted]
