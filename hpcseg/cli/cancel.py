@@ -6,22 +6,28 @@ from typing import Annotated
 
 import typer
 
-from hpcseg.cli import console
-from hpcseg.cli.options import AsJson, Cells, Run
+from hpcseg.cli import console, parts
+from hpcseg.cli.options import AsJson, Cells, RunOrPrediction
 from hpcseg.runs.finding import choose_cells, find_own_run
 from hpcseg.text import counted
 
 
 def cancel(
     cells: Cells = None,
-    run: Run = None,
+    run: RunOrPrediction = None,
     others: Annotated[
         bool, typer.Option("--others", help="Only cells of settings that the last `hpcseg grid` does not have.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be cancelled, do nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Cancel the jobs of a run's cells; `hpcseg retry` goes on from their checkpoints."""
+    """Cancel the jobs of a run's cells; `hpcseg retry` goes on from their checkpoints.
+
+    With --run OUT, a prediction, those of its parts; the same `hpcseg predict` goes on.
+    """
+    if prediction := parts.find_prediction(run):
+        parts.cancel(prediction, cells, dry_run=dry_run, as_json=as_json)
+        return
     from hpcseg.cluster.cancel import cancel_cells
     from hpcseg.cluster.states import run_status
 

@@ -8,23 +8,25 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hpcseg.cli import console
-from hpcseg.cli.options import AsJson, Run
+from hpcseg.cli import console, parts
+from hpcseg.cli.options import AsJson, RunOrPrediction
+from hpcseg.cli.watching import GoesOn
 from hpcseg.errors import ConfigError, IncompleteError
 from hpcseg.runs.finding import choose_cells, find_run, listing
 from hpcseg.runs.names import short_names
 
 if TYPE_CHECKING:
+    from hpcseg.cluster.remembered import Remembered
     from hpcseg.cluster.states import RunStatus
     from hpcseg.runs.epochs import Epochs
+    from hpcseg.runs.state import State
 
 _LINES = 30
-_SECONDS_BETWEEN_QUESTIONS = 10.0
 
 
 def logs(
     cells: Annotated[list[str] | None, typer.Argument(help="Names, ids or patterns.", show_default=False)] = None,
-    run: Run = None,
+    run: RunOrPrediction = None,
     rank: Annotated[
         int | None, typer.Option(min=0, help="Rank whose log is shown.", show_default="the failed one, else 0")
     ] = None,
@@ -33,7 +35,10 @@ def logs(
     lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many lines of each.")] = _LINES,
     as_json: AsJson = False,
 ) -> None:
-    """Show the epochs of cells and the last lines of their logs."""
+    """Show the epochs of cells and the last lines of their logs; with --run OUT, a prediction, those of its parts."""
+    if prediction := parts.find_prediction(run):
+        parts.logs(prediction, cells, failed=failed, following=follow, last=lines, as_json=as_json)
+        return
     from hpcseg.cluster.failures import STOPPED
     from hpcseg.cluster.logs import find_logs
     from hpcseg.cluster.states import run_status
@@ -106,31 +111,18 @@ def _which(there: Mapping[int, Path]) -> str:
 
 
 def _follow(log: Path | None, epochs: Epochs | None, told: list[str], status: RunStatus, cell_id: str) -> None:
-    import time
-
     from hpcseg.cluster.logs import follow, spoken
-    from hpcseg.cluster.remembered import Remembered
     from hpcseg.cluster.states import run_status
-    from hpcseg.runs.state import State
 
-    remembered = Remembered()
-    ended = (State.FINISHED, State.FAILED, State.STOPPED, State.CANCELLED)
-    state = {cell.cell: cell.state for cell in status.status}[cell_id]
-    looked = time.monotonic()
+    def look(remembered: Remembered) -> State:
+        return {cell.cell: cell.state for cell in run_status(status.run, remembered).status}[cell_id]
 
-    def goes_on() -> bool:
-        nonlocal looked, state
-        # The files of the whole run are read for it, so not at every look into the log.
-        if time.monotonic() - looked > _SECONDS_BETWEEN_QUESTIONS:
-            state = {cell.cell: cell.state for cell in run_status(status.run, remembered).status}[cell_id]
-            looked = time.monotonic()
-        return state not in ended
-
+    goes_on = GoesOn({cell.cell: cell.state for cell in status.status}[cell_id], look)
     try:
         for lines in follow(log, cell_id, goes_on):
             for line in (*told, *(epochs.news() if epochs else ()), *(spoken(lines) if epochs else lines)):
                 console.stdout.print(line)
             told = []
-        console.stdout.print(f"{cell_id}: {state}")
+        console.stdout.print(f"{cell_id}: {goes_on.state}")
     except KeyboardInterrupt:
         raise typer.Exit(130) from None

@@ -49,6 +49,10 @@ Job = Annotated[
 Data = Annotated[Path, typer.Option(help="The packed data set.")]
 RunOfJob = Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="runs/JOB")]
 Run = Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="the newest in runs/")]
+RunOrPrediction = Annotated[
+    Path | None,
+    typer.Option("--run", help="Folder of the run, or of a prediction.", show_default="the newest in runs/"),
+]
 MovedData = Annotated[
     Path | None, typer.Option("--data", help="The packed data set of a cell, should it have moved.", show_default=False)
 ]

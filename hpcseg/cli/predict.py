@@ -175,6 +175,7 @@ def _submit(request: Request, resources: Resources, *, parts: int, dry_run: bool
     for line in submission.lines():
         console.stdout.print(line)
     if not dry_run:
+        console.stdout.print(f"Where they are: hpcseg status --run {shlex.quote(str(request.out))}")
         console.stdout.print("The same command shows the result when the jobs have ended, or submits what is missing.")
 
 

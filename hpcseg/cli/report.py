@@ -12,6 +12,7 @@ import typer
 
 from hpcseg.cli import console
 from hpcseg.cli.options import AsJson
+from hpcseg.cli.state_table import in_words
 from hpcseg.cli.watching import look, looks
 from hpcseg.errors import ConfigError
 from hpcseg.runs.finding import find_run
@@ -98,7 +99,7 @@ def _follow(run: RunFolder, out: Path, seconds: int) -> None:
             for found in looks(run, seconds=seconds):
                 if found.idle:
                     continue
-                cells = found.in_words()
+                cells = in_words(found.counts())
                 now = Live(time.strftime("%Y-%m-%d %H:%M:%S %Z"), cells, seconds)
                 built = build_report(run, out, now, _under_way(found))
                 if not told:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from hpcseg.runs.finding import choose_cells
 from hpcseg.runs.state import State
@@ -16,9 +16,51 @@ if TYPE_CHECKING:
     from hpcseg.runs.folder import RunFolder
 
 _SECONDS_BETWEEN_LOOKS = 5.0
+_SECONDS_BETWEEN_QUESTIONS = 10.0
+_ENDED = (State.FINISHED, State.FAILED, State.STOPPED, State.CANCELLED)
 # A cell of a local grid may have ended one stage and not yet begun the next; and squeue may miss its time once.
 _LOOKS_TO_BE_SURE = 2
 _LOOKS_WITHOUT_AN_ANSWER = 12
+
+
+class GoesOn:
+    """Asked between two looks into its log: whether what is followed has not ended.
+
+    Args:
+        state: of it now.
+        look: finds it, given what Slurm has said before.
+    """
+
+    def __init__(self, state: State, look: Callable[[Remembered], State]) -> None:
+        from hpcseg.cluster.remembered import Remembered
+
+        self.state = state
+        self._look = look
+        self._remembered = Remembered()
+        self._looked = time.monotonic()
+
+    def __call__(self) -> bool:
+        """As far as is known; it is looked up now and then."""
+        # The files of the whole run are read for it, so not at every look into the log.
+        if time.monotonic() - self._looked > _SECONDS_BETWEEN_QUESTIONS:
+            self.state = self._look(self._remembered)
+            self._looked = time.monotonic()
+        return self.state not in _ENDED
+
+
+class _Status(Protocol):
+    """Of a run or of a prediction."""
+
+    @property
+    def answered(self) -> bool: ...
+
+    @property
+    def idle(self) -> bool: ...
+
+    def counts(self) -> dict[State, int]: ...
+
+
+_T = TypeVar("_T", bound=_Status)
 
 
 def look(folder: RunFolder, patterns: Sequence[str] | None = None, remembered: Remembered | None = None) -> RunStatus:
@@ -41,11 +83,15 @@ def look(folder: RunFolder, patterns: Sequence[str] | None = None, remembered: R
 
 
 def looks(folder: RunFolder, patterns: Sequence[str] | None = None, *, seconds: float = 0.0) -> Iterator[RunStatus]:
-    """What `look` finds, until nothing runs or waits any more; Slurm is asked less often than files are read.
+    """As `again`, of what `look` finds."""
+    return again(lambda remembered: look(folder, patterns, remembered), seconds=seconds)
+
+
+def again(find: Callable[[Remembered], _T], *, seconds: float = 0.0) -> Iterator[_T]:
+    """What is found, until nothing runs or waits any more; Slurm is asked less often than files are read.
 
     Args:
-        folder: of the run.
-        patterns: as of `look`.
+        find: looks, given what Slurm has said before.
         seconds: between two looks, at least; never less than a look takes, with what is done about it.
     """
     from hpcseg.cluster.remembered import Remembered
@@ -53,7 +99,7 @@ def looks(folder: RunFolder, patterns: Sequence[str] | None = None, *, seconds: 
     quiet, remembered = 0, Remembered()
     while True:
         began = time.monotonic()
-        yield (found := look(folder, patterns, remembered))
+        yield (found := find(remembered))
         quiet = quiet + 1 if found.idle else 0
         if quiet and found.answered:
             remembered.ask_anew()

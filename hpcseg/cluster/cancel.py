@@ -17,6 +17,7 @@ from hpcseg.cluster.processes import queue_of, runs_cell
 from hpcseg.cluster.states import RunStatus
 from hpcseg.cluster.submit_with import cancel_by_template
 from hpcseg.errors import SchedulerError
+from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import Cell
 from hpcseg.runs.schema import Beat
 from hpcseg.runs.state import State
@@ -90,12 +91,7 @@ def cancel_cells(status: RunStatus, cells: Collection[str], *, with_report: bool
     if with_report and found:
         last = booked.reports[-1:]
         jobs += [job for job in booked.reports if job in last or may_be_queued(job, slurm)]
-    if moved := sorted({job_id for job_id in jobs if job_id in booked.moved}):
-        raise SchedulerError(
-            f"{run.path} was moved or copied since job {', '.join(moved)} was submitted for it at "
-            f"{booked.moved[moved[0]] or 'another path'}, so nothing here ends that: it may be another run's. If it is "
-            f"not, end it with `scancel {' '.join(moved)}`."
-        )
+    refuse_moved(run, booked, jobs)
     if dry_run or not found:
         return found
     with ledger.locked(run):
@@ -114,6 +110,16 @@ def cancel_cells(status: RunStatus, cells: Collection[str], *, with_report: bool
         if process is not None and runs_cell(process, cell.folder):
             _tell_to_stop(process)
     return found
+
+
+def refuse_moved(run: RunFolder, booked: Ledger, jobs: Collection[str]) -> None:
+    """See that all of these jobs are this folder's; raises SchedulerError where one was submitted at another path."""
+    if moved := sorted({job_id for job_id in jobs if job_id in booked.moved}):
+        raise SchedulerError(
+            f"{run.path} was moved or copied since job {', '.join(moved)} was submitted for it at "
+            f"{booked.moved[moved[0]] or 'another path'}, so nothing here ends that: it may be another run's. If it is "
+            f"not, end it with `scancel {' '.join(moved)}`."
+        )
 
 
 def _process_here(cell: Cell) -> int | None:

@@ -215,9 +215,8 @@ def diagnose(
         stopped: by whom it was told to stop, where Slurm cannot say that; None: it was not.
         touched: False where that job is gone and has written nothing of the cell: what there is, is of an earlier one.
     """
-    if not touched and job_id not in logs and (cancelled or job is None or job.word in CANCELLED.words):
-        # Of a waiting task that was taken out of an array Slurm says nothing; of one that it has lost, it does.
-        return Failure(CANCELLED) if cancelled else Failure(CANCELLED, "before it began") if job else Failure(LEFT)
+    if not touched and job_id not in logs and (unbegun := _never_begun(job, cancelled=cancelled)):
+        return unbegun
     record = read_failure(cell.folder) if touched else None
     attempts = {rank: last_attempt(path) for rank, path in logs.get(job_id or "", {}).items()}
     found = {rank: _complaints(attempt.lines(cell.id)) for rank, attempt in attempts.items()}
@@ -234,19 +233,43 @@ def diagnose(
     kind = CANCELLED if cancelled else said or (_OTHER if error else without_a_word(cell))
     if marks and not begun and kind is not CANCELLED:
         return Failure(NOT_REACHED)
-    if kind is KILLED and not touched and not marks and (end := _before_it_began(attempts, job)) is not None:
+    if kind is KILLED and not touched and not marks and (end := _end_of_itself(attempts, job)) is not None:
         return Failure(NOT_BEGUN, end, job.node if job else None)
-    words = re.compile(kind.said) if kind.said else None
     text = error
-    if words and not words.search(error):
+    if kind.said and not re.search(kind.said, error):
         # Another rank, or Slurm, has said what it was.
-        for number, log in found.items():
-            lines = [line for line in log.splitlines() if words.search(line)]
-            if lines:
-                rank, text = number, lines[-1].strip()
-                break
+        rank, text = _said_of(kind, found) or (rank, text)
     node = (record.host if record else None) or (job.node if job else None) or None
     return Failure(kind, text, node, rank)
+
+
+def diagnose_job(job_id: str, job: JobState | None, *, cancelled: bool, logs: Logs) -> Failure:
+    """Name why a job has ended that is for no cell, and that leaves no other word than its log; as `diagnose`."""
+    attempts = {rank: last_attempt(path) for rank, path in logs.get(job_id, {}).items()}
+    if not attempts and (unbegun := _never_begun(job, cancelled=cancelled)):
+        return unbegun
+    found = {rank: _complaints(attempt.lines("")) for rank, attempt in attempts.items()}
+    end = _end_of_itself(attempts, job)
+    kind = CANCELLED if cancelled else _kind("", list(found.values()), job) or (KILLED if end is None else _OTHER)
+    rank, text = _said_of(kind, found) or (0, end or "")
+    return Failure(kind, text, (job.node if job else None) or None, rank)
+
+
+def _never_begun(job: JobState | None, *, cancelled: bool) -> Failure | None:
+    """Of a job that is gone and has written nothing, where it was taken out of the queue or lost there; else None."""
+    if not (cancelled or job is None or job.word in CANCELLED.words):
+        return None
+    # Of a waiting task that was taken out of an array Slurm says nothing; of one that it has lost, it does.
+    return Failure(CANCELLED) if cancelled else Failure(CANCELLED, "before it began") if job else Failure(LEFT)
+
+
+def _said_of(kind: Kind, found: Mapping[int, str]) -> tuple[int, str] | None:
+    """The rank whose log says that it was this, and in which words; None where none does."""
+    for rank, log in found.items():
+        lines = [line for line in log.splitlines() if kind.said and re.search(kind.said, line)]
+        if lines:
+            return rank, lines[-1].strip()
+    return None
 
 
 def without_a_word(cell: Cell) -> Kind:
@@ -262,8 +285,8 @@ def without_a_word(cell: Cell) -> Kind:
     return KILLED
 
 
-def _before_it_began(attempts: Mapping[int, Attempt], job: JobState | None) -> str | None:
-    """Exit code and last words of a job that ended of itself before any cell; None where a signal may have ended it."""
+def _end_of_itself(attempts: Mapping[int, Attempt], job: JobState | None) -> str | None:
+    """Exit code and last words of a job that ended of itself; None where a signal may have ended it."""
     lines = [line for attempt in attempts.values() for line in attempt.lines("") if line.strip()]
     code = job.exited if job else None
     itself = code is not None or (job is not None and job.reason == "NonZeroExitCode")

@@ -20,6 +20,7 @@ from hpcseg.cluster.missing import (
     is_touched,
     jobs_elsewhere,
     lives_here,
+    may_be_queued,
     may_live,
     strange_jobs,
 )
@@ -93,10 +94,6 @@ class RunStatus:
         """Whether nothing of its cells is known or suspected to run or to wait."""
         return all(state.idle for state in self.counts())
 
-    def in_words(self) -> str:
-        """How many cells stand where: "3 finished, 1 running"."""
-        return ", ".join(f"{count} {state}" for state, count in self.counts().items())
-
 
 def run_status(run: RunFolder, slurm: Answers = scheduler) -> RunStatus:
     """The state of every cell of a run.
@@ -119,6 +116,7 @@ def run_status(run: RunFolder, slurm: Answers = scheduler) -> RunStatus:
     wanted = {job_id for cell_id, job_id in jobs.items() if cell_id in open_cells}
     beside = {job_id for cell_id, job_id in jobs.items() if cell_id in others}
     beside |= {*booked.moved, *booked.elsewhere} if open_cells else set()
+    beside |= set(booked.reports) if wanted else set()
     answers = slurm.ask(wanted | beside, booked.users, booked.others) if wanted | beside else {}
     # Where no command has answered, a fourth would only make the user wait.
     endings = slurm.history(_gone(wanted, answers)) if answers is not None else {}
@@ -146,10 +144,19 @@ def run_status(run: RunFolder, slurm: Answers = scheduler) -> RunStatus:
             failures[cell.id] = failure
     # Of cells that nobody was asked for, so that an emptied ledger does not hide what waits.
     strangers = strange_jobs(run, booked, slurm) if open_cells - jobs.keys() else ""
-    notes = tuple(note for note in (booked.note, strangers, *jobs_elsewhere(booked, answers or {})) if note)
+    beyond = jobs_elsewhere(booked, answers or {})
+    notes = tuple(note for note in (booked.note, strangers, *beyond, _no_report(wanted, booked, answers)) if note)
     return RunStatus(
         *(run, cells, tuple(status), failures, booked, answers is not None, notes, plan.data_sha256, unplanned)
     )
+
+
+def _no_report(wanted: Set[str], booked: Ledger, answers: Mapping[str, JobState] | None) -> str:
+    """What is said where jobs wait or run and none follows them; empty where one does, or may."""
+    alive = [job_id for job_id in wanted if (job := (answers or {}).get(job_id)) and not (job.ended or job.hidden)]
+    if not alive or booked.unanswered or any(may_be_queued(report, answers) for report in booked.reports):
+        return ""
+    return "No report job follows these jobs: it has ended, or there was no room for it. `hpcseg grid` submits it."
 
 
 def _gone(wanted: Set[str], answers: Mapping[str, JobState]) -> set[str]:

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 
 from hpcseg.cluster import ledger, scheduler
+from hpcseg.cluster.parts import division_of, part_name
 from hpcseg.cluster.profile import Resources
 from hpcseg.cluster.sender import NoRoomError, Sender, Submission, tidy_up
 from hpcseg.cluster.submit import in_arrays, largest_array, require_slurm
@@ -53,12 +54,12 @@ def _submit(prediction: Prediction, run: RunFolder, resources: Resources, parts:
     missing, slices = prediction.missing(), len(prediction.volume)
     parts = min(parts, slices)
     wanted = {
-        f"part-{part + 1}-of-{parts}": PredictTask(out, part, parts)
+        part_name(part, parts): PredictTask(out, part, parts)
         for part in range(parts)
         if part_of(missing, slices, part, parts)
     }
     for part_id, state in _alive(run).items():
-        if not part_id.endswith(f"-of-{parts}"):
+        if division_of(part_id) != parts:
             raise ConfigError(
                 f"{part_id} of {run.path} is in Slurm ({state}), so the volume cannot be divided into {parts} parts "
                 "now. Give the same --parts as before, or wait."

@@ -203,6 +203,20 @@ class OutFolder:
                     pass  # a file system without locks
             yield
 
+    def in_use(self) -> bool | None:
+        """Whether a process works on the whole now; None where nobody can tell: a file system without locks, or a
+        journal that may not be read."""
+        try:
+            with open_regular(self.journal_file(None), "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return None
+        return False
+
     def _journals(self) -> list[Path]:
         return sorted(self.path.glob("slices*.jsonl"))
 

@@ -263,10 +263,35 @@ def test_a_failure_in_its_last_job_is_one_also_where_slurm_is_silent(grid, slurm
     assert (first(grid).state, first(grid).note) == ("failed", "error: ValueError: no")
 
 
+def test_that_no_report_job_follows_is_said_while_jobs_wait_or_run(grid, slurm):
+    submit(grid)
+    waits = {"100_0": JobState("PENDING", "Resources"), "100_1": JobState("FAILED")}
+    lost = "No report job follows these jobs"
+    slurm(waits)
+    assert lost in run_status(grid.run).notes[0], "there was no room for one"
+    ledger.book(grid.run, "", "report", [], "101")
+    slurm({**waits, "101": JobState("FAILED")})
+    assert lost in run_status(grid.run).notes[0], "it died"
+    for follows in ({"101": JobState("PENDING", "Dependency")}, {"101": scheduler.SILENCE}):
+        slurm({**waits, **follows})
+        assert not run_status(grid.run).notes
+    slurm({"100_0": JobState("FAILED")})
+    assert not run_status(grid.run).notes, "nothing is under way"
+    slurm(None)
+    assert not run_status(grid.run).notes
+
+
 def test_status_prints_a_table_and_json(grid, slurm, monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
     submit(grid)
-    slurm({"100_0": JobState("PENDING", "Resources"), "100_1": JobState("FAILED")})
+    ledger.book(grid.run, "", "report", [], "101")
+    slurm(
+        {
+            "100_0": JobState("PENDING", "Resources"),
+            "100_1": JobState("FAILED"),
+            "101": JobState("PENDING", "Dependency"),
+        }
+    )
     said = CliRunner().invoke(app, ["status", "--run", str(grid.run.path)]).output
     rows = said.splitlines()[2:]
     assert rows[0].split() == ["p000", "queued", "0/2", "100_0", "Resources"], "as on a terminal"

@@ -14,49 +14,15 @@ import tifffile
 from slice_folder import hpcseg
 
 from hpcseg.cluster.tasks.predict import JoinTask, PredictTask
-from hpcseg.config import DataConfig, TrainConfig
-from hpcseg.data.grey import GreyScale
 from hpcseg.errors import HpcsegError, IncompleteError
-from hpcseg.learn.checkpoint import weights_sha256
-from hpcseg.learn.unet import build_unet
-from hpcseg.predict.card import QUANTILES, ModelCard, Training
-from hpcseg.predict.model_file import Model, export
 from hpcseg.predict.outcome import OutFolder
 from hpcseg.predict.request import begin, part_of, read_request
 from hpcseg.predict.work import work
 
 
 @pytest.fixture
-def model_file(tmp_path):
-    """Of an untrained network, whose labels are as good as any for counting."""
-    train = TrainConfig(width=2, depth=1)
-    network = build_unet(classes=2, width=2, depth=1, batch_norm=True, seed=0)
-    card = ModelCard(
-        class_values=(1, 2),
-        class_names=("1", "2"),
-        label_dtype="uint8",
-        grey_dtype="uint16",
-        grey=GreyScale(0.0, 65535.0),
-        grey_quantiles=tuple(np.linspace(0, 65535, QUANTILES)),
-        data=DataConfig(tile_size=16),
-        train=train,
-        training=Training(cell="untrained", precision="fp32"),
-        model_sha256=weights_sha256(network.state_dict()),
-    )
-    export(Model("untrained", card, network), tmp_path / "m.safetensors")
-    return tmp_path / "m.safetensors"
-
-
-@pytest.fixture
-def scan(tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 65536, (10, 20, 30), dtype=np.uint16)
-    tifffile.imwrite(tmp_path / "scan.tif", pixels, photometric="minisblack")
-    return tmp_path / "scan.tif"
-
-
-@pytest.fixture
-def command(model_file, scan, tmp_path):
-    return ("predict", model_file, scan, "-o", tmp_path / "out", "--precision", "fp32")
+def command(untrained_model, scan, tmp_path):
+    return ("predict", untrained_model, scan, "-o", tmp_path / "out", "--precision", "fp32")
 
 
 def test_parts_are_runs_of_slices_that_cover_the_volume():
@@ -150,7 +116,7 @@ def test_a_part_whose_job_asked_for_a_gpu_does_not_quietly_take_the_cpu(slurm, c
         work(prediction, prediction.missing(), part=0)
 
 
-def test_parts_and_join_give_what_one_process_gives(slurm, command, model_file, scan, tmp_path, monkeypatch):
+def test_parts_and_join_give_what_one_process_gives(slurm, command, untrained_model, scan, tmp_path, monkeypatch):
     """With submitit's own local executor in the place of srun."""
     assert hpcseg(*command, "--partition", "cpu", "--parts", 2).exit_code == 0
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
@@ -168,7 +134,7 @@ def test_parts_and_join_give_what_one_process_gives(slurm, command, model_file, 
     assert [len(path.read_text().splitlines()) >= 6 for path in sorted(folder.path.glob("slices-*.jsonl"))] == [
         True
     ] * 2
-    assert hpcseg("predict", model_file, scan, "-o", tmp_path / "here", "--precision", "fp32").exit_code == 0
+    assert hpcseg("predict", untrained_model, scan, "-o", tmp_path / "here", "--precision", "fp32").exit_code == 0
     np.testing.assert_array_equal(
         tifffile.imread(tmp_path / "out" / "labels.tif"), tifffile.imread(tmp_path / "here" / "labels.tif")
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import tifffile
@@ -54,6 +55,12 @@ def test_a_dry_run_shows_the_scripts_and_leaves_nothing_behind(cluster):
     assert not (cluster.folder / "runs").exists()
 
 
+def waiting(folder: Path) -> str:
+    """A profile whose jobs begin in an hour."""
+    (folder / "waiting.toml").write_text('cpus_per_task = 1\nmem = "2G"\n[sbatch]\nbegin = "now+1hour"\n')
+    return "waiting.toml"
+
+
 def test_a_trained_cell_segments_a_volume_in_parts_and_a_job_joins_them(cluster):
     pixels, _ = read_slices(cluster.dataset, 0, 6)
     tifffile.imwrite(cluster.folder / "scan.tif", pixels, photometric="minisblack")
@@ -61,22 +68,27 @@ def test_a_trained_cell_segments_a_volume_in_parts_and_a_job_joins_them(cluster)
     (cell,) = (path for path in (cluster.folder / "one/cells").glob("*p050*"))
     command = ("predict", str(cell), "scan.tif", "--precision", "fp32")
     # The cluster's GPUs are none, and a part that asks for one does not compute on the CPU instead.
-    on_slurm = (
-        *command,
-        "-o",
-        "parts",
-        "--profile",
-        "testcluster",
-        "--gpus-per-node",
-        "0",
-        "--parts",
-        "3",
-        "--time",
-        "5",
-    )
+    resources = ("--gpus-per-node", "0", "--parts", "3", "--time", "5")
+    into = (*command, "-o", "parts", "--profile")
+    on_slurm = (*into, "testcluster", *resources)
+
+    def parts() -> dict[str, dict]:
+        return {
+            part["part"]: part for part in json.loads(cluster.hpcseg("status", "--run", "parts", "--json"))["parts"]
+        }
+
+    # They wait for an hour; then a shell fails before hpcseg begins.
+    assert "Submitted 4 jobs" in cluster.hpcseg(*into, waiting(cluster.folder), *resources)
+    assert {part["state"] for part in parts().values()} == {"queued"}
+    assert "part-2-of-3: job" in cluster.hpcseg("cancel", "--run", "parts")
+    cluster.wait("the end of all", lambda: {part["state"] for part in parts().values()} == {"cancelled"})
+    assert "Submitted 4 jobs" in cluster.hpcseg(*on_slurm, "--setup", "echo no such module; exit 7")
+    cluster.wait("their failure", lambda: {part["state"] for part in parts().values()} == {"failed"})
+    assert all(part["note"] == "error: exit code 7: no such module" for part in parts().values()), parts()
+    assert "no such module" in cluster.hpcseg("logs", "--failed", "--run", "parts")
     assert "Submitted 4 jobs" in cluster.hpcseg(*on_slurm)
-    record = cluster.folder / "parts/prediction.json"
-    cluster.wait("the joined labels", lambda: json.loads(record.read_text())["state"] == "finished")
+    cluster.wait("the joined labels", lambda: {part["state"] for part in parts().values()} == {"finished"})
+    assert [part["written"] for part in parts().values()] == [2, 2, 2, 0]
     cluster.hpcseg(*command, "-o", "whole")
     for name in ("labels.tif", "fractions.csv"):
         joined, whole = (cluster.folder / out / name for out in ("parts", "whole"))
