@@ -112,7 +112,11 @@ class Cluster:
         def told(field: str) -> list[str]:
             return slurm("sacct", "-nPX", *options, f"--jobs={job}", f"--format={field}").split()
 
-        self.wait(f"the end of job {job} in the accounting", lambda: not {"PENDING", "RUNNING"} & set(told("State")))
+        def ended() -> bool:
+            # Of a task that was taken out of its array a moment ago it may say nothing yet.
+            return bool(states := told("State")) and not {"PENDING", "RUNNING"} & set(states)
+
+        self.wait(f"the end of job {job} in the accounting", ended)
         return told(field)
 
 

@@ -21,7 +21,7 @@ tiles = "2x2"
 width = 8
 depth = 2
 batch_norm = false
-epochs = 120
+epochs = 80
 batch_size = 8
 precision = "fp32"
 [needs]
