@@ -26,7 +26,7 @@ from hpcseg.records.collect import collect
 from hpcseg.runs import record, schema
 from hpcseg.runs.baseline import make_baselines
 from hpcseg.runs.folder import RunFolder
-from hpcseg.runs.record import STOPS, read_baseline, read_lines, write_json, write_record
+from hpcseg.runs.record import STOPS, read_baseline, read_label_limit, read_lines, write_json, write_record
 from hpcseg.runs.schema import as_record
 
 ROOT = Path(__file__).parents[1]
@@ -39,6 +39,7 @@ RECORDS = {
     "training.json": schema.Trained,
     "evaluation.json": schema.Evaluated,
     "baselines/NAME.json": schema.Baseline,
+    "baselines/labels.json": schema.LabelsAllow,
 }
 KINDS = {**RECORDS, "metrics.jsonl": schema.EpochLine, "slices.jsonl": schema.EvaluatedSlice}
 
@@ -94,7 +95,7 @@ def is_refused(read: Callable[[], object]) -> bool:
 
 
 def record_file(run: Path, name: str) -> Path:
-    (found,) = run.glob(name.replace("NAME", "*") if "/" in name else f"**/{name}")
+    (found,) = run.glob(name.replace("NAME", "*-*") if "/" in name else f"**/{name}")
     return found
 
 
@@ -103,6 +104,8 @@ def refuses(run: Path, name: str, content: dict) -> bool:
     path = record_file(run, name)
     write = write_record if "content_sha256" in content else write_json
     write(path, content)
+    if name == "baselines/labels.json":
+        return read_label_limit(RunFolder(run), content.get("data_sha256", "")) is None
     if "/" in name:
         return read_baseline(path) is None
     return is_refused(lambda: collect(RunFolder(run))) or bool(collect(RunFolder(run)).holes)

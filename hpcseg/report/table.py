@@ -122,9 +122,10 @@ def marked_gains(
 
 
 def caption(kind: str, name: str, said: Mapping[str, object]) -> str:
-    """A caption of texts.toml, with what it takes from the records; of differences only where there are any."""
+    """A caption of texts.toml, with what it takes from the records; of labels, of differences where there are any."""
     words = TEXTS[kind][name]
-    texts = [words["caption"], *([words["gained"]] if "gained" in words and said["number"] else [])]
+    more = (text for text, of in (("labels", "labels"), ("gained", "number")) if text in words and said[of])
+    texts = [words["caption"], *(words[text] for text in more)]
     return " ".join(" ".join(texts).format(**TEXTS["shared"], **said).split())
 
 

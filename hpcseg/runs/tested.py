@@ -16,11 +16,13 @@ from hpcseg.data.evenly import evenly
 from hpcseg.errors import IncompleteError
 from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import Cell, data_file, planned, planned_cells, read_plan
-from hpcseg.runs.record import read_baseline
+from hpcseg.runs.record import read_baseline, read_label_limit
 from hpcseg.runs.schema import Baseline
 from hpcseg.sigma import Share, amount
 from hpcseg.tables import describes
 
+_SHOW_LABEL_LIMIT = {"table1", "axes"}
+"""Tables of a report that have a line of it."""
 _SWEPT = 48
 """Levels of a sweep that are looked at; of a finer one, evenly spaced ones."""
 
@@ -68,6 +70,19 @@ def missing_baselines(run: RunFolder) -> dict[TestSet, Path]:
     plan = read_plan(run)
     files = {one: run.baseline_file(one.name) for one in _test_sets(planned_cells(run, plan), plan.data_sha256)}
     return {one: file for one, file in files.items() if not one.is_in(read_baseline(file))}
+
+
+def lacks_label_limit(run: RunFolder) -> TestSet | None:
+    """A test set of finished cells on whose data it was not looked how right a model can be; None where no table shows
+    that, or it was.
+
+    Raises:
+        IncompleteError: the run has no plan that can be read.
+    """
+    plan = read_plan(run)
+    if _SHOW_LABEL_LIMIT.isdisjoint(plan.report.get("tables", ())) or read_label_limit(run, plan.data_sha256):
+        return None
+    return next(iter(_test_sets(planned_cells(run, plan), plan.data_sha256)), None)
 
 
 def _test_sets(cells: Iterable[Cell], data_sha256: str) -> list[TestSet]:

@@ -157,6 +157,21 @@ def baselines(grid, right, **changed) -> None:
     write_record(grid.run.path / "baselines" / "one.json", content)
 
 
+def test_what_the_labels_allow_stands_below_the_tests_without_noise(tmp_path):
+    grid = tiny_run(tmp_path / "run")
+    content = {"schema": SCHEMA, "data_sha256": grid.data_sha256, "right": 0.9968, "pairs": 9, "unchanged_below": 500.0}
+    content |= {"disagree": [0.1, 0.0, 0.0], "provenance": {}}
+    line, words = "the labels, about: wrong, %", "The labels: about so much is out of any model's reach"
+    for changed in ({"data_sha256": "6"}, {"right": None}, {"right": 1.5}, {"pairs": "9"}):
+        write_record(grid.run.label_limit_file, {**content, **changed})
+        text = document(grid, tmp_path / "out")
+        assert line not in text and words not in text, changed
+    write_record(grid.run.label_limit_file, content)
+    text = document(grid, tmp_path / "out")
+    assert text.count(line) == 1 and words in text, "Table 2 has noise on every test tile"
+    assert row_of(text, line) == ["-", "0.32", "-", "-"]
+
+
 def test_a_position_without_a_cell_is_a_dash_and_no_hole(tmp_path):
     text = document(tiny_run(tmp_path / "run"), tmp_path / "out")
 
