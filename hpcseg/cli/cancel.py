@@ -25,7 +25,7 @@ def cancel(
 
     With --run OUT, a prediction, those of its parts; the same `hpcseg predict` goes on.
     """
-    if prediction := parts.find_prediction(run):
+    if prediction := parts.find_prediction(run, cells, others=others):
         parts.cancel(prediction, cells, dry_run=dry_run, as_json=as_json)
         return
     from hpcseg.cluster.cancel import cancel_cells

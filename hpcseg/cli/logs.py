@@ -36,7 +36,7 @@ def logs(
     as_json: AsJson = False,
 ) -> None:
     """Show the epochs of cells and the last lines of their logs; with --run OUT, a prediction, those of its parts."""
-    if prediction := parts.find_prediction(run):
+    if prediction := parts.find_prediction(run, cells, rank=rank):
         parts.logs(prediction, cells, failed=failed, following=follow, last=lines, as_json=as_json)
         return
     from hpcseg.cluster.failures import STOPPED

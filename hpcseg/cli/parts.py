@@ -14,8 +14,9 @@ import typer
 
 from hpcseg.cli import console, state_table
 from hpcseg.cli.watching import GoesOn, again
-from hpcseg.errors import ConfigError
+from hpcseg.errors import ConfigError, IncompleteError
 from hpcseg.runs.folder import RunFolder
+from hpcseg.runs.gate import require_own, why_foreign
 from hpcseg.runs.state import State
 from hpcseg.text import counted
 
@@ -26,24 +27,50 @@ if TYPE_CHECKING:
     from hpcseg.cluster.remembered import Remembered
     from hpcseg.predict.outcome import OutFolder
 
+# What the same command is to be given besides, by what is done about such a failure of a cell.
+_REMEDIES = {
+    "more memory": "Give the same command a larger --mem.",
+    "more time": "Give the same command a longer --time, or more --parts.",
+    "other node": "Give the same command --exclude NODE.",
+}
 
-def find_prediction(run: Path | None) -> OutFolder | None:
-    """The prediction in a folder that was named; None where it is none, and so a run or a mistake."""
-    if run is None or RunFolder(run).grid_file.exists():
+
+def find_prediction(run: Path | None, patterns: Sequence[str] | None, **only_of_runs: object) -> OutFolder | None:
+    """The prediction in a folder that was named; None where it is none, and so a run or a mistake.
+
+    Args:
+        run: as it was named.
+        patterns: of cells, or of parts.
+        only_of_runs: options that were given, by their names, which a prediction does not have.
+
+    Raises:
+        ConfigError: it has not been named with --run, or such an option was given.
+    """
+    if run is None:
+        for pattern in patterns or ():
+            if RunFolder(Path(pattern)).is_prediction():
+                raise ConfigError(f"{pattern} is a prediction. Name it with --run.")
         return None
+    if not RunFolder(run).is_prediction():
+        return None
+    for option, value in only_of_runs.items():
+        if value not in (None, False):
+            raise ConfigError(f"{run} is a prediction, for which there is no --{option}. Leave it out.")
     from hpcseg.predict.outcome import OutFolder
 
-    found = OutFolder(run)
-    return found if found.record_file.is_file() else None
+    return OutFolder(run)
 
 
 def status(folder: OutFolder, patterns: Sequence[str] | None, *, watching: bool, as_json: bool) -> None:
     """Show how many slices of each part are written, its job and its node."""
+    from hpcseg.cluster.parts import volume_status
+
     if as_json:
         console.stdout.print(json.dumps(_as_json(_look(folder, patterns)), indent=1))
     elif watching:
+        _look(folder, patterns)  # later a part may be gone, as the whole is where nobody is at it any more
         state_table.watch(
-            again(lambda remembered: _look(folder, patterns, remembered)),
+            again(lambda remembered: _chosen(volume_status(folder, remembered), patterns)[0]),
             _table,
             lambda found: _summary(found) if console.stdout.is_terminal else _show(found),
         )
@@ -81,7 +108,6 @@ def logs(
 def cancel(folder: OutFolder, patterns: Sequence[str] | None, *, dry_run: bool, as_json: bool) -> None:
     """End the jobs of parts, and without a pattern that of the join."""
     from hpcseg.cluster.parts import cancel_parts
-    from hpcseg.runs.gate import require_own
 
     require_own(RunFolder(folder.path))
     found = _look(folder, patterns)
@@ -94,24 +120,31 @@ def cancel(folder: OutFolder, patterns: Sequence[str] | None, *, dry_run: bool, 
             console.stdout.print("None of these parts waits or runs, nothing to do.")
         elif dry_run:
             console.stdout.print("Nothing was cancelled (--dry-run).")
-        elif found.command:
-            console.stdout.print(f"What is written stays, and this goes on there: {found.command}")
+        else:
+            console.stdout.print("What is written stays.")
+            _print_command(found, "It goes on with this, where it was given:")
 
 
-def _look(folder: OutFolder, patterns: Sequence[str] | None, remembered: Remembered | None = None) -> VolumeStatus:
+def _look(folder: OutFolder, patterns: Sequence[str] | None) -> VolumeStatus:
     """The prediction with those of its parts that fit any of the patterns; without one all."""
     from hpcseg.cluster.parts import volume_status
 
-    found = volume_status(folder, remembered) if remembered else volume_status(folder)
+    found = volume_status(folder)
+    chosen, fits_none = _chosen(found, patterns)
+    if fits_none:
+        raise ConfigError(f'No part of {folder.path} fits "{fits_none}". {_listing(found)}')
+    return chosen
+
+
+def _chosen(found: VolumeStatus, patterns: Sequence[str] | None) -> tuple[VolumeStatus, str]:
+    """The same with those parts alone, and the first pattern that fits none."""
     fitting = {
         pattern: {part.part for part in found.parts if fnmatch.fnmatchcase(part.part, pattern)}
         for pattern in patterns or ("*",)
     }
-    for pattern, some in fitting.items():
-        if not some:
-            raise ConfigError(f'No part of {folder.path} fits "{pattern}". {_listing(found)}')
     chosen = frozenset[str]().union(*fitting.values())
-    return dataclasses.replace(found, parts=tuple(part for part in found.parts if part.part in chosen))
+    some = tuple(part for part in found.parts if part.part in chosen)
+    return dataclasses.replace(found, parts=some), next((one for one, of in fitting.items() if not of), "")
 
 
 def _listing(found: VolumeStatus) -> str:
@@ -160,13 +193,31 @@ def _summary(found: VolumeStatus) -> None:
     if found.ledger.note:
         console.stderr.print(found.ledger.note)
     console.stdout.print(f"{found.written} of {counted(found.slices, 'slice')} written")
+    where = shlex.quote(str(found.folder.path))
+    if found.finished and found.idle:
+        console.stdout.print(f"Finished; all slices: hpcseg view {where}")
+    elif found.finished:
+        console.stdout.print(f"Finished, and jobs of it still wait or run. They end with: hpcseg cancel --run {where}")
     if found.finished:
-        console.stdout.print(f"Finished; all slices: hpcseg view {shlex.quote(str(found.folder.path))}")
         return
-    if any(part.state is State.FAILED for part in found.parts):
-        console.stdout.print(f"Next: hpcseg logs --failed --run {shlex.quote(str(found.folder.path))}")
-    if found.idle and found.command:
-        console.stdout.print(f"What is missing is done by what began it: {found.command}")
+    failed = [part for part in found.parts if part.state is State.FAILED]
+    if failed:
+        console.stdout.print(f"Next: hpcseg logs --failed --run {where}")
+    for remedy in dict.fromkeys(_REMEDIES[part.action] for part in failed if part.action in _REMEDIES):
+        console.stdout.print(remedy)
+    if not found.idle:
+        return
+    what = "What is missing" if found.written < found.slices else "All slices are written and not joined yet. That"
+    _print_command(found, f"{what} is done by this, where it was given:")
+
+
+def _print_command(found: VolumeStatus, words: str) -> None:
+    """The command that goes on, to be given in the folder in which it was given before.
+
+    Of a folder that somebody else may have written to none is proposed.
+    """
+    if found.command and not why_foreign(RunFolder(found.folder.path)):
+        console.stdout.print(f"{words} {found.command}")
 
 
 def _log_of(found: VolumeStatus, part: PartStatus) -> Path | None:
@@ -185,13 +236,18 @@ def _follow(found: VolumeStatus, chosen: Sequence[PartStatus], *, as_json: bool)
             else f"--follow needs one part, but these are {len(chosen)}. Name one."
         )
     (part,) = chosen
+    log = _log_of(found, part)
+    if log is None:
+        raise IncompleteError(f"{part.part} of {found.folder.path} has written no log yet.")
 
     def look(remembered: Remembered) -> State:
-        return {one.part: one.state for one in volume_status(found.folder, remembered).parts}[part.part]
+        states = {one.part: one.state for one in volume_status(found.folder, remembered).parts}
+        # A process that was at the whole is gone, or the volume is divided otherwise now.
+        return states.get(part.part, State.STOPPED)
 
     goes_on = GoesOn(part.state, look)
     try:
-        for lines in follow(_log_of(found, part), "", goes_on):
+        for lines in follow(log, "", goes_on):
             for line in lines:
                 console.stdout.print(line)
         console.stdout.print(f"{part.part}: {goes_on.state}")

@@ -155,6 +155,7 @@ def predict(
 
 
 def _submit(request: Request, resources: Resources, *, parts: int, dry_run: bool) -> None:
+    from hpcseg.cluster.parts import JOIN
     from hpcseg.cluster.submit import require_slurm
     from hpcseg.cluster.volume import NO_SLURM, submit_parts
     from hpcseg.predict.outcome import OutFolder
@@ -172,7 +173,7 @@ def _submit(request: Request, resources: Resources, *, parts: int, dry_run: bool
         return
     console.stdout.print(f"{counted(len(prediction.volume), 'slice')}, {missing} to segment")
     submission = submit_parts(prediction, resources, parts=parts, dry_run=dry_run)
-    for line in submission.lines():
+    for line in submission.lines({"report": JOIN}):
         console.stdout.print(line)
     if not dry_run:
         console.stdout.print(f"Where they are: hpcseg status --run {shlex.quote(str(request.out))}")

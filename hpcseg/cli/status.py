@@ -45,7 +45,7 @@ def status(
     With --run OUT, a prediction, how many slices of each part are written. With --watch it ends with exit code 0 where
     all of them are finished, else with 1.
     """
-    if prediction := parts.find_prediction(run):
+    if prediction := parts.find_prediction(run, cells):
         parts.status(prediction, cells, watching=watch, as_json=as_json)
         return
     folder = find_run(run)

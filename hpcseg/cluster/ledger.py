@@ -95,6 +95,8 @@ class Ledger:
     """Ids of jobs of another folder, of which this one is a copy, with its path: no jobs of these cells."""
     unusable: tuple[int, ...]
     """Numbers of the lines that cannot be used, from 1."""
+    last_command: str
+    """With which cells were handed out last, on one line; empty where that is not known."""
 
     @property
     def note(self) -> str:
@@ -135,6 +137,7 @@ def read(run: RunFolder) -> Ledger:
     whose = teller(run)
     unusable = []
     way: Way = "Slurm"
+    command = ""
     for number, content in enumerate(read_all_lines(run.submissions_file), start=1):
         try:
             line = read_line(content, announced)
@@ -188,6 +191,8 @@ def read(run: RunFolder) -> Ledger:
                         reports.append(base)
                     continue
                 way = "template" if by_template else "here" if isinstance(line, Started) else "Slurm"
+                if not isinstance(line, Announced):
+                    command = " ".join(line.command.split()) if of == "own" and isinstance(line.command, str) else ""
                 called = (line.job or "") if by_template else None
                 again = by_template and base in owners
                 tasks = line.tasks
@@ -214,7 +219,7 @@ def read(run: RunFolder) -> Ledger:
     return Ledger(
         *(jobs, tuple(handed.values()), owners, tries, tuple(reports), tuple(users), frozenset(others)),
         {token: frozenset(itertools.chain(*line.tasks)) for token, line in announced.items()},
-        *(way, tokens, moved, elsewhere, tuple(unusable)),
+        *(way, tokens, moved, elsewhere, tuple(unusable), command),
     )
 
 

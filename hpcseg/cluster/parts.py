@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import bisect
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from hpcseg.cluster import ledger, scheduler
 from hpcseg.cluster.cancel import refuse_moved
-from hpcseg.cluster.failures import CANCELLED, LEFT, diagnose_job
+from hpcseg.cluster.failures import CANCELLED, LEFT, Action, diagnose_job
 from hpcseg.cluster.ledger import Booked, Ledger
 from hpcseg.cluster.logs import Logs, find_logs
+from hpcseg.cluster.missing import may_be_queued
 from hpcseg.cluster.remembered import Answers
 from hpcseg.cluster.scheduler import JobState
 from hpcseg.predict.outcome import OutFolder
-from hpcseg.predict.request import part_of
+from hpcseg.predict.request import slices_of_part
 from hpcseg.predict.schema import Finished
 from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.state import State
@@ -22,6 +26,7 @@ WHOLE = "whole"
 """The volume where one process segments all of it."""
 JOIN = "join"
 """The job that follows when all parts have ended."""
+_PART = re.compile(r"part-\d{1,9}-of-(\d{1,9})", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +42,8 @@ class PartStatus:
     node: str | None
     note: str
     """Why it waits, or how it failed."""
+    action: Action = "give up"
+    """What would be done about a failure of this kind, were it a cell's."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,9 @@ class VolumeStatus:
     finished: Finished | None
     """What came out, where all of it is done."""
     command: str
-    """That began it; empty where that is not known."""
+    """That has submitted it last, or has begun it here; empty where that is not known, or was for another folder."""
+    joins: tuple[str, ...]
+    """Ids of the jobs that are to join them and wait or run, as far as anybody knows."""
     ledger: Ledger
     answered: bool
     """Slurm has answered, or was not needed."""
@@ -79,52 +88,54 @@ def volume_status(folder: OutFolder, slurm: Answers = scheduler) -> VolumeStatus
         ConfigError: its record is damaged, or of another schema.
         IncompleteError: there is none that can be read, or a line of a journal is damaged.
     """
-    record, done = folder.read(), sorted(folder.done())
-    finished = record if isinstance(record, Finished) else None
-    slices = record.input.slices
+    record = folder.read()
+    there = isinstance(record, Finished) and all((folder.path / name).exists() for name in record.files)
+    finished = record if there and isinstance(record, Finished) else None
+    slices = len(record.input.names)
+    done = range(slices) if finished else sorted(index for index in folder.done() if index < slices)
     booked = ledger.read(RunFolder(folder.path))
     division = _last_division(booked, slices)
-    jobs = {part: booked.jobs[part] for part in division if part in booked.jobs}
-    join = Booked(booked.reports[-1], None, 0.0, (), cancelled=False) if booked.reports else None
-    wanted = {job.job_id for job in (*jobs.values(), *([join] if join else []))}
-    answers = slurm.ask(wanted, booked.users, booked.others) if wanted and not finished else {}
+    wanted = {*booked.slurm_jobs().values(), *booked.reports} if division else set()
+    answers = slurm.ask(wanted, booked.users, booked.others) if wanted else {}
     gone = {one for one in wanted if (job := (answers or {}).get(one)) is None or job.ended}
     endings = slurm.history(gone) if answers is not None and not finished else {}
     told = None if answers is None else {**answers, **endings}
     logs = find_logs(RunFolder(folder.path).logs)
     parts = []
     for number, part in enumerate(division):
-        own = len(part_of(range(slices), slices, number, len(division)))
-        written = own if finished else len(part_of(done, slices, number, len(division)))
-        state, node, note = State.FINISHED, None, ""
-        if written < own:
-            state, node, note = _of_job(jobs.get(part), told, logs)
-        job_id = jobs[part].job_id if part in jobs else None
-        parts.append(
-            PartStatus(part=part, state=state, slices=own, written=written, job_id=job_id, node=node, note=note)
-        )
+        own = slices_of_part(slices, number, len(division))
+        written = bisect.bisect_left(done, own.stop) - bisect.bisect_left(done, own.start)
+        known = _of_job(booked.jobs.get(part), told, logs, all_done=written == len(own))
+        parts.append(PartStatus(part=part, slices=len(own), written=written, **known))
     whole_at_work = folder.in_use()
     if not division or whole_at_work:
         # A prediction on this machine may go on with one that was submitted.
-        written = slices if finished else len(done)
         at_work = {True: State.RUNNING, False: State.STOPPED, None: State.STARTED}[whole_at_work]
         state = State.FINISHED if finished else at_work
         parts.append(
-            PartStatus(part=WHOLE, state=state, slices=slices, written=written, job_id=None, node=None, note="")
+            PartStatus(part=WHOLE, slices=slices, written=len(done), state=state, job_id=None, node=None, note="")
         )
+    joins = [job_id for job_id in booked.reports if may_be_queued(job_id, answers)]
     if division:
-        state, node, note = (State.FINISHED, None, "") if finished else _of_job(join, told, logs)
-        job_id = join.job_id if join else None
-        parts.append(PartStatus(part=JOIN, state=state, slices=0, written=0, job_id=job_id, node=node, note=note))
-    command = record.command if isinstance(record.command, str) else ""
-    written = slices if finished else len(done)
-    return VolumeStatus(folder, slices, written, tuple(parts), finished, command, booked, answers is not None, logs)
+        last = (joins or list(booked.reports))[-1:]
+        join = Booked(last[0], None, 0.0, (), cancelled=False) if last else None
+        known = _of_job(join, told, logs, all_done=finished is not None)
+        if known["state"] is State.FAILED and len(done) < slices:
+            # That it found some missing is no fault of its own.
+            known |= {"state": State.MISSING, "note": "it comes when all slices are written"}
+        parts.append(PartStatus(part=JOIN, slices=0, written=0, **known))
+    begun = " ".join(record.command.split()) if isinstance(record.command, str) else ""
+    command = booked.last_command if booked.handed or booked.elsewhere or booked.moved else begun
+    answered = answers is not None
+    return VolumeStatus(
+        *(folder, slices, len(done), tuple(parts), finished, command, tuple(joins), booked, answered, logs)
+    )
 
 
 def division_of(part: str) -> int | None:
     """Into how many parts the volume was divided of which this is one, as `part-2-of-8`; None: it is none."""
-    name, _, parts = part.rpartition("-of-")
-    return int(parts) if name.startswith("part-") and parts.isdigit() else None
+    found = _PART.fullmatch(part)
+    return int(found[1]) if found else None
 
 
 def part_name(part: int, parts: int) -> str:
@@ -153,13 +164,16 @@ def cancel_parts(status: VolumeStatus, parts: Collection[str], *, dry_run: bool)
         part.part: f"job {part.job_id}" if part.job_id else "runs without Slurm, and has to be ended where it was begun"
         for part in live
     }
-    jobs = [part.job_id for part in live if part.job_id]
-    refuse_moved(run, status.ledger, jobs)
-    if dry_run or not jobs:
+    jobs = [part.job_id for part in live if part.job_id and part.part != JOIN]
+    # Of several, each behind what was submitted with it.
+    joins = status.joins if JOIN in found else ()
+    refuse_moved(run, status.ledger, (*jobs, *joins))
+    if dry_run or not (jobs or joins):
         return found
+    # Nothing submits them again, so what is written down is what has happened.
+    scheduler.cancel((*jobs, *joins))
     with ledger.locked(run):
-        ledger.book_cancelled(run, [part.part for part in live if part.job_id and part.part != JOIN])
-    scheduler.cancel(jobs)
+        ledger.book_cancelled(run, [part.part for part in live if part.job_id in jobs])
     return found
 
 
@@ -170,17 +184,24 @@ def _last_division(booked: Ledger, slices: int) -> list[str]:
     return [part_name(part, parts) for part in range(parts)]
 
 
-def _of_job(job: Booked | None, told: Mapping[str, JobState] | None, logs: Logs) -> tuple[State, str | None, str]:
-    """State, node and note of what is not done and has had this job."""
+def _of_job(job: Booked | None, told: Mapping[str, JobState] | None, logs: Logs, *, all_done: bool) -> dict[str, Any]:
+    """State, job, node and note of a part or of the join that has had this job."""
+
+    def known(state: State, node: str | None = None, note: str = "", action: Action = "give up") -> dict[str, Any]:
+        return {"state": state, "job_id": job and job.job_id, "node": node or None, "note": note, "action": action}
+
     if job is None:
-        return State.MISSING, None, ""
-    if told is None:
-        return State.UNKNOWN, None, f"submitted as job {job.job_id}, of which Slurm says nothing"
-    state = told.get(job.job_id)
+        return known(State.FINISHED if all_done else State.MISSING)
+    state = (told or {}).get(job.job_id)
     if state is not None and not state.ended:
-        return state.state, state.node or None, state.note
+        # Whoever has written the rest leaves a job that has nothing to do and holds its node all the same.
+        return known(state.state, state.node, "all is written" if all_done else state.note)
+    if all_done:
+        return known(State.FINISHED, state.node if state else None)
+    if told is None:
+        return known(State.UNKNOWN, note=f"submitted as job {job.job_id}, of which Slurm says nothing")
     if state is not None and state.word == "COMPLETED":
-        return State.STOPPED, state.node or None, f"job {job.job_id} has ended and left something to do"
+        return known(State.STOPPED, state.node, "its job has ended, and left something to do")
     failure = diagnose_job(job.job_id, state, cancelled=job.cancelled, logs=logs)
     ended = State.CANCELLED if failure.kind in (CANCELLED, LEFT) else State.FAILED
-    return ended, failure.node, failure.summary
+    return known(ended, failure.node, failure.summary, failure.kind.action)

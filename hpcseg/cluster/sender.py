@@ -82,9 +82,10 @@ class Sent:
     """Of its announcement."""
 
     def lines(self, names: Mapping[str, str]) -> list[str]:
-        """Its cells for a person: one line each, or one for all where they are many; `names` of cells by id."""
+        """Its cells for a person: one line each, or one for all where they are many; `names` of cells by id, or of the
+        stage."""
         if not self.tasks:
-            return [f"  {self.stage}: job {self.job_id}"]
+            return [f"  {names.get(self.stage, self.stage)}: job {self.job_id}"]
         ids = ledger.task_ids(self.job_id, len(self.tasks))
         cells = [(cell, job_id) for task, job_id in zip(self.tasks, ids, strict=True) for cell in task]
         if len(cells) > _MOST_LINES:

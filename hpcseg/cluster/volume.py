@@ -58,7 +58,8 @@ def _submit(prediction: Prediction, run: RunFolder, resources: Resources, parts:
         for part in range(parts)
         if part_of(missing, slices, part, parts)
     }
-    for part_id, state in _alive(run).items():
+    alive = _alive(run)
+    for part_id, (_, state) in alive.items():
         if division_of(part_id) != parts:
             raise ConfigError(
                 f"{part_id} of {run.path} is in Slurm ({state}), so the volume cannot be divided into {parts} parts "
@@ -81,22 +82,26 @@ def _submit(prediction: Prediction, run: RunFolder, resources: Resources, parts:
     if not submission.sent:
         return
     try:
-        sender.send_last(JoinTask(out), name="-join")
+        # Also for those that were submitted before, and run.
+        sender.send_last(JoinTask(out), name="-join", behind=sorted({job for job, _ in alive.values() if job}))
     except NoRoomError as error:
         # The same command joins them.
         submission.no_room = str(error)
 
 
-def _alive(run: RunFolder) -> dict[str, str]:
-    """Parts whose jobs wait or run, and what Slurm says about them; where it is silent, all that were submitted."""
+def _alive(run: RunFolder) -> dict[str, tuple[str, str]]:
+    """Parts whose jobs wait or run: the job without its task, and what Slurm says about it.
+
+    Where Slurm is silent, all that were submitted, and no job: whether one can still be waited for is not known.
+    """
     booked = ledger.read(run)
     jobs = booked.slurm_jobs()
     states = scheduler.ask(jobs.values(), booked.users, booked.others) if jobs else {}
     if states is None:
-        return {part_id: f"submitted as job {job_id}, and Slurm does not answer" for part_id, job_id in jobs.items()}
+        return {part: ("", f"submitted as job {job_id}, and Slurm does not answer") for part, job_id in jobs.items()}
     found = {part_id: states.get(job_id) for part_id, job_id in jobs.items()}
     return {
-        part_id: f"is job {jobs[part_id]}, {state.state}"
+        part_id: ("" if state.hidden else jobs[part_id].split("_")[0], f"is job {jobs[part_id]}, {state.state}")
         for part_id, state in found.items()
         if state is not None and not state.ended
     }

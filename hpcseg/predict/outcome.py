@@ -28,6 +28,7 @@ from msgspec.structs import replace
 from hpcseg.errors import ConfigError, HpcsegError, IncompleteError
 from hpcseg.files import is_left, make_folder, open_regular
 from hpcseg.predict.schema import LINES, Asked, Begun, Finished, SliceRead, SliceResult, Start, Started, Worked
+from hpcseg.runs.folder import PREDICTION
 from hpcseg.runs.provenance import now
 from hpcseg.runs.record import append_lines, read_all_lines, read_json, write_json, write_text
 from hpcseg.runs.schema import Record, as_record
@@ -45,7 +46,7 @@ class OutFolder:
 
     @property
     def record_file(self) -> Path:
-        return self.path / "prediction.json"
+        return self.path / PREDICTION
 
     @property
     def fractions_file(self) -> Path:
@@ -70,7 +71,14 @@ class OutFolder:
             ConfigError: it is of another schema, or damaged.
             IncompleteError: it is not there, or cannot be read.
         """
-        content = read_json(self.record_file)
+        try:
+            content = read_json(self.record_file)
+        except IncompleteError:
+            if not self.record_file.exists():
+                raise
+            raise ConfigError(
+                f"{self.record_file} is damaged. Put back what it was, or give a new folder to --output."
+            ) from None
         try:
             return as_record(Finished if content.get("state") == "finished" else Started, content)
         except ValueError as error:

@@ -267,8 +267,13 @@ def read_request(out: Path) -> Request:
 
 def part_of(missing: Sequence[int], slices: int, part: int, parts: int) -> list[int]:
     """The missing slices of one part of a volume: of a run of slices, as long as the others' to one slice."""
-    first, end = slices * part // parts, slices * (part + 1) // parts
-    return [index for index in missing if first <= index < end]
+    own = slices_of_part(slices, part, parts)
+    return [index for index in missing if index in own]
+
+
+def slices_of_part(slices: int, part: int, parts: int) -> range:
+    """Indices of the slices of a part."""
+    return range(slices * part // parts, slices * (part + 1) // parts)
 
 
 def probability_layer(value: int) -> str:

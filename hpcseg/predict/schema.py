@@ -73,7 +73,7 @@ class Input(Record, frozen=True, kw_only=True):
     dataset: str | None
     dtype: str
     """As they are stored."""
-    slices: int
+    slices: _Count
     shapes: list[list[int]]
     """Height and width, each pair that there is once."""
     names: list[str]

@@ -53,6 +53,8 @@ def plan_run(job: str | None, data: Path, run: Path | None, overrides: Sequence[
     check_noise(described.cells, info)
     check_weights({cell.train.class_weights for cell in described.cells}, info.class_values)
     folder = RunFolder(run or RUNS / described.name)
+    if folder.is_prediction():
+        raise ConfigError(f"{folder.path} is a prediction. Take another folder with --run.")
     require_own(folder)
     return plan(described, folder, data, info.data_sha256)
 

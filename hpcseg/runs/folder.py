@@ -39,6 +39,9 @@ from typing import Any
 
 from hpcseg.errors import IncompleteError
 
+PREDICTION = "prediction.json"
+"""The record of a prediction, whose folder has files of these names too where it was submitted."""
+
 
 class Inside:
     """A file or a folder of one name in whatever folder it is asked of."""
@@ -103,6 +106,10 @@ class RunFolder:
     tensorboard = Inside("tensorboard")
     baselines = Inside("baselines")
     cells = Inside("cells")
+
+    def is_prediction(self) -> bool:
+        """Whether the folder is that of a prediction and no run's: it has the record of one."""
+        return (self.path / PREDICTION).is_file() and not self.grid_file.exists()
 
     def diff_file(self, diff_sha256: str) -> Path:
         """What was changed in the checkout since its commit, when the run was planned."""

@@ -119,7 +119,7 @@ def test_cancelled_parts_are_told_and_the_same_command_submits_them_again(slurm,
     slurm.queue()
     assert hpcseg("cancel", "--run", out).output.startswith("None of these parts")
     answer = hpcseg("status", "--run", out)
-    assert set(states(out).values()) <= {"cancelled"} and "What is missing is done by what began it" in answer.output
+    assert set(states(out).values()) <= {"cancelled"} and "What is missing is done by this" in answer.output
     again = hpcseg(
         "predict", untrained_model, scan, "-o", out, "--precision", "fp32", "--partition", "cpu", "--parts", 3
     )
@@ -178,6 +178,104 @@ def test_a_moved_prediction_does_not_end_the_jobs_of_where_it_was(slurm, out, tm
 
 
 def test_a_ledger_of_countless_parts_is_looked_at_in_no_time(slurm, out):
-    text = (out / "submissions.jsonl").read_text().replace("-of-3", "-of-99999999999999")
+    text = (out / "submissions.jsonl").read_text().replace("-of-3", "-of-999999999")
     (out / "submissions.jsonl").write_text(text)
     assert len(parts_of(out)["parts"]) == 11
+
+
+def test_jobs_that_outlive_their_work_are_shown_and_ended(slurm, out, untrained_model, scan):
+    slurm.queue(
+        "100_0|RUNNING|None|n1", "100_1|PENDING|Resources|", "100_2|PENDING|Resources|", "101|PENDING|Dependency|"
+    )
+    assert hpcseg("predict", untrained_model, scan, "-o", out, "--precision", "fp32").exit_code == 0
+    found = parts_of(out)
+    assert found["finished"] and [part["note"] for part in found["parts"]] == ["all is written"] * 4
+    assert found["counts"] == {"queued": 3, "running": 1}
+    assert f"hpcseg cancel --run {out}" in hpcseg("status", "--run", out).output
+    assert hpcseg("cancel", "--run", out).exit_code == 0
+    assert set((slurm.folder / "cancelled").read_text().split()) == {"--quiet", "100_0", "100_1", "100_2", "101"}
+
+
+def test_a_part_that_is_submitted_again_is_joined_with_those_that_run(slurm, out, untrained_model, scan):
+    slurm.queue("100_0|RUNNING|None|n1", "100_2|RUNNING|None|n2", "101|PENDING|Dependency|")
+    again = hpcseg(
+        "predict", untrained_model, scan, "-o", out, "--precision", "fp32", "--partition", "cpu", "--parts", 3
+    )
+    assert "join: job 103" in again.output and slurm.options("dependency")[-1] == "afterany:100:102"
+    slurm.queue("100_0|RUNNING|None|n1", "102|PENDING|None|", "101|PENDING|Dependency|", "103|PENDING|Dependency|")
+    assert parts_of(out)["parts"][-1]["job_id"] == "103"
+    assert hpcseg("cancel", "--run", out).exit_code == 0
+    assert {"101", "103"} <= set((slurm.folder / "cancelled").read_text().split()), "both joins"
+
+
+def test_a_join_that_missed_slices_is_no_failure_of_its_own_and_one_that_failed_alone_is(slurm, out):
+    slurm.queue()
+    slurm.command(
+        "sacct", 'for part in 0 1 2; do echo "100_$part|OUT_OF_MEMORY|n2|0:125"; done; echo "101|FAILED|n1|1:0"'
+    )
+    answer = hpcseg("status", "--run", out)
+    assert states(out) == {f"part-{part}-of-3": "failed" for part in (1, 2, 3)} | {"join": "missing"}
+    assert "Give the same command a larger --mem." in answer.output
+    for part in range(3):
+        segment(out, part)
+    answer = hpcseg("status", "--run", out)
+    assert states(out)["join"] == "failed" and "All slices are written and not joined yet." in answer.output
+
+
+def test_the_command_that_goes_on_is_the_last_and_none_in_a_copy(slurm, out, untrained_model, scan, tmp_path):
+    slurm.queue()
+    hpcseg("predict", untrained_model, scan, "-o", out, "--precision", "fp32", "--partition", "cpu", "--parts", 4)
+    lines = [json.loads(line) for line in (out / "submissions.jsonl").read_text().splitlines()]
+    for line in lines:
+        if line["event"] == "submitted":
+            line["command"] = f"hpcseg predict\n rm {'last' if line['job'] in ('102', '103') else 'first'}"
+    (out / "submissions.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    assert "done by this, where it was given: hpcseg predict rm last\n" in hpcseg("status", "--run", out).output
+    shutil.copytree(out, tmp_path / "copy", symlinks=True)
+    assert "hpcseg predict" not in hpcseg("status", "--run", tmp_path / "copy").output
+    out.chmod(0o777)
+    assert "hpcseg predict" not in hpcseg("status", "--run", out).output, "anybody may have written it"
+
+
+def test_a_part_that_vanishes_ends_what_follows_it(slurm, out, monkeypatch):
+    monkeypatch.setattr("hpcseg.cli.watching._SECONDS_BETWEEN_LOOKS", 0.0)
+    monkeypatch.setattr("hpcseg.cli.watching._SECONDS_BETWEEN_QUESTIONS", -1.0)
+    slurm.queue()
+    whole = OutFolder(out)
+    in_use = iter([True, True])
+    monkeypatch.setattr(OutFolder, "in_use", lambda _: next(in_use, False))
+    assert hpcseg("status", "whole", "--watch", "--run", out).exit_code == 1
+    answer = hpcseg("logs", "join", "--follow", "--run", out)
+    assert answer.exit_code != 0 and "has written no log yet" in answer.output
+    assert whole.record_file.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "says"),
+    [
+        ("submissions.jsonl", lambda text: text.replace("-of-3", "-of-\u00b2"), "10 slices"),
+        ("submissions.jsonl", lambda text: text.replace("-of-3", f"-of-{'9' * 5000}"), "10 slices"),
+        ("prediction.json", lambda text: text.replace('"slices": 10', '"slices": -5'), "none that this hpcseg reads"),
+        ("prediction.json", lambda text: text[:-9], "give a new folder to --output"),
+        ("prediction.json", lambda text: "[]", "give a new folder to --output"),
+        ("slices.jsonl", lambda text: text + '{"index": 99, "counts": [1, 1], "outside": 0.0}\n', "0 of 10 slices"),
+    ],
+)
+def test_damaged_files_end_in_a_sentence(slurm, out, name, damage, says):
+    path = out / name
+    path.write_text(damage(path.read_text()))
+    answer = hpcseg("status", "--run", out)
+    assert answer.exception is None or isinstance(answer.exception, SystemExit), answer.output
+    assert says in answer.output and "hpcseg grid" not in answer.output
+
+
+def test_other_verbs_and_options_say_that_it_is_a_prediction(out):
+    for verb in ("retry", "clean", "report"):
+        answer = hpcseg(verb, "--run", out)
+        assert answer.exit_code != 0 and f"hpcseg status --run {out}" in answer.output, verb
+    for command in (("status", out), ("logs", out), ("cancel", out)):
+        answer = hpcseg(*command)
+        assert answer.exit_code == 2 and "is a prediction. Name it with --run." in answer.output, command
+    for command in (("logs", "join", "--rank", 3), ("cancel", "--others")):
+        answer = hpcseg(*command, "--run", out)
+        assert answer.exit_code == 2 and "Leave it out" in answer.output, command
