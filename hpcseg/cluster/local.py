@@ -33,7 +33,7 @@ from hpcseg.runs.grid import MOST_CELLS_OF_A_JOB, Cell
 from hpcseg.runs.record import STOPS, append_event
 from hpcseg.runs.schema import Failed
 from hpcseg.runs.state import Stage, State
-from hpcseg.runs.told import read_failure, read_progress
+from hpcseg.runs.told import read_failure, read_progress, stopped_at
 from hpcseg.signals import Stop, out_of_reach
 
 OnEvent = Callable[[State, Cell, dict[str, Any]], None]
@@ -328,7 +328,7 @@ def _how_it_ended(current: _Running) -> State:
     cell = current.cell
     if cell.evaluated():
         return State.FINISHED
-    if _failure(current) is None and (current.asked or (cell.stopped_at() or 0.0) >= current.started):
+    if _failure(current) is None and (current.asked or (stopped_at(cell.folder) or 0.0) >= current.started):
         return State.STOPPED
     return State.FAILED
 
@@ -353,7 +353,7 @@ def _book(current: _Running, state: State, summary: Summary, on_event: OnEvent) 
 
 def _note_stop(current: _Running) -> None:
     """Write down that a cell was stopped, where it could not do so itself."""
-    if (current.cell.stopped_at() or 0.0) < current.started:
+    if (stopped_at(current.cell.folder) or 0.0) < current.started:
         append_event(current.cell.folder.events_file, STOPS[_stage(current.cell)])
 
 

@@ -35,7 +35,7 @@ from hpcseg.runs.grid import Cell, planned_cells, read_cell, read_plan
 from hpcseg.runs.names import short_names
 from hpcseg.runs.schema import Beat, Trained
 from hpcseg.runs.state import State
-from hpcseg.runs.told import finished_epochs
+from hpcseg.runs.told import finished_epochs, stopped_at
 
 _UNPLANNED = "of settings that the last `hpcseg grid` does not have"
 
@@ -273,7 +273,7 @@ def _status(cell: Cell, known: _Known) -> tuple[CellStatus, Failure | None]:
         # Of a job in Slurm it is the scheduler's doing.
         in_slurm = last is not None and last.in_slurm
         stopped = None
-        if not in_slurm and (cell.stopped_at() or 0.0) > failed_at(cell.folder):
+        if not in_slurm and (stopped_at(cell.folder) or 0.0) > failed_at(cell.folder):
             stopped = STOPPED if last is None or last.host is not None else TOLD_TO_STOP
         cancelled = last is not None and last.cancelled
         ended = job if job is not None and job.ended else None

@@ -26,7 +26,6 @@ from hpcseg.runs.provenance import command_line, commit, diff, diff_sha256, now
 from hpcseg.runs.record import SCHEMA, read_as, read_json, write_record, write_text
 from hpcseg.runs.schema import CellPlan, Plan, Planned
 from hpcseg.runs.state import State
-from hpcseg.runs.told import stopped_at
 from hpcseg.tables import build_config, describes
 from hpcseg.text import has_controls, is_cell_id
 
@@ -77,10 +76,6 @@ class Cell:
         except (ConfigError, IncompleteError) as error:
             return str(error)
         return ""
-
-    def stopped_at(self) -> float | None:
-        """When it was told to stop, in UTC seconds, if it did and nothing has happened since."""
-        return stopped_at(self.folder)
 
 
 @dataclass(frozen=True)
