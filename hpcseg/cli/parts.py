@@ -157,7 +157,7 @@ def _as_json(found: VolumeStatus) -> dict[str, object]:
     return {
         "prediction": str(found.folder.path),
         "slurm_answers": found.answered,
-        "finished": found.finished is not None,
+        "finished": found.finished,
         "slices": found.slices,
         "written": found.written,
         "counts": found.counts(),

@@ -248,11 +248,14 @@ def diagnose_job(job_id: str, job: JobState | None, *, cancelled: bool, logs: Lo
     attempts = {rank: last_attempt(path) for rank, path in logs.get(job_id, {}).items()}
     if not attempts and (unbegun := _never_begun(job, cancelled=cancelled)):
         return unbegun
+    node = (job.node if job else None) or None
+    if cancelled:
+        return Failure(CANCELLED, node=node)
     found = {rank: _complaints(attempt.lines("")) for rank, attempt in attempts.items()}
     end = _end_of_itself(attempts, job)
-    kind = CANCELLED if cancelled else _kind("", list(found.values()), job) or (KILLED if end is None else _OTHER)
+    kind = _kind("", list(found.values()), job) or (KILLED if end is None else _OTHER)
     rank, text = _said_of(kind, found) or (0, end or "")
-    return Failure(kind, text, (job.node if job else None) or None, rank)
+    return Failure(kind, text, node, rank)
 
 
 def _never_begun(job: JobState | None, *, cancelled: bool) -> Failure | None:

@@ -55,8 +55,8 @@ class VolumeStatus:
     written: int
     parts: tuple[PartStatus, ...]
     """Those of the division that was submitted last and the join; where nothing was submitted, the whole."""
-    finished: Finished | None
-    """What came out, where all of it is done."""
+    finished: bool
+    """All of it is done, and its files are there."""
     command: str
     """That has submitted it last, or has begun it here; empty where that is not known, or was for another folder."""
     joins: tuple[str, ...]
@@ -89,8 +89,8 @@ def volume_status(folder: OutFolder, slurm: Answers = scheduler) -> VolumeStatus
         IncompleteError: there is none that can be read, or a line of a journal is damaged.
     """
     record = folder.read()
-    there = isinstance(record, Finished) and all((folder.path / name).exists() for name in record.files)
-    finished = record if there and isinstance(record, Finished) else None
+    # As for `begin`, a file that is gone is made again.
+    finished = isinstance(record, Finished) and all((folder.path / name).exists() for name in record.files)
     slices = len(record.input.names)
     done = range(slices) if finished else sorted(index for index in folder.done() if index < slices)
     booked = ledger.read(RunFolder(folder.path))
@@ -119,7 +119,7 @@ def volume_status(folder: OutFolder, slurm: Answers = scheduler) -> VolumeStatus
     if division:
         last = (joins or list(booked.reports))[-1:]
         join = Booked(last[0], None, 0.0, (), cancelled=False) if last else None
-        known = _of_job(join, told, logs, all_done=finished is not None)
+        known = _of_job(join, told, logs, all_done=finished)
         if known["state"] is State.FAILED and len(done) < slices:
             # That it found some missing is no fault of its own.
             known |= {"state": State.MISSING, "note": "it comes when all slices are written"}
@@ -204,4 +204,5 @@ def _of_job(job: Booked | None, told: Mapping[str, JobState] | None, logs: Logs,
         return known(State.STOPPED, state.node, "its job has ended, and left something to do")
     failure = diagnose_job(job.job_id, state, cancelled=job.cancelled, logs=logs)
     ended = State.CANCELLED if failure.kind in (CANCELLED, LEFT) else State.FAILED
-    return known(ended, failure.node, failure.summary, failure.kind.action)
+    note = failure.text if failure.kind is CANCELLED else failure.summary
+    return known(ended, failure.node, note, failure.kind.action)
