@@ -84,8 +84,8 @@ def test_a_trained_cell_segments_a_volume_in_parts_and_a_job_joins_them(cluster)
     cluster.wait("the end of all", lambda: {part["state"] for part in parts().values()} == {"cancelled"})
     assert "Submitted 4 jobs" in cluster.hpcseg(*on_slurm, "--setup", "echo no such module; exit 7")
     # The accounting learns exit codes a moment after the queue knows of an end.
-    failed = ("failed", "error: exit code 7: no such module")
-    cluster.wait("their failure", lambda: {(part["state"], part["note"]) for part in parts().values()} == {failed})
+    ended = {("failed", "error: exit code 7: no such module"), ("missing", "it comes when all slices are written")}
+    cluster.wait("their failure", lambda: {(part["state"], part["note"]) for part in parts().values()} == ended)
     assert "no such module" in cluster.hpcseg("logs", "--failed", "--run", "parts")
     assert "Submitted 4 jobs" in cluster.hpcseg(*on_slurm)
     cluster.wait("the joined labels", lambda: {part["state"] for part in parts().values()} == {"finished"})
