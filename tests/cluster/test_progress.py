@@ -166,7 +166,7 @@ def test_the_log_of_a_cell_that_is_well_has_its_epochs_and_nothing_of_submitits(
 
 
 def test_following_shows_epochs_as_they_come_until_the_cell_ends(job, alive, monkeypatch):
-    monkeypatch.setattr("hpcseg.cli.logs._SECONDS_BETWEEN_QUESTIONS", 0)
+    monkeypatch.setattr("hpcseg.cli.watching._SECONDS_BETWEEN_QUESTIONS", 0)
 
     def go_on() -> None:
         time.sleep(1.5)
