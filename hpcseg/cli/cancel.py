@@ -38,13 +38,7 @@ def cancel(
     with console.json_answer(as_json) as answer:
         cancelled = cancel_cells(status, chosen, with_report=not (cells or others), dry_run=dry_run)
         answer.update({"run": str(status.run.path), "dry_run": dry_run, "cancelled": cancelled})
-        for cell_id, what in cancelled.items():
-            console.stdout.print(f"  {cell_id}: {what}")
-        if not cancelled:
-            console.stdout.print("None of these cells waits or runs, nothing to do.")
-        elif dry_run:
-            console.stdout.print("Nothing was cancelled (--dry-run).")
-        else:
+        if console.tell_cancelled(cancelled, "cells", dry_run=dry_run):
             console.stdout.print(
                 f"Cancelled {counted(len(cancelled), 'cell')}. They go on where they are with: hpcseg retry"
             )

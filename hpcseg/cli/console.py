@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import typer
@@ -46,6 +46,17 @@ def json_answer(wanted: bool) -> Iterator[dict[str, Any]]:
         stdout.stderr = False
         if wanted and answer:
             stdout.print(json.dumps(answer, indent=1))
+
+
+def tell_cancelled(cancelled: Mapping[str, str], what: str, *, dry_run: bool) -> bool:
+    """Print what was ended, or would be, of cells or parts; returns whether anything was."""
+    for one, ended in cancelled.items():
+        stdout.print(f"  {one}: {ended}")
+    if not cancelled:
+        stdout.print(f"None of these {what} waits or runs, nothing to do.")
+    elif dry_run:
+        stdout.print("Nothing was cancelled (--dry-run).")
+    return bool(cancelled) and not dry_run
 
 
 def stopped() -> typer.Exit:

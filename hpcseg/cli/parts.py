@@ -15,6 +15,7 @@ import typer
 from hpcseg.cli import console, state_table
 from hpcseg.cli.watching import GoesOn, again
 from hpcseg.errors import ConfigError, IncompleteError
+from hpcseg.runs.finding import choose, listing
 from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.gate import require_own, why_foreign
 from hpcseg.runs.state import State
@@ -70,7 +71,7 @@ def status(folder: OutFolder, patterns: Sequence[str] | None, *, watching: bool,
     elif watching:
         _look(folder, patterns)  # later a part may be gone, as the whole is where nobody is at it any more
         state_table.watch(
-            again(lambda remembered: _chosen(volume_status(folder, remembered), patterns)[0]),
+            again(lambda remembered: _chosen(volume_status(folder, remembered), patterns)),
             _table,
             lambda found: _summary(found) if console.stdout.is_terminal else _show(found),
         )
@@ -84,9 +85,10 @@ def logs(
     """Show the last lines of what the jobs of parts have written."""
     from hpcseg.cluster.logs import tail
 
-    found = _look(folder, patterns if patterns or not failed else None)
+    found = _look(folder, patterns)
     if not patterns and not failed:
-        raise ConfigError(f"Name the parts whose logs you want, or give a pattern, or --failed. {_listing(found)}")
+        there = listing([part.part for part in found.parts])
+        raise ConfigError(f"Name the parts whose logs you want, or give a pattern, or --failed. {there}")
     chosen = [part for part in found.parts if not failed or part.state is State.FAILED]
     if following:
         _follow(found, chosen, as_json=as_json)
@@ -112,15 +114,9 @@ def cancel(folder: OutFolder, patterns: Sequence[str] | None, *, dry_run: bool, 
     require_own(RunFolder(folder.path))
     found = _look(folder, patterns)
     with console.json_answer(as_json) as answer:
-        cancelled = cancel_parts(found, [part.part for part in found.parts], dry_run=dry_run)
+        cancelled = cancel_parts(found, dry_run=dry_run)
         answer.update({"prediction": str(folder.path), "dry_run": dry_run, "cancelled": cancelled})
-        for part, what in cancelled.items():
-            console.stdout.print(f"  {part}: {what}")
-        if not cancelled:
-            console.stdout.print("None of these parts waits or runs, nothing to do.")
-        elif dry_run:
-            console.stdout.print("Nothing was cancelled (--dry-run).")
-        else:
+        if console.tell_cancelled(cancelled, "parts", dry_run=dry_run):
             console.stdout.print("What is written stays.")
             _print_command(found, "It goes on with this, where it was given:")
 
@@ -130,27 +126,14 @@ def _look(folder: OutFolder, patterns: Sequence[str] | None) -> VolumeStatus:
     from hpcseg.cluster.parts import volume_status
 
     found = volume_status(folder)
-    chosen, fits_none = _chosen(found, patterns)
-    if fits_none:
-        raise ConfigError(f'No part of {folder.path} fits "{fits_none}". {_listing(found)}')
-    return chosen
+    choose({part.part: part.part for part in found.parts}, patterns or ("*",), f"part of {folder.path}")
+    return _chosen(found, patterns)
 
 
-def _chosen(found: VolumeStatus, patterns: Sequence[str] | None) -> tuple[VolumeStatus, str]:
-    """The same with those parts alone, and the first pattern that fits none."""
-    fitting = {
-        pattern: {part.part for part in found.parts if fnmatch.fnmatchcase(part.part, pattern)}
-        for pattern in patterns or ("*",)
-    }
-    chosen = frozenset[str]().union(*fitting.values())
-    some = tuple(part for part in found.parts if part.part in chosen)
-    return dataclasses.replace(found, parts=some), next((one for one, of in fitting.items() if not of), "")
-
-
-def _listing(found: VolumeStatus) -> str:
-    from hpcseg.runs.finding import listing
-
-    return listing([part.part for part in found.parts])
+def _chosen(found: VolumeStatus, patterns: Sequence[str] | None) -> VolumeStatus:
+    """The same with those parts alone, be there any or not."""
+    some = (part for part in found.parts if any(fnmatch.fnmatchcase(part.part, one) for one in patterns or ("*",)))
+    return dataclasses.replace(found, parts=tuple(some))
 
 
 def _as_json(found: VolumeStatus) -> dict[str, object]:

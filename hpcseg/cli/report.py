@@ -61,7 +61,7 @@ def report(
     from hpcseg.records.cells import cells_of_report
     from hpcseg.report.build import build_report
     from hpcseg.report.build import publish as publish_records
-    from hpcseg.runs.tested import lacks_label_limit, missing_baselines
+    from hpcseg.runs.tested import missing_baselines
 
     folder = find_run(run)
     with console.json_answer(as_json) as answer:
@@ -69,7 +69,7 @@ def report(
         others = cells_of_report(out)
         if live:
             _follow(folder, out, every)
-        missing = _make_baselines(folder, data) if missing_baselines(folder) or lacks_label_limit(folder) else ()
+        missing = _make_baselines(folder, data) if missing_baselines(folder) else ()
         unfinished = any(not cell.evaluation_file.exists() for cell in folder.cell_folders())
         built = build_report(folder, out, under_way=_under_way(look(folder)) if unfinished else ())
         if others - {row.id for row in built.content.records.rows}:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
 from hpcseg.cli import console
-from hpcseg.runs.state import State
+from hpcseg.runs.state import Standing, State
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -31,11 +31,7 @@ Columns = Mapping[str, Sequence[str]]
 """Texts by heading, as many in each; "State" has states."""
 
 
-class _Counted(Protocol):
-    def counts(self) -> dict[State, int]: ...
-
-
-_T = TypeVar("_T", bound=_Counted)
+_T = TypeVar("_T", bound=Standing)
 
 
 def in_words(counts: Mapping[State, int]) -> str:
@@ -65,7 +61,10 @@ def table(title: str, columns: Columns) -> Table:
     for name in columns:
         made.add_column(name, no_wrap=name not in _FOLDED, overflow="fold")
     for row in zip(*columns.values(), strict=True):
-        made.add_row(*(Text(text, style=_COLOURS[State(text)]) if text in _COLOURS else text for text in row))
+        shown = zip(columns, row, strict=True)
+        made.add_row(
+            *(Text(text, style=_COLOURS.get(State(text), "")) if of == "State" else text for of, text in shown)
+        )
     return made
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from hpcseg.runs.finding import choose_cells
-from hpcseg.runs.state import State
+from hpcseg.runs.state import Standing, State
 
 if TYPE_CHECKING:
     from hpcseg.cluster.remembered import Remembered
@@ -21,6 +21,9 @@ _ENDED = (State.FINISHED, State.FAILED, State.STOPPED, State.CANCELLED)
 # A cell of a local grid may have ended one stage and not yet begun the next; and squeue may miss its time once.
 _LOOKS_TO_BE_SURE = 2
 _LOOKS_WITHOUT_AN_ANSWER = 12
+
+
+_T = TypeVar("_T", bound=Standing)
 
 
 class GoesOn:
@@ -46,21 +49,6 @@ class GoesOn:
             self.state = self._look(self._remembered)
             self._looked = time.monotonic()
         return self.state not in _ENDED
-
-
-class _Status(Protocol):
-    """Of a run or of a prediction."""
-
-    @property
-    def answered(self) -> bool: ...
-
-    @property
-    def idle(self) -> bool: ...
-
-    def counts(self) -> dict[State, int]: ...
-
-
-_T = TypeVar("_T", bound=_Status)
 
 
 def look(folder: RunFolder, patterns: Sequence[str] | None = None, remembered: Remembered | None = None) -> RunStatus:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import bisect
+import functools
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ from hpcseg.predict.outcome import OutFolder
 from hpcseg.predict.request import slices_of_part
 from hpcseg.predict.schema import Finished
 from hpcseg.runs.folder import RunFolder
-from hpcseg.runs.state import State
+from hpcseg.runs.state import Standing, State
 
 WHOLE = "whole"
 """The volume where one process segments all of it."""
@@ -47,7 +48,7 @@ class PartStatus:
 
 
 @dataclass(frozen=True)
-class VolumeStatus:
+class VolumeStatus(Standing):
     """A prediction at one moment."""
 
     folder: OutFolder
@@ -66,15 +67,10 @@ class VolumeStatus:
     """Slurm has answered, or was not needed."""
     logs: Logs
 
-    def counts(self) -> dict[State, int]:
-        """Number of parts by state, sorted."""
-        states = [part.state for part in self.parts]
-        return {state: states.count(state) for state in sorted(set(states))}
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing of it is known or suspected to run or to wait."""
-        return all(state.idle for state in self.counts())
+    @functools.cached_property
+    def states(self) -> Sequence[State]:
+        """Of its parts."""
+        return [part.state for part in self.parts]
 
 
 def volume_status(folder: OutFolder, slurm: Answers = scheduler) -> VolumeStatus:
@@ -143,12 +139,11 @@ def part_name(part: int, parts: int) -> str:
     return f"part-{part + 1}-of-{parts}"
 
 
-def cancel_parts(status: VolumeStatus, parts: Collection[str], *, dry_run: bool) -> dict[str, str]:
+def cancel_parts(status: VolumeStatus, *, dry_run: bool) -> dict[str, str]:
     """End the jobs of parts that wait or run.
 
     Args:
-        status: of the prediction, a moment ago.
-        parts: as `PartStatus.part`.
+        status: of the prediction, a moment ago, with those parts alone.
         dry_run: only say what would be done.
 
     Returns:
@@ -159,7 +154,7 @@ def cancel_parts(status: VolumeStatus, parts: Collection[str], *, dry_run: bool)
         SchedulerError: scancel refuses, or a job was submitted at another path, so that it may be another run's.
     """
     run = RunFolder(status.folder.path)
-    live = [part for part in status.parts if part.part in parts and not part.state.idle]
+    live = [part for part in status.parts if not part.state.idle]
     found = {
         part.part: f"job {part.job_id}" if part.job_id else "runs without Slurm, and has to be ended where it was begun"
         for part in live

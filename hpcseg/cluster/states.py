@@ -34,7 +34,7 @@ from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import Cell, planned_cells, read_cell, read_plan
 from hpcseg.runs.names import short_names
 from hpcseg.runs.schema import Beat, Trained
-from hpcseg.runs.state import State
+from hpcseg.runs.state import Standing, State
 from hpcseg.runs.told import finished_epochs, stopped_at
 
 _UNPLANNED = "of settings that the last `hpcseg grid` does not have"
@@ -60,7 +60,7 @@ class CellStatus:
 
 
 @dataclass(frozen=True)
-class RunStatus:
+class RunStatus(Standing):
     """The cells of a run at one moment."""
 
     run: RunFolder
@@ -84,15 +84,10 @@ class RunStatus:
         """What the cells are called on a screen, by id."""
         return short_names(self.cells)
 
-    def counts(self) -> dict[State, int]:
-        """Number of cells by state, sorted."""
-        states = [cell.state for cell in self.status]
-        return {state: states.count(state) for state in sorted(set(states))}
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing of its cells is known or suspected to run or to wait."""
-        return all(state.idle for state in self.counts())
+    @functools.cached_property
+    def states(self) -> Sequence[State]:
+        """Of its cells."""
+        return [cell.state for cell in self.status]
 
 
 def run_status(run: RunFolder, slurm: Answers = scheduler) -> RunStatus:

@@ -33,7 +33,7 @@ from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.machine import device_facts
 from hpcseg.runs.record import SCHEMA, write_record
 from hpcseg.runs.schema import Baseline, BaselinePoint, BaselineSlice, LabelsAllow, Provenance
-from hpcseg.runs.tested import TestSet, lacks_label_limit, missing_baselines
+from hpcseg.runs.tested import TestSet, missing_baselines
 from hpcseg.segment.edges import BANDS, edge_bands, near_edge
 from hpcseg.segment.grey_filter import BLURS, GreyFilter, blurred, fit_filters, order_by_grey
 from hpcseg.segment.label_limit import label_limit
@@ -63,7 +63,8 @@ def make_baselines(
     Raises:
         IncompleteError: the run has no plan that can be read.
     """
-    wanted = missing_baselines(run)
+    found = missing_baselines(run)
+    wanted = found.baselines
     missing: dict[str, list[str]] = {}
     for done, (one, file) in enumerate(wanted.items()):
         on_set(done, len(wanted))
@@ -71,7 +72,7 @@ def make_baselines(
             write_record(file, _measure(_open(data or one.data_file, one), one).as_dict())
         except HpcsegError as error:
             missing.setdefault(str(error), []).append(one.words)
-    if some := lacks_label_limit(run):
+    if some := found.label_limit:
         try:
             write_record(run.label_limit_file, _look_at_labels(_open(data or some.data_file, some)).as_dict())
         except HpcsegError as error:

@@ -6,7 +6,7 @@ import contextlib
 import fnmatch
 import os.path
 import shlex
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
 from hpcseg.errors import ConfigError, HpcsegError, IncompleteError
@@ -110,11 +110,22 @@ def choose_cells(
     if not patterns:
         return known
     names = short_names(cells)
-    fitting = {pattern: {one for one in known if _fits(pattern, one, names[one])} for pattern in patterns}
+    return choose({one: names[one] for one in known}, patterns, what)
+
+
+def choose(names: Mapping[str, str], patterns: Sequence[str], what: str) -> list[str]:
+    """The ids that fit any of the patterns, or whose names do, in their order; raises ConfigError as `choose_cells`.
+
+    Args:
+        names: what the screen shows, by id.
+        patterns: from the command line.
+        what: those are, for the error.
+    """
+    fitting = {pattern: {one for one, name in names.items() if _fits(pattern, one, name)} for pattern in patterns}
     for pattern, found in fitting.items():
         if not found:
-            raise ConfigError(f'No {what} fits "{pattern}". {listing([names[one] for one in known])}')
-    return [one for one in known if any(one in found for found in fitting.values())]
+            raise ConfigError(f'No {what} fits "{pattern}". {listing(list(names.values()))}')
+    return [one for one in names if any(one in found for found in fitting.values())]
 
 
 def choose_cell(grid: Grid, cell: str) -> Cell:

@@ -195,12 +195,12 @@ def read_plan(run: RunFolder) -> Plan:
     Raises:
         IncompleteError: the run has none that this version can read.
     """
-    if run.is_prediction():
-        raise IncompleteError(
-            f"{run.path} is a prediction and no run: `hpcseg status --run {run.path}` shows it, as `logs` and `cancel` "
-            "take it too, and the same `hpcseg predict` goes on with it."
-        )
     if not os.path.lexists(run.grid_file):
+        if run.is_prediction():
+            raise IncompleteError(
+                f"{run.path} is a prediction and no run: `hpcseg status --run {run.path}` shows it, as `logs` and "
+                "`cancel` take it too, and the same `hpcseg predict` goes on with it."
+            )
         raise IncompleteError(
             f"{run.path} is no run, for it has no grid.json. Name another with --run, or run `hpcseg grid` again."
         )

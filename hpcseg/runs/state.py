@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import abc
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Literal
 
@@ -48,6 +50,27 @@ class State(StrEnum):
     def idle(self) -> bool:
         """Whether nothing of the cell is known or suspected to run or to wait."""
         return self in _IDLE
+
+
+class Standing(abc.ABC):
+    """Where each of several stands, as far as their files and Slurm tell."""
+
+    answered: bool
+    """Slurm has answered, or was not needed."""
+
+    @property
+    @abc.abstractmethod
+    def states(self) -> Sequence[State]:
+        """Of each."""
+
+    def counts(self) -> dict[State, int]:
+        """How many there are of each state, sorted."""
+        return {state: self.states.count(state) for state in sorted(set(self.states))}
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing of them is known or suspected to run or to wait."""
+        return all(state.idle for state in self.states)
 
 
 _IDLE = frozenset({State.MISSING, State.STOPPED, State.TRAINED, State.FINISHED, State.FAILED, State.CANCELLED})

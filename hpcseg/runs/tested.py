@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,28 +61,31 @@ class TestSet:
         return {point.level for point in stored.points} >= set(self.levels)
 
 
-def missing_baselines(run: RunFolder) -> dict[TestSet, Path]:
-    """Test sets of finished cells that have no baselines, or not all that are wanted, and the files for them.
+@dataclass(frozen=True)
+class Missing:
+    """What the report of a run needs beside its cells' records and has not."""
+
+    baselines: Mapping[TestSet, Path]
+    """Test sets of finished cells that have none, or not all that are wanted, and the files for them."""
+    label_limit: TestSet | None
+    """One on whose data it was not looked how right a model can be; None where no table shows that, or it was."""
+
+    def __bool__(self) -> bool:
+        return bool(self.baselines or self.label_limit)
+
+
+def missing_baselines(run: RunFolder) -> Missing:
+    """What of the baselines is missing.
 
     Raises:
         IncompleteError: the run has no plan that can be read.
     """
     plan = read_plan(run)
-    files = {one: run.baseline_file(one.name) for one in _test_sets(planned_cells(run, plan), plan.data_sha256)}
-    return {one: file for one, file in files.items() if not one.is_in(read_baseline(file))}
-
-
-def lacks_label_limit(run: RunFolder) -> TestSet | None:
-    """A test set of finished cells on whose data it was not looked how right a model can be; None where no table shows
-    that, or it was.
-
-    Raises:
-        IncompleteError: the run has no plan that can be read.
-    """
-    plan = read_plan(run)
-    if _SHOW_LABEL_LIMIT.isdisjoint(plan.report.get("tables", ())) or read_label_limit(run, plan.data_sha256):
-        return None
-    return next(iter(_test_sets(planned_cells(run, plan), plan.data_sha256)), None)
+    sets = _test_sets(planned_cells(run, plan), plan.data_sha256)
+    files = {one: run.baseline_file(one.name) for one in sets}
+    shown = not _SHOW_LABEL_LIMIT.isdisjoint(plan.report.get("tables", ()))
+    limit = sets[0] if sets and shown and not read_label_limit(run, plan.data_sha256) else None
+    return Missing({one: file for one, file in files.items() if not one.is_in(read_baseline(file))}, limit)
 
 
 def _test_sets(cells: Iterable[Cell], data_sha256: str) -> list[TestSet]:
