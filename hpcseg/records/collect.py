@@ -22,7 +22,7 @@ from hpcseg.records.row import CLEAN, Hole, Row
 from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import Cell, command_that_runs, planned_cells, read_plan
 from hpcseg.runs.names import short_names
-from hpcseg.runs.record import read_as, read_label_limit
+from hpcseg.runs.record import read_as
 from hpcseg.runs.schema import Plan, Trained
 from hpcseg.tables import build_config
 from hpcseg.text import some_of
@@ -67,12 +67,6 @@ class Records:
         records = [row.evaluation.record for row in self.rows if row.evaluation]
         named = (one for one in records if one.class_names is not UNSET)
         return next(named, records[0]).names if records else []
-
-    @functools.cached_property
-    def label_limit(self) -> float | None:
-        """About the share of pixels that any model can get right, by the labels; None where that is not known."""
-        found = read_label_limit(self.run, self.plan.data_sha256)
-        return found.right if found else None
 
     @functools.cached_property
     def caveats(self) -> list[str]:

@@ -37,12 +37,6 @@ def commonest(group: Group, level: str) -> Estimate | None:
     return estimate([Repetition(0, place, value) for place, value in found.items()])
 
 
-def by_labels(records: Records, group: Group | None) -> Estimate | None:
-    """About what any model may reach on clean pixels, by the labels; None where nobody knows, or nothing was tested."""
-    of_labels = records.label_limit if group and group.tested else None
-    return None if of_labels is None else Estimate((of_labels,))
-
-
 def hole(records: Records) -> Hole | None:
     """What there is to do where a group of the paper's tables has no filter beside it; None where all have."""
     tested = [group for group in records.positions.values() if commonest(group, CLEAN.key)]

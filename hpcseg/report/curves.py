@@ -182,27 +182,19 @@ def _draw_paper(axes: Axes) -> None:
 
 
 def cost(records: Records) -> Drawn:
-    """Errors on whole slices against the pixels that a training saw, one labelled colour per group."""
+    """Errors on whole slices against the pixels that a training saw, one colour and marker per group."""
     figure, axes = _of_whole_slices("millions of pixels seen in training: steps, whatever the machine")
     groups = sorted(records.groups, key=lambda group: group.rows[0].pixels_seen() or 0.0)
     known = [(group, errors) for group in groups if (errors := _errors(records, group))]
-    for number, (group, errors) in enumerate(known):
+    for (group, errors), colour, marker in zip(known, itertools.cycle(_COLOURS), itertools.cycle("os^Dv")):
         seen = (group.rows[0].pixels_seen() or 0.0) / 1e6
-        colour = _COLOURS[number % len(_COLOURS)]
-        axes.plot([seen] * len(errors), errors, "o", color=colour, markersize=4, alpha=0.7)
-        above = number % 2
-        axes.annotate(
-            f"{group.config.data.tiles}, {training_label(group, records.differing)}".replace(", 0 % noise", ""),
-            (seen, max(errors) if above else min(errors)),
-            (2, 4 if above else -4),
-            textcoords="offset points", color=colour, fontsize=6.5, rotation=40 if above else -40,
-            va="bottom" if above else "top", rotation_mode="anchor",
-        )  # fmt: skip
-    axes.margins(x=0.2, y=0.35)
+        name = f"{group.config.data.tiles}, {training_label(group, records.differing)}".replace(", 0 % noise", "")
+        axes.plot([seen] * len(errors), errors, marker, color=colour, markersize=4, alpha=0.7, label=name)
+    figure.legend(loc="outside upper left", ncols=2, fontsize=7.5)
     return Drawn(figure) if known else _nothing("cost", records)
 
 
-_LABELLED = {"data.train_slices": "", "data.label_share": "part of the pixels of {slices} slices"}
+_LABELLED = {"data.train_slices": "", "data.label_share": "all or a part of the pixels of {slices} slices"}
 """Settings that say how much is labelled, and what a curve of one is called."""
 _TICKS_APART, _MOST_ON_ONE_SCALE = 1.2, 10.0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -11,8 +10,7 @@ from hpcseg.records.collect import Records
 from hpcseg.records.groups import Group, alike_but, axes_label, counterparts, flat
 from hpcseg.records.groups import axes as axes_of
 from hpcseg.records.observations import VALIDATION, WHOLE, headline_levels
-from hpcseg.records.row import CLEAN, Row
-from hpcseg.report.baselines import by_labels
+from hpcseg.records.row import Row
 from hpcseg.report.measures import Column, Measure, at, gain, gain_of_slices, of_confusion, repeated, same_pixels
 from hpcseg.report.table import Block, Line, Number, Table, Text, Unit, marked_gains
 from hpcseg.runs.schema import Trained
@@ -43,16 +41,7 @@ def axes(records: Records) -> Table:
                 label = Text(f"{shown(value)} against {shown(first)}")
                 lines.setdefault(f"Gained by {name}, all else equal", []).append(Line(label, cells))
     blocks, found = marked_gains(lines, tuple(tested))
-    settings = _by_setting(records, names, columns)
-    labels = by_labels(records, next((group for group in records.groups if group.tested), None))
-    if labels and settings:
-        clean = [f"{head}: right, %" for head, key in tested.items() if key in (CLEAN.key, WHOLE)]
-        line = Line(
-            Text("the labels, about"),
-            tuple(Number(labels if head in clean else None, Unit.SHARE) for head in settings[0].columns),
-        )
-        settings = (dataclasses.replace(settings[0], lines=(*settings[0].lines, line)),)
-    return Table("axes", (*settings, *blocks), {"number": len(found), "labels": bool(labels and settings)})
+    return Table("axes", (*_by_setting(records, names, columns), *blocks), {"number": len(found)})
 
 
 def compared(records: Records) -> Table:

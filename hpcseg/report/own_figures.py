@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,8 @@ _PANEL = 2.4
 """Width and height of a small panel in inches."""
 _SPREAD = 0.7
 """Of the room of a ratio, or of a test, what the points of its settings take."""
+_MANY_CURVES = 5
+"""Trainings of one setting, from which on their median is drawn and they lie behind it."""
 _LEAST_WRONG = 0.01
 """Per cent of wrong pixels: a scale of logarithms has no 0."""
 
@@ -89,8 +91,7 @@ def sweep(records: Records) -> Drawn:
     panels, with_filter = figure.subplots(1, len(places), squeeze=False, sharey=True)[0], False
     for panel, ((tiles, split, shares), groups) in zip(panels, places.items(), strict=True):
         for group in groups:
-            for row in (row for row in group.rows if row.evaluation):
-                panel.plot(*swept_curve(row, shares), color=colours[labels[group]], linewidth=0.9, alpha=0.75)
+            _swept(panel, [swept_curve(row, shares) for row in group.rows if row.evaluation], colours[labels[group]])
         curve = filter_curve(records, groups[0], shares)
         panel.plot(*curve, color=GREY, linestyle="--", linewidth=1.2)
         with_filter |= bool(curve[0])
@@ -105,6 +106,16 @@ def sweep(records: Records) -> Drawn:
         panels[0].plot([], [], color=GREY, linestyle="--", label="filter (blur, grey thresholds)")
     _name_in_legend(figure, panels[0], colours, "-")
     return Drawn(figure)
+
+
+def _swept(panel: Axes, curves: Sequence[tuple[list[float], list[float]]], colour: str) -> None:
+    many = len(curves) >= _MANY_CURVES and len({tuple(sigmas) for sigmas, _ in curves}) == 1
+    for curve in curves:
+        panel.plot(*curve, color=colour, linewidth=0.5 if many else 0.9, alpha=0.3 if many else 0.75)
+    if many:
+        panel.plot(
+            curves[0][0], np.median([right for _, right in curves], axis=0), color=colour, linewidth=1.6, zorder=3
+        )
 
 
 def levels(records: Records) -> Drawn:
@@ -197,8 +208,10 @@ def calibration(records: Records) -> Drawn:
                     drawn += 1
     if not drawn:
         return Drawn(None, (Hole("calibration", "no evaluation has counted it.", records.remedy),))
+    # The chosen class has at least as much as all have on average.
+    least = min(0.3, 1 / len(records.class_names))
     left.set(
-        xlabel="probability of the chosen class", ylabel="share of pixels that are right", xlim=(0.3, 1), ylim=(0.3, 1)
+        xlabel="probability of the chosen class", ylabel="share of pixels that are right", xlim=(least, 1), ylim=(0, 1)
     )
     right.set(xlabel="uncertainty (0 sure, 1 nothing known)", ylabel="wrong pixels (%)", xlim=(0, 1), ylim=(0, None))
     _name_settings(figure, left)

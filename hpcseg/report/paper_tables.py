@@ -10,16 +10,14 @@ from hpcseg.config import SPLITS, NoiseLevel
 from hpcseg.records.collect import Records
 from hpcseg.records.groups import Group, alike_but
 from hpcseg.records.observations import VALIDATION, observations
-from hpcseg.records.row import CLEAN
 from hpcseg.report import paper
-from hpcseg.report.baselines import SUBJECT, by_labels, commonest, filtered
+from hpcseg.report.baselines import SUBJECT, commonest, filtered
 from hpcseg.report.measures import at
 from hpcseg.report.table import Block, Line, Number, Table, Text, Unit
 from hpcseg.sigma import in_words
 from hpcseg.statistics import Estimate, estimate
 
 _PAPER, _OURS = ", paper", ", ours"
-_LABELS = "the labels, about: wrong, %"
 
 
 def table1(records: Records) -> Table:
@@ -80,8 +78,7 @@ def _both_splits(
     apart = {tiles: ", ".join(paper.deviations(group.config)) for (tiles, _, _), group in records.positions.items()}
     said = (f"Settings of {tiles} that are not the paper's: {found}. " for tiles, found in apart.items() if found)
     sigmas = sorted({in_words(group.config.evaluate.table_sigma) for group in records.positions.values()})
-    labels = any(line.label.text == _LABELS for block in blocks for line in block.lines)
-    return Table(name, tuple(blocks), {"settings": "".join(said), "sigma": ", ".join(sigmas), "labels": labels})
+    return Table(name, tuple(blocks), {"settings": "".join(said), "sigma": ", ".join(sigmas)})
 
 
 def _variants(records: Records, tiles: str, setting: str, values: Sequence[object]) -> list[Group | None]:
@@ -113,10 +110,6 @@ def _beside(
     numbers = (Number(of, Unit.ERROR, missing=holes) for of, holes in zip(of_filter, missing, strict=True))
     yield Line(Text("a filter: wrong, %"), tuple(numbers))
     yield Line(Text("one class: wrong, %"), tuple(always))
-    # Noise takes away more than that.
-    clean = [by_labels(records, group) if level == CLEAN.key else None for group, level in pairs]
-    if any(clean):
-        yield Line(Text(_LABELS), tuple(Number(one, Unit.ERROR) for one in clean))
 
 
 def _ours(records: Records, group: Group | None, level: str) -> Number:

@@ -22,6 +22,7 @@ class Unit(enum.Enum):
     ERROR = "an accuracy, as wrong pixels in per cent: three decimals of accuracy hide what differs"
     GAIN = "a difference of accuracies, in percentage points"
     SHARE = "a share, in per cent"
+    SIGNED = "a difference of two shares of one training, in percentage points"
     COUNT = "a number without decimals"
 
 
@@ -122,10 +123,9 @@ def marked_gains(
 
 
 def caption(kind: str, name: str, said: Mapping[str, object]) -> str:
-    """A caption of texts.toml, with what it takes from the records; of labels, of differences where there are any."""
+    """A caption of texts.toml, with what it takes from the records; of differences only where there are any."""
     words = TEXTS[kind][name]
-    more = (text for text, of in (("labels", "labels"), ("gained", "number")) if text in words and said[of])
-    texts = [words["caption"], *(words[text] for text in more)]
+    texts = [words["caption"], *([words["gained"]] if "gained" in words and said["number"] else [])]
     return " ".join(" ".join(texts).format(**TEXTS["shared"], **said).split())
 
 
@@ -147,7 +147,8 @@ def estimate_text(found: Estimate, unit: Unit) -> str:
     written = {Unit.MEAN: (3, 1), Unit.RATIO: (3, 1), Unit.MULTIPLE: (3, 1), Unit.COUNT: (0, 1)}
     digits, scale = written.get(unit, (2, 100))
     values = [scale * (1 - one if unit is Unit.ERROR else one) for one in (found.mean, *found.values)]
-    mean, *each = (f"{value:.{digits}f}" for value in values)
+    # The sum with 0.0 turns a rounded -0.0 into 0.0.
+    mean, *each = (f"{round(value, digits) + 0.0:.{digits}f}" for value in values)
     if found.two_populations and unit in (Unit.MEAN, Unit.RATIO, Unit.ERROR):
         return ", ".join(each)
     if found.half is None or unit in (Unit.MEAN, Unit.COUNT):
@@ -161,7 +162,6 @@ def estimate_text(found: Estimate, unit: Unit) -> str:
 
 def _gain_text(found: Estimate) -> str:
     """In percentage points, with its bound where zero is inside its interval."""
-    # The sum with 0.0 turns a rounded -0.0 into 0.0.
     mean = f"{round(100 * found.mean, 2) + 0.0:+.2f}"
     if found.half is None or found.bound is None:
         return f"{mean} (n={len(found.values)})"

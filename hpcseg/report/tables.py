@@ -111,8 +111,8 @@ def calibration(records: Records) -> Table:
     """How far probabilities are from the shares of pixels that are right, at every noise level that tables show."""
     columns = {}
     for head, key in headline_levels(records).items():
-        for what, ratio in ((": error", metrics.calibration_error), (": too sure", metrics.overconfidence)):
-            columns[head + what] = Column(_of_sure(key, ratio), Unit.SHARE)
+        columns[f"{head}: error"] = Column(_of_sure(key, metrics.calibration_error), Unit.SHARE)
+        columns[f"{head}: too sure"] = Column(_of_sure(key, metrics.overconfidence), Unit.SIGNED)
     return Table("calibration", _by_group(records, columns))
 
 

@@ -32,11 +32,10 @@ from hpcseg.runs import provenance
 from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.machine import device_facts
 from hpcseg.runs.record import SCHEMA, write_record
-from hpcseg.runs.schema import Baseline, BaselinePoint, BaselineSlice, LabelsAllow, Provenance
+from hpcseg.runs.schema import Baseline, BaselinePoint, BaselineSlice, Provenance
 from hpcseg.runs.tested import TestSet, missing_baselines
 from hpcseg.segment.edges import BANDS, edge_bands, near_edge
 from hpcseg.segment.grey_filter import BLURS, GreyFilter, blurred, fit_filters, order_by_grey
-from hpcseg.segment.label_limit import label_limit
 
 COMMONEST, FILTER = "commonest class", "filter"
 _BASELINES = (COMMONEST, FILTER)
@@ -50,7 +49,7 @@ _PIXELS_AT_ONCE = 2**20
 def make_baselines(
     run: RunFolder, data: Path | None = None, on_set: Callable[[int, int], None] = lambda done, of: None
 ) -> tuple[str, ...]:
-    """Write the baselines for all test sets of finished cells that a run has none for yet, and what its labels allow.
+    """Write the baselines for all test sets of finished cells that a run has none for yet.
 
     Args:
         run: with its grid.json.
@@ -63,8 +62,7 @@ def make_baselines(
     Raises:
         IncompleteError: the run has no plan that can be read.
     """
-    found = missing_baselines(run)
-    wanted = found.baselines
+    wanted = missing_baselines(run)
     missing: dict[str, list[str]] = {}
     for done, (one, file) in enumerate(wanted.items()):
         on_set(done, len(wanted))
@@ -72,11 +70,6 @@ def make_baselines(
             write_record(file, _measure(_open(data or one.data_file, one), one).as_dict())
         except HpcsegError as error:
             missing.setdefault(str(error), []).append(one.words)
-    if some := found.label_limit:
-        try:
-            write_record(run.label_limit_file, _look_at_labels(_open(data or some.data_file, some)).as_dict())
-        except HpcsegError as error:
-            missing.setdefault(str(error), []).append("what the labels allow")
     on_set(len(wanted), len(wanted))
     return tuple(f"There are no baselines for {', '.join(those)}: {reason}" for reason, those in missing.items())
 
@@ -92,29 +85,6 @@ def _open(path: Path, wanted: TestSet) -> TileSource:
     return open_source(path, wanted.data)
 
 
-def _look_at_labels(source: TileSource) -> LabelsAllow:
-    """The content of labels.json."""
-    started = time.monotonic()
-    found = label_limit(source.info)
-    return LabelsAllow(
-        schema=SCHEMA,
-        data_sha256=source.info.data_sha256,
-        right=found.right if found else None,
-        pairs=found.pairs if found else 0,
-        unchanged_below=found.unchanged_below if found else None,
-        disagree=list(found.disagree) if found else [],
-        seconds=round(time.monotonic() - started, 3),
-        provenance=_facts(source),
-    )
-
-
-def _facts(source: TileSource) -> Provenance:
-    facts = provenance.collect(
-        device=device_facts(_CPU), command=provenance.command_line(), data_sha256=source.info.data_sha256
-    )
-    return Provenance(**facts)
-
-
 def _measure(source: TileSource, wanted: TestSet) -> Baseline:
     """The content of a file."""
     started = time.monotonic()
@@ -123,6 +93,9 @@ def _measure(source: TileSource, wanted: TestSet) -> Baseline:
     with _threads() as pool:
         commonest, filters, choices = _choose(_noisy(source, training, wanted, to_learn=True), source, wanted, pool)
         by_band, right, labelled = _count(source, test, wanted, commonest, filters, pool)
+    facts = provenance.collect(
+        device=device_facts(_CPU), command=provenance.command_line(), data_sha256=source.info.data_sha256
+    )
     return Baseline(
         schema=SCHEMA,
         data=dataclasses.asdict(wanted.data),
@@ -147,7 +120,7 @@ def _measure(source: TileSource, wanted: TestSet) -> Baseline:
         ],
         slices=_by_slice(source, test, wanted, right, labelled),
         seconds=round(time.monotonic() - started, 3),
-        provenance=_facts(source),
+        provenance=Provenance(**facts),
     )
 
 

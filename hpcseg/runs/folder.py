@@ -10,7 +10,6 @@
     RUN/report/                        what `hpcseg report` builds
     RUN/tensorboard/                   what `hpcseg tensorboard` writes
     RUN/baselines/NAME-DIGEST.json     what the commonest class and a filter reach on the test tiles of some cells
-    RUN/baselines/labels.json          about how many pixels any model can get right, by the labels' own word
     RUN/cells/CELL/config.json         all settings of the cell, written before anything runs
                    metrics.jsonl       one line per epoch; the same bits for the same cell
                    events.jsonl        what happened when: starts, resumes, stops, seconds per epoch
@@ -122,11 +121,6 @@ class RunFolder:
     def baseline_file(self, name: str) -> Path:
         """What needs no network on one test set, by the name that `runs.baseline` gives it."""
         return self.baselines / f"{name}.json"
-
-    @property
-    def label_limit_file(self) -> Path:
-        """About how right any model can be on the data of the run."""
-        return self.baseline_file("labels")
 
     def cell(self, cell_id: str) -> CellFolder:
         """The folder of a cell by its id."""

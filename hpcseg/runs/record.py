@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from hpcseg.errors import ConfigError, IncompleteError
 from hpcseg.files import make_folder, open_regular, read_regular, write_bytes
 from hpcseg.runs.folder import RunFolder
-from hpcseg.runs.schema import Baseline, LabelsAllow, Record, as_record
+from hpcseg.runs.schema import Baseline, Record, as_record
 
 _Kind = TypeVar("_Kind", bound=Record)
 SCHEMA = 2
@@ -147,15 +147,6 @@ def read_baseline(path: Path) -> Baseline | None:
     except (IncompleteError, ConfigError):
         return None
     return content
-
-
-def read_label_limit(run: RunFolder, data_sha256: str) -> LabelsAllow | None:
-    """What `runs.baseline` has found of the labels of these data; None where it is not there, or cannot be used."""
-    try:
-        found = read_as(LabelsAllow, run.label_limit_file)
-    except (IncompleteError, ConfigError):
-        return None
-    return found if found.data_sha256 == data_sha256 else None
 
 
 def append_event(path: Path, event: str, **details: Any) -> None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 import reprlib
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, UnsetType
 
 from hpcseg.config import NoiseLevel
 from hpcseg.sigma import Share
@@ -293,19 +293,6 @@ class Baseline(Record, frozen=True, kw_only=True):
     filter: Object
     points: list[BaselinePoint]
     slices: list[BaselineSlice]
-    seconds: float | None = None
-    provenance: Provenance
-
-
-class LabelsAllow(Record, frozen=True, kw_only=True):
-    """baselines/labels.json; numbers are those of `segment.label_limit`, null where the labels cannot tell."""
-
-    schema: int
-    data_sha256: str
-    right: Annotated[float, Meta(gt=0, le=1)] | None
-    pairs: int
-    unchanged_below: float | None
-    disagree: list[float]
     seconds: float | None = None
     provenance: Provenance
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,13 +16,11 @@ from hpcseg.data.evenly import evenly
 from hpcseg.errors import IncompleteError
 from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import Cell, data_file, planned, planned_cells, read_plan
-from hpcseg.runs.record import read_baseline, read_label_limit
+from hpcseg.runs.record import read_baseline
 from hpcseg.runs.schema import Baseline
 from hpcseg.sigma import Share, amount
 from hpcseg.tables import describes
 
-_SHOW_LABEL_LIMIT = {"table1", "axes"}
-"""Tables of a report that have a line of it."""
 _SWEPT = 48
 """Levels of a sweep that are looked at; of a finer one, evenly spaced ones."""
 
@@ -61,31 +59,15 @@ class TestSet:
         return {point.level for point in stored.points} >= set(self.levels)
 
 
-@dataclass(frozen=True)
-class Missing:
-    """What the report of a run needs beside its cells' records and has not."""
-
-    baselines: Mapping[TestSet, Path]
-    """Test sets of finished cells that have none, or not all that are wanted, and the files for them."""
-    label_limit: TestSet | None
-    """One on whose data it was not looked how right a model can be; None where no table shows that, or it was."""
-
-    def __bool__(self) -> bool:
-        return bool(self.baselines or self.label_limit)
-
-
-def missing_baselines(run: RunFolder) -> Missing:
-    """What of the baselines is missing.
+def missing_baselines(run: RunFolder) -> dict[TestSet, Path]:
+    """Test sets of finished cells that have no baselines, or not all that are wanted, and the files for them.
 
     Raises:
         IncompleteError: the run has no plan that can be read.
     """
     plan = read_plan(run)
-    sets = _test_sets(planned_cells(run, plan), plan.data_sha256)
-    files = {one: run.baseline_file(one.name) for one in sets}
-    shown = not _SHOW_LABEL_LIMIT.isdisjoint(plan.report.get("tables", ()))
-    limit = sets[0] if sets and shown and not read_label_limit(run, plan.data_sha256) else None
-    return Missing({one: file for one, file in files.items() if not one.is_in(read_baseline(file))}, limit)
+    files = {one: run.baseline_file(one.name) for one in _test_sets(planned_cells(run, plan), plan.data_sha256)}
+    return {one: file for one, file in files.items() if not one.is_in(read_baseline(file))}
 
 
 def _test_sets(cells: Iterable[Cell], data_sha256: str) -> list[TestSet]:

@@ -94,6 +94,21 @@ def test_the_captions_say_which_model_it_is_and_that_the_papers_is_another(run, 
     assert "Model: large, blocked, 0 % noise" in caption and "The paper shows" not in caption
 
 
+@pytest.mark.parametrize(
+    "split, said", [("blocked", ""), ("shuffled", " Other tiles of this slice may have been trained on.")]
+)
+def test_a_whole_slice_says_where_its_model_may_have_seen_of_it(run, tmp_path, split, said):
+    copy = tmp_path / "run"
+    shutil.copytree(run.path, copy)
+    for file in (copy / "grid.json", *copy.glob("cells/*/config.json")):
+        content = json.loads(file.read_text())
+        for cell in content.get("cells", [content]):
+            cell["data"]["split"] = split
+        write_record(file, content)
+    caption = draw("figure9", collect(RunFolder(copy))).caption
+    assert caption.count("noisy).") == 1 and caption.partition("noisy).")[2].startswith(said or " The paper")
+
+
 def test_the_best_and_the_worst_slice_stand_under_each_other_with_their_shares(run):
     records = collect(run)
     figure = PICTURES["best_and_worst"](records).figure
