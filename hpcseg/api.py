@@ -22,7 +22,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -230,6 +230,7 @@ def predict(
     tile: int | None = None,
     precision: str | None = None,
     outside: int = 0,
+    border: Literal["label", "outside"] | None = None,
 ) -> Any:
     """Segment slices in memory: bit for bit what `hpcseg predict` writes for the same slices in files.
 
@@ -246,7 +247,9 @@ def predict(
         percentiles: (low, high) in per cent: the array's grey values at these map to the training slices'.
         tile: edge of overlapping tiles in pixels; None: whole slices, if they fit into memory.
         precision: of the convolutions, "fp32", "tf32", "bf16" or "fp16"; None: the training's.
-        outside: label of pixels that are NaN.
+        outside: label of pixels that are NaN, or of a border that lies outside.
+        border: what becomes of padding of one value round the slices: "label", or "outside"; None: outside where the
+            training's has no labels.
 
     Returns:
         Labels of the array's shape, in the values and the dtype of the training labels; with `uncertainty` a pair of
@@ -274,6 +277,8 @@ def predict(
     known = [name for name in PRECISIONS if name != "auto"]
     if precision not in (None, *known):
         raise ConfigError(f"--precision is {precision!r}, but it must be one of {', '.join(known)}.")
+    if border not in (None, "label", "outside"):
+        raise ConfigError(f"--border is {border!r}, but it must be label or outside.")
     tile = None if tile is None else _whole("tile", tile)
     if tile is not None and tile < 1:
         raise ConfigError(f"--tile is {tile}, but it is the edge of a tile in pixels.")
@@ -287,6 +292,7 @@ def predict(
         percentiles=_pair("percentiles", percentiles),
         precision=precision,
         outside=_whole("outside", outside),
+        border=border,
         wishes=Wishes(uncertainty=uncertainty, float16=float16, flips=flips, tile=tile),
     )
     prediction, strange = in_memory(request, models, volume), []

@@ -88,8 +88,8 @@ class DataConfig:
     "wrap" (rounded, then 65536 is 0, as where floats are stored as uint16). Not for data of floats."""
 
     def __post_init__(self) -> None:
-        self.tile_grid(0, 0)
         _check(self.tile_size >= 8, "data.tile_size", self.tile_size, "at least 8 pixels")
+        self.tile_grid(0, 0)
         _check_one_of(SPLITS, "data.split", self.split)
         _check(self.split_seed >= 0, "data.split_seed", self.split_seed, "0 or more")
         rule = f'"{AUTO}", or at least 1, or neighbours would meet'
@@ -531,6 +531,7 @@ def _are_weights(text: str) -> bool:
 
 def _spelled(text: str) -> str:
     """A setting without the characters that a name has not."""
+    text = re.sub(r"(\d)e\+(\d)", r"\1e\2", text)
     return text.replace("_", "-").replace("+", "-and-").replace(" %", "-per-cent").lower()
 
 

@@ -25,7 +25,7 @@ from typing import Any
 from hpcseg.config import CellConfig, DataConfig, EvaluateConfig, NeedsConfig, ReportConfig, TrainConfig
 from hpcseg.errors import ConfigError
 from hpcseg.tables import build_config, convert, refuse_unknown
-from hpcseg.text import refuse_controls
+from hpcseg.text import refuse_controls, shortened
 
 _MOST_CELLS = 10_000
 _REPETITIONS = "repetitions"
@@ -106,7 +106,7 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> JobConfig:
     for override in overrides:
         _apply(document, override, (*sections, "needs"))
     # An error is in the file, or in what was put into it.
-    where = str(path) + "".join(f", --set {override}" for override in overrides)
+    where = str(path) + "".join(f", --set {shortened(override)}" for override in overrides)
     refuse_unknown(document, ("title", *sections, "needs", "report", "grid"), where)
     shared = {name: document.get(name, {}) for name in sections}
     for name, settings in shared.items():

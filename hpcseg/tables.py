@@ -74,6 +74,8 @@ def convert(hint: Any, value: Any, where: str) -> Any:
         return float(value)
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{where} must be a finite number, found {value}.")
+    if value == 0 and type(value) is float and hint is float:
+        return 0.0  # -0.0 is the same, and would be another cell
     if type(value) is not hint:
         names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
         raise ConfigError(f"{where} must be {names[hint]}, found {reprlib.repr(value)}.")

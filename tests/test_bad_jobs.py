@@ -52,6 +52,8 @@ AXIS = list(range(1, 1001))
         ("[report]\nfigures = ['epoch']", 'job.toml: report.figures names the figure "epoch". Valid names are '),
         ("[train]\nwidht = 8", 'unknown key "widht". Did you mean "width"?'),
         ("[train]\nwidth = 8.0", "width must be a whole number"),
+        ("[data]\ntile_size = 0", "data.tile_size is 0, but it must be at least 8 pixels"),
+        ("[data]\ntiles = 'cover'\ntile_size = 0", "data.tile_size is 0, but it must be at least 8 pixels"),
         ("[train]\nseed = 1\nseed = 2", "is not valid TOML: Cannot overwrite a value"),
         ("[train]\nseed = 1\n[train]\nwidth = 2", "is not valid TOML: Cannot declare"),
         (b"[train]\n# \xff\xfe\nseed = 1", "is not valid TOML: 'utf-8' codec can't decode"),

@@ -48,7 +48,8 @@ SURFACE = {
     "predict": {
         "model", "volume", "output", "dataset", "range_", "percentiles", "ensemble", "flips", "probabilities",
         "uncertainty", "spread", "float16", "tile", "every", "slices", "precision", "adapt_norm",
-        "outside", "run", "data", "on_slurm", "parts", "number", "pixels", "shape", "dtype", "byteorder", "header",
+        "outside", "border", "run", "data", "on_slurm", "parts", "number", "pixels", "shape", "dtype", "byteorder",
+        "header",
         "allow_external", "format_", "dry_run", "profile", "partition", "account", "qos", "constraint", "exclude",
         "gpus_per_node", "cpus_per_task", "mem", "time", "setup", "throttle",
     },
@@ -115,6 +116,10 @@ def test_the_page_names_all_verbs_that_answer_in_json():
         (["predict", "m.safetensors", ".", "-o", "out"], 5, "There is no model file m.safetensors"),
         (["predict", "x" * 300, ".", "-o", "out"], 5, "There is no run under runs/"),
         (["predict", "small-*", "mistyped", "-o", "out"], 3, "mistyped"),
+        (["grid", "--local", "--run", ""], 2, "--run is empty. Is a variable of the shell not set?"),
+        (["grid", "--local", "--run="], 2, "--run is empty. Is a variable of the shell not set?"),
+        (["predict", "small-*", "", "-o", "out"], 2, "An argument is empty. Is a variable of the shell not set?"),
+        (["status", "--watch", "--json"], 2, "--watch is for a screen, and --json says how it is now"),
     ],
 )
 def test_bad_input_ends_in_one_sentence_and_an_exit_code(tmp_path, monkeypatch, arguments, code, said):

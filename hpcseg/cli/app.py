@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import re
 import sys
@@ -42,6 +43,7 @@ from hpcseg.errors import HpcsegError
 
 _AT_HOME = re.compile(r"(--[a-z-]+=|)(~)((?:/.*)?)", re.DOTALL)
 _UsageError: Any = typer.BadParameter.__base__  # of click, which typer brings in one form or another
+_MAY_BE_EMPTY = ("--setup", "--set")  # of these the second says itself what is wrong
 _STOPPED = 130  # as a shell says of a program that Ctrl-C has ended
 
 
@@ -49,7 +51,13 @@ class ErrorsAsText(typer.core.TyperGroup):
     """Ends a command that meets an HpcsegError, or Ctrl-C, with one line on stderr and an exit code that says so."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """A ~ that the shell has left, as behind the = of an option, is the user's home."""
+        """A ~ that the shell has left, as behind the = of an option, is the user's home; what is empty is refused."""
+        for before, one in itertools.pairwise(["", *args]):
+            option, equals, value = one.partition("=")
+            named = option if equals and not value else before if not one else ""
+            if (not one or named.startswith("--")) and named not in _MAY_BE_EMPTY:
+                what = named if named.startswith("--") else "An argument"
+                raise typer.BadParameter(f"{what} is empty. Is a variable of the shell not set?")
         parts = [(_AT_HOME.fullmatch(one), one) for one in args]
         args = [f"{of[1]}{os.path.expanduser(of[2] + of[3])}" if of else one for of, one in parts]
         found: list[str] = super().parse_args(ctx, args)

@@ -14,7 +14,7 @@ from hpcseg.cli.options import AsJson, Data
 from hpcseg.cli.pack import DEFAULT_DATASET
 from hpcseg.errors import ConfigError
 from hpcseg.files import make_folder
-from hpcseg.runs.finding import RUNS
+from hpcseg.runs.folder import RUNS
 
 
 def bench(

@@ -8,7 +8,8 @@ import typer
 
 from hpcseg.cli import console, parts
 from hpcseg.cli.options import AsJson, Cells, RunOrPrediction
-from hpcseg.runs.finding import choose_cells, find_own_run
+from hpcseg.runs.command import command_that_runs
+from hpcseg.runs.finding import choose_cells, find_own_run, run_option
 from hpcseg.text import counted
 
 
@@ -30,6 +31,7 @@ def cancel(
         return
     from hpcseg.cluster.cancel import cancel_cells
     from hpcseg.cluster.states import run_status
+    from hpcseg.runs.grid import planned
 
     status = run_status(find_own_run(run))
     chosen = choose_cells(status.cells, cells)
@@ -39,6 +41,10 @@ def cancel(
         cancelled = cancel_cells(status, chosen, with_report=not (cells or others), dry_run=dry_run)
         answer.update({"run": str(status.run.path), "dry_run": dry_run, "cancelled": cancelled})
         if console.tell_cancelled(cancelled, "cells", dry_run=dry_run):
-            console.stdout.print(
-                f"Cancelled {counted(len(cancelled), 'cell')}. They go on where they are with: hpcseg retry"
-            )
+            console.stdout.print(f"Cancelled {counted(len(cancelled), 'cell')}.")
+            of_plan = not cancelled.keys() <= status.unplanned
+            goes_on = [f"hpcseg retry{run_option(status.run)}"] if of_plan else []
+            for cell_id in sorted(cancelled.keys() & status.unplanned):
+                goes_on.append(command_that_runs(status.run, planned(status.run.cell(cell_id))))
+            for command in dict.fromkeys(goes_on):
+                console.stdout.print(f"They go on where they are with: {command}")

@@ -48,6 +48,11 @@ def json_answer(wanted: bool) -> Iterator[dict[str, Any]]:
             stdout.print(json.dumps(answer, indent=1))
 
 
+def note(text: str) -> None:
+    """A note, beside the results."""
+    say(f"Note: {text}", to=stderr)
+
+
 def tell_cancelled(cancelled: Mapping[str, str], what: str, *, dry_run: bool) -> bool:
     """Print what was ended, or would be, of cells or parts; returns whether anything was."""
     for one, ended in cancelled.items():

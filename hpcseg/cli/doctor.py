@@ -12,7 +12,8 @@ from hpcseg.cli import console
 from hpcseg.cli.options import AsJson, RankOptions
 from hpcseg.cli.pack import DEFAULT_DATASET
 from hpcseg.errors import SchedulerError
-from hpcseg.runs.finding import OWN_JOB, RUNS
+from hpcseg.runs.finding import OWN_JOB
+from hpcseg.runs.folder import RUNS
 
 _COLOURS = {"ok": "green", "warning": "yellow", "failed": "bold red", "not checked": "yellow"}
 

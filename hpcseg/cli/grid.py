@@ -13,7 +13,8 @@ from hpcseg.cli.options import SLURM, AsJson, Data, Job, RankOptions, RunOfJob, 
 from hpcseg.cli.pack import DEFAULT_DATASET
 from hpcseg.errors import ConfigError
 from hpcseg.jobfile import find_job
-from hpcseg.runs.finding import RUNS, others_trained, plan_run, run_option
+from hpcseg.runs.finding import others_trained, plan_run, run_option
+from hpcseg.runs.folder import RUNS
 from hpcseg.runs.grid import MOST_CELLS_OF_A_JOB
 from hpcseg.runs.names import short_names
 from hpcseg.text import counted
@@ -128,7 +129,7 @@ def grid(
             try:
                 _run_missing_here(planned, resources, options, workers=workers, dry_run=dry_run, resubmit=resubmit)
             finally:
-                answer.update(cells_answer(planned))
+                answer.update(cells_answer(planned, look=as_json and not dry_run))
         else:
             if options.cells_per_job is None and site.cells_per_job is None:
                 resources = dataclasses.replace(resources, cells_per_job=_cells_per_job(planned, resources))
@@ -284,7 +285,8 @@ def run_here(
     from hpcseg.cli.next_step import WIDEST_ON_CPUS, too_slow
     from hpcseg.cli.queue_view import QueueView
     from hpcseg.cluster.local import find_slots, run_locally
-    from hpcseg.runs.grid import check_numerics, command_that_runs, read_plan
+    from hpcseg.runs.command import command_that_runs
+    from hpcseg.runs.grid import check_numerics, read_plan
 
     check_numerics(grid.numerics, f"The run {grid.run.path}")
     slots = find_slots(workers, gpus_per_cell)
@@ -318,16 +320,22 @@ def run_here(
         console.stdout.print(f"Next: hpcseg logs --failed{option}, then hpcseg retry{option}")
         raise typer.Exit(1)
     console.stdout.print(
-        f"Next: {command_that_runs(read_plan(grid.run)) if left else f'hpcseg report{run_option(grid.run)}'}"
+        f"Next: {command_that_runs(grid.run, read_plan(grid.run)) if left else f'hpcseg report{run_option(grid.run)}'}"
     )
 
 
-def cells_answer(grid: Grid) -> dict[str, Any]:
-    """The cells of a run for a script."""
-    return {
-        "run": str(grid.run.path),
-        "cells": [{"cell": cell.id, "state": cell.state()} for cell in grid.cells],
-    }
+def cells_answer(grid: Grid, *, look: bool) -> dict[str, Any]:
+    """The cells of a run for a script; with `look` as `hpcseg status` has them.
+
+    Files alone do not tell of what was just submitted, nor of what another process runs.
+    """
+    if look:
+        from hpcseg.cluster.states import run_status
+
+        states = {found.cell: found.state for found in run_status(grid.run).status}
+    else:
+        states = {cell.id: cell.state() for cell in grid.cells}
+    return {"run": str(grid.run.path), "cells": [{"cell": cell, "state": state} for cell, state in states.items()]}
 
 
 def show_submission(submission: Submission, grid: Grid, answer: dict[str, Any], *, as_json: bool) -> None:
@@ -335,14 +343,8 @@ def show_submission(submission: Submission, grid: Grid, answer: dict[str, Any], 
 
     Of a dry run ids are placeholders, and `scripts` is what sbatch would get.
     """
-    cells = cells_answer(grid)
-    if as_json and not submission.dry_run:
-        from hpcseg.cluster.states import run_status
-
-        # As `hpcseg status` has them: files alone do not tell of what was just submitted.
-        cells["cells"] = [{"cell": found.cell, "state": found.state} for found in run_status(grid.run).status]
     answer |= {
-        **cells,
+        **cells_answer(grid, look=as_json and not submission.dry_run),
         "dry_run": submission.dry_run,
         "submitted": [{"stage": sent.stage, "tasks": sent.tasks, "job_id": sent.job_id} for sent in submission.sent],
         "left_alone": submission.left_alone,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpcseg.errors import ConfigError, HpcsegError
+from hpcseg.runs.command import command_that_runs
 from hpcseg.runs.finding import OWN_JOB, is_the_papers, run_option
 from hpcseg.runs.names import short_names
 
@@ -85,11 +86,10 @@ def too_slow(job: str, data_sha256: str) -> str:
 def after_report(records: Records) -> str:
     """What to do with a reported run: to go on while cells are missing, else to use its most accurate model; empty for
     the paper's slices."""
-    from hpcseg.runs.grid import command_that_runs
 
     run, plan, cells = records.run, records.plan, [row.cell for row in records.rows]
     if not all(cell.evaluated() for cell in cells):
-        return f"Next: hpcseg status{run_option(run)}, or {command_that_runs(plan)}"
+        return f"Next: hpcseg status{run_option(run)}, or {command_that_runs(run, plan)}"
     models = [row for row in records.rows if row.cell.folder.model_file.exists()]
     if is_the_papers(plan.data_sha256) or not models:
         return ""
@@ -119,7 +119,7 @@ def _accuracy(row: Row) -> float:
 def after_status(found: RunStatus) -> str:
     """What to do with a run as it stands; empty while it goes on by itself."""
     from hpcseg.cluster.failures import DAMAGED, STOPPED
-    from hpcseg.runs.grid import command_that_runs, read_plan
+    from hpcseg.runs.grid import read_plan
     from hpcseg.runs.state import State
 
     option, states = run_option(found.run), set(found.counts())
@@ -128,7 +128,7 @@ def after_status(found: RunStatus) -> str:
     if states == {State.FINISHED}:
         page = found.run.report / "report.html"
         return f"The report is {page}" if _is_of_now(page, found) else f"Next: hpcseg report{option}"
-    return f"Next: {command_that_runs(read_plan(found.run))}" if all(state.idle for state in states) else ""
+    return f"Next: {command_that_runs(found.run, read_plan(found.run))}" if all(state.idle for state in states) else ""
 
 
 def _is_of_now(page: Path, found: RunStatus) -> bool:

@@ -77,8 +77,15 @@ def predict(
         ),
     ] = False,
     outside: Annotated[
-        int, typer.Option(help="Label of pixels without a grey value (NaN), which are in no fraction.")
+        int, typer.Option(help="Label of pixels outside of the field of view, which are in no fraction: NaN, --border.")
     ] = 0,
+    border: Annotated[
+        Literal["label", "outside"] | None,
+        typer.Option(
+            help="Padding of one value round the slices: labelled like all else, or outside.",
+            show_default="outside where the training's has no labels",
+        ),
+    ] = None,
     run: Run = None,
     data: MovedData = None,
     format_: Annotated[
@@ -115,7 +122,10 @@ def predict(
     if not os.path.exists(volume):
         open_volume(volume, reading)  # says so before a model is looked for
     request = Request(
-        models=(find_model(model, run), *(path for name in ensemble or () for path in find_models(name, run))),
+        models=(
+            find_model(model, run),
+            *(path for name in ensemble or () for path in find_models(name, run, console.note)),
+        ),
         source=volume,
         out=output,
         how=reading,
@@ -128,6 +138,7 @@ def predict(
         slices=None if slices is None else _first_and_last(slices),
         adapt_norm=adapt_norm,
         outside=outside,
+        border=border,
         wishes=Wishes(
             probabilities=probabilities,
             uncertainty=uncertainty,
@@ -182,8 +193,10 @@ def _submit(request: Request, resources: Resources, *, parts: int, dry_run: bool
 
 def _predict_here(request: Request) -> None:
     from hpcseg.predict.request import begin
-    from hpcseg.predict.work import finish, work
+    from hpcseg.predict.work import check_precision, finish, work
 
+    if request.precision:
+        check_precision(request.precision)  # before anything is written
     with _that_goes_on(request.out), console.progress_bar() as progress:
         looking = progress.add_task(
             "Reading grey values", total=None, visible=bool(request.percentiles) or request.adapt_norm

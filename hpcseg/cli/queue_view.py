@@ -67,8 +67,9 @@ class QueueView:
     def __init__(self, cells: Sequence[Cell], queue: Sequence[Cell]) -> None:
         self._names = short_names(cells)
         # Those that nobody has asked for are none of this queue's.
-        self._before = self._done = sum(cell.evaluated() for cell in cells)
-        self._all = self._before + len(queue)
+        self._done = sum(cell.evaluated() for cell in cells)
+        self._all = self._done + len(queue)
+        self._queued, self._ended = len(queue), 0
         self._began = time.monotonic()
         # Epochs of an earlier start are no news, and a small cell has some before it is known to have begun.
         self._epochs = {cell.id: Epochs(cell, skip=True) for cell in queue}
@@ -113,7 +114,8 @@ class QueueView:
                 self._say(f"{shown.name}: {beat.note}")
         else:
             self._say(f"{shown.name}: {_ending(state, shown, details)}")
-            self._done += 1
+            self._ended += 1
+            self._done += state is State.FINISHED
             del self._running[cell.id]
 
     def _note(self, text: str) -> None:
@@ -136,10 +138,10 @@ class QueueView:
 
     def _left(self) -> str:
         """Of the whole queue, as fast as it has been so far; nothing before that can be told."""
-        done = self._done - self._before + sum(shown.share() for shown in list(self._running.values()))
+        done = self._ended + sum(shown.share() for shown in list(self._running.values()))
         if done < _LEAST_TO_TELL:
             return ""
-        left = (self._all - self._before - done) * (time.monotonic() - self._began) / done
+        left = (self._queued - done) * (time.monotonic() - self._began) / done
         return f", about {console.duration(left)} left"
 
 

@@ -11,7 +11,7 @@ from hpcseg.cli import console
 from hpcseg.cli.grid import cells_answer, run_here, show_submission
 from hpcseg.cli.options import MEMORY, TIME, AsJson, Run
 from hpcseg.errors import ConfigError, DatasetError
-from hpcseg.runs.finding import choose_cells, find_own_run
+from hpcseg.runs.finding import choose_cells, find_own_run, refuse_others
 from hpcseg.runs.names import short_names
 from hpcseg.text import counted
 
@@ -45,6 +45,7 @@ def retry(
 
     folder = find_own_run(run)
     grid, status, resources = read_grid(folder), run_status(folder), read_resources(folder)
+    refuse_others(folder, grid.cells, cells)
     chosen = choose_cells(status.cells, cells, among=status.failures, what="failed cell")
     failures = {cell_id: status.failures[cell_id] for cell_id in chosen}
     if failures:
@@ -75,7 +76,7 @@ def retry(
                 elif here:
                     run_here(grid, here)
             finally:
-                answer.update(cells_answer(grid))
+                answer.update(cells_answer(grid, look=as_json and not dry_run))
         else:
             resources = dataclasses.replace(
                 resources, memory_gib=mem or resources.memory_gib, minutes=time or resources.minutes

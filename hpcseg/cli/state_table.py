@@ -27,6 +27,8 @@ _COLOURS = {
 }
 # Columns whose texts are as long as they are.
 _FOLDED = ("Cell", "Note")
+_LEAST_FOLDED = 12
+"""Letters in a line of these, however narrow the screen is."""
 Columns = Mapping[str, Sequence[str]]
 """Texts by heading, as many in each; "State" has states."""
 
@@ -53,10 +55,11 @@ def show(title: str, columns: Columns) -> None:
 
 
 def table(title: str, columns: Columns) -> Table:
-    """One row per line, as wide as the screen."""
+    """One row per line, as wide as the screen; where it is narrow, without the last columns."""
     from rich.table import Table
     from rich.text import Text
 
+    columns = _fitting(columns, console.stdout.width)
     made = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for name in columns:
         made.add_column(name, no_wrap=name not in _FOLDED, overflow="fold")
@@ -66,6 +69,18 @@ def table(title: str, columns: Columns) -> Table:
             *(Text(text, style=_COLOURS.get(State(text), "")) if of == "State" else text for of, text in shown)
         )
     return made
+
+
+def _fitting(columns: Columns, width: int) -> Columns:
+    """As many of the first columns as a screen has room for, the first two in any case: a row is known by its name."""
+
+    def room(name: str) -> int:
+        return _LEAST_FOLDED if name in _FOLDED else max(len(name), *map(len, columns[name])) if columns[name] else 0
+
+    kept = list(columns)
+    while len(kept) > 2 and sum(room(name) + 2 for name in kept) - 2 > width:
+        kept.pop()
+    return {name: columns[name] for name in kept}
 
 
 def lines(title: str, columns: Columns) -> Iterator[str]:

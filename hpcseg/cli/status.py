@@ -12,6 +12,7 @@ import typer
 from hpcseg.cli import console, parts, state_table
 from hpcseg.cli.options import AsJson, RunOrPrediction
 from hpcseg.cli.watching import look, looks
+from hpcseg.errors import ConfigError
 from hpcseg.runs.finding import find_run, others_trained
 from hpcseg.runs.state import State
 from hpcseg.text import counted
@@ -45,6 +46,8 @@ def status(
     With --run OUT, a prediction, how many slices of each part are written. With --watch it ends with exit code 0 where
     all of them are finished, else with 1.
     """
+    if watch and as_json:
+        raise ConfigError("--watch is for a screen, and --json says how it is now. Leave one of them out.")
     if prediction := parts.find_prediction(run, cells):
         parts.status(prediction, cells, watching=watch, as_json=as_json)
         return

@@ -48,7 +48,7 @@ def suggest(
     from hpcseg.slices.source import choose_slices
 
     source = choose_slices(open_volume(volume, how.reading(dataset=dataset)), every=every)
-    folders = find_all_trained(cell, run)
+    folders = find_all_trained(cell, run, console.note)
     packed = [open_data(folder, data) for folder in folders]
     labelled = {sha256: int(of) for info in packed for sha256, of in zip(info.image_sha256, info.numbers, strict=True)}
     request = Request(
@@ -98,6 +98,6 @@ def _show(found: Suggestion, notes: Sequence[str], source: Source, count: int, m
         table.add_row(source.names[index], number, f"{found.uncertainty[index]:.2%}")
     console.stdout.print(table)
     console.say(
-        "Put the labels of these beside the others, and pack all into a new file, for these models need theirs: "
-        "hpcseg pack DATA -o more.h5"
+        "Put the labels of these beside the others, and pack all into a new file, for these models need theirs, with "
+        "the options of before (`hpcseg info` shows them): hpcseg pack DATA -o more.h5"
     )

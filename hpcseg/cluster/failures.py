@@ -120,7 +120,7 @@ KINDS = (
     Kind(
         "loss not finite",
         "give up",
-        "Lower train.learning_rate, or set train.precision to fp32.",
+        "Lower train.learning_rate or train.weight_decay, or set train.precision to fp32 if it is another.",
         said=r"The training loss became",
     ),
     Kind(

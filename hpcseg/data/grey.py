@@ -220,7 +220,13 @@ def _turned(bits: np.ndarray) -> np.ndarray:
 
 
 def border(image: np.ndarray) -> tuple[float, int]:
-    """A padded border of a slice (H, W): its one value, and how many pixels it has; 0 where there is none.
+    """The value of a slice's padded border, as `border_mask` finds it, and its pixels; 0 where there is none."""
+    mask = border_mask(image)
+    return (0.0, 0) if mask is None else (float(image[0, 0]), int(np.count_nonzero(mask)))
+
+
+def border_mask(image: np.ndarray) -> np.ndarray | None:
+    """(H, W) bool, the pixels of a slice's padded border, which has one value; None where there is none.
 
     It has the four corners and half of the outline, which is true of slices that were padded and of the corners round a
     reconstructed circle. It reaches inwards from both ends of each row.
@@ -229,11 +235,19 @@ def border(image: np.ndarray) -> tuple[float, int]:
     outline = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
     corners = outline[[0, image.shape[1] - 1, image.shape[1], 2 * image.shape[1] - 1]]
     if (corners != value).any() or 2 * np.count_nonzero(outline == value) < len(outline):
-        return 0.0, 0
+        return None
     inside = image != value
-    rows = inside[inside.any(1)]
-    if not len(rows):
-        return 0.0, 0
-    width = image.shape[1]
-    pixels = (len(image) - len(rows)) * width + int(rows.argmax(1).sum() + rows[:, ::-1].argmax(1).sum())
-    return float(value), pixels
+    has_some = inside.any(1)
+    if not has_some.any():
+        return None
+    places, width = np.arange(image.shape[1]), image.shape[1]
+    first = np.where(has_some, inside.argmax(1), width)[:, None]
+    last = (width - inside[:, ::-1].argmax(1))[:, None]
+    mask: np.ndarray = (places < first) | (places >= last)
+    return mask
+
+
+def without_border(image: np.ndarray) -> np.ndarray:
+    """(P,) or (H, W) grey values of a slice: those that are not of a padded border."""
+    mask = border_mask(image)
+    return image if mask is None else image[~mask]

@@ -310,11 +310,17 @@ def grey_notes(info: DatasetInfo) -> tuple[str, ...]:
     if padded.any():
         worst = int(info.border_pixels.argmax())
         share = info.border_pixels[padded].mean() / (info.shape[1] * info.shape[2])
+        ignored = (info.ignored_pixels >= info.border_pixels)[padded].all()
+        so = (
+            "it has no label, so models do not learn from it, and `hpcseg predict` leaves it out of the fractions"
+            if ignored
+            else "models are trained and tested on it as on all else; where it is no part of the sample, cut it off, "
+            "or give it a label of its own, and pack again with --ignore and that"
+        )
         notes.append(
             f"round {_slices(padded)} lies a border of one value, {share:.1%} of their pixels, such as "
             f"{info.border_value[worst]:g} in {info.image_names[worst]}. It does not count for the span of the grey "
-            "values, but models are trained and tested on it as on all else; if it is padding, cut it off from slices "
-            "and labels, and pack again."
+            f"values; {so}."
         )
     return tuple(notes)
 

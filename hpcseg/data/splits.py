@@ -151,6 +151,7 @@ def widest_gap(numbers: np.ndarray, *, at_most: int) -> int | None:
 
     `numbers` are as of `split_tiles`, and so it is for any seed.
     """
+    at_most = min(at_most, int(numbers[-1] - numbers[0]))
     fitting = bisect.bisect(range(at_most + 1), False, key=lambda gap: not _blocks(numbers, gap, 0))
     return fitting - 1 if fitting else None
 

@@ -280,7 +280,7 @@ class Trainer:
     def _diverged(self, what: str) -> HpcsegError:
         return HpcsegError(
             f"The training loss became {what} in epoch {self.position.epoch + (self.position.step > 0)}. "
-            "Lower train.learning_rate, or set train.precision to fp32."
+            "Lower train.learning_rate or train.weight_decay, or set train.precision to fp32 if it is another."
         )
 
     def _gather_sums(self) -> None:

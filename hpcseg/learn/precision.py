@@ -48,7 +48,7 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
     if precision == "tf32" and not (device.type == "cuda" and torch.cuda.get_device_capability(device) >= _AMPERE):
         raise HpcsegError(
             f"The precision is tf32, in which {_name(device)} does not compute. Use a GPU of the Ampere generation or "
-            "newer (--constraint, --partition), or plan the cell with train.precision = fp32."
+            "newer (--constraint, --partition), or take fp32: train.precision of a cell, --precision of a prediction."
         )
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     # cuDNN may choose kernels that add up in an order of their own each time, and by how fast they were once.

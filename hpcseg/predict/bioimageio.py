@@ -237,8 +237,9 @@ Its channels are the probabilities of
 {padding(model)}
 
 That is true of weights.onnx. bioimageio.core adds {_halo(model)} mirrored pixels by itself all around, and takes
-multiples of {step} from {2 * _halo(model) + step} on: pad other slices to one by mirroring. Within {_halo(model)}
-pixels of an edge its labels may differ from those of `hpcseg predict`.
+multiples of {step} from {2 * _halo(model) + step} on: pad other slices to one by mirroring. So the network meets the
+slice at other places of its pooling: few labels may differ from those of `hpcseg predict`, where two classes are
+nearly as probable, and near an edge more.
 
 ## Training
 

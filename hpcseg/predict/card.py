@@ -5,22 +5,23 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from msgspec import UNSET, UnsetType
 
 from hpcseg import __version__
 from hpcseg.config import PRECISIONS, DataConfig, TrainConfig
-from hpcseg.data.classes import MOST_CLASSES, outside
+from hpcseg.data.classes import IGNORED, MOST_CLASSES, outside
 from hpcseg.data.evenly import evenly
 from hpcseg.data.grey import QUANTILES as SPAN
-from hpcseg.data.grey import GreyScale
-from hpcseg.data.store import DatasetInfo
+from hpcseg.data.grey import GreyScale, border_mask, without_border
+from hpcseg.data.store import DatasetInfo, read_slices
 from hpcseg.errors import ConfigError
 from hpcseg.hdf5 import h5py
 from hpcseg.runs.schema import Object, Record, as_record
 from hpcseg.tables import build_config
+from hpcseg.text import has_controls
 
 FORMAT = "hpcseg-model"
 SCHEMA = 3
@@ -29,12 +30,18 @@ QUANTILES = 1001
 """Of the training slices' grey values, evenly spaced from 0 to 100 %."""
 # Evenly spaced slices are enough for the quantiles of a volume, and a large one is not read again for them.
 _SLICES_LOOKED_AT = 64
+_BORDERS_LOOKED_AT = 8
+# A label's rim reaches a little beyond the field of view.
+_HARDLY_LABELLED = 0.05
 _BINS = 65_536
 # So many bins at least between the two shares that are looked for; of a card, between those of the bulk of its values.
 _LEAST_BINS = 1_000
 _BULK = (0.001, 0.999)
 # "auto" is a wish; what came of it is in the record of the training.
 _PRECISIONS = tuple(name for name in PRECISIONS if name != "auto")
+
+
+Border = Literal["none", "labelled", "ignored"]
 
 
 class Accuracy(Record, frozen=True, kw_only=True):
@@ -84,7 +91,11 @@ class ModelCard:
     grey: GreyScale
     """How grey values meet the model."""
     grey_quantiles: tuple[float, ...]
-    """(1001,) of the training slices' grey values without noise, in counts, at 0, 0.1, ... 100 %."""
+    """(1001,) of the training slices' grey values without noise, in counts, at 0, 0.1, ... 100 %. Without padded
+    borders, where `border` is known."""
+    border: Border | None = None
+    """Of the training slices: whether they have padded borders of one value, and these labels; None: a file of before
+    this was looked at."""
     data: DataConfig
     """The tiles that the model was trained on."""
     train: TrainConfig
@@ -123,6 +134,7 @@ class _Stored(Record, frozen=True, kw_only=True):
     grey: GreyScale | None = None
     full_scale: float | UnsetType = UNSET
     grey_quantiles: tuple[float, ...]
+    border: Border | UnsetType | None = UNSET
     data: Object
     train: Object
     training: Training
@@ -151,6 +163,7 @@ def read_card(content: Any) -> ModelCard:
             grey_dtype=np.dtype(stored.grey_dtype).name,
             grey=grey,
             grey_quantiles=stored.grey_quantiles,
+            border=stored.border or None,
             data=build_config(DataConfig, stored.data, "data"),
             train=build_config(TrainConfig, stored.train, "train"),
             training=stored.training,
@@ -163,13 +176,32 @@ def read_card(content: Any) -> ModelCard:
 
 
 def grey_quantiles(info: DatasetInfo) -> tuple[float, ...]:
-    """(1001,) grey values of evenly spaced slices of a packed file at 0, 0.1, ... 100 %; the ends are of all slices."""
+    """(1001,) grey values of evenly spaced slices of a packed file, without padded borders, at 0, 0.1, ... 100 %.
+
+    The ends are of all slices.
+    """
     low, high = float(info.grey_min.min()), float(info.grey_max.max())
     chosen, shares = evenly(info.shape[0], _SLICES_LOOKED_AT), np.linspace(0, 1, QUANTILES)
     with h5py.File(info.path, "r") as file:
-        values = count_quantiles(lambda: (file["slices"][index] for index in chosen), (low, high), shares, fine=_BULK)
+        values = count_quantiles(
+            lambda: (without_border(file["slices"][index]) for index in chosen), (low, high), shares, fine=_BULK
+        )
     values[0], values[-1] = low, high
     return tuple(values.tolist())
+
+
+def border_of(info: DatasetInfo) -> Border:
+    """Whether slices of a packed file have padded borders, and whether somebody has labelled these."""
+    padded = np.flatnonzero(info.border_pixels)
+    if not len(padded):
+        return "none"
+    pixels = labelled = 0
+    for index in padded[evenly(len(padded), _BORDERS_LOOKED_AT)].tolist():
+        (image,), (classes,) = read_slices(info.path, index, index + 1)
+        if (mask := border_mask(image)) is not None:
+            pixels += int(np.count_nonzero(mask))
+            labelled += int(np.count_nonzero(classes[mask] != IGNORED))
+    return "labelled" if labelled > _HARDLY_LABELLED * pixels else "ignored"
 
 
 def count_quantiles(
@@ -213,6 +245,8 @@ def count_quantiles(
 def _check(card: ModelCard) -> None:
     """Refuse values that no export writes, before anything is made from them."""
     values, label, grey = card.class_values, np.dtype(card.label_dtype), np.dtype(card.grey_dtype)
+    if any(map(has_controls, (*card.class_names, card.training.cell or ""))):
+        raise ValueError("its names have control characters")
     if len(card.class_names) != len(values):
         raise ValueError(f"its {len(values)} classes have {len(card.class_names)} names")
     if not 2 <= len(values) <= MOST_CLASSES or list(values) != sorted(set(values)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from hpcseg import sheet
-from hpcseg.data.classes import IGNORED, outside, with_values
+from hpcseg.data.classes import IGNORED, with_values
 from hpcseg.data.evenly import evenly
 from hpcseg.files import write_bytes
 from hpcseg.predict.request import Prediction
@@ -29,10 +29,11 @@ def write_sheet(prediction: Prediction, target: Target) -> None:
     def seen(index: int) -> sheet.Seen:
         thinned = (slice(None, None, sheet.step(*volume.shapes[index])),) * 2
         read = {name: target.read(index, layer)[thinned] for name, layer in layers.items() if name in _SHOWN}
-        unsure, image = read.get("uncertainty"), volume.read(index)[thinned].copy()
+        pixels = volume.read(index)
+        unsure, image = read.get("uncertainty"), pixels[thinned].copy()
         found = np.searchsorted(values, read["labels"])
-        if (missing := outside(image)) is not None:
-            found[missing] = IGNORED
+        if (missing := prediction.outside(pixels)) is not None:
+            found[missing[thinned]] = IGNORED
         return sheet.Seen(
             f"slice {volume.place(index) + 1}: {volume.names[index]}",
             image,

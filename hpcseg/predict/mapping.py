@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from typing import Literal
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from hpcseg.ahead import OnSlice, ahead
 from hpcseg.data.evenly import evenly
-from hpcseg.data.grey import GreyScale
+from hpcseg.data.grey import GreyScale, border_mask, without_border
 from hpcseg.errors import ConfigError, DatasetError
 from hpcseg.predict.card import ModelCard, count_quantiles
 from hpcseg.runs.schema import Record
@@ -26,6 +25,8 @@ _MARGIN = 0.1
 _LEAST_SPAN = 0.1
 # What is noted as perhaps of another exposure: 1 or 99 % that are off by so much of the training's span between them.
 _MOST_OFF = 0.2
+# Of all pixels, from which on a border is worth a note.
+_LEAST_BORDER = 0.01
 # From here on a HIGH is no share of 1.
 _LEAST_HIGH = 1.0
 # A noisy tile of the training reached that many sigmas beyond the clean values.
@@ -67,6 +68,7 @@ def decide(
     *,
     range_: Pair | None = None,
     percentiles: Pair | None = None,
+    border: str | None = None,
     on_slice: OnSlice = lambda *_: None,
     on_note: Callable[[str], None] = lambda _: None,
 ) -> Mapping:
@@ -81,6 +83,7 @@ def decide(
             it uses that type's range, so what was chosen for a conversion to it.
         percentiles: the volume's grey values at these two shares (per cent) stand for the training slices' at the
             same shares.
+        border: as in a `Request`, decided: of borders that are labelled and were not in the training it is noted.
         on_slice: called while slices are read for percentiles.
         on_note: told in a sentence each what may not be meant.
 
@@ -100,7 +103,7 @@ def decide(
             raise ConfigError(f"--percentiles is {low:g} {high:g}, but it must be 0 <= LOW < HIGH <= 100.")
         if high <= _LEAST_HIGH:
             on_note(f"--percentiles {low:g} {high:g} are per cent; for shares of 1: {100 * low:g} {100 * high:g}.")
-        ends = found = volume_percentiles(volume, percentiles, on_slice)
+        ends = found = volume_percentiles(volume, percentiles, on_slice, padded=card.border is None)
         if not found[0] < found[1]:
             raise DatasetError(
                 f"{volume.path} has the grey value {found[0]:g} at {low:g} and at {high:g} %, so nothing can be "
@@ -109,29 +112,33 @@ def decide(
         meant = (card.quantile(low), card.quantile(high))
     else:
         mapping = Mapping("as trained")
-        _look(volume, card, mapping, on_note)
+        _look(volume, card, mapping, border, on_note)
         return mapping
     if not meant[0] < meant[1]:
         raise ConfigError(f"The training slices have {meant[0]:g} counts at both percentiles. Take others, or --range.")
     scale = (meant[1] - meant[0]) / (ends[1] - ends[0])
     offset = meant[0] - scale * ends[0]
     mapping = Mapping("range" if range_ else "percentiles", scale, offset, range_ or percentiles, found, meant)
-    _look(volume, card, mapping, on_note)
+    _look(volume, card, mapping, border, on_note)
     return mapping
 
 
-def volume_percentiles(volume: Source, shares: Pair, on_slice: OnSlice) -> Pair:
-    """Grey values of a whole volume at two shares in per cent.
+def volume_percentiles(volume: Source, shares: Pair, on_slice: OnSlice, *, padded: bool = False) -> Pair:
+    """Grey values of a whole volume at two shares in per cent, without padded borders, if not with them.
 
     One pass; two where its type has too many values, and more where a few of them lie far from all others.
     """
     number, passes = len(volume), 0
+
+    def read(index: int) -> np.ndarray:
+        return volume.read(index) if padded else without_border(volume.read(index))
+
     if volume.stored_dtype.kind in "ui" and volume.stored_dtype.itemsize <= 2:
         limits = np.iinfo(volume.stored_dtype)
         low, high = float(limits.min), float(limits.max)
     else:
         low, high, passes = np.inf, -np.inf, 1
-        for done, ends in enumerate(ahead(lambda index: _ends(volume.read(index)), range(number)), start=1):
+        for done, ends in enumerate(ahead(lambda index: _ends(read(index)), range(number)), start=1):
             low, high = float(np.fmin(low, ends[0])), float(np.fmax(high, ends[1]))
             on_slice(done, 2 * number)
         if not low <= high:
@@ -140,7 +147,7 @@ def volume_percentiles(volume: Source, shares: Pair, on_slice: OnSlice) -> Pair:
     def slices() -> Iterator[np.ndarray]:
         nonlocal passes
         passes += 1
-        for done, pixels in enumerate(ahead(volume.read, range(number)), start=1):
+        for done, pixels in enumerate(ahead(read, range(number)), start=1):
             yield pixels
             on_slice((passes - 1) * number + done, passes * number)
 
@@ -162,8 +169,11 @@ def _noise(card: ModelCard) -> float:
     return _SIGMAS * card.grey.counts(card.train.noise_sigma_max) if card.train.noise_fraction > 0 else 0.0
 
 
-def _look(volume: Source, card: ModelCard, mapping: Mapping, on_note: Callable[[str], None]) -> None:
-    """Look at a few slices: note where their values, as mapped, may be of another exposure than the training's.
+def _look(
+    volume: Source, card: ModelCard, mapping: Mapping, border: str | None, on_note: Callable[[str], None]
+) -> None:
+    """Look at a few slices: note where their values, as mapped, may be of another exposure than the training's, and
+    what becomes of their borders.
 
     Raises:
         DatasetError: nobody has said how they map, and they cannot be of the training's kind.
@@ -181,12 +191,18 @@ def _look(volume: Source, card: ModelCard, mapping: Mapping, on_note: Callable[[
             f"{low:g} to {high:g}. {way_out}"
         )
 
-    def some(index: int) -> np.ndarray:
+    def some(index: int) -> tuple[np.ndarray, float]:
+        image = volume.read(index)
+        mask = border_mask(image)
+        share = 0.0 if mask is None else float(mask.mean())
+        pixels = image if mask is None or card.border is None else image[~mask]
         # Of a large slice some pixels, so that it costs no more than others.
-        return volume.read(index).ravel()[:: max(1, math.prod(volume.shapes[index]) // 1_000_003)]
+        return pixels.ravel()[:: max(1, image.size // 1_000_003)], share
 
     chosen = evenly(len(volume), _SLICES_LOOKED_AT).tolist()
-    sample = np.concatenate(list(ahead(some, chosen, at_most=2))).astype(np.float64)
+    pixels, padded = zip(*ahead(some, chosen, at_most=2), strict=True)
+    _note_border(np.array(padded), card, border, on_note)
+    sample = np.concatenate(pixels).astype(np.float64)
     sample = sample[~np.isnan(sample)]
     if as_trained and not sample.size:
         raise DatasetError(f"{volume.path} holds no grey values in the slices that were looked at, only NaN.")
@@ -228,6 +244,21 @@ def _look(volume: Source, card: ModelCard, mapping: Mapping, on_note: Callable[[
             f"1 to 99 % of the grey values{what}: {first:g} to {last:g} here, {ends[0]:g} to {ends[1]:g} in training. "
             f"If {advice}"
         )
+
+
+def _note_border(shares: np.ndarray, card: ModelCard, border: str | None, on_note: Callable[[str], None]) -> None:
+    """Say of borders of one value what becomes of them, where nobody has said it, and the training's have no labels."""
+    if shares.mean() <= _LEAST_BORDER or border == "label" or (border is None and card.border == "labelled"):
+        return
+    found = (
+        f"round {int(np.count_nonzero(shares))} of the {len(shares)} slices that were looked at lies a border of one "
+        f"value, {shares.mean():.1%} of the pixels"
+    )
+    if border == "outside":
+        why = "as it has no labels in the training" if card.border == "ignored" else "as --border says"
+        on_note(f"{found}. It gets the label of --outside and is in no fraction, {why}.")
+    else:
+        on_note(f"{found}. It is labelled, and in the fractions. Where it is no part of the sample: --border outside.")
 
 
 def _ends(pixels: np.ndarray) -> Pair:

@@ -27,7 +27,7 @@ from hpcseg.files import write_bytes
 from hpcseg.learn.checkpoint import weights_sha256
 from hpcseg.memory import free_host_bytes
 from hpcseg.metrics import accuracy
-from hpcseg.predict.card import Accuracy, ModelCard, Training, grey_quantiles, read_card
+from hpcseg.predict.card import Accuracy, ModelCard, Training, border_of, grey_quantiles, read_card
 from hpcseg.runs.folder import CellFolder
 from hpcseg.runs.grid import Cell, data_file, planned, read_cell
 from hpcseg.runs.inputs import load_model, weightless_unet
@@ -100,6 +100,7 @@ def open_cell(folder: CellFolder, data: Path | None = None) -> Model:
         grey_dtype=info.dtype,
         grey=info.grey,
         grey_quantiles=grey_quantiles(info),
+        border=border_of(info),
         data=cell.config.data,
         train=cell.config.train,
         training=_training(cell, record),

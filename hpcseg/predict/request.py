@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
 
 from hpcseg.ahead import OnSlice
+from hpcseg.data.classes import outside
+from hpcseg.data.grey import border_mask
 from hpcseg.errors import ConfigError, DatasetError, IncompleteError
 from hpcseg.files import make_folder, remove_left
 from hpcseg.predict import mapping as mappings
@@ -32,7 +35,7 @@ from hpcseg.slices.source import Reading, Source, choose_slices
 from hpcseg.text import counted
 
 # Of a request what a record has under the same name, without the underscore; null where nothing was said.
-_ASKED = ("format_", "range_", "percentiles", "precision", "every", "slices", "adapt_norm", "outside")
+_ASKED = ("format_", "range_", "percentiles", "precision", "every", "slices", "adapt_norm", "outside", "border")
 _KEPT = (
     *("hpcseg_version", "commit", "diff_sha256", "command", "python", "torch", "numpy"),
     *("host", "cores", "system", "time"),
@@ -75,7 +78,10 @@ class Request:
     adapt_norm: bool = False
     """Batch normalisation takes the statistics of this volume in place of the training's."""
     outside: int = 0
-    """Label of pixels that have no grey value (NaN)."""
+    """Label of pixels that have no grey value (NaN), or lie in a border that is left out."""
+    border: Literal["label", "outside"] | None = None
+    """What padded borders of one value are: labelled like all else, or outside; None: outside where the training's have
+    no labels."""
     wishes: Wishes = field(default_factory=Wishes)
 
 
@@ -102,11 +108,12 @@ class Prediction:
         """
         done, classes = self.folder.done(), len(self.models[0].card.class_values)
         for index, one in done.items():
-            if index >= len(self.volume) or len(one.counts) != classes:
+            fits = index < len(self.volume) and sum(one.counts) <= math.prod(self.volume.shapes[index])
+            if not fits or len(one.counts) != classes:
                 raise IncompleteError(
-                    f"{self.folder.path}/slices*.jsonl are damaged: the slice of index {index} has counts of "
-                    f"{len(one.counts)} classes, and there are {len(self.volume)} slices and {classes} classes. Delete "
-                    "that line, and the same command goes on."
+                    f"{self.folder.path}/slices*.jsonl are damaged: the slice of index {index} has {sum(one.counts)} "
+                    f"pixels of {len(one.counts)} classes, and there are {len(self.volume)} slices and {classes} "
+                    "classes. Delete that line, and the same command goes on."
                 )
         return done
 
@@ -117,12 +124,18 @@ class Prediction:
 
     @property
     def outside_values(self) -> dict[str, float]:
-        """What each layer has where a pixel has no grey value: no class is probable, and nothing is known."""
+        """What each layer has where a pixel lies outside: no class is probable, and nothing is known."""
         unknown = 1.0 if self.request.wishes.float16 else 255
         return {
             layer.name: {"labels": self.request.outside, "uncertainty": unknown}.get(layer.name, 0)
             for layer in self.layers
         }
+
+    def outside(self, image: np.ndarray) -> np.ndarray | None:
+        """(H, W) bool, the pixels of a slice that get no class: without a grey value, or of a border outside."""
+        missing = outside(image)
+        padded = border_mask(image) if self.request.border == "outside" else None
+        return padded if missing is None else missing if padded is None else missing | padded
 
     def target(self) -> Target:
         """The files of its layers."""
@@ -149,7 +162,7 @@ def begin(request: Request, *, on_slice: OnSlice = lambda *_: None, write: bool 
     opened = [(open_model(path, request.data), path) for path in request.models]
     once = {model.card.model_sha256: (model, path) for model, path in reversed(opened)}
     models, paths = zip(*reversed(once.values()), strict=True)
-    request = replace(request, models=paths)
+    request = replace(request, models=paths, border=_border(request, models))
     _check_ensemble(models, request)
     whole = open_volume(request.source, request.how)
     volume = choose_slices(whole, every=request.every, slices=request.slices)
@@ -184,6 +197,7 @@ def begin(request: Request, *, on_slice: OnSlice = lambda *_: None, write: bool 
             models[0].card,
             range_=request.range_,
             percentiles=request.percentiles,
+            border=request.border,
             on_slice=on_slice,
             on_note=notes.append,
         )
@@ -233,13 +247,19 @@ def in_memory(request: Request, models: Sequence[Model], volume: Source) -> Pred
         ConfigError, DatasetError: as `begin`.
     """
     models = tuple({model.card.model_sha256: model for model in models}.values())
+    request = replace(request, border=_border(request, models))
     _check_ensemble(models, request)
     _check_sizes(models[0], volume)
     _check_neighbours(models[0], volume.whole or volume)
     looked_at = volume.whole if request.percentiles and volume.whole else volume
     notes: list[str] = []
     mapping = mappings.decide(
-        looked_at, models[0].card, range_=request.range_, percentiles=request.percentiles, on_note=notes.append
+        looked_at,
+        models[0].card,
+        range_=request.range_,
+        percentiles=request.percentiles,
+        border=request.border,
+        on_note=notes.append,
     )
     layers = _layers(models, request.wishes)
     return Prediction(request, models, volume, mapping, OutFolder(request.out), layers, notes=tuple(notes))
@@ -303,6 +323,12 @@ def _check_ensemble(models: Sequence[Model], request: Request) -> None:
         )
     if request.wishes.spread and len(models) < 2:
         raise ConfigError("--spread is the spread over several models. Give more with --ensemble.")
+
+
+def _border(request: Request, models: Sequence[Model]) -> Literal["label", "outside"] | None:
+    """What was said of borders or, where nothing was, that they lie outside if no model has learnt from any."""
+    ignored = all(model.card.border == "ignored" for model in models)
+    return request.border or ("outside" if ignored else None)
 
 
 def _check_sizes(model: Model, whole: Source) -> None:

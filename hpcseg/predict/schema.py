@@ -51,6 +51,7 @@ class Asked(Record, frozen=True, kw_only=True):
     slices: tuple[int, int] | UnsetType | None = UNSET
     adapt_norm: bool | UnsetType | None = UNSET
     outside: int | UnsetType | None = UNSET
+    border: Literal["label", "outside"] | UnsetType | None = UNSET
     probabilities: bool
     uncertainty: bool
     spread: bool

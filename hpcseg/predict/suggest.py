@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,7 +20,8 @@ class Suggestion:
     picks: tuple[int, ...]
     """The least known first."""
     uncertainty: np.ndarray
-    """(N,) float64 of every slice: the mean over its pixels of the entropy, as a share of the largest there is."""
+    """(N,) float64 of every slice: the mean of the entropy over its pixels inside, as a share of the largest
+    there is."""
     labelled: tuple[str, ...]
     """Names of those that the models were trained or tested on, also of those between slices that are every N-th."""
 
@@ -54,16 +55,22 @@ def suggest(
             known.add(index)
         return pixels
 
-    uncertainty = np.zeros(len(volume))
+    uncertainty, empty = np.zeros(len(volume)), set[int]()
     for layers, result in segment(replace(prediction, volume=replace(volume, decode=decode))):
         inside, layer = sum(result.counts), layers["uncertainty"]
-        # Pixels without a grey value, of which there are layer.size - inside, have a 1 in the layer.
+        if not inside:
+            empty.add(result.index)
+        # Pixels outside, of which there are layer.size - inside, have a 1 in the layer.
         uncertainty[result.index] = (layer.sum(dtype=np.float64) - (layer.size - inside)) / max(1, inside)
         on_slice(result.index + 1, len(volume))
     if len(known) == len(volume):
         which = "slice" if volume.whole is None else f"of the {len(volume)} slices looked at"
         raise ConfigError(f"{volume.path}: each {which} has labels, so that there is none to choose.")
-    count = min(count, len(volume) - len(known))
+    if len(known | empty) == len(volume):
+        raise ConfigError(
+            f"{volume.path}: the slices without labels have no grey values, so that there is none to choose."
+        )
+    count = min(count, len(volume) - len(known | empty))
     whole = volume.whole or volume
     between = [
         place
@@ -73,11 +80,11 @@ def suggest(
     taken = [*known, *(place / volume.every for place in between)]
     places = sorted([*map(volume.place, known), *between])
     return Suggestion(
-        tuple(pick(uncertainty, taken, count)), uncertainty, tuple(whole.names[place] for place in places)
+        tuple(pick(uncertainty, taken, count, empty)), uncertainty, tuple(whole.names[place] for place in places)
     )
 
 
-def pick(uncertainty: np.ndarray, taken: Sequence[float], count: int) -> list[int]:
+def pick(uncertainty: np.ndarray, taken: Sequence[float], count: int, empty: Container[int] = frozenset()) -> list[int]:
     """One slice after the other, the most uncertain of those that are far from all that are taken.
 
     Neighbours are nearly the same picture, so a second one of them would teach little. Far is half of the distance
@@ -86,13 +93,14 @@ def pick(uncertainty: np.ndarray, taken: Sequence[float], count: int) -> list[in
     Args:
         uncertainty: (N,) of each slice, in the order of the stack.
         taken: indices that are not to be chosen, or places between two.
-        count: to choose, at most the slices that are not taken.
+        count: to choose, at most the slices that are left.
+        empty: indices that are not to be chosen either, and keep no other away.
 
     Returns:
         Indices in the order in which they were chosen.
     """
     chosen: list[int] = []
-    order = np.argsort(-uncertainty, kind="stable").tolist()
+    order = [index for index in np.argsort(-uncertainty, kind="stable").tolist() if index not in empty]
     gap = len(uncertainty) / (2 * (len(taken) + count))
     while len(chosen) < count:
         for index in order:

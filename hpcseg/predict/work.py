@@ -21,8 +21,8 @@ import numpy as np
 import torch
 
 from hpcseg.ahead import LEAST_AHEAD, OnSlice, ahead, slices_ahead
-from hpcseg.data.classes import outside
 from hpcseg.launch.environment import host, read_environment
+from hpcseg.learn.precision import autocast
 from hpcseg.learn.ranks import choose_device
 from hpcseg.memory import keep_freed_memory
 from hpcseg.predict.contact_sheet import write_sheet
@@ -104,6 +104,11 @@ def work(
     return written == len(slices)
 
 
+def check_precision(precision: str) -> None:
+    """Raise HpcsegError where this process's device does not compute in a precision."""
+    autocast(precision, choose_device(read_environment().local_rank))
+
+
 def finish(prediction: Prediction) -> Finished:
     """Give the files their names, write fractions.csv and a sheet, and complete prediction.json, which is returned.
 
@@ -129,7 +134,7 @@ class _Read:
     image: np.ndarray
     """(H, W) float32, as the network takes it."""
     outside: np.ndarray | None
-    """(H, W) bool, where there is no grey value; None: nowhere."""
+    """(H, W) bool, as `Prediction.outside`."""
     sha256: str
     """Of the grey values."""
     around: tuple[str, ...] = ()
@@ -188,7 +193,7 @@ def _answers(
 def _read(prediction: Prediction, place: int) -> _Read:
     pixels = prediction.volume.read_at(place)
     image = prediction.mapping.apply(pixels, prediction.models[0].card.grey)
-    return _Read(place, image, outside(pixels), sha256_of(pixels))
+    return _Read(place, image, prediction.outside(pixels), sha256_of(pixels))
 
 
 def _layers_of(prediction: Prediction, read: _Read, answer: Answer) -> tuple[dict[str, np.ndarray], SliceResult]:

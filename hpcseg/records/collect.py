@@ -19,8 +19,9 @@ from hpcseg.data.splits import NO_GAP, SHORT_GAP, few_test_slices, shared_tests
 from hpcseg.records.accept import Refused, accept_evaluation, accept_training, epochs_so_far, refuse_changed
 from hpcseg.records.groups import Group, Position, differing, grouped, placed, select
 from hpcseg.records.row import CLEAN, Hole, Row
+from hpcseg.runs.command import command_that_runs
 from hpcseg.runs.folder import RunFolder
-from hpcseg.runs.grid import Cell, command_that_runs, planned_cells, read_plan
+from hpcseg.runs.grid import Cell, planned_cells, read_plan
 from hpcseg.runs.names import short_names
 from hpcseg.runs.record import read_as
 from hpcseg.runs.schema import Plan, Trained
@@ -133,7 +134,7 @@ class Records:
     @property
     def remedy(self) -> str:
         """The sentence that fills an ordinary hole."""
-        return _remedy(self.plan)
+        return _remedy(self.run, self.plan)
 
 
 def collect(run: RunFolder, under_way: Container[str] = ()) -> Records:
@@ -184,11 +185,11 @@ def trained_record(cell: Cell, plan: Plan) -> Trained | Hole:
 
 def _hole(cell: Cell, refused: Refused, plan: Plan) -> Hole:
     first = f"Delete {refused.delete}, then run" if refused.delete else "Run"
-    return Hole(cell.id, str(refused), _remedy(plan, first))
+    return Hole(cell.id, str(refused), _remedy(RunFolder(cell.folder.path.parents[1]), plan, first))
 
 
-def _remedy(plan: Plan, first: str = "Run") -> str:
-    return f"{first} `{command_that_runs(plan)}`."
+def _remedy(run: RunFolder, plan: Plan, first: str = "Run") -> str:
+    return f"{first} `{command_that_runs(run, plan)}`."
 
 
 def _split_notes(rows: tuple[Row, ...]) -> list[str]:

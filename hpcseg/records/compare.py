@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -23,8 +24,9 @@ def collect_to_compare(runs: Mapping[str, RunFolder]) -> Records:
     """The records of runs side by side: one group per run and setting. Cells of both are in both.
 
     Args:
-        runs: by what the report calls them. One alone is compared within itself: the variants that were made of it with
-            `--set`, whose cells lie in one folder, whether or not its job lists them still.
+        runs: by what the report calls them; a cell of several whose records differ has those of each. One alone is
+            compared within itself: the variants that were made of it with `--set`, whose cells lie in one folder,
+            whether or not its job lists them still.
 
     Raises:
         ConfigError: the runs are of other data, or there is nothing to compare.
@@ -43,8 +45,12 @@ def collect_to_compare(runs: Mapping[str, RunFolder]) -> Records:
             listed = ", ".join(f"{name} with {text}" for name, text in code.items())
             notes.append(f"Computed otherwise, which may be what differs: {listed}.")
     rows: dict[str, Row] = {}
-    for row in (row for of in variants.values() for row in of):
-        rows.setdefault(row.id, row)
+    for name, of in variants.items():
+        # A cell's id does not tell its evaluation, nor where it was trained: what a run says of it is its own.
+        variants[name] = [
+            _own(row, name) if row.id in rows and not row.same_records(rows[row.id]) else row for row in of
+        ]
+        rows = {row.id: row for row in variants[name]} | rows
     rows = {row.id: row for row in placed(rows.values())}
     groups = [grouped([rows[row.id] for row in of], name) for name, of in variants.items()]
     flattened = tuple(group for of in groups for group in of)
@@ -56,6 +62,11 @@ def collect_to_compare(runs: Mapping[str, RunFolder]) -> Records:
     title = f"{' and '.join(found)} compared" if len(found) > 1 else f"Variants of {next(iter(found))}"
     plan = msgspec.structs.replace(first.plan, title=title)
     return Records(first.run, plan, _REPORT, tuple(rows.values()), flattened, tuple(dict.fromkeys(notes)))
+
+
+def _own(row: Row, run: str) -> Row:
+    own = dataclasses.replace(row, run=run)
+    return dataclasses.replace(own, hole=row.hole and dataclasses.replace(row.hole, subject=own.id))
 
 
 def _check_data(found: Mapping[str, Records]) -> None:

@@ -59,11 +59,18 @@ class Row:
     """Of its training, as far as it has come."""
     position: int = 0
     """Its data.split_seed, or, where another row with these settings has the same test slices, the first one's."""
+    run: str = ""
+    """The name of its run, where other runs of a comparison have other records of the same cell."""
 
     @property
     def id(self) -> str:
-        """The cell's id."""
-        return self.cell.id
+        """The cell's id, with its run where it takes that to know the row."""
+        return f"{self.cell.id} of {self.run}" if self.run else self.cell.id
+
+    def same_records(self, other: Row) -> bool:
+        """Whether both have the same records of their training and evaluation, as copies of one cell have."""
+        mine, theirs = ([one and one.record for one in (row.training, row.evaluation)] for row in (self, other))
+        return mine == theirs
 
     @property
     def config(self) -> CellConfig:

@@ -38,6 +38,7 @@ from hpcseg.statistics import FEWEST, Estimate, Repetition, best, difference, es
 from hpcseg.text import counted, shown
 
 _NEXT = 10
+_ALL = 10**9
 """More slices that somebody may label, to say what they would bring."""
 _TOO_FEW = " (fewer than three repetitions have no interval: they say nothing of another training)"
 _ONE_SLICE = " (one test slice has no interval: it says nothing of others)"
@@ -240,12 +241,14 @@ def nearest(records: Records) -> str | None:
 
 def slices(records: Records) -> str | None:
     """What more labelled slices bring, from the fewest to all, and what the next ones would."""
-    groups = {group.config.data.train_slices or 10**9: group for group in _longest(records, "data.train_slices")}
+    groups = {group.config.data.train_slices or _ALL: group for group in _longest(records, "data.train_slices")}
     few, all_of = groups[min(groups)], groups[max(groups)]
     found = difference(at(records, WHOLE)(all_of), at(records, WHOLE)(few))
     if few is all_of or found is None:
         return None
-    text = f"From {min(groups)} labelled slices to all: {_points(found)} on whole slices ({all_of.config.data.tiles})."
+    to = "all" if max(groups) == _ALL else max(groups)
+    few_slices = counted(min(groups), "labelled slice")
+    text = f"From {few_slices} to {to}: {_points(found)} on whole slices ({all_of.config.data.tiles})."
     before = groups[sorted(groups)[-2]]
     last = difference(at(records, WHOLE)(all_of), at(records, WHOLE)(before))
     number, of_before = all_of.rows[0].training_slices(), before.rows[0].training_slices()

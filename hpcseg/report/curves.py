@@ -183,15 +183,17 @@ def _draw_paper(axes: Axes) -> None:
 
 def cost(records: Records) -> Drawn:
     """Errors on whole slices against the pixels that a training saw, one colour and marker per group."""
-    figure, axes = _of_whole_slices("millions of pixels seen in training: steps, whatever the machine")
     groups = sorted(records.groups, key=lambda group: group.rows[0].pixels_seen() or 0.0)
     known = [(group, errors) for group in groups if (errors := _errors(records, group))]
+    if not known:
+        return _nothing("cost", records)
+    figure, axes = _of_whole_slices("millions of pixels seen in training: steps, whatever the machine")
     for (group, errors), colour, marker in zip(known, itertools.cycle(_COLOURS), itertools.cycle("os^Dv")):
         seen = (group.rows[0].pixels_seen() or 0.0) / 1e6
         name = f"{group.config.data.tiles}, {training_label(group, records.differing)}".replace(", 0 % noise", "")
         axes.plot([seen] * len(errors), errors, marker, color=colour, markersize=4, alpha=0.7, label=name)
     figure.legend(loc="outside upper left", ncols=2, fontsize=7.5)
-    return Drawn(figure) if known else _nothing("cost", records)
+    return Drawn(figure)
 
 
 _LABELLED = {"data.train_slices": "", "data.label_share": "all or a part of the pixels of {slices} slices"}

@@ -101,6 +101,9 @@ def edges(records: Records) -> Table:
         for head, found, which in (("labels", "clean", 0), ("clean", "clean", 1), ("noisy", "noisy", 1)):
             part = of_class(lambda confusion, which=which: metrics.phase_fractions(confusion)[which], place)  # type: ignore[misc]
             phases[f"{head}: {value}"] = Column(of_confusion(SETS[found], part), Unit.SHARE)
+            if which:
+                off = of_class(lambda confusion: np.subtract(*metrics.phase_fractions(confusion)[::-1]), place)
+                phases[f"{head}: {value}, off by"] = Column(of_confusion(SETS[found], off), Unit.SIGNED)
     for head, level in LEVELS.items():
         ratio = repeated(lambda row, level=level: row.interfaces(level(row)))  # type: ignore[misc]
         phases[f"{head}: interfaces"] = Column(ratio, Unit.MULTIPLE)

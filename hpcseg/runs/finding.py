@@ -6,18 +6,18 @@ import contextlib
 import fnmatch
 import os.path
 import shlex
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 
 from hpcseg.errors import ConfigError, HpcsegError, IncompleteError
 from hpcseg.jobfile import find_job, load_job
-from hpcseg.runs.folder import CellFolder, RunFolder, newest_run
+from hpcseg.runs.command import command_that_runs
+from hpcseg.runs.folder import RUNS, CellFolder, RunFolder, newest_run
 from hpcseg.runs.gate import require_own
 from hpcseg.runs.grid import Cell, Grid, plan, planned, planned_cells, read_plan
 from hpcseg.runs.names import short_names
-from hpcseg.text import counted
+from hpcseg.text import counted, is_cell_id, some_of
 
-RUNS = Path("runs")
 OWN_JOB = "segment"
 """What runs on a user's own slices where no job is named."""
 _PAPERS_DATA = "837bfab285293708faeec3297187c165e20ca3bd3db6ca48922cfc7fc9e510f0"
@@ -113,6 +113,17 @@ def choose_cells(
     return choose({one: names[one] for one in known}, patterns, what)
 
 
+def refuse_others(run: RunFolder, cells: Sequence[Cell], patterns: Sequence[str] | None) -> None:
+    """Raise ConfigError where one of the patterns is the id of a cell that the last `hpcseg grid` does not have."""
+    known = {cell.id for cell in cells}
+    for pattern in patterns or ():
+        if pattern not in known and is_cell_id(pattern) and run.cell(pattern).config_file.is_file():
+            raise ConfigError(
+                f"{pattern} is of other settings than the last `hpcseg grid`. The command that planned it goes on "
+                f"with it: `{command_that_runs(run, planned(run.cell(pattern)))}`."
+            )
+
+
 def choose(names: Mapping[str, str], patterns: Sequence[str], what: str) -> list[str]:
     """The ids that fit any of the patterns, or whose names do, in their order; raises ConfigError as `choose_cells`.
 
@@ -166,8 +177,8 @@ def find_trained(cell: str, run: Path | None) -> CellFolder:
     return found[0]
 
 
-def find_all_trained(cell: str, run: Path | None) -> list[CellFolder]:
-    """As `find_trained`, for a pattern that may fit several.
+def find_all_trained(cell: str, run: Path | None, on_note: Callable[[str], None] = lambda _: None) -> list[CellFolder]:
+    """As `find_trained`, for a pattern that may fit several; `on_note` is told which of them are left out.
 
     Cells of the last `hpcseg grid` come first: where some of them fit, those of others before it do not count.
     """
@@ -195,7 +206,10 @@ def find_all_trained(cell: str, run: Path | None) -> list[CellFolder]:
         raise IncompleteError(
             f'No cell of {where.path} that fits "{cell}" is trained yet. Run `hpcseg grid` first.{trained_before}'
         )
-    return [folder for folder in trained if folder.id in names] or trained
+    chosen = [folder for folder in trained if folder.id in names] or trained
+    if left_out := [names[folder.id] for folder in fitting if folder not in trained and folder.id in names]:
+        on_note(f'of the cells that "{cell}" fits, these are not trained yet and left out: {some_of(left_out)}.')
+    return chosen
 
 
 def find_model(model: str, run: Path | None) -> Path:
@@ -203,9 +217,9 @@ def find_model(model: str, run: Path | None) -> Path:
     return Path(model) if _is_file(model) else find_trained(model, run).path
 
 
-def find_models(models: str, run: Path | None) -> list[Path]:
+def find_models(models: str, run: Path | None, on_note: Callable[[str], None]) -> list[Path]:
     """As `find_model`, for a pattern that may fit several trained cells."""
-    return [Path(models)] if _is_file(models) else [folder.path for folder in find_all_trained(models, run)]
+    return [Path(models)] if _is_file(models) else [folder.path for folder in find_all_trained(models, run, on_note)]
 
 
 def _is_file(model: str) -> bool:

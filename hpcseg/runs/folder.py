@@ -38,6 +38,8 @@ from typing import Any
 
 from hpcseg.errors import IncompleteError
 
+RUNS = Path("runs")
+"""Where the folders of runs lie, of whom nothing else is said."""
 PREDICTION = "prediction.json"
 """The record of a prediction, whose folder has files of these names too where it was submitted."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import os
 import shlex
@@ -224,23 +223,6 @@ def _quoted(command: str) -> str:
         return shlex.join(shlex.split(command))
     except ValueError:
         return shlex.quote(command)
-
-
-def command_that_runs(plan: Plan) -> str:
-    """The command that runs the cells of a run: that which planned it, or with the options of `hpcseg train`, which
-    planned them all and runs one; of others, as a notebook's, one of the same job."""
-    words = shlex.split(plan.command)
-    if words[:2] == ["hpcseg", "grid"]:
-        return plan.command
-    if words[:2] != ["hpcseg", "train"]:
-        return f"hpcseg grid --job {shlex.quote(plan.job)}"
-    # All of its options have a value, behind them or behind a "="; what is left is the cell.
-    options = (
-        word
-        for before, word in itertools.pairwise(words)
-        if word.startswith("--") or (before.startswith("--") and "=" not in before)
-    )
-    return shlex.join(["hpcseg", "grid", *options])
 
 
 def planned_cells(run: RunFolder, plan: Plan) -> tuple[Cell, ...]:

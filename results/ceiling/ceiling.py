@@ -53,7 +53,7 @@ def distance_from_edge(labels: np.ndarray) -> np.ndarray:
 
 
 def counts_of(change: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """(FAR + 1, changes, 2) int64 of the labels of a slice and the next: pixels by distance and change; that disagree."""
+    """(FAR + 1, changes, 2) int64 of two slices' labels: pixels by distance and change, and those that differ."""
     place = distance_from_edge(labels[0]) * len(CHANGES) + np.digitize(change, CHANGES) - 1
     kinds = (FAR + 1) * len(CHANGES)
     found = [np.bincount(some, minlength=kinds) for some in (place.ravel(), place[labels[0] != labels[1]])]

@@ -60,8 +60,13 @@ def test_cancel_knows_a_cell_of_earlier_settings_by_a_pattern(older, slurm):
 
 
 def test_cancel_of_the_others_ends_what_the_last_grid_does_not_have(older, slurm):
-    assert "Cancelled 2 cells" in hpcseg("cancel", "--others", "--run", older.run.path).stdout
+    said = " ".join(hpcseg("cancel", "--others", "--run", older.run.path).stdout.split())
+    assert "Cancelled 2 cells" in said
     assert cancelled(slurm) == {"100_0", "100_1"}
+    # `retry` knows the last plan alone, and says so.
+    assert "hpcseg retry" not in said and "They go on where they are with: hpcseg grid --job smoke" in said
+    refused = hpcseg("retry", older.cells[0].id, "--run", older.run.path)
+    assert refused.exit_code == 2 and "of other settings than the last `hpcseg grid`" in refused.stderr
 
 
 def test_what_of_earlier_settings_has_ended_is_not_cancelled(older, slurm):

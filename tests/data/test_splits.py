@@ -210,6 +210,10 @@ def test_of_bundles_of_slices_that_are_far_apart_each_is_in_one_set(seed):
     assert sorted(sorted({int(numbers[index]) // 100 for index in part}) for part in found) == [[0], [1], [2]]
 
 
+def test_a_gap_may_be_asked_for_that_is_larger_than_any_stack():
+    assert widest_gap(np.arange(12), at_most=2**63 - 1) == 3
+
+
 @pytest.mark.parametrize(
     ("numbers", "at_most", "widest"),
     # With g left out between any two of three single slices there are 3 + 3 g of them on the ring; of every tenth

@@ -95,7 +95,7 @@ def test_pixels_without_a_grey_value_do_not_count(cells, volume, tmp_path):
 
 def test_percentiles_of_every_third_slice_are_of_the_whole_volume(cells, volume, tmp_path, monkeypatch):
     looked_at = []
-    monkeypatch.setattr(mapping, "volume_percentiles", lambda of, *_: (looked_at.append(of), (0.0, 1.0))[1])
+    monkeypatch.setattr(mapping, "volume_percentiles", lambda of, *_, **__: (looked_at.append(of), (0.0, 1.0))[1])
     run = cells[0].path.parents[1]
     hpcseg("suggest", cells[0].path, volume, "-n", "1", "--every", "3", "--percentiles", 1, 99, "--run", run)
     assert list(map(len, looked_at)) == [len(list(volume.iterdir()))]

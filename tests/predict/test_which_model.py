@@ -55,6 +55,15 @@ def test_run_and_models_are_printed_whoever_chose_them(predict, cells, model_fil
     assert f"Model: {first} (file {model_file})" in file.stdout
 
 
+def test_what_a_pattern_fits_and_is_not_trained_yet_is_said(predict, cells):
+    first, second = (cell.id for cell in cells)
+    Path("runs/old/cells", second, "training.json").unlink()
+    answer = predict(first, "scan.tif", "-o", "out", "--ensemble", "*")
+    assert answer.exit_code == 0, answer.output
+    assert 'of the cells that "*" fits, these are not trained yet and left out: s1.' in " ".join(answer.stderr.split())
+    assert second not in answer.stdout
+
+
 def test_a_copy_of_a_cell_that_lies_in_no_run_is_called_a_folder(cells, tiny_dataset, tiny_folder, tmp_path):
     shutil.copytree(cells[0].path, tmp_path / "kept")
     command = ("predict", tmp_path / "kept", tiny_folder / "data", "-o", tmp_path / "out", "--data", tiny_dataset)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,9 @@ from hpcseg.records.collect import collect
 from hpcseg.report.build import build_report
 from hpcseg.report.page import plain
 from hpcseg.report.table import Block, Line, Number, Table, Text, Unit, table_csv
-from hpcseg.runs.grid import Grid, command_that_runs, read_plan
+from hpcseg.runs.command import command_that_runs
+from hpcseg.runs.folder import RunFolder
+from hpcseg.runs.grid import Grid, read_plan
 from hpcseg.runs.record import write_record
 
 SCRIPT = "<script>alert(1)</script>"
@@ -182,7 +185,7 @@ def test_advice_from_a_foreign_plan_is_words_and_no_script(tmp_path, command):
     grid = small(tmp_path / "run")
     grid.cells[0].folder.evaluation_file.unlink()
     change(grid.run.grid_file, command=command)
-    advice = command_that_runs(read_plan(grid.run))
+    advice = command_that_runs(grid.run, read_plan(grid.run))
     shell = f"hpcseg() {{ printf '%s\\n' \"$@\"; }}; pwned() {{ echo PWNED; }}; {advice}"
     done = subprocess.run(["/bin/sh", "-c", shell], capture_output=True, text=True, check=True)
     assert (done.stdout.splitlines()[0], done.stderr) == ("grid", "")
@@ -199,11 +202,28 @@ def test_of_a_run_that_train_began_a_hole_has_the_options_that_planned_it(tmp_pa
     grid.cells[0].folder.evaluation_file.unlink()
     change(grid.run.grid_file, command=typed)
     wanted = "hpcseg grid --job segment --data=B.h5 --run runs/B --set train.width=4 --set data.tiles=cover"
-    assert command_that_runs(read_plan(grid.run)) == wanted
+    assert command_that_runs(grid.run, read_plan(grid.run)) == wanted
     assert f"Run `{wanted}`." in str(collect(grid.run).holes[0])
+
+
+@pytest.mark.parametrize("typed", ["", " --run runs/a", " --run=runs/a --json"])
+def test_of_a_copied_run_the_command_names_the_copy(tmp_path, monkeypatch, typed):
+    monkeypatch.chdir(tmp_path)
+    grid = small(Path("runs/a"))
+    change(grid.run.grid_file, command=f"hpcseg grid --job a.toml{typed} --workers 2", job="a")
+    grid.run.submissions_file.write_text("")
+    shutil.copytree("runs/a", "runs/the copy")
+    copy = RunFolder(Path("runs/the copy"))
+    wanted = "hpcseg grid --job a.toml --workers 2 --run 'runs/the copy'"
+    assert command_that_runs(copy, read_plan(copy)) == wanted
+    ours = command_that_runs(grid.run, read_plan(grid.run))
+    assert ours == f"hpcseg grid --job a.toml{typed.removesuffix(' --json')} --workers 2"
+    # Of a published one nobody knows where it will go on.
+    copy.submissions_file.unlink()
+    assert command_that_runs(copy, read_plan(copy)) == ours
 
 
 def test_an_ordinary_command_is_given_back_as_it_was_typed(tmp_path):
     grid = small(tmp_path / "run")
     change(grid.run.grid_file, command="hpcseg grid --job tiny --set 'data.tiles=\"2 x\"'")
-    assert command_that_runs(read_plan(grid.run)) == "hpcseg grid --job tiny --set 'data.tiles=\"2 x\"'"
+    assert command_that_runs(grid.run, read_plan(grid.run)) == "hpcseg grid --job tiny --set 'data.tiles=\"2 x\"'"

@@ -222,6 +222,18 @@ def test_what_the_next_labelled_slices_bring_follows_from_the_last_two_numbers(t
     assert text.endswith("If it goes on as from 8 to 16, 10 more bring +1.40 points.")
 
 
+def test_the_most_labelled_slices_that_were_asked_for_are_not_called_all(tmp_path):
+    job = JOB.partition("[[grid]]")[0].replace('other_noise = "uniform"', "whole_slices = true")
+    job += '[[grid]]\ndata.tiles = "small"\ndata.train_slices = [1, 3]\ntrain.seed = [0, 1, 2]\n'
+    grid = planned(tmp_path, ["slices"], grid=job)
+    for cell in grid.cells:
+        right = {1: 900, 3: 940}[cell.config.data.train_slices] + cell.config.train.seed
+        finish_with_slices(cell, lambda *_: 900, whole=(right, right))
+        change(cell.folder.training_file, train_slices=cell.config.data.train_slices)
+    (text,) = told(grid.run)
+    assert "From 1 labelled slice to 3: +4.00" in text
+
+
 def test_a_share_of_the_labels_is_compared_with_all_and_drawn_at_as_many_slices(tmp_path):
     job = JOB.replace('other_noise = "uniform"', "whole_slices = true").replace("[0.0, 0.5]", "0.0")
     job += '[[grid]]\ndata.tiles = "small"\ndata.label_share = 0.25\ntrain.seed = [0, 1, 2]\n'

@@ -230,6 +230,20 @@ def test_a_cell_that_two_runs_share_is_in_both_and_gains_nothing_over_itself(tmp
     assert (group.config.train.width, other.of, other.config.train.noise_fraction) == (16, "a", 0.0)
 
 
+@pytest.mark.parametrize("order", ["abc", "cba", "bca"])
+def test_a_cell_whose_records_differ_has_those_of_each_run_whichever_is_named_first(tmp_path, order):
+    grids = {name: of_width(tmp_path / name, 8, right) for name, right in (("a", 900), ("b", 930), ("c", 900))}
+    for cell in grids["c"].cells:
+        cell.folder.evaluation_file.write_text("{")
+    built = compare({name: grids[name].run for name in order}, tmp_path / "out")
+    records = built.content.records
+    assert len({row.id for row in records.rows}) == len(records.rows) == 18
+    lines = [line for block in own.axes(records).blocks for line in block.lines if "against" not in line.label.text]
+    right = {line.label.text[0]: line.cells[0].found for line in lines if line.label.text.endswith("fraction 0")}
+    assert right["a"].mean == pytest.approx(0.901) and right["b"].mean == pytest.approx(0.931) and not right["c"]
+    assert {hole.subject for hole in built.content.holes} >= {row.id for row in records.rows if not row.evaluation}
+
+
 def test_variants_by_set_of_one_run_are_compared_though_its_job_lists_the_last_alone(tmp_path, monkeypatch):
     run = tmp_path / "run"
     monkeypatch.setattr("sys.argv", ["hpcseg", "grid", "--job", "tiny.toml"])
