@@ -130,6 +130,20 @@ def test_bad_input_ends_in_one_sentence_and_an_exit_code(tmp_path, monkeypatch, 
     assert not list(tmp_path.iterdir()), "nothing is left behind"
 
 
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("prediction.json", "{} is a prediction: `hpcseg status --run {}` shows it, `hpcseg view {}` its slices."),
+        ("grid.json", "{} is a run: `hpcseg status --run {}` shows its cells."),
+        ("config.json", "{} is a cell of a run: `hpcseg export {} -o FILE.safetensors` makes a file of it."),
+    ],
+)
+def test_info_names_the_verb_for_what_hpcseg_writes_itself(tmp_path, file, said):
+    (tmp_path / file).write_text("{}")
+    answer = CliRunner().invoke(app, ["info", str(tmp_path)], env={"COLUMNS": "500"})
+    assert answer.exit_code == 2 and said.replace("{}", str(tmp_path)) in answer.output
+
+
 COMMANDS = sorted(SURFACE.keys() - {"follow-up"})
 
 

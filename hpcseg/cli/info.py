@@ -15,6 +15,7 @@ from hpcseg.cli.options import AsJson
 from hpcseg.cli.pack import DEFAULT_DATASET, show_packed, tiles_by_name
 from hpcseg.cli.reading import NumberedOptions
 from hpcseg.errors import ConfigError, DatasetError
+from hpcseg.runs.folder import CellFolder, RunFolder
 
 if TYPE_CHECKING:
     from hpcseg.slices.source import Reading, Source
@@ -40,6 +41,7 @@ def info(
     from hpcseg.data.store import is_packed_file
 
     path = Path(file)
+    _refuse_own(path)
     if path.suffix == ".safetensors":
         _show_model(path, as_json=as_json)
         return
@@ -49,6 +51,33 @@ def info(
         _show_packed_file(path, verify=verify, as_json=as_json)
         return
     _show_source(path, how.reading(), as_json=as_json)
+
+
+def _refuse_own(path: Path) -> None:
+    """Name the verb for a folder, or a file, that hpcseg writes and that is none of slices.
+
+    Raises:
+        ConfigError: it is one.
+    """
+    if not os.path.exists(path):  # Path.is_file raises where a name is too long
+        return
+    folder = RunFolder(path)
+    for what, found, verb in (
+        ("a prediction", folder.is_prediction(), "hpcseg status --run {}` shows it, `hpcseg view {}` its slices"),
+        ("a run", folder.grid_file.is_file(), "hpcseg status --run {}` shows its cells"),
+        (
+            "a cell of a run",
+            CellFolder(path).config_file.is_file(),
+            "hpcseg export {} -o FILE.safetensors` makes a file of it",
+        ),
+        (
+            "an ONNX file, for other programs",
+            path.suffix == ".onnx" and path.is_file(),
+            "hpcseg info` takes the .safetensors of it",
+        ),
+    ):
+        if found:
+            raise ConfigError(f"{path} is {what}: `{verb.format(path, path)}.")
 
 
 def _show_packed_file(path: Path, *, verify: bool, as_json: bool) -> None:

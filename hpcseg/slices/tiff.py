@@ -70,7 +70,13 @@ def open_folder(folder: Path, how: Reading) -> Source:
         if len(stack) > 1 or (how.needs_numbers and not re.search(r"\d", paths[0].stem)):  # alone it is the first
             return stack
     faults, notes = list[str](), list[str]()
-    if others:
+    # A label that was saved as PNG is one that nobody wants to lose.
+    kinds = {name: kind for name in others if (kind := other_kind(folder / name)) is not None}
+    faults += [
+        f"{name} is named as a slice of which there is no TIFF, and is a {kind}, or put it elsewhere"
+        for name, kind in kinds.items()
+    ]
+    if others := [name for name in others if name not in kinds]:
         few = f"{', '.join(others[:3])}{' and others' if others[3:] else ''}"
         notes.append(f"{few} in {folder} have names as its slices have, and are no TIFFs: they are no slices here.")
     doubts = faults if how.needs_numbers else []

@@ -133,6 +133,13 @@ def test_a_file_that_is_called_as_the_slices_are_and_is_no_tiff_is_named(folder)
         (place / name).touch()
     (note,) = open_source(place, Reading(needs_numbers=False)).notes
     assert note.startswith("s3.png, s5.tif.part in ") and "are no TIFFs" in note
+    (place / "s3.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    with pytest.raises(
+        DatasetError, match=r"s3\.png is named as a slice of which there is no TIFF, and is a PNG; save it as"
+    ):
+        open_source(place, Reading(needs_numbers=False))
+    (place / "s3.tif").write_bytes((place / "s2.tif").read_bytes())
+    assert len(open_source(place)) == 4, "a picture beside its slice is about it"
 
 
 def test_slices_to_segment_need_no_number_and_come_as_a_person_counts_them(folder):
