@@ -23,8 +23,9 @@ _SLICES_LOOKED_AT = 16
 _MOST_OUTSIDE = 0.01
 _MARGIN = 0.1
 _LEAST_SPAN = 0.1
-# What is noted as perhaps of another exposure: 1 or 99 % that are off by so much of the training's span between them.
-_MOST_OFF = 0.2
+# What is noted as perhaps of another exposure: 1 or 99 % that are off by so much of the training's span between them,
+# which costs several per cent of the pixels (results/exposure); and where somebody has said how they map, as not meant.
+_MOST_OFF, _MOST_OFF_AS_ASKED = 0.1, 0.2
 # Of all pixels, from which on a border is worth a note.
 _LEAST_BORDER = 0.01
 # From here on a HIGH is no share of 1.
@@ -231,7 +232,7 @@ def _look(
             f"{last:g}), but the model was trained on {low:g} to {high:g} (1 to 99 %: {ends[0]:g} to {ends[1]:g}). "
             f"{way_out} If they are right as they are: --range {card.grey.low:.17g} {card.grey.high:.17g}."
         )
-    most = _MOST_OFF * trained
+    most = (_MOST_OFF if as_trained else _MOST_OFF_AS_ASKED) * trained
     # Noise, which the training met, brings both ends further out; but so do a LOW and HIGH that are not the copy's.
     noisier = most + (_noise(card) if as_trained else 0.0)
     if not (-noisier <= first - ends[0] <= most and -most <= last - ends[1] <= noisier):
