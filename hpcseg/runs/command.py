@@ -18,7 +18,10 @@ def command_that_runs(run: RunFolder, plan: Plan | CellPlan) -> str:
     It names this folder where that is another one by now, as a copy is. A published run has no ledger, and goes on in a
     folder that its reader makes: there the command is as it was.
     """
-    words, job = shlex.split(plan.command or ""), plan.job or ""
+    try:
+        words, job = shlex.split(plan.command or ""), plan.job or ""
+    except ValueError:  # of a damaged config.json
+        words, job = [], plan.job or ""
     if words[:2] == ["hpcseg", "train"]:
         # All of its options have a value, behind them or behind a "="; what is left is the cell.
         options = (

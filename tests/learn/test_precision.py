@@ -62,7 +62,7 @@ def test_tf32_is_refused_where_the_hardware_does_not_round_so(device, monkeypatc
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla V100")
     with pytest.raises(
-        HpcsegError, match=r"tf32, in which (a CPU|Tesla V100) does not compute.*train\.precision = fp32"
+        HpcsegError, match=r"tf32, in which (a CPU|Tesla V100) does not compute.*take fp32: train\.precision"
     ):
         autocast("tf32", device)
 

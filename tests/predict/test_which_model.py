@@ -64,6 +64,12 @@ def test_what_a_pattern_fits_and_is_not_trained_yet_is_said(predict, cells):
     assert second not in answer.stdout
 
 
+def test_a_precision_that_the_device_does_not_have_is_refused_before_anything_is_written(predict, cells):
+    answer = predict(cells[0].id, "scan.tif", "-o", "out", "--precision", "tf32")
+    assert answer.exit_code == 1 and "--precision of a prediction" in answer.stderr, answer.output
+    assert not Path("out").exists()
+
+
 def test_a_copy_of_a_cell_that_lies_in_no_run_is_called_a_folder(cells, tiny_dataset, tiny_folder, tmp_path):
     shutil.copytree(cells[0].path, tmp_path / "kept")
     command = ("predict", tmp_path / "kept", tiny_folder / "data", "-o", tmp_path / "out", "--data", tiny_dataset)

@@ -26,7 +26,7 @@ from hpcseg.report.page import plain
 from hpcseg.report.table import Block, Line, Number, Table, Text, Unit, table_csv
 from hpcseg.runs.command import command_that_runs
 from hpcseg.runs.folder import RunFolder
-from hpcseg.runs.grid import Grid, read_plan
+from hpcseg.runs.grid import Grid, planned, read_plan
 from hpcseg.runs.record import write_record
 
 SCRIPT = "<script>alert(1)</script>"
@@ -221,6 +221,13 @@ def test_of_a_copied_run_the_command_names_the_copy(tmp_path, monkeypatch, typed
     # Of a published one nobody knows where it will go on.
     copy.submissions_file.unlink()
     assert command_that_runs(copy, read_plan(copy)) == ours
+
+
+def test_a_cell_whose_command_is_no_words_goes_on_with_its_job(tmp_path):
+    grid = small(tmp_path / "run")
+    cell = grid.cells[0].folder
+    change(cell.config_file, command="hpcseg grid 'half", job="a b")
+    assert command_that_runs(grid.run, planned(cell)) == "hpcseg grid --job 'a b'"
 
 
 def test_an_ordinary_command_is_given_back_as_it_was_typed(tmp_path):
