@@ -110,16 +110,15 @@ def grid(
         counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
         console.say(f"{planned.job.title}: {counted(len(states), 'cell')} in {planned.run.path} ({counts})")
         if "data" in others_trained(planned.run, {cell.id for cell in planned.cells}, planned.data_sha256):
-            console.say("Note: this run has cells of other data; --run runs/NAME keeps them apart.", to=console.stderr)
+            console.note("this run has cells of other data; --run runs/NAME keeps them apart.")
         if note := ledger.read(planned.run).note:
             console.say(note)
         if going_on := other_jobs(planned.run, {cell.id for cell in planned.cells}):
             shown = ", ".join(dict.fromkeys(job.shown.split("_")[0] for job in going_on.values()))
-            console.say(
-                f"Note: {counted(len(going_on), 'cell')} of other settings of this run still "
+            console.note(
+                f"{counted(len(going_on), 'cell')} of other settings of this run still "
                 f"{'wait or run' if len(going_on) > 1 else 'waits or runs'} (job {shown}). To end them: `hpcseg cancel "
-                f"--others{run_option(planned.run)}`.",
-                to=console.stderr,
+                f"--others{run_option(planned.run)}`."
             )
         # Sets are described in a dry run; but it is before the training that other positions are asked for.
         if not dry_run:

@@ -42,7 +42,7 @@ def info(
 
     path = Path(file)
     _refuse_own(path)
-    if path.suffix == ".safetensors":
+    if path.suffix in (".safetensors", ".onnx"):  # the second is refused, as it is wherever a model is opened
         _show_model(path, as_json=as_json)
         return
     # It is missed as a packed file where it has the name of one.
@@ -54,7 +54,7 @@ def info(
 
 
 def _refuse_own(path: Path) -> None:
-    """Name the verb for a folder, or a file, that hpcseg writes and that is none of slices.
+    """Name the verb for a folder that hpcseg writes and that is none of slices.
 
     Raises:
         ConfigError: it is one.
@@ -69,11 +69,6 @@ def _refuse_own(path: Path) -> None:
             "a cell of a run",
             CellFolder(path).config_file.is_file(),
             "hpcseg export {} -o FILE.safetensors` makes a file of it",
-        ),
-        (
-            "an ONNX file, for other programs",
-            path.suffix == ".onnx" and path.is_file(),
-            "hpcseg info` takes the .safetensors of it",
         ),
     ):
         if found:
@@ -91,7 +86,7 @@ def _show_packed_file(path: Path, *, verify: bool, as_json: bool) -> None:
     else:
         show_packed(content)
         for note in notes(content):
-            console.say(f"Note: {note}", to=console.stderr)
+            console.note(note)
     if verify:
         with console.progress_bar() as progress:
             task = progress.add_task("Verifying", total=content.shape[0])
@@ -110,7 +105,7 @@ def _show_source(path: Path, how: Reading, *, as_json: bool) -> None:
             source: Source | None = open_source(path, how)
         except DatasetError as error:  # what has no numbers can be segmented, if not packed
             source = open_source(path, dataclasses.replace(how, needs_numbers=False))
-            console.say(f"Note: this cannot be packed. {error}", to=console.stderr)
+            console.note(f"this cannot be packed. {error}")
     except ConfigError as error:  # there is a choice, unless one was made
         if split_name(str(path))[1] is not None:
             raise
@@ -121,7 +116,7 @@ def _show_source(path: Path, how: Reading, *, as_json: bool) -> None:
     except DatasetError as error:
         if source is None:
             raise
-        console.say(f"Note: {error}", to=console.stderr)
+        console.note(str(error))
     if source is None and not parts:
         raise ConfigError(choice)
     if as_json:
@@ -136,7 +131,7 @@ def _show_source(path: Path, how: Reading, *, as_json: bool) -> None:
     if len(parts) > _MOST_LISTED:
         console.row("", f"and {len(parts) - _MOST_LISTED} more")
     if source is None:
-        console.say(f"Note: {choice}", to=console.stderr)
+        console.note(choice)
         return
     sizes = sorted(set(source.shapes))
     size = " and ".join(f"{height} x {width}" for height, width in sizes[:2]) + (" and others" if sizes[2:] else "")
@@ -145,11 +140,11 @@ def _show_source(path: Path, how: Reading, *, as_json: bool) -> None:
     console.row("Numbers", _numbers(source))
     console.row("Voxel", "of unknown size" if source.voxel is None else source.voxel.text())
     for note in source.notes:
-        console.say(f"Note: {note}", to=console.stderr)
+        console.note(note)
     try:
         as_grey_values(source, of_any_type=True)
     except DatasetError as error:
-        console.say(f"Note: {_what_for(source)} {error}", to=console.stderr)
+        console.note(f"{_what_for(source)} {error}")
 
 
 def _what_for(source: Source) -> str:

@@ -86,7 +86,7 @@ def pack(
             ignore=ignore or (),
             force=force,
             on_slice=on_slice,
-            on_note=lambda note: console.say(f"Note: {note}", to=console.stderr),
+            on_note=console.note,
         )
     if there:
         console.stderr.print("These slices and labels are there already; nothing was written.")
@@ -108,7 +108,7 @@ def _draw_sheet(info: DatasetInfo) -> None:
     try:
         file = write_contact_sheet(info)
     except HpcsegError as error:
-        console.say(f"Note: there is no contact sheet. {error}", to=console.stderr)
+        console.note(f"there is no contact sheet. {error}")
         return
     console.row("Look at", f"{file}: do slices and labels belong together?")
 

@@ -246,14 +246,13 @@ def _show_models(prediction: Prediction) -> None:
         where = f"run {run_of[path]}" if path in run_of else f"{'folder' if path.is_dir() else 'file'} {path}"
         console.stdout.print(f"Model: {model.name} ({where})")
     for note in (*prediction.volume.notes, *prediction.notes, *prediction.target().notes()):
-        console.say(f"Note: {note}", to=console.stderr)
+        console.note(note)
     for run in set(run_of.values()):
         for what, others in others_trained(RunFolder(run)).items():
             shown = f", which `hpcseg compare {run.name}` shows," if what == "settings" else ""
-            console.say(
-                f"Note: short names are those of the last `hpcseg grid`; {counted(len(others), 'more trained cell')} "
-                f"of other {what}{shown} are named by their ids.",
-                to=console.stderr,
+            console.note(
+                f"short names are those of the last `hpcseg grid`; {counted(len(others), 'more trained cell')} "
+                f"of other {what}{shown} are named by their ids."
             )
 
 
@@ -263,10 +262,8 @@ def show(record: Finished, out: Path, *, written: bool = True) -> None:
 
     strange = record.slices_of_strange_grey_values
     if strange:
-        console.say(
-            f"Note: more than 1 % of the grey values of {some_of(strange)} are far outside of what the model was "
-            "trained on.",
-            to=console.stderr,
+        console.note(
+            f"more than 1 % of the grey values of {some_of(strange)} are far outside of what the model was trained on."
         )
     if record.mapping.kind != "as trained":
         console.stdout.print(f"Grey values: {record.mapping.counts} = counts of the training")

@@ -73,10 +73,9 @@ def report(
         unfinished = any(not cell.evaluation_file.exists() for cell in folder.cell_folders())
         built = build_report(folder, out, under_way=_under_way(look(folder)) if unfinished else ())
         if others - {row.id for row in built.content.records.rows}:
-            console.say(
-                f"Note: the report that was in {out} had cells of other settings, and this one "
-                "replaces it. To keep both, give --out; `hpcseg compare` sets them side by side.",
-                to=console.stderr,
+            console.note(
+                f"the report that was in {out} had cells of other settings, and this one "
+                "replaces it. To keep both, give --out; `hpcseg compare` sets them side by side."
             )
         written = list(built.written)
         if publish:
@@ -143,7 +142,7 @@ def _say_what_is_published(run: RunFolder, folder: Path) -> None:
             said = f"{path.name} is published ({_size([path])}): what was changed in the checkout. Look into it first."
         else:
             said = f"{path.name} is not published, since it is not what grid.json names."
-        console.say(f"Note: {said}", to=console.stderr)
+        console.note(said)
 
 
 def _size(files: Sequence[Path]) -> str:

@@ -75,7 +75,7 @@ def _fitting(columns: Columns, width: int) -> Columns:
     """As many of the first columns as a screen has room for, the first two in any case: a row is known by its name."""
 
     def room(name: str) -> int:
-        return _LEAST_FOLDED if name in _FOLDED else max(len(name), *map(len, columns[name])) if columns[name] else 0
+        return _LEAST_FOLDED if name in _FOLDED else max(map(len, (name, *columns[name])))
 
     kept = list(columns)
     while len(kept) > 2 and sum(room(name) + 2 for name in kept) - 2 > width:

@@ -82,15 +82,14 @@ def suggest(
 def _show(found: Suggestion, notes: Sequence[str], source: Source, count: int, models: list[str]) -> None:
     few = f"no more than {counted(len(found.picks), 'slice')} of these {len(source)} have no labels."
     for note in (*notes, *([few] if len(found.picks) < count else [])):
-        console.say(f"Note: {note}", to=console.stderr)
+        console.note(note)
     looked_at = "" if source.whole is None else f"{len(source)} of "
     of = counted(len(source.whole or source), "slice")
     console.stdout.print(f"{looked_at}{of}, {len(found.labelled)} with labels. Models: {', '.join(models)}")
     if not found.labelled:
-        console.say(
-            "Note: none of the slices looked at is one that the models were trained on, so all were ranked. The input "
-            "is to be what the labelled slices are from.",
-            to=console.stderr,
+        console.note(
+            "none of the slices looked at is one that the models were trained on, so all were ranked. The input "
+            "is to be what the labelled slices are from."
         )
     table = Table("to label", "number", "not known", box=None, pad_edge=False)
     for index in found.picks:
