@@ -9,6 +9,7 @@ from hpcseg.data.evenly import evenly
 from hpcseg.data.grey import FAR, FLOAT_STEP
 from hpcseg.data.layout import automatic_gap
 from hpcseg.data.likeness import too_near, usual_step
+from hpcseg.data.misplaced import misplaced_notes
 from hpcseg.data.splits import split_tiles
 from hpcseg.data.store import DatasetInfo, read_labels
 from hpcseg.text import counted
@@ -37,7 +38,7 @@ HARDLY_ANY = 0.01
 
 def notes(info: DatasetInfo) -> tuple[str, ...]:
     """All of them."""
-    about_labels = (*ignored_notes(info), *class_notes(info), *drawn_notes(info))
+    about_labels = (*ignored_notes(info), *class_notes(info), *drawn_notes(info), *misplaced_notes(info))
     return *type_notes(info), *about_labels, *grey_notes(info), *gap_notes(info)
 
 
