@@ -12,7 +12,6 @@ import itertools
 import json
 import math
 import os.path
-import re
 import reprlib
 import shlex
 import stat
@@ -35,13 +34,8 @@ _MORE = (
     "More noise levels go into it with evaluate.other_sigmas, sweep_max, other_noise and mixed_fraction; for another "
     "one beside it copy the run folder, then `hpcseg grid --run COPY --set evaluate.SETTING=VALUE`."
 )
-_DEEPEST_KEY = 4
-# Each alternative takes what it has begun, so that no text is looked at twice. A word is a part of a key, or a value.
-_TOKEN = re.compile(
-    r"""(?P<word>[\w+-]++|\"{3}(?:[^"\\]|\\.|"(?!""))*+(?:\"{3,5})?|'{3}(?:[^']|'(?!''))*+(?:'{3,5})?"""
-    r"""|"(?:[^"\\\n]|\\.)*+"?|'[^'\n]*+'?)|(?P<dot>\.)|(?P<space>[ \t]++)|(?P<other>\#[^\n]*+|.)""",
-    re.DOTALL,
-)
+# Of a line: of a key of so many parts tomllib makes a table each, in quadratic time.
+_MOST_DOTS = 500
 
 # Section and key of the settings of an axis, and the values that they take together.
 _Axis = tuple[tuple[tuple[str, str], ...], list[Any]]
@@ -58,24 +52,21 @@ class JobConfig:
     report: ReportConfig
 
 
-def find_job(job: str) -> Path:
-    """The job file for a path, or for the name of one that ships with hpcseg.
+def find_shipped(kind: str, name: str) -> Path:
+    """The file of a "job", "profile" or "template": one that ships with hpcseg by its name, or another by its path.
 
     Raises:
         ConfigError: there is none; the message lists the names that exist.
     """
-    path = Path(job)
-    if path.suffix == ".toml" or path.parent != Path("."):
-        if os.path.isfile(path):  # Path.is_file raises where a name is too long or a folder may not be entered
-            return path
-        raise ConfigError(f"There is no job file {path}.")
-    known = {found.stem: found for found in shipped_folder("jobs").glob("*.toml")}
-    if job in known:
-        return known[job]
-    raise ConfigError(
-        f'There is no job "{job}". Shipped jobs are {", ".join(sorted(known))}; give the path of a .toml file for '
-        "your own."
-    )
+    suffix = ".sh" if kind == "template" else ".toml"
+    known = {path.stem: path for path in shipped_folder(f"{kind}s").glob(f"*{suffix}")}
+    path = known.get(name) or Path(os.path.expanduser(name))
+    if not os.path.isfile(path):  # Path.is_file raises where a name is too long or a folder may not be entered
+        raise ConfigError(
+            f'There is no {kind} "{name}". Shipped {kind}s are {", ".join(sorted(known))}; give the path of a {suffix} '
+            "file for your own."
+        )
+    return path
 
 
 def shipped_folder(name: str) -> Path:
@@ -178,17 +169,14 @@ def _apply(document: dict[str, Any], override: str, sections: tuple[str, ...]) -
             f'--set is "{override}", but it must be SECTION.KEY=VALUE with a section of {", ".join(sections)}, such as '
             "train.width=16."
         )
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text.strip()
-        if "," in value and section != "needs":
-            several = f"{name}={as_toml([_plain(part.strip()) for part in value.split(',')])}"
-            raise ConfigError(
-                f"--set {override}: no value has a comma. Several, each a cell of its own: --set {shlex.quote(several)}"
-            ) from None
+    value = _value(text, override)
+    if isinstance(value, str) and "," in value and section != "needs":
+        several = f"{name}={as_toml([_value(part, override) for part in value.split(',')])}"
+        raise ConfigError(
+            f"--set {override}: no value has a comma. Several, each a cell of its own: --set {shlex.quote(several)}"
+        )
     grids = document.setdefault("grid", {})
-    for table in [document] if section == "needs" else [grids] if isinstance(grids, dict) else grids:
+    for table in [document] if section == "needs" else grids if isinstance(grids, list) else [grids]:
         # What is no table is refused later, in words that name the file.
         if isinstance(table, dict) and isinstance(table.setdefault(section, {}), dict):
             table[section][key] = value
@@ -196,12 +184,14 @@ def _apply(document: dict[str, Any], override: str, sections: tuple[str, ...]) -
                 table.pop(_REPETITIONS, None)
 
 
-def _plain(text: str) -> Any:
-    """The value of a text: a number where it is one."""
+def _value(text: str, override: str) -> Any:
+    """What TOML makes of a text, or the text."""
     try:
-        return float(text) if "." in text or "e" in text.lower() else int(text)
-    except ValueError:
-        return text
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text.strip()
+    except (ValueError, RecursionError) as error:  # of Python, for numbers and nesting
+        raise ConfigError(f"--set {shortened(override)}: {error}.") from None
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -213,30 +203,13 @@ def read_toml(path: Path) -> dict[str, Any]:
         if there.st_size > _MOST_BYTES:
             raise ConfigError(f"{path} has {there.st_size:,} bytes. A job or a profile has at most {_MOST_BYTES:,}.")
         text = path.read_text(encoding="utf-8-sig")
-        if _deepest_key(text) > _DEEPEST_KEY:  # of which tomllib would make a table each, in quadratic time
-            raise ConfigError(
-                f"{path} has a key of more than {_DEEPEST_KEY} parts, but the deepest is grid.SECTION.KEY."
-            )
+        if max((line.count(".") for line in text.splitlines() if not line.startswith("#")), default=0) > _MOST_DOTS:
+            raise ConfigError(f"{path} has a line of more than {_MOST_DOTS} dots, which no setting has.")
         return tomllib.loads(text)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}.") from None
     except (ValueError, RecursionError) as error:  # of tomllib, of UTF-8, and of Python for numbers and nesting
         raise ConfigError(f"{path} is not valid TOML: {error}.") from None
-
-
-def _deepest_key(text: str) -> int:
-    """How many parts the longest dotted key of a TOML text has, in time that grows with the text."""
-    deepest = parts = 0
-    joined = False
-    for token in _TOKEN.finditer(text):
-        if token.lastgroup == "word":
-            parts = parts + 1 if joined else 1
-            deepest, joined = max(deepest, parts), False
-        elif token.lastgroup == "dot":
-            joined = True
-        elif token.lastgroup == "other":
-            parts, joined = 0, False
-    return deepest
 
 
 def _axes(shared: Mapping[str, Any], grid: Any, where: str) -> list[_Axis]:

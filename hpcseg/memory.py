@@ -16,6 +16,7 @@ _TOP_PAD_BYTES = 256 * 2**20
 _LARGEST_INT = 2**31 - 1
 # proc_pid_clear_refs(5): with this number the peak becomes what the process holds now.
 _CLEAR_REFS, _CLEAR_PEAK = Path("/proc/self/clear_refs"), "5"
+_GROUPS, _ROOT = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
 def keep_freed_memory() -> None:
@@ -69,9 +70,14 @@ def _limits() -> Iterator[float]:
 def _limit_files() -> tuple[Path, ...]:
     """Of the control group and those that it is in; Slurm sets its limit on the job's or the step's."""
     # Looked for once: asked before each slice, and a process stays in its group.
-    groups = [Path("/sys/fs/cgroup", line.split(":", 2)[-1].lstrip("/")) for line in _lines(Path("/proc/self/cgroup"))]
-    folders = dict.fromkeys(folder for group in groups for folder in (group, *group.parents))
-    return tuple(file for folder in folders if (file := folder / "memory.max").is_file())
+    files = dict[Path, None]()
+    for line in _lines(_GROUPS):
+        _, controllers, place = line.split(":", 2)
+        is_v1 = "memory" in controllers.split(",")  # cgroups(7): of the second version no controller is named
+        root, name = (_ROOT / "memory", "memory.limit_in_bytes") if is_v1 else (_ROOT, "memory.max")
+        group = root / place.lstrip("/")
+        files |= dict.fromkeys(folder / name for folder in (group, *group.parents) if (folder / name).is_file())
+    return tuple(files)
 
 
 def _lines(path: Path) -> list[str]:

@@ -34,6 +34,8 @@ def build_config(cls: type[_Config], table: Mapping[str, Any], where: str) -> _C
     hints = _type_hints(typing.cast(typing.Hashable, cls))  # which mypy does not see in a type
     refuse_unknown(table, tuple(hints), where)
     values = {key: convert(hints[key], value, f"{where}: {key}") for key, value in table.items()}
+    if missing := [name for name in _required(typing.cast(typing.Hashable, cls)) if name not in values]:
+        raise ConfigError(f"{where}: {', '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing.")
     try:
         return cls(**values)
     except ConfigError as error:
@@ -43,6 +45,12 @@ def build_config(cls: type[_Config], table: Mapping[str, Any], where: str) -> _C
 @functools.cache
 def _type_hints(cls: Any) -> dict[str, Any]:
     return typing.get_type_hints(cls)
+
+
+@functools.cache
+def _required(cls: Any) -> tuple[str, ...]:
+    fields, none = dataclasses.fields(cls), dataclasses.MISSING
+    return tuple(field.name for field in fields if field.default is none and field.default_factory is none)
 
 
 def convert(hint: Any, value: Any, where: str) -> Any:

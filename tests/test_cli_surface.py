@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from slice_folder import write_image
 from typer.testing import CliRunner
 
 from hpcseg import __version__
@@ -142,6 +143,48 @@ def test_info_names_the_verb_for_what_hpcseg_writes_itself(tmp_path, file, said)
     (tmp_path / file).write_text("{}")
     answer = CliRunner().invoke(app, ["info", str(tmp_path)], env={"COLUMNS": "500"})
     assert answer.exit_code == 2 and said.replace("{}", str(tmp_path)) in answer.output
+
+
+@pytest.mark.parametrize("file", ["grid.json", "config.json"])
+def test_info_shows_slices_beside_which_another_program_has_such_a_file(tmp_path, file):
+    for number in range(3):
+        write_image(tmp_path, number)
+    (tmp_path / "data" / file).write_text("{}")
+    answer = CliRunner().invoke(app, ["info", str(tmp_path / "data")], env={"COLUMNS": "500"})
+    assert answer.exit_code == 0 and "3 of 40 x 48 pixels" in answer.output
+
+
+def test_what_is_asked_of_slurm_alone_is_no_wish_for_this_machine(tmp_path, tiny_folder, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asked = ["--account", "beam", "--mem", "64G", "--gpus-per-node", "0"]
+    for options, said in ((asked, "--account, --gpus-per-node, --mem are"), (["--parts", "4"], "--parts is")):
+        answer = CliRunner().invoke(
+            app,
+            ["predict", "m.safetensors", str(tiny_folder / "data"), "-o", "out", *options],
+            env={"COLUMNS": "500"},
+        )
+        assert answer.exit_code == 2 and f"{said} asked of Slurm, and this runs here" in answer.output
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", [["suggest", "{}", "data"], ["export", "{}", "-o", "out.safetensors"]])
+def test_a_model_file_is_told_from_a_cell(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    write_image(tmp_path, 1)
+    for place in ("here.safetensors", "sub/there.safetensors"):
+        file = tmp_path / place
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("")
+        words = [word.format(place) for word in command]
+        answer = CliRunner().invoke(app, words, env={"COLUMNS": "500"})
+        assert answer.exit_code != 0 and f"{place} is a file, and this takes a cell" in answer.output
+
+
+def test_view_says_of_a_folder_of_something_else_what_it_takes(tmp_path):
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "a.tif").write_bytes(b"")
+    answer = CliRunner().invoke(app, ["view", str(tmp_path)], env={"COLUMNS": "500"})
+    assert answer.exit_code == 2 and f"{tmp_path} is no folder of a prediction" in answer.output
 
 
 COMMANDS = sorted(SURFACE.keys() - {"follow-up"})

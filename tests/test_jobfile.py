@@ -8,17 +8,17 @@ import re
 import pytest
 
 from hpcseg.errors import ConfigError
-from hpcseg.jobfile import find_job, load_job
+from hpcseg.jobfile import find_shipped, load_job
 
 
 @pytest.fixture
 def job(tmp_path):
     """Writes a job file and loads it."""
 
-    def load(text):
+    def load(text, overrides=()):
         path = tmp_path / "study.toml"
         path.write_text(text, encoding="utf-8")
-        return load_job(path)
+        return load_job(path, overrides)
 
     return load
 
@@ -154,14 +154,14 @@ def test_a_file_that_is_no_toml_is_told_with_the_line(job):
 
 def test_a_missing_job_is_told_with_the_shipped_names(tmp_path):
     with pytest.raises(ConfigError, match=r'no job "papr". Shipped jobs are .*paper.*smoke'):
-        find_job("papr")
-    with pytest.raises(ConfigError, match=r"There is no job file .*mine.toml"):
-        find_job(str(tmp_path / "mine.toml"))
+        find_shipped("job", "papr")
+    with pytest.raises(ConfigError, match=r"There is no job .*mine.toml"):
+        find_shipped("job", str(tmp_path / "mine.toml"))
 
 
 @pytest.mark.parametrize(("name", "width"), [("paper", 64), ("paper-cpu", 16)])
 def test_the_paper_is_eleven_cells_and_two_side_experiments(name, width):
-    everything = load_job(find_job(name)).cells
+    everything = load_job(find_shipped("job", name)).cells
     cells = [cell for cell in everything if cell.train.batch_norm and not cell.train.weight_decay]
     others = {cell.name() for cell in everything if cell not in cells}
     assert others == {
@@ -180,7 +180,7 @@ def test_the_paper_is_eleven_cells_and_two_side_experiments(name, width):
 
 @pytest.mark.parametrize("name", ["paper", "paper-cpu"])
 def test_figure_7s_cells_are_swept_to_30000_counts(name):
-    for cell in load_job(find_job(name)).cells:
+    for cell in load_job(find_shipped("job", name)).cells:
         if cell.data.tiles == "large" and cell.train.noise_fraction == 0.5:
             assert cell.evaluate.sigmas() == tuple(float(sigma) for sigma in range(0, 30_001, 1_000))
         else:
@@ -188,7 +188,7 @@ def test_figure_7s_cells_are_swept_to_30000_counts(name):
 
 
 def test_readings_are_the_small_row_with_one_thing_changed_in_each_block():
-    cells = load_job(find_job("readings")).cells
+    cells = load_job(find_shipped("job", "readings")).cells
     changes = {}
     for cell in cells:
         changes.setdefault(cell.name().partition(f"-s{cell.train.seed}")[2], []).append(cell)
@@ -249,15 +249,17 @@ def test_an_override_counts_in_a_job_without_a_grid(tmp_path):
         ("train.width=wide", "width must be a whole number, found 'wide'"),
         ("train.width=-1", "train.width is -1, but it must be between 1 and"),
         ("needs.gpu=1", 'unknown key "gpu". Did you mean "gpus"?'),
+        (f"train.seed={'9' * 5000}", "Exceeds the limit"),
+        (f"train.seed={'[' * 5000}", "maximum recursion depth"),
     ],
 )
 def test_a_wrong_override_is_refused_with_what_is_right(override, told):
     with pytest.raises(ConfigError, match=re.escape(told)):
-        load_job(find_job("smoke"), [override])
+        load_job(find_shipped("job", "smoke"), [override])
 
 
 def test_the_smoke_job_is_two_tiny_cells():
-    cells = load_job(find_job("smoke")).cells
+    cells = load_job(find_shipped("job", "smoke")).cells
     assert [cell.train.noise_fraction for cell in cells] == [0.0, 0.5]
     assert all(cell.train.width <= 8 and cell.train.epochs <= 2 for cell in cells)
 
@@ -283,3 +285,9 @@ def test_a_byte_order_mark_does_no_harm(tmp_path):
     path = tmp_path / "job.toml"
     path.write_bytes(b"\xef\xbb\xbf[grid]\ntrain.seed = [0, 1]\n")
     assert len(load_job(path).cells) == 2
+
+
+def test_a_grid_that_is_no_table_is_refused_beside_an_override_too(job):
+    for overrides in ((), ("train.width=8",)):
+        with pytest.raises(ConfigError, match=r"grid must be a table, or several as .*found 3"):
+            job("grid = 3", overrides)

@@ -9,7 +9,7 @@ import pytest
 import typer
 
 from hpcseg.cli.app import app
-from hpcseg.jobfile import find_job, load_job, shipped_folder
+from hpcseg.jobfile import find_shipped, load_job, shipped_folder
 from hpcseg.runs.state import State
 
 ROOT = Path(__file__).parents[1]
@@ -87,7 +87,7 @@ def test_the_page_on_clusters_names_every_state_of_a_cell_and_no_other_in_one_ta
 
 @pytest.mark.parametrize("job", sorted(path.stem for path in shipped_folder("jobs").glob("*.toml")))
 def test_every_shipped_job_loads_and_says_what_it_is_for(job):
-    text = find_job(job).read_text()
+    text = find_shipped("job", job).read_text()
     assert all(word in text for word in ("# Question", "# Cells", "# Takes", "# Command"))
-    cells = len(load_job(find_job(job)).cells)
+    cells = len(load_job(find_shipped("job", job)).cells)
     assert int(re.search(r"# Cells\s+(\d+)", text)[1]) == cells

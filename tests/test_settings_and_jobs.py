@@ -80,6 +80,14 @@ def test_a_text_that_is_one_of_a_few_names_all_of_them():
         assert not missing, f"the text below {name} in hpcseg/config.py says nothing of {missing}"
 
 
+def test_what_a_job_needs_and_reports_is_shown_as_its_other_settings_are():
+    assert (
+        "needs.minutes = 60  (whole number; in segment 120)"
+        in hpcseg("settings", "needs.minutes", "--job", "segment").stdout
+    )
+    assert '; in paper ["table1", ' in " ".join(hpcseg("settings", "report.tables", "--job", "paper").stdout.split())
+
+
 def test_jobs_lists_each_shipped_job_with_its_question_its_cells_and_what_it_takes():
     told = {job["name"]: job for job in json.loads(hpcseg("jobs", "--json").stdout)["jobs"]}
     assert sorted(told) == JOBS

@@ -18,7 +18,7 @@ from hpcseg.cluster.profile import Profile, load_profile, resolve
 from hpcseg.cluster.retry import read_resources
 from hpcseg.config import NeedsConfig
 from hpcseg.errors import ConfigError, IncompleteError
-from hpcseg.jobfile import find_job, load_job
+from hpcseg.jobfile import find_shipped, load_job
 from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import plan, read_plan, write_plan
 from hpcseg.runs.record import write_json, write_record
@@ -66,7 +66,7 @@ def test_nor_does_the_name_of_a_job_file_or_of_a_folder(tmp_path):
 
 def spoilt(folder: Path, **values: object) -> RunFolder:
     run = RunFolder(folder)
-    write_plan(plan(load_job(find_job("smoke")), run, folder / "data.h5", "0" * 64))
+    write_plan(plan(load_job(find_shipped("job", "smoke")), run, folder / "data.h5", "0" * 64))
     content = json.loads(run.grid_file.read_text())
     if "id" in values:
         content["cells"][0]["id"] = values.pop("id")

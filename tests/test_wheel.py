@@ -38,8 +38,9 @@ def test_a_wheel_holds_the_jobs_and_profiles_and_finds_them(wheel, tmp_path):
         templates = {path.name for path in (ROOT / here).iterdir()}
         assert {path.name for path in (site / "hpcseg" / there).iterdir()} == templates
     script = (
-        "from hpcseg.jobfile import find_job, shipped_folder\n"
-        "print(find_job('paper'), shipped_folder('profiles') / 'example.toml', shipped_folder('templates') / 'pbs.sh')"
+        "from hpcseg.jobfile import find_shipped, shipped_folder\n"
+        "profiles, templates = shipped_folder('profiles'), shipped_folder('templates')\n"
+        "print(find_shipped('job', 'paper'), profiles / 'example.toml', templates / 'pbs.sh')"
     )
     answer = subprocess.run(
         [sys.executable, "-c", script],

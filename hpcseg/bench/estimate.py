@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -73,10 +74,10 @@ def bench_file(runs: Path, device: str) -> Path:
     return runs / f"bench-{re.sub('[^a-z0-9]+', '-', device.lower()).strip('-')}.json"
 
 
-def find_bench(runs: Path, *, gpu: bool) -> dict[str, Any] | None:
-    """The newest bench record under `runs` of a GPU, or of a CPU; None where there is none that can be read."""
+def find_bench(folders: Iterable[Path], *, gpu: bool) -> dict[str, Any] | None:
+    """The newest bench record in folders of runs, of a GPU or of a CPU; None where there is none that can be read."""
     found = []
-    for path in runs.glob("bench-*.json"):
+    for path in itertools.chain.from_iterable(runs.glob("bench-*.json") for runs in folders):
         try:
             record = read_json(path)
         except IncompleteError:

@@ -45,7 +45,7 @@ def bench(
     from hpcseg.bench.run import PARTS, run_bench
     from hpcseg.bench.table import as_markdown
     from hpcseg.data.store import read_info
-    from hpcseg.jobfile import find_job, load_job
+    from hpcseg.jobfile import find_shipped, load_job
     from hpcseg.launch.environment import read_environment
     from hpcseg.learn.ranks import join
     from hpcseg.runs.record import write_json
@@ -53,7 +53,7 @@ def bench(
     unknown = set(part or ()) - set(PARTS)
     if unknown:
         raise ConfigError(f'There is no part "{min(unknown)}" of a bench. There are {", ".join(PARTS)}.')
-    cells = load_job(find_job(job)).cells if job else ()
+    cells = load_job(find_shipped("job", job)).cells if job else ()
     if cells and part and not {"training", "sweep"} <= set(part):
         raise ConfigError("How long a job takes is told from the parts training and sweep. Name both, or no part.")
     if device == "cpu":

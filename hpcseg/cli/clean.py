@@ -9,6 +9,7 @@ import typer
 from hpcseg.cli import console
 from hpcseg.cli.options import AsJson, Cells, Run
 from hpcseg.runs.finding import choose_cells, find_own_run
+from hpcseg.text import counted
 
 
 def clean(
@@ -37,4 +38,5 @@ def clean(
         answer.update(
             {"run": str(status.run.path), "dry_run": dry_run, "files": [str(p) for p in found], "bytes": size}
         )
-        console.stdout.print(f"{'Would remove' if dry_run else 'Removed'} {len(found)} files, {size / 1e6:.1f} MB.")
+        did = "Would remove" if dry_run else "Removed"
+        console.stdout.print(f"{did} {counted(len(found), 'file')}, {size / 1e6:.1f} MB.")

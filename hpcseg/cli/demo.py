@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -33,15 +34,15 @@ def demo(
     if not dataset.exists():
         console.stdout.print(f"Making {_SLICES} slices of {_SIZE} x {_SIZE} pixels in {folder}")
         write_sample(folder, slices=_SLICES, size=_SIZE, seed=_SEED)
-        _announce(f"hpcseg pack {folder} -o {dataset}")
+        _announce("pack", folder, "-o", dataset)
         pack(folder, output=dataset, how=LabelledOptions())
-    _announce(f"hpcseg grid --job demo --local --data {dataset} --run {run}")
+    _announce("grid", "--job", "demo", "--local", "--data", dataset, "--run", run)
     grid(job="demo", local=True, data=dataset, run=run, slurm=RankOptions())
-    _announce(f"hpcseg report --run {run}")
+    _announce("report", "--run", run)
     report(run=run)
     console.stdout.print("The sample is synthetic.")
     prediction = folder / "prediction"
-    _announce(f"hpcseg predict '{_MODEL}' {folder / 'data'} -o {prediction} --uncertainty --run {run}")
+    _announce("predict", _MODEL, folder / "data", "-o", prediction, "--uncertainty", "--run", run)
     predict(
         _MODEL,
         folder / "data",
@@ -55,5 +56,5 @@ def demo(
     console.stdout.print(f"What was segmented, to look at: {OutFolder(prediction).sheet_file}")
 
 
-def _announce(command: str) -> None:
-    console.stdout.print(f"\n$ {command}", style="bold")
+def _announce(*words: str | Path) -> None:
+    console.stdout.print(f"\n$ {shlex.join(['hpcseg', *map(str, words)])}", style="bold")

@@ -31,9 +31,9 @@ def doctor(
     """Check the cluster before anything is submitted: on this machine, and in one short job on a compute node."""
     from hpcseg.cluster.doctor import check_cluster
     from hpcseg.cluster.profile import resolve
-    from hpcseg.jobfile import find_job, load_job
+    from hpcseg.jobfile import find_shipped, load_job
 
-    resources = resolve(load_job(find_job(job)).needs, slurm.site(), slurm.wishes())
+    resources = resolve(load_job(find_shipped("job", job)).needs, slurm.site(), slurm.wishes())
     with console.json_answer(as_json) as answer:
         answer["checks"] = []
         for check in check_cluster(resources, run, data if data.exists() else None, wait=None if no_job else wait):

@@ -12,7 +12,7 @@ from hpcseg.cli import console
 from hpcseg.cli.options import SLURM, AsJson, Data, Job, RankOptions, RunOfJob, Set
 from hpcseg.cli.pack import DEFAULT_DATASET
 from hpcseg.errors import ConfigError
-from hpcseg.jobfile import find_job
+from hpcseg.jobfile import find_shipped
 from hpcseg.runs.finding import others_trained, plan_run, run_option
 from hpcseg.runs.folder import RUNS
 from hpcseg.runs.grid import MOST_CELLS_OF_A_JOB
@@ -84,15 +84,15 @@ def grid(
     from hpcseg.cluster.states import other_jobs
     from hpcseg.cluster.submit import submit_missing
     from hpcseg.cluster.submit_with import submit_missing_with
-    from hpcseg.cluster.template import find_template, read_template
+    from hpcseg.cluster.template import read_template
     from hpcseg.data.sets import shared_positions
     from hpcseg.data.store import read_info
     from hpcseg.report.texts import check_names
 
-    template = read_template(find_template(submit_with)) if submit_with is not None else None
+    template = read_template(find_shipped("template", submit_with)) if submit_with is not None else None
     planned = plan_run(job, data, run, overrides)
     # Now, and not when all cells are finished.
-    check_names(planned.job.report, planned.job.name if job is None else str(find_job(job)))
+    check_names(planned.job.report, planned.job.name if job is None else str(find_shipped("job", job)))
     options = slurm.wishes(throttle=throttle, cells_per_job=cells_per_job, tries=tries)
     site = slurm.site()
     resources = resolve(planned.job.needs, site, options)
@@ -124,9 +124,13 @@ def grid(
         if not dry_run:
             for note in shared_positions(read_info(planned.data_file), (cell.config.data for cell in planned.cells)):
                 console.say(f"Note: {note}")
+        # What a job needs of a cluster is no wish for this machine; only the command line is.
+        slots = find_slots(workers, 1 if options.gpus_per_node is None else options.gpus_per_node) if local else []
         if local:
+            if asked := [option for option in options.options() if option not in _HERE]:
+                console.note(f"{', '.join(asked)}: asked of Slurm alone, and the cells run on this machine.")
             try:
-                _run_missing_here(planned, resources, options, workers=workers, dry_run=dry_run, resubmit=resubmit)
+                _run_missing_here(planned, resources, options, slots, dry_run=dry_run, resubmit=resubmit)
             finally:
                 answer.update(cells_answer(planned, look=as_json and not dry_run))
         else:
@@ -140,7 +144,6 @@ def grid(
         if dry_run:
             _show_trainings_and_sets(planned)
             if local:
-                slots = find_slots(workers, _gpus_per_cell(options))
                 on_gpu = bool(slots[0])
                 # Cells that run beside each other on the cores of one machine share them.
                 at_once = len(slots) if on_gpu else 1
@@ -150,7 +153,9 @@ def grid(
 
 
 # What a template may ask for, or what is hpcseg's own affair.
-_OF_TEMPLATES = frozenset({"gpus_per_node", "cpus_per_task", "mem", "time", "cells_per_job"})
+_OF_TEMPLATES = frozenset({"--gpus-per-node", "--cpus-per-task", "--mem", "--time", "--cells-per-job"})
+# What is for this machine as well.
+_HERE = frozenset({"--gpus-per-node", "--ranks-per-node", "--cells-per-job"})
 
 
 def _refuse_beside_template(local: bool | None, workers: int | None, profile: str | None, options: Profile) -> None:
@@ -159,11 +164,7 @@ def _refuse_beside_template(local: bool | None, workers: int | None, profile: st
         *((("--slurm", "--local")[local],) if local is not None else ()),
         *(("--workers",) if workers is not None else ()),
         *(("--profile",) if profile is not None else ()),
-        *(
-            f"--{name.replace('_', '-')}"
-            for name, value in dataclasses.asdict(options).items()
-            if value is not None and name not in _OF_TEMPLATES
-        ),
+        *(option for option in options.options() if option not in _OF_TEMPLATES),
     ]
     if given:
         raise ConfigError(
@@ -201,7 +202,7 @@ def _estimate(grid: Grid, *, on_gpu: bool) -> Estimate | None:
     from hpcseg.bench.estimate import estimate, find_bench
     from hpcseg.data.store import read_info
 
-    if (record := find_bench(RUNS, gpu=on_gpu)) is None:
+    if (record := find_bench((grid.run.path.parent, RUNS), gpu=on_gpu)) is None:
         return None
     waiting = [cell.config for cell in grid.cells if not cell.evaluated()]
     return estimate(waiting, read_info(grid.data_file), record) if waiting else None
@@ -214,18 +215,16 @@ def _cells_per_job(grid: Grid, resources: Resources) -> int:
 
 
 def _run_missing_here(
-    grid: Grid, resources: Resources, options: Profile, *, workers: int | None, dry_run: bool, resubmit: bool
+    grid: Grid, resources: Resources, options: Profile, slots: list[tuple[str, ...]], *, dry_run: bool, resubmit: bool
 ) -> None:
-    from hpcseg.cluster.local import find_slots
     from hpcseg.cluster.missing import find_missing
     from hpcseg.runs.grid import write_plan
 
     names = short_names(grid.cells)
     if dry_run:
-        slots = len(find_slots(workers, _gpus_per_cell(options)))
         for cell in grid.cells:
             console.stdout.print(f"  {names[cell.id]}: {cell.state()}")
-        order = "one after the other" if slots == 1 else f"{slots} at a time"
+        order = "one after the other" if len(slots) == 1 else f"{len(slots)} at a time"
         console.say(
             "Every cell is finished, so nothing would run."
             if all(cell.evaluated() for cell in grid.cells)
@@ -247,25 +246,18 @@ def _run_missing_here(
     run_here(
         grid,
         waiting,
-        workers=workers,
-        gpus_per_cell=_gpus_per_cell(options),
+        slots=slots,
         cells_per_job=options.cells_per_job,
         ranks=options.ranks_per_node,
-        for_gpus=resources.gpus_per_node > 0,
+        for_gpus=resources.gpus_per_node > 0 and options.gpus_per_node != 0,
     )
-
-
-def _gpus_per_cell(options: Profile) -> int:
-    """On this machine: what a job needs of a cluster is no wish for it; only the command line is."""
-    return 1 if options.gpus_per_node is None else options.gpus_per_node
 
 
 def run_here(
     grid: Grid,
     cells: list[Cell],
     *,
-    workers: int | None = None,
-    gpus_per_cell: int = 1,
+    slots: list[tuple[str, ...]],
     cells_per_job: int | None = None,
     ranks: int | None = None,
     for_gpus: bool = False,
@@ -275,22 +267,20 @@ def run_here(
     Args:
         grid: whose plan is written.
         cells: of it, unfinished.
-        workers: cells at a time; None: one per GPU, else one.
-        gpus_per_cell: where there are GPUs; 0: none is used.
+        slots: from `find_slots`.
         cells_per_job: most cells of one process; None: as `run_locally` has it.
         ranks: per cell; None: one per GPU, else one.
         for_gpus: the job is meant for them, so it is said when there is none.
     """
     from hpcseg.cli.next_step import WIDEST_ON_CPUS, too_slow
     from hpcseg.cli.queue_view import QueueView
-    from hpcseg.cluster.local import find_slots, run_locally
+    from hpcseg.cluster.local import run_locally
     from hpcseg.runs.command import command_that_runs
     from hpcseg.runs.grid import check_numerics, read_plan
 
     check_numerics(grid.numerics, f"The run {grid.run.path}")
-    slots = find_slots(workers, gpus_per_cell)
     wide = any(cell.config.train.width > WIDEST_ON_CPUS for cell in cells)
-    if for_gpus and wide and gpus_per_cell and not slots[0]:
+    if for_gpus and wide and not slots[0]:
         console.say(too_slow(grid.job.name, grid.data_sha256), to=console.stderr)
     with QueueView(grid.cells, cells) as view:
         try:

@@ -41,7 +41,9 @@ def info(
     from hpcseg.data.store import is_packed_file
 
     path = Path(file)
-    _refuse_own(path)
+    if RunFolder(path).is_prediction():  # whose labels are slices as well
+        shown = f"`hpcseg status --run {path}` shows it, `hpcseg view {path}` its slices"
+        raise ConfigError(f"{path} is a prediction: {shown}.")
     if path.suffix in (".safetensors", ".onnx"):  # the second is refused, as it is wherever a model is opened
         _show_model(path, as_json=as_json)
         return
@@ -50,29 +52,21 @@ def info(
     if verify or missed or is_packed_file(path):
         _show_packed_file(path, verify=verify, as_json=as_json)
         return
-    _show_source(path, how.reading(), as_json=as_json)
+    try:
+        _show_source(path, how.reading(), as_json=as_json)
+    except DatasetError:
+        _refuse_own(path)
+        raise
 
 
 def _refuse_own(path: Path) -> None:
-    """Name the verb for a folder that hpcseg writes and that is none of slices.
-
-    Raises:
-        ConfigError: it is one.
-    """
-    if not os.path.exists(path):  # Path.is_file raises where a name is too long
-        return
-    folder = RunFolder(path)
+    """Raise ConfigError with the verb for a folder that hpcseg writes and that holds no slices."""
     for what, found, verb in (
-        ("a prediction", folder.is_prediction(), "hpcseg status --run {}` shows it, `hpcseg view {}` its slices"),
-        ("a run", folder.grid_file.is_file(), "hpcseg status --run {}` shows its cells"),
-        (
-            "a cell of a run",
-            CellFolder(path).config_file.is_file(),
-            "hpcseg export {} -o FILE.safetensors` makes a file of it",
-        ),
+        ("a run", RunFolder(path).grid_file, "status --run {}` shows its cells"),
+        ("a cell of a run", CellFolder(path).config_file, "export {} -o FILE.safetensors` makes a file of it"),
     ):
-        if found:
-            raise ConfigError(f"{path} is {what}: `{verb.format(path, path)}.")
+        if os.path.isfile(found):  # Path.is_file raises where a name is too long
+            raise ConfigError(f"{path} is {what}: `hpcseg {verb.format(path)}.")
 
 
 def _show_packed_file(path: Path, *, verify: bool, as_json: bool) -> None:

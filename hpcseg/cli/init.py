@@ -33,13 +33,13 @@ def init(
 ) -> None:
     """Write a job file to change: every setting with its meaning, and the same cells as the job that it begins with."""
     from hpcseg.files import replacing
-    from hpcseg.jobfile import find_job, load_job, read_toml
+    from hpcseg.jobfile import find_shipped, load_job, read_toml
 
     if file.suffix != ".toml":
         raise ConfigError(f"{file} must end in .toml, so that it is a job file to `hpcseg grid --job`.")
     if file.exists() and not force:
         raise ConfigError(f"{file} exists already. Replace it with --force, or write another file.")
-    path = find_job(job)
+    path = find_shipped("job", job)
     load_job(path)
     with replacing(file) as target:
         target.write("\n".join(_lines(read_toml(path), path.stem)).encode())

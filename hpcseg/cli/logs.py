@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hpcseg.cli import console, parts
+from hpcseg.cli import console, parts, watching
 from hpcseg.cli.options import AsJson, RunOrPrediction
-from hpcseg.cli.watching import GoesOn
 from hpcseg.errors import ConfigError, IncompleteError
 from hpcseg.runs.finding import choose_cells, find_run, listing
 from hpcseg.runs.names import short_names
 
 if TYPE_CHECKING:
-    from hpcseg.cluster.remembered import Remembered
     from hpcseg.cluster.states import RunStatus
     from hpcseg.runs.epochs import Epochs
     from hpcseg.runs.state import State
@@ -52,12 +50,8 @@ def logs(
         )
     only = status.failures if failed else None
     chosen = choose_cells(status.cells, cells, among=only, what="failed cell" if failed else "cell")
-    if follow and (as_json or len(chosen) != 1):
-        raise ConfigError(
-            "--follow has no end that --json could wait for. Leave one of them out."
-            if as_json
-            else f"--follow needs one cell, but these are {len(chosen)}. Name one."
-        )
+    if follow:
+        watching.one_to_follow(chosen, "cell", as_json=as_json)
     jobs = {cell.cell: cell.job_id for cell in status.status}
     planned = {cell.id: cell for cell in status.cells}
     found = find_logs(status.run.logs)
@@ -111,18 +105,15 @@ def _which(there: Mapping[int, Path]) -> str:
 
 
 def _follow(log: Path | None, epochs: Epochs | None, told: list[str], status: RunStatus, cell_id: str) -> None:
-    from hpcseg.cluster.logs import follow, spoken
+    from hpcseg.cluster import logs
     from hpcseg.cluster.states import run_status
 
-    def look(remembered: Remembered) -> State:
-        return {cell.cell: cell.state for cell in run_status(status.run, remembered).status}[cell_id]
+    def state(found: RunStatus) -> State:
+        return next(cell.state for cell in found.status if cell.cell == cell_id)
 
-    goes_on = GoesOn({cell.cell: cell.state for cell in status.status}[cell_id], look)
-    try:
-        for lines in follow(log, cell_id, goes_on):
-            for line in (*told, *(epochs.news() if epochs else ()), *(spoken(lines) if epochs else lines)):
-                console.stdout.print(line)
-            told = []
-        console.stdout.print(f"{cell_id}: {goes_on.state}")
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
+    def lines(goes_on: Callable[[], bool]) -> Iterator[Iterable[str]]:
+        yield told
+        for new in logs.follow(log, cell_id, goes_on):
+            yield (*epochs.news(), *logs.spoken(new)) if epochs else new
+
+    watching.follow(cell_id, state(status), lambda remembered: state(run_status(status.run, remembered)), lines)

@@ -57,13 +57,13 @@ def _slurm_answers() -> bool:
 def _settings_that_fit(info: DatasetInfo) -> str:
     """What of the job has to be replaced for these slices, as options; raises HpcsegError where nothing helps."""
     from hpcseg.data.layout import lay_out
-    from hpcseg.jobfile import find_job, load_job
+    from hpcseg.jobfile import find_shipped, load_job
 
     edge = min(info.shape[1:])
     smaller = f"data.tile_size={edge // _TILE_STEP * _TILE_STEP or edge}"
     for overrides in ([], [smaller]):
         try:
-            for cell in load_job(find_job(OWN_JOB), overrides).cells:
+            for cell in load_job(find_shipped("job", OWN_JOB), overrides).cells:
                 lay_out(info, cell.data)
         except ConfigError:
             if overrides:

@@ -10,10 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
 from hpcseg.cli import console, state_table
-from hpcseg.cli.watching import GoesOn, again
+from hpcseg.cli.watching import again, follow, one_to_follow
 from hpcseg.errors import ConfigError, IncompleteError
 from hpcseg.runs.finding import choose, listing
 from hpcseg.runs.folder import RunFolder
@@ -209,16 +207,10 @@ def _log_of(found: VolumeStatus, part: PartStatus) -> Path | None:
 
 
 def _follow(found: VolumeStatus, chosen: Sequence[PartStatus], *, as_json: bool) -> None:
-    from hpcseg.cluster.logs import follow
+    from hpcseg.cluster import logs
     from hpcseg.cluster.parts import volume_status
 
-    if as_json or len(chosen) != 1:
-        raise ConfigError(
-            "--follow has no end that --json could wait for. Leave one of them out."
-            if as_json
-            else f"--follow needs one part, but these are {len(chosen)}. Name one."
-        )
-    (part,) = chosen
+    part = one_to_follow(chosen, "part", as_json=as_json)
     log = _log_of(found, part)
     if log is None:
         raise IncompleteError(f"{part.part} of {found.folder.path} has written no log yet.")
@@ -228,11 +220,4 @@ def _follow(found: VolumeStatus, chosen: Sequence[PartStatus], *, as_json: bool)
         # A process that was at the whole is gone, or the volume is divided otherwise now.
         return states.get(part.part, State.STOPPED)
 
-    goes_on = GoesOn(part.state, look)
-    try:
-        for lines in follow(log, "", goes_on):
-            for line in lines:
-                console.stdout.print(line)
-        console.stdout.print(f"{part.part}: {goes_on.state}")
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
+    follow(part.part, part.state, look, lambda goes_on: logs.follow(log, "", goes_on))

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from hpcseg.predict.schema import Finished
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_PARTS = 8
 
 
 def predict(
@@ -101,7 +102,10 @@ def predict(
     on_slurm: Annotated[
         bool, typer.Option("--slurm", help="As Slurm jobs; so do --partition and --profile.", rich_help_panel=SLURM)
     ] = False,
-    parts: Annotated[int, typer.Option(min=1, help="Array tasks that share the volume.", rich_help_panel=SLURM)] = 8,
+    parts: Annotated[
+        int | None,
+        typer.Option(min=1, help="Array tasks that share the volume.", show_default=str(_PARTS), rich_help_panel=SLURM),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the sbatch scripts, do nothing.", rich_help_panel=SLURM)
     ] = False,
@@ -148,9 +152,15 @@ def predict(
             tile=tile,
         ),
     )
+    wishes = slurm.wishes(gpus_per_node=gpus_per_node, throttle=throttle)
     if not (on_slurm or slurm.wanted):
         if dry_run:
             raise ConfigError("--dry-run shows what Slurm would be asked. Add --slurm, --partition or --profile.")
+        if asked := [*wishes.options(), *(["--parts"] if parts else [])]:
+            raise ConfigError(
+                f"{', '.join(asked)} {'are' if len(asked) > 1 else 'is'} asked of Slurm, and this runs here. Add "
+                "--slurm, --partition or --profile; or leave it out."
+            )
         try:
             with like_ctrl_c():
                 _predict_here(request)
@@ -160,9 +170,8 @@ def predict(
     from hpcseg.cluster.profile import resolve
     from hpcseg.config import NeedsConfig
 
-    wishes = slurm.wishes(gpus_per_node=gpus_per_node, throttle=throttle)
     resources = resolve(NeedsConfig(), slurm.site(), wishes)
-    _submit(request, resources, parts=parts, dry_run=dry_run)
+    _submit(request, resources, parts=parts or _PARTS, dry_run=dry_run)
 
 
 def _submit(request: Request, resources: Resources, *, parts: int, dry_run: bool) -> None:

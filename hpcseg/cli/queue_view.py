@@ -37,23 +37,16 @@ class _Running:
     name: str
     epochs: Epochs
     began: float = field(default_factory=time.monotonic)
-    beats: list[Beat] = field(default_factory=list)
-    """The first heartbeat of the stage and the last one."""
+    beat: Beat | None = None
+    """The last heartbeat of the stage."""
     said: str = ""
     """Of its notes the last one that was shown."""
 
-    def seconds_left(self) -> float | None:
-        """Of the stage, as fast as it has been so far; None before that can be told."""
-        first, last = self.beats[0], self.beats[-1]
-        done = last.steps_done - first.steps_done
-        return (last.steps - last.steps_done) * (last.time - first.time) / done if done > 0 else None
-
     def share(self) -> float:
         """How much of the cell is done, 0 to 1, by its training, which takes most of the time."""
-        if not self.beats:
+        if self.beat is None:
             return 0.0
-        last = self.beats[-1]
-        return last.steps_done / last.steps if last.stage == "train" else 1.0
+        return self.beat.steps_done / self.beat.steps if self.beat.stage == "train" else 1.0
 
 
 class QueueView:
@@ -103,13 +96,12 @@ class QueueView:
         for line in shown.epochs.news():
             self._note(f"{shown.name}: {line}")
         if state is State.STARTED:
-            shown.beats.clear()
+            shown.beat = None
             if not trains:
                 self._note(f"{shown.name}: evaluating")
         elif state in (State.RUNNING, State.EVALUATING):
-            beat = details["beat"]
-            shown.beats[1:] = [beat]
-            if beat.note != shown.said:
+            shown.beat = beat = details["beat"]
+            if beat.note and beat.note != shown.said:
                 shown.said = beat.note
                 self._say(f"{shown.name}: {beat.note}")
         else:
@@ -149,13 +141,11 @@ def _row(shown: _Running) -> tuple[str | Text | ProgressBar, ...]:
     """Name, how far it is, the last finished epoch with its numbers, time left."""
     history, epochs = shown.epochs.history, shown.epochs.cell.config.train.epochs
     numbers = (f"{len(history)}/{epochs}", *(loss_and_validation(history[-1]) if history else ("", "")))
-    if not shown.beats:
+    if (beat := shown.beat) is None:
         return Text(shown.name), ProgressBar(pulse=True), *numbers, "starting"
-    last, seconds = shown.beats[-1], shown.seconds_left()
-    left = "" if seconds is None else console.duration(seconds)
-    trains = last.stage == "train"
+    left, trains = console.duration(beat.seconds_left), beat.stage == "train"
     bar = ProgressBar(
-        total=last.steps, completed=last.steps_done, complete_style="bar.complete" if trains else "progress.remaining"
+        total=beat.steps, completed=beat.steps_done, complete_style="bar.complete" if trains else "progress.remaining"
     )
     return Text(shown.name), bar, *numbers, left if trains else f"test {left}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,6 +18,9 @@ from hpcseg.text import counted
 
 if TYPE_CHECKING:
     from hpcseg.runs.grid import Grid
+
+# Options of `hpcseg grid --local`, which stand in the plan's command alone.
+_HERE = re.compile(r"--(workers|gpus-per-node|ranks-per-node)[= ]([1-9]?\d{1,3})\b")
 
 
 def retry(
@@ -36,12 +40,13 @@ def retry(
 ) -> None:
     """Submit the failed cells of a run again, with what they asked for before; or run them here, as they ran last."""
     from hpcseg.cluster.asked import read_resources
+    from hpcseg.cluster.local import find_slots
     from hpcseg.cluster.retry import without_nodes
     from hpcseg.cluster.states import run_status
     from hpcseg.cluster.submit import submit_missing
     from hpcseg.cluster.submit_with import submit_missing_with
     from hpcseg.cluster.template import read_template
-    from hpcseg.runs.grid import read_grid
+    from hpcseg.runs.grid import read_grid, read_plan
 
     folder = find_own_run(run)
     grid, status, resources = read_grid(folder), run_status(folder), read_resources(folder)
@@ -74,7 +79,9 @@ def retry(
                 if dry_run:
                     console.stdout.print(f"{counted(len(here), 'cell')} would run here again.")
                 elif here:
-                    run_here(grid, here)
+                    before = {name: int(number) for name, number in _HERE.findall(read_plan(folder).command)}
+                    slots = find_slots(before.get("workers"), before.get("gpus-per-node", 1))
+                    run_here(grid, here, slots=slots, ranks=before.get("ranks-per-node"))
             finally:
                 answer.update(cells_answer(grid, look=as_json and not dry_run))
         else:

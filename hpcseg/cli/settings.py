@@ -106,12 +106,18 @@ def _chosen(which: str | None) -> list[Setting]:
 
 
 def _of_job(job: str) -> dict[str, str]:
-    """The values of every setting in the cells of a job, by its name; raises ConfigError where there is no such job."""
-    from hpcseg.jobfile import find_job, load_job
+    """The values of every setting of a job, by its name; raises ConfigError where there is no such job."""
+    from hpcseg.jobfile import find_shipped, load_job
     from hpcseg.records.groups import flat
 
-    cells = [flat(cell) for cell in load_job(find_job(job)).cells]
-    return {name: ", ".join(dict.fromkeys(as_toml(cell[name]) for cell in cells)) for name in cells[0]}
+    described = load_job(find_shipped("job", job))
+    cells = [flat(cell) for cell in described.cells]
+    needs, report = dataclasses.asdict(described.needs), dataclasses.asdict(described.report)
+    return {
+        **{name: ", ".join(dict.fromkeys(as_toml(cell[name]) for cell in cells)) for name in cells[0]},
+        **{f"needs.{key}": as_toml(value) for key, value in needs.items()},
+        **{f"report.{key}": as_toml(value) for key, value in report.items()},
+    }
 
 
 def _of_class(section: str, cls: type[Any]) -> Iterator[Setting]:

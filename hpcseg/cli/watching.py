@@ -1,12 +1,16 @@
-"""A run that is looked at again and again, until all of it has ended: for `status --watch` and `report --live`."""
+"""What is looked at again and again until it has ended: for `status --watch`, `report --live` and `logs --follow`."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+import typer
+
+from hpcseg.cli import console
+from hpcseg.errors import ConfigError
 from hpcseg.runs.finding import choose_cells
 from hpcseg.runs.state import Standing, State
 
@@ -24,31 +28,50 @@ _LOOKS_WITHOUT_AN_ANSWER = 12
 
 
 _T = TypeVar("_T", bound=Standing)
+_One = TypeVar("_One")
 
 
-class GoesOn:
-    """Asked between two looks into its log: whether what is followed has not ended.
+def one_to_follow(chosen: Sequence[_One], what: str, *, as_json: bool) -> _One:
+    """The only one of them; raises ConfigError for several, and beside --json."""
+    if as_json:
+        raise ConfigError("--follow has no end that --json could wait for. Leave one of them out.")
+    if len(chosen) != 1:
+        raise ConfigError(f"--follow needs one {what}, but these are {len(chosen)}. Name one.")
+    return chosen[0]
+
+
+def follow(
+    name: str,
+    state: State,
+    look: Callable[[Remembered], State],
+    lines: Callable[[Callable[[], bool]], Iterable[Iterable[str]]],
+) -> None:
+    """Print what comes into a log until what writes it has ended, and how it has.
 
     Args:
+        name: of what is followed.
         state: of it now.
         look: finds it, given what Slurm has said before.
+        lines: new ones at each look into the log, as long as what it is given says that there may be more.
     """
+    from hpcseg.cluster.remembered import Remembered
 
-    def __init__(self, state: State, look: Callable[[Remembered], State]) -> None:
-        from hpcseg.cluster.remembered import Remembered
+    remembered, looked = Remembered(), time.monotonic()
 
-        self.state = state
-        self._look = look
-        self._remembered = Remembered()
-        self._looked = time.monotonic()
-
-    def __call__(self) -> bool:
-        """As far as is known; it is looked up now and then."""
+    def goes_on() -> bool:
+        nonlocal state, looked
         # The files of the whole run are read for it, so not at every look into the log.
-        if time.monotonic() - self._looked > _SECONDS_BETWEEN_QUESTIONS:
-            self.state = self._look(self._remembered)
-            self._looked = time.monotonic()
-        return self.state not in _ENDED
+        if time.monotonic() - looked > _SECONDS_BETWEEN_QUESTIONS:
+            state, looked = look(remembered), time.monotonic()
+        return state not in _ENDED
+
+    try:
+        for new in lines(goes_on):
+            for line in new:
+                console.stdout.print(line)
+        console.stdout.print(f"{name}: {state}")
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
 
 
 def look(folder: RunFolder, patterns: Sequence[str] | None = None, remembered: Remembered | None = None) -> RunStatus:

@@ -11,13 +11,12 @@ import dataclasses
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from hpcseg.cluster.units import gibibytes, minutes
 from hpcseg.config import NeedsConfig
 from hpcseg.errors import ConfigError
-from hpcseg.jobfile import read_toml, shipped_folder
+from hpcseg.jobfile import find_shipped, read_toml
 from hpcseg.tables import build_config
 from hpcseg.text import refuse_controls
 
@@ -141,6 +140,11 @@ class Profile:
         if self.gpus_per_node is not None and self.gpus_per_node < 0:
             raise ConfigError(f"gpus_per_node is {self.gpus_per_node}, but it must be 0 or more.")
 
+    def options(self) -> list[str]:
+        """What is wished for, as options of the command line."""
+        wishes = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return [f"--{name.replace('_', '-')}" for name, value in wishes.items() if value is not None]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resources:
@@ -206,15 +210,7 @@ def load_profile(name: str, partition: str | None = None) -> Profile:
     Raises:
         ConfigError: there is none, or it has an unknown key or a wrong value.
     """
-    path = Path(name)
-    if path.suffix != ".toml":
-        known = {found.stem: found for found in shipped_folder("profiles").glob("*.toml")}
-        if name not in known:
-            raise ConfigError(
-                f'There is no profile "{name}". Shipped profiles are {", ".join(sorted(known))}; give the path of a '
-                ".toml file for your own."
-            )
-        path = known[name]
+    path = find_shipped("profile", name)
     content = read_toml(path)
     tables = content.pop(PARTITIONS, {})
     if not (isinstance(tables, dict) and all(isinstance(table, dict) for table in tables.values())):

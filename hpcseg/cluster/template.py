@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import re
 import shlex
 import subprocess
@@ -23,7 +22,6 @@ from typing import IO
 
 from hpcseg.errors import ConfigError, SchedulerError
 from hpcseg.files import read_regular
-from hpcseg.jobfile import shipped_folder
 from hpcseg.text import has_controls
 
 WORDS: Mapping[str, str] = {
@@ -74,23 +72,6 @@ class Template:
 
 def _is_kept(line: str) -> bool:
     return bool(_OURS.match(line) or _COMMENT.match(line))
-
-
-def find_template(name: str) -> Path:
-    """The file of a template: a shipped one by its name, else the path of a user's own.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    known = {path.stem: path for path in shipped_folder("templates").glob("*.sh")}
-    if name in known:
-        return known[name]
-    path = Path(os.path.expanduser(name))
-    if not path.is_file():
-        raise ConfigError(
-            f"There is no template {name}. Give the path of a job script of your own, or one of {_list(known)}."
-        )
-    return path
 
 
 def read_template(path: Path) -> Template:

@@ -67,8 +67,7 @@ def _packed(path: Path) -> Scene:
 
 def _prediction(out: Path) -> Scene:
     folder = OutFolder(out)
-    record = folder.record()
-    if record is None:
+    if not folder.record_file.exists() or (record := folder.record()) is None:
         raise ConfigError(f"{out} is no folder of a prediction. Make one with `hpcseg predict MODEL SLICES -o {out}`.")
     if not isinstance(record, Finished):
         raise IncompleteError(f"The prediction in {out} is not finished. The same `hpcseg predict` goes on with it.")

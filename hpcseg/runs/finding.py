@@ -10,7 +10,7 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 
 from hpcseg.errors import ConfigError, HpcsegError, IncompleteError
-from hpcseg.jobfile import find_job, load_job
+from hpcseg.jobfile import find_shipped, load_job
 from hpcseg.runs.command import command_that_runs
 from hpcseg.runs.folder import RUNS, CellFolder, RunFolder, newest_run
 from hpcseg.runs.gate import require_own
@@ -45,7 +45,7 @@ def plan_run(job: str | None, data: Path, run: Path | None, overrides: Sequence[
     from hpcseg.data.store import read_info
 
     fitting = job or ("paper" if is_the_papers(read_info(data).data_sha256) else OWN_JOB)
-    described = load_job(find_job(fitting), overrides or ())
+    described = load_job(find_shipped("job", fitting), overrides or ())
     info = read_info(data)
     # Now and not in every job, hours later.
     for config in dict.fromkeys(cell.data for cell in described.cells):
@@ -188,6 +188,8 @@ def find_all_trained(cell: str, run: Path | None, on_note: Callable[[str], None]
     if run is None and os.path.isfile(RunFolder(Path(cell)).grid_file):
         cells = listing([folder.id for folder in RunFolder(Path(cell)).cell_folders()])
         raise ConfigError(f"{cell} is a run. Name one of its cells, and the run with --run. {cells}")
+    if _is_file(cell):
+        raise ConfigError(f"{cell} is a file, and this takes a cell that is trained. Name one, and its run with --run.")
     if os.sep in cell:
         raise IncompleteError(f"{cell} is no model file and no folder of a cell.")
     where = find_run(run)

@@ -32,6 +32,7 @@ metrics.jsonl, evaluation.json those of slices.jsonl and of the pictures.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,8 @@ class RunFolder:
 
     def is_prediction(self) -> bool:
         """Whether the folder is that of a prediction and no run's: it has the record of one."""
-        return (self.path / PREDICTION).is_file() and not self.grid_file.exists()
+        # Path.is_file raises where a name is too long.
+        return os.path.isfile(self.path / PREDICTION) and not os.path.exists(self.grid_file)
 
     def diff_file(self, diff_sha256: str) -> Path:
         """What was changed in the checkout since its commit, when the run was planned."""

@@ -41,7 +41,7 @@ def hpcseg_train(folder: Path, task: dict[str, Any], images: np.ndarray, labels:
     """Two epochs say how many fit into the time; then as many, from the beginning."""
     import hpcseg.api as hs
     from hpcseg.data.layout import lay_out
-    from hpcseg.jobfile import as_overrides, find_job, load_job
+    from hpcseg.jobfile import as_overrides, find_shipped, load_job
     from hpcseg.runs.folder import CellFolder
     from hpcseg.runs.record import read_json, read_lines
 
@@ -54,7 +54,7 @@ def hpcseg_train(folder: Path, task: dict[str, Any], images: np.ndarray, labels:
             tifffile.imwrite(folder / "slices" / name / f"slice_{number:04}.tif", pixels)
     info = hs.pack(folder / "slices", folder / "set.h5", grey_range=tuple(task["grey_range"]))
     settings = HPCSEG | {"data.split_seed": beside["split_seed"]}
-    data = load_job(find_job("segment"), as_overrides(settings)).cells[0].data
+    data = load_job(find_shipped("job", "segment"), as_overrides(settings)).cells[0].data
     tiles, split = lay_out(info, data)
     learned = info.numbers[np.unique(tiles[split.train, 0])].tolist()
     assert learned == sorted(task["numbers"]), "hpcseg would learn from other slices"

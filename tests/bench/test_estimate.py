@@ -11,7 +11,7 @@ import pytest
 
 from hpcseg.bench.estimate import Estimate, bench_file, estimate, find_bench
 from hpcseg.config import CellConfig, DataConfig, EvaluateConfig, TrainConfig
-from hpcseg.jobfile import find_job, load_job
+from hpcseg.jobfile import find_shipped, load_job
 
 INFO = SimpleNamespace(shape=(500, 501, 501), numbers=np.arange(1, 501), alike_slices=41)
 
@@ -28,7 +28,7 @@ def _record(device="CPU of a test", time="2026-01-02T03:04:05+00:00", rate=10.0)
 def _cells(**settings):
     return [
         cell
-        for cell in load_job(find_job("paper-cpu")).cells
+        for cell in load_job(find_shipped("job", "paper-cpu")).cells
         if cell.data.tiles == "large" and all(getattr(cell.train, k) == v for k, v in settings.items())
     ]
 
@@ -95,7 +95,7 @@ def test_the_text_has_the_sum_the_longest_and_where_it_was_measured():
 
 
 def test_the_newest_bench_of_the_kind_is_found_and_others_are_passed_over(tmp_path):
-    assert find_bench(tmp_path, gpu=False) is None
+    assert find_bench([tmp_path], gpu=False) is None
     records = {
         "old": _record("CPU x", "2026-01-01T00:00:00+00:00"),
         "new": _record("CPU x", "2026-01-03T00:00:00+00:00"),
@@ -105,8 +105,9 @@ def test_the_newest_bench_of_the_kind_is_found_and_others_are_passed_over(tmp_pa
     for name, record in records.items():
         (tmp_path / f"bench-{name}.json").write_text(json.dumps(record))
     (tmp_path / "bench-damaged.json").write_text("{")
-    assert find_bench(tmp_path, gpu=False) == records["new"]
-    assert find_bench(tmp_path, gpu=True) == records["gpu"]
+    assert find_bench([tmp_path], gpu=False) == records["new"]
+    assert find_bench([tmp_path], gpu=True) == records["gpu"]
+    assert find_bench([tmp_path / "none", tmp_path], gpu=True) == records["gpu"]
 
 
 def test_a_device_has_a_file_of_its_own(tmp_path):

@@ -8,7 +8,7 @@ from fake_slurm import FakeSlurm
 from hpcseg.cluster import sender
 from hpcseg.config import DataConfig, TrainConfig
 from hpcseg.data.grey import GreyScale
-from hpcseg.jobfile import find_job, load_job
+from hpcseg.jobfile import find_shipped, load_job
 from hpcseg.learn.checkpoint import weights_sha256
 from hpcseg.learn.unet import build_unet
 from hpcseg.predict.card import QUANTILES, ModelCard, Training
@@ -29,7 +29,7 @@ def slurm(tmp_path, monkeypatch) -> FakeSlurm:
 @pytest.fixture
 def grid(tmp_path) -> Grid:
     """The two cells of the shipped smoke job; no data is needed to submit them."""
-    return plan(load_job(find_job("smoke")), RunFolder(tmp_path / "run"), tmp_path / "data.h5", "0" * 64)
+    return plan(load_job(find_shipped("job", "smoke")), RunFolder(tmp_path / "run"), tmp_path / "data.h5", "0" * 64)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from fake_slurm import send
 from typer.testing import CliRunner, Result
 
 from hpcseg.cli.app import app
-from hpcseg.jobfile import find_job, load_job
+from hpcseg.jobfile import find_shipped, load_job
 from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.gate import why_foreign
 from hpcseg.runs.grid import Grid, plan, write_plan
@@ -22,7 +22,7 @@ from hpcseg.runs.record import append_event, write_json
 @pytest.fixture
 def grid(slurm, tmp_path, tiny_dataset) -> Grid:
     """A run that was submitted, with a failed cell, and a line of shell that it brings along."""
-    planned = plan(load_job(find_job("smoke")), RunFolder(tmp_path / "run"), tiny_dataset, "0" * 64)
+    planned = plan(load_job(find_shipped("job", "smoke")), RunFolder(tmp_path / "run"), tiny_dataset, "0" * 64)
     write_plan(planned)
     send(planned, setup=("touch pwned",))
     slurm.queue()
@@ -175,7 +175,9 @@ def test_what_is_no_file_in_place_of_a_record_ends_in_a_sentence(grid, name, ver
 
 
 def test_a_run_that_is_submitted_is_ones_own_under_any_umask(slurm, tmp_path):
-    planned = plan(load_job(find_job("smoke")), RunFolder(tmp_path / "new" / "run"), tmp_path / "data.h5", "0" * 64)
+    planned = plan(
+        load_job(find_shipped("job", "smoke")), RunFolder(tmp_path / "new" / "run"), tmp_path / "data.h5", "0" * 64
+    )
     before = os.umask(0)
     try:
         assert send(planned)[-1] == "Submitted 3 jobs."

@@ -55,8 +55,8 @@ from pathlib import Path
 from hpcseg.runs.frozen import freeze
 from hpcseg.runs.provenance import commit, diff_sha256
 from hpcseg.runs.folder import RunFolder
-from hpcseg.jobfile import find_job, load_job
-assert load_job(find_job("smoke")).cells
+from hpcseg.jobfile import find_shipped, load_job
+assert load_job(find_shipped("job", "smoke")).cells
 print(freeze(RunFolder(Path({str(tmp_path / "two")!r}))).name, commit(), diff_sha256())
 """
     environment = {**os.environ, "PYTHONPATH": str(code), "PYTHONSAFEPATH": "1"}

@@ -126,6 +126,31 @@ def test_a_failed_cell_stops_no_other_and_says_why(job, tiny_dataset):
     assert states() == ["failed", "failed"]
 
 
+def test_retry_here_runs_as_the_grid_did(job, tiny_dataset, monkeypatch):
+    (job / "tiny.toml").write_text(JOB.replace("[train]", "[train]\nlearning_rate = 1e38"))
+    options = ["--workers", "3", "--ranks-per-node", "2"]
+    monkeypatch.setattr(sys, "argv", ["/env/bin/hpcseg", "grid", "--local", *options])
+    grid(tiny_dataset, *options, code=1)
+    asked = []
+    monkeypatch.setattr(local, "run_locally", lambda *_, slots, ranks, **more: asked.append((slots, ranks)) or 1 / 0)
+    CliRunner().invoke(app, ["retry"])
+    assert asked == [([(), (), ()], 2)]
+
+
+def test_wishes_for_slurm_are_told_from_those_for_this_machine(job, tiny_dataset):
+    said = grid(
+        tiny_dataset, "--dry-run", "--mem", "9G", "--time", "60", "--gpus-per-node", "0", "--cells-per-job", "2"
+    )
+    assert "Note: --mem, --time: asked of Slurm alone" in said
+
+
+def test_resources_that_are_no_record_are_refused_with_what_is_missing(job, tiny_dataset):
+    (job / "tiny.toml").write_text(JOB.replace("[train]", "[train]\nlearning_rate = 1e38"))
+    grid(tiny_dataset, code=1)
+    (job / "runs/tiny/resources.json").write_text("{}")
+    assert "gpus_per_node" in hpcseg("retry", "--dry-run", code=2)
+
+
 def test_a_cell_that_another_process_runs_is_passed_over(job, tiny_dataset, finished):
     shutil.copytree(finished[0], job / "runs")
     cell = sorted((job / "runs/tiny/cells").iterdir())[0]

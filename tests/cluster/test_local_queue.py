@@ -21,7 +21,7 @@ from hpcseg.cluster.local import find_slots, run_locally
 from hpcseg.cluster.processes import lives
 from hpcseg.cluster.states import run_status
 from hpcseg.errors import ConfigError
-from hpcseg.jobfile import find_job, load_job
+from hpcseg.jobfile import find_shipped, load_job
 from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import Cell, Grid, plan, write_plan
 from hpcseg.runs.record import read_lines, write_json
@@ -102,7 +102,7 @@ class Stub:
 
 @pytest.fixture
 def grid(tmp_path) -> Grid:
-    planned = plan(load_job(find_job("demo")), RunFolder(tmp_path / "run"), tmp_path / "data.h5", "0" * 64)
+    planned = plan(load_job(find_shipped("job", "demo")), RunFolder(tmp_path / "run"), tmp_path / "data.h5", "0" * 64)
     write_plan(planned)
     return planned
 

@@ -26,7 +26,7 @@ from hpcseg.cluster.sender import Submission
 from hpcseg.cluster.states import run_status
 from hpcseg.cluster.submit import submit_missing
 from hpcseg.data import store
-from hpcseg.jobfile import find_job, load_job
+from hpcseg.jobfile import find_shipped, load_job
 from hpcseg.numerics import NUMERICS
 from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import Grid, plan, read_grid, write_plan
@@ -37,7 +37,7 @@ from hpcseg.runs.wish import is_left_out
 @pytest.fixture
 def grid(tmp_path) -> Grid:
     """The demo's cells, planned; no data is needed to submit them."""
-    planned = plan(load_job(find_job("demo")), RunFolder(tmp_path / "run"), tmp_path / "data.h5", "0" * 64)
+    planned = plan(load_job(find_shipped("job", "demo")), RunFolder(tmp_path / "run"), tmp_path / "data.h5", "0" * 64)
     write_plan(planned)
     return planned
 

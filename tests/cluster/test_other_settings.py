@@ -10,7 +10,7 @@ from fake_slurm import FakeSlurm, send
 from slice_folder import hpcseg
 
 from hpcseg.cluster.states import other_jobs, run_status
-from hpcseg.jobfile import find_job, load_job
+from hpcseg.jobfile import find_shipped, load_job
 from hpcseg.runs.grid import Grid, plan, read_grid
 
 BOTH = ("100_0|RUNNING|None|n1", "100_1|PENDING|Priority|", "101|PENDING|Dependency|")
@@ -21,7 +21,9 @@ ALL = (*BOTH, "102_0|PENDING|Priority|", "102_1|PENDING|Priority|", "103|PENDING
 def older(grid, slurm) -> Grid:
     """Cells of earlier settings are the array 100 with the report 101; those of the last plan are 102 and 103."""
     send(grid)
-    changed = plan(load_job(find_job("smoke"), ["train.epochs=3"]), grid.run, grid.data_file, grid.data_sha256)
+    changed = plan(
+        load_job(find_shipped("job", "smoke"), ["train.epochs=3"]), grid.run, grid.data_file, grid.data_sha256
+    )
     send(changed)
     slurm.queue(*ALL)
     return grid

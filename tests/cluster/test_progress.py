@@ -19,7 +19,7 @@ from terminal import hpcseg_in_terminal
 from hpcseg.cli.queue_view import QueueView
 from hpcseg.cluster import ledger
 from hpcseg.data.store import read_info
-from hpcseg.jobfile import find_job, load_job
+from hpcseg.jobfile import find_shipped, load_job
 from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import Cell, plan, write_plan
 from hpcseg.runs.names import short_names
@@ -211,7 +211,7 @@ def test_a_cell_that_begins_again_says_why_on_the_queues_screen_and_in_status(jo
 
 @pytest.mark.parametrize("job_name", ["demo", "paper", "seeds", "readings", "noise-models", "more-data", "segment"])
 def test_short_names_tell_the_cells_of_every_shipped_job_apart(job_name, tmp_path):
-    grid = plan(load_job(find_job(job_name)), RunFolder(tmp_path), tmp_path / "data.h5", "0" * 64)
+    grid = plan(load_job(find_shipped("job", job_name)), RunFolder(tmp_path), tmp_path / "data.h5", "0" * 64)
     names = short_names(grid.cells)
     assert list(names) == [cell.id for cell in grid.cells]
     assert len(set(names.values())) == len(names)

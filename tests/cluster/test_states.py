@@ -20,7 +20,7 @@ from hpcseg.cluster import ledger, remembered, scheduler, worker
 from hpcseg.cluster.logs import mark
 from hpcseg.cluster.scheduler import JobState
 from hpcseg.cluster.states import CellStatus, run_status
-from hpcseg.jobfile import find_job, load_job
+from hpcseg.jobfile import find_shipped, load_job
 from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import Grid, plan, write_plan
 from hpcseg.runs.record import append_event, write_json
@@ -30,7 +30,7 @@ from hpcseg.runs.wish import leave_out
 
 @pytest.fixture
 def grid(tmp_path) -> Grid:
-    planned = plan(load_job(find_job("smoke")), RunFolder(tmp_path / "run"), tmp_path / "data.h5", "0" * 64)
+    planned = plan(load_job(find_shipped("job", "smoke")), RunFolder(tmp_path / "run"), tmp_path / "data.h5", "0" * 64)
     write_plan(planned)
     return planned
 

@@ -14,9 +14,9 @@ from typer.testing import CliRunner, Result
 
 from hpcseg.cli.app import app
 from hpcseg.cluster import ledger
-from hpcseg.cluster.template import find_template, read_template
+from hpcseg.cluster.template import read_template
 from hpcseg.errors import ConfigError
-from hpcseg.jobfile import find_job, load_job
+from hpcseg.jobfile import find_shipped, load_job
 from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import plan
 from hpcseg.runs.record import append_event, read_lines, write_json
@@ -235,7 +235,7 @@ def test_a_running_cell_is_left_alone_and_one_whose_job_is_given_up_is_left_out_
 
 
 def test_a_job_whose_script_has_ended_before_the_cell_began_is_no_longer_called_queued(scheduler, tiny_dataset):
-    shipped = Path(find_template("pbs")).read_text()
+    shipped = Path(find_shipped("template", "pbs")).read_text()
     Path("own.sh").write_text(shipped.replace("# module load cuda", "no-such-module || exit 1"))
     grid(tiny_dataset, template="own.sh")
     scheduler.run(scheduler.scripts()[0])
@@ -325,12 +325,12 @@ def test_words_of_the_shell_stay_as_they_are(tmp_path):
 def test_a_template_as_windows_or_a_home_folder_has_it_is_one(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "own.sh").write_text("#!/bin/sh\n#HPCSEG submit = qsub {script}\n{command}\n", encoding="utf-8-sig")
-    assert read_template(find_template("~/own.sh")).text.startswith("#!/bin/sh")
+    assert read_template(find_shipped("template", "~/own.sh")).text.startswith("#!/bin/sh")
 
 
 def test_a_template_that_is_not_there_is_refused_with_those_that_are():
-    with pytest.raises(ConfigError, match=r"There is no template qsub\.sh.*lsf, pbs"):
-        find_template("qsub.sh")
+    with pytest.raises(ConfigError, match=r'There is no template "qsub\.sh"\. Shipped templates are lsf, pbs'):
+        find_shipped("template", "qsub.sh")
 
 
 def test_options_that_only_slurm_knows_are_refused_beside_a_template(scheduler, tiny_dataset):
@@ -347,7 +347,7 @@ def test_a_template_that_others_may_change_is_run_for_nobody(scheduler, tiny_dat
 
 
 def test_a_ledger_whose_lines_of_a_template_are_damaged_is_still_read(tmp_path):
-    described = load_job(find_job("smoke"))
+    described = load_job(find_shipped("job", "smoke"))
     run = plan(described, RunFolder(tmp_path / "run"), tmp_path / "data.h5", "0" * 64).run
     token = ledger.announce(run, "cells", [["a"]], template="h")
     ledger.announce(run, "cells", [["a"]], token, template="h")

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from hpcseg.cli.app import app
 from hpcseg.errors import ConfigError
-from hpcseg.jobfile import find_job, load_job
+from hpcseg.jobfile import find_shipped, load_job
 from hpcseg.records.collect import collect
 from hpcseg.report import own_figures
 from hpcseg.report.build import build_report, publish
@@ -235,7 +235,7 @@ def test_in_the_middle_of_a_run_there_are_holes_and_the_curves_so_far(tmp_path):
 
 @pytest.mark.parametrize("job", sorted(path.stem for path in JOBS.glob("*.toml")))
 def test_every_shipped_job_has_a_report_before_a_cell_is_finished(tmp_path, job):
-    grid = planned(load_job(find_job(job)), RunFolder(tmp_path / job), tmp_path / "data.h5", "0" * 64)
+    grid = planned(load_job(find_shipped("job", job)), RunFolder(tmp_path / job), tmp_path / "data.h5", "0" * 64)
     write_plan(grid)
     epochs(grid.cells[-1], [0.9, 0.5])
     report = build_report(grid.run, tmp_path / "out")

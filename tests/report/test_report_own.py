@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from hpcseg.cli.app import app
 from hpcseg.errors import ConfigError
-from hpcseg.jobfile import find_job, load_job
+from hpcseg.jobfile import find_shipped, load_job
 from hpcseg.records.collect import collect
 from hpcseg.records.compare import collect_to_compare
 from hpcseg.records.groups import axes, axes_label, counterparts
@@ -53,7 +53,7 @@ def test_a_job_without_report_has_nothing_of_the_paper_in_its_report_and_files(t
 def test_the_shipped_jobs_for_own_slices_ask_for_nothing_of_the_paper():
     theirs = {"table1", "table2", "batch_norm", "weight_decay", "whole_slices", "readings"}
     for name in ("demo", "segment", "smoke"):
-        wanted = load_job(find_job(name)).report
+        wanted = load_job(find_shipped("job", name)).report
         names = {*wanted.tables, *wanted.figures}
         assert "axes" in names and not names & theirs and not [one for one in names if one.startswith("figure")]
 

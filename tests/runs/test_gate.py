@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hpcseg.errors import ConfigError, HpcsegError
-from hpcseg.jobfile import find_job, load_job
+from hpcseg.jobfile import find_shipped, load_job
 from hpcseg.runs import frozen
 from hpcseg.runs.execute import run_cell
 from hpcseg.runs.folder import RunFolder
@@ -21,7 +21,7 @@ from hpcseg.runs.record import append_event, write_json
 
 
 def planned(folder: Path) -> Grid:
-    grid = plan(load_job(find_job("smoke")), RunFolder(folder), folder.parent / "data.h5", "0" * 64)
+    grid = plan(load_job(find_shipped("job", "smoke")), RunFolder(folder), folder.parent / "data.h5", "0" * 64)
     write_plan(grid)
     return grid
 

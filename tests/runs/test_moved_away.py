@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hpcseg.errors import HpcsegError
-from hpcseg.jobfile import find_job, load_job
+from hpcseg.jobfile import find_shipped, load_job
 from hpcseg.runs import there
 from hpcseg.runs.execute import run_cell
 from hpcseg.runs.folder import RunFolder
@@ -22,7 +22,9 @@ ENDLESS = ["train.epochs=100000", "train.width=2"]
 def cell(tmp_path, tiny_dataset, monkeypatch) -> Cell:
     """A cell whose training writes a checkpoint behind every step, and never ends."""
     monkeypatch.setenv("HPCSEG_CHECKPOINT_SECONDS", "0")
-    grid = plan(load_job(find_job("smoke"), ENDLESS), RunFolder(tmp_path / "run"), tiny_dataset, _hash(tiny_dataset))
+    grid = plan(
+        load_job(find_shipped("job", "smoke"), ENDLESS), RunFolder(tmp_path / "run"), tiny_dataset, _hash(tiny_dataset)
+    )
     write_plan(grid)
     return grid.cells[0]
 
