@@ -44,9 +44,6 @@ def forget_peak() -> None:
 
 def peak_bytes() -> int:
     """The most host memory that this process has held since `forget_peak`; where that cannot be, since its start."""
-    for line in _lines(Path("/proc/self/status")):
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
+from scipy import ndimage
 
 # Of the real sample (a solid oxide cell): shares of pore and grey phase, label values, and about its grey values.
 _SHARES = (0.295, 0.434)
@@ -45,10 +46,5 @@ def write_sample(folder: Path, *, slices: int, size: int, seed: int) -> None:
 
 def _smooth(values: np.ndarray, sigma: float) -> np.ndarray:
     """Gaussian low-pass over all axes of a periodic array, sigma in pixels."""
-    spectrum = np.fft.rfftn(values)
-    axes = [np.fft.fftfreq(length) for length in values.shape[:-1]] + [np.fft.rfftfreq(values.shape[-1])]
-    for axis, frequencies in enumerate(axes):
-        shape = [1] * values.ndim
-        shape[axis] = len(frequencies)
-        spectrum *= np.exp(-2 * (np.pi * sigma * frequencies) ** 2).reshape(shape)
+    spectrum = ndimage.fourier_gaussian(np.fft.rfftn(values), sigma, values.shape[-1])
     return np.fft.irfftn(spectrum, s=values.shape, axes=tuple(range(values.ndim)))
