@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,6 +18,7 @@ from hpcseg.runs.finding import others_trained, plan_run, run_option
 from hpcseg.runs.folder import RUNS
 from hpcseg.runs.grid import MOST_CELLS_OF_A_JOB
 from hpcseg.runs.names import short_names
+from hpcseg.runs.state import State
 from hpcseg.text import counted
 
 if TYPE_CHECKING:
@@ -296,15 +298,16 @@ def run_here(
         except KeyboardInterrupt:
             raise console.stopped() from None
     names = short_names(grid.cells)
-    for text, ids in (("failed", summary.failed), ("run by another process", summary.busy)):
-        for cell_id in ids:
+    for state, text in ((State.FAILED, "failed"), (State.BUSY, "run by another process")):
+        for cell_id in (one for one, became in summary.items() if became is state):
             console.stdout.print(f"  {names[cell_id]}: {text}")
-    left = sum(not cell.evaluated() for cell in grid.cells) - len(summary.failed)
+    ended = Counter(summary.values())
+    left = sum(not cell.evaluated() for cell in grid.cells) - ended[State.FAILED]
     to_do = f", {left} to do" if left else ""
-    console.stdout.print(f"{counted(len(summary.finished), 'cell')} finished, {len(summary.failed)} failed{to_do}.")
-    if summary.stopped:
+    console.stdout.print(f"{counted(ended[State.FINISHED], 'cell')} finished, {ended[State.FAILED]} failed{to_do}.")
+    if ended[State.STOPPED] or ended[State.CANCELLED]:
         raise console.stopped()
-    if summary.failed:
+    if ended[State.FAILED]:
         option = run_option(grid.run)
         console.stdout.print(f"Next: hpcseg logs --failed{option}, then hpcseg retry{option}")
         raise typer.Exit(1)

@@ -84,7 +84,7 @@ def look(folder: RunFolder, patterns: Sequence[str] | None = None, remembered: R
     """
     from hpcseg.cluster.states import run_status
 
-    found = run_status(folder, remembered) if remembered else run_status(folder)
+    found = run_status(folder, remembered)
     chosen = set(choose_cells(found.cells, patterns))
     return dataclasses.replace(
         found,

@@ -89,7 +89,7 @@ def cancel_cells(status: RunStatus, cells: Collection[str], *, with_report: bool
             what.append(f"runs on {beat.host} as process {beat.pid}, and has to be ended there")
         found[cell.id] = ", and ".join(what) or "runs on another machine, and has to be ended there"
     if with_report and found:
-        last = booked.reports[-1:]
+        last = [job for job in booked.reports if job not in booked.moved][-1:]
         jobs += [job for job in booked.reports if job in last or may_be_queued(job, slurm)]
     refuse_moved(run, booked, jobs)
     if dry_run or not found:
@@ -98,7 +98,6 @@ def cancel_cells(status: RunStatus, cells: Collection[str], *, with_report: bool
         ledger.book_cancelled(run, list(found))
         for cell_id, job_id in left_out.items():
             leave_out(run.cell(cell_id), job_id)
-    scheduler.cancel(jobs)
     for job in by_template:
         if left := cancel_by_template(run, job):
             found |= {cell_id: f"{found[cell_id]}, {left}" for cell_id in job.cells if cell_id in found}
@@ -109,6 +108,8 @@ def cancel_cells(status: RunStatus, cells: Collection[str], *, with_report: bool
         # It may have ended meanwhile, and its number be another's.
         if process is not None and runs_cell(process, cell.folder):
             _tell_to_stop(process)
+    # Last, for where Slurm is gone that ends here.
+    scheduler.cancel(jobs)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -34,7 +35,6 @@ WITHOUT_SCONTROL = (
     "cells a --time that lasts, or tries = 20 in a profile."
 )
 _PROBE_MINUTES = 5
-_LITTLE = 100_000_000
 # The last files of a job may need a moment to be seen here.
 _SECONDS_TO_BE_SEEN = 5.0
 
@@ -61,16 +61,19 @@ def check_node(resources: Resources, folder: Path, data: Path | None, wait: floa
         wait: seconds for the job to begin and to end.
     """
     room = folder / f"doctor-{uuid.uuid4().hex[:8]}"
+    held = FileLock(room / HELD, timeout=0)
     try:
         make_folder(room)
         token = uuid.uuid4().hex
         (room / TOKEN).write_text(token)
         code = freeze(RunFolder(room))
-        with FileLock(room / HELD, timeout=0):
-            yield from _probe(resources, room, code, data, token, wait)
+        with contextlib.suppress(OSError):  # a file system without locks, which the node tells of
+            held.acquire()
+        yield from _probe(resources, room, code, data, token, wait)
     except OSError as error:
         yield Check("Compute node", "not checked", f"{room} cannot be written to: {error.strerror}.")
     finally:
+        held.release()
         shutil.rmtree(room, ignore_errors=True)
 
 
@@ -81,7 +84,7 @@ def _probe(resources: Resources, room: Path, code: Path, data: Path | None, toke
         # As a cell names it: from the run.
         found_from_there = os.path.relpath(data.resolve(), room.resolve()) if data else None
         job = executor.submit(Probe(resources.on_nodes(str(room.resolve())), found_from_there))
-    except submitit.core.utils.FailedJobError as error:
+    except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
         yield Check("Compute node", "failed", f"sbatch refuses a job: {error}", "See what it says.")
         return
     job_id = str(job.job_id)
@@ -240,10 +243,6 @@ def _judge(found: Sequence[dict[str, Any]], resources: Resources, token: str, da
     else:
         told = f"{nodes} has no sacct on its PATH, so the report job does not know how a cell without a word has died."
         yield Check("Accounting from a node", "warning", told, "Nothing has to be done, or add it with --setup.")
-    space = min(rank["temporary_bytes"] for rank in found)
-    if space < _LITTLE:
-        told = f"The temporary folder has {space / 1e6:.0f} MB left."
-        yield Check("Temporary folder", "warning", told, "Set another with --setup 'export TMPDIR=...'.")
 
 
 def _cores(found: Sequence[dict[str, Any]], resources: Resources) -> Check:

@@ -24,6 +24,8 @@ _MOST_SIGNAL_SECONDS = 120
 # What the job behind all others needs is its own, whatever a cell is given.
 _REPORT_MINUTES = 30
 _REPORT_GIB = 2.0
+# What a report may have otherwise than the cells.
+_WISHES = ("partition", "account", "qos", "constraint")
 # Options of sbatch in the place of which hpcseg has its own.
 _GPUS = frozenset({"gpus", "gpus-per-node", "gpus-per-task", "gpus-per-socket", "gres", "tres-per-task"})
 _MEMORY = frozenset({"mem-per-cpu", "mem-per-gpu"})
@@ -46,99 +48,39 @@ def cell_executor(
     """
     further = _options(resources.sbatch)
     additional: dict[str, Any] = {"requeue": True, **further}
-    gpus, bind = resources.gpus_per_node, []
+    gpus, ranks = resources.gpus_per_node, resources.ranks_per_node
+    # srun does not inherit it since Slurm 22.05, and every rank would get one core.
+    srun = [f"--cpus-per-task={resources.cpus_per_task}"]
+    # Else the other ranks wait for a dead one until the time limit.
+    srun.append("--kill-on-bad-exit=1")
     syntax = "none" if not gpus or _GPUS & further.keys() else resources.gpu_syntax
     if syntax == "gpus-per-node":
         additional["gpus-per-node"] = gpus
     elif syntax == "gres":
         additional["gres"] = f"gpu:{gpus}"
     elif syntax == "gpus-per-task":
-        additional["gpus-per-task"] = math.ceil(gpus / resources.ranks_per_node)
+        additional["gpus-per-task"] = math.ceil(gpus / ranks)
         # Else a rank sees its own GPU alone, and NCCL copies by way of the host.
-        bind = ["--gpu-bind=none"] if resources.ranks_per_node > 1 else []
-    return _executor(
-        folder,
-        code,
-        resources,
-        name=name,
-        comment=comment,
-        dependency=dependency,
-        gpus=gpus,
-        nodes=resources.nodes,
-        ntasks_per_node=resources.ranks_per_node,
-        cpus_per_task=resources.cpus_per_task,
-        mem=None if _MEMORY & further.keys() else _memory(resources.memory_gib),
-        srun_args=[
-            # srun does not inherit it since Slurm 22.05, and every rank would get one core.
-            f"--cpus-per-task={resources.cpus_per_task}",
-            # Else the other ranks wait for a dead one until the time limit.
-            "--kill-on-bad-exit=1",
-            *bind,
-            *(f"--{flag}" for flag in resources.srun),
-        ],
-        additional=additional,
-        # submitit's default would let 256 tasks run at once.
-        array_parallelism=resources.throttle or sys.maxsize,
-    )
-
-
-def report_executor(
-    folder: Path, code: Path, resources: Resources, *, name: str, comment: str, dependency: str | None
-) -> submitit.SlurmExecutor:
-    """An executor for the report of a run: one core, no GPU, memory and time of its own, as the profile says."""
-    report, further = resources.report, resources.report.sbatch
-    if further is None:
-        further = _without_gpus(resources.sbatch)
-    own = {name: getattr(report, name) for name in ("partition", "account", "qos", "constraint")}
-    resources = dataclasses.replace(
-        resources,
-        minutes=report.time or _REPORT_MINUTES,
-        **{name: wish for name, wish in own.items() if wish is not None},
-    )
-    return _executor(
-        folder,
-        code,
-        resources,
-        name=name,
-        comment=comment,
-        dependency=dependency,
-        gpus=0,
-        nodes=1,
-        ntasks_per_node=1,
-        cpus_per_task=1,
-        mem=_memory(report.mem or _REPORT_GIB),
-        srun_args=["--cpus-per-task=1", *(f"--{flag}" for flag in _without_gpus(resources.srun))],
-        additional={"requeue": True, **_options(further)},
-    )
-
-
-def _executor(
-    folder: Path,
-    code: Path,
-    resources: Resources,
-    *,
-    name: str,
-    dependency: str | None,
-    gpus: int,
-    additional: dict[str, Any],
-    **own: Any,
-) -> submitit.SlurmExecutor:
+        srun += ["--gpu-bind=none"] if ranks > 1 else []
     parameters = {
         "job_name": name,
-        "partition": resources.partition,
-        "account": resources.account,
-        "qos": resources.qos,
-        "constraint": resources.constraint,
-        "exclude": resources.exclude,
+        "comment": comment,
+        **{wish: getattr(resources, wish) for wish in (*_WISHES, "exclude")},
         "dependency": dependency,
         # The limit must be submitit's own parameter, since it decides by it whether a job timed out.
         "time": resources.minutes,
         "signal_delay_s": min(_MOST_SIGNAL_SECONDS, resources.minutes * 60 // 4),
+        "nodes": resources.nodes,
+        "ntasks_per_node": ranks,
+        "cpus_per_task": resources.cpus_per_task,
+        "mem": None if _MEMORY & further.keys() else f"{math.ceil(resources.memory_gib * 1024)}M",
         # Ours come last: the site's may set a path of their own, and name files of the folder of submission.
         "setup": [*resources.setup, f"export {ASKED}={gpus}", *shell_lines(code)],
+        "srun_args": [*srun, *(f"--{flag}" for flag in resources.srun)],
         "stderr_to_stdout": True,
+        # submitit's default would let 256 tasks run at once.
+        "array_parallelism": resources.throttle or sys.maxsize,
         "additional_parameters": additional,
-        **own,
     }
     # Whatever they come from: quotes do not keep a line of #SBATCH in one piece.
     for option, value in {"The folder of the logs": str(folder), **parameters}.items():
@@ -149,6 +91,26 @@ def _executor(
     # None must be said aloud: the default writes a wckey that clusters without it refuse.
     executor.update_parameters(wckey=None, **{key: value for key, value in parameters.items() if value is not None})
     return executor
+
+
+def report_executor(
+    folder: Path, code: Path, resources: Resources, *, name: str, comment: str, dependency: str | None
+) -> submitit.SlurmExecutor:
+    """An executor for the report of a run: one core, no GPU, memory and time of its own, as the profile says."""
+    report = resources.report
+    own = dataclasses.replace(
+        resources,
+        **{wish: value for wish in _WISHES if (value := getattr(report, wish)) is not None},
+        nodes=1,
+        ranks_per_node=1,
+        gpus_per_node=0,
+        cpus_per_task=1,
+        memory_gib=report.mem or _REPORT_GIB,
+        minutes=report.time or _REPORT_MINUTES,
+        sbatch=_without_gpus(resources.sbatch) if report.sbatch is None else report.sbatch,
+        srun=_without_gpus(resources.srun),
+    )
+    return cell_executor(folder, code, own, name=name, comment=comment, dependency=dependency)
 
 
 class _Executor(submitit.SlurmExecutor):
@@ -190,7 +152,3 @@ def _options(flags: tuple[str, ...]) -> dict[str, Any]:
     """Options as submitit takes them, of "name=value" or "name"."""
     split = (flag.partition("=") for flag in flags)
     return {name: value if given else True for name, given, value in split}
-
-
-def _memory(gib: float) -> str:
-    return f"{math.ceil(gib * 1024)}M"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import getpass
 import itertools
 import socket
 import uuid
@@ -24,6 +23,7 @@ from msgspec import UNSET, UnsetType
 
 from hpcseg.cluster.ledger_lines import TAG, Announced, Cancelled, Line, Started, Submitted, Task, Withdrawn, read_line
 from hpcseg.cluster.ledger_place import path_of, tag, teller
+from hpcseg.cluster.scheduler import user
 from hpcseg.errors import SchedulerError
 from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.gate import claim
@@ -48,8 +48,8 @@ class Booked:
     """When it was handed out, in UTC seconds; 0 where the line does not say."""
     cells: tuple[str, ...]
     """All that it is for, in the order in which it takes them."""
-    cancelled: bool
-    """The user has cancelled this cell of it."""
+    cancelled: frozenset[str] = frozenset()
+    """Those of them that the user has cancelled."""
     number: str | None = None
     """Of a job by a user's template, what its scheduler calls it; empty where that is not known. None: another job."""
 
@@ -71,7 +71,7 @@ class Ledger:
     jobs: Mapping[str, Booked]
     """The last of each cell, by its id."""
     handed: tuple[Booked, ...]
-    """All that were ever handed out here and not taken back, in this order; `cancelled` where any cell of one was."""
+    """All that were ever handed out here and not taken back, in this order."""
     owners: Mapping[str, frozenset[str]]
     """Cells of every job that ever was, by the job's id, and of an array also by the array's."""
     tries: Mapping[str, int]
@@ -125,11 +125,10 @@ class Ledger:
 
 def read(run: RunFolder) -> Ledger:
     """The ledger of a run; empty where nothing was handed out yet. Lines that cannot be used are left out."""
-    jobs: dict[str, Booked] = {}
-    handed: dict[tuple[str, str | None], Booked] = {}
+    handed: list[Booked] = []
     owners: dict[str, frozenset[str]] = {}
     tries: Counter[str] = Counter()
-    reports, users, others = [], [getpass.getuser()], set[str]()
+    reports, users, others = [], [user()], set[str]()
     announced: dict[str, Announced] = {}
     tokens: dict[str, str | None] = {}
     moved: dict[str, str] = {}
@@ -161,19 +160,17 @@ def read(run: RunFolder) -> Ledger:
                 # A full disk may have lost the announcement. What was taken and then taken back was never handed out.
                 base = tokens.get(line.token) or ""
                 announced.pop(line.token, None)
-                handed = {key: job for key, job in handed.items() if key[1] or key[0].split("_")[0] != base}
-                for cell in owners.get(base, ()) if base not in elsewhere else ():
-                    jobs.pop(cell, None)
-                    tries[cell] -= 1
+                back = {job.job_id for job in handed if not job.host and job.job_id.split("_")[0] == base}
+                tries.subtract(cell for job in handed if not job.host and job.job_id in back for cell in job.cells)
+                handed = [job for job in handed if job.host or job.job_id not in back]
                 tokens[line.token] = None
             case Cancelled():
-                for cell in line.cells:
-                    if cell in jobs:
-                        jobs[cell] = dataclasses.replace(jobs[cell], cancelled=True)
                 unwanted = frozenset(line.cells)
-                for key, job in handed.items():
+                for at, job in enumerate(handed):
                     if not unwanted.isdisjoint(job.cells):
-                        handed[key] = dataclasses.replace(job, cancelled=True)
+                        handed[at] = dataclasses.replace(
+                            job, cancelled=job.cancelled | unwanted.intersection(job.cells)
+                        )
             case Announced() | Submitted() | Started():
                 by_template = line.template is not UNSET
                 base = str(line.token if by_template else line.job)
@@ -194,30 +191,23 @@ def read(run: RunFolder) -> Ledger:
                 if not isinstance(line, Announced):
                     command = " ".join(line.command.split()) if of == "own" and isinstance(line.command, str) else ""
                 called = (line.job or "") if by_template else None
-                again = by_template and base in owners
-                tasks = line.tasks
-                owners[base] = frozenset(itertools.chain(*tasks))
-                for job_id, cells in zip(ids, tasks, strict=True):
+                if by_template and base in owners:
+                    # It may have begun before its number was written down.
+                    handed = [dataclasses.replace(job, number=called) if job.job_id == base else job for job in handed]
+                    continue
+                owners[base] = frozenset(itertools.chain(*line.tasks))
+                for job_id, cells in zip(ids, line.tasks, strict=True):
                     owners[job_id] = frozenset(cells)
                     if of == "another's":
                         continue
                     if line.user and line.user != users[0]:
                         others.add(job_id)
-                    when, host = line.seconds, line.host or None
-                    job = Booked(job_id, host, when, cells, cancelled=False, number=called)
-                    if again and (job_id, host) in handed:
-                        # It may have begun before its number was written down.
-                        job = dataclasses.replace(handed[job_id, host], number=called)
-                    handed[job_id, host] = job
-                    for cell in cells:
-                        if again and cell in jobs and jobs[cell].job_id == job_id:
-                            jobs[cell] = dataclasses.replace(jobs[cell], number=called)
-                            continue
-                        jobs[cell] = job
-                        # An earlier hpcseg had jobs of their own for evaluations.
-                        tries[cell] += line.stage != "evaluate"
+                    handed.append(Booked(job_id, line.host or None, line.seconds, cells, number=called))
+                    # An earlier hpcseg had jobs of their own for evaluations.
+                    tries.update(() if line.stage == "evaluate" else cells)
+    jobs = {cell: job for job in handed for cell in job.cells}
     return Ledger(
-        *(jobs, tuple(handed.values()), owners, tries, tuple(reports), tuple(users), frozenset(others)),
+        *(jobs, tuple(handed), owners, tries, tuple(reports), tuple(users), frozenset(others)),
         {token: frozenset(itertools.chain(*line.tasks)) for token, line in announced.items()},
         *(way, tokens, moved, elsewhere, tuple(unusable), command),
     )
@@ -294,7 +284,7 @@ def book(
         stage=stage,
         cells=_as_written(tasks),
         job=base,
-        user=getpass.getuser(),
+        user=user(),
         run=path_of(run),
         command=command_line(),
         template=template,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from hpcseg.cluster.ledger_lines import TAG
+from hpcseg.cluster.profile import on_nodes
 from hpcseg.errors import IncompleteError
 from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.record import read_json
@@ -45,8 +46,7 @@ def teller(run: RunFolder) -> Callable[[str, str], Whose]:
 
 
 def _whose(run: RunFolder, path: str) -> Whose:
-    places = _names_on_nodes(run)
-    if path and _on_nodes(path, places) == _on_nodes(path_of(run), places):
+    if path and _on_nodes(run, path) == _on_nodes(run, path_of(run)):
         # What the report job submits on a node has its name of the folder.
         return "own"
     there = RunFolder(Path(path))
@@ -59,17 +59,8 @@ def _whose(run: RunFolder, path: str) -> Whose:
         return "moved"
 
 
-def _names_on_nodes(run: RunFolder) -> list[tuple[str, str]]:
-    """The table `paths` of the profile with which cells were submitted last: folders, and what nodes call them."""
-    with contextlib.suppress(IncompleteError):
-        paths = read_json(run.resources_file).get("paths")
-        if isinstance(paths, list):
-            return [(here, there) for here, _, there in (str(one).partition("=") for one in paths) if here]
-    return []
-
-
-def _on_nodes(path: str, places: list[tuple[str, str]]) -> str:
-    for here, there in sorted(places, key=lambda place: len(place[0]), reverse=True):
-        if path == here or path.startswith(f"{here}/"):
-            return there + path[len(here) :]
+def _on_nodes(run: RunFolder, path: str) -> str:
+    """A path as nodes see it, by the profile with which cells were submitted last."""
+    with contextlib.suppress(IncompleteError, AttributeError, TypeError, ValueError):
+        return on_nodes(path, read_json(run.resources_file).get("paths") or ())
     return path

@@ -14,7 +14,7 @@ import subprocess
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,15 +60,8 @@ _WORDS = {
 _NOBODY_READS = (OSError, SystemExit)
 
 
-@dataclass
-class Summary:
-    """Ids of the cells by what became of them."""
-
-    finished: list[str] = field(default_factory=list)
-    failed: list[str] = field(default_factory=list)
-    busy: list[str] = field(default_factory=list)
-    stopped: list[str] = field(default_factory=list)
-    """By the user, before they were done, or before the queue came to them."""
+Summary = dict[str, State]
+"""What became of each cell, by its id: FINISHED, FAILED, BUSY, CANCELLED or STOPPED."""
 
 
 @dataclass
@@ -87,8 +80,6 @@ class _Running:
     """At which it works; at first the one with which it begins."""
     told: tuple[str, str]
     """The last stage of a cell that was told as started."""
-    over: set[str] = field(default_factory=set)
-    """Ids of the cells that are done with, whatever became of them."""
     read: int = 0
     """Bytes of the log that were looked at."""
     progress: float = 0.0
@@ -160,7 +151,7 @@ def run_locally(
         on_stop: told when the queue is asked to stop.
 
     Returns:
-        What became of each cell. A failed cell never stops the others.
+        What became of each cell; STOPPED also where the queue did not come to it. A failed cell never stops the others.
 
     Raises:
         KeyboardInterrupt: a second Ctrl-C, which has ended the running cells at once.
@@ -180,7 +171,7 @@ def run_locally(
         cells_per_job = len(cells) if len(slots) == 1 else -(-len(cells) // (_JOBS_PER_SLOT * len(slots)))
     most = max(1, min(cells_per_job, MOST_CELLS_OF_A_JOB))
     running: dict[int, _Running] = {}
-    summary = Summary()
+    summary: Summary = {}
     with Stop() as stop:
         try:
             while running or (waiting and not stop()):
@@ -199,17 +190,16 @@ def run_locally(
                         _look(current, tell)
                         continue
                     del running[slot]
-                    if current.cell.id not in current.over:
+                    if current.cell.id not in summary:
                         _book(current, _how_it_ended(current), summary, tell)
                     # Whose turn had not come.
-                    waiting.extendleft(cell for cell in reversed(current.cells) if cell.id not in current.over)
+                    waiting.extendleft(cell for cell in reversed(current.cells) if cell.id not in summary)
         finally:
             _end(running.values())
             for current in running.values():
                 if current.asked:
                     _note_stop(current)
-    summary.stopped += [cell.id for cell in waiting]
-    return summary
+    return summary | {cell.id: State.STOPPED for cell in waiting}
 
 
 def _start(cells: Sequence[Cell], run: RunFolder, code: Path, visible: tuple[str, ...], ranks: int) -> _Running:
@@ -227,9 +217,14 @@ def _start(cells: Sequence[Cell], run: RunFolder, code: Path, visible: tuple[str
             timeout_min=_NO_LIMIT_MINUTES,
             stderr_to_stdout=True,
         )
-    ledger.book_local(run, ids, str(controller.pid))
     log, first = logs / f"{controller.pid}_0_log.out", cells[0]
-    return _Running(cells, controller, ranks, log, started, first, (first.id, _stage(first)))
+    begun = _Running(cells, controller, ranks, log, started, first, (first.id, _stage(first)))
+    try:
+        ledger.book_local(run, ids, str(controller.pid))
+    except BaseException:  # a full disk: what no command knows would run on unseen
+        _end([begun])
+        raise
+    return begun
 
 
 def _stage(cell: Cell) -> Stage:
@@ -335,19 +330,12 @@ def _how_it_ended(current: _Running) -> State:
 
 def _book(current: _Running, state: State, summary: Summary, on_event: OnEvent) -> None:
     cell, details = current.cell, dict[str, Any]()
-    current.over.add(cell.id)
-    if state is State.FINISHED:
-        summary.finished.append(cell.id)
-    elif state is State.BUSY:
-        summary.busy.append(cell.id)
-    elif state is State.FAILED:
+    summary[cell.id] = state
+    if state is State.FAILED:
         failure = _failure(current)
         details = {"error": failure.error if failure else _WORDS[without_a_word(cell)], "log": str(current.log)}
-        summary.failed.append(cell.id)
-    else:
-        if state is State.STOPPED:
-            _note_stop(current)
-        summary.stopped.append(cell.id)
+    elif state is State.STOPPED:
+        _note_stop(current)
     on_event(state, cell, details)
 
 

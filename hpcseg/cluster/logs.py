@@ -71,7 +71,7 @@ def _tail(path: Path) -> str:
 
 
 class Attempt:
-    """What a rank has written since it began last.
+    """What a rank has written, since it began last or ever.
 
     Args:
         text: of it.
@@ -108,26 +108,9 @@ def _attempt(path: Path, size: int, changed: int) -> Attempt:
     return Attempt(_tail(path).rpartition(_BEGINNING)[2])
 
 
-class OfCell:
-    """Of a log's lines, given in their order, those of a cell and those before any cell has begun."""
-
-    def __init__(self, cell: str) -> None:
-        self._cell = cell
-        self._own = True
-
-    def __call__(self, lines: Iterable[str]) -> list[str]:
-        """Of the next lines."""
-        return [line for line in lines if self._is_own(line)]
-
-    def _is_own(self, line: str) -> bool:
-        if found := read_mark(line):
-            self._own = found[0] == self._cell
-        return self._own
-
-
 def tail(path: Path, cell: str) -> list[str]:
     """A cell's lines in a log; none where it cannot be read."""
-    return OfCell(cell)(_tail(path).splitlines())
+    return Attempt(_tail(path)).lines(cell)
 
 
 def spoken(lines: Iterable[str]) -> list[str]:
@@ -145,9 +128,13 @@ def follow(path: Path | None, cell: str, goes_on: Callable[[], bool]) -> Iterato
     """
     log = io.TextIOWrapper(open_regular(path, "rb"), "utf-8", "replace") if path else contextlib.nullcontext()
     with log as file:
-        alive, own = True, OfCell(cell)
+        alive, own = True, True
         while alive:
-            alive = goes_on()
-            yield own(line.rstrip("\n") for line in file) if file else []
+            alive, lines = goes_on(), list[str]()
+            for line in file or ():
+                if found := read_mark(line):
+                    own = found[0] == cell
+                lines += [line.rstrip("\n")] if own else []
+            yield lines
             if alive:
                 time.sleep(_SECONDS_BETWEEN_LOOKS)

@@ -13,7 +13,7 @@ from hpcseg.cluster import ledger, scheduler
 from hpcseg.cluster.ledger import Booked, Ledger
 from hpcseg.cluster.ledger_place import tag
 from hpcseg.cluster.processes import controls_cell, lives
-from hpcseg.cluster.remembered import Answers
+from hpcseg.cluster.remembered import Remembered
 from hpcseg.cluster.scheduler import JobState
 from hpcseg.errors import IncompleteError
 from hpcseg.runs.folder import CellFolder, RunFolder
@@ -36,6 +36,8 @@ class Missing:
     """Neither finished nor in Slurm."""
     left_alone: dict[str, str] = field(default_factory=dict)
     """Cell id to why Slurm has it already, or may have: what nobody else should begin."""
+    unfollowed: list[str] = field(default_factory=list)
+    """Of the jobs of those, as `unfollowed` has them."""
 
 
 def find_missing(grid: Grid, *, resubmit: bool, only: Collection[str] | None = None) -> Missing:
@@ -89,7 +91,17 @@ def find_missing(grid: Grid, *, resubmit: bool, only: Collection[str] | None = N
             )
         else:
             missing.cells.append(cell)
+    own = {job.job_id for cell in missing.left_alone if (job := booked.jobs.get(cell)) and job.in_slurm}
+    missing.unfollowed.extend(unfollowed(own, booked, states))
     return missing
+
+
+def unfollowed(jobs: Collection[str], booked: Ledger, states: Mapping[str, JobState] | None) -> list[str]:
+    """Ids, without tasks, of those of these jobs that wait or run, where no report job is known to come."""
+    if booked.unanswered or any(may_be_queued(report, states) for report in booked.reports):
+        return []
+    alive = (job_id for job_id in jobs if (job := (states or {}).get(job_id)) and not (job.ended or job.hidden))
+    return sorted({job_id.partition("_")[0] for job_id in alive})
 
 
 def _runs(cell: CellFolder, booked: Ledger, states: Mapping[str, JobState], lives: Callable[[Booked], bool]) -> str:
@@ -168,7 +180,7 @@ def heartbeat(cell: CellFolder, booked: Ledger) -> Beat | None:
 
 def is_past(cell: CellFolder, job: Booked) -> bool:
     """Whether a job does not come back to a cell, though it has others: it was told to leave it out, or it failed."""
-    if job.cancelled and is_left_out(cell, job.job_id):
+    if cell.id in job.cancelled and is_left_out(cell, job.job_id):
         return True
     if job.number is not None:
         # Of the end of such a job nothing tells but the cell.
@@ -195,14 +207,14 @@ def failed_at(cell: CellFolder) -> float:
     return (failure.time if failure else None) or 0.0
 
 
-def strange_jobs(run: RunFolder, booked: Ledger, slurm: Answers = scheduler) -> str:
+def strange_jobs(run: RunFolder, booked: Ledger, slurm: Remembered | None = None) -> str:
     """What to say of jobs in the queue that are of this run, by token or script, and not in its ledger; else empty.
 
     A ledger that was emptied or cut has them no more, and which cells they are for nobody knows.
     """
     known, logs = booked.owners.keys() | set(booked.reports), run.logs.resolve()
     strange = []
-    for job, (comment, script) in sorted((slurm.own_jobs() or {}).items()):
+    for job, (comment, script) in sorted(((slurm or scheduler).own_jobs() or {}).items()):
         if comment.startswith(tag(run)):
             if booked.tokens.get(comment, "") not in (None, job):
                 strange.append(job)

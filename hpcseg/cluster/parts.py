@@ -15,7 +15,7 @@ from hpcseg.cluster.failures import CANCELLED, LEFT, Action, diagnose_job
 from hpcseg.cluster.ledger import Booked, Ledger
 from hpcseg.cluster.logs import Logs, find_logs
 from hpcseg.cluster.missing import may_be_queued
-from hpcseg.cluster.remembered import Answers
+from hpcseg.cluster.remembered import Remembered
 from hpcseg.cluster.scheduler import JobState
 from hpcseg.predict.outcome import OutFolder
 from hpcseg.predict.request import slices_of_part
@@ -73,18 +73,18 @@ class VolumeStatus(Standing):
         return [part.state for part in self.parts]
 
 
-def volume_status(folder: OutFolder, slurm: Answers = scheduler) -> VolumeStatus:
+def volume_status(folder: OutFolder, slurm: Remembered | None = None) -> VolumeStatus:
     """Where a prediction stands.
 
     Args:
         folder: its folder.
-        slurm: who is asked about jobs.
+        slurm: what it has said before; None: it is asked.
 
     Raises:
         ConfigError: its record is damaged, or of another schema.
         IncompleteError: there is none that can be read, or a line of a journal is damaged.
     """
-    record = folder.read()
+    slurm, record = slurm or Remembered(), folder.read()
     # As for `begin`, a file that is gone is made again.
     finished = isinstance(record, Finished) and all((folder.path / name).exists() for name in record.files)
     slices = len(record.input.names)
@@ -114,7 +114,7 @@ def volume_status(folder: OutFolder, slurm: Answers = scheduler) -> VolumeStatus
     joins = [job_id for job_id in booked.reports if may_be_queued(job_id, answers)]
     if division:
         last = (joins or list(booked.reports))[-1:]
-        join = Booked(last[0], None, 0.0, (), cancelled=False) if last else None
+        join = Booked(last[0], None, 0.0, ()) if last else None
         known = _of_job(join, told, logs, all_done=finished)
         if known["state"] is State.FAILED and len(done) < slices:
             # That it found some missing is no fault of its own.
@@ -197,7 +197,7 @@ def _of_job(job: Booked | None, told: Mapping[str, JobState] | None, logs: Logs,
         return known(State.UNKNOWN, note=f"submitted as job {job.job_id}, of which Slurm says nothing")
     if state is not None and state.word == "COMPLETED":
         return known(State.STOPPED, state.node, "its job has ended, and left something to do")
-    failure = diagnose_job(job.job_id, state, cancelled=job.cancelled, logs=logs)
+    failure = diagnose_job(job.job_id, state, cancelled=bool(job.cancelled), logs=logs)
     ended = State.CANCELLED if failure.kind in (CANCELLED, LEFT) else State.FAILED
     note = failure.text if failure.kind is CANCELLED else failure.summary
     return known(ended, failure.node, note, failure.kind.action)

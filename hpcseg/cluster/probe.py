@@ -7,30 +7,30 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hpcseg.cluster import scheduler
+
+if TYPE_CHECKING:
+    from hpcseg.launch.environment import RankEnvironment
 
 TOKEN = "token"  # noqa: S105 - the name of a file
 HELD = "held.lock"
 _SECONDS_OF_RENAMES = 0.5
 
 
+@dataclass(frozen=True)
 class Probe:
-    """Looks around on a node and writes what it finds; pickled at submission, so it imports late.
+    """Looks around on a node and writes what it finds; pickled at submission, so it imports late."""
 
-    Args:
-        folder: absolute path, in the run folder; holds the file TOKEN, and HELD, which the login node has locked.
-        data: path of the packed data set from there; None: there is none yet.
-    """
-
-    def __init__(self, folder: str, data: str | None) -> None:
-        self.folder = folder
-        self.data = data
+    folder: str
+    """Absolute path, in the run folder; holds the file TOKEN, and HELD, which the login node has locked."""
+    data: str | None
+    """Path of the packed data set from there; None: there is none yet."""
 
     def __call__(self) -> None:
         """Write FOLDER/rank-N.json."""
@@ -38,8 +38,11 @@ class Probe:
         from hpcseg.runs.record import write_json
 
         folder, environment = Path(self.folder), read_environment()
-        found = _facts(folder, self.data)
-        found |= _meeting(folder)
+        found = {
+            **_facts(folder, self.data),
+            "world_size": environment.world_size,
+            "meeting": _meeting(folder, environment),
+        }
         write_json(folder / f"rank-{environment.rank}.json", found)
 
 
@@ -73,7 +76,6 @@ def _facts(folder: Path, data: str | None) -> dict[str, Any]:
         "sacct": shutil.which("sacct") is not None,
         "renames": _renames(folder),
         "hdf5_locks": _hdf5_locks(folder),
-        "temporary_bytes": shutil.disk_usage(tempfile.gettempdir()).free,
         "data": None if data is None else _data(folder / data),
     }
 
@@ -140,19 +142,16 @@ def _data(path: Path) -> str | None:
     return None
 
 
-def _meeting(folder: Path) -> dict[str, Any]:
-    """Whether the ranks find each other, and add up what they know."""
-    from hpcseg.launch.environment import read_environment
+def _meeting(folder: Path, environment: RankEnvironment) -> str | None:
+    """Why the ranks do not find each other, or do not add up what they know; None: they do."""
     from hpcseg.learn.ranks import join
 
-    environment = read_environment()
     try:
         import torch
 
         with join(environment, folder) as ranks:
             total = ranks.sum_(torch.tensor([float(ranks.rank + 1)], device=ranks.device))
             expected = environment.world_size * (environment.world_size + 1) / 2
-            wrong = None if float(total) == expected else f"a sum over the ranks is {float(total)}, not {expected}"
+            return None if float(total) == expected else f"a sum over the ranks is {float(total)}, not {expected}"
     except Exception as error:  # whatever it is, it is what the user has to know
-        wrong = " ".join(str(error).split())
-    return {"world_size": environment.world_size, "meeting": wrong}
+        return " ".join(str(error).split())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -179,13 +179,18 @@ class Resources:
         _refuse_controls(self)
 
     def on_nodes(self, text: str) -> str:
-        """A path, or a text with paths, as the nodes see them."""
-        if not self.paths:
-            return text
-        places = dict(path.split("=") for path in self.paths)
-        # A part of a longer path, or of a longer name, is another place.
-        known = "|".join(map(re.escape, sorted(places, key=len, reverse=True)))
-        return re.sub(rf"(?<![\w./+@-])({known})(?![\w.+@-])", lambda found: places[found[1]], text)
+        """As the function of this name."""
+        return on_nodes(text, self.paths)
+
+
+def on_nodes(text: str, paths: Sequence[str]) -> str:
+    """A path, or a text with paths, as the nodes see them, by the `paths` of a profile."""
+    if not paths:
+        return text
+    places = dict(path.split("=") for path in paths)
+    # A part of a longer path, or of a longer name, is another place.
+    known = "|".join(map(re.escape, sorted(places, key=len, reverse=True)))
+    return re.sub(rf"(?<![\w./+@-])({known})(?![\w.+@-])", lambda found: places[found[1]], text)
 
 
 def _refuse_controls(settings: Any) -> None:

@@ -4,27 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Protocol
 
 from hpcseg.cluster import scheduler
 from hpcseg.cluster.scheduler import JobState
 
 _SECONDS_BETWEEN_QUESTIONS = 30.0
-
-
-class Answers(Protocol):
-    """What is asked about jobs: of Slurm itself, the module `scheduler`, or of what it has said before."""
-
-    def ask(
-        self, job_ids: Iterable[str], users: Sequence[str] = ..., others: Collection[str] = ...
-    ) -> dict[str, JobState] | None:
-        """As `scheduler.ask`."""
-
-    def history(self, job_ids: Iterable[str]) -> dict[str, JobState]:
-        """As `scheduler.history`."""
-
-    def own_jobs(self) -> Mapping[str, tuple[str, str]] | None:
-        """As `scheduler.own_jobs`."""
 
 
 class Remembered:

@@ -36,6 +36,7 @@ _NO_CONTROLLER = re.compile(
 )
 _STATES = {word: state for state, words in _WORDS.items() for word in words.split()}
 _NOT_SHOWN = "not shown"
+_OF_USERS = ("SQUEUE_", "SACCT_", "SINFO_", "SLURM_TIME_FORMAT")
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,6 @@ def own_jobs() -> dict[str, tuple[str, str]] | None:
 
     A script is an absolute path, empty where it is not known.
     """
-    user = getpass.getuser()
     text = _run(own_jobs_command())
     if text is not None:
         lines = (line.split("|", 2) for line in text.splitlines() if "|" in line)
@@ -183,7 +183,7 @@ def own_jobs() -> dict[str, tuple[str, str]] | None:
     return {
         job.get("ArrayJobId", job.get("JobId", "")): (job.get("Comment", ""), job.get("Command", ""))
         for job in jobs
-        if job.get("UserId", "").startswith(f"{user}(") and not JobState(job.get("JobState", "")).ended
+        if job.get("UserId", "").endswith(f"({os.geteuid()})") and not JobState(job.get("JobState", "")).ended
     }
 
 
@@ -212,6 +212,14 @@ def cancel(job_ids: Iterable[str]) -> None:
             raise SchedulerError(f"scancel failed: {error}. Try again.") from None
 
 
+def user() -> str:
+    """The caller's name; where the system knows none, as in many a container, the number, which Slurm takes as well."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.geteuid())
+
+
 def end_of_job(job_id: str) -> float | None:
     """When a running job reaches its time limit, in seconds since 1970; None where none is known."""
     said = (_run(["squeue", "--noheader", f"--jobs={job_id}", "--format=%e"]) or "").strip()
@@ -227,13 +235,13 @@ def queue_command(users: Sequence[str] = ()) -> list[str]:
 
     With them come those that have ended a few minutes ago, which accounting may not have heard of, where there is any.
     """
-    whose = ",".join(users or [getpass.getuser()])
+    whose = ",".join(users or [user()])
     return ["squeue", "--noheader", "--array", "--states=all", f"--user={whose}", "--format=%i|%T|%r|%N"]
 
 
 def own_jobs_command() -> list[str]:
     """The caller's jobs with their comments and scripts."""
-    return ["squeue", "--noheader", f"--user={getpass.getuser()}", "--format=%F|%k|%o"]
+    return ["squeue", "--noheader", f"--user={user()}", "--format=%F|%k|%o"]
 
 
 def accounting_command(job_ids: Iterable[str]) -> list[str]:
@@ -314,8 +322,10 @@ def _run(command: list[str], seconds: float | None = None) -> str | None:
 def said_by(command: list[str], seconds: float | None = None) -> tuple[str, bool]:
     """What a command says, and whether it has succeeded in time, by default in ten seconds."""
     seconds = seconds or _SECONDS
+    # A user may have filters for his own looks at the queue, under which jobs of ours would seem to be gone.
+    others = {name: value for name, value in os.environ.items() if not name.startswith(_OF_USERS)}
     # Else the list of an array's tasks is cut after so many characters.
-    whole = {**os.environ, "SLURM_BITSTR_LEN": "0"}
+    whole = {**others, "SLURM_BITSTR_LEN": "0"}
     try:
         answer = subprocess.run(command, env=whole, capture_output=True, text=True, timeout=seconds)
     except subprocess.TimeoutExpired:

@@ -8,6 +8,7 @@ was announced and never answered is taken back out of the queue before its cells
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import time
@@ -167,13 +168,7 @@ class Sender:
         before = [sent.job_id for sent in self.submission.sent if sent.tasks]
         waits = self.arrays_at_once is not None and len(before) >= self.arrays_at_once
         dependency = f"afterany:{before[-(self.arrays_at_once or 0)]}" if waits else None
-
-        def executor(token: str) -> submitit.SlurmExecutor:
-            return cell_executor(
-                self.run.logs, self.code, self.resources, name=self.name, comment=token, dependency=dependency
-            )
-
-        self._send(stage, list(tasks), list(tasks.values()), executor)
+        self._send(stage, list(tasks), list(tasks.values()), cell_executor, name=self.name, dependency=dependency)
 
     def send_last(self, task: Callable[[], Any], *, name: str, behind: Collection[str] = ()) -> None:
         """Submit the job behind all others, whose name goes on so; to the ledger it is the report.
@@ -188,14 +183,8 @@ class Sender:
             SchedulerError: sbatch refused.
         """
         dependency = "afterany:" + ":".join([*behind, *(sent.job_id for sent in self.submission.sent)])
-
-        def executor(token: str) -> submitit.SlurmExecutor:
-            return report_executor(
-                self.run.logs, self.code, self.resources, name=self.name + name, dependency=dependency, comment=token
-            )
-
         try:
-            self._send("report", [], [task], executor)
+            self._send("report", [], [task], report_executor, name=self.name + name, dependency=dependency)
         except (NoRoomError, UnansweredError):
             raise
         except SchedulerError as error:
@@ -218,10 +207,12 @@ class Sender:
         stage: str,
         cells: list[tuple[str, ...]],
         tasks: list[Callable[[], Any]],
-        executor: Callable[[str], submitit.SlurmExecutor],
+        make: Callable[..., submitit.SlurmExecutor],
+        **named: Any,
     ) -> None:
+        executor = functools.partial(make, self.run.logs, self.code, self.resources, **named)
         if self.submission.dry_run:
-            shown = executor(_DRY_RUN_TOKEN)
+            shown = executor(comment=_DRY_RUN_TOKEN)
             if len(tasks) > 1:
                 shown.parameters["map_count"] = len(tasks)
             self.submission.scripts.append(shown._make_submission_file_text(shown._submitit_command_str, ""))
@@ -237,12 +228,12 @@ class Sender:
         token: str,
         cells: list[tuple[str, ...]],
         tasks: list[Callable[[], Any]],
-        executor: Callable[[str], submitit.SlurmExecutor],
+        executor: Callable[..., submitit.SlurmExecutor],
     ) -> str:
         """Submit what is announced; returns the id of the job, without a task."""
 
         def submit() -> str:
-            sender = executor(token)
+            sender = executor(comment=token)
             with sender.batch():
                 first, *_ = [sender.submit(task) for task in tasks]
             # Its setup lines may hold a secret, and Slurm has a copy of its own.
@@ -262,7 +253,7 @@ class Sender:
             if cells and self.submission.sent:
                 # It has just taken jobs that ask for the same, so this is a matter of how many there are.
                 raise NoRoomError(str(error)) from None
-            asked = executor(token).parameters
+            asked = executor(comment=token).parameters
             wishes = ", ".join(f"--{name}={asked[name]}" for name in ("time", "mem", "nodes") if name in asked)
             raise PolicyError(f"{error} Asked for: {counted(len(tasks), 'job')} with {wishes}.") from None
         except SchedulerError:

@@ -20,11 +20,11 @@ from hpcseg.cluster.missing import (
     is_touched,
     jobs_elsewhere,
     lives_here,
-    may_be_queued,
     may_live,
     strange_jobs,
+    unfollowed,
 )
-from hpcseg.cluster.remembered import Answers
+from hpcseg.cluster.remembered import Remembered
 from hpcseg.cluster.scheduler import JobState
 from hpcseg.errors import HpcsegError, IncompleteError
 from hpcseg.records.collect import trained_record
@@ -38,6 +38,7 @@ from hpcseg.runs.state import Standing, State
 from hpcseg.runs.told import finished_epochs, stopped_at
 
 _UNPLANNED = "of settings that the last `hpcseg grid` does not have"
+_NO_REPORT = "No report job follows these jobs: it has ended, or there was no room for it. `hpcseg grid` submits it."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,17 +91,17 @@ class RunStatus(Standing):
         return [cell.state for cell in self.status]
 
 
-def run_status(run: RunFolder, slurm: Answers = scheduler) -> RunStatus:
+def run_status(run: RunFolder, slurm: Remembered | None = None) -> RunStatus:
     """The state of every cell of a run.
 
     Args:
         run: its folder.
-        slurm: who is asked about jobs.
+        slurm: what it has said before; None: it is asked.
 
     Raises:
         IncompleteError: the run has no grid.json that can be read.
     """
-    plan = read_plan(run)
+    slurm, plan = slurm or Remembered(), read_plan(run)
     planned = planned_cells(run, plan)
     booked = ledger.read(run)
     jobs = booked.slurm_jobs()
@@ -140,18 +141,11 @@ def run_status(run: RunFolder, slurm: Answers = scheduler) -> RunStatus:
     # Of cells that nobody was asked for, so that an emptied ledger does not hide what waits.
     strangers = strange_jobs(run, booked, slurm) if open_cells - jobs.keys() else ""
     beyond = jobs_elsewhere(booked, answers or {})
-    notes = tuple(note for note in (booked.note, strangers, *beyond, _no_report(wanted, booked, answers)) if note)
+    alone = _NO_REPORT if unfollowed(wanted, booked, answers) else ""
+    notes = tuple(note for note in (booked.note, strangers, *beyond, alone) if note)
     return RunStatus(
         *(run, cells, tuple(status), failures, booked, answers is not None, notes, plan.data_sha256, unplanned)
     )
-
-
-def _no_report(wanted: Set[str], booked: Ledger, answers: Mapping[str, JobState] | None) -> str:
-    """What is said where jobs wait or run and none follows them; empty where one does, or may."""
-    alive = [job_id for job_id in wanted if (job := (answers or {}).get(job_id)) and not (job.ended or job.hidden)]
-    if not alive or booked.unanswered or any(may_be_queued(report, answers) for report in booked.reports):
-        return ""
-    return "No report job follows these jobs: it has ended, or there was no room for it. `hpcseg grid` submits it."
 
 
 def _gone(wanted: Set[str], answers: Mapping[str, JobState]) -> set[str]:
@@ -251,7 +245,11 @@ def _status(cell: Cell, known: _Known) -> tuple[CellStatus, Failure | None]:
     elif state is State.FINISHED or (state in (State.MISSING, State.TRAINED) and last is None):
         pass
     elif (
-        last is not None and last.host is not None and known.ahead and not last.cancelled and state is not State.FAILED
+        last is not None
+        and last.host is not None
+        and known.ahead
+        and cell.id not in last.cancelled
+        and state is not State.FAILED
     ):
         # The queue of this machine was ended before it came to this cell, which nothing has befallen.
         state = State.STOPPED if state is State.STARTED else state
@@ -270,7 +268,7 @@ def _status(cell: Cell, known: _Known) -> tuple[CellStatus, Failure | None]:
         stopped = None
         if not in_slurm and (stopped_at(cell.folder) or 0.0) > failed_at(cell.folder):
             stopped = STOPPED if last is None or last.host is not None else TOLD_TO_STOP
-        cancelled = last is not None and last.cancelled
+        cancelled = last is not None and cell.id in last.cancelled
         ended = job if job is not None and job.ended else None
         of = last.job_id if last else None
         touched = last is None or not gone or is_touched(cell.folder, last)

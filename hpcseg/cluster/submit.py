@@ -20,7 +20,7 @@ from typing import TypeVar
 
 from hpcseg.cluster import ledger, scheduler
 from hpcseg.cluster.asked import read_resources, written_down
-from hpcseg.cluster.missing import find_missing, may_be_queued
+from hpcseg.cluster.missing import Missing, find_missing
 from hpcseg.cluster.profile import Resources
 from hpcseg.cluster.sender import FullError, NoRoomError, Sender, Submission, tidy_up
 from hpcseg.cluster.tasks.cell import CellsTask
@@ -73,9 +73,9 @@ def submit_missing(
         with (
             contextlib.nullcontext() if dry_run else written_down(grid, resources, missing.cells, submission, only=only)
         ):
-            _submit(grid, resources, missing.cells, submission)
-        if only is None and not missing.cells:
-            _submit_report_again(grid, resources, submission)
+            _submit(grid, resources, missing, submission)
+        if only is None and not missing.cells and missing.unfollowed:
+            _submit_report_again(grid, resources, missing.unfollowed, submission)
     return submission
 
 
@@ -103,8 +103,8 @@ def require_slurm(instead: str, *, dry_run: bool) -> str:
     return text
 
 
-def _submit(grid: Grid, resources: Resources, cells: Sequence[Cell], submission: Submission) -> None:
-    jobs = in_jobs(cells, resources.cells_per_job)
+def _submit(grid: Grid, resources: Resources, missing: Missing, submission: Submission) -> None:
+    jobs = in_jobs(missing.cells, resources.cells_per_job)
     largest = largest_array(resources)
     arrays = -(-len(jobs) // largest)
     throttle = max(1, resources.throttle // arrays) if resources.throttle and arrays else resources.throttle
@@ -119,7 +119,7 @@ def _submit(grid: Grid, resources: Resources, cells: Sequence[Cell], submission:
     if not submission.sent:
         return
     try:
-        _send_report(sender, without_report(grid, submission))
+        _send_report(sender, missing.unfollowed)
     except NoRoomError as error:
         submission.no_room = str(error)
         _make_room_for_report(sender, jobs)
@@ -140,11 +140,8 @@ def _send_report(sender: Sender, behind: Collection[str] = ()) -> None:
     sender.send_last(ReportTask(_seen_by_nodes(sender)), name="-report", behind=behind)
 
 
-def _submit_report_again(grid: Grid, resources: Resources, submission: Submission) -> None:
+def _submit_report_again(grid: Grid, resources: Resources, behind: Collection[str], submission: Submission) -> None:
     """Submit the report job of cells that are under way where theirs is gone: it died, or there was no room for it."""
-    behind = without_report(grid, submission)
-    if not behind:
-        return
     # As those cells asked, for a call without options may only look.
     wishes = read_resources(grid.run) or resources
     sender = _sender(grid, wishes, submission)
@@ -152,19 +149,6 @@ def _submit_report_again(grid: Grid, resources: Resources, submission: Submissio
         _send_report(sender, behind)
     except NoRoomError as error:
         submission.no_room, submission.no_report = str(error), True
-
-
-def without_report(grid: Grid, submission: Submission) -> list[str]:
-    """Ids, without tasks, of the jobs under way for cells that are left alone, where no report job is known to come."""
-    booked = ledger.read(grid.run)
-    own = {job.job_id for cell, job in booked.jobs.items() if cell in submission.left_alone and job.in_slurm}
-    if not own or booked.unanswered:
-        return []
-    states = scheduler.ask([*own, *booked.reports], booked.users, booked.others) or {}
-    if any(may_be_queued(report, states) for report in booked.reports):
-        return []
-    alive = {job_id for job_id in own if job_id in states and not (states[job_id].ended or states[job_id].hidden)}
-    return sorted({job_id.split("_")[0] for job_id in alive})
 
 
 def _seen_by_nodes(sender: Sender) -> str:

@@ -92,9 +92,15 @@ def _submit(prediction: Prediction, run: RunFolder, resources: Resources, parts:
 def _alive(run: RunFolder) -> dict[str, tuple[str, str]]:
     """Parts whose jobs wait or run: the job without its task, and what Slurm says about it.
 
-    Where Slurm is silent, all that were submitted, and no job: whether one can still be waited for is not known.
+    Where Slurm is silent, all that were submitted or may have been, and no job: whether one can still be waited for is
+    not known.
     """
     booked = ledger.read(run)
+    # `tidy_up` has taken back what the queue shows, so where some are left it shows nothing.
+    doubtful = frozenset[str]().union(*booked.unanswered.values())
+    if doubtful:
+        said = "may have been submitted: neither sbatch nor squeue has answered"
+        return {part: ("", said) for part in doubtful | booked.slurm_jobs().keys()}
     jobs = booked.slurm_jobs()
     states = scheduler.ask(jobs.values(), booked.users, booked.others) if jobs else {}
     if states is None:

@@ -40,7 +40,11 @@ class Wish:
 
     def __init__(self, folder: CellFolder) -> None:
         self._folder = folder
-        self._job = slurm_job()["slurm_job_id"] or os.environ.get("SUBMITIT_LOCAL_JOB_ID")
+        self._job = (
+            os.environ.get("SUBMITIT_LOCAL_JOB_ID")
+            if os.environ.get("SUBMITIT_EXECUTOR") == "local"
+            else slurm_job()["slurm_job_id"]
+        )
         self._looked = -_SECONDS_BETWEEN_LOOKS
         self._told = False
 

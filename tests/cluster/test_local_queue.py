@@ -25,6 +25,7 @@ from hpcseg.jobfile import find_shipped, load_job
 from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import Cell, Grid, plan, write_plan
 from hpcseg.runs.record import read_lines, write_json
+from hpcseg.runs.state import State
 from hpcseg.runs.wish import is_left_out
 
 ENDLESS = """
@@ -130,7 +131,7 @@ def test_a_rank_that_is_killed_does_not_leave_the_others_hanging(grid, stub, mon
         grid.cells[:1], grid.run, slots=[()], ranks=2, on_event=lambda kind, cell, details: said.append((kind, details))
     )
     assert time.monotonic() - started < 60
-    assert summary.failed == [grid.cells[0].id]
+    assert summary == {grid.cells[0].id: State.FAILED}
     assert "ended without a word" in said[-1][1]["error"] and Path(said[-1][1]["log"]).exists()
 
 
@@ -140,7 +141,7 @@ def test_a_rank_that_fails_does_not_leave_the_others_hanging(grid, stub, monkeyp
     started = time.monotonic()
     summary = run_locally(grid.cells[:1], grid.run, slots=[()], ranks=2, on_event=lambda *_: None)
     assert time.monotonic() - started < 60, "as long as after one that has left no word"
-    assert summary.failed == [grid.cells[0].id]
+    assert summary == {grid.cells[0].id: State.FAILED}
 
 
 def test_a_rank_that_has_ended_by_itself_keeps_nothing_from_being_killed(grid, stub, monkeypatch):
@@ -169,7 +170,7 @@ def test_a_cell_ends_as_ever_where_nobody_reads_what_is_said_of_it(grid, stub, e
         raise error
 
     summary = run_locally(grid.cells[:1], grid.run, slots=[()], ranks=1, on_event=nobody_reads)
-    assert summary.failed == [grid.cells[0].id]
+    assert summary == {grid.cells[0].id: State.FAILED}
     assert (grid.run.path / "cells/log").read_text().count("end") == 1
 
 
@@ -185,7 +186,7 @@ def test_a_log_that_somebody_removes_ends_no_queue(grid, stub):
             log.unlink()
 
     summary = run_locally(grid.cells[:1], grid.run, slots=[()], ranks=1, on_event=remove)
-    assert summary.failed == [grid.cells[0].id]
+    assert summary == {grid.cells[0].id: State.FAILED}
 
 
 def test_no_pickle_that_somebody_has_left_in_the_logs_is_loaded(tmp_path, grid, stub, monkeypatch):
@@ -201,7 +202,7 @@ def test_no_pickle_that_somebody_has_left_in_the_logs_is_loaded(tmp_path, grid, 
     monkeypatch.setattr(submitit.local.local, "start_controller", start_beside_a_pickle)
     monkeypatch.setattr(stub, "behaviour", "dies")
     summary = run_locally(grid.cells[:1], grid.run, slots=[()], ranks=1, on_event=lambda *_: None)
-    assert summary.failed == [grid.cells[0].id] and not canary.exists()
+    assert summary == {grid.cells[0].id: State.FAILED} and not canary.exists()
 
 
 def test_no_more_cells_run_at_once_than_there_are_slots(grid, stub):
@@ -283,7 +284,7 @@ def test_a_process_that_dies_takes_no_cell_with_it_whose_turn_had_not_come(grid,
     """The next process takes those; each of these dies at its first cell."""
     monkeypatch.setattr(stub, "behaviour", "dies")
     summary = run_locally(grid.cells, grid.run, slots=[()], ranks=1, on_event=lambda *_: None)
-    assert summary.failed == [cell.id for cell in grid.cells]
+    assert summary == {cell.id: State.FAILED for cell in grid.cells}
     handed_out = [line["cells"] for line in read_lines(grid.run.submissions_file)]
     ids = [cell.id for cell in grid.cells]
     assert handed_out == [[ids], [ids[1:]], [ids[2:]], ids[3:]]
@@ -294,7 +295,7 @@ def test_a_process_of_one_rank_goes_on_when_a_cell_has_failed(grid, stub, monkey
     monkeypatch.setattr(stub, "behaviour", "first fails")
     monkeypatch.setattr(local, "_SECONDS_FOR_OTHER_RANKS", 0.0)
     summary = run_locally(grid.cells[:2], grid.run, slots=[()], ranks=1, on_event=lambda *_: None)
-    assert (summary.failed, summary.finished) == ([grid.cells[0].id], [grid.cells[1].id])
+    assert summary == {grid.cells[0].id: State.FAILED, grid.cells[1].id: State.FINISHED}
     assert len(read_lines(grid.run.submissions_file)) == 1, "in one process"
 
 
