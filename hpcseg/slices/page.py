@@ -61,6 +61,8 @@ class Page:
     """Of a sample, as stored."""
     orientation: int
     white_is_zero: bool
+    means_stored: bool
+    """Whether what wrote the file takes stored values for the numbers, whatever is white: tifffile and ImageJ do."""
     colours: int | None
     """Hash of the colour table, where it has one."""
     resolution: str
@@ -110,6 +112,7 @@ def page_of(path: Path, page: tifffile.TiffPage) -> Page:
         raise ValueError(f"it was cut short: {missing} bytes are missing")
     orientation = page.tags.valueof("Orientation", 1)
     table = page.colormap if page.photometric == _COLOUR_TABLE else None
+    first = page.parent.pages.first  # which alone says who wrote the file
     return Page(
         path=path,
         offset=page.offset,
@@ -121,6 +124,7 @@ def page_of(path: Path, page: tifffile.TiffPage) -> Page:
         orientation=int(orientation) if orientation in range(1, 9) else 1,
         # Where the tag is missing, tifffile's own attribute is 0.
         white_is_zero=page.tags.valueof("PhotometricInterpretation") == _WHITE_IS_ZERO,
+        means_stored=first.is_imagej or first.software == "tifffile.py",
         colours=None if table is None else hash(np.asarray(table).tobytes()),
         resolution=str(list(map(page.tags.valueof, _RESOLUTION))),
         sizes=_sizes(page.description),

@@ -81,6 +81,8 @@ class Reading:
     """Of a raw file; None: as a file beside it says, else little."""
     header: int = 0
     """Bytes before the first pixel of a raw file."""
+    are_labels: bool = False
+    """They are classes: where a header says that 0 is white, what whoever wrote them takes for their numbers counts."""
     label_dtype: str | None = None
     """Of a raw file of labels, whose slices are packed with them; None: they are in no such file, or have a header."""
     allow_external: bool = False
@@ -122,9 +124,10 @@ class Reading:
     def of_labels(self, known: Mapping[str, int] | None, shape: tuple[int, int, int]) -> Reading:
         """The same of the labels of slices that are read so, and have a shape: which counts of a raw file alone."""
         if self.label_dtype is None:
-            return replace(self, known=known, shape=None, dtype=None, header=0, byteorder=None)
+            return replace(self, are_labels=True, known=known, shape=None, dtype=None, header=0, byteorder=None)
         order = None if self.label_dtype[:1] in ("<", ">") else self.byteorder
-        return replace(self, known=known, dtype=self.label_dtype, shape=self.shape or shape, byteorder=order)
+        of = self.shape or shape
+        return replace(self, are_labels=True, known=known, dtype=self.label_dtype, shape=of, byteorder=order)
 
 
 @dataclass(frozen=True, kw_only=True)

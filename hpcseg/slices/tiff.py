@@ -282,15 +282,31 @@ def _source(
                 f"{len(others)} of {len(pages)} slices, such as {others[0]}, have another {tag} in their header than "
                 f"{names[0]}. Say how they are to be taken: {also}--pixels stored"
             )
+    unclear = [name for name, page in zip(names, pages, strict=True) if page.white_is_zero and not page.means_stored]
+    if unclear and how.are_labels and how.pixels is None:
+        faults.append(
+            f"{len(unclear)} of {len(pages)} labels, such as {unclear[0]}, are stored with 0 as white "
+            "(PhotometricInterpretation), and programs differ on which classes they are: Fiji and tifffile take the "
+            "stored values, Pillow and viewers those that are shown, inverted. Say --pixels stored or --pixels shown, "
+            "which counts for the images too, or save them with 0 as black"
+        )
     raise_faults(path, faults)
     orientation = pages[0].orientation if how.pixels is None else 1
     if orientation != 1:
         notes.append(f"the slices are stored turned (Orientation {orientation}) and were turned as they are shown.")
     if shown and (white := sum(page.white_is_zero for page in pages)):
-        notes.append(
-            f"{white} of {len(pages)} slices are stored with 0 as white and were inverted, as they are shown; --pixels "
-            "stored takes them as they are."
-        )
+        stored = f"{white} of {len(pages)} slices are stored with 0 as white"
+        if how.are_labels and how.pixels is None:
+            notes.append(
+                f"{stored}, and are taken by their stored values, as tifffile and ImageJ, which wrote them, have them; "
+                "--pixels shown inverts them."
+            )
+            pages = [replace(page, white_is_zero=False) for page in pages]
+        else:
+            # Of one bit they can be nothing but labels.
+            of_labels = how.pixels is None and pages[0].bits == 1 and all(page.means_stored for page in pages)
+            so = "; as labels they are taken so without it" if of_labels else ""
+            notes.append(f"{stored} and were inverted, as they are shown; --pixels stored takes them as they are{so}.")
     if any(page.colours is not None for page in pages):
         notes.append("the slices have a colour table, which is passed over: their values are taken as they are.")
     if any(page.predictor for page in pages):
