@@ -16,11 +16,8 @@ from hpcseg.slices.calibration import ome_unit
 
 _WHITE_IS_ZERO, _COLOUR_TABLE = 0, 3
 _RESOLUTION = ("XResolution", "YResolution", "ResolutionUnit")
-# Of ImageJ's lines and OME's attributes; and how much of a description is looked through, of which each page may have
-# one of megabytes.
-_SIZES = re.compile(r'^([yz]?unit|spacing)=(.*)|(PhysicalSize[XYZ](?:Unit)?)="([^"]*)"', re.MULTILINE)
 _FUNCTION = re.compile(r"^(cf|c\d)=(.*)", re.MULTILINE)
-_MOST_LOOKED_THROUGH = 20_000
+_MOST_LOOKED_THROUGH = 20_000  # of a description, of which each page may have one of megabytes
 _NO_FUNCTION = (None, "20")
 # Codecs whose decoders fill what is missing without a word: CCITT's for 1 bit, of which no code ends in so many zeros,
 # JPEG and JPEG 2000, whose last two bytes are a mark, and JPEG XR, of which a header says where it begins and how long
@@ -65,10 +62,8 @@ class Page:
     """Whether what wrote the file takes stored values for the numbers, whatever is white: tifffile and ImageJ do."""
     colours: int | None
     """Hash of the colour table, where it has one."""
-    resolution: str
-    """What its header says of the size of a pixel, to compare."""
-    sizes: tuple[str, ...]
-    """What its description says of that, to compare; empty: nothing."""
+    sizes: int
+    """Hash of all by which its header may say the size of a pixel."""
     predictor: bool
     """Whether its header has a predictor that is passed over."""
     lossy: str
@@ -126,17 +121,11 @@ def page_of(path: Path, page: tifffile.TiffPage) -> Page:
         white_is_zero=page.tags.valueof("PhotometricInterpretation") == _WHITE_IS_ZERO,
         means_stored=first.is_imagej or first.software == "tifffile.py",
         colours=None if table is None else hash(np.asarray(table).tobytes()),
-        resolution=str(list(map(page.tags.valueof, _RESOLUTION))),
-        sizes=_sizes(page.description),
+        sizes=hash((str(list(map(page.tags.valueof, _RESOLUTION))), page.description)),
         predictor=said != page.predictor and page.compression in _PREDICTED_BY_SOME,
         lossy=_LOSSY.get(page.compression, ""),
         function=_function(page.description) if page.is_imagej else "",
     )
-
-
-def _sizes(description: str) -> tuple[str, ...]:
-    found = _SIZES.findall(description[:_MOST_LOOKED_THROUGH])
-    return tuple(f"{line or name} {_in_one_way(value or text)}" for line, value, name, text in found)
 
 
 def _in_one_way(value: str) -> str:

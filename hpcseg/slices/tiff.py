@@ -20,7 +20,7 @@ import numpy as np
 import tifffile
 
 from hpcseg.errors import ConfigError, DatasetError
-from hpcseg.slices.calibration import read_calibration
+from hpcseg.slices.calibration import is_as_large, read_calibration
 from hpcseg.slices.described import as_described, with_hidden
 from hpcseg.slices.numbers import number_names
 from hpcseg.slices.other_kinds import other_kind
@@ -318,14 +318,11 @@ def _source(
         notes.append(f"ImageJ shows other values ({pages[0].function}); pixels are taken as they are stored.")
     files = tuple(dict.fromkeys(page.path for page in pages))
     voxel = read_calibration(files[0], how.dataset, shown=shown).voxel
-    first = pages[0]
-    others = [
-        page.path.name
-        for page in pages
-        if page.path != files[0]
-        and (page.resolution != first.resolution or (page.sizes and first.sizes and page.sizes != first.sizes))
-    ]
-    if voxel is not None and others:
+    # Most files say the same, and are not opened again.
+    differing = {page.path for page in pages if page.sizes != pages[0].sizes} if voxel else set[Path]()
+    sizes = {file: read_calibration(file, how.dataset, shown=shown).voxel for file in files[1:] if file in differing}
+    others = [file.name for file, size in sizes.items() if voxel and size and not is_as_large(size, voxel)]
+    if others:
         notes.append(
             f"{len(others)} of {len(pages)} slices, such as {others[0]}, say another size of a pixel "
             f"(XResolution, YResolution, ResolutionUnit, or a description) than {files[0].name}, whose is taken."

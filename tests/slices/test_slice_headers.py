@@ -192,6 +192,27 @@ def test_slices_of_other_voxels_than_the_first_are_named(tmp_path):
         assert not any("XResolution" in note for note in notes)
 
 
+def test_slices_of_one_size_of_a_voxel_that_say_it_in_other_words_or_say_none_are_not_named(tmp_path):
+    def micrometers(width, unit="um", **more):
+        return {"imagej": True, "resolution": (1 / width, 1 / width), "metadata": {"unit": unit, **more}}
+
+    ways = {
+        "of another ratio": {"resolution": ((1538462, 1000000),) * 2, "resolutionunit": 3},
+        "in micrometres": micrometers(6500),
+        "in millimetres": micrometers(6.5, "mm"),
+        "without one": {},
+        "with another description": micrometers(6500, Info="of slice 1"),
+    }
+    for name, other in ways.items():
+        first = {"resolution": ((20, 13), (20, 13)), "resolutionunit": 3}  # 0.65 cm
+        source = open_source(write(tmp_path / name, each=lambda index, ways=(first, other): ways[index % 2]))
+        assert source.voxel.unit == "cm" and source.voxel.width == pytest.approx(0.65)
+        assert not any("another size" in note for note in source.notes), name
+    said = (micrometers(0.65), micrometers(0.65, "mm"))
+    source = open_source(write(tmp_path / "a thousand times larger", each=lambda index: said[index == 3]))
+    assert "1 of 4 slices, such as s3.tif, say another size of a pixel" in "".join(source.notes)
+
+
 DESCRIPTIONS = {
     "ImageJ's stack": "ImageJ=1.53t\nimages=40\nslices=40\n",
     "ImageJ's channels": "ImageJ=1.53t\nimages=3\nchannels=3\nmode=composite\n",
