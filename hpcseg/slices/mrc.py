@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hpcseg.slices.array import array_source, slab, slice_axes
+from hpcseg.slices.array import array_source
 from hpcseg.slices.extras import load_extra
+from hpcseg.slices.raw import load_raw
 from hpcseg.slices.source import Reading, Source, refusing, voxel_size
 
 _SUFFIXES = {".mrc", ".mrcs", ".rec", ".st", ".ali", ".map"}
@@ -35,38 +37,29 @@ def open_mrc(path: Path, how: Reading) -> Source:
         # Permissive: older programs leave the mark or the stamp of the byte order empty.
         with mrcfile.open(path, mode="r", header_only=True, permissive=True) as mrc:
             header, size = mrc.header, mrc.voxel_size
-            pixels = int(header.nx) * int(header.ny) * int(header.nz)
-            wanted = header.nbytes + int(header.nsymbt) + pixels * mrcfile.utils.dtype_from_mode(header.mode).itemsize
-            # Which of x, y and z the sections, rows and columns are along.
-            along = [int(axis) - 1 for axis in (header.maps, header.mapr, header.mapc)]
+        shape, stored = mrcfile.utils.data_shape_from_header(header), _stored(mrcfile, header)
+        before = header.nbytes + int(header.nsymbt)
+        # Which of x, y and z the sections, rows and columns are along.
+        along = [int(axis) - 1 for axis in (header.maps, header.mapr, header.mapc)]
         if min(header.nx, header.ny, header.nz) < 1:
             raise ValueError(f"its header says {header.nx} x {header.ny} x {header.nz} pixels")
-        if (missing := wanted - path.stat().st_size) > 0:
+        if (missing := before + math.prod(shape) * stored.itemsize - path.stat().st_size) > 0:
             raise ValueError(f"it was cut short: {missing} bytes are missing")
         if missing and header.map.tobytes()[:3] != b"MAP":
             raise ValueError("it has no mark of one, nor the size that its header would say")
         said, sizes = sorted(along) == [0, 1, 2], (size.x, size.y, size.z)
         voxel = voxel_size([sizes[at] for at in (along if said else (2, 1, 0))], "angstrom")
         points_to = "".join("XYZ"[at] for at in reversed(along)) if said and how.pixels != "stored" else ""
-        with mrcfile.mmap(path, mode="r", permissive=True) as mrc:
-            shape, dtype = mrc.data.shape, _data(mrc).dtype
+    of = (path, stored, math.prod(shape[-2:]), before)
     return array_source(
-        path, "mrc", how, shape, dtype, load=_load, of=(path,), certain=True, voxel=voxel, points_to=points_to
+        path, "mrc", how, shape, stored, load=load_raw, of=of, certain=True, voxel=voxel, points_to=points_to
     )
 
 
-def _load(path: Path, first: int, last: int) -> np.ndarray:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # as of bytes behind the pixels
-        opened = load_extra("mrcfile", "mrc", path).mmap(path, mode="r", permissive=True)
-    with opened as mrc:
-        pixels = _data(mrc)
-        return slab(pixels, slice_axes(pixels.shape, certain=True) or (), first, last).copy()
-
-
-def _data(mrc: Any) -> np.ndarray:
+def _stored(mrcfile: Any, header: Any) -> np.dtype:
     """Bytes are signed: of files with IMOD's mark where a flag says so, of others unless the header has larger ones."""
-    mark, flags = np.frombuffer(mrc.header.extra2.tobytes(), mrc.header.mode.dtype, 2, offset=40)
-    larger = mrc.header.dmin >= 0 and mrc.header.dmax > np.iinfo("i1").max
+    stored = mrcfile.utils.data_dtype_from_header(header)
+    mark, flags = np.frombuffer(header.extra2.tobytes(), header.mode.dtype, 2, offset=40)
+    larger = header.dmin >= 0 and header.dmax > np.iinfo("i1").max
     unsigned = not flags & 1 if mark == _IMOD else larger
-    return np.asarray(mrc.data.view("u1") if unsigned and mrc.data.dtype == np.int8 else mrc.data)
+    return np.dtype("u1") if unsigned and stored == np.int8 else stored

@@ -70,10 +70,11 @@ def open_raw(path: Path, how: Reading) -> Source:
             f"{wanted}. Is the shape slices, height, width? Is there a header?"
         )
     of = (path, stored, math.prod(how.shape[-2:]), how.header)
-    return array_source(path, "raw", how, how.shape, stored, load=_load, of=of, certain=True, voxel=voxel)
+    return array_source(path, "raw", how, how.shape, stored, load=load_raw, of=of, certain=True, voxel=voxel)
 
 
-def _load(path: Path, stored: np.dtype, pixels: int, header: int, first: int, last: int) -> np.ndarray:
+def load_raw(path: Path, stored: np.dtype, pixels: int, header: int, first: int, last: int) -> np.ndarray:
+    """The pixels of some slices that lie one behind the other."""
     start = header + first * pixels * stored.itemsize
     return np.fromfile(path, stored, (last - first) * pixels, offset=start)
 
