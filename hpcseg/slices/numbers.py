@@ -186,8 +186,9 @@ def _telling(
     padded = [column for column in columns if str(column[0]).startswith("0") and str(column[0]) != "0"]
     column = (differing or padded[-1:] or columns[-1:] or [[None] * len(names)])[0]
     # One label alone has no other to tell that by, unless it is numbered as an image is.
-    said = len(columns) > 1 or (known and len(names) == 1 and runs[0] not in map(_RUN.findall, known))
-    return column, f"{column[0]} in {names[0]}" if said and column[0] is not None else ""
+    said = max(map(len, runs), default=0) > 1 or (known and len(names) == 1 and runs[0] not in map(_RUN.findall, known))
+    at = max(range(len(names)), key=lambda at: len(runs[at]), default=0)  # of which others may be meant
+    return column, f"{column[at]} in {names[at]}" if said and column[at] is not None else ""
 
 
 def _as_known(

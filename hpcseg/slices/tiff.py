@@ -154,16 +154,22 @@ def _list_tiffs(folder: Path) -> tuple[list[Path], list[str]]:
             hint = " It has the attributes.json of an N5 store; save that as OME-Zarr, HDF5 or TIFF, as Fiji does."
         hint = f" Did you mean {folder / 'data'}?" if (folder / "data").is_dir() else hint
         raise DatasetError(f"{folder} holds no .tif or .tiff files.{hint}")
-    stems = {path.name.partition(".")[0] for path in found}
+    stems = {start for path in found for start in _starts(path.stem)}
     called = {re.sub(r"\d+", "0", stem) for stem in stems}
-    beside = {path.name: path.name.partition(".")[0] for path in paths if not path.is_dir()}
+    # What may be a suffix, and what the number behind a point, is told by the names of slices: the longest that fits.
+    beside = (path.name for path in sorted(set(paths).difference(found)) if not path.is_dir())
+    named = {name: [start for start in _starts(name) if re.sub(r"\d+", "0", start) in called][:1] for name in beside}
     parts = {
         path: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path.name)] for path in found
     }
     found.sort(key=lambda path: (parts[path], path.name))
-    return found, sorted(
-        name for name, stem in beside.items() if stem not in stems and re.sub(r"\d+", "0", stem) in called
-    )
+    return found, [name for name, start in named.items() if set(start) - stems]
+
+
+def _starts(name: str) -> list[str]:
+    """As slice1.tif.part, slice1.tif and slice1: a name, and what of it ends at a point."""
+    parts = name.split(".")
+    return [".".join(parts[:end]) for end in range(len(parts), 0, -1)]
 
 
 def _in_natural_order(paths: Sequence[Path], numbers: Sequence[int | None]) -> list[str]:

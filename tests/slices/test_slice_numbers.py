@@ -106,6 +106,12 @@ def test_which_of_several_numbers_was_taken_is_said(folder):
     assert open_source(folder(["s0001.tif", "s0002.tif"])).notes == ()
 
 
+def test_a_name_with_more_numbers_than_the_others_is_the_one_of_which_it_is_said(folder):
+    source = open_source(folder(["slice1.tif", "slice2.tif", "slice7_v3.tif"]))
+    assert source.numbers == (1, 2, 3)
+    assert source.notes == ("the number of a slice is that of 3 in slice7_v3.tif; --number says otherwise.",)
+
+
 def test_a_label_called_as_its_image_has_its_number():
     """Where few slices are labelled, several numbers may tell those apart."""
     known, faults = {"s001_39": 1, "s002_40": 2, "s004_42": 4}, []
@@ -140,6 +146,27 @@ def test_a_file_that_is_called_as_the_slices_are_and_is_no_tiff_is_named(folder)
         open_source(place, Reading(needs_numbers=False))
     (place / "s3.tif").write_bytes((place / "s2.tif").read_bytes())
     assert len(open_source(place)) == 4, "a picture beside its slice is about it"
+
+
+@pytest.mark.parametrize(
+    ("names", "lost", "about"),
+    [
+        (["scan1.001.tif", "scan1.002.tif"], "scan1.003.png", ["scan1.002.png", "scan1.log", "scan1.001.tif.txt"]),
+        (["scan.s001.tif", "scan.s002.tif"], "scan.s003.png", ["scan.s002.png", "scan.txt"]),
+        (["s1.ome.tif", "s2.ome.tif"], "s3.png", ["s2.png", "s2.ome.xml"]),
+        (["s1.8bit.tif", "s2.8bit.tif"], "s3.8bit.png", ["s2.8bit.png", "s2.png"]),
+    ],
+)
+def test_a_picture_whose_number_stands_behind_a_point_is_named_as_others_are(folder, names, lost, about):
+    place = folder(names)
+    for name in about:
+        (place / name).write_bytes(b"\x89PNG\r\n\x1a\n")
+    assert len(open_source(place)) == 2, "what lies beside a slice is about it"
+    (place / lost).write_bytes(b"\x89PNG\r\n\x1a\n")
+    with pytest.raises(
+        DatasetError, match=rf"cannot be used: {re.escape(lost)} is named as a slice[^;]*; save it as TI"
+    ):
+        open_source(place)
 
 
 def test_slices_to_segment_need_no_number_and_come_as_a_person_counts_them(folder):
