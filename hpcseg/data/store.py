@@ -34,9 +34,9 @@ from hpcseg.data.grey import GreyScale, choose_scale
 from hpcseg.data.layout import automatic_gap
 from hpcseg.errors import DatasetError
 from hpcseg.hdf5 import h5py
-from hpcseg.slices.source import VoxelSize, voxel_size
+from hpcseg.slices.calibration import PACKED_FORMAT, voxel_of_attributes
+from hpcseg.slices.source import VoxelSize
 
-FORMAT = "hpcseg-dataset"
 SCHEMA_VERSION = 4
 """1 had no grey range, no quantiles and no columns of zeros and borders; up to 2 there was no `alike_slices`.
 
@@ -216,7 +216,13 @@ def is_packed_file(path: Path) -> bool:
     with contextlib.suppress(OSError):
         if os.path.isfile(path):
             with h5py.File(path, "r") as file:
-                return str(file.attrs.get("format")) == FORMAT
+                return _is_of_pack(file)
+    return False
+
+
+def _is_of_pack(file: h5py.File) -> bool:
+    with contextlib.suppress(TypeError, ValueError):  # an attribute of a type that numpy has not
+        return str(file.attrs.get("format")) == PACKED_FORMAT
     return False
 
 
@@ -242,7 +248,7 @@ def decode_info(file: h5py.File, path: Path) -> DatasetInfo:
     images, labels = file["slices"], file["labels"]
     # A file of before there was one of these means what stands here.
     earlier = {"class_names": file.attrs["class_values"], "ignored_values": (), "source_dtype": images.dtype.name}
-    attributes = {"voxel_size": (), "voxel_unit": "", "data_sha256": "", **earlier, **file.attrs}
+    attributes = {"data_sha256": "", **earlier, **file.attrs}
     version, (slices, height, width) = attributes["schema_version"], images.shape
     values, ignored = (tuple(map(int, attributes[name])) for name in ("class_values", "ignored_values"))
     names = tuple(map(str, attributes["class_names"]))
@@ -285,7 +291,7 @@ def decode_info(file: h5py.File, path: Path) -> DatasetInfo:
         ignored_values=ignored,
         full_scale=full_scale,
         grey=grey,
-        voxel=voxel_size(np.ravel(attributes["voxel_size"]), str(attributes["voxel_unit"])),
+        voxel=voxel_of_attributes(attributes),
         alike_slices=alike,
     )
 
@@ -319,7 +325,7 @@ def _opened(path: Path) -> Iterator[h5py.File]:
         raise _damaged(path, "it is no HDF5 file, or was cut short") from None
     with file:
         try:
-            if str(file.attrs.get("format")) != FORMAT:
+            if not _is_of_pack(file):
                 raise DatasetError(f"{path} was not written by hpcseg. Make a data set with `hpcseg pack`.")
             version = file.attrs["schema_version"]
             if not isinstance(version, np.integer) or version < 1:

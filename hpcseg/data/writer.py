@@ -18,9 +18,10 @@ from hpcseg.data.encode import COMPRESSION_LEVEL, Encoded, label_rows
 from hpcseg.data.grey import QUANTILES, GreyCounts, choose_scale
 from hpcseg.data.likeness import alike_slices, step_between_compared
 from hpcseg.data.pairs import Pairs
-from hpcseg.data.store import COLUMNS, FORMAT, SCHEMA_VERSION, decode_info, identity_sha256
+from hpcseg.data.store import COLUMNS, SCHEMA_VERSION, decode_info, identity_sha256
 from hpcseg.files import aside
 from hpcseg.hdf5 import h5py
+from hpcseg.slices.calibration import PACKED_FORMAT, voxel_attributes
 
 # HDF5's own pages and the attributes; and of each slice its names, two hashes and where its chunks lie.
 _PAGE_BYTES, _TABLE_BYTES_PER_SLICE = 1_000_000, 2_000
@@ -117,10 +118,10 @@ class Writer:
         compared = self._rows[:: self._step]
         padding = np.array([row["border_value"] if row["border_pixels"] else np.nan for row in compared])
         if images.voxel is not None:
-            self._file.attrs.update({"voxel_size": images.voxel.sizes, "voxel_unit": _as_utf8(images.voxel.unit)})
+            self._file.attrs.update(voxel_attributes(images.voxel))
         self._file.attrs.update(
             {
-                "format": FORMAT,
+                "format": PACKED_FORMAT,
                 "schema_version": SCHEMA_VERSION if any(columns["ignored_pixels"]) else SCHEMA_VERSION - 1,
                 "class_values": np.array(classes.values, dtype=np.int64),
                 "class_names": [_as_utf8(name) for name in classes.names],

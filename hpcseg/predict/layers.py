@@ -25,7 +25,15 @@ from hpcseg.errors import ConfigError
 from hpcseg.files import aside, make_folder, not_written, replacing, write_bytes
 from hpcseg.hdf5 import h5py
 from hpcseg.predict.target import Layer, Target, unfinished, where
-from hpcseg.slices.calibration import ELEMENT_SIZE, calibration_of, calibration_of_file, in_micrometers, ome_unit
+from hpcseg.slices.calibration import (
+    ELEMENT_SIZE,
+    PREDICTION_FORMAT,
+    calibration_of,
+    calibration_of_file,
+    in_micrometers,
+    ome_unit,
+    voxel_attributes,
+)
 from hpcseg.slices.extras import load_extra
 from hpcseg.slices.source import Source, size_in_words
 
@@ -141,7 +149,7 @@ class _Runs(Target):
                         made.attrs.update(_attributes(self._volume))
                         if ELEMENT_SIZE not in made.attrs and (voxel := self._volume.voxel) is not None:
                             # Of a unit that is none of length: as packed files have it.
-                            file.attrs.update({"voxel_size": voxel.sizes, "voxel_unit": voxel.unit})
+                            file.attrs.update({"format": PREDICTION_FORMAT, **voxel_attributes(voxel)})
                 except OSError as error:  # HDF5 says of a full disk what it was doing, in five lines
                     raise OSError(error.errno, os.strerror(error.errno)) if error.errno else error from None
                 return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -18,6 +18,8 @@ from hpcseg.slices.source import Source, VoxelSize, voxel_size
 
 ELEMENT_SIZE = "element_size_um"
 """The attribute of an HDF5 data set that Fiji and ilastik know: depth, height and width of a voxel in micrometres."""
+PACKED_FORMAT, PREDICTION_FORMAT = "hpcseg-dataset", "hpcseg-prediction"
+"""What the attribute `format` of an HDF5 file is that has the size of a voxel as `voxel_attributes` says it."""
 
 # Of ImageJ's metadata, what is about the sample and not about the display or the shape of the grey values: lines of the
 # description, and what is in tags of its own.
@@ -203,10 +205,22 @@ def read_hdf5_voxel(dataset: Any) -> VoxelSize | None:
             return voxel_size(
                 [None, *np.ravel(size)] if np.size(size) == dataset.ndim == 2 else np.ravel(size), "micrometer"
             )
-        packed = dataset.file.attrs
-        return voxel_size(np.ravel(packed.get("voxel_size", ())), packed.get("voxel_unit", ""))
+        root = dataset.file.attrs
+        # Other programs have attributes of these names too, in whatever order.
+        return voxel_of_attributes(root) if root.get("format") in (PACKED_FORMAT, PREDICTION_FORMAT) else None
     except (TypeError, ValueError, OSError):  # an attribute of a type that numpy has not
         return None
+
+
+def voxel_attributes(voxel: VoxelSize) -> dict[str, Any]:
+    """Attributes of the root of an HDF5 file that keep the size of a voxel in any unit, or none."""
+    return {"voxel_size": voxel.sizes, "voxel_unit": voxel.unit, "voxel_depth_said": voxel.depth_said}
+
+
+def voxel_of_attributes(attributes: Mapping[str, Any]) -> VoxelSize | None:
+    """The size of a voxel that `voxel_attributes` wrote, in a file of before as well; None: there is none."""
+    voxel = voxel_size(np.ravel(attributes.get("voxel_size", ())), attributes.get("voxel_unit", ""))
+    return voxel and replace(voxel, depth_said=bool(attributes.get("voxel_depth_said", True)))
 
 
 def voxel_of_axes(axes: Sequence[tuple[np.ndarray, str | None]]) -> VoxelSize | None:

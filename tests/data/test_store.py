@@ -17,6 +17,7 @@ from hpcseg.data.encode import pixels_sha256
 from hpcseg.data.pack import pack
 from hpcseg.data.writer import create
 from hpcseg.errors import DatasetError, HpcsegError
+from hpcseg.predict.volume import open_volume
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +72,27 @@ def test_info_holds_the_table_of_the_slices(packed, images, labels):
     assert info.grey_min.tolist() == images.min((1, 2)).tolist()
     assert info.grey_max.tolist() == images.max((1, 2)).tolist()
     assert info.command == "hpcseg pack store"
+
+
+def test_that_no_depth_of_a_voxel_is_said_is_kept_and_changes_no_hash(folder, tmp_path):
+    shutil.copytree(folder / "data", tmp_path / "data")
+    for file in (tmp_path / "data").iterdir():
+        tifffile.imwrite(file, tifffile.imread(file), resolution=(20_000, 20_000), resolutionunit=3, metadata=None)
+    info = pack(tmp_path / "data", folder / "labels", tmp_path / "packed.h5", command="test")
+    assert info.voxel is not None and info.voxel.width == pytest.approx(5e-5)
+    said = []
+    for source in (info, store.read_info(tmp_path / "packed.h5"), open_volume(tmp_path / "packed.h5")):
+        said.append(source.voxel.depth_said)
+    assert said == [False] * 3
+    without = store.read_info(folder / "packed.h5")
+    assert without.voxel is None
+    assert (info.data_sha256, without.data_sha256) == (store.identity_sha256(info),) * 2
+
+    with h5py.File(tmp_path / "packed.h5", "a") as file:  # as before there was this
+        assert file.attrs["schema_version"] == 3
+        del file.attrs["voxel_depth_said"]
+    before = store.read_info(tmp_path / "packed.h5")
+    assert before.voxel == info.voxel and before.voxel.depth_said
 
 
 def test_the_summary_is_json_and_its_shares_are_those_of_all_pixels(packed, images, labels):

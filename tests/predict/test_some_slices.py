@@ -14,6 +14,7 @@ import tifffile
 from slice_folder import hpcseg
 
 from hpcseg import sheet
+from hpcseg.data.store import is_packed_file
 from hpcseg.predict.request import read_request
 from hpcseg.predict.view import open_scene
 from hpcseg.runs.record import read_json
@@ -141,6 +142,7 @@ def test_a_size_in_a_unit_that_nobody_knows_is_kept_in_hdf5(model_file, slices, 
     out = ("-o", tmp_path / "out", "--format", "hdf5")
     assert hpcseg("predict", model_file, tmp_path / "in.tif", *out).exit_code == 0
     assert open_source(tmp_path / "out" / "labels.h5").voxel == VoxelSize(3.0, 0.5, 0.25, "furlong")
+    assert not is_packed_file(tmp_path / "out" / "labels.h5")
 
 
 @pytest.mark.parametrize("form", FORMS)

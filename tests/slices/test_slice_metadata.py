@@ -14,6 +14,7 @@ import tifffile
 import zarr
 
 from hpcseg.data.pairs import find_pairs
+from hpcseg.data.store import is_packed_file, read_info
 from hpcseg.errors import DatasetError
 from hpcseg.predict.layers import open_target
 from hpcseg.predict.target import Layer
@@ -248,13 +249,35 @@ def test_attributes_of_any_type_end_no_reading(tmp_path):
         file["data"] = VOLUME
         written = h5py.h5a.create(file.id, b"voxel_unit", latin, h5py.h5s.create(h5py.h5s.SCALAR))
         written.write(np.array(b"\xb5m"))
-        file.attrs["voxel_size"] = (2.0, 1.0, 1.0)
+        file.attrs["format"], file.attrs["voxel_size"] = "hpcseg-dataset", (2.0, 1.0, 1.0)
     np.testing.assert_array_equal(read_all(open_source(tmp_path / "a.h5")), VOLUME)
     with h5py.File(tmp_path / "a.h5", "a") as file:
         file.attrs["voxel_unit"] = np.array(["um", "nm"], dtype=h5py.string_dtype())
     source = open_source(tmp_path / "a.h5")
     np.testing.assert_array_equal(read_all(source), VOLUME)
     assert source.voxel is None
+
+
+@pytest.mark.parametrize("format_", [None, "mine", [1, 2], np.void(b"x")])
+def test_a_size_of_a_voxel_at_the_root_of_a_file_of_another_program_is_in_what_order_nobody_knows(tmp_path, format_):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["data"] = VOLUME
+        file.attrs["voxel_size"], file.attrs["voxel_unit"] = (0.5, 1.0, 2.0), "um"  # as x, y, z, say
+        if format_ is not None:
+            file.attrs["format"] = format_
+    assert open_source(tmp_path / "a.h5").voxel is None
+
+
+def test_a_format_of_a_type_that_numpy_has_not_is_none_of_ours(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["data"] = VOLUME
+        h5py.h5a.create(file.id, b"format", h5py.h5t.UNIX_D32LE, h5py.h5s.create(h5py.h5s.SCALAR))
+        with pytest.raises(TypeError):
+            file.attrs["format"]
+    assert not is_packed_file(tmp_path / "a.h5")
+    with pytest.raises(DatasetError, match=r"a.h5 was not written by hpcseg\. Make a data set with"):
+        read_info(tmp_path / "a.h5")
+    np.testing.assert_array_equal(read_all(open_source(tmp_path / "a.h5")), VOLUME)
 
 
 @pytest.mark.parametrize("kind", [np.bytes_, lambda text: np.array([text], dtype=h5py.string_dtype())])
