@@ -87,7 +87,7 @@ def array_source(
     axes = slice_axes(shape, axis_names, certain=certain or how.pixels == "stored")
     if axes is None or dtype.kind not in "uifb":
         named = f" of the axes {', '.join(axis_names)}" if any(axis_names) else ""
-        raise no_slices(where, f"{shape} {dtype}{named}")
+        raise no_slices(where, f"{shape} {dtype}{named}", shape=shape)
     turned = list(axes) != sorted(axes)
     if turned:
         note = f"the axes are {', '.join(axis_names)}, as the file says, and the pixels were turned to z, y, x."
@@ -184,12 +184,17 @@ def no_such(path: Path, asked: str | None, found: Mapping[str, Any]) -> ConfigEr
     return ConfigError(f"{path} {what}. It has {listing}. Name one as {path.name}::NAME.")
 
 
-def no_slices(where: Path | str, what: str, found: Mapping[str, Any] | None = None) -> DatasetError:
+def no_slices(
+    where: Path | str, what: str, found: Mapping[str, Any] | None = None, *, shape: tuple[int, ...] = ()
+) -> DatasetError:
     """What to raise of an array that is named, or that its file calls its data; `found` are those of slices."""
+    longer = tuple(length for length in shape if length > 1)
+    alone = f", and slices with an axis of length 1 in the middle without it, as {longer}"
+    way = alone if len(longer) == 3 < len(shape) and 1 in shape[1:-2] else ""
     others = f" Another is named as FILE::NAME: there is {_listed(found)}." if found else ""
     return DatasetError(
         f"{where} is {what}, and slices of grey values are (slices, height, width) numbers. Of several channels or "
-        f"times, save the one to segment.{others}"
+        f"times, save the one to segment{way}.{others}"
     )
 
 

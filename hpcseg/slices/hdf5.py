@@ -76,7 +76,7 @@ def open_hdf5(path: Path, how: Reading) -> Source:
         group = follow(file, above, path, reach)
         places = places_of_signal(group, called, dataset)
         if not has_slices(dataset, places):
-            raise no_slices(f"{path}::{wanted}", _what(dataset), slices_in(file, reach))
+            raise no_slices(f"{path}::{wanted}", _what(dataset), slices_in(file, reach), shape=dataset.shape)
         names = () if how.pixels == "stored" else axis_names(dataset, places)
         axes = slice_axes(dataset.shape, names, certain=how.pixels == "stored") or ()
         voxel, notes = _voxel(group, wanted, dataset, places, axes, reach)

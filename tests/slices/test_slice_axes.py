@@ -58,6 +58,19 @@ def test_times_and_channels_are_no_slices(tmp_path, shape):
         open_source(tmp_path / "a")
 
 
+@pytest.mark.parametrize("shape", [(10, 1, 7, 12), (1, 10, 1, 7, 12), (10, 1, 1, 7, 12)])
+@pytest.mark.parametrize(("write", "name"), [(hdf5, "a.h5"), (store, "a"), (np.save, "a.npy")])
+def test_of_slices_with_an_axis_of_length_1_in_the_middle_it_is_said_how_to_save_them(tmp_path, shape, write, name):
+    write(tmp_path / name, np.ones(shape, np.uint8))
+    told = r"slices with an axis of length 1 in the middle without it, as \(10, 7, 12\)\."
+    with pytest.raises(DatasetError, match=told):
+        open_source(tmp_path / name)
+    (tmp_path / "of channels").mkdir()
+    write(tmp_path / "of channels" / name, np.ones((2, 3, 7, 12), np.uint8))
+    with pytest.raises(DatasetError, match=r"save the one to segment\."):
+        open_source(tmp_path / "of channels" / name)
+
+
 @pytest.mark.parametrize("colours", [3, 4])
 def test_a_picture_in_colour_is_no_volume(tmp_path, colours):
     picture = np.ones((10, 12, colours), np.uint8)
