@@ -28,6 +28,7 @@ _KINDS = (
     (0, b"SIMPLE  =", f"FITS file; {_TO_TIFF} or HDF5"),
     (0, b"CDF", "netCDF file of the classic kind; `nccopy -k netCDF-4` makes an HDF5 file of it"),
     (0, b"\x0e\x03\x13\x01", "HDF4 file; `h4toh5` makes an HDF5 file of it"),
+    (0, b"MATLAB 5.0 MAT-file", "MAT-file of before version 7.3; `save(NAME, '-v7.3')` makes an HDF5 file of it"),
     (128, b"DICM", "DICOM file; `dcm2niix` makes a NIfTI file of a series"),
     (0, b"\xd0\xcf\x11\xe0", f"file as TXM and TXRM of Zeiss are; {_TO_TIFF}"),
     (0, b"# Amira", f"file of Amira or Avizo; {_TO_TIFF}"),

@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+import scipy.io
 import tifffile
 from slice_folder import refused, write_image, write_label
 
@@ -104,6 +105,7 @@ def test_labels_of_another_size_than_the_images_are_refused(good, output):
         ("another format", "it is a PNG"),
         ("a packed one", "it is a gzip file; unpack it"),
         ("a header alone", "it has no pages"),
+        ("one of MATLAB", "it is a MAT-file of before version 7.3; `save(NAME, '-v7.3')` makes an HDF5 file of it"),
     ],
 )
 def test_what_is_no_tiff_file_is_refused_by_name(good, output, kind, told):
@@ -115,6 +117,8 @@ def test_what_is_no_tiff_file_is_refused_by_name(good, output, kind, told):
         file.write_bytes(b"\x89PNG\r\n")
     elif kind == "a packed one":
         file.write_bytes(gzip.compress(b"II*\0"))
+    elif kind == "one of MATLAB":
+        scipy.io.savemat(file, {"volume": np.zeros((3, 4, 5))}, appendmat=False)
     elif kind == "a header alone":
         file.write_bytes(b"II*\0\0\0\0\0")
     else:
