@@ -30,6 +30,8 @@ _TAGS = ("Info", "Properties", "ROI", "Overlays")
 _IMAGEJ_TYPES = {np.dtype(kind) for kind in ("i1", "u1", "i2", "u2", "i4", "u4", "f4")}
 # ResolutionUnit: 2, inch, is what programs write that know no size. 4 and 5 are not of the standard, but written.
 _RESOLUTION_UNITS = {3: "cm", 4: "mm", 5: "micrometer"}
+# Dots per inch that programs write as pixels per centimetre which know no size either, with few digits.
+_OF_SCREENS, _ROUNDED = (72, 96, 150, 300), 5e-4
 # How far the steps of an axis, or two sizes that are meant to be the same, may differ, as they have few digits.
 _EVEN = 0.01
 # Micrometres in a unit, by its name in OME-Zarr, and what else it is called, in `str.casefold`'s letters.
@@ -139,7 +141,8 @@ def read_calibration(path: Path, image: str | None = None, *, shown: bool = True
     if voxel is not None and turned:
         voxel = replace(voxel, height=voxel.width, width=voxel.height)
     # The resolution alone, without a unit, is as often what a program writes that knows none.
-    said = _without_escapes(kept.get("unit", "")) or _RESOLUTION_UNITS.get(unit, "")
+    by_tag = "" if unit == 3 and x and x == y and _is_of_screens(x[0] / x[1]) else _RESOLUTION_UNITS.get(unit, "")
+    said = _without_escapes(kept.get("unit", "")) or by_tag
     if voxel is None and x and y and said not in ("", "pixel"):
         width, height = x[1] / x[0], y[1] / y[0]
         units = (*(_without_escapes(kept.get(name, said)) for name in ("zunit", "yunit")), said)
@@ -148,6 +151,10 @@ def read_calibration(path: Path, image: str | None = None, *, shown: bool = True
         return _in_words(voxel)
     labels = tuple(map(str, [labels] if isinstance(labels, str) else labels))
     return Calibration(voxel, (x, y) if x and y else None, unit, None if metadata is None else kept, labels, in_time)
+
+
+def _is_of_screens(per_centimeter: float) -> bool:
+    return any(math.isclose(per_centimeter * 2.54, dots, rel_tol=_ROUNDED) for dots in _OF_SCREENS)
 
 
 def calibration_of(source: Source) -> Calibration:

@@ -83,6 +83,26 @@ def test_where_no_depth_is_said_the_width_stands_for_it_with_a_note(tmp_path, wr
     assert "no depth is said" in source.voxel.text()
 
 
+@pytest.mark.parametrize("dots", [28.35, 28.346456, 37.795, 37.8, 59.06, 118.11])
+def test_dots_per_inch_of_screens_say_no_size_in_centimetres_either(tmp_path, dots):
+    """72, 96, 150 and 300, which programs write that know none."""
+    options = {"metadata": None, "resolution": (dots, dots), "photometric": "minisblack"}
+    for unit in (2, 3):
+        tifffile.imwrite(tmp_path / "a.tif", VOLUME, resolutionunit=unit, **options)
+        source = open_source(tmp_path / "a.tif")
+        assert source.voxel is None and source.notes == ()
+    # ImageJ's own unit is what somebody has set.
+    tifffile.imwrite(tmp_path / "b.tif", VOLUME, imagej=True, resolution=(dots, dots), metadata={"unit": "cm"})
+    assert open_source(tmp_path / "b.tif").voxel.width == pytest.approx(1 / dots)
+
+
+@pytest.mark.parametrize("resolution", [(29, 29), (28.3, 28.3), (28.35, 14.2), (2835, 2835)])
+def test_other_resolutions_in_centimetres_are_sizes(tmp_path, resolution):
+    tifffile.imwrite(tmp_path / "a.tif", VOLUME[0], metadata=None, resolution=resolution, resolutionunit=3)
+    voxel = open_source(tmp_path / "a.tif").voxel
+    assert (voxel.width, voxel.height) == pytest.approx((1 / resolution[0], 1 / resolution[1]))
+
+
 def test_a_slice_that_is_alone_is_as_far_from_no_other(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", VOLUME[0], metadata=None, resolution=(4, 2), resolutionunit=3)
     assert open_source(tmp_path / "a.tif").notes == ()
