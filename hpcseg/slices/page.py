@@ -26,6 +26,8 @@ _CCITT, _JPEG, _END_OF_JPEG = (2, 3, 4), (7, 33007, 34892, 33003, 33004, 33005, 
 # Those that libtiff, and so whoever writes TIFFs by it, takes a predictor with: LZW, Deflate, LZMA, Zstandard.
 _PREDICTED = (5, 8, 32946, 34925, 34926, 50000)
 _LERC = 34887
+# With which tifffile writes and reads one too, where it is asked to: PackBits and LERC.
+_PREDICTED_BY_TIFFFILE = (32773, _LERC)
 # Those that may change values; each but JPEG's can be told not to, which no header says in one way.
 _LOSSY = {
     **dict.fromkeys((6, 7, 33007, 34892), "JPEG"),
@@ -35,8 +37,6 @@ _LOSSY = {
     **dict.fromkeys((34927, 50001), "WebP"),
     _LERC: "LERC",
 }
-# PackBits and LERC, with which tifffile writes one where it is asked to, and libtiff reads none.
-_PREDICTED_BY_SOME = (32773, _LERC)
 _JPEG_XR, _PLACES_IN_JPEG_XR = (22610, 34934), (0xBCC0, 0xBCC1)
 
 
@@ -64,8 +64,6 @@ class Page:
     """Hash of the colour table, where it has one."""
     sizes: int
     """Hash of all by which its header may say the size of a pixel."""
-    predictor: bool
-    """Whether its header has a predictor that is passed over."""
     lossy: str
     """Its compression, where that may have changed values; else empty."""
     function: str
@@ -96,7 +94,6 @@ def page_of(path: Path, page: tifffile.TiffPage) -> Page:
     if 0 in page.shape:
         raise ValueError("it has no pixels")
     stored = np.dtype(page.dtype).newbyteorder(page.parent.byteorder)
-    said = page.predictor
     _pass_over_predictor(page)
     runs = _runs(page, stored)
     parts = (*page.dataoffsets, *page.databytecounts)
@@ -107,7 +104,6 @@ def page_of(path: Path, page: tifffile.TiffPage) -> Page:
         raise ValueError(f"it was cut short: {missing} bytes are missing")
     orientation = page.tags.valueof("Orientation", 1)
     table = page.colormap if page.photometric == _COLOUR_TABLE else None
-    first = page.parent.pages.first  # which alone says who wrote the file
     return Page(
         path=path,
         offset=page.offset,
@@ -119,10 +115,9 @@ def page_of(path: Path, page: tifffile.TiffPage) -> Page:
         orientation=int(orientation) if orientation in range(1, 9) else 1,
         # Where the tag is missing, tifffile's own attribute is 0.
         white_is_zero=page.tags.valueof("PhotometricInterpretation") == _WHITE_IS_ZERO,
-        means_stored=first.is_imagej or first.software == "tifffile.py",
+        means_stored=page.parent.pages.first.is_imagej or _by_tifffile(page),
         colours=None if table is None else hash(np.asarray(table).tobytes()),
         sizes=hash((str(list(map(page.tags.valueof, _RESOLUTION))), page.description)),
-        predictor=said != page.predictor and page.compression in _PREDICTED_BY_SOME,
         lossy=_LOSSY.get(page.compression, ""),
         function=_function(page.description) if page.is_imagej else "",
     )
@@ -168,8 +163,14 @@ def _refuse_cut(page: tifffile.TiffPage) -> None:
 
 def _pass_over_predictor(page: tifffile.TiffPage) -> None:
     """Have tifffile take none where the compression has none, or there is none, whatever the header says."""
-    if page.compression not in _PREDICTED:
+    by_tifffile = page.compression in _PREDICTED_BY_TIFFFILE and _by_tifffile(page)
+    if page.compression not in _PREDICTED and not by_tifffile:
         page.predictor = 1
+
+
+def _by_tifffile(page: tifffile.TiffPage) -> bool:
+    """Whether tifffile wrote the file, as its first page alone says."""
+    return page.parent.pages.first.software == "tifffile.py"
 
 
 def _end_of_jpeg_xr(coded: bytes) -> int:

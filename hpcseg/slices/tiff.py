@@ -315,11 +315,6 @@ def _source(
             notes.append(f"{stored} and were inverted, as they are shown; --pixels stored takes them as they are{so}.")
     if any(page.colours is not None for page in pages):
         notes.append("the slices have a colour table, which is passed over: their values are taken as they are.")
-    if any(page.predictor for page in pages):
-        notes.append(
-            "headers name a predictor beside PackBits or LERC, which most programs pass over there, and so it is here. "
-            "If tifffile wrote these files, save them without a predictor: their values are others."
-        )
     if pages[0].function:
         notes.append(f"ImageJ shows other values ({pages[0].function}); pixels are taken as they are stored.")
     files = tuple(dict.fromkeys(page.path for page in pages))
