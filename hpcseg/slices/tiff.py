@@ -304,8 +304,8 @@ def _source(
         stored = f"{white} of {len(pages)} slices are stored with 0 as white"
         if how.are_labels and how.pixels is None:
             notes.append(
-                f"{stored}, and are taken by their stored values, as tifffile and ImageJ, which wrote them, have them; "
-                "--pixels shown inverts them."
+                f"{stored}, and are taken by their stored values, which tifffile and ImageJ mean, one of which wrote "
+                "them; --pixels shown inverts them."
             )
             pages = [replace(page, white_is_zero=False) for page in pages]
         else:
