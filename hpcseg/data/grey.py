@@ -5,7 +5,7 @@ Knows nothing of files, so that a report can use it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,9 @@ PAPER_SPAN = 23_797.0
 """Of the paper's slices, in counts: 19624 to 43421. What a sigma in counts was chosen for."""
 _FLOAT_BITS = 21
 """Of a float32 that are counted: sign, exponent and 12 binary digits behind the first, a resolution of 1 in 4096."""
+
+_REST = 32 - _FLOAT_BITS
+"""Bits of a float32 that are not."""
 
 FLOAT_STEP = 2.0 ** -(_FLOAT_BITS - 9)
 """The resolution of these: what two values must differ by to be told apart, as a share of them."""
@@ -164,8 +167,8 @@ class GreyCounts:
         """Count the pixels of an array of any shape, but NaN; eight bytes for each are needed meanwhile."""
         if (missing := outside(values)) is not None:
             values = values[~missing]
-            if not values.size:
-                return
+        if not values.size:
+            return
         bins = self._bins(values).ravel()
         # Of floats a few bins far from 0; whole numbers are as quickly counted from 0 as their least is found.
         first = int(bins.min()) if self._dtype.kind == "f" else 0
@@ -202,15 +205,60 @@ class GreyCounts:
         if self._dtype.kind != "f":
             return values
         turned = _turned(np.ascontiguousarray(values, dtype=np.float32).view(np.int32))
-        bins: np.ndarray = (turned >> (32 - _FLOAT_BITS)) + 2 ** (_FLOAT_BITS - 1)
+        bins: np.ndarray = (turned >> _REST) + 2 ** (_FLOAT_BITS - 1)
         return bins
 
     def _values(self, bins: np.ndarray) -> np.ndarray:
         """Of each bin its value nearest to zero, which of numbers with few digits is the number itself."""
         if self._dtype.kind != "f":
             return bins
-        turned = (bins.astype(np.int32) - 2 ** (_FLOAT_BITS - 1)) << (32 - _FLOAT_BITS)
-        return (_turned(turned) & np.int32(-(2 ** (32 - _FLOAT_BITS)))).view(np.float32)
+        turned = (bins.astype(np.int32) - 2 ** (_FLOAT_BITS - 1)) << _REST
+        return (_turned(turned) & np.int32(-(2**_REST))).view(np.float32)
+
+
+def count_quantiles(slices: Callable[[], Iterable[np.ndarray]], dtype: np.dtype, shares: np.ndarray) -> np.ndarray:
+    """Quantiles of more pixels than fit into memory: the lowest grey value at or below which each share of them lies.
+
+    Exact in two passes (of whole numbers in one), however far a hot pixel lies from all others, and however many pixels
+    have one value.
+
+    Args:
+        slices: all pixels, once more at each call: arrays of any shape, of finite values, whose NaN do not count.
+        dtype: uint8 or uint16 as they are; float32: as such, to which other types are rounded.
+        shares: (Q,), 0..1.
+
+    Returns:
+        (Q,) float64; NaN, where no pixel has a grey value.
+    """
+    counts = GreyCounts(dtype)
+    for pixels in slices():
+        counts.add(pixels)
+    bins, in_bins = counts.parts()
+    if not len(bins):
+        return np.full(len(shares), np.nan)
+    total = np.cumsum(in_bins)
+    # A share of the last pixel, not of a pixel after it.
+    wanted = np.ceil(shares * total[-1]).clip(1, total[-1]).astype(np.int64)
+    found = np.searchsorted(total, wanted)
+    if dtype.kind != "f":
+        values: np.ndarray = bins[found].astype(np.float64)
+        return values
+    # The floats of a bin differ in their last binary digits, of which each is counted in a second pass.
+    chosen, place = np.unique(found, return_inverse=True)
+    slots = np.full(2**_FLOAT_BITS, -1)
+    slots[bins[chosen]] = np.arange(len(chosen))
+    fine = np.zeros((len(chosen), 2**_REST), dtype=np.int64)
+    for pixels in slices():
+        known = pixels if (missing := outside(pixels)) is None else pixels[~missing]
+        turned = _turned(np.ascontiguousarray(known, dtype=np.float32).view(np.int32)).ravel()
+        slot = slots[(turned >> _REST) + 2 ** (_FLOAT_BITS - 1)]
+        inside = slot >= 0
+        last = slot[inside] * 2**_REST + (turned[inside] & (2**_REST - 1))
+        fine += np.bincount(last, minlength=fine.size).reshape(fine.shape)
+    below = wanted - (total - in_bins)[found]
+    within = np.array([np.searchsorted(np.cumsum(fine[at]), rest) for at, rest in zip(place, below, strict=True)])
+    bits = ((bins[found] - 2 ** (_FLOAT_BITS - 1)) << _REST) + within
+    return _turned(bits.astype(np.int32)).view(np.float32).astype(np.float64) + 0.0  # no -0.0
 
 
 def _turned(bits: np.ndarray) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,10 +11,10 @@ from msgspec import UNSET, UnsetType
 
 from hpcseg import __version__
 from hpcseg.config import PRECISIONS, DataConfig, TrainConfig
-from hpcseg.data.classes import IGNORED, MOST_CLASSES, outside
+from hpcseg.data.classes import IGNORED, MOST_CLASSES
 from hpcseg.data.evenly import evenly
 from hpcseg.data.grey import QUANTILES as SPAN
-from hpcseg.data.grey import GreyScale, border_mask, without_border
+from hpcseg.data.grey import GreyScale, border_mask, count_quantiles, without_border
 from hpcseg.data.store import DatasetInfo, read_slices
 from hpcseg.errors import ConfigError
 from hpcseg.hdf5 import h5py
@@ -33,10 +32,6 @@ _SLICES_LOOKED_AT = 64
 _BORDERS_LOOKED_AT = 8
 # A label's rim reaches a little beyond the field of view.
 _HARDLY_LABELLED = 0.05
-_BINS = 65_536
-# So many bins at least between the two shares that are looked for; of a card, between those of the bulk of its values.
-_LEAST_BINS = 1_000
-_BULK = (0.001, 0.999)
 # "auto" is a wish; what came of it is in the record of the training.
 _PRECISIONS = tuple(name for name in PRECISIONS if name != "auto")
 
@@ -180,13 +175,12 @@ def grey_quantiles(info: DatasetInfo) -> tuple[float, ...]:
 
     The ends are of all slices.
     """
-    low, high = float(info.grey_min.min()), float(info.grey_max.max())
     chosen, shares = evenly(info.shape[0], _SLICES_LOOKED_AT), np.linspace(0, 1, QUANTILES)
     with h5py.File(info.path, "r") as file:
         values = count_quantiles(
-            lambda: (without_border(file["slices"][index]) for index in chosen), (low, high), shares, fine=_BULK
+            lambda: (without_border(file["slices"][index]) for index in chosen), np.dtype(info.dtype), shares
         )
-    values[0], values[-1] = low, high
+    values[0], values[-1] = info.grey_min.min(), info.grey_max.max()
     return tuple(values.tolist())
 
 
@@ -202,44 +196,6 @@ def border_of(info: DatasetInfo) -> Border:
             pixels += int(np.count_nonzero(mask))
             labelled += int(np.count_nonzero(classes[mask] != IGNORED))
     return "labelled" if labelled > _HARDLY_LABELLED * pixels else "ignored"
-
-
-def count_quantiles(
-    slices: Callable[[], Iterable[np.ndarray]],
-    ends: tuple[float, float],
-    shares: np.ndarray,
-    *,
-    fine: tuple[float, float],
-) -> np.ndarray:
-    """Quantiles of more pixels than fit into memory: the lowest grey value at or below which each share of them lies.
-
-    A hot pixel stretches the ends so far that all others fall into a few bins, so the pixels are counted again and
-    again until there are enough bins.
-
-    Args:
-        slices: all pixels, once more at each call: arrays of any shape and number type, whose NaN do not count.
-        ends: between which bins lie at first; pixels beyond count for these.
-        shares: (Q,), 0..1.
-        fine: the two shares between which bins are wanted.
-    """
-    low, high = ends
-    while True:
-        # Whole numbers that fit have a bin each, so their quantiles are exact.
-        exact = float(low).is_integer() and high - low < _BINS
-        width = 1.0 if exact else (high - low) / (_BINS - 1) or 1.0
-        counts = np.zeros(_BINS, dtype=np.int64)
-        for pixels in slices():
-            known = pixels if (missing := outside(pixels)) is None else pixels[~missing]
-            bins = np.rint((known.astype(np.float64) - low) / width).astype(np.int64)
-            counts += np.bincount(bins.clip(0, _BINS - 1).ravel(), minlength=_BINS)
-        total = np.cumsum(counts)
-        # A share of the last pixel, not of a pixel after it.
-        wanted = np.clip(np.ceil(np.array([*fine, *shares]) * total[-1]), 1, total[-1])
-        values: np.ndarray = low + width * np.searchsorted(total, wanted)
-        first, last = values[:2].tolist()
-        if exact or width <= max(last - first, 1e-9 * max(abs(first), abs(last))) / _LEAST_BINS:
-            return values[2:]
-        low, high = first - width, last + width
 
 
 def _check(card: ModelCard) -> None:

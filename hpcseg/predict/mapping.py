@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Iterator
 from typing import Literal
 
@@ -10,9 +12,9 @@ import numpy as np
 
 from hpcseg.ahead import OnSlice, ahead
 from hpcseg.data.evenly import evenly
-from hpcseg.data.grey import GreyScale, border_mask, without_border
+from hpcseg.data.grey import GreyScale, border_mask, count_quantiles, without_border
 from hpcseg.errors import ConfigError, DatasetError
-from hpcseg.predict.card import ModelCard, count_quantiles
+from hpcseg.predict.card import ModelCard
 from hpcseg.runs.schema import Record
 from hpcseg.slices.source import Source
 
@@ -127,33 +129,26 @@ def decide(
 def volume_percentiles(volume: Source, shares: Pair, on_slice: OnSlice, *, padded: bool = False) -> Pair:
     """Grey values of a whole volume at two shares in per cent, without padded borders, if not with them.
 
-    One pass; two where its type has too many values, and more where a few of them lie far from all others.
+    One pass, two where its type is no uint8 or uint16; exact, of whole numbers beyond 24 bits to float32.
+
+    Raises:
+        DatasetError: a slice cannot be read, or none has a grey value.
     """
-    number, passes = len(volume), 0
+    dtype = volume.dtype if volume.dtype.name in ("uint8", "uint16") else np.dtype("f4")
+    reads = itertools.count(1)
+    every = len(volume) * (2 if dtype.kind == "f" else 1)
 
     def read(index: int) -> np.ndarray:
         return volume.read(index) if padded else without_border(volume.read(index))
 
-    if volume.stored_dtype.kind in "ui" and volume.stored_dtype.itemsize <= 2:
-        limits = np.iinfo(volume.stored_dtype)
-        low, high = float(limits.min), float(limits.max)
-    else:
-        low, high, passes = np.inf, -np.inf, 1
-        for done, ends in enumerate(ahead(lambda index: _ends(read(index)), range(number)), start=1):
-            low, high = float(np.fmin(low, ends[0])), float(np.fmax(high, ends[1]))
-            on_slice(done, 2 * number)
-        if not low <= high:
-            raise DatasetError(f"{volume.path} holds no grey values, only NaN.")
-
     def slices() -> Iterator[np.ndarray]:
-        nonlocal passes
-        passes += 1
-        for done, pixels in enumerate(ahead(read, range(number)), start=1):
+        for pixels in ahead(read, range(len(volume))):
             yield pixels
-            on_slice((passes - 1) * number + done, passes * number)
+            on_slice(next(reads), every)
 
-    wanted = (shares[0] / 100, shares[1] / 100)
-    first, second = count_quantiles(slices, (low, high), np.array(wanted), fine=wanted).tolist()
+    first, second = count_quantiles(slices, dtype, np.array(shares) / 100).tolist()
+    if math.isnan(first):
+        raise DatasetError(f"{volume.path} holds no grey values, only NaN.")
     return first, second
 
 
@@ -260,7 +255,3 @@ def _note_border(shares: np.ndarray, card: ModelCard, border: str | None, on_not
         on_note(f"{found}. It gets the label of --outside and is in no fraction, {why}.")
     else:
         on_note(f"{found}. It is labelled, and in the fractions. Where it is no part of the sample: --border outside.")
-
-
-def _ends(pixels: np.ndarray) -> Pair:
-    return np.fmin.reduce(pixels, axis=None), np.fmax.reduce(pixels, axis=None)

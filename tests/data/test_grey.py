@@ -12,7 +12,7 @@ from slice_folder import hpcseg, write_label
 
 from hpcseg.data import pack as packing
 from hpcseg.data import store
-from hpcseg.data.grey import GreyCounts, GreyScale, border, choose_scale, read_scale
+from hpcseg.data.grey import GreyCounts, GreyScale, border, choose_scale, count_quantiles, read_scale
 from hpcseg.data.notes import grey_notes
 from hpcseg.data.pack import pack
 from hpcseg.errors import DatasetError
@@ -42,6 +42,42 @@ def test_quantiles_are_those_of_all_pixels_sorted(values, shares):
     wanted = np.quantile(values, shares, method="inverted_cdf")
     # Whole numbers have a bin each; of a float 12 binary digits behind the first are kept.
     assert found == pytest.approx(wanted.tolist(), rel=0 if values.dtype.kind == "u" else 2**-12)
+
+
+HARD = RNG.normal(0, 1, 20_000).astype(np.float32)
+HARD[::7], HARD[10:500], HARD[600:900] = np.nan, 0.0, -0.0
+HARD[[3, 5]] = np.finfo("f4").max, np.finfo("f4").min
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        *VALUES.values(),
+        HARD,
+        HARD[~np.isnan(HARD)][:40],
+        RNG.uniform(0.2, 0.8, 20_000).astype("f4") * (np.arange(20_000) > 0),  # the least is a whole number
+        np.concatenate([np.zeros(9_000), RNG.normal(-0.3, 3, 50)]).astype("f4"),  # nearly all are one value
+        np.full(20_000, 0.37, dtype="f4"),
+        RNG.integers(-(2**15), 2**15, 20_000).astype("f4"),
+        RNG.integers(-(2**31), 2**31, 20_000).astype("i4"),
+    ],
+    ids=[*VALUES, "all kinds", "few", "one zero", "zeros", "one value", "whole", "int32"],
+)
+def test_quantiles_of_more_pixels_than_fit_into_memory_are_those_of_all_sorted(values):
+    dtype, shares, passes = values.dtype if values.dtype.kind == "u" else np.dtype("f4"), np.linspace(0, 1, 1001), []
+
+    def slices():
+        passes.append(None)
+        return np.array_split(values, 7)
+
+    found = count_quantiles(slices, dtype, shares)
+    known = np.sort(values[~np.isnan(values)].astype(dtype))
+    assert found.tolist() == known[np.ceil(shares * known.size).clip(1).astype(int) - 1].tolist()
+    assert len(passes) == (1 if dtype.kind == "u" else 2)
+
+
+def test_pixels_without_a_grey_value_have_no_quantiles():
+    assert np.isnan(count_quantiles(lambda: [np.full(3, np.nan, dtype="f4")], np.dtype("f4"), np.array([0.5]))).all()
 
 
 def test_counts_of_parts_add_up_to_those_of_the_whole_in_any_order():

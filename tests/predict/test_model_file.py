@@ -20,7 +20,7 @@ from hpcseg.data.grey import GreyScale
 from hpcseg.errors import DatasetError, HpcsegError, IncompleteError
 from hpcseg.learn import checkpoint
 from hpcseg.predict import model_file as model_files
-from hpcseg.predict.card import count_quantiles, read_card
+from hpcseg.predict.card import read_card
 from hpcseg.predict.model_file import export, open_cell, open_file
 from hpcseg.runs.record import read_json, with_checksum, write_record
 from hpcseg.segment.network import Network, Wishes
@@ -69,13 +69,6 @@ def test_info_shows_what_a_model_takes_and_answers_and_how_right_it_is(cells, mo
     spoiled.write_bytes(model_file.read_bytes()[:100])
     answer = hpcseg("info", spoiled)
     assert answer.exit_code == 1 and "no model file that can be used" in answer.stderr
-
-
-def test_quantiles_of_floats_are_right_to_a_bin():
-    values = np.random.default_rng(0).normal(5, 2, 100_000).astype(np.float32)
-    ends, shares = (float(values.min()), float(values.max())), np.array([0, 0.01, 0.5, 0.99, 1])
-    found = count_quantiles(lambda: np.split(values, 10), ends, shares, fine=(0.001, 0.999))
-    np.testing.assert_allclose(found, np.quantile(values, shares), atol=2 * (ends[1] - ends[0]) / 65_535)
 
 
 def header(content):
