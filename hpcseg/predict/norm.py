@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,14 +30,25 @@ from hpcseg.slices.source import Source
 
 MOST_TILES = 128
 TILES_PER_BATCH = 16
-# Of places in a slice, until one has no pixel without a grey value; and what share of a tile may have none.
+# Of places in a slice, until one has no pixel outside; and what share of a tile may be.
 _TRIES, _MOST_OUTSIDE = 32, 0.5
 # Multiples of the square and the cube of the plastic number's inverse, modulo 1, fill a square evenly (Roberts 2018).
 _STEPS = (0.7548776662466927, 0.5698402909980532)
 
 
+Outside = Callable[[np.ndarray], np.ndarray | None]
+"""(H, W) bool of a slice of grey values: the pixels that get no class; None where all get one."""
+
+
 def adapt(
-    models: Sequence[Model], volume: Source, mapping: Mapping, *, file: Path, anew: bool, on_slice: OnSlice
+    models: Sequence[Model],
+    volume: Source,
+    mapping: Mapping,
+    outside: Outside,
+    *,
+    file: Path,
+    anew: bool,
+    on_slice: OnSlice,
 ) -> Statistics | None:
     """Give the networks of models the statistics of a volume: those in a file, which is written where it is missing.
 
@@ -45,6 +56,7 @@ def adapt(
         models: of one data set.
         volume: to segment.
         mapping: of its grey values.
+        outside: whose pixels are in no statistic.
         file: of the statistics.
         anew: whatever lies there.
         on_slice: told how many tiles of how many were read.
@@ -58,7 +70,7 @@ def adapt(
     """
     by = None
     if anew or not file.exists():
-        images, by = _tiles(volume, mapping, models, on_slice)
+        images, by = _tiles(volume, mapping, outside, models, on_slice)
         found = {
             f"{model.card.model_sha256}.{name}": tensor
             for model in models
@@ -130,28 +142,29 @@ def estimate(network: nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor
 
 
 def _tiles(
-    volume: Source, mapping: Mapping, models: Sequence[Model], on_slice: OnSlice
+    volume: Source, mapping: Mapping, outside: Outside, models: Sequence[Model], on_slice: OnSlice
 ) -> tuple[torch.Tensor, Statistics]:
     """(N, channels, H, W) float32, the tiles at `places` as the networks take them, and what they are.
 
-    A pixel without a grey value says nothing of the volume, and a network would meet it as one. So tiles lie where
-    there is none, as far as there are such places; else they are mirrored into there, if they are no more than half.
+    A pixel outside says nothing of the volume, and a network would meet it as a grey value. So tiles lie where there is
+    none, as far as there are such places; else they are mirrored into there, if they are no more than half.
 
     Raises:
-        DatasetError: a slice cannot be read, or all tiles are more than half without grey values.
+        DatasetError: a slice cannot be read, or all tiles are more than half outside.
     """
     wanted, card = places(volume, max(model.card.data.tile_size for model in models)), models[0].card
 
     def read(tries: list[tuple[int, slice, slice]]) -> np.ndarray | None:
-        around = [volume.read_at(place) for place in volume.around(tries[0][0], card.data.context)]
+        slices = [volume.read_at(place) for place in volume.around(tries[0][0], card.data.context)]
+        around = [(pixels, outside(pixels)) for pixels in slices]
         least, best = _MOST_OUTSIDE, None
         for _, *at in tries:
-            tile = [pixels[*at] for pixels in around]
-            if (share := max(float(np.isnan(pixels).mean()) for pixels in tile)) <= least:
+            tile = [(pixels[*at], np.zeros(0, bool) if missing is None else missing[*at]) for pixels, missing in around]
+            if (share := max(np.count_nonzero(missing) / pixels.size for pixels, missing in tile)) <= least:
                 least, best = share, tile
             if not share:
                 break
-        return None if best is None else np.stack([mapping.apply(_mirrored(pixels), card.grey) for pixels in best])
+        return None if best is None else np.stack([mapping.apply(_mirrored(*one), card.grey) for one in best])
 
     images, used = list[np.ndarray](), set[int]()
     for done, (tries, tile) in enumerate(zip(wanted, ahead(read, wanted), strict=True), start=1):
@@ -162,22 +175,23 @@ def _tiles(
     if not images:
         raise DatasetError(
             f"--adapt-norm needs tiles of grey values, and more than half of each that {volume.path} has is outside of "
-            "the field of view (NaN). Leave it out."
+            "the field of view (NaN), or in a border that is left out. Leave it out."
         )
     found = np.stack(images)
     by = Statistics(tiles=len(found), tiles_per_batch=TILES_PER_BATCH, shape=list(found.shape[2:]), slices=len(used))
     return torch.from_numpy(found), by
 
 
-def _mirrored(pixels: np.ndarray) -> np.ndarray:
-    """(H, W) grey values, in place of NaN those as far on the other side of the nearest pixel that has one, or its."""
-    missing = np.isnan(pixels)
+def _mirrored(pixels: np.ndarray, missing: np.ndarray) -> np.ndarray:
+    """(H, W) grey values, in place of missing ones those as far on the other side of the nearest that is there, or its.
+
+    Of none that are missing the mask may be empty.
+    """
     if not missing.any():
         return pixels
     nearest = ndimage.distance_transform_edt(missing, return_distances=False, return_indices=True)
     beyond = np.clip(2 * nearest - np.indices(pixels.shape), 0, np.reshape(pixels.shape, (2, 1, 1)) - 1)
-    mirrored = pixels[tuple(beyond)]
-    found: np.ndarray = np.where(np.isnan(mirrored), pixels[tuple(nearest)], mirrored)
+    found: np.ndarray = pixels[tuple(np.where(missing[tuple(beyond)], nearest, beyond))]
     return found
 
 

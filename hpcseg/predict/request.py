@@ -217,7 +217,8 @@ def begin(request: Request, *, on_slice: OnSlice = lambda *_: None, write: bool 
             write_json(folder.record_file, record.as_dict())
         if request.adapt_norm:
             # Behind the record, without which a folder that has something is none to predict into.
-            by = norm.adapt(models, some, mapping, file=folder.norm_file, anew=before is None, on_slice=on_slice)
+            file, anew = folder.norm_file, before is None
+            by = norm.adapt(models, some, mapping, prediction.outside, file=file, anew=anew, on_slice=on_slice)
             if by is not None:
                 record = msgspec.structs.replace(record, norm=by)
                 write_json(folder.record_file, record.as_dict())

@@ -186,6 +186,16 @@ def test_pixels_without_a_grey_value_are_in_no_statistic(clean_cell, noisy, tiny
     assert norm["shape"] == [64, 64] and norm["slices"] == 15, "the slice without any value gives no tile"
 
 
+def test_a_border_that_is_left_out_is_in_no_statistic_either(clean_cell, noisy, tmp_path):
+    volume = np.stack([tifffile.imread(file) for file in sorted(noisy.iterdir())])
+    down, across = np.mgrid[:128, :128] - 63.5
+    inside = down**2 + across**2 < 40**2
+    for name, round_it in (("nan", np.where(inside, volume, np.nan).astype(np.float32)), ("0", volume * inside)):
+        segmented(clean_cell, round_it, tmp_path / name, "--adapt-norm", "--border", "outside")
+    files = [tmp_path / name / "out" / "norm.safetensors" for name in ("nan", "0")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
 def test_a_volume_that_is_hardly_there_has_no_statistics(clean_cell, tmp_path):
     volume = np.full((2, 80, 80), np.nan, np.float32)
     volume[:, :20] = 30_000
