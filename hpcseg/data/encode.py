@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from hpcseg.data.classes import Classes, outside, value_table
-from hpcseg.data.grey import GreyCounts, border
+from hpcseg.data.grey import GreyCounts, border_mask
 from hpcseg.data.likeness import grey_points
 
 COMPRESSION_LEVEL = 1
@@ -56,10 +56,11 @@ def encode(image: np.ndarray, label: np.ndarray, classes: Classes) -> Encoded | 
     whole_chunks[:height] = indices
     # A pass per class is quicker than counting all at once, which makes eight bytes of each pixel.
     per_class = np.array([np.count_nonzero(indices == index) for index in range(len(classes))])
-    grey, (value, pixels) = GreyCounts(image.dtype), border(image)
+    grey, border = GreyCounts(image.dtype), border_mask(image)
+    value = 0.0 if border is None else float(image[0, 0])
     for top in range(0, height, _COUNTED_ROWS):
-        grey.add(image[top : top + _COUNTED_ROWS])
-    grey.take_away(value, pixels)
+        part = slice(top, top + _COUNTED_ROWS)
+        grey.add(image[part] if border is None else image[part][~border[part]])
     row = {
         "image_sha256": pixels_sha256(image),
         "label_sha256": label_sha256(indices, classes, label.dtype),
@@ -68,11 +69,11 @@ def encode(image: np.ndarray, label: np.ndarray, classes: Classes) -> Encoded | 
         "grey_max": np.fmax.reduce(image, axis=None),
         "zero_pixels": grey.of(0.0),
         "border_value": value,
-        "border_pixels": pixels,
+        "border_pixels": 0 if border is None else np.count_nonzero(border),
         "ignored_pixels": indices.size - per_class.sum(),
     }
     chunks = [_compress(whole_chunks[top : top + rows]) for top in range(0, height, rows)]
-    return Encoded(image, chunks, row, grey.parts(), grey_points(image, value if pixels else None))
+    return Encoded(image, chunks, row, grey.parts(), grey_points(image, None if border is None else value))
 
 
 def label_sha256(indices: np.ndarray, classes: Classes, dtype: np.dtype) -> str:

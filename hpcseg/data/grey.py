@@ -175,10 +175,6 @@ class GreyCounts:
         counted = np.bincount(bins - first if first else bins)
         self._pixels[first : first + len(counted)] += counted
 
-    def take_away(self, value: float, pixels: int) -> None:
-        """Forget so many pixels of one value."""
-        self._pixels[self._bins(np.array([value], dtype=self._dtype))] -= pixels
-
     def of(self, value: float) -> int:
         """Pixels of one value, and of those that are not told from it."""
         return int(self._pixels[self._bins(np.array([value], dtype=self._dtype))][0])
@@ -265,12 +261,6 @@ def _turned(bits: np.ndarray) -> np.ndarray:
     """int32, the bits of floats so that they ascend with them, and back: those of negative ones descend."""
     turned: np.ndarray = bits ^ ((bits >> 31) & 0x7FFFFFFF)
     return turned
-
-
-def border(image: np.ndarray) -> tuple[float, int]:
-    """The value of a slice's padded border, as `border_mask` finds it, and its pixels; 0 where there is none."""
-    mask = border_mask(image)
-    return (0.0, 0) if mask is None else (float(image[0, 0]), int(np.count_nonzero(mask)))
 
 
 def border_mask(image: np.ndarray) -> np.ndarray | None:

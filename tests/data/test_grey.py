@@ -12,7 +12,7 @@ from slice_folder import hpcseg, write_label
 
 from hpcseg.data import pack as packing
 from hpcseg.data import store
-from hpcseg.data.grey import GreyCounts, GreyScale, border, choose_scale, count_quantiles, read_scale
+from hpcseg.data.grey import GreyCounts, GreyScale, border_mask, choose_scale, count_quantiles, read_scale
 from hpcseg.data.notes import grey_notes
 from hpcseg.data.pack import pack
 from hpcseg.errors import DatasetError
@@ -150,6 +150,12 @@ def test_a_share_becomes_counts_of_the_span_between_the_quantiles():
         GreyScale(0.0, 1.0, (7.0, 7.0)).counts(Share("42 %"))
 
 
+def border(image):
+    """The value of a border and its pixels, 0 where there is none."""
+    mask = border_mask(image)
+    return (0, 0) if mask is None else (image[0, 0], np.count_nonzero(mask))
+
+
 def test_a_border_is_the_padding_round_a_slice_and_round_a_circle():
     image = VALUES["uint16"][0].copy()
     assert border(image) == (0, 0)
@@ -220,6 +226,16 @@ def test_dead_pixels_and_a_padded_border_are_named_with_what_to_do(folder, outpu
     # Padding is no grey value of the sample, and of 24 pixels below the first quantile two are dead ones.
     wanted = np.quantile(VALUES["uint16"], SHARES, method="inverted_cdf")
     assert info.grey.quantiles == pytest.approx(wanted.tolist(), rel=1e-2)
+
+
+def test_a_border_of_both_zeros_is_no_grey_value(folder, output):
+    """As a reconstruction times a mask has it, whose values outside were of both signs."""
+    values = np.abs(VALUES["float32"]) + 3
+    round_it = np.copysign(np.float32(0), VALUES["float32"])
+    round_it[:, 0] = round_it[:, -1] = 0
+    info, _ = packed(folder(np.concatenate([round_it, values, round_it], axis=1)), output)
+    assert info.zero_pixels.tolist() == [0, 0, 0] and info.border_pixels.tolist() == [2 * 90 * 90] * 3
+    assert info.grey.quantiles == pytest.approx(np.quantile(values, SHARES, method="inverted_cdf").tolist(), rel=2**-12)
 
 
 @pytest.mark.parametrize("kind", ["uint8", "uint16", "float32"])
