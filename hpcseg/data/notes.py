@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from hpcseg.data.border import border_of
 from hpcseg.data.classes import IGNORED
 from hpcseg.data.evenly import evenly
 from hpcseg.data.grey import FAR, FLOAT_STEP
@@ -311,10 +312,9 @@ def grey_notes(info: DatasetInfo) -> tuple[str, ...]:
     if padded.any():
         worst = int(info.border_pixels.argmax())
         share = info.border_pixels[padded].mean() / (info.shape[1] * info.shape[2])
-        ignored = (info.ignored_pixels >= info.border_pixels)[padded].all()
         so = (
             "it has no label, so models do not learn from it, and `hpcseg predict` leaves it out of the fractions"
-            if ignored
+            if border_of(info) == "ignored"
             else "models are trained and tested on it as on all else; where it is no part of the sample, cut it off, "
             "or give it a label of its own, and pack again with --ignore and that"
         )

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from msgspec import UNSET, UnsetType
 
 from hpcseg import __version__
 from hpcseg.config import PRECISIONS, DataConfig, TrainConfig
-from hpcseg.data.classes import IGNORED, MOST_CLASSES
+from hpcseg.data.border import Border
+from hpcseg.data.classes import MOST_CLASSES
 from hpcseg.data.evenly import evenly
 from hpcseg.data.grey import QUANTILES as SPAN
-from hpcseg.data.grey import GreyScale, border_mask, count_quantiles, without_border
-from hpcseg.data.store import DatasetInfo, read_slices
+from hpcseg.data.grey import GreyScale, count_quantiles, without_border
+from hpcseg.data.store import DatasetInfo
 from hpcseg.errors import ConfigError
 from hpcseg.hdf5 import h5py
 from hpcseg.runs.schema import Object, Record, as_record
@@ -29,14 +30,8 @@ QUANTILES = 1001
 """Of the training slices' grey values, evenly spaced from 0 to 100 %."""
 # Evenly spaced slices are enough for the quantiles of a volume, and a large one is not read again for them.
 _SLICES_LOOKED_AT = 64
-_BORDERS_LOOKED_AT = 8
-# A label's rim reaches a little beyond the field of view.
-_HARDLY_LABELLED = 0.05
 # "auto" is a wish; what came of it is in the record of the training.
 _PRECISIONS = tuple(name for name in PRECISIONS if name != "auto")
-
-
-Border = Literal["none", "labelled", "ignored"]
 
 
 class Accuracy(Record, frozen=True, kw_only=True):
@@ -182,20 +177,6 @@ def grey_quantiles(info: DatasetInfo) -> tuple[float, ...]:
         )
     values[0], values[-1] = info.grey_min.min(), info.grey_max.max()
     return tuple(values.tolist())
-
-
-def border_of(info: DatasetInfo) -> Border:
-    """Whether slices of a packed file have padded borders, and whether somebody has labelled these."""
-    padded = np.flatnonzero(info.border_pixels)
-    if not len(padded):
-        return "none"
-    pixels = labelled = 0
-    for index in padded[evenly(len(padded), _BORDERS_LOOKED_AT)].tolist():
-        (image,), (classes,) = read_slices(info.path, index, index + 1)
-        if (mask := border_mask(image)) is not None:
-            pixels += int(np.count_nonzero(mask))
-            labelled += int(np.count_nonzero(classes[mask] != IGNORED))
-    return "labelled" if labelled > _HARDLY_LABELLED * pixels else "ignored"
 
 
 def _check(card: ModelCard) -> None:

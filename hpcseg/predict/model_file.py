@@ -21,13 +21,14 @@ import torch
 from msgspec import UNSET
 from torch import nn
 
+from hpcseg.data.border import border_of
 from hpcseg.data.store import DatasetInfo, read_info
 from hpcseg.errors import ConfigError, DatasetError, HpcsegError, IncompleteError
 from hpcseg.files import write_bytes
 from hpcseg.learn.checkpoint import weights_sha256
 from hpcseg.memory import free_host_bytes
 from hpcseg.metrics import accuracy
-from hpcseg.predict.card import Accuracy, ModelCard, Training, border_of, grey_quantiles, read_card
+from hpcseg.predict.card import Accuracy, ModelCard, Training, grey_quantiles, read_card
 from hpcseg.runs.folder import CellFolder
 from hpcseg.runs.grid import Cell, data_file, planned, read_cell
 from hpcseg.runs.inputs import load_model, weightless_unet

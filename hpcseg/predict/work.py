@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from hpcseg.ahead import LEAST_AHEAD, OnSlice, ahead, slices_ahead
+from hpcseg.data.grey import border_mask
 from hpcseg.launch.environment import host, read_environment
 from hpcseg.learn.precision import autocast
 from hpcseg.learn.ranks import choose_device
@@ -137,6 +138,8 @@ class _Read:
     """(H, W) bool, as `Prediction.outside`."""
     sha256: str
     """Of the grey values."""
+    strange: float
+    """As `SliceResult.outside`."""
     around: tuple[str, ...] = ()
     """As `SliceResult.around`."""
 
@@ -191,16 +194,20 @@ def _answers(
 
 
 def _read(prediction: Prediction, place: int) -> _Read:
-    pixels = prediction.volume.read_at(place)
-    image = prediction.mapping.apply(pixels, prediction.models[0].card.grey)
-    return _Read(place, image, prediction.outside(pixels), sha256_of(pixels))
+    pixels, card = prediction.volume.read_at(place), prediction.models[0].card
+    image, outside = prediction.mapping.apply(pixels, card.grey), prediction.outside(pixels)
+    # A border that was trained on is not strange, though the card's grey values are those without it.
+    learnt = border_mask(pixels) if card.border == "labelled" else None
+    left_out = [mask for mask in (outside, learnt) if mask is not None]
+    strange = share_outside(image[~np.logical_or.reduce(left_out)] if left_out else image, card)
+    return _Read(place, image, outside, sha256_of(pixels), strange)
 
 
 def _layers_of(prediction: Prediction, read: _Read, answer: Answer) -> tuple[dict[str, np.ndarray], SliceResult]:
     """Of a slice the pixels of each layer by its name, and what is noted of it."""
     card = prediction.models[0].card
     values = np.array(card.class_values).astype(card.label_dtype)
-    pixels, classes, image = {"labels": values[answer.classes]}, answer.classes.ravel(), read.image
+    pixels, classes = {"labels": values[answer.classes]}, answer.classes.ravel()
     if answer.probabilities is not None:
         pixels |= dict(zip(map(probability_layer, card.class_values), answer.probabilities, strict=True))
     if answer.uncertainty is not None:
@@ -208,14 +215,14 @@ def _layers_of(prediction: Prediction, read: _Read, answer: Answer) -> tuple[dic
     if answer.spread is not None:
         pixels["spread"] = answer.spread
     if read.outside is not None:
-        classes, image = answer.classes[~read.outside], image[~read.outside]
+        classes = answer.classes[~read.outside]
         for name, of_layer in pixels.items():
             of_layer[read.outside] = prediction.outside_values[name]
     counts = tuple(int(count) for count in np.bincount(classes, minlength=len(values)))
     return pixels, SliceResult(
         index=read.index,
         counts=counts,
-        outside=share_outside(image, card),
+        outside=read.strange,
         sha256=read.sha256,
         around=read.around,
     )

@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 
 import hpcseg.api as hs
 from hpcseg.cli.app import app
+from hpcseg.data.border import border_of
 from hpcseg.data.store import read_info
-from hpcseg.predict.card import border_of, grey_quantiles
+from hpcseg.predict.card import grey_quantiles
 from hpcseg.predict.mapping import decide
 from hpcseg.predict.model_file import Model, export, open_file
 from hpcseg.predict.volume import open_volume
@@ -62,6 +63,16 @@ def test_a_border_is_left_out_where_its_labels_are_or_somebody_says_so(model, sc
     notes = [str(one.message) for one in told if "a border of one value" in str(one.message)]
     assert bool(notes) == (asked != "label" and not (learnt_from == "labelled" and not asked))
     assert all(("is in no fraction" in note) == is_out for note in notes)
+
+
+@pytest.mark.parametrize("learnt_from", ["labelled", "none"])
+def test_the_value_of_a_border_is_strange_unless_it_was_trained_on(model, scan, learnt_from):
+    clean = dataclasses.replace(model.card, train=dataclasses.replace(model.card.train, noise_fraction=0.0))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        hs.predict(learnt(dataclasses.replace(model, card=clean), learnt_from), scan)
+    strange = [one for one in told if "More than 1 % of the grey values" in str(one.message)]
+    assert bool(strange) == (learnt_from == "none")
 
 
 def test_the_command_writes_what_it_left_out_and_goes_on_with_it(model, scan, tmp_path):
@@ -121,6 +132,28 @@ def test_what_the_trainings_border_is_comes_from_its_labels(tmp_path, tiny_folde
     assert ("--ignore" in note) == labelled and ("leaves it out of the fractions" in note) != labelled
     # The dark end is that of the sample, and not of what lies round it.
     assert grey_quantiles(info)[10] > 0.9 * info.grey.quantiles[0] > 0
+
+
+@pytest.mark.parametrize("on_border", [True, False])
+def test_a_border_of_which_strokes_are_labelled_is_learnt_from_as_all_else_is(tmp_path, tiny_folder, on_border):
+    """A hundredth of the pixels has a label: of the border about as much, or one pixel."""
+    for file in sorted((tiny_folder / "data").iterdir()):
+        pixels = tifffile.imread(file)
+        inside = circle(128)
+        label = np.full((128, 128), 77, np.uint8)
+        label[64, 40:90], label[80, 30:90] = 1, 2
+        if on_border:
+            label[:5, :5] = label[-5:, -5:] = 3
+        else:
+            label[20, 16] = 1  # beside which the circle begins
+        for kind, stored in (("data", np.where(inside, pixels, 0).astype(pixels.dtype)), ("labels", label)):
+            (tmp_path / "DATA" / kind).mkdir(parents=True, exist_ok=True)
+            tifffile.imwrite(tmp_path / "DATA" / kind / file.name, stored)
+    notes = list[str]()
+    hs.pack(tmp_path / "DATA", tmp_path / "packed.h5", ignore=77, on_note=notes.append)
+    assert border_of(read_info(tmp_path / "packed.h5")) == ("labelled" if on_border else "ignored")
+    (note,) = [one for one in notes if "a border of one value" in one]
+    assert ("models are trained and tested on it" in note) == on_border
 
 
 def test_slices_without_borders_have_none(tiny_dataset):
