@@ -90,22 +90,25 @@ def _shares(info: DatasetInfo, index: int, limits: tuple[float, float]) -> list[
     last, step = info.shape[0] - 1, max(1, min(info.shape[1:]) // _POINTS)
     places = [last - index if other.from_end else index + other.beside for other in _OTHERS]
     images = {place: read_slices(info.path, place, place + 1, step) for place in {index, *places} if 0 <= place <= last}
-    label = images[index][1][0]
-    own = _left(images[index][0][0], label, limits)
+    (own,), (label,) = images[index]
 
     def share(other: _Other, place: int) -> float | None:
-        if own == 0 or place not in images or (other.from_end and place == index):
+        if place not in images or (other.from_end and place == index):
             return None
         turned = other.turn(images[place][0][0])
-        return _left(turned, label, limits) / own if turned.shape == label.shape else None
+        if turned.shape != label.shape:
+            return None
+        # Of a field of view that lies elsewhere only what both have: less of it would leave less.
+        both = (label != IGNORED) & ~np.isnan(own) & ~np.isnan(turned)
+        left = _left(own[both], label[both], limits)
+        return _left(turned[both], label[both], limits) / left if left else None
 
     return [share(other, place) for other, place in zip(_OTHERS, places, strict=True)]
 
 
-def _left(image: np.ndarray, label: np.ndarray, limits: tuple[float, float]) -> float:
-    """The sum of squares of (h, w) grey values within (h, w) classes, limits taken for 0 and 1."""
-    counted = (label != IGNORED) & ~np.isnan(image)
+def _left(grey: np.ndarray, classes: np.ndarray, limits: tuple[float, float]) -> float:
+    """The sum of squares of (P,) grey values within (P,) classes, limits taken for 0 and 1."""
     low, high = limits
-    grey, classes = (np.clip(image[counted].astype(np.float64), low, high) - low) / (high - low or 1), label[counted]
+    grey = (np.clip(grey.astype(np.float64), low, high) - low) / (high - low or 1)
     sums, pixels = np.bincount(classes, grey), np.bincount(classes)
     return float((grey**2).sum() - (sums**2 / np.maximum(1, pixels)).sum())

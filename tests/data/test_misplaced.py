@@ -101,6 +101,15 @@ def test_strokes_on_some_pixels_and_a_field_of_view_are_enough(tmp_path):
     assert f"{MIRRORED} top to bottom" in turned
 
 
+@pytest.mark.parametrize("noise", [0.5, 3.0])
+def test_a_field_of_view_that_is_not_in_the_middle_is_no_reason(tmp_path, noise):
+    images, labels = sample(noise=noise)
+    images[:, :, :16] = np.nan
+    assert "labels that were compared" not in packed(tmp_path, images, labels)
+    turned = packed(tmp_path, images, labels[:, ::-1], "--force")
+    assert (f"{MIRRORED} top to bottom" in turned) == (noise < 1)
+
+
 def test_few_slices_say_nothing(tmp_path):
     images, labels = sample(slices=7)
     assert "labels that were compared" not in packed(tmp_path, images, labels[:, ::-1])
