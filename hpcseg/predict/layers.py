@@ -126,7 +126,8 @@ class _Runs(Target):
         return np.array(np.memmap(file, stored, "r", self._first_byte(layer), self._shape)[index], layer.dtype)
 
     def sync(self) -> None:
-        for descriptor, _ in self._opened.values():
+        # The writer may open the next layer meanwhile; what it writes there is of a slice that nobody counts yet.
+        for descriptor, _ in list(self._opened.values()):
             os.fsync(descriptor)
 
     def close(self) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import json
 import os
+import threading
 
 import h5py
 import mrcfile
@@ -18,6 +20,7 @@ from slice_folder import hpcseg
 from hpcseg.data.pairs import find_pairs
 from hpcseg.predict import layers
 from hpcseg.predict.model_file import Model, export, open_file
+from hpcseg.predict.target import Layer
 from hpcseg.predict.volume import open_volume
 from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.gate import why_foreign
@@ -294,6 +297,40 @@ def test_other_layers_have_the_form_of_the_input(model_files, slices, expected, 
     assert np.abs(probabilities.astype(int).sum(0) - 255).max() <= 2
     record = json.loads((tmp_path / "files" / "prediction.json").read_text())
     assert list(record["layers"]) == ["labels", *names[:5]] and len(record["models"]) == 2
+
+
+@pytest.mark.parametrize("form", ["tiff", "hdf5"])
+def test_a_slice_that_is_being_written_does_not_disturb_what_is_brought_to_the_disk(
+    slices, tmp_path, monkeypatch, form
+):
+    tifffile.imwrite(tmp_path / "in.tif", slices, photometric="minisblack")
+    volume, three = open_volume(tmp_path / "in.tif"), [Layer(name, np.dtype("u1"), "") for name in ("a", "b", "c")]
+    target = layers.open_target(tmp_path, volume, three, form)
+    target.prepare()
+    begun, syncing, written, real = threading.Event(), threading.Event(), threading.Event(), os.pwrite
+
+    def pwrite(*args):
+        begun.set()
+        assert syncing.wait(60)
+        return real(*args)
+
+    def fsync(_):
+        syncing.set()
+        assert written.wait(60)
+
+    def write():
+        target.write(0, {layer.name: np.ones(volume.shapes[0], np.uint8) for layer in three})
+        written.set()
+
+    with contextlib.closing(target), monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", pwrite)
+        patched.setattr(os, "fsync", fsync)
+        writer = threading.Thread(target=write)
+        writer.start()
+        assert begun.wait(60)
+        target.sync()
+        writer.join()
+    assert all(target.read(0, layer).all() for layer in three)
 
 
 def test_fractions_are_those_of_the_labels_and_sum_to_one(model_file, slices, tmp_path):
