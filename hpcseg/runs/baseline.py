@@ -88,7 +88,7 @@ def _open(path: Path, wanted: TestSet) -> TileSource:
 def _measure(source: TileSource, wanted: TestSet) -> Baseline:
     """The content of a file."""
     started = time.monotonic()
-    training = _some(source, source.split.train, _TRAINING_PIXELS)
+    training = _some(source, _with_labels(source), _TRAINING_PIXELS)
     test = _some(source, source.split.test, _TEST_PIXELS)
     with _threads() as pool:
         commonest, filters, choices = _choose(_noisy(source, training, wanted, to_learn=True), source, wanted, pool)
@@ -261,6 +261,16 @@ def _images(tiles: NoisyTestSet, level: NoiseLevel) -> np.ndarray:
 def _middle(images: torch.Tensor) -> torch.Tensor:
     """(T, S, S) of (T, C, S, S): the slice that is labelled, since a filter has no use for its neighbours."""
     return images[:, images.shape[1] // 2]
+
+
+def _with_labels(source: TileSource) -> np.ndarray:
+    """The training tiles that something can be learnt from: of strokes on some slices not each, and perhaps few."""
+    rows = source.split.train
+    if source.info.ignored_pixels.any() or source.config.label_share < 1:
+        rows = rows[source.labelled(rows, to_learn=True) > 0]
+    if not len(rows):
+        raise DatasetError(f"no training tile of {source.info.path.name} has a labelled pixel.")
+    return rows
 
 
 def _some(source: TileSource, rows: np.ndarray, pixels: int) -> np.ndarray:

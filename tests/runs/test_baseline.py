@@ -18,6 +18,7 @@ from hpcseg import metrics
 from hpcseg.config import CellConfig, DataConfig, EvaluateConfig, NoiseLevel
 from hpcseg.data import noisy_tiles
 from hpcseg.data.batches import open_source
+from hpcseg.data.classes import Classes
 from hpcseg.data.pack import pack
 from hpcseg.report.build import publish
 from hpcseg.runs import baseline
@@ -235,6 +236,27 @@ def test_of_large_sets_and_fine_sweeps_some_are_taken_evenly(tmp_path, tiny_data
     assert len(sigmas) == 48 + 2 and {0.0, 1.0, 5000.0, 10_000.0} <= set(sigmas) and sigmas == sorted(sigmas)
     assert sum(line.pixels for line in record.slices) == 7 * 32 * 32
     assert make_baselines(made, tmp_path / "gone.h5") == (), "a fine sweep is no reason to make it anew"
+
+
+def test_of_tiles_that_have_few_labels_those_are_taken_that_have_one(tmp_path, tiny_folder, monkeypatch):
+    for kind in ("data", "labels"):
+        (tmp_path / kind).mkdir()
+        for file in sorted((tiny_folder / kind).iterdir()):
+            pixels = tifffile.imread(file)
+            if kind == "labels":
+                pixels[:36] = pixels[60:] = pixels[:, :36] = pixels[:, 60:] = 77  # one tile of sixteen has some
+            tifffile.imwrite(tmp_path / kind / file.name, pixels)
+    pack(tmp_path / "data", tmp_path / "labels", tmp_path / "few.h5", command="test", class_map=Classes(ignored=(77,)))
+    cell = CellConfig(data=DataConfig(tiles="4x4", tile_size=32), evaluate=EvaluateConfig(sweep_max=2000))
+    none = CellConfig(data=DataConfig(tiles="1x1", tile_size=32), evaluate=cell.evaluate)
+    made = finished_run(tmp_path / "run", tmp_path / "few.h5", cell, none)
+    monkeypatch.setattr(baseline, "_TRAINING_PIXELS", 3 * 32 * 32)
+    (missing,) = make_baselines(made)
+    assert "no training tile of few.h5 has a labelled pixel" in missing
+    (record,) = read_baselines(made)
+    assert record.training_tiles == 3
+    filtered = points(record, "filter")[NoiseLevel(0.0)]
+    assert metrics.accuracy(np.array(filtered.confusion)) > 0.9
 
 
 def test_the_command_makes_them_before_the_report_and_publishes_them(tmp_path, tiny_dataset, monkeypatch):
