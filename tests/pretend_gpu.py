@@ -198,6 +198,7 @@ def pretend_gpu() -> Iterator[PretendGpu]:
         "reset_peak_memory_stats": lambda device=None: setattr(gpu, "peak", 2**20),
         "max_memory_reserved": lambda device=None: gpu.peak,
         "memory_reserved": lambda device=None: 0,
+        "memory_allocated": lambda device=None: 0,
         "mem_get_info": lambda device=None: (2**34, 2**34),
         **gpu.timeline.stand_ins(),
     }

@@ -9,6 +9,7 @@ from enum import StrEnum
 import torch
 
 from hpcseg.errors import ConfigError
+from hpcseg.launch.environment import read_environment
 from hpcseg.memory import free_host_bytes
 
 # The rest is for the network and its passes, and for what else runs there.
@@ -38,9 +39,13 @@ class Room:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._on_host = _limit("HPCSEG_TILES_IN_MEMORY", _SHARE_OF_HOST * free_host_bytes())
+        started = read_environment()
+        # All ranks of a node look at the same memory before any has taken its part.
+        shared = started.world_size if started.one_node else 1
+        self._on_host = _limit("HPCSEG_TILES_IN_MEMORY", _SHARE_OF_HOST * free_host_bytes() / shared)
         # A CPU has no other memory than the host's.
-        free = _SHARE_OF_DEVICE * free_bytes(device) if device.type == "cuda" else float("inf")
+        self._is_host = device.type != "cuda"
+        free = math.inf if self._is_host else _SHARE_OF_DEVICE * free_bytes(device)
         self._on_device = _limit("HPCSEG_TILES_ON_DEVICE", free)
 
     def place(self, *, kept: int, made: int) -> Place:
@@ -50,19 +55,22 @@ class Room:
             kept: bytes that its tiles take there.
             made: bytes that the host needs to make them all at once.
         """
-        if made > self._on_host:
+        place = Place.DEVICE if kept <= self._on_device else Place.HOST
+        of_host = kept if self._is_host or place is Place.HOST else 0
+        if max(made, of_host) > self._on_host:
             return Place.FILE
-        if kept > self._on_device:
-            self._on_host -= kept
-            return Place.HOST
-        self._on_device -= kept
-        return Place.DEVICE
+        self._on_host -= of_host
+        if place is Place.DEVICE:
+            self._on_device -= kept
+        return place
 
 
 def free_bytes(device: torch.device) -> float:
     """Memory that this process may still take: of its GPU, or of the host and of its control group."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+        # What torch holds for tensors to come is free as well.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
     return free_host_bytes()
 
 
