@@ -59,6 +59,12 @@ def _check_kind(cell: CellConfig, info: DatasetInfo) -> None:
                 f"{info.grey_min[darkest]:g}. Take another model of noise, or add a constant to all slices and pack "
                 "them again."
             )
+        if info.grey.low < 0 and np.dtype(info.dtype).kind == "f" and info.ignored_pixels.any():
+            raise ConfigError(
+                f"{needs} grey values of 0 or more, and pixels without one (NaN) get the lower end of the grey scale, "
+                f"which in {info.path.name} is {info.grey.low:g}. Take another model of noise, or pack the slices "
+                "again with another --grey-range."
+            )
         if info.grey.middle <= 0:
             raise ConfigError(
                 f"{needs} a grey scale whose middle is above 0, and that of {info.path.name} is {info.grey.low:g} to "

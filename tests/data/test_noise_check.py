@@ -95,6 +95,16 @@ def test_shot_noise_needs_grey_values_of_0_or_more(info, settings, name):
         check_noise(settings, spanning(info, -65_535.0, 65_535.0))
 
 
+def test_pixels_without_a_grey_value_are_no_photons_below_0(info):
+    below = dataclasses.replace(spanning(info, -1.0, 9.0), dtype="float32")
+    settings = cells({**NOISY, "noise_sigma_max": Share("42 %"), "noise_model": "poisson"}, **IN_SHARES)
+    check_noise(settings, below)
+    some = np.where(np.arange(16) == 4, 9, 0)
+    check_noise(settings, dataclasses.replace(spanning(info, 0.0, 9.0), dtype="float32", ignored_pixels=some))
+    with pytest.raises(ConfigError, match=r"poisson.*\(NaN\) get the lower end .* in tiny\.h5 is -1\. .*--grey-range"):
+        check_noise(settings, dataclasses.replace(below, ignored_pixels=some))
+
+
 def test_further_sigmas_are_looked_at_as_the_tables_is(info):
     with pytest.raises(ConfigError) as error:
         check_noise(cells(table_sigma=100.0, other_sigmas="150+250+300"), spanning(info, 0.0, 100.0))
