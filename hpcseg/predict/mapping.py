@@ -126,6 +126,17 @@ def decide(
     return mapping
 
 
+def other_exposure(card: ModelCard, first: ModelCard) -> str:
+    """In what the training of one model had other grey values than that of the first, whose are mapped to; else empty.
+
+    By the same measure as a volume is judged by.
+    """
+    (low, high), (first_low, first_high) = ((one.quantile(1), one.quantile(99)) for one in (card, first))
+    if max(abs(low - first_low), abs(high - first_high)) <= _MOST_OFF * (first_high - first_low):
+        return ""
+    return f"1 to 99 % of their grey values in training are {first_low:g} to {first_high:g} and {low:g} to {high:g}"
+
+
 def volume_percentiles(volume: Source, shares: Pair, on_slice: OnSlice, *, padded: bool = False) -> Pair:
     """Grey values of a whole volume at two shares in per cent, without padded borders, if not with them.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from operator import attrgetter
 from pathlib import Path
@@ -192,15 +192,8 @@ def begin(request: Request, *, on_slice: OnSlice = lambda *_: None, write: bool 
         check_same(folder, record.input, source, volume, on_slice)
         mapping = record.mapping
     else:
-        mapping = mappings.decide(
-            noted if request.percentiles else some,  # as of all slices, so that each has the labels that it has there
-            models[0].card,
-            range_=request.range_,
-            percentiles=request.percentiles,
-            border=request.border,
-            on_slice=on_slice,
-            on_note=notes.append,
-        )
+        # Percentiles as of all slices, so that each has the labels that it has there.
+        mapping = _mapping(noted if request.percentiles else some, models, request, notes.append, on_slice)
     prediction = Prediction(request, models, volume, mapping, folder, layers, notes=tuple(notes))
     if write:
         make_folder(folder.path)
@@ -254,14 +247,7 @@ def in_memory(request: Request, models: Sequence[Model], volume: Source) -> Pred
     _check_neighbours(models[0], volume.whole or volume)
     looked_at = volume.whole if request.percentiles and volume.whole else volume
     notes: list[str] = []
-    mapping = mappings.decide(
-        looked_at,
-        models[0].card,
-        range_=request.range_,
-        percentiles=request.percentiles,
-        border=request.border,
-        on_note=notes.append,
-    )
+    mapping = _mapping(looked_at, models, request, notes.append)
     layers = _layers(models, request.wishes)
     return Prediction(request, models, volume, mapping, OutFolder(request.out), layers, notes=tuple(notes))
 
@@ -324,6 +310,40 @@ def _check_ensemble(models: Sequence[Model], request: Request) -> None:
         )
     if request.wishes.spread and len(models) < 2:
         raise ConfigError("--spread is the spread over several models. Give more with --ensemble.")
+
+
+def _mapping(
+    volume: Source,
+    models: Sequence[Model],
+    request: Request,
+    on_note: Callable[[str], None],
+    on_slice: OnSlice = lambda *_: None,
+) -> Mapping:
+    """To the grey values of the first model's training; of others that had other ones it is noted, or refused.
+
+    Raises:
+        ConfigError, DatasetError: as `mapping.decide`; percentiles would be those of the first model alone.
+    """
+    for model in models[1:]:
+        if differ := mappings.other_exposure(model.card, models[0].card):
+            if request.percentiles:
+                raise ConfigError(
+                    f"--percentiles maps to the grey values of one training, but {models[0].name} and {model.name} had "
+                    f"different ones: {differ}. Predict with each alone, or map with --range."
+                )
+            on_note(
+                f"{models[0].name} and {model.name} are of different exposures: {differ}. The volume cannot be like "
+                "both, and one of them may label it badly: predict with each alone."
+            )
+    return mappings.decide(
+        volume,
+        models[0].card,
+        range_=request.range_,
+        percentiles=request.percentiles,
+        border=request.border,
+        on_slice=on_slice,
+        on_note=on_note,
+    )
 
 
 def _border(request: Request, models: Sequence[Model]) -> Literal["label", "outside"] | None:

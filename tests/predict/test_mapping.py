@@ -12,6 +12,7 @@ import tifffile
 
 from hpcseg.errors import ConfigError, DatasetError
 from hpcseg.predict.mapping import Mapping, decide, share_outside, volume_percentiles
+from hpcseg.predict.request import Request, in_memory
 from hpcseg.predict.volume import open_volume
 from hpcseg.runs.schema import as_record
 
@@ -59,6 +60,25 @@ def test_another_exposure_within_the_range_is_noted_with_both_scans_values(volum
     assert re.search(
         r"1 to 99 % of the grey values: [\d.]+ to [\d.]+ here, [\d.]+ to [\d.]+ in training.*--percentiles", *told
     )
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.01, 0.6])
+def test_models_of_different_exposures_are_no_ensemble_for_percentiles_and_noted_otherwise(volume, model, factor):
+    quantiles = tuple(factor * value for value in model.card.grey_quantiles)
+    card = dataclasses.replace(model.card, grey_quantiles=quantiles, model_sha256="0" * 64)
+    both, sample = (model, dataclasses.replace(model, name="other", card=card)), volume(lambda pixels: pixels)
+    asked = Request(models=(), source=sample.path, out=sample.path)
+    by_percentiles = dataclasses.replace(asked, percentiles=(0.5, 99.5))
+    if factor > 0.9:
+        assert not in_memory(asked, both, sample).notes
+        assert in_memory(by_percentiles, both, sample).mapping.kind == "percentiles"
+        return
+    (note,) = in_memory(asked, both, sample).notes
+    low, high = (np.percentile([sample.read(at) for at in range(4)], share) for share in (1, 99))
+    found = re.search(rf"{model.name} and other are of different exposures.* ([\d.]+) to ([\d.]+) and", note)
+    assert [float(one) for one in found.groups()] == pytest.approx([low, high], rel=0.05)
+    with pytest.raises(ConfigError, match=r"had different ones: .*Predict with each alone"):
+        in_memory(by_percentiles, both, sample)
 
 
 WRONG = {  # of 8-bit copies of the training's slices, with all values that these have
