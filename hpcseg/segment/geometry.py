@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,24 +10,6 @@ MARGIN = 4
 """Pixels around a slice. On the real slices none cost 0.5 % accuracy in the outermost 8 rows; 8 to 32 gave no more."""
 _CONVOLUTIONS = 2
 """Of each block; one each of 3 x 3."""
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A part of a padded slice, with the weights by which its answer counts."""
-
-    top: int
-    left: int
-    weight_rows: np.ndarray
-    """(height,) float32; over all tiles that cover a row, these add up to 1."""
-    weight_columns: np.ndarray
-    """(width,) float32, the same of columns."""
-
-    @property
-    def window(self) -> tuple[slice, slice]:
-        """Its rows and columns of the padded slice."""
-        height, width = len(self.weight_rows), len(self.weight_columns)
-        return slice(self.top, self.top + height), slice(self.left, self.left + width)
 
 
 def padded_length(length: int, *, least: int, depth: int) -> int:
@@ -49,19 +29,34 @@ def pad(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.pad(image, [*channels, (MARGIN, missing[0]), (MARGIN, missing[1])], mode="reflect")
 
 
-def tiles(height: int, width: int, *, edge: int, depth: int) -> Iterator[Tile]:
-    """Cover a padded slice with overlapping tiles whose weights fade smoothly into each other.
+def cuts(length: int, *, edge: int, depth: int) -> list[tuple[slice, np.ndarray]]:
+    """Cover one axis of a padded slice with overlapping tiles whose weights fade smoothly into each other.
 
     Args:
-        height: of the padded slice, a multiple of 2**depth.
-        width: the same.
+        length: of the axis, a multiple of 2**depth.
         edge: of a tile in pixels, a multiple of 2**depth, at least two of them; an axis that is shorter is not cut.
         depth: of the U-Net.
+
+    Returns:
+        Of each tile where it lies and its weights, float32, which over all tiles add up to 1 on every pixel.
     """
-    rows, columns = _axis(height, edge, depth), _axis(width, edge, depth)
-    for top, row_weights in rows:
-        for left, column_weights in columns:
-            yield Tile(top, left, row_weights, column_weights)
+    if length <= edge:
+        return [(slice(0, length), np.ones(length, dtype=np.float32))]
+    shared = overlap(edge, depth)
+    step = edge - shared
+    count = 1 + math.ceil((length - edge) / step)
+    places = [slice(start, start + edge) for start in (min(at * step, length - edge) for at in range(count))]
+    ramp = np.sin(np.pi / 2 * (np.arange(shared) + 0.5) / shared) ** 2
+    weights, total = [], np.zeros(length)
+    for place in places:
+        weight = np.ones(edge)
+        if place.start > 0:
+            weight[:shared] = ramp
+        if place.stop < length:
+            weight[edge - shared :] *= ramp[::-1]
+        weights.append(weight)
+        total[place] += weight
+    return [(place, (weight / total[place]).astype(np.float32)) for place, weight in zip(places, weights, strict=True)]
 
 
 def overlap(edge: int, depth: int) -> int:
@@ -78,27 +73,3 @@ def reach(depth: int) -> int:
     up: int = sum(_CONVOLUTIONS * 2**level for level in range(depth))
     pooled: int = 2**depth - 1
     return down + up + pooled
-
-
-def _axis(length: int, edge: int, depth: int) -> list[tuple[int, np.ndarray]]:
-    """Start and weights of each tile along one axis."""
-    if length <= edge:
-        return [(0, np.ones(length, dtype=np.float32))]
-    shared = overlap(edge, depth)
-    step = edge - shared
-    count = 1 + math.ceil((length - edge) / step)
-    starts = [min(index * step, length - edge) for index in range(count)]
-    ramp = np.sin(np.pi / 2 * (np.arange(shared) + 0.5) / shared) ** 2
-    weights, total = [], np.zeros(length)
-    for start in starts:
-        weight = np.ones(edge)
-        if start > 0:
-            weight[:shared] = ramp
-        if start + edge < length:
-            weight[edge - shared :] *= ramp[::-1]
-        weights.append(weight)
-        total[start : start + edge] += weight
-    return [
-        (start, (weight / total[start : start + edge]).astype(np.float32))
-        for start, weight in zip(starts, weights, strict=True)
-    ]

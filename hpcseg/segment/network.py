@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from hpcseg.errors import HpcsegError
 from hpcseg.learn.evaluate import scores_of
 from hpcseg.learn.folding import folded
 from hpcseg.learn.precision import to_device
-from hpcseg.segment.geometry import MARGIN, pad, padded_length, tiles
+from hpcseg.segment.geometry import MARGIN, cuts, pad, padded_length
 from hpcseg.segment.memory import bytes_per_pixel
 
 _SUMS_OF_A_SLICE = 4
@@ -201,12 +202,12 @@ class Network:
         """Probabilities (C, H, W) float32 of a padded slice (1, channels, H, W)."""
         if edge is None:
             return scores_of(network, pixels, precision)[0].softmax(0)
-        height, width = pixels.shape[-2:]
-        blended = torch.zeros(self._classes, height, width, device=self._device)
-        for tile in tiles(height, width, edge=edge, depth=self._depth):
-            weights = torch.from_numpy(tile.weight_rows[:, None] * tile.weight_columns).to(self._device)
-            part = scores_of(network, pixels[..., tile.window[0], tile.window[1]], precision)[0].softmax(0)
-            blended[:, tile.window[0], tile.window[1]] += part * weights
+        rows, columns = (cuts(length, edge=edge, depth=self._depth) for length in pixels.shape[-2:])
+        blended = torch.zeros(self._classes, *pixels.shape[-2:], device=self._device)
+        for (down, of_rows), (across, of_columns) in itertools.product(rows, columns):
+            weights = torch.from_numpy(of_rows[:, None] * of_columns).to(self._device)
+            part = scores_of(network, pixels[..., down, across], precision)[0].softmax(0)
+            blended[:, down, across] += part * weights
         return blended
 
     def _packed(self, values: torch.Tensor) -> np.ndarray:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcseg.learn.unet import build_unet
-from hpcseg.segment.geometry import MARGIN, overlap, pad, padded_length, reach, tiles
+from hpcseg.segment.geometry import MARGIN, cuts, overlap, pad, padded_length, reach
 
 lengths, depths = st.integers(1, 300), st.integers(1, 5)
 
@@ -33,19 +33,16 @@ def test_padding_mirrors_and_leaves_the_slice_as_it_was(height, width, more):
     np.testing.assert_array_equal(padded[:, MARGIN], image[source, 0])
 
 
-@given(blocks=st.tuples(st.integers(1, 40), st.integers(1, 40)), edge=st.integers(2, 20), depth=depths)
+@given(blocks=st.integers(1, 40), edge=st.integers(2, 20), depth=depths)
 def test_weights_of_tiles_add_up_to_one_on_every_pixel(blocks, edge, depth):
     multiple = 2**depth
-    height, width = (multiple * count for count in blocks)
-    total = np.zeros((height, width))
-    for tile in tiles(height, width, edge=edge * multiple, depth=depth):
-        rows, columns = tile.window
-        assert rows.start % multiple == columns.start % multiple == 0
-        assert 0 <= rows.start < rows.stop <= height and 0 <= columns.start < columns.stop <= width
-        for axis, whole in ((rows, height), (columns, width)):
-            assert axis.stop - axis.start == min(edge * multiple, whole)
-        assert tile.weight_rows.min() >= 0 and tile.weight_columns.min() >= 0
-        total[tile.window] += tile.weight_rows[:, None] * tile.weight_columns
+    length, edge = multiple * blocks, multiple * edge
+    total = np.zeros(length)
+    for place, weights in cuts(length, edge=edge, depth=depth):
+        assert place.start % multiple == 0 and 0 <= place.start < place.stop <= length
+        assert place.stop - place.start == len(weights) == min(edge, length)
+        assert weights.dtype == np.float32 and weights.min() >= 0
+        total[place] += weights
     np.testing.assert_allclose(total, 1, atol=1e-5)
 
 
