@@ -29,8 +29,6 @@ class NoisyTestSet:
     """(T, C, S, S) float32, Gaussian noise at sigma 1: one draw for all its levels."""
     others: Mapping[NoiseLevel, torch.Tensor]
     """(T, C, S, S) float32 images at the levels that are not clean tiles plus sigma times `unit`."""
-    slices: np.ndarray
-    """(T,) int64, the number of the slice that a tile comes from."""
     grey: GreyScale
 
     def __len__(self) -> int:
@@ -152,7 +150,7 @@ def noisy_set(
         for level in _made(source, levels)
     }
     clean = TileSet(images(counts), torch.from_numpy(labels).to(device))
-    return NoisyTestSet(clean, unit.to(device), others, source.info.numbers[source.tiles[rows, 0]], grey)
+    return NoisyTestSet(clean, unit.to(device), others, grey)
 
 
 def _made(source: TileSource, levels: Sequence[NoiseLevel]) -> list[NoiseLevel]:
