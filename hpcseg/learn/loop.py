@@ -90,11 +90,10 @@ class Trainer:
     on_epoch: OnEpoch
     weights: Sequence[float] | None = None
     """Of the cross-entropy of each class's pixels; None: 1 each."""
+    writer: Writer = field(default_factory=Writer)
 
     def __post_init__(self) -> None:
         self.position = Position()
-        self.writer = Writer()
-        """Of checkpoints, and of what `on_epoch` writes; a stop, and the end of `fit`, wait for it."""
         to_device(self.model, self.ranks.device)
         # A step takes its learning rate from the device, where it is not always the same.
         self._rate = None if self.config.schedule == "constant" else torch.zeros((), device=self.ranks.device)

@@ -21,6 +21,7 @@ from hpcseg.learn.objective import class_weights
 from hpcseg.learn.precision import agree_on_precision
 from hpcseg.learn.ranks import Ranks
 from hpcseg.learn.unet import build_unet
+from hpcseg.learn.writer import Writer
 from hpcseg.runs.folder import CellFolder
 from hpcseg.runs.grid import Cell, planned
 from hpcseg.runs.heartbeat import Heartbeat, say_what_is_lost
@@ -50,15 +51,16 @@ def train(
     reached = content["position"]["epoch"] if content else 0
     note = say_what_is_lost(cell, complaints, begins=f"epoch {reached + 1}") if ranks.is_main else ""
     heartbeat = Heartbeat(cell, "train", ranks, note)
+    writer = Writer()
 
     def on_step(position: Position, steps: int) -> None:
         heartbeat.beat(epoch=position.epoch + 1, step=position.step, steps_per_epoch=steps)
 
     def on_epoch(history: list[dict[str, Any]], seconds: float, tiles: int) -> None:
         if ranks.is_main:
-            trainer.writer.begin(_write_epoch, cell.folder, list(history), seconds, tiles)
+            writer.begin(_write_epoch, cell.folder, list(history), seconds, tiles)
             if on_epoch_written is not None:
-                trainer.writer.wait()
+                writer.wait()
                 on_epoch_written()
 
     room = Room(ranks.device)
@@ -87,6 +89,7 @@ def train(
         on_step=on_step,
         on_epoch=on_epoch,
         weights=_class_weights(config, source),
+        writer=writer,
     )
     trainer.restore(content)
     del content  # as large as the model and the state of its optimizer

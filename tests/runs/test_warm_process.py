@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from hpcseg.data.store import read_info
 from hpcseg.errors import HpcsegError
 from hpcseg.jobfile import JobConfig
 from hpcseg.learn import checkpoint
+from hpcseg.learn.loop import Trainer
 from hpcseg.runs.alone import run_alone
 from hpcseg.runs.execute import run_cell
 from hpcseg.runs.folder import RunFolder
@@ -112,3 +114,14 @@ def test_a_model_that_is_handed_to_another_cell_is_refused(tmp_path, tiny_datase
     with pytest.raises(HpcsegError, match=r"model\.pt is not the model of training\.json"):
         run(other, handed, stages=("evaluate",))
     assert not handed.weights, "nothing keeps their memory"
+
+
+def test_nothing_of_a_training_is_in_memory_when_the_cell_is_evaluated(tmp_path, tiny_dataset, monkeypatch):
+    cell, made = make_cell(tmp_path, tiny_dataset), []
+    restore = Trainer.restore
+    monkeypatch.setattr(
+        Trainer, "restore", lambda self, content: (made.append(weakref.ref(self)), restore(self, content))
+    )
+    run(cell, stages=("train",))
+    # With its model, tiles and states of the optimizer, on a GPU too; whether Python looks for circles soon is chance.
+    assert [one() for one in made] == [None]
