@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,21 +35,10 @@ from hpcseg.learn.folding import Folding
 from hpcseg.learn.norm import synchronise
 from hpcseg.learn.objective import Objective
 from hpcseg.learn.precision import loss_scaler, to_device
-from hpcseg.learn.ranks import GO_ON, STOP, Agreement, Ranks, own_wish
+from hpcseg.learn.ranks import GO_ON, STOP, Agreement, Ranks
 from hpcseg.learn.schedule import learning_rates
 from hpcseg.learn.step import TrainStep
 from hpcseg.learn.writer import Writer
-
-
-class OnEpoch(Protocol):
-    """Told of every finished epoch, on every rank."""
-
-    def __call__(self, history: list[dict[str, Any]], seconds: float, tiles: int) -> None:
-        """`history` has one line per epoch so far.
-
-        `seconds` and `tiles` are what this start spent on the training steps of the last epoch, which a stop may
-        have cut in two.
-        """
 
 
 @dataclass
@@ -87,7 +76,9 @@ class Trainer:
     should_stop: Callable[[], bool]
     on_step: Callable[[Position, int], None]
     """Told of every finished step, and of the number of steps per epoch."""
-    on_epoch: OnEpoch
+    on_epoch: Callable[[list[dict[str, Any]], float, int], None]
+    """Told of every finished epoch, on every rank: a line per epoch so far, and seconds and tiles of the training steps
+    of the last one in this start, as a stop may have cut it in two."""
     weights: Sequence[float] | None = None
     """Of the cross-entropy of each class's pixels; None: 1 each."""
     writer: Writer = field(default_factory=Writer)
@@ -113,8 +104,7 @@ class Trainer:
         self.sums = torch.zeros(self.steps, 2, dtype=torch.float64, device=self.ranks.device)
         # Of the best epoch so far, where that is kept: on the CPU, and the same on all ranks.
         self._best: dict[str, torch.Tensor] = {}
-        self._saved_at = time.monotonic()
-        self._agree = Agreement(self.ranks)
+        self._agree = Agreement(self.ranks, self.seconds_between_checkpoints)
 
     def fit(self) -> bool:
         """Train from where `restore` has put it, or from the start, to the last epoch; then have the weights to keep.
@@ -214,7 +204,8 @@ class Trainer:
         rates = None if self._rate is None else self._rates()
         self._steps.begin(tiles, order, self.training.labelled, step=self.position.step, rates=rates)
         while self.position.step < self.steps:
-            action = self._agree(self._wish())
+            self.writer.look()
+            action = self._agree(stop=self.should_stop())
             if action != GO_ON:
                 self._save()
             if action == STOP:
@@ -236,7 +227,7 @@ class Trainer:
         )
 
     def _finish_epoch(self) -> None:
-        self._gather_sums()
+        self.ranks.sum_(self.sums)
         loss, correct = (self.sums.sum(0) / (self.passes * self.training.pixels)).tolist()
         seconds = time.monotonic() - self._epoch_started
         tiles = self.passes * len(self.training) - self._first_step * self.config.batch_size
@@ -267,24 +258,11 @@ class Trainer:
             wait_for_best()
         self.on_epoch(self.position.history, seconds, tiles)
 
-    def _wish(self) -> int:
-        self.writer.look()
-        return own_wish(
-            self.ranks,
-            stop=self.should_stop(),
-            saved_at=self._saved_at,
-            seconds_between_checkpoints=self.seconds_between_checkpoints,
-        )
-
     def _diverged(self, what: str) -> HpcsegError:
         return HpcsegError(
             f"The training loss became {what} in epoch {self.position.epoch + (self.position.step > 0)}. "
             "Lower train.learning_rate or train.weight_decay, or set train.precision to fp32 if it is another."
         )
-
-    def _gather_sums(self) -> None:
-        """Give every rank the per-step sums of all ranks."""
-        self.ranks.sum_(self.sums)
 
     def _count_time(self) -> None:
         now = time.monotonic()
@@ -293,7 +271,7 @@ class Trainer:
 
     def _save(self) -> None:
         self._count_time()
-        self._gather_sums()
+        self.ranks.sum_(self.sums)
         content = {
             "origin": self.origin,
             "precision": self.precision,
@@ -314,7 +292,7 @@ class Trainer:
         else:
             # Rank 0 goes on with the sums so far, so the others' must not be counted again.
             self.sums.zero_()
-        self._saved_at = time.monotonic()
+        self._agree.saved()
 
     def _write(self, content: dict[str, Any], wait_for_content: Callable[[], None]) -> None:
         wait_for_content()

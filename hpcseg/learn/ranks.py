@@ -102,21 +102,30 @@ class Agreement:
     a stop, and seldom enough that a GPU always has work in its queue. One rank alone has its wish at once.
     """
 
-    def __init__(self, ranks: Ranks) -> None:
+    def __init__(self, ranks: Ranks, seconds_between_checkpoints: float) -> None:
         self._ranks = ranks
+        self._seconds, self._saved_at = seconds_between_checkpoints, time.monotonic()
         self._wish = GO_ON
         self._steps = self._left = 1
         self._asked: float | None = None
 
-    def __call__(self, wish: int) -> int:
-        """Called by every rank before each step; the answer is the same on all of them.
+    def __call__(self, *, stop: bool) -> int:
+        """GO_ON, SAVE or STOP, the same on all ranks, which all call it before each step.
 
-        Args:
-            wish: GO_ON, SAVE or STOP. It is kept until the next time that ranks ask each other.
+        Rank 0 alone looks whether it is time to save. A wish is kept until the next time that ranks ask each other.
         """
+        late = self._ranks.is_main and time.monotonic() - self._saved_at > self._seconds
+        self._wish = max(self._wish, STOP if stop else SAVE if late else GO_ON)
+        return self._agreed()
+
+    def saved(self) -> None:
+        """Told when a checkpoint is on its way: the time to the next counts from there, so a slow disk has pauses."""
+        self._saved_at = time.monotonic()
+
+    def _agreed(self) -> int:
         if self._ranks.world_size == 1:
-            return wish
-        self._wish = max(self._wish, wish)
+            agreed, self._wish = self._wish, GO_ON
+            return agreed
         self._left -= 1
         if self._left:
             return GO_ON
@@ -126,13 +135,6 @@ class Agreement:
         self._steps = self._left = max(1, min(_MOST_STEPS_ALONE, int(1e6 * _SECONDS_ALONE / max(1, slowest))))
         self._wish, self._asked = GO_ON, time.monotonic()
         return agreed
-
-
-def own_wish(ranks: Ranks, *, stop: bool, saved_at: float, seconds_between_checkpoints: float) -> int:
-    """What this rank would do before the next step; rank 0 alone looks whether it is time to save."""
-    if stop:
-        return STOP
-    return SAVE if ranks.is_main and time.monotonic() - saved_at > seconds_between_checkpoints else GO_ON
 
 
 @contextlib.contextmanager

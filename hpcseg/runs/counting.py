@@ -12,7 +12,7 @@ import torch
 
 from hpcseg.errors import HpcsegError
 from hpcseg.learn import checkpoint
-from hpcseg.learn.ranks import GO_ON, STOP, Agreement, Ranks, own_wish
+from hpcseg.learn.ranks import GO_ON, STOP, Agreement, Ranks
 
 
 class Countable(Protocol):
@@ -74,10 +74,10 @@ class Counting:
         on_piece: Callable[[int, int], None],
     ) -> None:
         self._parts, self._counts, self._ranks, self._file = parts, counts, ranks, file
-        self._belongs, self._kept, self._seconds = belongs, kept, seconds_between_checkpoints
+        self._belongs, self._kept = belongs, kept
         self._should_stop, self._on_piece = should_stop, on_piece
-        self._agree = Agreement(ranks)
-        self._started = self._saved_at = time.monotonic()
+        self._agree = Agreement(ranks, seconds_between_checkpoints)
+        self._started = time.monotonic()
         self._seconds_before = 0.0
         self.pieces = sum(len(part) for part in parts)
         self.done = 0
@@ -110,7 +110,7 @@ class Counting:
                 self.done = min(self.done + size, self.pieces)
                 # Asked after a round and not before: every start gets further, so that a job whose time limit is too
                 # short for more comes back once for each round, and not for ever.
-                action = self._agree(self._wish()) if self.done < self.pieces else GO_ON
+                action = self._agree(stop=self._should_stop()) if self.done < self.pieces else GO_ON
                 if action != GO_ON:
                     self._save()
                 if action == STOP:
@@ -126,10 +126,6 @@ class Counting:
             own = range(place, len(part), size)
             yield from part.count_each(own)
             place += len(own) * size - len(part)
-
-    def _wish(self) -> int:
-        stop = self._should_stop()
-        return own_wish(self._ranks, stop=stop, saved_at=self._saved_at, seconds_between_checkpoints=self._seconds)
 
     def _gather(self) -> None:
         """Bring all counts to rank 0, which goes on with them, so the others' must not be counted again."""
@@ -149,4 +145,4 @@ class Counting:
                 "seconds": self.seconds,
             }
             checkpoint.save(self._file, content)
-        self._saved_at = time.monotonic()
+        self._agree.saved()

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from rank_runner import run_ranks
 
-from hpcseg.learn.ranks import Agreement, Ranks
+from hpcseg.learn import ranks as learn_ranks
+from hpcseg.learn.ranks import GO_ON, SAVE, STOP, Agreement, Ranks
 
 STEPS, WISHED_AT = 2000, 300
 
@@ -28,11 +29,11 @@ def _stopped_at(folder: Path, seconds_per_step: float, steps: int, wished_at: in
             return reduce(values)
 
         ranks.largest_each = counted
-        agree, wished = Agreement(ranks), 0.0
+        agree, wished = Agreement(ranks, 1e9), 0.0
         for step in range(steps):
             if step == wished_at:
                 wished = time.monotonic()
-            if agree(2 if ranks.rank == 1 and step == wished_at else 0):
+            if agree(stop=ranks.rank == 1 and step == wished_at):
                 return step, time.monotonic() - wished, asked
             time.sleep(seconds_per_step)
         raise AssertionError("nobody has stopped")
@@ -50,6 +51,44 @@ def test_long_steps_are_asked_about_each_time(tmp_path):
     assert [answer[0] for answer in run_ranks(2, _stopped_at, tmp_path, 0.3, 9, 4)] == [4, 4]
 
 
-@pytest.mark.parametrize("wish", [0, 1, 2])
-def test_one_rank_has_its_wish_at_once(wish):
-    assert Agreement(Ranks())(wish) == wish
+@pytest.fixture
+def clock(monkeypatch) -> list[float]:
+    """What `time.monotonic` says to the agreement, in a list of one."""
+    now = [100.0]
+    monkeypatch.setattr(learn_ranks.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_one_rank_saves_when_the_last_time_is_long_enough_ago_and_stops_at_once(clock):
+    agree = Agreement(Ranks(), 30)
+    # Seconds since the start, whether it is told to stop, and what it does.
+    for after, stop, action in [
+        (0, False, GO_ON),
+        (30, False, GO_ON),
+        (31, False, SAVE),
+        (71, False, GO_ON),
+        (101, False, GO_ON),
+        (102, True, STOP),
+    ]:
+        clock[0] = 100.0 + after
+        assert agree(stop=stop) == action, after
+        if action == SAVE:
+            clock[0] += 40  # a slow disk: the next 30 s are for steps all the same
+            agree.saved()
+
+
+def test_with_nothing_between_checkpoints_each_step_is_saved(clock):
+    agree = Agreement(Ranks(), 0)
+    for step in range(3):
+        clock[0] += 0.001
+        assert agree(stop=False) == SAVE, step
+        agree.saved()
+
+
+@pytest.mark.parametrize(("rank", "action"), [(0, SAVE), (1, GO_ON)])
+def test_rank_0_alone_looks_at_the_clock(clock, rank, action):
+    ranks = Ranks(rank, 2)
+    ranks.largest_each = list  # nobody else wishes anything
+    agree = Agreement(ranks, 30)
+    clock[0] += 31
+    assert agree(stop=False) == action

@@ -16,8 +16,8 @@ import pytest
 from test_warm_process import make_cell
 
 from hpcseg.errors import HpcsegError
-from hpcseg.learn import checkpoint, loop
-from hpcseg.learn.ranks import GO_ON, SAVE, STOP
+from hpcseg.learn import checkpoint
+from hpcseg.learn.ranks import GO_ON, SAVE, STOP, Agreement
 from hpcseg.runs.execute import run_cell
 from hpcseg.runs.grid import Cell
 from hpcseg.runs.record import read_lines
@@ -51,7 +51,7 @@ def train(cell: Cell, monkeypatch, wish: Callable[[int], int] | None = None) -> 
     with monkeypatch.context() as patch:
         if wish is not None:
             questions = itertools.count(1)
-            patch.setattr(loop, "own_wish", lambda *_, **__: wish(next(questions)))
+            patch.setattr(Agreement, "__call__", lambda *_, **__: wish(next(questions)))
         return run_cell(cell.folder, "train", should_stop=lambda: False)
 
 
