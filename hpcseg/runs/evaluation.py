@@ -83,16 +83,17 @@ def evaluate(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool], handed: 
     if ranks.is_main:
         kept, complaint = read_counts(cell.folder.evaluation_checkpoint_file, belongs)
         note = say_what_is_lost(cell, [complaint] if complaint else [], begins="the first tile")
+    levels = settings.levels()
+    # First, since the memory that is left then is what slices may take.
+    tiles = test_tiles(
+        source, source.split.test, levels=levels, seed=settings.seed, device=ranks.device, room=Room(ranks.device)
+    )
     # Before the model moves: see `Network`.
     network = Network([_trained(cell, model, source, precision)], Wishes(tile=settings.tile or None), ranks.device)
     edge = _agreed_edge(network.tile_edge(*source.info.shape[1:]), kept, ranks)
     whole = source.test_slices() if settings.whole_slices else np.empty(0, dtype=np.int64)
     slices = WholeSlices(network, source, whole, edge=edge, device=ranks.device)
     to_device(model, ranks.device)
-    levels = settings.levels()
-    tiles = test_tiles(
-        source, source.split.test, levels=levels, seed=settings.seed, device=ranks.device, room=Room(ranks.device)
-    )
     shown = settings.headline_levels()
     sweep = Sweep(model, tiles, levels, classes=source.classes, precision=precision, sure=shown)
     heartbeat = Heartbeat(cell, "evaluate", ranks, note)

@@ -13,6 +13,7 @@ from hpcseg.config import CellConfig, DataConfig, EvaluateConfig, NeedsConfig, R
 from hpcseg.data.store import read_info
 from hpcseg.jobfile import JobConfig
 from hpcseg.learn import checkpoint
+from hpcseg.runs import evaluation
 from hpcseg.runs.execute import run_cell
 from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import Cell, plan, read_cell, write_plan
@@ -159,6 +160,16 @@ def test_counts_are_bound_to_all_that_decides_them(expected, cell, what):
     assert found(cell) == expected
     told = [line["what"] for line in read_lines(cell.folder.events_file) if line["event"] == "damaged"]
     assert told[-1] == f"evaluation-checkpoint.pt is of another {what}, so its counts are left out."
+
+
+def test_slices_may_take_of_the_memory_that_test_tiles_leave(cell, monkeypatch):
+    asked, place, free = list[str](), evaluation.test_tiles, network.free_bytes
+    monkeypatch.setattr(
+        evaluation, "test_tiles", lambda *all_of, **them: asked.append("tiles") or place(*all_of, **them)
+    )
+    monkeypatch.setattr(network, "free_bytes", lambda device: asked.append("free") or free(device))
+    assert evaluate(cell, 1) == "stopped"
+    assert asked == ["tiles", "free"]
 
 
 def test_slices_are_cut_as_the_first_start_has_cut_them(trained, monkeypatch):
