@@ -48,9 +48,9 @@ def leftovers(status: RunStatus, chosen: Collection[str] | None = None) -> Itera
     for folder in run.cell_folders():
         if wanted is not None and folder.id not in wanted:
             continue
-        # The evaluation takes it away itself, unless it is killed between its record and that.
-        if folder.id in evaluated and _is_old(folder.evaluation_checkpoint_file):
-            yield folder.evaluation_checkpoint_file
+        # The evaluation takes them away itself, unless it is killed between its record and that.
+        if folder.id in evaluated:
+            yield from filter(_is_old, folder.checkpoint_files())
         hidden = sorted(folder.path.glob(".*"))
         yield from (path for path in hidden if (is_left(path) or path.name.startswith(_RENDEZVOUS)) and _is_old(path))
 

@@ -168,7 +168,9 @@ def evaluate(cell: Cell, ranks: Ranks, should_stop: Callable[[], bool], handed: 
         )
         write_record(cell.folder.evaluation_file, record.as_dict())
         append_event(cell.folder.events_file, "evaluated", seconds=seconds)
-        cell.folder.evaluation_checkpoint_file.unlink(missing_ok=True)
+        # Those of the training, too: a kill behind training.json has left them.
+        for file in cell.folder.checkpoint_files():
+            file.unlink(missing_ok=True)
     return True
 
 

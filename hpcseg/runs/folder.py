@@ -83,6 +83,10 @@ class CellFolder:
         """The cell's id is the folder's name."""
         return self.path.name
 
+    def checkpoint_files(self) -> tuple[Path, ...]:
+        """What a finished cell does not need."""
+        return self.checkpoint_file, self.previous_checkpoint_file, self.evaluation_checkpoint_file
+
     def record_files(self) -> tuple[Path, ...]:
         """The small files that make up the cell's published record."""
         return (

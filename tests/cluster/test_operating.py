@@ -33,6 +33,8 @@ from hpcseg.runs.grid import Grid, plan, read_grid, write_plan
 from hpcseg.runs.record import append_event, read_lines, read_record, write_json, write_record
 from hpcseg.runs.wish import is_left_out
 
+CHECKPOINTS = ("checkpoint.pt", "checkpoint-previous.pt", "evaluation-checkpoint.pt")
+
 
 @pytest.fixture
 def grid(tmp_path) -> Grid:
@@ -572,15 +574,17 @@ def test_clean_removes_old_leftovers_and_no_result_no_last_log_and_nothing_of_a_
     assert young.exists()
 
 
-def test_clean_takes_the_counts_of_an_evaluation_only_where_it_is_finished(failed):
+def test_clean_takes_checkpoints_only_where_the_evaluation_is_finished(failed):
     done, under_way = failed.cells[2], failed.cells[3]
     for cell in (done, under_way):
         trained(cell.folder)
-        cell.folder.evaluation_checkpoint_file.touch()
-        os.utime(cell.folder.evaluation_checkpoint_file, (0, 0))
+        for name in CHECKPOINTS:
+            (cell.folder.path / name).touch()
+            os.utime(cell.folder.path / name, (0, 0))
     write_json(done.folder.evaluation_file, {"settings": dataclasses.asdict(done.config.evaluate)})
     assert hpcseg(failed, "clean").exit_code == 0
-    assert not done.folder.evaluation_checkpoint_file.exists() and under_way.folder.evaluation_checkpoint_file.exists()
+    assert not any((done.folder.path / name).exists() for name in CHECKPOINTS)
+    assert all((under_way.folder.path / name).exists() for name in CHECKPOINTS)
     assert hpcseg(failed, "clean").exit_code == 0, "there is none any more"
 
 

@@ -19,9 +19,9 @@ import torch
 from hpcseg.cluster.failures import diagnose
 from hpcseg.config import CellConfig, DataConfig, NeedsConfig, ReportConfig, TrainConfig
 from hpcseg.data.store import read_info
-from hpcseg.errors import HpcsegError
+from hpcseg.errors import ConfigError, HpcsegError
 from hpcseg.jobfile import JobConfig
-from hpcseg.learn import checkpoint, precision
+from hpcseg.learn import checkpoint, loop, precision
 from hpcseg.learn.ranks import Ranks
 from hpcseg.runs import execute, heartbeat, wish
 from hpcseg.runs.execute import run_cell
@@ -198,6 +198,36 @@ def test_a_crash_loses_no_more_than_what_came_after_the_last_checkpoint(tmp_path
     assert checkpoint.weights_sha256(checkpoint.load(cell.folder.model_file)) == checkpoint.weights_sha256(
         checkpoint.load(whole.folder.model_file)
     )
+
+
+def test_a_training_that_a_kill_met_behind_its_record_leaves_no_checkpoint_with_the_evaluation(cell):
+    assert run(cell, steps=1) == "stopped"
+    left = {file: file.read_bytes() for file in cell.folder.path.glob("checkpoint*.pt")}
+    left[cell.folder.path / "checkpoint-previous.pt"] = b"the one before"
+    assert run(cell) == "finished"
+    for file, content in left.items():
+        file.write_bytes(content)
+    assert run(cell, "evaluate") == "finished"
+    assert [file.name for file in cell.folder.path.glob("*.pt")] == ["model.pt"]
+
+
+def test_a_checkpoint_is_half_a_minute_old_at_most_unless_somebody_says_otherwise(cell, monkeypatch):
+    """Half a minute is what README.md and slurm/README.md promise."""
+    monkeypatch.delenv("HPCSEG_CHECKPOINT_SECONDS", raising=False)
+    asked = list[float]()
+    make = loop.Agreement
+    monkeypatch.setattr(loop, "Agreement", lambda ranks, seconds: asked.append(seconds) or make(ranks, seconds))
+    for told in (None, "0.5", "-3"):
+        if told is not None:
+            monkeypatch.setenv("HPCSEG_CHECKPOINT_SECONDS", told)
+        assert run(cell, steps=0) == "stopped"
+    assert asked == [30, 0.5, 0]
+
+
+def test_seconds_between_checkpoints_that_are_none_are_refused(cell, monkeypatch):
+    monkeypatch.setenv("HPCSEG_CHECKPOINT_SECONDS", "x")
+    with pytest.raises(ConfigError, match=r'HPCSEG_CHECKPOINT_SECONDS is "x", but it must be a number of seconds\.'):
+        run(cell)
 
 
 def test_what_a_killed_start_was_writing_goes_with_the_next(cell):
