@@ -13,7 +13,7 @@ import os
 import re
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,17 +83,21 @@ def load(path: Path) -> dict[str, Any]:
     return content
 
 
-def load_newest(files: Sequence[Path]) -> tuple[dict[str, Any] | None, list[str]]:
+def load_newest(files: Sequence[Path], names: Collection[str] = ()) -> tuple[dict[str, Any] | None, list[str]]:
     """The first file that can be read, and what was wrong with those before it.
 
     Args:
         files: newest first; missing ones are passed over.
+        names: of what a file must hold.
     """
     complaints: list[str] = []
     for path in files:
         if path.exists():
             try:
-                return load(path), complaints
+                content = load(path)
+                if missing := [name for name in names if name not in content]:
+                    raise HpcsegError(f"{path} is a checkpoint of something else: it has no {', '.join(missing)}.")
+                return content, complaints
             except HpcsegError as error:
                 complaints.append(str(error))
     return None, complaints

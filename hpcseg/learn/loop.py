@@ -40,6 +40,9 @@ from hpcseg.learn.schedule import learning_rates
 from hpcseg.learn.step import TrainStep
 from hpcseg.learn.writer import Writer
 
+KEPT = ("origin", "precision", "model", "optimizer", "scaler", "sums", "position")
+"""What every checkpoint of a training holds."""
+
 
 @dataclass
 class Position:

@@ -16,7 +16,7 @@ from hpcseg.data.room import Room
 from hpcseg.data.tiles import overlap
 from hpcseg.data.training_tiles import TrainingTiles, validation_set
 from hpcseg.learn import checkpoint
-from hpcseg.learn.loop import Position, Trainer
+from hpcseg.learn.loop import KEPT, Position, Trainer
 from hpcseg.learn.objective import class_weights
 from hpcseg.learn.precision import agree_on_precision
 from hpcseg.learn.ranks import Ranks
@@ -44,7 +44,8 @@ def train(
     """
     source = planned_source(cell)
     config = cell.config.train
-    content, complaints = checkpoint.load_newest((cell.folder.checkpoint_file, cell.folder.previous_checkpoint_file))
+    files = (cell.folder.checkpoint_file, cell.folder.previous_checkpoint_file)
+    content, complaints = checkpoint.load_newest(files, KEPT)
     # "auto" is decided once: a training goes on as it began, also on a node of another kind. All ranks ask, also where
     # they read different checkpoints, which is told when they are restored.
     precision = agree_on_precision(content["precision"] if content else config.precision, ranks)

@@ -156,7 +156,7 @@ def _what_a_rank_says_that_sees_no_checkpoint(folder: Path, blind: int) -> str:
     from hpcseg.learn import checkpoint
 
     if int(os.environ["SUBMITIT_LOCAL_GLOBALID"]) == blind:
-        checkpoint.load_newest = lambda files: (None, [])
+        checkpoint.load_newest = lambda *_: (None, [])
     try:
         return run_cell_stage(folder, "train")
     except Exception as error:

@@ -200,6 +200,18 @@ def test_a_crash_loses_no_more_than_what_came_after_the_last_checkpoint(tmp_path
     )
 
 
+@pytest.mark.parametrize("before", [False, True])
+def test_a_file_that_is_no_checkpoint_of_a_training_is_left_out_and_said(cell, before):
+    assert run(cell, steps=1) == "stopped"
+    previous = cell.folder.previous_checkpoint_file if before else None
+    checkpoint.save(cell.folder.checkpoint_file, {"model": {"weight": torch.zeros(1)}}, previous)
+    assert run(cell) == "finished"
+    (told,) = (line["what"] for line in read_lines(cell.folder.events_file) if line["event"] == "damaged")
+    assert "checkpoint.pt is a checkpoint of something else: it has no origin, precision, optimizer, scaler" in told
+    events = [line["event"] for line in read_lines(cell.folder.events_file)]
+    assert events.count("resume") == before
+
+
 def test_a_training_that_a_kill_met_behind_its_record_leaves_no_checkpoint_with_the_evaluation(cell):
     assert run(cell, steps=1) == "stopped"
     left = {file: file.read_bytes() for file in cell.folder.path.glob("checkpoint*.pt")}
