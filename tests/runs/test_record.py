@@ -96,3 +96,10 @@ def test_nothing_is_appended_through_a_link_and_no_pipe_is_waited_for(tmp_path):
 def test_a_plan_of_ten_thousand_cells_can_be_read(tmp_path):
     write_json(tmp_path / "grid.json", {"cells": [{"id": "x" * 255, "settings": "y" * 1500}] * 10_000})
     assert (tmp_path / "grid.json").stat().st_size < record.MOST_BYTES / 2
+
+
+def test_an_evaluation_of_255_classes_at_31_levels_can_be_read(tmp_path):
+    matrix = [[10_000] * 255] * 255
+    point = {"confusion": matrix, "near_edge": {"1": matrix, "2": matrix}, "interfaces": matrix}
+    write_json(tmp_path / "evaluation.json", {"points": [point]})
+    assert 31 * (tmp_path / "evaluation.json").stat().st_size < record.MOST_BYTES / 2
