@@ -204,7 +204,9 @@ class Trainer:
         order = epoch_order(len(self.training), seed=self.config.order, epoch=self.position.epoch, passes=self.passes)
         # Once per epoch, so that no step sends anything to the device.
         tiles = self.training.of_epoch(self.position.epoch)
-        rates = None if self._rate is None else self._rates()
+        rates = None
+        if self._rate is not None:
+            rates = learning_rates(self.config, steps=self.steps, epoch=self.position.epoch)
         self._steps.begin(tiles, order, self.training.labelled, step=self.position.step, rates=rates)
         while self.position.step < self.steps:
             self.writer.look()
@@ -217,17 +219,6 @@ class Trainer:
             self.position.step += 1
             self.on_step(self.position, self.steps)
         return True
-
-    def _rates(self) -> np.ndarray:
-        """(steps,) float32, of the epoch under way."""
-        config = self.config
-        return learning_rates(
-            config.schedule,
-            highest=config.learning_rate,
-            steps=self.steps,
-            epochs=config.epochs,
-            epoch=self.position.epoch,
-        )
 
     def _finish_epoch(self) -> None:
         self.ranks.sum_(self.sums)

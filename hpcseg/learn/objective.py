@@ -67,22 +67,17 @@ class Objective:
         return dice
 
 
-def class_weights(setting: str, pixels: list[int]) -> list[float] | None:
+def class_weights(setting: str, pixels: list[int]) -> list[float]:
     """What the cross-entropy of a pixel of each class counts: on average over the labelled training pixels 1.
 
     Args:
-        setting: "none", "frequency" (the rarer the more: each class counts as much as any other), or a number for each
-            class, in the order of the label values, as "1+4+1".
+        setting: "frequency" (the rarer the more: each class counts as much as any other), or a number for each class,
+            in the order of the label values, as "1+4+1".
         pixels: of each class in the training set.
-
-    Returns:
-        One weight per class; None for "none".
 
     Raises:
         ConfigError: none of the pixels is of a class whose number is above 0.
     """
-    if setting == "none":
-        return None
     if setting == "frequency":
         wanted = [1 / count if count else 0.0 for count in pixels]
     else:

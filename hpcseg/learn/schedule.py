@@ -4,34 +4,34 @@ from __future__ import annotations
 
 import numpy as np
 
+from hpcseg.config import TrainConfig
+
 # One cycle after Smith and Topin 2018 with the numbers that torch's OneCycleLR has by default.
 _RISING = 0.3
 _FIRST = 1 / 25
 _LAST = 1 / 25e4
 
 
-def learning_rates(schedule: str, *, highest: float, steps: int, epochs: int, epoch: int) -> np.ndarray:
+def learning_rates(config: TrainConfig, *, steps: int, epoch: int) -> np.ndarray:
     """The learning rate of every step of an epoch, (steps,) float32.
 
     Args:
-        schedule: "cosine" (from the highest rate down to nothing along half a cosine) or "one-cycle" (up to it in three
-            tenths of all steps, from a 25th of it, and down to a 250 000th, both along half cosines).
-        highest: `train.learning_rate`.
+        config: whose schedule is "cosine" (from the learning rate down to nothing along half a cosine) or "one-cycle"
+            (in three tenths of all steps up to it from a 25th, then down to a 250 000th, both along half cosines).
         steps: of an epoch.
-        epochs: of the training.
         epoch: from 0.
 
     Source: cosine, Loshchilov and Hutter 2017 (one period, no restart); one cycle, Smith and Topin 2018.
     """
-    last = max(1, steps * epochs - 1)
+    last = max(1, steps * config.epochs - 1)
     way = (epoch * steps + np.arange(steps)) / last  # 0 at the first step of the training, 1 at the last
-    if schedule == "cosine":
+    if config.schedule == "cosine":
         shares = _between(1.0, 0.0, way)
     else:
-        assert schedule == "one-cycle", schedule
+        assert config.schedule == "one-cycle", config.schedule
         down = _between(1.0, _LAST, (way - _RISING) / (1 - _RISING))
         shares = np.where(way < _RISING, _between(_FIRST, 1.0, way / _RISING), down)
-    rates: np.ndarray = (highest * shares).astype(np.float32)
+    rates: np.ndarray = (config.learning_rate * shares).astype(np.float32)
     return rates
 
 

@@ -76,7 +76,6 @@ def test_the_mean_gradient_of_two_ranks_is_that_of_one(first):
 
 
 def test_weights_are_one_on_average_over_the_labelled_pixels():
-    assert class_weights("none", [1, 2, 3]) is None
     assert class_weights("frequency", [10, 20, 70]) == pytest.approx([100 / 30, 100 / 60, 100 / 210])
     assert class_weights("frequency", [50, 0, 50]) == pytest.approx([1, 0, 1]), "what never comes has no weight"
     assert class_weights("1+4+1", [50, 25, 25]) == pytest.approx([1 / 1.75, 4 / 1.75, 1 / 1.75])

@@ -6,16 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from hpcseg.config import TrainConfig
 from hpcseg.learn.schedule import learning_rates
 
 STEPS, EPOCHS, HIGHEST = 7, 5, 1e-3
 
 
 def all_of(schedule: str) -> np.ndarray:
-    epochs = [
-        learning_rates(schedule, highest=HIGHEST, steps=STEPS, epochs=EPOCHS, epoch=epoch) for epoch in range(EPOCHS)
-    ]
-    return np.concatenate(epochs)
+    config = TrainConfig(schedule=schedule, learning_rate=HIGHEST, epochs=EPOCHS)
+    return np.concatenate([learning_rates(config, steps=STEPS, epoch=epoch) for epoch in range(EPOCHS)])
 
 
 def by_torch(make) -> list[float]:
@@ -37,7 +36,7 @@ def test_cosine_is_torchs_over_all_steps():
 
 def test_one_cycle_rises_from_a_25th_and_falls_as_torchs_does():
     total = 1 + 10 * 10  # so that its highest step is a whole one
-    rates = learning_rates("one-cycle", highest=HIGHEST, steps=total, epochs=1, epoch=0)
+    rates = learning_rates(TrainConfig(schedule="one-cycle", learning_rate=HIGHEST, epochs=1), steps=total, epoch=0)
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=HIGHEST)
     # torch counts the last step of the rise from one step earlier.
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, HIGHEST, total_steps=total, pct_start=31 / total)
@@ -51,5 +50,5 @@ def test_one_cycle_rises_from_a_25th_and_falls_as_torchs_does():
 
 @pytest.mark.parametrize("schedule", ["cosine", "one-cycle"])
 def test_a_training_of_one_step_has_a_rate(schedule):
-    (rate,) = learning_rates(schedule, highest=HIGHEST, steps=1, epochs=1, epoch=0)
+    (rate,) = learning_rates(TrainConfig(schedule=schedule, learning_rate=HIGHEST, epochs=1), steps=1, epoch=0)
     assert 0 < rate <= np.float32(HIGHEST)
