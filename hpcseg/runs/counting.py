@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from hpcseg.errors import HpcsegError
 from hpcseg.learn import checkpoint
 from hpcseg.learn.ranks import GO_ON, STOP, Agreement, Ranks
-
-
-class Countable(Protocol):
-    """Work in pieces that can be done in any order and on any rank, and whose counts add up."""
-
-    def __len__(self) -> int: ...
-
-    def count_each(self, pieces: Sequence[int]) -> Iterator[None]:
-        """Add pieces, 0 to `len` - 1, to the counts: one each time that the next is asked for."""
+from hpcseg.segment.slices import WholeSlices
+from hpcseg.segment.sweep import Sweep
 
 
 def read_counts(file: Path, belongs: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str | None]:
@@ -51,7 +44,7 @@ class Counting:
     change between two starts. Counts are whole numbers, so their sums do not depend on who has counted what.
 
     Args:
-        parts: of the work.
+        parts: of the work, whose pieces can be done in any order and on any rank, since counts add up.
         counts: by name, the tensors that the parts count in, on the ranks' device.
         file: the checkpoint.
         belongs: as in `read_counts`, and `kept` beside it: plain values that go into the checkpoint.
@@ -62,7 +55,7 @@ class Counting:
 
     def __init__(
         self,
-        parts: Sequence[Countable],
+        parts: Sequence[Sweep | WholeSlices],
         counts: Mapping[str, torch.Tensor],
         ranks: Ranks,
         *,
