@@ -122,7 +122,7 @@ def refuse_changed(cell: Cell, plan: Plan) -> None:
         plan: the content of grid.json.
     """
     folder, file = f"cells/{cell.id}", f"cells/{cell.id}/evaluation.json"
-    _read(CellPlan, cell, "config.json", folder)
+    _read(CellPlan, cell, "config.json", f"{folder}/config.json")
     training = _read(Trained, cell, "training.json", folder)
     there = cell.folder.evaluation_file.exists()
     evaluation = _read(Evaluated, cell, "evaluation.json", file) if there else None
@@ -150,7 +150,8 @@ def epochs_so_far(cell: Cell, plan: Plan) -> tuple[EpochLine, ...]:
 
 
 def _check_config(cell: Cell, plan: Plan, folder: str) -> None:
-    config = _read(CellPlan, cell, "config.json", folder)
+    # A plan writes it again as it was, since the id says it all: what was trained can stay.
+    config = _read(CellPlan, cell, "config.json", folder and f"{folder}/config.json")
     if config.data_sha256 != plan.data_sha256:
         raise Refused(f"its config.json is of other data ({config.data_sha256[:8]}) than grid.json.", folder)
     _check_code(config, plan, "its config.json is of", folder)
@@ -177,20 +178,25 @@ def accept_evaluation(cell: Cell, plan: Plan, training: Training) -> Evaluation:
             for level, point in points.items()
             if point.near_edge is not UNSET
         }
-        matrices = [training.confusion, *confusion.values(), *(one for of in near.values() for one in of.values())]
+        interfaces = {
+            level: _pairs(point.interfaces) for level, point in points.items() if point.interfaces is not UNSET
+        }
+        of_labels = None if record.label_interfaces is None else _pairs(record.label_interfaces)
+        slices = _slices(cell, record)
         if record.class_names is not UNSET and len(record.class_names) != len(record.class_values):
             raise ValueError("its classes have other names than these")
+        matrices = [
+            *(training.confusion, *confusion.values(), *(one for of in near.values() for one in of.values())),
+            *(*interfaces.values(), *(() if of_labels is None else (of_labels,))),
+            *(_confusion(line.whole) for line in slices if line.whole is not UNSET),
+        ]
         if any(len(matrix) != len(record.class_values) for matrix in matrices):
             raise ValueError("its confusion matrices are not of its classes")
         check_evaluation(record, points, confusion, cell.config)
         if any((one > confusion[level]).any() for level, of in near.items() for one in of.values()):
             raise ValueError("it has more pixels near edges than in all")
-        interfaces = {
-            level: _pairs(point.interfaces) for level, point in points.items() if point.interfaces is not UNSET
-        }
         sure = {level: found for level, point in points.items() if (found := _sure(point, confusion[level]))}
-        of_labels = None if record.label_interfaces is None else _pairs(record.label_interfaces)
-        slices, grey = _slices(cell, record), None if record.grey is None else read_scale(record.grey)
+        grey = None if record.grey is None else read_scale(record.grey)
         if any(isinstance(level.sigma, Share) for level in confusion) and not (grey and grey.span):
             raise ValueError("it has shares of the span of grey values, and no span")
         check_slices(slices, record.test_tiles, confusion)
@@ -260,11 +266,7 @@ def _by_level(cell: Cell, points: Sequence[EvaluatedPoint]) -> dict[NoiseLevel, 
 
 
 def _slices(cell: Cell, record: Evaluated) -> tuple[EvaluatedSlice, ...]:
-    lines = tuple(as_record(EvaluatedSlice, json.loads(line)) for line in _slice_lines(cell, record))
-    for line in lines:
-        if line.whole is not UNSET:
-            _confusion(line.whole)
-    return lines
+    return tuple(as_record(EvaluatedSlice, json.loads(line)) for line in _slice_lines(cell, record))
 
 
 def _slice_lines(cell: Cell, record: Evaluated) -> list[bytes]:

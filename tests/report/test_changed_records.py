@@ -18,10 +18,11 @@ from slice_folder import hpcseg
 from hpcseg.cluster.states import CellStatus, run_status
 from hpcseg.errors import IncompleteError
 from hpcseg.records import arrays
-from hpcseg.records.collect import collect
+from hpcseg.records.collect import collect, trained_record
 from hpcseg.records.row import Hole
 from hpcseg.runs.folder import RunFolder
-from hpcseg.runs.record import read_json, read_record, write_json, write_record
+from hpcseg.runs.grid import read_grid, read_plan, write_plan
+from hpcseg.runs.record import read_json, write_json, write_record
 
 
 @pytest.fixture
@@ -115,6 +116,33 @@ def test_a_cut_record_has_one_cause_in_status_and_report(run, file):
     assert (status.state, hole.reason in status.note) == ("failed", True)
     said = hpcseg("status", "--run", run.path)
     assert hole.reason in said.stdout and "without a word" not in said.stdout
+
+
+def test_a_broken_config_costs_nothing_that_was_trained(run):
+    folder = collect(run).rows[0].cell.folder
+    folder.config_file.write_text("{")
+    for hole in (first(run)[1], trained_record(collect(run).rows[0].cell, read_plan(run))):
+        assert hole.reason == "its config.json cannot be read."
+        assert hole.remedy.startswith(f"Delete cells/{folder.id}/config.json, then run `hpcseg grid ")
+    folder.config_file.unlink()
+    write_plan(read_grid(run))
+    status, hole = first(run)
+    assert (status.state, hole) == ("finished", None)
+
+
+@pytest.mark.parametrize("which", ["interfaces", "label_interfaces", "whole"])
+def test_counts_of_other_classes_are_a_hole(run, which):
+    folder, two = collect(run).rows[0].cell.folder, [[3, 1], [0, 2]]
+    record = read_json(folder.evaluation_file)
+    if which == "whole":
+        lines = [{**json.loads(line), which: two} for line in folder.slices_file.read_text().splitlines()]
+        folder.slices_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        record["slices_sha256"] = hashlib.sha256(folder.slices_file.read_bytes()).hexdigest()
+    else:
+        for part in (record,) if which in record else record["points"]:
+            part[which] = two
+    write_record(folder.evaluation_file, record)
+    assert first(run)[1].reason == "its evaluation.json is damaged (its confusion matrices are not of its classes)."
 
 
 def test_a_finished_cell_whose_metrics_were_cut_is_still_finished_with_its_last_numbers(run):
@@ -233,11 +261,11 @@ def test_class_values_are_whole_numbers_and_a_precision_is_a_known_one(run, valu
 def test_a_record_that_is_written_again_as_it_was_is_the_same_record(tmp_path):
     content = {"schema": 2, "b": (1, 2.5, float("nan")), "a": {1: "\udce9", "x": None}}
     write_record(tmp_path / "a.json", content)
-    write_record(tmp_path / "b.json", read_record(tmp_path / "a.json"))
+    write_record(tmp_path / "b.json", read_json(tmp_path / "a.json"))
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
     spaced = json.dumps(json.loads((tmp_path / "a.json").read_text()), indent=7)
     (tmp_path / "b.json").write_text(spaced)
-    assert read_record(tmp_path / "b.json")["a"] == {"1": "\udce9", "x": None}
+    assert read_json(tmp_path / "b.json")["a"] == {"1": "\udce9", "x": None}
 
 
 def test_a_changed_grid_is_a_sentence(run):
