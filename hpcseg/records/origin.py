@@ -74,7 +74,9 @@ def queue_seconds(run: RunFolder) -> dict[str, float]:
             events = read_lines(run.cell(cell_id).events_file)
         except IncompleteError:
             continue
-        started = [time for one in events if one.get("event") in ("start", "resume") and (time := time_of(one))]
+        # The first of what a job does with a cell; of one that was trained before it is the evaluation.
+        begun = ("start", "resume", "evaluate")
+        started = [time for one in events if one.get("event") in begun and (time := time_of(one))]
         for begin, end in itertools.pairwise([*times, math.inf]):
             first = min((time for time in started if begin <= time < end), default=None)
             if first is not None:

@@ -166,6 +166,23 @@ def test_time_in_the_queue_is_from_a_submission_to_the_start_that_followed(tmp_p
     assert queue_seconds(grid.run) == {waited.id: 30.0 + 90.0}, "of a cell whose events cannot be read it is not known"
 
 
+def test_a_job_that_only_evaluates_has_waited_too(tmp_path):
+    grid = plan(tmp_path / "run")
+    cell = grid.cells[0]
+    submitted = {"event": "submitted", "stage": "cells", "cells": [[cell.id]]}
+    lines = [{"time": time, **submitted, "job": str(time)} for time in (100.0, 500.0)]
+    grid.run.submissions_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    told = [
+        (130.0, "start"),
+        (300.0, "trained"),
+        (310.0, "evaluate"),
+        (400.0, "evaluation stopped"),
+        (575.0, "evaluate"),
+    ]
+    cell.folder.events_file.write_text("".join(json.dumps({"time": at, "event": what}) + "\n" for at, what in told))
+    assert queue_seconds(grid.run) == {cell.id: 30.0 + 75.0}
+
+
 def test_hours_are_of_threads_where_there_is_no_gpu_and_of_ranks_where_there_is(tmp_path):
     grid = tiny_run(tmp_path / "run")
     for cell, device in zip(grid.cells, ("CPU, 3 threads", "NVIDIA H200"), strict=True):
