@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from pathlib import Path
 
@@ -37,6 +38,13 @@ def copy_records(records: Records, target: RunFolder) -> None:
                 write_bytes(copy, _content(source))
             else:
                 copy.unlink(missing_ok=True)
+    ours = {row.id for row in records.rows}
+    for cell in target.cell_folders():
+        if cell.id not in ours and not cell.path.is_symlink():
+            for old in cell.record_files():
+                old.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # what is not ours stays
+                cell.path.rmdir()
     for old in [*target.baselines.glob("*.json"), *folder.glob("code-*.diff")]:
         old.unlink()
     for source in sorted(run.baselines.glob("*.json")):

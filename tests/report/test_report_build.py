@@ -276,6 +276,19 @@ def test_publishing_again_takes_back_what_the_run_no_longer_has(tmp_path):
     assert grid.cells[0].id in [hole.subject for hole in report.content.holes]
 
 
+def test_publishing_again_takes_back_the_cells_of_an_earlier_plan_and_no_file_of_others(tmp_path):
+    grid, published = whole_run(tmp_path / "run"), RunFolder(tmp_path / "published")
+    publish(grid.run, published.path)
+    first, gone, noted = (cell.id for cell in grid.cells[:3])
+    notes = published.cell(noted).path / "notes.txt"
+    notes.write_text("mine")
+    write_plan(dataclasses.replace(grid, cells=grid.cells[:1]))
+    publish(grid.run, published.path)
+    assert published.cell(first).evaluation_file.exists() and not published.cell(gone).path.exists()
+    assert [folder.id for folder in published.cell_folders()] == sorted([first, noted])
+    assert list(notes.parent.iterdir()) == [notes]
+
+
 def test_no_diff_is_published_but_the_planned_one_and_nothing_through_a_link(tmp_path, monkeypatch):
     changes = "what was changed"
     monkeypatch.setattr("hpcseg.runs.grid.diff", lambda: changes)
