@@ -103,19 +103,6 @@ _PUT_BACK = "Put back what it was, or delete it and run `hpcseg grid` again."
 _MAKE_AGAIN = "Put back what was there, or run the command again that made it (of a run `hpcseg grid`)."
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """Read a record: a JSON file of a known schema, which is what was written.
-
-    Raises:
-        ChangedError: its checksum is of another content.
-        IncompleteError: it is not there, holds no JSON object, is of another schema or has lost its checksum.
-    """
-    content = read_json(path)
-    if wrong := wrong_schema(content):
-        raise IncompleteError(f"{path} {wrong}. {_PUT_BACK}")
-    return content
-
-
 def wrong_schema(content: Mapping[str, Any]) -> str:
     """What is wrong with the schema of a record that `read_json` has read, as the rest of a sentence; else empty."""
     schema = content.get("schema")
@@ -125,8 +112,15 @@ def wrong_schema(content: Mapping[str, Any]) -> str:
 
 
 def read_as(kind: type[_Kind], path: Path) -> _Kind:
-    """Read a record as its type; raises what `read_record` does, and IncompleteError where it is not of that type."""
-    content = read_record(path)
+    """Read a record: a JSON file of a known schema and of this type, which is what was written.
+
+    Raises:
+        ChangedError: its checksum is of another content.
+        IncompleteError: it is not there, is none of this type, is of another schema or has lost its checksum.
+    """
+    content = read_json(path)
+    if wrong := wrong_schema(content):
+        raise IncompleteError(f"{path} {wrong}. {_PUT_BACK}")
     try:
         return as_record(kind, content)
     except ValueError as error:

@@ -30,7 +30,7 @@ from hpcseg.jobfile import find_shipped, load_job
 from hpcseg.numerics import NUMERICS
 from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import Grid, plan, read_grid, write_plan
-from hpcseg.runs.record import append_event, read_lines, read_record, write_json, write_record
+from hpcseg.runs.record import append_event, read_json, read_lines, write_json, write_record
 from hpcseg.runs.wish import is_left_out
 
 CHECKPOINTS = ("checkpoint.pt", "checkpoint-previous.pt", "evaluation-checkpoint.pt")
@@ -178,7 +178,7 @@ def test_retry_leaves_a_cell_alone_whose_settings_this_version_does_not_know(slu
     for number in (0, 1):
         fail(grid, number, "DistBackendError: NCCL")
     slurm.queue(*(f"100_{task}|RUNNING|None|n1" for task in range(2, len(grid.cells))))
-    write_record(later.folder.config_file, {**read_record(later.folder.config_file), "train": train})
+    write_record(later.folder.config_file, {**read_json(later.folder.config_file), "train": train})
     said = hpcseg(grid, "retry")
     assert said.exit_code == 0, said.output
     assert str(later.folder.config_file) in said.output and why in said.output
@@ -193,7 +193,7 @@ def test_a_run_none_of_whose_cells_has_a_plan_is_refused_with_a_sentence(slurm, 
 
 
 def test_a_plan_without_cells_is_damaged(grid):
-    write_record(grid.run.grid_file, {**read_record(grid.run.grid_file), "cells": []})
+    write_record(grid.run.grid_file, {**read_json(grid.run.grid_file), "cells": []})
     said = hpcseg(grid, "retry")
     assert said.exit_code == 5 and "grid.json is damaged: it has no cells" in said.stderr
 
