@@ -25,7 +25,6 @@ from hpcseg.runs.record import (
     SURE,
     ChangedError,
     read_json,
-    read_lines,
     wrong_schema,
 )
 from hpcseg.runs.schema import (
@@ -40,7 +39,7 @@ from hpcseg.runs.schema import (
     Trained,
     as_record,
 )
-from hpcseg.runs.told import epochs_of, read_failure
+from hpcseg.runs.told import finished_epochs, read_failure
 from hpcseg.sigma import Share
 from hpcseg.tables import describes
 
@@ -297,8 +296,8 @@ def _lines_of(cell: Cell, record: Trained) -> list[EpochLine]:
 def _epochs_of(cell: Cell) -> list[EpochLine]:
     """The lines of metrics.jsonl; none where they are not the epochs 1, 2, ... in this order."""
     try:
-        return epochs_of(read_lines(cell.folder.metrics_file))
-    except (IncompleteError, ValueError):
+        return finished_epochs(cell.folder)
+    except IncompleteError:
         return []
 
 

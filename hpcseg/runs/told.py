@@ -6,7 +6,7 @@ No torch and no numpy. A file that cannot be used is no end of a command: there 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from hpcseg.errors import IncompleteError
@@ -53,15 +53,6 @@ def time_of(line: Mapping[str, Any]) -> float | None:
         return None
 
 
-def epochs_of(lines: Sequence[Any]) -> list[EpochLine]:
-    """The lines of metrics.jsonl; raises ValueError where one is none of the epochs 1, 2, ... in this order."""
-    epochs = [as_record(EpochLine, line) for line in lines]
-    for number, line in enumerate(epochs, start=1):
-        if line.epoch != number:
-            raise ValueError(f"epoch {number} is {line.epoch}")
-    return epochs
-
-
 def finished_epochs(folder: CellFolder) -> list[EpochLine]:
     """The lines of metrics.jsonl; none where there is no such file.
 
@@ -72,6 +63,10 @@ def finished_epochs(folder: CellFolder) -> list[EpochLine]:
     try:
         if not lines and folder.metrics_file.exists():
             raise ValueError("it holds no epoch")
-        return epochs_of(lines)
+        epochs = [as_record(EpochLine, line) for line in lines]
+        for number, line in enumerate(epochs, start=1):
+            if line.epoch != number:
+                raise ValueError(f"epoch {number} is {line.epoch}")
     except ValueError as error:
         raise IncompleteError(f"{folder.metrics_file} is damaged: {error}.") from None
+    return epochs
