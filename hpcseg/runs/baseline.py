@@ -1,8 +1,8 @@
-"""What needs no network on the test tiles of a run's cells: the commonest class, and a blur with grey thresholds.
+"""What needs no network on the test tiles of a run's cells: a blur with grey thresholds.
 
-Both are chosen on training tiles: the class once, blur and thresholds at each noise level on tiles that have the same
-noise. A filter that is chosen on clean tiles falls to 0.71 on the paper's at sigma 5000, where this one has 0.95. The
-test tiles and their noise are the evaluation's, and pixels are counted as there.
+They are chosen on training tiles, at each noise level on tiles that have the same noise. A filter that is chosen on
+clean tiles falls to 0.71 on the paper's at sigma 5000, where this one has 0.95. The test tiles and their noise are the
+evaluation's, and pixels are counted as there.
 """
 
 from __future__ import annotations
@@ -32,13 +32,10 @@ from hpcseg.runs import provenance
 from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.machine import device_facts
 from hpcseg.runs.record import SCHEMA, write_record
-from hpcseg.runs.schema import Baseline, BaselinePoint, BaselineSlice, Provenance
+from hpcseg.runs.schema import Baseline, BaselinePoint, Provenance
 from hpcseg.runs.tested import TestSet, missing_baselines
-from hpcseg.segment.edges import BANDS, edge_bands, near_edge
 from hpcseg.segment.grey_filter import BLURS, GreyFilter, blurred, fit_filters, order_by_grey
 
-COMMONEST, FILTER = "commonest class", "filter"
-_BASELINES = (COMMONEST, FILTER)
 _CPU = torch.device("cpu")
 # Of larger sets evenly spaced tiles are taken, so that neither memory nor time grows with the data.
 _TRAINING_PIXELS = 2**21
@@ -91,8 +88,8 @@ def _measure(source: TileSource, wanted: TestSet) -> Baseline:
     training = _some(source, _with_labels(source), _TRAINING_PIXELS)
     test = _some(source, source.split.test, _TEST_PIXELS)
     with _threads() as pool:
-        commonest, filters, choices = _choose(_noisy(source, training, wanted, to_learn=True), source, wanted, pool)
-        by_band, right, labelled = _count(source, test, wanted, commonest, filters, pool)
+        filters, choices = _choose(_noisy(source, training, wanted, to_learn=True), source, wanted, pool)
+        matrices = _count(source, test, wanted, filters, pool)
     facts = provenance.collect(
         device=device_facts(_CPU), command=provenance.command_line(), data_sha256=source.info.data_sha256
     )
@@ -106,19 +103,11 @@ def _measure(source: TileSource, wanted: TestSet) -> Baseline:
         test_tiles=len(test),
         class_values=list(source.info.class_values),
         grey=source.info.grey.as_dict(),
-        commonest_class=commonest,
         filter={"blurs_tried": list(BLURS), "choices": choices},
         points=[
-            BaselinePoint(
-                **level.as_record(),
-                baseline=baseline,
-                confusion=matrices.sum(0).tolist(),
-                near_edge=near_edge(matrices),
-            )
-            for baseline, of_baseline in zip(_BASELINES, by_band, strict=True)
-            for level, matrices in zip(wanted.levels, of_baseline, strict=True)
+            BaselinePoint(**level.as_record(), baseline="filter", confusion=matrix.tolist())
+            for level, matrix in zip(wanted.levels, matrices, strict=True)
         ],
-        slices=_by_slice(source, test, wanted, right, labelled),
         seconds=round(time.monotonic() - started, 3),
         provenance=Provenance(**facts),
     )
@@ -138,11 +127,10 @@ def _threads() -> Iterator[ThreadPoolExecutor]:
 
 def _choose(
     tiles: NoisyTestSet, source: TileSource, wanted: TestSet, pool: ThreadPoolExecutor
-) -> tuple[int, list[GreyFilter], list[dict[str, Any]]]:
-    """The commonest class of training tiles, a filter for each level, and what the record says about it."""
+) -> tuple[list[GreyFilter], list[dict[str, Any]]]:
+    """A filter for each level that fits training tiles, and what the record says about it."""
     grey, labels = source.info.grey, tiles.clean.labels.numpy()
     order = order_by_grey(_middle(tiles.clean.images).numpy(), labels, source.classes)
-    commonest = int(np.bincount(labels[labels != IGNORED], minlength=source.classes).argmax())
 
     def smooth(blur: float) -> Iterator[np.ndarray]:
         return _smooth(tiles, wanted.levels, blur)
@@ -160,58 +148,33 @@ def _choose(
                 "training_accuracy": accuracy,
             }
         )
-    return commonest, filters, choices
+    return filters, choices
 
 
 def _count(
-    source: TileSource,
-    rows: np.ndarray,
-    wanted: TestSet,
-    commonest: int,
-    filters: list[GreyFilter],
-    pool: ThreadPoolExecutor,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of both baselines at L levels on K tiles: (2, L, BANDS, C, C), (2, L, K) right and (K,) labelled pixels."""
-    step = max(1, _PIXELS_AT_ONCE // source.size**2)
-    starts = range(0, len(rows), step)
+    source: TileSource, rows: np.ndarray, wanted: TestSet, filters: list[GreyFilter], pool: ThreadPoolExecutor
+) -> np.ndarray:
+    """(L, C, C) confusion matrices of the filters at L levels on K tiles."""
+    step, classes = max(1, _PIXELS_AT_ONCE // source.size**2), source.classes
 
-    def counted(start: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def counted(start: int) -> np.ndarray:
         tiles = _noisy(source, rows[start : start + step], wanted)
-        return *_count_some(tiles, source.classes, wanted.levels, commonest, filters), tiles.clean.labelled
+        labels = tiles.clean.labels.int()
+        known = labels != IGNORED
+        found = np.zeros((len(filters), classes, classes), dtype=np.int64)
+        for blur in {one.blur for one in filters}:
+            places = [place for place, one in enumerate(filters) if one.blur == blur]
+            smooth = _smooth(tiles, [wanted.levels[place] for place in places], blur)
+            for place, images in zip(places, smooth, strict=True):
+                predicted = torch.from_numpy(filters[place].classes(images))
+                counts = torch.bincount((labels * classes + predicted)[known], minlength=classes**2)
+                found[place] = counts.view(classes, classes).numpy()
+        return found
 
-    by_band = np.zeros((2, len(wanted.levels), BANDS, source.classes, source.classes), dtype=np.int64)
-    right = np.zeros((2, len(wanted.levels), len(rows)), dtype=np.int64)
-    labelled = np.zeros(len(rows), dtype=np.int64)
-    for start, (matrices, of_tiles, known) in zip(starts, pool.map(counted, starts), strict=True):
-        by_band += matrices
-        right[:, :, start : start + step] = of_tiles
-        labelled[start : start + step] = known
-    return by_band, right, labelled
-
-
-def _count_some(
-    tiles: NoisyTestSet, classes: int, levels: Sequence[NoiseLevel], commonest: int, filters: list[GreyFilter]
-) -> tuple[np.ndarray, np.ndarray]:
-    """The same of some of the tiles."""
-    labels = tiles.clean.labels.int()
-    known = labels != IGNORED
-    places = (edge_bands(labels).int() * classes + labels) * classes
-    by_band = np.zeros((2, len(levels), BANDS, classes, classes), dtype=np.int64)
-    right = np.zeros((2, len(levels), len(labels)), dtype=np.int64)
-
-    def count(baseline: int, index: int | slice, predicted: torch.Tensor) -> None:
-        counts = torch.bincount((places + predicted)[known], minlength=BANDS * classes**2)
-        by_band[baseline, index] = counts.view(BANDS, classes, classes).numpy()
-        right[baseline, index] = (predicted == labels).sum((1, 2)).numpy()
-
-    # Noise does not change the commonest class: counted once for all levels.
-    count(0, slice(None), torch.full_like(labels, commonest))
-    for blur in {one.blur for one in filters}:
-        places_of_blur = [index for index, one in enumerate(filters) if one.blur == blur]
-        smooth = _smooth(tiles, [levels[index] for index in places_of_blur], blur)
-        for index, images in zip(places_of_blur, smooth, strict=True):
-            count(1, index, torch.from_numpy(filters[index].classes(images)))
-    return by_band, right
+    found = np.zeros((len(filters), classes, classes), dtype=np.int64)
+    for some in pool.map(counted, range(0, len(rows), step)):
+        found += some
+    return found
 
 
 def _smooth(tiles: NoisyTestSet, levels: Sequence[NoiseLevel], blur: float) -> Iterator[np.ndarray]:
@@ -229,25 +192,6 @@ def _smooth(tiles: NoisyTestSet, levels: Sequence[NoiseLevel], blur: float) -> I
             yield blurred(_images(tiles, level), blur)
         else:
             yield _images(smoothed, level)
-
-
-def _by_slice(
-    source: TileSource, rows: np.ndarray, wanted: TestSet, right: np.ndarray, labelled: np.ndarray
-) -> list[BaselineSlice]:
-    """For each slice that the test tiles come from, their right pixels at the levels that tables show."""
-    slices = source.tiles[rows, 0]
-    shown = [(wanted.levels.index(level), level.key) for level in wanted.shown]
-    return [
-        BaselineSlice(
-            slice=int(source.info.numbers[index]),
-            pixels=int(labelled[slices == index].sum()),
-            right={
-                baseline: {key: int(of_baseline[level, slices == index].sum()) for level, key in shown}
-                for baseline, of_baseline in zip(_BASELINES, right, strict=True)
-            },
-        )
-        for index in np.unique(slices).tolist()
-    ]
 
 
 def _noisy(source: TileSource, rows: np.ndarray, wanted: TestSet, *, to_learn: bool = False) -> NoisyTestSet:

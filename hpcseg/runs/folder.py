@@ -9,7 +9,7 @@
     RUN/logs/                          logs, sbatch scripts and pickles of submitit
     RUN/report/                        what `hpcseg report` builds
     RUN/tensorboard/                   what `hpcseg tensorboard` writes
-    RUN/baselines/NAME-DIGEST.json     what the commonest class and a filter reach on the test tiles of some cells
+    RUN/baselines/NAME-DIGEST.json     what a filter reaches on the test tiles of some cells
     RUN/cells/CELL/config.json         all settings of the cell, written before anything runs
                    metrics.jsonl       one line per epoch; the same bits for the same cell
                    events.jsonl        what happened when: starts, resumes, stops, seconds per epoch

@@ -192,7 +192,6 @@ class Point(Record, frozen=True, kw_only=True):
     batch_norm_tiles: int | UnsetType = UNSET
     sigma_counts: float | UnsetType = UNSET
     confusion: Matrix
-    near_edge: dict[int, Matrix] | UnsetType = UNSET
 
     @property
     def level(self) -> NoiseLevel:
@@ -204,6 +203,7 @@ class Point(Record, frozen=True, kw_only=True):
 class EvaluatedPoint(Point, frozen=True, kw_only=True):
     """A point of evaluation.json."""
 
+    near_edge: dict[int, Matrix] | UnsetType = UNSET
     interfaces: Matrix | UnsetType = UNSET
     probability: Matrix | UnsetType = UNSET
     uncertainty: Matrix | UnsetType = UNSET
@@ -266,15 +266,6 @@ class BaselinePoint(Point, frozen=True, kw_only=True):
 
     noise: str
     baseline: str
-    near_edge: dict[int, Matrix]
-
-
-class BaselineSlice(Record, frozen=True, kw_only=True):
-    """A test slice of a baseline."""
-
-    slice: int
-    pixels: int
-    right: Object
 
 
 class Baseline(Record, frozen=True, kw_only=True):
@@ -289,10 +280,8 @@ class Baseline(Record, frozen=True, kw_only=True):
     test_tiles: int = 0
     class_values: list[int]
     grey: Object
-    commonest_class: int
     filter: Object
     points: list[BaselinePoint]
-    slices: list[BaselineSlice]
     seconds: float | None = None
     provenance: Provenance
 

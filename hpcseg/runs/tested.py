@@ -32,10 +32,8 @@ class TestSet:
     data: DataConfig
     seed: int
     """Of the test noise."""
-    shown: tuple[NoiseLevel, ...]
-    """Levels that tables are made of."""
     levels: tuple[NoiseLevel, ...]
-    """These, and those of sweeps."""
+    """Those that tables are made of, and those of sweeps."""
     data_file: Path
     """The packed file of the plan."""
     data_sha256: str
@@ -83,18 +81,18 @@ def _test_sets(cells: Iterable[Cell], data_sha256: str) -> list[TestSet]:
                 key, file = (cell.config.data, cell.config.evaluate.seed), data_file(cell.folder, planned(cell.folder))
                 members.setdefault(key, []).append((cell, file))
     return [
-        TestSet(*key, *_levels(cell.config.evaluate for cell, _ in same), same[0][1], data_sha256)
+        TestSet(*key, _levels(cell.config.evaluate for cell, _ in same), same[0][1], data_sha256)
         for key, same in members.items()
     ]
 
 
-def _levels(settings: Iterable[EvaluateConfig]) -> tuple[tuple[NoiseLevel, ...], tuple[NoiseLevel, ...]]:
-    """Levels that tables show, and all that are looked at; a network's own statistics make no level of a filter."""
+def _levels(settings: Iterable[EvaluateConfig]) -> tuple[NoiseLevel, ...]:
+    """All levels that are looked at; a network's own statistics make no level of a filter."""
     settings = dict.fromkeys(settings)
     shown = {level for one in settings for level in one.headline_levels() if not level.norm_tiles}
     swept = sorted({level for one in settings for level in one.levels() if not level.norm_tiles} - shown, key=_place)
     some = [swept[index] for index in evenly(len(swept), _SWEPT).tolist()]
-    return tuple(sorted(shown, key=_place)), tuple(sorted({*shown, *some}, key=_place))
+    return tuple(sorted({*shown, *some}, key=_place))
 
 
 def _place(level: NoiseLevel) -> tuple[object, ...]:

@@ -24,16 +24,5 @@ def test_the_filter_reaches_what_the_referee_found_at_every_noise_level(soc_data
     run = finished_run(tmp_path, soc_dataset, CellConfig(data=DataConfig(tiles="small"), evaluate=evaluate))
     assert make_baselines(run) == ()
     (record,) = read_baselines(run)
-    reached = {
-        point.sigma: metrics.accuracy(np.array(point.confusion))
-        for point in record.points
-        if point.baseline == "filter"
-    }
+    reached = {point.sigma: metrics.accuracy(np.array(point.confusion)) for point in record.points}
     assert reached == pytest.approx(FOUND, abs=TOLERANCE)
-    # The grey phase has 43 % of all pixels.
-    commonest = [point for point in record.points if point.baseline == "commonest class"]
-    assert metrics.accuracy(np.array(commonest[0].confusion)) == pytest.approx(0.43, abs=0.04)
-    assert record.commonest_class == 1
-    # A label edge has 7 of 100 pixels beside it.
-    near = np.sum(commonest[0].near_edge[1]) / np.sum(commonest[0].confusion)
-    assert near == pytest.approx(0.07, abs=0.01)
