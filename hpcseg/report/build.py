@@ -6,7 +6,7 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpcseg.files import remove_left, write_bytes
+from hpcseg.files import open_regular, read_regular, remove_left, write_bytes
 from hpcseg.records.cells import cells_csv
 from hpcseg.records.collect import Records, collect
 from hpcseg.records.compare import collect_to_compare
@@ -18,12 +18,15 @@ from hpcseg.report.answers import answers
 from hpcseg.report.figures import FIGURES, SUFFIXES, draw
 from hpcseg.report.page import Content, Live
 from hpcseg.report.paper_tables import beside_the_papers
-from hpcseg.report.table import table_csv
+from hpcseg.report.table import CSV_HEAD, table_csv
 from hpcseg.report.tables import TABLES
 from hpcseg.report.texts import check_names
 from hpcseg.runs.folder import RunFolder
+from hpcseg.runs.record import MOST_BYTES_OF_LINES
 
-_PAGE = "report.html"
+_PAGE, _DOCUMENT = "report.html", "tables.md"
+_WRITTEN_BY = "Written by `hpcseg report` from the cells' records."
+"""A line of the document that its template has."""
 _WITH_A_FILTER = {"table1", "table2", "figure3", "figure7"}
 _OF_THE_PAPER = {"batch_norm", "weight_decay", "whole_slices", "readings"} | _WITH_A_FILTER
 
@@ -87,16 +90,16 @@ def _build(records: Records, out: Path, made_from: Mapping[str, str], live: Live
     content = Content(records, answers(records), tables, shown, holes, notes, made_from, of_the_paper)
 
     texts = {f"{table.name}.csv": table_csv(table) for table in tables} | {"cells.csv": cells_csv(records)}
-    texts["tables.md"] = content.markdown()
+    texts[_DOCUMENT] = content.markdown()
     files = {name: _encoded(text) for name, text in texts.items()}
     files |= {f"{one.name}.{suffix}": data for one in shown for suffix, data in one.files.items()}
     # Last: what it leads to is there then, and a build that is interrupted leaves no page that loads itself for ever.
     files[_PAGE] = _encoded(content.page(out, live))
+    before = _of_the_last_report(out)
     for name, data in files.items():
         write_bytes(out / name, data)
     remove_left(out.glob(".*.tmp"))
-    possible = {f"{name}.csv" for name in TABLES} | {f"{name}.{suffix}" for name in FIGURES for suffix in SUFFIXES}
-    for name in possible - set(files):
+    for name in before - set(files):
         (out / name).unlink(missing_ok=True)
     lines = tuple(
         f"{row}: {', '.join(f'{column} {ours:.3f} ({theirs:.3f})' for column, (ours, theirs) in of.items())}"
@@ -105,6 +108,26 @@ def _build(records: Records, out: Path, made_from: Mapping[str, str], live: Live
     )
     command = records.plan.command if records.holes and not records.groups[0].of else None
     return Report(tuple(out / name for name in files), lines, content, command)
+
+
+def _of_the_last_report(out: Path) -> set[str]:
+    """Files of tables and figures that an earlier report has left in a folder; whatever else has such a name is not."""
+    try:
+        told = read_regular(out / _DOCUMENT, MOST_BYTES_OF_LINES).decode(errors="replace")
+    except OSError:
+        return set()
+    if _WRITTEN_BY not in told:
+        return set()
+    pictures = {f"{name}.{suffix}" for name in FIGURES for suffix in SUFFIXES if f"]({name}.png)" in told}
+    return pictures | {f"{name}.csv" for name in TABLES if _begins_as_ours(out / f"{name}.csv")}
+
+
+def _begins_as_ours(file: Path) -> bool:
+    try:
+        with open_regular(file, "rb") as content:
+            return content.read(len(CSV_HEAD)) == CSV_HEAD.encode()
+    except OSError:
+        return False
 
 
 def _encoded(text: str) -> bytes:

@@ -12,6 +12,9 @@ from hpcseg.report.texts import TEXTS
 from hpcseg.statistics import Estimate, shown_of
 from hpcseg.text import cell_text
 
+CSV_HEAD = "table,block,row,column,value,half_interval,sd,p_value,marked,repetitions,values,missing_cells"
+"""The first line of a table's file."""
+
 
 class Unit(enum.Enum):
     """What a number is, and so how it is written: the format of its values, their scale, and whether of errors."""
@@ -172,7 +175,6 @@ def _gain_text(found: Estimate) -> str:
 
 def table_csv(table: Table) -> str:
     """One line per number, accuracies and differences as shares of 1: a function of the records alone."""
-    head = "table,block,row,column,value,half_interval,sd,p_value,marked,repetitions,values,missing_cells"
     lines = []
     for block in table.blocks:
         for line in block.lines:
@@ -180,7 +182,7 @@ def table_csv(table: Table) -> str:
                 if isinstance(cell, Number) and (cell.found or cell.missing):
                     names = map(cell_text, (table.name, block.heading, line.label.text, column))
                     lines.append([*names, *_csv_numbers(cell), cell_text(" ".join(cell.missing))])
-    return csv_text(head, lines)
+    return csv_text(CSV_HEAD, lines)
 
 
 def _csv_numbers(number: Number) -> list[str]:

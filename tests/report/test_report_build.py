@@ -20,6 +20,7 @@ from test_report_tables import baselines
 from typer.testing import CliRunner
 
 from hpcseg.cli.app import app
+from hpcseg.config import ReportConfig
 from hpcseg.errors import ConfigError
 from hpcseg.jobfile import find_shipped, load_job
 from hpcseg.records.collect import collect
@@ -170,6 +171,28 @@ def test_a_figure_without_data_is_a_hole_and_its_old_files_go(tmp_path):
 
     assert [name for name in EVERYTHING if "figure7" not in name] == names(tmp_path / "out")
     assert [str(hole) for hole in report.content.holes if hole.subject == "figure7" and grid.cells[4].id in hole.reason]
+
+
+def test_a_users_own_files_stay_and_only_what_an_earlier_report_left_goes(tmp_path):
+    grid, out = tiny_run(tmp_path / "run", OWN_JOB), tmp_path / "out"
+    out.mkdir()
+    own = {"levels.csv": "mine", "sweep.png": "a curve of mine", "classes.svg": "drawn by hand", "cost.csv": "table,x"}
+    for name, text in own.items():
+        (out / name).write_text(text)
+    (out / "edges.csv").mkdir()
+    # A document of somebody else's is no report, and has such a figure.
+    (out / "tables.md").write_text("![mine](sweep.png)")
+
+    def of_job(**report) -> None:
+        write_plan(dataclasses.replace(grid, job=dataclasses.replace(grid.job, report=ReportConfig(**report))))
+        build_report(grid.run, out)
+        assert {name: (out / name).read_text() for name in own} == own
+        assert (out / "edges.csv").is_dir()
+
+    of_job(tables=("axes", "resources"), figures=("levels", "epochs"))
+    assert {"resources.csv", "levels.png", "levels.svg"} <= set(names(out))
+    of_job(tables=("axes",), figures=("epochs",))
+    assert not {"resources.csv", "levels.png", "levels.svg"} & set(names(out))
 
 
 def test_every_table_and_figure_has_its_words_and_there_are_no_others():
