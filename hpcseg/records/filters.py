@@ -26,15 +26,21 @@ class Filter:
 
 
 def filter_of(records: Records, row: Row) -> Filter | None:
-    """The filter on a cell's test set; None where it was not measured.
+    """The filter on a cell's test set, at the levels of all files that have it; None where it was not measured.
 
     Of a cell that was trained by an hpcseg which draws other splits, it is on other test tiles of the same settings.
     """
     seed = row.config.evaluate.seed
-    for one in _read(records):
-        if one.record.evaluate_seed == seed and describes(one.record.data, row.config.data):
-            return one
-    return None
+    found = [
+        one
+        for one in _read(records)
+        if one.record.evaluate_seed == seed and describes(one.record.data, row.config.data)
+    ]
+    if not found:
+        return None
+    first = found[0].record
+    same = (one.confusion for one in reversed(found) if one.record.split_sha256 == first.split_sha256)
+    return Filter(first, {key: matrix for levels in same for key, matrix in levels.items()})
 
 
 def filter_notes(records: Records) -> tuple[str, ...]:

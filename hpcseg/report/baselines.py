@@ -39,8 +39,8 @@ def commonest(group: Group, level: str) -> Estimate | None:
 
 def hole(records: Records) -> Hole | None:
     """What there is to do where a group of the paper's tables has no filter beside it; None where all have."""
-    tested = [group for group in records.positions.values() if commonest(group, CLEAN.key)]
-    if all(filtered(records, group, CLEAN.key) for group in tested):
+    tables = ((group, level.key) for group in records.positions.values() for level in (CLEAN, group.rows[0].noisy))
+    if all(filtered(records, *test) for test in tables if commonest(*test)):
         return None
     what = "the filter of blur and grey thresholds was not measured on these test sets."
     return Hole(SUBJECT, what, "Run `hpcseg report --data FILE` with the packed slices, once.")

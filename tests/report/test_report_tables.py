@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import json
+import shutil
 from pathlib import Path
 
 from test_report_records import TINY_JOB, change, confusion, finish, plan, tiny_run
@@ -98,6 +100,23 @@ def test_a_filter_of_other_settings_or_damaged_is_not_taken(tmp_path):
     ):
         baselines(grid, lambda _: 700, **changed)
         assert "`baselines`" in document(grid, tmp_path / "out"), changed
+
+
+def test_levels_of_a_filter_may_lie_in_several_files_and_one_that_is_in_none_is_a_hole(tmp_path):
+    grid = tiny_run(tmp_path / "run")
+    baselines(grid, lambda sigma: 700 - int(sigma / 100))
+    file = grid.run.path / "baselines" / "one.json"
+    points = json.loads(file.read_text())["points"]
+    change(file, points=[point for point in points if point["sigma"] != 5000.0])
+    text = document(grid, tmp_path / "out")
+    assert "`baselines`: the filter of blur and grey thresholds was not measured" in text
+    assert row_of(text, "test (small), ours", below=2)[0].startswith("**hole ")
+
+    shutil.copy(file, file.with_name("two.json"))
+    change(file.with_name("two.json"), points=[point for point in points if point["sigma"] == 5000.0])
+    text = document(grid, tmp_path / "out")
+    assert row_of(text, "test (small), ours", below=2) == ["35.00", "-", "35.00", "-", "-"]
+    assert "`baselines`" not in text
 
 
 def test_a_filter_on_other_tiles_than_the_cells_is_said_to_be(tmp_path):
