@@ -68,7 +68,7 @@ def make_baselines(
         except HpcsegError as error:
             missing.setdefault(str(error), []).append(one.words)
     on_set(len(wanted), len(wanted))
-    return tuple(f"There are no baselines for {', '.join(those)}: {reason}" for reason, those in missing.items())
+    return tuple(f"There are no baselines for {', '.join(dict.fromkeys(of))}: {why}" for why, of in missing.items())
 
 
 def _open(path: Path, wanted: TestSet) -> TileSource:

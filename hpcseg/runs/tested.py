@@ -16,7 +16,7 @@ from hpcseg.data.evenly import evenly
 from hpcseg.errors import IncompleteError
 from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import Cell, data_file, planned, planned_cells, read_plan
-from hpcseg.runs.record import read_baseline
+from hpcseg.runs.record import read_baselines
 from hpcseg.runs.schema import Baseline
 from hpcseg.sigma import Share, amount
 from hpcseg.tables import describes
@@ -50,9 +50,10 @@ class TestSet:
         decides = {"data": dataclasses.asdict(self.data), "seed": self.seed, "data_sha256": self.data_sha256}
         return f"{self.data.tiles}-{self.data.split}-{digest(decides)[:8]}"
 
-    def is_in(self, stored: Baseline | None) -> bool:
+    def is_in(self, stored: Baseline) -> bool:
         """Whether a file has all that is wanted."""
-        if stored is None or stored.data_sha256 != self.data_sha256 or not describes(stored.data, self.data):
+        made_of = stored.data_sha256, stored.evaluate_seed
+        if made_of != (self.data_sha256, self.seed) or not describes(stored.data, self.data):
             return False
         return {point.level for point in stored.points} >= set(self.levels)
 
@@ -63,9 +64,10 @@ def missing_baselines(run: RunFolder) -> dict[TestSet, Path]:
     Raises:
         IncompleteError: the run has no plan that can be read.
     """
-    plan = read_plan(run)
-    files = {one: run.baseline_file(one.name) for one in _test_sets(planned_cells(run, plan), plan.data_sha256)}
-    return {one: file for one, file in files.items() if not one.is_in(read_baseline(file))}
+    plan, stored = read_plan(run), read_baselines(run)
+    wanted = _test_sets(planned_cells(run, plan), plan.data_sha256)
+    # Not by their names, which are others wherever settings of the data came later.
+    return {one: run.baseline_file(one.name) for one in wanted if not any(map(one.is_in, stored))}
 
 
 def _test_sets(cells: Iterable[Cell], data_sha256: str) -> list[TestSet]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,19 @@ def test_what_is_there_is_kept_and_needs_no_data(run, record, tmp_path):
     assert file.read_bytes() == before
 
 
+def test_a_file_of_before_a_setting_of_the_data_came_is_one_though_its_name_is_another(run, tmp_path):
+    earlier = RunFolder(tmp_path / "run")
+    shutil.copytree(run.path, earlier.path)
+    (file,) = earlier.baselines.iterdir()
+    content = json.loads(file.read_text())
+    later = {name: value for name, value in content["data"].items() if name != "context"}
+    file.unlink()
+    write_record(file.with_name("2x2-shuffled-00000000.json"), {**content, "data": later})
+    assert make_baselines(earlier, tmp_path / "gone.h5") == ()
+    write_record(file.with_name("2x2-shuffled-00000000.json"), {**content, "evaluate_seed": 1})
+    assert len(make_baselines(earlier, tmp_path / "gone.h5")) == 1
+
+
 def test_a_level_more_or_a_damaged_file_is_made_anew(tmp_path, tiny_dataset):
     cell = CellConfig(data=LARGE)
     few = finished_run(tmp_path / "run", tiny_dataset, cell)
@@ -170,7 +184,8 @@ def test_a_cell_alone_on_its_tiles_whose_plan_cannot_be_read_ends_no_report(tmp_
 
 
 def test_without_the_data_or_with_other_data_it_says_so_and_makes_nothing(tmp_path, tiny_dataset):
-    made = finished_run(tmp_path / "run", tiny_dataset, CellConfig(data=LARGE))
+    cells = [CellConfig(data=dataclasses.replace(LARGE, split_seed=seed)) for seed in (0, 1)]
+    made = finished_run(tmp_path / "run", tiny_dataset, *cells)
     other = two_phases(tmp_path, np.float32)
     (gone,) = make_baselines(made, tmp_path / "gone.h5")
     assert gone == (
