@@ -16,7 +16,7 @@ from hpcseg.records.row import Row
 from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import planned, read_cell
 
-_REPORT = ReportConfig(tables=("compared", "axes", "resources"))
+_REPORT = ReportConfig(tables=("compared", "axes", "resources"), figures=("epochs",))
 _AS_IN_THE_JOB = "the job file's own"
 
 

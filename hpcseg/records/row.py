@@ -163,7 +163,7 @@ class Row:
         return (grey or GreyScale(0.0, 1.0)).counts(sigma)
 
     def pictures(self, *, extremes: bool = False) -> dict[str, np.ndarray] | None:
-        """What the evaluation kept for figures: examples, or its best and worst slice; None where it is not read."""
+        """What the evaluation kept for figures: examples, or its best and worst slice; None where it cannot be read."""
         folder = self.cell.folder
         try:
             file = folder.extremes_file if extremes else folder.examples_file
@@ -172,6 +172,8 @@ class Row:
             if stated is not None and hashlib.sha256(content).hexdigest() != stated:
                 return None
             return read_arrays(content, _EXTREMES if extremes else _EXAMPLES)
+        except FileNotFoundError:
+            return {}
         except (OSError, ValueError):
             return None
 

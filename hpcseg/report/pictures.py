@@ -120,19 +120,30 @@ def _picture(
         for group, row in planned:
             pictures = row.pictures(extremes=extremes) if row.evaluation else {}
             if pictures is None:
-                remedy = f"Delete its evaluation.json. {records.remedy}"
-                return Drawn(None, (Hole(name, f"{file} of {row.id} cannot be read.", remedy),))
+                return Drawn(None, (Hole(name, f"{file} of {row.id} cannot be read.", _again(records, row)),))
             if what in pictures:
                 return Drawn(fill(row, pictures), (), _said(records, group, row, pictures))
         if not any(row.evaluation for row in records.rows) and (planned or extremes):
             return Drawn(None, (Hole(name, "no cell has been evaluated yet.", records.holes[0].remedy),))
         if planned:
             names = some_of([row.id for _, row in planned])
+            if all(row.evaluation for _, row in planned):
+                remedy = _again(records, planned[0][1])
+                return Drawn(None, (Hole(name, f"no pictures in {file} of {names}.", remedy),))
             return Drawn(None, (Hole(name, f"no pictures of {names}.", records.remedy),))
         reason = "the job has no such cell that keeps pictures (evaluate.examples)."
         return Drawn(None, (Hole(name, reason, "Choose a job that has one."),))
 
     return draw
+
+
+def _again(records: Records, row: Row) -> str:
+    """What brings back pictures of an evaluated cell: nothing, where its model is elsewhere."""
+    if row.cell.folder.model_file.exists():
+        return f"Delete its evaluation.json. {records.remedy}"
+    return (
+        "Build the report where the model was trained: these records have no model, so nothing can be evaluated anew."
+    )
 
 
 def _said(records: Records, group: Group, row: Row, pictures: Pictures) -> dict[str, str]:

@@ -20,6 +20,7 @@ from hpcseg.data.sample import write_sample
 from hpcseg.data.store import read_info
 from hpcseg.records.collect import collect
 from hpcseg.report import pictures as report_pictures
+from hpcseg.report.build import compare, publish
 from hpcseg.report.figures import draw
 from hpcseg.report.pictures import PICTURES
 from hpcseg.runs.folder import RunFolder
@@ -126,6 +127,28 @@ def test_a_run_of_before_they_were_kept_lacks_them_and_says_how_to_have_them(run
         file.unlink()
     (hole,) = draw("best_and_worst", collect(RunFolder(copy))).holes
     assert "extremes.npz" in hole.reason and "Delete its evaluation.json" in hole.remedy
+
+
+def test_where_a_model_is_elsewhere_nobody_is_told_to_delete_its_evaluation(run, tmp_path):
+    published, out = RunFolder(tmp_path / "published"), tmp_path / "out"
+    publish(run, published.path)
+    for file in published.path.rglob("examples.npz"):
+        file.unlink()
+    for name in ("best_and_worst", "figure4"):
+        (hole,) = draw(name, collect(published)).holes
+        assert ".npz" in hole.reason and "Delete" not in hole.remedy
+    compare({"a": published, "b": run}, out)
+    tables = (out / "tables.md").read_text()
+    assert "Delete" not in tables and "best_and_worst" not in tables
+
+
+def test_one_cell_without_its_pictures_leaves_the_figure_to_the_others(run, tmp_path):
+    copy = RunFolder(tmp_path / "run")
+    shutil.copytree(run.path, copy.path)
+    first = next(row for row in collect(copy).rows if not row.config.train.weight_decay)
+    first.cell.folder.examples_file.unlink()
+    assert draw("figure4", collect(run)).caption.startswith("Model: large, blocked, 50 % noise")
+    assert draw("figure4", collect(copy)).caption.startswith("Model: large, blocked, 0 % noise, weight decay")
 
 
 def test_a_picture_is_a_png_and_the_page_has_what_is_smallest(run):
