@@ -159,7 +159,7 @@ def show_report(built: Report, missing: Sequence[str], written: Sequence[Path], 
         "headlines": built.headlines,
         "notes": [*built.content.notes, *missing],
         "holes": [dataclasses.asdict(hole) for hole in built.content.holes],
-        "planned_with": built.planned_with,
+        "planned_with": built.content.planned_with,
         "written": [str(path) for path in written],
     }
     for one in built.content.answers:
@@ -177,7 +177,7 @@ def show_report(built: Report, missing: Sequence[str], written: Sequence[Path], 
         console.say(f"  {remedy}")
         for hole in of:
             console.say(f"    {hole}")
-    if built.planned_with:
-        console.stdout.print(f"The run was planned with: {built.planned_with}")
+    if built.content.planned_with:
+        console.stdout.print(f"The run was planned with: {built.content.planned_with}")
     for path in written:
         console.stdout.print(f"wrote {path}")

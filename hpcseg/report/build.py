@@ -39,8 +39,6 @@ class Report:
     headlines: tuple[str, ...]
     """Our numbers with the paper's in brackets, one line per row of a table."""
     content: Content
-    planned_with: str | None
-    """The command that planned the run: again, it runs the missing cells. None when no cell is missing."""
 
 
 def build_report(run: RunFolder, out: Path, live: Live | None = None, under_way: Container[str] = ()) -> Report:
@@ -106,8 +104,7 @@ def _build(records: Records, out: Path, made_from: Mapping[str, str], live: Live
         for table in tables
         for row, of in beside_the_papers(table).items()
     )
-    command = records.plan.command if records.holes and not records.groups[0].of else None
-    return Report(tuple(out / name for name in files), lines, content, command)
+    return Report(tuple(out / name for name in files), lines, content)
 
 
 def _of_the_last_report(out: Path) -> set[str]:

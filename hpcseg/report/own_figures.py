@@ -222,12 +222,17 @@ def _labels(records: Records) -> dict[Group, str]:
     """What each group is called where its tiles and split are not seen otherwise."""
     places = {(group.config.data.tiles, group.config.data.split) for group in records.groups}
     label = training_label if len(places) == 1 else group_label
-    return {group: label(group, records.differing) for group in records.groups}
+    return {group: _of_run(group, label(group, records.differing)) for group in records.groups}
+
+
+def _of_run(group: Group, label: str) -> str:
+    """A label, behind the name of the run in a comparison."""
+    return f"{group.of}: {label}" if group.of else label
 
 
 def _coloured(records: Records, groups: Iterable[Group]) -> tuple[dict[Group, str], dict[str, str]]:
     """What each is called in a panel of its tiles and split, and the colour of each such name."""
-    labels = {group: training_label(group, records.differing) for group in groups}
+    labels = {group: _of_run(group, training_label(group, records.differing)) for group in groups}
     return labels, dict(zip(dict.fromkeys(labels.values()), itertools.cycle(_OF_SETTINGS)))
 
 

@@ -77,6 +77,14 @@ class Content:
         """The holes by what to do about them."""
         return told_holes(self.holes, self.records.groups)
 
+    @property
+    def planned_with(self) -> str | None:
+        """The command that planned the run: again, it runs the missing cells.
+
+        None when no cell is missing, and in a comparison, which has a command for each run.
+        """
+        return self.records.plan.command if self.records.holes and not self.records.groups[0].of else None
+
     def markdown(self) -> str:
         """tables.md: all tables and figures, and the holes."""
         return self._written("tables.md.jinja", escaped=False)

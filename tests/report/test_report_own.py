@@ -23,6 +23,7 @@ from hpcseg.records.compare import collect_to_compare
 from hpcseg.records.groups import axes, axes_label, counterparts
 from hpcseg.report import own
 from hpcseg.report.build import build_report, compare
+from hpcseg.report.figures import FIGURES
 from hpcseg.report.own import compared
 from hpcseg.report.own_figures import epochs
 from hpcseg.runs.folder import RunFolder
@@ -191,6 +192,19 @@ def test_two_runs_are_paired_by_seed_with_what_differs(tmp_path):
     # The cells of both have their records linked, each in its own run.
     page = (tmp_path / "out" / "report.html").read_text()
     assert all(f"../{name}/cells/{collect(run).rows[0].id}/training.json" in page for name, run in runs.items())
+
+
+def test_what_a_comparison_draws_and_says_has_the_name_of_the_run(tmp_path):
+    grids = {name: of_width(tmp_path / name, 8, right) for name, right in (("a", 900), ("b", 930))}
+    records = collect_to_compare({name: grid.run for name, grid in grids.items()})
+    for name in ("epochs", "levels", "classes"):
+        (legend,) = FIGURES[name](records).figure.legends
+        texts = [text.get_text() for text in legend.get_texts()]
+        assert texts == [f"{run}: {noise} % noise" for run in "ab" for noise in (0, 50)], name
+        assert len({line.get_color() for line in legend.get_lines()}) == 4, name
+    grids["b"].cells[0].folder.evaluation_file.unlink()
+    built = compare({name: grid.run for name, grid in grids.items()}, tmp_path / "out")
+    assert built.content.holes and "was planned with" not in (tmp_path / "out" / "tables.md").read_text()
 
 
 def test_two_seeds_have_a_difference_and_no_interval(tmp_path):
