@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +28,14 @@ from hpcseg.text import some_of
 
 _OF_SPLIT = {"shuffled": "#0072B2", "blocked": "#D55E00"}
 _FILTER, GREY, _PAPER = "#009E73", "#777777", "#000000"
+_MARKERS = "os^Dv"
+_MOST_NAMED = 120
+"""Settings that are named; a legend of more would be higher than a page."""
+_LETTERS_IN_HALF = 56
+"""What half of a figure's width holds beside a line's sample, at a legend's size."""
+_LINE = 0.175
+"""Height of a legend's line in inches."""
+_ROWS_WITH_ROOM = 6
 _DASHES = ((0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2)))
 
 
@@ -188,12 +197,34 @@ def cost(records: Records) -> Drawn:
     if not known:
         return _nothing("cost", records)
     figure, axes = _of_whole_slices("millions of pixels seen in training: steps, whatever the machine")
-    for (group, errors), colour, marker in zip(known, itertools.cycle(_COLOURS), itertools.cycle("os^Dv")):
+    for (group, errors), colour, marker in zip(known, itertools.cycle(_COLOURS), itertools.cycle(_MARKERS)):
         seen = (group.rows[0].pixels_seen() or 0.0) / 1e6
         name = f"{group.config.data.tiles}, {training_label(group, records.differing)}".replace(", 0 % noise", "")
         axes.plot([seen] * len(errors), errors, marker, color=colour, markersize=4, alpha=0.7, label=name)
-    figure.legend(loc="outside upper left", ncols=2, fontsize=7.5)
-    return Drawn(figure)
+    return Drawn(figure, (), name_settings(figure, axes, len(_COLOURS) * len(_MARKERS)))
+
+
+def name_settings(figure: Figure, axes: Axes, distinct: int) -> dict[str, object]:
+    """A legend above the axes: two columns, or one where texts are too long for two, and the figure higher by it.
+
+    Args:
+        figure: that has the axes.
+        axes: whose lines are named.
+        distinct: looks that lines have, before they begin anew.
+
+    Returns:
+        What the caption says of it.
+    """
+    lines, names = axes.get_legend_handles_labels()
+    if len(names) > _MOST_NAMED:
+        return {"unnamed": len(names)}
+    columns = 2 if max(map(len, names), default=0) <= _LETTERS_IN_HALF else 1
+    names = [textwrap.fill(name, 2 * _LETTERS_IN_HALF) for name in names]
+    rows = -(-sum(name.count("\n") + 1 for name in names) // columns)
+    # For a few rows in two columns there is room.
+    figure.set_figheight(figure.get_figheight() + _LINE * max(0, rows - (_ROWS_WITH_ROOM if columns == 2 else 0)))
+    figure.legend(lines, names, loc="outside upper left", ncols=columns, fontsize=7.5)
+    return {"distinct": distinct} if len(names) > distinct else {}
 
 
 _LABELLED = {"data.train_slices": "", "data.label_share": "all or a part of the pixels of {slices} slices"}
@@ -218,7 +249,7 @@ def learning_curve(records: Records) -> Drawn:
         return _nothing("learning_curve", records)
     shares = any(group.config.data.label_share < 1 for group in records.groups)
     figure, axes = _of_whole_slices("labelled slices in training" + ", or as many pixels of more slices" * shares)
-    for (name, points), colour, marker in zip(curves.items(), itertools.cycle(_COLOURS), itertools.cycle("os^Dv")):
+    for (name, points), colour, marker in zip(curves.items(), itertools.cycle(_COLOURS), itertools.cycle(_MARKERS)):
         axes.plot(*zip(*points, strict=True), marker, color=colour, markersize=5, alpha=0.7, label=name)
     every = [point for points in curves.values() for point in points]
     ticks: list[float] = []

@@ -17,7 +17,7 @@ from hpcseg.records.collect import Records
 from hpcseg.records.groups import Group, group_label, training_label
 from hpcseg.records.observations import VALIDATION, headline_levels
 from hpcseg.records.row import CLEAN, Hole
-from hpcseg.report.curves import GREY, Drawn, filter_curve, losses_and_errors, swept_curve
+from hpcseg.report.curves import GREY, Drawn, filter_curve, losses_and_errors, name_settings, swept_curve
 from hpcseg.report.measures import RATIOS, SETS, at
 from hpcseg.runs.epochs import validation_accuracy
 from hpcseg.runs.record import SURE
@@ -26,14 +26,8 @@ from hpcseg.sigma import Share
 
 _LEAST_IN_A_BIN = 1_000
 """Pixels, with fewer of which a share says little."""
-_MOST_NAMED = 12
-"""Settings that a legend has room for."""
 _OF_SETTINGS = (*COLOURS, "#882255", "#999933", "#332288", "#661100", "#AA4499")
 """As many colours, further ones of Tol's, so that no two settings of a legend share one."""
-_LETTERS_IN_HALF = 56
-"""What half of a figure's width holds beside a line's sample, at a legend's size."""
-_LINE = 0.15
-"""Height of a legend's line in inches."""
 _POINT = 0.075
 """Height of the points of one setting in inches."""
 _PANEL = 2.4
@@ -71,8 +65,7 @@ def epochs(records: Records) -> Drawn:
     for axis in axes:
         axis.set_xlabel("epoch")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _name_settings(figure, axes[1])
-    return Drawn(figure, holes)
+    return Drawn(figure, holes, name_settings(figure, axes[1], len(_OF_SETTINGS)))
 
 
 def sweep(records: Records) -> Drawn:
@@ -104,8 +97,7 @@ def sweep(records: Records) -> Drawn:
     panels[0].set_ylim(top=1)
     if with_filter:
         panels[0].plot([], [], color=GREY, linestyle="--", label="filter (blur, grey thresholds)")
-    _name_in_legend(figure, panels[0], colours, "-")
-    return Drawn(figure)
+    return Drawn(figure, (), _name_in_legend(figure, panels[0], colours, "-"))
 
 
 def _swept(panel: Axes, curves: Sequence[tuple[list[float], list[float]]], colour: str) -> None:
@@ -152,8 +144,7 @@ def levels(records: Records) -> Drawn:
         panel.set_title(f"{tiles}, {split}")
         panel.set_xlabel("wrong pixels (%)")
     panels[0].invert_yaxis()
-    _name_in_legend(figure, panels[0], colours, ".")
-    return Drawn(figure)
+    return Drawn(figure, (), _name_in_legend(figure, panels[0], colours, "."))
 
 
 def classes(records: Records) -> Drawn:
@@ -182,8 +173,7 @@ def classes(records: Records) -> Drawn:
         panel.set_xticks(range(len(RATIOS)), list(RATIOS))
         panel.set_title(f"class {value}, {head}", fontsize=8)
         panel.grid(axis="y", linewidth=0.4)
-    _name_settings(figure, panels[0, 0])
-    return Drawn(figure)
+    return Drawn(figure, (), name_settings(figure, panels[0, 0], len(_OF_SETTINGS)))
 
 
 def calibration(records: Records) -> Drawn:
@@ -214,8 +204,7 @@ def calibration(records: Records) -> Drawn:
         xlabel="probability of the chosen class", ylabel="share of pixels that are right", xlim=(least, 1), ylim=(0, 1)
     )
     right.set(xlabel="uncertainty (0 sure, 1 nothing known)", ylabel="wrong pixels (%)", xlim=(0, 1), ylim=(0, None))
-    _name_settings(figure, left)
-    return Drawn(figure)
+    return Drawn(figure, (), name_settings(figure, left, len(_OF_SETTINGS)))
 
 
 def _labels(records: Records) -> dict[Group, str]:
@@ -236,20 +225,8 @@ def _coloured(records: Records, groups: Iterable[Group]) -> tuple[dict[Group, st
     return labels, dict(zip(dict.fromkeys(labels.values()), itertools.cycle(_OF_SETTINGS)))
 
 
-def _name_in_legend(figure: Figure, axes: Axes, colours: dict[str, str], style: str) -> None:
-    """Each setting once, by a line without points, whichever panels have it."""
+def _name_in_legend(figure: Figure, axes: Axes, colours: dict[str, str], style: str) -> dict[str, object]:
+    """Each setting once, by a line without points, whichever panels have it; gives what the caption says of it."""
     for label, colour in colours.items():
         axes.plot([], [], style, color=colour, label=label)
-    _name_settings(figure, axes)
-
-
-def _name_settings(figure: Figure, axes: Axes) -> None:
-    """A legend above the axes: two columns, or one where texts are too long for two, and the figure higher by it."""
-    lines, names = axes.get_legend_handles_labels()
-    if len(names) > _MOST_NAMED:
-        return
-    columns = 2 if max(map(len, names), default=0) <= _LETTERS_IN_HALF else 1
-    names = [textwrap.fill(name, 2 * _LETTERS_IN_HALF) for name in names]
-    if columns == 1:
-        figure.set_figheight(figure.get_figheight() + _LINE * sum(name.count("\n") + 1 for name in names))
-    figure.legend(lines, names, loc="outside upper left", ncols=columns, fontsize=7.5)
+    return name_settings(figure, axes, len(_OF_SETTINGS))
