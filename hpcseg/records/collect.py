@@ -136,6 +136,16 @@ class Records:
         """The sentence that fills an ordinary hole."""
         return _remedy(self.run, self.plan)
 
+    def lacks(self, name: str, what: str, *, planned: bool = True) -> Hole:
+        """The hole of a table or a figure that has nothing to show: no command fills it where no cell is missing.
+
+        Args:
+            name: of the table or figure.
+            what: it has not, one sentence.
+            planned: whether any cell of the job could give it.
+        """
+        return Hole(name, what, self.remedy if planned and self.holes else "Choose a job that has one.")
+
 
 def collect(run: RunFolder, under_way: Container[str] = ()) -> Records:
     """Read every record of a run; what cannot be used becomes a hole.

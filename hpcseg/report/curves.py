@@ -56,7 +56,7 @@ def figure3(records: Records) -> Drawn:
     for tiles in paper.BATCH_SIZE:
         group = next((found for split in SPLITS if (found := records.positions.get((tiles, split, 0.0)))), None)
         if group is None:
-            holes.append(Hole("figure3", f"the job has no {tiles} cell without noise.", "Choose a job that has one."))
+            holes.append(records.lacks("figure3", f"the job has no {tiles} cell without noise.", planned=False))
             continue
         trained = [row for row in group.rows if row.training]
         for row in (row for row in trained if not row.epochs):
@@ -113,7 +113,7 @@ def figure7(records: Records) -> Drawn:
     main = [row for (_, noise), rows in swept.items() for row in rows if noise == fraction]
     if not main and not holes:
         what = f"the job has no {tiles} cell of {100 * fraction:g} % noise with a sweep (evaluate.sweep_max)."
-        holes.append(Hole("figure7", what, "Choose a job that has one."))
+        holes.append(records.lacks("figure7", what, planned=False))
     if not main:
         return Drawn(None, tuple(holes))
     # One axis has one unit, and the first curve's is taken.
@@ -195,7 +195,7 @@ def cost(records: Records) -> Drawn:
     groups = sorted(records.groups, key=lambda group: group.rows[0].pixels_seen() or 0.0)
     known = [(group, errors) for group in groups if (errors := _errors(records, group))]
     if not known:
-        return _nothing("cost", records)
+        return _nothing("cost", records, "no cell with whole slices has been tested.")
     figure, axes = _of_whole_slices("millions of pixels seen in training: steps, whatever the machine")
     for (group, errors), colour, marker in zip(known, itertools.cycle(_COLOURS), itertools.cycle(_MARKERS)):
         seen = (group.rows[0].pixels_seen() or 0.0) / 1e6
@@ -246,7 +246,7 @@ def learning_curve(records: Records) -> Drawn:
                     slices = group.rows[0].labelled_slices() or 0.0
                     curves.setdefault(name, []).extend((slices, error) for error in errors)
     if not curves:
-        return _nothing("learning_curve", records)
+        return _nothing("learning_curve", records, "no two numbers of labelled slices, else alike, have been tested.")
     shares = any(group.config.data.label_share < 1 for group in records.groups)
     figure, axes = _of_whole_slices("labelled slices in training" + ", or as many pixels of more slices" * shares)
     for (name, points), colour, marker in zip(curves.items(), itertools.cycle(_COLOURS), itertools.cycle(_MARKERS)):
@@ -280,8 +280,8 @@ def _errors(records: Records, group: Group) -> list[float]:
     return [100 * (1 - one.value) for one in at(records, WHOLE)(group)]
 
 
-def _nothing(name: str, records: Records) -> Drawn:
+def _nothing(name: str, records: Records, what: str) -> Drawn:
     if any(group.config.evaluate.whole_slices for group in records.groups):
-        return Drawn(None, (Hole(name, "not enough cells are finished.", records.remedy),))
+        return Drawn(None, (records.lacks(name, "not enough cells are finished." if records.holes else what),))
     what = "the job segments no whole slices (evaluate.whole_slices)."
     return Drawn(None, (Hole(name, what, "Choose a job that does."),))

@@ -50,7 +50,7 @@ def epochs(records: Records) -> Drawn:
         if row.training and not row.epochs
     )
     if not drawn:
-        return Drawn(None, holes or (Hole("epochs", "no cell has finished an epoch.", records.remedy),))
+        return Drawn(None, holes or (records.lacks("epochs", "no cell has finished an epoch."),))
     figure = Figure(figsize=(7.2, 3.6), layout="constrained")
     axes = figure.subplots(1, 2)
     for (group, rows), colour in zip(drawn, itertools.cycle(_OF_SETTINGS)):
@@ -78,7 +78,7 @@ def sweep(records: Records) -> Drawn:
             places.setdefault((group.config.data.tiles, group.config.data.split, shares), []).append(group)
     if not places:
         text = "no cell with a sweep (evaluate.sweep_max) is finished." if swept else "no cell has a sweep."
-        return Drawn(None, (Hole("sweep", text, records.remedy),))
+        return Drawn(None, (records.lacks("sweep", text, planned=bool(swept)),))
     labels, colours = _coloured(records, itertools.chain.from_iterable(places.values()))
     figure = Figure(figsize=(max(4.6, 3.6 * len(places)), 3.6), layout="constrained")
     panels, with_filter = figure.subplots(1, len(places), squeeze=False, sharey=True)[0], False
@@ -119,7 +119,7 @@ def levels(records: Records) -> Drawn:
         for head, key in heads.items()
     }
     if not any(wrong for (_, head), wrong in found.items() if head != VALIDATION):
-        return Drawn(None, (Hole("levels", "no cell has been tested.", records.remedy),))
+        return Drawn(None, (records.lacks("levels", "no cell has been tested."),))
     heads = {head: key for head, key in heads.items() if any(found[group, head] for group in records.groups)}
     places: dict[tuple[str, str], list[Group]] = {}
     for group in records.groups:
@@ -156,7 +156,7 @@ def classes(records: Records) -> Drawn:
     }
     rows = [head for head, matrices in tested.items() if any(matrices)]
     if not rows:
-        return Drawn(None, (Hole("classes", "no cell has been tested.", records.remedy),))
+        return Drawn(None, (records.lacks("classes", "no cell has been tested."),))
     columns = len(records.class_names)
     figure = Figure(figsize=(max(7.2, _PANEL * columns), _PANEL * len(rows)), layout="constrained")
     panels = figure.subplots(len(rows), columns, squeeze=False, sharex=True)
@@ -197,7 +197,7 @@ def calibration(records: Records) -> Drawn:
                     axis.plot(sums[some] / pixels[some] / SURE_UNIT, values, **style)
                     drawn += 1
     if not drawn:
-        return Drawn(None, (Hole("calibration", "no evaluation has counted it.", records.remedy),))
+        return Drawn(None, (records.lacks("calibration", "no evaluation has counted it."),))
     # The chosen class has at least as much as all have on average.
     least = min(0.3, 1 / len(records.class_names))
     left.set(

@@ -116,25 +116,36 @@ def _picture(
 
     def draw(records: Records) -> Drawn:
         rows = [(group, row) for group in choose(records) for row in group.rows]
-        planned = [(group, row) for group, row in rows if extremes or row.config.evaluate.examples]
+        planned = [(group, row) for group, row in rows if extremes or _keeps(row, what)]
         for group, row in planned:
             pictures = row.pictures(extremes=extremes) if row.evaluation else {}
             if pictures is None:
                 return Drawn(None, (Hole(name, f"{file} of {row.id} cannot be read.", _again(records, row)),))
             if what in pictures:
                 return Drawn(fill(row, pictures), (), _said(records, group, row, pictures))
-        if not any(row.evaluation for row in records.rows) and (planned or extremes):
+        kept = (group for group in records.groups if group.config.data.normalise == "full-scale")
+        if not any(row.evaluation for row in records.rows) and (planned or (extremes and any(kept))):
             return Drawn(None, (Hole(name, "no cell has been evaluated yet.", records.holes[0].remedy),))
         if planned:
             names = some_of([row.id for _, row in planned])
             if all(row.evaluation for _, row in planned):
                 remedy = _again(records, planned[0][1])
                 return Drawn(None, (Hole(name, f"no pictures in {file} of {names}.", remedy),))
-            return Drawn(None, (Hole(name, f"no pictures of {names}.", records.remedy),))
-        reason = "the job has no such cell that keeps pictures (evaluate.examples)."
-        return Drawn(None, (Hole(name, reason, "Choose a job that has one."),))
+            return Drawn(None, (records.lacks(name, f"no pictures of {names}."),))
+        if extremes:
+            # Where tiles are normalised by themselves, a whole slice is no larger tile, and none is kept.
+            return Drawn(None)
+        settings = "evaluate.examples and evaluate.whole_slices" if what == "slice" else "evaluate.examples"
+        reason = f"the job has no such cell that keeps pictures ({settings})."
+        return Drawn(None, (records.lacks(name, reason, planned=False),))
 
     return draw
+
+
+def _keeps(row: Row, what: str) -> bool:
+    """Whether the evaluation of a cell keeps tiles, or a slice."""
+    settings = row.config.evaluate
+    return settings.examples and (what != "slice" or settings.whole_slices)
 
 
 def _again(records: Records, row: Row) -> str:

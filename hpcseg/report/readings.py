@@ -11,7 +11,6 @@ from matplotlib.patches import Rectangle
 
 from hpcseg.records.collect import Records
 from hpcseg.records.groups import FREE, Group, flat
-from hpcseg.records.row import Hole
 from hpcseg.report import paper
 from hpcseg.report.curves import Drawn
 from hpcseg.report.fields import fields
@@ -92,7 +91,7 @@ def readings_drawn(records: Records) -> Drawn:
     found = list(all_readings(records))
     if not any(one.distance is not None for one in found):
         text = f"no reading has {FEWEST} or more repetitions at each share of noise in training."
-        return Drawn(None, (Hole("readings", text, records.remedy),))
+        return Drawn(None, (records.lacks("readings", text),))
     rows, columns = (
         list(dict.fromkeys(names)) for names in ([one.settings for one in found], [one.level for one in found])
     )

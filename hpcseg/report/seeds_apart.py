@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from hpcseg.records.collect import Records
 from hpcseg.records.groups import Group, alike_but, group_label
 from hpcseg.records.observations import headline_levels
-from hpcseg.records.row import Hole
 from hpcseg.report.curves import Drawn
 from hpcseg.report.fields import fields
 from hpcseg.report.measures import at
@@ -108,7 +107,7 @@ def seeds_apart_drawn(records: Records) -> Drawn:
     found = list(crossed(records))
     if not found:
         text = f"no cells with {FEWEST} or more values of {SETTING} and of train.seed each have been tested."
-        return Drawn(None, (Hole("seeds_apart", text, records.remedy),))
+        return Drawn(None, (records.lacks("seeds_apart", text),))
     places, levels = (
         list(dict.fromkeys(names)) for names in zip(*((one.name, one.level) for one in found), strict=True)
     )

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from test_report_groups import finish_with_slices
 from test_report_records import change, confusion, finish, plan
 
 from hpcseg.records.collect import collect
 from hpcseg.report.curves import losses_and_errors
+from hpcseg.report.figures import FIGURES
 from hpcseg.report.own_figures import classes, levels, sweep
 
 JOB = """
@@ -143,3 +145,39 @@ def test_an_axis_has_two_numbers_at_least(losses):
     for axis in axes:
         low, high = axis.get_ylim()
         assert sum(low <= mark <= high for mark in axis.yaxis.get_majorticklocs()) >= 2
+
+
+def test_a_figure_that_no_further_run_fills_says_so(tmp_path):
+    job = JOB.replace("sweep_max = 20000\nsweep_step = 5000", "whole_slices = true")
+    grid = plan(tmp_path / "run", job.replace("[0, 1]", "0"))
+    for cell in grid.cells:
+        finish_with_slices(cell, lambda *_: 900, whole=(950, 940))
+    records = collect(grid.run)
+    names = ("sweep", "learning_curve", "readings", "seeds_apart", "calibration", "figure1", "figure5", "figure9")
+    for name in names:
+        (hole,) = FIGURES[name](records).holes
+        assert hole.remedy == "Choose a job that has one.", name
+    grid.cells[0].folder.evaluation_file.unlink()
+    remedies = {name: FIGURES[name](collect(grid.run)).holes[0].remedy for name in names}
+    # A sweep and pictures are not in the job's settings, so its missing cell has none either.
+    anew = {name for name, remedy in remedies.items() if "hpcseg grid" in remedy}
+    assert anew == {"learning_curve", "readings", "seeds_apart", "calibration"}
+
+
+@pytest.mark.parametrize(
+    ("whole", "there"), [(False, {"figure4"}), (True, {"figure1", "figure4", "figure5", "figure9"})]
+)
+def test_pictures_of_slices_are_asked_of_cells_that_keep_them(tmp_path, whole, there):
+    settings = f"examples = true\nwhole_slices = {str(whole).lower()}"
+    grid = plan(tmp_path / "run", JOB.replace("sweep_max = 20000\nsweep_step = 5000", settings))
+    holes = {name: FIGURES[name](collect(grid.run)).holes[0] for name in ("figure1", "figure4", "figure5", "figure9")}
+    assert {name for name, hole in holes.items() if "hpcseg grid" in hole.remedy} == there
+
+
+def test_tiles_with_grey_values_of_their_own_have_no_best_slice_and_no_hole(tmp_path):
+    grid = plan(tmp_path / "run", JOB.replace("[[grid]]", '[[grid]]\ndata.normalise = "tile"', 1))
+    assert FIGURES["best_and_worst"](collect(grid.run)).holes == ()
+    for cell in grid.cells:
+        finish(cell, right)
+    drawn = FIGURES["best_and_worst"](collect(grid.run))
+    assert (drawn.figure, drawn.holes) == (None, ())
