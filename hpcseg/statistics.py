@@ -26,7 +26,8 @@ LEVEL = 0.05
 FEWEST = 3
 """Repetitions that an interval takes: one or two say nothing of another training."""
 _POWER = 0.8
-_MOST_REPETITIONS = 1000
+MOST_REPETITIONS = 1000
+"""As many as are looked at for how many a difference takes."""
 _BLOCKS = 6
 """Parts of neighbouring slices, whatever hangs together in them: over how many slices that is, too few of them tell."""
 _GAP = 3
@@ -66,6 +67,8 @@ class Estimate:
     """From another training; none for fewer than three repetitions."""
     slices: tuple[Part, ...] = ()
     """From another stretch of slices; none where the measure was not counted by slice."""
+    few: bool = False
+    """There are fewer than three repetitions, of whatever settings; what else has no interval has one test slice."""
 
     @property
     def mean(self) -> float:
@@ -121,18 +124,20 @@ class Estimate:
         place = gaps.index(max(gaps))
         return max(gaps) > _GAP * max(ordered[place] - ordered[0], ordered[-1] - ordered[place + 1])
 
-    def repetitions_for(self, size: float) -> int | None:
+    def repetitions_for(self, size: float) -> float | None:
         """How many repetitions show a difference of that size in four of five cases, with this spread and these slices.
 
-        None where no number of them does, since the slices are too few, and where it is not known.
+        Infinite where it is more than `MOST_REPETITIONS`; None where no number of them does, since the slices are too
+        few, and where it is not known.
         """
         if not self.trainings or self.sd is None:
             return None
-        number = np.arange(FEWEST, _MOST_REPETITIONS)
-        margin = _margin(number - 1) ** 2 * self.sd**2 / number
-        margin = margin + sum(_margin(freedom) ** 2 * variance for variance, freedom in self.slices)
-        enough = np.flatnonzero(margin <= size**2)
-        return int(number[enough[0]]) if len(enough) else None
+        of_slices = sum(float(_margin(freedom)) ** 2 * variance for variance, freedom in self.slices)
+        if of_slices >= size**2:
+            return None
+        number = np.arange(FEWEST, MOST_REPETITIONS + 1)
+        enough = np.flatnonzero(_margin(number - 1) ** 2 * self.sd**2 / number + of_slices <= size**2)
+        return int(number[enough[0]]) if len(enough) else math.inf
 
     def _half(self, level: float) -> float:
         parts = (*self.trainings, *self.slices)
@@ -215,9 +220,9 @@ def estimate(repetitions: Sequence[Repetition]) -> Estimate | None:
     values = tuple(one.value for one in repetitions)
     numbers = np.concatenate([one.slices for one in repetitions])
     # A single slice says nothing of others, so there is no interval either; and another setting is no repetition.
-    trained = len({(one.seed, one.place) for one in repetitions})
-    if trained < FEWEST or (len(numbers) and numbers.min() == numbers.max()):
-        return Estimate(values)
+    few = len({(one.seed, one.place) for one in repetitions}) < FEWEST
+    if few or (len(numbers) and numbers.min() == numbers.max()):
+        return Estimate(values, few=few)
     slices = (_between_slices(repetitions, numbers),) if len(numbers) else ()
     return Estimate(values, tuple(_between_trainings(repetitions)), slices)
 
@@ -272,11 +277,6 @@ def shown_of(estimates: Sequence[Estimate | Likeness | None]) -> list[bool]:
             break
         shown[place] = True
     return shown
-
-
-def median(values: Iterable[float]) -> float:
-    """Of what is there."""
-    return float(np.median(list(values)))
 
 
 def distance(ours: Sequence[float], theirs: Sequence[float]) -> float:

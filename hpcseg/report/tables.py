@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
@@ -32,7 +33,7 @@ from hpcseg.report.seeds_apart import seeds_apart
 from hpcseg.report.table import Block, Line, Number, Table, Text, Unit, marked_gains
 from hpcseg.report.texts import TEXTS
 from hpcseg.runs.record import SURE
-from hpcseg.statistics import FEWEST, Estimate, best, difference, estimate, median, slope
+from hpcseg.statistics import FEWEST, MOST_REPETITIONS, Estimate, best, difference, estimate, slope
 
 
 def levels(records: Records) -> Table:
@@ -190,8 +191,13 @@ def needed(found: Iterable[Estimate], what: str = "comparisons") -> str:
     known = [one for one in found if one.half is not None]
     texts = []
     for size in (0.001, 0.005) if known else ():
-        number = median(one.repetitions_for(size) or float("inf") for one in known)
-        takes = f"{number:.0f} repetitions" if number < float("inf") else "more test slices than these"
+        # Those that no number of repetitions shows are behind those that very many do.
+        numbers = sorted((one.repetitions_for(size) for one in known), key=lambda one: (one is None, one))
+        middle = [numbers[(len(numbers) - 1) // 2], numbers[len(numbers) // 2]]
+        takes = "more test slices than these"
+        if None not in middle:
+            number = sum(one or 0.0 for one in middle) / 2
+            takes = f"{number:.0f} repetitions" if number < math.inf else f"more than {MOST_REPETITIONS} repetitions"
         texts.append(f"{100 * size:.1f} points {takes}")
     takes = f"To show a difference in four of five cases takes, at the median of the {what}, for"
     return f"{takes} {', for '.join(texts)}." if texts else ""

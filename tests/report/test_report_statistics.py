@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from hpcseg.report.tables import needed
 from hpcseg.statistics import (
     Estimate,
     Repetition,
@@ -254,3 +255,11 @@ def test_the_number_of_repetitions_that_a_difference_takes():
     assert found.repetitions_for(0.001) == pytest.approx(wanted + 2, abs=2)
     slices_alone = Estimate(found.values, found.trainings, ((1e-6, 5.0),))
     assert slices_alone.repetitions_for(0.001) is None, "0.001 is one standard error of these slices"
+    wide = Estimate((0.1, -0.2, 0.3), ((0.02, 2.0),))
+    assert wide.repetitions_for(0.001) == math.inf, "half a million"
+    said = "To show a difference in four of five cases takes, at the median of the comparisons, for "
+    more = "more than 1000 repetitions"
+    assert needed([wide]) == f"{said}0.1 points {more}, for 0.5 points {more}."
+    assert needed([wide, wide, slices_alone]) == needed([wide])
+    assert "for 0.1 points more test slices than these, for" in needed([wide, slices_alone, slices_alone])
+    assert "for 0.1 points more test slices than these, for" in needed([wide, slices_alone])
