@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from hpcseg import metrics
@@ -128,14 +128,19 @@ def mixed(records: Records) -> str | None:
         return None
     first = max(noisy, key=lambda fraction: errors[fraction].mean)
     others = [fraction for fraction in noisy if fraction != first]
+    ahead = [found for fraction in others if (found := difference(rivals[first], rivals[fraction]))]
+    gain = difference(rivals[first], rivals.get(0.0, []))
+    any_noise = f"; {100 * first:g} % against none: {_points(gain)}" if gain else ""
+    rates = ", ".join(f"{100 * fraction:g} %: {_errors(found)}" for fraction, found in errors.items())
+    said = f"{any_noise}. Errors over all settings: {rates}."
+    if not any(one.half is not None for one in ahead):
+        told = _without_interval(ahead) if ahead and (not gain or gain.half is not None) else ""
+        return f"{100 * first:g} % of noisy tiles has the fewest errors{told}{said}"
     behind = shown_of([difference(rivals[first], rivals[fraction]) for fraction in others])
     level_with = sorted([first, *(one for one, worse in zip(others, behind, strict=True) if not worse)])
     verdict = "is the best" if len(level_with) == 1 else "cannot be told apart"
     which = f"{', '.join(f'{100 * fraction:g}' for fraction in level_with)} % of noisy tiles {verdict}"
-    rates = ", ".join(f"{100 * fraction:g} %: {_errors(found)}" for fraction, found in errors.items())
-    gain = difference(rivals[first], rivals.get(0.0, []))
-    any_noise = f"; {100 * first:g} % against none: {_points(gain)}" if gain else ""
-    return f"{which}{any_noise}. Errors over all settings: {rates}."
+    return f"{which}{said}"
 
 
 def classes(records: Records) -> str | None:
@@ -178,8 +183,8 @@ def chance(records: Records) -> str | None:
     pairs = against(records.groups, records.differing)
     found = (gain_of_slices(records, *pair, CLEAN.key) for pair in pairs)
     known = [one for one in found if one]
-    if known and not any(one.half for one in known):
-        return f"It is not known here{_TOO_FEW}."
+    if known and not any(one.half is not None for one in known):
+        return f"It is not known here{_without_interval(known)}."
     return needed(known, "comparisons on clean tiles") or None
 
 
@@ -198,17 +203,22 @@ def network(records: Records) -> str | None:
             parts.append(f"{_errors(ours)} errors against the filter's {_errors(theirs)} at sigma {shown(sigma)}")
     if not parts:
         return "Not measured yet: `hpcseg report --data FILE` with the packed slices measures a filter in a minute."
-    parts += [_where_ahead(records, group)] if group.rows[0].config.evaluate.sweep_max else []
+    ahead = _where_ahead(records, group) if group.rows[0].config.evaluate.sweep_max else ""
+    parts += [ahead] if ahead else []
     return f"{'; '.join(parts)} ({group_label(group, records.differing)})."
 
 
 def _where_ahead(records: Records, group: Group) -> str:
-    """From which sigma on the filter has fewer errors, at that one and all larger ones, than each of the trainings."""
+    """From which sigma on the filter has fewer errors, at that one and all larger ones, than each of the trainings.
+
+    Empty where none of them has been swept.
+    """
     sigmas = group.config.evaluate.sigmas()
     crossed, trainings = list[int](), 0
     for row in group.rows:
         one = filter_of(records, row)
-        if row.evaluation is None or one is None:
+        # A training of before the job had so long a sweep, or any, does not say.
+        if row.evaluation is None or one is None or not {*sigmas} <= {*row.config.evaluate.sigmas()}:
             continue
         trainings += 1
         ahead = []
@@ -218,6 +228,8 @@ def _where_ahead(records: Records, group: Group) -> str:
         behind = [place for place, found in enumerate(ahead) if not found]
         if not behind or behind[-1] < len(sigmas) - 1:
             crossed.append(behind[-1] + 1 if behind else 0)
+    if not trainings:
+        return ""
     if not crossed:
         return "no training falls behind the filter, which is fitted anew at each sigma"
     first, last = (shown(sigmas[place]) for place in (min(crossed), max(crossed)))
@@ -256,6 +268,7 @@ def slices(records: Records) -> str | None:
         return text
     # Errors fall about evenly along the logarithm of the number.
     more = 100 * last.mean * math.log((number + _NEXT) / number) / math.log(number / of_before)
+    more = round(more, 2) + 0.0  # no -0.00
     return f"{text} If it goes on as from {of_before} to {number}, {_NEXT} more bring {more:+.2f} points."
 
 
@@ -280,12 +293,17 @@ def _effect(setting: str, *, level: str = "") -> Callable[[Records], str | None]
             return None
         marks = dict(zip(gains, shown_of(list(gains.values())), strict=True))
         held = "; ".join(f"{name} {_points(gains[name])}" for name, mark in marks.items() if mark)
+        without = [one for one in gains.values() if one.half is None]
         bounds = [one.bound for name, one in gains.items() if not marks[name] and one.bound is not None]
         most = f", at most {100 * max(bounds):.2f} points" if bounds else ""
-        few = _TOO_FEW if not any(one.half for one in gains.values()) else most
-        of = f"of {counted(len(gains), 'comparison')} with {setting} = {text(usual)}, corrected for their number"
-        others = f"; not the others{most}" if not all(marks.values()) else ""
-        return f"Shown {of}: {held}{others}." if held else f"Not shown in any {of}{few}."
+        known = len(gains) - len(without)
+        of = f"{counted(known or len(gains), 'comparison')} with {setting} = {text(usual)}"
+        if not known:
+            return f"Not known of {of}{_without_interval(without)}."
+        of += ", corrected for their number"
+        more = f"; of {len(without)} more it is not known{_without_interval(without)}" if without else ""
+        others = f"; not the others{most}" if bounds else ""
+        return f"Shown of {of}: {held}{others}{more}." if held else f"Not shown in any of {of}{most}{more}."
 
     return answer
 
@@ -306,11 +324,17 @@ def _longest(records: Records, setting: str) -> list[Group]:
     return max(reversed(series), key=lambda groups: (sum(group.tested for group in groups), len(groups)))
 
 
+def _without_interval(found: Iterable[Estimate]) -> str:
+    """Why some that have no interval have none."""
+    return _TOO_FEW if any(one.few for one in found) else _ONE_SLICE
+
+
 def _points(found: Estimate) -> str:
+    mean = round(100 * found.mean, 2) + 0.0
     if found.half is None:
-        return f"{100 * found.mean:+.2f} points{_TOO_FEW if len(found.values) < FEWEST else _ONE_SLICE}"
+        return f"{mean:+.2f} points{_without_interval([found])}"
     if not found.excludes_zero:
-        mean, bound = round(100 * found.mean, 2) + 0.0, 100 * (found.bound or 0.0)
+        bound = 100 * (found.bound or 0.0)
         return f"{mean:+.2f} points, which may be chance ({bound:.2f} at most)"
     return f"{estimate_text(found, Unit.GAIN)} points"
 

@@ -140,6 +140,61 @@ def test_where_no_cell_has_the_default_the_nearest_that_is_tested_is_compared_wi
     assert f" comparisons with train.width = {against}" in text and "8 at gaussian-0 -20." in text
 
 
+def of_widths(tmp_path, *widths: int, right, question="width", **lines):
+    """Three seeds at each width, of right(width, seed) pixels of 1000."""
+    axis = f"[[grid]]\ntrain.width = {list(widths)}\ntrain.seed = [0, 1, 2]\n"
+    grid = plan(tmp_path / "run", asking('[data]\ntiles = "small"\n', question) + axis)
+    for cell in grid.cells:
+        train = cell.config.train
+        finish_with_slices(cell, lambda *_, train=train: right(train.width, train.seed), **lines)
+    return grid
+
+
+def test_a_comparison_without_an_interval_is_no_part_of_a_bound(tmp_path):
+    grid = of_widths(
+        tmp_path, 8, 16, 64, right=lambda width, seed: 900 + (seed * (width != 64) if width > 8 else 3 * seed)
+    )
+    for cell in grid.cells:
+        if cell.config.train.width == 16 and cell.config.train.seed:
+            cell.folder.evaluation_file.unlink()
+    (text,) = told(grid.run)
+    assert text.startswith(
+        "Not shown in any of 2 comparisons with train.width = 64, corrected for their number, at most "
+    )
+    assert "points; of 2 more it is not known (fewer than three repetitions have no interval" in text
+
+
+@pytest.mark.parametrize(("slices", "seeds", "why"), [((3,), 3, "one test slice"), ((3, 7), 2, "fewer than three")])
+def test_what_has_no_interval_says_why(tmp_path, slices, seeds, why):
+    for question, start in (("width", "Not known of 2 comparisons with"), ("chance", "It is not known here")):
+        grid = of_widths(tmp_path / question, 8, 64, right=lambda *of: 890 + sum(of), question=question, slices=slices)
+        for cell in grid.cells:
+            if cell.config.train.seed >= seeds:
+                cell.folder.evaluation_file.unlink()
+        (text,) = told(grid.run)
+        assert text.startswith(start) and f" ({why}" in text
+
+
+def test_repetitions_that_are_all_alike_have_an_interval(tmp_path):
+    for question in ("chance", "width"):
+        grid = of_widths(tmp_path / question, 8, 64, right=lambda width, _: 800 + width, question=question)
+        (text,) = told(grid.run)
+        assert "known" not in text and "interval" not in text
+
+
+def test_with_one_seed_the_best_share_of_noise_is_not_said_to_be_level_with_others(tmp_path):
+    job = JOB.replace("[0.0, 0.5]", "[0.0, 0.25, 0.5, 1.0]").replace("[0, 1, 2]", "0")
+    grid = planned(tmp_path, ["mixed"], grid=job)
+    for cell in grid.cells:
+        right = {0.0: 600, 0.25: 940, 0.5: 950, 1.0: 850}[cell.config.train.noise_fraction]
+        finish_with_slices(cell, lambda *_, right=right: right)
+    (text,) = told(grid.run)
+    assert text.startswith(
+        "50 % of noisy tiles has the fewest errors; 50 % against none: +35.00 points (fewer than three"
+    )
+    assert "told apart" not in text and "100 %: 15.00" in text
+
+
 READINGS = """
 [train]
 width = 8
@@ -220,6 +275,19 @@ def test_what_the_next_labelled_slices_bring_follows_from_the_last_two_numbers(t
     assert "From 4 labelled slices to all: +6.00" in text
     # 2 points from 8 to 16, which is twice as many; 10 more are log2(26 / 16) = 0.70 of that.
     assert text.endswith("If it goes on as from 8 to 16, 10 more bring +1.40 points.")
+
+
+def test_slices_that_bring_nothing_more_bring_no_minus_zero(tmp_path):
+    job = JOB.replace('other_noise = "uniform"', "whole_slices = true").replace("[0.0, 0.5]", "0.0")
+    job += '[[grid]]\ndata.tiles = "small"\ndata.train_slices = [4, 8]\ntrain.seed = [0, 1, 2]\n'
+    grid = planned(tmp_path, ["slices"], grid=job)
+    for cell in grid.cells:
+        right = {4: 900, 8: 940, 0: 939}[cell.config.data.train_slices] + cell.config.train.seed
+        finish_with_slices(cell, lambda *_: 900, whole=(right, right))
+        change(cell.folder.training_file, train_slices=cell.config.data.train_slices or 1000)
+    (text,) = told(grid.run)
+    # -0.1 points from 8 to 1000; 10 more are 0.002 of that.
+    assert text.endswith("10 more bring +0.00 points.")
 
 
 def test_the_most_labelled_slices_that_were_asked_for_are_not_called_all(tmp_path):

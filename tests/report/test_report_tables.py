@@ -154,6 +154,22 @@ def test_each_training_has_its_own_noise_from_which_on_a_filter_is_ahead(tmp_pat
     assert "is ahead of 2 of 3 trainings (" in answer.text
 
 
+def test_trainings_without_a_sweep_are_none_that_a_filter_is_not_ahead_of(tmp_path):
+    head, grids = TINY_JOB.split("[[grid]]")
+    without = f"[[grid]]{grids}evaluate.sweep_max = 0.0\ntrain.seed = [1, 2]\n"
+    grid = plan(tmp_path / "run", f"{head}[[grid]]{grids}{without}")
+    for cell in grid.cells:
+        finish(cell, lambda _, sigma: 980 - int((sigma or 0) / 100))
+    baselines(grid, lambda _: 850)
+    (answer,) = [one for one in answers(collect(grid.run)) if "filter" in one.question]
+    assert "; from sigma 20000 on the filter, which is fitted anew at each sigma, is ahead (" in answer.text
+    for cell in grid.cells:
+        if cell.config.evaluate.sweep_max:
+            cell.folder.evaluation_file.unlink()
+    (answer,) = [one for one in answers(collect(grid.run)) if "filter" in one.question]
+    assert "7.00 % errors against the filter's 15.00 % at sigma 5000 (" in answer.text
+
+
 def baselines(grid, right, **changed) -> None:
     """Records of a filter with right(sigma) pixels of 1000 on the test set of a run."""
     points = [
