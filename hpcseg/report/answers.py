@@ -77,7 +77,7 @@ def quality(records: Records) -> str | None:
         if found:
             first = max(found, key=lambda group: found[group].mean)
             ratio = estimate(iou(level)(first))
-            said = f"{estimate_text(found[first], Unit.SHARE)} % {pixels}"
+            said = f"{estimate_text(found[first], Unit.RIGHT)} % {pixels}"
             said += f", mean IoU {estimate_text(ratio, Unit.RATIO)}" if ratio else ""
             if len(found) == 1:
                 return f"{said}."

@@ -26,10 +26,10 @@ def axes(records: Records) -> Table:
     names, tested = axes_of(records.groups), _tested(records)
     columns = {}
     for head, key in tested.items():
-        columns[f"{head}: right, %"] = Column(at(records, key), Unit.SHARE)
+        columns[f"{head}: right, %"] = Column(at(records, key), Unit.RIGHT)
         columns[f"{head}: mean IoU"] = Column(iou(key), Unit.RATIO)
-    columns["worst slice: right, %"] = Column(repeated(Row.worst_slice), Unit.SHARE)
-    columns["validation: right, %"] = Column(at(records, VALIDATION), Unit.SHARE)
+    columns["worst slice: right, %"] = Column(repeated(Row.worst_slice), Unit.RIGHT)
+    columns["validation: right, %"] = Column(at(records, VALIDATION), Unit.RIGHT)
     lines: dict[str, list[Line]] = {}
     # Of a comparison `compared` has them.
     for name in () if records.groups[0].of else names:

@@ -25,6 +25,7 @@ class Unit(enum.Enum):
     ERROR = "an accuracy, as wrong pixels in per cent: three decimals of accuracy hide what differs"
     GAIN = "a difference of accuracies, in percentage points"
     SHARE = "a share, in per cent"
+    RIGHT = "an accuracy, as right pixels in per cent"
     SIGNED = "a difference of two shares of one training, in percentage points"
     COUNT = "a number without decimals"
 
@@ -153,11 +154,11 @@ def estimate_text(found: Estimate, unit: Unit) -> str:
     values = [scale * (1 - one if unit is Unit.ERROR else one) for one in (found.mean, *found.values)]
     # The sum with 0.0 turns a rounded -0.0 into 0.0.
     mean, *each = (f"{round(value, digits) + 0.0:.{digits}f}" for value in values)
-    if found.two_populations and unit in (Unit.MEAN, Unit.RATIO, Unit.ERROR):
+    if found.two_populations and unit in (Unit.MEAN, Unit.RATIO, Unit.ERROR, Unit.RIGHT):
         return ", ".join(each)
     if found.half is None or unit in (Unit.MEAN, Unit.COUNT):
         return mean
-    if found.leaves_0_to_1 and unit in (Unit.RATIO, Unit.ERROR, Unit.SHARE):
+    if found.leaves_0_to_1 and unit in (Unit.RATIO, Unit.ERROR, Unit.SHARE, Unit.RIGHT):
         at = 1 - found.mean if unit is Unit.ERROR else found.mean
         low, high = (scale * min(max(at + half, 0.0), 1.0) for half in (-found.half, found.half))
         return f"{mean} ({low:.{digits}f} to {high:.{digits}f})"

@@ -73,6 +73,15 @@ def test_accuracy_and_iou_are_those_of_the_counts_for_each_setting(tmp_path):
     assert "**+4.00 ± 0.00**" in (tmp_path / "out" / "tables.md").read_text(), "the same in all three seeds"
 
 
+def test_a_seed_that_has_collapsed_is_seen_in_the_table_and_in_the_answer(tmp_path):
+    grid = plan(tmp_path / "run", OWN_JOB.replace("[0.0, 0.5]", "0.0") + SEEDS)
+    for cell in grid.cells:
+        finish(cell, lambda config, sigma: (980, 979, 450)[config.train.seed])
+    built = build_report(grid.run, tmp_path / "out")
+    assert "| all cells | 98.00, 97.90, 45.00 |" in (tmp_path / "out" / "tables.md").read_text()
+    assert any(one.text.startswith("98.00, 97.90, 45.00 % of the clean test tiles") for one in built.content.answers)
+
+
 @pytest.mark.parametrize(("axis", "explained"), [("", False), ("train.batch_norm = [true, false]\n", True)])
 def test_gains_are_explained_where_there_are_any(tmp_path, axis, explained):
     grid = plan(tmp_path / "run", "[[grid]]\n" + axis + SEEDS)
