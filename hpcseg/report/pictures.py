@@ -41,7 +41,7 @@ def _slice_with_tiles(row: Row, pictures: Pictures) -> Figure:
     shape = pictures["slice"].shape
     figure, (axes,) = _panels(1, ("slice", "label"), shape)
     _grey(axes[0], pictures["slice"], _window(pictures["slice"]))
-    _classes(axes[1], pictures["slice_label"])
+    _classes(axes[1], pictures["slice_label"], _classes_of(row))
     size, (rows, columns) = row.config.data.tile_size, row.config.data.tile_grid(*shape)
     corners = tile_corners(*shape, rows=rows, columns=columns, size=size)
     for axis in axes:
@@ -66,7 +66,7 @@ def _whole_slice(row: Row, pictures: Pictures) -> Figure:
     label, predicted = pictures["slice_label"], pictures["slice_prediction"]
     heads = ("input", "label", f"prediction: {_right(label, predicted):.3f}", "errors")
     figure, (axes,) = _panels(1, heads, pictures["slice"].shape)
-    _row(axes, pictures["slice"], label, predicted, _window(pictures["slice"]))
+    _row(axes, pictures["slice"], label, predicted, _window(pictures["slice"]), _classes_of(row))
     axes[0].set_ylabel(f"slice {int(pictures['slice_number'])}", fontsize=7)
     return figure
 
@@ -82,7 +82,8 @@ def _tiles(*, noisy: bool) -> _Fill:
         for line, image, drawn, label, predicted, key in zip(
             axes, counts, unit, labels, predictions, keys, strict=True
         ):
-            _row(line, image + np.float32(row.counts(sigma)) * drawn, label, predicted, _window(image))
+            noisy_image = image + np.float32(row.counts(sigma)) * drawn
+            _row(line, noisy_image, label, predicted, _window(image), _classes_of(row))
             line[2].set_xlabel(f"{_right(label, predicted):.3f} right", fontsize=7)
             line[0].set_ylabel(f"slice {key[0]}, y {key[1]}, x {key[2]}", fontsize=7)
         return figure
@@ -96,7 +97,7 @@ def _best_and_worst(row: Row, pictures: Pictures) -> Figure:
     for place, (line, word) in enumerate(zip(axes, ("best", "worst"), strict=True)):
         kinds = ("images", "labels", "predictions", "errors")
         image, label, predicted, errors = (pictures[kind][place] for kind in kinds)
-        _row(line, image, label, predicted, _window(image), errors, len(names))
+        _row(line, image, label, predicted, _window(image), _classes_of(row), errors)
         line[0].set_ylabel(f"{word}: slice {pictures['numbers'][place]}", fontsize=7)
         line[2].set_xlabel(f"{pictures['shares'][place]:.3f} right", fontsize=7)
     shades = [str(place / max(2, len(names) - 1)) for place in range(len(names))]
@@ -223,8 +224,8 @@ def _row(
     label: np.ndarray,
     predicted: np.ndarray,
     window: tuple[float, float],
+    classes: int,
     errors: np.ndarray | None = None,
-    classes: int = 3,
 ) -> None:
     """Input, label, prediction, and where the prediction is wrong (black)."""
     _grey(axes[0], image, window)
@@ -250,11 +251,15 @@ def _grey(axis: Axes, image: np.ndarray, window: tuple[float, float]) -> None:
     axis.imshow(image, cmap="gray", vmin=window[0], vmax=window[1], interpolation="nearest")
 
 
-def _classes(axis: Axes, label: np.ndarray, classes: int = 3) -> None:
+def _classes(axis: Axes, label: np.ndarray, classes: int) -> None:
     """Black, grey and white, as labels of three classes are painted; pixels without a class in a colour of theirs."""
     axis.set_facecolor(_NO_CLASS)
-    last = max(2, classes - 1, int(label[label != IGNORED].max(initial=0)))
-    _grey(axis, np.ma.masked_equal(label, IGNORED), (0, last))
+    _grey(axis, np.ma.masked_equal(label, IGNORED), (0, max(2, classes - 1)))
+
+
+def _classes_of(row: Row) -> int:
+    """How many there are, whichever of them a picture has."""
+    return len(row.evaluation.record.class_values) if row.evaluation else 0
 
 
 PICTURES: dict[str, Figures] = {

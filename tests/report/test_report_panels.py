@@ -201,6 +201,18 @@ def test_the_kept_arrays_hold_no_objects(run):
             assert all(file[name].dtype.kind in "uif" for name in file.files)
 
 
+@pytest.mark.parametrize(("name", "panels"), [("figure1", {1}), ("figure4", {1, 2}), ("figure9", {1, 2})])
+def test_a_class_has_one_shade_in_every_label_and_prediction(run, monkeypatch, name, panels):
+    """Three classes are black, grey and white; of five each picture has those three, of which none is the last."""
+    assert {report_pictures._classes_of(row) for row in collect(run).rows} == {3}
+    for classes in (3, 5):
+        monkeypatch.setattr(report_pictures, "_classes_of", lambda _, classes=classes: classes)
+        axes = PICTURES[name](collect(run)).figure.axes
+        columns = 2 if name == "figure1" else 4
+        shown = {axis.images[0].get_clim() for place, axis in enumerate(axes) if place % columns in panels}
+        assert shown == {(0, classes - 1)}
+
+
 def test_pixels_without_a_class_have_a_colour_and_a_name_of_their_own(run, tmp_path, monkeypatch):
     row = next(row for row in collect(run).rows if row.evaluation)
     pictures = {name: array.copy() for name, array in row.pictures(extremes=True).items()}
