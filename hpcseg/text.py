@@ -71,3 +71,8 @@ def shown(value: object) -> str:
     """A setting's value as a name has it: of a number the shortest text that is still this number."""
     short = f"{value:g}" if isinstance(value, float) else str(value)
     return repr(value) if isinstance(value, float) and float(short) != value else short
+
+
+def two_digits(number: float) -> str:
+    """A number of 0 or more with two digits, or, where it has more in front of its point, with all of these."""
+    return f"{number:.0f}" if number >= 10 else f"{number:.2g}"

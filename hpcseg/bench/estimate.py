@@ -16,6 +16,7 @@ from hpcseg.data.store import DatasetInfo
 from hpcseg.errors import IncompleteError
 from hpcseg.runs.grid import MOST_CELLS_OF_A_JOB
 from hpcseg.runs.record import read_json
+from hpcseg.text import two_digits
 
 _SECONDS_OF_A_JOB = 15 * 60
 # A bench is no promise.
@@ -60,7 +61,7 @@ class Estimate:
         longest = max(self.seconds) / 60
         at_once = min(at_once, len(self.seconds))
         of = "hours" if self.device.startswith("CPU") else "GPU-hours"
-        alone = f"About {_duration(self.hours * 60)} for {len(self.seconds)} cells ({self.hours:.2g} {of})"
+        alone = f"About {_duration(self.hours * 60)} for {len(self.seconds)} cells ({two_digits(self.hours)} {of})"
         beside = f"{_duration(max(longest, self.hours * 60 / at_once))} with {at_once} at a time"
         words = {"host": "of host memory", "gpu": "of a GPU's"}
         memory = " and ".join(f"{mib / 1024:.1f} GiB {words[of]}" for of, mib in self.memory_mib.items())

@@ -12,6 +12,7 @@ from hpcseg.cli import console
 from hpcseg.cli.options import MovedData, Run
 from hpcseg.errors import ConfigError
 from hpcseg.runs.finding import find_trained
+from hpcseg.text import two_digits
 
 # Suffixes of files of other kinds: a model file under such a name would be taken for one.
 _OTHER_KINDS = (".onnx", ".zip", ".pt", ".pth", ".pkl", ".h5", ".hdf5", ".tif", ".tiff", ".json")
@@ -85,6 +86,6 @@ def export(
     size = len(export_model(model, file))
     card = model.card
     console.stdout.print(
-        f"{file}: {size / 1e6:.2g} MB, classes {', '.join(with_values(card.class_values, card.class_names))}"
+        f"{file}: {two_digits(size / 1e6)} MB, classes {', '.join(with_values(card.class_values, card.class_names))}"
     )
     console.stdout.print(f"Next: hpcseg predict {shlex.quote(str(file))} SLICES -o OUT")

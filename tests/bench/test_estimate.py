@@ -94,6 +94,12 @@ def test_the_text_has_the_sum_the_longest_and_where_it_was_measured():
     assert f"{max(found.seconds) / 60:.0f} minutes with 2 at a time" in on_gpu and "GPU-hours" in on_gpu
 
 
+@pytest.mark.parametrize(("hours", "said"), [(0.25, "0.25"), (9.96, "10"), (99.7, "100"), (232.0, "232")])
+def test_hours_are_plain_numbers_however_many_they_are(hours, said):
+    found = Estimate((3600 * hours,), "CPU of a test", "2026-01-02", {})
+    assert f"for 1 cells ({said} hours)" in found.text(at_once=1)
+
+
 def test_the_newest_bench_of_the_kind_is_found_and_others_are_passed_over(tmp_path):
     assert find_bench([tmp_path], gpu=False) is None
     records = {
