@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import itertools
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from hpcseg.config import SPLITS, NoiseLevel
 from hpcseg.records.collect import Records
@@ -36,6 +37,8 @@ _LETTERS_IN_HALF = 56
 _LINE = 0.175
 """Height of a legend's line in inches."""
 _ROWS_WITH_ROOM = 6
+LEAST_WRONG = 0.01
+"""Per cent of wrong pixels: where a scale of logarithms ends, which has no 0."""
 _DASHES = ((0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2)))
 
 
@@ -78,25 +81,42 @@ def figure3(records: Records) -> Drawn:
                 loss, right = np.array(numbers).T
                 epochs, label = range(1, len(row.epochs) + 1), name if row is rows[0] else None
                 column[0].plot(epochs, loss, color=colour, linewidth=1, label=label)
-                column[1].plot(epochs, 100 * (1 - right), color=colour, linewidth=1)
+                column[1].plot(epochs, wrong_pixels(right), color=colour, linewidth=1)
         column[0].set_title(f"{group.config.data.tiles}, no noise, {group.config.data.split}")
         column[1].set_xlabel("epoch")
         column[1].xaxis.set_major_locator(MaxNLocator(integer=True))
     losses_and_errors(axes[:, 0].tolist(), "wrong pixels (%)")
     axes[0, 0].legend()
-    return Drawn(figure, tuple(holes))
+    return Drawn(figure, tuple(holes), least_said(axes[1]))
+
+
+def wrong_pixels(right: Iterable[float]) -> np.ndarray:
+    """(N,) float64 per cent of (N,) shares of right pixels: `LEAST_WRONG` and more, as a logarithmic scale has no 0."""
+    wrong: np.ndarray = np.maximum(100 * (1 - np.array(list(right))), LEAST_WRONG)
+    return wrong
+
+
+def least_said(axes: Iterable[Axes]) -> dict[str, object]:
+    """What a caption says of wrong pixels, where any line has so few."""
+    drawn = (np.asarray(line.get_ydata(), dtype=np.float64) for axis in axes for line in axis.lines)
+    return {"least": LEAST_WRONG} if any((wrong == LEAST_WRONG).any() for wrong in drawn) else {}
 
 
 def losses_and_errors(axes: Sequence[Axes], errors: str) -> None:
     """Labels and logarithmic scales of axes that have their lines."""
     for line, name in zip(axes, ("cross-entropy", errors), strict=True):
         line.set(ylabel=name, yscale="log")
-        line.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        logarithmic(line.yaxis)
         low, high = line.get_ylim()
         if sum(low <= mark <= high for mark in line.yaxis.get_majorticklocs()) < 2:  # a line needs two to be read
             line.yaxis.set_major_locator(MaxNLocator(4))
-        line.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        line.yaxis.set_minor_formatter(NullFormatter())
+
+
+def logarithmic(axis: Axis) -> None:
+    """Plain numbers at 1, 2 and 5 of every power of ten."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def figure7(records: Records) -> Drawn:
@@ -152,7 +172,7 @@ def figure7(records: Records) -> Drawn:
     of = "% of the span of grey values" if shares else "counts of 16-bit grey values"
     axes.set_xlabel(f"sigma of the test noise ({of})")
     axes.set_ylabel("pixel accuracy on the test set")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda sigma, _: f"{sigma:,.0f}"))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     # Outside, because where the curves leave room is not known beforehand.
     figure.legend(loc="outside upper left", ncols=2, columnspacing=1.2, fontsize=7.5)
     said = "" if shares else "Black: what the paper says of its own curve."
@@ -262,7 +282,7 @@ def learning_curve(records: Records) -> Drawn:
     if least and largest > _MOST_ON_ONE_SCALE * least:
         # Else a training that came to nothing would press all others into one line.
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_major_formatter("{x:g}")
     axes.legend()
     return Drawn(figure)
 
@@ -271,7 +291,7 @@ def _of_whole_slices(x: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(7.2, 4.8), layout="constrained")
     axes = figure.subplots()
     axes.set(xscale="log", xlabel=x, ylabel="wrong pixels of whole test slices (%)")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_major_formatter("{x:g}")
     return figure, axes
 
 

@@ -10,14 +10,24 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
 from hpcseg.metrics import SURE_UNIT
 from hpcseg.records.collect import Records
 from hpcseg.records.groups import Group, group_label, training_label
 from hpcseg.records.observations import VALIDATION, headline_levels
 from hpcseg.records.row import CLEAN, Hole
-from hpcseg.report.curves import GREY, Drawn, filter_curve, losses_and_errors, name_settings, swept_curve
+from hpcseg.report.curves import (
+    GREY,
+    Drawn,
+    filter_curve,
+    least_said,
+    logarithmic,
+    losses_and_errors,
+    name_settings,
+    swept_curve,
+    wrong_pixels,
+)
 from hpcseg.report.measures import RATIOS, SETS, at
 from hpcseg.runs.epochs import validation_accuracy
 from hpcseg.runs.record import SURE
@@ -36,8 +46,6 @@ _SPREAD = 0.7
 """Of the room of a ratio, or of a test, what the points of its settings take."""
 _MANY_CURVES = 5
 """Trainings of one setting, from which on their median is drawn and they lie behind it."""
-_LEAST_WRONG = 0.01
-"""Per cent of wrong pixels: a scale of logarithms has no 0."""
 
 
 def epochs(records: Records) -> Drawn:
@@ -59,13 +67,13 @@ def epochs(records: Records) -> Drawn:
             label = labels[group] if row is rows[0] else None
             axes[0].plot(numbers, [one.train_loss for one in row.epochs], linestyle=":", **style)
             axes[0].plot(numbers, [one.validation_loss for one in row.epochs], **style)
-            wrong = [100 * (1 - validation_accuracy(one)) for one in row.epochs]
+            wrong = wrong_pixels(map(validation_accuracy, row.epochs))
             axes[1].plot(numbers, wrong, marker="." if len(wrong) == 1 else None, label=label, **style)
     losses_and_errors(axes, "wrong pixels of validation (%)")
     for axis in axes:
         axis.set_xlabel("epoch")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return Drawn(figure, holes, name_settings(figure, axes[1], len(_OF_SETTINGS)))
+    return Drawn(figure, holes, least_said([axes[1]]) | name_settings(figure, axes[1], len(_OF_SETTINGS)))
 
 
 def sweep(records: Records) -> Drawn:
@@ -91,7 +99,7 @@ def sweep(records: Records) -> Drawn:
         panel.set_title(f"{tiles}, {split}")
         panel.set_xlabel(f"sigma of the test noise ({'% of the span' if shares else 'counts'})")
         panel.xaxis.set_major_locator(MaxNLocator(4))
-        panel.xaxis.set_major_formatter(FuncFormatter(lambda sigma, _: f"{sigma:,.0f}"))
+        panel.xaxis.set_major_formatter("{x:,.0f}")
         panel.set_xlim(left=0)
     panels[0].set_ylabel("pixel accuracy on the test set")
     panels[0].set_ylim(top=1)
@@ -114,7 +122,7 @@ def levels(records: Records) -> Drawn:
     """Wrong pixels of every training in each test: a row per test, a panel per tiles and split."""
     heads = headline_levels(records)
     found = {
-        (group, head): [100 * (1 - one.value) for one in at(records, key)(group)]
+        (group, head): wrong_pixels(one.value for one in at(records, key)(group)).tolist()
         for group in records.groups
         for head, key in heads.items()
     }
@@ -133,13 +141,11 @@ def levels(records: Records) -> Drawn:
         groups.sort(key=lambda group: list(colours).index(labels[group]))
         for number, group in enumerate(groups):
             for row, head in enumerate(heads):
-                wrong = [max(value, _LEAST_WRONG) for value in found[group, head]]
+                wrong = found[group, head]
                 at_row = row + _SPREAD / len(groups) * (number - (len(groups) - 1) / 2)
                 panel.plot(wrong, [at_row] * len(wrong), ".", color=colours[labels[group]], markersize=4.5)
         panel.set_xscale("log")
-        panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        panel.xaxis.set_major_formatter(FuncFormatter(lambda wrong, _: f"{wrong:g}"))
-        panel.xaxis.set_minor_formatter(NullFormatter())
+        logarithmic(panel.xaxis)
         panel.set_yticks(range(len(heads)), [textwrap.fill(head, 24) for head in heads])
         panel.set_title(f"{tiles}, {split}")
         panel.set_xlabel("wrong pixels (%)")

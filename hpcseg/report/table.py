@@ -127,10 +127,10 @@ def marked_gains(
 
 
 def caption(kind: str, name: str, said: Mapping[str, object]) -> str:
-    """A caption of texts.toml, with what it takes from the records; of differences and a long legend where one is."""
+    """A caption of texts.toml, with what it takes from the records; and of what is there where it is."""
     words = TEXTS[kind][name]
     texts = [words["caption"], *([words["gained"]] if "gained" in words and said["number"] else [])]
-    texts += [TEXTS["legend"][name] for name in ("distinct", "unnamed") if name in said]
+    texts += [text for name, text in TEXTS["drawn"].items() if name in said]
     return " ".join(" ".join(texts).format(**TEXTS["shared"], **said).split())
 
 

@@ -11,7 +11,7 @@ from test_report_records import change, confusion, finish, plan
 
 from hpcseg.records.collect import collect
 from hpcseg.report.curves import losses_and_errors
-from hpcseg.report.figures import FIGURES
+from hpcseg.report.figures import FIGURES, draw
 from hpcseg.report.own_figures import classes, levels, sweep
 
 JOB = """
@@ -129,6 +129,18 @@ def test_no_wrong_pixel_is_drawn_at_the_end_of_the_scale(run):
     figure = levels(collect(run)).figure
     found = np.concatenate([line.get_xdata() for line in figure.axes[0].lines if len(line.get_xdata()) == 2])
     assert found.min() == 0.01
+
+
+def test_epochs_in_which_all_is_right_are_drawn_at_the_end_of_the_scale(run):
+    said = "A point at 0.01 % stands for that and less."
+    assert all(said not in draw(name, collect(run)).caption for name in ("epochs", "figure3"))
+    for row in collect(run).rows:
+        finish(row.cell, lambda *_: 1000)
+    records = collect(run)
+    for name in ("epochs", "figure3"):
+        errors = FIGURES[name](records).figure.axes[1]
+        assert {float(line.get_ydata()[-1]) for line in errors.lines if line.get_label() != "train"} >= {0.01}, name
+        assert said in draw(name, records).caption
 
 
 def test_levels_of_cells_that_were_not_tested_are_a_hole(tmp_path):
