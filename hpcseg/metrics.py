@@ -60,14 +60,16 @@ def mean_iou(confusion: np.ndarray) -> float:
     return float(there.mean()) if len(there) else float("nan")
 
 
-def accuracy_near_and_away(confusion: np.ndarray, near: np.ndarray) -> tuple[float, float]:
-    """Accuracy of the pixels near a label edge, and of all others; NaN where there are none."""
-    return accuracy(near), accuracy(_away(confusion, near))
+def accuracy_away(confusion: np.ndarray, near: np.ndarray) -> float:
+    """Accuracy of the pixels that are not near a label edge; NaN where there are none."""
+    away: np.ndarray = _checked(confusion) - _checked(near)
+    if (away < 0).any():
+        raise ValueError("the pixels near an edge are not among those of the confusion matrix")
+    return accuracy(away)
 
 
 def share_of_errors_near(confusion: np.ndarray, near: np.ndarray) -> float:
     """Share of all wrong pixels that lie near a label edge; NaN without errors."""
-    _away(confusion, near)
     return float(_ratio(_errors(near), _errors(confusion)))
 
 
@@ -78,18 +80,14 @@ def phase_fractions(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return _ratio(counts.sum(1), pixels), _ratio(counts.sum(0), pixels)
 
 
-def relative_interface(predicted: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarray]:
-    """Length of the predicted interfaces as a multiple of the labels', of all together and of each two classes.
+def relative_interface(predicted: np.ndarray, labels: np.ndarray) -> float:
+    """Length of the predicted interfaces as a multiple of the labels'; NaN where the labels have none.
 
     Args:
         predicted: (C, C) interfaces of the predictions.
         labels: (C, C) interfaces of the labels of the same tiles.
-
-    Returns:
-        The multiple of all, and (C, C) float64 of classes a < b; NaN where the labels have none.
     """
-    found, true = _checked(predicted), _checked(labels)
-    return float(_ratio(found.sum(), true.sum())), _ratio(found, true)
+    return float(_ratio(_checked(predicted).sum(), _checked(labels).sum()))
 
 
 def calibration_error(counts: np.ndarray) -> float:
@@ -111,13 +109,6 @@ def overconfidence(counts: np.ndarray) -> float:
     """Mean probability of the chosen class minus the share that is right, of counts as of `calibration_error`."""
     pixels, right, sums = np.asarray(counts, dtype=np.float64).sum(0)
     return float(_ratio(sums / SURE_UNIT - right, pixels))
-
-
-def _away(confusion: np.ndarray, near: np.ndarray) -> np.ndarray:
-    away: np.ndarray = _checked(confusion) - _checked(near)
-    if (away < 0).any():
-        raise ValueError("the pixels near an edge are not among those of the confusion matrix")
-    return away
 
 
 def _errors(confusion: np.ndarray) -> np.ndarray:

@@ -279,11 +279,6 @@ def shown_of(estimates: Sequence[Estimate | Likeness | None]) -> list[bool]:
     return shown
 
 
-def distance(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Root mean square of what lies between two rows of numbers."""
-    return float(np.sqrt(np.mean((np.array(ours) - np.array(theirs)) ** 2)))
-
-
 def _repeated(repetitions: Sequence[Repetition]) -> Sequence[Repetition]:
     """Of several settings those with repetitions enough, if any has: how far others scatter nobody knows."""
     trained: dict[Hashable, set[tuple[Hashable, Hashable]]] = {}

@@ -80,19 +80,19 @@ NEAR = np.array([[1, 2, 0], [0, 1, 0], [1, 0, 1]])
 
 
 def test_near_an_edge_and_away_from_it_by_hand():
-    assert metrics.accuracy_near_and_away(COUNTS, NEAR) == (3 / 6, 13 / 14)
+    assert metrics.accuracy_away(COUNTS, NEAR) == 13 / 14
     assert metrics.share_of_errors_near(COUNTS, NEAR) == 3 / 4
 
 
 def test_without_errors_no_share_of_them_is_near_an_edge():
     right = np.diag([4, 5])
     assert math.isnan(metrics.share_of_errors_near(right, np.diag([1, 1])))
-    assert math.isnan(metrics.accuracy_near_and_away(right, right)[1])
+    assert math.isnan(metrics.accuracy_away(right, right))
 
 
 def test_more_pixels_near_an_edge_than_there_are_is_refused():
     with pytest.raises(ValueError, match="near an edge"):
-        metrics.accuracy_near_and_away(NEAR, COUNTS)
+        metrics.accuracy_away(NEAR, COUNTS)
 
 
 def test_phase_fractions_of_labels_and_predictions_by_hand():
@@ -103,6 +103,5 @@ def test_phase_fractions_of_labels_and_predictions_by_hand():
 
 def test_interfaces_relative_to_the_labels_by_hand():
     labels, predicted = np.array([[0, 8, 0], [0, 0, 2], [0, 0, 0]]), np.array([[0, 4, 1], [0, 0, 3], [0, 0, 0]])
-    of_all, of_each = metrics.relative_interface(predicted, labels)
-    assert of_all == 8 / 10
-    np.testing.assert_allclose(of_each[np.triu_indices(3, 1)], [4 / 8, math.nan, 3 / 2])
+    assert metrics.relative_interface(predicted, labels) == 8 / 10
+    assert math.isnan(metrics.relative_interface(predicted, 0 * labels))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hpcseg.bench import hardware, startup, sweeping, training
+from hpcseg.bench.contender import compare
 from hpcseg.bench.hardware import count_operations
 from hpcseg.bench.measure import Rates
 from hpcseg.bench.packing import COMPRESSIONS, measure_packing
@@ -69,14 +70,14 @@ def run_bench(
         evaluation, step = count_operations(model, source.size)
         if "training" in parts:
             on_part(f"training, width {width}")
-            rates = training.measure_training(data, width=width, batch_size=batch_size, seconds=seconds, rounds=rounds)
+            work = {"data": str(data), "width": width, "batch_size": batch_size}
             record.setdefault("training", {})[str(width)] = {
-                **_against(rates, training, step, best),
+                **_against(_of_both(training, work, seconds, rounds), training, step, best),
                 "memory_mib": training.measure_memory(data, width=width, batch_size=batch_size, device=ranks.device),
             }
         if "sweep" in parts:
             on_part(f"sweep, width {width}")
-            rates = sweeping.measure_sweep(data, width=width, seconds=seconds, rounds=rounds)
+            rates = _of_both(sweeping, {"data": str(data), "width": width}, seconds, rounds)
             record.setdefault("sweep", {})[str(width)] = _against(rates, sweeping, evaluation, best)
     if "pack" in parts:
         for compression in COMPRESSIONS:
@@ -94,6 +95,13 @@ def run_bench(
 
 def _medians(rates: Rates) -> dict[str, float]:
     return {name: rates.median(name) for name in rates.rounds}
+
+
+def _of_both(contenders: Any, work: Mapping[str, Any], seconds: float, rounds: int) -> Rates:
+    """Tiles per second of OURS and RESIDENT of a module, which take turns: pieces of so many seconds."""
+    pieces = {contenders.OURS: "our_piece", contenders.RESIDENT: "resident_piece"}
+    builds = {name: f"{contenders.__name__}:{piece}" for name, piece in pieces.items()}
+    return compare(builds, work, seconds=seconds, rounds=rounds)
 
 
 def _against(rates: Rates, contenders: Any, operations: int, peak: float) -> dict[str, Any]:

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import torch
 
-from hpcseg.bench.contender import compare
-from hpcseg.bench.measure import Piece, Rates, rate
+from hpcseg.bench.measure import Piece, rate
 from hpcseg.bench.training import network, settings, synchronise
 from hpcseg.config import DataConfig, NoiseLevel
 from hpcseg.data.batches import EVALUATION_CHUNK, open_source
@@ -26,21 +25,6 @@ from hpcseg.segment.sweep import Sweep
 OURS, RESIDENT = "ours", "resident chunk"
 _SIGMAS = (0.0, 5_000.0, 30_000.0)
 _LEVELS = tuple(NoiseLevel(sigma) for sigma in _SIGMAS)
-_HERE = "hpcseg.bench.sweeping"
-
-
-def measure_sweep(data: Path, *, width: int, seconds: float, rounds: int) -> Rates:
-    """Tile evaluations per second of `OURS` and `RESIDENT`, which take turns.
-
-    Args:
-        data: the packed data set.
-        width: channels of the network's first block.
-        seconds: of a piece.
-        rounds: pieces of each.
-    """
-    work = {"data": str(data), "width": width}
-    builds = {OURS: f"{_HERE}:our_piece", RESIDENT: f"{_HERE}:resident_piece"}
-    return compare(builds, work, seconds=seconds, rounds=rounds)
 
 
 @contextlib.contextmanager

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from hpcseg.bench.contender import Contender, compare, started
-from hpcseg.bench.measure import Piece, Rates, rate
+from hpcseg.bench.contender import Contender, started
+from hpcseg.bench.measure import Piece, rate
 from hpcseg.config import DataConfig, TrainConfig
 from hpcseg.data.batches import TileSource, open_source
 from hpcseg.data.training_tiles import TrainingTiles, validation_set
@@ -29,21 +29,6 @@ _NO_CHECKPOINT_SECONDS = 1e9
 # A graph is captured behind the third.
 _STEPS_TO_THE_PEAK = 6
 _HERE = "hpcseg.bench.training"
-
-
-def measure_training(data: Path, *, width: int, batch_size: int, seconds: float, rounds: int) -> Rates:
-    """Tiles per second of `OURS` and `RESIDENT`, which take turns.
-
-    Args:
-        data: the packed data set.
-        width: channels of the network's first block.
-        batch_size: tiles per step.
-        seconds: of a piece.
-        rounds: pieces of each.
-    """
-    work = {"data": str(data), "width": width, "batch_size": batch_size}
-    builds = {OURS: f"{_HERE}:our_piece", RESIDENT: f"{_HERE}:resident_piece"}
-    return compare(builds, work, seconds=seconds, rounds=rounds)
 
 
 def measure_memory(data: Path, *, width: int, batch_size: int, device: torch.device) -> dict[str, dict[str, int]]:

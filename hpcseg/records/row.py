@@ -113,16 +113,16 @@ class Row:
         everything = self.test_confusion(level)
         if everything is None or not {1, 2} <= near.keys():
             return {}
-        within_2, away = metrics.accuracy_near_and_away(everything, near[2])
+        right = (metrics.accuracy(near[1]), metrics.accuracy(near[2]), metrics.accuracy_away(everything, near[2]))
         # Without errors none of them is near.
         wrong = (float(np.nan_to_num(metrics.share_of_errors_near(everything, near[one]))) for one in (1, 2))
-        return dict(zip(EDGES, (metrics.accuracy(near[1]), within_2, away, *wrong), strict=True))
+        return dict(zip(EDGES, (*right, *wrong), strict=True))
 
     def interfaces(self, level: NoiseLevel) -> float | None:
         """Length of the interfaces between classes, over that of the labels."""
         of_labels = self.evaluation.label_interfaces if self.evaluation else None
         found = self.evaluation.interfaces.get(level) if self.evaluation else None
-        return None if of_labels is None or found is None else metrics.relative_interface(found, of_labels)[0]
+        return None if of_labels is None or found is None else metrics.relative_interface(found, of_labels)
 
     def sure(self, key: str, what: str) -> np.ndarray | None:
         """(SURE_BINS, 3) counts of how sure the model is at the noise level of a key, by a name of `SURE`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -88,9 +89,17 @@ def of_class(ratios: Callable[[np.ndarray], np.ndarray], place: int) -> Callable
     return lambda confusion: float(ratios(confusion)[place])
 
 
-def from_training(key: str) -> Measure:
-    """A number of training.json."""
-    return repeated(lambda row: None if row.training is None else float(getattr(row.training.record, key)))
+def made(stage: str, *keys: str) -> Measure:
+    """A number of training.json or evaluation.json; none in a record of before it was kept."""
+
+    def number(row: Row) -> float | None:
+        part = getattr(row, stage)
+        value: Any = part.record if part else None
+        for key in keys:
+            value = getattr(value, key, None)
+        return float(value) if isinstance(value, int | float) else None
+
+    return repeated(number)
 
 
 def of_slices(records: Records, choose: Callable[[np.ndarray], np.ndarray]) -> Measure:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 from hpcseg import metrics
 from hpcseg.records.collect import Records
@@ -11,7 +10,7 @@ from hpcseg.records.groups import Group, alike_but, axes_label, counterparts, fl
 from hpcseg.records.groups import axes as axes_of
 from hpcseg.records.observations import VALIDATION, WHOLE, headline_levels
 from hpcseg.records.row import Row
-from hpcseg.report.measures import Column, Measure, at, gain, gain_of_slices, of_confusion, repeated, same_pixels
+from hpcseg.report.measures import Column, Measure, at, gain, gain_of_slices, made, of_confusion, repeated, same_pixels
 from hpcseg.report.table import Block, Line, Number, Table, Text, Unit, marked_gains
 from hpcseg.runs.schema import Trained
 from hpcseg.statistics import difference, estimate
@@ -73,13 +72,13 @@ def compared(records: Records) -> Table:
 def resources(records: Records) -> Table:
     """What the training and the evaluation of every setting took, and on what."""
     columns = {
-        "seconds": Column(_made("training", "seconds"), Unit.COUNT),
-        "seconds of the test": Column(_made("evaluation", "seconds"), Unit.COUNT),
-        "MiB": Column(_made("training", "peak_memory_mib", "host"), Unit.COUNT),
-        "MiB of the GPU": Column(_made("training", "peak_memory_mib", "gpu"), Unit.COUNT),
-        "steps": Column(_made("training", "steps"), Unit.COUNT),
-        "training tiles": Column(_made("training", "train_tiles"), Unit.COUNT),
-        "parameters": Column(_made("training", "parameters"), Unit.COUNT),
+        "seconds": Column(made("training", "seconds"), Unit.COUNT),
+        "seconds of the test": Column(made("evaluation", "seconds"), Unit.COUNT),
+        "MiB": Column(made("training", "peak_memory_mib", "host"), Unit.COUNT),
+        "MiB of the GPU": Column(made("training", "peak_memory_mib", "gpu"), Unit.COUNT),
+        "steps": Column(made("training", "steps"), Unit.COUNT),
+        "training tiles": Column(made("training", "train_tiles"), Unit.COUNT),
+        "parameters": Column(made("training", "parameters"), Unit.COUNT),
     }
     return Table("resources", _by_setting(records, axes_of(records.groups), columns, devices=True))
 
@@ -97,8 +96,8 @@ def labels(records: Records) -> Table:
         return repeated(ratio)
 
     columns = {
-        "slices": Column(_made("training", "train_slices"), Unit.COUNT),
-        "labelled pixels": Column(_made("training", "train_labelled_pixels"), Unit.COUNT),
+        "slices": Column(made("training", "train_slices"), Unit.COUNT),
+        "labelled pixels": Column(made("training", "train_labelled_pixels"), Unit.COUNT),
         "labelled pixels per slice": Column(per(lambda _, made: made.train_slices), Unit.COUNT),
         "share of the tiles' pixels": Column(
             per(lambda row, made: made.train_tiles * row.config.data.tile_size**2), Unit.MEAN
@@ -131,19 +130,6 @@ def _by_setting(
         cells += [Text(_devices(group))] if devices else []
         lines.append(Line(Text(axes_label(group, names), group.id), tuple(cells)))
     return (Block("", (*heads, *(("device",) if devices else ())), tuple(lines)),) if heads else ()
-
-
-def _made(stage: str, *keys: str) -> Measure:
-    """A number of training.json or evaluation.json; none in a record of before it was kept."""
-
-    def number(row: Row) -> float | None:
-        made = getattr(row, stage)
-        value: Any = made.record if made else None
-        for key in keys:
-            value = getattr(value, key, None)
-        return float(value) if isinstance(value, int | float) else None
-
-    return repeated(number)
 
 
 def _devices(group: Group) -> str:

@@ -16,7 +16,7 @@ from hpcseg.report.curves import Drawn
 from hpcseg.report.fields import fields
 from hpcseg.report.measures import at
 from hpcseg.report.table import Block, Line, Number, Table, Text, Unit
-from hpcseg.statistics import FEWEST, Estimate, distance, estimate
+from hpcseg.statistics import FEWEST, Estimate, estimate
 from hpcseg.text import shown
 
 _PAPER = tuple(one.accuracy for one in (paper.TABLE_1[1], *paper.TABLE_2[:5]))
@@ -38,7 +38,7 @@ class Reading:
     def distance(self) -> float | None:
         """Root mean square distance to the paper's six numbers; None where one is missing or has too few seeds."""
         ours = [one.mean for one in self.found if one is not None and len(one.values) >= FEWEST]
-        return distance(ours, _PAPER) if len(ours) == len(self.found) else None
+        return float(np.sqrt(np.mean(np.subtract(ours, _PAPER) ** 2))) if len(ours) == len(self.found) else None
 
     @property
     def holds_all(self) -> bool:

@@ -33,17 +33,6 @@ class Crossed:
     """(W, O) float64."""
 
 
-@dataclass(frozen=True)
-class Shared:
-    """How much alike trainings are that share their initial weights, or their epoch order."""
-
-    what: str
-    """"weights" or "order"."""
-    found: Likeness | None
-    shown: bool
-    """Also after a correction for all of a report."""
-
-
 def crossed(records: Records) -> Iterator[Crossed]:
     """At every level that tables show, of all weights that were trained in each order."""
     names = [name for name in records.differing if name != SETTING]
@@ -66,11 +55,12 @@ def _by_weights(records: Records, group: Group, level: str) -> dict[tuple[int, i
     return {(int(str(one.place)), int(str(one.seed))): one.value for one in at(records, level)(group)}
 
 
-def _with_likenesses(records: Records) -> list[tuple[Crossed, tuple[Shared, Shared]]]:
+def _with_likenesses(records: Records) -> list[tuple[Crossed, dict[str, tuple[Likeness | None, bool]]]]:
+    """How much alike trainings are that share their "weights" or "order", and whether that is shown among all."""
     found = list(crossed(records))
     both = [likeness(right) for crossing in found for right in (crossing.right, crossing.right.T)]
     marks = zip(both, shown_of(both), strict=True)
-    return [(crossing, (Shared("weights", *next(marks)), Shared("order", *next(marks)))) for crossing in found]
+    return [(crossing, {what: next(marks) for what in ("weights", "order")}) for crossing in found]
 
 
 def seeds_apart(records: Records) -> Table:
@@ -79,10 +69,10 @@ def seeds_apart(records: Records) -> Table:
     for crossing, both in _with_likenesses(records):
         right = crossing.right
         cells = [Number(Estimate((float(value),)), Unit.SHARE) for value in (right.mean(), right.min(), right.max())]
-        for one in both:
-            values = (one.found.mean, one.found.low, one.found.high) if one.found else (None,) * 3
+        for alike, marked in both.values():
+            values = (alike.mean, alike.low, alike.high) if alike else (None,) * 3
             estimates = (None if value is None else Estimate((value,)) for value in values)
-            cells += [Number(estimate, Unit.RATIO, marked=one.shown) for estimate in estimates]
+            cells += [Number(estimate, Unit.RATIO, marked=marked) for estimate in estimates]
         blocks.setdefault(crossing.name, []).append(Line(Text(crossing.level), tuple(cells)))
     of_both = [f"{what}: {which}" for what in ("same weights", "same order") for which in ("alike", "from", "to")]
     columns = ("right, %", "least", "most", *of_both)
@@ -94,10 +84,10 @@ def which_seed(records: Records) -> str | None:
     texts = []
     for crossing, both in _with_likenesses(records):
         parts = []
-        for one in both:
-            if one.found:
-                interval = f"{one.found.low:.2f} to {one.found.high:.2f}{'' if one.shown else ', not shown'}"
-                parts.append(f"the same {one.what} {one.found.mean:.2f} ({interval})")
+        for what, (alike, marked) in both.items():
+            if alike:
+                interval = f"{alike.low:.2f} to {alike.high:.2f}{'' if marked else ', not shown'}"
+                parts.append(f"the same {what} {alike.mean:.2f} ({interval})")
         texts += [f"{crossing.name}, {crossing.level}: {', '.join(parts)}"] if parts else []
     return f"Correlation of trainings that share them, of 1 at most: {'; '.join(texts)}." if texts else None
 

@@ -20,8 +20,8 @@ from hpcseg.report.measures import (
     Column,
     Measure,
     at,
-    from_training,
     gain_of_slices,
+    made,
     matched,
     of_class,
     of_confusion,
@@ -77,9 +77,9 @@ def cost(records: Records) -> Table:
     columns = {
         WHOLE: Column(at(records, WHOLE), Unit.ERROR, ranked=True),
         VALIDATION: Column(at(records, VALIDATION), Unit.ERROR),
-        "training tiles": Column(from_training("train_tiles"), Unit.COUNT),
-        "steps": Column(from_training("steps"), Unit.COUNT),
-        "seconds": Column(from_training("seconds"), Unit.COUNT),
+        "training tiles": Column(made("training", "train_tiles"), Unit.COUNT),
+        "steps": Column(made("training", "steps"), Unit.COUNT),
+        "seconds": Column(made("training", "seconds"), Unit.COUNT),
     }
     positions = {
         frozenset(row.config.data.split_seed for row in group.rows if row.evaluation)
