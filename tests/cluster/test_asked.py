@@ -39,12 +39,13 @@ def test_a_refused_submission_changes_nothing_of_what_retries_ask_for(slurm, gri
     if not first:
         send(grid, partition="gpu", mem=3.0)
         slurm.queue()
-    before = written(grid)
+    before, jobs = written(grid), booked(grid)
     slurm.command("sbatch", REFUSES)
     for only in (None, {grid.cells[0].id}):
         with pytest.raises(SchedulerError, match="invalid partition"):
             submit_missing(grid, resources(grid, partition="nosuch"), dry_run=False, resubmit=False, only=only)
-        assert written(grid) == before
+        assert written(grid) == before and booked(grid) == jobs
+        assert not ledger.read(grid.run).unanswered, "nothing of it is in the queue"
 
 
 def test_a_plan_of_other_cells_that_sbatch_refuses_is_put_back(slurm, grid):
@@ -131,7 +132,8 @@ def test_where_there_was_no_room_for_the_report_the_next_call_submits_it(slurm, 
     sbatch = slurm.folder.joinpath("sbatch").read_text()
     full = 'if [ -e 100.script ]; then echo "sbatch: error: QOSMaxSubmitJobPerUserLimit" >&2; exit 1; fi\n'
     slurm.command("sbatch", full + sbatch)
-    send(grid)
+    said = send(grid)
+    assert said[-3] == "Submitted 2 jobs." and said[-1] == "Run `hpcseg grid` again when there is some."
     slurm.queue(*(f"100_{task}|RUNNING|None|n1" for task in (0, 1)))
     assert send(grid)[-1] == "Run `hpcseg grid` again when there is some."
     slurm.command("sbatch", sbatch)

@@ -166,16 +166,6 @@ def test_a_site_with_room_for_few_jobs_gets_smaller_arrays_and_the_rest_waits(sl
     assert send(grid)[-1] == "Submitted 5 jobs."
 
 
-def test_where_not_even_the_report_job_has_room_the_user_is_told_to_come_back(slurm, grid):
-    slurm.command(
-        "sbatch",
-        'if [ -e 100.script ]; then echo "sbatch: error: QOSMaxSubmitJobPerUserLimit" >&2; exit 1; fi\n'
-        + slurm.folder.joinpath("sbatch").read_text(),
-    )
-    said = send(grid)
-    assert said[-3] == "Submitted 2 jobs." and said[-1] == "Run `hpcseg grid` again when there is some."
-
-
 def test_ranks_that_would_share_a_gpu_are_refused_before_they_queue(slurm, grid):
     with pytest.raises(ConfigError, match="2 ranks per node would share 1 GPU"):
         send(grid, gpus_per_node=1, ranks_per_node=2)

@@ -90,16 +90,6 @@ def test_shuffled_takes_each_tile_for_itself():
     assert len(test) == pytest.approx(500 * 0.768, abs=4 * 9.4)
 
 
-@pytest.mark.parametrize("seed", range(12))
-@pytest.mark.parametrize(("slices", "gap_slices"), [(500, 2), (500, 7), (20, 1), (31, 3)])
-def test_blocked_sets_keep_their_distance_whatever_the_seed(slices, gap_slices, seed):
-    tiles = tiles_of(slices, 2)
-    split = split_tiles(tiles, policy="blocked", seed=seed, gap_slices=gap_slices)
-    for one, other in itertools.combinations(slices_of(tiles, split), 2):
-        closest = min(abs(a - b) for a, b in itertools.product(one, other))
-        assert closest > gap_slices
-
-
 @pytest.mark.parametrize(("slices", "gap_slices", "seeds"), [(500, 41, 5), (40, 2, 5), (97, 0, 3), (2000, 200, 5)])
 def test_the_first_positions_of_the_blocks_test_no_slice_twice(slices, gap_slices, seeds):
     tiles = tiles_of(slices, 1)

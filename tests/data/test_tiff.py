@@ -87,20 +87,6 @@ def test_a_folder_with_one_multi_page_file_is_a_stack(tmp_path):
     np.testing.assert_array_equal(read_all(tmp_path), stack)
 
 
-def test_slices_come_by_number_not_by_name(tmp_path):
-    for number in (10, 9, 1, 100):
-        one_slice(tmp_path, f"scan2_{number}.TIF", number)
-    assert open_source(tmp_path).numbers == (1, 9, 10, 100)
-    assert read_all(tmp_path)[:, 0, 0].tolist() == [1, 9, 10, 100]
-
-
-def test_other_files_and_folders_beside_the_slices_are_left_alone(tmp_path):
-    one_slice(tmp_path, "a1.tif")
-    (tmp_path / "Thumbs.db").write_bytes(b"")
-    (tmp_path / "old2.tif").mkdir()
-    assert open_source(tmp_path).names == ("a1.tif",)
-
-
 def test_a_link_to_a_slice_is_one_and_a_link_to_nowhere_is_refused(tmp_path):
     one_slice(tmp_path, "a1.tif")
     (tmp_path / "a2.tif").symlink_to("a1.tif")
@@ -143,18 +129,6 @@ def test_every_image_meets_the_label_of_its_own_number(numbers, image_prefix, la
         assert [pairs.labels.read(index)[0, 0] for index in range(len(pairs))] == sorted(numbers)
 
 
-def test_a_label_without_a_partner_is_named_by_its_number(tmp_path):
-    for folder, numbers in (("images", (1, 2, 3)), ("labels", (2, 3, 4))):
-        (tmp_path / folder).mkdir()
-        for number in numbers:
-            one_slice(tmp_path / folder, f"{folder}{number}.tif")
-
-    with pytest.raises(DatasetError) as error:
-        find_pairs(tmp_path / "images", tmp_path / "labels")
-
-    assert "labels4.tif (number 4) has no image" in str(error.value)
-
-
 def test_all_faults_of_a_folder_come_in_one_message(tmp_path):
     one_slice(tmp_path, "a1.tif")
     one_slice(tmp_path, "b1.tif")
@@ -173,21 +147,6 @@ def test_all_faults_of_a_folder_come_in_one_message(tmp_path):
         "a4.tif has 2 pages",
     ):
         assert text in message
-
-
-@pytest.mark.parametrize(
-    ("shape", "dtype", "told"),
-    [
-        ((4, 6), "uint16", "a3.tif is 4 x 6 pixels, but a1.tif is 4 x 5"),
-        ((4, 5), "uint8", "a3.tif is uint8, but a1.tif is uint16"),
-    ],
-)
-def test_slices_to_pack_have_one_size_and_one_type(tmp_path, shape, dtype, told):
-    for number in (1, 2):
-        one_slice(tmp_path, f"a{number}.tif")
-    tifffile.imwrite(tmp_path / "a3.tif", np.zeros(shape, dtype=dtype))
-    with pytest.raises(DatasetError, match=told):
-        find_pairs(tmp_path, tmp_path)
 
 
 def test_of_many_faults_ten_are_told_and_the_rest_counted(tmp_path):
@@ -248,15 +207,6 @@ def test_a_stack_with_one_header_for_many_slices_is_read_whole_or_refused(tmp_pa
     file.write_bytes(file.read_bytes()[:-10])
     with pytest.raises(DatasetError, match=r"stack.tif .*one page header for 3 slices, and 10 bytes are missing"):
         open_source(file)
-
-
-def test_pixels_that_cannot_be_decoded_are_refused_with_the_files_name(tmp_path):
-    file = write_folder(tmp_path, slices(1, "uint16"), compression="zlib") / "slice001.tif"
-    whole = bytearray(file.read_bytes())
-    whole[-200:-100] = bytes(100)
-    file.write_bytes(whole)
-    with pytest.raises(DatasetError, match=r"slice001.tif cannot be decoded"):
-        open_source(tmp_path).read(0)
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, 1e40])

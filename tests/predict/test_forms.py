@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import dataclasses
 import json
 import os
 import threading
@@ -19,7 +18,7 @@ from slice_folder import hpcseg
 
 from hpcseg.data.pairs import find_pairs
 from hpcseg.predict import layers
-from hpcseg.predict.model_file import Model, export, open_file
+from hpcseg.predict.model_file import open_file
 from hpcseg.predict.target import Layer
 from hpcseg.predict.volume import open_volume
 from hpcseg.runs.folder import RunFolder
@@ -116,29 +115,6 @@ def test_large_labels_become_a_bigtiff(model_file, slices, expected, tmp_path, m
     with tifffile.TiffFile(tmp_path / "out" / "labels.tif") as tif:
         assert tif.is_bigtiff and len(tif.pages) == 5 and tif.imagej_metadata["unit"] == "um"
         np.testing.assert_array_equal(tif.asarray(), expected)
-
-
-def test_imagejs_calibration_is_kept_and_its_display_is_not(model_file, slices, expected, tmp_path):
-    kept = {"unit": "nm", "spacing": 18.2, "Info": "holder 7\n"}
-    metadata = {**kept, "axes": "ZYX", "Labels": [f"z{z}" for z in range(5)], "min": 17000.0, "max": 46000.0}
-    resolution = ((1000, 182), (1000, 182))
-    tifffile.imwrite(tmp_path / "scan.tif", slices, imagej=True, resolution=resolution, metadata=metadata)
-    (tmp_path / "single").mkdir()
-    tifffile.imwrite(tmp_path / "single" / "a.tif", slices[0], imagej=True, resolution=resolution, metadata=kept)
-    tifffile.imwrite(tmp_path / "single" / "b.tif", slices[1], imagej=True, resolution=resolution, metadata=kept)
-    predict(model_file, tmp_path / "scan.tif", tmp_path / "stack")
-    predict(model_file, tmp_path / "single", tmp_path / "folder")
-    for file, planes in (("stack/labels.tif", 5), ("folder/labels/b.tif", 1)):
-        with tifffile.TiffFile(tmp_path / file) as tif:
-            found = tif.imagej_metadata
-            assert {name: found[name] for name in kept} == kept
-            assert found["images"] == planes and "min" not in found and "max" not in found
-            assert tif.pages.first.tags["XResolution"].value == (500, 91) or found
-            x, y = (tif.pages.first.tags[name].value for name in ("XResolution", "YResolution"))
-            assert x == y and x[0] / x[1] == pytest.approx(1000 / 182)
-            if planes > 1:
-                assert found["slices"] == planes and found["Labels"] == metadata["Labels"]
-                assert tif.series[0].dataoffset is not None, "ImageJ reads its stacks as one run of pixels"
 
 
 def test_a_stack_in_time_stays_one(model_file, slices, tmp_path):
@@ -260,20 +236,6 @@ def test_chunks_of_many_slices_are_read_as_they_lie(slices, tmp_path, monkeypatc
     volume = open_volume(tmp_path / "scan.h5")
     for index in (0, 4, 2, 3, 1):
         np.testing.assert_array_equal(volume.read(index), slices[index])
-
-
-@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "int64"])
-def test_labels_have_the_values_and_the_type_of_the_training(model, slices, expected, tmp_path, dtype):
-    values = (1, 2, 100)
-    card = dataclasses.replace(model.card, class_values=values, label_dtype=dtype)
-    export(Model("relabelled", card, model.network), tmp_path / "m.safetensors")
-    tifffile.imwrite(
-        tmp_path / "scan.tif", slices[:2], imagej=True, metadata={"unit": "um", "axes": "ZYX"}, resolution=(2, 2)
-    )
-    predict(tmp_path / "m.safetensors", tmp_path / "scan.tif", tmp_path / "out")
-    labels = tifffile.imread(tmp_path / "out" / "labels.tif")
-    assert labels.dtype == dtype
-    np.testing.assert_array_equal(labels, np.array(values)[np.searchsorted([0, 128, 255], expected[:2])])
 
 
 def test_other_layers_have_the_form_of_the_input(model_files, slices, expected, tmp_path):
@@ -455,13 +417,6 @@ def test_which_number_of_a_name_counts_can_be_said(model_file, slices, expected,
     assert (
         refused.exit_code == 3 and "t5_4_a.tif has no number in its name as --number 'z(\\d+)' says" in refused.output
     )
-
-
-def test_a_stack_is_read_page_by_page(slices, tmp_path):
-    tifffile.imwrite(tmp_path / "scan.tif", slices, photometric="minisblack")
-    volume = open_volume(tmp_path / "scan.tif")
-    assert (len(volume), volume.form, volume.names[4], set(volume.shapes)) == (5, "stack", "scan.tif#5", {(67, 90)})
-    np.testing.assert_array_equal(volume.read(3), slices[3])
 
 
 def test_a_model_file_needs_no_cell_and_a_cell_no_file(cells, model_file, slices, expected, tmp_path):

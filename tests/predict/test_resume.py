@@ -182,15 +182,6 @@ def test_one_that_was_killed_with_its_first_file_begins_anew(model_file, source,
     assert not left.exists()
 
 
-def test_labels_that_are_deleted_are_made_again(model_file, source, tmp_path):
-    command = ("predict", model_file, source("folder"), "-o", tmp_path / "out")
-    assert hpcseg(*command).exit_code == 0
-    (tmp_path / "out" / "labels" / "slice07.tif").unlink()
-    answer = hpcseg(*command)
-    assert "11 of 12 slices are there already" in answer.output
-    assert (tmp_path / "out" / "labels" / "slice07.tif").exists()
-
-
 def test_a_stack_that_is_deleted_is_made_again(model_file, source, tmp_path):
     command = ("predict", model_file, source("stack"), "-o", tmp_path / "out")
     assert hpcseg(*command).exit_code == 0

@@ -148,16 +148,6 @@ def test_what_headers_say_otherwise_is_told(model_file, slices, stopped, tmp_pat
     assert "the form was folder and is stack" in hpcseg("predict", model_file, other, *command).output
 
 
-def test_slices_that_percentiles_were_taken_of_count_though_they_are_not_segmented(
-    model_file, slices, stopped, tmp_path
-):
-    path = write(tmp_path / "here", "folder", slices)
-    command = stopped(path, "--percentiles", 1, 99)
-    tifffile.imwrite(path / "slice5.tif", slices[5] // 2)
-    answer = hpcseg("predict", model_file, path, *command)
-    assert answer.exit_code == 2 and "have other pixels now: slice5.tif." in answer.output
-
-
 def test_percentiles_of_some_slices_are_of_the_whole_volume_whose_slices_count(model_file, slices, tmp_path):
     path = write(tmp_path / "here", "folder", slices)
     command = ("predict", model_file, path, "--precision", "fp32", "--percentiles", 1, 99, "-o")

@@ -14,7 +14,7 @@ from hpcseg.data.batches import open_source
 from hpcseg.data.grey import PAPER_SPAN, GreyScale
 from hpcseg.data.notes import gap_notes, grey_notes
 from hpcseg.data.pack import pack
-from hpcseg.data.store import read_info, read_tiles, verify
+from hpcseg.data.store import read_info, verify
 from hpcseg.runs.finding import is_the_papers, plan_run
 
 pytestmark = pytest.mark.realdata
@@ -106,17 +106,6 @@ def test_class_shares_are_those_of_the_labels(soc_dataset):
     assert shares == pytest.approx([29.5, 43.4, 27.2], abs=0.1)
 
 
-@pytest.mark.parametrize(
-    ("tiles", "sizes"),
-    # "500" and "4500" tiles of the paper, divided 70 / 15 / 15.
-    [("small", (350, 75, 75)), ("large", (3150, 675, 675))],
-)
-def test_small_and_large_have_the_papers_numbers_of_tiles(soc_dataset, tiles, sizes):
-    source = open_source(soc_dataset, DataConfig(tiles=tiles))
-    assert len(source.tiles) == sum(sizes)
-    assert (len(source.split.train), len(source.split.validation), len(source.split.test)) == sizes
-
-
 def test_a_blocked_split_of_the_real_slices_keeps_its_sets_apart(soc_dataset):
     source = open_source(soc_dataset, DataConfig(tiles="large", split="blocked"))
     train, validation, test = (
@@ -126,11 +115,3 @@ def test_a_blocked_split_of_the_real_slices_keeps_its_sets_apart(soc_dataset):
     assert (len(train), len(validation), len(test)) == (264, 57, 56)
     near = {index + step for index in train for step in range(-41, 42)}
     assert not near & (validation | test)
-
-
-def test_the_small_tile_of_a_slice_is_its_upper_left_corner(soc, soc_dataset):
-    tiles, labels = read_tiles(soc_dataset, np.array([(119, 0, 0)]), 128)
-    slice_120 = tifffile.imread(soc / "data" / "SOCprist0120.tiff")
-    label_120 = tifffile.imread(soc / "labels" / "slice__120.tif")
-    np.testing.assert_array_equal(tiles[0], slice_120[:128, :128])
-    np.testing.assert_array_equal(np.array([0, 128, 255])[labels[0]], label_120[:128, :128])

@@ -10,7 +10,6 @@ import re
 import textwrap
 from pathlib import Path
 
-import numpy as np
 import pytest
 from test_report_records import NUMERICS, OWN_JOB, change, finish, plan, tiny_run
 from typer.testing import CliRunner
@@ -25,7 +24,6 @@ from hpcseg.report import own
 from hpcseg.report.build import build_report, compare
 from hpcseg.report.figures import FIGURES
 from hpcseg.report.own import compared
-from hpcseg.report.own_figures import epochs
 from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import write_plan
 from hpcseg.runs.record import write_record
@@ -152,22 +150,6 @@ def test_the_table_that_contributing_shows_is_one(tmp_path):
     (block,) = names["speed"](collect(tiny_run(tmp_path / "run", OWN_JOB).run)).blocks
     # 350 tiles in each of two epochs, in 100.25 s.
     assert [line.cells[0].found.mean for line in block.lines] == pytest.approx([700 / 100.25] * 2)
-
-
-def test_a_report_in_the_middle_of_a_run_has_its_curves_so_far_and_its_holes(tmp_path):
-    grid = plan(tmp_path / "run", OWN_JOB)
-    lines = [
-        {"epoch": 1, "train_loss": 0.9, "train_accuracy": 0.5, "validation_loss": 1.1,
-         "validation_confusion": [[6, 4, 0], [0, 0, 0], [0, 0, 0]]},
-    ]  # fmt: skip
-    grid.cells[0].folder.metrics_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    grid.cells[0].folder.events_file.write_text('{"time": 1.0, "event": "start"}\n')
-    loss, errors = epochs(collect(grid.run)).figure.axes
-    assert [line.get_ydata().tolist() for line in loss.lines] == [[0.9], [1.1]]
-    np.testing.assert_allclose(errors.lines[0].get_ydata(), [40])
-    built = build_report(grid.run, tmp_path / "out")
-    assert (tmp_path / "out" / "epochs.png").exists()
-    assert {cell.id for cell in grid.cells} <= {hole.subject for hole in built.content.holes}
 
 
 def test_epochs_of_other_settings_are_not_shown_as_this_cells(tmp_path):

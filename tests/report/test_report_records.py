@@ -255,17 +255,6 @@ def test_a_record_that_does_not_belong_to_the_grid_is_a_hole_with_its_reason(tmp
     assert records.rows[1].hole is None
 
 
-def test_a_failed_cell_is_a_hole_with_its_error(tmp_path):
-    grid = plan(tmp_path / "run")
-    write_json(grid.cells[0].folder.failure_file, {"error": "OutOfMemoryError: 80 GiB"})
-
-    holes = collect(grid.run).holes
-
-    assert [hole.subject for hole in holes] == [cell.id for cell in grid.cells]
-    assert "OutOfMemoryError: 80 GiB" in holes[0].reason
-    assert "not started" in holes[1].reason
-
-
 def test_an_error_of_several_lines_is_one_line_of_the_holes(tmp_path):
     grid = plan(tmp_path / "run")
     write_json(grid.cells[0].folder.failure_file, {"error": "RuntimeError: out of memory\n\n# not a heading\n"})
@@ -285,17 +274,6 @@ def test_cell_folders_outside_the_grid_are_counted_and_named(tmp_path):
 
     assert len(records.rows) == 2
     assert [note for note in records.notes if "small-of-old-code" in note and note.startswith("1 cell folder")]
-
-
-def test_an_ablation_is_left_out_of_the_positions_and_named(tmp_path):
-    grid = tiny_run(tmp_path / "run", TINY_JOB + '[[grid]]\ndata.tiles = "small"\ntrain.batch_norm = false\n')
-    ablation = grid.cells[2]
-
-    records = collect(grid.run)
-
-    assert [group.rows[0].id for group in records.positions.values()] == [cell.id for cell in grid.cells[:2]]
-    assert ablation in [row.cell for row in records.rows]
-    assert [group.rows[0].id for group in records.groups][2:] == [ablation.id]
 
 
 WIDTHS = '[[grid]]\ndata.tiles = "small"\ntrain.width = [8, 16]\n'

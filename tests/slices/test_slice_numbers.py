@@ -124,7 +124,8 @@ def test_what_systems_leave_in_folders_is_no_slice(folder):
     place = folder(["s1.tif", "s2.TIFF"])
     for name in ("._s1.tif", ".s3.tif", ".DS_Store", "Thumbs.db", "desktop.ini", "s4.tif.part"):
         (place / name).write_bytes(b"\0\5\x16\7")
-    (place / "@eaDir").mkdir()
+    for name in ("@eaDir", "s5.tif"):
+        (place / name).mkdir()
     assert open_source(place).names == ("s1.tif", "s2.TIFF")
 
 
