@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 import re
 import shutil
+import socket
 import tomllib
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+import torch
 
 import hpcseg
 import hpcseg.api as hs
@@ -20,6 +25,7 @@ from hpcseg.data import store
 from hpcseg.data.sample import write_sample
 from hpcseg.data.store import read_info
 from hpcseg.errors import DatasetError, IncompleteError
+from hpcseg.jobfile import find_shipped, load_job
 from hpcseg.numerics import NUMERICS
 from hpcseg.predict import card
 from hpcseg.records.collect import collect
@@ -133,6 +139,20 @@ def test_a_record_is_read_into_its_type_key_for_key(made, name, kind):
         assert json.loads(json.dumps(as_record(kind, content).as_dict())) == stored
 
 
+def test_a_training_says_all_of_where_it_comes_from_and_it_is_this_process(made):
+    told = json.loads(record_file(made / "run", "training.json").read_text())["provenance"]
+    of_older_records, of_gpus = {"code_sha256"}, {"cuda", "driver"}
+    assert set(told) == set(schema.Provenance.__struct_fields__) - of_older_records - of_gpus
+    expected = {"torch": str(torch.__version__), "numpy": np.__version__, "host": socket.gethostname()}
+    expected |= {"python": platform.python_version(), "hpcseg_version": hpcseg.__version__, "numerics": NUMERICS}
+    expected |= {"data_sha256": read_info(made / "whole.h5").data_sha256, "system": platform.platform()}
+    assert {name: told[name] for name in expected} == expected
+    assert told["device"].startswith("CPU") and told["cores"] == len(os.sched_getaffinity(0))
+    assert re.fullmatch("[0-9a-f]{64}", told["package_sha256"]) and "hpcseg" in told["command"]
+    age = datetime.now(UTC) - datetime.fromisoformat(told["time"])
+    assert -5 < age.total_seconds() < 3600
+
+
 @pytest.mark.parametrize("name", ["metrics.jsonl", "slices.jsonl"])
 def test_the_page_has_every_key_of_a_line(made, name):
     assert {frozenset(line) for line in read_lines(record_file(made / "run", name))} == {frozenset(said(name))}
@@ -224,6 +244,18 @@ def test_the_sentences_to_quote_have_the_numbers_of_their_folders():
         records = "".join((page.parent / link).read_text() for link in re.findall(r"\]\(([^)]+)\)", words))
         numbers = re.findall(r"\d+\.\d+(?: ± \d+\.\d+)?", re.sub(r"\]\([^)]+\)", "", words))
         assert numbers and all(number in records for number in numbers), (numbers, words)
+
+
+def test_numbers_with_an_interval_in_the_guide_stand_in_a_published_table():
+    numbers = re.findall(r"\d+\.\d+ ± \d+\.\d+", " ".join((ROOT / "hpcseg/GUIDE.md").read_text().split()))
+    tables = [path.read_text() for path in (ROOT / "results").rglob("tables.md")]
+    assert numbers
+    assert [number for number in numbers if not any(f"| {number} |" in table for table in tables)] == []
+
+
+def test_the_readme_counts_the_models_of_the_paper():
+    (models,) = re.findall(r"`hpcseg grid --job paper` trains its (\d+) models", (ROOT / "README.md").read_text())
+    assert int(models) == len(load_job(find_shipped("job", "paper")).cells)
 
 
 def test_the_picture_of_the_readme_is_of_results_and_its_caption_says_what_it_shows():

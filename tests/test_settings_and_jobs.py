@@ -102,6 +102,18 @@ def test_jobs_lists_each_shipped_job_with_its_question_its_cells_and_what_it_tak
     assert all(len(line) <= 80 for line in shown.splitlines()[:-1])
 
 
+def test_the_job_for_own_slices_is_as_the_guide_describes_it():
+    guide = " ".join((Path(__file__).parents[1] / "hpcseg/GUIDE.md").read_text().split())
+    cells = load_job(shipped_folder("jobs") / "segment.toml").cells
+    assert "# three models, each tested on other slices" in guide and len(cells) == 3
+    assert len({cell.data.split_seed for cell in cells}) == len({cell.train.seed for cell in cells}) == 3
+    (share,) = re.findall(r"`segment` adds noise to half of its training tiles, of a sigma of up to (\d+) %", guide)
+    (steps,) = re.findall(r"epochs have (\d+) steps all the same \(`train.epoch_steps`\)", guide)
+    for cell in cells:
+        assert (cell.train.noise_fraction, cell.train.noise_sigma_max) == (0.5, f"{share} %")
+        assert cell.train.epoch_steps == int(steps)
+
+
 @pytest.mark.parametrize("job", JOBS)
 def test_init_writes_a_file_that_loads_back_to_the_same_cells(job, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

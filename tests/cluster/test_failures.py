@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import typing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from hpcseg.runs.folder import CellFolder
 from hpcseg.runs.grid import Cell
 from hpcseg.runs.record import write_json
 
+PAGE = Path(__file__).parents[2] / "slurm" / "README.md"
 BEGINNING = "submitit INFO - Starting with JobEnvironment(job_id=7)\n"
 
 
@@ -269,3 +272,10 @@ def test_of_a_log_of_several_cells_each_has_its_own_lines_and_those_before_all(t
     assert tail(tmp_path / "log", "a") == [*text[:4], text[-1], "three"]
     assert tail(tmp_path / "log", "a-1") == ["start", *text[4:6]]
     assert tail(tmp_path / "log", "b") == ["start"]
+
+
+def test_the_page_says_of_every_kind_of_failure_what_to_do():
+    table = PAGE.read_text().partition("\n## When something goes wrong\n")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines() if "`" in line[:3]]
+    seen = " ".join(row[0] for row in rows if len(row) == 3 and row[2])
+    assert [kind.name for kind in KINDS if not re.search(rf"`{re.escape(kind.name)}[`:]", seen)] == []

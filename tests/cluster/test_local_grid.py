@@ -16,7 +16,7 @@ import tifffile
 from typer.testing import CliRunner
 
 from hpcseg.cli.app import app
-from hpcseg.cluster import local
+from hpcseg.cluster import local, worker
 from hpcseg.runs.state import State
 
 JOB = """
@@ -109,6 +109,30 @@ def test_a_script_reads_the_cells_from_one_object(job, tiny_dataset):
         said = CliRunner().invoke(app, [*options, *more])
         assert [cell["state"] for cell in json.loads(said.stdout)["cells"]] == [state, state]
         assert "2 cells in runs/tiny" in said.stderr
+
+
+# In the worker's place: it ends well only where another one came while it waited.
+MEETS = """
+import sys, time
+from pathlib import Path
+
+place, me = Path(sys.argv[1]), sys.argv[2]
+(place / f"{me}.came").touch()
+deadline = time.monotonic() + 60
+while len(list(place.glob("*.came"))) < 2:
+    if time.monotonic() > deadline:
+        sys.exit(1)
+    time.sleep(0.05)
+(place / f"{me}.met").touch()
+"""
+
+
+def test_two_workers_run_two_cells_at_a_time(job, tiny_dataset, monkeypatch):
+    place = job / "meeting"
+    place.mkdir()
+    monkeypatch.setattr(worker, "command", lambda run, cells: [sys.executable, "-c", MEETS, str(place), cells[0]])
+    grid(tiny_dataset, "--workers", "2", code=1)
+    assert len(list(place.glob("*.met"))) == 2, "the first waited for the second"
 
 
 def test_two_ranks_of_submitits_local_executor_train_one_cell(job, tiny_dataset):

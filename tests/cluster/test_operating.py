@@ -224,6 +224,16 @@ def test_the_follow_up_tries_again_what_the_cluster_is_to_blame_for_and_gives_up
     assert follow_up(grid.run).sent == [], "two tries are two tries"
 
 
+def test_where_nobody_says_how_many_a_cell_has_three_tries_in_all(slurm, grid):
+    send(grid)
+    tried_again = []
+    for _ in range(3):
+        fail(grid, 0, "DistBackendError: NCCL")
+        slurm.queue()
+        tried_again.append(grid.cells[0].id in submitted(follow_up(grid.run)))
+    assert tried_again == [True, True, False]
+
+
 @pytest.mark.parametrize("before", [None, "DistBackendError: NCCL"])
 @pytest.mark.parametrize(
     ("word", "state", "tried"),

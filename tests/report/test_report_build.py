@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -382,6 +383,28 @@ def test_the_command_takes_the_newest_run_and_prints_numbers_holes_and_files(tmp
     assert "wrote runs/tiny/report/tables.md" in result.output
     assert "wrote results/tiny/tables.md" in result.output
     assert (tmp_path / "results/tiny/cells" / grid.cells[0].id / "training.json").exists()
+
+
+def test_ctrl_c_ends_it_with_one_line_and_the_same_command_completes(tmp_path):
+    grid = tiny_run(tmp_path / "run", OWN_JOB)
+    command = ["report", "--run", str(grid.run.path), "-o", str(tmp_path / "out")]
+    script = (
+        "import time\nfrom hpcseg.report import build\nwrite = build.write_bytes\n"
+        "def slow(*given):\n    write(*given)\n    print('a file is written', flush=True)\n    time.sleep(60)\n"
+        "build.write_bytes = slow\nfrom hpcseg.cli.app import main\nmain()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:  # fmt: skip
+        assert process.stdout.readline() == "a file is written\n", process.stderr.read()
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (130, ("", "error: stopped\n"))
+    assert not (tmp_path / "out" / "report.html").exists() and not list((tmp_path / "out").glob(".*"))
+    again = CliRunner().invoke(app, command)
+    assert again.exit_code == 0, again.output
+    assert {"axes.csv", "report.html", "tables.md"} <= set(names(tmp_path / "out"))
 
 
 def test_a_script_reads_holes_and_files_from_one_object(tmp_path):
