@@ -1,4 +1,4 @@
-"""A command in a pseudo-terminal, and the screens that its user sees."""
+"""A command in a pseudo-terminal, the screens that its user sees, and what is left of its processes."""
 
 from __future__ import annotations
 
@@ -69,6 +69,17 @@ class Screen:
     def _fill(self) -> None:
         while len(self.lines) <= self._row:
             self.lines.append("")
+
+
+def session(leader: int) -> list[str]:
+    """The processes of a session that are alive, from /proc/PID/stat: "pid (name) state ppid pgrp session ..."."""
+    alive = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, _, its_session = path.read_text().rpartition(")")[2].split()[:4]
+            if int(its_session) == leader and state not in "ZX":
+                alive.append(path.read_text())
+    return alive
 
 
 class Session:

@@ -13,26 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from small_job import small_job
 from typer.testing import CliRunner
 
 from hpcseg.cli.app import app
 from hpcseg.cluster import local, worker
 from hpcseg.runs.state import State
 
-JOB = """
-[data]
-tile_size = 64
-[train]
-width = 4
-depth = 2
-epochs = 2
-batch_size = 4
-precision = "fp32"
-[needs]
-gpus = 0
-[[grid]]
-data.tiles = ["1x1", "1x2"]
-"""
+JOB = small_job('data.tiles = ["1x1", "1x2"]')
 
 
 @pytest.fixture

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 import submitit.local.local
+from small_job import small_job
+from terminal import session
 
 from hpcseg.cluster import ledger, local, worker
 from hpcseg.cluster.cancel import cancel_cells
@@ -28,23 +30,8 @@ from hpcseg.runs.record import read_lines, write_json
 from hpcseg.runs.state import State
 from hpcseg.runs.wish import is_left_out
 
-ENDLESS = """
-[data]
-tile_size = 64
-[train]
-width = 4
-depth = 2
-epochs = 100000
-batch_size = 4
-precision = "fp32"
-[needs]
-gpus = 0
-[[grid]]
-train.seed = 0
-"""
-
-
-# In the worker's place: notes when it ran; what a rank does is decided by the test.
+# In the worker's place: notes when it ran; what a rank does is decided by the test. In the file "looks" the queue notes
+# how many ranks it has seen alive at each look.
 RANK = """
 import json, os, signal, sys, time
 
@@ -54,11 +41,29 @@ def note(word):
     with open(os.path.join(run, "cells", "log"), "a") as log:
         log.write(f"{word} {time.monotonic()}\\n")
 
+def looks():
+    try:
+        with open(os.path.join(run, "cells", "looks")) as file:
+            return [int(line) for line in file]
+    except FileNotFoundError:
+        return []
+
+def wait(holds):
+    deadline = time.monotonic() + 60
+    while not holds():
+        if time.monotonic() > deadline:
+            sys.exit("the queue has not looked for a minute")
+        time.sleep(0.05)
+
+def wait_for_a_look():
+    before = len(looks())  # of which the last may be under way
+    wait(lambda: len(looks()) >= before + 2)
+
 note("start")
 if behaviour == "dies":
     os.kill(os.getpid(), signal.SIGKILL)
 if behaviour == "rank 1 dies" and os.environ["SUBMITIT_LOCAL_GLOBALID"] == "1":
-    time.sleep(2)  # until all ranks have been seen
+    wait(lambda: 2 in looks())
     os.kill(os.getpid(), signal.SIGKILL)
 def fail():
     with open(os.path.join(run, "cells", cells[0], "failure.json"), "w") as failure:
@@ -66,12 +71,12 @@ def fail():
 
 if behaviour == "first fails":
     fail()
-    time.sleep(1.5)  # the queue looks between this and the next line
+    wait_for_a_look()
     print(f"== {cells[0]}: failed\\n== {cells[1]}: train", flush=True)
-    time.sleep(1.5)
+    wait_for_a_look()
     print(f"== {cells[1]}: finished", flush=True)
 if behaviour == "rank 1 fails" and os.environ["SUBMITIT_LOCAL_GLOBALID"] == "1":
-    time.sleep(2)  # until all ranks have been seen
+    wait(lambda: 2 in looks())
     fail()
     sys.exit(1)
 time.sleep(600 if behaviour.startswith("rank 1") else 1.5)
@@ -109,7 +114,16 @@ def grid(tmp_path) -> Grid:
 
 
 @pytest.fixture
-def stub(monkeypatch):
+def stub(monkeypatch, grid):
+    ranks_of = local.ranks_of
+
+    def noted(job_id: str) -> list[int] | None:
+        alive = ranks_of(job_id)
+        with (grid.run.path / "cells/looks").open("a") as file:
+            file.write(f"{len(alive or [])}\n")
+        return alive
+
+    monkeypatch.setattr(local, "ranks_of", noted)
     monkeypatch.setattr(worker, "command", Stub.command)
     return Stub
 
@@ -215,17 +229,6 @@ def test_no_more_cells_run_at_once_than_there_are_slots(grid, stub):
     assert len(lines) == 2 * len(grid.cells) == 8 and most == 2
 
 
-def session(leader: int) -> list[str]:
-    """The processes of a session that are alive, from /proc/PID/stat: "pid (name) state ppid pgrp session ..."."""
-    alive = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            state, _, _, its_session = path.read_text().rpartition(")")[2].split()[:4]
-            if int(its_session) == leader and state not in "ZX":
-                alive.append(path.read_text())
-    return alive
-
-
 def hpcseg(folder: Path, *arguments: str) -> list[str]:
     return [sys.executable, "-m", "hpcseg", *arguments, "--run", str(folder / "run")]
 
@@ -233,7 +236,7 @@ def hpcseg(folder: Path, *arguments: str) -> list[str]:
 @contextlib.contextmanager
 def endless_grid(folder: Path, dataset: Path, seeds: str, *options: str) -> Iterator[subprocess.Popen[str]]:
     """`hpcseg grid --local` of cells that never end, in a session of its own."""
-    (folder / "endless.toml").write_text(ENDLESS.replace("train.seed = 0", f"train.seed = {seeds}"))
+    (folder / "endless.toml").write_text(small_job(f"train.seed = {seeds}", epochs=100_000))
     command = hpcseg(folder, "grid", "--local", "--job", str(folder / "endless.toml"), "--data", str(dataset))
     with subprocess.Popen(
         [*command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True

@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 from rank_runner import run_cell_stage, run_ranks
 from slice_folder import hpcseg
+from terminal import session
 
 from hpcseg.cluster.local import ranks_of
 from hpcseg.runs.finding import plan_run
@@ -128,17 +129,6 @@ class Place:
 @pytest.fixture
 def endless(tmp_path, tiny_dataset) -> Place:
     return Place(tmp_path, tiny_dataset, 100_000)
-
-
-def session(leader: int) -> list[str]:
-    """The processes of a session that are alive, from /proc/PID/stat: "pid (name) state ppid pgrp session ..."."""
-    alive = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            state, _, _, its_session = path.read_text().rpartition(")")[2].split()[:4]
-            if int(its_session) == leader and state not in "ZX":
-                alive.append(path.read_text())
-    return alive
 
 
 @contextlib.contextmanager
