@@ -20,6 +20,33 @@ from hpcseg.runs.record import read_lines
 UP = Path(__file__).parents[2] / "slurm" / "testcluster" / "up"
 
 
+def job_text(*train: str, epochs: int | str = "EPOCHS", width: int = 8, grid: str = "train.seed = 0") -> str:
+    """A job file of small cells on CPUs.
+
+    Args:
+        train: more lines of its [train].
+        epochs: their number, or a word to put it in the place of.
+        width: of the network.
+        grid: the lines of its [[grid]].
+    """
+    more = "".join(f"{line}\n" for line in train)
+    return f"""
+[data]
+tile_size = 64
+tiles = "2x2"
+[train]
+width = {width}
+depth = 2
+epochs = {epochs}
+batch_size = 8
+precision = "fp32"
+{more}[needs]
+gpus = 0
+[[grid]]
+{grid}
+"""
+
+
 def slurm(*command: str) -> str:
     """A Slurm command's output."""
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import slurm
+from conftest import job_text, slurm
 
 from hpcseg.errors import IncompleteError
 from hpcseg.runs.record import read_json, read_lines
@@ -24,23 +24,7 @@ KILLS = int(os.environ.get("HPCSEG_TEST_KILLS", "5"))
 # Long enough for so many pieces of a second or two each.
 SECONDS = 3 * KILLS + 5
 # Without batch norm the ranks meet once a step.
-JOB = """
-[data]
-tile_size = 64
-tiles = "2x2"
-[train]
-width = 8
-depth = 2
-batch_norm = false
-epochs = EPOCHS
-batch_size = 8
-precision = "fp32"
-noise_fraction = 0.5
-[needs]
-gpus = 0
-[[grid]]
-train.seed = 0
-"""
+JOB = job_text("batch_norm = false", "noise_fraction = 0.5")
 
 
 def rank_processes(run: Path) -> list[int]:
@@ -124,10 +108,17 @@ def test_a_node_that_goes_down_gives_its_cell_back_and_the_cell_goes_on(cluster,
     cluster.wait("a checkpoint", lambda: (cell / "checkpoint.pt").exists())
     node = slurm("squeue", "--noheader", f"--jobs={cluster.jobs('run')[0]}", "--format=%N").strip()
     slurm("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
-    # The node comes back by itself as soon as it answers, and must have forgotten the job before it gets it again.
-    while rank_processes(cluster.folder.resolve() / "run"):
+
+    def is_back() -> bool:
+        # It comes back by itself as soon as it answers, and must have forgotten the job before it gets it again.
+        states = slurm("sinfo", "--noheader", "--Node", f"--nodes={node}", "--format=%T").split()
+        ranks = rank_processes(cluster.folder.resolve() / "run")
+        return not ranks and set(states) <= {"idle", "mixed", "allocated"}
+
+    deadline = time.monotonic() + 120
+    while not is_back():
+        assert time.monotonic() < deadline, slurm("sinfo", "--Node", "--long")
         time.sleep(0.5)
-    time.sleep(5)
     cluster.wait_finished("run")
     events = [event["event"] for event in read_lines(cell / "events.jsonl")]
     assert events.count("start") == 1 and events.count("resume") >= 1

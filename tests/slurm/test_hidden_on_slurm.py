@@ -13,28 +13,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Cluster
+from conftest import Cluster, job_text
 
 from hpcseg.runs.record import read_lines
 
 pytestmark = pytest.mark.slurm
 
 # A cell that takes longer than anybody waits for it.
-JOB = """
-[data]
-tile_size = 64
-tiles = "2x2"
-[train]
-width = 8
-depth = 2
-epochs = 100000
-batch_size = 8
-precision = "fp32"
-[needs]
-gpus = 0
-[[grid]]
-train.seed = 0
-"""
+JOB = job_text(epochs=100_000)
 SITE = 'partition = "gpu"\ngpu_syntax = "gres"\ncpus_per_task = 1\nmem = "2G"\n'
 # Jobs that stay in the queue, so that nothing has to run.
 WAITING = SITE + '[sbatch]\nbegin = "now+1hour"\n'

@@ -7,28 +7,13 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import slurm
+from conftest import job_text, slurm
 
 from hpcseg.runs.record import read_lines
 
 pytestmark = pytest.mark.slurm
 
-JOB = """
-[data]
-tile_size = 64
-tiles = "2x2"
-[train]
-width = 8
-depth = 2
-epochs = EPOCHS
-batch_size = 8
-precision = "fp32"
-noise_fraction = 0.5
-[needs]
-gpus = 0
-[[grid]]
-train.seed = 0
-"""
+JOB = job_text("noise_fraction = 0.5")
 # Two of them take longer than the shortest time limit that Slurm knows, one minute, less the quarter before which a job
 # is warned.
 SECONDS = 28

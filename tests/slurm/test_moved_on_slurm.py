@@ -5,25 +5,12 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from conftest import slurm
+from conftest import job_text, slurm
 
 pytestmark = pytest.mark.slurm
 
 # Until it is cancelled.
-JOB = """
-[data]
-tile_size = 64
-tiles = "2x2"
-[train]
-width = 2
-depth = 2
-epochs = 100000
-batch_size = 8
-precision = "fp32"
-[needs]
-gpus = 0
-[[grid]]
-"""
+JOB = job_text(epochs=100_000, width=2, grid="")
 
 
 def _begun(cluster, run: str) -> None:

@@ -11,26 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import slurm
+from conftest import job_text, slurm
 
 pytestmark = pytest.mark.slurm
 
 # Two cells that take a while, one of which has a learning rate at which the loss overflows.
-JOB = """
-[data]
-tile_size = 64
-tiles = "2x2"
-[train]
-width = 8
-depth = 2
-epochs = 20
-batch_size = 8
-precision = "fp32"
-[needs]
-gpus = 0
-[[grid]]
-train.learning_rate = [0.001, 1e30]
-"""
+JOB = job_text(epochs=20, grid="train.learning_rate = [0.001, 1e30]")
 
 
 def test_one_failed_cell_stops_no_other_and_says_why(cluster):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import slurm
+from conftest import job_text, slurm
 
 from hpcseg.runs.record import read_lines
 
@@ -13,22 +13,7 @@ pytestmark = pytest.mark.slurm
 
 # Long enough to be interrupted after its first epoch. Without batch norm the ranks meet once a step and not at every
 # layer, which on a machine with fewer cores than ranks and other work takes most of the time.
-JOB = """
-[data]
-tile_size = 64
-tiles = "2x2"
-[train]
-width = 8
-depth = 2
-batch_norm = false
-epochs = 80
-batch_size = 8
-precision = "fp32"
-[needs]
-gpus = 0
-[[grid]]
-train.seed = 0
-"""
+JOB = job_text("batch_norm = false", epochs=80)
 
 
 def test_a_preempted_training_stops_at_a_step_and_goes_on_by_itself(cluster):
