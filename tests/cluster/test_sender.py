@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import submitit
-from fake_slurm import send
+from fake_slurm import booked, send
 
 from hpcseg.cluster import doctor, ledger
 from hpcseg.cluster.executor import cell_executor
@@ -180,3 +180,18 @@ def test_a_job_inside_a_job_inherits_nothing_of_it(slurm, grid, monkeypatch):
     seen = (slurm.folder / "100.env").read_text()
     assert "SLURM_MEM_PER_CPU" not in seen and "SLURM_JOB_ID" not in seen
     assert "SLURM_CONF=/etc/other.conf" in seen and "SBATCH_ACCOUNT=mine" in seen
+
+
+def test_an_answer_without_a_job_id_is_an_error(slurm, grid):
+    slurm.command("sbatch", "echo hello")
+    with pytest.raises(SchedulerError, match="did not name the job"):
+        send(grid)
+    assert len(ledger.read(grid.run).unanswered) == 1, "it may be in the queue"
+
+
+def test_sbatchs_own_words_are_in_the_error(slurm, grid):
+    slurm.command("sbatch", 'echo "sbatch: error: invalid partition specified: gpuu" >&2; exit 1')
+    with pytest.raises(SchedulerError, match="invalid partition specified: gpuu"):
+        send(grid)
+    assert booked(grid) == []
+    assert not ledger.read(grid.run).unanswered, "nothing of it is in the queue"

@@ -206,3 +206,14 @@ def test_a_label_that_changes_while_it_is_packed_is_refused(good, output):
     with pytest.raises(DatasetError, match=r"label40.tif was changed while it was packed"):
         pack(good / "data", good / "labels", output, command="test", on_slice=change)
     assert list(output.parent.iterdir()) == []
+
+
+def test_a_colour_image_is_refused(good, output):
+    tifffile.imwrite(good / "data" / "image2.tif", np.zeros((40, 48, 3), "uint8"), photometric="rgb")
+    assert "image2.tif is not a grey-value image" in refused(good, output)
+
+
+def test_whole_numbers_of_32_bits_are_refused(good, output):
+    for number in (1, 2, 3):
+        write_image(good, number, dtype="uint32")
+    assert f"{good / 'data'} holds uint32 grey values" in refused(good, output)
