@@ -13,7 +13,7 @@ from hpcseg.runs.schema import CellPlan, Plan
 
 def command_that_runs(run: RunFolder, plan: Plan | CellPlan) -> str:
     """The command that runs the cells of a run, or a cell of other settings: that which planned it, or with the options
-    of `hpcseg train`, which planned them all and runs one; of what a notebook or a script planned the call in Python.
+    of `hpcseg train`, which planned them all and runs one; of a notebook's the call; of others one of the same job.
 
     It names this folder where that is another one by now, as a copy is. A published run has no ledger, and goes on in a
     folder that its reader makes: there the command is as it was.
@@ -30,8 +30,8 @@ def command_that_runs(run: RunFolder, plan: Plan | CellPlan) -> str:
             if word.startswith("--") or (before.startswith("--") and "=" not in before)
         )
         words = ["hpcseg", "grid", *options]
-    elif words and words[0].partition(" ")[0] != "hpcseg":  # which settings it gave stands nowhere
-        return f"hpcseg.api.train(..., out={str(run.path)!r})"
+    elif words == ["hpcseg.api"]:  # which settings it gave stands nowhere
+        return "hpcseg.api.train(...)"
     elif words[:2] != ["hpcseg", "grid"]:
         words = ["hpcseg", "grid", "--job", job]
     said, others = RUNS / job, list[str]()
