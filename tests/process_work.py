@@ -34,11 +34,6 @@ def leave_a_trace(item):
     return np.zeros(2**20, np.uint8)
 
 
-def large_and_small(number):
-    """Of the arrays the first is large, and the second does not lie in one piece."""
-    return number, np.full((512, 600), number, np.uint16), np.full((600, 900), number)[::2, ::2], np.full(10, number)
-
-
 def wait_and_leave_a_trace(item):
     time.sleep(0.05)
     return leave_a_trace(item)

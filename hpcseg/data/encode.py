@@ -21,10 +21,8 @@ _COUNTED_ROWS = 128  # at a time, since counting takes four times the memory of 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A slice and its label, ready to be written."""
+    """What is written of a slice and its label beside the grey values."""
 
-    pixels: np.ndarray
-    """(H, W) grey values."""
     chunks: list[bytes]
     """Compressed class indices, from the top, so many rows at a time as `label_rows` says."""
     row: dict[str, Any]
@@ -73,7 +71,7 @@ def encode(image: np.ndarray, label: np.ndarray, classes: Classes) -> Encoded | 
         "ignored_pixels": indices.size - per_class.sum(),
     }
     chunks = [_compress(whole_chunks[top : top + rows]) for top in range(0, height, rows)]
-    return Encoded(image, chunks, row, grey.parts(), grey_points(image, None if border is None else value))
+    return Encoded(chunks, row, grey.parts(), grey_points(image, None if border is None else value))
 
 
 def label_sha256(indices: np.ndarray, classes: Classes, dtype: np.dtype) -> str:

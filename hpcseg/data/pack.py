@@ -130,8 +130,7 @@ def _write(
     images = pairs.images
     with create(output, slices=len(pairs), shape=images.shapes[0], dtype=images.dtype) as writer:
         there = np.zeros(len(classes), dtype=bool)
-        slice_bytes = math.prod(images.shapes[0]) * images.dtype.itemsize
-        with _each(pairs, encode_pair, classes, shared_bytes=slice_bytes) as packed:
+        with _each(pairs, encode_pair, classes, writer.pixels) as packed:
             for index, encoded in enumerate(packed):
                 if encoded is None:
                     raise _UnknownLabelError(index)
@@ -229,20 +228,17 @@ def _difference(
 
 
 def processes_for(pairs: Pairs) -> int:
-    """How many are worth their start, and have room for a slice as it was read, while it is worked on and sent, and for
-    those that wait to be written."""
+    """How many are worth their start, and have room for a slice as it was read and while it is worked on."""
     pixels = math.prod(pairs.images.shapes[0])
     room = _BYTES_IN_FLIGHT // (5 * pixels * (pairs.images.dtype.itemsize + pairs.labels.dtype.itemsize))
     worth = len(pairs) * pixels // _PIXELS_PER_PROCESS
     return min(len(os.sched_getaffinity(0)), _MOST_PROCESSES, room, worth)
 
 
-def _each(
-    pairs: Pairs, work: Callable[..., Any], *more: Any, shared_bytes: int = 0
-) -> contextlib.closing[Generator[Any, None, None]]:
+def _each(pairs: Pairs, work: Callable[..., Any], *more: Any) -> contextlib.closing[Generator[Any, None, None]]:
     """What `work(pairs, *more, index)` makes of each slice, in order; the end of the block ends the processes."""
     call = functools.partial(work, pairs, *more)
-    found = in_processes(call, range(len(pairs)), processes=processes_for(pairs), shared_bytes=shared_bytes)
+    found = in_processes(call, range(len(pairs)), processes=processes_for(pairs))
     return contextlib.closing(found)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,16 +159,45 @@ def _lie_apart(grey: Source, marks: Source) -> list[str]:
     return notes
 
 
+@dataclass(frozen=True)
+class Pixels:
+    """Where the grey values of a packed file lie, one slice behind the other. Can be sent to other processes."""
+
+    path: Path
+    first: int
+    """The byte at which they begin."""
+
+    def write(self, index: int, pixels: np.ndarray) -> None:
+        """Write a slice, (H, W), to its place; raises OSError."""
+        stored = np.ascontiguousarray(pixels, dtype=pixels.dtype.newbyteorder("<"))
+        left, at = memoryview(stored.data).cast("B"), self.first + index * stored.nbytes
+        with self.path.open("r+b", buffering=0) as file:
+            # All of it, before a byte is written: HDF5 must find some room when it closes the file.
+            os.posix_fallocate(file.fileno(), at, stored.nbytes)
+            while left:
+                written = os.pwrite(file.fileno(), left, at)
+                left, at = left[written:], at + written
+
+
 # With all but the index in a functools.partial, these are the work of `in_processes`.
 
 
-def encode_pair(pairs: Pairs, classes: Classes, index: int) -> Encoded | None:
-    """What is written of a slice and its label; None where the label has a value that no class has."""
+def encode_pair(pairs: Pairs, classes: Classes, file: Pixels, index: int) -> Encoded | None:
+    """Write the grey values of a slice to their place in a file.
+
+    Returns:
+        What else is written of it and of its label; None where the label has a value that no class has.
+
+    Raises:
+        DatasetError: they cannot be read, or have no grey value.
+        OSError: there is no room on the disk.
+    """
     pixels, label = pairs.read(index)
     if pixels.dtype.kind == "f" and np.isnan(pixels).all():
         raise DatasetError(
             f"{pairs.images.path}: {pairs.images.names[index]} holds nothing but NaN. Leave it and its label out."
         )
+    file.write(index, pixels)
     return encode(pixels, label, classes)
 
 

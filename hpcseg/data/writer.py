@@ -17,7 +17,7 @@ from hpcseg.data.classes import Classes
 from hpcseg.data.encode import COMPRESSION_LEVEL, Encoded, label_rows
 from hpcseg.data.grey import QUANTILES, GreyCounts, choose_scale
 from hpcseg.data.likeness import alike_slices, step_between_compared
-from hpcseg.data.pairs import Pairs
+from hpcseg.data.pairs import Pairs, Pixels
 from hpcseg.data.store import COLUMNS, SCHEMA_VERSION, decode_info, identity_sha256
 from hpcseg.files import aside
 from hpcseg.hdf5 import h5py
@@ -41,7 +41,7 @@ def create(path: Path, *, slices: int, shape: tuple[int, int], dtype: np.dtype) 
             tried.truncate(slices * math.prod(shape) * dtype.itemsize + _own_bytes(slices))
         try:
             with h5py.File(temporary, "w", libver=("v110", "v110")) as file:
-                yield Writer(file, slices, shape, dtype)
+                yield Writer(temporary, file, slices, shape, dtype)
         except OSError as error:  # HDF5 says of a full disk what it was doing, in five lines
             raise OSError(error.errno, os.strerror(error.errno)) if error.errno else error from None
         with temporary.open("rb") as written:
@@ -51,13 +51,13 @@ def create(path: Path, *, slices: int, shape: tuple[int, int], dtype: np.dtype) 
 class Writer:
     """Takes the slices of a new file, and then what they are called."""
 
-    def __init__(self, file: h5py.File, slices: int, shape: tuple[int, int], dtype: np.dtype) -> None:
+    def __init__(self, path: Path, file: h5py.File, slices: int, shape: tuple[int, int], dtype: np.dtype) -> None:
         self._file, self._handle = file, file.id.get_vfd_handle()
+        self._label_bytes = 0
         plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         plan.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
         plan.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
         self._images = file.create_dataset("slices", (slices, *shape), dtype=dtype.newbyteorder("<"), dcpl=plan)
-        self._label_bytes = 0
         self._labels = file.create_dataset(
             "labels",
             (slices, *shape),
@@ -69,30 +69,29 @@ class Writer:
         self._rows: list[dict[str, Any]] = []
         self._step, self._points = step_between_compared(slices), list[np.ndarray]()
         self._counts = GreyCounts(dtype)
+        self.pixels = Pixels(path, self._images.id.get_offset())
+        """Where grey values are written, by whoever has decoded them."""
+        self._reserve()
 
     def add(self, encoded: Encoded) -> None:
-        """Append the next slice; raises OSError."""
+        """Append what is written of the next slice, whose grey values are there; raises OSError."""
         index, rows = len(self._rows), self._labels.chunks[1]
-        self._reserve(index, encoded.chunks)
+        self._label_bytes += sum(map(len, encoded.chunks))
+        self._reserve()
         for number, chunk in enumerate(encoded.chunks):
             self._labels.id.write_direct_chunk((index, number * rows, 0), chunk)
-        self._images[index] = encoded.pixels
         self._rows.append(encoded.row)
         if index % self._step == 0:
             self._points.append(encoded.points)
         self._counts.merge(*encoded.counts)
 
-    def _reserve(self, index: int, chunks: Sequence[bytes]) -> None:
-        """Have room on the disk for the grey values and the label of a slice; raises OSError where there is none.
+    def _reserve(self) -> None:
+        """Have room on the disk for all but the grey values; raises OSError where there is none.
 
         HDF5 must not find out itself: it cannot close a file then, and crashes at exit.
         """
-        slices, size = len(self._images), math.prod(self._images.shape[1:]) * self._images.dtype.itemsize
-        first = self._images.id.get_offset()
-        self._label_bytes += sum(map(len, chunks))
-        os.posix_fallocate(self._handle, first + index * size, size)
-        # Behind all grey values lies what else there is.
-        os.posix_fallocate(self._handle, first + slices * size, self._label_bytes + _own_bytes(slices))
+        behind = self.pixels.first + self._images.id.get_storage_size()
+        os.posix_fallocate(self._handle, behind, self._label_bytes + _own_bytes(len(self._images)))
 
     def finish(self, pairs: Pairs, classes: Classes, *, grey_range: tuple[float, float] | None, command: str) -> None:
         """Write the table and the attributes that make a file of slices a data set; arguments as of `pack.pack`.

@@ -179,6 +179,20 @@ def test_what_a_killed_one_has_left_goes_with_the_next(good, output, processes):
     assert set(output.parent.iterdir()) == whole
 
 
+def test_a_process_that_is_killed_while_it_writes_leaves_nothing_of_a_new_file_and_all_of_the_old_one(good, output):
+    output.write_bytes(b"the old one")
+    for number in range(4, 30):  # so many that some are not begun
+        write_image(good, number)
+        write_label(good, number)
+    with packing(good, output, "--force", processes=2, seconds=1) as process:
+        children = map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
+        killed = [child for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+        os.kill(killed[0], signal.SIGKILL)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 1 and "A process that worked on the slices was ended" in said
+    assert list(output.parent.iterdir()) == [output] and output.read_bytes() == b"the old one"
+
+
 def test_what_a_living_one_writes_to_stays(good, output):
     with packing(good, output, seconds=2) as process:
         assert hpcseg("pack", good, "-o", output).exit_code == 0
@@ -224,14 +238,19 @@ def test_a_full_disk_ends_in_one_line_and_leaves_nothing(good, output, limit, pr
 
 
 @pytest.mark.parametrize("size", ["4k", "8k", "64k", "1m", "2200k"])
-def test_a_disk_that_is_too_small_ends_in_one_line_and_keeps_the_old_file(good, disk, size):
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_disk_that_is_too_small_ends_in_one_line_and_keeps_the_old_file(good, disk, size, processes):
     for number in (1, 2, 3):  # 720 kB each, 2.16 MB in all, and labels and tables beside
         write_image(good, number, shape=(600, 600))
         write_label(good, number, shape=(600, 600), values=np.random.default_rng(number).integers(0, 250, 360_000))
     output = disk(f"size={size}") / "packed.h5"
     output.write_bytes(b"the old one")
+    script = (
+        f"import hpcseg.data.pack as pack; pack.processes_for = lambda pairs: {processes};"
+        "from hpcseg.cli.app import main; main()"
+    )
     result = subprocess.run(
-        [sys.executable, "-m", "hpcseg", "pack", good, "-o", output, "--force"],
+        [sys.executable, "-c", script, "pack", good, "-o", output, "--force"],
         capture_output=True,
         text=True,
         timeout=60,

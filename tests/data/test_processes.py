@@ -43,33 +43,6 @@ def test_answers_come_in_order_from_processes_that_end(processes, count):
     assert all(ended(process) for process in by)
 
 
-def refuse_memory(name):
-    raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-
-
-def refuse_room(file, start, size):
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-@pytest.mark.parametrize("refuse", [None, ("memfd_create", refuse_memory), ("posix_fallocate", refuse_room)])
-@pytest.mark.parametrize("room", [0, 512 * 600 * 2 - 1, 512 * 600 * 2, 5_000_000])
-def test_large_arrays_arrive_whether_memory_is_shared_or_not(monkeypatch, refuse, room):
-    if refuse is not None:
-        monkeypatch.setattr(os, *refuse)
-    before, kept = set(os.listdir("/proc/self/fd")), []
-    answers = in_processes(process_work.large_and_small, range(23), processes=2, shared_bytes=room)
-    for wanted, (number, large, parts, small) in enumerate(answers):
-        kept.append(small)  # which was sent
-        assert number == wanted
-        assert large.shape == (512, 600) and (large == number).all() and large.flags.writeable
-        assert parts.shape == (300, 450) and (parts == number).all()
-        time.sleep(0.01)  # so that others are done beside it, and must not write to it
-        assert (large == number).all()
-    assert [int(small[0]) for small in kept] == list(range(23)) and all(len(set(small)) == 1 for small in kept)
-    del large
-    assert set(os.listdir("/proc/self/fd")) <= before, "the memory goes with the last array in it"
-
-
 @pytest.mark.parametrize("processes", [0, 1])
 def test_one_process_is_this_one_and_does_what_is_asked_for_only(processes):
     begun = []
