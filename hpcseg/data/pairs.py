@@ -172,8 +172,6 @@ class Pixels:
         stored = np.ascontiguousarray(pixels, dtype=pixels.dtype.newbyteorder("<"))
         left, at = memoryview(stored.data).cast("B"), self.first + index * stored.nbytes
         with self.path.open("r+b", buffering=0) as file:
-            # All of it, before a byte is written: HDF5 must find some room when it closes the file.
-            os.posix_fallocate(file.fileno(), at, stored.nbytes)
             while left:
                 written = os.pwrite(file.fileno(), left, at)
                 left, at = left[written:], at + written

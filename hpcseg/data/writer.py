@@ -88,8 +88,9 @@ class Writer:
     def _reserve(self) -> None:
         """Have room on the disk for all but the grey values; raises OSError where there is none.
 
-        HDF5 must not find out itself: it cannot close a file then, and crashes at exit.
+        HDF5 must not find out itself: it cannot close a file then, and crashes at exit. Grey values may fill the disk.
         """
+        os.posix_fallocate(self._handle, 0, self.pixels.first)
         behind = self.pixels.first + self._images.id.get_storage_size()
         os.posix_fallocate(self._handle, behind, self._label_bytes + _own_bytes(len(self._images)))
 
