@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from written import read_all
 
 from hpcseg.data.pairs import find_pairs
 from hpcseg.errors import ConfigError, DatasetError
@@ -46,7 +47,7 @@ def store(path, data):
 def test_axes_of_length_1_are_passed_over_before_the_slices_and_behind_them(tmp_path, data, wanted, write):
     write(tmp_path / "a", data)
     source = open_source(tmp_path / "a")
-    np.testing.assert_array_equal(np.stack([source.read(index) for index in range(len(source))]), wanted)
+    np.testing.assert_array_equal(read_all(source), wanted)
 
 
 @pytest.mark.parametrize("shape", [(3, 1, 10, 12), (1, 3, 1, 10, 12), (5, 1, 1, 10, 12), (10, 1, 4, 4), (2, 6, 10, 12)])
@@ -157,7 +158,7 @@ WRITERS = pytest.mark.parametrize("write", [ilastik, labelled, netcdf, nexus, za
 def test_named_axes_are_slices_height_and_width_as_they_are_called(tmp_path, write, names):
     write(tmp_path / "a", turned(names), names)
     source = open_source(tmp_path / "a")
-    np.testing.assert_array_equal(np.stack([source.read(index) for index in range(len(source))]), VOLUME)
+    np.testing.assert_array_equal(read_all(source), VOLUME)
     in_order = [name for name in names if name in "zyx"] == list("zyx")
     assert in_order or "and the pixels were turned to z, y, x" in source.notes[0]
     if "c" not in names and "t" not in names:  # as they lie
@@ -172,7 +173,7 @@ def test_named_axes_are_slices_height_and_width_as_they_are_called(tmp_path, wri
 def test_axes_that_are_called_by_words_are_turned_as_well(tmp_path, write, words):
     write(tmp_path / "a", turned("yxz"), words)
     source = open_source(tmp_path / "a")
-    np.testing.assert_array_equal(np.stack([source.read(index) for index in range(len(source))]), VOLUME)
+    np.testing.assert_array_equal(read_all(source), VOLUME)
     assert source.axes == "y, x, z"
 
 
@@ -286,7 +287,7 @@ def copied(tmp_path, names="xyz", *, labels=True):
 
 def test_names_of_axes_count_where_their_scales_are_gone(tmp_path):
     source = open_source(copied(tmp_path))
-    np.testing.assert_array_equal(np.stack([source.read(index) for index in range(len(source))]), VOLUME)
+    np.testing.assert_array_equal(read_all(source), VOLUME)
     assert source.voxel is None
 
 
@@ -306,7 +307,7 @@ def test_what_a_copy_takes_for_a_scale_and_is_none_names_no_axis(tmp_path):
 def test_times_are_slices_where_there_is_one_slice_of_each(tmp_path):
     netcdf(tmp_path / "a", VOLUME[None], "ztyx")
     source = open_source(tmp_path / "a", Reading(dataset="scan/tomo"))
-    np.testing.assert_array_equal(np.stack([source.read(index) for index in range(len(source))]), VOLUME)
+    np.testing.assert_array_equal(read_all(source), VOLUME)
 
 
 def test_a_dimension_of_netcdf_without_places_has_a_name(tmp_path):
@@ -315,7 +316,7 @@ def test_a_dimension_of_netcdf_without_places_has_a_name(tmp_path):
         for name in "xyz":
             file["scan"][name].attrs["NAME"] = np.bytes_("This is a netCDF dimension but not a netCDF variable.    48")
     source = open_source(tmp_path / "a", Reading(dataset="scan/tomo"))
-    np.testing.assert_array_equal(np.stack([source.read(index) for index in range(len(source))]), VOLUME)
+    np.testing.assert_array_equal(read_all(source), VOLUME)
 
 
 def test_places_that_are_packed_as_other_numbers_say_no_size(tmp_path):

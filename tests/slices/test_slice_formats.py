@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from written import read_all
 
 from hpcseg.data.pack import pack
 from hpcseg.data.processes import in_processes
 from hpcseg.errors import ConfigError, DatasetError
 from hpcseg.slices.opening import open_source
-from hpcseg.slices.source import Reading, Source, VoxelSize, choose_slices
+from hpcseg.slices.source import Reading, VoxelSize, choose_slices
 
 SLICES, HEIGHT, WIDTH = 5, 24, 31
 VOLUME = np.random.default_rng(1).integers(0, 65536, (SLICES, HEIGHT, WIDTH), dtype=np.uint16)
@@ -27,10 +28,6 @@ VOLUME = np.random.default_rng(1).integers(0, 65536, (SLICES, HEIGHT, WIDTH), dt
 SIZE, RESOLUTION = (2.0, 0.5, 0.25), (4, 2)
 IMAGEJ = {"imagej": True, "resolution": RESOLUTION}
 OME = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
-
-
-def read_all(source: Source) -> np.ndarray:
-    return np.stack([source.read(index) for index in range(len(source))])
 
 
 def tiff_folder(path):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image, ImageOps
+from written import read_all
 
 from hpcseg.data.pairs import find_pairs
 from hpcseg.errors import DatasetError
@@ -31,10 +32,6 @@ def write(folder, planes=VOLUME, each=lambda index: {}):
     for index, pixels in enumerate(planes):
         tifffile.imwrite(folder / f"s{index}.tif", pixels, **{"metadata": None, **each(index)})
     return folder
-
-
-def read_all(source):
-    return np.stack([source.read(index) for index in range(len(source))])
 
 
 def turned_by_pillow(pixels, value):

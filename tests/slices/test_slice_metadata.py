@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from written import read_all
 
 from hpcseg.data.pairs import find_pairs
 from hpcseg.data.store import is_packed_file, read_info
@@ -20,13 +21,9 @@ from hpcseg.predict.layers import open_target
 from hpcseg.predict.target import Layer
 from hpcseg.slices.calibration import calibration_of, calibration_of_file, in_micrometers, ome_unit
 from hpcseg.slices.opening import open_source
-from hpcseg.slices.source import Reading, Source, VoxelSize, choose_slices
+from hpcseg.slices.source import Reading, VoxelSize, choose_slices
 
 VOLUME = np.random.default_rng(5).integers(0, 60_000, (3, 8, 10), dtype=np.uint16)
-
-
-def read_all(source: Source) -> np.ndarray:
-    return np.stack([source.read(index) for index in range(len(source))])
 
 
 def imagej(path, lines):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import h5py
 import numpy as np
 import pytest
+from written import read_all
 
 from hpcseg.errors import DatasetError
 from hpcseg.slices.opening import open_source
@@ -12,10 +13,6 @@ from hpcseg.slices.source import Reading
 
 VOLUME = np.random.default_rng(4).integers(1, 60_000, (6, 10, 12), dtype=np.uint16)
 UNLIMITED = h5py.h5s.UNLIMITED
-
-
-def read_all(source):
-    return np.stack([source.read(index) for index in range(len(source))])
 
 
 def irregular(path, rows):

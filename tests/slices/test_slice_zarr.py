@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import zarr
 from slice_folder import hpcseg
+from written import read_all
 
 from hpcseg.data.pairs import find_pairs
 from hpcseg.errors import ConfigError, DatasetError
@@ -19,10 +20,6 @@ from hpcseg.slices.source import Reading, VoxelSize
 
 # Noise, which Blosc stores uncompressed, so that it reads on behind the end of a chunk that was cut short.
 VOLUME = np.random.default_rng(3).integers(1, 60_000, (6, 64, 48), dtype=np.uint16)
-
-
-def read_all(source):
-    return np.stack([source.read(index) for index in range(len(source))])
 
 
 def store(path, **options):
