@@ -13,6 +13,7 @@ import time
 import pytest
 import submitit
 from fake_slurm import FakeSlurm, booked, resources, send
+from finished_cells import beat
 
 from hpcseg.cluster import ledger
 from hpcseg.cluster.failures import diagnose
@@ -58,9 +59,7 @@ def test_a_job_that_is_kept_private_is_neither_dead_nor_submitted_again(slurm, c
 def test_of_a_private_job_files_and_accounting_are_believed(slurm, colleagues):
     first, second = (cell.folder for cell in colleagues.cells)
     append_event(first.events_file, "start")
-    beat = {"stage": "train", "epoch": 1, "epochs": 2, "step": 1, "steps_per_epoch": 9, "seconds_per_step": 1.0}
-    beat |= {"host": "n1", "pid": 1, "job_id": "100_0", "time": time.time()}
-    write_json(first.progress_file, beat)
+    beat(first, job_id="100_0")
     write_json(second.failure_file, {"error": "ValueError: no", "rank": 0, "time": time.time()})
     assert [cell.state for cell in run_status(colleagues.run).status] == ["running", "failed"]
     slurm.command("sacct", 'echo "100_0|NODE_FAIL|n1"')

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 
+import finished_cells
 import pytest
 from fake_slurm import booked, evaluate, resources, send, train
 from slice_folder import hpcseg
@@ -135,9 +136,7 @@ def local_process(grid: Grid, *cells: Cell) -> Iterator[subprocess.Popen[bytes]]
 
 def beat(cell: Cell, *, host: str, pid: int = 1, age: float = 0.0, job_id: str | None = None) -> None:
     append_event(cell.folder.events_file, "start")
-    where = {"host": host, "pid": pid, "job_id": job_id, "time": time.time() - age}
-    steps = {"stage": "train", "epoch": 1, "epochs": 2, "step": 1, "steps_per_epoch": 2, "seconds_per_step": 1.0}
-    write_json(cell.folder.progress_file, {**steps, **where})
+    finished_cells.beat(cell.folder, age=age, host=host, pid=pid, job_id=job_id)
 
 
 def test_a_cell_that_a_process_of_this_machine_has_is_not_submitted(slurm, grid):

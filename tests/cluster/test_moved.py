@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 
 import pytest
 from fake_slurm import FakeSlurm, send
+from finished_cells import beat
 from slice_folder import hpcseg
 
 from hpcseg.cluster import ledger
@@ -17,7 +17,7 @@ from hpcseg.cluster.sender import tidy_up
 from hpcseg.cluster.states import run_status
 from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.grid import Grid, read_grid
-from hpcseg.runs.record import append_event, write_json
+from hpcseg.runs.record import append_event
 
 
 @pytest.fixture
@@ -78,8 +78,7 @@ def test_what_a_copy_has_submitted_itself_is_its_own(submitted, slurm):
 def test_a_heartbeat_that_was_copied_is_none_of_the_copys(submitted):
     folder = submitted.cells[0].folder
     append_event(folder.events_file, "start")
-    beat = {"stage": "train", "epoch": 1, "epochs": 2, "step": 1, "steps_per_epoch": 2, "seconds_per_step": 1.0}
-    write_json(folder.progress_file, {**beat, "host": "n1", "pid": 1, "job_id": "100_0", "time": time.time()})
+    beat(folder, job_id="100_0")
     assert run_status(submitted.run).status[0].state == "running"
     assert run_status(copied(submitted)).status[0].state == "stopped"
 

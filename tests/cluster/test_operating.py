@@ -17,6 +17,7 @@ from types import SimpleNamespace
 
 import pytest
 from fake_slurm import FakeSlurm, evaluate, resources, send, train, trained
+from finished_cells import beat
 from typer.testing import CliRunner, Result
 
 from hpcseg.cli.app import app
@@ -396,13 +397,7 @@ def beats(grid: Grid, pid: object) -> None:
     """Cell 0 says that it runs on this machine as process `pid`."""
     folder = grid.cells[0].folder
     append_event(folder.events_file, "start")
-    write_json(
-        folder.progress_file,
-        {
-            "stage": "train", "epoch": 1, "epochs": 2, "step": 1, "steps_per_epoch": 2, "seconds_per_step": 1.0,
-            "host": socket.gethostname(), "pid": pid, "job_id": None, "time": time.time(),
-        },
-    )  # fmt: skip
+    beat(folder, host=socket.gethostname(), pid=pid)
 
 
 def test_cancel_tells_a_local_cell_to_stop(grid):

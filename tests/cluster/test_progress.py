@@ -13,7 +13,9 @@ import time
 
 import numpy as np
 import pytest
+from finished_cells import beat
 from slice_folder import hpcseg
+from small_job import small_job
 from terminal import hpcseg_in_terminal
 
 from hpcseg.cli.queue_view import QueueView
@@ -27,19 +29,7 @@ from hpcseg.runs.record import read_json, write_json
 from hpcseg.runs.state import State
 from hpcseg.runs.told import read_progress
 
-JOB = """
-[data]
-tile_size = 64
-[train]
-width = 4
-depth = 2
-batch_size = 4
-precision = "fp32"
-[needs]
-gpus = 0
-[[grid]]
-data.tiles = ["1x1", "2x2"]
-"""
+JOB = small_job('data.tiles = ["1x1", "2x2"]')
 # Some seconds on any machine, in which heartbeats come every half a second.
 EPOCHS = 30
 
@@ -146,11 +136,7 @@ def alive(job, tiny_dataset) -> Cell:
     cell = cells_of(job, tiny_dataset, "train.epochs=10")[0]
     cell.folder.metrics_file.write_text(epoch_line(1, 60))
     cell.folder.events_file.write_text('{"time": 1, "event": "start"}\n')
-    beat = {
-        "stage": "train", "epoch": 2, "epochs": 10, "step": 1, "steps_per_epoch": 4, "seconds_per_step": 1.0,
-        "host": socket.gethostname(), "pid": os.getpid(), "job_id": None, "time": time.time() + 60,
-    }  # fmt: skip
-    write_json(cell.folder.progress_file, beat)
+    beat(cell.folder, age=-60, epoch=2, epochs=10, steps_per_epoch=4, host=socket.gethostname(), pid=os.getpid())
     run = RunFolder(job / "runs/tiny")
     run.logs.mkdir()
     ledger.book_local(run, [cell.id], "17")

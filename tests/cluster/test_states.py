@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import finished_cells
 import pytest
 from fake_slurm import trained
 from typer.testing import CliRunner
@@ -57,13 +58,8 @@ def submit(grid: Grid) -> None:
 def beat(grid: Grid, *, age: float = 0.0, job_id: str | None = "345", pid: int = 1, host: str = "n1") -> None:
     folder = grid.cells[0].folder
     append_event(folder.events_file, "start")
-    write_json(
-        folder.progress_file,
-        {
-            "stage": "train", "epoch": 2, "epochs": 4, "step": 5, "steps_per_epoch": 10, "seconds_per_step": 2.0,
-            "host": host, "pid": pid, "job_id": job_id, "time": time.time() - age,
-        },
-    )  # fmt: skip
+    steps = {"epoch": 2, "epochs": 4, "step": 5, "steps_per_epoch": 10, "seconds_per_step": 2.0}
+    finished_cells.beat(folder, age=age, host=host, pid=pid, job_id=job_id, **steps)
 
 
 def test_a_cell_without_files_is_missing(grid):

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
+from finished_cells import beat
+from small_job import small_job
 from typer.testing import CliRunner, Result
 
 from hpcseg.cli.app import app
@@ -22,23 +24,7 @@ from hpcseg.runs.grid import plan
 from hpcseg.runs.record import append_event, read_lines, write_json
 from hpcseg.runs.wish import is_left_out
 
-JOB = """
-[data]
-tile_size = 64
-[train]
-width = 4
-depth = 2
-epochs = 1
-batch_size = 4
-precision = "fp32"
-[needs]
-gpus = 0
-minutes = 90
-memory_gib = 2.5
-[[grid]]
-data.tiles = ["1x1", "1x2"]
-train.seed = [0, 1]
-"""
+JOB = small_job('data.tiles = ["1x1", "1x2"]\ntrain.seed = [0, 1]', epochs=1, needs="minutes = 90\nmemory_gib = 2.5")
 RUN = Path("runs/tiny")
 
 
@@ -219,13 +205,7 @@ def test_retry_submits_what_has_failed_with_the_template_of_the_run(scheduler, t
 def test_a_running_cell_is_left_alone_and_one_whose_job_is_given_up_is_left_out_by_it(scheduler, tiny_dataset):
     grid(tiny_dataset)
     beats, gone, *_ = [cell["cell"] for cell in cells()]
-    write_json(
-        RUN / "cells" / beats / "progress.json",
-        {
-            "stage": "train", "epoch": 1, "epochs": 2, "step": 1, "steps_per_epoch": 2, "seconds_per_step": 1.0,
-            "host": "n1", "pid": 4, "job_id": None, "time": time.time(),
-        },
-    )  # fmt: skip
+    beat(RunFolder(RUN).cell(beats), pid=4)
     assert states()[0] == "running" and cells()[0]["node"] == "n1"
     before = ledger.read(RunFolder(RUN)).jobs[gone].job_id
     said = grid(tiny_dataset, "--resubmit")

@@ -10,20 +10,18 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from finished_cells import planned
 from slice_folder import hpcseg
 from torch.optim.swa_utils import update_bn
 
-from hpcseg.config import CellConfig, DataConfig, NeedsConfig, ReportConfig, TrainConfig
-from hpcseg.data.store import read_info
+from hpcseg.config import CellConfig, DataConfig, TrainConfig
 from hpcseg.errors import DatasetError
-from hpcseg.jobfile import JobConfig
 from hpcseg.predict.norm import MOST_TILES, TILES_PER_BATCH, estimate, places
 from hpcseg.predict.request import begin, part_of, read_request
 from hpcseg.predict.volume import open_volume
 from hpcseg.predict.work import finish, work
 from hpcseg.runs.execute import run_cell
-from hpcseg.runs.folder import CellFolder, RunFolder
-from hpcseg.runs.grid import plan, write_plan
+from hpcseg.runs.folder import CellFolder
 from hpcseg.runs.record import read_json
 
 AS_THEY_ARE = ("--range", 0, 65_535)
@@ -36,9 +34,7 @@ def clean_cell(tiny_dataset, tmp_path_factory) -> CellFolder:
         data=DataConfig(tiles="4x4", tile_size=64),
         train=TrainConfig(width=8, depth=3, epochs=8, batch_size=16, learning_rate=0.003, precision="fp32"),
     )
-    job = JobConfig(name="clean", title="clean", cells=(config,), needs=NeedsConfig(), report=ReportConfig())
-    grid = plan(job, RunFolder(tmp_path_factory.mktemp("clean")), tiny_dataset, read_info(tiny_dataset).data_sha256)
-    write_plan(grid)
+    grid = planned(tmp_path_factory.mktemp("clean"), tiny_dataset, config)
     assert run_cell(grid.cells[0].folder, "train", should_stop=lambda: False) == "finished"
     return grid.cells[0].folder
 
@@ -287,9 +283,7 @@ def test_a_model_without_batch_normalisation_is_refused(tiny_dataset, tiny_folde
         data=DataConfig(tiles="2x2", tile_size=64),
         train=TrainConfig(width=2, depth=1, epochs=1, batch_norm=False, precision="fp32"),
     )
-    job = JobConfig(name="plain", title="plain", cells=(config,), needs=NeedsConfig(), report=ReportConfig())
-    grid = plan(job, RunFolder(tmp_path / "run"), tiny_dataset, read_info(tiny_dataset).data_sha256)
-    write_plan(grid)
+    grid = planned(tmp_path / "run", tiny_dataset, config)
     cell = grid.cells[0].folder
     assert run_cell(cell, "train", should_stop=lambda: False) == "finished"
     answer = hpcseg("predict", cell.path, tiny_folder / "data", "-o", tmp_path / "out", "--adapt-norm")

@@ -8,15 +8,14 @@ import json
 import h5py
 import numpy as np
 import pytest
+from finished_cells import planned
 from predicted_slices import predicted, recorded
 
-from hpcseg.config import CellConfig, DataConfig, EvaluateConfig, NeedsConfig, ReportConfig, TrainConfig
+from hpcseg.config import CellConfig, DataConfig, EvaluateConfig, TrainConfig
 from hpcseg.data.store import read_info
-from hpcseg.jobfile import JobConfig
 from hpcseg.predict.model_file import export, open_cell
 from hpcseg.runs.execute import run_cell
-from hpcseg.runs.folder import RunFolder
-from hpcseg.runs.grid import Cell, plan, read_cell, write_plan
+from hpcseg.runs.grid import Cell, read_cell
 from hpcseg.runs.record import write_record
 
 PRECISIONS = ("fp32", "bf16")
@@ -33,10 +32,7 @@ def trained(tiny_dataset, tmp_path_factory) -> dict[str, Cell]:
         )
         for precision in PRECISIONS
     ]
-    job = JobConfig(name="test", title="test", cells=tuple(configs), needs=NeedsConfig(), report=ReportConfig())
-    run = RunFolder(tmp_path_factory.mktemp("exact"))
-    grid = plan(job, run, tiny_dataset, read_info(tiny_dataset).data_sha256)
-    write_plan(grid)
+    grid = planned(tmp_path_factory.mktemp("exact"), tiny_dataset, *configs)
     for cell in grid.cells:
         assert run_cell(cell.folder, "train", should_stop=lambda: False) == "finished"
     return dict(zip(PRECISIONS, grid.cells, strict=True))

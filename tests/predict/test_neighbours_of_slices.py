@@ -12,23 +12,22 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from finished_cells import planned
 from predicted_slices import predicted, recorded
 from slice_folder import hpcseg
 
 from hpcseg.api import load_model
 from hpcseg.api import predict as predict_array
-from hpcseg.config import CellConfig, DataConfig, EvaluateConfig, NeedsConfig, ReportConfig, TrainConfig
+from hpcseg.config import CellConfig, DataConfig, EvaluateConfig, TrainConfig
 from hpcseg.data.batches import open_source
 from hpcseg.data.pack import pack
 from hpcseg.data.store import read_info, read_slices
-from hpcseg.jobfile import JobConfig
 from hpcseg.predict import work as working
 from hpcseg.predict.bioimageio import _channels, _example
 from hpcseg.predict.model_file import Model, export, open_cell, open_file
 from hpcseg.predict.request import Request, begin, part_of, read_request
 from hpcseg.runs.execute import run_cell
-from hpcseg.runs.folder import RunFolder
-from hpcseg.runs.grid import Cell, plan, write_plan
+from hpcseg.runs.grid import Cell
 from hpcseg.segment.network import Network, Wishes
 
 HOLE = 9
@@ -61,9 +60,7 @@ def cell(dataset, tmp_path_factory) -> Cell:
         train=TrainConfig(width=4, depth=2, epochs=20, batch_size=4, learning_rate=0.003, precision="fp32"),
         evaluate=EvaluateConfig(whole_slices=True),
     )
-    job = JobConfig(name="test", title="test", cells=(config,), needs=NeedsConfig(), report=ReportConfig())
-    grid = plan(job, RunFolder(tmp_path_factory.mktemp("context")), dataset, read_info(dataset).data_sha256)
-    write_plan(grid)
+    grid = planned(tmp_path_factory.mktemp("context"), dataset, config)
     for stage in ("train", "evaluate"):
         assert run_cell(grid.cells[0].folder, stage, should_stop=lambda: False) == "finished"
     return grid.cells[0]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from finished_cells import beat
 from slice_folder import hpcseg
 
 from hpcseg.records.collect import collect
@@ -20,18 +21,6 @@ from hpcseg.runs.folder import CellFolder, RunFolder
 from hpcseg.runs.record import append_event, write_json
 
 ERROR = "OutOfMemoryError: CUDA out of memory"
-PROGRESS = {
-    "stage": "train",
-    "epoch": 1,
-    "epochs": 2,
-    "step": 1,
-    "steps_per_epoch": 2,
-    "seconds_per_step": 1.0,
-    "host": socket.gethostname(),
-    "pid": os.getpid(),
-    "job_id": None,
-    "note": "",
-}
 
 
 def fifo(file: Path) -> None:
@@ -118,7 +107,7 @@ def unfinished(cell: CellFolder, *, running: bool) -> None:
     write_json(cell.failure_file, {"stage": "train", "error": ERROR, "rank": 0, "host": "n7", "time": failed})
     append_event(cell.events_file, "start", host="n7")
     if running:
-        write_json(cell.progress_file, {**PROGRESS, "time": time.time()})
+        beat(cell, host=socket.gethostname(), pid=os.getpid(), note="")
 
 
 def answer(run: RunFolder, dataset: Path, command: list[str]):

@@ -9,26 +9,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from finished_cells import beat
 from test_report_records import OWN_JOB, finish, tiny_run
 from typer.testing import CliRunner, Result
 
 from hpcseg.cli.app import app
 from hpcseg.report.build import build_report
 from hpcseg.runs.grid import Grid
-from hpcseg.runs.record import write_json
 
 RELOADS = re.compile(r'<meta http-equiv="refresh" content="(\d+)">')
-
-
-def beat(grid: Grid) -> None:
-    """The first cell trains, on another node."""
-    write_json(
-        grid.cells[0].folder.progress_file,
-        {
-            "stage": "train", "epoch": 2, "epochs": 4, "step": 5, "steps_per_epoch": 10, "seconds_per_step": 2.0,
-            "host": "n1", "pid": 1, "job_id": "345", "time": time.time(),
-        },
-    )  # fmt: skip
 
 
 @pytest.fixture
@@ -37,7 +26,7 @@ def runs(tmp_path, monkeypatch) -> Grid:
     grid = tiny_run(tmp_path / "run", OWN_JOB)
     grid.cells[0].folder.evaluation_file.unlink()
     grid.cells[0].folder.training_file.unlink()
-    beat(grid)
+    beat(grid.cells[0].folder)
     return grid
 
 
@@ -54,7 +43,7 @@ def test_the_page_reloads_and_says_what_runs_and_at_the_end_is_the_ordinary_one(
 
     def keep() -> None:
         pages.append((tmp_path / "out/report.html").read_text())
-        beat(runs)
+        beat(runs.cells[0].folder)
 
     def end() -> None:
         keep()

@@ -7,16 +7,14 @@ import json
 
 import pytest
 import torch
+from finished_cells import planned
 from rank_runner import run_cell_stage, run_ranks
 
-from hpcseg.config import CellConfig, DataConfig, EvaluateConfig, NeedsConfig, ReportConfig, TrainConfig
-from hpcseg.data.store import read_info
-from hpcseg.jobfile import JobConfig
+from hpcseg.config import CellConfig, DataConfig, EvaluateConfig, TrainConfig
 from hpcseg.learn import checkpoint
 from hpcseg.runs import evaluation
 from hpcseg.runs.execute import run_cell
-from hpcseg.runs.folder import RunFolder
-from hpcseg.runs.grid import Cell, plan, read_cell, write_plan
+from hpcseg.runs.grid import Cell, read_cell
 from hpcseg.runs.record import read_lines, write_record
 from hpcseg.segment import network
 from hpcseg.segment.slices import WholeSlices
@@ -43,9 +41,7 @@ def trained(tmp_path_factory, tiny_dataset) -> Cell:
     folder = tmp_path_factory.mktemp("resume")
     data = DataConfig(tiles="4x4", tile_size=32)
     config = CellConfig(data=data, train=TRAIN, evaluate=EVALUATE)
-    job = JobConfig(name="test", title="test", cells=(config,), needs=NeedsConfig(), report=ReportConfig())
-    grid = plan(job, RunFolder(folder), tiny_dataset, read_info(tiny_dataset).data_sha256)
-    write_plan(grid)
+    grid = planned(folder, tiny_dataset, config)
     assert run_cell(grid.cells[0].folder, "train", should_stop=lambda: False) == "finished"
     return grid.cells[0]
 

@@ -9,13 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from finished_cells import planned
 from rank_runner import run_cell_stage, run_ranks
 
-from hpcseg.config import CellConfig, DataConfig, EvaluateConfig, NeedsConfig, ReportConfig, TrainConfig
-from hpcseg.data.store import read_info
-from hpcseg.jobfile import JobConfig
-from hpcseg.runs.folder import RunFolder
-from hpcseg.runs.grid import Cell, plan, write_plan
+from hpcseg.config import CellConfig, DataConfig, EvaluateConfig, TrainConfig
+from hpcseg.runs.grid import Cell
 from hpcseg.runs.record import read_lines
 
 
@@ -39,10 +37,7 @@ def make_cell(folder: Path, dataset: Path, **train: object) -> Cell:
         train=TrainConfig(**settings),
         evaluate=EvaluateConfig(sweep_max=2000),
     )
-    job = JobConfig(name="test", title="test", cells=(config,), needs=NeedsConfig(), report=ReportConfig())
-    grid = plan(job, RunFolder(folder), dataset, read_info(dataset).data_sha256)
-    write_plan(grid)
-    return grid.cells[0]
+    return planned(folder, dataset, config).cells[0]
 
 
 def weights(cell: Cell) -> dict[str, torch.Tensor]:

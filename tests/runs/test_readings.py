@@ -10,14 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from finished_cells import planned
 from rank_runner import run_cell_stage, run_ranks
 
-from hpcseg.config import CellConfig, DataConfig, EvaluateConfig, NeedsConfig, NoiseLevel, ReportConfig, TrainConfig
+from hpcseg.config import CellConfig, DataConfig, EvaluateConfig, NoiseLevel, ReportConfig, TrainConfig
 from hpcseg.data.batches import open_source
-from hpcseg.data.store import read_info
 from hpcseg.data.training_tiles import validation_set
 from hpcseg.errors import ConfigError
-from hpcseg.jobfile import JobConfig
 from hpcseg.learn import checkpoint
 from hpcseg.learn.evaluate import validate
 from hpcseg.learn.folding import folded
@@ -28,7 +27,7 @@ from hpcseg.records.collect import collect
 from hpcseg.report.tables import levels
 from hpcseg.runs.execute import run_cell
 from hpcseg.runs.folder import RunFolder
-from hpcseg.runs.grid import Cell, plan, write_plan
+from hpcseg.runs.grid import Cell
 from hpcseg.runs.inputs import load_model
 from hpcseg.runs.record import read_json, read_lines
 
@@ -47,10 +46,7 @@ STEPS = 6
 
 def make_cell(folder: Path, dataset: Path, config: CellConfig = CELL) -> Cell:
     report = ReportConfig(tables=("levels",), figures=())
-    job = JobConfig(name="test", title="test", cells=(config,), needs=NeedsConfig(), report=report)
-    grid = plan(job, RunFolder(folder), dataset, read_info(dataset).data_sha256)
-    write_plan(grid)
-    return grid.cells[0]
+    return planned(folder, dataset, config, report=report).cells[0]
 
 
 def train(cell: Cell, stop_after: int | None = None) -> str:

@@ -15,18 +15,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from finished_cells import planned
 
 from hpcseg.cluster.failures import diagnose
-from hpcseg.config import CellConfig, DataConfig, NeedsConfig, ReportConfig, TrainConfig
-from hpcseg.data.store import read_info
+from hpcseg.config import CellConfig, DataConfig, TrainConfig
 from hpcseg.errors import ConfigError, HpcsegError
-from hpcseg.jobfile import JobConfig
 from hpcseg.learn import checkpoint, loop, precision
 from hpcseg.learn.ranks import Ranks
 from hpcseg.runs import execute, heartbeat, wish
 from hpcseg.runs.execute import run_cell
 from hpcseg.runs.folder import RunFolder
-from hpcseg.runs.grid import Cell, plan, read_cell, read_grid, write_plan
+from hpcseg.runs.grid import Cell, read_cell, read_grid, write_plan
 from hpcseg.runs.inputs import load_model
 from hpcseg.runs.record import read_lines, write_json, write_record
 from hpcseg.runs.wish import leave_out
@@ -36,10 +35,7 @@ SETTINGS = {"width": 1, "depth": 1, "epochs": 1, "batch_size": 7, "precision": "
 
 def make_cell(folder: Path, dataset: Path, **train: object) -> Cell:
     config = CellConfig(data=DataConfig(tile_size=32), train=TrainConfig(**{**SETTINGS, **train}))
-    job = JobConfig(name="test", title="test", cells=(config,), needs=NeedsConfig(), report=ReportConfig())
-    grid = plan(job, RunFolder(folder), dataset, read_info(dataset).data_sha256)
-    write_plan(grid)
-    return grid.cells[0]
+    return planned(folder, dataset, config).cells[0]
 
 
 @pytest.fixture

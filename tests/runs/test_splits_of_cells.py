@@ -6,21 +6,20 @@ import json
 from pathlib import Path
 
 import pytest
+from finished_cells import planned
 from run_here import run_here
 from slice_folder import hpcseg
 
-from hpcseg.config import CellConfig, DataConfig, NeedsConfig, ReportConfig, TrainConfig
+from hpcseg.config import CellConfig, DataConfig, TrainConfig
 from hpcseg.data.batches import open_source
 from hpcseg.data.pack import pack
 from hpcseg.data.sample import write_sample
-from hpcseg.data.store import read_info
 from hpcseg.errors import HpcsegError
-from hpcseg.jobfile import JobConfig
 from hpcseg.learn import checkpoint
 from hpcseg.records.collect import collect
 from hpcseg.runs.execute import run_cell
 from hpcseg.runs.folder import RunFolder
-from hpcseg.runs.grid import Cell, plan, write_plan
+from hpcseg.runs.grid import Cell
 from hpcseg.runs.record import write_record
 
 JOB = """
@@ -49,10 +48,7 @@ def here(tmp_path, monkeypatch) -> Path:
 def make_cell(dataset: Path, epochs: int = 1, **data: object) -> Cell:
     train = TrainConfig(width=1, depth=1, epochs=epochs, batch_size=7, precision="fp32")
     config = CellConfig(data=DataConfig(tile_size=16, **data), train=train)
-    job = JobConfig(name="test", title="test", cells=(config,), needs=NeedsConfig(), report=ReportConfig())
-    grid = plan(job, RunFolder(dataset.parent / "run"), dataset, read_info(dataset).data_sha256)
-    write_plan(grid)
-    return grid.cells[0]
+    return planned(dataset.parent / "run", dataset, config).cells[0]
 
 
 def trained(cell: Cell) -> dict[str, object]:
