@@ -125,7 +125,9 @@ class Ledger:
 
 def read(run: RunFolder) -> Ledger:
     """The ledger of a run; empty where nothing was handed out yet. Lines that cannot be used are left out."""
-    handed: list[Booked] = []
+    handed: dict[int, Booked] = {}
+    # Of a scheduler's job, where those of its tasks stand there.
+    places: dict[str, range] = {}
     owners: dict[str, frozenset[str]] = {}
     tries: Counter[str] = Counter()
     reports, users, others = [], [user()], set[str]()
@@ -158,19 +160,15 @@ def read(run: RunFolder) -> Ledger:
                 tokens[line.token] = None
             case Withdrawn():
                 # A full disk may have lost the announcement. What was taken and then taken back was never handed out.
-                base = tokens.get(line.token) or ""
                 announced.pop(line.token, None)
-                back = {job.job_id for job in handed if not job.host and job.job_id.split("_")[0] == base}
-                tries.subtract(cell for job in handed if not job.host and job.job_id in back for cell in job.cells)
-                handed = [job for job in handed if job.host or job.job_id not in back]
+                for place in places.pop(tokens.get(line.token) or "", ()):
+                    tries.subtract(handed.pop(place).cells)
                 tokens[line.token] = None
             case Cancelled():
                 unwanted = frozenset(line.cells)
-                for at, job in enumerate(handed):
-                    if not unwanted.isdisjoint(job.cells):
-                        handed[at] = dataclasses.replace(
-                            job, cancelled=job.cancelled | unwanted.intersection(job.cells)
-                        )
+                for place, job in handed.items():
+                    if given_up := unwanted.intersection(job.cells):
+                        handed[place] = dataclasses.replace(job, cancelled=job.cancelled | given_up)
             case Announced() | Submitted() | Started():
                 by_template = line.template is not UNSET
                 base = str(line.token if by_template else line.job)
@@ -193,21 +191,25 @@ def read(run: RunFolder) -> Ledger:
                 called = (line.job or "") if by_template else None
                 if by_template and base in owners:
                     # It may have begun before its number was written down.
-                    handed = [dataclasses.replace(job, number=called) if job.job_id == base else job for job in handed]
+                    for place in places.get(base, ()):
+                        handed[place] = dataclasses.replace(handed[place], number=called)
                     continue
                 owners[base] = frozenset(itertools.chain(*line.tasks))
-                for job_id, cells in zip(ids, line.tasks, strict=True):
+                first = 1 + next(reversed(handed), 0)
+                if of != "another's" and not isinstance(line, Started):
+                    places[base] = range(first, first + len(ids))
+                for place, job_id, cells in zip(itertools.count(first), ids, line.tasks):
                     owners[job_id] = frozenset(cells)
                     if of == "another's":
                         continue
                     if line.user and line.user != users[0]:
                         others.add(job_id)
-                    handed.append(Booked(job_id, line.host or None, line.seconds, cells, number=called))
+                    handed[place] = Booked(job_id, line.host or None, line.seconds, cells, number=called)
                     # An earlier hpcseg had jobs of their own for evaluations.
                     tries.update(() if line.stage == "evaluate" else cells)
-    jobs = {cell: job for job in handed for cell in job.cells}
+    jobs = {cell: job for job in handed.values() for cell in job.cells}
     return Ledger(
-        *(jobs, tuple(handed), owners, tries, tuple(reports), tuple(users), frozenset(others)),
+        *(jobs, tuple(handed.values()), owners, tries, tuple(reports), tuple(users), frozenset(others)),
         {token: frozenset(itertools.chain(*line.tasks)) for token, line in announced.items()},
         *(way, tokens, moved, elsewhere, tuple(unusable), command),
     )

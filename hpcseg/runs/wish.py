@@ -40,11 +40,9 @@ class Wish:
 
     def __init__(self, folder: CellFolder) -> None:
         self._folder = folder
-        self._job = (
-            os.environ.get("SUBMITIT_LOCAL_JOB_ID")
-            if os.environ.get("SUBMITIT_EXECUTOR") == "local"
-            else slurm_job()["slurm_job_id"]
-        )
+        own, outer = os.environ.get("SUBMITIT_LOCAL_JOB_ID"), slurm_job()["slurm_job_id"]
+        # A local process inside of a job of Slurm has the numbers of both.
+        self._job = own if os.environ.get("SUBMITIT_EXECUTOR") == "local" else outer or own
         self._looked = -_SECONDS_BETWEEN_LOOKS
         self._told = False
 

@@ -260,7 +260,7 @@ def test_of_tiles_that_have_few_labels_those_are_taken_that_have_one(tmp_path, t
     assert "no training tile of few.h5 has a labelled pixel" in missing
     (record,) = read_baselines(made)
     assert record.training_tiles == 3
-    filtered = points(record, "filter")[NoiseLevel(0.0)]
+    filtered = points(record)[NoiseLevel(0.0)]
     assert metrics.accuracy(np.array(filtered.confusion)) > 0.9
 
 
