@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from hpcseg.data.likeness import usual_step
 from hpcseg.errors import DatasetError
 from hpcseg.slices.calibration import is_as_large
 from hpcseg.slices.opening import open_source
-from hpcseg.slices.raw import is_raw, without_header
+from hpcseg.slices.raw import is_raw, without_header, write_raw
 from hpcseg.slices.source import Reading, Source, as_grey_values, as_labels, keep, raise_faults, size_in_words
 from hpcseg.text import counted
 
@@ -169,12 +168,8 @@ class Pixels:
 
     def write(self, index: int, pixels: np.ndarray) -> None:
         """Write a slice, (H, W), to its place; raises OSError."""
-        stored = np.ascontiguousarray(pixels, dtype=pixels.dtype.newbyteorder("<"))
-        left, at = memoryview(stored.data).cast("B"), self.first + index * stored.nbytes
         with self.path.open("r+b", buffering=0) as file:
-            while left:
-                written = os.pwrite(file.fileno(), left, at)
-                left, at = left[written:], at + written
+            write_raw(file.fileno(), self.first, index, pixels)
 
 
 # With all but the index in a functools.partial, these are the work of `in_processes`.

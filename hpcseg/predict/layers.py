@@ -35,6 +35,7 @@ from hpcseg.slices.calibration import (
     voxel_attributes,
 )
 from hpcseg.slices.extras import load_extra
+from hpcseg.slices.raw import write_raw
 from hpcseg.slices.source import Source, size_in_words
 
 Format = Literal["tiff", "hdf5", "zarr"]
@@ -112,12 +113,8 @@ class _Runs(Target):
             if layer not in self._opened:
                 self._opened[layer] = os.open(where(path), os.O_WRONLY), self._first_byte(layer)
             descriptor, first = self._opened[layer]
-            stored = np.ascontiguousarray(pixels[layer.name], dtype=layer.dtype.newbyteorder("<"))
-            left, at = memoryview(stored.data).cast("B"), first + index * stored.nbytes
             try:
-                while left:
-                    written = os.pwrite(descriptor, left, at)
-                    left, at = left[written:], at + written
+                write_raw(descriptor, first, index, pixels[layer.name].astype(layer.dtype, copy=False))
             except OSError as error:
                 raise not_written(path, error) from None
 

@@ -94,3 +94,22 @@ def _with_info(path: Path, how: Reading) -> tuple[Reading, VoxelSize | None]:
         raise DatasetError(f"{info} says BYTEORDER = {said['BYTEORDER']}. Say which it is: --byteorder little or big.")
     how = replace(how, shape=shape, dtype=how.dtype or "float32", byteorder=byteorder)
     return how, voxel_size([said.get("voxelSize")] * 3, "micrometer")
+
+
+def write_raw(descriptor: int, first: int, index: int, pixels: np.ndarray) -> None:
+    """Write one of the slices of an open file, which lie behind each other from a byte on, little-endian.
+
+    Args:
+        descriptor: of the file; several processes may each write slices of their own.
+        first: byte at which slice 0 begins.
+        index: of the slice, from 0.
+        pixels: (H, W), of the size and the type of all.
+
+    Raises:
+        OSError: there is no room on the disk, or it fails.
+    """
+    stored = np.ascontiguousarray(pixels, dtype=pixels.dtype.newbyteorder("<"))
+    left, at = memoryview(stored.data).cast("B"), first + index * stored.nbytes
+    while left:
+        written = os.pwrite(descriptor, left, at)
+        left, at = left[written:], at + written

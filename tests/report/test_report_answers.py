@@ -263,29 +263,28 @@ def test_a_reading_with_fewer_than_three_seeds_somewhere_has_no_distance(tmp_pat
     assert len(panel.texts) == 2, "the other reading, in both tests"
 
 
-def test_what_the_next_labelled_slices_bring_follows_from_the_last_two_numbers(tmp_path):
+def told_of_slices(tmp_path, right: int, slices: int) -> str:
+    """What is told of 4, 8 and all slices of so many, of whose 1000 pixels 900, 940 and so many are right in seed 0."""
     job = JOB.replace('other_noise = "uniform"', "whole_slices = true").replace("[0.0, 0.5]", "0.0")
     job += '[[grid]]\ndata.tiles = "small"\ndata.train_slices = [4, 8]\ntrain.seed = [0, 1, 2]\n'
     grid = planned(tmp_path, ["slices"], grid=job)
     for cell in grid.cells:
-        right = {4: 900, 8: 940, 0: 960}[cell.config.data.train_slices] + cell.config.train.seed
-        finish_with_slices(cell, lambda *_: 900, whole=(right, right))
-        change(cell.folder.training_file, train_slices=cell.config.data.train_slices or 16)
+        found = {4: 900, 8: 940, 0: right}[cell.config.data.train_slices] + cell.config.train.seed
+        finish_with_slices(cell, lambda *_: 900, whole=(found, found))
+        change(cell.folder.training_file, train_slices=cell.config.data.train_slices or slices)
     (text,) = told(grid.run)
+    return text
+
+
+def test_what_the_next_labelled_slices_bring_follows_from_the_last_two_numbers(tmp_path):
+    text = told_of_slices(tmp_path, right=960, slices=16)
     assert "From 4 labelled slices to all: +6.00" in text
     # 2 points from 8 to 16, which is twice as many; 10 more are log2(26 / 16) = 0.70 of that.
     assert text.endswith("If it goes on as from 8 to 16, 10 more bring +1.40 points.")
 
 
 def test_slices_that_bring_nothing_more_bring_no_minus_zero(tmp_path):
-    job = JOB.replace('other_noise = "uniform"', "whole_slices = true").replace("[0.0, 0.5]", "0.0")
-    job += '[[grid]]\ndata.tiles = "small"\ndata.train_slices = [4, 8]\ntrain.seed = [0, 1, 2]\n'
-    grid = planned(tmp_path, ["slices"], grid=job)
-    for cell in grid.cells:
-        right = {4: 900, 8: 940, 0: 939}[cell.config.data.train_slices] + cell.config.train.seed
-        finish_with_slices(cell, lambda *_: 900, whole=(right, right))
-        change(cell.folder.training_file, train_slices=cell.config.data.train_slices or 1000)
-    (text,) = told(grid.run)
+    text = told_of_slices(tmp_path, right=939, slices=1000)
     # -0.1 points from 8 to 1000; 10 more are 0.002 of that.
     assert text.endswith("10 more bring +0.00 points.")
 
