@@ -1,4 +1,4 @@
-"""Labels of other slices than their own, and labels that are turned: `hpcseg pack` says so, and of no others."""
+"""Labels of other slices than their own, or of none, and turned ones: `hpcseg pack` says so, and of no others."""
 
 from __future__ import annotations
 
@@ -79,10 +79,20 @@ def test_labels_of_their_own_slices_are_not_noted(tmp_path, noise):
     assert "labels that were compared" not in packed(tmp_path, *sample(noise=noise))
 
 
-def test_labels_that_fit_no_slice_are_not_noted(tmp_path):
-    images, _ = sample()
-    labels = np.random.default_rng(5).integers(0, 3, images.shape, dtype=np.uint8)
-    assert "labels that were compared" not in packed(tmp_path, images, labels)
+@pytest.mark.parametrize(
+    "others",
+    [
+        lambda labels: np.random.default_rng(5).integers(0, 3, labels.shape, dtype=np.uint8),
+        lambda labels: labels.transpose(1, 0, 2),
+        lambda labels: labels.transpose(2, 1, 0),
+        lambda labels: np.roll(labels, 20, (0, 1)),
+    ],
+    ids=["drawn by lot", "rows are slices", "columns are slices", "of another part"],
+)
+def test_labels_that_fit_no_slice_are_noted(tmp_path, others):
+    images, labels = sample(48, 48, 48)
+    said = packed(tmp_path, images, others(labels))
+    assert "labels that were compared fit their own slice no better" in said and "another axis" in said
 
 
 def test_slices_that_are_all_the_same_are_not_noted(tmp_path):
