@@ -21,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import tifffile
 
+from hpcseg.data.likeness import usual_step
 from hpcseg.errors import ConfigError
 from hpcseg.files import aside, make_folder, not_written, replacing, write_bytes
 from hpcseg.hdf5 import h5py
@@ -75,6 +76,18 @@ def _not_calibrated(volume: Source, layers: Iterable[Layer]) -> list[str]:
     lost = [f"{layer.name} ({layer.dtype})" for layer in layers if not calibration.is_kept(layer.dtype)]
     what = "ImageJ opens no TIFFs of this type, so the unit of a voxel and what else it keeps are not in"
     return [f"{what} {', '.join(lost)}. {kept_by}"] if lost else []
+
+
+def _uneven(volume: Source) -> list[str]:
+    """A sentence where the numbers of slices that go into one file say that some are missing."""
+    apart = np.flatnonzero(np.diff(volume.numbers) != usual_step(np.array(volume.numbers)))
+    if not len(apart):
+        return []
+    before, behind = volume.numbers[apart[0]], volume.numbers[apart[0] + 1]
+    return [
+        f"the slices lie unevenly apart by their numbers, such as {before} and {behind}, and evenly in one file: if "
+        "some are missing, all behind them are too near. Labels in a folder have the names of their slices."
+    ]
 
 
 class _Folder(Target):
@@ -132,7 +145,7 @@ class _Runs(Target):
             os.close(self._opened.popitem()[1][0])
 
     def notes(self) -> list[str]:
-        return [] if self._hdf5 else _not_calibrated(self._volume, self._paths)
+        return [*_uneven(self._volume), *([] if self._hdf5 else _not_calibrated(self._volume, self._paths))]
 
     def _make(self, layer: Layer) -> None:
         stored = layer.dtype.newbyteorder("<")
@@ -197,6 +210,9 @@ class _Stores(Target):
 
     def read(self, index: int, layer: Layer) -> np.ndarray:
         return np.asarray(self._zarr.open_array(where(self._paths[layer]) / _LEVEL, mode="r")[index])
+
+    def notes(self) -> list[str]:
+        return _uneven(self._volume)
 
     def _make(self, layer: Layer) -> None:
         _, files = self._in_memory(layer)

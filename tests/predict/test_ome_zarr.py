@@ -93,6 +93,13 @@ def test_any_input_gives_an_ome_zarr_with_its_voxels(model_file, source, expecte
     assert (tmp_path / "out" / "sheet.png").exists() and not list((tmp_path / "out").rglob(".*"))
 
 
+@pytest.mark.parametrize("options", [("--format", "zarr"), ("--format", "hdf5"), ()])
+def test_a_slice_that_is_missing_is_told_where_no_name_says_it(model_file, source, tmp_path, options):
+    (source("folder") / "s2.tif").unlink()
+    said = " ".join(predict(model_file, tmp_path / "in", "-o", tmp_path / "out", *options).stderr.split())
+    assert ("unevenly apart by their numbers, such as 1 and 3" in said) == bool(options)
+
+
 def test_every_second_slice_is_twice_as_far_from_the_next(model_file, source, expected, tmp_path):
     predict(model_file, source("zarr"), "-o", tmp_path / "out", "--every", 2)
     labels = open_source(tmp_path / "out" / "labels.zarr")
