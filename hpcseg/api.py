@@ -403,7 +403,8 @@ def _as_volume(array: Any) -> Source:
         except ValueError:
             raise DatasetError("The array has slices of several sizes, or is none of numbers.") from None
     if isinstance(array, np.ma.MaskedArray):
-        raise DatasetError("The array has a mask. Give floating-point values with NaN there: array.filled(np.nan).")
+        way = "array.astype(float).filled(np.nan)"
+        raise DatasetError(f"The array has a mask. Give floating-point values with NaN there: {way}.")
     if len(array.shape) not in (2, 3) or (axes := slice_axes(tuple(array.shape))) is None:
         raise DatasetError(
             f"The array is {tuple(array.shape)}, but slices are (H, W) or (N, H, W), one number per pixel: of several "

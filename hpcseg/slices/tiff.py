@@ -261,16 +261,18 @@ def _source(
     notes: list[str],
 ) -> Source:
     """Refuses what is no picture, and headers that do not agree on what pixels mean."""
-    for name, page in zip(names, pages, strict=True):
-        if len(page.shape) != 2:
-            planes = len(page.shape) == 3 and page.shape[-1] != min(page.shape)
-            faults.append(
-                f"{name} is not a grey-value image: its shape is {page.shape}, and a slice has one number per pixel, "
-                "its grey value or that of its class"
-                + planes
-                * ". If these are slices that were saved as the planes of one page (as tifffile takes three or "
-                "four for colours), save each as a page: tifffile.imwrite(NAME, SLICES, photometric='minisblack')"
-            )
+    if odd := [(name, page.shape) for name, page in zip(names, pages, strict=True) if len(page.shape) != 2]:
+        (name, shape), also = odd[0], f" (and {len(odd) - 1} more)" if odd[1:] else ""
+        way_out = (
+            "Save it so, as Fiji's Image > Type > 8-bit does, or of classes in colours 8-bit Color"
+            if len(shape) != 3 or shape[-1] == min(shape)
+            else "If these are slices that were saved as the planes of one page (as tifffile takes three or four for "
+            "colours), save each as a page: tifffile.imwrite(NAME, SLICES, photometric='minisblack')"
+        )
+        faults.append(
+            f"{name}{also} is not a grey-value image: its shape is {shape}, and a slice has one number per pixel, its "
+            f"grey value or that of its class. {way_out}"
+        )
     shown, as_shown = how.pixels != "stored", "--pixels shown or "
     functions = {page.path: page.function for page in reversed(pages)}  # the first page of a file says it of all
     facts: list[tuple[str, str, list[Any]]] = [

@@ -228,11 +228,16 @@ def test_grey_values_of_other_types_are_refused(tmp_path, dtype):
 @pytest.mark.parametrize("photometric", ["rgb", "minisblack"])
 def test_colour_slices_are_refused(tmp_path, photometric):
     shape, planar = ((4, 5, 3), "contig") if photometric == "rgb" else ((3, 4, 5), "separate")
-    tifffile.imwrite(tmp_path / "a1.tif", np.zeros(shape, "u1"), photometric=photometric, planarconfig=planar)
+    for number in (1, 4, 5):
+        colours = tmp_path / f"a{number}.tif"
+        tifffile.imwrite(colours, np.zeros(shape, "u1"), photometric=photometric, planarconfig=planar)
     for number in (2, 3):
         tifffile.imwrite(tmp_path / f"a{number}.tif", np.zeros((4, 5), "u1"))
     # The colour slice is at fault, not those that differ from it.
-    with pytest.raises(DatasetError, match=r"cannot be used: a1.tif is not a grey-value image: its shape is [^;]*$"):
+    way = "Fiji's Image > Type > 8-bit" if photometric == "rgb" else "save each as a page"
+    with pytest.raises(
+        DatasetError, match=rf"used: a1.tif \(and 2 more\) is not a grey-value image: its shape is [^;]*{way}[^;]*$"
+    ):
         open_source(tmp_path)
 
 
