@@ -93,17 +93,17 @@ class Records:
     @property
     def _blind(self) -> str:
         """Which models find nothing of a class that is in their test; empty: all find some of each."""
-        blind, tested = dict[str, int](), 0
+        blind, tested = list[tuple[Row, int]](), 0
         for row in self.rows:
             clean = row.test_confusion(CLEAN)
             if clean is not None:
                 tested += 1
                 missed = np.flatnonzero((clean.sum(1) > 0) & (np.diag(clean) == 0))
-                blind |= {row.id: int(missed[0])} if len(missed) else {}
+                blind += [(row, int(missed[0]))] if len(missed) else []
         if not blind:
             return ""
-        (first, place), *_ = blind.items()
-        name = short_names([row.cell for row in self.rows])[first]
+        (first, place), *_ = blind
+        name = first.named(short_names([row.cell for row in self.rows])[first.cell.id])
         return (
             f"{len(blind)} of {tested} models find no pixel of a class that is in their test, such as {name} of class "
             f"{self.class_names[place]}. Train longer (train.epochs, train.epoch_steps), or label more of it."

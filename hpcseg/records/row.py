@@ -65,7 +65,11 @@ class Row:
     @property
     def id(self) -> str:
         """The cell's id, with its run where it takes that to know the row."""
-        return f"{self.cell.id} of {self.run}" if self.run else self.cell.id
+        return self.named(self.cell.id)
+
+    def named(self, name: str) -> str:
+        """A name of the cell, with its run where it takes that to know the row."""
+        return f"{name} of {self.run}" if self.run else name
 
     def same_records(self, other: Row) -> bool:
         """Whether both have the same records of their training and evaluation, as copies of one cell have."""

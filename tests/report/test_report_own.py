@@ -194,7 +194,9 @@ def test_what_a_comparison_draws_and_says_has_the_name_of_the_run(tmp_path):
         assert texts == [f"{run}: {noise} % noise" for run in "ab" for noise in (0, 50)], name
         assert len({line.get_color() for line in legend.get_lines()}) == 4, name
     grids["b"].cells[0].folder.evaluation_file.unlink()
+    finish(grids["b"].cells[1], lambda *_: 0)
     built = compare({name: grid.run for name, grid in grids.items()}, tmp_path / "out")
+    assert "such as p000-s1 of b of class" in (tmp_path / "out" / "tables.md").read_text()
     assert built.content.holes and "was planned with" not in (tmp_path / "out" / "tables.md").read_text()
 
 
