@@ -101,13 +101,15 @@ def grid(
     if template is not None:
         _refuse_beside_template(local, workers, slurm.profile, options)
         local = False
-    if local is None:
-        local = not slurm.wanted and shutil.which("sbatch") is None
-        if dry_run and not (local or slurm.wanted) and (said := no_controller()):
-            # What would be submitted is of no use to whoever cannot submit it.
-            local = True
-            console.say(f"No Slurm answers here ({said}). This is what --local would do; --slurm shows the scripts.")
     with console.json_answer(as_json) as answer:
+        if local is None:
+            local = not slurm.wanted and shutil.which("sbatch") is None
+            if dry_run and not (local or slurm.wanted) and (said := no_controller()):
+                # What would be submitted is of no use to whoever cannot submit it.
+                local = True
+                console.say(
+                    f"No Slurm answers here ({said}). This is what --local would do; --slurm shows the scripts."
+                )
         states = [cell.state() for cell in planned.cells]
         counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
         console.say(f"{planned.job.title}: {counted(len(states), 'cell')} in {planned.run.path} ({counts})")

@@ -249,13 +249,17 @@ def in_words(info: DatasetInfo) -> str:
         return "not compared"
     if info.alike_slices == info.shape[0]:
         return "alike however far apart they are"
+    if info.alike_slices == 1:
+        return "not alike"
     return f"alike less than {info.alike_slices} apart"
 
 
 def left_out(info: DatasetInfo, gap: int) -> str:
     """How many of these slices a gap of slice numbers leaves out between two sets of a blocked split."""
     step = usual_step(info.numbers)
-    return f"{gap // step}" + (f" (the numbers of {gap})" if step > 1 else "")
+    if gap < step:
+        return "none"
+    return f"{gap // step}" + (f" (slice numbers: {gap})" if step > 1 else "")
 
 
 def grey_notes(info: DatasetInfo) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from slice_folder import hpcseg, write_label
 from hpcseg.config import CellConfig, DataConfig
 from hpcseg.data.batches import open_source
 from hpcseg.data.likeness import alike_slices, grey_points, measured_gap, step_between_compared, too_near
-from hpcseg.data.notes import gap_notes
+from hpcseg.data.notes import gap_notes, in_words, left_out
 from hpcseg.data.pack import pack
 from hpcseg.data.sets import describe_sets
 from hpcseg.data.store import read_info
@@ -233,6 +233,16 @@ def test_inputs_of_sets_are_as_near_as_they_are_with_the_slices_beside_them():
     assert [too_near(sets, 4, np.arange(20), context) for context in (0, 1)] == [False, True]
     # 14 and 18 are the nearest.
     assert [too_near(sets, alike, np.arange(20), 1) for alike in (2, 3)] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("alike", "gap", "told"),
+    [(1, 1, "not alike; none"), (3, 15, "alike less than 3 apart; 2 (slice numbers: 15)"), (9, 7, "alike however")],
+)
+def test_what_is_alike_and_left_out_is_said_of_every_seventh_slice(tmp_path, alike, gap, told):
+    path, _ = packed(tmp_path, as_type(stack(9, keeps=0.0), "uint8"))
+    info = dataclasses.replace(read_info(path), numbers=np.arange(1, 64, 7), alike_slices=alike)
+    assert f"{in_words(info)}; {left_out(info, gap)}".startswith(told)
 
 
 def test_slices_that_never_stop_being_alike_are_told_of(tmp_path):
