@@ -27,6 +27,7 @@ from hpcseg.files import aside, make_folder, not_written, replacing, write_bytes
 from hpcseg.hdf5 import h5py
 from hpcseg.predict.target import Layer, Target, unfinished, where
 from hpcseg.slices.calibration import (
+    DEPTH_SAID,
     ELEMENT_SIZE,
     PREDICTION_FORMAT,
     calibration_of,
@@ -185,7 +186,7 @@ def _attributes(volume: Source) -> dict[str, Any]:
     """The size of a voxel, and what the data set says that the slices are of, if they are of one."""
     kept = dict(volume.attributes)
     if volume.voxel is not None and (size := in_micrometers(volume.voxel)) is not None:
-        kept[ELEMENT_SIZE] = np.array(size)
+        kept |= {ELEMENT_SIZE: np.array(size), DEPTH_SAID: volume.voxel.depth_said}
     return kept
 
 
@@ -253,6 +254,7 @@ def _ome(layer: Layer, volume: Source) -> dict[str, Any]:
         "name": layer.name,
         "axes": [{"name": name, "type": "space", **unit} for name in "zyx"],
         "datasets": [{"path": _LEVEL, "coordinateTransformations": moved}],
+        **({} if voxel is None else {"metadata": {DEPTH_SAID: voxel.depth_said}}),
     }
     return {"version": "0.5", "multiscales": [image], **({"image-label": {}} if layer.name == "labels" else {})}
 

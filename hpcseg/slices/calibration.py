@@ -18,6 +18,8 @@ from hpcseg.slices.source import Source, VoxelSize, voxel_size
 
 ELEMENT_SIZE = "element_size_um"
 """The attribute of an HDF5 data set that Fiji and ilastik know: depth, height and width of a voxel in micrometres."""
+DEPTH_SAID = "voxel_depth_said"
+"""The attribute that is false where the width stands for a depth that nobody said."""
 PACKED_FORMAT, PREDICTION_FORMAT = "hpcseg-dataset", "hpcseg-prediction"
 """What the attribute `format` of an HDF5 file is that has the size of a voxel as `voxel_attributes` says it."""
 
@@ -209,9 +211,8 @@ def read_hdf5_voxel(dataset: Any) -> VoxelSize | None:
     """The size of a voxel of an HDF5 data set, where its attributes or those of a packed file say it."""
     try:
         if (size := dataset.attrs.get(ELEMENT_SIZE)) is not None:
-            return voxel_size(
-                [None, *np.ravel(size)] if np.size(size) == dataset.ndim == 2 else np.ravel(size), "micrometer"
-            )
+            sizes = [None, *np.ravel(size)] if np.size(size) == dataset.ndim == 2 else np.ravel(size)
+            return with_depth_said(voxel_size(sizes, "micrometer"), dataset.attrs)
         root = dataset.file.attrs
         # Other programs have attributes of these names too, in whatever order.
         return voxel_of_attributes(root) if root.get("format") in (PACKED_FORMAT, PREDICTION_FORMAT) else None
@@ -221,13 +222,18 @@ def read_hdf5_voxel(dataset: Any) -> VoxelSize | None:
 
 def voxel_attributes(voxel: VoxelSize) -> dict[str, Any]:
     """Attributes of the root of an HDF5 file that keep the size of a voxel in any unit, or none."""
-    return {"voxel_size": voxel.sizes, "voxel_unit": voxel.unit, "voxel_depth_said": voxel.depth_said}
+    return {"voxel_size": voxel.sizes, "voxel_unit": voxel.unit, DEPTH_SAID: voxel.depth_said}
 
 
 def voxel_of_attributes(attributes: Mapping[str, Any]) -> VoxelSize | None:
     """The size of a voxel that `voxel_attributes` wrote, in a file of before as well; None: there is none."""
     voxel = voxel_size(np.ravel(attributes.get("voxel_size", ())), attributes.get("voxel_unit", ""))
-    return voxel and replace(voxel, depth_said=bool(attributes.get("voxel_depth_said", True)))
+    return with_depth_said(voxel, attributes)
+
+
+def with_depth_said(voxel: VoxelSize | None, attributes: Mapping[str, Any]) -> VoxelSize | None:
+    """A voxel whose depth is not said where attributes that hpcseg has written say so."""
+    return voxel and replace(voxel, depth_said=voxel.depth_said and bool(attributes.get(DEPTH_SAID, True)))
 
 
 def voxel_of_axes(axes: Sequence[tuple[np.ndarray, str | None]]) -> VoxelSize | None:

@@ -54,7 +54,8 @@ class VoxelSize:
     def text(self) -> str:
         """In words."""
         sizes = self.with_unit(f"{self.depth:g} x {self.height:g} x {self.width:g}")
-        return f"{sizes} (depth, height, width{'' if self.depth_said else '; no depth is said, it is the width'})"
+        unsaid = "" if self.depth_said else "; no depth is said, the width stands for it"
+        return f"{sizes} (depth, height, width{unsaid})"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ import numpy as np
 
 from hpcseg.errors import DatasetError
 from hpcseg.slices.array import array_source, axis_name, no_such, passed_over, slab, slice_axes
-from hpcseg.slices.calibration import voxel_in_one_unit, voxel_of_axes
+from hpcseg.slices.calibration import voxel_in_one_unit, voxel_of_axes, with_depth_said
 from hpcseg.slices.extras import load_extra
 from hpcseg.slices.source import Reading, Source, VoxelSize, below, refusing
 
@@ -309,7 +309,9 @@ def _voxel(image: Any, level: Any, shape: tuple[int, ...], places: tuple[int, ..
         known = next((unit for unit in reversed(units) if unit), "")
         depth, *across = [None, None, *scales][-3:]
         units = [apart.get("unit") if in_space else known, *units]
-        return voxel_in_one_unit([depth if in_space else None, *across], [unit or known for unit in units])
+        voxel = voxel_in_one_unit([depth if in_space else None, *across], [unit or known for unit in units])
+        more = image.get("metadata")
+        return with_depth_said(voxel, more if isinstance(more, dict) else {})
     except (LookupError, TypeError, ValueError, AttributeError):
         return None
 

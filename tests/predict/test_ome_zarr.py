@@ -100,6 +100,16 @@ def test_a_slice_that_is_missing_is_told_where_no_name_says_it(model_file, sourc
     assert ("unevenly apart by their numbers, such as 1 and 3" in said) == bool(options)
 
 
+@pytest.mark.parametrize(("form", "written"), [("zarr", "labels.zarr"), ("hdf5", "labels.h5")])
+def test_a_depth_that_nobody_said_is_not_said_by_the_labels_either(model_file, slices, tmp_path, form, written):
+    (tmp_path / "in").mkdir()
+    for number, pixels in enumerate(slices):
+        tifffile.imwrite(tmp_path / "in" / f"s{number}.tif", pixels, resolution=(1e4, 1e4), resolutionunit="CENTIMETER")
+    predict(model_file, tmp_path / "in", "-o", tmp_path / "out", "--format", form)
+    voxel = open_source(tmp_path / "out" / written).voxel
+    assert voxel.width == voxel.depth and not voxel.depth_said
+
+
 def test_every_second_slice_is_twice_as_far_from_the_next(model_file, source, expected, tmp_path):
     predict(model_file, source("zarr"), "-o", tmp_path / "out", "--every", 2)
     labels = open_source(tmp_path / "out" / "labels.zarr")
