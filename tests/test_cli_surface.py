@@ -180,11 +180,20 @@ def test_a_model_file_is_told_from_a_cell(tmp_path, monkeypatch, command):
         assert answer.exit_code != 0 and f"{place} is a file, and this takes a cell" in answer.output
 
 
-def test_view_says_of_a_folder_of_something_else_what_it_takes(tmp_path):
-    (tmp_path / "labels").mkdir()
-    (tmp_path / "labels" / "a.tif").write_bytes(b"")
-    answer = CliRunner().invoke(app, ["view", str(tmp_path)], env={"COLUMNS": "500"})
-    assert answer.exit_code == 2 and f"{tmp_path} is no folder of a prediction" in answer.output
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("folder", "is no folder of a prediction"),
+        ("mine.safetensors", "is no packed file and no folder of a prediction"),
+        ("OUT", "is no packed file and no folder of a prediction"),
+        ("gone.h5", "There is no packed data set"),
+    ],
+)
+def test_view_says_of_something_else_what_it_takes(tmp_path, name, said):
+    (tmp_path / "folder" / "labels").mkdir(parents=True)
+    (tmp_path / "mine.safetensors").write_bytes(b"")
+    answer = CliRunner().invoke(app, ["view", str(tmp_path / name)], env={"COLUMNS": "500"})
+    assert answer.exit_code in (2, 3) and said in answer.output and f"-o {tmp_path / 'OUT'}" not in answer.output
 
 
 COMMANDS = sorted(SURFACE.keys() - {"follow-up"})

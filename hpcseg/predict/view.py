@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hpcseg.data.store import read_info, read_slices
+from hpcseg.data.store import is_packed_file, read_info, read_slices
 from hpcseg.errors import ConfigError, DatasetError, IncompleteError
 from hpcseg.predict.layers import open_target
 from hpcseg.predict.outcome import OutFolder
@@ -48,7 +48,13 @@ def open_scene(path: Path) -> Scene:
         DatasetError: it cannot be read any more, or its slices are of several sizes.
         IncompleteError: the prediction is not finished.
     """
-    return _prediction(path) if path.is_dir() else _packed(path)
+    if path.is_dir():
+        return _prediction(path)
+    if path.suffix not in (".h5", ".hdf5") and not is_packed_file(path):  # which is missed, or damaged, by its name
+        raise ConfigError(
+            f"{path} is no packed file and no folder of a prediction. `hpcseg pack` and `hpcseg predict` make these."
+        )
+    return _packed(path)
 
 
 def _packed(path: Path) -> Scene:
@@ -68,7 +74,7 @@ def _packed(path: Path) -> Scene:
 def _prediction(out: Path) -> Scene:
     folder = OutFolder(out)
     if not folder.record_file.exists() or (record := folder.record()) is None:
-        raise ConfigError(f"{out} is no folder of a prediction. Make one with `hpcseg predict MODEL SLICES -o {out}`.")
+        raise ConfigError(f"{out} is no folder of a prediction. `hpcseg predict MODEL SLICES -o OUT` makes one.")
     if not isinstance(record, Finished):
         raise IncompleteError(f"The prediction in {out} is not finished. The same `hpcseg predict` goes on with it.")
     asked = record.asked
