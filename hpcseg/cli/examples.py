@@ -37,7 +37,7 @@ _EXAMPLES: dict[str, dict[str, str]] = {
     "settings": {
         "hpcseg settings train": "of one section",
         "hpcseg settings gap_slices": "one setting",
-        "hpcseg settings --job segment": "all, and what this job has in place of the defaults",
+        "hpcseg settings --job paper": "all, and what this job has in place of the defaults",
     },
     "init": {
         "hpcseg init mine.toml": "job segment, to change",

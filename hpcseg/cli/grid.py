@@ -138,6 +138,8 @@ def grid(
             finally:
                 answer.update(cells_answer(planned, look=as_json and not dry_run))
         else:
+            if workers is not None:
+                console.note("--workers: of cells on this machine alone; of jobs --throttle says how many run.")
             if options.cells_per_job is None and site.cells_per_job is None:
                 resources = dataclasses.replace(resources, cells_per_job=_cells_per_job(planned, resources))
             if template is not None:

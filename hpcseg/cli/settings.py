@@ -19,6 +19,7 @@ import typer
 from hpcseg.cli import console
 from hpcseg.errors import ConfigError
 from hpcseg.jobfile import as_toml
+from hpcseg.runs.finding import OWN_JOB
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,10 @@ def settings(
             show_default="all",
         ),
     ] = None,
-    job: Annotated[
-        str | None, typer.Option(help="Also what this job, or this job file, has in its place.", show_default=False)
-    ] = None,
+    job: Annotated[str, typer.Option(help="The job, or job file, whose values are shown too.")] = OWN_JOB,
 ) -> None:
-    """Show every setting of job files and profiles with its default, its unit and its meaning."""
-    of_job = _of_job(job) if job else {}
+    """Show every setting of job files and profiles: default, unit, meaning, and what a job has in its place."""
+    of_job = _of_job(job)
     for setting in _chosen(which):
         default = f" = {setting.default_text}" if setting.default_text else ""
         console.stdout.print(f"{setting.name}{default}", style="bold", end="")

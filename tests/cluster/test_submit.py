@@ -208,7 +208,8 @@ def test_where_no_controller_answers_sbatch_one_sentence_names_local_and_nothing
     assert told.exit_code == 0 and "would run here" in told.stdout and "No Slurm answers here" in told.stdout
     assert "#SBATCH" not in told.stdout
     assert json.loads(hpcseg(*call, "--dry-run", "--json").stdout)["cells"]
-    told = hpcseg(*call, "--dry-run", "--slurm")
+    told = hpcseg(*call, "--dry-run", "--slurm", "--workers", "2")
+    assert "Note: --workers: of cells on this machine alone" in told.stderr
     assert told.exit_code == 0 and "#SBATCH" in told.stdout and "No Slurm answers here" in told.stdout
     assert not (tmp_path / "run").exists()
 
