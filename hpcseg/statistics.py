@@ -24,7 +24,7 @@ from scipy.special import fdtrc, fdtri, stdtrit
 LEVEL = 0.05
 """Share of intervals that may miss, and of tables (after Holm's correction) that may show what is chance."""
 FEWEST = 3
-"""Repetitions that an interval takes: one or two say nothing of another training."""
+"""Repetitions that an interval takes, of two seeds or more: fewer say nothing of another training."""
 _POWER = 0.8
 MOST_REPETITIONS = 1000
 """As many as are looked at for how many a difference takes."""
@@ -64,11 +64,11 @@ class Estimate:
     values: tuple[float, ...]
     """One per repetition."""
     trainings: tuple[Part, ...] = ()
-    """From another training; none for fewer than three repetitions."""
+    """From another training; none where these are `few`."""
     slices: tuple[Part, ...] = ()
     """From another stretch of slices; none where the measure was not counted by slice."""
     few: bool = False
-    """There are fewer than three repetitions, of whatever settings; what else has no interval has one test slice."""
+    """Each setting has fewer than three repetitions, or all have one seed; what else has no interval has one slice."""
 
     @property
     def mean(self) -> float:
@@ -82,7 +82,7 @@ class Estimate:
 
     @property
     def half(self) -> float | None:
-        """Half of the 95 % interval; None for fewer than three repetitions."""
+        """Half of the 95 % interval; None for fewer than three repetitions, or one seed."""
         return self._half(LEVEL) if self.trainings else None
 
     @property
@@ -216,11 +216,13 @@ def estimate(repetitions: Sequence[Repetition]) -> Estimate | None:
     if not repetitions:
         return None
     # One seed at one position is one training, and a second record of it no repetition.
-    repetitions = _repeated(list({(one.seed, one.place, one.setting): one for one in repetitions}.values()))
+    once = list({(one.seed, one.place, one.setting): one for one in repetitions}.values())
+    repeated = _repeated(once)
+    repetitions = repeated or once
     values = tuple(one.value for one in repetitions)
     numbers = np.concatenate([one.slices for one in repetitions])
-    # A single slice says nothing of others, so there is no interval either; and another setting is no repetition.
-    few = len({(one.seed, one.place) for one in repetitions}) < FEWEST
+    # A single slice says nothing of others, so there is no interval either; nor does one seed.
+    few = not repeated or len({one.seed for one in repetitions}) == 1
     if few or (len(numbers) and numbers.min() == numbers.max()):
         return Estimate(values, few=few)
     slices = (_between_slices(repetitions, numbers),) if len(numbers) else ()
@@ -280,12 +282,12 @@ def shown_of(estimates: Sequence[Estimate | Likeness | None]) -> list[bool]:
 
 
 def _repeated(repetitions: Sequence[Repetition]) -> Sequence[Repetition]:
-    """Of several settings those with repetitions enough, if any has: how far others scatter nobody knows."""
+    """Those of settings with repetitions enough: how far others scatter nobody knows."""
     trained: dict[Hashable, set[tuple[Hashable, Hashable]]] = {}
     for one in repetitions:
         trained.setdefault(one.setting, set()).add((one.seed, one.place))
     enough = [setting for setting, of in trained.items() if len(of) >= FEWEST]
-    return [one for one in repetitions if one.setting in enough] if enough else repetitions
+    return [one for one in repetitions if one.setting in enough]
 
 
 def _between_trainings(repetitions: Sequence[Repetition]) -> list[Part]:
@@ -296,25 +298,40 @@ def _between_trainings(repetitions: Sequence[Repetition]) -> list[Part]:
     settings, which are one repetition; each is taken from its setting's mean, since that differs for no chance.
     """
     values = np.array([one.value for one in repetitions])
-    settings = [one.setting for one in repetitions]
-    alike = {setting: [one == setting for one in settings] for setting in settings}
-    usual = np.array([values[alike[setting]].mean() for setting in settings])
-    both = [(one.seed, one.place) for one in repetitions]
-    number, most = np.array([sum(alike[setting]) for setting in settings]), len(set(both))
-    # From a mean over fewer repetitions than all settings together have, each is less far than it would be.
-    fewer = np.sqrt(number / np.maximum(1, number - 1) * (most - 1) / most)
-    moved = fewer * (values - usual) / len(values)
-    single = _of_clusters(moved, both)
-    factors = [[seed for seed, _ in both], [place for _, place in both]]
-    crossed = [_of_clusters(moved, labels) for labels in factors if 1 < len(set(labels)) < len(set(both))]
-    first, *others = sorted(crossed, reverse=True) or [single]
+    settings = _numbered(one.setting for one in repetitions)
+    usual = np.bincount(settings, values) / np.bincount(settings)
+    moved = (values - usual[settings]) / len(values)
+    both = _numbered((one.seed, one.place) for one in repetitions)
+    single = _of_clusters(moved, settings, both)
+    factors = [_numbered(one.seed for one in repetitions), _numbered(one.place for one in repetitions)]
+    crossed = [_of_clusters(moved, settings, of) for of in factors if of.max() < both.max()]
+    first, *others = sorted((part for part in crossed if part[1]), reverse=True) or [single]
     return [first, *((max(0.0, variance - single[0]), freedom) for variance, freedom in others)]
 
 
-def _of_clusters(moved: np.ndarray, labels: Sequence[Hashable]) -> Part:
-    names = list(dict.fromkeys(labels))
-    sums = np.bincount([names.index(label) for label in labels], moved)
-    return float(len(names) / (len(names) - 1) * (sums**2).sum()), len(names) - 1.0
+def _of_clusters(moved: np.ndarray, settings: np.ndarray, clusters: np.ndarray) -> Part:
+    """Variance of the mean between clusters, and its degrees of freedom; both 0 where no setting has two of them.
+
+    What is left of clusters once the settings' means are taken is corrected by what it would be were a cluster's
+    repetitions alike, and so are the degrees of freedom: of n equal ones n - 1, of a large one and some small ones less
+    (Bell and McCaffrey, Survey Methodology 28, 2002). A setting with one cluster tells nothing of others.
+    """
+    counts = np.zeros((settings.max() + 1, clusters.max() + 1))
+    np.add.at(counts, (settings, clusters), 1)
+    counts = counts[(counts > 0).sum(1) > 1]
+    if not len(counts):
+        return 0.0, 0.0
+    of_mean = counts.sum(0)
+    left = np.diag(of_mean) - counts.T @ (counts / counts.sum(1, keepdims=True))
+    of_left = (left**2).sum()
+    variance = (np.bincount(clusters, moved) ** 2).sum() * (of_mean**2).sum() / of_left
+    return float(variance), float(of_left**2 / ((left @ left) ** 2).sum())
+
+
+def _numbered(labels: Iterable[Hashable]) -> np.ndarray:
+    """(N,) int64: equal labels have equal numbers, from 0 on."""
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(label, len(numbers)) for label in labels])
 
 
 def _between_slices(repetitions: Sequence[Repetition], numbers: np.ndarray) -> Part:

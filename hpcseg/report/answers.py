@@ -40,7 +40,7 @@ from hpcseg.text import counted, shown
 _NEXT = 10
 _ALL = 10**9
 """More slices that somebody may label, to say what they would bring."""
-_TOO_FEW = " (fewer than three repetitions have no interval: they say nothing of another training)"
+_TOO_FEW = " (fewer than three repetitions, or one seed, have no interval: they say nothing of another training)"
 _ONE_SLICE = " (one test slice has no interval: it says nothing of others)"
 
 

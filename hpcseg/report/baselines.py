@@ -23,7 +23,7 @@ def filtered(records: Records, group: Group, level: str) -> Estimate | None:
         for row in group.rows
         if (one := filter_of(records, row)) is not None and level in one.confusion
     }
-    return estimate([Repetition(0, place, metrics.accuracy(matrix)) for place, matrix in found.items()])
+    return estimate([Repetition(place, place, metrics.accuracy(matrix)) for place, matrix in found.items()])
 
 
 def commonest(group: Group, level: str) -> Estimate | None:
@@ -34,7 +34,7 @@ def commonest(group: Group, level: str) -> Estimate | None:
         if tested and row.training:
             of_labels = tested[0].sum(1) / tested[0].sum()
             found[row.position] = float(of_labels[row.training.confusion.sum(1).argmax()])
-    return estimate([Repetition(0, place, value) for place, value in found.items()])
+    return estimate([Repetition(place, place, value) for place, value in found.items()])
 
 
 def hole(records: Records) -> Hole | None:

@@ -66,7 +66,7 @@ def test_the_slope_of_clean_accuracy_has_its_interval_and_one_seed_has_none(tmp_
     for cell in grid.cells[1::3] + grid.cells[2::3]:
         cell.folder.evaluation_file.unlink()
     (text,) = told(grid.run)
-    assert text.startswith("-2.00 points (fewer than three repetitions have no interval")
+    assert text.startswith("-2.00 points (fewer than three repetitions, or one seed, have no interval")
 
 
 def test_the_best_share_of_noise_is_named_only_where_it_is_shown(tmp_path):
@@ -161,7 +161,7 @@ def test_a_comparison_without_an_interval_is_no_part_of_a_bound(tmp_path):
     assert text.startswith(
         "Not shown in any of 2 comparisons with train.width = 64, corrected for their number, at most "
     )
-    assert "points; of 2 more it is not known (fewer than three repetitions have no interval" in text
+    assert "points; of 2 more it is not known (fewer than three repetitions, or one seed, have no interval" in text
 
 
 @pytest.mark.parametrize(("slices", "seeds", "why"), [((3,), 3, "one test slice"), ((3, 7), 2, "fewer than three")])

@@ -157,6 +157,27 @@ def test_three_seeds_at_each_of_some_positions_are_not_taken_for_that_many_times
     assert np.mean(np.abs(naive.mean(1)) <= half) < 0.8
 
 
+@pytest.mark.parametrize("numbers", [(8, 1, 1), (9, 1), (5, 1, 1, 1, 1, 1)])
+def test_positions_with_more_and_fewer_trainings_cover(numbers):
+    draws, rng, covered = 1000, np.random.default_rng(len(numbers)), 0
+    places = np.repeat(np.arange(len(numbers)), numbers)
+    for _ in range(draws):
+        values = rng.standard_normal(len(numbers))[places] + 0.3 * rng.standard_normal(len(places))
+        found = estimate(list(map(Repetition, range(len(places)), places.tolist(), values.tolist())))
+        covered += abs(found.mean) <= found.half
+    assert covered / draws > 0.93
+
+
+def test_what_no_setting_repeats_has_no_interval_nor_does_one_position_for_each_setting_hide_the_seeds():
+    assert estimate([one for n in range(3) for one in of_setting([Repetition(n, 0, 0.1 * n)], n)]).half is None
+    assert estimate([Repetition(0, place, 0.1 * place) for place in range(3)]).few, "one seed"
+    # Variances of the means of 1, 2, 4 and of 5, 7, 6, over the square of two: 7 / 9 and 1 / 3.
+    drawn = {0: (1.0, 2.0, 4.0), 1: (5.0, 7.0, 6.0)}
+    ones = [Repetition(3 * n + m, n, value) for n, of in drawn.items() for m, value in enumerate(of)]
+    found = estimate([one for n in drawn for one in of_setting(ones[3 * n : 3 * n + 3], n)])
+    assert found.trainings == (pytest.approx(((7 / 9 + 1 / 3) / 4, 4)),)
+
+
 def plain(*values: float) -> list[Repetition]:
     return [Repetition(seed, 0, value) for seed, value in enumerate(values)]
 

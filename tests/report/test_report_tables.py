@@ -244,7 +244,7 @@ def test_seeds_are_shown_with_an_interval_and_count(tmp_path):
     assert row_of(text, "test (small), ours")[2] == "0.901"
     assert row_of(text, "test (small), ours", below=1)[2] == "9.90 ± 0.25"
     assert row_of(text, "test (small), ours", below=1)[0] == "9.95 (n=2 of 3)"
-    assert "Fewer than three repetitions have none" in text
+    assert "Fewer than three repetitions, or one seed, have none" in text
     (line,) = lines((tmp_path / "out" / "table2.csv").read_text(), row="test (small), ours", column="50 %")
     assert (line["half_interval"], line["sd"], line["repetitions"]) == ("0.002484", "0.001000", "3")
     assert line["values"] == "0.900000 0.901000 0.902000"
