@@ -118,10 +118,13 @@ def clean(records: Records) -> str | None:
 def mixed(records: Records) -> str | None:
     """Which noise fraction is best on a test set of clean and noisy tiles, and what any noise brings."""
     level = next((one.key for row in records.rows if (one := row.config.evaluate.mixed())), "")
-    rivals: dict[float, list[Repetition]] = {}
-    for place, series in enumerate(alike_but(records.groups, "train.noise_fraction")):
-        for group in series.values() if len(series) > FEWEST else ():
-            rivals.setdefault(group.noise, []).extend(of_setting(at(records, level)(group), place))
+    planned = [series for series in alike_but(records.groups, "train.noise_fraction") if len(series) > FEWEST]
+    tested = [{group.noise: group for group in series.values() if at(records, level)(group)} for series in planned]
+    # Means over other settings would not be comparable: of those that lack a fraction, such as settings under way.
+    fractions, rivals = max(tested, key=len, default={}).keys(), dict[float, list[Repetition]]()
+    for place, series in enumerate(one for one in tested if fractions <= one.keys()):
+        for noise, group in series.items():
+            rivals.setdefault(noise, []).extend(of_setting(at(records, level)(group), place))
     errors = {fraction: found for fraction, ones in sorted(rivals.items()) if (found := estimate(ones))}
     noisy = [fraction for fraction in errors if fraction]
     if len(noisy) < 2:
@@ -132,7 +135,7 @@ def mixed(records: Records) -> str | None:
     gain = difference(rivals[first], rivals.get(0.0, []))
     any_noise = f"; {100 * first:g} % against none: {_points(gain)}" if gain else ""
     rates = ", ".join(f"{100 * fraction:g} %: {_errors(found)}" for fraction, found in errors.items())
-    said = f"{any_noise}. Errors over all settings: {rates}."
+    said = f"{any_noise}. Errors over the settings with all of these: {rates}."
     if not any(one.half is not None for one in ahead):
         told = _without_interval(ahead) if ahead and (not gain or gain.half is not None) else ""
         return f"{100 * first:g} % of noisy tiles has the fewest errors{told}{said}"

@@ -71,9 +71,14 @@ def test_the_slope_of_clean_accuracy_has_its_interval_and_one_seed_has_none(tmp_
 
 def test_the_best_share_of_noise_is_named_only_where_it_is_shown(tmp_path):
     job = JOB.replace("[0.0, 0.5]", "[0.0, 0.25, 0.5, 1.0]")
-    grid = planned(tmp_path, ["mixed"], grid=job)
+    grid = planned(tmp_path, ["mixed"], grid=job + "train.weight_decay = [0.0, 0.1]\n")
     for cell in grid.cells:
         seed, share = cell.config.train.seed, cell.config.train.noise_fraction
+        if cell.config.train.weight_decay and share in (0.0, 0.5):
+            # Under way: in a mean over what only some shares have they would not stand on equal terms.
+            finish_with_slices(cell, lambda *_: 500)
+        if cell.config.train.weight_decay:
+            continue
         # 50 % is 1, 3 and -1 of 1000 ahead of 25 %, which chance may turn; 100 % is 100 behind in every seed.
         right = {0.0: 600, 0.25: 950, 0.5: 950 + (1, 3, -1)[seed], 1.0: 850}[share] + 2 * seed
         finish_with_slices(cell, lambda *_, right=right: right)

@@ -132,8 +132,9 @@ def test_positions_that_test_the_same_slices_are_one_in_intervals_and_this_is_sa
     if freedom is None:
         assert found.values == (0.900, 0.960) and found.half is None
         return
-    # From the mean of 0.922 the two at one position are 0.038 below together, and so much is the other above.
-    assert found.trainings == (pytest.approx((2 * ((0.038 / 3) ** 2 + (0.038 / 3) ** 2), 1.0)),)
+    # From the mean of 0.922 the two at one position are 0.038 below together, and so much is the other above. Of
+    # positions with deviation 1 the mean has variance 4/9 + 1/9, and what is left of each 8/81.
+    assert found.trainings == (pytest.approx((5 / 9 / (4 * (2 / 9) ** 2) * 2 * (0.038 / 3) ** 2, 1.0)),)
 
 
 def half_of(*values: float) -> float:
@@ -355,6 +356,7 @@ def test_whole_slices_and_cost_take_the_slices_that_were_segmented(tmp_path):
     assert [text[:4] for text in column(whole_slices(records), "all test slices")] == ["3.00", "3.00", "2.00"], (
         "by noise"
     )
+    assert "10 slices" not in whole_slices(records).blocks[0].columns, "there are two"
     assert column(whole_slices(records), "worst slice") == ["4.00 ± 0.00", "4.00", "3.00 ± 0.00"]
     # Two slices, 0.01 from the mean, are two blocks: their variance is 0.01^2, with t of 1 degree of freedom, 12.71.
     assert column(whole_slices(records), "all test slices")[0] == "3.00 (0.00 to 15.71)"
