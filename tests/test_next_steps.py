@@ -157,6 +157,14 @@ def test_of_repetitions_on_other_test_slices_all_are_proposed_not_the_luckiest(h
     assert typed(proposed.replace("SLICES", "sample/data")).exit_code == 0
 
 
+def test_the_most_right_pixels_are_those_of_one_test_set(here):
+    hpcseg("pack", "sample")
+    seeds = "train.seed = [0, 1]"
+    Path("mine.toml").write_text(QUICK.format(gpus=0).replace(seeds, f'{seeds}\ndata.split = ["shuffled", "blocked"]'))
+    assert hpcseg("grid", "--local", "--job", "mine.toml").exit_code == 0
+    assert "most right test pixels of those tested on the same tiles; " in hpcseg("report").stdout
+
+
 def test_a_run_with_missing_cells_goes_on_with_the_command_that_planned_it(here, monkeypatch):
     monkeypatch.setattr("sys.argv", ["hpcseg", "grid", "--local", "--job", "mine.toml"])
     hpcseg("pack", "sample")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,11 +101,15 @@ def after_report(records: Records) -> str:
     if not others:
         return command
     ensemble = " ".join(f"--ensemble {shlex.quote(name)}" for name in others)
-    same = len({row.training.record.split_sha256 for row in alike if row.training}) == 1
-    if same:
-        return f"{names[best.id]} has the most right test pixels; to average all: {ensemble}\n{command}"
+    if len(_tests(alike)) == 1:
+        among = "" if len(_tests(models)) == 1 else " of those tested on the same tiles"
+        return f"{names[best.id]} has the most right test pixels{among}; to average all: {ensemble}\n{command}"
     # The luckiest of test slices is no better a model.
     return f"Each was tested on other slices, so which is best is not known; all are averaged.\n{command} {ensemble}"
+
+
+def _tests(rows: Iterable[Row]) -> set[str | None]:
+    return {row.training.record.split_sha256 for row in rows if row.training}
 
 
 def _accuracy(row: Row) -> float:
