@@ -13,7 +13,7 @@ from pathlib import Path
 import submitit
 
 from hpcseg.cluster.doctor_node import WITHOUT_SCONTROL, Check, check_node
-from hpcseg.cluster.executor import cell_executor, report_executor
+from hpcseg.cluster.executor import as_asked, cell_executor, report_executor
 from hpcseg.cluster.profile import Resources
 from hpcseg.cluster.scheduler import (
     accounting_command,
@@ -154,7 +154,8 @@ def _taken(name: str, executor: submitit.SlurmExecutor, folder: Path) -> Check:
     script = folder / f".hpcseg-doctor-{uuid.uuid4().hex[:8]}.sh"
     try:
         script.write_text(executor._make_submission_file_text("true", ""))
-        said, answered = said_by(["sbatch", "--test-only", str(script)])
+        with as_asked(executor):
+            said, answered = said_by(["sbatch", "--test-only", str(script)])
     finally:
         script.unlink(missing_ok=True)
     if answered:

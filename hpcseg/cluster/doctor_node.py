@@ -18,7 +18,7 @@ import submitit
 from filelock import FileLock
 
 from hpcseg.cluster import scheduler
-from hpcseg.cluster.executor import cell_executor
+from hpcseg.cluster.executor import as_asked, cell_executor
 from hpcseg.cluster.logs import find_logs, last_attempt
 from hpcseg.cluster.probe import HELD, TOKEN, Probe
 from hpcseg.cluster.profile import Resources
@@ -83,7 +83,8 @@ def _probe(resources: Resources, room: Path, code: Path, data: Path | None, toke
     try:
         # As a cell names it: from the run.
         found_from_there = os.path.relpath(data.resolve(), room.resolve()) if data else None
-        job = executor.submit(Probe(resources.on_nodes(str(room.resolve())), found_from_there))
+        with as_asked(executor):
+            job = executor.submit(Probe(resources.on_nodes(str(room.resolve())), found_from_there))
     except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
         yield Check("Compute node", "failed", f"sbatch refuses a job: {error}", "See what it says.")
         return

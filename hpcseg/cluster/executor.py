@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+import os
+import re
 import sys
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +35,11 @@ _GPUS = frozenset({"gpus", "gpus-per-node", "gpus-per-task", "gpus-per-socket", 
 _MEMORY = frozenset({"mem-per-cpu", "mem-per-gpu"})
 # Of no use to a job without GPUs, or refused there.
 _OF_GPUS = _GPUS | _MEMORY | {"cpus-per-gpu", "gpu-bind", "gpu-freq", "ntasks-per-gpu"}
+# Of the variables of a user, which to sbatch have the last word over a script, those that would change each of ours.
+_SBATCH = frozenset(
+    {"ARRAY_INX", "ERROR", "JOB_NAME", "NO_REQUEUE", "OPEN_MODE", "OUTPUT", "REQUEUE", "SIGNAL", "TIMELIMIT", "WAIT"}
+    | {"MEM_PER_CPU", "MEM_PER_GPU", "MEM_PER_NODE"}
+)
 
 
 def cell_executor(
@@ -53,6 +62,8 @@ def cell_executor(
     srun = [f"--cpus-per-task={resources.cpus_per_task}"]
     # Else the other ranks wait for a dead one until the time limit.
     srun.append("--kill-on-bad-exit=1")
+    # Where jobs begin with a clean environment (SBATCH_EXPORT=NONE), ranks get what the script has made of it.
+    srun.append("--export=ALL")
     syntax = "none" if not gpus or _GPUS & further.keys() else resources.gpu_syntax
     if syntax == "gpus-per-node":
         additional["gpus-per-node"] = gpus
@@ -111,6 +122,26 @@ def report_executor(
         srun=_without_gpus(resources.srun),
     )
     return cell_executor(folder, code, own, name=name, comment=comment, dependency=dependency)
+
+
+@contextlib.contextmanager
+def as_asked(executor: submitit.SlurmExecutor) -> Iterator[None]:
+    """Have sbatch take its wishes from an executor's script: hide variables that would say otherwise.
+
+    Those are what Slurm has told a job about itself, and a user's own SBATCH_ variables of what the script says.
+    submitit's `clean_env` would take SLURM_CONF, and all of a user's, as well.
+    """
+    said = set(re.findall(r"^#SBATCH --([\w-]+)", executor._make_submission_file_text("", ""), re.MULTILINE))
+    said |= _GPUS if said & _GPUS else set()
+    ours = {f"SBATCH_{name}" for name in (*_SBATCH, *(name.upper().replace("-", "_") for name in said))}
+    if "SLURM_JOB_ID" in os.environ:
+        ours |= {name for name in os.environ if name.startswith("SLURM_")} - {"SLURM_CONF", "SLURM_CLUSTERS"}
+    # Setup lines may run a Python of their own; the script itself asks for the safe path behind them.
+    hidden = {name: os.environ.pop(name) for name in {*ours, "PYTHONSAFEPATH"} & os.environ.keys()}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 class _Executor(submitit.SlurmExecutor):

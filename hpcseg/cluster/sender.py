@@ -7,12 +7,10 @@ was announced and never answered is taken back out of the queue before its cells
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import os
 import re
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from typing import Any
 import submitit
 
 from hpcseg.cluster import ledger, scheduler
-from hpcseg.cluster.executor import cell_executor, report_executor
+from hpcseg.cluster.executor import as_asked, cell_executor, report_executor
 from hpcseg.cluster.missing import strange_jobs
 from hpcseg.cluster.profile import Resources
 from hpcseg.errors import SchedulerError
@@ -234,7 +232,7 @@ class Sender:
 
         def submit() -> str:
             sender = executor(comment=token)
-            with sender.batch():
+            with as_asked(sender), sender.batch():
                 first, *_ = [sender.submit(task) for task in tasks]
             # Its setup lines may hold a secret, and Slurm has a copy of its own.
             first.paths.submission_file.chmod(0o600)
@@ -288,8 +286,7 @@ def _with_patience(call: Callable[[], str], take_back: Callable[[], bool]) -> st
     """Call sbatch again when its socket timed out; every other refusal is the user's to mend."""
     for attempt in range(1, _TRIES + 1):
         try:
-            with _as_from_a_login_shell():
-                return call()
+            return call()
         except submitit.core.utils.FailedSubmissionError as error:
             raise UnansweredError(f"sbatch did not name the job that it submitted: {error}") from None
         except OSError as error:
@@ -309,20 +306,3 @@ def _with_patience(call: Callable[[], str], take_back: Callable[[], bool]) -> st
                 ) from None
             time.sleep(_SECONDS_BETWEEN_TRIES)
     raise AssertionError("unreachable")
-
-
-@contextlib.contextmanager
-def _as_from_a_login_shell() -> Iterator[None]:
-    """Hide what Slurm has told a job about itself: sbatch takes some of it for wishes, the new job for its own.
-
-    submitit's `clean_env` would take SLURM_CONF, and a user's own SBATCH_ variables, as well.
-    """
-    inside = "SLURM_JOB_ID" in os.environ
-    slurms = [name for name in os.environ if name.startswith("SLURM_") and name not in ("SLURM_CONF", "SLURM_CLUSTERS")]
-    # Setup lines may run a Python of their own; the script itself asks for the safe path behind them.
-    names = [*(slurms if inside else ()), *{"PYTHONSAFEPATH"} & set(os.environ)]
-    hidden = {name: os.environ.pop(name) for name in names}
-    try:
-        yield
-    finally:
-        os.environ.update(hidden)

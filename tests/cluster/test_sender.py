@@ -53,7 +53,7 @@ cd RUN
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output LOGS/%A_%a_%t_log.out --cpus-per-task=1 --kill-on-bad-exit=1 PYTHON -u -m submitit.core._submit LOGS
+srun --unbuffered --output LOGS/%A_%a_%t_log.out --cpus-per-task=1 --kill-on-bad-exit=1 --export=ALL PYTHON -u -m submitit.core._submit LOGS
 """  # noqa: E501
 
 
@@ -175,11 +175,14 @@ def test_a_job_inside_a_job_inherits_nothing_of_it(slurm, grid, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_MEM_PER_CPU", "100")
     monkeypatch.setenv("SLURM_CONF", "/etc/other.conf")
-    monkeypatch.setenv("SBATCH_ACCOUNT", "mine")
-    send(grid)
+    # In Slurm they have the last word over the script.
+    for name in ("ACCOUNT", "PARTITION", "GRES", "TIMELIMIT", "ARRAY_INX", "NO_REQUEUE", "OUTPUT", "MEM_PER_NODE"):
+        monkeypatch.setenv(f"SBATCH_{name}", "mine")
+    send(grid, partition="gpu", gpus_per_node=1)
     seen = (slurm.folder / "100.env").read_text()
     assert "SLURM_MEM_PER_CPU" not in seen and "SLURM_JOB_ID" not in seen
-    assert "SLURM_CONF=/etc/other.conf" in seen and "SBATCH_ACCOUNT=mine" in seen
+    assert "SLURM_CONF=/etc/other.conf" in seen
+    assert re.findall("SBATCH_.*", seen) == ["SBATCH_ACCOUNT=mine"], "what the script does not say"
 
 
 def test_an_answer_without_a_job_id_is_an_error(slurm, grid):
