@@ -16,7 +16,7 @@ from typing import Any
 import submitit
 from submitit.core.utils import DelayedSubmission, JobPaths
 
-from hpcseg.cluster.profile import Resources
+from hpcseg.cluster.profile import GPU_OPTIONS, Resources, without_gpus
 from hpcseg.runs.frozen import shell_lines
 from hpcseg.runs.gpus import ASKED
 from hpcseg.text import refuse_controls
@@ -31,10 +31,7 @@ _REPORT_GIB = 2.0
 # What a report may have otherwise than the cells.
 _WISHES = ("partition", "account", "qos", "constraint")
 # Options of sbatch in the place of which hpcseg has its own.
-_GPUS = frozenset({"gpus", "gpus-per-node", "gpus-per-task", "gpus-per-socket", "gres", "tres-per-task"})
 _MEMORY = frozenset({"mem-per-cpu", "mem-per-gpu"})
-# Of no use to a job without GPUs, or refused there.
-_OF_GPUS = _GPUS | _MEMORY | {"cpus-per-gpu", "gpu-bind", "gpu-freq", "ntasks-per-gpu"}
 # Of the variables of a user, which to sbatch have the last word over a script, those that would change each of ours.
 _SBATCH = frozenset(
     {"ARRAY_INX", "ERROR", "JOB_NAME", "NO_REQUEUE", "OPEN_MODE", "OUTPUT", "REQUEUE", "SIGNAL", "TIMELIMIT", "WAIT"}
@@ -64,7 +61,7 @@ def cell_executor(
     srun.append("--kill-on-bad-exit=1")
     # Where jobs begin with a clean environment (SBATCH_EXPORT=NONE), ranks get what the script has made of it.
     srun.append("--export=ALL")
-    syntax = "none" if not gpus or _GPUS & further.keys() else resources.gpu_syntax
+    syntax = "none" if not gpus or GPU_OPTIONS & further.keys() else resources.gpu_syntax
     if syntax == "gpus-per-node":
         additional["gpus-per-node"] = gpus
     elif syntax == "gres":
@@ -118,8 +115,8 @@ def report_executor(
         cpus_per_task=1,
         memory_gib=report.mem or _REPORT_GIB,
         minutes=report.time or _REPORT_MINUTES,
-        sbatch=_without_gpus(resources.sbatch) if report.sbatch is None else report.sbatch,
-        srun=_without_gpus(resources.srun),
+        sbatch=without_gpus(resources.sbatch, *_MEMORY) if report.sbatch is None else report.sbatch,
+        srun=without_gpus(resources.srun),
     )
     return cell_executor(folder, code, own, name=name, comment=comment, dependency=dependency)
 
@@ -132,7 +129,7 @@ def as_asked(executor: submitit.SlurmExecutor) -> Iterator[None]:
     submitit's `clean_env` would take SLURM_CONF, and all of a user's, as well.
     """
     said = set(re.findall(r"^#SBATCH --([\w-]+)", executor._make_submission_file_text("", ""), re.MULTILINE))
-    said |= _GPUS if said & _GPUS else set()
+    said |= GPU_OPTIONS if said & GPU_OPTIONS else set()
     ours = {f"SBATCH_{name}" for name in (*_SBATCH, *(name.upper().replace("-", "_") for name in said))}
     if "SLURM_JOB_ID" in os.environ:
         ours |= {name for name in os.environ if name.startswith("SLURM_")} - {"SLURM_CONF", "SLURM_CLUSTERS"}
@@ -173,10 +170,6 @@ class _Executor(submitit.SlurmExecutor):
         for job, pickle in zip(jobs, pickles, strict=True):
             job.paths.move_temporary_file(pickle, "submitted_pickle")
         return jobs
-
-
-def _without_gpus(flags: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(flag for flag in flags if flag.partition("=")[0] not in _OF_GPUS)
 
 
 def _options(flags: tuple[str, ...]) -> dict[str, Any]:

@@ -38,6 +38,12 @@ _OWN_KEYS = {
     "ntasks": "ranks_per_node",
     "ntasks-per-node": "ranks_per_node",
 }
+GPU_OPTIONS = frozenset({"gpus", "gpus-per-node", "gpus-per-task", "gpus-per-socket", "gres", "tres-per-task"})
+"""Options of sbatch that ask for GPUs."""
+# Of no use to a job without GPUs, or refused there.
+_OF_GPUS = GPU_OPTIONS | {"mem-per-gpu", "cpus-per-gpu", "gpu-bind", "gpu-freq", "ntasks-per-gpu"}
+# Such as a local disk.
+_OTHER_GRES = re.compile(r"gres=(?!.*\b(gpu|mps|shard)\b).*")
 _OURS = frozenset(
     {"array", "comment", "dependency", "error", "job-name", "no-requeue", "open-mode", "output", "requeue", "signal"}
     | {"chdir", "parsable", "test-only", "wait", "wrap", "kill-on-bad-exit", "unbuffered"}
@@ -193,6 +199,12 @@ def on_nodes(text: str, paths: Sequence[str]) -> str:
     return re.sub(rf"(?<![\w./+@-])({known})(?![\w.+@-])", lambda found: places[found[1]], text)
 
 
+def without_gpus(flags: Sequence[str], *further: str) -> tuple[str, ...]:
+    """Options, as "name=value" or "name", without those of GPUs, and without further ones."""
+    unwanted = _OF_GPUS | set(further)
+    return tuple(flag for flag in flags if flag.partition("=")[0] not in unwanted or _OTHER_GRES.fullmatch(flag))
+
+
 def _refuse_controls(settings: Any) -> None:
     for setting in dataclasses.fields(settings):
         value = getattr(settings, setting.name)
@@ -328,6 +340,8 @@ def resolve(needs: NeedsConfig, profile: Profile, options: Profile) -> Resources
             if (wish := getattr(wishes, setting.name)) is not None:
                 decided[_RESOURCES.get(setting.name, setting.name)] = wish
     decided.setdefault("ranks_per_node", max(1, decided["gpus_per_node"]))
+    if not decided["gpus_per_node"]:
+        decided |= {table: without_gpus(decided.get(table, ())) for table in OPTION_TABLES}
     resources = Resources(**decided)
     if resources.max_memory_gib and any(flag.startswith("mem-per-") for flag in resources.sbatch):
         raise ConfigError(

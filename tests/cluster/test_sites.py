@@ -67,10 +67,19 @@ def test_options_of_sbatch_go_through_and_the_report_has_those_that_ask_for_no_g
 
 @pytest.mark.parametrize("option", ["gpus", "gpus-per-node", "gpus-per-task", "gres", "gpus-per-socket"])
 def test_an_option_for_gpus_takes_the_place_of_ours(tmp_path, option):
-    site = profile(tmp_path, f'gpu_syntax = "gres"\n[sbatch]\n{option} = "h100:1"\n')
+    site = profile(tmp_path, f'gpu_syntax = "gres"\n[sbatch]\n{option} = "gpu:h100:1"\n')
     options = scripts(tmp_path, site)["cell"][0]
     known = {"gpus", "gpus-per-node", "gpus-per-task", "gres", "gpus-per-socket"}
-    assert {name: options[name] for name in known & options.keys()} == {option: "h100:1"}
+    assert {name: options[name] for name in known & options.keys()} == {option: "gpu:h100:1"}
+    assert not known & scripts(tmp_path, site, gpus_per_node=0)["cell"][0].keys()
+
+
+def test_a_job_without_gpus_keeps_what_else_is_asked_of_a_node(tmp_path):
+    site = profile(tmp_path, '[sbatch]\ngres = "lscratch:100"\nmem-per-gpu = "40G"\n[srun]\ngpu-bind = "closest"\n')
+    made = scripts(tmp_path, site, gpus_per_node=0)
+    for options, command in made.values():
+        assert options["gres"] == "lscratch:100" and "mem-per-gpu" not in options and "gpu-bind" not in command
+    assert made["cell"][0]["mem"] == "16384M"
 
 
 def test_options_of_srun_and_a_container_run_the_ranks_and_the_report(tmp_path):
