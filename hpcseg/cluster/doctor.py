@@ -29,6 +29,7 @@ from hpcseg.cluster.sender import policy_remedy
 from hpcseg.files import make_folder
 from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.frozen import freeze
+from hpcseg.text import counted
 
 _SECONDS_FOR_SBATCH = 10
 _LITTLE, _VERY_LITTLE = 2_000_000_000, 100_000_000
@@ -41,7 +42,8 @@ _OWN_RULE = (
 _SOME_JOB = "1"
 # What a command says that is there and would answer, had it been asked otherwise.
 _REFUSAL = re.compile(r"(unrecognized|unknown|invalid|ambiguous) option|Invalid (field|job state)", re.IGNORECASE)
-_USABLE = re.compile("idle|mix|alloc|comp|plan|resv")
+# Signs behind the word say more: * is a node that does not answer, $ one that is being maintained.
+_USABLE = re.compile(r"(idle|mix|alloc|comp|plan)[^*$]*")
 
 
 def check_cluster(resources: Resources, folder: Path, data: Path | None, *, wait: float | None) -> Iterator[Check]:
@@ -119,7 +121,7 @@ def _controller() -> Check:
 
 
 def _partition(resources: Resources) -> Check:
-    said, answered = said_by(["sinfo", "--noheader", "--format=%P|%a|%D|%T"])
+    said, answered = said_by(["sinfo", "--noheader", "--Node", "--format=%P|%a|%N|%T"])
     if not answered:
         return Check("Partition", "not checked", f"sinfo does not answer: {said}")
     lines = [line.split("|") for line in said.splitlines() if line.count("|") == 3]
@@ -135,11 +137,17 @@ def _partition(resources: Resources) -> Check:
     if not found:
         told = f'There is no partition "{wanted}". There are {", ".join(names)}.'
         return Check("Partition", "failed", told, "Name one of them: --partition, or partition in a profile.")
-    usable = sum(int(nodes) for _, up, nodes, state in found if up == "up" and _USABLE.match(state))
+    own = any(flag.startswith("reservation=") for flag in resources.sbatch)
+    # A node may be in several partitions.
+    usable = {
+        node
+        for _, up, node, state in found
+        if up == "up" and (_USABLE.fullmatch(state) or (own and state.startswith("reserved")))
+    }
     if not usable:
         told = f"{wanted} has no node that can run jobs now."
         return Check("Partition", "failed", told, "Take another (--partition); `sinfo -R` has the reason.")
-    return Check("Partition", "ok", f"{wanted} is up, with {usable} nodes in use or free.")
+    return Check("Partition", "ok", f"{wanted} is up, with {counted(len(usable), 'node')} in use or free.")
 
 
 def _accepted(resources: Resources, folder: Path) -> list[Check]:

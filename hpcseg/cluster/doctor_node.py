@@ -29,6 +29,7 @@ from hpcseg.runs.frozen import freeze
 from hpcseg.runs.provenance import package_sha256
 from hpcseg.runs.record import read_json
 from hpcseg.runs.state import State
+from hpcseg.text import counted
 
 WITHOUT_SCONTROL = (
     "Where your site keeps scontrol from its users, the report job submits a cell again that has met its limit: give "
@@ -252,7 +253,7 @@ def _cores(found: Sequence[dict[str, Any]], resources: Resources) -> Check:
         told = f"A rank gets {cores} of the {resources.cpus_per_task} cores that it asks for."
         remedy = "Ask for what there is (--cpus-per-task), or look for a --setup line that binds to cores."
         return Check("Cores", "failed", told, remedy)
-    return Check("Cores", "ok", f"A rank gets the {resources.cpus_per_task} cores that it asks for.")
+    return Check("Cores", "ok", f"A rank gets the {counted(resources.cpus_per_task, 'core')} that it asks for.")
 
 
 def _gpus(found: Sequence[dict[str, Any]], resources: Resources) -> Check:

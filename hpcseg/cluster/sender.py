@@ -125,7 +125,7 @@ class Submission:
         lines += _first([line for sent in self.sent for line in sent.lines(names)])
         if self.dry_run:
             return [*lines, *self.scripts, f"Nothing was submitted (--dry-run). {self.no_slurm}".rstrip()]
-        lines.append(f"Submitted {self.jobs} jobs." if self.sent else "Nothing to submit.")
+        lines.append(f"Submitted {counted(self.jobs, 'job')}." if self.sent else "Nothing to submit.")
         if self.no_room:
             lines.append(f"The rest has to wait for room: {self.no_room}")
             lines.append(

@@ -17,7 +17,7 @@ import submitit
 from fake_slurm import resources, send
 from slice_folder import hpcseg
 
-from hpcseg.cluster import ledger, local, scheduler
+from hpcseg.cluster import doctor, ledger, local, scheduler
 from hpcseg.cluster.doctor_node import check_node
 from hpcseg.cluster.local import run_locally
 from hpcseg.cluster.profile import Profile, load_profile, resolve
@@ -132,6 +132,22 @@ def test_doctor_tells_of_an_sbatch_that_names_no_job(slurm, grid, tmp_path):
     slurm.command("sbatch", 'echo "job was handed to the broker"')
     (check,) = check_node(resources(grid), tmp_path, None, 1.0)
     assert check.name == "Compute node" and "broker" in str(check)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "reservation", "says"),
+    [
+        ("n1:gpu:idle n1:low:idle n2:low:mixed- n3:cpu:idle", "", "gpu,low is up, with 2 nodes"),
+        ("n1:gpu:idle* n2:gpu:idle$ n3:gpu:draining n4:gpu:maint n5:gpu:down~", "", "no node that can run jobs"),
+        ("n1:gpu:reserved n2:gpu:idle~", "", "with 1 node in use"),
+        ("n1:gpu:reserved n2:gpu:idle~", "beamtime", "with 2 nodes"),
+    ],
+)
+def test_doctor_counts_each_node_that_can_run_jobs_once(slurm, grid, nodes, reservation, says):
+    lines = ("{1}|up|{0}|{2}".format(*node.split(":")) for node in nodes.split())
+    slurm.command("sinfo", "\n".join(f"echo '{line}'" for line in lines))
+    site = Profile(partition="gpu,low", sbatch=(f"reservation={reservation}",) if reservation else None)
+    assert says in doctor._partition(resolve(grid.job.needs, site, Profile())).text
 
 
 def test_doctor_asks_a_node_where_this_machine_has_no_locks(slurm, grid, tmp_path, monkeypatch):

@@ -88,7 +88,7 @@ def states() -> list[object]:
 
 def test_cells_run_to_their_end_in_one_job_of_pbs_and_the_report_follows_by_hand(scheduler, tiny_dataset):
     said = grid(tiny_dataset, "--set", "train.seed=0", "--cells-per-job", 2)
-    assert "1x1: job 41" in said and "1x2: job 41" in said and "Submitted 1 jobs." in said
+    assert "1x1: job 41" in said and "1x2: job 41" in said and "Submitted 1 job." in said
     assert "None of these jobs makes the report" in said and "hpcseg report" in said
     assert states() == ["queued", "queued"] and {cell["job_id"] for cell in cells()} == {"41"}
     (script,) = scheduler.scripts()
@@ -102,7 +102,7 @@ def test_cells_run_to_their_end_in_one_job_of_pbs_and_the_report_follows_by_hand
 
 def test_a_cell_runs_to_its_end_in_a_job_of_lsf_which_reads_its_script(scheduler, tiny_dataset):
     said = grid(tiny_dataset, "--set", "train.seed=0", "--set", "data.tiles='1x1'", template="lsf")
-    assert "Submitted 1 jobs." in said and cells()[0]["job_id"] == "41"
+    assert "Submitted 1 job." in said and cells()[0]["job_id"] == "41"
     assert "#BSUB -W 90\n" in scheduler.scripts()[0].read_text()
     assert scheduler.run(scheduler.scripts()[0]).returncode == 0
     assert states() == ["finished"]
@@ -198,7 +198,7 @@ def test_retry_submits_what_has_failed_with_the_template_of_the_run(scheduler, t
     assert "echo mine" in scheduler.scripts()[-1].read_text()
     assert "No cell has failed" in hpcseg("retry").output
     hpcseg("cancel", silent.name)
-    assert "Submitted 1 jobs." in hpcseg("retry").output, "as the note says"
+    assert "Submitted 1 job." in hpcseg("retry").output, "as the note says"
     assert len(scheduler.scripts()) == 7
 
 
@@ -237,7 +237,7 @@ def test_the_signal_of_a_scheduler_stops_a_cell_with_a_checkpoint_and_retry_goes
         job.send_signal(signal.SIGTERM)
         assert job.wait(30) == 1
     assert states() == ["stopped"] and (folder / "checkpoint.pt").exists()
-    assert "Submitted 1 jobs." in hpcseg("retry").output
+    assert "Submitted 1 job." in hpcseg("retry").output
 
 
 @pytest.mark.parametrize(
