@@ -19,6 +19,7 @@ import submitit
 
 from hpcseg.cluster import ledger, scheduler
 from hpcseg.cluster.executor import as_asked, cell_executor, report_executor
+from hpcseg.cluster.ledger_place import tag
 from hpcseg.cluster.missing import strange_jobs
 from hpcseg.cluster.profile import Resources
 from hpcseg.errors import SchedulerError
@@ -31,6 +32,12 @@ _MOST_LINES = 20
 _DRY_RUN_TOKEN = "hpcseg-dry-run"  # noqa: S105 - a comment of the job, and no secret
 # What sbatch says, after two minutes of trying, when the controller has as many jobs as it can hold (MaxJobCount).
 _FULL = re.compile(r"temporarily unable to accept job|queue full|Resource temporarily unavailable", re.IGNORECASE)
+# What it says where the way to the controller, or the controller, broke down: the job may have been taken all the same.
+_BROKEN = re.compile(
+    r"timed out|(receive|send|shutdown) failure|connection (reset|aborted)|broken pipe|endpoint|zero bytes"
+    r"|unexpected message|message length|longer than data",
+    re.IGNORECASE,
+)
 # What it says when the site's limits leave no room for so many jobs: a smaller array may fit.
 _NO_ROOM = re.compile(r"(Max|Grp)Submit|MaxJobCount|array tasks? limit", re.IGNORECASE)
 # Slurm's one sentence for every limit of an account or a QoS. Most versions name the limit in a line before it.
@@ -266,8 +273,13 @@ def tidy_up(run: RunFolder) -> None:
     Raises:
         SchedulerError: squeue has jobs of this run that the ledger does not know.
     """
-    for token in ledger.read(run).unanswered:
-        if _take_back(token):
+    booked, queue = ledger.read(run), scheduler.own_jobs()
+    if queue is not None:
+        # Also of what was withdrawn, since a job may have been taken in spite of what sbatch said.
+        withdrawn = {token for token, job in booked.tokens.items() if job is None and token.startswith(tag(run))}
+        unwanted = withdrawn | booked.unanswered.keys()
+        scheduler.cancel(job for job, (comment, _) in queue.items() if comment in unwanted)
+        for token in booked.unanswered:
             ledger.withdraw(run, token)
     if strangers := strange_jobs(run, ledger.read(run)):
         raise SchedulerError(f"{strangers} Then run the same command again: until then it would submit them twice.")
@@ -283,7 +295,7 @@ def _take_back(token: str) -> bool:
 
 
 def _with_patience(call: Callable[[], str], take_back: Callable[[], bool]) -> str:
-    """Call sbatch again when its socket timed out; every other refusal is the user's to mend."""
+    """Call sbatch again where it got no answer; every other refusal is the user's to mend."""
     for attempt in range(1, _TRIES + 1):
         try:
             return call()
@@ -294,12 +306,11 @@ def _with_patience(call: Callable[[], str], take_back: Callable[[], bool]) -> st
         except submitit.core.utils.FailedJobError as error:
             said = str(error)
             words = " ".join([line for line in said.splitlines() if "sbatch" in line] or said.splitlines()).strip()
-            if "timed out" not in said.lower():
+            if not _BROKEN.search(said):
                 if not (_FULL.search(said) or _NO_ROOM.search(said)) and (remedy := policy_remedy(said)):
                     raise PolicyError(f"sbatch refused the job: {words}. {remedy}") from None
                 kind = FullError if _FULL.search(said) else NoRoomError if _NO_ROOM.search(said) else SchedulerError
                 raise kind(f"sbatch refused the job: {words}") from None
-            # The job may have been taken all the same.
             if not take_back() or attempt == _TRIES:
                 raise UnansweredError(
                     f"sbatch does not answer: {words}. Try again later; nothing is doubled."

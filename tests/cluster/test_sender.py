@@ -141,12 +141,21 @@ def test_a_job_that_a_full_disk_has_no_room_for_is_not_submitted(slurm, grid, mo
     assert slurm.scripts() == [] and not ledger.read(grid.run).unanswered
 
 
-def test_a_socket_that_times_out_is_tried_again_and_what_was_taken_all_the_same_is_taken_back(slurm, grid):
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Socket timed out on send/recv operation",
+        "Connection reset by peer",
+        "Zero Bytes were transmitted or received",
+        "Unable to contact slurm controller (receive failure)",
+    ],
+)
+def test_a_socket_that_times_out_is_tried_again_and_what_was_taken_all_the_same_is_taken_back(slurm, grid, words):
     # The first array is taken, and only its answer is lost: squeue shows it with the comment of its script.
     slurm.command(
         "sbatch",
         'test -e once || { touch once; sed -n "s/#SBATCH --comment=/90|/p" "$1" > queue\n'
-        'echo "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation" >&2; exit 1; }\n'
+        f'echo "sbatch: error: Batch job submission failed: {words}" >&2; exit 1; }}\n'
         + slurm.folder.joinpath("sbatch").read_text(),
     )
     assert send(grid)[-1] == "Submitted 3 jobs."
@@ -161,6 +170,16 @@ def test_what_a_call_did_not_live_to_write_down_is_taken_back_by_the_next(slurm,
     assert send(grid)[-1] == "Submitted 3 jobs."
     assert (slurm.folder / "cancelled").read_text() == "--quiet 90\n"
     assert not ledger.read(grid.run).unanswered
+
+
+def test_what_sbatch_refused_and_took_all_the_same_is_taken_back_by_the_next_call(slurm, grid):
+    slurm.command("sbatch", 'echo "sbatch: error: something new" >&2; exit 1')
+    with pytest.raises(SchedulerError, match="something new"):
+        send(grid)
+    slurm.queue(f"90|{next(iter(ledger.read(grid.run).tokens))}", "91|of another")
+    slurm.accept()
+    assert send(grid)[-1] == "Submitted 3 jobs."
+    assert (slurm.folder / "cancelled").read_text() == "--quiet 90\n"
 
 
 def test_where_squeue_is_silent_what_was_announced_is_not_forgotten(slurm, grid):
