@@ -185,20 +185,23 @@ def is_past(cell: CellFolder, job: Booked) -> bool:
     if job.number is not None:
         # Of the end of such a job nothing tells but the cell.
         return max(failed_at(cell), stopped_at(cell) or 0.0) >= job.time > 0
-    return len(job.cells) > 1 and failed_at(cell) >= job.time > 0
+    failure = read_failure(cell)
+    # By the job's id, since a node's clock may be behind; or else by the time.
+    own = failure is not None and (failure.job_id == job.job_id or (failure.time or 0.0) >= job.time > 0)
+    return len(job.cells) > 1 and own
 
 
 def is_touched(cell: CellFolder, job: Booked) -> bool:
     """Whether a cell's files have anything of the job that was handed out last for it."""
     failure = read_failure(cell)
-    if failure is not None and (failure.time is None or failure.time >= job.time):
+    if failure is not None and (failure.time is None or failure.job_id == job.job_id or failure.time >= job.time):
         return True
     try:
         # The follow-up writes `escalated` when it has submitted the job.
         lines = [line for line in read_lines(cell.events_file) if line.get("event") != "escalated"]
     except IncompleteError:
         return True
-    return any((time_of(line) or 0.0) >= job.time for line in lines)
+    return any(line.get("slurm_job_id") == job.job_id or (time_of(line) or 0.0) >= job.time for line in lines)
 
 
 def failed_at(cell: CellFolder) -> float:

@@ -53,13 +53,15 @@ def test_what_died_is_submitted_again_and_what_runs_is_not(slurm, grid):
     assert [job_id for _, _, job_id in booked(grid)][3:] == ["102", "103"]
 
 
-def test_a_cell_that_failed_in_a_job_which_goes_on_with_others_may_be_submitted_again(slurm, grid):
+@pytest.mark.parametrize("told", [{"time": 1}, {"time": -60, "job_id": "100"}], ids=["later", "by a clock behind"])
+def test_a_cell_that_failed_in_a_job_which_goes_on_with_others_may_be_submitted_again(slurm, grid, told):
     send(grid, cells_per_job=2)
     slurm.queue("100|RUNNING|None|n1", "101|PENDING|Dependency|")
     failed = grid.cells[0]
     write_json(failed.folder.failure_file, {"error": "ValueError: no", "time": time.time() - 3600})
     assert send(grid)[-1] == "Nothing to submit.", "what failed before may be what it works at"
-    write_json(failed.folder.failure_file, {"error": "ValueError: no", "time": time.time() + 1})
+    told = {**told, "time": time.time() + told["time"]}
+    write_json(failed.folder.failure_file, {"error": "ValueError: no", **told})
     assert send(grid)[-1] == "Submitted 2 jobs."
     assert [cell for _, cell, _ in booked(grid)][3:] == [failed.id, "all"]
 

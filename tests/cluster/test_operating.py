@@ -269,7 +269,13 @@ def test_a_job_that_began_and_left_no_word_is_tried_again_whatever_tells_that_it
     cell = grid.cells[0].folder
     grid.run.logs.mkdir(exist_ok=True)
     log = grid.run.logs / "100_0_0_log.out"
-    for begins in (lambda: log.write_text(""), lambda: append_event(cell.events_file, "start")):
+    behind = {"time": time.time() - 60, "slurm_job_id": "100_0"}  # by the clock of its node
+    for begins in (
+        lambda: log.write_text(""),
+        lambda: append_event(cell.events_file, "start"),
+        lambda: cell.events_file.write_text(json.dumps({"event": "start", **behind}) + "\n"),
+    ):
+        cell.events_file.unlink(missing_ok=True)
         assert run_status(grid.run).failures[cell.id].kind.name == "left the queue before it began"
         begins()
         assert run_status(grid.run).failures[cell.id].kind.name == "killed without a word"
