@@ -89,8 +89,7 @@ def cancel_cells(status: RunStatus, cells: Collection[str], *, with_report: bool
             what.append(f"runs on {beat.host} as process {beat.pid}, and has to be ended there")
         found[cell.id] = ", and ".join(what) or "runs on another machine, and has to be ended there"
     if with_report and found:
-        last = [job for job in booked.reports if job not in booked.moved][-1:]
-        jobs += [job for job in booked.reports if job in last or may_be_queued(job, slurm)]
+        jobs += [job for job in booked.reports if may_be_queued(job, slurm)]
     refuse_moved(run, booked, jobs)
     if dry_run or not found:
         return found

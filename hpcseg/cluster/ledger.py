@@ -13,17 +13,20 @@ import itertools
 import socket
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import msgspec
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from msgspec import UNSET, UnsetType
 
+from hpcseg.cluster import scheduler
 from hpcseg.cluster.ledger_lines import TAG, Announced, Cancelled, Line, Started, Submitted, Task, Withdrawn, read_line
 from hpcseg.cluster.ledger_place import path_of, tag, teller
-from hpcseg.cluster.scheduler import user
+from hpcseg.cluster.remembered import Remembered
+from hpcseg.cluster.scheduler import JobState
 from hpcseg.errors import SchedulerError
 from hpcseg.runs.folder import RunFolder
 from hpcseg.runs.gate import claim
@@ -122,6 +125,20 @@ class Ledger:
         """Ids of the jobs that Slurm has, by cell id."""
         return {cell: booked.job_id for cell, booked in self.jobs.items() if booked.in_slurm}
 
+    def ask(self, job_ids: Iterable[str], slurm: Remembered | None = None) -> dict[str, JobState] | None:
+        """What Slurm says of jobs of this ledger, as `scheduler.ask`.
+
+        A job that has come to a number since, as where a cluster counts from 1 again, is another, and so absent.
+        """
+        states = (slurm or scheduler).ask(job_ids, self.users, self.others)
+        return states and {job_id: job for job_id, job in states.items() if not self._is_another(job_id, job)}
+
+    def _is_another(self, job_id: str, job: JobState) -> bool:
+        if job.comment.startswith(TAG):
+            return self.tokens.get(job.comment) != job_id.partition("_")[0]
+        # A submit filter may have put its own comment in the place of ours.
+        return job.script != "" and Path(job.script).parent.name != RunFolder(Path()).logs.name
+
 
 def read(run: RunFolder) -> Ledger:
     """The ledger of a run; empty where nothing was handed out yet. Lines that cannot be used are left out."""
@@ -130,7 +147,7 @@ def read(run: RunFolder) -> Ledger:
     places: dict[str, range] = {}
     owners: dict[str, frozenset[str]] = {}
     tries: Counter[str] = Counter()
-    reports, users, others = [], [user()], set[str]()
+    reports, users, others = [], [scheduler.user()], set[str]()
     announced: dict[str, Announced] = {}
     tokens: dict[str, str | None] = {}
     moved: dict[str, str] = {}
@@ -286,7 +303,7 @@ def book(
         stage=stage,
         cells=_as_written(tasks),
         job=base,
-        user=user(),
+        user=scheduler.user(),
         run=path_of(run),
         command=command_line(),
         template=template,

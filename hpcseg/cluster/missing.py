@@ -129,7 +129,7 @@ def _runs(cell: CellFolder, booked: Ledger, states: Mapping[str, JobState], live
 def ask_of_all(booked: Ledger) -> dict[str, JobState] | None:
     """What Slurm says of every job of the ledger, that of a report too; as `scheduler.ask`."""
     jobs = [job.job_id for job in booked.handed if job.in_slurm]
-    return scheduler.ask([*jobs, *booked.reports], booked.users, booked.others)
+    return booked.ask([*jobs, *booked.reports])
 
 
 def may_live(job: Booked, run: RunFolder, booked: Ledger, states: Mapping[str, JobState] | None) -> bool:

@@ -92,7 +92,7 @@ def volume_status(folder: OutFolder, slurm: Remembered | None = None) -> VolumeS
     booked = ledger.read(RunFolder(folder.path))
     division = _last_division(booked, slices)
     wanted = {*booked.slurm_jobs().values(), *booked.reports} if division else set()
-    answers = slurm.ask(wanted, booked.users, booked.others) if wanted else {}
+    answers = booked.ask(wanted, slurm) if wanted else {}
     gone = {one for one in wanted if (job := (answers or {}).get(one)) is None or job.ended}
     endings = slurm.history(gone) if answers is not None and not finished else {}
     told = None if answers is None else {**answers, **endings}

@@ -12,7 +12,7 @@ import re
 import subprocess
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hpcseg.errors import SchedulerError
 from hpcseg.runs.state import State
@@ -49,6 +49,10 @@ class JobState:
     node: str = ""
     exit_code: str = ""
     """As accounting has it: "7:0" of a job that ended of itself, "0:9" of one that a signal ended."""
+    script: str = field(default="", compare=False)
+    """What it runs, a path; "(null)" where there is none, empty where that is not known."""
+    comment: str = field(default="", compare=False)
+    """As of `script`."""
 
     @property
     def word(self) -> str:
@@ -236,7 +240,7 @@ def queue_command(users: Sequence[str] = ()) -> list[str]:
     With them come those that have ended a few minutes ago, which accounting may not have heard of, where there is any.
     """
     whose = ",".join(users or [user()])
-    return ["squeue", "--noheader", "--array", "--states=all", f"--user={whose}", "--format=%i|%T|%r|%N"]
+    return ["squeue", "--noheader", "--array", "--states=all", f"--user={whose}", "--format=%i|%T|%r|%N|%o|%k"]
 
 
 def own_jobs_command() -> list[str]:
@@ -257,9 +261,11 @@ def controller_command(*job_ids: str) -> list[str]:
 
 
 def _squeue(users: Sequence[str]) -> dict[str, JobState] | None:
-    return _parse(
-        queue_command(users), lambda line: JobState(line[1], "" if line[2] == "None" else line[2], "".join(line[3:]))
-    )
+    def read(line: list[str]) -> JobState:
+        node, script, *comment = [*line[3:], "", ""]
+        return JobState(line[1], "" if line[2] == "None" else line[2], node, "", script, "".join(comment))
+
+    return _parse(queue_command(users), read)
 
 
 def _sacct(wanted: set[str]) -> dict[str, JobState] | None:
@@ -277,7 +283,8 @@ def _scontrol() -> dict[str, JobState] | None:
     for fields in jobs:
         reason = fields.get("Reason", "None").replace("None", "")
         node = fields.get("NodeList", "").replace("(null)", "")
-        state = JobState(fields.get("JobState", ""), reason, node)
+        what = fields.get("Command", ""), fields.get("Comment", "")
+        state = JobState(fields.get("JobState", ""), reason, node, "", *what)
         tasks = f"{fields.get('ArrayJobId')}_[{fields['ArrayTaskId']}]" if "ArrayTaskId" in fields else ""
         states |= dict.fromkeys(_each(tasks or fields.get("JobId", "")), state)
     return states

@@ -9,7 +9,7 @@ from collections.abc import Container, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
-from hpcseg.cluster import ledger, scheduler
+from hpcseg.cluster import ledger
 from hpcseg.cluster.failures import CANCELLED, DAMAGED, LEFT, STOPPED, TOLD_TO_STOP, Failure, diagnose
 from hpcseg.cluster.ledger import Booked, Ledger
 from hpcseg.cluster.logs import Logs, find_logs
@@ -113,7 +113,7 @@ def run_status(run: RunFolder, slurm: Remembered | None = None) -> RunStatus:
     beside = {job_id for cell_id, job_id in jobs.items() if cell_id in others}
     beside |= {*booked.moved, *booked.elsewhere} if open_cells else set()
     beside |= set(booked.reports) if wanted else set()
-    answers = slurm.ask(wanted | beside, booked.users, booked.others) if wanted | beside else {}
+    answers = booked.ask(wanted | beside, slurm) if wanted | beside else {}
     # Where no command has answered, a fourth would only make the user wait.
     endings = slurm.history(_gone(wanted, answers)) if answers is not None else {}
     told = {**(answers or {}), **endings}
@@ -157,7 +157,7 @@ def other_jobs(run: RunFolder, planned: Container[str]) -> dict[str, Booked]:
     """Jobs that wait or run for cells which a plan does not have, by cell id, as far as anybody knows."""
     booked = ledger.read(run)
     found = {cell.id: booked.jobs[cell.id] for cell in _others(run, booked, planned)}
-    states = scheduler.ask([job.job_id for job in found.values() if job.in_slurm], booked.users, booked.others)
+    states = booked.ask(job.job_id for job in found.values() if job.in_slurm)
     return {cell: job for cell, job in found.items() if may_live(job, run, booked, states)}
 
 

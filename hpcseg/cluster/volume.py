@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 
-from hpcseg.cluster import ledger, scheduler
+from hpcseg.cluster import ledger
 from hpcseg.cluster.parts import division_of, part_name
 from hpcseg.cluster.profile import Resources
 from hpcseg.cluster.sender import NoRoomError, Sender, Submission, tidy_up
@@ -102,7 +102,7 @@ def _alive(run: RunFolder) -> dict[str, tuple[str, str]]:
         said = "may have been submitted: neither sbatch nor squeue has answered"
         return {part: ("", said) for part in doubtful | booked.slurm_jobs().keys()}
     jobs = booked.slurm_jobs()
-    states = scheduler.ask(jobs.values(), booked.users, booked.others) if jobs else {}
+    states = booked.ask(jobs.values()) if jobs else {}
     if states is None:
         return {part: ("", f"submitted as job {job_id}, and Slurm does not answer") for part, job_id in jobs.items()}
     found = {part_id: states.get(job_id) for part_id, job_id in jobs.items()}

@@ -17,6 +17,7 @@ from fake_slurm import booked, evaluate, resources, send, train
 from slice_folder import hpcseg
 
 from hpcseg.cluster import ledger, worker
+from hpcseg.cluster.missing import find_missing
 from hpcseg.cluster.submit import submit_missing
 from hpcseg.errors import SchedulerError
 from hpcseg.runs.grid import Cell, Grid, write_plan
@@ -64,6 +65,25 @@ def test_a_cell_that_failed_in_a_job_which_goes_on_with_others_may_be_submitted_
     write_json(failed.folder.failure_file, {"error": "ValueError: no", **told})
     assert send(grid)[-1] == "Submitted 2 jobs."
     assert [cell for _, cell, _ in booked(grid)][3:] == [failed.id, "all"]
+
+
+@pytest.mark.parametrize(
+    ("script", "comment", "ours"),
+    [
+        ("/home/ann/other.sh", "(null)", False),
+        ("(null)", "(null)", False),
+        ("/other/logs/.submission_file_1.sh", "hpcseg-0-1", False),
+        ("/here/logs/.submission_file_1.sh", "the filter's", True),
+        ("/other/place.sh", "TOKEN", True),
+    ],
+)
+def test_a_job_that_has_come_to_a_number_of_ours_is_another(slurm, grid, script, comment, ours):
+    send(grid)
+    said = comment.replace("TOKEN", next(iter(ledger.read(grid.run).tokens)))
+    slurm.queue(*(f"{job}|RUNNING|None|n1|{script}|{said}" for job in ("100_0", "100_1", "101")))
+    assert find_missing(grid, resubmit=False).cells == ([] if ours else [*grid.cells])
+    assert hpcseg("cancel", "--run", grid.run.path).exit_code == 0
+    assert (slurm.folder / "cancelled").exists() == ours
 
 
 def test_a_cell_that_a_job_was_told_to_leave_out_may_be_submitted_again(slurm, grid):

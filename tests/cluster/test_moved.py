@@ -68,7 +68,7 @@ def test_the_jobs_of_a_copied_run_are_not_the_copys_and_not_ended_by_it(submitte
 def test_what_a_copy_has_submitted_itself_is_its_own(submitted, slurm):
     copy = copied(submitted)
     send(read_grid(copy))
-    slurm.queue(*(f"{job}_{task}|RUNNING|None|n1" for job in (100, 102) for task in (0, 1)))
+    slurm.queue(*(f"{job}_{task}|RUNNING|None|n1" for job in (100, 102) for task in (0, 1)), "103|PENDING|Dependency|")
     assert [(cell.state, cell.job_id) for cell in run_status(copy).status] == [("running", f"102_{i}") for i in (0, 1)]
     assert [cell.tries for cell in run_status(copy).status] == [1, 1]
     assert hpcseg("cancel", "--run", copy.path).exit_code == 0

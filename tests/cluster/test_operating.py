@@ -376,7 +376,7 @@ def test_cancel_ends_the_jobs_of_chosen_cells_and_the_follow_up_does_not_bring_t
 
 def test_cancel_of_one_cell_of_a_job_leaves_its_other_cells_alone(slurm, grid):
     send(grid, cells_per_job=len(grid.cells))
-    slurm.queue("100|RUNNING|None|n1")
+    slurm.queue("100|RUNNING|None|n1", "101|PENDING|Dependency|")
     told = hpcseg(grid, "cancel", grid.cells[1].id)
     assert told.exit_code == 0 and "job 100, which goes on with its other cells" in told.output
     assert not (slurm.folder / "cancelled").exists(), "scancel would end them all"
@@ -390,7 +390,7 @@ def test_cancel_of_one_cell_of_a_job_leaves_its_other_cells_alone(slurm, grid):
 
 def test_cancel_of_the_whole_run_takes_its_report_too_and_a_dry_run_takes_nothing(slurm, grid):
     send(grid)
-    slurm.queue(*(f"100_{task}|PENDING|None|" for task in range(len(grid.cells))))
+    slurm.queue(*(f"100_{task}|PENDING|None|" for task in range(len(grid.cells))), "101|PENDING|Dependency|")
     assert "Nothing was cancelled" in hpcseg(grid, "cancel", "--dry-run").output
     assert not (slurm.folder / "cancelled").exists()
     hpcseg(grid, "cancel")
