@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 import tifffile
-from slice_folder import hpcseg, write_label
+from slice_folder import hpcseg
 
 from hpcseg.config import CellConfig, DataConfig
 from hpcseg.data.batches import open_source
@@ -57,7 +57,8 @@ def packed(folder, images, *options):
     for number, image in enumerate(images, start=1):
         (folder / "data").mkdir(parents=True, exist_ok=True)
         tifffile.imwrite(folder / "data" / f"s{number:04d}.tif", image)
-        write_label(folder, f"{number:04d}", shape=image.shape)
+        (folder / "labels").mkdir(exist_ok=True)
+        tifffile.imwrite(folder / "labels" / f"label{number:04d}.tif", (image > image.mean()).astype(np.uint8))
     result = hpcseg("pack", folder, "-o", folder / "packed.h5", *options)
     assert result.exit_code == 0, result.output
     return folder / "packed.h5", result
