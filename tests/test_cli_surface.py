@@ -181,19 +181,19 @@ def test_a_model_file_is_told_from_a_cell(tmp_path, monkeypatch, command):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "code", "said"),
     [
-        ("folder", "is no folder of a prediction"),
-        ("mine.safetensors", "is no packed file and no folder of a prediction"),
-        ("OUT", "is no packed file and no folder of a prediction"),
-        ("gone.h5", "There is no packed data set"),
+        ("folder", 2, "is no folder of a prediction"),
+        ("mine.safetensors", 2, "is no packed file and no folder of a prediction"),
+        ("OUT", 2, "is no packed file and no folder of a prediction"),
+        ("gone.h5", 3, "There is no packed data set"),
     ],
 )
-def test_view_says_of_something_else_what_it_takes(tmp_path, name, said):
+def test_view_says_of_something_else_what_it_takes(tmp_path, name, code, said):
     (tmp_path / "folder" / "labels").mkdir(parents=True)
     (tmp_path / "mine.safetensors").write_bytes(b"")
     answer = CliRunner().invoke(app, ["view", str(tmp_path / name)], env={"COLUMNS": "500"})
-    assert answer.exit_code in (2, 3) and said in answer.output and f"-o {tmp_path / 'OUT'}" not in answer.output
+    assert answer.exit_code == code and said in answer.output and f"-o {tmp_path / 'OUT'}" not in answer.output
 
 
 COMMANDS = sorted(SURFACE.keys() - {"follow-up"})

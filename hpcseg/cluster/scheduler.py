@@ -166,10 +166,10 @@ def configuration() -> dict[str, str] | None:
     return None if text is None else {name.strip(): value.strip() for name, _, value in lines}
 
 
-def with_comment(comment: str) -> set[str] | None:
-    """Ids (without tasks) of the jobs in the queue that carry this comment; None where Slurm does not tell."""
+def with_comment(*comments: str) -> set[str] | None:
+    """Ids (without tasks) of the jobs in the queue that carry one of these; None where Slurm does not tell."""
     found = own_jobs()
-    return None if found is None else {job_id for job_id, (whole, _) in found.items() if whole == comment}
+    return None if found is None else {job_id for job_id, (whole, _) in found.items() if whole in comments}
 
 
 def own_jobs() -> dict[str, tuple[str, str]] | None:

@@ -273,21 +273,19 @@ def tidy_up(run: RunFolder) -> None:
     Raises:
         SchedulerError: squeue has jobs of this run that the ledger does not know.
     """
-    booked, queue = ledger.read(run), scheduler.own_jobs()
-    if queue is not None:
-        # Also of what was withdrawn, since a job may have been taken in spite of what sbatch said.
-        withdrawn = {token for token, job in booked.tokens.items() if job is None and token.startswith(tag(run))}
-        unwanted = withdrawn | booked.unanswered.keys()
-        scheduler.cancel(job for job, (comment, _) in queue.items() if comment in unwanted)
+    booked = ledger.read(run)
+    # Also what was withdrawn, since a job may have been taken in spite of what sbatch said.
+    withdrawn = {token for token, job in booked.tokens.items() if job is None and token.startswith(tag(run))}
+    if (unwanted := withdrawn | booked.unanswered.keys()) and _take_back(*unwanted):
         for token in booked.unanswered:
             ledger.withdraw(run, token)
     if strangers := strange_jobs(run, ledger.read(run)):
         raise SchedulerError(f"{strangers} Then run the same command again: until then it would submit them twice.")
 
 
-def _take_back(token: str) -> bool:
-    """Cancel what carries this token; False when that is not known to have happened."""
-    found = scheduler.with_comment(token)
+def _take_back(*tokens: str) -> bool:
+    """Cancel what carries one of these tokens; False when that is not known to have happened."""
+    found = scheduler.with_comment(*tokens)
     if found is None:
         return False
     scheduler.cancel(found)

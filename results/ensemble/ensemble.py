@@ -21,7 +21,8 @@ import numpy as np
 from matplotlib.ticker import NullLocator
 
 from hpcseg import api
-from hpcseg.data.batches import TileSource, open_source
+from hpcseg.data.batches import open_source
+from hpcseg.data.store import read_info
 from hpcseg.metrics import SURE_BINS, SURE_UNIT, calibration_error
 from hpcseg.predict.model_file import Model
 from hpcseg.predict.request import Request, in_memory, probability_layer
@@ -132,13 +133,11 @@ def main(run: Path, dataset: Path, out: Path) -> None:
         for what in ("right", "calibration error", f"caught in {SAID:g}")
         for whose in (FLIPS, ALL)
     }
-    first = open_source(dataset, rows[0].config.data)
     record = {
         "command": "python results/ensemble/ensemble.py RUN dataset.h5 results/ensemble",
-        "data_sha256": first.info.data_sha256,
+        "data_sha256": read_info(dataset).data_sha256,
         "numbers_of_test_slices": {
-            position: _tested(next(row for row in rows if row.config.data.split_seed == position), dataset)
-            for position in positions
+            position: one.slices.tolist() for position, one in zip(positions, found[0, "right", ALL], strict=True)
         },
         "in_per_cent": [
             {"sigma": sigma, "what": what, "of": whose, **_said(estimate(of))}
@@ -151,11 +150,6 @@ def main(run: Path, dataset: Path, out: Path) -> None:
     }
     (out / "ensemble.json").write_text(json.dumps(record, indent=1) + "\n")
     draw(record, out)
-
-
-def _tested(row: Row, dataset: Path) -> list[int]:
-    source: TileSource = open_source(dataset, row.config.data)
-    return [int(number) for number in np.array(source.info.numbers)[source.test_slices()[::EVERY]]]
 
 
 def _said(of: Estimate | None) -> dict[str, Any]:
