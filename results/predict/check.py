@@ -1,10 +1,9 @@
-"""Compares predicted labels with the hand-made ones, on slices at least 3 away from those of the training.
+"""Compares labels that `hpcseg predict` wrote with those drawn by hand, and with what the model's evaluation counted.
 
-    python results/predict/check.py OUT LABELS DATASET > check.json
+    python results/predict/check.py OUT LABELS > results/predict/check.json
 
-OUT is a folder that `hpcseg predict` wrote of a folder of slices, LABELS the folder of hand-made labels, DATASET the
-packed file of the same slices. The model was trained with the blocked split of seed 0 and gaps of 2 slices; its test
-slices are counted.
+OUT is a folder that `hpcseg predict` wrote of a folder of slices, LABELS the folder of hand-made labels. The model is
+of a cell of results/seeds, whose record says which slices are its test slices, and has a confusion matrix of each.
 """
 
 from __future__ import annotations
@@ -15,24 +14,31 @@ from pathlib import Path
 
 import numpy as np
 
-from hpcseg.config import DataConfig
-from hpcseg.data.batches import open_source
-from hpcseg.slices.opening import open_source as open_slices
+from hpcseg.runs.folder import CellFolder
+from hpcseg.runs.record import read_lines
+from hpcseg.slices.opening import open_source
+
+CELLS = Path(__file__).parents[1] / "seeds" / "cells"
 
 
-def check(out: Path, labels: Path, dataset: Path) -> dict[str, object]:
-    """Accuracy per test slice and over all of them."""
-    source = open_source(dataset, DataConfig(tiles="large", split="blocked", gap_slices=2))
-    numbers = [int(number) for number in source.info.numbers[source.test_slices()]]
-    both = [open_slices(folder) for folder in (out / "labels", labels)]
-    pairs = [[source.read(source.numbers.index(number)) for source in both] for number in numbers]
-    right = np.array([np.mean(ours == theirs) for ours, theirs in pairs])
+def check(out: Path, labels: Path) -> dict[str, object]:
+    """Accuracy per test slice and over all of them, and pixels that the record has in another place of its matrices."""
     record = json.loads((out / "prediction.json").read_text())
+    cell = CellFolder(CELLS / record["models"][0]["name"])
+    counted = {line["slice"]: np.array(line["whole"]) for line in read_lines(cell.slices_file)}
+    ours, hand = open_source(out / "labels"), open_source(labels)
+    values = sorted(map(int, record["fractions"]))
+    found = {}
+    for number, matrix in counted.items():
+        one, other = (np.searchsorted(values, of.read(of.numbers.index(number)).ravel()) for of in (ours, hand))
+        found[number] = np.bincount(other * len(values) + one, minlength=matrix.size).reshape(matrix.shape)
+    right = [np.trace(matrix) / matrix.sum() for matrix in found.values()]
     return {
-        "test_slices": [min(numbers), max(numbers), len(numbers)],
-        "accuracy": float(right.mean()),
-        "worst_slice": float(right.min()),
-        "label_dtype": str(pairs[0][0].dtype),
+        "test_slices": [min(found), max(found), len(found)],
+        "slices_between_them_and_training": json.loads(cell.training_file.read_text())["gap_slices"],
+        "accuracy": float(np.mean(right)),
+        "worst_slice": float(min(right)),
+        "pixels_unlike_the_evaluation": int(sum(np.abs(found[n] - counted[n]).sum() for n in found) // 2),
         "model": record["models"][0],
         "slices": record["input"]["slices"],
         **{key: record[key] for key in ("seconds", "slices_per_second", "peak_memory_mib", "command") if key in record},
@@ -40,4 +46,4 @@ def check(out: Path, labels: Path, dataset: Path) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(check(*map(Path, sys.argv[1:4])), indent=1))
+    print(json.dumps(check(*map(Path, sys.argv[1:3])), indent=1))
