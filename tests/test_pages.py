@@ -225,7 +225,7 @@ def test_the_versions_of_torch_and_python_that_are_said_to_be_tested_are_those()
         re.search(pattern, (ROOT / file).read_text(), re.MULTILINE)[1]
         for file, pattern in (
             ("constraints.txt", r"^torch==(\d+\.\d+)"),
-            ("tests/run", r"run_with_torch (\d+\.\d+)"),
+            ("tests/run", r"/torch==(\d+\.\d+)"),
             ("pyproject.toml", r'"torch>=(\d+\.\d+)"'),
         )
     )

@@ -362,8 +362,10 @@ def test_a_strip_whose_end_is_not_there_is_refused_where_its_decoder_fills_it(tm
     path, picture = tmp_path / "a.tif", np.uint8(200) * MASK if "jpeg" in compression else MASK
     if compression in ("jpeg2000", "jpeg_lossy"):
         tifffile.imwrite(path, picture, compression=compression, rowsperstrip=64, metadata=None)
-    else:
+    elif 4 in tifffile.TIFF.DECOMPRESSORS or "jpeg" in compression:
         Image.fromarray(picture).save(path, compression=compression)
+    else:
+        pytest.skip("This tifffile is too old to read these.")
     source = open_source(path)
     assert np.abs(source.read(0).astype(int) - picture).max() < (60 if "jpeg" in compression else 1)
     with tifffile.TiffFile(path) as tif:
