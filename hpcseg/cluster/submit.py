@@ -22,7 +22,7 @@ from hpcseg.cluster import ledger, scheduler
 from hpcseg.cluster.asked import read_resources, written_down
 from hpcseg.cluster.missing import Missing, find_missing
 from hpcseg.cluster.profile import Resources
-from hpcseg.cluster.sender import FullError, NoRoomError, Sender, Submission, tidy_up
+from hpcseg.cluster.sender import FullError, NoRoomError, PolicyError, Sender, Submission, tidy_up
 from hpcseg.cluster.tasks.cell import CellsTask
 from hpcseg.cluster.tasks.report import ReportTask
 from hpcseg.config import CellConfig
@@ -122,7 +122,7 @@ def _submit(grid: Grid, resources: Resources, missing: Missing, submission: Subm
         _send_report(sender, missing.unfollowed)
     except NoRoomError as error:
         submission.no_room = str(error)
-        _make_room_for_report(sender, jobs)
+        _make_room_for_report(sender, jobs, missing.unfollowed)
 
 
 def _sender(grid: Grid, resources: Resources, submission: Submission) -> Sender:
@@ -155,22 +155,22 @@ def _seen_by_nodes(sender: Sender) -> str:
     return sender.resources.on_nodes(str(sender.run.path.resolve()))
 
 
-def _make_room_for_report(sender: Sender, jobs: Sequence[list[Cell]]) -> None:
-    """Put the report in the place of the last array, and behind it as much of that as there is room for then.
+def _make_room_for_report(sender: Sender, jobs: Sequence[list[Cell]], behind: Collection[str]) -> None:
+    """Put the report in the place of the last task, whose array is submitted anew without it.
 
     The report submits the rest, so it is worth more than the cells that took its place.
     """
-    if len(sender.submission.sent) == 1:
-        sender.submission.no_report = True
-        return
-    taken = set(sender.take_back())
-    try:
-        _send_report(sender)
-        again = [cells for cells in jobs if tuple(cell.id for cell in cells) in taken]
-        in_arrays(again, max(1, len(again) - 1), lambda some: _send(sender, some))
-    except NoRoomError:
-        # Others may have taken the place meanwhile.
-        sender.submission.no_report = all(sent.tasks for sent in sender.submission.sent)
+    submission = sender.submission
+    if submission.jobs > 1:
+        again = set(sender.take_back()[:-1])
+        # Others may have taken the place meanwhile, or Slurm counts what was ended for a while.
+        with contextlib.suppress(NoRoomError, PolicyError):
+            if again:
+                _send(sender, [cells for cells in jobs if tuple(cell.id for cell in cells) in again])
+        with contextlib.suppress(NoRoomError):
+            if submission.sent:
+                _send_report(sender, behind)
+    submission.no_report = all(sent.tasks for sent in submission.sent)
 
 
 def in_jobs(cells: Sequence[Cell], most: int) -> list[list[Cell]]:

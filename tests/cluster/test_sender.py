@@ -123,6 +123,16 @@ def test_a_limit_without_a_name_behind_jobs_that_ask_for_the_same_is_one_of_thei
     assert said[-3] == "Submitted 2 jobs." and "has to wait for room" in said[-2]
 
 
+def test_an_array_that_has_taken_all_room_gives_a_task_of_it_to_the_report(slurm, grid):
+    sbatch = slurm.folder.joinpath("sbatch").read_text()
+    where = "[ ! -e cancelled ] && grep -q dependency $1"
+    slurm.command("sbatch", refuses("QOSMaxSubmitJobPerUserLimit", where=where) + sbatch)
+    assert send(grid)[-1].startswith("The report job will submit it")
+    assert [(stage, job_id) for stage, _, job_id in booked(grid)][2:] == [("cells", "101"), ("report", "102")]
+    assert set(ledger.read(grid.run).jobs) == {grid.cells[0].id}
+    assert slurm.options("dependency") == [None, None, "afterany:101"]
+
+
 @pytest.mark.parametrize("reasons", [(), (LONGER,)])
 def test_what_doctor_says_of_a_limit_names_more_than_the_account(slurm, tmp_path, reasons):
     slurm.command("sbatch", refuses(*reasons))
