@@ -38,6 +38,9 @@ _SBATCH = frozenset(
     | {"MEM_PER_CPU", "MEM_PER_GPU", "MEM_PER_NODE"}
 )
 
+# Where the controller is, and who asks it.
+_HOW_TO_REACH = {"SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT"}
+
 
 def cell_executor(
     folder: Path, code: Path, resources: Resources, *, name: str, comment: str, dependency: str | None = None
@@ -123,16 +126,15 @@ def report_executor(
 
 @contextlib.contextmanager
 def as_asked(executor: submitit.SlurmExecutor) -> Iterator[None]:
-    """Have sbatch take its wishes from an executor's script: hide variables that would say otherwise.
+    """Have sbatch, and srun in the job, take their wishes from an executor's script: hide variables that say otherwise.
 
-    Those are what Slurm has told a job about itself, and a user's own SBATCH_ variables of what the script says.
-    submitit's `clean_env` would take SLURM_CONF, and all of a user's, as well.
+    Those are what Slurm has told a job about itself, a user's own SLURM_ variables, by which srun goes, and SBATCH_
+    variables of what the script says. submitit's `clean_env` would take SLURM_CONF, and all of a user's, as well.
     """
     said = set(re.findall(r"^#SBATCH --([\w-]+)", executor._make_submission_file_text("", ""), re.MULTILINE))
     said |= GPU_OPTIONS if said & GPU_OPTIONS else set()
     ours = {f"SBATCH_{name}" for name in (*_SBATCH, *(name.upper().replace("-", "_") for name in said))}
-    if "SLURM_JOB_ID" in os.environ:
-        ours |= {name for name in os.environ if name.startswith("SLURM_")} - {"SLURM_CONF", "SLURM_CLUSTERS"}
+    ours |= {name for name in os.environ if name.startswith("SLURM_")} - _HOW_TO_REACH
     # Setup lines may run a Python of their own; the script itself asks for the safe path behind them.
     hidden = {name: os.environ.pop(name) for name in {*ours, "PYTHONSAFEPATH"} & os.environ.keys()}
     try:

@@ -200,8 +200,10 @@ def test_where_squeue_is_silent_what_was_announced_is_not_forgotten(slurm, grid)
     assert len(ledger.read(grid.run).unanswered) == 1
 
 
-def test_a_job_inside_a_job_inherits_nothing_of_it(slurm, grid, monkeypatch):
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_job_inherits_nothing_of_the_one_it_is_in_nor_what_a_user_has_said_to_srun(slurm, grid, monkeypatch, inside):
+    if inside:
+        monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_MEM_PER_CPU", "100")
     monkeypatch.setenv("SLURM_CONF", "/etc/other.conf")
     # In Slurm they have the last word over the script.
