@@ -34,9 +34,10 @@ _WORDS = {
 _NO_CONTROLLER = re.compile(
     r"establish a configuration source|process configuration file|contact slurm controller|establish control"
 )
+_IS_GONE = re.compile(r"Invalid job id|already completing or completed")
 _STATES = {word: state for state, words in _WORDS.items() for word in words.split()}
 _NOT_SHOWN = "not shown"
-_OF_USERS = ("SQUEUE_", "SACCT_", "SINFO_", "SLURM_TIME_FORMAT")
+_OF_USERS = ("SQUEUE_", "SACCT_", "SINFO_", "SCANCEL_", "SLURM_TIME_FORMAT")
 
 
 @dataclass(frozen=True)
@@ -207,10 +208,12 @@ def cancel(job_ids: Iterable[str]) -> None:
     for start in range(0, len(wanted), _IDS_PER_CALL):
         command = ["scancel", "--quiet", *wanted[start : start + _IDS_PER_CALL]]
         try:
-            subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS_TO_CANCEL, check=True)
+            subprocess.run(
+                command, env=_environment(), capture_output=True, text=True, timeout=_SECONDS_TO_CANCEL, check=True
+            )
         except subprocess.CalledProcessError as error:
-            said = " ".join(error.stderr.split())
-            if said and "Invalid job id" not in said and "already completing or completed" not in said:
+            # A line for each job.
+            if said := " ".join(line for line in error.stderr.splitlines() if not _IS_GONE.search(line)):
                 raise SchedulerError(f"scancel failed: {said}") from None
         except (OSError, subprocess.SubprocessError) as error:
             raise SchedulerError(f"scancel failed: {error}. Try again.") from None
@@ -326,15 +329,18 @@ def _run(command: list[str], seconds: float | None = None) -> str | None:
     return said if answered else None
 
 
+def _environment() -> dict[str, str]:
+    """Of Slurm's commands, without a user's filters for his own: jobs of ours would seem to be gone, or would stay."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith(_OF_USERS)}
+    # Else the list of an array's tasks is cut after so many characters.
+    return {**others, "SLURM_BITSTR_LEN": "0"}
+
+
 def said_by(command: list[str], seconds: float | None = None) -> tuple[str, bool]:
     """What a command says, and whether it has succeeded in time, by default in ten seconds."""
     seconds = seconds or _SECONDS
-    # A user may have filters for his own looks at the queue, under which jobs of ours would seem to be gone.
-    others = {name: value for name, value in os.environ.items() if not name.startswith(_OF_USERS)}
-    # Else the list of an array's tasks is cut after so many characters.
-    whole = {**others, "SLURM_BITSTR_LEN": "0"}
     try:
-        answer = subprocess.run(command, env=whole, capture_output=True, text=True, timeout=seconds)
+        answer = subprocess.run(command, env=_environment(), capture_output=True, text=True, timeout=seconds)
     except subprocess.TimeoutExpired:
         return f"{command[0]} takes longer than {seconds:g} seconds", False
     except OSError as error:

@@ -71,6 +71,13 @@ def test_filters_of_a_user_s_own_squeue_hide_no_job(slurm, grid, monkeypatch, na
     assert send(grid)[-1] == "Nothing to submit."
 
 
+def test_filters_of_a_user_s_own_scancel_keep_no_job(slurm, monkeypatch):
+    slurm.command("scancel", '[ -n "$SCANCEL_STATE" ] || echo "$@" >> cancelled')
+    monkeypatch.setenv("SCANCEL_STATE", "PENDING")
+    scheduler.cancel(["100"])
+    assert (slurm.folder / "cancelled").exists()
+
+
 def test_a_user_without_a_name_is_one_by_number(slurm, grid, monkeypatch):
     def nobody():
         raise KeyError(f"getpwuid(): uid not found: {os.geteuid()}")
