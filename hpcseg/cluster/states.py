@@ -217,7 +217,7 @@ def _status(cell: Cell, known: _Known) -> tuple[CellStatus, Failure | None]:
     last = booked.jobs.get(cell.id)
     job = known.slurm.get(last.job_id) if last and last.in_slurm else None
     # Absent from the queue is as good as ended; an older job's word says nothing of a heartbeat of today.
-    waits = job is not None and job.state is State.QUEUED
+    waits = job is not None and job.state in (State.QUEUED, State.SUSPENDED)
     gone = last is not None and last.in_slurm and known.answered and (job is None or job.ended or waits)
     progress = known.progress
     if progress is not None and last is not None and gone and progress.job_id == last.job_id:

@@ -88,7 +88,9 @@ def test_a_running_cell_without_slurms_word_is_known_from_its_heartbeat(grid, sl
     assert (found.status[0].state, found.status[0].node, found.answered) == ("running", "n1", False)
 
 
-@pytest.mark.parametrize(("state", "shown"), [("PENDING", "queued"), ("CANCELLED by 0", "cancelled")])
+@pytest.mark.parametrize(
+    ("state", "shown"), [("PENDING", "queued"), ("SUSPENDED", "suspended"), ("CANCELLED by 0", "cancelled")]
+)
 def test_slurm_corrects_the_heartbeat_of_its_own_job_at_once(grid, slurm, state, shown):
     submit(grid)
     beat(grid, job_id="100_0")
