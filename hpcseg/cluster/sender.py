@@ -168,12 +168,20 @@ class Sender:
 
         Raises:
             NoRoomError: the site's limits leave no room for so many.
-            SchedulerError: sbatch refused for another reason.
+            SchedulerError: sbatch refused for another reason; that arrays before this one stay is in the message.
         """
         before = [sent.job_id for sent in self.submission.sent if sent.tasks]
         waits = self.arrays_at_once is not None and len(before) >= self.arrays_at_once
         dependency = f"afterany:{before[-(self.arrays_at_once or 0)]}" if waits else None
-        self._send(stage, list(tasks), list(tasks.values()), cell_executor, name=self.name, dependency=dependency)
+        try:
+            self._send(stage, list(tasks), list(tasks.values()), cell_executor, name=self.name, dependency=dependency)
+        except NoRoomError:
+            raise
+        except SchedulerError as error:
+            if not before:
+                raise
+            took = f"What sbatch took before stays in the queue: {counted(self.submission.jobs, 'job')}."
+            raise type(error)(f"{error} {took} The same command submits the rest.") from None
 
     def send_last(self, task: Callable[[], Any], *, name: str, behind: Collection[str] = ()) -> None:
         """Submit the job behind all others, whose name goes on so; to the ledger it is the report.
@@ -308,7 +316,7 @@ def _with_patience(call: Callable[[], str], take_back: Callable[[], bool]) -> st
                 if not (_FULL.search(said) or _NO_ROOM.search(said)) and (remedy := policy_remedy(said)):
                     raise PolicyError(f"sbatch refused the job: {words}. {remedy}") from None
                 kind = FullError if _FULL.search(said) else NoRoomError if _NO_ROOM.search(said) else SchedulerError
-                raise kind(f"sbatch refused the job: {words}") from None
+                raise kind(f"sbatch refused the job: {words.rstrip('.')}.") from None
             if not take_back() or attempt == _TRIES:
                 raise UnansweredError(
                     f"sbatch does not answer: {words}. Try again later; nothing is doubled."

@@ -229,3 +229,13 @@ def test_sbatchs_own_words_are_in_the_error(slurm, grid):
         send(grid)
     assert booked(grid) == []
     assert not ledger.read(grid.run).unanswered, "nothing of it is in the queue"
+
+
+def test_a_refusal_halfway_says_what_is_in_the_queue(slurm, grid):
+    sbatch = slurm.folder.joinpath("sbatch").read_text()
+    down = 'echo "sbatch: error: Batch job submission failed: Unable to contact slurm controller" >&2; exit 1'
+    slurm.command("scontrol", 'echo "MaxArraySize = 1"')
+    slurm.command("sbatch", f"if [ -e 100.script ]; then {down}; fi; {sbatch}")
+    with pytest.raises(SchedulerError, match=r"controller\. What sbatch took before stays in the queue: 1 job\. The"):
+        send(grid)
+    assert [job_id for _, _, job_id in booked(grid)] == ["100"]
