@@ -105,15 +105,9 @@ def require_slurm(instead: str, *, dry_run: bool) -> str:
 
 def _submit(grid: Grid, resources: Resources, missing: Missing, submission: Submission) -> None:
     jobs = in_jobs(missing.cells, resources.cells_per_job)
-    largest = largest_array(resources)
-    arrays = -(-len(jobs) // largest)
-    throttle = max(1, resources.throttle // arrays) if resources.throttle and arrays else resources.throttle
-    sender = _sender(grid, dataclasses.replace(resources, throttle=throttle), submission)
-    if resources.throttle and throttle:
-        # Where there are more arrays than jobs that may run at once, also since the site takes smaller ones only.
-        sender.arrays_at_once = resources.throttle // throttle
+    sender = _sender(grid, resources, submission)
     try:
-        in_arrays(jobs, largest, lambda some: _send(sender, some))
+        send_all(sender, jobs, lambda some: _send(sender, some))
     except NoRoomError as error:
         submission.no_room = str(error)
     if not submission.sent:
@@ -195,6 +189,17 @@ def _work(cell: CellConfig) -> float:
     edge = cell.data.tile_size
     tiles = math.prod(cell.data.tile_grid(edge * _ALL, edge * _ALL)) * (cell.data.train_slices or _ALL)
     return float(cell.train.epochs * cell.train.passes(tiles) * tiles * edge**2 * cell.train.width**2)
+
+
+def send_all(sender: Sender, items: Sequence[_T], send: Callable[[list[_T]], None]) -> None:
+    """Submit items by a sender, whose throttle holds for all arrays together; else as `in_arrays`."""
+    resources, largest = sender.resources, largest_array(sender.resources)
+    if resources.throttle and items:
+        throttle = max(1, resources.throttle // -(-len(items) // largest))
+        sender.resources = dataclasses.replace(resources, throttle=throttle)
+        # Where there are more arrays than jobs that may run at once, also since the site takes smaller ones only.
+        sender.arrays_at_once = resources.throttle // throttle
+    in_arrays(items, largest, send)
 
 
 def in_arrays(items: Sequence[_T], largest: int, send: Callable[[list[_T]], None]) -> None:

@@ -13,7 +13,7 @@ from hpcseg.cluster import ledger
 from hpcseg.cluster.parts import division_of, part_name
 from hpcseg.cluster.profile import Resources
 from hpcseg.cluster.sender import NoRoomError, Sender, Submission, tidy_up
-from hpcseg.cluster.submit import in_arrays, largest_array, require_slurm
+from hpcseg.cluster.submit import require_slurm, send_all
 from hpcseg.cluster.tasks.predict import JoinTask, PredictTask
 from hpcseg.errors import ConfigError
 from hpcseg.predict.request import Prediction, part_of
@@ -71,9 +71,9 @@ def _submit(prediction: Prediction, run: RunFolder, resources: Resources, parts:
         return
     sender = Sender(run, freeze(run, write=not submission.dry_run), resources, "hpcseg-predict", submission)
     try:
-        in_arrays(
+        send_all(
+            sender,
             list(wanted),
-            largest_array(resources),
             lambda some: sender.send("predict", {(part_id,): wanted[part_id] for part_id in some}),
         )
     except NoRoomError as error:

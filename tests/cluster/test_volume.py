@@ -56,6 +56,12 @@ def test_an_array_of_parts_and_a_job_that_joins_them(slurm, command, tmp_path):
     assert "part-2-of-3: job 102" in again.output and len(slurm.scripts()) == 4
 
 
+def test_arrays_of_parts_share_the_throttle(slurm, command):
+    slurm.command("scontrol", 'echo "MaxArraySize = 2"')
+    assert hpcseg(*command, "--partition", "gpu", "--parts", 4, "--throttle", 2).exit_code == 0
+    assert slurm.options("array") == ["0-1%1", "0-1%1", None]
+
+
 def test_where_sbatch_refuses_the_join_the_parts_are_taken_back(slurm, command, tmp_path):
     slurm.command(
         "sbatch",
