@@ -201,6 +201,8 @@ class Sender:
         except (NoRoomError, UnansweredError):
             raise
         except SchedulerError as error:
+            if not self.submission.sent:
+                raise
             while self.submission.sent:
                 self.take_back()
             raise SchedulerError(

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 
 from hpcseg.cluster import ledger
+from hpcseg.cluster.missing import unfollowed
 from hpcseg.cluster.parts import division_of, part_name
 from hpcseg.cluster.profile import Resources
 from hpcseg.cluster.sender import NoRoomError, Sender, Submission, tidy_up
@@ -58,7 +59,7 @@ def _submit(prediction: Prediction, run: RunFolder, resources: Resources, parts:
         for part in range(parts)
         if part_of(missing, slices, part, parts)
     }
-    alive = _alive(run)
+    alive, unfollowed_jobs = _alive(run)
     for part_id, (_, state) in alive.items():
         if division_of(part_id) != parts:
             raise ConfigError(
@@ -67,7 +68,7 @@ def _submit(prediction: Prediction, run: RunFolder, resources: Resources, parts:
             )
         submission.left_alone[part_id] = state
         wanted.pop(part_id, None)
-    if not wanted:
+    if not (wanted or unfollowed_jobs):
         return
     sender = Sender(run, freeze(run, write=not submission.dry_run), resources, "hpcseg-predict", submission)
     try:
@@ -79,18 +80,19 @@ def _submit(prediction: Prediction, run: RunFolder, resources: Resources, parts:
     except NoRoomError as error:
         # What is in the queue runs; the same command submits the rest.
         submission.no_room = str(error)
-    if not submission.sent:
+    # Also for those that were submitted before, and run; without others where their join is gone, or had no room.
+    behind = sorted({job for job, _ in alive.values() if job}) if submission.sent else unfollowed_jobs
+    if not (behind or submission.sent):
         return
     try:
-        # Also for those that were submitted before, and run.
-        sender.send_last(JoinTask(out), name="-join", behind=sorted({job for job, _ in alive.values() if job}))
+        sender.send_last(JoinTask(out), name="-join", behind=behind)
     except NoRoomError as error:
         # The same command joins them.
         submission.no_room = str(error)
 
 
-def _alive(run: RunFolder) -> dict[str, tuple[str, str]]:
-    """Parts whose jobs wait or run: the job without its task, and what Slurm says about it.
+def _alive(run: RunFolder) -> tuple[dict[str, tuple[str, str]], list[str]]:
+    """Parts whose jobs wait or run: the job without its task, and what Slurm says about it; and `unfollowed` of them.
 
     Where Slurm is silent, all that were submitted or may have been, and no job: whether one can still be waited for is
     not known.
@@ -100,14 +102,16 @@ def _alive(run: RunFolder) -> dict[str, tuple[str, str]]:
     doubtful = frozenset[str]().union(*booked.unanswered.values())
     if doubtful:
         said = "may have been submitted: neither sbatch nor squeue has answered"
-        return {part: ("", said) for part in doubtful | booked.slurm_jobs().keys()}
+        return {part: ("", said) for part in doubtful | booked.slurm_jobs().keys()}, []
     jobs = booked.slurm_jobs()
-    states = booked.ask(jobs.values()) if jobs else {}
+    states = booked.ask([*jobs.values(), *booked.reports]) if jobs else {}
     if states is None:
-        return {part: ("", f"submitted as job {job_id}, and Slurm does not answer") for part, job_id in jobs.items()}
+        why = "submitted as job {}, and Slurm does not answer"
+        return {part: ("", why.format(job_id)) for part, job_id in jobs.items()}, []
     found = {part_id: states.get(job_id) for part_id, job_id in jobs.items()}
-    return {
+    alive = {
         part_id: ("" if state.hidden else jobs[part_id].split("_")[0], f"is job {jobs[part_id]}, {state.state}")
         for part_id, state in found.items()
         if state is not None and not state.ended
     }
+    return alive, unfollowed(jobs.values(), booked, states)

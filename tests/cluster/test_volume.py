@@ -90,6 +90,11 @@ def test_what_there_is_no_room_for_is_left_to_the_same_command(slurm, command, r
     assert answer.exit_code == 0 and f"Submitted {sent} jobs." in answer.output, answer.output
     assert "QOSMaxSubmitJobPerUserLimit" in answer.output
     assert "Run the same command again when there is some." in answer.output and "hpcseg grid" not in answer.output
+    # Now there is; the parts wait, and nothing joins them.
+    slurm.accept()
+    slurm.queue(*(f"{100 + part}|PENDING|Resources|" for part in range(sent)))
+    assert f"Submitted {4 - sent} job" in hpcseg(*command, "--partition", "gpu", "--parts", 3).output
+    assert slurm.options("dependency")[-1] in ("afterany:100:101:102", "afterany:100:101:103")
 
 
 def test_a_dry_run_writes_nothing(slurm, command, tmp_path):
