@@ -313,6 +313,11 @@ def _flags(table: Any, where: str) -> tuple[str, ...]:
             raise ConfigError(f"{where}: {name!r} must be the long name of an option, without its dashes.")
         if name in _OWN_KEYS:
             raise ConfigError(f"{where}: {name} has a key of its own in a profile: {_OWN_KEYS[name]}.")
+        if name == "clusters":
+            raise ConfigError(
+                f"{where}: where sbatch alone is told of {name}, nothing finds the jobs. Leave it out, and `export "
+                f"SLURM_CLUSTERS={value}`, by which all of Slurm's commands go."
+            )
         if name in _OURS:
             raise ConfigError(f"{where}: {name} is for hpcseg to set, which needs it for its own. Leave it out.")
         if not isinstance(value, str | int | float):

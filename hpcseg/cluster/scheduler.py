@@ -332,6 +332,9 @@ def _run(command: list[str], seconds: float | None = None) -> str | None:
 def _environment() -> dict[str, str]:
     """Of Slurm's commands, without a user's filters for his own: jobs of ours would seem to be gone, or would stay."""
     others = {name: value for name, value in os.environ.items() if not name.startswith(_OF_USERS)}
+    if clusters := others.get("SBATCH_CLUSTERS"):
+        # Jobs are there, and only sbatch goes by it.
+        others.setdefault("SLURM_CLUSTERS", clusters)
     # Else the list of an array's tasks is cut after so many characters.
     return {**others, "SLURM_BITSTR_LEN": "0"}
 

@@ -71,6 +71,14 @@ def test_filters_of_a_user_s_own_squeue_hide_no_job(slurm, grid, monkeypatch, na
     assert send(grid)[-1] == "Nothing to submit."
 
 
+def test_jobs_are_looked_for_in_the_cluster_that_sbatch_sends_them_to(slurm, grid, monkeypatch):
+    monkeypatch.setenv("SBATCH_CLUSTERS", "b")
+    send(grid)
+    slurm.queue("100_0|RUNNING|None|n1", "100_1|RUNNING|None|n1", "101|PENDING|Dependency|")
+    slurm.command("squeue", '[ "$SLURM_CLUSTERS" != b ] || cat queue')
+    assert send(grid)[-1] == "Nothing to submit."
+
+
 def test_filters_of_a_user_s_own_scancel_keep_no_job(slurm, monkeypatch):
     slurm.command("scancel", '[ -n "$SCANCEL_STATE" ] || echo "$@" >> cancelled')
     monkeypatch.setenv("SCANCEL_STATE", "PENDING")

@@ -130,6 +130,7 @@ def test_the_report_has_wishes_of_its_own(tmp_path):
         ('[sbatch]\npartition = "a"', "sbatch: partition has a key of its own in a profile: partition"),
         ("[sbatch]\nntasks-per-node = 2", "ranks_per_node"),
         ('[sbatch]\narray = "0-3"', "sbatch: array is for hpcseg to set"),
+        ('[sbatch]\nclusters = "b"', "Leave it out, and `export SLURM_CLUSTERS=b`"),
         ('[sbatch]\nsignal = "USR1@5"', "sbatch: signal is for hpcseg to set"),
         ('[sbatch]\n"-p" = "a"', "must be the long name of an option, without its dashes"),
         ('[sbatch]\n"--nice" = 1', "must be the long name"),
