@@ -123,14 +123,22 @@ def test_a_limit_without_a_name_behind_jobs_that_ask_for_the_same_is_one_of_thei
     assert said[-3] == "Submitted 2 jobs." and "has to wait for room" in said[-2]
 
 
-def test_an_array_that_has_taken_all_room_gives_a_task_of_it_to_the_report(slurm, grid):
+@pytest.mark.parametrize(
+    ("refused", "sent", "said"),
+    [
+        ("[ ! -e cancelled ] && grep -q dependency $1", [("cells", "101"), ("report", "102")], "The report job will"),
+        # Others have taken the place meanwhile.
+        ("grep -q dependency $1", [("cells", "101")], "Run `hpcseg grid` again"),
+        ("[ -e cancelled ] || grep -q dependency $1", [], "Run `hpcseg grid` again"),
+    ],
+)
+def test_an_array_that_has_taken_all_room_gives_a_task_of_it_to_the_report(slurm, grid, refused, sent, said):
     sbatch = slurm.folder.joinpath("sbatch").read_text()
-    where = "[ ! -e cancelled ] && grep -q dependency $1"
-    slurm.command("sbatch", refuses("QOSMaxSubmitJobPerUserLimit", where=where) + sbatch)
-    assert send(grid)[-1].startswith("The report job will submit it")
-    assert [(stage, job_id) for stage, _, job_id in booked(grid)][2:] == [("cells", "101"), ("report", "102")]
-    assert set(ledger.read(grid.run).jobs) == {grid.cells[0].id}
-    assert slurm.options("dependency") == [None, None, "afterany:101"]
+    slurm.command("sbatch", refuses("QOSMaxSubmitJobPerUserLimit", where=refused) + sbatch)
+    assert send(grid)[-1].startswith(said)
+    assert [(stage, job_id) for stage, _, job_id in booked(grid)][2:] == sent
+    assert set(ledger.read(grid.run).jobs) == {cell.id for cell in grid.cells[: len(sent[:1])]}
+    assert slurm.options("dependency")[1:] == [None, "afterany:101"][: len(sent)]
 
 
 @pytest.mark.parametrize("reasons", [(), (LONGER,)])
@@ -200,10 +208,15 @@ def test_where_squeue_is_silent_what_was_announced_is_not_forgotten(slurm, grid)
     assert len(ledger.read(grid.run).unanswered) == 1
 
 
-@pytest.mark.parametrize("inside", [True, False])
-def test_a_job_inherits_nothing_of_the_one_it_is_in_nor_what_a_user_has_said_to_srun(slurm, grid, monkeypatch, inside):
-    if inside:
-        monkeypatch.setenv("SLURM_JOB_ID", "7")
+def test_what_a_user_has_said_to_srun_reaches_no_job(slurm, grid, monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.setenv("SLURM_TIMELIMIT", "1")
+    send(grid)
+    assert "SLURM_TIMELIMIT" not in (slurm.folder / "100.env").read_text()
+
+
+def test_a_job_inside_a_job_inherits_nothing_of_it(slurm, grid, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_MEM_PER_CPU", "100")
     monkeypatch.setenv("SLURM_CONF", "/etc/other.conf")
     # In Slurm they have the last word over the script.
