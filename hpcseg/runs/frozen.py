@@ -66,17 +66,19 @@ def in_frozen(code: Path) -> Iterator[None]:
     """Processes that are started meanwhile run a frozen copy: it comes before what the user has put on the path.
 
     Without the safe path, `python -m` looks into the current folder before all, which may be a checkout. And that
-    folder may be gone, in which MKL does not start, so theirs is that of the run.
+    folder may be gone, in which MKL does not start, so theirs is that of the run. Compiled code is not kept: Python
+    writes it by the umask, where the group may then change it, and cut off where the disk is full, for good.
 
     Raises:
         HpcsegError: the copy is gone; what is installed would run in its place.
     """
     if not (code / "hpcseg").is_dir():
         raise HpcsegError(f"{code}, the code that this was started with, is gone. Start it again.")
-    before = {name: os.environ.get(name) for name in ("PYTHONPATH", "PYTHONSAFEPATH")}
+    path = os.pathsep.join(filter(None, (str(code), os.environ.get("PYTHONPATH"))))
+    theirs = {"PYTHONPATH": path, "PYTHONSAFEPATH": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    before = {name: os.environ.get(name) for name in theirs}
     here = os.open(".", os.O_PATH)  # a folder that may be entered need not be readable
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(code), before["PYTHONPATH"])))
-    os.environ["PYTHONSAFEPATH"] = "1"
+    os.environ.update(theirs)
     try:
         os.chdir(code.parents[1])
         yield
@@ -95,6 +97,6 @@ def shell_lines(code: Path) -> list[str]:
     return [
         f"[ -d {shlex.quote(str(code / 'hpcseg'))} ] || {{ echo {shlex.quote(gone)}; exit 1; }}",
         f'export PYTHONPATH={shlex.quote(str(code))}"${{PYTHONPATH:+:$PYTHONPATH}}"',
-        "export PYTHONSAFEPATH=1",
+        "export PYTHONSAFEPATH=1 PYTHONDONTWRITEBYTECODE=1",
         f"cd {shlex.quote(str(code.parents[1]))}",
     ]

@@ -143,7 +143,10 @@ def test_a_dry_run_only_says_where_it_would_be(tmp_path):
 
 
 @pytest.mark.parametrize("path", ["", "other", "other:"])
-def test_the_frozen_copy_comes_before_the_current_folder_and_what_the_user_has_put_on_the_path(tmp_path, path):
+def test_the_frozen_copy_comes_before_the_current_folder_and_what_the_user_has_put_on_the_path(
+    tmp_path, path, monkeypatch
+):
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
     run = tmp_path / "a 'run'"
     code = freeze(RunFolder(run))
     other = tmp_path / "other"
@@ -153,6 +156,7 @@ def test_the_frozen_copy_comes_before_the_current_folder_and_what_the_user_has_p
     assert imported(shell_lines(code), other, environment) == code
     with in_frozen(code):
         assert imported([], other, dict(os.environ)) == code and Path.cwd() == run
+    assert not list(code.rglob("__pycache__")), "made by the umask, and cut off where the disk is full"
     assert os.environ.get("PYTHONSAFEPATH") is None and Path.cwd() != run
 
 

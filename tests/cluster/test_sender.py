@@ -48,7 +48,7 @@ export HPCSEG_GPUS_PER_NODE=2
 [ -d RUN/code/HASH/hpcseg ] || { echo 'error: RUN/code/HASH, the code that was submitted, is gone. \
 Run `hpcseg retry`.'; exit 1; }
 export PYTHONPATH=RUN/code/HASH"${PYTHONPATH:+:$PYTHONPATH}"
-export PYTHONSAFEPATH=1
+export PYTHONSAFEPATH=1 PYTHONDONTWRITEBYTECODE=1
 cd RUN
 
 # command
