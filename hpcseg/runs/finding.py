@@ -12,7 +12,7 @@ from pathlib import Path
 from hpcseg.errors import ConfigError, HpcsegError, IncompleteError
 from hpcseg.jobfile import find_shipped, load_job
 from hpcseg.runs.command import command_that_runs
-from hpcseg.runs.folder import RUNS, CellFolder, RunFolder, newest_run
+from hpcseg.runs.folder import RUNS, CellFolder, RunFolder, closed_to_user, newest_run
 from hpcseg.runs.gate import require_own
 from hpcseg.runs.grid import Cell, Grid, plan, planned, planned_cells, read_plan
 from hpcseg.runs.names import short_names
@@ -79,7 +79,8 @@ def find_run(run: Path | None) -> RunFolder:
         return newest_run(RUNS)
     if not os.path.isdir(run):
         known = sorted(str(path.parent) for path in RUNS.glob("*/grid.json"))
-        there = f"There are {', '.join(known[:_MOST_LISTED])}." if known else f"There is none under {RUNS}/ either."
+        none = f"There is none under {RUNS}/ either{closed_to_user(RUNS)}."
+        there = f"There are {', '.join(known[:_MOST_LISTED])}." if known else none
         raise IncompleteError(f"There is no run {run}. {there}")
     return RunFolder(run)
 

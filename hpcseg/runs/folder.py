@@ -147,5 +147,14 @@ def newest_run(runs: Path) -> RunFolder:
     """
     grids = sorted(runs.glob("*/grid.json"), key=lambda path: path.stat().st_mtime)
     if not grids:
-        raise IncompleteError(f"There is no run under {runs}/. Start one with `hpcseg grid`, or name one with --run.")
+        none = f"There is no run under {runs}/{closed_to_user(runs)}."
+        raise IncompleteError(f"{none} Start one with `hpcseg grid`, or name one with --run.")
     return RunFolder(grids[-1].parent)
+
+
+def closed_to_user(runs: Path) -> str:
+    """Which folder with runs the user may not look into, as the end of a sentence; empty where there is none."""
+    for folder in (runs, *runs.glob("*/")):
+        if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK, effective_ids=True):
+            return f" that you may read: {folder} is closed to you"
+    return ""

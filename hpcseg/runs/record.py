@@ -83,7 +83,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(read_regular(path, MOST_BYTES).decode())
     except OSError as error:
-        raise IncompleteError(f"{path} cannot be read: {error.strerror}. {_MAKE_AGAIN}") from None
+        raise _unread(path, error) from None
     except (ValueError, RecursionError) as error:
         raise IncompleteError(f"{path} is damaged: {error}. Delete it, then run `hpcseg grid` again.") from None
     if not isinstance(content, dict):
@@ -100,7 +100,13 @@ class ChangedError(IncompleteError):
 CHANGED = "was changed after it was written, by its checksum"
 """What is said of such a record."""
 _PUT_BACK = "Put back what it was, or delete it and run `hpcseg grid` again."
-_MAKE_AGAIN = "Put back what was there, or run the command again that made it (of a run `hpcseg grid`)."
+
+
+def _unread(path: Path, error: OSError) -> IncompleteError:
+    way = "Put back what was there, or run the command again that made it (of a run `hpcseg grid`)."
+    if isinstance(error, PermissionError):
+        way = "Its owner can give you the right to read it."
+    return IncompleteError(f"{path} cannot be read: {error.strerror}. {way}")
 
 
 def wrong_schema(content: Mapping[str, Any]) -> str:
@@ -194,7 +200,7 @@ def read_all_lines(path: Path) -> list[dict[str, Any] | None]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        raise IncompleteError(f"{path} cannot be read: {error.strerror}. {_MAKE_AGAIN}") from None
+        raise _unread(path, error) from None
     lines: list[dict[str, Any] | None] = []
     for text in content.decode(errors="replace").splitlines():
         try:

@@ -7,6 +7,7 @@ import pytest
 
 from hpcseg.errors import HpcsegError, IncompleteError
 from hpcseg.runs import record
+from hpcseg.runs.finding import find_run
 from hpcseg.runs.folder import newest_run
 from hpcseg.runs.record import append_event, read_json, read_lines, write_json
 
@@ -52,6 +53,24 @@ def test_the_newest_run_is_the_one_planned_last(tmp_path):
         write_json(tmp_path / name / "grid.json", {})
         os.utime(tmp_path / name / "grid.json", (1e9 - age, 1e9 - age))
     assert newest_run(tmp_path).path.name == "b"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+@pytest.mark.parametrize("closed", ["runs", "runs/a", "runs/a/grid.json"])
+def test_what_a_colleague_has_closed_is_said_and_not_taken_for_missing(tmp_path, monkeypatch, closed):
+    for path in (tmp_path, tmp_path / "runs/a"):
+        path.mkdir(parents=True, exist_ok=True)
+        path.chmod(0o755)
+    write_json(tmp_path / "runs/a/grid.json", {})
+    (tmp_path / closed).chmod(0o700)
+    monkeypatch.chdir(tmp_path)
+    os.seteuid(65534)
+    try:
+        for run in (None, Path("runs/b")) if closed != "runs/a/grid.json" else (Path("runs/a"),):
+            with pytest.raises(IncompleteError, match=rf"{closed} (is closed to you|.* denied\. Its owner can)"):
+                read_json(find_run(run).grid_file)
+    finally:
+        os.seteuid(0)
 
 
 def link(path: Path) -> None:
