@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -273,6 +274,13 @@ def test_the_version_has_the_commit_of_the_checkout(monkeypatch):
     assert head.returncode or f"(commit {head.stdout.strip()}" in told
     monkeypatch.setattr(provenance, "commit", lambda: None)
     assert CliRunner().invoke(app, ["--version"]).output == f"hpcseg {__version__}\n"
+
+
+def test_a_home_that_cannot_be_written_to_takes_no_completion_and_is_named():
+    script = f"{sys.executable} -m hpcseg --install-completion; exit $?"  # a shell has to be its parent
+    environment = {**os.environ, "HOME": "/proc/none"}
+    answer = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True)
+    assert answer.returncode == 1 and answer.stderr.startswith("error: /proc/none")
 
 
 def test_help_loads_neither_torch_nor_h5py_nor_submitit():

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import typer
@@ -60,32 +61,40 @@ class ErrorsAsText(typer.core.TyperGroup):
                 raise typer.BadParameter(f"{what} is empty. Is a variable of the shell not set?")
         parts = [(_AT_HOME.fullmatch(one), one) for one in args]
         args = [f"{of[1]}{os.path.expanduser(of[2] + of[3])}" if of else one for of, one in parts]
-        found: list[str] = super().parse_args(ctx, args)
+        with _errors_as_text():  # of --install-completion, which writes here
+            found: list[str] = super().parse_args(ctx, args)
         return found
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; see the class. The context is click's."""
-        try:
+        with _errors_as_text():
             return super().invoke(ctx)
-        except HpcsegError as error:
-            code, text = error.exit_code, str(error)
-        except KeyboardInterrupt:
-            code, text = _STOPPED, "stopped"
-        except MemoryError as error:
-            code, text = HpcsegError.exit_code, f"This takes more memory than there is. {error}".rstrip()
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            # Every name on a command line can be too long, a folder that nobody may enter, on a disk that is gone.
-            way = "Name another file or folder, or see that it is there and yours."
-            text = f"{error.filename}: {error.strerror}. {way}" if error.filename else str(error)
-            code = HpcsegError.exit_code
-        except _UsageError as error:
-            if "unexpected extra argument" in error.message and error.ctx and error.ctx.info_name == "grid":
-                error.message += ". The packed data set is named with --data."
-            raise
-        console.say(f"error: {text}", to=console.stderr, style="bold red")
-        raise typer.Exit(code)
+
+
+@contextlib.contextmanager
+def _errors_as_text() -> Iterator[None]:
+    try:
+        yield
+        return
+    except HpcsegError as error:
+        code, text = error.exit_code, str(error)
+    except KeyboardInterrupt:
+        code, text = _STOPPED, "stopped"
+    except MemoryError as error:
+        code, text = HpcsegError.exit_code, f"This takes more memory than there is. {error}".rstrip()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # Every name on a command line can be too long, a folder that nobody may enter, on a disk that is gone.
+        way = "Name another file or folder, or see that it is there and yours."
+        text = f"{error.filename}: {error.strerror}. {way}" if error.filename else str(error)
+        code = HpcsegError.exit_code
+    except _UsageError as error:
+        if "unexpected extra argument" in error.message and error.ctx and error.ctx.info_name == "grid":
+            error.message += ". The packed data set is named with --data."
+        raise
+    console.say(f"error: {text}", to=console.stderr, style="bold red")
+    raise typer.Exit(code)
 
 
 app = typer.Typer(
