@@ -198,7 +198,9 @@ def network(records: Records) -> str | None:
     tested = [group for group in noisy_models if group.rows[0].config.evaluate.sweep_max] or noisy_models
     if not tested:
         return None
-    group, parts = tested[-1], list[str]()
+    # Of a run under way the last setting may have a single seed.
+    known = [one for one in tested if (found := estimate(at(records, CLEAN.key)(one))) and found.half is not None]
+    group, parts = (known or tested)[-1], list[str]()
     for sigma in dict.fromkeys((0.0, group.config.evaluate.table_sigma)):
         level = NoiseLevel(sigma).key
         ours, theirs = estimate(at(records, level)(group)), filtered(records, group, level)

@@ -154,6 +154,16 @@ def test_each_training_has_its_own_noise_from_which_on_a_filter_is_ahead(tmp_pat
     assert "is ahead of 2 of 3 trainings (" in answer.text
 
 
+def test_a_setting_of_one_seed_does_not_speak_for_the_network_where_others_have_an_interval(tmp_path):
+    grid = plan(tmp_path / "run", TINY_JOB.replace("[0.0, 0.5]", "[0.5, 0.25]") + "train.seed = [0, 1, 2]\n")
+    for cell in grid.cells:
+        if cell.config.train.noise_fraction == 0.5 or not cell.config.train.seed:
+            finish(cell, lambda _, sigma: 900)
+    baselines(grid, lambda _: 850)
+    (answer,) = [one for one in answers(collect(grid.run)) if "filter" in one.question]
+    assert answer.text.startswith("10.00 ± ") and answer.text.endswith("50 % noise).")
+
+
 def test_trainings_without_a_sweep_are_none_that_a_filter_is_not_ahead_of(tmp_path):
     head, grids = TINY_JOB.split("[[grid]]")
     without = f"[[grid]]{grids}evaluate.sweep_max = 0.0\ntrain.seed = [1, 2]\n"
