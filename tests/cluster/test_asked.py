@@ -132,12 +132,22 @@ def test_where_there_was_no_room_for_the_report_the_next_call_submits_it(slurm, 
     sbatch = slurm.folder.joinpath("sbatch").read_text()
     full = 'if [ -e 100.script ]; then echo "sbatch: error: QOSMaxSubmitJobPerUserLimit" >&2; exit 1; fi\n'
     slurm.command("sbatch", full + sbatch)
-    said = send(grid)
-    assert said[-3] == "Submitted 2 jobs." and said[-1] == "Run `hpcseg grid` again when there is some."
-    slurm.queue(*(f"100_{task}|RUNNING|None|n1" for task in (0, 1)))
+    said = send(grid, cells_per_job=2)
+    assert said[-3] == "Submitted 1 job." and said[-1] == "Run `hpcseg grid` again when there is some."
+    slurm.queue("100|RUNNING|None|n1")
     assert send(grid)[-1] == "Run `hpcseg grid` again when there is some."
     slurm.command("sbatch", sbatch)
     assert "  report: job 101" in send(grid)
+
+
+def test_where_the_room_that_was_made_for_the_report_is_gone_the_call_says_what_to_do(slurm, grid):
+    sbatch = slurm.folder.joinpath("sbatch").read_text()
+    full = 'if [ -e 100.script ]; then echo "sbatch: error: QOSMaxSubmitJobPerUserLimit" >&2; exit 1; fi\n'
+    slurm.command("sbatch", full + sbatch)
+    said = send(grid)
+    assert said[-3] == "Nothing to submit." and said[-1] == "Run `hpcseg grid` again when there is some."
+    slurm.command("sbatch", sbatch)
+    assert send(grid)[-1] == "Submitted 3 jobs."
 
 
 def test_what_the_report_job_asks_for_is_its_own_need_and_not_that_of_a_cell(slurm, grid):
