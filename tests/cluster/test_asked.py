@@ -128,10 +128,16 @@ def test_a_report_job_behind_new_cells_waits_for_those_whose_own_is_gone(slurm, 
     assert slurm.options("dependency")[-1] == "afterany:100:102"
 
 
-def test_where_there_was_no_room_for_the_report_the_next_call_submits_it(slurm, grid):
+def full_behind_one(slurm) -> str:
+    """From now on sbatch takes one array and has no room for more; the sbatch that has."""
     sbatch = slurm.folder.joinpath("sbatch").read_text()
     full = 'if [ -e 100.script ]; then echo "sbatch: error: QOSMaxSubmitJobPerUserLimit" >&2; exit 1; fi\n'
     slurm.command("sbatch", full + sbatch)
+    return sbatch
+
+
+def test_where_there_was_no_room_for_the_report_the_next_call_submits_it(slurm, grid):
+    sbatch = full_behind_one(slurm)
     said = send(grid, cells_per_job=2)
     assert said[-3] == "Submitted 1 job." and said[-1] == "Run `hpcseg grid` again when there is some."
     slurm.queue("100|RUNNING|None|n1")
@@ -141,9 +147,7 @@ def test_where_there_was_no_room_for_the_report_the_next_call_submits_it(slurm, 
 
 
 def test_where_the_room_that_was_made_for_the_report_is_gone_the_call_says_what_to_do(slurm, grid):
-    sbatch = slurm.folder.joinpath("sbatch").read_text()
-    full = 'if [ -e 100.script ]; then echo "sbatch: error: QOSMaxSubmitJobPerUserLimit" >&2; exit 1; fi\n'
-    slurm.command("sbatch", full + sbatch)
+    sbatch = full_behind_one(slurm)
     said = send(grid)
     assert said[-3] == "Nothing to submit." and said[-1] == "Run `hpcseg grid` again when there is some."
     slurm.command("sbatch", sbatch)
