@@ -18,6 +18,7 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
+import torch
 from torch.distributed import (  # type: ignore[attr-defined]  # missing in torch's annotations
     PrefixStore,
     Store,
@@ -119,6 +120,7 @@ def _serve(*, one_node: bool) -> tuple[TCPStore, str]:
         wait_for_workers=False,
         timeout=PATIENCE,
         master_listen_fd=listening.detach(),  # the store closes it
+        use_libuv=torch.__version__ >= (2, 8),  # libuv's store of an older torch takes no socket
     )
     return store, address or host()
 
