@@ -120,7 +120,8 @@ def _serve(*, one_node: bool) -> tuple[TCPStore, str]:
         wait_for_workers=False,
         timeout=PATIENCE,
         master_listen_fd=listening.detach(),  # the store closes it
-        use_libuv=torch.__version__ >= (2, 8),  # libuv's store of an older torch takes no socket
+        # libuv's store of an older torch takes no socket. This compares as versions, not as text.
+        use_libuv=torch.__version__ >= "2.8",
     )
     return store, address or host()
 
