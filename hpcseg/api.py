@@ -42,7 +42,7 @@ def open_source(path: str | Path, how: Reading = Reading()) -> Source:  # noqa: 
     """Find the slices of a source, as `hpcseg info` does; reads headers, no pixels.
 
     Args:
-        path: a folder of TIFFs, or a file or store of any format; `NAME::DATASET` names what is in it, as
+        path: a folder of TIFFs or PNGs, or a file or store of any format; `NAME::DATASET` names what is in it, as
             "scan.nxs::entry/data/data".
         how: what its files do not say, such as `Reading(shape=(500, 501, 501), dtype="uint16")` of a raw file, or
             `Reading(needs_numbers=False)` of files whose names have no numbers, or `Reading(allow_external=True)` of a
@@ -382,8 +382,8 @@ def _within(folder: Path, name: str) -> Path:
     meant = f" Did you mean {above}?" if (above / "data").is_dir() and (above / "labels").is_dir() else ""
     raise DatasetError(
         f"There is no {folder / name}, and a folder to pack holds slices in data and labels in labels.{meant} "
-        "For others: `hpcseg pack --images SLICES --labels LABELS`, each a folder of TIFFs, or a file of any format "
-        "that `hpcseg info` can read."
+        "For others: `hpcseg pack --images SLICES --labels LABELS`, each a folder of TIFFs or PNGs, or a file of any "
+        "format that `hpcseg info` can read."
     )
 
 

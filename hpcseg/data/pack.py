@@ -48,7 +48,7 @@ def pack(
     """Pack slices and their labels, paired by their numbers; arguments that are not named here as of `hpcseg.api.pack`.
 
     Args:
-        images: a folder of TIFFs, or a volume of any format: uint8, uint16 or float32 grey values; int8, int16,
+        images: a folder of TIFFs or PNGs, or a volume of any format: uint8, uint16 or float32 grey values; int8, int16,
             float16 and float64 become float32. A pixel that is NaN has no class, whatever its label.
         labels: the same with a whole number per pixel, of some of the slices at least.
         output: the HDF5 file.

@@ -37,6 +37,7 @@ from hpcseg.slices.calibration import (
     voxel_attributes,
 )
 from hpcseg.slices.extras import load_extra
+from hpcseg.slices.png import SUFFIX as PNG
 from hpcseg.slices.raw import write_raw
 from hpcseg.slices.source import Source, size_in_words
 
@@ -54,7 +55,7 @@ def open_target(out: Path, volume: Source, layers: Sequence[Layer], format_: For
     Without a format it is that of the volume, or of others than HDF5 and Zarr TIFF, of which a folder gives a folder.
 
     Raises:
-        ConfigError: slices of several sizes are to go into one array; or zarr is not installed.
+        ConfigError: slices of several sizes are to go into one array, or two into one file; or zarr is not installed.
     """
     if format_ is None:
         format_ = "hdf5" if volume.form == "hdf5" else "zarr" if volume.form == "zarr" else "tiff"
@@ -92,24 +93,34 @@ def _uneven(volume: Source) -> list[str]:
 
 
 class _Folder(Target):
+    def __init__(self, out: Path, volume: Source, layers: Sequence[Layer]) -> None:
+        super().__init__(out, volume, layers)
+        if len(set(map(self._name, range(len(volume))))) < len(volume):
+            raise ConfigError(f"Names in {volume.path} differ in their suffix only, and labels are TIFFs. Rename some.")
+
     def has(self, index: int) -> bool:
-        return all((folder / self._volume.names[index]).exists() for folder in self._paths.values())
+        return all((folder / self._name(index)).exists() for folder in self._paths.values())
 
     def write(self, index: int, pixels: Mapping[str, np.ndarray]) -> None:
         calibration = calibration_of_file(self._volume, index)
         for layer, folder in self._paths.items():
             stored, options = pixels[layer.name].astype(layer.dtype, copy=False), calibration.options(layer.dtype)
-            with replacing(folder / self._volume.names[index]) as file:
+            with replacing(folder / self._name(index)) as file:
                 tifffile.imwrite(file, stored, compression="zlib", **options)
 
     def read(self, index: int, layer: Layer) -> np.ndarray:
-        return tifffile.imread(self._paths[layer] / self._volume.names[index])
+        return tifffile.imread(self._paths[layer] / self._name(index))
 
     def notes(self) -> list[str]:
         return _not_calibrated(self._volume, self._paths)
 
     def _make(self, layer: Layer) -> None:
         make_folder(self._paths[layer])
+
+    def _name(self, index: int) -> str:
+        """That of the slice, but of a PNG that of a TIFF."""
+        name = self._volume.names[index]
+        return name if Path(name).suffix.lower() != PNG else f"{Path(name).stem}.tif"
 
 
 class _Runs(Target):

@@ -27,7 +27,7 @@ def open_source(path: Path, how: Reading = Reading()) -> Source:  # noqa: B008
     """Find the slices of a source; reads headers, no pixels.
 
     Args:
-        path: a folder of TIFFs, or a file or store of any format; `NAME::DATASET` names what is in it.
+        path: a folder of TIFFs or PNGs, or a file or store of any format; `NAME::DATASET` names what is in it.
         how: what its files do not say.
 
     Raises:

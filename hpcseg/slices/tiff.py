@@ -1,4 +1,4 @@
-"""TIFFs in, slices out: a folder of single images, or the pages of one file. tifffile decodes them.
+"""TIFFs or PNGs in, slices out: a folder of single images, or the pages of one file. tifffile decodes them.
 
 The header of its pixels decides what a page is; what a description says besides (ImageJ, OME, tifffile) orders the
 pages of a file, and shows which are missing. Every fault of a folder is found and told in one go.
@@ -25,13 +25,15 @@ from hpcseg.slices.described import as_described, with_hidden
 from hpcseg.slices.numbers import number_names
 from hpcseg.slices.other_kinds import other_kind
 from hpcseg.slices.page import Page, page_of
+from hpcseg.slices.png import SUFFIX as PNG
+from hpcseg.slices.png import png_page
 from hpcseg.slices.sizes import refuse_many
 from hpcseg.slices.source import Reading, Source, raise_faults, refusing
 
 _SUFFIXES = {".tif", ".tiff", ".btf", ".tf8", ".stk", ".ome"}
 _FORMATS = (
-    "a folder of TIFFs, a TIFF stack, HDF5 or NeXus, Zarr, MRC, NIfTI, NumPy or raw pixels (--shape and --dtype), or "
-    "is not all there"
+    "a folder of TIFFs or PNGs, a TIFF stack, HDF5 or NeXus, Zarr, MRC, NIfTI, NumPy or raw pixels (--shape and "
+    "--dtype), or is not all there"
 )
 # tifffile logs what it makes of a damaged file; whether that will do is decided, and told, here.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -53,7 +55,7 @@ def _read(pages: Sequence[Page], shown: bool, index: int) -> np.ndarray:
 
 
 def open_folder(folder: Path, how: Reading) -> Source:
-    """The TIFFs of a folder, one slice each, by ascending number; a single one of several pages is a stack.
+    """The TIFFs of a folder, or PNGs where it has none, by ascending number; a single one of several pages is a stack.
 
     Args:
         folder: hidden files in it are no slices.
@@ -63,7 +65,7 @@ def open_folder(folder: Path, how: Reading) -> Source:
         DatasetError: it has none, or faults in names or headers; the message lists them.
         ConfigError: as `number_names`.
     """
-    paths, others = _list_tiffs(folder)
+    paths, others = _list_images(folder)
     refuse_many(folder, len(paths))
     if len(paths) == 1 and how.number is None:
         stack = open_file(paths[0], how)
@@ -73,12 +75,13 @@ def open_folder(folder: Path, how: Reading) -> Source:
     # A label that was saved as PNG is one that nobody wants to lose.
     kinds = {name: kind for name in others if (kind := other_kind(folder / name)) is not None}
     faults += [
-        f"{name} is named as a slice of which there is no TIFF, and is a {kind}, or put it elsewhere"
+        f"{name} is named as a slice of which there is no {_kind_of(paths[0])}, and is a {kind}, or put it elsewhere"
         for name, kind in kinds.items()
     ]
     if others := [name for name in others if name not in kinds]:
-        few = f"{', '.join(others[:3])}{' and others' if others[3:] else ''}"
-        notes.append(f"{few} in {folder} have names as its slices have, and are no TIFFs: they are no slices here.")
+        few = f"{', '.join(others[:3])}{' and others' if others[3:] else ''} in {folder}"
+        what = f"are no {_kind_of(paths[0])}s: they are no slices here."
+        notes.append(f"{few} have names as its slices have, and {what}")
     doubts = faults if how.needs_numbers else []
     numbers, taken = number_names([path.name for path in paths], doubts, pattern=how.number, known=how.known)
     numbered = len(set(numbers) - {None}) == len(paths)
@@ -131,8 +134,8 @@ def open_file(path: Path, how: Reading) -> Source:
     return replace(_source(path, pages, names, numbers, how, [], []), dataset=how.dataset)
 
 
-def _list_tiffs(folder: Path) -> tuple[list[Path], list[str]]:
-    """The TIFFs of a folder, in the order in which a person counts them; and names as theirs of others.
+def _list_images(folder: Path) -> tuple[list[Path], list[str]]:
+    """The TIFFs or else PNGs of a folder, in the order in which a person counts them; and names as theirs of others.
 
     Hidden files are no slices: a Mac puts one beside each file that it copies (`._name.tif`), and what is downloaded is
     one until it is there.
@@ -144,7 +147,8 @@ def _list_tiffs(folder: Path) -> tuple[list[Path], list[str]]:
     # A link that leads nowhere is no file either, but a slice that would be missed.
     # The metadata of an OME-TIFF may lie beside its files.
     paths = [path for path in paths if not path.name.lower().endswith(".companion.ome")]
-    found = [path for path in paths if path.suffix.lower() in _SUFFIXES and not path.is_dir()]
+    files = [path for path in paths if not path.is_dir()]
+    found = [path for path in files if path.suffix.lower() in _SUFFIXES] or [path for path in files if _is_png(path)]
     if not found:
         others = ", ".join(sorted({path.suffix for path in paths if path.suffix}))
         hint = f" It has {others}; name one file, if that is a volume in a format that is read." if others else ""
@@ -153,7 +157,7 @@ def _list_tiffs(folder: Path) -> tuple[list[Path], list[str]]:
         if (folder / "attributes.json").is_file():
             hint = " It has the attributes.json of an N5 store; save that as OME-Zarr, HDF5 or TIFF, as Fiji does."
         hint = f" Did you mean {folder / 'data'}?" if (folder / "data").is_dir() else hint
-        raise DatasetError(f"{folder} holds no .tif or .tiff files.{hint}")
+        raise DatasetError(f"{folder} holds no .tif, .tiff or .png files.{hint}")
     stems = {start for path in found for start in _starts(path.stem)}
     called = {re.sub(r"\d+", "0", stem) for stem in stems}
     # What may be a suffix, and what the number behind a point, is told by the names of slices: the longest that fits.
@@ -164,6 +168,14 @@ def _list_tiffs(folder: Path) -> tuple[list[Path], list[str]]:
     }
     found.sort(key=lambda path: (parts[path], path.name))
     return found, [name for name, start in named.items() if set(start) - stems]
+
+
+def _is_png(path: Path) -> bool:
+    return path.suffix.lower() == PNG
+
+
+def _kind_of(path: Path) -> str:
+    return "PNG" if _is_png(path) else "TIFF"
 
 
 def _starts(name: str) -> list[str]:
@@ -184,10 +196,13 @@ def _in_natural_order(paths: Sequence[Path], numbers: Sequence[int | None]) -> l
 
 def _read_pages(path: Path, how: Reading, *, described: bool = False) -> list[Page]:
     """The images of a file as their headers have them, without thumbnails; or as its description has them."""
-    what = "a readable TIFF file" if path.suffix.lower() in _SUFFIXES else _FORMATS
+    is_named = _is_png(path) or path.suffix.lower() in _SUFFIXES
+    what = f"a readable {_kind_of(path)} file" if is_named else _FORMATS
     with refusing(f"{path} is not {what}"):
         if not stat.S_ISREG(path.stat().st_mode):
             raise ValueError("it is no regular file")  # the writer of a pipe would never come
+        if _is_png(path):
+            return [png_page(path)]
         with _opened(path) as tif:
             pages, offsets, places = list[Page](), set[int](), set[int]()
             flagged = list[tuple[int, tifffile.TiffPage]]()

@@ -84,7 +84,7 @@ def test_a_folder_without_slices_of_that_name_is_refused_with_the_options_for_ot
 def test_an_empty_folder_is_refused(good, output):
     for file in (good / "labels").iterdir():
         file.unlink()
-    assert f"{good / 'labels'} holds no .tif or .tiff files" in refused(good, output)
+    assert f"{good / 'labels'} holds no .tif, .tiff or .png files" in refused(good, output)
 
 
 def test_labels_without_images_are_a_question_of_usage(good):

@@ -245,7 +245,7 @@ def test_a_missing_and_an_empty_source_are_told_apart(tmp_path):
     with pytest.raises(DatasetError, match=r"There is no folder or file of slices .*nowhere"):
         open_source(tmp_path / "nowhere")
     (tmp_path / "notes.txt").write_text("no slice")
-    with pytest.raises(DatasetError, match=r"holds no .tif or .tiff files"):
+    with pytest.raises(DatasetError, match=r"holds no .tif, .tiff or .png files"):
         open_source(tmp_path)
     (tmp_path / "attributes.json").write_text('{"n5": "2.0.0"}')
     with pytest.raises(DatasetError, match=r"of an N5 store; save that as OME-Zarr"):

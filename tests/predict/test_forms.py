@@ -390,7 +390,7 @@ def channels_of_ome(path):
     ("make", "told"),
     [
         (lambda path: None, "There is no folder or file of slices"),
-        (lambda path: path.mkdir(), "holds no .tif or .tiff files"),
+        (lambda path: path.mkdir(), "holds no .tif, .tiff or .png files"),
         (lambda path: path.write_text("x"), "not a readable TIFF"),
         (lambda path: path.write_bytes(b""), "not a readable TIFF"),
         (no_finite_values, "infinite"),

@@ -268,8 +268,8 @@ def test_a_voxel_that_is_known_since_and_a_value_that_no_label_has_are_said(samp
 
 def test_a_page_of_json_is_no_edf_and_does_not_hide_what_else_is_there(tmp_path):
     (tmp_path / "acquisition.json").write_text('{\n "energy": "20 keV"\n}\n')
-    (tmp_path / "s1.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    assert "s1.png is a PNG; save it as TIFF" in hpcseg("info", tmp_path).stderr
+    (tmp_path / "s1.jpg").write_bytes(b"\xff\xd8\xff\xe0")
+    assert "s1.jpg is a JPEG; save it as TIFF" in hpcseg("info", tmp_path).stderr
     (tmp_path / "a.edf").write_bytes(b"{\nHeaderID = EH:000001:000000:000000 ;\nDim_1 = 4 ;\n".ljust(1024) + bytes(32))
     assert "it is a file of the ESRF's format EDF; `silx convert`" in hpcseg("info", tmp_path / "a.edf").stderr
 
