@@ -70,7 +70,7 @@ def logs(
             console.stdout.print(f"== {cell_id}{f', rank {wanted} of job {job_id}' if job_id else ''}", style="bold")
             if failure:
                 console.stdout.print(f"{failure.summary}\n{failure.kind.remedy}")
-            if log is None and not (told or failed or as_json):
+            if log is None and len(chosen) == 1 and not (told or failed or as_json):
                 raise IncompleteError(f"{cell_id} has no log of rank {wanted}. {_which(there)}")
             if follow:
                 _follow(log, epochs, told, status, cell_id)

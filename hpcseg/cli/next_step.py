@@ -133,7 +133,7 @@ def after_status(found: RunStatus) -> str:
     if states == {State.FINISHED}:
         page = found.run.report / "report.html"
         return f"The report is {page}" if _is_of_now(page, found) else f"Next: hpcseg report{option}"
-    return f"Next: {command_that_runs(found.run, read_plan(found.run))}" if all(state.idle for state in states) else ""
+    return f"Next: {command_that_runs(found.run, read_plan(found.run))}" if found.idle else ""
 
 
 def _is_of_now(page: Path, found: RunStatus) -> bool:

@@ -41,6 +41,7 @@ def retry(
     """Submit the failed cells of a run again, with what they asked for before; or run them here, as they ran last."""
     from hpcseg.cluster.asked import read_resources
     from hpcseg.cluster.local import find_slots
+    from hpcseg.cluster.profile import with_memory
     from hpcseg.cluster.retry import without_nodes
     from hpcseg.cluster.states import run_status
     from hpcseg.cluster.submit import submit_missing
@@ -85,9 +86,8 @@ def retry(
             finally:
                 answer.update(cells_answer(grid, look=as_json and not dry_run))
         else:
-            resources = dataclasses.replace(
-                resources, memory_gib=mem or resources.memory_gib, minutes=time or resources.minutes
-            )
+            resources = dataclasses.replace(resources, minutes=time or resources.minutes)
+            resources = resources if mem is None else with_memory(resources, mem)
             of: dict[str, Any] = {"dry_run": dry_run, "resubmit": False, "only": set(failures)}
             if status.ledger.last_way == "Slurm":
                 submission = submit_missing(grid, without_nodes(resources, failures, exclude), **of)

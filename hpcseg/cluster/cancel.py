@@ -11,9 +11,11 @@ import socket
 from collections.abc import Collection
 
 from hpcseg.cluster import ledger, scheduler
+from hpcseg.cluster.asked import read_resources
 from hpcseg.cluster.ledger import Booked, Ledger
 from hpcseg.cluster.missing import ask_of_all, heartbeat, is_past, lives_here, may_be_queued, may_live
 from hpcseg.cluster.processes import queue_of, runs_cell
+from hpcseg.cluster.retry import left_to_follow_up
 from hpcseg.cluster.states import RunStatus
 from hpcseg.cluster.submit_with import cancel_by_template
 from hpcseg.errors import SchedulerError
@@ -48,15 +50,20 @@ def cancel_cells(status: RunStatus, cells: Collection[str], *, with_report: bool
     lives = functools.cache(functools.partial(may_live, run=run, booked=booked, states=slurm))
     here: list[Cell] = []
     jobs: list[str] = []
+    reports = [job for job in booked.reports if may_be_queued(job, slurm)]
+    coming = left_to_follow_up(status, asked) if reports and (asked := read_resources(run)) else {}
     left_out: dict[str, str] = {}
     found: dict[str, str] = {}
     by_template: list[Booked] = []
     queues: set[int] = set()
     for cell in status.cells:
         own = [job for job in booked.jobs_of(cell.id) if not is_past(cell.folder, job) and lives(job)]
-        if cell.id not in wanted or states[cell.id] is State.FINISHED or (states[cell.id].idle and not own):
+        # What had no job cannot be kept from a report that is left.
+        comes = cell.id in coming and (with_report or coming[cell.id] is not None)
+        idle = states[cell.id] is State.FINISHED or (states[cell.id].idle and not own)
+        if cell.id not in wanted or (idle and not comes):
             continue
-        what: list[str] = []
+        what = [f"waits for job {reports[0]}, the report, which would submit it"] if comes else []
         for job in own:
             if job.host is not None:
                 if lives_here(job, cell.folder):
@@ -89,7 +96,7 @@ def cancel_cells(status: RunStatus, cells: Collection[str], *, with_report: bool
             what.append(f"runs on {beat.host} as process {beat.pid}, and has to be ended there")
         found[cell.id] = ", and ".join(what) or "runs on another machine, and has to be ended there"
     if with_report and found:
-        jobs += [job for job in booked.reports if may_be_queued(job, slurm)]
+        jobs += reports
     refuse_moved(run, booked, jobs)
     if dry_run or not found:
         return found

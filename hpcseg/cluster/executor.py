@@ -16,7 +16,7 @@ from typing import Any
 import submitit
 from submitit.core.utils import DelayedSubmission, JobPaths
 
-from hpcseg.cluster.profile import GPU_OPTIONS, Resources, without_gpus
+from hpcseg.cluster.profile import GPU_OPTIONS, MEMORY_OPTIONS, Resources, without_gpus
 from hpcseg.runs.frozen import shell_lines
 from hpcseg.runs.gpus import ASKED
 from hpcseg.text import refuse_controls
@@ -30,8 +30,6 @@ _REPORT_MINUTES = 30
 _REPORT_GIB = 2.0
 # What a report may have otherwise than the cells.
 _WISHES = ("partition", "account", "qos", "constraint")
-# Options of sbatch in the place of which hpcseg has its own.
-_MEMORY = frozenset({"mem-per-cpu", "mem-per-gpu"})
 # Of the variables of a user, which to sbatch have the last word over a script, those that would change each of ours.
 _SBATCH = frozenset(
     {"ARRAY_INX", "ERROR", "JOB_NAME", "NO_REQUEUE", "OPEN_MODE", "OUTPUT", "REQUEUE", "SIGNAL", "TIMELIMIT", "WAIT"}
@@ -84,7 +82,7 @@ def cell_executor(
         "nodes": resources.nodes,
         "ntasks_per_node": ranks,
         "cpus_per_task": resources.cpus_per_task,
-        "mem": None if _MEMORY & further.keys() else f"{math.ceil(resources.memory_gib * 1024)}M",
+        "mem": None if MEMORY_OPTIONS & further.keys() else f"{math.ceil(resources.memory_gib * 1024)}M",
         # Ours come last: the site's may set a path of their own, and name files of the folder of submission.
         "setup": [*resources.setup, f"export {ASKED}={gpus}", *shell_lines(code)],
         "srun_args": [*srun, *(f"--{flag}" for flag in resources.srun)],
@@ -118,7 +116,7 @@ def report_executor(
         cpus_per_task=1,
         memory_gib=report.mem or _REPORT_GIB,
         minutes=report.time or _REPORT_MINUTES,
-        sbatch=without_gpus(resources.sbatch, *_MEMORY) if report.sbatch is None else report.sbatch,
+        sbatch=without_gpus(resources.sbatch, *MEMORY_OPTIONS) if report.sbatch is None else report.sbatch,
         srun=without_gpus(resources.srun),
     )
     return cell_executor(folder, code, own, name=name, comment=comment, dependency=dependency)

@@ -34,6 +34,7 @@ from hpcseg.runs.record import STOPS, append_event
 from hpcseg.runs.schema import Failed
 from hpcseg.runs.state import Stage, State
 from hpcseg.runs.told import read_failure, read_progress, stopped_at
+from hpcseg.runs.wish import forget_wish
 from hpcseg.signals import Stop, out_of_reach
 
 OnEvent = Callable[[State, Cell, dict[str, Any]], None]
@@ -206,6 +207,8 @@ def _start(cells: Sequence[Cell], run: RunFolder, code: Path, visible: tuple[str
     # The controller starts in another current folder.
     ids = [cell.id for cell in cells]
     logs, command = run.logs.resolve(), shlex.join(worker.command(run, ids))
+    # In a container the numbers of processes come again, and with them names of logs and of jobs.
+    earlier = {path: path.stat().st_size for path in logs.glob("*_0_log.out") if path.is_file()}
     started = time.time()
     # A key on the terminal would reach the ranks as well, in the middle of a step.
     with in_frozen(code), out_of_reach():
@@ -218,8 +221,10 @@ def _start(cells: Sequence[Cell], run: RunFolder, code: Path, visible: tuple[str
             stderr_to_stdout=True,
         )
     log, first = logs / f"{controller.pid}_0_log.out", cells[0]
-    begun = _Running(cells, controller, ranks, log, started, first, (first.id, _stage(first)))
+    begun = _Running(cells, controller, ranks, log, started, first, (first.id, _stage(first)), earlier.get(log, 0))
     try:
+        for cell in cells:
+            forget_wish(cell.folder, str(controller.pid))
         ledger.book_local(run, ids, str(controller.pid))
     except BaseException:  # a full disk: what no command knows would run on unseen
         _end([begun])

@@ -186,8 +186,10 @@ def is_past(cell: CellFolder, job: Booked) -> bool:
         # Of the end of such a job nothing tells but the cell.
         return max(failed_at(cell), stopped_at(cell) or 0.0) >= job.time > 0
     failure = read_failure(cell)
-    # By the job's id, since a node's clock may be behind; or else by the time.
-    own = failure is not None and (failure.job_id == job.job_id or (failure.time or 0.0) >= job.time > 0)
+    # By the job's id: a node's clock may be behind, and an earlier job may say late that it has failed.
+    own = failure is not None and (
+        failure.job_id == job.job_id or (failure.job_id is None and (failure.time or 0.0) >= job.time > 0)
+    )
     return len(job.cells) > 1 and own
 
 

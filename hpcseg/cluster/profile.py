@@ -40,6 +40,8 @@ _OWN_KEYS = {
 }
 GPU_OPTIONS = frozenset({"gpus", "gpus-per-node", "gpus-per-task", "gpus-per-socket", "gres", "tres-per-task"})
 """Options of sbatch that ask for GPUs."""
+MEMORY_OPTIONS = frozenset({"mem-per-cpu", "mem-per-gpu"})
+"""Options of sbatch in the place of its memory per node."""
 # Of no use to a job without GPUs, or refused there.
 _OF_GPUS = GPU_OPTIONS | {"mem-per-gpu", "cpus-per-gpu", "gpu-bind", "gpu-freq", "ntasks-per-gpu"}
 # Such as a local disk.
@@ -205,6 +207,26 @@ def without_gpus(flags: Sequence[str], *further: str) -> tuple[str, ...]:
     return tuple(flag for flag in flags if flag.partition("=")[0] not in unwanted or _OTHER_GRES.fullmatch(flag))
 
 
+def with_memory(resources: Resources, gibibytes: float) -> Resources:
+    """The same resources with another memory per node, in the place of one per CPU or GPU."""
+    sbatch = tuple(flag for flag in resources.sbatch if flag.partition("=")[0] not in MEMORY_OPTIONS)
+    return dataclasses.replace(resources, memory_gib=gibibytes, sbatch=sbatch)
+
+
+def _refuse_other_gpus(wanted: int, flags: Sequence[str]) -> None:
+    """Raises ConfigError where options ask sbatch for another number of GPUs per node than the command line."""
+    for flag in flags:
+        name, _, value = flag.partition("=")
+        items = value.split(",") if name == "gpus-per-node" else re.findall(r"(?<![^,])gpu(?::[^,]*)?", value)
+        counts = [item.rpartition(":")[2] for item in items]
+        number = sum(int(count) if count.isdecimal() else 1 for count in counts)
+        if name in ("gres", "gpus-per-node") and items and number != wanted:
+            raise ConfigError(
+                f"--gpus-per-node is {wanted}, but the profile asks sbatch for {flag}. Write the number there, or take "
+                "another profile."
+            )
+
+
 def _refuse_controls(settings: Any) -> None:
     for setting in dataclasses.fields(settings):
         value = getattr(settings, setting.name)
@@ -347,8 +369,12 @@ def resolve(needs: NeedsConfig, profile: Profile, options: Profile) -> Resources
     decided.setdefault("ranks_per_node", max(1, decided["gpus_per_node"]))
     if not decided["gpus_per_node"]:
         decided |= {table: without_gpus(decided.get(table, ())) for table in OPTION_TABLES}
+    elif options.gpus_per_node is not None:
+        _refuse_other_gpus(options.gpus_per_node, decided.get("sbatch", ()))
     resources = Resources(**decided)
-    if resources.max_memory_gib and any(flag.startswith("mem-per-") for flag in resources.sbatch):
+    if options.mem is not None:
+        resources = with_memory(resources, options.mem)
+    if resources.max_memory_gib and any(flag.partition("=")[0] in MEMORY_OPTIONS for flag in resources.sbatch):
         raise ConfigError(
             "max_mem is of mem, in the place of which sbatch gets mem-per-cpu or mem-per-gpu. Choose one."
         )

@@ -61,6 +61,12 @@ def worth_a_try(status: RunStatus, resources: Resources) -> dict[str, Failure]:
     }
 
 
+def left_to_follow_up(status: RunStatus, resources: Resources) -> dict[str, Failure | None]:
+    """What the job that follows all others submits: failures that are worth a try, and cells that never had a job."""
+    never = {cell.cell for cell in status.status if cell.state in (State.MISSING, State.TRAINED) and not cell.tries}
+    return {**dict.fromkeys(never), **worth_a_try(status, resources)}
+
+
 def follow_up(run: RunFolder) -> Submission:
     """Submit again what failed for the cluster's sake, and what the site's limits left no room for.
 
@@ -75,11 +81,8 @@ def follow_up(run: RunFolder) -> Submission:
     if resources is None:
         raise IncompleteError(f"{run.resources_file} is gone. Run `hpcseg grid` again.")
     status = run_status(run)
-    failures = worth_a_try(status, resources)
-    never_submitted = {
-        cell.cell for cell in status.status if cell.state in (State.MISSING, State.TRAINED) and not cell.tries
-    }
-    only = never_submitted | set(failures)
+    only = left_to_follow_up(status, resources)
+    failures = {cell_id: failure for cell_id, failure in only.items() if failure is not None}
     more = with_more(resources, failures)
     elsewhere = without_nodes(more, failures)
     try:

@@ -6,8 +6,8 @@ fail. A state that is not known to be an end is never taken for one, nor is it o
 
 from __future__ import annotations
 
-import getpass
 import os
+import pwd
 import re
 import subprocess
 import time
@@ -222,8 +222,9 @@ def cancel(job_ids: Iterable[str]) -> None:
 def user() -> str:
     """The caller's name; where the system knows none, as in many a container, the number, which Slurm takes as well."""
     try:
-        return getpass.getuser()
-    except (KeyError, OSError):
+        # Not what LOGNAME and USER say: images of containers set them to names of their own.
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
         return str(os.geteuid())
 
 

@@ -79,6 +79,13 @@ class RunStatus(Standing):
     """Of the data that the cells are for."""
     unplanned: frozenset[str] = frozenset()
     """Ids of those that the last plan does not have, and whose jobs wait or run, as far as anybody knows."""
+    followed: bool = False
+    """Cells are left, and a report job waits or runs, which may submit them."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing of the cells, and no report job that may submit some, is known or suspected to go on."""
+        return super().idle and not self.followed
 
     @functools.cached_property
     def names(self) -> Mapping[str, str]:
@@ -112,7 +119,7 @@ def run_status(run: RunFolder, slurm: Remembered | None = None) -> RunStatus:
     wanted = {job_id for cell_id, job_id in jobs.items() if cell_id in open_cells}
     beside = {job_id for cell_id, job_id in jobs.items() if cell_id in others}
     beside |= {*booked.moved, *booked.elsewhere} if open_cells else set()
-    beside |= set(booked.reports) if wanted else set()
+    beside |= set(booked.reports) if open_cells else set()
     answers = booked.ask(wanted | beside, slurm) if wanted | beside else {}
     # Where no command has answered, a fourth would only make the user wait.
     endings = slurm.history(_gone(wanted, answers)) if answers is not None else {}
@@ -143,8 +150,11 @@ def run_status(run: RunFolder, slurm: Remembered | None = None) -> RunStatus:
     beyond = jobs_elsewhere(booked, answers or {})
     alone = _NO_REPORT if unfollowed(wanted, booked, answers) else ""
     notes = tuple(note for note in (booked.note, strangers, *beyond, alone) if note)
+    reports = [answers[job] for job in booked.reports if job in answers] if answers else []
+    followed = bool(open_cells) and any(not (report.ended or report.hidden) for report in reports)
     return RunStatus(
-        *(run, cells, tuple(status), failures, booked, answers is not None, notes, plan.data_sha256, unplanned)
+        *(run, cells, tuple(status), failures, booked, answers is not None, notes, plan.data_sha256, unplanned),
+        followed=followed,
     )
 
 

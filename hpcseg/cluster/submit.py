@@ -117,6 +117,11 @@ def _submit(grid: Grid, resources: Resources, missing: Missing, submission: Subm
     except NoRoomError as error:
         submission.no_room = str(error)
         _make_room_for_report(sender, jobs, missing.unfollowed)
+    if submission.no_room:
+        # Of cells that had a job before the report takes those alone that failed for the cluster's sake.
+        sent = {cell for one in submission.sent for task in one.tasks for cell in task}
+        tries = ledger.read(grid.run).tries
+        submission.no_report |= any(tries.get(cell.id) for cell in missing.cells if cell.id not in sent)
 
 
 def _sender(grid: Grid, resources: Resources, submission: Submission) -> Sender:

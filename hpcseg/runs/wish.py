@@ -31,6 +31,12 @@ def is_left_out(folder: CellFolder, job_id: str | None) -> bool:
         return False
 
 
+def forget_wish(folder: CellFolder, job_id: str) -> None:
+    """Have a job, which begins, meet no wish for an earlier one of the same id."""
+    if is_left_out(folder, job_id):
+        folder.cancel_file.unlink(missing_ok=True)
+
+
 class Wish:
     """Whether this process' job is to leave out a cell; most calls only look at the clock.
 

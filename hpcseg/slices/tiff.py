@@ -105,7 +105,7 @@ def open_folder(folder: Path, how: Reading) -> Source:
             faults.append(str(error).removesuffix("."))
             continue
         if len(pages) != 1:
-            faults.append(f"{path.name} has {len(pages)} pages; a folder holds one slice per file")
+            faults.append(f"{path.name} has {len(pages)} pages; a folder holds one slice per file. Name a stack itself")
         elif number is not None:
             found[number] = pages[0]
     order = sorted(found)

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import submitit.local.local
@@ -25,10 +26,11 @@ from hpcseg.cluster.states import run_status
 from hpcseg.errors import ConfigError
 from hpcseg.jobfile import find_shipped, load_job
 from hpcseg.runs.folder import RunFolder
+from hpcseg.runs.frozen import freeze
 from hpcseg.runs.grid import Cell, Grid, plan, write_plan
 from hpcseg.runs.record import read_lines, write_json
 from hpcseg.runs.state import State
-from hpcseg.runs.wish import is_left_out
+from hpcseg.runs.wish import is_left_out, leave_out
 
 # In the worker's place: notes when it ran; what a rank does is decided by the test. In the file "looks" the queue notes
 # how many ranks it has seen alive at each look.
@@ -338,6 +340,27 @@ def test_what_failed_before_is_no_failure_of_the_attempt_that_runs(grid, stub, m
     run_locally([cell], grid.run, slots=[()], ranks=2, on_event=lambda kind, of, details: told.append(details))
     assert (cell.folder.path.parent / "log").read_text().count("end") == 2, "they were not ended by us"
     assert "of yesterday" not in str(told)
+
+
+def test_a_process_that_has_the_number_of_an_earlier_one_has_neither_its_log_nor_its_wishes(grid, stub, monkeypatch):
+    """As in a container, where the numbers begin anew at each start of it."""
+    first, second = grid.cells[:2]
+    log = grid.run.logs / "15_0_log.out"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text(f"== {first.id}: failed\n")
+    for cell, job in ((first, "15"), (second, "16")):
+        cell.folder.path.mkdir(parents=True, exist_ok=True)
+        leave_out(cell.folder, job)
+    monkeypatch.setattr(submitit.local.local, "start_controller", lambda *_, **__: SimpleNamespace(pid=15))
+    begun = local._start([first, second], grid.run, freeze(grid.run), (), 1)
+    assert not is_left_out(first.folder, "15") and is_left_out(second.folder, "16")
+    told, summary = [], dict[str, State]()
+    local._read_log(begun, summary, lambda *of: told.append(of))
+    assert (told, summary) == ([], {})
+    with log.open("a") as file:
+        file.write(f"== {first.id}: finished\n")
+    local._read_log(begun, summary, lambda *of: told.append(of))
+    assert summary == {first.id: State.FINISHED}
 
 
 def test_a_full_disk_on_which_nothing_can_be_written_down_is_called_that(grid, stub, monkeypatch):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import getpass
 import os
+import pwd
 import shutil
 import socket
 import subprocess
@@ -87,14 +87,20 @@ def test_filters_of_a_user_s_own_scancel_keep_no_job(slurm, monkeypatch):
 
 
 def test_a_user_without_a_name_is_one_by_number(slurm, grid, monkeypatch):
-    def nobody():
-        raise KeyError(f"getpwuid(): uid not found: {os.geteuid()}")
+    def nobody(number):
+        raise KeyError(f"getpwuid(): uid not found: {number}")
 
-    monkeypatch.setattr(getpass, "getuser", nobody)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
     assert scheduler.user() == str(os.geteuid())
     assert send(grid)[-1] == "Submitted 3 jobs."
     slurm.queue("100_0|RUNNING|None|n1", "100_1|RUNNING|None|n1")
     assert [cell.state for cell in run_status(grid.run).status] == ["running", "running"]
+
+
+def test_squeue_is_asked_for_who_runs_it_whatever_the_variables_of_an_image_say(monkeypatch):
+    monkeypatch.setenv("LOGNAME", "jovyan")
+    monkeypatch.setenv("USER", "jovyan")
+    assert scheduler.user() == pwd.getpwuid(os.geteuid()).pw_name != "jovyan"
 
 
 @pytest.mark.parametrize("outer", [None, "7"])

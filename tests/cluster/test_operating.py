@@ -399,6 +399,68 @@ def test_cancel_of_the_whole_run_takes_its_report_too_and_a_dry_run_takes_nothin
     assert "None of these cells waits or runs" in hpcseg(grid, "cancel").output
 
 
+@pytest.fixture
+def left(slurm, grid) -> Grid:
+    """The report job, 101, waits alone: the cells' jobs are gone with their node, and one cell has an error."""
+    send(grid)
+    for index, cell in enumerate(grid.cells):
+        error = "CANCELLED AT 2026-01-01T00:00:00 DUE TO NODE FAILURE" if index else "ValueError: no"
+        said = {"error": error, "rank": 0, "host": "n1", "job_id": f"100_{index}", "time": time.time()}
+        write_json(cell.folder.failure_file, said)
+    slurm.queue("101|PENDING|Priority|")
+    return grid
+
+
+def test_cancel_of_a_run_ends_a_report_that_waits_alone_and_would_bring_cells_back(slurm, left):
+    said = hpcseg(left, "cancel").output
+    assert f"{left.cells[1].id}: waits for job 101, the report, which would submit it" in said
+    assert left.cells[0].id not in said, "an error is left to the user"
+    assert (slurm.folder / "cancelled").read_text().split() == ["--quiet", "101"]
+
+
+def test_cancel_of_a_cell_keeps_a_report_that_waits_alone_from_bringing_it_back(slurm, left):
+    assert "Cancelled 1 cell." in hpcseg(left, "cancel", left.cells[1].id).output
+    assert not (slurm.folder / "cancelled").exists()
+    assert submitted(follow_up(left.run)) == {cell.id for cell in left.cells[2:]}
+
+
+def test_a_watch_goes_on_until_the_report_that_may_bring_cells_back_has_ended(slurm, left, monkeypatch):
+    def sleep(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 5:
+            slurm.queue()
+
+    looks: list[float] = []
+    monkeypatch.setattr("hpcseg.cluster.remembered._SECONDS_BETWEEN_QUESTIONS", 0.0)
+    monkeypatch.setattr("hpcseg.cli.watching.time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
+    assert not run_status(left.run).idle
+    assert hpcseg(left, "status", "--watch").exit_code == 1
+    assert len(looks) > 5
+    assert run_status(left.run).idle
+
+
+def test_cancel_of_a_run_ends_the_report_that_would_submit_what_had_no_room(slurm, grid):
+    submit_missing(grid, resources(grid), dry_run=False, resubmit=False, only={grid.cells[0].id})
+    for make in (train, evaluate):
+        make(grid, 0)
+    slurm.queue("101|PENDING|Priority|")
+    assert "nothing to do" in hpcseg(grid, "cancel", grid.cells[1].id).output, "it had no job that could be left"
+    assert f"Cancelled {len(grid.cells) - 1} cells." in hpcseg(grid, "cancel").output
+    assert (slurm.folder / "cancelled").read_text().split() == ["--quiet", "101"]
+
+
+def test_an_earlier_job_that_says_late_that_it_has_failed_takes_nothing_from_the_one_that_waits(slurm, grid):
+    send(grid, cells_per_job=len(grid.cells))
+    slurm.queue("101|PENDING|Dependency|")
+    send(grid, cells_per_job=len(grid.cells))
+    waiting = ("102|PENDING|Priority|", "101|PENDING|Dependency|", "103|PENDING|Dependency|")
+    slurm.queue(*waiting)
+    said = {"error": "OSError: [Errno 5]", "rank": 0, "host": "n1", "job_id": "100", "time": time.time() + 9}
+    write_json(grid.cells[0].folder.failure_file, said)
+    assert {cell.state for cell in run_status(grid.run).status} == {"queued"}
+    assert send(grid, cells_per_job=len(grid.cells))[-1] == "Nothing to submit."
+
+
 def beats(grid: Grid, pid: object) -> None:
     """Cell 0 says that it runs on this machine as process `pid`."""
     folder = grid.cells[0].folder
@@ -512,6 +574,15 @@ def test_logs_shows_the_rank_that_failed_unless_another_is_asked_for(failed):
 def test_logs_of_the_failed_cells_need_no_names(failed):
     said = hpcseg(failed, "logs", "--failed").output
     assert failed.cells[0].id in said and failed.cells[1].id not in said
+
+
+def test_logs_of_several_cells_go_on_behind_one_that_has_none(slurm, grid):
+    send(grid)
+    slurm.queue("100_0|PENDING|Priority|", "100_1|RUNNING|None|n1")
+    (grid.run.logs / "100_1_0_log.out").write_text("words of the second\n")
+    said = hpcseg(grid, "logs", grid.cells[0].id, grid.cells[1].id)
+    assert said.exit_code == 0 and "Its job has written none yet." in said.output
+    assert said.output.index(grid.cells[0].id) < said.output.index(grid.cells[1].id)
 
 
 def test_logs_that_are_not_there_end_in_a_sentence(failed):

@@ -175,6 +175,37 @@ def test_memory_that_may_grow_is_memory_per_node(tmp_path):
         resolve(NEEDS, profile(tmp_path, 'max_mem = "32G"\n[sbatch]\nmem-per-cpu = "2G"\n'), Profile())
 
 
+def test_memory_on_the_command_line_takes_the_place_of_one_per_cpu(slurm, tmp_path):
+    site = profile(tmp_path, '[sbatch]\nmem-per-cpu = "2G"\nexclusive = true\n')
+    assert "mem" not in scripts(tmp_path, site)["cell"][0]
+    asked, _ = scripts(tmp_path, site, mem=64.0)["cell"]
+    assert asked["mem"] == "65536M" and "mem-per-cpu" not in asked and "exclusive" in asked
+
+
+@pytest.mark.parametrize(
+    ("asked", "fits"),
+    [
+        ('gres = "gpu:a100:2"', 2),
+        ('gres = "tmp:9,gpu:a100_1g.10gb"', 1),
+        ('gres = "gpu:2,tmp:9"', 2),
+        ('gpus-per-node = "a100:2"', 2),
+        ("gpus-per-node = 2", 2),
+        ('gres = "gpu:a100:1,gpu:v100:1"', 2),
+    ],
+)
+def test_another_number_of_gpus_than_the_profile_asks_sbatch_for_is_refused(tmp_path, asked, fits):
+    site = profile(tmp_path, f"[sbatch]\n{asked}\n")
+    assert resolve(NEEDS, site, Profile(gpus_per_node=fits)).ranks_per_node == fits
+    assert resolve(NEEDS, site, Profile(gpus_per_node=0)).gpus_per_node == 0
+    with pytest.raises(ConfigError, match=r"--gpus-per-node is 3, but the profile asks sbatch for g"):
+        resolve(NEEDS, site, Profile(gpus_per_node=3))
+
+
+def test_gpus_that_a_profile_asks_for_by_task_or_not_at_all_are_as_many_as_on_the_command_line(tmp_path):
+    for text in ("gpus-per-task = 1", 'gres = "tmp:9"'):
+        assert resolve(NEEDS, profile(tmp_path, f"[sbatch]\n{text}\n"), Profile(gpus_per_node=3)).gpus_per_node == 3
+
+
 def test_whoever_tries_again_asks_for_the_same(slurm, grid, tmp_path):
     site = profile(
         tmp_path, 'python = "python3"\n[sbatch]\nexclusive = true\n[srun]\nmpi = "none"\n[report]\npartition = "cpu"\n'
