@@ -414,7 +414,7 @@ def test_a_volume_of_a_kind_that_is_known_and_not_read_is_called_so_with_what_to
     (tmp_path / "a.nc").write_bytes(start + bytes(400))
     with pytest.raises(DatasetError, match=f"a.nc is not .*{said}"):
         open_source(tmp_path / "a.nc")
-    with pytest.raises(DatasetError, match=rf"holds no \.tif or \.tiff files\. a\.nc is a .*{said}"):
+    with pytest.raises(DatasetError, match=rf"holds no \.tif, \.tiff or \.png files\. a\.nc is a .*{said}"):
         open_source(tmp_path)
 
 

@@ -99,7 +99,9 @@ def test_a_file_of_nothing_but_a_broken_link_says_which(tmp_path):
 
 def test_a_file_that_is_none_of_all_formats_is_not_called_one_of_them(tmp_path):
     (tmp_path / "scan.h5").write_text("version https://git-lfs.github.com/spec/v1")
-    with pytest.raises(DatasetError, match=r"scan.h5 is not a folder of TIFFs, .*HDF5 or NeXus.*or is not all there"):
+    with pytest.raises(
+        DatasetError, match=r"scan.h5 is not a folder of TIFFs or PNGs, .*HDF5 or NeXus.*or is not all there"
+    ):
         open_source(tmp_path / "scan.h5")
 
 
